@@ -1,0 +1,335 @@
+"""Owns the callbacks of a trainer: which call is made when, and what stands in its body.
+
+The address is a loopback endpoint of the node's agent, which stores a call on disk before it answers, so calls are
+short and need no token. Without CALLBACK_URL every call is printed to standard output instead. Callers: trainers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+import traceback as traceback_module
+from types import TracebackType
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type, Union
+
+from .errors import CallbackError, ConfigError, describe
+from .transport import RETRY_DELAYS, post_json, to_json_value
+
+Metrics = Mapping[str, Any]
+
+
+class TrainerSDK:
+    """Client of one job. Also a context manager: an exception inside is reported as the job's failure.
+
+    Args:
+        callback_url: base that ends in ``/api/v1``; CALLBACK_URL when None; empty prints instead of sending.
+        job_id: the job's number; JOB_ID when None.
+        keep_undelivered: a progress or validation call that found no answer is kept and sent before the next call
+            instead of raising, so that training goes on while the agent restarts.
+        patience: seconds for which the final call goes on trying after its four tries.
+        retry_delays: seconds between tries.
+
+    Raises:
+        ConfigError: CALLBACK_URL is set and JOB_ID is missing or not a number.
+    """
+
+    def __init__(
+        self,
+        callback_url: Optional[str] = None,
+        job_id: Union[int, str, None] = None,
+        keep_undelivered: bool = False,
+        patience: float = 0.0,
+        retry_delays: Sequence[float] = RETRY_DELAYS,
+    ) -> None:
+        url = os.environ.get("CALLBACK_URL", "") if callback_url is None else callback_url
+        self._base = url.strip().rstrip("/")
+        self.job_id = _job_id(os.environ.get("JOB_ID", "") if job_id is None else job_id, required=bool(self._base))
+        self._keep = keep_undelivered
+        self._patience = patience
+        self._delays = tuple(retry_delays)
+        self._undelivered: List[Tuple[str, Dict[str, Any]]] = []
+        self._warned: Set[str] = set()
+        self._started_at = time.monotonic()
+        self._epoch = 0
+        self._total_epochs = 1
+        self._ended = False
+        self._logs_down = False
+
+    @property
+    def ended(self) -> bool:
+        """True once completion or failure was reported; later reports of an end are ignored."""
+        return self._ended
+
+    def report_started(self, total_epochs: int = 1, **extra: Any) -> Optional[Dict[str, Any]]:
+        """Say that training starts: epoch 0, no metrics. Raises CallbackError when it is not accepted."""
+        self._total_epochs = max(int(total_epochs), 1)
+        body = {
+            "job_id": self.job_id,
+            "status": "running",
+            "current_epoch": 0,
+            "total_epochs": self._total_epochs,
+            "progress_percent": 0.0,
+            "metrics": None,
+        }
+        body.update(_given(extra))
+        return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body, keep=self._keep)
+
+    def report_progress(
+        self,
+        epoch: int,
+        total_epochs: Optional[int] = None,
+        metrics: Optional[Metrics] = None,
+        checkpoint_path: Optional[str] = None,
+        best_checkpoint_path: Optional[str] = None,
+        **extra: Any,
+    ) -> Optional[Dict[str, Any]]:
+        """Report a finished epoch.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            total_epochs: planned epochs; that of `report_started` when None.
+            metrics: any names; `loss`, `accuracy` and `learning_rate` also get fields of their own.
+            checkpoint_path, best_checkpoint_path: where the files are, absolute.
+            extra: further fields of the callback, e.g. `epoch_duration_seconds`, `estimated_time_remaining`.
+
+        Returns:
+            The answer, or None when calls are printed or this one was kept for later.
+
+        Raises:
+            CallbackError: not accepted; with `keep_undelivered` only for an answer below 500.
+        """
+        self._epoch = max(self._epoch, int(epoch))
+        self._total_epochs = max(int(total_epochs or self._total_epochs), 1)
+        body = {
+            "job_id": self.job_id,
+            "status": "running",
+            "current_epoch": int(epoch),
+            "total_epochs": self._total_epochs,
+            "progress_percent": round(min(100.0 * int(epoch) / self._total_epochs, 100.0), 2),
+            "metrics": _metrics_body(metrics),
+        }
+        body.update(_given({"checkpoint_path": checkpoint_path, "best_checkpoint_path": best_checkpoint_path, **extra}))
+        return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body, keep=self._keep)
+
+    def report_validation(
+        self,
+        epoch: int,
+        task_type: str,
+        metrics: Optional[Metrics] = None,
+        primary_metric_name: Optional[str] = None,
+        primary_metric_value: Optional[float] = None,
+        overall_loss: Optional[float] = None,
+        **extra: Any,
+    ) -> Optional[Dict[str, Any]]:
+        """Report a validation pass; `extra` takes `per_class_metrics`, `confusion_matrix`, `class_names` and so on.
+
+        Raises:
+            CallbackError: as `report_progress`.
+        """
+        body: Dict[str, Any] = {"job_id": self.job_id, "epoch": int(epoch), "task_type": task_type}
+        named = {
+            "primary_metric_name": primary_metric_name,
+            "primary_metric_value": primary_metric_value,
+            "overall_loss": overall_loss,
+            "metrics": dict(metrics) if metrics is not None else None,
+        }
+        body.update(_given({**named, **extra}))
+        return self._deliver(f"validation/jobs/{self.job_id}/results", body, keep=self._keep)
+
+    def report_completed(
+        self,
+        final_metrics: Optional[Metrics] = None,
+        best_checkpoint_path: Optional[str] = None,
+        last_checkpoint_path: Optional[str] = None,
+        total_epochs_completed: Optional[int] = None,
+        best_metrics: Optional[Metrics] = None,
+        **extra: Any,
+    ) -> Optional[Dict[str, Any]]:
+        """Say that training ended well; `total_epochs_completed` is the last reported epoch when None.
+
+        Raises:
+            CallbackError: not accepted; the process should then exit with code 2.
+        """
+        body = {
+            "status": "completed",
+            "total_epochs_completed": self._epoch if total_epochs_completed is None else int(total_epochs_completed),
+            "final_metrics": _metrics_body(final_metrics),
+            "best_metrics": _metrics_body(best_metrics),
+            "best_checkpoint_path": best_checkpoint_path,
+            "last_checkpoint_path": last_checkpoint_path,
+            "exit_code": 0,
+            **extra,
+        }
+        return self._end(body)
+
+    def report_failed(
+        self,
+        error: Union[BaseException, str],
+        traceback: Optional[str] = None,
+        error_type: Optional[str] = None,
+        exit_code: int = 1,
+        **extra: Any,
+    ) -> Optional[Dict[str, Any]]:
+        """Say that training failed.
+
+        Args:
+            error: the exception, or a text; a text that does not start with a type in brackets gets one.
+            traceback: the formatted traceback; taken from the exception when None.
+            error_type: the type to print; guessed from the exception when None.
+            exit_code: what the process will exit with, not 0.
+
+        Raises:
+            CallbackError: not accepted; the process should then exit with code 2.
+        """
+        if isinstance(error, BaseException):
+            message = describe(error, error_type)
+            if traceback is None:
+                lines = traceback_module.format_exception(type(error), error, error.__traceback__)
+                traceback = "".join(lines)
+        else:
+            message = error if error.startswith("[") and not error_type else f"[{error_type or 'UnknownError'}] {error}"
+        body = {
+            "status": "failed",
+            "total_epochs_completed": self._epoch,
+            "error_message": message,
+            "traceback": traceback,
+            "exit_code": exit_code,
+            **extra,
+        }
+        return self._end(body)
+
+    def log(
+        self, message: str, level: str = "INFO", event_type: str = "log", data: Optional[Mapping[str, Any]] = None
+    ) -> bool:
+        """Send a message, one call a line. Never raises: what cannot be sent goes to standard error; False then."""
+        delivered = True
+        for line in str(message).splitlines() or [""]:
+            body = {
+                "job_id": self.job_id,
+                "event_type": event_type,
+                "message": line,
+                "level": level.upper(),
+                "timestamp": _now(),
+            }
+            if data is not None:
+                body["data"] = dict(data)
+            try:
+                # While nobody answers, a line is tried once: a talkative trainer must not stand still for its logs.
+                delays = () if self._logs_down else self._delays
+                self._send(f"training/jobs/{self.job_id}/callback/logs", to_json_value(body), delays=delays)
+                self._logs_down = False
+            except CallbackError as error:
+                self._logs_down = error.transient
+                print(f"{level.upper()}: {line} (log line not delivered: {error})", file=sys.stderr, flush=True)
+                delivered = False
+        return delivered
+
+    def __enter__(self) -> "TrainerSDK":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> bool:
+        """Report a failure and let the exception pass on; a failed callback ends the process with code 2."""
+        if error is None or self._ended:
+            return False
+        if isinstance(error, CallbackError):
+            print(f"callback failed: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from error
+        clean_exit = isinstance(error, SystemExit) and error.code in (None, 0)
+        if clean_exit or not isinstance(error, (Exception, SystemExit)):
+            return False  # KeyboardInterrupt is a signal: the agent judges it by the exit status
+        exit_code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        try:
+            self.report_failed(error, exit_code=exit_code)
+        except CallbackError as failure:
+            print(f"callback failed: {failure}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from error
+        return False
+
+    def _end(self, body: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """Send the one final call."""
+        if self._ended:
+            self.log(f"the end of the job was already reported; status {body['status']} is ignored", level="WARNING")
+            return None
+        body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
+        full = {"job_id": self.job_id, **_given(body)}
+        answer = self._deliver(f"training/jobs/{self.job_id}/callback/completion", full, patience=self._patience)
+        self._ended = True
+        return answer
+
+    def _deliver(
+        self, path: str, body: Dict[str, Any], keep: bool = False, patience: float = 0.0
+    ) -> Optional[Dict[str, Any]]:
+        """Send a call after those that are still waiting, in order; keep it for later when that is allowed."""
+        bad: List[str] = []
+        plain = to_json_value(body, bad=bad)
+        self._warn_not_finite(bad)
+        self._undelivered.append((path, plain))
+        answer = None
+        try:
+            while self._undelivered:
+                answer = self._send(*self._undelivered[0], patience=patience)
+                self._undelivered.pop(0)
+        except CallbackError as error:
+            if keep and error.transient:
+                print(f"callback kept for later: {error}", file=sys.stderr, flush=True)
+                return None
+            self._undelivered.clear()
+            raise
+        return answer
+
+    def _send(
+        self, path: str, body: Dict[str, Any], patience: float = 0.0, delays: Optional[Sequence[float]] = None
+    ) -> Optional[Dict[str, Any]]:
+        if not self._base:
+            print(f"[trainyard] {path.rsplit('/', 1)[-1]} {json.dumps(body)}", flush=True)
+            return None
+        waits = self._delays if delays is None else delays
+        return post_json(f"{self._base}/{path}", body, delays=waits, patience=patience)
+
+    def _warn_not_finite(self, paths: List[str]) -> None:
+        """Say once for each name that a value was not a finite number."""
+        names = {path.rsplit(".", 1)[-1] for path in paths} - self._warned
+        if names:
+            self._warned |= names
+            self.log(f"not a finite number, sent as null: {', '.join(sorted(names))}", level="WARNING")
+
+
+def _job_id(value: Union[int, str], required: bool) -> int:
+    text = str(value).strip()
+    if not text and not required:
+        return 0
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"JOB_ID is {text!r}, but must be the whole number of the job") from None
+
+
+def _metrics_body(metrics: Optional[Metrics]) -> Optional[Dict[str, Any]]:
+    """The three named metrics and everything once more as `extra_metrics`; None stays None."""
+    if metrics is None:
+        return None
+    rate = metrics.get("learning_rate", metrics.get("lr"))
+    return {
+        "loss": metrics.get("loss"),
+        "accuracy": metrics.get("accuracy"),
+        "learning_rate": rate,
+        "extra_metrics": dict(metrics),
+    }
+
+
+def _given(fields: Mapping[str, Any]) -> Dict[str, Any]:
+    """Only the fields that have a value."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _now() -> str:
+    """Naive UTC with microseconds, the platform's way to write a time."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds")

@@ -1,0 +1,133 @@
+"""Owns the HTTP side of a callback: what is valid JSON, what is tried again, and when to give up.
+
+It knows nothing of jobs or metrics. Callers: `client`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from .errors import CallbackError
+
+RETRY_DELAYS: Tuple[float, ...] = (2.0, 4.0, 8.0)
+"""Seconds to wait before the second, third and fourth try."""
+
+REQUEST_TIMEOUT = 30.0
+"""Seconds one request may take."""
+
+MAX_DEPTH = 32
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects: urllib would turn a redirected POST into a GET and lose the body."""
+
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        return None
+
+
+# The endpoint is on this machine, so proxy variables that are meant for the world outside must not apply.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
+
+
+def to_json_value(value: Any, path: str = "", bad: Optional[List[str]] = None, depth: int = 0) -> Any:
+    """Return `value` as plain JSON types.
+
+    NaN and infinities have no JSON form: they become None, and their dotted path is appended to `bad`. Scalars of array
+    libraries are unwrapped with ``.item()``, arrays with ``.tolist()``; what is left over is sent as its text.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        if bad is not None:
+            bad.append(path or "value")
+        return None
+    if depth >= MAX_DEPTH:
+        return str(value)
+    if isinstance(value, dict):
+        return {str(k): to_json_value(v, f"{path}.{k}" if path else str(k), bad, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json_value(v, f"{path}[{i}]", bad, depth + 1) for i, v in enumerate(value)]
+    for method in ("item", "tolist"):
+        convert = getattr(value, method, None)
+        if callable(convert):
+            try:
+                plain = convert()
+            except (TypeError, ValueError, RuntimeError):
+                continue  # .item() of an array with several elements; .tolist() comes next
+            return to_json_value(plain, path, bad, depth + 1)
+    return str(value)
+
+
+def post_json(
+    url: str,
+    body: Dict[str, Any],
+    delays: Sequence[float] = RETRY_DELAYS,
+    patience: float = 0.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Optional[Dict[str, Any]]:
+    """POST `body`, which must already be plain JSON, and return the decoded answer (None when it is not an object).
+
+    Args:
+        url: absolute address.
+        body: the JSON object.
+        delays: seconds to wait between tries; there is one try more than there are delays.
+        patience: after these tries, go on every ``delays[-1]`` seconds until this many seconds have passed in all.
+        sleep: replaced in tests.
+
+    Raises:
+        CallbackError: at once on an answer below 500 that is not 2xx; after the last try on 5xx and network errors.
+    """
+    data = json.dumps(body, allow_nan=False).encode("utf-8")
+    started = time.monotonic()
+    attempt = 0
+    while True:
+        attempt += 1
+        error = _post_once(url, data, attempt)
+        if not isinstance(error, CallbackError):
+            return error
+        if not error.transient:
+            raise error
+        if attempt <= len(delays):
+            sleep(delays[attempt - 1])
+        elif delays and time.monotonic() - started < patience:
+            sleep(delays[-1])
+        else:
+            raise error
+
+
+def _post_once(url: str, data: bytes, attempt: int) -> Any:
+    """One try: the decoded answer, or a CallbackError as a value."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    request = urllib.request.Request(url, data=data, headers=headers, method="POST")
+    try:
+        with _OPENER.open(request, timeout=REQUEST_TIMEOUT) as response:
+            answer = response.read()
+    except urllib.error.HTTPError as error:
+        detail = _detail_of(error)
+        return CallbackError(f"{url} answered {error.code}: {detail}", url, error.code, attempt)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        return CallbackError(f"{url} could not be reached ({reason}) in {attempt} tries", url, None, attempt)
+    try:
+        decoded = json.loads(answer)
+    except ValueError:
+        return None  # accepted is what counts; the answer's body is a courtesy
+    return decoded if isinstance(decoded, dict) else None
+
+
+def _detail_of(error: urllib.error.HTTPError) -> str:
+    """The server's own words, cut to a readable length."""
+    try:
+        return error.read(2000).decode("utf-8", "replace").strip() or str(error.reason)
+    except OSError:
+        return str(error.reason)

@@ -1,0 +1,80 @@
+"""Owns what the Python tests share: paths, and a platform endpoint on a real socket that records every call."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SDK = ROOT / "sdk" / "python"
+TRAINERS = ROOT / "trainers"
+
+if str(SDK) not in sys.path:
+    sys.path.insert(0, str(SDK))
+
+
+class Platform:
+    """A callback endpoint. `answers` holds the statuses of the next calls; 200 once it is used up."""
+
+    def __init__(self) -> None:
+        self.calls: List[Tuple[str, Dict[str, Any]]] = []
+        self.raw: List[bytes] = []
+        self.answers: List[int] = []
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        serve = functools.partial(self._server.serve_forever, poll_interval=0.01)
+        threading.Thread(target=serve, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/api/v1"
+
+    def bodies(self, ending: str) -> List[Dict[str, Any]]:
+        """Bodies of all calls whose path ends so."""
+        return [body for path, body in self.calls if path.endswith(ending)]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> Any:
+        platform = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                platform.raw.append(data)
+                platform.calls.append((self.path, json.loads(data)))
+                status = platform.answers.pop(0) if platform.answers else 200
+                answer = json.dumps({"success": status == 200, "message": "recorded"}).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_args: Any) -> None:
+                pass
+
+        return Handler
+
+
+def run_trainer(
+    name: str, cwd: Path, env: Mapping[str, str], script: str = "train.py", args: Optional[List[str]] = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a trainer's script as the agent does: clean environment, the SDK on PYTHONPATH, a work folder of its own."""
+    full = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(cwd),
+        "PYTHONPATH": str(SDK),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **env,
+    }
+    command = [sys.executable, str(TRAINERS / name / script), *(args if args is not None else ["--log-level", "INFO"])]
+    return subprocess.run(command, cwd=cwd, env=full, capture_output=True, text=True, timeout=600, check=False)
