@@ -1,0 +1,230 @@
+"""Trainer: a multi-layer perceptron of scikit-learn on handwritten digits or on any folder of images per class.
+
+Started as `python train.py --log-level INFO`. Settings beyond the common ones, all in CONFIG:
+`seed`, `hidden_layer_sizes`, `activation`, `optimizer` (`adam`, `sgd`, or an object with `type`, `momentum`,
+`weight_decay`), `alpha`, `image_size`, and `epoch_delay_seconds`, a pause after each epoch that makes a
+demonstration watchable (0 unless set). Exit codes: 0 completed, 1 failure, 2 a callback was not accepted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+# The matrices are small: a second BLAS thread costs more than it gives, and one keeps runs alike to the last bit.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+try:
+    from trainyard_sdk import CheckpointError, ConfigError, TrainerConfig, TrainerSDK
+except ImportError:
+    sys.exit("trainyard_sdk is not importable; add the folder sdk/python to PYTHONPATH")
+
+LOGGER = logging.getLogger("trainer")
+MAX_SIDE = 64
+DEFAULT_SIDE = 16
+FINAL_CALL_PATIENCE = 600.0
+KNOWN_SETTINGS = frozenset("seed hidden_layer_sizes activation optimizer alpha image_size epoch_delay_seconds".split())
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one job and return the exit code."""
+    _set_up_logging(argv)
+    try:
+        sdk = TrainerSDK(keep_undelivered=True, patience=FINAL_CALL_PATIENCE)
+    except ConfigError as error:
+        LOGGER.error("%s", error)
+        return 1
+    with sdk:
+        config = TrainerConfig.from_env(default_epochs=5, default_task="classification")
+        if config.task_type != "classification":
+            raise ConfigError(f"TASK_TYPE is {config.task_type!r}, but this trainer only does classification")
+        sdk.report_started(total_epochs=config.epochs)
+        _train(sdk, config)
+    return 0
+
+
+def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
+    """Load the data, train epoch by epoch, and report the end."""
+    for key in sorted(set(config.advanced) - KNOWN_SETTINGS):
+        sdk.log(f"setting {key!r} has no meaning for this trainer and is not used", level="WARNING")
+    samples = _samples(sdk, config)
+    model = _model(sdk, config, len(samples.train_x))
+    delay = config.option("epoch_delay_seconds", float, 0.0)
+    sdk.log(
+        f"{len(samples.train_x)} training and {len(samples.val_x)} validation samples, {len(samples.classes)} classes, "
+        f"{samples.train_x.shape[1]} inputs"
+    )
+    best: Optional[Dict[str, float]] = None
+    best_epoch = 0
+    metrics: Dict[str, float] = {}
+    paths = {name: config.checkpoint_dir / f"{name}.npz" for name in ("best", "last")}
+    for epoch in range(1, config.epochs + 1):
+        started = time.monotonic()
+        model.partial_fit(samples.train_x, samples.train_y, classes=range(len(samples.classes)))
+        metrics = _evaluate(model, samples)
+        _save(paths["last"], model, samples, epoch, metrics)
+        if best is None or metrics["accuracy"] > best["accuracy"]:
+            best, best_epoch = metrics, epoch
+            _save(paths["best"], model, samples, epoch, metrics)
+        LOGGER.info("epoch %d/%d %s", epoch, config.epochs, json.dumps(metrics))
+        sdk.report_progress(
+            epoch,
+            config.epochs,
+            metrics,
+            checkpoint_path=str(paths["last"]),
+            best_checkpoint_path=str(paths["best"]),
+            epoch_duration_seconds=round(time.monotonic() - started, 4),
+        )
+        _validation(sdk, epoch, metrics)
+        if delay > 0 and epoch < config.epochs:
+            time.sleep(delay)
+    sdk.report_completed(
+        final_metrics=metrics,
+        best_metrics=best,
+        best_epoch=best_epoch,
+        best_checkpoint_path=str(paths["best"]),
+        last_checkpoint_path=str(paths["last"]),
+        total_epochs_completed=config.epochs,
+    )
+
+
+def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
+    """The job's dataset; the bundled digits when LOCAL_DATASET_PATH is not set."""
+    import data
+
+    split = config.config.get("split_config") or {}
+    if config.local_dataset_path is None:
+        sdk.log("LOCAL_DATASET_PATH is not set: using the handwritten digits that come with scikit-learn")
+        return data.bundled(split)
+    side = config.option("image_size", int, 0) or config.imgsz or DEFAULT_SIDE
+    if side > MAX_SIDE:
+        sdk.log(f"image size {side} is reduced to {MAX_SIDE} pixels: a perceptron has no use for more", level="WARNING")
+        side = MAX_SIDE
+    return data.imagefolder(config.require_dataset(), side, split)
+
+
+def _model(sdk: TrainerSDK, config: TrainerConfig, samples: int) -> Any:
+    """The untrained network."""
+    import numpy
+    from sklearn.neural_network import MLPClassifier
+
+    settings = _optimizer(sdk, config)
+    rate = config.learning_rate if config.learning_rate is not None else 0.001
+    batch = min(config.batch_size, samples)
+    if batch < config.batch_size:
+        sdk.log(f"batch size {config.batch_size} is reduced to the {samples} training samples there are", level="WARNING")
+    activation = config.option("activation", str, "relu")
+    if activation not in ("identity", "logistic", "tanh", "relu"):
+        raise ConfigError(f"CONFIG.activation is {activation!r}, but must be identity, logistic, tanh or relu")
+    seed = config.option("seed", int, 42)
+    return MLPClassifier(
+        hidden_layer_sizes=_layers(config),
+        activation=activation,
+        learning_rate_init=rate,
+        batch_size=batch,
+        # A generator, not a number: with a number every epoch would visit the samples in the same order.
+        random_state=numpy.random.RandomState(seed),
+        **settings,
+    )
+
+
+def _optimizer(sdk: TrainerSDK, config: TrainerConfig) -> Dict[str, Any]:
+    """Solver, momentum and L2 penalty, from `optimizer` as a name or as an object."""
+    value = config.advanced.get("optimizer") or "adam"
+    fields = dict(value) if isinstance(value, dict) else {"type": value}
+    solver = str(fields.pop("type", fields.pop("name", "adam"))).lower()
+    solver = "adam" if solver == "adamw" else solver
+    if solver not in ("adam", "sgd"):
+        raise ConfigError(f"CONFIG.optimizer is {solver!r}, but must be adam or sgd: others cannot train epoch by epoch")
+    settings: Dict[str, Any] = {"solver": solver, "alpha": config.option("alpha", float, 0.0001)}
+    try:
+        if "weight_decay" in fields:
+            settings["alpha"] = float(fields.pop("weight_decay"))
+        if "momentum" in fields:
+            settings["momentum"] = float(fields.pop("momentum"))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"CONFIG.optimizer is {value!r}: {error}") from error
+    for key in sorted(fields):
+        sdk.log(f"setting 'optimizer.{key}' has no meaning for this trainer and is not used", level="WARNING")
+    return settings
+
+
+def _layers(config: TrainerConfig) -> Tuple[int, ...]:
+    """Widths of the hidden layers: a number or a list of numbers, each at least 1."""
+    value = config.advanced.get("hidden_layer_sizes", [64])
+    try:
+        layers = tuple(int(width) for width in (value if isinstance(value, (list, tuple)) else [value]))
+    except (TypeError, ValueError):
+        layers = ()
+    if not layers or min(layers) < 1:
+        raise ConfigError(f"CONFIG.hidden_layer_sizes is {value!r}, but must be a list of numbers like [64, 32]")
+    return layers
+
+
+def _evaluate(model: Any, samples: Any) -> Dict[str, float]:
+    """Training loss of this epoch, validation loss (mean cross entropy, nats) and accuracy (0 to 1), learning rate."""
+    import numpy
+
+    chances = model.predict_proba(samples.val_x)
+    right = chances[numpy.arange(len(samples.val_y)), samples.val_y]
+    return {
+        "loss": round(float(model.loss_), 6),
+        "accuracy": round(float((chances.argmax(axis=1) == samples.val_y).mean()), 6),
+        "val_loss": round(float(-numpy.log(numpy.clip(right, 1e-12, 1.0)).mean()), 6),
+        "learning_rate": float(model.learning_rate_init),
+    }
+
+
+def _validation(sdk: TrainerSDK, epoch: int, metrics: Dict[str, float]) -> None:
+    sdk.report_validation(
+        epoch,
+        "classification",
+        metrics={"accuracy": metrics["accuracy"], "loss": metrics["val_loss"]},
+        primary_metric_name="accuracy",
+        primary_metric_value=metrics["accuracy"],
+        overall_loss=metrics["val_loss"],
+    )
+
+
+def _save(path: Path, model: Any, samples: Any, epoch: int, metrics: Dict[str, float]) -> None:
+    """Write the weights as npz in one step, so that a reader or a crash never meets half a file."""
+    import numpy
+
+    arrays = {f"weights_{i}": layer for i, layer in enumerate(model.coefs_)}
+    arrays.update({f"biases_{i}": layer for i, layer in enumerate(model.intercepts_)})
+    arrays["mean"] = samples.mean
+    about = {"epoch": epoch, "classes": list(samples.classes), "activation": model.activation, "metrics": metrics}
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as stream:
+            numpy.savez(stream, about=numpy.array(json.dumps(about)), **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?") from error
+
+
+def _set_up_logging(argv: Optional[List[str]]) -> None:
+    parser = argparse.ArgumentParser(description="Train a multi-layer perceptron of scikit-learn.")
+    parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
+    arguments, unknown = parser.parse_known_args(argv)
+    level = logging.getLevelName(arguments.log_level.upper())
+    known = isinstance(level, int)
+    logging.basicConfig(level=level if known else logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    if not known:
+        LOGGER.warning("--log-level is %r, which is not a level; using INFO", arguments.log_level)
+    if unknown:
+        LOGGER.warning("arguments not known here: %s", " ".join(unknown))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
