@@ -84,6 +84,7 @@ class TrainerSDK:
         metrics: Optional[Metrics] = None,
         checkpoint_path: Optional[str] = None,
         best_checkpoint_path: Optional[str] = None,
+        learning_rate: Optional[float] = None,
         **extra: Any,
     ) -> Optional[Dict[str, Any]]:
         """Report a finished epoch.
@@ -93,6 +94,7 @@ class TrainerSDK:
             total_epochs: planned epochs; that of `report_started` when None.
             metrics: any names; `loss`, `accuracy` and `learning_rate` also get fields of their own.
             checkpoint_path, best_checkpoint_path: where the files are, absolute.
+            learning_rate: fills the field of that name without adding it to the other metrics.
             extra: further fields of the callback, e.g. `epoch_duration_seconds`, `estimated_time_remaining`.
 
         Returns:
@@ -109,7 +111,7 @@ class TrainerSDK:
             "current_epoch": int(epoch),
             "total_epochs": self._total_epochs,
             "progress_percent": round(min(100.0 * int(epoch) / self._total_epochs, 100.0), 2),
-            "metrics": _metrics_body(metrics),
+            "metrics": _metrics_body(metrics, learning_rate),
         }
         body.update(_given({"checkpoint_path": checkpoint_path, "best_checkpoint_path": best_checkpoint_path, **extra}))
         return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body, keep=self._keep)
@@ -227,6 +229,12 @@ class TrainerSDK:
                 delivered = False
         return delivered
 
+    def flush(self, patience: float = 0.0) -> None:
+        """Send what `keep_undelivered` has kept, trying for `patience` seconds. Raises CallbackError, keeping the rest."""
+        while self._undelivered:
+            self._send(*self._undelivered[0], patience=patience)
+            self._undelivered.pop(0)
+
     def __enter__(self) -> "TrainerSDK":
         return self
 
@@ -312,11 +320,11 @@ def _job_id(value: Union[int, str], required: bool) -> int:
         raise ConfigError(f"JOB_ID is {text!r}, but must be the whole number of the job") from None
 
 
-def _metrics_body(metrics: Optional[Metrics]) -> Optional[Dict[str, Any]]:
+def _metrics_body(metrics: Optional[Metrics], learning_rate: Optional[float] = None) -> Optional[Dict[str, Any]]:
     """The three named metrics and everything once more as `extra_metrics`; None stays None."""
     if metrics is None:
         return None
-    rate = metrics.get("learning_rate", metrics.get("lr"))
+    rate = metrics.get("learning_rate", metrics.get("lr")) if learning_rate is None else learning_rate
     return {
         "loss": metrics.get("loss"),
         "accuracy": metrics.get("accuracy"),

@@ -1,0 +1,146 @@
+"""Owns the reading of annotations_<task>.json, in both shapes that are in use, into YOLO label files.
+
+Shape (a) has flat `annotations` that point to images and categories; shape (b) has the annotations inside each image,
+and may name a split for each image. Images stay where they are: the work folder gets links and labels, because
+Ultralytics finds labels by replacing `images` with `labels` in a path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from trainyard_sdk.errors import DatasetError
+
+BACKGROUND = "__background__"
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def find(root: Path, task: str) -> Optional[Path]:
+    """The annotation document for a task, or the older annotations.json; None when there is neither."""
+    names = (f"annotations_{task}.json", "annotations.json")
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def convert(root: Path, file: Path, task: str, auto_split: Tuple[float, int], work: Path) -> Dict[str, Any]:
+    """Write links and labels below `work/converted` and return what a data.yaml holds.
+
+    Args:
+        root: the dataset's folder.
+        file: the annotation document.
+        task: detection, segmentation or pose.
+        auto_split: share of the training set and seed, for images that name no split.
+        work: folder for what is written.
+
+    Raises:
+        DatasetError: the document is unreadable, or an image it names is missing.
+    """
+    document = _read(file)
+    classes = _classes(document, file)
+    index = {identity: number for number, identity in enumerate(classes)}
+    flat: Dict[Any, List[Mapping[str, Any]]] = {}
+    for item in document.get("annotations") or []:
+        flat.setdefault(item.get("image_id"), []).append(item)
+    images = [image for image in document.get("images") or [] if isinstance(image, dict)]
+    if len(images) < 2:
+        raise DatasetError(f"{file} lists {len(images)} images; at least 2 are needed")
+    parts = _parts(images, *auto_split)
+    top = work / "converted"
+    keypoints = 0
+    for image in images:
+        items = image.get("annotations") or flat.get(image.get("id"), [])
+        lines = [_line(item, image, index, task, file) for item in items]
+        keypoints = max([keypoints, *(len(item.get("keypoints") or []) // 3 for item in items)])
+        _place(root, str(image.get("file_name", "")), parts[id(image)], [x for x in lines if x], top, file)
+    made: Dict[str, Any] = {"path": str(top.absolute()), "names": dict(enumerate(classes.values()))}
+    made.update({part: str((top / "images" / part).absolute()) for part in sorted(set(parts.values()))})
+    if task == "pose":
+        made["kpt_shape"] = [keypoints, 3]
+    return made
+
+
+def _read(file: Path) -> Dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} is not readable: {error}") from error
+    if not isinstance(document, dict):
+        raise DatasetError(f"{file} is not a JSON object with images and annotations")
+    return document
+
+
+def _classes(document: Mapping[str, Any], file: Path) -> Dict[Any, str]:
+    """Class names by the id they have in the document, in its order; the background is no class."""
+    listed = document.get("categories") or document.get("classes") or []
+    classes = {item["id"]: str(item["name"]) for item in listed if item.get("name") != BACKGROUND}
+    if not classes:
+        raise DatasetError(f"{file} names no classes under 'categories' or 'classes'")
+    return classes
+
+
+def _parts(images: Sequence[Mapping[str, Any]], share: float, seed: int) -> Dict[int, str]:
+    """The part of each image (by its identity in memory): its own, or a random one when none is marked val."""
+    named = {id(image): _SPLITS.get(str(image.get("split", "")).lower()) for image in images}
+    if "val" in named.values() and "train" in named.values():
+        return {key: part or "train" for key, part in named.items()}
+    # The order of the document is not stable from one export to the next, the file names are.
+    ordered = sorted(images, key=lambda image: str(image.get("file_name")))
+    random.Random(seed).shuffle(ordered)
+    cut = min(max(round(len(ordered) * share), 1), len(ordered) - 1)
+    return {id(image): "train" if place < cut else "val" for place, image in enumerate(ordered)}
+
+
+def _line(
+    item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[Any, int], task: str, file: Path
+) -> Optional[str]:
+    """One line of a label file; None for the background, crowds and what has no shape for this task."""
+    number = index.get(item.get("category_id", item.get("class_id")))
+    if number is None or item.get("iscrowd"):
+        return None
+    try:
+        width, height = float(image["width"]), float(image["height"])
+        if task == "segmentation":
+            polygons = item.get("segmentation")
+            if not isinstance(polygons, list) or not polygons:
+                return None
+            points = max(polygons, key=len) if isinstance(polygons[0], list) else polygons
+            shares = [float(p) / (height if i % 2 else width) for i, p in enumerate(points)]
+            return _join(number, shares) if len(shares) >= 6 else None
+        x, y, w, h = (float(value) for value in item["bbox"])
+        if w <= 0 or h <= 0:
+            return None
+        shares = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+        if task == "pose":
+            if not item.get("keypoints"):
+                return None
+            scale = (width, height, 1.0)
+            shares += [float(value) / scale[i % 3] for i, value in enumerate(item["keypoints"])]
+        return _join(number, shares)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        name = image.get("file_name")
+        raise DatasetError(f"{file}: annotation {item.get('id')} of image {name!r} is not usable: {error!r}") from error
+
+
+def _join(number: int, shares: Sequence[float]) -> str:
+    # Boxes may reach a pixel over the edge; a share above 1 would make Ultralytics drop the whole image.
+    last = [min(max(value, 0.0), 1.0) if value <= 1.05 else value for value in shares]
+    return f"{number} " + " ".join(f"{value:.6f}" for value in last)
+
+
+def _place(root: Path, name: str, part: str, lines: Sequence[str], top: Path, file: Path) -> None:
+    """Link one image and write its labels; an image without objects gets an empty file."""
+    candidates = [root / "images" / name, root / name]
+    source = next((path for path in candidates if name and path.is_file()), None)
+    if source is None or ".." in Path(name).parts:
+        raise DatasetError(f"{file} names the image {name!r}, which is not in {root / 'images'}")
+    flat = "_".join(Path(name).parts[1:] if name.startswith("images/") else Path(name).parts)
+    picture = top / "images" / part / flat
+    label = (top / "labels" / part / flat).with_suffix(".txt")
+    for folder in (picture.parent, label.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not picture.is_symlink():
+        os.symlink(source.resolve(), picture)
+    label.write_text("".join(f"{line}\n" for line in lines))
