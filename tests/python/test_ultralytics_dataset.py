@@ -1,0 +1,155 @@
+"""Checks how the Ultralytics trainer finds and describes a dataset. Needs PyYAML, which its environment has."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any, Dict, List
+
+from support import TRAINERS
+
+from trainyard_sdk import DatasetError
+
+sys.path.append(str(TRAINERS / "ultralytics"))
+HAS_YAML = importlib.util.find_spec("yaml") is not None
+if HAS_YAML:
+    import dataset
+    import yaml
+
+
+@unittest.skipUnless(HAS_YAML, "PyYAML is not importable; run with the environment of trainers/ultralytics")
+class DatasetCase(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name).resolve() / "set"
+        self.work = Path(folder.name).resolve() / "work"
+        self.root.mkdir()
+
+    def images(self, folder: str, count: int) -> None:
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (self.root / folder / f"{number}.png").write_bytes(b"")
+
+    def resolve(self, task: str = "detection", split: Any = None, root: Any = None) -> Any:
+        made = dataset.resolve(root or self.root, task, split or {}, self.work)
+        return yaml.safe_load(Path(made).read_text()) if made.endswith(".yaml") else made
+
+    def files(self, entry: str) -> List[str]:
+        return sorted(Path(name).name for name in dataset._files(entry))
+
+    def test_yaml_starts_from_its_own_folder(self) -> None:
+        self.images("images/train", 2)
+        self.images("images/val", 1)
+        for path in (".", "/somewhere/else", "datasets/unknown", None):
+            document: Dict[str, Any] = {"train": "images/train", "val": "../images/val", "names": {0: "a"}, "path": path}
+            document["download"] = "import os"
+            (self.root / "data.yaml").write_text(yaml.safe_dump(document))
+            for root in (self.root, self.root / "data.yaml"):
+                made = self.resolve(root=root)
+                self.assertEqual(made["train"], str(self.root / "images" / "train"))
+                self.assertEqual(made["val"], str(self.root / "images" / "val"))
+                self.assertNotIn("download", made)
+
+    def test_yaml_without_val_is_split_by_ratio_and_seed(self) -> None:
+        self.images("images", 10)
+        (self.root / "data.yaml").write_text("train: images\nnames: [a]\n")
+        made = self.resolve(split={"ratio": [0.7, 0.3], "seed": 1})
+        train, val = self.files(made["train"]), self.files(made["val"])
+        self.assertEqual((len(train), len(val), len({*train, *val})), (7, 3, 10))
+        self.assertEqual(self.files(self.resolve(split={"ratio": [0.7, 0.3], "seed": 1})["val"]), val)
+        self.assertNotEqual(self.files(self.resolve(split={"ratio": [0.7, 0.3], "seed": 2})["val"]), val)
+
+    def test_folders_without_description(self) -> None:
+        self.images("images/train", 2)
+        self.images("images/val", 1)
+        (self.root / "labels" / "train").mkdir(parents=True)
+        (self.root / "labels" / "train" / "0.txt").write_text("2 0.5 0.5 0.1 0.1\n")
+        self.assertEqual(self.resolve()["names"], {0: "class_0", 1: "class_1", 2: "class_2"})
+
+    def test_what_is_wrong_is_named(self) -> None:
+        cases = {
+            "names: [a]\n": "train",
+            "train: images\nval: images\n": "names",
+            "train: nowhere\nnames: [a]\n": "nowhere",
+            "[": "not readable",
+        }
+        self.images("images", 2)
+        for text, word in cases.items():
+            (self.root / "data.yaml").write_text(text)
+            with self.assertRaisesRegex(DatasetError, word):
+                self.resolve()
+        (self.root / "data.yaml").unlink()
+        with self.assertRaisesRegex(DatasetError, "LOCAL_DATASET_PATH"):
+            self.resolve()
+
+    def test_nested_annotations_keep_their_split(self) -> None:
+        self.images("images", 4)
+        box = {"class_id": 7, "bbox": [10, 20, 30, 40], "bbox_format": "xywh"}
+        splits = ["train", "train", "val", "train"]
+        listed = [
+            {"id": n, "file_name": f"{n}.png", "width": 100, "height": 200, "split": splits[n], "annotations": [box]}
+            for n in range(4)
+        ]
+        listed[3]["annotations"] = [{"class_id": 9, "bbox": [1, 1, 1, 1]}]
+        classes = [{"id": 7, "name": "cat"}, {"id": 9, "name": "__background__"}]
+        document = {"format_version": "1.0", "classes": classes, "images": listed}
+        (self.root / "annotations_detection.json").write_text(json.dumps(document))
+        made = self.resolve()
+        self.assertEqual(made["names"], {0: "cat"})
+        self.assertEqual(self.files(made["val"]), ["2.png"])
+        label = Path(made["val"].replace("images", "labels")) / "2.txt"
+        self.assertEqual(label.read_text(), "0 0.250000 0.200000 0.300000 0.200000\n")
+        self.assertEqual((Path(made["train"].replace("images", "labels")) / "3.txt").read_text(), "")
+        self.assertFalse((self.root / "labels").exists())
+
+    def test_flat_annotations_are_split_and_serve_all_tasks(self) -> None:
+        self.images("images", 5)
+        shape = {
+            "category_id": 1,
+            "bbox": [0, 0, 50, 50],
+            "segmentation": [[0, 0, 50, 0, 50, 50]],
+            "keypoints": [10, 10, 2, 20, 20, 1],
+        }
+        document = {
+            "categories": [{"id": 1, "name": "dog"}],
+            "images": [{"id": n, "file_name": f"{n}.png", "width": 100, "height": 100} for n in range(5)],
+            "annotations": [{"id": n, "image_id": n, **shape} for n in range(5)],
+        }
+        (self.root / "annotations.json").write_text(json.dumps(document))
+        lines = {
+            "detection": "0 0.250000 0.250000 0.500000 0.500000\n",
+            "segmentation": "0 0.000000 0.000000 0.500000 0.000000 0.500000 0.500000\n",
+            "pose": "0 0.250000 0.250000 0.500000 0.500000 0.100000 0.100000 2.000000 0.200000 0.200000 1.000000\n",
+        }
+        for task, line in lines.items():
+            made = self.resolve(task)
+            self.assertEqual((len(self.files(made["train"])), len(self.files(made["val"]))), (4, 1))
+            label = next(Path(made["val"].replace("images", "labels")).glob("*.txt"))
+            self.assertEqual(label.read_text(), line, task)
+        self.assertEqual(made["kpt_shape"], [2, 3])
+
+    def test_annotations_of_a_missing_image(self) -> None:
+        images = [{"id": n, "file_name": f"{n}.png", "width": 1, "height": 1} for n in range(2)]
+        document = {"categories": [{"id": 1, "name": "x"}], "images": images, "annotations": []}
+        (self.root / "annotations.json").write_text(json.dumps(document))
+        with self.assertRaisesRegex(DatasetError, r"\d\.png"):
+            self.resolve()
+
+    def test_class_folders(self) -> None:
+        for name in ("cat", "dog"):
+            self.images(name, 5)
+        made = Path(self.resolve("classification"))
+        self.assertEqual(sorted(p.name for p in made.iterdir()), ["train", "val"])
+        self.assertEqual(len(list((made / "train" / "cat").iterdir())), 4)
+        for name in ("train/cat", "train/dog", "val/cat"):
+            self.images(name, 1)
+        self.assertEqual(self.resolve("classification"), str(self.root))
+
+
+if __name__ == "__main__":
+    unittest.main()
