@@ -1,0 +1,193 @@
+"""Runs the Ultralytics trainer as the agent does and reads back what training was given.
+
+Needs the environment of trainers/ultralytics; each run takes some ten seconds on two cores. There is no network and
+there are no weights here, which is a case of its own: training starts from the architecture.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any, Dict, List
+
+from support import TRAINERS, Platform, run_trainer
+
+HAS_ULTRALYTICS = importlib.util.find_spec("ultralytics") is not None
+DETECTION_KEYS = "loss box_loss cls_loss dfl_loss mAP50 mAP50-95 precision recall fitness".split()
+
+
+@unittest.skipUnless(HAS_ULTRALYTICS, "ultralytics is not importable; run with the environment of trainers/ultralytics")
+class UltralyticsTrainer(unittest.TestCase):
+    def setUp(self) -> None:
+        self.platform = Platform()
+        self.addCleanup(self.platform.close)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name).resolve()
+        self.work = self.root / "work"
+        self.work.mkdir()
+        self.data = self.root / "data"
+
+    def scenes(self, count: int) -> None:
+        """Coloured squares with boxes, outlines and two keypoints each, in the flat shape of annotations.json."""
+        from PIL import Image
+
+        rng = random.Random(0)
+        (self.data / "images").mkdir(parents=True)
+        images, annotations = [], []
+        for n in range(count):
+            x, y, side = rng.randint(0, 50), rng.randint(0, 50), rng.randint(24, 40)
+            picture = Image.new("RGB", (96, 96), "white")
+            picture.paste((200, 30, 30) if n % 2 else (30, 30, 200), (x, y, x + side, y + side))
+            picture.save(self.data / "images" / f"{n}.png")
+            images.append({"id": n, "file_name": f"{n}.png", "width": 96, "height": 96})
+            annotations.append(
+                {
+                    "id": n,
+                    "image_id": n,
+                    "category_id": 1 + n % 2,
+                    "bbox": [x, y, side, side],
+                    "segmentation": [[x, y, x + side, y, x + side, y + side, x, y + side]],
+                    "keypoints": [x, y, 2, x + side, y + side, 2],
+                }
+            )
+        categories = [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
+        document = {"categories": categories, "images": images, "annotations": annotations}
+        (self.data / "annotations.json").write_text(json.dumps(document))
+
+    def run_job(self, task: str, config: Any = None, code: int = 0, **env: str) -> Dict[str, Any]:
+        """Run a job and return the body of its completion call."""
+        base = {
+            "JOB_ID": "5",
+            "CALLBACK_URL": self.platform.url,
+            "EPOCHS": "2",
+            "BATCH_SIZE": "4",
+            "IMGSZ": "96",
+            "DEVICE": "cpu",
+            "MODEL_NAME": "yolo11n",
+            "TASK_TYPE": task,
+            "LOCAL_DATASET_PATH": str(self.data),
+            "CONFIG": json.dumps(config or {}),
+            **env,
+        }
+        done = run_trainer("ultralytics", self.work, base)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        ends = self.platform.bodies("completion")
+        self.assertEqual(len(ends), 1)
+        return ends[0]
+
+    def arguments(self) -> Dict[str, Any]:
+        import yaml
+
+        made: Dict[str, Any] = yaml.safe_load((self.work / "runs" / "train" / "args.yaml").read_text())
+        return made
+
+    def warnings(self) -> List[str]:
+        return [body["message"] for body in self.platform.bodies("logs") if body["level"] == "WARNING"]
+
+    def test_every_setting_reaches_training(self) -> None:
+        self.scenes(10)
+        before = sorted(self.data.rglob("*"))
+        advanced = {
+            "optimizer": {"type": "SGD", "momentum": 0.8, "weight_decay": 0.001},
+            "scheduler": {"type": "cosine", "lrf": 0.2, "warmup_epochs": 1},
+            "augmentation": {"hsv_h": 0.02, "fliplr": 0.1, "mosaic": 0.4, "sharpen": 1},
+            "validation": {"iou": 0.65},
+            "gradient_accumulation_steps": 2,
+            "gradient_clip_value": 5.0,
+            "checkpoint_interval": 1,
+            "keep_n_checkpoints": 1,
+            "log_interval": 1,
+            "mixed_precision": True,
+        }
+        config = {"advanced_config": advanced, **advanced, "seed": 3, "dropout": 0.1}
+        end = self.run_job("object_detection", config, LEARNING_RATE="0.02", CHECKPOINT_DIR=str(self.root / "ck"))
+        wanted = {
+            "task": "detect", "epochs": 2, "batch": 4, "imgsz": 96, "device": "cpu", "lr0": 0.02, "optimizer": "SGD",
+            "momentum": 0.8, "weight_decay": 0.001, "cos_lr": True, "lrf": 0.2, "warmup_epochs": 1, "hsv_h": 0.02,
+            "fliplr": 0.1, "mosaic": 0.4, "iou": 0.65, "nbs": 8, "save_period": 1, "amp": False, "seed": 3,
+            "dropout": 0.1,
+        }  # fmt: skip
+        given = self.arguments()
+        self.assertEqual({key: given[key] for key in wanted}, wanted)
+        named = "\n".join(self.warnings())
+        for word in ("augmentation.sharpen", "mixed_precision", "random weights"):
+            self.assertIn(word, named)
+        self.assertEqual(len(self.warnings()), 3)
+
+        progress = self.platform.bodies("progress")
+        self.assertEqual([body["current_epoch"] for body in progress], [0, 1, 2])
+        self.assertEqual(sorted(progress[1]["metrics"]["extra_metrics"]), sorted(DETECTION_KEYS))
+        self.assertIsNone(progress[1]["metrics"]["accuracy"])
+        self.assertGreater(progress[1]["metrics"]["learning_rate"], 0)
+        self.assertEqual(len(self.platform.bodies("/validation/jobs/5/results")), 2)
+        self.assertEqual(end["total_epochs_completed"], 2)
+        for name in ("best", "last"):
+            self.assertEqual(end[f"{name}_checkpoint_path"], str(self.root / "ck" / f"{name}.pt"))
+            self.assertGreater(os.path.getsize(end[f"{name}_checkpoint_path"]), 10000)
+        kept = [path.name for path in (self.work / "runs" / "train" / "weights").glob("epoch*.pt")]
+        self.assertEqual(kept, ["epoch1.pt"])
+        self.assertTrue(any("batch 1/" in body["message"] for body in self.platform.bodies("logs")))
+        self.assertEqual(sorted(self.data.rglob("*")), before, "the dataset is not written to")
+
+    def test_learning_rate_is_honoured_without_an_optimizer(self) -> None:
+        self.scenes(6)
+        end = self.run_job("segmentation", LEARNING_RATE="0.004", EPOCHS="1")
+        given = self.arguments()
+        self.assertEqual((given["task"], given["optimizer"], given["lr0"]), ("segment", "AdamW", 0.004))
+        found = end["final_metrics"]["extra_metrics"]
+        self.assertLessEqual({*DETECTION_KEYS, "seg_loss", "mask_mAP50", "mask_mAP50-95"}, set(found))
+        self.assertTrue(end["best_checkpoint_path"].startswith(str(self.work)))
+
+    def test_pose(self) -> None:
+        self.scenes(6)
+        end = self.run_job("pose_estimation", EPOCHS="1")
+        found = end["final_metrics"]["extra_metrics"]
+        self.assertLessEqual({*DETECTION_KEYS, "pose_loss", "kobj_loss", "pose_mAP50"}, set(found))
+
+    def test_classification(self) -> None:
+        from PIL import Image
+
+        for colour in ("red", "blue"):
+            (self.data / colour).mkdir(parents=True)
+            for n in range(6):
+                Image.new("RGB", (32, 32), colour).save(self.data / colour / f"{n}.png")
+        end = self.run_job("classification", IMGSZ="32")
+        found = end["final_metrics"]["extra_metrics"]
+        self.assertEqual(sorted(found), sorted("loss accuracy accuracy_top1 accuracy_top5 fitness".split()))
+        self.assertEqual(end["final_metrics"]["accuracy"], found["accuracy_top1"])
+
+    def test_errors_are_named(self) -> None:
+        cases = [
+            ({"LOCAL_DATASET_PATH": "/nowhere/at/all"}, {}, "[DatasetError] LOCAL_DATASET_PATH"),
+            ({"LOCAL_DATASET_PATH": ""}, {}, "[DatasetError] LOCAL_DATASET_PATH"),
+            ({"MODEL_NAME": "yolo99n"}, {}, "[ConfigError] MODEL_NAME"),
+            ({}, {"mosaic": 7}, "[ConfigError] CONFIG"),
+            ({"DEVICE": "cuda:77"}, {}, "[ResourceError] DEVICE"),
+        ]
+        self.scenes(4)
+        for env, config, words in cases:
+            self.platform.calls.clear()
+            end = self.run_job("detection", config, code=1, **env)
+            self.assertTrue(end["error_message"].startswith(words), end["error_message"])
+
+    def test_all_known_arguments_exist(self) -> None:
+        import sys
+
+        sys.path.append(str(TRAINERS / "ultralytics"))
+        import settings
+        import yaml
+
+        spec = importlib.util.find_spec("ultralytics")
+        assert spec is not None and spec.origin is not None
+        defaults = yaml.safe_load((Path(spec.origin).parent / "cfg" / "default.yaml").read_text())
+        self.assertEqual(settings.TRAIN_ARGUMENTS - set(defaults), set())
+
+
+if __name__ == "__main__":
+    unittest.main()
