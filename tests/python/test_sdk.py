@@ -71,7 +71,11 @@ class Bodies(SdkCase):
 
     def test_validation(self) -> None:
         self.sdk.report_validation(
-            epoch=1, task_type="detection", metrics={"mAP50": 0.4}, primary_metric_name="mAP50", primary_metric_value=0.4
+            epoch=1,
+            task_type="detection",
+            metrics={"mAP50": 0.4},
+            primary_metric_name="mAP50",
+            primary_metric_value=0.4,
         )
         path, body = self.platform.calls[0]
         self.assertEqual(path, "/api/v1/validation/jobs/7/results")

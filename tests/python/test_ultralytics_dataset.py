@@ -12,12 +12,13 @@ from typing import Any, Dict, List
 
 from support import TRAINERS
 
-from trainyard_sdk import DatasetError
+from trainyard_sdk import ConfigError, DatasetError
 
 sys.path.append(str(TRAINERS / "ultralytics"))
 HAS_YAML = importlib.util.find_spec("yaml") is not None
 if HAS_YAML:
     import dataset
+    import splits
     import yaml
 
 
@@ -36,7 +37,7 @@ class DatasetCase(unittest.TestCase):
             (self.root / folder / f"{number}.png").write_bytes(b"")
 
     def resolve(self, task: str = "detection", split: Any = None, root: Any = None) -> Any:
-        made = dataset.resolve(root or self.root, task, split or {}, self.work)
+        made = dataset.resolve(root or self.root, task, splits.read(split or {}), self.work)
         return yaml.safe_load(Path(made).read_text()) if made.endswith(".yaml") else made
 
     def files(self, entry: str) -> List[str]:
@@ -46,7 +47,12 @@ class DatasetCase(unittest.TestCase):
         self.images("images/train", 2)
         self.images("images/val", 1)
         for path in (".", "/somewhere/else", "datasets/unknown", None):
-            document: Dict[str, Any] = {"train": "images/train", "val": "../images/val", "names": {0: "a"}, "path": path}
+            document: Dict[str, Any] = {
+                "train": "images/train",
+                "val": "../images/val",
+                "names": {0: "a"},
+                "path": path,
+            }
             document["download"] = "import os"
             (self.root / "data.yaml").write_text(yaml.safe_dump(document))
             for root in (self.root, self.root / "data.yaml"):
@@ -132,6 +138,31 @@ class DatasetCase(unittest.TestCase):
             label = next(Path(made["val"].replace("images", "labels")).glob("*.txt"))
             self.assertEqual(label.read_text(), line, task)
         self.assertEqual(made["kpt_shape"], [2, 3])
+
+    def test_named_images_and_exclusions_win(self) -> None:
+        self.images("images/train", 4)
+        self.images("images/val", 1)
+        (self.root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
+        (self.root / "images" / "val" / "0.png").rename(self.root / "images" / "val" / "v.png")
+        made = self.resolve(split={"method": "custom", "splits": {"3.png": "val"}, "exclude_images": ["1"]})
+        self.assertEqual((self.files(made["train"]), self.files(made["val"])), (["0.png", "2.png"], ["3.png", "v.png"]))
+        for config in ({"splits": {"0": "somewhere"}}, {"ratio": [1.5]}, {"ratio": "half"}):
+            with self.assertRaisesRegex(ConfigError, "split_config"):
+                splits.read(config)
+
+    def test_named_images_of_annotations(self) -> None:
+        self.images("images", 4)
+        images = [{"id": n + 10, "file_name": f"{n}.png", "width": 9, "height": 9} for n in range(4)]
+        document = {"categories": [{"id": 1, "name": "x"}], "images": images, "annotations": []}
+        (self.root / "annotations.json").write_text(json.dumps(document))
+        made = self.resolve(split={"custom_splits": {"12": "val"}, "exclude_images": [10]})
+        self.assertEqual((self.files(made["train"]), self.files(made["val"])), (["1.png", "3.png"], ["2.png"]))
+
+    def test_named_images_of_classes(self) -> None:
+        for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+            self.images(name, 3)
+        made = Path(self.resolve("classification", split={"exclude_images": ["2.png"]}))
+        self.assertEqual(len(list((made / "train" / "cat").iterdir())), 2)
 
     def test_annotations_of_a_missing_image(self) -> None:
         images = [{"id": n, "file_name": f"{n}.png", "width": 1, "height": 1} for n in range(2)]

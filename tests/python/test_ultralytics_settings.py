@@ -116,7 +116,9 @@ class Groups(unittest.TestCase):
 class Places(unittest.TestCase):
     def test_cpu(self) -> None:
         made = plan({"mixed_precision": True}, on_cpu=True, device="cpu")
-        self.assertEqual((made.arguments["amp"], made.arguments["workers"], made.arguments["device"]), (False, 0, "cpu"))
+        self.assertEqual(
+            (made.arguments["amp"], made.arguments["workers"], made.arguments["device"]), (False, 0, "cpu")
+        )
         self.assertIn("mixed_precision", made.warnings[0])
         self.assertEqual(plan({"workers": 2}, on_cpu=True).arguments["workers"], 2)
 

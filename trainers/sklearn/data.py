@@ -86,7 +86,9 @@ def _classes(top: Path) -> Tuple[str, ...]:
 def _read(top: Path, classes: Sequence[str], side: int) -> Tuple[Any, Any]:
     from PIL import Image, UnidentifiedImageError  # not needed for the bundled digits
 
-    unknown = {entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - set(classes)
+    unknown = {entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - set(
+        classes
+    )
     if unknown:
         raise DatasetError(f"{top} has class folders that the training set lacks: {', '.join(sorted(unknown))}")
     rows: List[Any] = []

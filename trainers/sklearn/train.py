@@ -100,6 +100,9 @@ def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
     import data
 
     split = config.config.get("split_config") or {}
+    for key in ("splits", "custom_splits", "exclude_images"):
+        if split.get(key):
+            sdk.log(f"setting 'split_config.{key}' has no meaning for this trainer and is not used", level="WARNING")
     if config.local_dataset_path is None:
         sdk.log("LOCAL_DATASET_PATH is not set: using the handwritten digits that come with scikit-learn")
         return data.bundled(split)
@@ -119,7 +122,9 @@ def _model(sdk: TrainerSDK, config: TrainerConfig, samples: int) -> Any:
     rate = config.learning_rate if config.learning_rate is not None else 0.001
     batch = min(config.batch_size, samples)
     if batch < config.batch_size:
-        sdk.log(f"batch size {config.batch_size} is reduced to the {samples} training samples there are", level="WARNING")
+        sdk.log(
+            f"batch size {config.batch_size} is reduced to the {samples} training samples there are", level="WARNING"
+        )
     activation = config.option("activation", str, "relu")
     if activation not in ("identity", "logistic", "tanh", "relu"):
         raise ConfigError(f"CONFIG.activation is {activation!r}, but must be identity, logistic, tanh or relu")
@@ -142,7 +147,9 @@ def _optimizer(sdk: TrainerSDK, config: TrainerConfig) -> Dict[str, Any]:
     solver = str(fields.pop("type", fields.pop("name", "adam"))).lower()
     solver = "adam" if solver == "adamw" else solver
     if solver not in ("adam", "sgd"):
-        raise ConfigError(f"CONFIG.optimizer is {solver!r}, but must be adam or sgd: others cannot train epoch by epoch")
+        raise ConfigError(
+            f"CONFIG.optimizer is {solver!r}, but must be adam or sgd: others cannot train epoch by epoch"
+        )
     settings: Dict[str, Any] = {"solver": solver, "alpha": config.option("alpha", float, 0.0001)}
     try:
         if "weight_decay" in fields:
@@ -210,7 +217,9 @@ def _save(path: Path, model: Any, samples: Any, epoch: int, metrics: Dict[str, f
             os.fsync(stream.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?") from error
+        raise CheckpointError(
+            f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?"
+        ) from error
 
 
 def _set_up_logging(argv: Optional[List[str]]) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+from splits import PARTS, Split
 from trainyard_sdk.errors import DatasetError
 
 BACKGROUND = "__background__"
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def find(root: Path, task: str) -> Optional[Path]:
@@ -25,14 +24,14 @@ def find(root: Path, task: str) -> Optional[Path]:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def convert(root: Path, file: Path, task: str, auto_split: Tuple[float, int], work: Path) -> Dict[str, Any]:
+def convert(root: Path, file: Path, task: str, split: Split, work: Path) -> Dict[str, Any]:
     """Write links and labels below `work/converted` and return what a data.yaml holds.
 
     Args:
         root: the dataset's folder.
         file: the annotation document.
         task: detection, segmentation or pose.
-        auto_split: share of the training set and seed, for images that name no split.
+        split: the job's split; see `splits` for what wins.
         work: folder for what is written.
 
     Raises:
@@ -45,9 +44,10 @@ def convert(root: Path, file: Path, task: str, auto_split: Tuple[float, int], wo
     for item in document.get("annotations") or []:
         flat.setdefault(item.get("image_id"), []).append(item)
     images = [image for image in document.get("images") or [] if isinstance(image, dict)]
+    images = [image for image in images if not split.is_excluded(image.get("id"), image.get("file_name"))]
     if len(images) < 2:
         raise DatasetError(f"{file} lists {len(images)} images; at least 2 are needed")
-    parts = _parts(images, *auto_split)
+    parts = _parts(images, split)
     top = work / "converted"
     keypoints = 0
     for image in images:
@@ -81,16 +81,23 @@ def _classes(document: Mapping[str, Any], file: Path) -> Dict[Any, str]:
     return classes
 
 
-def _parts(images: Sequence[Mapping[str, Any]], share: float, seed: int) -> Dict[int, str]:
-    """The part of each image (by its identity in memory): its own, or a random one when none is marked val."""
-    named = {id(image): _SPLITS.get(str(image.get("split", "")).lower()) for image in images}
-    if "val" in named.values() and "train" in named.values():
-        return {key: part or "train" for key, part in named.items()}
-    # The order of the document is not stable from one export to the next, the file names are.
-    ordered = sorted(images, key=lambda image: str(image.get("file_name")))
-    random.Random(seed).shuffle(ordered)
-    cut = min(max(round(len(ordered) * share), 1), len(ordered) - 1)
-    return {id(image): "train" if place < cut else "val" for place, image in enumerate(ordered)}
+def _parts(images: Sequence[Mapping[str, Any]], split: Split) -> Dict[int, str]:
+    """The part of each image, by the image's identity in memory."""
+    parts: Dict[int, str] = {}
+    for image in images:
+        own = PARTS.get(str(image.get("split", "")).lower())
+        named = split.part_of(image.get("id"), image.get("file_name")) or own
+        if named is not None:
+            parts[id(image)] = named
+    rest = [image for image in images if id(image) not in parts]
+    if "val" in parts.values():
+        return {**parts, **{id(image): "train" for image in rest}}
+    # No validation set yet, so one is drawn. The order of a document changes from export to export, file names do not.
+    pool = rest or [image for image in images if parts[id(image)] == "train"]
+    train, val = split.divide(sorted(pool, key=lambda image: str(image.get("file_name"))))
+    parts.update({id(image): "train" for image in train})
+    parts.update({id(image): "val" for image in val})
+    return parts
 
 
 def _line(

@@ -1,19 +1,19 @@
 """Owns what Ultralytics is given as its dataset: a description with absolute paths, written into the work folder.
 
-It reads any of: a data.yaml, a folder with one, images/ and labels/, annotations_<task>.json beside images/, or a folder
-of classes. It never writes into the dataset, which other jobs may be using.
+It reads any of: a data.yaml, a folder with one, images/ and labels/, annotations_<task>.json beside images/, or a
+folder of classes. It never writes into the dataset, which other jobs may be using.
 """
 
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import annotations_json
 import yaml
-from trainyard_sdk.errors import ConfigError, DatasetError
+from splits import Split, spellings
+from trainyard_sdk.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dng", ".mpo"))
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -23,13 +23,13 @@ _LAYOUTS = (
 )
 
 
-def resolve(root: Path, task: str, split: Mapping[str, Any], work: Path) -> str:
+def resolve(root: Path, task: str, split: Split, work: Path) -> str:
     """Return the absolute path that goes into `data=`: a yaml file, or for classification a folder.
 
     Args:
         root: the dataset's folder or its yaml file, existing.
         task: short name of the task.
-        split: resolved split_config; used where the dataset does not say itself what is for validation.
+        split: the job's split; see `splits` for what wins.
         work: folder for what is written.
 
     Raises:
@@ -47,24 +47,12 @@ def resolve(root: Path, task: str, split: Mapping[str, Any], work: Path) -> str:
         return _from_yaml(described, split, work)
     document = annotations_json.find(root, task)
     if document is not None:
-        return _finish(annotations_json.convert(root, document, task, split_of(split), work), split, work)
+        made = annotations_json.convert(root, document, task, split, work)
+        # Image ids are spent here: a file that happens to be called like an id must not be taken for that image.
+        return _finish(made, Split(split.share, split.seed), work)
     if (root / "images").is_dir() and (root / "labels").is_dir():
         return _from_folders(root, split, work)
     raise DatasetError(f"{root} (from LOCAL_DATASET_PATH) has none of the known layouts; expected {_LAYOUTS}")
-
-
-def split_of(split: Mapping[str, Any]) -> Tuple[float, int]:
-    """Share of the training set and the seed; 0.8 and 42 where the split_config says nothing."""
-    values: Any = split.get("ratio") or split.get("default_ratio") or [0.8, 0.2]
-    if isinstance(values, dict):
-        values = [values.get("train", 0.8)]
-    try:
-        share, seed = float(values[0]), int(split.get("seed", 42))
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ConfigError(f"CONFIG.split_config is {dict(split)!r}, but needs a ratio like [0.8, 0.2]") from error
-    if not 0.0 < share < 1.0:
-        raise ConfigError(f"CONFIG.split_config.ratio starts with {share}, but must be above 0 and below 1")
-    return share, seed
 
 
 def images_below(folder: Path) -> List[Path]:
@@ -72,15 +60,7 @@ def images_below(folder: Path) -> List[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
-def divide(items: Sequence[Any], share: float, seed: int) -> Tuple[List[Any], List[Any]]:
-    """Split a list at random, the same way for the same seed; both parts get at least one item of two or more."""
-    shuffled = list(items)
-    random.Random(seed).shuffle(shuffled)
-    cut = min(max(round(len(shuffled) * share), 1), max(len(shuffled) - 1, 1))
-    return shuffled[:cut], shuffled[cut:]
-
-
-def _from_yaml(file: Path, split: Mapping[str, Any], work: Path) -> str:
+def _from_yaml(file: Path, split: Split, work: Path) -> str:
     """Read a data.yaml and make its paths absolute, starting from the folder it lies in."""
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -131,7 +111,7 @@ def _located(entry: Any, bases: Sequence[Path], file: Path, part: str) -> Any:
     raise DatasetError(f"{file} says {part}: {text}, which does not exist; looked for {candidates[0]}")
 
 
-def _from_folders(root: Path, split: Mapping[str, Any], work: Path) -> str:
+def _from_folders(root: Path, split: Split, work: Path) -> str:
     """images/ and labels/ without a description: names come from classes.txt, or are made from the labels."""
     images = root / "images"
     document: Dict[str, Any] = {"path": str(root.resolve()), "names": _names(root)}
@@ -161,23 +141,46 @@ def _names(root: Path) -> Dict[int, str]:
     return {number: f"class_{number}" for number in range(highest + 1)}
 
 
-def _finish(document: Dict[str, Any], split: Mapping[str, Any], work: Path) -> str:
+def _finish(document: Dict[str, Any], split: Split, work: Path) -> str:
     """Split where the dataset does not, check that there are images, and write the description."""
-    train = _files(document["train"])
-    if not train:
+    parts = {part: _files(document[part]) for part in ("train", "val", "test") if document.get(part)}
+    if not parts["train"]:
         raise DatasetError(f"the training set {document['train']} holds no images")
-    if not document.get("val"):
-        if len(train) < 2:
-            raise DatasetError("the dataset has one image and no validation set; at least 2 images are needed")
-        for part, files in zip(("train", "val"), divide(train, *split_of(split))):
+    if "val" not in parts or split.explicit:
+        parts = _applied(parts, split)
+        for part, files in parts.items():
             listing = work / f"{part}.txt"
             listing.write_text("".join(f"{file}\n" for file in files))
             document[part] = str(listing.absolute())
-    elif not _files(document["val"]):
-        raise DatasetError(f"the validation set {document['val']} holds no images")
+    for part in ("train", "val"):
+        if not parts.get(part):
+            raise DatasetError(
+                f"no images are left for {part!r} in the dataset {document['path']}; at least 1 is needed"
+            )
     target = work / "data.yaml"
     target.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return str(target.absolute())
+
+
+def _applied(parts: Dict[str, List[str]], split: Split) -> Dict[str, List[str]]:
+    """Parts as the split says; other images stay where they are, or are divided when there is no validation set."""
+    rest: List[str] = []
+    made: Dict[str, List[str]] = {"train": [], "val": []}
+    for part, files in parts.items():
+        for file in files:
+            if split.is_excluded(*spellings(file)):
+                continue
+            named = split.part_of(*spellings(file))
+            if named is None and "val" not in parts and part == "train":
+                rest.append(file)
+            else:
+                made.setdefault(named or part, []).append(file)
+    if rest and made["val"]:
+        made["train"] += rest  # the validation images are named one by one, so the others are for training
+    elif rest:
+        for part, files in zip(("train", "val"), split.divide(rest)):
+            made[part] += files
+    return {part: sorted(files) for part, files in made.items()}
 
 
 def _files(entry: Any) -> List[str]:
@@ -191,21 +194,24 @@ def _files(entry: Any) -> List[str]:
     return [str(path.parent / line[2:]) if line.startswith("./") else line for line in lines]
 
 
-def _class_folders(root: Path, split: Mapping[str, Any], work: Path) -> str:
-    """A folder with train/ and val/; without them, a tree of links to the images, split class by class."""
+def _class_folders(root: Path, split: Split, work: Path) -> str:
+    """A folder with train/ and val/; else, or when the split names images, a tree of links, split class by class."""
     if not root.is_dir():
         raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no folder; classification needs one")
-    if (root / "train").is_dir() and any((root / name).is_dir() for name in ("val", "validation", "valid", "test")):
-        _class_names(root / "train")
-        return str(root.resolve())
+    val = next((root / name for name in ("val", "validation", "valid", "test") if (root / name).is_dir()), None)
+    complete = (root / "train").is_dir() and val is not None
     top = root / "train" if (root / "train").is_dir() else root
-    share, seed = split_of(split)
-    for name in _class_names(top):
-        files = images_below(top / name)
-        if len(files) < 2:
-            raise DatasetError(f"class {name!r} in {top} has {len(files)} images; a split needs at least 2 of each class")
-        for part, members in zip(("train", "val"), divide(files, share, seed)):
-            _link(members, top / name, work / "classes" / part / name)
+    names = _class_names(top)
+    if complete and not split.explicit:
+        return str(root.resolve())
+    for name in names:
+        parts = {"train": [str(file) for file in images_below(top / name)]}
+        if complete and val is not None:
+            parts["val"] = [str(file) for file in images_below(val / name)]
+        for part, files in _applied(parts, split).items():
+            if not files:
+                raise DatasetError(f"class {name!r} in {top} has no images for {part!r}; each class needs some of both")
+            _link([Path(file) for file in files], root, work / "classes" / part / name)
     return str((work / "classes").absolute())
 
 

@@ -121,7 +121,9 @@ class Reporter:
         """Keep the newest periodic checkpoints and publish best and last."""
         keep = self._hooks.keep_checkpoints
         if keep is not None:
-            found = [(int(m[1]), p) for p in trainer.wdir.glob("epoch*.pt") if (m := re.match(r"epoch(\d+)\.pt$", p.name))]
+            found = [
+                (int(m[1]), p) for p in trainer.wdir.glob("epoch*.pt") if (m := re.match(r"epoch(\d+)\.pt$", p.name))
+            ]
             for _, path in sorted(found)[:-keep]:
                 path.unlink(missing_ok=True)
         for path in (trainer.last, trainer.best):
@@ -170,7 +172,9 @@ class Reporter:
             shutil.copy2(source, part)
             os.replace(part, target)
         except OSError as error:
-            raise CheckpointError(f"checkpoint {target} could not be written: {error}; is CHECKPOINT_DIR writable?") from error
+            raise CheckpointError(
+                f"checkpoint {target} could not be written: {error}; is CHECKPOINT_DIR writable?"
+            ) from error
 
     def _remember(self, epoch: int, values: Dict[str, Optional[float]]) -> None:
         best = (self._state["best_metrics"] or {}).get("fitness")

@@ -85,7 +85,7 @@ SWITCHED_ON = {
     "perspective": 0.0005,
     "bgr": 0.1,
 }
-AUGMENTATIONS_OFF: Dict[str, Any] = {**{name: 0.0 for name in SWITCHED_ON}, "auto_augment": None}
+AUGMENTATIONS_OFF: Dict[str, Any] = {**dict.fromkeys(SWITCHED_ON, 0.0), "auto_augment": None}
 
 
 @dataclass
@@ -373,7 +373,9 @@ def model_file(model_name: str, task: str) -> Tuple[str, str]:
     suffixes = {"detection": "", "classification": "-cls", "segmentation": "-seg", "pose": "-pose"}
     named = next((suffix for suffix in ("-cls", "-seg", "-pose", "-obb") if stem.endswith(suffix)), "")
     if named and named != suffixes[task]:
-        raise ConfigError(f"MODEL_NAME is {model_name!r}, which is no model for TASK_TYPE {task!r}; use {stem[:-len(named)]}")
+        raise ConfigError(
+            f"MODEL_NAME is {model_name!r}, which is no model for TASK_TYPE {task!r}; use {stem[: -len(named)]}"
+        )
     if not named:
         stem += suffixes[task]
     return f"{stem}.pt", f"{stem}.yaml"

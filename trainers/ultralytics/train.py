@@ -99,9 +99,10 @@ def _report_end(sdk: TrainerSDK, reporter: Any, run: Path) -> None:
 def _dataset(config: TrainerConfig, work: Path) -> str:
     try:
         import dataset
+        import splits
     except ImportError as error:
         raise FrameworkError(f"{error}; install this trainer's environment with `uv sync`") from error
-    split = config.config.get("split_config") or {}
+    split = splits.read(config.config.get("split_config") or {})
     return dataset.resolve(config.require_dataset(), config.task_type, split, work / "dataset")
 
 
@@ -117,7 +118,7 @@ def _check_device(config: TrainerConfig) -> bool:
         highest = max(int(number) for number in device.split(",") if number)
         if highest >= count:
             raise ResourceError(
-                f"DEVICE is {config.device!r}, but {count} CUDA devices are visible here; set DEVICE to cpu or ask for GPUs"
+                f"DEVICE is {config.device!r}, but {count} CUDA devices are visible; use cpu or ask for GPUs"
             )
         return False
     return device is None and not torch.cuda.is_available()
@@ -152,9 +153,7 @@ def _model(sdk: TrainerSDK, config: TrainerConfig, arguments: Dict[str, Any], wo
     return model
 
 
-def _first_weights(
-    sdk: TrainerSDK, arguments: Dict[str, Any], file: str, work: Path
-) -> Tuple[Optional[Path], str]:
+def _first_weights(sdk: TrainerSDK, arguments: Dict[str, Any], file: str, work: Path) -> Tuple[Optional[Path], str]:
     """The weights file, or None and the reason why there is none."""
     if arguments.get("pretrained") is False:
         return None, "the job sets pretrained to false"

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback as traceback_module
 from types import TracebackType
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, Tuple, Type, Union
 
 from .errors import CallbackError, ConfigError, describe
 from .transport import RETRY_DELAYS, post_json, to_json_value
@@ -206,7 +206,8 @@ class TrainerSDK:
     def log(
         self, message: str, level: str = "INFO", event_type: str = "log", data: Optional[Mapping[str, Any]] = None
     ) -> bool:
-        """Send a message, one call a line. Never raises: what cannot be sent goes to standard error; False then."""
+        """Send a message, one call a line. Never raises: a line that cannot be sent goes to standard error, and the
+        answer is False."""
         delivered = True
         for line in str(message).splitlines() or [""]:
             body = {
@@ -230,7 +231,11 @@ class TrainerSDK:
         return delivered
 
     def flush(self, patience: float = 0.0) -> None:
-        """Send what `keep_undelivered` has kept, trying for `patience` seconds. Raises CallbackError, keeping the rest."""
+        """Send what `keep_undelivered` has kept, trying for `patience` seconds.
+
+        Raises:
+            CallbackError: not accepted; what is left stays kept.
+        """
         while self._undelivered:
             self._send(*self._undelivered[0], patience=patience)
             self._undelivered.pop(0)
@@ -243,7 +248,7 @@ class TrainerSDK:
         kind: Optional[Type[BaseException]],
         error: Optional[BaseException],
         trace: Optional[TracebackType],
-    ) -> bool:
+    ) -> Literal[False]:
         """Report a failure and let the exception pass on; a failed callback ends the process with code 2."""
         if error is None or self._ended:
             return False

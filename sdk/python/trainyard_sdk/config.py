@@ -118,7 +118,9 @@ class TrainerConfig:
             snapshot_id=_text(env, "SNAPSHOT_ID"),
             dataset_version_hash=_text(env, "DATASET_VERSION_HASH"),
             epochs=read("EPOCHS", ("epochs",), _positive, "a whole number from 1 on", default_epochs),
-            batch_size=read("BATCH_SIZE", ("batch", "batch_size"), _positive, "a whole number from 1 on", default_batch_size),
+            batch_size=read(
+                "BATCH_SIZE", ("batch", "batch_size"), _positive, "a whole number from 1 on", default_batch_size
+            ),
             learning_rate=read("LEARNING_RATE", ("learning_rate",), _rate, "a number above 0 and below 1", None),
             imgsz=read("IMGSZ", ("imgsz",), _positive, "a number of pixels from 1 on", None),
             device=read("DEVICE", ("device",), str, "a device name", ""),

@@ -92,9 +92,9 @@ def post_json(
     attempt = 0
     while True:
         attempt += 1
-        error = _post_once(url, data, attempt)
-        if not isinstance(error, CallbackError):
-            return error
+        answer, error = _post_once(url, data, attempt)
+        if error is None:
+            return answer
         if not error.transient:
             raise error
         if attempt <= len(delays):
@@ -105,8 +105,8 @@ def post_json(
             raise error
 
 
-def _post_once(url: str, data: bytes, attempt: int) -> Any:
-    """One try: the decoded answer, or a CallbackError as a value."""
+def _post_once(url: str, data: bytes, attempt: int) -> Tuple[Optional[Dict[str, Any]], Optional[CallbackError]]:
+    """One try: the decoded answer and no error, or the error as a value."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     request = urllib.request.Request(url, data=data, headers=headers, method="POST")
     try:
@@ -114,15 +114,15 @@ def _post_once(url: str, data: bytes, attempt: int) -> Any:
             answer = response.read()
     except urllib.error.HTTPError as error:
         detail = _detail_of(error)
-        return CallbackError(f"{url} answered {error.code}: {detail}", url, error.code, attempt)
+        return None, CallbackError(f"{url} answered {error.code}: {detail}", url, error.code, attempt)
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
-        return CallbackError(f"{url} could not be reached ({reason}) in {attempt} tries", url, None, attempt)
+        return None, CallbackError(f"{url} could not be reached ({reason}) in {attempt} tries", url, None, attempt)
     try:
         decoded = json.loads(answer)
     except ValueError:
-        return None  # accepted is what counts; the answer's body is a courtesy
-    return decoded if isinstance(decoded, dict) else None
+        return None, None  # accepted is what counts; the answer's body is a courtesy
+    return (decoded if isinstance(decoded, dict) else None), None
 
 
 def _detail_of(error: urllib.error.HTTPError) -> str:
