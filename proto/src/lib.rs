@@ -1,1 +1,21 @@
-//! trainyard-proto
+//! The wire: messages and services of `trainyard.v1`, compiled from `proto/trainyard/v1` with protox.
+//!
+//! Owns the conversion between wire and core types and the table of statuses; never decides
+//! anything. Called by the API and session edges of the coordinator, by the link of the agent and
+//! by clients.
+
+/// The generated messages, clients and servers of protobuf package `trainyard.v1`.
+#[expect(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::doc_markdown,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("trainyard.v1");
+}
+
+/// The encoded `FileDescriptorSet` of all services, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
