@@ -1,1 +1,16 @@
-//! trainyard-core
+//! What Trainyard decides, as plain data and pure functions.
+//!
+//! Owns the words of the domain (ids, resources, job specifications), the job machine, the lease of
+//! a node, the verdict on an ended task and the placement of queued jobs. Never reads a clock, a
+//! file or a socket and never draws a random number: time and identity come in as arguments, and
+//! changes and effects go out as values. Called by the actors of coordinator and agent.
+
+pub mod failure;
+pub mod ids;
+pub mod job;
+pub mod node;
+pub mod record;
+pub mod resources;
+pub mod sched;
+pub mod spec;
+pub mod time;

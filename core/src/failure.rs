@@ -1,0 +1,266 @@
+//! The verdict on an ended task: completed, or failed and by whose fault.
+//!
+//! Decided once, here, from typed facts; the only texts looked at are the trainer's own last lines,
+//! to tell a lack of memory that the trainer survived long enough to report.
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::Completion;
+
+/// Whose fault an unsuccessful end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The job's own: another try would end the same way.
+    User,
+    /// Too little memory of the machine or of the GPU.
+    OutOfMemory,
+    /// The platform's or the node's.
+    Infrastructure,
+    /// Somebody stopped it.
+    Cancelled,
+    /// It ran longer than its limit.
+    Timeout,
+}
+
+impl FailureClass {
+    /// The name on the wire and in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Infrastructure => "infrastructure",
+            Self::Cancelled => "cancelled",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Why the agent stopped a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopCause {
+    /// A user cancelled the job.
+    Cancelled,
+    /// The job's time limit.
+    TimeLimit,
+    /// A newer attempt exists, or the job has ended.
+    Fenced,
+}
+
+/// How a task ended, as its agent saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskEnd {
+    /// Exit code of the trainer, when it exited.
+    pub exit_code: Option<i32>,
+    /// Signal, when it was killed by one.
+    pub signal: Option<i32>,
+    /// The kernel killed it for memory.
+    pub oom_killed: bool,
+    /// Set when the agent stopped it.
+    pub stop_cause: Option<StopCause>,
+    /// Why there is neither exit code nor signal.
+    pub error: Option<String>,
+    /// That error is the node's and not the job's.
+    pub infrastructure: bool,
+    /// The last lines of output, oldest first.
+    pub last_lines: Vec<String>,
+    /// Number of the task's last record; 0 when it has none.
+    pub last_seq: u64,
+}
+
+/// Why a job ended, for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Exit code, when there was a process that exited.
+    pub exit_code: Option<i32>,
+    /// Signal, when there was a process killed by one.
+    pub signal: Option<i32>,
+    /// `None` when the job completed.
+    pub class: Option<FailureClass>,
+    /// One sentence for people; empty when the job completed.
+    pub message: String,
+    /// The last lines of output, oldest first.
+    pub last_lines: Vec<String>,
+}
+
+/// Lines by which runtimes say that memory ran out.
+const MEMORY_WORDS: [&str; 6] = [
+    "CUDA out of memory",
+    "OutOfMemoryError",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MemoryError",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+];
+
+/// Judges an ended task by exit status, the trainer's own word and the reason for a stop.
+#[must_use]
+pub fn judge(end: &TaskEnd, completion: Option<&Completion>) -> Outcome {
+    let (class, message) = match verdict(end, completion) {
+        Some((class, message)) => (Some(class), message),
+        None => (None, String::new()),
+    };
+    Outcome {
+        exit_code: end.exit_code,
+        signal: end.signal,
+        class,
+        message,
+        last_lines: end.last_lines.clone(),
+    }
+}
+
+fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureClass, String)> {
+    if let Some(cause) = end.stop_cause {
+        return Some(match cause {
+            StopCause::Cancelled => (FailureClass::Cancelled, "cancelled by a user".to_owned()),
+            StopCause::TimeLimit => (
+                FailureClass::Timeout,
+                "stopped: it ran longer than its time limit".to_owned(),
+            ),
+            StopCause::Fenced => (
+                FailureClass::Infrastructure,
+                "stopped: a newer attempt had taken its place".to_owned(),
+            ),
+        });
+    }
+    if let Some(error) = &end.error {
+        let class = if end.infrastructure {
+            FailureClass::Infrastructure
+        } else {
+            FailureClass::User
+        };
+        return Some((class, error.clone()));
+    }
+    let failed = completion.filter(|word| !word.succeeded);
+    if end.exit_code == Some(0) && failed.is_none() {
+        return None;
+    }
+    let class = if ran_out_of_memory(end, failed) {
+        FailureClass::OutOfMemory
+    } else {
+        FailureClass::User
+    };
+    Some((class, words(end, failed)))
+}
+
+fn ran_out_of_memory(end: &TaskEnd, failed: Option<&Completion>) -> bool {
+    let says = |text: &str| MEMORY_WORDS.iter().any(|word| text.contains(word));
+    end.oom_killed
+        || failed.is_some_and(|word| says(&word.error_message))
+        || end.last_lines.iter().any(|line| says(line))
+}
+
+fn words(end: &TaskEnd, failed: Option<&Completion>) -> String {
+    let status = match (end.exit_code, end.signal) {
+        (_, Some(signal)) => format!("killed by signal {signal}{}", signal_name(signal)),
+        (Some(code), None) => format!("exit code {code}"),
+        (None, None) => "ended without an exit status".to_owned(),
+    };
+    match failed {
+        Some(word) if !word.error_message.is_empty() => {
+            format!("{} ({status})", word.error_message)
+        }
+        Some(_) => format!("the trainer reported a failure ({status})"),
+        None => status,
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        1 => " (SIGHUP)",
+        2 => " (SIGINT)",
+        6 => " (SIGABRT)",
+        7 => " (SIGBUS)",
+        8 => " (SIGFPE)",
+        9 => " (SIGKILL)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32) -> TaskEnd {
+        TaskEnd {
+            exit_code: Some(code),
+            ..TaskEnd::default()
+        }
+    }
+
+    #[test]
+    fn a_trainer_that_never_calls_back_is_judged_by_its_exit_code() {
+        assert_eq!(judge(&exited(0), None).class, None);
+        let failed = judge(&exited(3), None);
+        assert_eq!(failed.class, Some(FailureClass::User));
+        assert_eq!(failed.message, "exit code 3");
+    }
+
+    #[test]
+    fn a_reported_failure_outweighs_exit_code_zero() {
+        let word = Completion {
+            error_message: "[DatasetError] no images".into(),
+            ..Completion::default()
+        };
+        let outcome = judge(&exited(0), Some(&word));
+        assert_eq!(outcome.class, Some(FailureClass::User));
+        assert_eq!(outcome.message, "[DatasetError] no images (exit code 0)");
+    }
+
+    #[test]
+    fn a_reported_success_does_not_hide_a_crash_afterwards() {
+        let word = Completion {
+            succeeded: true,
+            ..Completion::default()
+        };
+        let end = TaskEnd {
+            signal: Some(11),
+            ..TaskEnd::default()
+        };
+        let outcome = judge(&end, Some(&word));
+        assert_eq!(outcome.class, Some(FailureClass::User));
+        assert_eq!(outcome.message, "killed by signal 11 (SIGSEGV)");
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_told_from_kernel_and_trainer() {
+        let killed = TaskEnd {
+            signal: Some(9),
+            oom_killed: true,
+            ..TaskEnd::default()
+        };
+        assert_eq!(judge(&killed, None).class, Some(FailureClass::OutOfMemory));
+        let mut said = exited(1);
+        said.last_lines = vec!["torch.OutOfMemoryError: CUDA out of memory.".into()];
+        assert_eq!(judge(&said, None).class, Some(FailureClass::OutOfMemory));
+    }
+
+    #[test]
+    fn a_stop_says_why_whatever_the_exit_code() {
+        for (cause, class) in [
+            (StopCause::Cancelled, FailureClass::Cancelled),
+            (StopCause::TimeLimit, FailureClass::Timeout),
+        ] {
+            let end = TaskEnd {
+                stop_cause: Some(cause),
+                ..exited(0)
+            };
+            assert_eq!(judge(&end, None).class, Some(class));
+        }
+    }
+
+    #[test]
+    fn a_node_that_cannot_build_is_not_the_users_fault() {
+        let mut end = TaskEnd {
+            error: Some("no space left".into()),
+            infrastructure: true,
+            ..TaskEnd::default()
+        };
+        assert_eq!(judge(&end, None).class, Some(FailureClass::Infrastructure));
+        end.infrastructure = false;
+        assert_eq!(judge(&end, None).class, Some(FailureClass::User));
+    }
+}

@@ -1,0 +1,267 @@
+//! The transitions. Each function is one event; each says in which states it is taken.
+
+use super::{Attempt, Effect, Event, Illegal, Job, JobState, Step};
+use crate::{
+    failure::{FailureClass, Outcome, StopCause, TaskEnd, judge},
+    ids::AttemptNo,
+    record::{Completion, Progress},
+    sched::Allocation,
+    time::Timestamp,
+};
+
+pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Illegal> {
+    let mut next = Draft {
+        job: job.clone(),
+        effects: Vec::new(),
+        now,
+    };
+    match event {
+        Event::Prepared => next.prepared()?,
+        Event::Placed { allocation, secret } => next.placed(allocation, secret)?,
+        Event::Preparing(attempt, detail) => next.preparing(attempt, detail)?,
+        Event::Started(attempt, at) => next.started(attempt, at)?,
+        Event::Ended(attempt, end) => next.ended(attempt, end)?,
+        Event::Stored {
+            attempt,
+            seq,
+            progress,
+            completion,
+        } => next.stored(attempt, seq, progress, completion)?,
+        Event::CancelRequested => next.cancel_requested()?,
+        Event::RestartRequested => next.restart_requested()?,
+        Event::AttemptLost(attempt, why) => next.attempt_lost(attempt, why)?,
+    }
+    Ok(Step {
+        job: next.job,
+        effects: next.effects,
+    })
+}
+
+struct Draft {
+    job: Job,
+    effects: Vec<Effect>,
+    now: Timestamp,
+}
+
+impl Draft {
+    fn prepared(&mut self) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Pending], "prepared")?;
+        self.enter(JobState::Queued);
+        self.effects.push(Effect::Enqueue);
+        Ok(())
+    }
+
+    fn placed(&mut self, allocation: Allocation, secret: String) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Queued], "placed")?;
+        let last = self.job.attempts.last();
+        let number = AttemptNo(last.map_or(0, |attempt| attempt.number.0) + 1);
+        self.effects
+            .push(Effect::Start(allocation.node.clone(), number));
+        self.job.attempts.push(Attempt {
+            number,
+            allocation,
+            secret,
+            placed_at: self.now,
+            started_at: None,
+            ended_at: None,
+            end: None,
+            stored_seq: 0,
+            completion: None,
+        });
+        self.enter(JobState::Starting);
+        Ok(())
+    }
+
+    fn preparing(&mut self, attempt: AttemptNo, detail: String) -> Result<(), Illegal> {
+        self.live(attempt)?;
+        self.only_in(&[JobState::Starting], "preparing")?;
+        self.job.reason = detail;
+        Ok(())
+    }
+
+    fn started(&mut self, attempt: AttemptNo, at: Timestamp) -> Result<(), Illegal> {
+        let live = self.live(attempt)?;
+        live.started_at = Some(at);
+        self.only_in(&[JobState::Starting], "started")?;
+        self.job.started_at.get_or_insert(at);
+        self.enter(JobState::Running);
+        Ok(())
+    }
+
+    fn ended(&mut self, attempt: AttemptNo, end: TaskEnd) -> Result<(), Illegal> {
+        let now = self.now;
+        let live = self.live(attempt)?;
+        // Reported again until it is forgotten: the first report stands.
+        if live.end.is_none() {
+            live.end = Some(end);
+            live.ended_at = Some(now);
+        }
+        if self.job.state != JobState::Finishing {
+            self.only_in(&[JobState::Starting, JobState::Running], "ended")?;
+            self.enter(JobState::Finishing);
+        }
+        self.finish_if_drained();
+        Ok(())
+    }
+
+    fn stored(
+        &mut self,
+        attempt: AttemptNo,
+        seq: u64,
+        progress: Option<Box<Progress>>,
+        completion: Option<Box<Completion>>,
+    ) -> Result<(), Illegal> {
+        let live = self.live(attempt)?;
+        live.stored_seq = live.stored_seq.max(seq);
+        if let Some(progress) = progress {
+            keep(&mut self.job.last_checkpoint, progress.checkpoint.as_ref());
+            keep(
+                &mut self.job.best_checkpoint,
+                progress.best_checkpoint.as_ref(),
+            );
+            self.job.progress = Some(*progress);
+        }
+        if let Some(word) = completion {
+            keep(&mut self.job.last_checkpoint, word.last_checkpoint.as_ref());
+            keep(&mut self.job.best_checkpoint, word.best_checkpoint.as_ref());
+            self.job.final_metrics.clone_from(&word.final_metrics);
+            self.live(attempt)?.completion = Some(*word);
+        }
+        self.finish_if_drained();
+        Ok(())
+    }
+
+    fn cancel_requested(&mut self) -> Result<(), Illegal> {
+        match self.job.state {
+            JobState::Pending | JobState::Queued => {
+                self.job.cancel_requested = true;
+                self.job.outcome = Some(cancelled());
+                self.effects.push(Effect::Dequeue);
+                self.enter(JobState::Cancelled);
+            }
+            JobState::Starting | JobState::Running => {
+                self.job.cancel_requested = true;
+                self.stop(StopCause::Cancelled);
+            }
+            // The trainer is gone already: it ends as it ended.
+            JobState::Finishing => {}
+            JobState::Completed | JobState::Failed | JobState::Cancelled => {
+                return Err(self.not_now("cancel"));
+            }
+        }
+        Ok(())
+    }
+
+    fn restart_requested(&mut self) -> Result<(), Illegal> {
+        self.only_in(
+            &[JobState::Completed, JobState::Failed, JobState::Cancelled],
+            "restart",
+        )?;
+        self.job.cancel_requested = false;
+        self.job.outcome = None;
+        self.job.progress = None;
+        self.job.final_metrics.clear();
+        self.job.started_at = None;
+        self.job.ended_at = None;
+        self.effects.push(Effect::Enqueue);
+        self.enter(JobState::Queued);
+        Ok(())
+    }
+
+    fn attempt_lost(&mut self, attempt: AttemptNo, why: String) -> Result<(), Illegal> {
+        let now = self.now;
+        let live = self.live(attempt)?;
+        let end = live.end.get_or_insert_with(|| TaskEnd {
+            error: Some(why),
+            infrastructure: true,
+            ..TaskEnd::default()
+        });
+        // What was not delivered never will be.
+        end.last_seq = live.stored_seq;
+        live.ended_at.get_or_insert(now);
+        if self.job.state != JobState::Finishing {
+            self.enter(JobState::Finishing);
+        }
+        self.finish_if_drained();
+        Ok(())
+    }
+
+    /// A finishing job is terminal once every record of its attempt is stored.
+    fn finish_if_drained(&mut self) {
+        let Some(live) = self.job.attempts.last() else {
+            return;
+        };
+        let Some(end) = &live.end else { return };
+        if self.job.state != JobState::Finishing || live.stored_seq < end.last_seq {
+            return;
+        }
+        let outcome = judge(end, live.completion.as_ref());
+        let state = match outcome.class {
+            None => JobState::Completed,
+            Some(FailureClass::Cancelled) => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+        };
+        self.effects.push(Effect::Release);
+        self.effects
+            .push(Effect::Forget(live.allocation.node.clone(), live.number));
+        self.job.outcome = Some(outcome);
+        self.enter(state);
+    }
+
+    fn stop(&mut self, cause: StopCause) {
+        if let Some(live) = self.job.attempts.last() {
+            self.effects.push(Effect::Stop(
+                live.allocation.node.clone(),
+                live.number,
+                cause,
+            ));
+        }
+    }
+
+    fn enter(&mut self, state: JobState) {
+        self.job.state = state;
+        self.job.state_since = self.now;
+        self.job.reason.clear();
+        self.job.ended_at = state.is_terminal().then_some(self.now);
+    }
+
+    /// The live attempt, if that is the one meant.
+    fn live(&mut self, seen: AttemptNo) -> Result<&mut Attempt, Illegal> {
+        let holds = self.job.state.holds_resources();
+        let newest = self.job.attempts.last_mut();
+        let live = newest.as_ref().filter(|_| holds).map(|a| a.number);
+        match newest {
+            Some(attempt) if live == Some(seen) => Ok(attempt),
+            Some(_) | None => Err(Illegal::Fenced { seen, live }),
+        }
+    }
+
+    fn only_in(&self, states: &[JobState], event: &'static str) -> Result<(), Illegal> {
+        if states.contains(&self.job.state) {
+            Ok(())
+        } else {
+            Err(self.not_now(event))
+        }
+    }
+
+    fn not_now(&self, event: &'static str) -> Illegal {
+        Illegal::NotNow {
+            state: self.job.state,
+            event,
+        }
+    }
+}
+
+fn keep<T: Clone>(slot: &mut Option<T>, newer: Option<&T>) {
+    if let Some(newer) = newer {
+        *slot = Some(newer.clone());
+    }
+}
+
+fn cancelled() -> Outcome {
+    Outcome {
+        class: Some(FailureClass::Cancelled),
+        message: "cancelled by a user before it started".to_owned(),
+        ..Outcome::default()
+    }
+}

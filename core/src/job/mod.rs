@@ -1,0 +1,218 @@
+//! The job machine: `(job, now, event) → (job, effects)`, and nothing else.
+//!
+//! `state` holds the states and the one table of legal edges, `machine` the transitions. A report
+//! of an older attempt is `Illegal` data to log, never a transition. INV-04: no report ever leaves a
+//! terminal state; only a user's restart does, with a new attempt.
+
+mod machine;
+mod state;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use state::{EDGES, JobState};
+
+use crate::{
+    failure::{Outcome, StopCause, TaskEnd},
+    ids::{AttemptNo, JobId, NodeName},
+    record::{Checkpoint, Completion, Progress},
+    sched::Allocation,
+    spec::JobSpec,
+    time::Timestamp,
+};
+
+/// One placement and run of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: AttemptNo,
+    /// Where and with what.
+    pub allocation: Allocation,
+    /// Known to this attempt's trainer alone; part of its callback URL.
+    pub secret: String,
+    /// When it was given its place.
+    pub placed_at: Timestamp,
+    /// When its trainer process started.
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended; records may still be on their way.
+    pub end: Option<TaskEnd>,
+    /// All its records up to this number are stored.
+    pub stored_seq: u64,
+    /// The trainer's own last word.
+    pub completion: Option<Completion>,
+}
+
+/// A job and its whole history: one row of the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its number.
+    pub id: JobId,
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// By whom.
+    pub submitted_by: String,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// Where it stands.
+    pub state: JobState,
+    /// Since when.
+    pub state_since: Timestamp,
+    /// What its node does at present; the scheduler knows why it waits.
+    pub reason: String,
+    /// Oldest first.
+    pub attempts: Vec<Attempt>,
+    /// A user wants it stopped.
+    pub cancel_requested: bool,
+    /// The newest report.
+    pub progress: Option<Progress>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// The best checkpoint so far.
+    pub best_checkpoint: Option<Checkpoint>,
+    /// The last checkpoint so far.
+    pub last_checkpoint: Option<Checkpoint>,
+    /// As the trainer reported them at its end.
+    pub final_metrics: BTreeMap<String, f64>,
+    /// When the first trainer process started.
+    pub started_at: Option<Timestamp>,
+    /// When it reached its terminal state.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What happens to a job. Past tense: facts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// All that the job needs is known.
+    Prepared,
+    /// The scheduler has given it a place.
+    Placed {
+        /// The place.
+        allocation: Allocation,
+        /// Drawn by the caller, who has randomness.
+        secret: String,
+    },
+    /// Its node is busy with it: fetching, building.
+    Preparing(AttemptNo, String),
+    /// The trainer process runs.
+    Started(AttemptNo, Timestamp),
+    /// The trainer process is gone, or never was.
+    Ended(AttemptNo, TaskEnd),
+    /// Records up to `seq` are stored; with what they said.
+    Stored {
+        /// Of which attempt.
+        attempt: AttemptNo,
+        /// Up to which number.
+        seq: u64,
+        /// The newest report among them.
+        progress: Option<Box<Progress>>,
+        /// The trainer's last word, if it was among them.
+        completion: Option<Box<Completion>>,
+    },
+    /// A user wants it stopped.
+    CancelRequested,
+    /// A user wants it run again.
+    RestartRequested,
+    /// The node is lost, or came back without a trace of the attempt.
+    AttemptLost(AttemptNo, String),
+}
+
+/// What is to be done once the changed job is stored. Imperative, plain data, safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Put it in the scheduler's queue.
+    Enqueue,
+    /// Take it out of the queue.
+    Dequeue,
+    /// Give its allocation back.
+    Release,
+    /// Tell the node to run the attempt.
+    Start(NodeName, AttemptNo),
+    /// Tell the node to stop it.
+    Stop(NodeName, AttemptNo, StopCause),
+    /// Tell the node that all is stored.
+    Forget(NodeName, AttemptNo),
+}
+
+/// An event that the job's state does not allow; a fact to log or to answer, never a transition.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Illegal {
+    /// The attempt is not the live one.
+    #[error("attempt {} is not the live one ({live:?})", .seen.0)]
+    Fenced {
+        /// What the report carried.
+        seen: AttemptNo,
+        /// What is true.
+        live: Option<AttemptNo>,
+    },
+    /// The state has no such edge.
+    #[error("a {} job does not take '{event}'", .state.name())]
+    NotNow {
+        /// Where the job stands.
+        state: JobState,
+        /// What came.
+        event: &'static str,
+    },
+}
+
+/// A legal transition: the job as it is to be stored, and what to do then.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Step {
+    /// The changed job.
+    pub job: Job,
+    /// To be carried out after it is stored, in order.
+    pub effects: Vec<Effect>,
+}
+
+impl Job {
+    /// A job just accepted.
+    #[must_use]
+    pub fn accepted(id: JobId, spec: JobSpec, submitted_by: String, now: Timestamp) -> Self {
+        Self {
+            id,
+            spec,
+            submitted_by,
+            created_at: now,
+            state: JobState::Pending,
+            state_since: now,
+            reason: String::new(),
+            attempts: Vec::new(),
+            cancel_requested: false,
+            progress: None,
+            outcome: None,
+            best_checkpoint: None,
+            last_checkpoint: None,
+            final_metrics: BTreeMap::new(),
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    /// The newest attempt, live or over.
+    #[must_use]
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// What the job holds now.
+    #[must_use]
+    pub fn allocation(&self) -> Option<&Allocation> {
+        let live = self.attempts.last()?;
+        self.state.holds_resources().then_some(&live.allocation)
+    }
+
+    /// Applies `event` at `now`.
+    ///
+    /// # Errors
+    /// When the event is of a fenced attempt or the state does not allow it.
+    pub fn step(&self, now: Timestamp, event: Event) -> Result<Step, Illegal> {
+        machine::step(self, now, event)
+    }
+}
+
+#[cfg(test)]
+mod tests;

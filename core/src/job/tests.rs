@@ -1,0 +1,220 @@
+//! The job machine, event by event and under random events.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::failure::FailureClass;
+
+const T: Timestamp = Timestamp(1_000);
+const A1: AttemptNo = AttemptNo(1);
+
+fn accepted() -> Job {
+    Job::accepted(JobId(7), JobSpec::default(), "ada".into(), T)
+}
+
+fn allocation() -> Allocation {
+    Allocation {
+        node: NodeName("n1".into()),
+        cpus: 1,
+        memory_bytes: 0,
+        gpus: vec![],
+    }
+}
+
+fn placed() -> Event {
+    Event::Placed {
+        allocation: allocation(),
+        secret: "s".into(),
+    }
+}
+
+fn exit(code: i32, last_seq: u64) -> Event {
+    let end = TaskEnd {
+        exit_code: Some(code),
+        last_seq,
+        ..TaskEnd::default()
+    };
+    Event::Ended(A1, end)
+}
+
+fn stored(seq: u64) -> Event {
+    Event::Stored {
+        attempt: A1,
+        seq,
+        progress: None,
+        completion: None,
+    }
+}
+
+/// Applies all events; the effects are those of the last.
+fn after(events: Vec<Event>) -> Step {
+    let mut step = Step {
+        job: accepted(),
+        effects: vec![],
+    };
+    for event in events {
+        step = step.job.step(T, event).unwrap();
+    }
+    step
+}
+
+#[test]
+fn a_job_goes_from_accepted_to_completed_and_says_each_effect_once() {
+    let node = NodeName("n1".into());
+    let step = after(vec![Event::Prepared]);
+    assert_eq!(step.effects, [Effect::Enqueue]);
+    let step = step.job.step(T, placed()).unwrap();
+    assert_eq!(step.effects, [Effect::Start(node.clone(), A1)]);
+    let step = step.job.step(T, Event::Started(A1, T)).unwrap();
+    assert_eq!(step.job.state, JobState::Running);
+    assert_eq!(step.effects, []);
+    let step = step.job.step(T, exit(0, 0)).unwrap();
+    assert_eq!(step.job.state, JobState::Completed);
+    assert_eq!(step.effects, [Effect::Release, Effect::Forget(node, A1)]);
+    assert_eq!(step.job.outcome.unwrap().class, None);
+}
+
+#[test]
+fn a_job_finishes_only_when_its_last_record_is_stored() {
+    let step = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::Started(A1, T),
+        exit(0, 5),
+    ]);
+    assert_eq!(step.job.state, JobState::Finishing);
+    let step = step.job.step(T, stored(4)).unwrap();
+    assert_eq!(step.job.state, JobState::Finishing);
+    assert_eq!(step.effects, []);
+    let step = step.job.step(T, stored(5)).unwrap();
+    assert_eq!(step.job.state, JobState::Completed);
+}
+
+#[test]
+fn a_waiting_job_is_cancelled_at_once_and_a_running_one_through_its_node() {
+    let step = after(vec![Event::Prepared, Event::CancelRequested]);
+    assert_eq!(step.job.state, JobState::Cancelled);
+    assert_eq!(step.effects, [Effect::Dequeue]);
+    let step = after(vec![Event::Prepared, placed(), Event::CancelRequested]);
+    assert_eq!(step.job.state, JobState::Starting);
+    let node = NodeName("n1".into());
+    assert_eq!(step.effects, [Effect::Stop(node, A1, StopCause::Cancelled)]);
+    let end = TaskEnd {
+        signal: Some(15),
+        stop_cause: Some(StopCause::Cancelled),
+        ..TaskEnd::default()
+    };
+    let step = step.job.step(T, Event::Ended(A1, end)).unwrap();
+    assert_eq!(step.job.state, JobState::Cancelled);
+}
+
+#[test]
+fn a_late_report_never_revives_a_finished_job() {
+    let done = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
+    assert_eq!(done.state, JobState::Failed);
+    for late in [Event::Started(A1, T), exit(0, 0), stored(9)] {
+        let refused = done.step(T, late).unwrap_err();
+        assert_eq!(
+            refused,
+            Illegal::Fenced {
+                seen: A1,
+                live: None
+            }
+        );
+    }
+    let refused = done.step(T, Event::CancelRequested).unwrap_err();
+    assert_eq!(refused.to_string(), "a failed job does not take 'cancel'");
+}
+
+#[test]
+fn a_restart_is_a_new_attempt_that_fences_the_old_one() {
+    let step = after(vec![
+        Event::Prepared,
+        placed(),
+        exit(1, 0),
+        Event::RestartRequested,
+        placed(),
+    ]);
+    assert_eq!(step.job.attempt().unwrap().number, AttemptNo(2));
+    assert!(matches!(
+        step.job.step(T, Event::Started(A1, T)),
+        Err(Illegal::Fenced { .. })
+    ));
+}
+
+#[test]
+fn a_lost_attempt_fails_as_infrastructure_and_gives_its_place_back() {
+    let step = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::Started(A1, T),
+        Event::AttemptLost(A1, "node n1 was silent for 5 minutes".into()),
+    ]);
+    assert_eq!(step.job.state, JobState::Failed);
+    let outcome = step.job.outcome.unwrap();
+    assert_eq!(outcome.class, Some(FailureClass::Infrastructure));
+    assert_eq!(outcome.message, "node n1 was silent for 5 minutes");
+    assert_eq!(step.effects.first(), Some(&Effect::Release));
+}
+
+#[test]
+fn an_end_that_is_reported_twice_counts_once() {
+    let step = after(vec![Event::Prepared, placed(), exit(3, 2), exit(0, 0)]);
+    assert_eq!(step.job.state, JobState::Finishing);
+    let step = step.job.step(T, stored(2)).unwrap();
+    assert_eq!(step.job.outcome.unwrap().exit_code, Some(3));
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let attempt = (1u32..4).prop_map(AttemptNo);
+    prop_oneof![
+        Just(Event::Prepared),
+        Just(placed()),
+        attempt
+            .clone()
+            .prop_map(|a| Event::Preparing(a, "builds".into())),
+        attempt.clone().prop_map(|a| Event::Started(a, T)),
+        (attempt.clone(), 0i32..2, 0u64..4).prop_map(|(a, code, last_seq)| {
+            let end = TaskEnd {
+                exit_code: Some(code),
+                last_seq,
+                ..TaskEnd::default()
+            };
+            Event::Ended(a, end)
+        }),
+        (attempt.clone(), 0u64..5).prop_map(|(attempt, seq)| Event::Stored {
+            attempt,
+            seq,
+            progress: None,
+            completion: None
+        }),
+        Just(Event::CancelRequested),
+        Just(Event::RestartRequested),
+        attempt.prop_map(|a| Event::AttemptLost(a, "gone".into())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn random_events_only_walk_along_the_table_of_edges(
+        events in prop::collection::vec(any_event(), 0..60)
+    ) {
+        let mut job = accepted();
+        for event in events {
+            let user = matches!(event, Event::RestartRequested);
+            let Ok(step) = job.step(T, event) else { continue };
+            if step.job.state != job.state {
+                // Starting may pass through finishing within one step, as may running.
+                let edge = EDGES.contains(&(job.state, step.job.state));
+                let through = EDGES.contains(&(job.state, JobState::Finishing))
+                    && EDGES.contains(&(JobState::Finishing, step.job.state));
+                prop_assert!(edge || through, "{:?} -> {:?}", job.state, step.job.state);
+                prop_assert!(!job.state.is_terminal() || user, "INV-04");
+            }
+            let released = step.effects.contains(&Effect::Release);
+            prop_assert_eq!(released, job.allocation().is_some() && step.job.state.is_terminal());
+            prop_assert_eq!(step.job.outcome.is_some(), step.job.state.is_terminal());
+            job = step.job;
+        }
+    }
+}

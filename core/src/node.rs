@@ -1,0 +1,83 @@
+//! The lease of a node: how long a silent one is believed.
+//!
+//! `ready → suspect → lost`. Unknown is not failed: nothing is decided about the jobs of a suspect
+//! node; only the end of the lease makes it lost.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Timestamp;
+
+/// What is believed of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// Heard of within the suspect span.
+    Ready,
+    /// Silent, within its lease.
+    Suspect,
+    /// Silent beyond its lease: its attempts are given up.
+    Lost,
+}
+
+/// The two spans of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Silence after which a node is suspect.
+    pub suspect_after: Duration,
+    /// Silence after which it is lost.
+    pub lost_after: Duration,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            suspect_after: Duration::from_secs(10),
+            lost_after: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Lease {
+    /// What a node last heard of at `seen` is at `now`.
+    #[must_use]
+    pub fn state(&self, seen: Timestamp, now: Timestamp) -> NodeState {
+        let silence = now.since(seen);
+        if silence >= self.lost_after {
+            NodeState::Lost
+        } else if silence >= self.suspect_after {
+            NodeState::Suspect
+        } else {
+            NodeState::Ready
+        }
+    }
+
+    /// When the state will change next if the node stays silent.
+    #[must_use]
+    pub fn deadline(&self, seen: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        match self.state(seen, now) {
+            NodeState::Ready => Some(seen.plus(self.suspect_after)),
+            NodeState::Suspect => Some(seen.plus(self.lost_after)),
+            NodeState::Lost => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_node_is_suspect_first_and_lost_after_its_lease() {
+        let lease = Lease::default();
+        let seen = Timestamp(0);
+        let at = |seconds: u64| seen.plus(Duration::from_secs(seconds));
+        assert_eq!(lease.state(seen, at(9)), NodeState::Ready);
+        assert_eq!(lease.state(seen, at(10)), NodeState::Suspect);
+        assert_eq!(lease.state(seen, at(299)), NodeState::Suspect);
+        assert_eq!(lease.state(seen, at(300)), NodeState::Lost);
+        assert_eq!(lease.deadline(seen, at(0)), Some(at(10)));
+        assert_eq!(lease.deadline(seen, at(20)), Some(at(300)));
+        assert_eq!(lease.deadline(seen, at(300)), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! Who holds what on which node. INV-01: a GPU belongs to at most one live attempt. INV-02:
+//! allocations on a node never exceed its capacity.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    ids::{JobId, NodeName},
+    resources::{Capacity, Gpu, ResourceRequest},
+};
+
+/// What one job holds on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The node.
+    pub node: NodeName,
+    /// CPU slots.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// UUIDs of the GPUs.
+    pub gpus: Vec<String>,
+}
+
+/// One node of the ledger.
+#[derive(Clone, Debug, Default)]
+pub struct NodeEntry {
+    /// All that it offers.
+    pub capacity: Capacity,
+    /// Connected and not draining: jobs may be placed here.
+    pub open: bool,
+    held: BTreeMap<JobId, Allocation>,
+}
+
+/// Why an allocation was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LedgerError {
+    /// The node never registered.
+    #[error("node '{0}' is not known")]
+    UnknownNode(NodeName),
+    /// The job holds something already.
+    #[error("job {0} holds an allocation already")]
+    AlreadyHeld(JobId),
+}
+
+impl NodeEntry {
+    /// Jobs that hold something here, oldest first.
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.held.keys().copied()
+    }
+
+    /// What is left. Never negative, even if the node came back with less than is held.
+    #[must_use]
+    pub fn free(&self) -> Capacity {
+        let mut cpus = self.capacity.cpus;
+        let mut memory_bytes = self.capacity.memory_bytes;
+        let mut taken = BTreeSet::new();
+        for allocation in self.held.values() {
+            cpus = cpus.saturating_sub(allocation.cpus);
+            memory_bytes = memory_bytes.saturating_sub(allocation.memory_bytes);
+            taken.extend(allocation.gpus.iter().map(String::as_str));
+        }
+        let is_free = |gpu: &&Gpu| !taken.contains(gpu.uuid.as_str());
+        let gpus = self.capacity.gpus.iter().filter(is_free).cloned().collect();
+        Capacity {
+            cpus,
+            memory_bytes,
+            gpus,
+        }
+    }
+}
+
+/// All nodes, and where each job holds something.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    nodes: BTreeMap<NodeName, NodeEntry>,
+    homes: BTreeMap<JobId, NodeName>,
+}
+
+impl Ledger {
+    /// Registers a node, or changes what it offers; what is held there stays held.
+    pub fn set_node(&mut self, name: NodeName, capacity: Capacity, open: bool) {
+        let entry = self.nodes.entry(name).or_default();
+        entry.capacity = capacity;
+        entry.open = open;
+    }
+
+    /// Opens or closes a node for new jobs; an unknown one is left unknown.
+    pub fn set_open(&mut self, name: &NodeName, open: bool) {
+        if let Some(entry) = self.nodes.get_mut(name) {
+            entry.open = open;
+        }
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeEntry)> {
+        self.nodes.iter()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<&NodeEntry> {
+        self.nodes.get(name)
+    }
+
+    /// What `job` holds.
+    #[must_use]
+    pub fn held_by(&self, job: JobId) -> Option<&Allocation> {
+        let node = self.homes.get(&job)?;
+        self.nodes.get(node)?.held.get(&job)
+    }
+
+    /// Takes what a placement names. Also used at start, for what the store says is held; the
+    /// node is then made known if it was not.
+    ///
+    /// # Errors
+    /// When the job holds something already.
+    pub fn take(&mut self, job: JobId, allocation: Allocation) -> Result<(), LedgerError> {
+        if self.homes.contains_key(&job) {
+            return Err(LedgerError::AlreadyHeld(job));
+        }
+        self.homes.insert(job, allocation.node.clone());
+        let entry = self.nodes.entry(allocation.node.clone()).or_default();
+        entry.held.insert(job, allocation);
+        Ok(())
+    }
+
+    /// Gives back all that `job` holds; nothing happens if it holds nothing.
+    pub fn release(&mut self, job: JobId) -> Option<Allocation> {
+        let node = self.homes.remove(&job)?;
+        self.nodes.get_mut(&node)?.held.remove(&job)
+    }
+
+    /// What `request` would take from `node` now: the smallest GPUs that do.
+    #[must_use]
+    pub fn carve(&self, node: &NodeName, request: &ResourceRequest) -> Option<Allocation> {
+        let entry = self.nodes.get(node)?;
+        let free = entry.free();
+        if !entry.open || request.shortage(&free).is_some() {
+            return None;
+        }
+        let mut fitting: Vec<_> = free
+            .gpus
+            .iter()
+            .filter(|gpu| request.accepts(gpu))
+            .collect();
+        fitting.sort_by_key(|gpu| gpu.memory_bytes);
+        let wanted = usize::try_from(request.gpus).unwrap_or(usize::MAX);
+        let gpus = fitting.into_iter().take(wanted);
+        Some(Allocation {
+            node: node.clone(),
+            cpus: request.cpus,
+            memory_bytes: request.memory_bytes,
+            gpus: gpus.map(|gpu| gpu.uuid.clone()).collect(),
+        })
+    }
+
+    /// INV-01 and INV-02, in words, of the first node where one does not hold.
+    #[must_use]
+    pub fn violated(&self) -> Option<String> {
+        for (name, entry) in &self.nodes {
+            let mut seen = BTreeSet::new();
+            let gpus = entry.held.values().flat_map(|held| &held.gpus);
+            if let Some(twice) = gpus.clone().find(|gpu| !seen.insert(gpu.as_str())) {
+                return Some(format!("INV-01: GPU {twice} of {name} is held twice"));
+            }
+            let cpus: u64 = entry.held.values().map(|held| u64::from(held.cpus)).sum();
+            let memory: u64 = entry.held.values().map(|held| held.memory_bytes).sum();
+            if cpus > entry.capacity.cpus.into() || memory > entry.capacity.memory_bytes {
+                return Some(format!("INV-02: {name} gives more than it has"));
+            }
+        }
+        None
+    }
+}

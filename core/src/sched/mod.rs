@@ -1,0 +1,10 @@
+//! Placement: which queued job starts where, now.
+//!
+//! `Ledger` holds what nodes offer and who holds what; `solve` is a pure function of ledger and
+//! queue. Called by the scheduler actor, which carries placements out.
+
+mod ledger;
+mod solve;
+
+pub use ledger::{Allocation, Ledger, LedgerError, NodeEntry};
+pub use solve::{Placement, QueuedJob, Unfit, largest_node_misfit, reason, solve};

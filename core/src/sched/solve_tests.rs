@@ -1,0 +1,134 @@
+//! Placement: order, fit, refusal, and the properties that no queue may break.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::resources::{Capacity, parse_gpus};
+
+fn node(ledger: &mut Ledger, name: &str, cpus: u32, gpus: &str) {
+    let gpus = if gpus.is_empty() {
+        Vec::new()
+    } else {
+        parse_gpus(gpus, name).unwrap()
+    };
+    let capacity = Capacity {
+        cpus,
+        memory_bytes: 64 << 30,
+        gpus,
+    };
+    ledger.set_node(NodeName(name.into()), capacity, true);
+}
+
+fn job(id: u64, cpus: u32, gpus: u32, priority: i32) -> QueuedJob {
+    QueuedJob {
+        job: JobId(id),
+        request: ResourceRequest {
+            cpus,
+            gpus,
+            ..ResourceRequest::default()
+        },
+        priority,
+        queued_at: Timestamp(i64::try_from(id).unwrap()),
+    }
+}
+
+fn placed(placements: &[Placement]) -> Vec<(u64, &str)> {
+    placements
+        .iter()
+        .map(|p| (p.job.0, p.allocation.node.0.as_str()))
+        .collect()
+}
+
+#[test]
+fn priority_goes_before_age_and_the_oldest_before_the_rest() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 2, "");
+    let queue = [job(3, 1, 0, 0), job(1, 1, 0, 0), job(2, 1, 0, 5)];
+    let placements = solve(&mut ledger, &queue);
+    assert_eq!(placed(&placements), [(2, "a"), (1, "a")]);
+}
+
+#[test]
+fn a_cpu_job_leaves_gpu_nodes_free() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a-gpu", 8, "4xH100-80GB");
+    node(&mut ledger, "b-cpu", 8, "");
+    let placements = solve(&mut ledger, &[job(1, 4, 0, 0)]);
+    assert_eq!(placed(&placements), [(1, "b-cpu")]);
+}
+
+#[test]
+fn the_smallest_gpu_that_does_is_taken_and_the_model_is_heeded() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 8, "1xA100-80GB,1xA100-40GB,1xT4-16GB");
+    let mut wanted = job(1, 1, 1, 0);
+    wanted.request.gpu_model = "a100".into();
+    let placements = solve(&mut ledger, &[wanted]);
+    assert_eq!(placements[0].allocation.gpus, ["GPU-SIM-a-1"]);
+}
+
+#[test]
+fn a_job_larger_than_any_node_is_told_the_shortage_and_the_largest_node() {
+    let mut ledger = Ledger::default();
+    let mut wanted = job(1, 1, 8, 0).request;
+    assert_eq!(largest_node_misfit(&ledger, &wanted), None, "no node yet");
+    assert_eq!(reason(&ledger, &wanted), "no node has registered yet");
+    node(&mut ledger, "big", 64, "4xH100-80GB");
+    node(&mut ledger, "small", 8, "");
+    let unfit = largest_node_misfit(&ledger, &wanted).unwrap();
+    assert_eq!(unfit.shortage, "gpus: asks for 8, has 4");
+    assert_eq!(unfit.largest, "big with 64 CPUs, 64 GiB, 4 GPUs (H100)");
+    wanted.gpus = 4;
+    assert_eq!(largest_node_misfit(&ledger, &wanted), None);
+}
+
+#[test]
+fn a_closed_node_gets_nothing_and_the_job_says_so() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 8, "");
+    ledger.set_open(&NodeName("a".into()), false);
+    assert_eq!(solve(&mut ledger, &[job(1, 1, 0, 0)]), []);
+    let words = reason(&ledger, &job(1, 1, 0, 0).request);
+    assert_eq!(words, "1 nodes could hold it, but none is ready");
+}
+
+#[test]
+fn what_is_released_can_be_had_again() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 1, "");
+    let queue = [job(1, 1, 0, 0), job(2, 1, 0, 0)];
+    assert_eq!(placed(&solve(&mut ledger, &queue)), [(1, "a")]);
+    let words = reason(&ledger, &queue[1].request);
+    assert_eq!(words, "waits for cpus: asks for 1, has 0 free on node a");
+    assert!(ledger.release(JobId(1)).is_some());
+    assert_eq!(ledger.release(JobId(1)), None);
+    assert_eq!(placed(&solve(&mut ledger, &queue[1..])), [(2, "a")]);
+}
+
+proptest! {
+    #[test]
+    fn no_queue_breaks_the_invariants_and_solving_twice_changes_nothing(
+        nodes in prop::collection::vec((1u32..16, 0u32..5), 1..6),
+        jobs in prop::collection::vec((1u32..8, 0u32..4, -3i32..3), 0..40),
+    ) {
+        let mut ledger = Ledger::default();
+        for (index, (cpus, gpus)) in nodes.iter().enumerate() {
+            let gpus = if *gpus == 0 { String::new() } else { format!("{gpus}xT4-16GB") };
+            node(&mut ledger, &format!("n{index}"), *cpus, &gpus);
+        }
+        let mut queue: Vec<_> = (1u64..)
+            .zip(&jobs)
+            .map(|(id, (cpus, gpus, priority))| job(id, *cpus, *gpus, *priority))
+            .collect();
+        let placements = solve(&mut ledger, &queue);
+        prop_assert_eq!(ledger.violated(), None);
+        queue.retain(|queued| placements.iter().all(|p| p.job != queued.job));
+        prop_assert_eq!(solve(&mut ledger, &queue), []);
+        for placement in &placements {
+            ledger.release(placement.job);
+        }
+        let free: u32 = ledger.nodes().map(|(_, entry)| entry.free().cpus).sum();
+        let all: u32 = nodes.iter().map(|(cpus, _)| cpus).sum();
+        prop_assert_eq!(free, all);
+    }
+}

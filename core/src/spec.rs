@@ -1,0 +1,358 @@
+//! What a user asks for, and the checks that every way in shares.
+//!
+//! `check` reports every bad field at once; each finding names the field and the way out.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::resources::ResourceRequest;
+
+/// Frameworks whose trainers ship with the agent; `command` runs any program.
+pub const FRAMEWORKS: [&str; 3] = ["command", "sklearn", "ultralytics"];
+
+/// A job as it was asked for. Defaults are those of the HTTP contract.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobSpec {
+    /// A name for people.
+    pub name: String,
+    /// One of [`FRAMEWORKS`].
+    pub framework: String,
+    /// The model to train; not used by `command`.
+    pub model_name: String,
+    /// A long or short task name; not used by `command`.
+    pub task_type: String,
+    /// At least 2.
+    pub num_classes: Option<u32>,
+    /// A dataset by its id.
+    pub dataset_id: Option<String>,
+    /// A dataset by its path as the agents see it.
+    pub dataset_path: Option<String>,
+    /// How the dataset is laid out.
+    pub dataset_format: String,
+    /// 1 to 1,000.
+    pub epochs: u32,
+    /// 1 to 512.
+    pub batch_size: u32,
+    /// Above 0 and below 1.
+    pub learning_rate: f64,
+    /// Pixels.
+    pub image_size: Option<u32>,
+    /// `cpu`, `0`, `0,1`; empty lets the trainer choose among its GPUs.
+    pub device: String,
+    /// The advanced settings, handed to the trainer.
+    pub advanced_config: Option<Value>,
+    /// The wanted split.
+    pub split_strategy: Option<Value>,
+    /// The metric that names the best epoch.
+    pub primary_metric: Option<String>,
+    /// `max` or `min`.
+    pub primary_metric_mode: Option<String>,
+    /// Program and arguments of framework `command`.
+    pub command: Vec<String>,
+    /// Variables for the trainer.
+    pub environment: BTreeMap<String, String>,
+    /// What one task holds.
+    pub resources: ResourceRequest,
+    /// Higher runs first; -1,000 to 1,000.
+    pub priority: i32,
+    /// How long the trainer may run.
+    pub time_limit: Option<Duration>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace_period: Duration,
+    /// Free words.
+    pub tags: Option<Vec<String>>,
+    /// Free text.
+    pub notes: Option<String>,
+    /// Given by old clients, kept for them.
+    pub session_id: Option<i64>,
+    /// The project that owns the job.
+    pub project_id: Option<i64>,
+    /// Given by old clients, kept for them.
+    pub custom_docker_image: Option<String>,
+}
+
+impl Default for JobSpec {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            framework: String::new(),
+            model_name: String::new(),
+            task_type: String::new(),
+            num_classes: None,
+            dataset_id: None,
+            dataset_path: None,
+            dataset_format: "imagefolder".to_owned(),
+            epochs: 50,
+            batch_size: 32,
+            learning_rate: 0.001,
+            image_size: None,
+            device: String::new(),
+            advanced_config: None,
+            split_strategy: None,
+            primary_metric: None,
+            primary_metric_mode: None,
+            command: Vec::new(),
+            environment: BTreeMap::new(),
+            resources: ResourceRequest::default(),
+            priority: 0,
+            time_limit: None,
+            grace_period: Duration::from_secs(10),
+            tags: None,
+            notes: None,
+            session_id: None,
+            project_id: None,
+            custom_docker_image: None,
+        }
+    }
+}
+
+/// One bad field of a submission.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// The field's path, such as `resources.cpus`.
+    pub field: String,
+    /// What is wrong and the way out.
+    pub message: String,
+}
+
+/// The four kinds of task that trainers know, under long and short names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskType {
+    /// One label an image.
+    Classification,
+    /// Boxes.
+    Detection,
+    /// Masks.
+    Segmentation,
+    /// Keypoints.
+    Pose,
+}
+
+impl TaskType {
+    /// Reads a long or short name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "classification" | "image_classification" => Some(Self::Classification),
+            "detection" | "object_detection" => Some(Self::Detection),
+            "segmentation" | "instance_segmentation" => Some(Self::Segmentation),
+            "pose" | "pose_estimation" => Some(Self::Pose),
+            _ => None,
+        }
+    }
+}
+
+impl JobSpec {
+    /// Checks every field; an empty list means that the job can be accepted.
+    #[must_use]
+    pub fn check(&self) -> Vec<Violation> {
+        let mut found = Findings::default();
+        if !FRAMEWORKS.contains(&self.framework.as_str()) {
+            let known = FRAMEWORKS.join(", ");
+            found.add(
+                "framework",
+                format!("unknown framework '{}'; known are {known}", self.framework),
+            );
+        }
+        if self.framework == "command" {
+            self.check_command(&mut found);
+        } else {
+            self.check_training(&mut found);
+        }
+        self.check_limits(&mut found);
+        found.0
+    }
+
+    /// The metric that names the best epoch and whether it grows: as asked for, else by the task.
+    #[must_use]
+    pub fn primary(&self) -> (String, String) {
+        let (metric, mode) = match TaskType::parse(&self.task_type) {
+            Some(TaskType::Classification) => ("accuracy", "max"),
+            Some(TaskType::Detection | TaskType::Segmentation | TaskType::Pose) => ("mAP50", "max"),
+            None => ("loss", "min"),
+        };
+        match &self.primary_metric {
+            Some(named) => {
+                let mode = self.primary_metric_mode.as_deref().unwrap_or("max");
+                (named.clone(), mode.to_owned())
+            }
+            None => (metric.to_owned(), mode.to_owned()),
+        }
+    }
+
+    fn check_command(&self, found: &mut Findings) {
+        if self.command.first().is_none_or(String::is_empty) {
+            found.add(
+                "command",
+                "is empty; give a program and its arguments after --".to_owned(),
+            );
+        }
+    }
+
+    fn check_training(&self, found: &mut Findings) {
+        if self.model_name.is_empty() {
+            found.add("model_name", "model_name is required".to_owned());
+        }
+        if self.task_type.is_empty() {
+            found.add("task_type", "task_type is required".to_owned());
+        } else if TaskType::parse(&self.task_type).is_none() {
+            found.add(
+                "task_type",
+                format!(
+                    "unknown task '{}'; known are classification, detection, segmentation, pose",
+                    self.task_type
+                ),
+            );
+        }
+        let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+        if !given(&self.dataset_id) && !given(&self.dataset_path) {
+            found.add(
+                "dataset_path",
+                "Either dataset_id or dataset_path must be provided".to_owned(),
+            );
+        }
+        if !self.command.is_empty() {
+            found.add(
+                "command",
+                "is only for framework 'command'; leave it out".to_owned(),
+            );
+        }
+    }
+
+    fn check_limits(&self, found: &mut Findings) {
+        found.range("epochs", self.epochs.into(), 1, 1_000);
+        found.range("batch_size", self.batch_size.into(), 1, 512);
+        found.range("priority", self.priority.into(), -1_000, 1_000);
+        found.range("resources.cpus", self.resources.cpus.into(), 1, 4_096);
+        found.range("resources.gpus", self.resources.gpus.into(), 0, 1_024);
+        if !(self.learning_rate > 0.0 && self.learning_rate < 1.0) {
+            found.add(
+                "learning_rate",
+                format!(
+                    "is {}; give a number above 0 and below 1",
+                    self.learning_rate
+                ),
+            );
+        }
+        if self.num_classes.is_some_and(|classes| classes < 2) {
+            found.add("num_classes", "must be at least 2".to_owned());
+        }
+        if self.time_limit.is_some_and(|limit| limit.is_zero()) {
+            found.add(
+                "time_limit",
+                "is zero; leave it out for no limit".to_owned(),
+            );
+        }
+        if self.name.chars().count() > 200 {
+            found.add(
+                "name",
+                "is longer than 200 characters; shorten it".to_owned(),
+            );
+        }
+        for (field, value) in [
+            ("advanced_config", &self.advanced_config),
+            ("split_strategy", &self.split_strategy),
+        ] {
+            if value.as_ref().is_some_and(|value| !value.is_object()) {
+                found.add(field, "is not a JSON object".to_owned());
+            }
+        }
+        if let Some(bad) = self.environment.keys().find(|name| !is_variable(name)) {
+            found.add(
+                "environment",
+                format!("'{bad}' is not the name of a variable; use letters, digits and _"),
+            );
+        }
+    }
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[derive(Default)]
+struct Findings(Vec<Violation>);
+
+impl Findings {
+    fn add(&mut self, field: &str, message: String) {
+        self.0.push(Violation {
+            field: field.to_owned(),
+            message,
+        });
+    }
+
+    fn range(&mut self, field: &str, value: i64, low: i64, high: i64) {
+        if !(low..=high).contains(&value) {
+            self.add(field, format!("is {value}; give {low} to {high}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yolo() -> JobSpec {
+        JobSpec {
+            framework: "ultralytics".into(),
+            model_name: "yolo11n".into(),
+            task_type: "object_detection".into(),
+            dataset_path: Some("/data/set".into()),
+            ..JobSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_good_job_has_no_violations() {
+        assert_eq!(yolo().check(), []);
+    }
+
+    #[test]
+    fn every_bad_field_is_reported_at_once_with_the_way_out() {
+        let mut spec = yolo();
+        spec.framework = "pytorch".into();
+        spec.epochs = 0;
+        spec.learning_rate = f64::NAN;
+        spec.dataset_path = None;
+        let found = spec.check();
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["framework", "dataset_path", "epochs", "learning_rate"]
+        );
+        assert_eq!(
+            found[0].message,
+            "unknown framework 'pytorch'; known are command, sklearn, ultralytics"
+        );
+        assert_eq!(found[2].message, "is 0; give 1 to 1000");
+    }
+
+    #[test]
+    fn a_command_needs_neither_model_nor_dataset_but_a_program() {
+        let mut spec = JobSpec {
+            framework: "command".into(),
+            command: vec!["/bin/true".into()],
+            ..JobSpec::default()
+        };
+        assert_eq!(spec.check(), []);
+        spec.command.clear();
+        assert_eq!(spec.check()[0].field, "command");
+    }
+
+    #[test]
+    fn the_primary_metric_follows_the_task_unless_named() {
+        let mut spec = yolo();
+        assert_eq!(spec.primary(), ("mAP50".into(), "max".into()));
+        spec.task_type = "classification".into();
+        assert_eq!(spec.primary(), ("accuracy".into(), "max".into()));
+        spec.task_type = String::new();
+        assert_eq!(spec.primary(), ("loss".into(), "min".into()));
+        spec.primary_metric = Some("recall".into());
+        assert_eq!(spec.primary(), ("recall".into(), "max".into()));
+    }
+}

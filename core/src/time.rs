@@ -1,0 +1,95 @@
+//! Points in time as the core is told them: microseconds since the Unix epoch, UTC.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Microseconds since 1970-01-01T00:00:00Z.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// The time `span` later; stops at the end of time instead of wrapping.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// How long ago `earlier` was; zero when it lies ahead, as after a clock jump.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        let micros = self.0.saturating_sub(earlier.0);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+}
+
+/// A calendar time in UTC, for the HTTP API's naive timestamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Civil {
+    year: i64,
+    month: i64,
+    day: i64,
+}
+
+impl Timestamp {
+    /// Renders naive ISO-8601 UTC with microseconds and no zone: `2026-11-23T01:20:22.543843`.
+    #[must_use]
+    pub fn to_naive_iso(self) -> String {
+        let seconds = self.0.div_euclid(1_000_000);
+        let micros = self.0.rem_euclid(1_000_000);
+        let Civil { year, month, day } = civil_from_days(seconds.div_euclid(86_400));
+        let of_day = seconds.rem_euclid(86_400);
+        format!(
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{micros:06}",
+            of_day / 3_600,
+            of_day / 60 % 60,
+            of_day % 60
+        )
+    }
+}
+
+/// Days since the epoch to the proleptic Gregorian calendar, counting in years that start in March
+/// so that the leap day comes last.
+fn civil_from_days(days: i64) -> Civil {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    Civil { year, month, day }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_as_the_http_contract_shows_it() {
+        assert_eq!(
+            Timestamp(1_795_396_822_543_843).to_naive_iso(),
+            "2026-11-23T01:20:22.543843"
+        );
+        assert_eq!(Timestamp(0).to_naive_iso(), "1970-01-01T00:00:00.000000");
+        assert_eq!(
+            Timestamp(951_782_400_000_000).to_naive_iso(),
+            "2000-02-29T00:00:00.000000"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_jumped_back_gives_no_negative_span() {
+        assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+    }
+}
