@@ -83,27 +83,27 @@ impl EnvironmentStore {
                 reused: true,
             });
         };
-        let home = self.data_dir.join("envs").join(&hash);
-        let ready = |reused| Environment {
-            python: interpreter(&home),
-            hash: hash.clone(),
-            reused,
-        };
-        if is_complete(&home) {
-            return Ok(ready(true));
-        }
         let envs = self.data_dir.join("envs");
-        tokio::fs::create_dir_all(&envs)
-            .await
-            .map_err(EnvironmentError::file("create", &envs))?;
-        let _held = self.gates.enter(envs.join(format!("{hash}.lock"))).await?;
-        if is_complete(&home) {
-            return Ok(ready(true));
+        let home = envs.join(&hash);
+        let mut reused = is_complete(&home);
+        if !reused {
+            tokio::fs::create_dir_all(&envs)
+                .await
+                .map_err(EnvironmentError::file("create", &envs))?;
+            let _held = self.gates.enter(envs.join(format!("{hash}.lock"))).await?;
+            // Whoever held the gate before may have built it.
+            reused = is_complete(&home);
+            if !reused {
+                lay_out(&home, &inputs).await?;
+                self.sync(trainer_dir, &home, &python, progress).await?;
+                write_marker(&marker(&home), &hash).await?;
+            }
         }
-        lay_out(&home, &inputs).await?;
-        self.sync(trainer_dir, &home, &python, progress).await?;
-        write_marker(&marker(&home), &hash).await?;
-        Ok(ready(false))
+        Ok(Environment {
+            python: interpreter(&home),
+            hash,
+            reused,
+        })
     }
 
     fn hash(&self, inputs: Option<&Inputs>, python: &Python) -> String {
@@ -216,7 +216,17 @@ async fn lay_out(home: &Path, inputs: &Inputs) -> Result<(), EnvironmentError> {
 
 /// Removes a folder; none is fine.
 async fn remove_folder(path: &Path) -> Result<(), EnvironmentError> {
-    match tokio::fs::remove_dir_all(path).await {
+    // What an ended uv has left running may still add a file while its folder is emptied.
+    let mut result = tokio::fs::remove_dir_all(path).await;
+    for _ in 0..10 {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                result = tokio::fs::remove_dir_all(path).await;
+            }
+            _ => break,
+        }
+    }
+    match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(EnvironmentError::file("remove", path)(error))
         }

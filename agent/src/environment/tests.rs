@@ -119,6 +119,43 @@ async fn a_half_built_environment_is_rebuilt() {
 }
 
 #[tokio::test]
+async fn a_prepare_that_is_given_up_is_built_anew_by_the_next() {
+    let Some(trial) = locked().await else { return };
+    let begun = tokio::sync::Notify::new();
+    let mut progress = |_| begun.notify_one();
+    let given_up = tokio::select! {
+        biased;
+        () = begun.notified() => true,
+        done = trial.store.prepare(&trial.trainer, &mut progress) => done.is_err(),
+    };
+    let next = trial.store.prepare(&trial.trainer, &mut |_| {}).await;
+    let next = next.unwrap();
+    assert_eq!(next.reused, !given_up);
+    assert!(runs_idna(&next.python));
+}
+
+#[tokio::test]
+async fn a_different_lock_is_a_different_environment() {
+    let Some(trial) = locked().await else { return };
+    let prepare = async || trial.store.prepare(&trial.trainer, &mut |_| {}).await;
+    let first = prepare().await.unwrap();
+    let path = trial.trainer.join("uv.lock");
+    let lock = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{lock}\n# changed\n")).unwrap();
+    let second = prepare().await.unwrap();
+    assert_ne!(first.hash, second.hash);
+    assert!(!second.reused && first.python.is_file());
+}
+
+#[test]
+fn a_prepare_may_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let trial = trial();
+    let mut progress = |_| {};
+    is_send(&trial.store.prepare(&trial.trainer, &mut progress));
+}
+
+#[tokio::test]
 async fn a_broken_lock_shows_the_words_of_uv() {
     let Some(trial) = locked().await else { return };
     std::fs::write(trial.trainer.join("uv.lock"), "version = [").unwrap();
