@@ -1,1 +1,4 @@
 //! trainyard-agent
+pub mod embedded;
+pub mod environment;
+pub mod inventory;
