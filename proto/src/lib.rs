@@ -4,6 +4,9 @@
 //! anything. Called by the API and session edges of the coordinator, by the link of the agent and
 //! by clients.
 
+pub mod convert;
+pub mod status;
+
 /// The generated messages, clients and servers of protobuf package `trainyard.v1`.
 #[expect(
     clippy::allow_attributes,

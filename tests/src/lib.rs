@@ -1,1 +1,1 @@
-//! harness
+//! What the suites share. Never part of a product.

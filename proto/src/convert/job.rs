@@ -1,0 +1,241 @@
+//! Jobs: what was asked for comes in, what became of it goes out.
+
+use serde_json::Value;
+use trainyard_core::{
+    failure::{FailureClass, Outcome},
+    job::{Attempt, Job, JobState},
+    record::Checkpoint,
+    resources::ResourceRequest,
+    spec::JobSpec,
+};
+
+use super::{WireError, duration, given, span, timestamp};
+use crate::v1;
+
+impl TryFrom<v1::JobSpec> for JobSpec {
+    type Error = WireError;
+
+    /// Zero epochs, batch size and learning rate stand for "not given" on the wire only where the
+    /// framework is `command`; a training job that says 0 is refused by the core's checks.
+    fn try_from(wire: v1::JobSpec) -> Result<Self, WireError> {
+        let defaults = Self::default();
+        let is_command = wire.framework == "command";
+        let mut spec = Self {
+            name: wire.name,
+            framework: wire.framework,
+            model_name: wire.model_name,
+            task_type: wire.task_type,
+            num_classes: wire.num_classes,
+            dataset_id: given(wire.dataset_id),
+            dataset_path: given(wire.dataset_path),
+            dataset_format: given(wire.dataset_format).unwrap_or(defaults.dataset_format),
+            epochs: wire.epochs,
+            batch_size: wire.batch_size,
+            learning_rate: wire.learning_rate,
+            image_size: wire.image_size,
+            device: wire.device,
+            advanced_config: json("spec.advanced_config_json", &wire.advanced_config_json)?,
+            split_strategy: json("spec.split_strategy_json", &wire.split_strategy_json)?,
+            primary_metric: given(wire.primary_metric),
+            primary_metric_mode: given(wire.primary_metric_mode),
+            command: wire.command,
+            environment: wire.environment,
+            resources: wire.resources.unwrap_or_default().into(),
+            priority: wire.priority,
+            time_limit: wire
+                .time_limit
+                .map(|limit| span("spec.time_limit", &limit))
+                .transpose()?,
+            grace_period: wire
+                .grace_period
+                .map_or(Ok(defaults.grace_period), |grace| {
+                    span("spec.grace_period", &grace)
+                })?,
+            tags: (!wire.tags.is_empty()).then_some(wire.tags),
+            notes: given(wire.notes),
+            session_id: wire.session_id,
+            project_id: wire.project_id,
+            custom_docker_image: given(wire.custom_docker_image),
+        };
+        if is_command && spec.epochs == 0 && spec.batch_size == 0 {
+            spec.epochs = 1;
+            spec.batch_size = 1;
+            spec.learning_rate = defaults.learning_rate;
+        }
+        Ok(spec)
+    }
+}
+
+impl From<JobSpec> for v1::JobSpec {
+    fn from(core: JobSpec) -> Self {
+        let text = |value: Option<Value>| value.map(|value| value.to_string()).unwrap_or_default();
+        Self {
+            name: core.name,
+            framework: core.framework,
+            model_name: core.model_name,
+            task_type: core.task_type,
+            num_classes: core.num_classes,
+            dataset_id: core.dataset_id.unwrap_or_default(),
+            dataset_path: core.dataset_path.unwrap_or_default(),
+            dataset_format: core.dataset_format,
+            epochs: core.epochs,
+            batch_size: core.batch_size,
+            learning_rate: core.learning_rate,
+            image_size: core.image_size,
+            device: core.device,
+            advanced_config_json: text(core.advanced_config),
+            split_strategy_json: text(core.split_strategy),
+            primary_metric: core.primary_metric.unwrap_or_default(),
+            primary_metric_mode: core.primary_metric_mode.unwrap_or_default(),
+            command: core.command,
+            environment: core.environment,
+            resources: Some(core.resources.into()),
+            priority: core.priority,
+            time_limit: core.time_limit.map(duration),
+            grace_period: Some(duration(core.grace_period)),
+            tags: core.tags.unwrap_or_default(),
+            notes: core.notes.unwrap_or_default(),
+            session_id: core.session_id,
+            project_id: core.project_id,
+            custom_docker_image: core.custom_docker_image.unwrap_or_default(),
+        }
+    }
+}
+
+fn json(field: &'static str, text: &str) -> Result<Option<Value>, WireError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => Err(WireError::Json {
+            field,
+            message: error.to_string(),
+        }),
+    }
+}
+
+impl From<v1::ResourceRequest> for ResourceRequest {
+    fn from(wire: v1::ResourceRequest) -> Self {
+        Self {
+            cpus: wire.cpus.max(1),
+            memory_bytes: wire.memory_bytes,
+            gpus: wire.gpus,
+            gpu_model: wire.gpu_model,
+            gpu_memory_bytes: wire.gpu_memory_bytes,
+        }
+    }
+}
+
+impl From<ResourceRequest> for v1::ResourceRequest {
+    fn from(core: ResourceRequest) -> Self {
+        Self {
+            cpus: core.cpus,
+            memory_bytes: core.memory_bytes,
+            gpus: core.gpus,
+            gpu_model: core.gpu_model,
+            gpu_memory_bytes: core.gpu_memory_bytes,
+        }
+    }
+}
+
+impl From<JobState> for v1::JobState {
+    fn from(core: JobState) -> Self {
+        match core {
+            JobState::Pending => Self::Pending,
+            JobState::Queued => Self::Queued,
+            JobState::Starting => Self::Starting,
+            JobState::Running => Self::Running,
+            JobState::Finishing => Self::Finishing,
+            JobState::Completed => Self::Completed,
+            JobState::Failed => Self::Failed,
+            JobState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<FailureClass> for v1::FailureClass {
+    fn from(core: FailureClass) -> Self {
+        match core {
+            FailureClass::User => Self::User,
+            FailureClass::OutOfMemory => Self::OutOfMemory,
+            FailureClass::Infrastructure => Self::Infrastructure,
+            FailureClass::Cancelled => Self::Cancelled,
+            FailureClass::Timeout => Self::Timeout,
+        }
+    }
+}
+
+impl From<Outcome> for v1::Outcome {
+    fn from(core: Outcome) -> Self {
+        let class = core.class.map(v1::FailureClass::from).unwrap_or_default();
+        Self {
+            exit_code: core.exit_code,
+            signal: core.signal,
+            failure_class: class.into(),
+            message: core.message,
+            last_lines: core.last_lines,
+        }
+    }
+}
+
+impl From<Attempt> for v1::Attempt {
+    fn from(core: Attempt) -> Self {
+        Self {
+            number: core.number.0,
+            node: core.allocation.node.0,
+            gpu_uuids: core.allocation.gpus,
+            placed_at: Some(timestamp(core.placed_at)),
+            started_at: core.started_at.map(timestamp),
+            ended_at: core.ended_at.map(timestamp),
+        }
+    }
+}
+
+impl From<Checkpoint> for v1::Checkpoint {
+    fn from(core: Checkpoint) -> Self {
+        Self {
+            path: core.path,
+            size_bytes: core.size_bytes,
+        }
+    }
+}
+
+impl From<v1::Checkpoint> for Checkpoint {
+    fn from(wire: v1::Checkpoint) -> Self {
+        Self {
+            path: wire.path,
+            size_bytes: wire.size_bytes,
+        }
+    }
+}
+
+impl From<Job> for v1::Job {
+    /// The attempt's secret stays behind.
+    fn from(core: Job) -> Self {
+        let (primary, _) = core.spec.primary();
+        let progress = core.progress.map(|report| v1::Progress {
+            epoch: report.epoch,
+            total_epochs: report.total_epochs,
+            loss: report.values.get("loss").copied(),
+            primary_metric: report.values.get(&primary).copied(),
+            reported_at: Some(timestamp(report.at)),
+        });
+        Self {
+            job_id: core.id.0,
+            spec: Some(core.spec.into()),
+            state: v1::JobState::from(core.state).into(),
+            reason: core.reason,
+            attempts: core.attempts.into_iter().map(Into::into).collect(),
+            progress,
+            outcome: core.outcome.map(Into::into),
+            best_checkpoint: core.best_checkpoint.map(Into::into),
+            last_checkpoint: core.last_checkpoint.map(Into::into),
+            final_metrics: core.final_metrics,
+            submitted_by: core.submitted_by,
+            created_at: Some(timestamp(core.created_at)),
+            started_at: core.started_at.map(timestamp),
+            ended_at: core.ended_at.map(timestamp),
+        }
+    }
+}

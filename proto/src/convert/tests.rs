@@ -1,0 +1,114 @@
+//! Round trips, and what a message must not lack.
+
+use std::collections::BTreeMap;
+
+use trainyard_core::{
+    failure::{StopCause, TaskEnd},
+    record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record},
+    spec::JobSpec,
+};
+
+use super::*;
+
+fn records() -> Vec<Record> {
+    vec![
+        Record::Log(LogLine {
+            at: Timestamp(1_500_001),
+            stream: LogStream::Stderr,
+            level: "WARNING".into(),
+            text: "low on disk".into(),
+        }),
+        Record::Progress(Progress {
+            at: Timestamp(2),
+            epoch: 3,
+            total_epochs: 5,
+            step: Some(7),
+            values: BTreeMap::from([("loss".into(), 0.25)]),
+            has_metrics: true,
+            checkpoint: Some(Checkpoint {
+                path: "/c/last.pt".into(),
+                size_bytes: Some(9),
+            }),
+            best_checkpoint: None,
+        }),
+        Record::Completion(Completion {
+            succeeded: true,
+            exit_code: Some(0),
+            epochs_completed: 5,
+            ..Completion::default()
+        }),
+        Record::Validation {
+            epoch: 2,
+            body: "{}".into(),
+        },
+    ]
+}
+
+#[test]
+fn every_kind_of_record_survives_the_wire() {
+    for record in records() {
+        let wire = v1::Record::from(record.clone());
+        assert_eq!(Record::try_from(wire), Ok(record));
+    }
+}
+
+#[test]
+fn a_job_specification_survives_the_wire_with_the_types_of_its_settings() {
+    let spec = JobSpec {
+        name: "first".into(),
+        framework: "ultralytics".into(),
+        model_name: "yolo11n".into(),
+        task_type: "detection".into(),
+        dataset_path: Some("/data".into()),
+        advanced_config: Some(serde_json::json!({"optimizer": {"momentum": 0.9}, "nbs": 64})),
+        time_limit: Some(Duration::from_millis(1_500)),
+        tags: Some(vec!["a".into()]),
+        ..JobSpec::default()
+    };
+    let wire = v1::JobSpec::from(spec.clone());
+    assert_eq!(JobSpec::try_from(wire), Ok(spec));
+}
+
+#[test]
+fn a_task_end_survives_the_wire() {
+    let end = TaskEnd {
+        signal: Some(9),
+        oom_killed: true,
+        stop_cause: Some(StopCause::TimeLimit),
+        last_lines: vec!["bye".into()],
+        last_seq: 12,
+        ..TaskEnd::default()
+    };
+    assert_eq!(TaskEnd::from(v1::TaskEnd::from(end.clone())), end);
+}
+
+#[test]
+fn a_message_that_lacks_a_part_names_it() {
+    let empty = v1::Record::default();
+    let error = Record::try_from(empty).unwrap_err();
+    assert_eq!(error.to_string(), "record.body is missing");
+    let bad = v1::JobSpec {
+        advanced_config_json: "{".into(),
+        ..v1::JobSpec::default()
+    };
+    let error = JobSpec::try_from(bad).unwrap_err().to_string();
+    assert!(
+        error.starts_with("spec.advanced_config_json is not JSON: "),
+        "{error}"
+    );
+    let negative = prost_types::Duration {
+        seconds: -1,
+        nanos: 0,
+    };
+    assert_eq!(
+        span("spec.time_limit", &negative),
+        Err(WireError::Range("spec.time_limit"))
+    );
+}
+
+#[test]
+fn time_keeps_its_microseconds_before_and_after_1970() {
+    for micros in [0, 1, -1, 1_500_001, -1_500_001] {
+        assert_eq!(time(&timestamp(Timestamp(micros))), Timestamp(micros));
+    }
+}
