@@ -215,4 +215,6 @@ impl Job {
 }
 
 #[cfg(test)]
+mod states_doc;
+#[cfg(test)]
 mod tests;
