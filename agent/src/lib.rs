@@ -1,1 +1,3 @@
 //! trainyard-agent
+
+pub mod exec;
