@@ -5,6 +5,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeMap;
+use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ cases!(
     a_progress_bar_leaves_its_last_state,
     a_last_line_without_end_is_kept,
     bytes_that_are_not_text_are_read_leniently,
+    output_that_cannot_be_written_is_counted_and_blocks_nobody,
+    reading_goes_on_where_it_was_left,
+    a_stopped_trainer_is_woken_to_be_ended,
     a_task_is_found_again_by_its_folder,
     a_running_task_is_not_launched_twice,
     a_killed_shim_leaves_no_process_of_its_trainer,
@@ -64,7 +68,7 @@ fn run(name: &str, case: impl Future<Output = ()>) -> Result<(), Failed> {
         .build()?;
     runtime
         .block_on(async { tokio::time::timeout(LIMIT, case).await })
-        .map_err(|_| Failed::from(format!("{name} took more than {LIMIT:?}")))
+        .map_err(|_late| Failed::from(format!("{name} took more than {LIMIT:?}")))
 }
 
 fn folder() -> TempDir {
@@ -314,6 +318,40 @@ async fn bytes_that_are_not_text_are_read_leniently() {
     assert!(raw.ends_with(b"\na\xffb\n"));
 }
 
+async fn output_that_cannot_be_written_is_counted_and_blocks_nobody() {
+    let task = folder();
+    std::fs::create_dir(task.path().join("output.log")).expect("a folder in the way");
+    let record = finish(&task, "head -c 300000 /dev/zero; echo; echo end >&2").await;
+    assert_eq!((record.code, record.output_lost_bytes), (Some(0), 300_003));
+}
+
+async fn reading_goes_on_where_it_was_left() {
+    let task = folder();
+    finish(&task, "echo one; echo two; echo three").await;
+    let path = task.path().join("output.log");
+    let mut reader = OutputReader::open(&path, 0).expect("it is there");
+    let first = reader.read_lines(1).expect("one line").remove(0);
+    assert_eq!(first.text, "one");
+    let mut later = OutputReader::open(&path, first.offset_after).expect("it is there");
+    let rest = later.read_lines(10).expect("two lines");
+    assert_eq!(rest, reader.read_lines(10).expect("two lines"));
+    assert_eq!(rest.len(), 2);
+    assert!(reader.read_lines(10).expect("no line").is_empty());
+}
+
+async fn a_stopped_trainer_is_woken_to_be_ended() {
+    let task = folder();
+    let mut launched = start(
+        &task,
+        "trap 'exit 4' TERM; kill -STOP $$; while :; do :; done",
+    )
+    .await;
+    let stat = format!("/proc/{}/stat", launched.trainer.pid);
+    until(|| std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T "))).await;
+    request_stop(task.path(), &launched.shim, LIMIT * 10).expect("it is signalled");
+    assert_eq!(end_of(&task, &mut launched).await.code, Some(4));
+}
+
 async fn a_task_is_found_again_by_its_folder() {
     let task = folder();
     let script = "echo $$ > $DIR/ready; until [ -e $DIR/go ]; do :; done; exit 5";
@@ -368,8 +406,9 @@ async fn a_killed_shim_leaves_no_process_of_its_trainer() {
 async fn many_launches_leave_no_zombie() {
     for code in 0..20 {
         let task = folder();
-        let record = finish(&task, &format!("echo {code}; exit {code}")).await;
-        assert_eq!(record.code, Some(code));
+        let mut launched = start(&task, &format!("echo {code}; exit {code}")).await;
+        assert_eq!(end_of(&task, &mut launched).await.code, Some(code));
+        assert!(ProcIdent::of(launched.shim.pid).is_err_and(|gone| gone.kind() == NotFound));
         assert_eq!(texts(&task), [code.to_string()]);
     }
 }

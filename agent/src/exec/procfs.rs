@@ -70,26 +70,32 @@ pub(crate) fn session_members(session: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The direct children of `pid`, zombies included, of all its threads.
+/// The direct children of `pid`, zombies included, of all its threads. Quick; the kernel may leave
+/// some out while the list changes: see [`children_by_search`].
 pub(crate) fn children(pid: i32) -> Vec<i32> {
-    let listed: Option<Vec<i32>> = fs::read_dir(format!("/proc/{pid}/task")).ok().map(|tasks| {
-        tasks
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
-            .flat_map(|list| {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for task in tasks.flatten() {
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(list) => found.extend(
                 list.split_ascii_whitespace()
-                    .filter_map(|child| child.parse().ok())
-                    .collect::<Vec<i32>>()
-            })
-            .collect()
-    });
-    match listed {
-        Some(list) if !list.is_empty() => list,
-        // The kernel may lack the list, and it may skip entries while it changes.
-        _ => all_pids()
-            .into_iter()
-            .filter(|&other| stat(other).is_some_and(|s| s.parent == pid))
-            .collect(),
+                    .filter_map(|child| child.parse::<i32>().ok()),
+            ),
+            // The thread has ended, or the kernel was built without these lists.
+            Err(_) => return children_by_search(pid),
+        }
     }
+    found
+}
+
+/// The direct children of `pid`, by looking at every process there is.
+pub(crate) fn children_by_search(pid: i32) -> Vec<i32> {
+    all_pids()
+        .into_iter()
+        .filter(|&other| stat(other).is_some_and(|s| s.parent == pid))
+        .collect()
 }
 
 /// How many processes the kernel has killed for want of memory since boot.

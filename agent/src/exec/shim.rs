@@ -26,6 +26,8 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 /// How long the pipes are read after the last process of the trainer has gone: somebody else may
 /// have been handed an end of one.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How often the record of the exit is tried to be written, a second apart.
+const WRITE_ATTEMPTS: u32 = 30;
 /// How soon the leftovers are looked at again when no SIGCHLD comes.
 const SWEEP_TICK: Duration = Duration::from_millis(50);
 
@@ -209,6 +211,8 @@ impl Shim {
         };
         if first {
             descend::signal_session(self.trainer, Signal::SIGTERM);
+            // One that was suspended would not see it.
+            descend::signal_session(self.trainer, Signal::SIGCONT);
         }
     }
 
@@ -292,8 +296,22 @@ impl Shim {
             oom_killed: self.oom_killed,
             output_lost_bytes,
         };
-        durable::write_json(&self.task_dir.join(files::EXIT), &record)
+        write_patiently(&self.task_dir.join(files::EXIT), &record)
     }
+}
+
+/// Writes how the trainer ended, again and again for a while: a disk that is full of checkpoints may
+/// get room, and without the record the end counts as a lost shim.
+fn write_patiently(path: &Path, record: &ExitRecord) -> io::Result<()> {
+    for _ in 1..WRITE_ATTEMPTS {
+        match durable::write_json(path, record) {
+            Ok(()) => return Ok(()),
+            Err(error) => complain(&format!("cannot write the exit yet: {error}")),
+        }
+        // Nothing to wait for but time. A failure to wait only makes the tries come sooner.
+        poll(&mut [], PollTimeout::from(1_000_u16)).ok();
+    }
+    durable::write_json(path, record)
 }
 
 /// Leaves the launcher's session and takes over signals and orphans.
