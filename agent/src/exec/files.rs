@@ -41,6 +41,9 @@ pub struct ProcRecord {
     pub shim: ProcIdent,
     /// The trainer's main process; its pid is also its session and process group.
     pub trainer: ProcIdent,
+    /// The trainer's control group, where one could be made.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// How a stop was asked for.

@@ -134,7 +134,7 @@ pub async fn launch(
         None => Ok(None),
     };
     let refusal = match hello {
-        Ok(Some(Hello::Started(ProcRecord { shim, trainer }))) => {
+        Ok(Some(Hello::Started(ProcRecord { shim, trainer, .. }))) => {
             return Ok(Launched {
                 shim,
                 trainer,

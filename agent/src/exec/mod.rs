@@ -8,9 +8,10 @@
 //! What is guaranteed: the trainer's main process never outlives its shim (parent death signal);
 //! nothing that the trainer started outlives the end of its main process as long as the shim lives
 //! (the shim is the reaper of all its descendants). A shim killed by SIGKILL cannot clean up:
-//! [`watch::wait_exit`] then kills what is left of the trainer's session; a process that had left
-//! that session too is beyond reach without a control group.
+//! [`watch::wait_exit`] then kills what is left in the trainer's control group and session. Where no
+//! control group can be made, a process that had left the session is out of reach then.
 
+mod cgroup;
 mod clock;
 mod descend;
 mod durable;
@@ -22,6 +23,7 @@ pub mod output;
 mod procfs;
 mod pump;
 pub mod shim;
+mod spawn;
 mod unix;
 pub mod watch;
 

@@ -8,7 +8,8 @@
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord, StopRecord};
 use super::lines::OutputLog;
 use super::pump::Pump;
-use super::{ProcIdent, clock, descend, durable, procfs, unix};
+use super::spawn::spawn_trainer;
+use super::{ProcIdent, cgroup, clock, descend, durable, procfs};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, Signal};
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// How long leftovers may take to die of SIGKILL before they are counted as stuck.
@@ -73,6 +74,7 @@ struct Shim {
     task_dir: PathBuf,
     pid: i32,
     trainer: i32,
+    cgroup: Option<PathBuf>,
     default_grace: Duration,
     signals: SignalFd,
     pump: Pump,
@@ -103,8 +105,11 @@ impl Shim {
         let log = OutputLog::open(task_dir.join(files::OUTPUT));
         let oom_before = procfs::oom_kills();
         let started_at_us = clock::wall_us();
-        let mut child = spawn_trainer(&spec)?;
-        let record = record_processes(&task_dir, &child).map_err(|e| {
+        let me = ProcIdent::current().map_err(|e| failed("looking at /proc", &e))?;
+        let cgroup = cgroup::make(&me);
+        let mut child = spawn_trainer(&spec, cgroup.as_deref())
+            .inspect_err(|_| cgroup::remove(cgroup.as_deref()))?;
+        let record = record_processes(&task_dir, me, &child, cgroup).map_err(|e| {
             drop(child.kill());
             failed("writing proc.json", &e)
         })?;
@@ -114,6 +119,7 @@ impl Shim {
             task_dir,
             pid: record.shim.pid,
             trainer: record.trainer.pid,
+            cgroup: record.cgroup.clone(),
             default_grace: Duration::from_millis(spec.grace_ms),
             signals,
             pump: Pump::new(out, err, log),
@@ -256,6 +262,7 @@ impl Shim {
 
     fn kill_trainer(&mut self, now: Instant) {
         self.killed_by_us = true;
+        cgroup::kill(self.cgroup.as_deref());
         descend::signal_session(self.trainer, Signal::SIGKILL);
         descend::kill_all(&descend::descendants(self.pid));
         // Again in a second, for what was forked in between.
@@ -265,9 +272,11 @@ impl Shim {
     }
 
     fn sweep(&mut self, now: Instant, give_up_at: Instant) {
-        let left = descend::descendants(self.pid);
+        let mut left = descend::descendants(self.pid);
+        left.extend(cgroup::members(self.cgroup.as_deref()));
         if left.is_empty() || now >= give_up_at {
             self.stuck = left.len();
+            cgroup::remove(self.cgroup.as_deref());
             self.phase = if self.pump.ended() {
                 Phase::Done
             } else {
@@ -277,6 +286,7 @@ impl Shim {
             };
             return;
         }
+        cgroup::kill(self.cgroup.as_deref());
         descend::kill_all(&left);
         self.leftovers.extend(left);
     }
@@ -333,43 +343,16 @@ fn become_shim() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&taken, flags)?)
 }
 
-fn spawn_trainer(spec: &LaunchSpec) -> Result<Child, Hello> {
-    let Some((program, arguments)) = spec.argv.split_first() else {
-        return Err(Hello::Failed("the command is empty".to_owned()));
-    };
-    if !spec.cwd.is_dir() {
-        return Err(Hello::NoFolder);
-    }
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .current_dir(&spec.cwd)
-        .env_clear()
-        .envs(&spec.env)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    unix::tie_to_parent(&mut command, rustix::process::getpid());
-    command.spawn().map_err(|error| refusal(&error))
-}
-
-/// What an error of exec means to the one who named the program.
-fn refusal(error: &io::Error) -> Hello {
-    use nix::errno::Errno;
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT | Errno::ENOTDIR) => Hello::NotFound,
-        Some(Errno::EACCES | Errno::EPERM) => Hello::NotExecutable("permission denied".to_owned()),
-        Some(Errno::ENOEXEC) => {
-            Hello::NotExecutable("neither a binary nor a script with a #! line".to_owned())
-        }
-        Some(_) | None => Hello::Failed(format!("starting it failed: {error}")),
-    }
-}
-
-fn record_processes(task_dir: &Path, child: &Child) -> io::Result<ProcRecord> {
+fn record_processes(
+    task_dir: &Path,
+    shim: ProcIdent,
+    child: &Child,
+    cgroup: Option<PathBuf>,
+) -> io::Result<ProcRecord> {
     let record = ProcRecord {
-        shim: ProcIdent::current()?,
+        shim,
         trainer: ProcIdent::of(i32::try_from(child.id()).map_err(io::Error::other)?)?,
+        cgroup,
     };
     durable::write_json(&task_dir.join(files::PROC), &record)?;
     Ok(record)

@@ -15,10 +15,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Makes `command` start in a session of its own, with no signal blocked, and die with `parent`.
+/// Makes `command` start in a session of its own, with no signal blocked, and die with `parent`; in
+/// the control group behind `door` if it lets it in.
 ///
 /// The parent death signal follows the thread that forks: call it from a single-threaded process.
-pub(crate) fn tie_to_parent(command: &mut Command, parent: Pid) {
+pub(crate) fn tie_to_parent(command: &mut Command, parent: Pid, door: Option<OwnedFd>) {
     let tie = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above took effect.
@@ -26,12 +27,16 @@ pub(crate) fn tie_to_parent(command: &mut Command, parent: Pid) {
             return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
         setsid()?;
+        if let Some(door) = &door {
+            // Without the group the shim still finds its descendants.
+            rustix::io::write(door, b"0").ok();
+        }
         SigSet::empty().thread_set_mask()?;
         Ok(())
     };
     // SAFETY: the closure runs in the forked child before exec. It makes only the system calls
-    // prctl, getppid, setsid and rt_sigprocmask, captures one plain integer, and neither allocates
-    // nor takes a lock, so it is sound whatever state the parent's memory was copied in.
+    // prctl, getppid, setsid, write and rt_sigprocmask, captures two plain integers (the descriptor
+    // is not dropped in the child), and neither allocates nor takes a lock, so it is sound whatever state the parent's memory was copied in.
     unsafe {
         command.pre_exec(tie);
     }

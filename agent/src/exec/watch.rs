@@ -3,10 +3,11 @@
 //! Owns what the agent does with a shim that it launched or found again: both are the same here. It
 //! never starts anything. The agent calls it.
 
-use super::files::{self, ExitRecord, StopRecord};
+use super::files::{self, ExitRecord, ProcRecord, StopRecord};
 use super::ident::{ProcIdent, adopt, wait_gone};
-use super::{durable, launch, procfs};
+use super::{cgroup, durable, launch, procfs};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -92,11 +93,9 @@ pub async fn wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, 
     if let Some(record) = record {
         return Ok(record);
     }
-    let trainer = launch::read_processes(task_dir)
-        .map_err(unreadable)?
-        .map(|processes| processes.trainer);
-    let (killed, stuck) = match trainer {
-        Some(trainer) => fence(&trainer).await.map_err(unreadable)?,
+    let processes = launch::read_processes(task_dir).map_err(unreadable)?;
+    let (killed, stuck) = match processes {
+        Some(processes) => fence(&processes).await.map_err(unreadable)?,
         None => (0, Vec::new()),
     };
     Err(if stuck.is_empty() {
@@ -138,56 +137,69 @@ pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Resul
     }
 }
 
-/// Kills what is left of the session that `trainer` led. Returns how many were killed and which did
-/// not end.
-async fn fence(trainer: &ProcIdent) -> io::Result<(usize, Vec<i32>)> {
+/// Kills what is left of the trainer. Returns how many were killed and which did not end.
+async fn fence(task: &ProcRecord) -> io::Result<(usize, Vec<i32>)> {
+    if procfs::boot_id()? != task.trainer.boot_id {
+        return Ok((0, Vec::new()));
+    }
     let mut killed = 0;
     let round = async {
         loop {
-            let members = hold_session(trainer)?;
-            if members.is_empty() {
+            let held = hold_remains(task);
+            if held.is_empty() {
                 return io::Result::Ok(());
             }
-            killed += members.len();
-            for pidfd in &members {
+            killed += held.len();
+            cgroup::kill(task.cgroup.as_deref());
+            for pidfd in &held {
                 // It may have ended meanwhile; the wait below tells.
                 pidfd_send_signal(pidfd, Signal::KILL).ok();
             }
-            for pidfd in members {
+            for pidfd in held {
                 wait_gone(pidfd).await?;
             }
         }
     };
     match tokio::time::timeout(FENCE_LIMIT, round).await {
-        Ok(done) => done.map(|()| (killed, Vec::new())),
-        Err(_) => Ok((killed, procfs::session_members(trainer.pid))),
+        Ok(done) => {
+            done?;
+            cgroup::remove(task.cgroup.as_deref());
+            Ok((killed, Vec::new()))
+        }
+        Err(_) => Ok((killed, remains(task).into_iter().collect())),
     }
 }
 
-/// Takes hold of the living members of the trainer's session. A session's id is the pid of its
-/// leader, and the kernel does not give that pid away while a member is left; so the members of a
-/// session whose leader is another process than the trainer are none of ours.
-fn hold_session(trainer: &ProcIdent) -> io::Result<Vec<OwnedFd>> {
-    if procfs::boot_id()? != trainer.boot_id {
-        return Ok(Vec::new());
+/// The living processes of the trainer's control group and session.
+///
+/// A session's id is the pid of its leader, and the kernel does not give that pid away while a
+/// member is left; so the members of a session whose leader is another process than the trainer are
+/// none of ours. The group's name holds the shim's identity and is no other's.
+fn remains(task: &ProcRecord) -> BTreeSet<i32> {
+    let mut pids = cgroup::members(task.cgroup.as_deref());
+    let trainer = &task.trainer;
+    let other = procfs::stat(trainer.pid).is_some_and(|s| s.start_ticks != trainer.start_ticks);
+    if !other {
+        pids.extend(procfs::session_members(trainer.pid));
     }
-    if procfs::stat(trainer.pid).is_some_and(|stat| stat.start_ticks != trainer.start_ticks) {
-        return Ok(Vec::new());
+    pids
+}
+
+/// Takes hold of them. They are looked for once more with the pidfds open, so that none is a process
+/// that took over a pid in between.
+fn hold_remains(task: &ProcRecord) -> Vec<OwnedFd> {
+    let open = |pid: i32| {
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
+        Some((pid, pidfd))
+    };
+    let opened: Vec<(i32, OwnedFd)> = remains(task).into_iter().filter_map(open).collect();
+    if opened.is_empty() {
+        return Vec::new();
     }
-    let mut held = Vec::new();
-    for pid in procfs::session_members(trainer.pid) {
-        let Some(number) = Pid::from_raw(pid) else {
-            continue;
-        };
-        let Ok(pidfd) = pidfd_open(number, PidfdFlags::NONBLOCK) else {
-            continue;
-        };
-        let still = procfs::stat(pid).is_some_and(|stat| {
-            stat.session == trainer.pid && stat.start_ticks >= trainer.start_ticks && stat.alive()
-        });
-        if still {
-            held.push(pidfd);
-        }
-    }
-    Ok(held)
+    let still = remains(task);
+    opened
+        .into_iter()
+        .filter(|(pid, _)| still.contains(pid))
+        .map(|(_, pidfd)| pidfd)
+        .collect()
 }
