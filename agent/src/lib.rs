@@ -1,4 +1,10 @@
-//! trainyard-agent
+//! The machine side of Trainyard: what happens on one node.
+//!
+//! Owns trainer processes, Python environments, the hardware inventory and the files that ship
+//! inside the binary. Decides nothing about jobs: `trainyard-core` does. Called by the `trainyard`
+//! binary.
+
 pub mod embedded;
 pub mod environment;
+pub mod exec;
 pub mod inventory;

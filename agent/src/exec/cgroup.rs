@@ -1,0 +1,90 @@
+//! A control group of its own for each trainer, where the machine allows it.
+//!
+//! Owns making, reading, killing and removing a cgroup v2 folder below the one that the shim runs
+//! in. It sets no limits, and that it cannot be made is no error: the shim has other means, which
+//! lose only what left the trainer's session when the shim itself is killed. The shim and the
+//! watcher call it.
+
+use super::{ProcIdent, procfs};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Makes a folder for the trainer of `shim`, if this process may and the kernel can kill by it.
+pub(crate) fn make(shim: &ProcIdent) -> Option<PathBuf> {
+    let own = own_folder(
+        &fs::read_to_string("/proc/self/mountinfo").ok()?,
+        &fs::read_to_string("/proc/self/cgroup").ok()?,
+    )?;
+    let folder = own.join(format!("trainyard-{}-{}", shim.pid, shim.start_ticks));
+    fs::create_dir(&folder).ok()?;
+    if folder.join("cgroup.kill").exists() {
+        return Some(folder);
+    }
+    remove(Some(&folder));
+    None
+}
+
+/// The file through which a process joins `folder` by writing `0`.
+pub(crate) fn door(folder: &Path) -> Option<OwnedFd> {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(folder.join("cgroup.procs"));
+    file.ok().map(File::into)
+}
+
+/// The living processes in `folder`.
+pub(crate) fn members(folder: Option<&Path>) -> BTreeSet<i32> {
+    folder
+        .and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|&pid| procfs::stat(pid).is_some_and(|stat| stat.alive()))
+        .collect()
+}
+
+/// Kills all in `folder` at one go; none can escape by forking.
+pub(crate) fn kill(folder: Option<&Path>) {
+    if let Some(folder) = folder {
+        // Who calls this looks at the members afterwards.
+        drop(fs::write(folder.join("cgroup.kill"), "1"));
+    }
+}
+
+/// Removes `folder`, in which nothing may live any more. An empty one that stays does no harm.
+pub(crate) fn remove(folder: Option<&Path>) {
+    if let Some(folder) = folder {
+        drop(fs::remove_dir(folder));
+    }
+}
+
+/// The folder of this process's own group, from `/proc/self/mountinfo` and `/proc/self/cgroup`.
+fn own_folder(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let (root, mount) = mounts.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ').skip(3);
+        let found = (fields.next()?, fields.next()?);
+        right.starts_with("cgroup2 ").then_some(found)
+    })?;
+    let below = Path::new(path).strip_prefix(root).ok()?;
+    Some(Path::new(mount).join(below))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_folder_lies_below_the_mount_by_what_the_mount_shows() {
+        let mounts = "30 1 0:5 / /proc rw - proc proc rw\n41 31 0:38 /pod /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup rw\n";
+        assert_eq!(
+            own_folder(mounts, "1:cpu:/x\n0::/pod/agent\n"),
+            Some(PathBuf::from("/sys/fs/cgroup/agent"))
+        );
+        assert_eq!(own_folder(mounts, "0::/../elsewhere\n"), None);
+        assert_eq!(own_folder(mounts, "1:cpu:/x\n"), None);
+    }
+}

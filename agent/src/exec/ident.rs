@@ -1,0 +1,99 @@
+//! Who a process is, beyond its pid.
+//!
+//! Owns the identity that survives a restart of the agent, and holding on to a process by a pidfd.
+//! It never signals. The launcher, the watcher and the shim call it.
+
+use super::{procfs, unix};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// A process that no other can be taken for: pids are used again, this is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcIdent {
+    /// The process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_ticks: u64,
+    /// The boot in which it runs.
+    pub boot_id: String,
+}
+
+impl ProcIdent {
+    /// The identity of the process that has `pid` now. Sound only for a process that cannot be
+    /// reaped meanwhile: oneself, or one's own child that was not waited for.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let stat = procfs::stat(pid).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("/proc/{pid}/stat cannot be read; is /proc mounted?"),
+            )
+        })?;
+        Ok(Self {
+            pid,
+            start_ticks: stat.start_ticks,
+            boot_id: procfs::boot_id()?,
+        })
+    }
+
+    /// The identity of the calling process.
+    pub fn current() -> io::Result<Self> {
+        Self::of(rustix::process::getpid().as_raw_nonzero().get())
+    }
+}
+
+/// Takes hold of a process, if it still lives. A zombie does not.
+///
+/// The pidfd is opened first and the start time compared after: a process that took over the pid in
+/// between is told apart.
+#[must_use]
+pub fn adopt(ident: &ProcIdent) -> Option<OwnedFd> {
+    if procfs::boot_id().ok()? != ident.boot_id {
+        return None;
+    }
+    let pidfd = pidfd_open(Pid::from_raw(ident.pid)?, PidfdFlags::NONBLOCK).ok()?;
+    let stat = procfs::stat(ident.pid)?;
+    (stat.start_ticks == ident.start_ticks && stat.alive()).then_some(pidfd)
+}
+
+/// Returns when the process behind `pidfd` has ended; needs no right to wait for it.
+pub async fn wait_gone(pidfd: OwnedFd) -> io::Result<()> {
+    let pidfd = unix::register(pidfd)?;
+    pidfd.readable().await?.retain_ready();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_process_is_adopted_by_its_own_identity_only() {
+        let me = ProcIdent::current().unwrap();
+        assert!(adopt(&me).is_some());
+        let earlier = ProcIdent {
+            start_ticks: me.start_ticks - 1,
+            ..me.clone()
+        };
+        assert!(adopt(&earlier).is_none());
+        let other_boot = ProcIdent {
+            boot_id: "another".to_owned(),
+            ..me
+        };
+        assert!(adopt(&other_boot).is_none());
+    }
+
+    #[test]
+    fn a_zombie_is_not_adopted() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ident = ProcIdent::of(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(Pid::from_raw(ident.pid).unwrap()),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        assert!(adopt(&ident).is_none());
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,241 @@
+//! Starting a trainer through a shim.
+//!
+//! Owns writing `launch.json`, starting the shim and waiting until it has started the trainer. It
+//! never retries and never cleans a folder of anything but an earlier run's records. The agent calls
+//! it.
+
+use super::durable;
+use super::files::{self, Hello, LaunchSpec, ProcRecord};
+use super::ident::{ProcIdent, adopt};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+/// How long a shim may take from its start to the trainer's.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// The longest line that a shim may say.
+const MAX_HELLO: u64 = 16 * 1024;
+
+/// A trainer that runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// The shim; what [`super::watch`] takes.
+    pub shim: ProcIdent,
+    /// The trainer's main process.
+    pub trainer: ProcIdent,
+    /// The shim as a child of this process, for reaping only: await [`Child::wait`] beside or after
+    /// [`super::watch::wait_exit`], or drop it, upon which the runtime reaps it at some later
+    /// SIGCHLD. If neither happens the shim stays a zombie until this process ends. Never call
+    /// `kill` or set `kill_on_drop`: the shim is meant to outlive the agent.
+    pub child: Child,
+}
+
+/// Why a trainer was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The folder holds a task that runs.
+    #[error("the task in {task_dir} runs already, as process {pid}; stop it first")]
+    AlreadyRunning {
+        /// The task's folder.
+        task_dir: PathBuf,
+        /// Its shim.
+        pid: i32,
+    },
+    /// The folder cannot be used.
+    #[error(
+        "cannot prepare the task folder {task_dir}: {source}; see that it exists, is writable and has space"
+    )]
+    Folder {
+        /// The task's folder.
+        task_dir: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// No shim.
+    #[error(
+        "cannot start the shim {program}: {source}; see that the trainyard binary is still where the agent was started from"
+    )]
+    Shim {
+        /// The shim's program.
+        program: String,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The trainer's program is missing.
+    #[error(
+        "program {program} not found: neither a file of that name nor one in PATH, or the interpreter in its first line is missing"
+    )]
+    NotFound {
+        /// The trainer's program.
+        program: String,
+    },
+    /// The trainer's program cannot be executed.
+    #[error(
+        "program {program} is not executable: {reason}; set its x bit or name an interpreter before it"
+    )]
+    NotExecutable {
+        /// The trainer's program.
+        program: String,
+        /// Why.
+        reason: String,
+    },
+    /// The start folder is missing.
+    #[error(
+        "working folder {cwd} of program {program} is not a folder; create it or choose another"
+    )]
+    NoFolder {
+        /// The trainer's program.
+        program: String,
+        /// The folder it was to start in.
+        cwd: PathBuf,
+    },
+    /// The shim gave up for another reason.
+    #[error("program {program} was not started: {reason}")]
+    Failed {
+        /// The trainer's program.
+        program: String,
+        /// What the shim said.
+        reason: String,
+    },
+    /// The shim said nothing.
+    #[error("the shim for program {program} {what} before the program started; see {log}")]
+    Silent {
+        /// The trainer's program.
+        program: String,
+        /// What it did instead.
+        what: &'static str,
+        /// Where it may have said why.
+        log: PathBuf,
+    },
+}
+
+/// Starts `spec` in `task_dir`, which must exist, through a shim started by `shim_command` (program
+/// and leading arguments). Returns when the trainer runs and `proc.json` says so durably.
+///
+/// A dropped call leaves a task that may run: [`read_processes`] finds it.
+pub async fn launch(
+    shim_command: &[String],
+    task_dir: &Path,
+    spec: &LaunchSpec,
+) -> Result<Launched, LaunchError> {
+    prepare(task_dir, spec).await?;
+    let mut child = start_shim(shim_command, task_dir)?;
+    let program = spec.argv.first().cloned().unwrap_or_default();
+    let silent = |what| LaunchError::Silent {
+        program: program.clone(),
+        what,
+        log: task_dir.join(files::SHIM_ERR),
+    };
+    let hello = match child.stdout.take() {
+        Some(stdout) => tokio::time::timeout(START_LIMIT, read_hello(stdout)).await,
+        None => Ok(None),
+    };
+    let refusal = match hello {
+        Ok(Some(Hello::Started(ProcRecord { shim, trainer, .. }))) => {
+            return Ok(Launched {
+                shim,
+                trainer,
+                child,
+            });
+        }
+        Ok(Some(refusal)) => refused(spec, program, refusal),
+        Ok(None) => silent("ended"),
+        Err(_) => silent("did not answer"),
+    };
+    // The trainer, if there is one, dies with its shim.
+    drop(child.kill().await);
+    Err(refusal)
+}
+
+/// The processes of the task in `task_dir`, if it was ever started.
+pub fn read_processes(task_dir: &Path) -> io::Result<Option<ProcRecord>> {
+    durable::read_json(&task_dir.join(files::PROC))
+}
+
+/// The launch that `task_dir` was given, if any.
+pub fn read_spec(task_dir: &Path) -> io::Result<Option<LaunchSpec>> {
+    durable::read_json(&task_dir.join(files::LAUNCH))
+}
+
+async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> {
+    let (folder, spec) = (task_dir.to_path_buf(), spec.clone());
+    let failed = |source| LaunchError::Folder {
+        task_dir: task_dir.to_path_buf(),
+        source,
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        if let Some(processes) = read_processes(&folder)?
+            && adopt(&processes.shim).is_some()
+        {
+            return Ok(Some(processes.shim.pid));
+        }
+        for name in [files::EXIT, files::STOP, files::PROC] {
+            durable::remove_if_there(&folder.join(name))?;
+        }
+        durable::write_json(&folder.join(files::LAUNCH), &spec)?;
+        Ok(None)
+    });
+    match done.await.map_err(io::Error::other).and_then(|done| done) {
+        Ok(None) => Ok(()),
+        Ok(Some(pid)) => Err(LaunchError::AlreadyRunning {
+            task_dir: task_dir.to_path_buf(),
+            pid,
+        }),
+        Err(source) => Err(failed(source)),
+    }
+}
+
+fn start_shim(shim_command: &[String], task_dir: &Path) -> Result<Child, LaunchError> {
+    let folder = |source| LaunchError::Folder {
+        task_dir: task_dir.to_path_buf(),
+        source,
+    };
+    let (program, arguments) = shim_command
+        .split_first()
+        .ok_or_else(|| LaunchError::Shim {
+            program: String::new(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, "its command is empty"),
+        })?;
+    let task_dir = std::path::absolute(task_dir).map_err(folder)?;
+    let log = std::fs::File::create(task_dir.join(files::SHIM_ERR)).map_err(folder)?;
+    Command::new(program)
+        .args(arguments)
+        .arg(&task_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|source| LaunchError::Shim {
+            program: program.clone(),
+            source,
+        })
+}
+
+async fn read_hello(stdout: ChildStdout) -> Option<Hello> {
+    let mut line = String::new();
+    BufReader::new(stdout.take(MAX_HELLO))
+        .read_line(&mut line)
+        .await
+        .ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+fn refused(spec: &LaunchSpec, program: String, hello: Hello) -> LaunchError {
+    match hello {
+        Hello::NotFound => LaunchError::NotFound { program },
+        Hello::NotExecutable(reason) => LaunchError::NotExecutable { program, reason },
+        Hello::NoFolder => LaunchError::NoFolder {
+            program,
+            cwd: spec.cwd.clone(),
+        },
+        Hello::Failed(reason) => LaunchError::Failed { program, reason },
+        Hello::Started(_) => LaunchError::Failed {
+            program,
+            reason: "the shim contradicts itself".to_owned(),
+        },
+    }
+}

@@ -1,0 +1,136 @@
+//! What /proc says about processes.
+//!
+//! Owns parsing of `stat`, `children` and `vmstat`. It never signals. Identities, the shim and the
+//! watcher call it.
+
+use std::fs;
+
+/// The fields of `/proc/<pid>/stat` that are of use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// One letter: `Z` and `X` are dead.
+    pub(crate) state: char,
+    /// The parent.
+    pub(crate) parent: i32,
+    /// The process group.
+    pub(crate) group: i32,
+    /// The session.
+    pub(crate) session: i32,
+    /// Start, in clock ticks since boot.
+    pub(crate) start_ticks: u64,
+}
+
+impl Stat {
+    /// Whether it still runs code (a zombie does not).
+    pub(crate) fn alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// The state of `pid`, if there is such a process.
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&bytes))
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The name in brackets may itself hold brackets and blanks: take the last one.
+    let (_, after) = text.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace();
+    Some(Stat {
+        state: fields.next()?.chars().next()?,
+        parent: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+        session: fields.next()?.parse().ok()?,
+        start_ticks: fields.nth(15)?.parse().ok()?,
+    })
+}
+
+/// The id of this boot of the machine.
+pub(crate) fn boot_id() -> std::io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}
+
+/// All processes that /proc shows.
+pub(crate) fn all_pids() -> Vec<i32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// The living processes of session `session`.
+pub(crate) fn session_members(session: i32) -> Vec<i32> {
+    all_pids()
+        .into_iter()
+        .filter(|&pid| stat(pid).is_some_and(|s| s.session == session && s.alive()))
+        .collect()
+}
+
+/// The direct children of `pid`, zombies included, of all its threads. Quick; the kernel may leave
+/// some out while the list changes: see [`children_by_search`].
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for task in tasks.flatten() {
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(list) => found.extend(
+                list.split_ascii_whitespace()
+                    .filter_map(|child| child.parse::<i32>().ok()),
+            ),
+            // The thread has ended, or the kernel was built without these lists.
+            Err(_) => return children_by_search(pid),
+        }
+    }
+    found
+}
+
+/// The direct children of `pid`, by looking at every process there is.
+pub(crate) fn children_by_search(pid: i32) -> Vec<i32> {
+    all_pids()
+        .into_iter()
+        .filter(|&other| stat(other).is_some_and(|s| s.parent == pid))
+        .collect()
+}
+
+/// How many processes the kernel has killed for want of memory since boot.
+pub(crate) fn oom_kills() -> u64 {
+    fs::read_to_string("/proc/vmstat")
+        .ok()
+        .and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_blanks_does_not_shift_the_fields() {
+        let text = "7 (a) b) S 1 7 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 999 5 6";
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat {
+                state: 'S',
+                parent: 1,
+                group: 7,
+                session: 5,
+                start_ticks: 999
+            })
+        );
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive() {
+        let stat = parse_stat("7 (x) Z 1 7 7 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 9 0").unwrap();
+        assert!(!stat.alive());
+    }
+}

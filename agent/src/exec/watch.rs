@@ -1,0 +1,205 @@
+//! Waiting for a task's end, and asking for it.
+//!
+//! Owns what the agent does with a shim that it launched or found again: both are the same here. It
+//! never starts anything. The agent calls it.
+
+use super::files::{self, ExitRecord, ProcRecord, StopRecord};
+use super::ident::{ProcIdent, adopt, wait_gone};
+use super::{cgroup, durable, launch, procfs};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the processes of a shim that vanished may take to die of SIGKILL.
+const FENCE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Why there is no record of a task's end.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimVanished {
+    /// The shim was killed; the trainer's session is gone.
+    #[error(
+        "the shim {pid} of {task_dir} ended without a record of the exit, and its trainer was killed ({killed} processes); the task may be started again"
+    )]
+    TrainerGone {
+        /// The task's folder.
+        task_dir: PathBuf,
+        /// The shim.
+        pid: i32,
+        /// Processes of the trainer that were still there.
+        killed: usize,
+    },
+    /// The shim was killed, and something of its trainer does not die.
+    #[error(
+        "the shim {pid} of {task_dir} ended without a record of the exit, and processes {stuck:?} of its trainer do not end; look at them before the machine is used again"
+    )]
+    TrainerRemains {
+        /// The task's folder.
+        task_dir: PathBuf,
+        /// The shim.
+        pid: i32,
+        /// What is left.
+        stuck: Vec<i32>,
+    },
+    /// The folder or the processes cannot be looked at.
+    #[error("cannot tell how the task in {task_dir} ended: {source}")]
+    Unreadable {
+        /// The task's folder.
+        task_dir: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+}
+
+/// Whether a stop reached anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The shim was told.
+    Asked,
+    /// The shim has ended already.
+    AlreadyGone,
+}
+
+/// Why a stop could not be asked for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot signal the shim {pid} of {task_dir}: {source}; see that the agent runs as the user that started it"
+)]
+pub struct StopError {
+    /// The task's folder.
+    pub task_dir: PathBuf,
+    /// The shim.
+    pub pid: i32,
+    /// What failed.
+    pub source: io::Error,
+}
+
+/// Waits until the shim of `task_dir` has ended, and says how its trainer did. Works for a shim that
+/// this process launched and for one that it found again, also when it has ended long ago. Can be
+/// dropped and called again.
+///
+/// It does not reap a launched shim: see [`launch::Launched::child`].
+pub async fn wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, ShimVanished> {
+    let unreadable = |source| ShimVanished::Unreadable {
+        task_dir: task_dir.to_path_buf(),
+        source,
+    };
+    if let Some(pidfd) = adopt(shim) {
+        wait_gone(pidfd).await.map_err(unreadable)?;
+    }
+    let record = durable::read_json(&task_dir.join(files::EXIT)).map_err(unreadable)?;
+    if let Some(record) = record {
+        return Ok(record);
+    }
+    let processes = launch::read_processes(task_dir).map_err(unreadable)?;
+    let (killed, stuck) = match processes {
+        Some(processes) => fence(&processes).await.map_err(unreadable)?,
+        None => (0, Vec::new()),
+    };
+    Err(if stuck.is_empty() {
+        ShimVanished::TrainerGone {
+            task_dir: task_dir.to_path_buf(),
+            pid: shim.pid,
+            killed,
+        }
+    } else {
+        ShimVanished::TrainerRemains {
+            task_dir: task_dir.to_path_buf(),
+            pid: shim.pid,
+            stuck,
+        }
+    })
+}
+
+/// Asks the shim of `task_dir` to stop its trainer: SIGTERM, and SIGKILL after `grace`. Further calls
+/// can only shorten the grace. Blocks on the disk for a moment.
+pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Result<Stop, StopError> {
+    let Some(pidfd) = adopt(shim) else {
+        return Ok(Stop::AlreadyGone);
+    };
+    let stop = StopRecord {
+        grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+    };
+    if let Err(error) = durable::write_json(&task_dir.join(files::STOP), &stop) {
+        // A full disk must not keep a trainer running: it gets the grace of its launch.
+        tracing::warn!(%error, task_dir = %task_dir.display(), "cannot write the grace of a stop");
+    }
+    match pidfd_send_signal(&pidfd, Signal::TERM) {
+        Ok(()) => Ok(Stop::Asked),
+        Err(rustix::io::Errno::SRCH) => Ok(Stop::AlreadyGone),
+        Err(error) => Err(StopError {
+            task_dir: task_dir.to_path_buf(),
+            pid: shim.pid,
+            source: error.into(),
+        }),
+    }
+}
+
+/// Kills what is left of the trainer. Returns how many were killed and which did not end.
+async fn fence(task: &ProcRecord) -> io::Result<(usize, Vec<i32>)> {
+    if procfs::boot_id()? != task.trainer.boot_id {
+        return Ok((0, Vec::new()));
+    }
+    let mut killed = 0;
+    let round = async {
+        loop {
+            let held = hold_remains(task);
+            if held.is_empty() {
+                return io::Result::Ok(());
+            }
+            killed += held.len();
+            cgroup::kill(task.cgroup.as_deref());
+            for pidfd in &held {
+                // It may have ended meanwhile; the wait below tells.
+                pidfd_send_signal(pidfd, Signal::KILL).ok();
+            }
+            for pidfd in held {
+                wait_gone(pidfd).await?;
+            }
+        }
+    };
+    match tokio::time::timeout(FENCE_LIMIT, round).await {
+        Ok(done) => {
+            done?;
+            cgroup::remove(task.cgroup.as_deref());
+            Ok((killed, Vec::new()))
+        }
+        Err(_) => Ok((killed, remains(task).into_iter().collect())),
+    }
+}
+
+/// The living processes of the trainer's control group and session.
+///
+/// A session's id is the pid of its leader, and the kernel does not give that pid away while a
+/// member is left; so the members of a session whose leader is another process than the trainer are
+/// none of ours. The group's name holds the shim's identity and is no other's.
+fn remains(task: &ProcRecord) -> BTreeSet<i32> {
+    let mut pids = cgroup::members(task.cgroup.as_deref());
+    let trainer = &task.trainer;
+    let other = procfs::stat(trainer.pid).is_some_and(|s| s.start_ticks != trainer.start_ticks);
+    if !other {
+        pids.extend(procfs::session_members(trainer.pid));
+    }
+    pids
+}
+
+/// Takes hold of them. They are looked for once more with the pidfds open, so that none is a process
+/// that took over a pid in between.
+fn hold_remains(task: &ProcRecord) -> Vec<OwnedFd> {
+    let open = |pid: i32| {
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
+        Some((pid, pidfd))
+    };
+    let opened: Vec<(i32, OwnedFd)> = remains(task).into_iter().filter_map(open).collect();
+    if opened.is_empty() {
+        return Vec::new();
+    }
+    let still = remains(task);
+    opened
+        .into_iter()
+        .filter(|(pid, _)| still.contains(pid))
+        .map(|(_, pidfd)| pidfd)
+        .collect()
+}

@@ -1,0 +1,409 @@
+//! The process side with real processes: this very binary is the shim when it is asked to be.
+//!
+//! Owns the cases that only a kernel can answer. It never sleeps: it waits for conditions, bounded.
+//! `cargo test` calls it.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
+use std::io::ErrorKind::NotFound;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tempfile::TempDir;
+use trainyard_agent::exec::launch::{LaunchError, Launched, launch, read_processes};
+use trainyard_agent::exec::output::{OutputLine, OutputReader, Stream};
+use trainyard_agent::exec::watch::{ShimVanished, Stop, request_stop, wait_exit};
+use trainyard_agent::exec::{ExitRecord, LaunchSpec, ProcIdent, ident, shim};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, command, task_dir] = arguments.as_slice()
+        && command == "shim"
+    {
+        return ExitCode::from(u8::try_from(shim::main(Path::new(task_dir))).unwrap_or(u8::MAX));
+    }
+    libtest_mimic::run(&Arguments::from_args(), cases()).exit_code()
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        fn cases() -> Vec<Trial> {
+            vec![$(Trial::test(stringify!($name), || run(stringify!($name), $name()))),*]
+        }
+    };
+}
+
+cases! {
+    an_exit_code_is_recorded, a_death_by_signal_is_recorded, a_missing_program_is_named,
+    a_file_without_x_bit_is_named, a_missing_folder_is_named,
+    the_environment_is_whole_and_nothing_is_inherited,
+    a_trainer_that_ignores_sigterm_is_killed_after_the_grace,
+    a_trainer_that_heeds_sigterm_ends_by_itself, a_second_stop_can_shorten_the_grace,
+    a_stop_after_the_end_reaches_nobody, leftovers_are_killed_even_in_a_session_of_their_own,
+    lines_of_both_streams_keep_their_order, a_line_of_one_megabyte_is_whole_in_pieces,
+    a_progress_bar_leaves_its_last_state, a_last_line_without_end_is_kept,
+    bytes_that_are_not_text_are_read_leniently,
+    output_that_cannot_be_written_is_counted_and_blocks_nobody, reading_goes_on_where_it_was_left,
+    a_stopped_trainer_is_woken_to_be_ended, a_task_is_found_again_by_its_folder,
+    a_running_task_is_not_launched_twice, a_killed_shim_leaves_no_process_of_its_trainer,
+    many_launches_leave_no_zombie,
+}
+
+fn run(name: &str, case: impl Future<Output = ()>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(async { tokio::time::timeout(LIMIT, case).await })
+        .map_err(|_late| Failed::from(format!("{name} took more than {LIMIT:?}")))
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder for the task")
+}
+
+fn spec(argv: &[&str]) -> LaunchSpec {
+    LaunchSpec {
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        cwd: PathBuf::from("/"),
+        env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+        grace_ms: 10_000,
+    }
+}
+
+fn shim_command() -> Vec<String> {
+    let me = std::env::current_exe().expect("the path of this test");
+    vec![me.display().to_string(), "shim".to_owned()]
+}
+
+async fn start(task: &TempDir, script: &str) -> Launched {
+    let mut spec = spec(&["sh", "-c", script]);
+    spec.env
+        .insert("DIR".to_owned(), task.path().display().to_string());
+    launch(&shim_command(), task.path(), &spec)
+        .await
+        .expect("the trainer starts")
+}
+
+/// Runs `script` to its end.
+async fn finish(task: &TempDir, script: &str) -> ExitRecord {
+    let mut launched = start(task, script).await;
+    end_of(task, &mut launched).await
+}
+
+async fn end_of(task: &TempDir, launched: &mut Launched) -> ExitRecord {
+    let record = wait_exit(task.path(), &launched.shim)
+        .await
+        .expect("the exit is recorded");
+    let status = launched.child.wait().await.expect("the shim is reaped");
+    assert!(status.success(), "the shim ended with {status}");
+    record
+}
+
+fn output(task: &TempDir) -> Vec<OutputLine> {
+    OutputReader::open(&task.path().join("output.log"), 0)
+        .and_then(|mut reader| reader.read_lines(usize::MAX))
+        .expect("the output is read")
+}
+
+fn texts(task: &TempDir) -> Vec<String> {
+    output(task).into_iter().map(|line| line.text).collect()
+}
+
+/// Waits until `condition` holds; the case's own limit bounds it.
+async fn until(mut condition: impl FnMut() -> bool) {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    while !condition() {
+        tick.tick().await;
+    }
+}
+
+/// The pid that a script wrote to `name` in its task's folder.
+async fn pid_in(task: &TempDir, name: &str) -> i32 {
+    let mut pid = None;
+    until(|| {
+        pid = std::fs::read_to_string(task.path().join(name))
+            .ok()
+            .and_then(|text| text.strip_suffix('\n')?.parse().ok());
+        pid.is_some()
+    })
+    .await;
+    pid.expect("it was waited for")
+}
+
+/// Whether `pid` is there and no zombie.
+fn alive(pid: i32) -> bool {
+    ProcIdent::of(pid).is_ok_and(|ident| ident::adopt(&ident).is_some())
+}
+
+async fn an_exit_code_is_recorded() {
+    let task = folder();
+    let record = finish(&task, "exit 7").await;
+    assert_eq!((record.code, record.signal), (Some(7), None));
+    assert!(record.max_rss_bytes > 0);
+    assert!(record.started_at_us <= record.ended_at_us);
+    assert_eq!((record.killed_leftovers, record.output_lost_bytes), (0, 0));
+}
+
+async fn a_death_by_signal_is_recorded() {
+    let task = folder();
+    let record = finish(&task, "kill -SEGV $$").await;
+    assert_eq!((record.code, record.signal), (None, Some(11)));
+    assert!(!record.oom_killed);
+}
+
+async fn a_missing_program_is_named() {
+    let task = folder();
+    let error = launch(&shim_command(), task.path(), &spec(&["no-such-trainer"]))
+        .await
+        .expect_err("there is no such program");
+    assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
+    assert!(error.to_string().contains("no-such-trainer"), "{error}");
+    assert_eq!(read_processes(task.path()).expect("no file is fine"), None);
+}
+
+async fn a_file_without_x_bit_is_named() {
+    let task = folder();
+    let file = task.path().join("train.py");
+    std::fs::write(&file, "print()").expect("the file is written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let path = file.display().to_string();
+    let error = launch(&shim_command(), task.path(), &spec(&[&path]))
+        .await
+        .expect_err("it is not executable");
+    assert!(
+        matches!(error, LaunchError::NotExecutable { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains(&path), "{error}");
+}
+
+async fn a_missing_folder_is_named() {
+    let task = folder();
+    let mut spec = spec(&["true"]);
+    spec.cwd = task.path().join("nowhere");
+    let error = launch(&shim_command(), task.path(), &spec)
+        .await
+        .expect_err("there is no such folder");
+    assert!(error.to_string().contains("nowhere"), "{error}");
+}
+
+async fn the_environment_is_whole_and_nothing_is_inherited() {
+    let task = folder();
+    finish(&task, "exec env").await;
+    let mut lines = texts(&task);
+    // The shell adds its own.
+    lines.retain(|line| {
+        !["PWD=", "OLDPWD=", "SHLVL=", "_="]
+            .iter()
+            .any(|own| line.starts_with(own))
+    });
+    lines.sort();
+    let dir = format!("DIR={}", task.path().display());
+    assert_eq!(lines, [dir.as_str(), "PATH=/usr/bin:/bin"]);
+}
+
+async fn a_trainer_that_ignores_sigterm_is_killed_after_the_grace() {
+    let task = folder();
+    let script = "trap 'echo asked' TERM; echo $$ > $DIR/ready; while :; do sleep 1000; done";
+    let mut launched = start(&task, script).await;
+    pid_in(&task, "ready").await;
+    let grace = Duration::from_millis(200);
+    let stop = request_stop(task.path(), &launched.shim, grace).expect("it is signalled");
+    assert_eq!(stop, Stop::Asked);
+    let record = end_of(&task, &mut launched).await;
+    assert_eq!(record.signal, Some(9));
+    assert!(!record.oom_killed);
+    assert!(texts(&task).contains(&"asked".to_owned()));
+}
+
+async fn a_trainer_that_heeds_sigterm_ends_by_itself() {
+    let task = folder();
+    let script = "trap 'echo saved; exit 3' TERM; echo $$ > $DIR/ready; sleep 1000 & wait";
+    let mut launched = start(&task, script).await;
+    pid_in(&task, "ready").await;
+    request_stop(task.path(), &launched.shim, LIMIT * 10).expect("it is signalled");
+    let record = end_of(&task, &mut launched).await;
+    assert_eq!(record.code, Some(3));
+    assert_eq!(texts(&task), ["saved"]);
+}
+
+async fn a_second_stop_can_shorten_the_grace() {
+    let task = folder();
+    let mut launched = start(&task, "trap '' TERM; echo $$ > $DIR/ready; sleep 1000").await;
+    pid_in(&task, "ready").await;
+    request_stop(task.path(), &launched.shim, LIMIT * 10).expect("it is signalled");
+    request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
+    assert_eq!(end_of(&task, &mut launched).await.signal, Some(9));
+}
+
+async fn a_stop_after_the_end_reaches_nobody() {
+    let task = folder();
+    let mut launched = start(&task, "true").await;
+    end_of(&task, &mut launched).await;
+    let stop = request_stop(task.path(), &launched.shim, Duration::ZERO).expect("no error");
+    assert_eq!(stop, Stop::AlreadyGone);
+}
+
+async fn leftovers_are_killed_even_in_a_session_of_their_own() {
+    let task = folder();
+    let script = "(setsid sh -c 'echo $$ > $DIR/far; exec sleep 1000' > /dev/null 2>&1 &)
+        (sh -c 'echo $$ > $DIR/near; exec sleep 1000' &)
+        until [ -s $DIR/far ] && [ -s $DIR/near ]; do :; done; exit 0";
+    let record = finish(&task, script).await;
+    let (far, near) = (pid_in(&task, "far").await, pid_in(&task, "near").await);
+    assert_eq!((record.code, record.killed_leftovers), (Some(0), 2));
+    assert!(!alive(far) && !alive(near));
+}
+
+async fn lines_of_both_streams_keep_their_order() {
+    let task = folder();
+    let script = "seen() { until grep -q $1 $DIR/output.log; do :; done; }
+        echo one; seen one; echo two >&2; seen two; echo three; seen three; echo four >&2";
+    finish(&task, script).await;
+    assert_eq!(texts(&task), ["one", "two", "three", "four"]);
+    let streams: Vec<Stream> = output(&task).iter().map(|line| line.stream).collect();
+    assert_eq!(
+        streams,
+        [Stream::Out, Stream::Err, Stream::Out, Stream::Err]
+    );
+}
+
+async fn a_line_of_one_megabyte_is_whole_in_pieces() {
+    let task = folder();
+    finish(
+        &task,
+        "head -c 1048576 /dev/zero | tr '\\0' x; echo; echo after",
+    )
+    .await;
+    let mut lines = texts(&task);
+    assert_eq!(lines.pop().as_deref(), Some("after"));
+    assert!(lines.iter().all(|piece| piece.len() <= 64 * 1024));
+    assert_eq!(lines.concat(), "x".repeat(1_048_576));
+}
+
+async fn a_progress_bar_leaves_its_last_state() {
+    let task = folder();
+    finish(&task, r"printf '10%%\r50%%\r100%%\ndone\r\n'").await;
+    assert_eq!(texts(&task), ["100%", "done"]);
+}
+
+async fn a_last_line_without_end_is_kept() {
+    let task = folder();
+    finish(&task, "echo first; printf last").await;
+    assert_eq!(texts(&task), ["first", "last"]);
+}
+
+async fn bytes_that_are_not_text_are_read_leniently() {
+    let task = folder();
+    finish(&task, r"printf 'a\377b\n'").await;
+    assert_eq!(texts(&task), ["a\u{fffd}b"]);
+    let raw = std::fs::read(task.path().join("output.log")).expect("the raw output");
+    assert!(raw.ends_with(b"\na\xffb\n"));
+}
+
+async fn output_that_cannot_be_written_is_counted_and_blocks_nobody() {
+    let task = folder();
+    std::fs::create_dir(task.path().join("output.log")).expect("a folder in the way");
+    let record = finish(&task, "head -c 300000 /dev/zero; echo; echo end >&2").await;
+    assert_eq!((record.code, record.output_lost_bytes), (Some(0), 300_003));
+}
+
+async fn reading_goes_on_where_it_was_left() {
+    let task = folder();
+    finish(&task, "echo one; echo two; echo three").await;
+    let path = task.path().join("output.log");
+    let mut reader = OutputReader::open(&path, 0).expect("it is there");
+    let first = reader.read_lines(1).expect("one line").remove(0);
+    assert_eq!(first.text, "one");
+    let mut later = OutputReader::open(&path, first.offset_after).expect("it is there");
+    let rest = later.read_lines(10).expect("two lines");
+    assert_eq!(rest, reader.read_lines(10).expect("two lines"));
+    assert_eq!(rest.len(), 2);
+    assert!(reader.read_lines(10).expect("no line").is_empty());
+}
+
+async fn a_stopped_trainer_is_woken_to_be_ended() {
+    let task = folder();
+    let mut launched = start(
+        &task,
+        "trap 'exit 4' TERM; kill -STOP $$; while :; do :; done",
+    )
+    .await;
+    let stat = format!("/proc/{}/stat", launched.trainer.pid);
+    until(|| std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T "))).await;
+    request_stop(task.path(), &launched.shim, LIMIT * 10).expect("it is signalled");
+    assert_eq!(end_of(&task, &mut launched).await.code, Some(4));
+}
+
+async fn a_task_is_found_again_by_its_folder() {
+    let task = folder();
+    let script = "echo $$ > $DIR/ready; until [ -e $DIR/go ]; do :; done; exit 5";
+    let launched = start(&task, script).await;
+    let found = read_processes(task.path())
+        .expect("proc.json is read")
+        .expect("proc.json is there");
+    assert_eq!(
+        (&found.shim, &found.trainer),
+        (&launched.shim, &launched.trainer)
+    );
+    // Nothing but the folder is left of the launch.
+    drop(launched);
+    assert!(ident::adopt(&found.shim).is_some() && ident::adopt(&found.trainer).is_some());
+    assert_eq!(pid_in(&task, "ready").await, found.trainer.pid);
+    std::fs::write(task.path().join("go"), "").expect("the go is given");
+    let record = wait_exit(task.path(), &found.shim).await.expect("a record");
+    assert_eq!(record.code, Some(5));
+    let again = wait_exit(task.path(), &found.shim).await.expect("a record");
+    assert_eq!(again, record);
+}
+
+async fn a_running_task_is_not_launched_twice() {
+    let task = folder();
+    let mut launched = start(&task, "sleep 1000").await;
+    let error = launch(&shim_command(), task.path(), &spec(&["true"]))
+        .await
+        .expect_err("it runs already");
+    assert!(
+        matches!(error, LaunchError::AlreadyRunning { .. }),
+        "{error}"
+    );
+    request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
+    end_of(&task, &mut launched).await;
+}
+
+async fn a_killed_shim_leaves_no_process_of_its_trainer() {
+    let task = folder();
+    let script = "(setsid sh -c 'echo $$ > $DIR/far; exec sleep 1000' &)
+        sh -c 'echo $$ > $DIR/child; exec sleep 1000' & sleep 1000";
+    let mut launched = start(&task, script).await;
+    let (far, child) = (pid_in(&task, "far").await, pid_in(&task, "child").await);
+    let grouped = read_processes(task.path()).is_ok_and(|p| p.is_some_and(|p| p.cgroup.is_some()));
+    assert!(alive(child) && alive(launched.trainer.pid));
+    launched.child.start_kill().expect("the shim is killed");
+    launched.child.wait().await.expect("the shim is reaped");
+    let error = wait_exit(task.path(), &launched.shim)
+        .await
+        .expect_err("nobody wrote a record");
+    assert!(matches!(error, ShimVanished::TrainerGone { .. }), "{error}");
+    assert!(!alive(child) && !alive(launched.trainer.pid));
+    if !grouped {
+        // Known: without a control group, what had left the session is out of reach.
+        kill_process(Pid::from_raw(far).expect("a pid"), Signal::KILL).expect("it lives");
+    }
+    until(|| !alive(far)).await;
+}
+
+async fn many_launches_leave_no_zombie() {
+    for code in 0..20 {
+        let task = folder();
+        let mut launched = start(&task, &format!("echo {code}; exit {code}")).await;
+        assert_eq!(end_of(&task, &mut launched).await.code, Some(code));
+        assert!(ProcIdent::of(launched.shim.pid).is_err_and(|gone| gone.kind() == NotFound));
+        assert_eq!(texts(&task), [code.to_string()]);
+    }
+}
