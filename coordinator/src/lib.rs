@@ -1,1 +1,6 @@
-//! trainyard-coordinator
+//! The server side of Trainyard: what carries the core's decisions out.
+//!
+//! Owns the store, the actors and the API. Decides nothing about jobs: `trainyard-core` does.
+//! Called by the `trainyard` binary.
+
+pub mod auth;
