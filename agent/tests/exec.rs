@@ -42,11 +42,11 @@ cases! {
     a_file_without_x_bit_is_named, a_missing_folder_is_named,
     the_environment_is_whole_and_nothing_is_inherited,
     a_trainer_that_ignores_sigterm_is_killed_after_the_grace,
-    a_trainer_that_heeds_sigterm_ends_by_itself, a_second_stop_can_shorten_the_grace,
-    a_stop_after_the_end_reaches_nobody, leftovers_are_killed_even_in_a_session_of_their_own,
-    lines_of_both_streams_keep_their_order, a_line_of_one_megabyte_is_whole_in_pieces,
-    a_progress_bar_leaves_its_last_state, a_last_line_without_end_is_kept,
-    bytes_that_are_not_text_are_read_leniently,
+    a_trainer_that_heeds_sigterm_ends_by_itself,
+    a_second_stop_can_shorten_the_grace_and_a_late_one_reaches_nobody,
+    leftovers_are_killed_even_in_a_session_of_their_own, lines_of_both_streams_keep_their_order,
+    a_line_of_one_megabyte_is_whole_in_pieces, a_progress_bar_leaves_its_last_state,
+    a_last_line_without_end_is_kept, bytes_that_are_not_text_are_read_leniently,
     output_that_cannot_be_written_is_counted_and_blocks_nobody, reading_goes_on_where_it_was_left,
     a_stopped_trainer_is_woken_to_be_ended, a_task_is_found_again_by_its_folder,
     a_running_task_is_not_launched_twice, a_killed_shim_leaves_no_process_of_its_trainer,
@@ -87,6 +87,11 @@ async fn start(task: &TempDir, script: &str) -> Launched {
     launch(&shim_command(), task.path(), &spec)
         .await
         .expect("the trainer starts")
+}
+
+async fn refusal(task: &TempDir, spec: &LaunchSpec) -> LaunchError {
+    let launched = launch(&shim_command(), task.path(), spec).await;
+    launched.expect_err("it cannot be started")
 }
 
 /// Runs `script` to its end.
@@ -158,9 +163,7 @@ async fn a_death_by_signal_is_recorded() {
 
 async fn a_missing_program_is_named() {
     let task = folder();
-    let error = launch(&shim_command(), task.path(), &spec(&["no-such-trainer"]))
-        .await
-        .expect_err("there is no such program");
+    let error = refusal(&task, &spec(&["no-such-trainer"])).await;
     assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
     assert!(error.to_string().contains("no-such-trainer"), "{error}");
     assert_eq!(read_processes(task.path()).expect("no file is fine"), None);
@@ -172,9 +175,7 @@ async fn a_file_without_x_bit_is_named() {
     std::fs::write(&file, "print()").expect("the file is written");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("chmod");
     let path = file.display().to_string();
-    let error = launch(&shim_command(), task.path(), &spec(&[&path]))
-        .await
-        .expect_err("it is not executable");
+    let error = refusal(&task, &spec(&[&path])).await;
     assert!(
         matches!(error, LaunchError::NotExecutable { .. }),
         "{error}"
@@ -186,9 +187,7 @@ async fn a_missing_folder_is_named() {
     let task = folder();
     let mut spec = spec(&["true"]);
     spec.cwd = task.path().join("nowhere");
-    let error = launch(&shim_command(), task.path(), &spec)
-        .await
-        .expect_err("there is no such folder");
+    let error = refusal(&task, &spec).await;
     assert!(error.to_string().contains("nowhere"), "{error}");
 }
 
@@ -232,21 +231,15 @@ async fn a_trainer_that_heeds_sigterm_ends_by_itself() {
     assert_eq!(texts(&task), ["saved"]);
 }
 
-async fn a_second_stop_can_shorten_the_grace() {
+async fn a_second_stop_can_shorten_the_grace_and_a_late_one_reaches_nobody() {
     let task = folder();
     let mut launched = start(&task, "trap '' TERM; echo $$ > $DIR/ready; sleep 1000").await;
     pid_in(&task, "ready").await;
     request_stop(task.path(), &launched.shim, LIMIT * 10).expect("it is signalled");
     request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
     assert_eq!(end_of(&task, &mut launched).await.signal, Some(9));
-}
-
-async fn a_stop_after_the_end_reaches_nobody() {
-    let task = folder();
-    let mut launched = start(&task, "true").await;
-    end_of(&task, &mut launched).await;
-    let stop = request_stop(task.path(), &launched.shim, Duration::ZERO).expect("no error");
-    assert_eq!(stop, Stop::AlreadyGone);
+    let late = request_stop(task.path(), &launched.shim, Duration::ZERO).expect("no error");
+    assert_eq!(late, Stop::AlreadyGone);
 }
 
 async fn leftovers_are_killed_even_in_a_session_of_their_own() {
@@ -365,9 +358,7 @@ async fn a_task_is_found_again_by_its_folder() {
 async fn a_running_task_is_not_launched_twice() {
     let task = folder();
     let mut launched = start(&task, "sleep 1000").await;
-    let error = launch(&shim_command(), task.path(), &spec(&["true"]))
-        .await
-        .expect_err("it runs already");
+    let error = refusal(&task, &spec(&["true"])).await;
     assert!(
         matches!(error, LaunchError::AlreadyRunning { .. }),
         "{error}"

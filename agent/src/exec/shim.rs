@@ -93,9 +93,6 @@ struct Shim {
 
 impl Shim {
     fn start(task_dir: &Path) -> Result<(Self, ProcRecord), Hello> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Hello::Failed(format!("{what} failed: {error}"))
-        };
         let task_dir =
             std::path::absolute(task_dir).map_err(|e| failed("resolving the task folder", &e))?;
         let signals = become_shim().map_err(|e| failed("setting up the shim", &e))?;
@@ -113,8 +110,7 @@ impl Shim {
             drop(child.kill());
             failed("writing proc.json", &e)
         })?;
-        let out = child.stdout.take().map(OwnedFd::from);
-        let err = child.stderr.take().map(OwnedFd::from);
+        let (out, err) = (child.stdout.take(), child.stderr.take());
         let shim = Self {
             task_dir,
             pid: record.shim.pid,
@@ -122,7 +118,7 @@ impl Shim {
             cgroup: record.cgroup.clone(),
             default_grace: Duration::from_millis(spec.grace_ms),
             signals,
-            pump: Pump::new(out, err, log),
+            pump: Pump::new(out.map(OwnedFd::from), err.map(OwnedFd::from), log),
             phase: Phase::Running { kill_at: None },
             stop_since: None,
             killed_by_us: false,
@@ -341,6 +337,10 @@ fn become_shim() -> io::Result<SignalFd> {
     taken.thread_block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     Ok(SignalFd::with_flags(&taken, flags)?)
+}
+
+fn failed(what: &str, error: &io::Error) -> Hello {
+    Hello::Failed(format!("{what} failed: {error}"))
 }
 
 fn record_processes(
