@@ -1,1 +1,4 @@
 //! trainyard-coordinator
+
+pub mod config;
+pub mod store;
