@@ -177,8 +177,7 @@ impl Config {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let defaults: Table = parse(DEFAULTS)?;
-        let mut merged = defaults.clone();
+        let mut merged: Table = parse(DEFAULTS)?;
         if let Some(path) = file {
             let text = fs::read_to_string(path).map_err(|source| ConfigError::File {
                 path: path.to_path_buf(),
@@ -272,9 +271,10 @@ fn merge_variable(
     let Some(slot) = slot(merged, key) else {
         return Err(unknown(merged, key, &origin));
     };
-    let value = match slot {
-        Value::Integer(_) => text.parse().map(Value::Integer).ok(),
-        _ => None,
+    let value = if slot.is_integer() {
+        text.parse().map(Value::Integer).ok()
+    } else {
+        None
     };
     put(slot, value.unwrap_or(Value::String(text)), key, &origin)
 }
@@ -353,11 +353,11 @@ fn unknown(known: &Table, key: &str, origin: &str) -> ConfigError {
 mod tests {
     use super::*;
 
-    fn with_file(text: &str) -> Result<Config, ConfigError> {
+    fn file_error(text: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         fs::write(&path, text).unwrap();
-        Config::load(Some(&path), [])
+        Config::load(Some(&path), []).unwrap_err().to_string()
     }
 
     fn with_env(name: &str, value: &str) -> Result<Config, ConfigError> {
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_the_nearest_known_one() {
-        let error = text(with_file("[store]\ncach_mib = 8"));
+        let error = file_error("[store]\ncach_mib = 8");
         assert!(
             error.starts_with("unknown key 'store.cach_mib' in "),
             "{error}"
@@ -408,7 +408,7 @@ mod tests {
             error.ends_with("did you mean 'store.cache_mib'?"),
             "{error}"
         );
-        let error = text(with_file("[stor]\ncache_mib = 8"));
+        let error = file_error("[stor]\ncache_mib = 8");
         assert!(error.ends_with("did you mean 'store'?"), "{error}");
         assert_eq!(
             text(with_env("TRAINYARD__SERVER__LISTN", "x")),
@@ -418,14 +418,12 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_named_with_what_is_expected() {
-        let error = text(with_file("[store]\ncache_mib = \"much\""));
+        let error = file_error("[store]\ncache_mib = \"much\"");
         assert!(error.contains("key 'store.cache_mib' in "), "{error}");
         assert!(error.ends_with("must be a whole number from 1 to 1000000000, not 'much'"));
-        assert!(text(with_file("[store]\ncache_mib = -1")).ends_with("not -1"));
-        assert!(text(with_file("store = 3")).contains("key 'store' in "));
-        assert!(
-            text(with_file("[store]\ndata_dir = 3")).contains("must be a text in quotes, not 3")
-        );
+        assert!(file_error("[store]\ncache_mib = -1").ends_with("not -1"));
+        assert!(file_error("store = 3").contains("key 'store' in "));
+        assert!(file_error("[store]\ndata_dir = 3").contains("must be a text in quotes, not 3"));
         assert_eq!(
             text(with_env("TRAINYARD__SERVER__LISTEN", "here")),
             "key 'server.listen' in the environment (TRAINYARD__SERVER__LISTEN) must be an address with a port, such as 127.0.0.1:8000, not 'here'"
@@ -436,14 +434,14 @@ mod tests {
     fn a_missing_file_and_broken_toml_name_the_file() {
         let error = text(Config::load(Some(Path::new("/nowhere/c.toml")), []));
         assert!(error.starts_with("cannot read the configuration file /nowhere/c.toml: "));
-        let error = text(with_file("[store"));
+        let error = file_error("[store");
         assert!(error.contains("c.toml is not valid TOML: "), "{error}");
     }
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
         assert_eq!(
-            text(with_file("[leases]\nlost_after_seconds = 10")),
+            file_error("[leases]\nlost_after_seconds = 10"),
             "leases.lost_after_seconds is 10 and must be above leases.suspect_after_seconds, which is 10"
         );
         let error = text(with_env(

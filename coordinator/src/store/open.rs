@@ -58,7 +58,8 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
         Some(text) => {
             let found: u32 = text
                 .parse()
-                .map_err(|_| damaged(path, format!("its schema version is '{text}'")))?;
+                .ok()
+                .ok_or_else(|| damaged(path, format!("its schema version is '{text}'")))?;
             if found > SCHEMA {
                 return Err(OpenError::Newer {
                     path: path.to_path_buf(),
@@ -113,6 +114,10 @@ fn touch(path: &Path) -> io::Result<()> {
     options.mode(0o600).open(path).map(drop)
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "redb's errors are open-ended; whatever else it says, the file is not usable"
+)]
 fn refused(path: &Path, error: DatabaseError) -> OpenError {
     let path_buf = path.to_path_buf();
     match error {
