@@ -1,6 +1,8 @@
 //! The server side of Trainyard: what carries the core's decisions out.
 //!
-//! Owns the store, the actors and the API. Decides nothing about jobs: `trainyard-core` does.
-//! Called by the `trainyard` binary.
+//! Owns the store, the configuration, tokens, the actors and the API. Decides nothing about jobs:
+//! `trainyard-core` does. Called by the `trainyard` binary.
 
 pub mod auth;
+pub mod config;
+pub mod store;

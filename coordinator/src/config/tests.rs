@@ -1,0 +1,111 @@
+//! The settings: what goes before what, and every message.
+
+use super::*;
+
+fn file_error(text: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    fs::write(&path, text).unwrap();
+    Config::load(Some(&path), []).unwrap_err().to_string()
+}
+
+fn with_env(name: &str, value: &str) -> Result<Config, ConfigError> {
+    Config::load(None, [(name.to_owned(), value.to_owned())])
+}
+
+fn text(result: Result<Config, ConfigError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn the_shipped_defaults_have_every_key_and_a_comment_each() {
+    let config = Config::load(None, []).unwrap();
+    assert_eq!(config.server.listen.port(), 8000);
+    assert_eq!(config.store.cache_mib, 64);
+    assert_eq!(config.auth.access_token_minutes, 60);
+    assert_eq!(config.lease(), Lease::default());
+    let mut before = "";
+    for line in DEFAULTS.lines() {
+        if line.contains(" = ") && !line.starts_with('#') {
+            assert!(before.starts_with("# "), "no comment above: {line}");
+        }
+        before = line;
+    }
+}
+
+#[test]
+fn the_file_goes_before_the_defaults_and_the_environment_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    fs::write(&path, "[store]\ncache_mib = 8\nreserve_mib = 0").unwrap();
+    let variable = ("TRAINYARD__STORE__CACHE_MIB".into(), "9".into());
+    let other = ("PATH".into(), "/bin".into());
+    let config = Config::load(Some(&path), [variable, other]).unwrap();
+    assert_eq!(config.store.cache_mib, 9);
+    assert_eq!(config.store.reserve_mib, 0);
+    assert_eq!(config.limits.open_jobs, 10_000);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest_known_one() {
+    let error = file_error("[store]\ncach_mib = 8");
+    assert!(
+        error.starts_with("unknown key 'store.cach_mib' in "),
+        "{error}"
+    );
+    assert!(
+        error.ends_with("did you mean 'store.cache_mib'?"),
+        "{error}"
+    );
+    let error = file_error("[stor]\ncache_mib = 8");
+    assert!(error.ends_with("did you mean 'store'?"), "{error}");
+    assert_eq!(
+        text(with_env("TRAINYARD__SERVER__LISTN", "x")),
+        "unknown key 'server.listn' in the environment (TRAINYARD__SERVER__LISTN); did you mean 'server.listen'?"
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_is_expected() {
+    let error = file_error("[store]\ncache_mib = \"much\"");
+    assert!(error.contains("key 'store.cache_mib' in "), "{error}");
+    assert!(error.ends_with("must be a whole number from 1 to 1000000000, not 'much'"));
+    assert!(file_error("[store]\ncache_mib = -1").ends_with("not -1"));
+    assert!(file_error("store = 3").contains("key 'store' in "));
+    assert!(file_error("[store]\ndata_dir = 3").contains("must be a text in quotes, not 3"));
+    assert_eq!(
+        text(with_env("TRAINYARD__SERVER__LISTEN", "here")),
+        "key 'server.listen' in the environment (TRAINYARD__SERVER__LISTEN) must be an address with a port, such as 127.0.0.1:8000, not 'here'"
+    );
+}
+
+#[test]
+fn a_missing_file_and_broken_toml_name_the_file() {
+    let error = text(Config::load(Some(Path::new("/nowhere/c.toml")), []));
+    assert!(error.starts_with("cannot read the configuration file /nowhere/c.toml: "));
+    let error = file_error("[store");
+    assert!(error.contains("c.toml is not valid TOML: "), "{error}");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    assert_eq!(
+        file_error("[leases]\nlost_after_seconds = 10"),
+        "leases.lost_after_seconds is 10 and must be above leases.suspect_after_seconds, which is 10"
+    );
+    let error = text(with_env(
+        "TRAINYARD__AUTH__FIRST_USER_EMAIL",
+        "ada@example.org",
+    ));
+    assert!(
+        error.contains("auth.first_user_password is empty"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_password_is_never_shown() {
+    let config = with_env("TRAINYARD__AUTH__FIRST_USER_PASSWORD", "hunter2").unwrap();
+    assert_eq!(config.auth.first_user_password.expose(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}

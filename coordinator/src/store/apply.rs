@@ -1,0 +1,130 @@
+//! One transaction's worth of changes, turned into rows.
+//!
+//! Owns which tables a change touches, and the indexes that follow. Never commits. Called by the
+//! committing thread.
+
+use redb::WriteTransaction;
+use trainyard_core::job::Job;
+
+use super::{
+    Change, NodeRow, UserRow,
+    codec::{self, Place},
+    error::ReadError,
+    series,
+    tables::{
+        CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL,
+        VALIDATIONS,
+    },
+};
+
+/// The changes of one commit.
+pub(super) struct Batch<'t> {
+    txn: &'t WriteTransaction,
+    next_point: u64,
+    next_log: u64,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn begin(txn: &'t WriteTransaction) -> Result<Self, ReadError> {
+        Ok(Self {
+            txn,
+            next_point: series::next_id(txn, POINTS)?,
+            next_log: series::next_id(txn, LOGS)?,
+        })
+    }
+
+    /// Writes the change; for an append, the id of its first row.
+    pub(super) fn apply(&mut self, change: Change) -> Result<Option<u64>, ReadError> {
+        match change {
+            Change::PutJob(job) => self.put_job(*job)?,
+            Change::AppendPoints {
+                job,
+                attempt,
+                points,
+            } => {
+                let rows = (job, attempt, points);
+                return series::append(self.txn, POINTS, &mut self.next_point, rows).map(Some);
+            }
+            Change::AppendLogs {
+                job,
+                attempt,
+                lines,
+            } => {
+                let rows = (job, attempt, lines);
+                return series::append(self.txn, LOGS, &mut self.next_log, rows).map(Some);
+            }
+            Change::PutValidation { job, epoch, body } => {
+                let bytes = codec::seal(body.as_bytes());
+                let mut table = self.txn.open_table(VALIDATIONS)?;
+                table.insert((job.0, epoch), bytes.as_slice())?;
+            }
+            Change::PutCursor { task, seq } => {
+                let key = (task.job.0, task.attempt.0, task.rank.0);
+                self.txn.open_table(CURSORS)?.insert(key, seq)?;
+            }
+            Change::PutNode(node) => self.put_node(&node)?,
+            Change::RemoveNode(name) => {
+                self.txn.open_table(NODES)?.remove(name.0.as_bytes())?;
+            }
+            Change::PutUser(user) => self.put_user(&user)?,
+            Change::PutMeta { key, value } => put_meta(self.txn, &key, &value)?,
+            Change::PutRequestKey { key, job } => {
+                let mut table = self.txn.open_table(REQUEST_KEYS)?;
+                table.insert(key.as_bytes(), job.0)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn put_job(&self, job: Job) -> Result<(), ReadError> {
+        let id = job.id.0;
+        let mut open = self.txn.open_table(OPEN_JOBS)?;
+        if job.state.is_terminal() {
+            open.remove(id)?;
+        } else {
+            open.insert(id, ())?;
+        }
+        let place = Place {
+            table: "jobs",
+            key: &id,
+        };
+        let bytes = codec::job_to_json(place, job)?;
+        self.txn.open_table(JOBS)?.insert(id, bytes.as_slice())?;
+        Ok(())
+    }
+
+    fn put_node(&self, node: &NodeRow) -> Result<(), ReadError> {
+        let place = Place {
+            table: "nodes",
+            key: &node.name,
+        };
+        let bytes = codec::to_json(place, node)?;
+        let mut table = self.txn.open_table(NODES)?;
+        table.insert(node.name.0.as_bytes(), bytes.as_slice())?;
+        Ok(())
+    }
+
+    fn put_user(&self, user: &UserRow) -> Result<(), ReadError> {
+        let place = Place {
+            table: "users",
+            key: &user.id,
+        };
+        let bytes = codec::to_json(place, user)?;
+        let mut by_email = self.txn.open_table(USERS_BY_EMAIL)?;
+        let mut users = self.txn.open_table(USERS)?;
+        if let Some(old) = users.insert(user.id, bytes.as_slice())? {
+            let old: UserRow = codec::from_json(place, old.value())?;
+            by_email.remove(old.email.as_bytes())?;
+        }
+        by_email.insert(user.email.as_bytes(), user.id)?;
+        Ok(())
+    }
+}
+
+/// Writes a value of `META`.
+pub(super) fn put_meta(txn: &WriteTransaction, key: &str, value: &str) -> Result<(), ReadError> {
+    let bytes = codec::seal(value.as_bytes());
+    let mut table = txn.open_table(META)?;
+    table.insert(key.as_bytes(), bytes.as_slice())?;
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! What can go wrong with the store, in words that name the path and the way out.
+//!
+//! Owns the error types, one per operation. Never handles any. Returned by the store to its callers.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+use trainyard_core::resources::format_bytes;
+
+/// Why the store could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The folder or the file cannot be written.
+    #[error(
+        "cannot write the store {}: {source}; give the coordinator a data folder that it may write to (store.data_dir)",
+        .path.display()
+    )]
+    NotWritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error(
+        "the store {} is in use by another coordinator; stop that one, or give this one its own data folder (store.data_dir)",
+        .path.display()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Written by a newer version.
+    #[error(
+        "the store {} has schema version {found}, this coordinator knows up to {known}; run the version that wrote it, or a newer one",
+        .path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version that is understood.
+        known: u32,
+    },
+    /// Cannot be read as a store.
+    #[error(
+        "the store {} is damaged ({reason}); restore the file from a backup, or move it away to start with an empty store",
+        .path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The committing thread could not be started.
+    #[error(
+        "cannot start the committing thread of the store {}: {source}; raise the limit of threads of this user (ulimit -u)",
+        .path.display()
+    )]
+    Thread {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a write was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A commit failed before; the process is about to end.
+    #[error(
+        "the store has stopped after a failed commit; the coordinator is ending, try again once it is back"
+    )]
+    Stopped,
+    /// Too much waits.
+    #[error("the store is busy: {waiting} writes wait to be committed; try again in a moment")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+}
+
+/// Why a commit failed. By design it ends the process: redb refuses every write after it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FatalStoreError {
+    /// No space left.
+    #[error(
+        "the disk under {} is full and the last writes were not accepted; free some space, then start the coordinator again: nothing that was acknowledged is lost",
+        .path.display()
+    )]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Any other failure.
+    #[error(
+        "cannot commit to the store {}: {source}; check the disk and its messages (dmesg), then start the coordinator again: nothing that was acknowledged is lost",
+        .path.display()
+    )]
+    Commit {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A row could not be written or read back.
+    #[error("cannot write a row of the store {}: {source}", .path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Which row and why.
+        source: ReadError,
+    },
+    /// A bug on the committing thread.
+    #[error(
+        "the committing thread of the store {} panicked: {reason}; start the coordinator again and report this",
+        .path.display()
+    )]
+    Panicked {
+        /// The file.
+        path: PathBuf,
+        /// The text of the panic.
+        reason: String,
+    },
+}
+
+/// Why a row could not be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The bytes are not those that were written.
+    #[error(
+        "the checksum of row {key} of table {table} is wrong: the store is damaged there; restore it from a backup"
+    )]
+    Checksum {
+        /// The table.
+        table: String,
+        /// The key.
+        key: String,
+    },
+    /// The bytes are right and cannot be understood.
+    #[error(
+        "row {key} of table {table} cannot be decoded: {reason}; run the version that wrote it, or a newer one"
+    )]
+    Decode {
+        /// The table.
+        table: String,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// redb could not read.
+    #[error("cannot read the store: {0}; check the disk, then start the coordinator again")]
+    Storage(#[source] Box<redb::Error>),
+}
+
+/// The data folder is too full to accept more work.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{} has {} free, less than the reserve of {}; free some space, or lower store.reserve_mib",
+    .path.display(), format_bytes(*.free), format_bytes(*.reserve)
+)]
+pub struct NoRoom {
+    /// The data folder.
+    pub path: PathBuf,
+    /// Free bytes.
+    pub free: u64,
+    /// Bytes that must stay free.
+    pub reserve: u64,
+}
+
+macro_rules! from_redb {
+    ($($source:ty),+) => {$(
+        impl From<$source> for ReadError {
+            fn from(source: $source) -> Self {
+                Self::Storage(Box::new(source.into()))
+            }
+        }
+    )+};
+}
+
+from_redb!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);

@@ -1,0 +1,239 @@
+//! Reads of the store: synchronous, microseconds while the rows are cached.
+//!
+//! Owns the queries. Never writes and never keeps a transaction, which would pin pages. Called by
+//! the actors and their readers; a long scan belongs on a blocking thread.
+
+use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _};
+use trainyard_core::{
+    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
+    job::Job,
+};
+
+use super::{
+    NodeRow, ReadError, Store, StoredLine, StoredPoint, UserRow,
+    codec::{self, Place},
+    series,
+    tables::{
+        CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL,
+        VALIDATIONS,
+    },
+};
+
+impl Store {
+    fn read(&self) -> Result<ReadTransaction, ReadError> {
+        Ok(self.inner.shared.db.begin_read()?)
+    }
+
+    /// One job.
+    pub fn job(&self, id: JobId) -> Result<Option<Job>, ReadError> {
+        let table = self.read()?.open_table(JOBS)?;
+        let bytes = table.get(id.0)?;
+        bytes
+            .map(|bytes| decode_job(id.0, bytes.value()))
+            .transpose()
+    }
+
+    /// Every job that has not ended, oldest first.
+    pub fn open_jobs(&self) -> Result<Vec<Job>, ReadError> {
+        let txn = self.read()?;
+        let jobs = txn.open_table(JOBS)?;
+        let mut found = Vec::new();
+        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
+            let id = entry?.0.value();
+            if let Some(bytes) = jobs.get(id)? {
+                found.push(decode_job(id, bytes.value())?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Jobs that `keep` wants, newest first, older than `before`, at most `limit`.
+    pub fn jobs(
+        &self,
+        before: Option<JobId>,
+        limit: usize,
+        keep: impl Fn(&Job) -> bool,
+    ) -> Result<Vec<Job>, ReadError> {
+        let table = self.read()?.open_table(JOBS)?;
+        let end = before.map_or(u64::MAX, |job| job.0);
+        let mut found = Vec::new();
+        for entry in table.range(..end)?.rev() {
+            if found.len() >= limit {
+                break;
+            }
+            let (id, bytes) = entry?;
+            let job = decode_job(id.value(), bytes.value())?;
+            if keep(&job) {
+                found.push(job);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The highest number of a job; 0 when there is none.
+    pub fn highest_job(&self) -> Result<JobId, ReadError> {
+        let table = self.read()?.open_table(JOBS)?;
+        let last = table.last()?;
+        Ok(last.map_or(JobId(0), |(id, _)| JobId(id.value())))
+    }
+
+    /// Points of a job with an id above `after`, ascending, at most `limit`.
+    pub fn points(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredPoint>, ReadError> {
+        let rows = series::after(&self.read()?, POINTS, job, (after, limit))?;
+        Ok(rows.into_iter().map(point).collect())
+    }
+
+    /// The newest points of a job, ascending, at most `limit`.
+    pub fn newest_points(&self, job: JobId, limit: usize) -> Result<Vec<StoredPoint>, ReadError> {
+        let rows = series::newest(&self.read()?, POINTS, job, limit)?;
+        Ok(rows.into_iter().map(point).collect())
+    }
+
+    /// How many points a job has.
+    pub fn count_points(&self, job: JobId) -> Result<u64, ReadError> {
+        series::count(&self.read()?, POINTS, job)
+    }
+
+    /// Lines of a job's log with an id above `after`, ascending, at most `limit`.
+    pub fn logs(&self, job: JobId, after: u64, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
+        let rows = series::after(&self.read()?, LOGS, job, (after, limit))?;
+        Ok(rows.into_iter().map(line).collect())
+    }
+
+    /// The newest lines of a job's log, ascending, at most `limit`.
+    pub fn newest_logs(&self, job: JobId, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
+        let rows = series::newest(&self.read()?, LOGS, job, limit)?;
+        Ok(rows.into_iter().map(line).collect())
+    }
+
+    /// How many lines a job's log has.
+    pub fn count_logs(&self, job: JobId) -> Result<u64, ReadError> {
+        series::count(&self.read()?, LOGS, job)
+    }
+
+    /// Validation results of a job by epoch, ascending.
+    pub fn validations(&self, job: JobId) -> Result<Vec<(u32, String)>, ReadError> {
+        let table = self.read()?.open_table(VALIDATIONS)?;
+        let mut found = Vec::new();
+        for entry in table.range((job.0, 0)..=(job.0, u32::MAX))? {
+            let (key, bytes) = entry?;
+            let epoch = key.value().1;
+            let key = format!("{job}/{epoch}");
+            let place = Place {
+                table: "validations",
+                key: &key,
+            };
+            found.push((epoch, codec::to_text(place, bytes.value())?));
+        }
+        Ok(found)
+    }
+
+    /// Up to which number the records of each task of a job are stored.
+    pub fn cursors(&self, job: JobId) -> Result<Vec<(TaskKey, u64)>, ReadError> {
+        let table = self.read()?.open_table(CURSORS)?;
+        let mut found = Vec::new();
+        for entry in table.range((job.0, 0, 0)..=(job.0, u32::MAX, u32::MAX))? {
+            let (key, seq) = entry?;
+            let (_, attempt, rank) = key.value();
+            let task = TaskKey {
+                job,
+                attempt: AttemptNo(attempt),
+                rank: Rank(rank),
+            };
+            found.push((task, seq.value()));
+        }
+        Ok(found)
+    }
+
+    /// Every node by name.
+    pub fn nodes(&self) -> Result<Vec<NodeRow>, ReadError> {
+        let table = self.read()?.open_table(NODES)?;
+        let mut found = Vec::new();
+        for entry in table.iter()? {
+            let (key, bytes) = entry?;
+            let name = NodeName(String::from_utf8_lossy(key.value()).into_owned());
+            let place = Place {
+                table: "nodes",
+                key: &name,
+            };
+            found.push(codec::from_json(place, bytes.value())?);
+        }
+        Ok(found)
+    }
+
+    /// One user by number.
+    pub fn user(&self, id: u64) -> Result<Option<UserRow>, ReadError> {
+        user(&self.read()?, id)
+    }
+
+    /// One user by e-mail address.
+    pub fn user_by_email(&self, email: &str) -> Result<Option<UserRow>, ReadError> {
+        let txn = self.read()?;
+        let id = txn.open_table(USERS_BY_EMAIL)?.get(email.as_bytes())?;
+        id.map_or(Ok(None), |id| user(&txn, id.value()))
+    }
+
+    /// The number that the next user gets.
+    pub fn next_user(&self) -> Result<u64, ReadError> {
+        let table = self.read()?.open_table(USERS)?;
+        let last = table.last()?;
+        Ok(last.map_or(1, |(id, _)| id.value() + 1))
+    }
+
+    /// A value of the coordinator's own.
+    pub fn meta(&self, key: &str) -> Result<Option<String>, ReadError> {
+        let table = self.read()?.open_table(META)?;
+        let place = Place {
+            table: "meta",
+            key: &key,
+        };
+        let bytes = table.get(key.as_bytes())?;
+        bytes
+            .map(|bytes| codec::to_text(place, bytes.value()))
+            .transpose()
+    }
+
+    /// The job that a submission with this key became.
+    pub fn request_key(&self, key: &str) -> Result<Option<JobId>, ReadError> {
+        let table = self.read()?.open_table(REQUEST_KEYS)?;
+        let job = table.get(key.as_bytes())?;
+        Ok(job.map(|job| JobId(job.value())))
+    }
+}
+
+fn decode_job(id: u64, bytes: &[u8]) -> Result<Job, ReadError> {
+    let place = Place {
+        table: "jobs",
+        key: &id,
+    };
+    codec::job_from_json(place, bytes)
+}
+
+fn user(txn: &ReadTransaction, id: u64) -> Result<Option<UserRow>, ReadError> {
+    let table = txn.open_table(USERS)?;
+    let place = Place {
+        table: "users",
+        key: &id,
+    };
+    let bytes = table.get(id)?;
+    bytes
+        .map(|bytes| codec::from_json(place, bytes.value()))
+        .transpose()
+}
+
+fn point((id, attempt, progress): series::Row<trainyard_core::record::Progress>) -> StoredPoint {
+    StoredPoint {
+        id,
+        attempt,
+        progress,
+    }
+}
+
+fn line((id, attempt, line): series::Row<trainyard_core::record::LogLine>) -> StoredLine {
+    StoredLine { id, attempt, line }
+}

@@ -1,0 +1,183 @@
+//! What goes into the store and what comes out of it.
+//!
+//! Owns the changes and the rows that are not the core's own. Never touches the file. Built by the
+//! actors and handed to the store.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use trainyard_core::{
+    ids::{AttemptNo, JobId, NodeName, TaskKey},
+    job::Job,
+    record::{LogLine, Progress},
+    resources::Capacity,
+    time::Timestamp,
+};
+
+/// One write. The changes of one commit are stored together or not at all.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Change {
+    /// The whole job as it is now.
+    PutJob(Box<Job>),
+    /// New points, each given the next row id.
+    AppendPoints {
+        /// Of which job.
+        job: JobId,
+        /// Of which attempt.
+        attempt: AttemptNo,
+        /// In order.
+        points: Vec<Progress>,
+    },
+    /// New lines, each given the next row id.
+    AppendLogs {
+        /// Of which job.
+        job: JobId,
+        /// Of which attempt.
+        attempt: AttemptNo,
+        /// In order.
+        lines: Vec<LogLine>,
+    },
+    /// The validation results of an epoch; a second one replaces the first.
+    PutValidation {
+        /// Of which job.
+        job: JobId,
+        /// Of which epoch.
+        epoch: u32,
+        /// JSON as it came.
+        body: String,
+    },
+    /// All records of the task up to `seq` are stored.
+    PutCursor {
+        /// The task.
+        task: TaskKey,
+        /// The number.
+        seq: u64,
+    },
+    /// A node as it registered.
+    PutNode(NodeRow),
+    /// A node that is no longer wanted.
+    RemoveNode(NodeName),
+    /// A user.
+    PutUser(UserRow),
+    /// A value of the coordinator's own.
+    PutMeta {
+        /// Its name; names that start with `store.` belong to the store.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// The job that a submission with this key became.
+    PutRequestKey {
+        /// The key, made unique by the caller.
+        key: String,
+        /// The job.
+        job: JobId,
+    },
+}
+
+impl Change {
+    /// The job that those who watch it should look at again.
+    #[must_use]
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Self::PutJob(job) => Some(job.id),
+            Self::AppendPoints { job, .. }
+            | Self::AppendLogs { job, .. }
+            | Self::PutValidation { job, .. } => Some(*job),
+            Self::PutCursor { .. }
+            | Self::PutNode(_)
+            | Self::RemoveNode(_)
+            | Self::PutUser(_)
+            | Self::PutMeta { .. }
+            | Self::PutRequestKey { .. } => None,
+        }
+    }
+}
+
+/// What a commit tells those who asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The number of the commit, from 1 since the store was opened; several requests share one.
+    pub commit: u64,
+    /// The id of the first row of each append of the request, in order.
+    pub first_rows: Vec<u64>,
+}
+
+/// A point as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPoint {
+    /// Ascending over all jobs, from 1.
+    pub id: u64,
+    /// Of which attempt.
+    pub attempt: AttemptNo,
+    /// The report.
+    pub progress: Progress,
+}
+
+/// A line of a log as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLine {
+    /// Ascending over all jobs, from 1.
+    pub id: u64,
+    /// Of which attempt.
+    pub attempt: AttemptNo,
+    /// The line.
+    pub line: LogLine,
+}
+
+/// A node as the store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// Its name.
+    pub name: NodeName,
+    /// What it offers.
+    pub capacity: Capacity,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The version of its agent.
+    #[serde(default)]
+    pub agent_version: String,
+    /// When it registered for the first time.
+    #[serde(default)]
+    pub registered_at: Timestamp,
+    /// When it was last heard of, as of the last write.
+    #[serde(default)]
+    pub seen_at: Timestamp,
+    /// Takes no new work.
+    #[serde(default)]
+    pub drained: bool,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRow {
+    /// From 1.
+    pub id: u64,
+    /// Unique; compared as it is stored.
+    pub email: String,
+    /// As argon2 writes it.
+    pub password_hash: String,
+    /// For people.
+    #[serde(default)]
+    pub full_name: String,
+    /// What the user may do.
+    #[serde(default)]
+    pub role: String,
+    /// May log in.
+    #[serde(default)]
+    pub active: bool,
+    /// When it was created.
+    #[serde(default)]
+    pub created_at: Timestamp,
+}
+
+impl std::fmt::Debug for UserRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserRow")
+            .field("id", &self.id)
+            .field("email", &self.email)
+            .finish_non_exhaustive()
+    }
+}

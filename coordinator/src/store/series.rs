@@ -1,0 +1,140 @@
+//! Rows in chunks: points and log lines, under ids that ascend over all jobs.
+//!
+//! Owns how a chunk is laid out and found again. Never looks into a row. Used by the committing
+//! thread to append and by the readers.
+
+use std::ops::RangeInclusive;
+
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use trainyard_core::ids::{AttemptNo, JobId};
+
+use super::{
+    codec::{self, Place},
+    error::ReadError,
+    tables::{COUNTERS, Series},
+};
+
+/// One batch of rows of one attempt.
+#[derive(Serialize, Deserialize)]
+struct Chunk<T> {
+    attempt: AttemptNo,
+    rows: Vec<T>,
+}
+
+/// A row with its id and attempt.
+pub(super) type Row<T> = (u64, AttemptNo, T);
+
+/// The id that the next row gets.
+pub(super) fn next_id(txn: &WriteTransaction, series: Series) -> Result<u64, ReadError> {
+    let counters = txn.open_table(COUNTERS)?;
+    let next = counters.get(series.name.as_bytes())?;
+    Ok(next.map_or(1, |guard| guard.value()))
+}
+
+/// Appends rows from `*next` on, and moves it; returns the first id.
+pub(super) fn append<T: Serialize>(
+    txn: &WriteTransaction,
+    series: Series,
+    next: &mut u64,
+    (job, attempt, rows): (JobId, AttemptNo, Vec<T>),
+) -> Result<u64, ReadError> {
+    let first = *next;
+    if rows.is_empty() {
+        return Ok(first);
+    }
+    let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+    let place = Place {
+        table: series.name,
+        key: &first,
+    };
+    let bytes = codec::to_chunk(place, &Chunk { attempt, rows })?;
+    txn.open_table(series.chunks)?
+        .insert(first, bytes.as_slice())?;
+    txn.open_table(series.by_job)?
+        .insert((job.0, first), count)?;
+    *next += u64::from(count);
+    txn.open_table(COUNTERS)?
+        .insert(series.name.as_bytes(), *next)?;
+    Ok(first)
+}
+
+/// Rows with an id above `after`, ascending, at most `limit`.
+pub(super) fn after<T: DeserializeOwned>(
+    txn: &ReadTransaction,
+    series: Series,
+    job: JobId,
+    (after, limit): (u64, usize),
+) -> Result<Vec<Row<T>>, ReadError> {
+    let index = txn.open_table(series.by_job)?;
+    // The chunk that holds `after` may also hold the next rows.
+    let holding = index.range(keys(job, 0..=after))?.next_back().transpose()?;
+    let start = holding.map_or(0, |(key, _)| key.value().1);
+    let mut found = Vec::new();
+    for entry in index.range(keys(job, start..=u64::MAX))? {
+        if found.len() >= limit {
+            break;
+        }
+        let chunk = read(txn, series, entry?.0.value().1)?;
+        found.extend(chunk.into_iter().filter(|(id, _, _)| *id > after));
+    }
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// The newest rows, ascending, at most `limit`.
+pub(super) fn newest<T: DeserializeOwned>(
+    txn: &ReadTransaction,
+    series: Series,
+    job: JobId,
+    limit: usize,
+) -> Result<Vec<Row<T>>, ReadError> {
+    let index = txn.open_table(series.by_job)?;
+    let mut found = Vec::new();
+    for entry in index.range(keys(job, 0..=u64::MAX))?.rev() {
+        if found.len() >= limit {
+            break;
+        }
+        let chunk: Vec<Row<T>> = read(txn, series, entry?.0.value().1)?;
+        found.extend(chunk.into_iter().rev());
+    }
+    found.truncate(limit);
+    found.reverse();
+    Ok(found)
+}
+
+/// How many rows a job has.
+pub(super) fn count(txn: &ReadTransaction, series: Series, job: JobId) -> Result<u64, ReadError> {
+    let index = txn.open_table(series.by_job)?;
+    let mut sum = 0;
+    for entry in index.range(keys(job, 0..=u64::MAX))? {
+        sum += u64::from(entry?.1.value());
+    }
+    Ok(sum)
+}
+
+fn keys(job: JobId, ids: RangeInclusive<u64>) -> RangeInclusive<(u64, u64)> {
+    (job.0, *ids.start())..=(job.0, *ids.end())
+}
+
+fn read<T: DeserializeOwned>(
+    txn: &ReadTransaction,
+    series: Series,
+    first: u64,
+) -> Result<Vec<Row<T>>, ReadError> {
+    let place = Place {
+        table: series.name,
+        key: &first,
+    };
+    let Some(bytes) = txn.open_table(series.chunks)?.get(first)? else {
+        return Err(ReadError::Decode {
+            table: series.name.to_owned(),
+            key: first.to_string(),
+            reason: "the index names a chunk that is not there".to_owned(),
+        });
+    };
+    let chunk: Chunk<T> = codec::from_chunk(place, bytes.value())?;
+    let Chunk { attempt, rows } = chunk;
+    let numbered = (first..).zip(rows).map(|(id, row)| (id, attempt, row));
+    Ok(numbered.collect())
+}

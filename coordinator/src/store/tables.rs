@@ -1,0 +1,74 @@
+//! The tables of the store. Keys ascend with time wherever much is written.
+//!
+//! Owns their names and types, which never change meaning without a new schema version. Never reads
+//! or writes. Used by the store's own modules.
+
+use redb::{TableDefinition, WriteTransaction};
+
+use super::error::ReadError;
+
+/// The schema version that this code writes.
+pub(super) const SCHEMA: u32 = 1;
+/// Where the schema version stands in `META`.
+pub(super) const SCHEMA_KEY: &str = "store.schema";
+/// Where the instance id stands in `META`.
+pub(super) const INSTANCE_KEY: &str = "store.instance";
+
+pub(super) type Numbered = TableDefinition<'static, u64, &'static [u8]>;
+pub(super) type Named = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type NamedNumber = TableDefinition<'static, &'static [u8], u64>;
+pub(super) type ByJob = TableDefinition<'static, (u64, u64), u32>;
+
+pub(super) const META: Named = TableDefinition::new("meta");
+pub(super) const COUNTERS: NamedNumber = TableDefinition::new("counters");
+pub(super) const JOBS: Numbered = TableDefinition::new("jobs");
+pub(super) const OPEN_JOBS: TableDefinition<'static, u64, ()> = TableDefinition::new("open_jobs");
+pub(super) const VALIDATIONS: TableDefinition<'static, (u64, u32), &'static [u8]> =
+    TableDefinition::new("validations");
+pub(super) const CURSORS: TableDefinition<'static, (u64, u32, u32), u64> =
+    TableDefinition::new("cursors");
+pub(super) const NODES: Named = TableDefinition::new("nodes");
+pub(super) const USERS: Numbered = TableDefinition::new("users");
+pub(super) const USERS_BY_EMAIL: NamedNumber = TableDefinition::new("users_by_email");
+pub(super) const REQUEST_KEYS: NamedNumber = TableDefinition::new("request_keys");
+
+/// Rows in chunks under ascending ids, with an index by job.
+#[derive(Clone, Copy)]
+pub(super) struct Series {
+    /// Its name, also of its counter.
+    pub(super) name: &'static str,
+    /// Id of the first row → chunk.
+    pub(super) chunks: Numbered,
+    /// (job, id of the first row) → number of rows.
+    pub(super) by_job: ByJob,
+}
+
+pub(super) const POINTS: Series = Series {
+    name: "points",
+    chunks: TableDefinition::new("points"),
+    by_job: TableDefinition::new("points_by_job"),
+};
+pub(super) const LOGS: Series = Series {
+    name: "logs",
+    chunks: TableDefinition::new("logs"),
+    by_job: TableDefinition::new("logs_by_job"),
+};
+
+/// Creates what is missing, so that no reader meets a missing table.
+pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), ReadError> {
+    txn.open_table(META)?;
+    txn.open_table(COUNTERS)?;
+    txn.open_table(JOBS)?;
+    txn.open_table(OPEN_JOBS)?;
+    txn.open_table(VALIDATIONS)?;
+    txn.open_table(CURSORS)?;
+    txn.open_table(NODES)?;
+    txn.open_table(USERS)?;
+    txn.open_table(USERS_BY_EMAIL)?;
+    txn.open_table(REQUEST_KEYS)?;
+    for series in [POINTS, LOGS] {
+        txn.open_table(series.chunks)?;
+        txn.open_table(series.by_job)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! The store against real files: what is accepted stays, what is damaged is said.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use redb::{ReadableTable as _, StorageBackend, backends::InMemoryBackend};
+use tempfile::TempDir;
+use trainyard_core::{
+    ids::{AttemptNo, NodeName, Rank, TaskKey},
+    job::{Job, JobState},
+    record::{LogLine, LogStream, Progress},
+    resources::Capacity,
+    spec::JobSpec,
+    time::Timestamp,
+};
+
+use super::*;
+
+mod opening;
+
+const A1: AttemptNo = AttemptNo(1);
+
+fn no_fatal() -> Fatal {
+    Box::new(|error| panic!("{error}"))
+}
+
+fn open_at(path: &Path) -> Store {
+    Store::open(StoreOptions::new(path), no_fatal()).unwrap()
+}
+
+fn fresh() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_at(&folder.path().join("trainyard.redb"));
+    (folder, store)
+}
+
+fn job(id: u64) -> Job {
+    Job::accepted(JobId(id), JobSpec::default(), "ada".into(), Timestamp(1))
+}
+
+fn put(job: Job) -> Vec<Change> {
+    vec![Change::PutJob(Box::new(job))]
+}
+
+fn progress(epoch: u32) -> Progress {
+    Progress {
+        at: Timestamp(5),
+        epoch,
+        total_epochs: 9,
+        step: None,
+        values: BTreeMap::from([("loss".to_owned(), 0.5)]),
+        has_metrics: true,
+        checkpoint: None,
+        best_checkpoint: None,
+    }
+}
+
+fn points(job: u64, epochs: std::ops::Range<u32>) -> Change {
+    Change::AppendPoints {
+        job: JobId(job),
+        attempt: A1,
+        points: epochs.map(progress).collect(),
+    }
+}
+
+fn log(job: u64, text: &str) -> Change {
+    Change::AppendLogs {
+        job: JobId(job),
+        attempt: A1,
+        lines: vec![LogLine {
+            at: Timestamp(1),
+            stream: LogStream::Stdout,
+            level: String::new(),
+            text: text.to_owned(),
+        }],
+    }
+}
+
+fn ids(points: &[StoredPoint]) -> Vec<u64> {
+    points.iter().map(|point| point.id).collect()
+}
+
+#[tokio::test]
+async fn an_accepted_write_is_in_a_copy_of_the_file_taken_without_closing_it() {
+    let (folder, store) = fresh();
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    store.commit_and_wait(vec![log(1, "hello")]).await.unwrap();
+    let copy = folder.path().join("copy.redb");
+    fs::copy(folder.path().join("trainyard.redb"), &copy).unwrap();
+    let copied = open_at(&copy);
+    assert_eq!(copied.job(JobId(1)).unwrap(), Some(job(1)));
+    assert_eq!(copied.logs(JobId(1), 0, 9).unwrap()[0].line.text, "hello");
+    assert_eq!(copied.instance(), store.instance());
+}
+
+#[tokio::test]
+async fn writes_that_wait_together_share_a_commit() {
+    let (_folder, store) = fresh();
+    let writes = (1..=400).map(|id| store.commit_and_wait(put(job(id))));
+    let all = futures::future::join_all(writes).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(store.highest_job().unwrap(), JobId(400));
+    assert!(store.commits() < 200, "{} commits", store.commits());
+}
+
+#[tokio::test]
+async fn row_ids_ascend_over_jobs_and_across_a_restart() {
+    let (folder, store) = fresh();
+    let changes = vec![
+        points(1, 0..3),
+        points(2, 0..2),
+        log(1, "a"),
+        points(1, 3..3),
+    ];
+    let committed = store.commit_and_wait(changes).await.unwrap();
+    assert_eq!(committed.first_rows, [1, 4, 1, 6]);
+    drop(store);
+    let store = open_at(&folder.path().join("trainyard.redb"));
+    let committed = store.commit_and_wait(vec![points(1, 3..5)]).await.unwrap();
+    assert_eq!(committed.first_rows, [6]);
+    let all = store.points(JobId(1), 0, 99).unwrap();
+    assert_eq!(ids(&all), [1, 2, 3, 6, 7]);
+    assert_eq!(all[4].progress, progress(4));
+}
+
+#[tokio::test]
+async fn points_are_read_after_an_id_inside_a_chunk_and_from_the_end() {
+    let (_folder, store) = fresh();
+    for start in [0, 4, 8] {
+        let changes = vec![points(7, start..start + 4), points(8, 0..1)];
+        store.commit_and_wait(changes).await.unwrap();
+    }
+    // Job 7 has 1-4, 6-9 and 11-14.
+    let read = |after, limit| ids(&store.points(JobId(7), after, limit).unwrap());
+    assert_eq!(read(2, 4), [3, 4, 6, 7]);
+    assert_eq!(read(4, 2), [6, 7]);
+    assert_eq!(read(5, 1), [6]);
+    assert_eq!(read(13, 9), [14]);
+    assert_eq!(read(14, 9), [0_u64; 0]);
+    assert_eq!(read(0, 0), [0_u64; 0]);
+    assert_eq!(
+        ids(&store.newest_points(JobId(7), 5).unwrap()),
+        [9, 11, 12, 13, 14]
+    );
+    assert_eq!(store.count_points(JobId(7)).unwrap(), 12);
+    assert_eq!(store.points(JobId(9), 0, 9).unwrap(), []);
+}
+
+#[tokio::test]
+async fn jobs_are_listed_newest_first_and_a_terminal_one_is_not_open() {
+    let (_folder, store) = fresh();
+    for id in 1..=5 {
+        store.commit_and_wait(put(job(id))).await.unwrap();
+    }
+    let mut ended = job(2);
+    ended.state = JobState::Completed;
+    store.commit_and_wait(put(ended.clone())).await.unwrap();
+    let numbers = |jobs: Vec<Job>| jobs.iter().map(|job| job.id.0).collect::<Vec<_>>();
+    assert_eq!(numbers(store.open_jobs().unwrap()), [1, 3, 4, 5]);
+    assert_eq!(numbers(store.jobs(None, 2, |_| true).unwrap()), [5, 4]);
+    let before = store.jobs(Some(JobId(4)), 9, |job| job.id != JobId(1));
+    assert_eq!(numbers(before.unwrap()), [3, 2]);
+    ended.state = JobState::Queued;
+    store.commit_and_wait(put(ended)).await.unwrap();
+    assert_eq!(numbers(store.open_jobs().unwrap()), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn metrics_that_json_cannot_hold_come_back_as_they_were() {
+    let (_folder, store) = fresh();
+    let mut with_nan = job(1);
+    let mut report = progress(1);
+    report.values.insert("nan".into(), f64::NAN);
+    report.values.insert("low".into(), f64::NEG_INFINITY);
+    with_nan.progress = Some(report);
+    with_nan.final_metrics.insert("up".into(), f64::INFINITY);
+    store.commit_and_wait(put(with_nan)).await.unwrap();
+    let read = store.job(JobId(1)).unwrap().unwrap();
+    let values = read.progress.unwrap().values;
+    assert!(values["nan"].is_nan());
+    assert!(values["low"].is_infinite() && values["low"] < 0.0);
+    assert_eq!(values.len(), 3);
+    let up = read.final_metrics["up"];
+    assert!(up.is_infinite() && up > 0.0);
+}
+
+#[tokio::test]
+async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
+    let (_folder, store) = fresh();
+    let node = NodeRow {
+        name: NodeName("n1".into()),
+        capacity: Capacity::default(),
+        labels: BTreeMap::new(),
+        agent_version: "1".into(),
+        registered_at: Timestamp(1),
+        seen_at: Timestamp(2),
+        drained: false,
+    };
+    let mut user = UserRow {
+        id: 1,
+        email: "old@x".into(),
+        password_hash: "h".into(),
+        full_name: String::new(),
+        role: "admin".into(),
+        active: true,
+        created_at: Timestamp(1),
+    };
+    let old = Change::PutUser(user.clone());
+    user.email = "new@x".into();
+    let new = Change::PutUser(user.clone());
+    assert_eq!(store.next_user().unwrap(), 1);
+    let changes = vec![Change::PutNode(node.clone()), old, new];
+    store.commit_and_wait(changes).await.unwrap();
+    assert_eq!(store.user_by_email("old@x").unwrap(), None);
+    assert_eq!(store.user_by_email("new@x").unwrap(), Some(user.clone()));
+    assert_eq!(store.user(1).unwrap(), Some(user));
+    assert_eq!(store.next_user().unwrap(), 2);
+    assert_eq!(store.nodes().unwrap().first(), Some(&node));
+    let removed = vec![Change::RemoveNode(node.name)];
+    store.commit_and_wait(removed).await.unwrap();
+    assert_eq!(store.nodes().unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_small_tables_give_back_what_was_put() {
+    let (_folder, store) = fresh();
+    let job = JobId(3);
+    let task = TaskKey {
+        job,
+        attempt: A1,
+        rank: Rank(0),
+    };
+    let changes = vec![
+        Change::PutMeta {
+            key: "k".into(),
+            value: "v".into(),
+        },
+        Change::PutRequestKey {
+            key: "r".into(),
+            job,
+        },
+        Change::PutCursor { task, seq: 8 },
+        Change::PutValidation {
+            job,
+            epoch: 2,
+            body: "{}".into(),
+        },
+    ];
+    store.commit_and_wait(changes).await.unwrap();
+    assert_eq!(store.meta("k").unwrap().as_deref(), Some("v"));
+    assert_eq!(store.request_key("r").unwrap(), Some(job));
+    assert_eq!(store.cursors(job).unwrap(), [(task, 8)]);
+    assert_eq!(store.validations(job).unwrap(), [(2, "{}".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_changed_byte_is_reported_with_its_table_and_key() {
+    let (_folder, store) = fresh();
+    store.commit_and_wait(put(job(7))).await.unwrap();
+    {
+        let txn = store.inner.shared.db.begin_write().unwrap();
+        let mut table = txn.open_table(tables::JOBS).unwrap();
+        let mut bytes = {
+            let guard = table.get(7).unwrap().unwrap();
+            guard.value().to_vec()
+        };
+        bytes[20] ^= 1;
+        table.insert(7, bytes.as_slice()).unwrap();
+        drop(table);
+        txn.commit().unwrap();
+    }
+    let error = store.job(JobId(7)).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the checksum of row 7 of table jobs is wrong"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_watch_moves_after_a_commit_of_its_job_and_goes_with_its_watcher() {
+    let (_folder, store) = fresh();
+    let mut watched = store.changes(JobId(1));
+    store.commit_and_wait(put(job(2))).await.unwrap();
+    assert!(!watched.has_changed().unwrap());
+    store.commit_and_wait(vec![log(1, "x")]).await.unwrap();
+    watched.changed().await.unwrap();
+    drop(watched);
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    assert_eq!(store.inner.shared.watches.len(), 0);
+    for id in 0..1_000 {
+        drop(store.changes(JobId(id)));
+    }
+    assert!(store.inner.shared.watches.len() <= 64);
+}
+
+/// A disk in memory that can be filled.
+#[derive(Debug)]
+struct Disk(InMemoryBackend, Arc<AtomicBool>);
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.write(offset, data)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_calls_fatal_once_and_answers_nobody_with_success() {
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Disk(InMemoryBackend::new(), Arc::clone(&full));
+    let db = Database::builder().create_with_backend(disk).unwrap();
+    let options = StoreOptions::new("/data/trainyard.redb");
+    let opened = open::prepare(db, &options.path).unwrap();
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&seen);
+    let fatal: Fatal = Box::new(move |error| heard.lock().unwrap().push(error.to_string()));
+    let store = Store::start(opened, options, fatal).unwrap();
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    full.store(true, Ordering::SeqCst);
+    let refused = store.commit_and_wait(put(job(2))).await;
+    assert_eq!(refused, Err(StoreError::Stopped));
+    let again = store.commit_and_wait(put(job(3))).await;
+    assert_eq!(again, Err(StoreError::Stopped));
+    drop(store);
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 1);
+    assert!(seen[0].contains("/data/trainyard.redb is full"), "{seen:?}");
+    assert!(seen[0].contains("free some space"), "{seen:?}");
+}

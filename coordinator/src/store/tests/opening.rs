@@ -1,0 +1,86 @@
+//! Opening the store: who is refused, and in which words.
+
+use super::*;
+
+#[test]
+fn a_second_coordinator_is_told_that_the_store_is_in_use() {
+    let (folder, _store) = fresh();
+    let path = folder.path().join("trainyard.redb");
+    let error = Store::open(StoreOptions::new(&path), no_fatal()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }));
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().unwrap()), "{text}");
+    assert!(text.contains("in use by another coordinator"), "{text}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let options = StoreOptions::new(file.join("data/trainyard.redb"));
+    let error = Store::open(options, no_fatal()).unwrap_err();
+    assert!(matches!(error, OpenError::NotWritable { .. }));
+    assert!(error.to_string().contains("store.data_dir"), "{error}");
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let (folder, store) = fresh();
+    let path = folder.path().join("trainyard.redb");
+    let newer = Change::PutMeta {
+        key: "store.schema".into(),
+        value: "2".into(),
+    };
+    store.commit_and_wait(vec![newer]).await.unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let error = Store::open(StoreOptions::new(&path), no_fatal()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                OpenError::Newer {
+                    found: 2,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_no_store_is_called_damaged_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trainyard.redb");
+    fs::write(&path, "not a store ".repeat(1_000)).unwrap();
+    let error = Store::open(StoreOptions::new(&path), no_fatal()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    assert!(
+        fs::read_to_string(&path)
+            .unwrap()
+            .starts_with("not a store")
+    );
+}
+
+#[test]
+fn less_free_space_than_the_reserve_is_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = StoreOptions::new(folder.path().join("trainyard.redb"));
+    options.reserve_bytes = 0;
+    assert_eq!(
+        Store::open(options.clone(), no_fatal()).unwrap().room(),
+        Ok(())
+    );
+    options.reserve_bytes = u64::MAX;
+    let refused = Store::open(options, no_fatal())
+        .unwrap()
+        .room()
+        .unwrap_err();
+    assert_eq!(refused.path, folder.path());
+    assert!(
+        refused.to_string().contains("store.reserve_mib"),
+        "{refused}"
+    );
+}
