@@ -39,7 +39,7 @@ struct Head {
 pub struct TaskSpool {
     path: PathBuf,
     ack_path: PathBuf,
-    pub(super) writer: File,
+    pub(crate) writer: File,
     reader: File,
     head: Head,
     durable: Head,
