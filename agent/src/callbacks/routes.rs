@@ -24,6 +24,10 @@ pub const BODY_LIMIT: usize = 4 << 20;
 /// How long a checkpoint's size is worth waiting for: a dead network disk must not hold a report.
 const SIZE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Lines that one report is split into; the rest stays in the last, so that a body full of line ends
+/// does not become millions of records.
+const MOST_LINES: usize = 10_000;
+
 type Named = Path<BTreeMap<String, String>>;
 type Body = Result<Bytes, BytesRejection>;
 type Answer = Result<Json<Value>, Refusal>;
@@ -159,7 +163,7 @@ async fn checkpoint(root: &FilePath, path: Option<String>) -> Option<Checkpoint>
 
 fn lines(at: Timestamp, level: &str, text: &str) -> impl Iterator<Item = (Record, Option<u64>)> {
     let text = text.trim_end_matches(['\n', '\r']);
-    text.split('\n').map(move |line| {
+    text.splitn(MOST_LINES, '\n').map(move |line| {
         let line = LogLine {
             at,
             stream: LogStream::Callback,

@@ -250,3 +250,36 @@ fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
         Request::Ack { seq, reply } => drop(reply.send(spool.ack(seq))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::tests::line;
+
+    #[test]
+    fn all_that_waits_shares_one_flush() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = TaskSpool::open(&folder.path().join("spool")).unwrap();
+        let (publish, state) = watch::channel(SpoolState::default());
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let mut answers = Vec::new();
+        for number in 0..100 {
+            let (reply, answer) = oneshot::channel();
+            let records = vec![(line(&number.to_string()), None)];
+            let request = Request::Append {
+                records,
+                once: false,
+                reply,
+            };
+            requests.try_send(request).unwrap();
+            answers.push(answer);
+        }
+        drop(requests);
+        work(spool, inbox, &publish);
+        for (answer, seq) in answers.into_iter().zip(1..) {
+            let outcome = answer.blocking_recv().unwrap().unwrap();
+            assert_eq!(outcome, Appended::Stored(seq));
+        }
+        assert_eq!((state.borrow().syncs, state.borrow().last_seq), (1, 100));
+    }
+}
