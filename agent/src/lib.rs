@@ -1,10 +1,12 @@
 //! The machine side of Trainyard: what happens on one node.
 //!
-//! Owns trainer processes, Python environments, the hardware inventory and the files that ship
-//! inside the binary. Decides nothing about jobs: `trainyard-core` does. Called by the `trainyard`
-//! binary.
+//! Owns trainer processes, Python environments, the durable outbox, the endpoint that trainers
+//! report to, the hardware inventory and the files that ship inside the binary. Decides nothing
+//! about jobs: `trainyard-core` does. Called by the `trainyard` binary.
 
+pub mod callbacks;
 pub mod embedded;
 pub mod environment;
 pub mod exec;
 pub mod inventory;
+pub mod spool;

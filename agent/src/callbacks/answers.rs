@@ -1,0 +1,62 @@
+//! What a trainer is answered when its report is not taken. Never holds a reason that another task
+//! could learn from. Called by `routes`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::bodies::Problems;
+use super::fields::problem;
+use crate::spool::SpoolError;
+
+/// Why a report was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("no task has this secret and job")]
+    NoTask,
+    #[error("the job's number is not a number")]
+    BadJobId(String),
+    #[error("the body is not as agreed")]
+    BadBody(Problems),
+    #[error("the body is too large or broke off")]
+    NoBody(StatusCode),
+    #[error(transparent)]
+    NotKept(#[from] SpoolError),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, detail) = match self {
+            Self::NoTask => (StatusCode::NOT_FOUND, json!("Training job not found")),
+            Self::BadJobId(text) => (StatusCode::UNPROCESSABLE_ENTITY, bad_job_id(text)),
+            Self::BadBody(problems) => (StatusCode::UNPROCESSABLE_ENTITY, json!(problems)),
+            Self::NoBody(StatusCode::PAYLOAD_TOO_LARGE) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                json!("The body is larger than 4 MiB"),
+            ),
+            Self::NoBody(status) => (status, json!("The body could not be read")),
+            Self::NotKept(SpoolError::TooLarge { .. }) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                json!("The report is too large to be kept"),
+            ),
+            Self::NotKept(error) => {
+                tracing::error!(%error, "a report of a trainer could not be kept");
+                let text = format!("The report could not be kept: {error}");
+                (StatusCode::SERVICE_UNAVAILABLE, json!(text))
+            }
+        };
+        (status, Json(json!({"detail": detail}))).into_response()
+    }
+}
+
+fn bad_job_id(text: String) -> Value {
+    let message = "Input should be a valid integer, unable to parse string as an integer";
+    let place = json!(["path", "job_id"]);
+    json!([problem(
+        "int_parsing",
+        &place,
+        message,
+        &Value::String(text)
+    )])
+}

@@ -1,0 +1,181 @@
+//! The four bodies that trainers send, typed. Never touches the disk or the registry. Called by
+//! `routes`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::fields::{Fields, problem};
+use super::json::{Parsed, parse, plain};
+
+/// What was wrong, as entries of a 422.
+pub(super) type Problems = Vec<Value>;
+
+/// `…/callback/progress`.
+#[derive(Debug)]
+pub(super) struct ProgressBody {
+    pub(super) status: String,
+    pub(super) epoch: u32,
+    pub(super) total_epochs: u32,
+    pub(super) step: Option<u64>,
+    pub(super) metrics: Option<BTreeMap<String, f64>>,
+    pub(super) checkpoint: Option<String>,
+    pub(super) best_checkpoint: Option<String>,
+    pub(super) notes: Vec<(&'static str, String)>,
+}
+
+/// `…/callback/completion`.
+#[derive(Debug)]
+pub(super) struct CompletionBody {
+    pub(super) succeeded: bool,
+    pub(super) exit_code: Option<i32>,
+    pub(super) epochs_completed: u32,
+    pub(super) final_metrics: BTreeMap<String, f64>,
+    pub(super) best_checkpoint: Option<String>,
+    pub(super) last_checkpoint: Option<String>,
+    pub(super) error_message: String,
+    pub(super) traceback: String,
+}
+
+/// `…/callback/logs` and `…/callback/log`.
+#[derive(Debug)]
+pub(super) struct LogBody {
+    pub(super) level: String,
+    pub(super) message: String,
+}
+
+/// `/validation/jobs/{id}/results`.
+#[derive(Debug)]
+pub(super) struct ValidationBody {
+    pub(super) epoch: u32,
+    pub(super) text: String,
+}
+
+pub(super) fn progress(body: &[u8]) -> Result<ProgressBody, Problems> {
+    read(body, |fields, _| {
+        fields.whole("job_id", i64::MIN);
+        fields.percent("progress_percent");
+        fields.optional_number("epoch_duration_seconds");
+        fields.optional_number("estimated_time_remaining");
+        ProgressBody {
+            status: fields.text("status"),
+            epoch: small(fields.whole("current_epoch", 0)),
+            total_epochs: small(fields.whole("total_epochs", 1)),
+            step: fields
+                .optional_whole("step", 0)
+                .and_then(|step| u64::try_from(step).ok()),
+            metrics: fields.metrics("metrics"),
+            checkpoint: fields.optional_text("checkpoint_path"),
+            best_checkpoint: fields.optional_text("best_checkpoint_path"),
+            notes: [
+                ("INFO", "logs"),
+                ("ERROR", "error_message"),
+                ("ERROR", "traceback"),
+            ]
+            .into_iter()
+            .filter_map(|(level, name)| Some((level, fields.optional_text(name)?)))
+            .collect(),
+        }
+    })
+}
+
+pub(super) fn completion(body: &[u8]) -> Result<CompletionBody, Problems> {
+    read(body, |fields, _| {
+        fields.whole("job_id", i64::MIN);
+        let status = fields.text("status");
+        let exit_code = fields
+            .optional_whole("exit_code", i64::from(i32::MIN))
+            .map(|code| i32::try_from(code).unwrap_or(i32::MAX));
+        let succeeded = exit_code.map_or(status == "completed", |code| code == 0);
+        let on_failure = |text: Option<String>| text.filter(|_| !succeeded).unwrap_or_default();
+        fields.metrics("best_metrics");
+        let older = fields.optional_text("final_checkpoint_path");
+        CompletionBody {
+            succeeded,
+            exit_code,
+            epochs_completed: small(fields.whole("total_epochs_completed", 0)),
+            final_metrics: fields.metrics("final_metrics").unwrap_or_default(),
+            best_checkpoint: fields.optional_text("best_checkpoint_path"),
+            last_checkpoint: fields.optional_text("last_checkpoint_path").or(older),
+            error_message: on_failure(fields.optional_text("error_message")),
+            traceback: on_failure(fields.optional_text("traceback")),
+        }
+    })
+}
+
+pub(super) fn log(body: &[u8]) -> Result<LogBody, Problems> {
+    read(body, |fields, _| {
+        fields.whole("job_id", i64::MIN);
+        fields.text("event_type");
+        let mut message = fields.text("message");
+        if let Some(data) = fields.get("data") {
+            message = format!("{message} {}", plain(data));
+        }
+        fields.optional_text("timestamp");
+        let level = fields.optional_text("level");
+        LogBody {
+            level: level.map_or_else(|| "INFO".to_owned(), |level| level.to_uppercase()),
+            message,
+        }
+    })
+}
+
+pub(super) fn validation(body: &[u8]) -> Result<ValidationBody, Problems> {
+    read(body, |fields, parsed| {
+        fields.whole("job_id", i64::MIN);
+        fields.text("task_type");
+        fields.optional_text("primary_metric_name");
+        fields.optional_number("primary_metric_value");
+        fields.optional_number("overall_loss");
+        let as_it_came = std::str::from_utf8(body).ok().filter(|_| !parsed.marked);
+        ValidationBody {
+            epoch: small(fields.whole("epoch", 0)),
+            text: as_it_came.map_or_else(|| plain(&parsed.value).to_string(), str::to_owned),
+        }
+    })
+}
+
+fn read<T>(body: &[u8], make: impl FnOnce(&mut Fields<'_>, &Parsed) -> T) -> Result<T, Problems> {
+    if body.is_empty() {
+        let whole = json!(["body"]);
+        return Err(vec![problem(
+            "missing",
+            &whole,
+            "Field required",
+            &Value::Null,
+        )]);
+    }
+    let parsed = parse(body).map_err(|(place, reason)| {
+        let mut entry = problem(
+            "json_invalid",
+            &json!(["body", place]),
+            "JSON decode error",
+            &json!({}),
+        );
+        if let Value::Object(entry) = &mut entry {
+            entry.insert("ctx".to_owned(), json!({"error": reason}));
+        }
+        vec![entry]
+    })?;
+    let Value::Object(object) = &parsed.value else {
+        let text = "Input should be a valid dictionary or object to extract fields from";
+        return Err(vec![problem(
+            "model_attributes_type",
+            &json!(["body"]),
+            text,
+            &parsed.value,
+        )]);
+    };
+    let mut fields = Fields::new(object, vec!["body"]);
+    let made = make(&mut fields, &parsed);
+    if fields.errors.is_empty() {
+        Ok(made)
+    } else {
+        Err(fields.errors)
+    }
+}
+
+/// Epochs beyond four thousand million are no epochs; they stay at the end of the range.
+fn small(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

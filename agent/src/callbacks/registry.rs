@@ -1,0 +1,79 @@
+//! Which secret stands for which task. Keeps only hashes of secrets and never writes to disk: the
+//! agent registers its tasks again after a restart. Called by whoever starts and ends tasks, and by
+//! `routes`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use trainyard_core::ids::JobId;
+use trainyard_core::time::Timestamp;
+
+use crate::spool::Spool;
+
+/// Tells the time; the shell's clock, or a test's.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where the reports of one task go.
+#[derive(Clone, Debug)]
+pub struct TaskEndpoint {
+    /// The job; reports for any other are refused.
+    pub job: JobId,
+    /// How many epochs the job is to run.
+    pub total_epochs: u32,
+    /// The task's outbox.
+    pub spool: Spool,
+    /// Where relative checkpoint paths start.
+    pub checkpoint_root: PathBuf,
+}
+
+/// The tasks that may report. A cheap handle.
+#[derive(Clone)]
+pub struct Registry {
+    tasks: Arc<RwLock<BTreeMap<[u8; 32], TaskEndpoint>>>,
+    clock: Clock,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Without tasks.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            tasks: Arc::default(),
+            clock,
+        }
+    }
+
+    /// From now on `secret` stands for the task; an earlier meaning of it is forgotten.
+    pub fn register(&self, secret: &str, task: TaskEndpoint) {
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        tasks.insert(hash(secret), task);
+    }
+
+    /// From now on `secret` stands for nothing. True when it stood for a task.
+    pub fn unregister(&self, secret: &str) -> bool {
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        tasks.remove(&hash(secret)).is_some()
+    }
+
+    pub(super) fn find(&self, secret: &str) -> Option<TaskEndpoint> {
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        tasks.get(&hash(secret)).cloned()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+/// Looking up a hash tells nothing by the time it takes.
+fn hash(secret: &str) -> [u8; 32] {
+    *blake3::hash(secret.as_bytes()).as_bytes()
+}

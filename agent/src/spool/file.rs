@@ -1,0 +1,376 @@
+//! The spool's file: what is in it, how far it is safe on disk, how far it is acknowledged. Blocks on
+//! the disk, so never called from async code. Called by `front` on its own thread.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use trainyard_core::record::Record;
+
+use super::error::SpoolError;
+use super::frame::{self, Next, Spooled};
+
+/// The place of every so many-th record is remembered.
+const INDEX_STEP: u64 = 256;
+/// How far behind a bad record a good one is looked for.
+const LOOK_AHEAD: u64 = 2 * frame::MOST_BYTES as u64;
+
+/// What became of records that are to be kept at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// Written; the number of the last one.
+    Stored(u64),
+    /// The same (epoch, step), or a completion, is in the spool already; nothing was written.
+    AlreadyThere,
+}
+
+/// Where the file ends and what follows from its records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Head {
+    len: u64,
+    last_seq: u64,
+    source_offset: Option<u64>,
+    completed: bool,
+}
+
+/// The open spool of one task.
+#[derive(Debug)]
+pub struct TaskSpool {
+    path: PathBuf,
+    ack_path: PathBuf,
+    pub(crate) writer: File,
+    reader: File,
+    head: Head,
+    durable: Head,
+    acked: u64,
+    index: Vec<u64>,
+    keys: BTreeSet<(u32, Option<u64>)>,
+    fresh_keys: Vec<(u32, Option<u64>)>,
+    /// A record's number and its place: where the last read stopped.
+    cursor: (u64, u64),
+    syncs: u64,
+    broken: bool,
+}
+
+impl TaskSpool {
+    /// Opens or creates the spool, drops a torn tail and makes the rest durable.
+    pub fn open(path: &Path) -> Result<Self, SpoolError> {
+        let fail = |action| move |source| SpoolError::from_io(action, path, source);
+        let created = !path.exists();
+        let writer = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(fail("open"))?;
+        let reader = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(fail("open"))?;
+        if created && let Some(folder) = path.parent() {
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(fail("create"))?;
+        }
+        let mut ack_path = path.as_os_str().to_owned();
+        ack_path.push(".ack");
+        let mut spool = Self {
+            path: path.to_owned(),
+            ack_path: ack_path.into(),
+            writer,
+            reader,
+            head: Head::default(),
+            durable: Head::default(),
+            acked: 0,
+            index: Vec::new(),
+            keys: BTreeSet::new(),
+            fresh_keys: Vec::new(),
+            cursor: (1, 0),
+            syncs: 0,
+            broken: false,
+        };
+        spool.scan()?;
+        spool.read_ack()?;
+        Ok(spool)
+    }
+
+    /// Writes the records, all or none, without waiting for the disk; returns the last number.
+    pub fn append(&mut self, records: &[(Record, Option<u64>)]) -> Result<u64, SpoolError> {
+        self.check()?;
+        let mut bytes = Vec::new();
+        let mut places = Vec::new();
+        let mut seq = self.head.last_seq;
+        for (record, source_offset) in records {
+            seq += 1;
+            places.push(self.head.len + bytes.len() as u64);
+            frame::encode(seq, *source_offset, record, &mut bytes)?;
+        }
+        if let Err(source) = self.writer.write_all(&bytes) {
+            self.cut(self.head.len);
+            return Err(SpoolError::from_io("write", &self.path, source));
+        }
+        for ((record, source_offset), place) in records.iter().zip(places) {
+            self.take_in(record, *source_offset, place);
+        }
+        self.head.len += bytes.len() as u64;
+        Ok(self.head.last_seq)
+    }
+
+    /// As `append`, unless the first record is a progress or completion that is there already.
+    pub fn append_once(
+        &mut self,
+        records: &[(Record, Option<u64>)],
+    ) -> Result<Appended, SpoolError> {
+        let there = records.first().is_some_and(|(first, _)| match first {
+            Record::Progress(progress) => self.keys.contains(&(progress.epoch, progress.step)),
+            Record::Completion(_) => self.head.completed,
+            Record::Log(_) | Record::Validation { .. } => false,
+        });
+        if there {
+            return Ok(Appended::AlreadyThere);
+        }
+        self.append(records).map(Appended::Stored)
+    }
+
+    /// Waits until all that was appended is on disk. When that fails, all of it is taken back.
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        self.check()?;
+        if self.head == self.durable {
+            return Ok(());
+        }
+        self.syncs += 1;
+        if let Err(source) = self.writer.sync_data() {
+            self.roll_back();
+            return Err(SpoolError::from_io("flush", &self.path, source));
+        }
+        self.durable = self.head;
+        self.fresh_keys.clear();
+        Ok(())
+    }
+
+    /// Records on disk that follow number `seq`, in order: at most `max_records`, and as many as fit
+    /// into `max_bytes`, but at least one when there is one.
+    pub fn unsent_after(
+        &mut self,
+        seq: u64,
+        max_records: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<Spooled>, SpoolError> {
+        let mut found = Vec::new();
+        if seq >= self.durable.last_seq {
+            return Ok(found);
+        }
+        let (mut next, mut place) = self.place_near(seq + 1);
+        let mut reader = reader_at(&self.reader, &self.path, place)?;
+        let mut bytes = 0;
+        while next <= self.durable.last_seq && found.len() < max_records {
+            let (spooled, size) = match self.read_next(&mut reader)? {
+                Next::Frame(spooled, size) if spooled.seq == next => (spooled, size),
+                Next::Frame(..) | Next::End | Next::Bad => return Err(self.damaged(place, next)),
+            };
+            if next > seq {
+                bytes += size;
+                if bytes > max_bytes && !found.is_empty() {
+                    break;
+                }
+                found.push(*spooled);
+            }
+            next += 1;
+            place += size;
+        }
+        self.cursor = (next, place);
+        Ok(found)
+    }
+
+    /// Notes that the coordinator keeps everything up to `seq`. The note may be lost in a crash.
+    pub fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
+        if seq <= self.acked {
+            return Ok(());
+        }
+        if seq > self.durable.last_seq {
+            return Err(self.ack_ahead(seq));
+        }
+        let mut draft = self.ack_path.as_os_str().to_owned();
+        draft.push(".new");
+        fs::write(&draft, format!("{seq}\n"))
+            .and_then(|()| fs::rename(&draft, &self.ack_path))
+            .map_err(|source| SpoolError::from_io("write", &self.ack_path, source))?;
+        self.acked = seq;
+        Ok(())
+    }
+
+    /// The number of the last record on disk; 0 when there is none.
+    #[must_use]
+    pub fn last_seq(&self) -> u64 {
+        self.durable.last_seq
+    }
+
+    /// The last acknowledged number that was noted.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Where the trainer's output is to be read on; 0 when no line of it is on disk.
+    #[must_use]
+    pub fn source_offset(&self) -> u64 {
+        self.durable.source_offset.unwrap_or(0)
+    }
+
+    /// Whether the trainer's completion is on disk.
+    #[must_use]
+    pub fn completed(&self) -> bool {
+        self.durable.completed
+    }
+
+    /// The (epoch, step) of every progress in the spool.
+    #[must_use]
+    pub fn progress_keys(&self) -> &BTreeSet<(u32, Option<u64>)> {
+        &self.keys
+    }
+
+    /// How often the disk was waited for since the spool was opened.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.syncs
+    }
+
+    fn scan(&mut self) -> Result<(), SpoolError> {
+        let mut reader = reader_at(&self.reader, &self.path, 0)?;
+        loop {
+            let place = self.head.len;
+            match self.read_next(&mut reader)? {
+                Next::Frame(spooled, size) if spooled.seq == self.head.last_seq + 1 => {
+                    self.take_in(&spooled.record, spooled.source_offset, place);
+                    self.head.len += size;
+                }
+                Next::End => break,
+                Next::Frame(..) | Next::Bad => {
+                    self.drop_tail()?;
+                    break;
+                }
+            }
+        }
+        self.writer
+            .sync_data()
+            .map_err(|source| SpoolError::from_io("flush", &self.path, source))?;
+        self.durable = self.head;
+        self.fresh_keys.clear();
+        Ok(())
+    }
+
+    /// Cuts off what a crash left behind the last good record; refuses when good ones follow.
+    fn drop_tail(&mut self) -> Result<(), SpoolError> {
+        let place = self.head.len;
+        let mut rest = Vec::new();
+        reader_at(&self.reader, &self.path, place)?
+            .take(LOOK_AHEAD)
+            .read_to_end(&mut rest)
+            .map_err(|source| SpoolError::from_io("read", &self.path, source))?;
+        if frame::any_after(&rest, self.head.last_seq) {
+            return Err(self.damaged(place, self.head.last_seq + 1));
+        }
+        tracing::warn!(path = %self.path.display(), bytes = rest.len(), "torn end of the spool dropped");
+        self.reader
+            .set_len(place)
+            .map_err(|source| SpoolError::from_io("shorten", &self.path, source))
+    }
+
+    fn take_in(&mut self, record: &Record, source_offset: Option<u64>, place: u64) {
+        if self.head.last_seq.is_multiple_of(INDEX_STEP) {
+            self.index.push(place);
+        }
+        self.head.last_seq += 1;
+        self.head.source_offset = source_offset.or(self.head.source_offset);
+        match record {
+            Record::Progress(progress) => {
+                let key = (progress.epoch, progress.step);
+                if self.keys.insert(key) {
+                    self.fresh_keys.push(key);
+                }
+            }
+            Record::Completion(_) => self.head.completed = true,
+            Record::Log(_) | Record::Validation { .. } => {}
+        }
+    }
+
+    fn read_ack(&mut self) -> Result<(), SpoolError> {
+        // A missing or half-written note only means that records are sent again.
+        let acked = fs::read_to_string(&self.ack_path)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        if acked > self.head.last_seq {
+            return Err(self.ack_ahead(acked));
+        }
+        self.acked = acked;
+        Ok(())
+    }
+
+    /// The nearest known place at or before record `seq`.
+    fn place_near(&self, seq: u64) -> (u64, u64) {
+        if self.cursor.0 == seq {
+            return self.cursor;
+        }
+        let step = (seq - 1) / INDEX_STEP;
+        let known = usize::try_from(step).ok().and_then(|at| self.index.get(at));
+        known.map_or((1, 0), |place| (step * INDEX_STEP + 1, *place))
+    }
+
+    fn read_next(&self, reader: &mut impl Read) -> Result<Next, SpoolError> {
+        frame::read(reader).map_err(|source| SpoolError::from_io("read", &self.path, source))
+    }
+
+    fn roll_back(&mut self) {
+        self.head = self.durable;
+        for key in self.fresh_keys.drain(..) {
+            self.keys.remove(&key);
+        }
+        let kept = self.head.last_seq.div_ceil(INDEX_STEP);
+        self.index
+            .truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        self.cut(self.head.len);
+    }
+
+    fn cut(&mut self, len: u64) {
+        if let Err(error) = self.reader.set_len(len) {
+            tracing::error!(path = %self.path.display(), %error, "a failed write cannot be taken back");
+            self.broken = true;
+        }
+    }
+
+    fn check(&self) -> Result<(), SpoolError> {
+        if self.broken {
+            return Err(SpoolError::Broken {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, offset: u64, seq: u64) -> SpoolError {
+        SpoolError::Damaged {
+            path: self.path.clone(),
+            offset,
+            last_good: seq - 1,
+        }
+    }
+
+    fn ack_ahead(&self, acked: u64) -> SpoolError {
+        SpoolError::AckAhead {
+            path: self.path.clone(),
+            acked,
+            last: self.head.last_seq,
+        }
+    }
+}
+
+fn reader_at(file: &File, path: &Path, place: u64) -> Result<BufReader<File>, SpoolError> {
+    let open = || {
+        let mut file = file.try_clone()?;
+        file.seek(SeekFrom::Start(place))?;
+        Ok(BufReader::with_capacity(64 << 10, file))
+    };
+    open().map_err(|source| SpoolError::from_io("read", path, source))
+}

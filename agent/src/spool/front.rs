@@ -1,0 +1,285 @@
+//! The spool for async code: a thread per task does the file work, and all that waits shares one
+//! flush. Never answers before the disk does. Called by the callback endpoint, the reader of the
+//! trainer's output and the sender.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use trainyard_core::record::Record;
+
+use super::error::SpoolError;
+use super::file::{Appended, TaskSpool};
+use super::frame::Spooled;
+
+/// Calls that may wait; more make the caller wait, so a talkative trainer cannot fill the memory.
+const QUEUE: usize = 256;
+
+/// How far a spool is, on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpoolState {
+    /// The number of the last record; 0 when there is none.
+    pub last_seq: u64,
+    /// The last acknowledged one.
+    pub acked: u64,
+    /// Where the trainer's output is to be read on.
+    pub source_offset: u64,
+    /// Whether the trainer's completion is there.
+    pub completed: bool,
+    /// How often the disk was waited for.
+    pub syncs: u64,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
+
+#[derive(Debug)]
+enum Request {
+    Append {
+        records: Vec<(Record, Option<u64>)>,
+        once: bool,
+        reply: Reply<Appended>,
+    },
+    Read {
+        after: u64,
+        max_records: usize,
+        max_bytes: u64,
+        reply: Reply<Vec<Spooled>>,
+    },
+    Ack {
+        seq: u64,
+        reply: Reply<()>,
+    },
+}
+
+/// A handle on the spool of one task; the file is closed when the last one is gone.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<SpoolState>,
+    path: Arc<PathBuf>,
+}
+
+impl Spool {
+    /// Opens or creates the spool on a thread of its own.
+    pub async fn open(path: PathBuf) -> Result<Self, SpoolError> {
+        let (ready, opened) = oneshot::channel();
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (publish, state) = watch::channel(SpoolState::default());
+        let file = path.clone();
+        start_thread(&path, move || match TaskSpool::open(&file) {
+            Ok(spool) => {
+                publish.send_replace(state_of(&spool));
+                if ready.send(Ok(())).is_ok() {
+                    work(spool, inbox, &publish);
+                }
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        })?;
+        opened.await.unwrap_or(Err(SpoolError::Closed))?;
+        Ok(Self {
+            requests,
+            state,
+            path: Arc::new(path),
+        })
+    }
+
+    /// Appends the records, all or none; returns the last number once all are on disk.
+    pub async fn append(&self, records: Vec<(Record, Option<u64>)>) -> Result<u64, SpoolError> {
+        match self.write(records, false).await? {
+            Appended::Stored(seq) => Ok(seq),
+            Appended::AlreadyThere => Err(SpoolError::Closed),
+        }
+    }
+
+    /// As `append`, unless the first record is a progress or completion that is there already.
+    /// Also "already there" is answered only once that one is on disk.
+    pub async fn append_once(
+        &self,
+        records: Vec<(Record, Option<u64>)>,
+    ) -> Result<Appended, SpoolError> {
+        self.write(records, true).await
+    }
+
+    /// Records on disk that follow number `after`, see [`TaskSpool::unsent_after`].
+    pub async fn unsent_after(
+        &self,
+        after: u64,
+        max_records: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<Spooled>, SpoolError> {
+        self.ask(|reply| Request::Read {
+            after,
+            max_records,
+            max_bytes,
+            reply,
+        })
+        .await
+    }
+
+    /// Notes that the coordinator keeps everything up to `seq`.
+    pub async fn ack(&self, seq: u64) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Ack { seq, reply }).await
+    }
+
+    /// How far the spool is now.
+    #[must_use]
+    pub fn state(&self) -> SpoolState {
+        *self.state.borrow()
+    }
+
+    /// Tells of every change: the sender waits on it for new records.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<SpoolState> {
+        self.state.clone()
+    }
+
+    /// The spool's file.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    async fn write(
+        &self,
+        records: Vec<(Record, Option<u64>)>,
+        once: bool,
+    ) -> Result<Appended, SpoolError> {
+        self.ask(|reply| Request::Append {
+            records,
+            once,
+            reply,
+        })
+        .await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(request(reply)).await;
+        if sent.is_err() {
+            return Err(SpoolError::Closed);
+        }
+        answer.await.unwrap_or(Err(SpoolError::Closed))
+    }
+
+    /// A front on a spool that a test has prepared.
+    #[cfg(test)]
+    pub(crate) fn on(spool: TaskSpool) -> Self {
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (publish, state) = watch::channel(state_of(&spool));
+        start_thread(&PathBuf::new(), move || work(spool, inbox, &publish)).unwrap();
+        Self {
+            requests,
+            state,
+            path: Arc::default(),
+        }
+    }
+}
+
+fn start_thread(
+    path: &std::path::Path,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<(), SpoolError> {
+    thread::Builder::new()
+        .name("spool".to_owned())
+        .spawn(body)
+        .map(drop)
+        .map_err(|source| SpoolError::from_io("start the thread for", path, source))
+}
+
+fn state_of(spool: &TaskSpool) -> SpoolState {
+    SpoolState {
+        last_seq: spool.last_seq(),
+        acked: spool.acked(),
+        source_offset: spool.source_offset(),
+        completed: spool.completed(),
+        syncs: spool.syncs(),
+    }
+}
+
+/// Takes what waits, writes it, flushes once, answers all. No lingering: under load the queue fills
+/// by itself while the disk works.
+fn work(
+    mut spool: TaskSpool,
+    mut inbox: mpsc::Receiver<Request>,
+    publish: &watch::Sender<SpoolState>,
+) {
+    while let Some(first) = inbox.blocking_recv() {
+        let mut waiting = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            carry_out(&mut spool, request, &mut waiting);
+            next = if waiting.len() < QUEUE {
+                inbox.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        let synced = spool.sync();
+        publish.send_if_modified(|state| {
+            let before = std::mem::replace(state, state_of(&spool));
+            before != *state
+        });
+        for (reply, outcome) in waiting {
+            // The caller may have gone; its records stay.
+            drop(reply.send(synced.clone().and(outcome)));
+        }
+    }
+}
+
+type Waiting = Vec<(Reply<Appended>, Result<Appended, SpoolError>)>;
+
+fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
+    match request {
+        Request::Append {
+            records,
+            once: true,
+            reply,
+        } => waiting.push((reply, spool.append_once(&records))),
+        Request::Append {
+            records,
+            once: false,
+            reply,
+        } => waiting.push((reply, spool.append(&records).map(Appended::Stored))),
+        Request::Read {
+            after,
+            max_records,
+            max_bytes,
+            reply,
+        } => drop(reply.send(spool.unsent_after(after, max_records, max_bytes))),
+        Request::Ack { seq, reply } => drop(reply.send(spool.ack(seq))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::tests::line;
+
+    #[test]
+    fn all_that_waits_shares_one_flush() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = TaskSpool::open(&folder.path().join("spool")).unwrap();
+        let (publish, state) = watch::channel(SpoolState::default());
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let mut answers = Vec::new();
+        for number in 0..100 {
+            let (reply, answer) = oneshot::channel();
+            let records = vec![(line(&number.to_string()), None)];
+            let request = Request::Append {
+                records,
+                once: false,
+                reply,
+            };
+            requests.try_send(request).unwrap();
+            answers.push(answer);
+        }
+        drop(requests);
+        work(spool, inbox, &publish);
+        for (answer, seq) in answers.into_iter().zip(1..) {
+            let outcome = answer.blocking_recv().unwrap().unwrap();
+            assert_eq!(outcome, Appended::Stored(seq));
+        }
+        assert_eq!((state.borrow().syncs, state.borrow().last_seq), (1, 100));
+    }
+}

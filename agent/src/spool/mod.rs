@@ -1,0 +1,21 @@
+//! The durable outbox of one task: everything the task tells, numbered from 1 without gaps, kept on
+//! disk until the coordinator has acknowledged it. Never talks to the network and never judges a
+//! record. Called by the callback endpoint, the reader of the trainer's output and the sender.
+//!
+//! A record is shown to the sender only when it is on disk: otherwise a power cut could give one
+//! number to two different records. Records that were sent and not acknowledged are sent again.
+
+mod error;
+mod file;
+mod frame;
+mod front;
+
+pub use error::SpoolError;
+pub use file::{Appended, TaskSpool};
+pub use frame::Spooled;
+pub use front::{Spool, SpoolState};
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Any order of appending, flushing, crashing and opening again, against a plain list. Owns no
+//! product code; called by the test runner.
+
+use std::fs::OpenOptions;
+
+use proptest::prelude::*;
+
+use super::TaskSpool;
+use super::tests::line;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<String>),
+    Sync,
+    Reopen,
+    /// The agent ends, and so many bytes of the end are gone.
+    Crash(u64),
+    Ack,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => proptest::collection::vec(".{0,20}", 0..5).prop_map(Step::Append),
+        2 => Just(Step::Sync),
+        1 => Just(Step::Reopen),
+        1 => (0_u64..60).prop_map(Step::Crash),
+        1 => Just(Step::Ack),
+    ];
+    proptest::collection::vec(step, 0..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_the_spool_holds_a_gapless_beginning_of_what_was_told(steps in steps()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool");
+        let mut spool = TaskSpool::open(&path).unwrap();
+        let mut told: Vec<String> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Append(lines) => {
+                    for text in lines {
+                        told.push(text.clone());
+                        let seq = spool.append(&[(line(&text), Some(told.len() as u64))]).unwrap();
+                        prop_assert_eq!(seq, told.len() as u64);
+                    }
+                }
+                Step::Sync => spool.sync().unwrap(),
+                Step::Ack => spool.ack(spool.last_seq() / 2).unwrap(),
+                Step::Reopen => spool = TaskSpool::open(&path).unwrap(),
+                Step::Crash(bytes) => {
+                    let acked = spool.acked();
+                    drop(spool);
+                    let file = OpenOptions::new().write(true).open(&path).unwrap();
+                    file.set_len(file.metadata().unwrap().len().saturating_sub(bytes)).unwrap();
+                    match TaskSpool::open(&path) {
+                        Ok(opened) => spool = opened,
+                        Err(error) => {
+                            // Only an acknowledged record that is gone may keep it from opening.
+                            let lost = matches!(error, super::SpoolError::AckAhead { acked: a, .. } if a == acked);
+                            prop_assert!(lost, "{}", error);
+                            return Ok(());
+                        }
+                    }
+                    told.truncate(usize::try_from(spool.last_seq()).unwrap());
+                }
+            }
+        }
+        spool.sync().unwrap();
+        prop_assert_eq!(spool.source_offset(), told.len() as u64);
+        let kept = spool.unsent_after(0, usize::MAX, u64::MAX).unwrap();
+        let expected: Vec<_> = told.iter().map(|text| line(text)).collect();
+        prop_assert_eq!(kept.iter().map(|k| k.seq).collect::<Vec<_>>(), (1..=told.len() as u64).collect::<Vec<_>>());
+        prop_assert_eq!(kept.into_iter().map(|k| k.record).collect::<Vec<_>>(), expected);
+    }
+}

@@ -1,0 +1,240 @@
+//! What a spool promises, on real files. Owns no product code; called by the test runner.
+
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use trainyard_core::record::{Completion, LogLine, LogStream, Progress, Record};
+use trainyard_core::time::Timestamp;
+
+use super::*;
+
+pub(super) fn line(text: &str) -> Record {
+    Record::Log(LogLine {
+        at: Timestamp(7),
+        stream: LogStream::Stdout,
+        level: String::new(),
+        text: text.to_owned(),
+    })
+}
+
+fn progress(epoch: u32) -> Record {
+    Record::Progress(Progress {
+        at: Timestamp(7),
+        epoch,
+        total_epochs: 9,
+        step: None,
+        values: std::iter::once(("loss".to_owned(), 0.5)).collect(),
+        has_metrics: true,
+        checkpoint: None,
+        best_checkpoint: None,
+    })
+}
+
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool");
+    (folder, path)
+}
+
+fn filled(path: &std::path::Path, lines: u64) -> TaskSpool {
+    let mut spool = TaskSpool::open(path).unwrap();
+    for number in 1..=lines {
+        spool
+            .append(&[(line(&format!("line {number}")), Some(number * 10))])
+            .unwrap();
+    }
+    spool.sync().unwrap();
+    spool
+}
+
+#[test]
+fn a_torn_tail_is_dropped_and_its_number_given_again() {
+    let (_folder, path) = place();
+    drop(filled(&path, 3));
+    let whole = fs::metadata(&path).unwrap().len();
+    for cut in 1..12 {
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(whole - cut).unwrap();
+        let mut spool = TaskSpool::open(&path).unwrap();
+        assert_eq!((spool.last_seq(), spool.source_offset()), (2, 20));
+        assert_eq!(spool.append(&[(line("line 3"), Some(30))]).unwrap(), 3);
+    }
+}
+
+#[test]
+fn zeros_that_a_power_cut_left_at_the_end_are_dropped() {
+    let (_folder, path) = place();
+    drop(filled(&path, 3));
+    let whole = fs::metadata(&path).unwrap().len();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(whole + 5000).unwrap();
+    assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 3);
+    assert_eq!(fs::metadata(&path).unwrap().len(), whole);
+}
+
+#[test]
+fn a_flipped_bit_before_good_records_is_an_error_and_nothing_is_cut_off() {
+    let (_folder, path) = place();
+    drop(filled(&path, 3));
+    let good = fs::read(&path).unwrap();
+    for bit in 0..good.len() / 3 * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &bad).unwrap();
+        let error = TaskSpool::open(&path).unwrap_err();
+        assert!(
+            matches!(error, SpoolError::Damaged { last_good: 0, .. }),
+            "{bit}: {error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), bad);
+    }
+}
+
+#[test]
+fn a_bit_that_flips_while_the_spool_is_open_is_noticed_when_it_is_read() {
+    let (_folder, path) = place();
+    let mut spool = filled(&path, 3);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(
+        spool.unsent_after(0, 9, 9999),
+        Err(SpoolError::Damaged { last_good: 2, .. })
+    ));
+}
+
+#[test]
+fn an_opened_spool_goes_on_with_numbers_offsets_and_acknowledgement() {
+    let (_folder, path) = place();
+    let mut spool = filled(&path, 600);
+    spool.ack(590).unwrap();
+    spool.append(&[(progress(1), None)]).unwrap();
+    drop(spool);
+    let mut spool = TaskSpool::open(&path).unwrap();
+    assert_eq!(
+        (spool.last_seq(), spool.acked(), spool.source_offset()),
+        (601, 590, 6000)
+    );
+    let seqs = |records: Vec<Spooled>| records.iter().map(|r| r.seq).collect::<Vec<_>>();
+    assert_eq!(
+        seqs(spool.unsent_after(590, 3, 9999).unwrap()),
+        [591, 592, 593]
+    );
+    assert_eq!(seqs(spool.unsent_after(593, 2, 9999).unwrap()), [594, 595]);
+    assert_eq!(seqs(spool.unsent_after(255, 2, 9999).unwrap()), [256, 257]);
+    assert_eq!(seqs(spool.unsent_after(599, 9, 1).unwrap()), [600]);
+    assert!(spool.unsent_after(601, 9, 9999).unwrap().is_empty());
+}
+
+#[test]
+fn a_doubled_epoch_is_reported_as_already_there_also_after_a_restart() {
+    let (_folder, path) = place();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    let first = spool.append_once(&[(progress(4), None)]).unwrap();
+    assert_eq!(first, Appended::Stored(1));
+    assert_eq!(
+        spool.append_once(&[(progress(4), None)]).unwrap(),
+        Appended::AlreadyThere
+    );
+    let end = [(Record::Completion(Completion::default()), None)];
+    assert_eq!(spool.append_once(&end).unwrap(), Appended::Stored(2));
+    drop(spool);
+    let mut spool = TaskSpool::open(&path).unwrap();
+    assert!(spool.progress_keys().contains(&(4, None)) && spool.completed());
+    assert_eq!(
+        spool.append_once(&[(progress(4), None)]).unwrap(),
+        Appended::AlreadyThere
+    );
+    assert_eq!(spool.append_once(&end).unwrap(), Appended::AlreadyThere);
+}
+
+#[test]
+fn what_is_not_on_disk_yet_is_not_shown_to_the_sender() {
+    let (_folder, path) = place();
+    let mut spool = filled(&path, 1);
+    spool.append(&[(line("two"), None)]).unwrap();
+    assert_eq!(spool.unsent_after(0, 9, 9999).unwrap().len(), 1);
+    assert!(matches!(spool.ack(2), Err(SpoolError::AckAhead { .. })));
+    spool.sync().unwrap();
+    assert_eq!(spool.unsent_after(0, 9, 9999).unwrap().len(), 2);
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_its_own_and_the_spool_goes_on_when_there_is_room() {
+    let (_folder, path) = place();
+    let mut spool = filled(&path, 1);
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let real = std::mem::replace(&mut spool.writer, full);
+    let refused = spool.append(&[(progress(1), None)]);
+    assert!(matches!(refused, Err(SpoolError::DiskFull { .. })));
+    spool.writer = real;
+    let again = spool.append_once(&[(progress(1), None)]).unwrap();
+    assert_eq!(again, Appended::Stored(2));
+    spool.sync().unwrap();
+    assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 2);
+}
+
+#[test]
+fn a_flush_that_fails_takes_back_all_that_it_was_to_keep() {
+    let (_folder, path) = place();
+    let mut spool = filled(&path, 300);
+    spool.append(&[(progress(1), None)]).unwrap();
+    // A pipe cannot be flushed to disk.
+    let (_out, pipe) = std::io::pipe().unwrap();
+    let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(pipe));
+    let real = std::mem::replace(&mut spool.writer, pipe);
+    assert!(spool.sync().is_err());
+    spool.writer = real;
+    assert!(spool.progress_keys().is_empty());
+    assert_eq!(
+        spool.append_once(&[(progress(1), None)]).unwrap(),
+        Appended::Stored(301)
+    );
+    spool.sync().unwrap();
+    assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 301);
+}
+
+#[test]
+fn an_acknowledgement_beyond_the_end_says_that_records_are_lost() {
+    let (_folder, path) = place();
+    filled(&path, 3).ack(3).unwrap();
+    fs::write(&path, b"").unwrap();
+    assert!(matches!(
+        TaskSpool::open(&path),
+        Err(SpoolError::AckAhead {
+            acked: 3,
+            last: 0,
+            ..
+        })
+    ));
+}
+
+#[tokio::test]
+async fn many_that_append_at_once_each_get_a_number_of_their_own() {
+    let (_folder, path) = place();
+    let spool = Spool::open(path.clone()).await.unwrap();
+    let texts: Vec<_> = (0..500).map(|n| format!("line {n}")).collect();
+    let appends = texts
+        .iter()
+        .map(|text| spool.append(vec![(line(text), None)]));
+    let mut seqs = futures::future::try_join_all(appends).await.unwrap();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=500).collect::<Vec<_>>());
+    assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 500);
+}
+
+#[tokio::test]
+async fn the_sender_is_woken_by_new_records_and_finds_them() {
+    let (_folder, path) = place();
+    let spool = Spool::open(path).await.unwrap();
+    let mut news = spool.watch();
+    assert_eq!(spool.append(vec![(line("a"), Some(2))]).await.unwrap(), 1);
+    let state = *news.wait_for(|state| state.last_seq == 1).await.unwrap();
+    assert_eq!(state.source_offset, 2);
+    let batch = spool.unsent_after(state.acked, 10, 1000).await.unwrap();
+    assert_eq!(batch[0].record, line("a"));
+    spool.ack(1).await.unwrap();
+    news.wait_for(|state| state.acked == 1).await.unwrap();
+}
