@@ -3,6 +3,8 @@
 //! Owns the store, the configuration, tokens, the actors and the API. Decides nothing about jobs:
 //! `trainyard-core` does. Called by the `trainyard` binary.
 
+pub mod actors;
 pub mod auth;
+pub mod clock;
 pub mod config;
 pub mod store;

@@ -147,7 +147,7 @@ pub struct NodeRow {
     pub seen_at: Timestamp,
     /// Takes no new work.
     #[serde(default)]
-    pub drained: bool,
+    pub drained: Option<String>,
 }
 
 /// A user.

@@ -201,7 +201,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         agent_version: "1".into(),
         registered_at: Timestamp(1),
         seen_at: Timestamp(2),
-        drained: false,
+        drained: None,
     };
     let mut user = UserRow {
         id: 1,

@@ -1,0 +1,484 @@
+//! One active job: drives core's machine, stores each step, then lets its effects out.
+//!
+//! Child of Jobs. Owns the job in memory; nothing else changes it. If it fails, Jobs starts it again
+//! from the store, and agents tell again what was not acknowledged. Never kills anything itself: it
+//! sends frames to nodes.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use trainyard_core::{
+    failure::StopCause,
+    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
+    job::{Effect, Event, Illegal, Job, JobState, Step},
+    record::{Completion, Progress, Record},
+};
+use trainyard_proto::{convert::duration, v1};
+use v1::connect_response::Frame;
+
+use super::{
+    jobs::{JobsMsg, JobsRef},
+    nodes::{NodesMsg, NodesRef},
+    reports::{Phase, Report},
+    scheduler::{SchedulerMsg, SchedulerRef, answer},
+};
+use crate::{
+    clock,
+    store::{Change, ReadError, Store, StoreError},
+};
+
+/// What a user's request to change a job can end in.
+#[derive(Debug, Error)]
+pub enum ActError {
+    /// There is no such job.
+    #[error("job not found")]
+    NotFound,
+    /// Its state does not allow it.
+    #[error("{0}")]
+    Illegal(Illegal, JobState),
+}
+
+/// Where the answer to a user's request goes.
+pub type ActReply = RpcReplyPort<Result<Job, ActError>>;
+
+/// What acknowledges a batch: it travels to the data stream's writer, and the permit that bounds
+/// the batches in flight is given back there.
+#[derive(Debug)]
+pub struct Ack {
+    /// Of which task.
+    pub task: TaskKey,
+    /// All up to this number is stored.
+    pub seq: u64,
+    /// Held while the batch is in flight.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// A batch of records of one task.
+#[derive(Debug)]
+pub struct Batch {
+    /// Of which task.
+    pub task: TaskKey,
+    /// The number of the first record.
+    pub first_seq: u64,
+    /// In order, without gaps.
+    pub records: Vec<Record>,
+    /// Where the acknowledgement goes; its room equals the number of permits.
+    pub acks: mpsc::Sender<Ack>,
+    /// Bounds the batches in flight.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What a job takes.
+#[derive(Debug)]
+pub enum JobMsg {
+    /// Something happened, or a user wants something.
+    Event(Event, Option<ActReply>),
+    /// A node says how a task stands.
+    Report(NodeName, Box<Report>),
+    /// Records of a task.
+    Records(Batch),
+    /// The node that should run this attempt knows nothing of it.
+    NoTrace(AttemptNo),
+    /// Be there; sent at start for jobs that hold something.
+    Wake,
+}
+
+/// Everyone a job speaks to.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// For all that is durable.
+    pub store: Store,
+    /// Told of each stored step that matters to it.
+    pub scheduler: SchedulerRef,
+    /// Carries frames to nodes.
+    pub nodes: NodesRef,
+    /// The parent.
+    pub jobs: JobsRef,
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct JobActor;
+
+/// The job, and what is needed to act for it.
+#[derive(Debug)]
+pub struct State {
+    job: Job,
+    peers: Arc<Peers>,
+}
+
+impl Actor for JobActor {
+    type Msg = JobMsg;
+    type State = State;
+    type Arguments = (JobId, Arc<Peers>);
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<JobMsg>,
+        (id, peers): Self::Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let job = load(&peers.store, id)?.ok_or("the store has no such job")?;
+        // Whatever the scheduler believed while nobody was here, this is the truth.
+        peers
+            .scheduler
+            .cast(SchedulerMsg::JobIs(Box::new(job.clone())))?;
+        Ok(State { job, peers })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<JobMsg>,
+        message: JobMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            JobMsg::Event(event, reply) => state.event(event, reply).await?,
+            JobMsg::Report(node, report) => state.report(&node, *report).await?,
+            JobMsg::Records(batch) => state.records(batch).await?,
+            JobMsg::NoTrace(attempt) => state.no_trace(attempt).await?,
+            JobMsg::Wake => {}
+        }
+        if state.job.allocation().is_none() {
+            state.peers.jobs.cast(JobsMsg::Idle(state.job.id))?;
+        }
+        Ok(())
+    }
+
+    /// Whoever wakes this job next reads the store: all of its steps must be there by then.
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<JobMsg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.peers.store.commit_and_wait(Vec::new()).await?;
+        Ok(())
+    }
+}
+
+/// A job as it is stored, with the number up to which its live attempt's records are.
+pub(super) fn load(store: &Store, id: JobId) -> Result<Option<Job>, ReadError> {
+    let Some(mut job) = store.job(id)? else {
+        return Ok(None);
+    };
+    let cursors = store.cursors(id)?;
+    if let Some(live) = job.attempts.last_mut() {
+        let of_live = |(task, _): &&(TaskKey, u64)| task.attempt == live.number;
+        live.stored_seq = cursors.iter().find(of_live).map_or(0, |(_, seq)| *seq);
+    }
+    Ok(Some(job))
+}
+
+impl State {
+    async fn event(
+        &mut self,
+        event: Event,
+        reply: Option<ActReply>,
+    ) -> Result<(), ActorProcessingErr> {
+        match self.job.step(clock::now(), event) {
+            Ok(step) => Ok(self.take(step, Vec::new(), Done::Answer(reply)).await?),
+            Err(illegal) => {
+                tracing::info!(job = %self.job.id, %illegal, "refused");
+                if let Some(reply) = reply {
+                    answer(reply, Err(ActError::Illegal(illegal, self.job.state)));
+                }
+                // A placement that came too late gives its place back.
+                self.tell_scheduler()
+            }
+        }
+    }
+
+    async fn report(&mut self, node: &NodeName, report: Report) -> Result<(), ActorProcessingErr> {
+        let attempt = report.task.attempt;
+        let live = self.job.attempt().map(|live| live.number);
+        if self.job.allocation().is_none() || live != Some(attempt) {
+            return self.refuse(node, &report);
+        }
+        let event = match report.phase {
+            Phase::Preparing if self.job.state == JobState::Starting => {
+                if self.job.reason == report.detail {
+                    return self.stop_again(node, attempt);
+                }
+                Event::Preparing(attempt, report.detail)
+            }
+            Phase::Running(at) if self.job.state == JobState::Starting => {
+                Event::Started(attempt, at)
+            }
+            Phase::Ended(end) => {
+                if self.job.state == JobState::Finishing {
+                    return Ok(());
+                }
+                Event::Ended(attempt, end)
+            }
+            Phase::Preparing | Phase::Running(_) => return self.stop_again(node, attempt),
+        };
+        self.event(event, None).await
+    }
+
+    /// A stop may have been lost on the way: a live task of a cancelled job hears of it again.
+    fn stop_again(&self, node: &NodeName, attempt: AttemptNo) -> Result<(), ActorProcessingErr> {
+        if self.job.cancel_requested && self.job.state != JobState::Finishing {
+            let stop = self.stop_frame(attempt, StopCause::Cancelled);
+            self.peers
+                .nodes
+                .cast(NodesMsg::Send(node.clone(), Box::new(stop)))?;
+        }
+        Ok(())
+    }
+
+    /// A task that is not wanted is stopped; one that has ended can be forgotten.
+    fn refuse(&self, node: &NodeName, report: &Report) -> Result<(), ActorProcessingErr> {
+        let frame = refusal(report);
+        self.peers
+            .nodes
+            .cast(NodesMsg::Send(node.clone(), Box::new(frame)))?;
+        Ok(())
+    }
+
+    async fn no_trace(&mut self, attempt: AttemptNo) -> Result<(), ActorProcessingErr> {
+        let Some(live) = self.job.attempt() else {
+            return Ok(());
+        };
+        if live.number != attempt || self.job.allocation().is_none() {
+            return self.tell_scheduler();
+        }
+        if self.job.state == JobState::Starting && !self.job.cancel_requested {
+            let node = live.allocation.node.clone();
+            let start = self.start_frame(attempt);
+            return Ok(self
+                .peers
+                .nodes
+                .cast(NodesMsg::Send(node, Box::new(start)))?);
+        }
+        let node = &live.allocation.node;
+        let why = format!("node {node} came back without a trace of the attempt");
+        self.event(Event::AttemptLost(attempt, why), None).await
+    }
+
+    async fn records(&mut self, batch: Batch) -> Result<(), ActorProcessingErr> {
+        let task = batch.task;
+        let count = u64::try_from(batch.records.len())?;
+        let last = batch.first_seq + count.saturating_sub(1);
+        let done = |seq| {
+            Done::Ack(
+                batch.acks,
+                Ack {
+                    task,
+                    seq,
+                    permit: batch.permit,
+                },
+            )
+        };
+        let live = self
+            .job
+            .attempt()
+            .filter(|live| live.number == task.attempt);
+        let Some(stored) = live.map(|live| live.stored_seq) else {
+            tracing::info!(%task, "records of an attempt that is over are dropped");
+            done(last).carry_out();
+            return Ok(());
+        };
+        if self.job.allocation().is_none() || last <= stored {
+            // Over, or stored already and only the acknowledgement was lost.
+            done(last).carry_out();
+            return Ok(());
+        }
+        if batch.first_seq > stored + 1 {
+            tracing::warn!(%task, first = batch.first_seq, stored, "records are missing; not taken");
+            return Ok(());
+        }
+        let known = usize::try_from(stored + 1 - batch.first_seq)?;
+        let sorted = Sorted::of(batch.records.into_iter().skip(known));
+        let mut changes = sorted.changes(task);
+        changes.push(Change::PutCursor { task, seq: last });
+        let event = Event::Stored {
+            attempt: task.attempt,
+            seq: last,
+            progress: sorted.progress,
+            completion: sorted.completion,
+        };
+        let step = self.job.step(clock::now(), event)?;
+        Ok(self.take(step, changes, done(last)).await?)
+    }
+
+    /// Stores the step, then lets the effects out. The memory is ahead of the disk by as much as is
+    /// under way; what leaves this actor never is.
+    async fn take(
+        &mut self,
+        step: Step,
+        mut changes: Vec<Change>,
+        done: Done,
+    ) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.job, step.job);
+        if worth_storing(&before, &self.job) {
+            changes.push(Change::PutJob(Box::new(self.job.clone())));
+        }
+        let moved = before.state != self.job.state;
+        let frames = self.frames(&step.effects);
+        let job = self.job.clone();
+        let peers = Arc::clone(&self.peers);
+        let then = move |_: &crate::store::Committed| {
+            if moved {
+                tracing::info!(job = %job.id, state = job.state.name(), "job");
+                let told = SchedulerMsg::JobIs(Box::new(job.clone()));
+                peers.scheduler.cast(told).ok();
+            }
+            for (node, frame) in frames {
+                peers.nodes.cast(NodesMsg::Send(node, Box::new(frame))).ok();
+            }
+            done.with(job);
+        };
+        self.peers.store.commit(changes, Box::new(then)).await
+    }
+
+    /// Enqueue, dequeue and release are for the scheduler, who is told the whole job.
+    fn frames(&self, effects: &[Effect]) -> Vec<(NodeName, Frame)> {
+        let frame = |effect: &Effect| match effect {
+            Effect::Start(node, attempt) => Some((node.clone(), self.start_frame(*attempt))),
+            Effect::Stop(node, attempt, cause) => {
+                Some((node.clone(), self.stop_frame(*attempt, *cause)))
+            }
+            Effect::Forget(node, attempt) => {
+                let task = Some(self.task(*attempt).into());
+                Some((node.clone(), Frame::Forget(v1::ForgetTask { task })))
+            }
+            Effect::Enqueue | Effect::Dequeue | Effect::Release => None,
+        };
+        effects.iter().filter_map(frame).collect()
+    }
+
+    fn start_frame(&self, attempt: AttemptNo) -> Frame {
+        let live = self.job.attempts.iter().find(|a| a.number == attempt);
+        Frame::Start(v1::StartTask {
+            task: Some(self.task(attempt).into()),
+            spec: Some(self.job.spec.clone().into()),
+            gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
+            world_size: 1,
+            secret: live.map_or_else(String::new, |live| live.secret.clone()),
+        })
+    }
+
+    fn stop_frame(&self, attempt: AttemptNo, cause: StopCause) -> Frame {
+        Frame::Stop(v1::StopTask {
+            task: Some(self.task(attempt).into()),
+            cause: v1::StopCause::from(cause).into(),
+            grace_period: Some(duration(self.job.spec.grace_period)),
+        })
+    }
+
+    fn task(&self, attempt: AttemptNo) -> TaskKey {
+        TaskKey {
+            job: self.job.id,
+            attempt,
+            rank: Rank(0),
+        }
+    }
+
+    fn tell_scheduler(&self) -> Result<(), ActorProcessingErr> {
+        let told = SchedulerMsg::JobIs(Box::new(self.job.clone()));
+        Ok(self.peers.scheduler.cast(told)?)
+    }
+}
+
+/// What to answer to a report of a task that nobody wants.
+pub(super) fn refusal(report: &Report) -> Frame {
+    let task = Some(report.task.into());
+    match report.phase {
+        Phase::Ended(_) => Frame::Forget(v1::ForgetTask { task }),
+        Phase::Preparing | Phase::Running(_) => Frame::Stop(v1::StopTask {
+            task,
+            cause: v1::StopCause::Fenced.into(),
+            grace_period: None,
+        }),
+    }
+}
+
+/// The number up to which records are stored has a row of its own.
+fn worth_storing(before: &Job, after: &Job) -> bool {
+    let mut before = before.clone();
+    for (old, new) in before.attempts.iter_mut().zip(&after.attempts) {
+        old.stored_seq = new.stored_seq;
+    }
+    before != *after
+}
+
+/// What is done once a step is stored.
+#[derive(Debug)]
+enum Done {
+    Answer(Option<ActReply>),
+    Ack(mpsc::Sender<Ack>, Ack),
+}
+
+impl Done {
+    fn with(self, job: Job) {
+        match self {
+            Self::Answer(Some(reply)) => answer(reply, Ok(job)),
+            Self::Answer(None) => {}
+            Self::Ack(..) => self.carry_out(),
+        }
+    }
+
+    /// The channel has room for each permit; a closed one means that the stream is gone, and the
+    /// records will come again.
+    fn carry_out(self) {
+        if let Self::Ack(acks, ack) = self {
+            acks.try_send(ack).ok();
+        }
+    }
+}
+
+/// Records by kind, in order.
+#[derive(Default)]
+struct Sorted {
+    points: Vec<Progress>,
+    lines: Vec<trainyard_core::record::LogLine>,
+    validations: Vec<(u32, String)>,
+    progress: Option<Box<Progress>>,
+    completion: Option<Box<Completion>>,
+}
+
+impl Sorted {
+    fn of(records: impl Iterator<Item = Record>) -> Self {
+        let mut sorted = Self::default();
+        for record in records {
+            match record {
+                Record::Log(line) => sorted.lines.push(line),
+                Record::Progress(report) => {
+                    if report.has_metrics {
+                        sorted.points.push(report.clone());
+                    }
+                    sorted.progress = Some(Box::new(report));
+                }
+                Record::Completion(word) => sorted.completion = Some(Box::new(word)),
+                Record::Validation { epoch, body } => sorted.validations.push((epoch, body)),
+            }
+        }
+        sorted
+    }
+
+    fn changes(&self, task: TaskKey) -> Vec<Change> {
+        let (job, attempt) = (task.job, task.attempt);
+        let mut changes = Vec::new();
+        if !self.points.is_empty() {
+            let points = self.points.clone();
+            changes.push(Change::AppendPoints {
+                job,
+                attempt,
+                points,
+            });
+        }
+        if !self.lines.is_empty() {
+            let lines = self.lines.clone();
+            changes.push(Change::AppendLogs {
+                job,
+                attempt,
+                lines,
+            });
+        }
+        for (epoch, body) in self.validations.clone() {
+            changes.push(Change::PutValidation { job, epoch, body });
+        }
+        changes
+    }
+}

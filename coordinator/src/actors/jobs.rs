@@ -1,0 +1,277 @@
+//! The supervisor of jobs: accepts submissions, wakes job actors, routes to them, lets them go.
+//!
+//! Child of Root. Owns the numbers of jobs and who is awake. A job actor that has nothing to hold is
+//! drained; mail that comes meanwhile waits for its end, so that a job never has two owners. A job
+//! actor that fails is started again from the store by the next mail.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
+use trainyard_core::{
+    ids::JobId,
+    job::{Event, Job},
+    spec::JobSpec,
+};
+
+use super::{
+    job::{Ack, ActError, JobActor, JobMsg, Peers, refusal},
+    nodes::{NodesMsg, NodesRef},
+    scheduler::{SchedulerMsg, SchedulerRef, answer},
+};
+use crate::{
+    clock,
+    store::{Change, Store},
+};
+
+/// Where to send [`JobsMsg`].
+pub type JobsRef = ActorRef<JobsMsg>;
+
+/// A checked submission.
+#[derive(Debug)]
+pub struct Submission {
+    /// What is asked for.
+    pub spec: JobSpec,
+    /// By whom.
+    pub submitted_by: String,
+    /// The same key again answers with the first job.
+    pub key: Option<String>,
+}
+
+/// What Jobs takes.
+#[derive(Debug)]
+pub enum JobsMsg {
+    /// Accept a job; answered once it is on disk.
+    Submit(Box<Submission>, RpcReplyPort<Job>),
+    /// For a job, waking its actor if need be.
+    Route(JobId, JobMsg),
+    /// A job actor has nothing to hold.
+    Idle(JobId),
+}
+
+/// Whom Jobs is given at start.
+#[derive(Debug)]
+pub struct JobsArgs {
+    /// For all that is durable.
+    pub store: Store,
+    /// Told of new jobs.
+    pub scheduler: SchedulerRef,
+    /// Carries frames to nodes.
+    pub nodes: NodesRef,
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct Jobs;
+
+#[derive(Debug)]
+enum Entry {
+    Awake(ActorRef<JobMsg>),
+    /// Drains; this mail is for its successor.
+    Leaving(Vec<JobMsg>),
+}
+
+/// Who is awake, and the last number given.
+#[derive(Debug)]
+pub struct State {
+    peers: Arc<Peers>,
+    awake: BTreeMap<JobId, Entry>,
+    ids: BTreeMap<ActorId, JobId>,
+    last: JobId,
+}
+
+impl Actor for Jobs {
+    type Msg = JobsMsg;
+    type State = State;
+    type Arguments = JobsArgs;
+
+    async fn pre_start(
+        &self,
+        myself: JobsRef,
+        args: JobsArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let last = args.store.highest_job()?;
+        Ok(State {
+            peers: Arc::new(Peers {
+                store: args.store,
+                scheduler: args.scheduler,
+                nodes: args.nodes,
+                jobs: myself,
+            }),
+            awake: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            last,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: JobsRef,
+        message: JobsMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            JobsMsg::Submit(submission, reply) => state.submit(*submission, reply).await,
+            JobsMsg::Route(job, message) => state.route(&myself, job, message).await,
+            JobsMsg::Idle(job) => state.let_go(job),
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: JobsRef,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
+            SupervisionEvent::ActorTerminated(child, _, _) => state.gone(&myself, &child).await,
+            SupervisionEvent::ActorFailed(child, error) => {
+                let job = state.ids.get(&child.get_id());
+                tracing::error!(?job, %error, "a job actor failed; it starts again from the store");
+                // Its steps that are under way must be there before anyone loads it.
+                state.peers.store.commit_and_wait(Vec::new()).await?;
+                state.gone(&myself, &child).await
+            }
+        }
+    }
+}
+
+impl State {
+    async fn submit(
+        &mut self,
+        submission: Submission,
+        reply: RpcReplyPort<Job>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(job) = self.earlier(submission.key.as_deref())? {
+            answer(reply, job);
+            return Ok(());
+        }
+        let id = JobId(self.last.0 + 1);
+        self.last = id;
+        let now = clock::now();
+        let accepted = Job::accepted(id, submission.spec, submission.submitted_by, now);
+        let job = accepted.step(now, Event::Prepared)?.job;
+        let mut changes = vec![Change::PutJob(Box::new(job.clone()))];
+        let keyed = submission.key.is_some();
+        changes.extend(
+            submission
+                .key
+                .map(|key| Change::PutRequestKey { key, job: id }),
+        );
+        let scheduler = self.peers.scheduler.clone();
+        let then = move || {
+            scheduler
+                .cast(SchedulerMsg::JobIs(Box::new(job.clone())))
+                .ok();
+            answer(reply, job);
+        };
+        if keyed {
+            // The next submission with this key must find it.
+            self.peers.store.commit_and_wait(changes).await?;
+            then();
+        } else {
+            let then = Box::new(move |_: &crate::store::Committed| then());
+            self.peers.store.commit(changes, then).await?;
+        }
+        Ok(())
+    }
+
+    fn earlier(&self, key: Option<&str>) -> Result<Option<Job>, ActorProcessingErr> {
+        let Some(key) = key else { return Ok(None) };
+        match self.peers.store.request_key(key)? {
+            Some(job) => Ok(self.peers.store.job(job)?),
+            None => Ok(None),
+        }
+    }
+
+    async fn route(
+        &mut self,
+        myself: &JobsRef,
+        job: JobId,
+        message: JobMsg,
+    ) -> Result<(), ActorProcessingErr> {
+        match self.awake.get_mut(&job) {
+            Some(Entry::Leaving(mail)) => mail.push(message),
+            Some(Entry::Awake(actor)) => {
+                if let Err(error) = actor.cast(message) {
+                    // It has failed, and its end is on the way to us; agents will tell again.
+                    tracing::warn!(%job, %error, "mail for a job actor that has just ended");
+                }
+            }
+            None => {
+                if self.peers.store.job(job)?.is_none() {
+                    self.unknown(message);
+                } else {
+                    self.wake(myself, job, vec![message]).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn wake(
+        &mut self,
+        myself: &JobsRef,
+        job: JobId,
+        mail: Vec<JobMsg>,
+    ) -> Result<(), ActorProcessingErr> {
+        let args = (job, Arc::clone(&self.peers));
+        let (actor, _) = JobActor::spawn_linked(None, JobActor, args, myself.get_cell()).await?;
+        for message in mail {
+            actor.cast(message)?;
+        }
+        self.ids.insert(actor.get_id(), job);
+        self.awake.insert(job, Entry::Awake(actor));
+        Ok(())
+    }
+
+    /// Nobody knows the job: its user is told so, its task is ended, its records are dropped.
+    fn unknown(&self, message: JobMsg) {
+        match message {
+            JobMsg::Event(_, Some(reply)) => answer(reply, Err(ActError::NotFound)),
+            JobMsg::Report(node, report) => {
+                let frame = NodesMsg::Send(node, Box::new(refusal(&report)));
+                self.peers.nodes.cast(frame).ok();
+            }
+            JobMsg::Records(batch) => {
+                let count = u64::try_from(batch.records.len()).unwrap_or(0);
+                let ack = Ack {
+                    task: batch.task,
+                    seq: batch.first_seq + count.saturating_sub(1),
+                    permit: batch.permit,
+                };
+                batch.acks.try_send(ack).ok();
+            }
+            JobMsg::Event(_, None) | JobMsg::NoTrace(_) | JobMsg::Wake => {}
+        }
+    }
+
+    fn let_go(&mut self, job: JobId) -> Result<(), ActorProcessingErr> {
+        if let Some(Entry::Awake(actor)) = self.awake.get(&job) {
+            actor.drain()?;
+            self.awake.insert(job, Entry::Leaving(Vec::new()));
+        }
+        Ok(())
+    }
+
+    async fn gone(
+        &mut self,
+        myself: &JobsRef,
+        child: &ActorCell,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(job) = self.ids.remove(&child.get_id()) else {
+            return Ok(());
+        };
+        let mail = match self.awake.remove(&job) {
+            Some(Entry::Leaving(mail)) => mail,
+            Some(Entry::Awake(_)) => vec![JobMsg::Wake],
+            None => Vec::new(),
+        };
+        if mail.is_empty() {
+            return Ok(());
+        }
+        self.wake(myself, job, mail).await
+    }
+}

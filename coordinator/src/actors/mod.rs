@@ -1,0 +1,25 @@
+//! The coordinator's actors: who owns what while it runs.
+//!
+//! ```text
+//! Root          starts the three below from the store; ends the process if one of them fails
+//! ├ Scheduler   owns the ledger and the queue; runs core's solve
+//! ├ Jobs        supervisor; accepts submissions; routes to
+//! │  └ Job      one per active job; drives core's job machine; passivated when the job only waits
+//! └ Nodes       supervisor; leases and drains; routes to
+//!    └ Session  one per connected agent
+//! ```
+//!
+//! Calls go down this tree and time out; results come up as casts. Everything that a caller or a
+//! node is told leaves on the store's thread after the commit. No actor waits for the disk, except
+//! `Nodes` when an agent registers.
+
+mod ask;
+pub mod job;
+pub mod jobs;
+pub mod nodes;
+mod reports;
+pub mod root;
+pub mod scheduler;
+pub mod session;
+
+pub use ask::{AskError, ask};

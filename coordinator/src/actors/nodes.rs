@@ -1,0 +1,425 @@
+//! The supervisor of sessions: which nodes there are, who is connected, and for how long a silent
+//! one is believed.
+//!
+//! Child of Root. Owns the rows of nodes and their leases. When an agent registers, its row is on
+//! disk before it is welcomed. Decides nothing about jobs: the scheduler hears when a node is up,
+//! closed or lost.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use trainyard_core::{
+    ids::{AttemptNo, JobId, NodeName, SessionNo},
+    node::{Lease, NodeState},
+    time::Timestamp,
+};
+use trainyard_proto::{
+    convert::duration,
+    v1::{self, connect_response::Frame},
+};
+
+use super::{
+    job::JobMsg,
+    jobs::{JobsMsg, JobsRef},
+    reports::Report,
+    scheduler::{SchedulerMsg, SchedulerRef, answer},
+    session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef},
+};
+use crate::{
+    clock,
+    store::{Change, NodeRow, Store},
+};
+
+/// Where to send [`NodesMsg`].
+pub type NodesRef = ActorRef<NodesMsg>;
+
+/// A node as operators see it, without what is free on it.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// As it is stored.
+    pub row: NodeRow,
+    /// What is believed of it.
+    pub state: NodeState,
+}
+
+/// What Nodes takes.
+#[derive(Debug)]
+pub enum NodesMsg {
+    /// Where to route reports; the first message.
+    Meet(JobsRef),
+    /// An agent that has shown its token registers.
+    Register {
+        /// Its first frame.
+        hello: Box<v1::Hello>,
+        /// To the agent.
+        outgoing: Outgoing,
+        /// Its session; frames go there.
+        reply: RpcReplyPort<SessionRef>,
+    },
+    /// A data stream of this session wants to begin; answered with whether it may.
+    Attach(NodeName, SessionNo, RpcReplyPort<bool>),
+    /// A node has given a sign of life.
+    Seen(NodeName),
+    /// For the agent of a node; lost if it is not connected, since it is told all when it is.
+    Send(NodeName, Box<Frame>),
+    /// Look at the leases.
+    LeaseTick,
+    /// All nodes.
+    List(RpcReplyPort<Vec<NodeInfo>>),
+    /// Drain (with a reason) or resume; answered with the node, if there is one.
+    SetDrain(NodeName, Option<String>, RpcReplyPort<Option<NodeInfo>>),
+}
+
+/// Whom Nodes is given at start.
+#[derive(Debug)]
+pub struct NodesArgs {
+    /// For the rows of nodes.
+    pub store: Store,
+    /// Hears what becomes of nodes.
+    pub scheduler: SchedulerRef,
+    /// For how long a silent node is believed.
+    pub lease: Lease,
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct Nodes;
+
+#[derive(Debug)]
+struct Entry {
+    row: NodeRow,
+    seen: Timestamp,
+    told: NodeState,
+    session: Option<(SessionNo, SessionRef)>,
+}
+
+/// All nodes, and the last number of a session.
+#[derive(Debug)]
+pub struct State {
+    args: NodesArgs,
+    nodes: BTreeMap<NodeName, Entry>,
+    last_session: u64,
+    jobs: Option<JobsRef>,
+}
+
+/// Under this name the last number of a session is stored.
+const SESSIONS: &str = "sessions";
+
+/// A quarter of the time after which a silent node is suspect, but at most two seconds.
+fn heartbeat(lease: &Lease) -> Duration {
+    (lease.suspect_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))
+}
+
+impl Actor for Nodes {
+    type Msg = NodesMsg;
+    type State = State;
+    type Arguments = NodesArgs;
+
+    async fn pre_start(
+        &self,
+        myself: NodesRef,
+        args: NodesArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let now = clock::now();
+        let mut nodes = BTreeMap::new();
+        for row in args.store.nodes()? {
+            let told = SchedulerMsg::NodeIs(row.name.clone(), row.capacity.clone(), false);
+            args.scheduler.cast(told)?;
+            // While we were away nobody could report: the lease begins anew.
+            let entry = Entry {
+                row: row.clone(),
+                seen: now,
+                told: NodeState::Suspect,
+                session: None,
+            };
+            nodes.insert(row.name, entry);
+        }
+        let last = args.store.meta(SESSIONS)?;
+        let last_session = last.map_or(Ok(0), |text| text.parse())?;
+        myself.send_after(heartbeat(&args.lease), || NodesMsg::LeaseTick);
+        Ok(State {
+            args,
+            nodes,
+            last_session,
+            jobs: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: NodesRef,
+        message: NodesMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            NodesMsg::Meet(jobs) => state.jobs = Some(jobs),
+            NodesMsg::Register {
+                hello,
+                outgoing,
+                reply,
+            } => {
+                let session = state.register(&myself, *hello, outgoing).await?;
+                answer(reply, session);
+            }
+            NodesMsg::Attach(node, session, reply) => {
+                let entry = state.nodes.get(&node);
+                let live = entry.and_then(|entry| entry.session.as_ref());
+                answer(reply, live.is_some_and(|(number, _)| *number == session));
+            }
+            NodesMsg::Seen(node) => state.seen(&node)?,
+            NodesMsg::Send(node, frame) => state.send(&node, frame),
+            NodesMsg::LeaseTick => {
+                state.look_at_leases()?;
+                myself.send_after(heartbeat(&state.args.lease), || NodesMsg::LeaseTick);
+            }
+            NodesMsg::List(reply) => {
+                let list = state
+                    .nodes
+                    .values()
+                    .map(|entry| state.info(entry))
+                    .collect();
+                answer(reply, list);
+            }
+            NodesMsg::SetDrain(node, reason, reply) => {
+                answer(reply, state.set_drain(&node, reason).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: NodesRef,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorTerminated(child, _, reason) => {
+                state.session_ended(child.get_id(), &reason.unwrap_or_default())?;
+            }
+            SupervisionEvent::ActorFailed(child, error) => {
+                state.session_ended(child.get_id(), &error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn register(
+        &mut self,
+        myself: &NodesRef,
+        hello: v1::Hello,
+        outgoing: Outgoing,
+    ) -> Result<SessionRef, ActorProcessingErr> {
+        let name = NodeName(hello.node_name.clone());
+        let session = SessionNo(self.last_session + 1);
+        self.last_session = session.0;
+        let row = self.row_of(&name, &hello);
+        self.store_registration(session, &row).await?;
+        if let Some((_, old)) = self.nodes.remove(&name).and_then(|entry| entry.session) {
+            old.stop(Some(
+                "a newer session of the same node has begun".to_owned(),
+            ));
+        }
+        let jobs = self.jobs.clone().ok_or("the jobs are not there yet")?;
+        let args = SessionArgs {
+            node: name.clone(),
+            session,
+            outgoing,
+            jobs: jobs.clone(),
+            nodes: myself.clone(),
+        };
+        let (actor, _) = Session::spawn_linked(None, Session, args, myself.get_cell()).await?;
+        let welcome = Frame::Welcome(v1::Welcome {
+            session: session.0,
+            heartbeat_interval: Some(duration(heartbeat(&self.args.lease))),
+            coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        });
+        actor.cast(SessionMsg::Send(Box::new(welcome)))?;
+        tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
+        self.admit(name, session, row, actor.clone());
+        self.tell_of(&jobs, hello)?;
+        Ok(actor)
+    }
+
+    fn row_of(&self, name: &NodeName, hello: &v1::Hello) -> NodeRow {
+        let earlier = self.nodes.get(name).map(|entry| &entry.row);
+        let now = clock::now();
+        NodeRow {
+            name: name.clone(),
+            capacity: hello.capacity.clone().unwrap_or_default().into(),
+            labels: hello.labels.clone(),
+            agent_version: hello.agent_version.clone(),
+            registered_at: earlier.map_or(now, |row| row.registered_at),
+            seen_at: now,
+            drained: earlier.and_then(|row| row.drained.clone()),
+        }
+    }
+
+    async fn store_registration(
+        &self,
+        session: SessionNo,
+        row: &NodeRow,
+    ) -> Result<(), ActorProcessingErr> {
+        let number = Change::PutMeta {
+            key: SESSIONS.to_owned(),
+            value: session.0.to_string(),
+        };
+        let changes = vec![number, Change::PutNode(row.clone())];
+        self.args.store.commit_and_wait(changes).await?;
+        Ok(())
+    }
+
+    fn admit(&mut self, name: NodeName, session: SessionNo, row: NodeRow, actor: SessionRef) {
+        let entry = Entry {
+            row,
+            seen: clock::now(),
+            told: NodeState::Ready,
+            session: Some((session, actor)),
+        };
+        self.nodes.insert(name, entry);
+    }
+
+    /// Scheduler and jobs compare what the agent runs with what is wanted.
+    fn tell_of(&self, jobs: &JobsRef, hello: v1::Hello) -> Result<(), ActorProcessingErr> {
+        let name = NodeName(hello.node_name);
+        let mut knows: BTreeSet<(JobId, AttemptNo)> = BTreeSet::new();
+        let mut reports = Vec::new();
+        for wire in hello.tasks {
+            match Report::try_from(wire) {
+                Ok(report) => {
+                    knows.insert((report.task.job, report.task.attempt));
+                    reports.push(report);
+                }
+                Err(error) => tracing::warn!(node = %name, %error, "a report was not understood"),
+            }
+        }
+        if let Some(entry) = self.nodes.get(&name) {
+            self.args.scheduler.cast(SchedulerMsg::NodeUp {
+                name: name.clone(),
+                capacity: entry.row.capacity.clone(),
+                open: entry.row.drained.is_none(),
+                knows,
+            })?;
+        }
+        for report in reports {
+            let job = report.task.job;
+            let message = JobMsg::Report(name.clone(), Box::new(report));
+            jobs.cast(JobsMsg::Route(job, message))?;
+        }
+        Ok(())
+    }
+
+    fn seen(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.seen = clock::now();
+            if entry.session.is_some() && entry.told != NodeState::Ready {
+                entry.told = NodeState::Ready;
+                return self.tell_scheduler(node);
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, node: &NodeName, frame: Box<Frame>) {
+        let session = self
+            .nodes
+            .get(node)
+            .and_then(|entry| entry.session.as_ref());
+        match session {
+            Some((_, actor)) => {
+                // A session that ends now is followed by one that is told everything.
+                actor.cast(SessionMsg::Send(frame)).ok();
+            }
+            None => tracing::debug!(%node, "not connected; it is told when it is"),
+        }
+    }
+
+    fn look_at_leases(&mut self) -> Result<(), ActorProcessingErr> {
+        let now = clock::now();
+        let lease = self.args.lease;
+        let mut changed = Vec::new();
+        for (name, entry) in &mut self.nodes {
+            let state = lease.state(entry.seen, now);
+            let worse = state == NodeState::Lost || entry.told == NodeState::Ready;
+            if state != NodeState::Ready && state != entry.told && worse {
+                entry.told = state;
+                changed.push((name.clone(), state));
+            }
+        }
+        for (name, state) in changed {
+            tracing::warn!(node = %name, ?state, "node is silent");
+            self.tell_scheduler(&name)?;
+            if state == NodeState::Lost {
+                let why = format!(
+                    "node {name} was silent for {:?} and is lost",
+                    lease.lost_after
+                );
+                self.args
+                    .scheduler
+                    .cast(SchedulerMsg::NodeLost(name, why))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn session_ended(
+        &mut self,
+        child: ractor::ActorId,
+        why: &str,
+    ) -> Result<(), ActorProcessingErr> {
+        let is_it = |entry: &&mut Entry| {
+            let session = entry.session.as_ref();
+            session.is_some_and(|(_, actor)| actor.get_id() == child)
+        };
+        let Some(entry) = self.nodes.values_mut().find(is_it) else {
+            return Ok(());
+        };
+        tracing::warn!(node = %entry.row.name, %why, "node has disconnected; its jobs go on");
+        entry.session = None;
+        entry.told = NodeState::Suspect;
+        let name = entry.row.name.clone();
+        self.tell_scheduler(&name)
+    }
+
+    async fn set_drain(
+        &mut self,
+        node: &NodeName,
+        reason: Option<String>,
+    ) -> Result<Option<NodeInfo>, ActorProcessingErr> {
+        let Some(entry) = self.nodes.get_mut(node) else {
+            return Ok(None);
+        };
+        entry.row.drained = reason;
+        let change = Change::PutNode(entry.row.clone());
+        self.args.store.commit_and_wait(vec![change]).await?;
+        self.tell_scheduler(node)?;
+        Ok(self.nodes.get(node).map(|entry| self.info(entry)))
+    }
+
+    fn tell_scheduler(&self, node: &NodeName) -> Result<(), ActorProcessingErr> {
+        if let Some(entry) = self.nodes.get(node) {
+            let open = entry.session.is_some()
+                && entry.told == NodeState::Ready
+                && entry.row.drained.is_none();
+            let capacity = entry.row.capacity.clone();
+            let told = SchedulerMsg::NodeIs(node.clone(), capacity, open);
+            self.args.scheduler.cast(told)?;
+        }
+        Ok(())
+    }
+
+    fn info(&self, entry: &Entry) -> NodeInfo {
+        let mut row = entry.row.clone();
+        row.seen_at = entry.seen;
+        NodeInfo {
+            row,
+            state: entry.told,
+        }
+    }
+}

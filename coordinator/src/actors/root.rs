@@ -1,0 +1,154 @@
+//! The root: starts the tree from the store and stops it in order.
+//!
+//! Owns the three actors below it. If one of them fails, the memory of all is in doubt: the process
+//! is told to end, and begins again from the store. Job actors and sessions are restarted by their
+//! own supervisors. Called by the binary.
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
+use trainyard_core::node::Lease;
+
+use super::{
+    job::JobMsg,
+    jobs::{Jobs, JobsArgs, JobsMsg, JobsRef},
+    nodes::{Nodes, NodesArgs, NodesMsg, NodesRef},
+    scheduler::{Scheduler, SchedulerMsg, SchedulerRef},
+};
+use crate::store::Store;
+
+/// The way to the three actors.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// Ledger and queue.
+    pub scheduler: SchedulerRef,
+    /// Submissions and jobs.
+    pub jobs: JobsRef,
+    /// Nodes and sessions.
+    pub nodes: NodesRef,
+}
+
+/// What Root is given.
+#[derive(Debug)]
+pub struct RootArgs {
+    /// For all that is durable.
+    pub store: Store,
+    /// For how long a silent node is believed.
+    pub lease: Lease,
+    /// Set to the reason when the process must end.
+    pub failed: watch::Sender<Option<String>>,
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct Root;
+
+/// The tree, and whom to tell when it is broken.
+#[derive(Debug)]
+pub struct State {
+    tree: Tree,
+    failed: watch::Sender<Option<String>>,
+}
+
+/// The only question that Root answers.
+#[derive(Debug)]
+pub enum RootMsg {
+    /// The way to the actors.
+    Tree(ractor::RpcReplyPort<Tree>),
+}
+
+impl Actor for Root {
+    type Msg = RootMsg;
+    type State = State;
+    type Arguments = RootArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RootMsg>,
+        args: RootArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let cell = myself.get_cell();
+        let (scheduler, _) = Scheduler::spawn_linked(None, Scheduler, (), cell.clone()).await?;
+        let of_nodes = NodesArgs {
+            store: args.store.clone(),
+            scheduler: scheduler.clone(),
+            lease: args.lease,
+        };
+        let (nodes, _) = Nodes::spawn_linked(None, Nodes, of_nodes, cell.clone()).await?;
+        let of_jobs = JobsArgs {
+            store: args.store.clone(),
+            scheduler: scheduler.clone(),
+            nodes: nodes.clone(),
+        };
+        let (jobs, _) = Jobs::spawn_linked(None, Jobs, of_jobs, cell).await?;
+        scheduler.cast(SchedulerMsg::Meet(jobs.clone()))?;
+        nodes.cast(NodesMsg::Meet(jobs.clone()))?;
+        let tree = Tree {
+            scheduler,
+            jobs,
+            nodes,
+        };
+        resume(&args.store, &tree)?;
+        Ok(State {
+            tree,
+            failed: args.failed,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<RootMsg>,
+        message: RootMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let RootMsg::Tree(reply) = message;
+        super::scheduler::answer(reply, state.tree.clone());
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<RootMsg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorTerminated(_, _, reason) => {
+                let why = reason.unwrap_or_else(|| "it stopped".to_owned());
+                state.failed.send_replace(Some(why));
+            }
+            SupervisionEvent::ActorFailed(_, error) => {
+                state.failed.send_replace(Some(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// In order: no new placements, then jobs with what waits for them, then the nodes.
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<RootMsg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let patience = Some(std::time::Duration::from_secs(5));
+        state.tree.scheduler.stop_and_wait(None, patience).await?;
+        state.tree.jobs.drain_and_wait(patience).await?;
+        state.tree.nodes.stop_and_wait(None, patience).await?;
+        Ok(())
+    }
+}
+
+/// Tells the scheduler what the store says and wakes every job that holds something.
+fn resume(store: &Store, tree: &Tree) -> Result<(), ActorProcessingErr> {
+    let open = store.open_jobs()?;
+    tracing::info!(jobs = open.len(), "jobs that are not over");
+    for job in open {
+        let id = job.id;
+        let active = job.allocation().is_some();
+        tree.scheduler.cast(SchedulerMsg::JobIs(Box::new(job)))?;
+        if active {
+            tree.jobs.cast(JobsMsg::Route(id, JobMsg::Wake))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! The scheduler: sole owner of the ledger and the queue.
+//!
+//! Child of Root. Runs `core::sched::solve` once after a burst of changes, never for each. It holds
+//! no durable state: at start Root tells it what the store says. If it fails, the process ends and
+//! begins again from the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use rand::Rng;
+use trainyard_core::{
+    ids::{AttemptNo, JobId, NodeName},
+    job::{Event, Job, JobState},
+    resources::{Capacity, ResourceRequest},
+    sched::{Allocation, Ledger, QueuedJob, Unfit, largest_node_misfit, reason, solve},
+};
+
+use super::{
+    job::JobMsg,
+    jobs::{JobsMsg, JobsRef},
+};
+
+/// Where to send [`SchedulerMsg`].
+pub type SchedulerRef = ActorRef<SchedulerMsg>;
+
+/// What a node holds and has left.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Which.
+    pub name: NodeName,
+    /// What is left.
+    pub free: Capacity,
+    /// Who holds something.
+    pub jobs: Vec<JobId>,
+}
+
+/// What the scheduler takes.
+#[derive(Debug)]
+pub enum SchedulerMsg {
+    /// Where to send placements; the first message.
+    Meet(JobsRef),
+    /// The truth about a job, as stored: it waits, holds something, or neither.
+    JobIs(Box<Job>),
+    /// A node is connected and offers this; these tasks it knows.
+    NodeUp {
+        /// Which.
+        name: NodeName,
+        /// What it offers.
+        capacity: Capacity,
+        /// Whether jobs may be placed there.
+        open: bool,
+        /// Attempts that it has a trace of.
+        knows: BTreeSet<(JobId, AttemptNo)>,
+    },
+    /// A node that the store knows, or whose openness changed.
+    NodeIs(NodeName, Capacity, bool),
+    /// The lease of a node is over.
+    NodeLost(NodeName, String),
+    /// Place what fits.
+    Solve,
+    /// Why no node could ever hold the request.
+    Misfit(ResourceRequest, RpcReplyPort<Option<Unfit>>),
+    /// Why a job waits.
+    Reason(JobId, RpcReplyPort<Option<String>>),
+    /// What nodes hold.
+    View(RpcReplyPort<Vec<NodeView>>),
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct Scheduler;
+
+/// Ledger and queue.
+#[derive(Debug, Default)]
+pub struct State {
+    ledger: Ledger,
+    queue: BTreeMap<JobId, QueuedJob>,
+    attempts: BTreeMap<JobId, AttemptNo>,
+    jobs: Option<JobsRef>,
+    dirty: bool,
+}
+
+impl Actor for Scheduler {
+    type Msg = SchedulerMsg;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, _myself: SchedulerRef, (): ()) -> Result<State, ActorProcessingErr> {
+        Ok(State::default())
+    }
+
+    async fn handle(
+        &self,
+        myself: SchedulerRef,
+        message: SchedulerMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
+            SchedulerMsg::JobIs(job) => state.job_is(*job),
+            SchedulerMsg::NodeUp {
+                name,
+                capacity,
+                open,
+                knows,
+            } => state.node_up(name, capacity, open, &knows),
+            SchedulerMsg::NodeIs(name, capacity, open) => {
+                state.ledger.set_node(name, capacity, open);
+                state.dirty = true;
+            }
+            SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
+            SchedulerMsg::Solve => return state.solve(),
+            SchedulerMsg::Misfit(request, reply) => {
+                answer(reply, largest_node_misfit(&state.ledger, &request));
+            }
+            SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
+            SchedulerMsg::View(reply) => answer(reply, state.view()),
+        }
+        if std::mem::take(&mut state.dirty) {
+            // Behind all that waits already: one solve for the whole burst.
+            myself.cast(SchedulerMsg::Solve)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn job_is(&mut self, job: Job) {
+        self.dirty = true;
+        match job.allocation() {
+            Some(allocation) => {
+                self.queue.remove(&job.id);
+                if let Some(attempt) = job.attempt() {
+                    self.attempts.insert(job.id, attempt.number);
+                }
+                if self.ledger.held_by(job.id).is_none() {
+                    self.hold(job.id, allocation.clone());
+                }
+            }
+            None => {
+                self.ledger.release(job.id);
+                self.attempts.remove(&job.id);
+                if job.state == JobState::Queued {
+                    self.queue.insert(job.id, queued(&job));
+                } else {
+                    self.queue.remove(&job.id);
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, job: JobId, allocation: Allocation) {
+        if let Err(error) = self.ledger.take(job, allocation) {
+            tracing::warn!(%job, %error, "the ledger refused a stored allocation");
+        }
+    }
+
+    /// Jobs that the ledger sees on the node but the node has no trace of must hear of it.
+    fn node_up(
+        &mut self,
+        name: NodeName,
+        capacity: Capacity,
+        open: bool,
+        knows: &BTreeSet<(JobId, AttemptNo)>,
+    ) {
+        self.ledger.set_node(name.clone(), capacity, open);
+        self.dirty = true;
+        for job in self.jobs_on(&name) {
+            let attempt = self.attempts.get(&job).copied();
+            if let Some(attempt) = attempt.filter(|attempt| !knows.contains(&(job, *attempt))) {
+                self.tell(job, JobMsg::NoTrace(attempt));
+            }
+        }
+    }
+
+    fn node_lost(&mut self, name: &NodeName, why: &str) {
+        for job in self.jobs_on(name) {
+            if let Some(attempt) = self.attempts.get(&job).copied() {
+                let event = Event::AttemptLost(attempt, why.to_owned());
+                self.tell(job, JobMsg::Event(event, None));
+            }
+        }
+    }
+
+    fn solve(&mut self) -> Result<(), ActorProcessingErr> {
+        let queue: Vec<_> = self.queue.values().cloned().collect();
+        for placement in solve(&mut self.ledger, &queue) {
+            self.queue.remove(&placement.job);
+            let event = Event::Placed {
+                allocation: placement.allocation,
+                secret: secret(),
+            };
+            self.tell(placement.job, JobMsg::Event(event, None));
+        }
+        match self.ledger.violated() {
+            None => Ok(()),
+            Some(broken) => Err(broken.into()),
+        }
+    }
+
+    fn jobs_on(&self, name: &NodeName) -> Vec<JobId> {
+        let entry = self.ledger.node(name);
+        entry.map_or_else(Vec::new, |entry| entry.jobs().collect())
+    }
+
+    fn reason(&self, job: JobId) -> Option<String> {
+        let queued = self.queue.get(&job)?;
+        Some(reason(&self.ledger, &queued.request))
+    }
+
+    fn view(&self) -> Vec<NodeView> {
+        let view = |(name, entry): (&NodeName, &trainyard_core::sched::NodeEntry)| NodeView {
+            name: name.clone(),
+            free: entry.free(),
+            jobs: entry.jobs().collect(),
+        };
+        self.ledger.nodes().map(view).collect()
+    }
+
+    fn tell(&self, job: JobId, message: JobMsg) {
+        let route = JobsMsg::Route(job, message);
+        let jobs = self.jobs.as_ref();
+        if jobs.is_none_or(|jobs| jobs.cast(route).is_err()) {
+            tracing::warn!(%job, "a placement found no one; the job waits for the next start");
+        }
+    }
+}
+
+/// Shared with the jobs actor, which queues what it has just stored.
+pub(super) fn queued(job: &Job) -> QueuedJob {
+    QueuedJob {
+        job: job.id,
+        request: job.spec.resources.clone(),
+        priority: job.spec.priority,
+        queued_at: job.state_since,
+    }
+}
+
+/// 128 random bits for the callback URL of an attempt.
+fn secret() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}
+
+/// A caller that no longer waits is not an error.
+pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
+    reply.send(value).ok();
+}

@@ -1,0 +1,123 @@
+//! One connected agent's control stream: frames in, frames out.
+//!
+//! Child of Nodes, which ends it when a newer session of the same node begins. Parses what comes
+//! and passes it to its owner; knows nothing of jobs itself. Not restarted: the agent connects again.
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
+use trainyard_core::ids::{NodeName, SessionNo};
+use trainyard_proto::v1::{self, connect_request, connect_response};
+
+use super::{
+    job::JobMsg,
+    jobs::{JobsMsg, JobsRef},
+    nodes::{NodesMsg, NodesRef},
+    reports::Report,
+};
+
+/// Where to send [`SessionMsg`].
+pub type SessionRef = ActorRef<SessionMsg>;
+
+/// Frames to the agent, as the stream's writer takes them.
+pub type Outgoing = mpsc::Sender<Result<v1::ConnectResponse, tonic::Status>>;
+
+/// What a session takes.
+#[derive(Debug)]
+pub enum SessionMsg {
+    /// The agent says something.
+    Incoming(Box<connect_request::Frame>),
+    /// For the agent.
+    Send(Box<connect_response::Frame>),
+    /// The stream has ended.
+    Closed,
+}
+
+/// Whom a session speaks to.
+#[derive(Debug)]
+pub struct SessionArgs {
+    /// The node.
+    pub node: NodeName,
+    /// The number of this session.
+    pub session: SessionNo,
+    /// To the agent.
+    pub outgoing: Outgoing,
+    /// Takes reports.
+    pub jobs: JobsRef,
+    /// The parent.
+    pub nodes: NodesRef,
+}
+
+/// The behaviour; the state is [`SessionArgs`].
+#[derive(Debug)]
+pub struct Session;
+
+impl Actor for Session {
+    type Msg = SessionMsg;
+    type State = SessionArgs;
+    type Arguments = SessionArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: SessionRef,
+        args: SessionArgs,
+    ) -> Result<SessionArgs, ActorProcessingErr> {
+        Ok(args)
+    }
+
+    async fn handle(
+        &self,
+        myself: SessionRef,
+        message: SessionMsg,
+        state: &mut SessionArgs,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SessionMsg::Incoming(frame) => state.incoming(*frame)?,
+            SessionMsg::Send(frame) => {
+                let frame = Some(*frame);
+                // Waits when the agent is slow: this mailbox grows, nobody else waits. A dead one
+                // is found by the keep-alive, which closes the stream.
+                if state
+                    .outgoing
+                    .send(Ok(v1::ConnectResponse { frame }))
+                    .await
+                    .is_err()
+                {
+                    myself.stop(Some("the stream has ended".to_owned()));
+                }
+            }
+            SessionMsg::Closed => myself.stop(Some("the agent has gone".to_owned())),
+        }
+        Ok(())
+    }
+}
+
+impl SessionArgs {
+    fn incoming(&self, frame: connect_request::Frame) -> Result<(), ActorProcessingErr> {
+        use connect_request::Frame;
+        self.nodes.cast(NodesMsg::Seen(self.node.clone()))?;
+        match frame {
+            Frame::Heartbeat(beat) => {
+                for report in beat.tasks {
+                    self.report(report)?;
+                }
+            }
+            Frame::Report(report) => self.report(report)?,
+            Frame::Hello(_) | Frame::Attach(_) | Frame::Batch(_) => {
+                tracing::warn!(node = %self.node, "a frame that does not belong on a control stream");
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, wire: v1::TaskReport) -> Result<(), ActorProcessingErr> {
+        match Report::try_from(wire) {
+            Ok(report) => {
+                let job = report.task.job;
+                let message = JobMsg::Report(self.node.clone(), Box::new(report));
+                self.jobs.cast(JobsMsg::Route(job, message))?;
+            }
+            Err(error) => tracing::warn!(node = %self.node, %error, "a report was not understood"),
+        }
+        Ok(())
+    }
+}
