@@ -3,7 +3,9 @@
 //! Owns the queries. Never writes and never keeps a transaction, which would pin pages. Called by
 //! the actors and their readers; a long scan belongs on a blocking thread.
 
-use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _};
+use redb::{
+    ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+};
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::Job,
@@ -45,6 +47,11 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// How many jobs have not ended.
+    pub fn count_open(&self) -> Result<u64, ReadError> {
+        Ok(self.read()?.open_table(OPEN_JOBS)?.len()?)
     }
 
     /// Jobs that `keep` wants, newest first, older than `before`, at most `limit`.
