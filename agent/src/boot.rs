@@ -157,7 +157,7 @@ pub async fn run(
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
     let (node, identity) = look_around(&options, data_dir, registry, &server).await?;
     let (link_state, link) = watch::channel(LinkState::Down);
-    let (failed, mut failure) = watch::channel(None);
+    let (failed, failure) = watch::channel(None);
     let args = RootArgs {
         node: Arc::clone(&node),
         endpoint,
@@ -168,14 +168,10 @@ pub async fn run(
     let root = Root::spawn(None, Root, args).await;
     let (root, ended) = root.map_err(|error| BootError::Start(error.to_string()))?;
     let callbacks = Callbacks::serve(server);
+    let trouble = trouble(&options, &node, link, [failure, callbacks.failure.clone()]);
     let outcome = tokio::select! {
         () = stop => Ok(()),
-        error = refused(link.clone(), &options.coordinator) => Err(error),
-        error = not_ready(link, &options, &node) => Err(error),
-        error = failure.wait_for(Option::is_some) => Err(BootError::Failed(
-            error.ok().and_then(|reason| reason.clone()).unwrap_or_default(),
-        )),
-        error = callbacks.failed() => Err(error),
+        error = trouble => Err(error),
     };
     tracing::info!("the agent stops; trainers go on");
     callbacks.stop().await;
@@ -184,6 +180,31 @@ pub async fn run(
         tracing::warn!("the agent did not stop in order in time");
     }
     outcome
+}
+
+/// Resolves when the agent cannot go on.
+async fn trouble(
+    options: &AgentOptions,
+    node: &Node,
+    link: watch::Receiver<LinkState>,
+    [of_tree, of_callbacks]: [watch::Receiver<Option<String>>; 2],
+) -> BootError {
+    tokio::select! {
+        error = refused(link.clone(), &options.coordinator) => error,
+        error = not_ready(link, options, node) => error,
+        reason = reason_in(of_tree) => BootError::Failed(reason),
+        reason = reason_in(of_callbacks) => BootError::CallbacksFailed(reason),
+    }
+}
+
+/// Resolves when somebody has given a reason.
+async fn reason_in(mut failure: watch::Receiver<Option<String>>) -> String {
+    let given = failure.wait_for(Option::is_some).await;
+    let reason = given.ok().and_then(|reason| reason.clone());
+    match reason {
+        Some(reason) => reason,
+        None => std::future::pending().await,
+    }
 }
 
 /// Creates the folder and keeps all other agents out of it for as long as the file is open.
@@ -271,7 +292,8 @@ fn capacity(inventory: Inventory) -> Capacity {
 /// Resolves when the coordinator does not know the token.
 async fn refused(mut link: watch::Receiver<LinkState>, coordinator: &str) -> BootError {
     let state = link.wait_for(|state| matches!(state, LinkState::Refused(_)));
-    match state.await.map(|state| state.clone()) {
+    let state = state.await.map(|state| state.clone());
+    match state {
         Ok(LinkState::Refused(reason)) => BootError::Refused {
             coordinator: coordinator.to_owned(),
             reason,
@@ -286,10 +308,8 @@ async fn not_ready(
     options: &AgentOptions,
     node: &Node,
 ) -> BootError {
-    if let (Ok(_), Some(path)) = (
-        link.wait_for(|state| *state == LinkState::Up).await,
-        &options.ready_file,
-    ) {
+    let up = link.wait_for(|state| *state == LinkState::Up).await.is_ok();
+    if let Some(path) = options.ready_file.as_ref().filter(|_| up) {
         let ready = Ready {
             name: &node.name,
             pid: std::process::id(),
@@ -326,14 +346,6 @@ impl Callbacks {
             end,
             tasks,
             failure,
-        }
-    }
-
-    async fn failed(&self) -> BootError {
-        let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => BootError::CallbacksFailed(reason.clone().unwrap_or_default()),
-            Err(_) => std::future::pending().await,
         }
     }
 

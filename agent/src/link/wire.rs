@@ -89,9 +89,13 @@ fn of_status(status: &Status) -> SessionEnd {
         Some(source) => format!("{}: {}", status.message(), chain(source)),
         None => status.message().to_owned(),
     };
-    match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => SessionEnd::Refused(text),
-        _ => SessionEnd::Lost(text),
+    if matches!(
+        status.code(),
+        Code::Unauthenticated | Code::PermissionDenied
+    ) {
+        SessionEnd::Refused(text)
+    } else {
+        SessionEnd::Lost(text)
     }
 }
 
