@@ -10,7 +10,7 @@ mod listen;
 mod registry;
 mod routes;
 
-pub use listen::{BindError, CallbackServer, bind};
+pub use listen::{BindError, CallbackServer, bind, callback_url};
 pub use registry::{Clock, Registry, TaskEndpoint};
 pub use routes::{BODY_LIMIT, router};
 
