@@ -4,6 +4,7 @@
 //! report to, the hardware inventory and the files that ship inside the binary. Decides nothing
 //! about jobs: `trainyard-core` does. Called by the `trainyard` binary.
 
+pub mod boot;
 pub mod callbacks;
 pub mod embedded;
 pub mod environment;

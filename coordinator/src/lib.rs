@@ -5,6 +5,7 @@
 
 pub mod actors;
 pub mod auth;
+pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod store;
