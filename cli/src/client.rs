@@ -46,7 +46,7 @@ impl Interceptor for Bearer {
 pub(crate) type Via = InterceptedService<Channel, Bearer>;
 
 /// Where the tokens come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Identity {
     /// Nobody is logged in.
     Nobody,
@@ -56,8 +56,8 @@ enum Identity {
     Stored { login: Login, file: PathBuf },
 }
 
-/// A connection to one coordinator.
-#[derive(Debug)]
+/// A connection to one coordinator; copies share it.
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     url: String,
     channel: Channel,
@@ -243,14 +243,16 @@ fn login(email: &str, tokens: TokenPair) -> Login {
 /// An address in the one form in which logins are kept: with a scheme, without a slash at the end.
 pub(crate) fn address(text: &str) -> Result<String, CliError> {
     let bad = || CliError::Address(text.to_owned());
-    let trimmed = text.trim().trim_end_matches('/');
-    let url = match trimmed.split_once("://") {
-        Some(("http", host)) if !host.is_empty() => trimmed.to_owned(),
-        // This build speaks no TLS; a tunnel or a proxy has to.
-        Some(_) => return Err(bad()),
-        None if trimmed.is_empty() => return Err(bad()),
-        None => format!("http://{trimmed}"),
-    };
+    let (scheme, rest) = text
+        .trim()
+        .split_once("://")
+        .unwrap_or_else(|| ("http", text.trim()));
+    let host = rest.trim_end_matches('/');
+    // This build speaks no TLS; a tunnel or a proxy has to.
+    if scheme != "http" || host.is_empty() {
+        return Err(bad());
+    }
+    let url = format!("http://{host}");
     match Endpoint::from_shared(url.clone()) {
         Ok(_) => Ok(url),
         Err(_) => Err(bad()),

@@ -335,10 +335,11 @@ mod tests {
 
     fn read(line: &[&str]) -> anyhow::Result<JobSpec> {
         let line = ["trainyard", "submit"].iter().chain(line);
-        match Arguments::try_parse_from(line)?.command {
-            Command::Client(ClientCommand::Submit(args)) => specification(&args),
-            other => anyhow::bail!("{other:?} is not submit"),
-        }
+        let Command::Client(ClientCommand::Submit(args)) = Arguments::try_parse_from(line)?.command
+        else {
+            anyhow::bail!("the line is not submit's");
+        };
+        specification(&args)
     }
 
     #[test]

@@ -188,6 +188,24 @@ impl Way {
         }
     }
 
+    /// A bar among others.
+    pub(crate) fn among(bars: &indicatif::MultiProgress) -> Self {
+        let bar = ProgressBar::new(1).with_style(bar_style());
+        Self {
+            bar: Some(bars.add(bar)),
+            last: String::new(),
+        }
+    }
+
+    /// Lines that also tell the end, for several jobs at once.
+    pub(crate) fn tell_end(&self, job: &v1::Job) -> Result<(), OutputError> {
+        match &self.bar {
+            Some(bar) => bar.abandon(),
+            None => line(&format!("job {} {}", job.job_id, ending(job)))?,
+        }
+        Ok(())
+    }
+
     /// Shows where the job stands now.
     pub(crate) fn show(&mut self, job: &v1::Job) -> Result<(), OutputError> {
         if let Some(bar) = &self.bar {
