@@ -1,0 +1,144 @@
+//! `trainyard login` and `trainyard status`: who calls, and whether anybody answers.
+
+use std::io::{self, IsTerminal as _, Read as _};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::{Value, json};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use trainyard_proto::v1::{MeRequest, MeResponse, auth_service_client::AuthServiceClient};
+
+use super::Context;
+use crate::{
+    client::{Client, DEFAULT_URL},
+    credentials::{self, Credentials},
+    error::CliError,
+    exit::Exit,
+    output::table::Block,
+};
+
+/// Flags of `trainyard login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Who you are; asked for when it is missing
+    #[arg(long)]
+    email: Option<String>,
+    /// Read the password from stdin instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+/// Logs in and keeps both tokens.
+pub(crate) async fn login(context: &Context<'_>, args: LoginArgs) -> anyhow::Result<Exit> {
+    let path = credentials::path()?;
+    let mut kept = Credentials::load(&path)?;
+    let url = context
+        .coordinator
+        .or(kept.last.as_deref())
+        .unwrap_or(DEFAULT_URL)
+        .to_owned();
+    let mut client = Client::anonymous(&url).await?;
+    let (email, password) = identify(&args)?;
+    let login = client.login(&email, &password).await?;
+    kept.keep(client.url(), login);
+    kept.save(&path)?;
+    context.screen.show(
+        || json!({"coordinator": client.url(), "email": email}),
+        || format!("logged in at {} as {email}", client.url()),
+    )?;
+    Ok(Exit::Ok)
+}
+
+/// Email and password: from flags and stdin, else from the terminal.
+fn identify(args: &LoginArgs) -> anyhow::Result<(String, String)> {
+    let asks = args.email.is_none() || !args.password_stdin;
+    if asks && !io::stdin().is_terminal() {
+        return Err(CliError::Usage(
+            "there is no terminal to ask on; give --email and --password-stdin".to_owned(),
+        )
+        .into());
+    }
+    let terminal = console::Term::stderr();
+    let email = match &args.email {
+        Some(email) => email.clone(),
+        None => {
+            terminal.write_str("Email: ")?;
+            terminal.read_line()?
+        }
+    };
+    let password = if args.password_stdin {
+        let mut text = String::new();
+        io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read the password from stdin")?;
+        text.trim_end_matches(['\r', '\n']).to_owned()
+    } else {
+        terminal.write_str("Password: ")?;
+        terminal.read_secure_line()?
+    };
+    Ok((email.trim().to_owned(), password))
+}
+
+/// Whether the coordinator answers, how it is, and who it thinks we are.
+pub(crate) async fn status(context: &Context<'_>) -> anyhow::Result<Exit> {
+    let mut client = context.client().await?;
+    let health = health(&client).await?;
+    let me = client
+        .call(async |via| AuthServiceClient::new(via).me(MeRequest {}).await)
+        .await;
+    let (me, exit) = match me {
+        Ok(me) => (Some(me), Exit::Ok),
+        // Health is worth telling to somebody who is not logged in yet.
+        Err(error) if Exit::of_error(&error) == Exit::NotLoggedIn => (None, Exit::NotLoggedIn),
+        Err(error) => return Err(error),
+    };
+    context.screen.show(
+        || document(client.url(), health, me.as_ref()),
+        || page(client.url(), health, me.as_ref()),
+    )?;
+    Ok(exit)
+}
+
+async fn health(client: &Client) -> Result<&'static str, CliError> {
+    let answer = HealthClient::new(client.channel())
+        .check(HealthCheckRequest {
+            service: String::new(),
+        })
+        .await
+        .map_err(|status| client.explain(status))?;
+    Ok(match answer.into_inner().status() {
+        ServingStatus::Serving => "serving",
+        ServingStatus::NotServing => "not serving",
+        ServingStatus::Unknown | ServingStatus::ServiceUnknown => "unknown",
+    })
+}
+
+fn document(url: &str, health: &str, me: Option<&MeResponse>) -> Value {
+    json!({
+        "coordinator": url,
+        "health": health,
+        "client_version": env!("CARGO_PKG_VERSION"),
+        "user": me.map(|me| json!({
+            "user_id": me.user_id,
+            "email": me.email,
+            "role": me.role,
+            "is_active": me.is_active,
+        })),
+    })
+}
+
+fn page(url: &str, health: &str, me: Option<&MeResponse>) -> String {
+    let user = match me {
+        Some(me) => format!("{} ({})", me.email, me.role),
+        None => format!("nobody; log in with `trainyard login --coordinator {url}`"),
+    };
+    let mut block = Block::default();
+    block
+        .add("coordinator", url)
+        .add("health", health)
+        .add("client", env!("CARGO_PKG_VERSION"))
+        .add("you are", user);
+    block.render()
+}

@@ -1,0 +1,63 @@
+//! The client commands, one file each. Never keep anything between calls; the coordinator does.
+//! Called by `main`.
+
+pub(crate) mod cancel;
+mod follow;
+pub(crate) mod jobs;
+pub(crate) mod login;
+pub(crate) mod logs;
+pub(crate) mod metrics;
+pub(crate) mod nodes;
+pub(crate) mod show;
+pub(crate) mod submit;
+pub(crate) mod watch;
+
+use trainyard_proto::v1::{GetJobRequest, Job, job_service_client::JobServiceClient};
+
+use crate::{args::ClientCommand, client::Client, exit::Exit, output::Screen};
+
+/// What all commands are told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context<'a> {
+    /// Where output goes.
+    pub(crate) screen: Screen,
+    /// The coordinator that was asked for.
+    pub(crate) coordinator: Option<&'a str>,
+}
+
+impl Context<'_> {
+    /// Connects with the tokens that are there.
+    async fn client(&self) -> anyhow::Result<Client> {
+        Client::open(self.coordinator).await
+    }
+}
+
+/// Runs one of them.
+pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow::Result<Exit> {
+    match command {
+        ClientCommand::Login(args) => login::login(context, args).await,
+        ClientCommand::Status => login::status(context).await,
+        ClientCommand::Submit(args) => Box::pin(submit::run(context, *args)).await,
+        ClientCommand::Jobs(args) => jobs::run(context, args).await,
+        ClientCommand::Show { id } => show::run(context, id).await,
+        ClientCommand::Watch { id } => Box::pin(watch::run(context, id)).await,
+        ClientCommand::Logs(args) => Box::pin(logs::run(context, args)).await,
+        ClientCommand::Metrics(args) => Box::pin(metrics::run(context, args)).await,
+        ClientCommand::Cancel { ids } => cancel::run(context, ids).await,
+        ClientCommand::Nodes { name } => nodes::show(context, name).await,
+        ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
+        ClientCommand::Resume { node } => nodes::resume(context, node).await,
+    }
+}
+
+/// One job as it is now.
+pub(crate) async fn get_job(client: &mut Client, job_id: u64) -> anyhow::Result<Job> {
+    let answer = client
+        .call(async |via| {
+            JobServiceClient::new(via)
+                .get_job(GetJobRequest { job_id })
+                .await
+        })
+        .await?;
+    Ok(answer.job.unwrap_or_default())
+}

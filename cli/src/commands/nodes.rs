@@ -1,0 +1,252 @@
+//! `trainyard nodes`, `drain`, `resume`: machines, what they offer and whether they get work.
+
+use serde_json::json;
+use trainyard_core::{resources::format_bytes, time::Timestamp};
+use trainyard_proto::v1::{
+    Capacity, DrainRequest, GetNodeRequest, Gpu, ListNodesRequest, Node, ResumeRequest,
+    node_service_client::NodeServiceClient,
+};
+
+use super::Context;
+use crate::{
+    clock,
+    exit::Exit,
+    output::{
+        Screen, json,
+        table::{Block, Lean, Table},
+    },
+    text,
+};
+
+/// Shows one node, or lists all.
+pub(crate) async fn show(context: &Context<'_>, name: Option<String>) -> anyhow::Result<Exit> {
+    let mut client = context.client().await?;
+    let now = clock::now();
+    let Some(name) = name else {
+        let answer = client
+            .call(async |via| {
+                NodeServiceClient::new(via)
+                    .list_nodes(ListNodesRequest {})
+                    .await
+            })
+            .await?;
+        let nodes = answer.nodes;
+        context.screen.show(
+            || json!({"nodes": nodes.iter().map(json::node).collect::<Vec<_>>()}),
+            || table(&context.screen, &nodes, now),
+        )?;
+        return Ok(Exit::Ok);
+    };
+    let request = GetNodeRequest { name };
+    let answer = client
+        .call(async |via| NodeServiceClient::new(via).get_node(request.clone()).await)
+        .await?;
+    let node = answer.node.unwrap_or_default();
+    context
+        .screen
+        .show(|| json::node(&node), || page(&node, now))?;
+    Ok(Exit::Ok)
+}
+
+/// Gives a node no new jobs.
+pub(crate) async fn drain(
+    context: &Context<'_>,
+    name: String,
+    reason: String,
+) -> anyhow::Result<Exit> {
+    let mut client = context.client().await?;
+    let request = DrainRequest { name, reason };
+    let answer = client
+        .call(async |via| NodeServiceClient::new(via).drain(request.clone()).await)
+        .await?;
+    let node = answer.node.unwrap_or_default();
+    let running = node.job_ids.len();
+    context.screen.show(
+        || json::node(&node),
+        || {
+            format!(
+                "node {} gets no new jobs; {running} still run there",
+                node.name
+            )
+        },
+    )?;
+    Ok(Exit::Ok)
+}
+
+/// Gives a node jobs again.
+pub(crate) async fn resume(context: &Context<'_>, name: String) -> anyhow::Result<Exit> {
+    let mut client = context.client().await?;
+    let request = ResumeRequest { name };
+    let answer = client
+        .call(async |via| NodeServiceClient::new(via).resume(request.clone()).await)
+        .await?;
+    let node = answer.node.unwrap_or_default();
+    context.screen.show(
+        || json::node(&node),
+        || format!("node {} gets jobs again", node.name),
+    )?;
+    Ok(Exit::Ok)
+}
+
+fn table(screen: &Screen, nodes: &[Node], now: Timestamp) -> String {
+    if nodes.is_empty() {
+        return "no nodes; start an agent with `trainyard agent`".to_owned();
+    }
+    let mut table = Table::new(
+        screen,
+        &[
+            ("NAME", Lean::Left),
+            ("STATE", Lean::Left),
+            ("CPUS FREE", Lean::Right),
+            ("MEMORY FREE", Lean::Right),
+            ("GPUS FREE", Lean::Right),
+            ("MODEL", Lean::Left),
+            ("JOBS", Lean::Right),
+            ("SEEN", Lean::Right),
+        ],
+    );
+    for node in nodes {
+        let all = node.capacity.clone().unwrap_or_default();
+        let free = node.free.clone().unwrap_or_default();
+        table.row(&[
+            node.name.clone(),
+            state(node).to_owned(),
+            format!("{}/{}", free.cpus, all.cpus),
+            format_bytes(free.memory_bytes),
+            format!("{}/{}", free.gpus.len(), all.gpus.len()),
+            models(&all.gpus),
+            node.job_ids.len().to_string(),
+            text::age(node.last_seen_at.as_ref(), now),
+        ]);
+    }
+    table.render()
+}
+
+/// A node that is well but gets no work is called so.
+fn state(node: &Node) -> &'static str {
+    match text::node_state(node.state()) {
+        "ready" if node.draining => "draining",
+        other => other,
+    }
+}
+
+/// Each model once.
+fn models(gpus: &[Gpu]) -> String {
+    let mut names: Vec<_> = gpus.iter().map(|gpu| gpu.model.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        "-".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn page(node: &Node, now: Timestamp) -> String {
+    let labels: Vec<_> = node
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let jobs: Vec<_> = node.job_ids.iter().map(u64::to_string).collect();
+    let seen = node.last_seen_at.as_ref().map(|at| {
+        let age = text::age(Some(at), now);
+        format!("{} ({age} ago)", text::rfc3339(at))
+    });
+    let mut block = Block::default();
+    block
+        .add("node", node.name.clone())
+        .add("state", state(node))
+        .add("drained for", node.drain_reason.clone())
+        .add("capacity", capacity(node.capacity.as_ref()))
+        .add("free", capacity(node.free.as_ref()))
+        .add("gpus", gpus(node.capacity.as_ref()))
+        .add("jobs", jobs.join(", "))
+        .add("labels", labels.join(", "))
+        .add("agent", node.agent_version.clone())
+        .add("last seen", seen.unwrap_or_default());
+    block.render()
+}
+
+fn capacity(capacity: Option<&Capacity>) -> String {
+    let Some(capacity) = capacity else {
+        return String::new();
+    };
+    format!(
+        "{} cpus, {} memory, {} gpus",
+        capacity.cpus,
+        format_bytes(capacity.memory_bytes),
+        capacity.gpus.len()
+    )
+}
+
+fn gpus(capacity: Option<&Capacity>) -> String {
+    let gpus = capacity.map(|all| all.gpus.as_slice()).unwrap_or_default();
+    let lines: Vec<_> = gpus
+        .iter()
+        .map(|gpu| {
+            let memory = format_bytes(gpu.memory_bytes);
+            format!("{} {memory} {}", gpu.model, gpu.uuid)
+        })
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_proto::v1::NodeState;
+
+    use super::*;
+
+    fn node() -> Node {
+        let gpu = |uuid: &str| Gpu {
+            uuid: uuid.into(),
+            model: "H100".into(),
+            memory_bytes: 80 << 30,
+        };
+        Node {
+            name: "alpha".into(),
+            state: NodeState::Ready.into(),
+            draining: true,
+            drain_reason: "new fan".into(),
+            capacity: Some(Capacity {
+                cpus: 8,
+                memory_bytes: 64 << 30,
+                gpus: vec![gpu("GPU-0"), gpu("GPU-1")],
+            }),
+            free: Some(Capacity {
+                cpus: 6,
+                memory_bytes: 32 << 30,
+                gpus: vec![gpu("GPU-1")],
+            }),
+            job_ids: vec![4, 9],
+            ..Node::default()
+        }
+    }
+
+    #[test]
+    fn a_list_of_nodes_shows_what_is_free_of_how_much() {
+        let screen = Screen {
+            json: false,
+            terminal: false,
+            colour: false,
+            width: 80,
+        };
+        let text = table(&screen, &[node()], Timestamp(0));
+        for word in ["alpha", "draining", "6/8", "32 GiB", "1/2", "H100"] {
+            assert!(text.contains(word), "{word}:\n{text}");
+        }
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_page_names_every_gpu_and_the_reason_of_a_drain() {
+        let text = page(&node(), Timestamp(0));
+        assert!(text.contains("drained for  new fan"), "{text}");
+        assert!(text.contains("H100 80 GiB GPU-1"), "{text}");
+        assert!(text.contains("jobs         4, 9"), "{text}");
+    }
+}

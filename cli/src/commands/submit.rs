@@ -1,0 +1,430 @@
+//! `trainyard submit`: a job from flags, a file or a command. Never checks what only the
+//! coordinator can know; it answers with every bad field at once.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use trainyard_core::spec::JobSpec;
+use trainyard_proto::v1::{Job, SubmitJobRequest, job_service_client::JobServiceClient};
+
+use super::{Context, watch};
+use crate::{
+    args::pair,
+    client::Client,
+    error::CliError,
+    exit::Exit,
+    jobfile::{Draft, DraftError},
+    output::{self, json, progress},
+};
+
+const EXAMPLES: &str = "Examples:
+  Train a YOLO detector on one GPU with at least 40 GiB, and wait for its end:
+    trainyard submit --framework ultralytics --model yolo11n --task detection --dataset /data/coco8 \\
+      --epochs 100 --gpus 1 --gpu-memory 40GiB --set optimizer.type=SGD --set cos_lr=true --wait
+
+  Run any program:
+    trainyard submit --name hello --cpus 2 --time-limit 10m -- sh -c 'echo hello; sleep 5'
+
+  Take a file, and change one thing:
+    trainyard submit -f job.toml --epochs 5
+
+  A file has the flags' or the specification's names:
+    framework = \"sklearn\"
+    model = \"mlp\"
+    task = \"classification\"
+    dataset = \"/data/digits\"
+    epochs = 10
+    time_limit = \"1h30m\"
+    resources = { cpus = 2, memory = \"8GiB\" }
+    advanced = { hidden_layer_sizes = [64, 32] }";
+
+/// Flags of `trainyard submit`; each goes over the file.
+#[derive(Debug, Default, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct SubmitArgs {
+    /// Take the job from a .toml, .yaml or .json file
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A name for people
+    #[arg(long)]
+    name: Option<String>,
+    /// Who trains: ultralytics, sklearn or command
+    #[arg(long)]
+    framework: Option<String>,
+    /// The model, such as yolo11n or mlp
+    #[arg(long)]
+    model: Option<String>,
+    /// detection, classification, segmentation or pose
+    #[arg(long)]
+    task: Option<String>,
+    /// The dataset's folder or file as the agents see it
+    #[arg(long, value_name = "PATH")]
+    dataset: Option<String>,
+    /// How the dataset is laid out [default: imagefolder]
+    #[arg(long, value_name = "FORMAT")]
+    dataset_format: Option<String>,
+    /// Number of classes
+    #[arg(long, value_name = "N")]
+    classes: Option<u32>,
+    /// Passes over the dataset, 1 to 1000 [default: 50]
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Examples a step, 1 to 512 [default: 32]
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
+    /// Learning rate, above 0 and below 1 [default: 0.001]
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Side of the images in pixels
+    #[arg(long, value_name = "PIXELS")]
+    imgsz: Option<u32>,
+    /// cpu, 0 or 0,1; the trainer chooses among its GPUs when it is missing
+    #[arg(long)]
+    device: Option<String>,
+    /// The metric that names the best epoch [default: by the task]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// Whether that metric grows or shrinks
+    #[arg(long, value_enum, value_name = "MODE")]
+    metric_mode: Option<Mode>,
+    /// An advanced setting of the trainer, such as optimizer.momentum=0.9; may be given often
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair, help_heading = "Settings")]
+    settings: Vec<(String, String)>,
+    /// A JSON, YAML or TOML file of advanced settings; --set goes over it
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    advanced_file: Option<PathBuf>,
+    /// A variable of the trainer's environment; may be given often
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair, help_heading = "Settings")]
+    environment: Vec<(String, String)>,
+    /// CPU slots [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    cpus: Option<u32>,
+    /// Memory, such as 8GiB
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_hyphen_values = true,
+        help_heading = "Resources"
+    )]
+    memory: Option<String>,
+    /// Number of GPUs [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    gpus: Option<u32>,
+    /// A part of the GPU model's name, such as H100
+    #[arg(long, value_name = "NAME", help_heading = "Resources")]
+    gpu_model: Option<String>,
+    /// The least memory of each GPU, such as 40GiB
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_hyphen_values = true,
+        help_heading = "Resources"
+    )]
+    gpu_memory: Option<String>,
+    /// Higher runs first, -1000 to 1000 [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Scheduling"
+    )]
+    priority: Option<i32>,
+    /// How long the trainer may run, such as 1h30m [default: no limit]
+    #[arg(long, value_name = "SPAN", help_heading = "Scheduling")]
+    time_limit: Option<String>,
+    /// Time between SIGTERM and SIGKILL when it is stopped [default: 10s]
+    #[arg(long, value_name = "SPAN", help_heading = "Scheduling")]
+    grace: Option<String>,
+    /// The project that owns the job
+    #[arg(long, value_name = "ID", help_heading = "Scheduling")]
+    project: Option<i64>,
+    /// A word to find it by; may be given often
+    #[arg(long = "tag", value_name = "WORD")]
+    tags: Vec<String>,
+    /// Free text
+    #[arg(long, value_name = "TEXT")]
+    notes: Option<String>,
+    /// The same key again gives the job that the first submission made
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Follow the job and exit with its outcome (see `trainyard help exit-codes`)
+    #[arg(long)]
+    wait: bool,
+    /// Print only the job's number
+    #[arg(short, long)]
+    quiet: bool,
+    /// A program and its arguments, for framework command
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Which way a metric gets better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Max,
+    Min,
+}
+
+/// Submits a job; with `--wait` the exit is the job's.
+pub(crate) async fn run(context: &Context<'_>, args: SubmitArgs) -> anyhow::Result<Exit> {
+    // Before anybody is asked for a connection, the job has to be readable.
+    let spec = specification(&args)?;
+    let mut client = context.client().await?;
+    let job = submit(&mut client, spec, args.idempotency_key.clone()).await?;
+    if args.quiet {
+        output::line(&job.job_id.to_string())?;
+    } else if context.screen.json && args.wait {
+        output::json_line(&json::job(&job))?;
+    } else {
+        context.screen.show(|| json::job(&job), || accepted(&job))?;
+    }
+    match (args.wait, args.quiet) {
+        (false, _) => Ok(Exit::Ok),
+        (true, false) => watch::show_to_end(context, &mut client, job.job_id).await,
+        (true, true) => {
+            let ended = watch::to_end(&mut client, job.job_id, |_| Ok(())).await?;
+            Ok(Exit::of_job(&ended))
+        }
+    }
+}
+
+/// Hands a job in; a key of its own makes it safe to ask again.
+pub(crate) async fn submit(
+    client: &mut Client,
+    spec: JobSpec,
+    idempotency_key: Option<String>,
+) -> anyhow::Result<Job> {
+    let key = idempotency_key.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    let request = SubmitJobRequest {
+        spec: Some(spec.into()),
+        idempotency_key: key,
+    };
+    let answer = client
+        .call(async |via| JobServiceClient::new(via).submit_job(request.clone()).await)
+        .await?;
+    Ok(answer.job.unwrap_or_default())
+}
+
+fn accepted(job: &Job) -> String {
+    format!("job {} {}", job.job_id, progress::describe(job))
+}
+
+/// What flags, file and command together ask for.
+fn specification(args: &SubmitArgs) -> anyhow::Result<JobSpec> {
+    let mut draft = match &args.file {
+        Some(path) => Draft::read(path)?,
+        None => Draft::default(),
+    };
+    put_flags(&mut draft, args)?;
+    put_command(&mut draft, args)?;
+    if let Some(path) = &args.advanced_file {
+        draft.advanced(settings(path)?);
+    }
+    for (key, value) in &args.settings {
+        draft.set(key, value)?;
+    }
+    for (name, value) in &args.environment {
+        draft.variable(name, value);
+    }
+    if draft.get("framework").is_none() {
+        return Err(CliError::Usage(
+            "nothing says what to run; give --framework, a file with -f, or a command after --\nexamples: trainyard submit --help"
+                .to_owned(),
+        )
+        .into());
+    }
+    let mut spec = draft.finish()?;
+    spec.dataset_path = spec.dataset_path.map(|path| absolute(&path));
+    Ok(spec)
+}
+
+fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
+    let mode = args.metric_mode.map(|mode| match mode {
+        Mode::Max => "max",
+        Mode::Min => "min",
+    });
+    let tags = (!args.tags.is_empty()).then_some(&args.tags);
+    let rows: [(&str, &str, Value); 24] = [
+        ("name", "--name", json!(args.name)),
+        ("framework", "--framework", json!(args.framework)),
+        ("model_name", "--model", json!(args.model)),
+        ("task_type", "--task", json!(args.task)),
+        ("dataset_path", "--dataset", json!(args.dataset)),
+        (
+            "dataset_format",
+            "--dataset-format",
+            json!(args.dataset_format),
+        ),
+        ("num_classes", "--classes", json!(args.classes)),
+        ("epochs", "--epochs", json!(args.epochs)),
+        ("batch_size", "--batch", json!(args.batch)),
+        ("learning_rate", "--lr", json!(args.lr)),
+        ("image_size", "--imgsz", json!(args.imgsz)),
+        ("device", "--device", json!(args.device)),
+        ("primary_metric", "--metric", json!(args.metric)),
+        ("primary_metric_mode", "--metric-mode", json!(mode)),
+        ("resources.cpus", "--cpus", json!(args.cpus)),
+        ("resources.memory_bytes", "--memory", json!(args.memory)),
+        ("resources.gpus", "--gpus", json!(args.gpus)),
+        ("resources.gpu_model", "--gpu-model", json!(args.gpu_model)),
+        (
+            "resources.gpu_memory_bytes",
+            "--gpu-memory",
+            json!(args.gpu_memory),
+        ),
+        ("priority", "--priority", json!(args.priority)),
+        ("time_limit", "--time-limit", json!(args.time_limit)),
+        ("grace_period", "--grace", json!(args.grace)),
+        ("notes", "--notes", json!(args.notes)),
+        ("tags", "--tag", json!(tags)),
+    ];
+    for (path, flag, value) in rows {
+        draft.flag(path, flag, value)?;
+    }
+    draft.flag("project_id", "--project", json!(args.project))
+}
+
+fn put_command(draft: &mut Draft, args: &SubmitArgs) -> anyhow::Result<()> {
+    if args.command.is_empty() {
+        return Ok(());
+    }
+    match draft.get("framework").and_then(Value::as_str) {
+        None => draft.flag("framework", "--framework", "command")?,
+        Some("command") => {}
+        Some(other) => {
+            return Err(CliError::Usage(format!(
+                "a command after -- is for framework command, not {other}; leave one of them out"
+            ))
+            .into());
+        }
+    }
+    draft.flag("command", "--", args.command.clone())?;
+    Ok(())
+}
+
+/// A file of advanced settings; YAML reads JSON too.
+fn settings(path: &PathBuf) -> anyhow::Result<Map<String, Value>> {
+    let name = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let read: BTreeMap<String, Value> = if path.extension().is_some_and(|end| end == "toml") {
+        toml::from_str(&text).with_context(|| format!("{name} is no table of settings"))?
+    } else {
+        serde_yaml_ng::from_str(&text).with_context(|| format!("{name} is no table of settings"))?
+    };
+    Ok(read.into_iter().collect())
+}
+
+/// Agents work elsewhere: a relative path means one from here.
+fn absolute(path: &str) -> String {
+    if path.is_empty() || path.contains("://") {
+        return path.to_owned();
+    }
+    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Arguments, ClientCommand, Command};
+
+    fn read(line: &[&str]) -> anyhow::Result<JobSpec> {
+        let line = ["trainyard", "submit"].iter().chain(line);
+        let Command::Client(ClientCommand::Submit(args)) = Arguments::try_parse_from(line)?.command
+        else {
+            anyhow::bail!("the line is not submit's");
+        };
+        specification(&args)
+    }
+
+    #[test]
+    fn flags_make_a_whole_job() {
+        let line = "--framework ultralytics --model yolo11n --task detection --dataset /data/set \
+            --epochs 3 --batch 8 --lr 0.02 --imgsz 160 --gpus 2 --gpu-model h100 --gpu-memory 40GiB \
+            --memory 8GiB --cpus 4 --priority -5 --time-limit 1h30m --grace 3s --env A=b=c --tag x \
+            --tag y --set optimizer.type=SGD --set cos_lr=true --project 7";
+        let line: Vec<_> = line.split_whitespace().collect();
+        let spec = read(&line).unwrap();
+        assert_eq!(spec.check(), []);
+        let sizes = (spec.epochs, spec.batch_size, spec.image_size);
+        assert_eq!(sizes, (3, 8, Some(160)));
+        assert_eq!(spec.resources.gpu_memory_bytes, 40 << 30);
+        assert_eq!((spec.priority, spec.project_id), (-5, Some(7)));
+        assert_eq!(spec.time_limit, Some(Duration::from_secs(5_400)));
+        assert_eq!(spec.grace_period, Duration::from_secs(3));
+        assert_eq!(spec.environment["A"], "b=c");
+        assert_eq!(spec.tags.unwrap(), ["x", "y"]);
+        let advanced = json!({"optimizer": {"type": "SGD"}, "cos_lr": true});
+        assert_eq!(spec.advanced_config, Some(advanced));
+    }
+
+    #[test]
+    fn a_command_needs_no_framework() {
+        let spec = read(&["--", "sh", "-c", "exit 3"]).unwrap();
+        assert_eq!(spec.framework, "command");
+        assert_eq!(spec.command, ["sh", "-c", "exit 3"]);
+        assert_eq!(spec.check(), []);
+        let error = read(&["--framework", "sklearn", "--", "ls"]).unwrap_err();
+        assert!(error.to_string().contains("not sklearn"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_goes_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.yaml");
+        fs::write(&path, "framework: sklearn\nepochs: 2\nlr: 0.5\n").unwrap();
+        let spec = read(&["-f", path.to_str().unwrap(), "--epochs", "9"]).unwrap();
+        assert_eq!((spec.epochs, spec.framework.as_str()), (9, "sklearn"));
+        assert!((spec.learning_rate - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn settings_come_from_a_file_and_set_goes_over_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("advanced.json");
+        fs::write(&path, r#"{"seed": 1, "mosaic": 0.5}"#).unwrap();
+        let file = path.to_str().unwrap();
+        let line = [
+            "--framework",
+            "x",
+            "--advanced-file",
+            file,
+            "--set",
+            "seed=2",
+        ];
+        let spec = read(&line).unwrap();
+        assert_eq!(
+            spec.advanced_config.unwrap(),
+            json!({"seed": 2, "mosaic": 0.5})
+        );
+    }
+
+    #[test]
+    fn bad_flags_say_what_is_expected() {
+        for (line, words) in [
+            (vec!["--framework", "x", "--memory", "-4GB"], "is negative"),
+            (
+                vec!["--framework", "x", "--time-limit", "soon"],
+                "such as 1h30m",
+            ),
+            (vec!["--name", "x"], "nothing says what to run"),
+        ] {
+            let error = read(&line).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_relative_dataset_means_one_from_here() {
+        let spec = read(&["--framework", "x", "--dataset", "set"]).unwrap();
+        let here = std::env::current_dir().unwrap().join("set");
+        assert_eq!(spec.dataset_path.unwrap(), here.display().to_string());
+        let url = read(&["--framework", "x", "--dataset", "s3://b/set"]).unwrap();
+        assert_eq!(url.dataset_path.unwrap(), "s3://b/set");
+    }
+}

@@ -1,0 +1,178 @@
+//! The table of a job file's keys: path in the specification, other names, and the kind of value.
+//! Never reads files. Called by `jobfile` only.
+
+use serde_json::{Map, Value, json};
+use trainyard_core::resources::parse_bytes;
+
+use crate::text;
+
+/// One field of the specification.
+#[derive(Debug)]
+pub(super) struct Field {
+    /// Its path in the specification.
+    pub(super) path: &'static str,
+    /// Shorter names, as the flags have them.
+    pub(super) also: &'static [&'static str],
+    /// What it takes.
+    pub(super) kind: Kind,
+}
+
+/// What a field takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Text,
+    Whole { least: i64, most: i64 },
+    Number,
+    Bytes,
+    Span,
+    Texts,
+    Variables,
+    Object,
+}
+
+const COUNT: Kind = Kind::Whole {
+    least: 0,
+    most: u32::MAX as i64,
+};
+const ID: Kind = Kind::Whole {
+    least: 0,
+    most: i64::MAX,
+};
+
+const fn field(path: &'static str, also: &'static [&'static str], kind: Kind) -> Field {
+    Field { path, also, kind }
+}
+
+/// All fields; a test holds it against the specification.
+pub(super) const FIELDS: [Field; 32] = [
+    field("name", &[], Kind::Text),
+    field("framework", &[], Kind::Text),
+    field("model_name", &["model"], Kind::Text),
+    field("task_type", &["task"], Kind::Text),
+    field("num_classes", &["classes"], COUNT),
+    field("dataset_id", &[], Kind::Text),
+    field("dataset_path", &["dataset"], Kind::Text),
+    field("dataset_format", &["format"], Kind::Text),
+    field("epochs", &[], COUNT),
+    field("batch_size", &["batch"], COUNT),
+    field("learning_rate", &["lr"], Kind::Number),
+    field("image_size", &["imgsz"], COUNT),
+    field("device", &[], Kind::Text),
+    field("advanced_config", &["advanced"], Kind::Object),
+    field("split_strategy", &["split"], Kind::Object),
+    field("primary_metric", &["metric"], Kind::Text),
+    field("primary_metric_mode", &["metric_mode"], Kind::Text),
+    field("command", &[], Kind::Texts),
+    field("environment", &["env"], Kind::Variables),
+    field("resources.cpus", &["cpus"], COUNT),
+    field(
+        "resources.memory_bytes",
+        &["resources.memory", "memory"],
+        Kind::Bytes,
+    ),
+    field("resources.gpus", &["gpus"], COUNT),
+    field("resources.gpu_model", &["gpu_model"], Kind::Text),
+    field(
+        "resources.gpu_memory_bytes",
+        &["resources.gpu_memory", "gpu_memory"],
+        Kind::Bytes,
+    ),
+    field(
+        "priority",
+        &[],
+        Kind::Whole {
+            least: -1_000,
+            most: 1_000,
+        },
+    ),
+    field("time_limit", &[], Kind::Span),
+    field("grace_period", &["grace"], Kind::Span),
+    field("tags", &[], Kind::Texts),
+    field("notes", &[], Kind::Text),
+    field("session_id", &["session"], ID),
+    field("project_id", &["project"], ID),
+    field("custom_docker_image", &[], Kind::Text),
+];
+
+/// The field under one of its names.
+pub(super) fn find(key: &str) -> Option<&'static Field> {
+    FIELDS
+        .iter()
+        .find(|field| field.path == key || field.also.contains(&key))
+}
+
+/// Whether the key opens a section of fields.
+pub(super) fn is_section(key: &str) -> bool {
+    key == "resources"
+}
+
+/// The known key that is most like `key`.
+pub(super) fn nearest(key: &str) -> &'static str {
+    let names = FIELDS
+        .iter()
+        .flat_map(|field| std::iter::once(field.path).chain(field.also.iter().copied()));
+    text::nearest(key, names)
+}
+
+impl Kind {
+    /// The value in the specification's own form; else what is wrong, where there is more to say
+    /// than what was expected.
+    pub(super) fn take(self, value: &Value) -> Result<Value, Option<String>> {
+        let taken = match self {
+            Self::Text => value.as_str().map(Value::from),
+            Self::Whole { least, most } => value
+                .as_i64()
+                .filter(|number| (least..=most).contains(number))
+                .map(Value::from),
+            Self::Number => value.as_f64().map(Value::from),
+            Self::Bytes => return bytes(value),
+            Self::Span => return span(value),
+            Self::Texts => texts(value),
+            Self::Variables => variables(value),
+            Self::Object => value.as_object().cloned().map(Value::Object),
+        };
+        taken.ok_or(None)
+    }
+}
+
+fn bytes(value: &Value) -> Result<Value, Option<String>> {
+    match value {
+        Value::String(text) => match parse_bytes(text) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) => Err(Some(format!("a size of memory ({error})"))),
+        },
+        Value::Number(number) => number.as_u64().map(Value::from).ok_or(None),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(None),
+    }
+}
+
+fn span(value: &Value) -> Result<Value, Option<String>> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(seconds) => seconds.to_string(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Err(None),
+    };
+    match text::parse_span(&text) {
+        Ok(span) => Ok(json!({"secs": span.as_secs(), "nanos": span.subsec_nanos()})),
+        Err(_) => Err(None),
+    }
+}
+
+fn texts(value: &Value) -> Option<Value> {
+    let list = value.as_array()?;
+    list.iter().all(Value::is_string).then(|| value.clone())
+}
+
+/// Numbers and truth values are written out: a variable is a text.
+fn variables(value: &Value) -> Option<Value> {
+    let mut texts = Map::new();
+    for (name, value) in value.as_object()? {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(_) | Value::Bool(_) => value.to_string(),
+            Value::Null | Value::Array(_) | Value::Object(_) => return None,
+        };
+        texts.insert(name.clone(), text.into());
+    }
+    Some(texts.into())
+}
