@@ -12,6 +12,8 @@ use super::json::{number, plain};
 pub struct Fields<'a> {
     object: &'a Map<String, Value>,
     place: Vec<Value>,
+    /// Each field came by itself: what is missing is then shown without the others.
+    single: bool,
     /// As they stand in the answer.
     pub errors: Vec<Value>,
 }
@@ -85,7 +87,17 @@ impl<'a> Fields<'a> {
         Self {
             object,
             place,
+            single: false,
             errors: Vec::new(),
+        }
+    }
+
+    /// Fields of a query or a form, which stand at `place` one by one.
+    #[must_use]
+    pub fn parameters(object: &'a Map<String, Value>, place: &str) -> Self {
+        Self {
+            single: true,
+            ..Self::new(object, vec![Value::from(place)])
         }
     }
 
@@ -323,8 +335,11 @@ impl<'a> Fields<'a> {
         if self.object.contains_key(name) {
             self.not_null(name, kind);
         } else {
-            let all = Value::Object(self.object.clone());
-            self.add("missing", name, "Field required", &all);
+            let input = match self.single {
+                true => Value::Null,
+                false => Value::Object(self.object.clone()),
+            };
+            self.add("missing", name, "Field required", &input);
         }
     }
 
