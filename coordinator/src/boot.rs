@@ -102,7 +102,7 @@ pub async fn run(
     options: CoordinatorOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
-    let (failed, mut failure) = watch::channel(None);
+    let (failed, failure) = watch::channel(None);
     let store = open_store(&options.config, failed.clone()).await?;
     let identity = identity::establish(&store, &options.config.auth, options.dev).await?;
     let token_file = options.config.store.data_dir.join("join-token");
@@ -116,23 +116,9 @@ pub async fn run(
         .await
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
-    let address = options.config.server.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| BootError::Bind { address, source })?;
-    let address = listener.local_addr().unwrap_or(address);
     let closing = CancellationToken::new();
-    let service = service(&options.config, store.clone(), tree, &identity, &closing);
-    let doors = listen::serve(listener, service, options.config.limits.request_mib);
-    if let Some(path) = &options.ready_file {
-        write_ready(path, address, &identity.join_token)?;
-    }
-    tracing::info!(%address, data = %options.config.store.data_dir.display(), "coordinator serves");
-    let outcome = tokio::select! {
-        () = stop => Ok(()),
-        failed = failure.wait_for(Option::is_some) => Err(BootError::Failed(words(failed))),
-        served = doors => served.map_err(BootError::from),
-    };
+    let service = service(&options.config, store, tree, &identity, &closing);
+    let outcome = serve(&options, service, &identity, (stop, failure)).await;
     closing.cancel();
     root.stop(None);
     if tokio::time::timeout(STOP, ended).await.is_err() {
@@ -140,6 +126,33 @@ pub async fn run(
     }
     tracing::info!("coordinator has stopped");
     outcome
+}
+
+/// Serves until it is told to stop, or fails.
+async fn serve(
+    options: &CoordinatorOptions,
+    service: Service,
+    identity: &Identity,
+    (stop, mut failure): (
+        impl Future<Output = ()> + Send + 'static,
+        watch::Receiver<Option<String>>,
+    ),
+) -> Result<(), BootError> {
+    let address = options.config.server.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| BootError::Bind { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    let doors = listen::serve(listener, service, options.config.limits.request_mib);
+    if let Some(path) = &options.ready_file {
+        write_ready(path, address, &identity.join_token)?;
+    }
+    tracing::info!(%address, data = %options.config.store.data_dir.display(), "coordinator serves");
+    tokio::select! {
+        () = stop => Ok(()),
+        failed = failure.wait_for(Option::is_some) => Err(BootError::Failed(words(failed))),
+        served = doors => served.map_err(BootError::from),
+    }
 }
 
 fn words(failed: Result<watch::Ref<'_, Option<String>>, watch::error::RecvError>) -> String {

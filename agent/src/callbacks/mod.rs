@@ -3,9 +3,6 @@
 //! report means for the job. Called by the agent's root, which binds it, and by whoever starts tasks.
 
 mod answers;
-mod bodies;
-mod fields;
-mod json;
 mod listen;
 mod registry;
 mod routes;

@@ -6,10 +6,12 @@
 mod error;
 mod follow;
 pub mod grpc;
+mod reads;
 pub mod rest;
 mod service;
 mod users;
 
 pub use error::ApiError;
+pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
 pub use users::Caller;

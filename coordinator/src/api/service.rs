@@ -6,13 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{JobId, NodeName},
     job::{Event, Job, JobState},
-    record::LogStream,
     spec::JobSpec,
 };
 use trainyard_proto::status::Kind;
@@ -28,11 +27,14 @@ use crate::{
         scheduler::{NodeView, SchedulerMsg},
     },
     auth::{Keys, TokenPair},
-    store::{Store, StoredLine, StoredPoint},
+    store::Store,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
 const SUBMITS: usize = 4_096;
+
+/// Clients give up on an answer after about 30 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
 /// How much is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +141,11 @@ impl Service {
     /// Cancelled when the coordinator stops.
     pub(super) fn stop(&self) -> &CancellationToken {
         &self.inner.stop
+    }
+
+    /// Rows on a page at most.
+    pub(super) fn page_rows(&self) -> usize {
+        self.inner.limits.page_rows
     }
 
     /// The store, for what only one door reads.
@@ -255,7 +262,8 @@ impl Service {
         self.act(id, Event::CancelRequested, "cancel").await
     }
 
-    /// As [`Service::cancel`], and waits for the end, at most for the grace and `patience`.
+    /// As [`Service::cancel`], and waits for the end, at most for the grace and `patience`, and no
+    /// longer than clients wait for an answer.
     ///
     /// # Errors
     /// As [`Service::cancel`].
@@ -267,6 +275,7 @@ impl Service {
             while states.next().await.is_some() {}
         };
         let limit = job.spec.grace_period.saturating_add(patience);
+        let limit = limit.min(LONGEST_WAIT);
         // That it is still on its way out is no error: the answer shows it.
         tokio::time::timeout(limit, ended).await.ok();
         self.job(id).await
@@ -280,116 +289,18 @@ impl Service {
         self.act(id, Event::RestartRequested, "restart").await
     }
 
-    /// Points after `after`, ascending.
+    /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub fn points(
-        &self,
-        id: JobId,
-        after: u64,
-        limit: usize,
-    ) -> Result<Page<StoredPoint>, ApiError> {
-        self.known(id)?;
-        let limit = self.page(limit);
-        let rows = self.inner.store.points(id, after, limit)?;
-        let more = rows.len() == limit;
-        Ok(Page { rows, more })
-    }
-
-    /// Lines after `after`, ascending, of `stream` or of all.
-    ///
-    /// # Errors
-    /// When there is no such job.
-    pub fn lines(
-        &self,
-        id: JobId,
-        after: u64,
-        limit: usize,
-        stream: Option<LogStream>,
-    ) -> Result<Page<StoredLine>, ApiError> {
-        self.known(id)?;
-        let limit = self.page(limit);
-        let mut rows: Vec<StoredLine> = Vec::new();
-        let mut after = after;
-        loop {
-            let batch = self
-                .inner
-                .store
-                .logs(id, after, self.inner.limits.page_rows)?;
-            let Some(last) = batch.last() else {
-                return Ok(Page { rows, more: false });
-            };
-            after = last.id;
-            let wanted = |row: &StoredLine| stream.is_none_or(|wanted| row.line.stream == wanted);
-            rows.extend(batch.into_iter().filter(wanted));
-            if rows.len() >= limit {
-                rows.truncate(limit);
-                return Ok(Page { rows, more: true });
-            }
-        }
-    }
-
-    /// Pages of points after `after`, until the job has ended.
-    ///
-    /// # Errors
-    /// When there is no such job, or too much is followed already.
-    pub fn follow_points(
-        &self,
-        id: JobId,
-        after: u64,
-    ) -> Result<impl Stream<Item = Result<Vec<StoredPoint>, ApiError>> + Send + use<>, ApiError>
-    {
-        self.known(id)?;
-        let permit = self.stream()?;
-        let read = Store::points;
-        let rows = self
-            .follower(id)
-            .rows(after, true, read, |point: &StoredPoint| point.id);
-        Ok(holding(permit, rows))
-    }
-
-    /// Pages of lines after `after`; with `follow` until the job has ended.
-    ///
-    /// # Errors
-    /// As [`Service::follow_points`].
-    pub fn follow_lines(
-        &self,
-        id: JobId,
-        after: u64,
-        follow: bool,
-    ) -> Result<impl Stream<Item = Result<Vec<StoredLine>, ApiError>> + Send + use<>, ApiError>
-    {
-        self.known(id)?;
-        let permit = self.stream()?;
-        let read = Store::logs;
-        let rows = self
-            .follower(id)
-            .rows(after, follow, read, |line: &StoredLine| line.id);
-        Ok(holding(permit, rows))
-    }
-
-    /// The job now and after each change, until it has ended.
-    ///
-    /// # Errors
-    /// As [`Service::follow_points`].
-    pub fn follow_job(
-        &self,
-        id: JobId,
-    ) -> Result<impl Stream<Item = Result<Job, ApiError>> + Send + use<>, ApiError> {
-        self.known(id)?;
-        let permit = self.stream()?;
-        let service = self.clone();
-        let states = self.follower(id).states().then(move |job| {
-            let service = service.clone();
-            async move {
-                match job {
-                    Ok(job) => Ok(service.with_reason(job).await),
-                    Err(error) => Err(error),
-                }
-            }
-        });
-        Ok(holding(permit, states))
+    /// When it is not: then nothing is told about the job.
+    pub fn may_report(&self, id: JobId, secret: &str) -> Result<(), ApiError> {
+        let job = self.inner.store.job(id)?;
+        let live = job.as_ref().filter(|job| job.allocation().is_some());
+        let hash = |text: &str| blake3::hash(text.as_bytes());
+        let right = live
+            .and_then(|job| job.attempt())
+            .is_some_and(|attempt| hash(&attempt.secret) == hash(secret));
+        right.then_some(()).ok_or_else(ApiError::no_job)
     }
 
     /// A report that a trainer sends to the coordinator itself; on disk when this returns.
@@ -494,7 +405,7 @@ impl Service {
         })
     }
 
-    fn stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = Arc::clone(&self.inner.streams).try_acquire_owned();
         permit.ok().ok_or_else(|| {
             let most = self.inner.limits.streams;
@@ -503,7 +414,7 @@ impl Service {
         })
     }
 
-    async fn with_reason(&self, mut job: Job) -> Job {
+    pub(super) async fn with_reason(&self, mut job: Job) -> Job {
         if job.state == JobState::Queued {
             let question = |reply| SchedulerMsg::Reason(job.id, reply);
             // Without an answer it is shown without a reason.
@@ -513,7 +424,7 @@ impl Service {
         job
     }
 
-    fn follower(&self, job: JobId) -> Follower {
+    pub(super) fn follower(&self, job: JobId) -> Follower {
         Follower {
             store: self.inner.store.clone(),
             job,
@@ -521,12 +432,12 @@ impl Service {
         }
     }
 
-    fn known(&self, id: JobId) -> Result<(), ApiError> {
+    pub(super) fn known(&self, id: JobId) -> Result<(), ApiError> {
         let job = self.inner.store.job(id)?;
         job.map(drop).ok_or_else(ApiError::no_job)
     }
 
-    fn page(&self, wanted: usize) -> usize {
+    pub(super) fn page(&self, wanted: usize) -> usize {
         let most = self.inner.limits.page_rows;
         if wanted == 0 {
             most.min(50)
@@ -536,17 +447,6 @@ impl Service {
     }
 }
 
-fn stopping() -> ApiError {
+pub(super) fn stopping() -> ApiError {
     ApiError::new(Kind::Unavailable, "the coordinator is stopping")
-}
-
-/// `rows`, with `permit` given back at their end.
-fn holding<T>(
-    permit: OwnedSemaphorePermit,
-    rows: impl Stream<Item = T> + Send,
-) -> impl Stream<Item = T> + Send {
-    rows.map(move |row| {
-        let _held = &permit;
-        row
-    })
 }

@@ -9,6 +9,7 @@ use redb::{
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::Job,
+    record::LogLine,
 };
 
 use super::{
@@ -97,7 +98,7 @@ impl Store {
 
     /// The newest points of a job, ascending, at most `limit`.
     pub fn newest_points(&self, job: JobId, limit: usize) -> Result<Vec<StoredPoint>, ReadError> {
-        let rows = series::newest(&self.read()?, POINTS, job, limit)?;
+        let rows = series::newest(&self.read()?, POINTS, job, (limit, |_: &_| true))?;
         Ok(rows.into_iter().map(point).collect())
     }
 
@@ -112,9 +113,14 @@ impl Store {
         Ok(rows.into_iter().map(line).collect())
     }
 
-    /// The newest lines of a job's log, ascending, at most `limit`.
-    pub fn newest_logs(&self, job: JobId, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
-        let rows = series::newest(&self.read()?, LOGS, job, limit)?;
+    /// The newest lines of a job's log that `keep` wants, ascending, at most `limit`.
+    pub fn newest_logs(
+        &self,
+        job: JobId,
+        limit: usize,
+        keep: impl Fn(&LogLine) -> bool,
+    ) -> Result<Vec<StoredLine>, ReadError> {
+        let rows = series::newest(&self.read()?, LOGS, job, (limit, keep))?;
         Ok(rows.into_iter().map(line).collect())
     }
 

@@ -18,6 +18,9 @@ use crate::{actors::scheduler::answer, clock, store::ReadError};
 /// Rows read at once when the reported epochs are looked up.
 const PAGE: usize = 10_000;
 
+/// Epochs, and steps within them.
+pub(super) type Reported = BTreeSet<(u32, Option<u64>)>;
+
 /// One call of a trainer.
 #[derive(Debug)]
 pub struct DirectReport {
@@ -79,7 +82,7 @@ impl State {
     }
 
     /// The epochs that the live attempt has reported, by whichever way.
-    async fn reported(&mut self) -> Result<&mut BTreeSet<(u32, Option<u64>)>, ActorProcessingErr> {
+    async fn reported(&mut self) -> Result<&mut Reported, ActorProcessingErr> {
         let live = self
             .job
             .attempt()
@@ -96,11 +99,8 @@ impl State {
         Ok(&mut self.reported.insert(reported).1)
     }
 
-    fn stored_keys(
-        &self,
-        live: trainyard_core::ids::AttemptNo,
-    ) -> Result<BTreeSet<(u32, Option<u64>)>, ReadError> {
-        let mut keys = BTreeSet::new();
+    fn stored_keys(&self, live: trainyard_core::ids::AttemptNo) -> Result<Reported, ReadError> {
+        let mut keys = Reported::new();
         let mut after = 0;
         loop {
             let points = self.peers.store.points(self.job.id, after, PAGE)?;

@@ -7,7 +7,7 @@
 mod direct;
 mod records;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
@@ -96,7 +96,7 @@ pub struct State {
     job: Job,
     peers: Arc<Peers>,
     /// Epochs and steps that the live attempt has reported; read from the store when first needed.
-    reported: Option<(AttemptNo, BTreeSet<(u32, Option<u64>)>)>,
+    reported: Option<(AttemptNo, direct::Reported)>,
 }
 
 impl Actor for JobActor {

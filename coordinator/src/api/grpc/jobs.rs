@@ -239,7 +239,10 @@ fn state(wire: v1::JobState) -> Result<JobState, ApiError> {
 fn log_stream(wire: v1::LogStream) -> Result<Option<LogStream>, ApiError> {
     match wire {
         v1::LogStream::Unspecified => Ok(None),
-        wire => Ok(Some(LogStream::try_from(wire)?)),
+        v1::LogStream::Stdout
+        | v1::LogStream::Stderr
+        | v1::LogStream::System
+        | v1::LogStream::Callback => Ok(Some(LogStream::try_from(wire)?)),
     }
 }
 

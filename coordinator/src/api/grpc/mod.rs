@@ -54,10 +54,6 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
 }
 
 /// The user who calls.
-#[expect(
-    clippy::result_large_err,
-    reason = "tonic's own error type; it is returned at once"
-)]
 fn caller<T>(service: &Service, request: &Request<T>) -> Result<Caller, Status> {
     let header = request.metadata().get("authorization");
     let token = header
