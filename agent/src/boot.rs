@@ -114,10 +114,8 @@ pub enum BootError {
     /// The tree of actors did not start.
     #[error("the agent cannot start: {0}")]
     Start(String),
-    /// The token is not the right one.
-    #[error(
-        "the coordinator at {coordinator} refused the join token: {reason}; the right one is in the coordinator's ready file (join_token) and in its log at start"
-    )]
+    /// The token is not the right one, or another agent has the name.
+    #[error("the coordinator at {coordinator} refused this agent: {reason}")]
     Refused {
         /// Where the coordinator is.
         coordinator: String,
@@ -245,10 +243,17 @@ async fn look_around(
         node: options.name.clone(),
     };
     let folder = data_dir.clone();
-    let look = move || Ok((embedded::extract(&folder)?, inventory::detect(wanted)));
+    let look = move || {
+        let extracted = embedded::extract(&folder)?;
+        let agent_id = agent_id(&folder).map_err(|source| BootError::DataDir {
+            path: folder,
+            source,
+        })?;
+        Ok::<_, BootError>((extracted, agent_id, inventory::detect(wanted)))
+    };
     let done = tokio::task::spawn_blocking(look).await;
     let done = done.map_err(|error| BootError::Start(error.to_string()))?;
-    let (extracted, inventory) = done.map_err(BootError::Extract)?;
+    let (extracted, agent_id, inventory) = done?;
     let name = options
         .name
         .clone()
@@ -256,6 +261,7 @@ async fn look_around(
     let identity = Identity {
         name: name.clone(),
         token: Secret::new(options.token.clone()),
+        agent_id,
         boot_id: inventory.boot_id.clone(),
         capacity: capacity(inventory),
         labels: options.labels.clone(),
@@ -276,6 +282,17 @@ async fn look_around(
     Ok((Arc::new(node), identity))
 }
 
+/// The same for the life of the data folder.
+fn agent_id(data_dir: &Path) -> io::Result<String> {
+    let path = data_dir.join("agent-id");
+    if let Some(id) = crate::exec::durable::read_json(&path)? {
+        return Ok(id);
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    crate::exec::durable::write_json(&path, &id)?;
+    Ok(id)
+}
+
 fn capacity(inventory: Inventory) -> Capacity {
     let gpu = |gpu: inventory::Gpu| Gpu {
         uuid: gpu.uuid,
@@ -289,7 +306,7 @@ fn capacity(inventory: Inventory) -> Capacity {
     }
 }
 
-/// Resolves when the coordinator does not know the token.
+/// Resolves when the coordinator does not take this agent.
 async fn refused(mut link: watch::Receiver<LinkState>, coordinator: &str) -> BootError {
     let state = link.wait_for(|state| matches!(state, LinkState::Refused(_)));
     let state = state.await.map(|state| state.clone());

@@ -37,6 +37,8 @@ pub struct Identity {
     pub name: String,
     /// What makes the coordinator believe it.
     pub token: Secret,
+    /// Drawn once for the data folder: tells two agents of one name apart.
+    pub agent_id: String,
     /// Changes when the machine starts anew.
     pub boot_id: String,
     /// What it offers.
@@ -52,7 +54,7 @@ pub enum LinkState {
     Down,
     /// A session.
     Up,
-    /// The coordinator does not know the token: no further try is made.
+    /// The coordinator does not take this agent: no further try is made.
     Refused(String),
 }
 
@@ -93,6 +95,8 @@ pub struct State {
     failures: u32,
     up_since: Option<Instant>,
     told: bool,
+    /// Whoever takes the name of a node that was there before will go again.
+    was_welcomed: bool,
     tasks: TaskTracker,
     end: CancellationToken,
     /// Ends the session also when this actor fails.
@@ -116,6 +120,7 @@ impl Actor for Link {
             failures: 0,
             up_since: None,
             told: false,
+            was_welcomed: false,
             tasks: TaskTracker::new(),
             _guard: end.clone().drop_guard(),
             end,
@@ -131,10 +136,11 @@ impl Actor for Link {
         match message {
             LinkMsg::Connect => state.connect(&myself),
             LinkMsg::Welcomed(session) => state.welcomed(session),
-            LinkMsg::Ended(SessionEnd::Refused(text)) => {
-                state.args.state.send_replace(LinkState::Refused(text));
+            LinkMsg::Ended(SessionEnd::Refused(text)) => state.refused(text),
+            LinkMsg::Ended(SessionEnd::NameTaken(text)) if !state.was_welcomed => {
+                state.refused(text);
             }
-            LinkMsg::Ended(SessionEnd::Lost(why)) => {
+            LinkMsg::Ended(SessionEnd::NameTaken(why) | SessionEnd::Lost(why)) => {
                 let wait = state.lost(&why);
                 myself.send_after(wait, || LinkMsg::Connect);
             }
@@ -203,8 +209,13 @@ impl State {
     fn welcomed(&mut self, session: u64) {
         self.up_since = Some(Instant::now());
         self.told = false;
+        self.was_welcomed = true;
         self.args.state.send_replace(LinkState::Up);
         tracing::info!(node = %self.args.identity.name, session, "connected to the coordinator");
+    }
+
+    fn refused(&self, text: String) {
+        self.args.state.send_replace(LinkState::Refused(text));
     }
 
     /// Told once for each change; then it is tried quietly until it works.

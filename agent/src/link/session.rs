@@ -26,8 +26,10 @@ const QUEUE: usize = 64;
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// The coordinator does not know this token.
+    /// The coordinator does not know this token, or does not speak this version.
     Refused(String),
+    /// Another agent has this name.
+    NameTaken(String),
     /// Anything else; a later try may work.
     Lost(String),
 }
@@ -36,7 +38,7 @@ impl SessionEnd {
     /// For a stream that comes after the token was accepted.
     pub(super) fn without_refusal(self) -> Self {
         match self {
-            Self::Refused(text) | Self::Lost(text) => Self::Lost(text),
+            Self::Refused(text) | Self::NameTaken(text) | Self::Lost(text) => Self::Lost(text),
         }
     }
 }
@@ -99,6 +101,7 @@ fn hello(link: &LinkArgs) -> ConnectRequest {
         capacity: Some(identity.capacity.clone().into()),
         labels: identity.labels.clone(),
         tasks: reports.into_iter().map(frames::report).collect(),
+        agent_id: identity.agent_id.clone(),
     }))
 }
 

@@ -22,6 +22,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// A peer that is silent for so long is asked, and after as long again counts as gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// Answers that no later try changes: token, version of the protocol, name of the node.
+const FINAL: [Code; 4] = [
+    Code::Unauthenticated,
+    Code::PermissionDenied,
+    Code::FailedPrecondition,
+    Code::InvalidArgument,
+];
+
 /// What is wrong with the coordinator's URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -89,10 +97,9 @@ fn of_status(status: &Status) -> SessionEnd {
         Some(source) => format!("{}: {}", status.message(), chain(source)),
         None => status.message().to_owned(),
     };
-    if matches!(
-        status.code(),
-        Code::Unauthenticated | Code::PermissionDenied
-    ) {
+    if status.code() == Code::AlreadyExists {
+        SessionEnd::NameTaken(text)
+    } else if FINAL.contains(&status.code()) {
         SessionEnd::Refused(text)
     } else {
         SessionEnd::Lost(text)
@@ -139,6 +146,8 @@ mod tests {
         let refused = SessionEnd::Refused("no".into());
         assert_eq!(ended(Err(Status::unauthenticated("no"))), refused);
         assert_eq!(ended(Err(Status::permission_denied("no"))), refused);
+        let taken = SessionEnd::NameTaken("no".into());
+        assert_eq!(ended(Err(Status::already_exists("no"))), taken);
         let lost = SessionEnd::Lost("no".into());
         assert_eq!(ended(Err(Status::unavailable("no"))), lost);
         assert_eq!(refused.without_refusal(), lost);

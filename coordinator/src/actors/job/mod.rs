@@ -69,7 +69,7 @@ pub enum JobMsg {
     },
     /// The node that should run this attempt knows nothing of it.
     NoTrace(AttemptNo),
-    /// Be there; sent at start for jobs that hold something.
+    /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
     Wake,
 }
 
@@ -110,10 +110,6 @@ impl Actor for JobActor {
         (id, peers): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let job = load(&peers.store, id)?.ok_or("the store has no such job")?;
-        // Whatever the scheduler believed while nobody was here, this is the truth.
-        peers
-            .scheduler
-            .cast(SchedulerMsg::JobIs(Box::new(job.clone())))?;
         Ok(State {
             job,
             peers,
@@ -137,7 +133,9 @@ impl Actor for JobActor {
                 reply,
             } => state.direct(&secret, *report, reply).await?,
             JobMsg::NoTrace(attempt) => state.no_trace(attempt).await?,
-            JobMsg::Wake => {}
+            // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
+            // placement that is on its way here must not be taken back.
+            JobMsg::Wake => state.tell_scheduler()?,
         }
         if state.job.allocation().is_none() {
             state.peers.jobs.cast(JobsMsg::Idle(state.job.id))?;
