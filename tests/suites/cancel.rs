@@ -14,7 +14,9 @@ use crate::TRAINYARD;
 /// Processes whose command line starts with `mark`.
 fn marked(mark: &str) -> usize {
     let found = processes().into_iter();
-    found.filter(|(_, command)| command.starts_with(mark)).count()
+    found
+        .filter(|(_, command)| command.starts_with(mark))
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +27,10 @@ async fn a_queued_job_is_cancelled_at_once() {
     let job = jobs.cancel(id).await.expect("it is cancelled");
     assert_eq!(job.state(), JobState::Cancelled);
     assert_eq!(outcome(&job).failure_class(), FailureClass::Cancelled);
-    assert_eq!(outcome(&job).message, "cancelled by a user before it started");
+    assert_eq!(
+        outcome(&job).message,
+        "cancelled by a user before it started"
+    );
     let again = jobs.cancel(id).await.expect_err("it is over");
     assert_eq!(again.message(), "Cannot cancel job with status 'cancelled'");
 }
@@ -39,8 +44,14 @@ async fn a_job_whose_environment_is_being_built_is_cancelled_and_the_builder_end
     let script = "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\nexec sleep 31415.9\n";
     fs::write(tools.join("uv"), script).expect("uv is written");
     fs::set_permissions(tools.join("uv"), PermissionsExt::from_mode(0o755)).expect("chmod");
-    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
-    cluster.agent_with("one", &["--slots", "1"], &[("PATH", &path)]).await;
+    let path = format!(
+        "{}:{}",
+        tools.display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    cluster
+        .agent_with("one", &["--slots", "1"], &[("PATH", &path)])
+        .await;
     let mut jobs = Jobs::of(&cluster).await;
     let mut spec = shell("");
     spec.framework = "sklearn".to_owned();
@@ -50,14 +61,20 @@ async fn a_job_whose_environment_is_being_built_is_cancelled_and_the_builder_end
     spec.dataset_path = cluster.path("").display().to_string();
     (spec.epochs, spec.batch_size, spec.learning_rate) = (1, 8, 0.01);
     let id = jobs.submit(spec).await;
-    until("uv runs", async || (marked("sleep 31415.9") == 1).then_some(())).await;
+    until("uv runs", async || {
+        (marked("sleep 31415.9") == 1).then_some(())
+    })
+    .await;
     let job = jobs.get(id).await;
     assert_eq!(job.state(), JobState::Starting);
     assert!(job.reason.contains("environment"), "{}", job.reason);
     jobs.cancel(id).await.expect("it is cancelled");
     let job = jobs.reaches(id, JobState::Cancelled).await;
     assert_eq!(outcome(&job).failure_class(), FailureClass::Cancelled);
-    until("uv is gone", async || (marked("sleep 31415.9") == 0).then_some(())).await;
+    until("uv is gone", async || {
+        (marked("sleep 31415.9") == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

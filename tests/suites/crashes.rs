@@ -48,7 +48,9 @@ async fn is_whole(jobs: &mut Jobs, id: u64) {
     let epochs: Vec<u32> = points.iter().map(|point| point.epoch).collect();
     assert_eq!(epochs, (1..=EPOCHS).collect::<Vec<_>>());
     let lines = jobs.lines(id).await;
-    let own = lines.iter().filter(|line| line.stream() == LogStream::Stdout);
+    let own = lines
+        .iter()
+        .filter(|line| line.stream() == LogStream::Stdout);
     let texts: Vec<_> = own.map(|line| line.text.clone()).collect();
     let all: Vec<_> = (1..=EPOCHS).map(|epoch| format!("line {epoch}")).collect();
     assert_eq!(texts, all);
@@ -95,7 +97,8 @@ async fn a_run_survives_crashes_of_the_coordinator_with_every_point_and_line_onc
     assert_eq!(job.state(), JobState::Completed, "{job:?}");
     assert_eq!(job.attempts.len(), 1);
     is_whole(&mut jobs, id).await;
-    let nodes = cluster.nodes().await.list_nodes(trainyard_proto::v1::ListNodesRequest {});
+    let mut door = cluster.nodes().await;
+    let nodes = door.list_nodes(trainyard_proto::v1::ListNodesRequest {});
     let nodes = nodes.await.expect("nodes are listed").into_inner().nodes;
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0].name, "one");

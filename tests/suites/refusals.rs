@@ -66,21 +66,37 @@ async fn a_bad_submission_names_every_bad_field_and_makes_no_job() {
         ]
     );
     let listed = jobs.0.list_jobs(v1::ListJobsRequest::default()).await;
-    assert!(listed.expect("jobs are listed").into_inner().jobs.is_empty());
+    assert!(
+        listed
+            .expect("jobs are listed")
+            .into_inner()
+            .jobs
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_shows_each_bad_field_on_a_line_of_its_own() {
     let cluster = Cluster::start(TRAINYARD).await;
     let bad = [
-        "submit", "--framework", "pytorch", "--model", "m", "--task", "detection", "--dataset",
-        "/data", "--epochs", "0",
+        "submit",
+        "--framework",
+        "pytorch",
+        "--model",
+        "m",
+        "--task",
+        "detection",
+        "--dataset",
+        "/data",
+        "--epochs",
+        "0",
     ];
     let output = cluster.cli(&bad);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     let lines: Vec<_> = said.lines().map(str::trim).collect();
-    let framework = "framework: unknown framework 'pytorch'; known are command, sklearn, ultralytics";
+    let framework =
+        "framework: unknown framework 'pytorch'; known are command, sklearn, ultralytics";
     assert!(lines.contains(&framework), "{said}");
     assert!(lines.contains(&"epochs: is 0; give 1 to 1000"), "{said}");
 
@@ -95,7 +111,9 @@ async fn the_command_line_shows_each_bad_field_on_a_line_of_its_own() {
 async fn a_job_larger_than_any_node_is_refused_with_the_reason_and_the_largest_node() {
     let mut cluster = Cluster::start(TRAINYARD).await;
     cluster.agent("cpu", &["--slots", "2"]).await;
-    cluster.agent("gpu", &["--slots", "4", "--simulate-gpus", "2xA100-40GB"]).await;
+    cluster
+        .agent("gpu", &["--slots", "4", "--simulate-gpus", "2xA100-40GB"])
+        .await;
     let mut jobs = Jobs::of(&cluster).await;
     let mut spec = shell("true");
     spec.resources = Some(v1::ResourceRequest {
@@ -121,7 +139,10 @@ async fn a_dataset_that_is_not_on_the_node_fails_the_job_with_its_path() {
     let id = jobs.submit(spec).await;
     let job = jobs.ends(id).await;
     let end = outcome(&job);
-    assert_eq!((job.state(), end.failure_class()), (JobState::Failed, FailureClass::User));
+    assert_eq!(
+        (job.state(), end.failure_class()),
+        (JobState::Failed, FailureClass::User)
+    );
     let words = "dataset path '/no/such/dataset' does not exist on node one";
     assert!(end.message.starts_with(words), "{}", end.message);
 }
@@ -170,11 +191,22 @@ async fn a_second_agent_of_the_same_name_is_refused_while_the_first_is_there() {
     let mut command = cluster.command();
     let url = cluster.url();
     let token = cluster.join_token.clone();
-    command.args(["agent", "--coordinator", &url, "--token", &token, "--name", "one"]);
+    command.args([
+        "agent",
+        "--coordinator",
+        &url,
+        "--token",
+        &token,
+        "--name",
+        "one",
+    ]);
     command.args(["--data-dir", &data]);
     let (said, code) = failure(&mut command);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("node 'one' is connected from another agent"), "{said}");
+    assert!(
+        said.contains("node 'one' is connected from another agent"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,26 +234,43 @@ async fn a_data_folder_in_use_or_not_writable_is_named() {
     };
     let used = cluster.path("coordinator").display().to_string();
     let said = start(&used);
-    assert!(said.contains(&used) && said.contains("in use by another coordinator"), "{said}");
+    assert!(
+        said.contains(&used) && said.contains("in use by another coordinator"),
+        "{said}"
+    );
     let said = start("/proc/nowhere");
-    assert!(said.contains("cannot write the store /proc/nowhere/trainyard.redb"), "{said}");
+    assert!(
+        said.contains("cannot write the store /proc/nowhere/trainyard.redb"),
+        "{said}"
+    );
 
     let (said, _) = failure(&mut cluster.agent_command("one", &cluster.join_token));
     let data = cluster.agent_data("one").display().to_string();
-    assert!(said.contains(&data) && said.contains("in use by another agent"), "{said}");
+    assert!(
+        said.contains(&data) && said.contains("in use by another agent"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_with_too_little_room_refuses_new_jobs_and_keeps_the_old_ones() {
     let mut setup = CoordinatorSetup::default();
     let reserve = ("TRAINYARD__STORE__RESERVE_MIB", "1000000000");
-    setup.variables.insert(reserve.0.to_owned(), reserve.1.to_owned());
+    setup
+        .variables
+        .insert(reserve.0.to_owned(), reserve.1.to_owned());
     let cluster = Cluster::start_with(TRAINYARD, setup).await;
     let mut jobs = Jobs::of(&cluster).await;
-    let refused = jobs.try_submit(command(&["true"])).await.expect_err("it is refused");
+    let refused = jobs
+        .try_submit(command(&["true"]))
+        .await
+        .expect_err("it is refused");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     let words = refused.message();
-    assert!(words.contains("nearly full") && words.contains("free some space"), "{words}");
+    assert!(
+        words.contains("nearly full") && words.contains("free some space"),
+        "{words}"
+    );
 }
 
 /// A coordinator in a mount namespace of its own, with its data on a disk of 24 MiB.
@@ -252,7 +301,8 @@ mod full_disk {
         let mut coordinator = holder.coordinator(disk).await;
         let mut accepted = Vec::new();
         // Something else takes nearly all that is left.
-        holder.sh("head -c 4194304 /dev/zero > filler; cat /dev/zero > rest 2> /dev/null; rm filler");
+        holder
+            .sh("head -c 4194304 /dev/zero > filler; cat /dev/zero > rest 2> /dev/null; rm filler");
         let refused = loop {
             match submit(&coordinator).await {
                 Ok(id) => accepted.push(id),
@@ -264,8 +314,14 @@ mod full_disk {
         let status = coordinator.process.ended().await;
         assert_eq!(status.code(), Some(1));
         let said = coordinator.process.log();
-        assert!(said.contains("is full and the last writes were not accepted"), "{said}");
-        assert!(said.contains("free some space, then start the coordinator again"), "{said}");
+        assert!(
+            said.contains("is full and the last writes were not accepted"),
+            "{said}"
+        );
+        assert!(
+            said.contains("free some space, then start the coordinator again"),
+            "{said}"
+        );
         holder.sh("rm -f rest");
         let coordinator = holder.coordinator(disk).await;
         for id in accepted {
@@ -306,7 +362,10 @@ mod full_disk {
 
         async fn coordinator(&self, disk: &Path) -> Coordinator {
             let mounted = disk.with_file_name("mounted");
-            until("the disk is mounted", async || mounted.exists().then_some(())).await;
+            until("the disk is mounted", async || {
+                mounted.exists().then_some(())
+            })
+            .await;
             let ready = disk.with_file_name("ready");
             fs::remove_file(&ready).ok();
             let mut command = self.inside();
@@ -358,7 +417,11 @@ mod full_disk {
         async fn job(&self, job_id: u64) -> v1::Job {
             let mut jobs = v1::job_service_client::JobServiceClient::new(self.channel.clone());
             let answer = jobs.get_job(self.call(v1::GetJobRequest { job_id })).await;
-            answer.expect("it is there").into_inner().job.expect("a job")
+            answer
+                .expect("it is there")
+                .into_inner()
+                .job
+                .expect("a job")
         }
     }
 

@@ -11,10 +11,19 @@ use trainyard_proto::v1::{self, JobState};
 use crate::{TRAINYARD, text};
 
 /// Calls REST with the token; fails unless the answer is 200.
-async fn rest(cluster: &Cluster, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+async fn rest(
+    cluster: &Cluster,
+    method: reqwest::Method,
+    path: &str,
+    body: Option<Value>,
+) -> Value {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok();
     let url = format!("{}/api/v1{path}", cluster.url());
-    let request = reqwest::Client::new().request(method, url).bearer_auth(cluster.token());
+    let request = reqwest::Client::new()
+        .request(method, url)
+        .bearer_auth(cluster.token());
     let request = match body {
         Some(body) => request.json(&body),
         None => request,
@@ -48,11 +57,16 @@ async fn jobs_come_in_by_command_line_grpc_and_rest_and_each_way_sees_all_of_the
     assert_eq!(created["status"], "pending");
     let by_rest = created["id"].as_u64().expect("an id");
 
-    for (id, said) in [(by_grpc, "from grpc"), (by_cli, "from cli"), (by_rest, "from rest")] {
+    for (id, said) in [
+        (by_grpc, "from grpc"),
+        (by_cli, "from cli"),
+        (by_rest, "from rest"),
+    ] {
         let job = jobs.ends(id).await;
         assert_eq!(job.state(), JobState::Completed, "{job:?}");
         assert_eq!(jobs.output(id).await, [said]);
-        let seen = rest(&cluster, reqwest::Method::GET, &format!("/training/jobs/{id}"), None);
+        let path = format!("/training/jobs/{id}");
+        let seen = rest(&cluster, reqwest::Method::GET, &path, None);
         assert_eq!(seen.await["status"], "completed");
     }
     let listed = cluster.cli(&["jobs", "--json"]);
@@ -79,7 +93,11 @@ async fn a_job_without_a_free_slot_waits_says_why_and_starts_when_one_ends() {
 
     let third = jobs.submit(held("third")).await;
     let waiting = jobs.reaches(third, JobState::Queued).await;
-    assert!(waiting.reason.contains("cpus: asks for 1, has 0 free"), "{}", waiting.reason);
+    assert!(
+        waiting.reason.contains("cpus: asks for 1, has 0 free"),
+        "{}",
+        waiting.reason
+    );
 
     std::fs::write(gate("second"), "").expect("the gate opens");
     let third_job = jobs.reaches(third, JobState::Running).await;
@@ -95,8 +113,12 @@ async fn a_job_without_a_free_slot_waits_says_why_and_starts_when_one_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn gpus_are_given_by_model_and_memory_and_the_trainer_sees_its_own_only() {
     let mut cluster = Cluster::start(TRAINYARD).await;
-    cluster.agent("small", &["--slots", "8", "--simulate-gpus", "2xT4-16GB"]).await;
-    cluster.agent("large", &["--slots", "8", "--simulate-gpus", "2xH100-80GB"]).await;
+    cluster
+        .agent("small", &["--slots", "8", "--simulate-gpus", "2xT4-16GB"])
+        .await;
+    cluster
+        .agent("large", &["--slots", "8", "--simulate-gpus", "2xH100-80GB"])
+        .await;
     let mut jobs = Jobs::of(&cluster).await;
     let asking = |gpu_model: &str, gpu_memory_bytes| {
         let mut spec = shell("echo $CUDA_VISIBLE_DEVICES");
@@ -110,10 +132,16 @@ async fn gpus_are_given_by_model_and_memory_and_the_trainer_sees_its_own_only() 
     };
     let by_memory = jobs.submit(asking("", 40 << 30)).await;
     assert_eq!(jobs.ends(by_memory).await.state(), JobState::Completed);
-    assert_eq!(jobs.output(by_memory).await, ["GPU-SIM-large-0,GPU-SIM-large-1"]);
+    assert_eq!(
+        jobs.output(by_memory).await,
+        ["GPU-SIM-large-0,GPU-SIM-large-1"]
+    );
     let by_model = jobs.submit(asking("t4", 0)).await;
     assert_eq!(jobs.ends(by_model).await.state(), JobState::Completed);
-    assert_eq!(jobs.output(by_model).await, ["GPU-SIM-small-0,GPU-SIM-small-1"]);
+    assert_eq!(
+        jobs.output(by_model).await,
+        ["GPU-SIM-small-0,GPU-SIM-small-1"]
+    );
     let none = jobs.submit(shell("echo [$CUDA_VISIBLE_DEVICES]")).await;
     jobs.ends(none).await;
     assert_eq!(jobs.output(none).await, ["[]"]);
@@ -143,7 +171,11 @@ async fn a_drained_node_gets_nothing_until_it_is_resumed() {
     let id = jobs.submit(shell("true")).await;
     let waiting = jobs.get(id).await;
     assert_eq!(waiting.state(), JobState::Queued);
-    assert!(waiting.reason.contains("none is ready"), "{}", waiting.reason);
+    assert!(
+        waiting.reason.contains("none is ready"),
+        "{}",
+        waiting.reason
+    );
     let resumed = cluster.cli(&["resume", "one"]);
     assert!(resumed.status.success(), "{}", text(&resumed.stderr));
     assert_eq!(jobs.ends(id).await.state(), JobState::Completed);
@@ -162,10 +194,18 @@ async fn streams_tell_everything_and_end_with_the_job() {
         after_line_id: 0,
         follow: true,
     };
-    let mut stream = jobs.0.stream_logs(request).await.expect("it is followed").into_inner();
+    let mut stream = jobs
+        .0
+        .stream_logs(request)
+        .await
+        .expect("it is followed")
+        .into_inner();
     let mut seen = Vec::new();
     while let Some(page) = stream.message().await.expect("the stream goes on") {
-        let own = page.lines.into_iter().filter(|line| line.stream() == v1::LogStream::Stdout);
+        let own = page
+            .lines
+            .into_iter()
+            .filter(|line| line.stream() == v1::LogStream::Stdout);
         seen.extend(own.map(|line| line.text));
         if seen == ["early"] {
             std::fs::write(&gate, "").expect("the gate opens");

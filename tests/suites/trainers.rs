@@ -22,10 +22,16 @@ async fn one_agent() -> (Cluster, Jobs) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_unsuccessful_end_says_why_with_code_or_signal_class_and_last_lines() {
     let (_cluster, mut jobs) = one_agent().await;
-    let failed = jobs.submit(shell("echo nearly; echo no disk >&2; exit 3")).await;
+    let failed = jobs
+        .submit(shell("echo nearly; echo no disk >&2; exit 3"))
+        .await;
     let crashed = jobs.submit(shell("echo last words; kill -SEGV $$")).await;
-    let memory = jobs.submit(shell("echo 'MemoryError: 8 GiB' >&2; exit 1")).await;
-    let missing = jobs.submit(tests::jobs::command(&["no-such-program"])).await;
+    let memory = jobs
+        .submit(shell("echo 'MemoryError: 8 GiB' >&2; exit 1"))
+        .await;
+    let missing = jobs
+        .submit(tests::jobs::command(&["no-such-program"]))
+        .await;
 
     let job = jobs.ends(failed).await;
     let end = outcome(&job);
@@ -36,7 +42,10 @@ async fn every_unsuccessful_end_says_why_with_code_or_signal_class_and_last_line
 
     let job = jobs.ends(crashed).await;
     let end = outcome(&job);
-    assert_eq!((end.signal, end.failure_class()), (Some(11), FailureClass::User));
+    assert_eq!(
+        (end.signal, end.failure_class()),
+        (Some(11), FailureClass::User)
+    );
     assert_eq!(end.message, "killed by signal 11 (SIGSEGV)");
     assert_eq!(end.last_lines, ["last words"]);
 
@@ -46,21 +55,26 @@ async fn every_unsuccessful_end_says_why_with_code_or_signal_class_and_last_line
     let job = jobs.ends(missing).await;
     let end = outcome(&job);
     assert_eq!(end.failure_class(), FailureClass::User);
-    assert!(end.message.contains("program no-such-program not found"), "{}", end.message);
+    assert!(
+        end.message.contains("program no-such-program not found"),
+        "{}",
+        end.message
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trainer_that_hangs_is_stopped_at_its_time_limit() {
     let (_cluster, mut jobs) = one_agent().await;
     let mut spec = shell("trap '' TERM; while :; do sleep 0.05; done");
-    let span = |nanos| {
-        Some(prost_types::Duration { seconds: 0, nanos })
-    };
+    let span = |nanos| Some(prost_types::Duration { seconds: 0, nanos });
     (spec.time_limit, spec.grace_period) = (span(300_000_000), span(100_000_000));
     let id = jobs.submit(spec).await;
     let job = jobs.ends(id).await;
     let end = outcome(&job);
-    assert_eq!((job.state(), end.failure_class()), (JobState::Failed, FailureClass::Timeout));
+    assert_eq!(
+        (job.state(), end.failure_class()),
+        (JobState::Failed, FailureClass::Timeout)
+    );
     assert_eq!((end.signal, end.exit_code), (Some(9), None));
 }
 
@@ -116,7 +130,9 @@ async fn a_trainer_that_calls_back_leaves_points_checkpoints_and_final_metrics_o
         let checkpoint = checkpoint.as_ref().expect("a checkpoint");
         assert_eq!(checkpoint.size_bytes, Some(3000));
         // It stays when the agent has forgotten the task.
-        let size = fs::metadata(&checkpoint.path).expect("the file is there").len();
+        let size = fs::metadata(&checkpoint.path)
+            .expect("the file is there")
+            .len();
         assert_eq!(size, 3000);
     }
     assert_eq!(jobs.output(id).await, ["epoch 1", "epoch 2", "epoch 3"]);
@@ -145,15 +161,25 @@ async fn a_trainer_sees_the_variables_of_the_contract_and_nothing_of_the_agents_
     assert_eq!(jobs.ends(id).await.state(), JobState::Completed);
     let seen = jobs.output(id).await;
     let value = |name: &str| {
-        let found = seen.iter().find_map(|line| line.strip_prefix(&format!("{name}=")));
-        found.unwrap_or_else(|| panic!("{name} is not in {seen:?}")).to_owned()
+        let found = seen
+            .iter()
+            .find_map(|line| line.strip_prefix(&format!("{name}=")));
+        found
+            .unwrap_or_else(|| panic!("{name} is not in {seen:?}"))
+            .to_owned()
     };
     assert_eq!(value("JOB_ID"), id.to_string());
     assert_eq!(value("MY_OWN"), "42");
-    assert_eq!((value("EPOCHS"), value("BATCH_SIZE")), ("4".into(), "2".into()));
+    assert_eq!(
+        (value("EPOCHS"), value("BATCH_SIZE")),
+        ("4".into(), "2".into())
+    );
     assert_eq!(value("LEARNING_RATE"), "0.25");
     let url = value("CALLBACK_URL");
-    assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/api/v1"), "{url}");
+    assert!(
+        url.starts_with("http://127.0.0.1:") && url.ends_with("/api/v1"),
+        "{url}"
+    );
     let config: serde_json::Value = serde_json::from_str(&value("CONFIG")).expect("JSON");
     assert_eq!(config["epochs"], 4);
     assert_eq!(config["nbs"], 64);
