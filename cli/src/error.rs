@@ -90,7 +90,9 @@ fn words(status: &Status) -> String {
     }
     let mut text = String::from("the coordinator refused the request:");
     for found in fields {
-        text.push_str(&format!("\n  {}: {}", found.field, found.description));
+        // The command line knows the fields of a job without the message around them.
+        let field = found.field.strip_prefix("spec.").unwrap_or(&found.field);
+        text.push_str(&format!("\n  {field}: {}", found.description));
     }
     text
 }

@@ -187,6 +187,7 @@ impl State {
             });
         };
         let Some(mut ended) = end else {
+            self.node.registry.expect(order.secret.expose());
             report(processes.map_or(Phase::Preparing, |(_, since)| Phase::Running(since)));
             return self.start(myself, Arc::new(order), true).await;
         };

@@ -14,6 +14,8 @@ use crate::spool::SpoolError;
 pub(super) enum Refusal {
     #[error("no task has this secret and job")]
     NoTask,
+    #[error("the agent was started again and has not got to this task yet")]
+    Starting,
     #[error("the job's number is not a number")]
     BadJobId(String),
     #[error("the body is not as agreed")]
@@ -28,6 +30,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, detail) = match self {
             Self::NoTask => (StatusCode::NOT_FOUND, json!("Training job not found")),
+            Self::Starting => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                json!("The agent is starting; try again"),
+            ),
             Self::BadJobId(text) => {
                 let entry = bad_number(&json!(["path", "job_id"]), &text);
                 (StatusCode::UNPROCESSABLE_ENTITY, json!([entry]))

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use trainyard_core::ids::JobId;
 use trainyard_core::time::Timestamp;
 
+use super::answers::Refusal;
 use crate::spool::Spool;
 
 /// Tells the time; the shell's clock, or a test's.
@@ -31,7 +32,8 @@ pub struct TaskEndpoint {
 /// The tasks that may report. A cheap handle.
 #[derive(Clone)]
 pub struct Registry {
-    tasks: Arc<RwLock<BTreeMap<[u8; 32], TaskEndpoint>>>,
+    /// None: the task is there, and is not ready to be reported for.
+    tasks: Arc<RwLock<BTreeMap<[u8; 32], Option<TaskEndpoint>>>>,
     clock: Clock,
 }
 
@@ -51,10 +53,17 @@ impl Registry {
         }
     }
 
+    /// `secret` will stand for a task that was found again: until then its trainer is told to wait,
+    /// and not that there is no such task, upon which it would give up.
+    pub fn expect(&self, secret: &str) {
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        tasks.entry(hash(secret)).or_insert(None);
+    }
+
     /// From now on `secret` stands for the task; an earlier meaning of it is forgotten.
     pub fn register(&self, secret: &str, task: TaskEndpoint) {
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
-        tasks.insert(hash(secret), task);
+        tasks.insert(hash(secret), Some(task));
     }
 
     /// From now on `secret` stands for nothing. True when it stood for a task.
@@ -63,9 +72,13 @@ impl Registry {
         tasks.remove(&hash(secret)).is_some()
     }
 
-    pub(super) fn find(&self, secret: &str) -> Option<TaskEndpoint> {
+    pub(super) fn find(&self, secret: &str) -> Result<TaskEndpoint, Refusal> {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        tasks.get(&hash(secret)).cloned()
+        match tasks.get(&hash(secret)) {
+            Some(Some(task)) => Ok(task.clone()),
+            Some(None) => Err(Refusal::Starting),
+            None => Err(Refusal::NoTask),
+        }
     }
 
     pub(super) fn now(&self) -> Timestamp {

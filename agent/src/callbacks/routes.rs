@@ -92,7 +92,7 @@ async fn validation(State(registry): State<Registry>, names: Named, body: Body) 
 /// The secret comes first: without it nothing is told, not even what is wrong with the call.
 fn open(registry: &Registry, names: &Named, body: Body) -> Result<(TaskEndpoint, Bytes), Refusal> {
     let name = |key| names.get(key).map(String::as_str).unwrap_or_default();
-    let task = registry.find(name("secret")).ok_or(Refusal::NoTask)?;
+    let task = registry.find(name("secret"))?;
     let id = name("id");
     let number: i128 = id.parse().map_err(|_e| Refusal::BadJobId(id.to_owned()))?;
     if number != i128::from(task.job.0) {

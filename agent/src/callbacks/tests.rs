@@ -313,3 +313,30 @@ async fn a_body_above_the_limit_is_refused() {
     assert_eq!(answer.unwrap().status(), 413);
     assert!(registry.unregister("s3cret") && !registry.unregister("s3cret"));
 }
+
+#[tokio::test]
+async fn a_trainer_found_again_is_told_to_wait_until_its_task_is_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::new(Arc::new(|| Timestamp(1_000)));
+    registry.expect("later");
+    let router = router(registry.clone());
+    let path = "/t/later/api/v1/training/jobs/7/callback/progress";
+    let status = async || {
+        let request =
+            axum::http::Request::post(path).body(axum::body::Body::from(epoch(1, "null")));
+        let answer = tower::ServiceExt::oneshot(router.clone(), request.unwrap()).await;
+        answer.unwrap().status().as_u16()
+    };
+    assert_eq!(status().await, 503);
+    let spool = Spool::open(folder.path().join("spool")).await.unwrap();
+    let task = TaskEndpoint {
+        job: JobId(7),
+        total_epochs: 3,
+        spool,
+        checkpoint_root: folder.path().to_owned(),
+    };
+    registry.register("later", task);
+    // What is expected late changes nothing.
+    registry.expect("later");
+    assert_eq!(status().await, 200);
+}
