@@ -44,7 +44,6 @@ fn open() -> Router<Service> {
         .route("/auth/login", post(auth::login))
         .route("/auth/refresh", post(auth::refresh))
         .route("/health", get(health::health))
-        .method_not_allowed_fallback(not_allowed)
 }
 
 /// What needs a user's token.
@@ -66,7 +65,6 @@ fn users() -> Router<Service> {
         .route("/projects/{id}/experiments", get(jobs::experiments))
         .route("/validation/jobs/{id}/results", get(validation::results))
         .route("/validation/jobs/{id}/summary", get(validation::summary))
-        .method_not_allowed_fallback(not_allowed)
 }
 
 /// What needs the secret of the job's live attempt.
@@ -84,7 +82,6 @@ fn callbacks() -> Router<Service> {
         .route("/training/jobs/{id}/callback/log", post(callbacks::log))
         .route("/validation/jobs/{id}/results", post(callbacks::validation))
         .layer(DefaultBodyLimit::max(REPORT))
-        .method_not_allowed_fallback(not_allowed)
 }
 
 async fn not_allowed() -> Response {
