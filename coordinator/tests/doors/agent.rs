@@ -74,10 +74,11 @@ impl Stream {
             records: records.iter().cloned().map(Into::into).collect(),
         };
         self.send(connect_request::Frame::Batch(batch)).await;
-        match self.next().await {
-            Frame::Ack(ack) => assert_eq!((ack.task, ack.seq), (Some(task), last)),
-            other => panic!("not an acknowledgement: {other:?}"),
-        }
+        let frame = self.next().await;
+        let Frame::Ack(ack) = frame else {
+            panic!("not an acknowledgement: {frame:?}");
+        };
+        assert_eq!((ack.task, ack.seq), (Some(task), last));
     }
 }
 
@@ -90,13 +91,13 @@ impl Agent {
         let (name, token) = (hello.node_name.clone(), hello.token.clone());
         let first = connect_request::Frame::Hello(hello);
         let mut control = Stream::open(world, first).await.unwrap();
-        let session = match control.next().await {
-            Frame::Welcome(welcome) => welcome.session,
-            other => panic!("not a welcome: {other:?}"),
+        let frame = control.next().await;
+        let Frame::Welcome(welcome) = frame else {
+            panic!("not a welcome: {frame:?}");
         };
         Self {
             control,
-            session,
+            session: welcome.session,
             name,
             token,
         }
@@ -114,26 +115,29 @@ impl Agent {
 
     /// Waits to be told to start a task.
     pub(crate) async fn start(&mut self) -> v1::StartTask {
-        match self.control.next().await {
-            Frame::Start(start) => start,
-            other => panic!("not a start: {other:?}"),
-        }
+        let frame = self.control.next().await;
+        let Frame::Start(start) = frame else {
+            panic!("not a start: {frame:?}");
+        };
+        start
     }
 
     /// Waits to be told to stop a task.
     pub(crate) async fn stop(&mut self) -> v1::StopTask {
-        match self.control.next().await {
-            Frame::Stop(stop) => stop,
-            other => panic!("not a stop: {other:?}"),
-        }
+        let frame = self.control.next().await;
+        let Frame::Stop(stop) = frame else {
+            panic!("not a stop: {frame:?}");
+        };
+        stop
     }
 
     /// Waits to be told that a task may be forgotten: then its end is stored.
     pub(crate) async fn forget(&mut self) -> v1::TaskKey {
-        match self.control.next().await {
-            Frame::Forget(forget) => forget.task.unwrap(),
-            other => panic!("not a forget: {other:?}"),
-        }
+        let frame = self.control.next().await;
+        let Frame::Forget(forget) = frame else {
+            panic!("not a forget: {frame:?}");
+        };
+        forget.task.unwrap()
     }
 
     pub(crate) async fn report(&self, report: v1::TaskReport) {

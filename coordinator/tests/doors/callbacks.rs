@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use trainyard_core::record::LogStream;
+use trainyard_proto::v1;
 
 use crate::{
     agent::{Agent, epoch, exited, line},
@@ -14,110 +15,141 @@ fn progress(epoch: u32, metrics: Value) -> Value {
         "metrics": metrics, "checkpoint_path": format!("/c/{epoch}.pt"), "best_checkpoint_path": "/c/1.pt"})
 }
 
-#[tokio::test]
-async fn a_trainer_reports_to_the_coordinator_itself_and_each_epoch_counts_once() {
-    let world = World::start().await;
-    let mut agent = Agent::join(&world, "n1", 4).await;
-    let id = world.submit(&yolo()).await;
-    let start = agent.run().await;
-    world.until(id, "running").await;
-    let path = |name: &str| format!("/training/jobs/{id}/callback/{name}");
-    let report =
-        async |name: &str, body: Value| world.callback(&start.secret, &path(name), &body).await;
+/// A running job, and how its trainer reports.
+struct Run {
+    world: World,
+    agent: Agent,
+    start: v1::StartTask,
+    id: u64,
+}
 
-    let taken = |message| {
-        (
-            200,
-            json!({"success": true, "message": message, "job_status": "running"}),
-        )
-    };
-    assert_eq!(
-        report("progress", progress(0, Value::Null)).await,
-        taken("Progress received")
-    );
-    for _ in 0..2 {
-        let first = json!({"loss": 0.5, "accuracy": 0.25, "extra_metrics": {"mAP50": 0.1}});
-        assert_eq!(
-            report("progress", progress(1, first)).await,
-            taken("Progress received")
-        );
+impl Run {
+    async fn begin() -> Self {
+        let world = World::start().await;
+        let mut agent = Agent::join(&world, "n1", 4).await;
+        let id = world.submit(&yolo()).await;
+        let start = agent.run().await;
+        world.until(id, "running").await;
+        Self {
+            world,
+            agent,
+            start,
+            id,
+        }
     }
-    assert_eq!(
-        report("progress", progress(2, json!({"loss": 0.25}))).await,
-        taken("Progress received")
-    );
-    let said = json!({"job_id": id, "event_type": "x", "message": "one\ntwo", "level": "error"});
-    assert_eq!(report("log", said.clone()).await, taken("Log received"));
-    assert_eq!(report("logs", said).await, taken("Log received"));
 
-    let (_, rows) = world.get(&format!("/training/jobs/{id}/metrics")).await;
+    async fn says(&self, name: &str, body: &Value) -> (u16, Value) {
+        let path = format!("/training/jobs/{}/callback/{name}", self.id);
+        self.world.callback(&self.start.secret, &path, body).await
+    }
+
+    async fn read(&self, path: &str) -> Value {
+        let path = format!("/training/jobs/{}{path}", self.id);
+        let (status, answer) = self.world.get(&path).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    async fn epochs(&self, query: &str) -> Vec<u64> {
+        let rows = self.read(&format!("/metrics?{query}")).await;
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| row["epoch"].as_u64().unwrap()).collect()
+    }
+
+    /// A start, the first epoch twice, the second once.
+    async fn two_epochs(&self) {
+        let first = json!({"loss": 0.5, "accuracy": 0.25, "extra_metrics": {"mAP50": 0.1}});
+        for body in [
+            progress(0, Value::Null),
+            progress(1, first.clone()),
+            progress(1, first),
+            progress(2, json!({"loss": 0.25})),
+        ] {
+            let expected = taken("Progress received");
+            assert_eq!(self.says("progress", &body).await, expected);
+        }
+    }
+}
+
+fn taken(message: &str) -> (u16, Value) {
+    let answer = json!({"success": true, "message": message, "job_status": "running"});
+    (200, answer)
+}
+
+#[tokio::test]
+async fn an_epoch_that_is_reported_twice_is_one_point() {
+    let run = Run::begin().await;
+    run.two_epochs().await;
+    let rows = run.read("/metrics").await;
     let row = &rows[0];
-    let expected =
-        "id job_id epoch step loss accuracy learning_rate extra_metrics checkpoint_path created_at";
+    let expected = "id job_id epoch step loss accuracy learning_rate extra_metrics \
+        checkpoint_path created_at";
     assert_eq!(keys(row), expected.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(
-        (&row["epoch"], &row["loss"], &row["learning_rate"]),
-        (&json!(1), &json!(0.5), &Value::Null)
-    );
-    assert_eq!(
-        row["extra_metrics"],
-        json!({"accuracy": 0.25, "loss": 0.5, "mAP50": 0.1})
-    );
-    let epochs = async |query: &str| {
-        let (_, rows) = world
-            .get(&format!("/training/jobs/{id}/metrics?{query}"))
-            .await;
-        rows.as_array()
-            .unwrap()
-            .iter()
-            .map(|row| row["epoch"].as_u64().unwrap())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(epochs("").await, [1, 2]);
-    assert_eq!(epochs("limit=1").await, [1]);
-    assert_eq!(epochs("limit=1&order=desc").await, [2]);
-    assert_eq!(epochs("order=desc").await, [2, 1]);
-    assert_eq!(epochs("since_epoch=2").await, [2]);
-    let (_, schema) = world
-        .get(&format!("/training/jobs/{id}/metric-schema"))
-        .await;
-    assert_eq!(
-        schema,
-        json!({"job_id": id, "framework": "ultralytics", "task_type": "object_detection",
-        "primary_metric": "mAP50", "primary_metric_mode": "max",
-        "available_metrics": ["accuracy", "loss", "mAP50"], "metric_count": 2})
-    );
-    let (_, found) = world.get(&format!("/training/jobs/{id}/checkpoints")).await;
-    assert_eq!(
-        found,
-        json!({"checkpoints": [
-            {"path": "/c/1.pt", "filename": "1.pt", "is_best": true, "epoch": 1},
-            {"path": "/c/2.pt", "filename": "2.pt", "is_best": false, "epoch": 2},
-        ]})
-    );
-    let (_, job) = world.get(&format!("/training/jobs/{id}")).await;
-    assert_eq!(
-        (&job["best_checkpoint_path"], &job["last_checkpoint_path"]),
-        (&json!("/c/1.pt"), &json!("/c/2.pt"))
-    );
+    assert_eq!((&row["epoch"], &row["loss"]), (&json!(1), &json!(0.5)));
+    assert_eq!(row["learning_rate"], Value::Null);
+    let all = json!({"accuracy": 0.25, "loss": 0.5, "mAP50": 0.1});
+    assert_eq!(row["extra_metrics"], all);
+    assert_eq!(run.epochs("").await, [1, 2]);
+    assert_eq!(run.epochs("limit=1").await, [1]);
+    assert_eq!(run.epochs("limit=1&order=desc").await, [2]);
+    assert_eq!(run.epochs("order=desc").await, [2, 1]);
+    assert_eq!(run.epochs("since_epoch=2").await, [2]);
+    let status = run.read("/status").await;
+    assert_eq!(status["latest_metrics"], rows);
+}
 
-    let last = json!({"job_id": id, "status": "completed", "total_epochs_completed": 2,
+#[tokio::test]
+async fn what_was_reported_is_told_by_schema_and_checkpoints() {
+    let run = Run::begin().await;
+    run.two_epochs().await;
+    let expected = json!({
+        "job_id": run.id, "framework": "ultralytics", "task_type": "object_detection",
+        "primary_metric": "mAP50", "primary_metric_mode": "max",
+        "available_metrics": ["accuracy", "loss", "mAP50"], "metric_count": 2,
+    });
+    assert_eq!(run.read("/metric-schema").await, expected);
+    let expected = json!({"checkpoints": [
+        {"path": "/c/1.pt", "filename": "1.pt", "is_best": true, "epoch": 1},
+        {"path": "/c/2.pt", "filename": "2.pt", "is_best": false, "epoch": 2},
+    ]});
+    assert_eq!(run.read("/checkpoints").await, expected);
+    let job = run.read("").await;
+    assert_eq!(job["best_checkpoint_path"], "/c/1.pt");
+    assert_eq!(job["last_checkpoint_path"], "/c/2.pt");
+}
+
+#[tokio::test]
+async fn a_late_report_changes_nothing() {
+    let mut run = Run::begin().await;
+    run.two_epochs().await;
+    let said = json!({"job_id": 1, "event_type": "x", "message": "one\ntwo", "level": "error"});
+    for name in ["log", "logs"] {
+        assert_eq!(run.says(name, &said).await, taken("Log received"));
+    }
+    let last = json!({"job_id": 1, "status": "failed", "total_epochs_completed": 2,
         "final_metrics": {"accuracy": 0.75}, "exit_code": 0});
-    assert_eq!(
-        report("completion", last).await,
-        taken("Completion received")
-    );
-    agent.report(exited(start.task.unwrap(), 0, 0)).await;
-    agent.forget().await;
-    let (_, job) = world.get(&format!("/training/jobs/{id}")).await;
-    assert_eq!(
-        (&job["status"], &job["final_accuracy"]),
-        (&json!("completed"), &json!(0.75))
-    );
-    let after = report("progress", progress(3, json!({"loss": 9.0}))).await;
-    assert_eq!(after, (404, json!({"detail": "Training job not found"})));
-    assert_eq!(world.get(&format!("/training/jobs/{id}")).await.1, job);
-    assert_eq!(epochs("").await, [1, 2]);
+    for _ in 0..2 {
+        let answer = run.says("completion", &last).await;
+        assert_eq!(answer, taken("Completion received"));
+    }
+    let task = run.start.task.unwrap();
+    run.agent.report(exited(task, 0, 0)).await;
+    run.agent.forget().await;
+    let job = run.read("").await;
+    assert_eq!(job["status"], "completed");
+    assert_eq!(job["final_accuracy"], 0.75);
+    let none = (404, json!({"detail": "Training job not found"}));
+    for (name, body) in [
+        ("progress", progress(3, json!({"loss": 9.0}))),
+        ("completion", last),
+        ("logs", said),
+    ] {
+        assert_eq!(run.says(name, &body).await, none);
+    }
+    assert_eq!(run.read("").await, job);
+    assert_eq!(run.epochs("").await, [1, 2]);
+    let lines = run.read("/logs?log_type=stderr").await;
+    assert_eq!(lines.as_array().unwrap().len(), 4);
 }
 
 #[tokio::test]

@@ -146,6 +146,72 @@ async fn every_route_of_users_asks_for_a_token_and_says_which_scheme() {
     }
 }
 
+const INTEGER: &str =
+    "int_parsing: Input should be a valid integer, unable to parse string as an integer";
+const STRING: &str = "string_type: Input should be a valid string";
+
+/// Where each finding stands and what it says.
+const FINDINGS: [(&str, &str); 16] = [
+    ("body.session_id", INTEGER),
+    (
+        "body.experiment_name",
+        r#"string_too_long: String should have at most 200 characters {"max_length":200}"#,
+    ),
+    ("body.tags.1", STRING),
+    ("body.config.model_name", STRING),
+    ("body.config.task_type", "missing: Field required"),
+    (
+        "body.config.num_classes",
+        r#"greater_than_equal: Input should be greater than or equal to 2 {"ge":2}"#,
+    ),
+    ("body.config.dataset_format", STRING),
+    (
+        "body.config.split_strategy.method",
+        r#"literal_error: Input should be 'use_dataset', 'auto' or 'custom' {"expected":"'use_dataset', 'auto' or 'custom'"}"#,
+    ),
+    (
+        "body.config.epochs",
+        r#"greater_than_equal: Input should be greater than or equal to 1 {"ge":1}"#,
+    ),
+    (
+        "body.config.batch_size",
+        r#"less_than_equal: Input should be less than or equal to 512 {"le":512}"#,
+    ),
+    (
+        "body.config.learning_rate",
+        r#"less_than: Input should be less than 1 {"lt":1.0}"#,
+    ),
+    (
+        "body.config.advanced_config",
+        "model_attributes_type: Input should be a valid dictionary or object to extract fields from",
+    ),
+    ("body.config.environment.A", STRING),
+    (
+        "body.config.resources.cpus",
+        r#"greater_than_equal: Input should be greater than or equal to 1 {"ge":1}"#,
+    ),
+    (
+        "body.config.resources.memory",
+        r#"value_error: Value error, memory size '-4GB' is negative; write for example 16GiB {"error":{}}"#,
+    ),
+    (
+        "body.config.resources.gpu_memory",
+        r#"value_error: Value error, memory size '-1' is negative; write for example 16GiB {"error":{}}"#,
+    ),
+];
+
+/// An entry of a 422 on one line.
+fn told(entry: &Value) -> (String, String) {
+    let place = entry["loc"].as_array().unwrap().iter();
+    let place: Vec<_> = place
+        .map(|part| part.to_string().replace('"', ""))
+        .collect();
+    let text = |key: &str| entry[key].as_str().unwrap().to_owned();
+    let context = entry.get("ctx").map_or(String::new(), |c| format!(" {c}"));
+    let words = format!("{}: {}{context}", text("type"), text("msg"));
+    (place.join("."), words)
+}
+
 #[tokio::test]
 async fn every_bad_field_of_a_submission_is_named_at_once() {
     let world = World::start().await;
@@ -160,96 +226,26 @@ async fn every_bad_field_of_a_submission_is_named_at_once() {
     });
     let (status, answer) = world.post_json("/training/jobs", &body).await;
     assert_eq!(status, 422);
-    let found: Vec<(String, String, Value)> = answer["detail"]
+    let found: Vec<_> = answer["detail"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|entry| {
-            let place = entry["loc"].as_array().unwrap().iter();
-            let place: Vec<_> = place
-                .map(|part| part.to_string().replace('"', ""))
-                .collect();
-            let text = |key: &str| entry[key].as_str().unwrap().to_owned();
-            let told = format!("{}: {}", text("type"), text("msg"));
-            (place.join("."), told, entry["ctx"].clone())
-        })
+        .map(told)
         .collect();
-    let integer =
-        "int_parsing: Input should be a valid integer, unable to parse string as an integer";
-    let string = "string_type: Input should be a valid string";
-    let negative = |text| {
-        format!(
-            "value_error: Value error, memory size '{text}' is negative; write for example 16GiB"
-        )
-    };
-    let error = json!({"error": {}});
-    let (four, one) = (negative("-4GB"), negative("-1"));
-    for (place, told, context) in [
-        ("body.session_id", integer, Value::Null),
-        (
-            "body.experiment_name",
-            "string_too_long: String should have at most 200 characters",
-            json!({"max_length": 200}),
-        ),
-        ("body.tags.1", string, Value::Null),
-        ("body.config.model_name", string, Value::Null),
-        (
-            "body.config.task_type",
-            "missing: Field required",
-            Value::Null,
-        ),
-        (
-            "body.config.num_classes",
-            "greater_than_equal: Input should be greater than or equal to 2",
-            json!({"ge": 2}),
-        ),
-        ("body.config.dataset_format", string, Value::Null),
-        (
-            "body.config.split_strategy.method",
-            "literal_error: Input should be 'use_dataset', 'auto' or 'custom'",
-            json!({"expected": "'use_dataset', 'auto' or 'custom'"}),
-        ),
-        (
-            "body.config.epochs",
-            "greater_than_equal: Input should be greater than or equal to 1",
-            json!({"ge": 1}),
-        ),
-        (
-            "body.config.batch_size",
-            "less_than_equal: Input should be less than or equal to 512",
-            json!({"le": 512}),
-        ),
-        (
-            "body.config.learning_rate",
-            "less_than: Input should be less than 1",
-            json!({"lt": 1.0}),
-        ),
-        (
-            "body.config.advanced_config",
-            "model_attributes_type: Input should be a valid dictionary or object to extract fields from",
-            Value::Null,
-        ),
-        ("body.config.environment.A", string, Value::Null),
-        (
-            "body.config.resources.cpus",
-            "greater_than_equal: Input should be greater than or equal to 1",
-            json!({"ge": 1}),
-        ),
-        ("body.config.resources.memory", &four, error.clone()),
-        ("body.config.resources.gpu_memory", &one, error),
-    ] {
-        let expected = (place.to_owned(), told.to_owned(), context);
+    for (place, words) in FINDINGS {
+        let expected = (place.to_owned(), words.to_owned());
         assert!(
             found.contains(&expected),
             "{expected:?} is not in {found:#?}"
         );
     }
-    assert_eq!(found.len(), 16, "{found:#?}");
+    assert_eq!(found.len(), FINDINGS.len(), "{found:#?}");
     let (status, answer) = world.post_json("/training/jobs", &json!({})).await;
-    assert_eq!(
-        (status, &answer["detail"][0]["loc"]),
-        (422, &json!(["body", "config"]))
+    let expected = (
+        "body.config".to_owned(),
+        "missing: Field required".to_owned(),
     );
+    assert_eq!((status, told(&answer["detail"][0])), (422, expected));
 }
 
 #[tokio::test]

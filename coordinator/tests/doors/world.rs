@@ -170,7 +170,8 @@ pub(crate) struct Bearer(pub(crate) String);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let value = MetadataValue::try_from(format!("Bearer {}", self.0)).unwrap();
+        let value = MetadataValue::try_from(format!("Bearer {}", self.0));
+        let value = value.map_err(|error| Status::internal(error.to_string()))?;
         request.metadata_mut().insert("authorization", value);
         Ok(request)
     }
