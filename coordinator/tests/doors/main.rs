@@ -13,4 +13,6 @@ mod life;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
+mod submit;
+#[cfg(test)]
 mod world;
