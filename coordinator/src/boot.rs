@@ -8,6 +8,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
@@ -30,6 +31,8 @@ use crate::{
     store::{OpenError, Store, StoreOptions},
 };
 
+/// How long calls under way may take to end.
+const CLOSE: Duration = Duration::from_secs(5);
 /// How long the tree may take to stop in order.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -118,7 +121,8 @@ pub async fn run(
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
     let service = service(&options.config, store, tree, &identity, &closing);
-    let outcome = serve(&options, service, &identity, (stop, failure)).await;
+    let until = (stop, failure, closing.clone());
+    let outcome = serve(&options, service, &identity, until).await;
     closing.cancel();
     root.stop(None);
     if tokio::time::timeout(STOP, ended).await.is_err() {
@@ -128,14 +132,16 @@ pub async fn run(
     outcome
 }
 
-/// Serves until it is told to stop, or fails.
+/// Serves until it is told to stop, or fails; then lets the calls under way end: streams end at once,
+/// and what still holds the store after this would keep its file.
 async fn serve(
     options: &CoordinatorOptions,
     service: Service,
     identity: &Identity,
-    (stop, mut failure): (
+    (stop, mut failure, closing): (
         impl Future<Output = ()> + Send + 'static,
         watch::Receiver<Option<String>>,
+        CancellationToken,
     ),
 ) -> Result<(), BootError> {
     let address = options.config.server.listen;
@@ -143,16 +149,22 @@ async fn serve(
         .await
         .map_err(|source| BootError::Bind { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    let doors = listen::serve(listener, service, options.config.limits.request_mib);
+    let body = options.config.limits.request_mib;
+    let mut doors = pin!(listen::serve(listener, service, body, closing.clone()));
     if let Some(path) = &options.ready_file {
         write_ready(path, address, &identity.join_token)?;
     }
     tracing::info!(%address, data = %options.config.store.data_dir.display(), "coordinator serves");
-    tokio::select! {
+    let outcome = tokio::select! {
         () = stop => Ok(()),
         failed = failure.wait_for(Option::is_some) => Err(BootError::Failed(words(failed))),
-        served = doors => served.map_err(BootError::from),
+        served = &mut doors => return served.map_err(BootError::from),
+    };
+    closing.cancel();
+    if tokio::time::timeout(CLOSE, doors).await.is_err() {
+        tracing::warn!("some calls had not ended when the coordinator stopped");
     }
+    outcome
 }
 
 fn words(failed: Result<watch::Ref<'_, Option<String>>, watch::error::RecvError>) -> String {

@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes, transport::Server};
 
 use crate::api::{Service, grpc, rest};
@@ -31,7 +32,7 @@ pub enum ListenError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves until it is dropped.
+/// Serves until `closing`, then lets the calls under way end.
 ///
 /// # Errors
 /// When the services cannot be built or the listener fails.
@@ -39,6 +40,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
     request_mib: u32,
+    closing: CancellationToken,
 ) -> Result<(), ListenError> {
     let body = usize::try_from(request_mib)
         .unwrap_or(usize::MAX)
@@ -58,7 +60,7 @@ pub(crate) async fn serve(
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(Some(STREAMS))
         .add_routes(Routes::from(router))
-        .serve_with_incoming(incoming)
+        .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
         .await?;
     Ok(())
 }

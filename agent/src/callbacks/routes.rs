@@ -125,7 +125,7 @@ async fn size(root: &FilePath, checkpoint: &Checkpoint) -> Option<u64> {
     let file = root.join(local);
     let asked = tokio::time::timeout(SIZE_PATIENCE, tokio::fs::metadata(file)).await;
     let seen = asked.ok()?.ok()?;
-    seen.is_file().then(|| seen.len())
+    seen.is_file().then_some(seen.len())
 }
 
 /// Records that are not part of the trainer's output.

@@ -1,0 +1,275 @@
+//! The gRPC door: refusals with details, pages, reflection, health.
+
+use std::time::Duration;
+
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+use tonic_types::StatusExt as _;
+use trainyard_proto::{
+    convert::duration,
+    v1::{
+        self, connect_request::Frame, job_service_client::JobServiceClient,
+        node_service_client::NodeServiceClient,
+    },
+};
+
+use crate::{
+    agent::{Agent, Stream, hello},
+    world::{Bearer, World, command, yolo},
+};
+
+fn submission(spec: v1::JobSpec, key: &str) -> v1::SubmitJobRequest {
+    v1::SubmitJobRequest {
+        spec: Some(spec),
+        idempotency_key: key.to_owned(),
+    }
+}
+
+fn spec() -> v1::JobSpec {
+    let core = trainyard_core::spec::JobSpec {
+        framework: "command".into(),
+        command: vec!["/bin/true".into()],
+        ..trainyard_core::spec::JobSpec::default()
+    };
+    core.into()
+}
+
+#[tokio::test]
+async fn every_bad_field_is_a_violation_of_the_request() {
+    let world = World::start().await;
+    let bad = v1::JobSpec {
+        framework: "pytorch".into(),
+        epochs: 0,
+        batch_size: 1,
+        learning_rate: f64::NAN,
+        time_limit: Some(duration(Duration::ZERO)),
+        ..v1::JobSpec::default()
+    };
+    let mut jobs = world.jobs().await;
+    let status = jobs.submit_job(submission(bad, "")).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = status.get_details_bad_request().unwrap();
+    let violations = details.field_violations.iter();
+    let fields: Vec<_> = violations.map(|found| found.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.framework",
+            "spec.model_name",
+            "spec.task_type",
+            "spec.dataset_path",
+            "spec.epochs",
+            "spec.learning_rate",
+            "spec.time_limit",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_call_without_a_good_token_is_refused() {
+    let world = World::start().await;
+    let channel = world.channel().await;
+    let request = || v1::GetJobRequest { job_id: 1 };
+    let mut nobody = JobServiceClient::new(channel.clone());
+    let status = nobody.get_job(request()).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unauthenticated, "Not authenticated")
+    );
+    let bearer = Bearer("x.y.z".into());
+    let mut forger = JobServiceClient::with_interceptor(channel.clone(), bearer);
+    let status = forger.get_job(request()).await.unwrap_err();
+    let words = "Could not validate credentials";
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unauthenticated, words)
+    );
+    let mut nodes = NodeServiceClient::new(channel);
+    let status = nodes.list_nodes(v1::ListNodesRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn an_agent_with_a_wrong_token_or_name_is_refused_with_the_way_out() {
+    let world = World::start().await;
+    let refused = async |change: fn(&mut v1::Hello)| {
+        let mut hello = hello(&world, "n1", 1);
+        change(&mut hello);
+        let stream = Stream::open(&world, Frame::Hello(hello)).await;
+        stream.err().expect("a refusal")
+    };
+    let status = refused(|hello| hello.token = "wrong".into()).await;
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("file join-token"), "{status}");
+    let status = refused(|hello| hello.node_name = "a b".into()).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let status = refused(|hello| hello.protocol_version = 9).await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let _first = Agent::join(&world, "n1", 1).await;
+    let status = refused(|hello| hello.agent_id = "of-another".into()).await;
+    assert_eq!(status.code(), Code::AlreadyExists);
+    let attach = v1::Attach {
+        node_name: "n1".into(),
+        session: 99,
+        token: world.join_token.clone(),
+    };
+    let stale = Stream::open(&world, Frame::Attach(attach)).await.err();
+    assert_eq!(stale.unwrap().code(), Code::Aborted);
+}
+
+#[tokio::test]
+async fn a_job_larger_than_any_node_is_refused_with_the_reason_and_the_largest() {
+    let world = World::start().await;
+    let _small = Agent::join(&world, "small", 2).await;
+    let _large = Agent::join(&world, "large", 4).await;
+    let mut large = spec();
+    large.resources = Some(v1::ResourceRequest {
+        cpus: 5,
+        ..v1::ResourceRequest::default()
+    });
+    let status = world
+        .jobs()
+        .await
+        .submit_job(submission(large, ""))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let words = "no node could ever hold the job: cpus: asks for 5, has 4; the largest is large with 4 CPUs, 8 GiB, no GPU";
+    assert!(status.message().ends_with(words), "{status}");
+    let mut body = command();
+    body["config"]["resources"] = serde_json::json!({"cpus": 5});
+    let (status, answer) = world.post_json("/training/jobs", &body).await;
+    assert_eq!(
+        (status, &answer["detail"]),
+        (400, &serde_json::json!(format!("resources: {words}")))
+    );
+}
+
+#[tokio::test]
+async fn reflection_lists_every_service_and_health_says_serving() {
+    let world = World::start().await;
+    let channel = world.channel().await;
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(channel.clone());
+    let answers = reflection
+        .server_reflection_info(tokio_stream::once(ask))
+        .await
+        .unwrap();
+    let answer = answers.into_inner().next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("not a list: {answer:?}");
+    };
+    let names: Vec<_> = list
+        .service
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    for name in ["AgentService", "AuthService", "JobService", "NodeService"] {
+        let name = format!("trainyard.v1.{name}");
+        assert!(names.contains(&name.as_str()), "{name} is not in {names:?}");
+    }
+    let mut health = HealthClient::new(channel);
+    for service in ["", "trainyard.v1.JobService"] {
+        let service = service.to_owned();
+        let answer = health.check(HealthCheckRequest { service }).await.unwrap();
+        assert_eq!(answer.into_inner().status, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_gives_the_first_job_again() {
+    let world = World::start().await;
+    let mut jobs = world.jobs().await;
+    let mut submit = async |key| {
+        let answer = jobs.submit_job(submission(spec(), key)).await.unwrap();
+        answer.into_inner().job.unwrap().job_id
+    };
+    let first = submit("k").await;
+    assert_eq!(submit("k").await, first);
+    assert_ne!(submit("other").await, first);
+    assert_ne!(submit("").await, first);
+}
+
+#[tokio::test]
+async fn jobs_are_listed_with_page_tokens_newest_first() {
+    let world = World::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(world.submit(&yolo()).await);
+    }
+    ids.reverse();
+    let mut jobs = world.jobs().await;
+    let (mut seen, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListJobsRequest {
+            page_size: 2,
+            page_token,
+            ..v1::ListJobsRequest::default()
+        };
+        let page = jobs.list_jobs(request).await.unwrap().into_inner();
+        assert!(page.jobs.len() <= 2);
+        seen.extend(page.jobs.iter().map(|job| job.job_id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, ids);
+    let bad = v1::ListJobsRequest {
+        page_token: "x".into(),
+        ..v1::ListJobsRequest::default()
+    };
+    let status = jobs.list_jobs(bad).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_drained_node_takes_no_job_until_it_is_resumed() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let mut nodes = world.nodes().await;
+    let drain = v1::DrainRequest {
+        name: "n1".into(),
+        reason: "new disk".into(),
+    };
+    let node = nodes.drain(drain).await.unwrap().into_inner().node.unwrap();
+    assert_eq!(
+        (node.draining, node.drain_reason.as_str()),
+        (true, "new disk")
+    );
+    let job_id = world.submit(&command()).await;
+    let request = v1::GetJobRequest { job_id };
+    let job = world
+        .jobs()
+        .await
+        .get_job(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap();
+    assert_eq!(job.state(), v1::JobState::Queued);
+    assert_eq!(job.reason, "1 nodes could hold it, but none is ready");
+    let resume = v1::ResumeRequest { name: "n1".into() };
+    let node = nodes
+        .resume(resume)
+        .await
+        .unwrap()
+        .into_inner()
+        .node
+        .unwrap();
+    assert!(!node.draining);
+    assert_eq!(agent.start().await.task.unwrap().job_id, job_id);
+    let unknown = v1::ResumeRequest { name: "n2".into() };
+    let status = nodes.resume(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().contains("known are n1"), "{status}");
+}

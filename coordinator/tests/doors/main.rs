@@ -1,0 +1,18 @@
+//! The coordinator as its clients see it: a whole one in this process, spoken to over real sockets.
+//!
+//! `world` starts and stops it, `agent` speaks the agent's side by hand; the rest are stories.
+
+#[cfg(test)]
+mod agent;
+#[cfg(test)]
+mod callbacks;
+#[cfg(test)]
+mod grpc;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod rest;
+#[cfg(test)]
+mod submit;
+#[cfg(test)]
+mod world;

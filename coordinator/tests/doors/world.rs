@@ -1,0 +1,217 @@
+//! A coordinator in this process with a data folder of its own, and clients for it.
+
+use std::{path::Path, time::Duration};
+
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{sync::oneshot, task::JoinSet};
+use tonic::{
+    Request, Status,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+use trainyard_coordinator::{
+    boot::{self, BootError, CoordinatorOptions},
+    config::Config,
+};
+use trainyard_proto::v1::{
+    job_service_client::JobServiceClient, node_service_client::NodeServiceClient,
+};
+
+/// No condition in these tests takes longer, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running coordinator.
+pub(crate) struct World {
+    pub(crate) address: String,
+    pub(crate) join_token: String,
+    /// Of the development user.
+    pub(crate) token: String,
+    pub(crate) http: Client,
+    folder: TempDir,
+    stop: oneshot::Sender<()>,
+    running: JoinSet<Result<(), BootError>>,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::on(tempfile::tempdir().unwrap()).await
+    }
+
+    /// On a data folder that may have been used before.
+    pub(crate) async fn on(folder: TempDir) -> Self {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
+        let ready_file = folder.path().join("ready.json");
+        std::fs::remove_file(&ready_file).ok();
+        let mut config = Config::load(None, []).unwrap();
+        config.server.listen = "127.0.0.1:0".parse().unwrap();
+        config.store.data_dir = folder.path().join("data");
+        config.store.reserve_mib = 0;
+        // Silence is no matter here, however slow the machine is.
+        config.leases.suspect_after_seconds = 600;
+        config.leases.lost_after_seconds = 1_200;
+        let options = CoordinatorOptions {
+            config,
+            dev: true,
+            ready_file: Some(ready_file.clone()),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let mut running = JoinSet::new();
+        running.spawn(boot::run(options, async {
+            stopped.await.ok();
+        }));
+        let ready = ready(&ready_file, &mut running).await;
+        let mut world = Self {
+            address: ready["address"].as_str().unwrap().to_owned(),
+            join_token: ready["join_token"].as_str().unwrap().to_owned(),
+            token: String::new(),
+            http: Client::new(),
+            folder,
+            stop,
+            running,
+        };
+        let (status, tokens) = world.login("admin@example.com", "admin123").await;
+        assert_eq!(status, 200, "{tokens}");
+        world.token = tokens["access_token"].as_str().unwrap().to_owned();
+        world
+    }
+
+    /// Stops in order; the data folder remains.
+    pub(crate) async fn stop(mut self) -> TempDir {
+        self.stop.send(()).unwrap();
+        let ended = tokio::time::timeout(PATIENCE, self.running.join_next());
+        ended.await.unwrap().unwrap().unwrap().unwrap();
+        self.folder
+    }
+
+    pub(crate) async fn login(&self, user: &str, password: &str) -> (u16, Value) {
+        let form = [("username", user), ("password", password)];
+        self.send(self.plain(Method::POST, "/auth/login").form(&form))
+            .await
+    }
+
+    /// A request without a token.
+    pub(crate) fn plain(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("http://{}/api/v1{path}", self.address);
+        self.http.request(method, url)
+    }
+
+    pub(crate) async fn send(&self, request: RequestBuilder) -> (u16, Value) {
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap())
+    }
+
+    /// GET as the development user.
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        let request = self.plain(Method::GET, path).bearer_auth(&self.token);
+        self.send(request).await
+    }
+
+    /// POST without a body as the development user.
+    pub(crate) async fn post(&self, path: &str) -> (u16, Value) {
+        let request = self.plain(Method::POST, path).bearer_auth(&self.token);
+        self.send(request).await
+    }
+
+    /// POST as the development user.
+    pub(crate) async fn post_json(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.plain(Method::POST, path).bearer_auth(&self.token);
+        self.send(request.json(body)).await
+    }
+
+    /// Submits a job and returns its id.
+    pub(crate) async fn submit(&self, body: &Value) -> u64 {
+        let (status, job) = self.post_json("/training/jobs", body).await;
+        assert_eq!(status, 200, "{job}");
+        job["id"].as_u64().unwrap()
+    }
+
+    /// Waits until the job has this status.
+    pub(crate) async fn until(&self, id: u64, status: &str) {
+        let reached = async {
+            while self.get(&format!("/training/jobs/{id}")).await.1["status"] != status {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        reached.unwrap_or_else(|_| panic!("job {id} is not {status}"));
+    }
+
+    /// A call of a trainer.
+    pub(crate) async fn callback(&self, secret: &str, path: &str, body: &Value) -> (u16, Value) {
+        let url = format!("http://{}/t/{secret}/api/v1{path}", self.address);
+        self.send(self.http.post(url).json(body)).await
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
+    pub(crate) async fn jobs(&self) -> JobServiceClient<InterceptedService<Channel, Bearer>> {
+        let bearer = Bearer(self.token.clone());
+        JobServiceClient::with_interceptor(self.channel().await, bearer)
+    }
+
+    pub(crate) async fn nodes(&self) -> NodeServiceClient<InterceptedService<Channel, Bearer>> {
+        let bearer = Bearer(self.token.clone());
+        NodeServiceClient::with_interceptor(self.channel().await, bearer)
+    }
+}
+
+/// Puts a token on each call.
+#[derive(Clone)]
+pub(crate) struct Bearer(pub(crate) String);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let value = MetadataValue::try_from(format!("Bearer {}", self.0));
+        let value = value.map_err(|error| Status::internal(error.to_string()))?;
+        request.metadata_mut().insert("authorization", value);
+        Ok(request)
+    }
+}
+
+async fn ready(path: &Path, running: &mut JoinSet<Result<(), BootError>>) -> Value {
+    let written = async {
+        loop {
+            if let Ok(text) = std::fs::read(path) {
+                return serde_json::from_slice(&text).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        ready = tokio::time::timeout(PATIENCE, written) => ready.unwrap(),
+        ended = running.join_next() => panic!("the coordinator did not start: {ended:?}"),
+    }
+}
+
+/// A submission of framework ultralytics.
+pub(crate) fn yolo() -> Value {
+    json!({"config": {
+        "framework": "ultralytics", "model_name": "yolo11n", "task_type": "object_detection",
+        "dataset_path": "/data/set", "dataset_format": "yolo", "epochs": 2, "batch_size": 8,
+        "learning_rate": 0.01,
+    }})
+}
+
+/// A submission of framework command.
+pub(crate) fn command() -> Value {
+    json!({"config": {"framework": "command", "command": ["/bin/true"]}})
+}
+
+/// Keys of an object in their order.
+pub(crate) fn keys(object: &Value) -> Vec<&str> {
+    object
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
