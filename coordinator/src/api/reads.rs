@@ -1,6 +1,7 @@
 //! What is read of a job: points, lines, validation results; once or followed until it has ended.
 //!
-//! The part of the service that only reads. Owns the bounds on pages and on streams followed at
+//! The part of the service that only reads. Clients of the HTTP contract know nothing of attempts: they
+//! see the points of the newest one, so that a job that was restarted has each epoch once. Owns the bounds on pages and on streams followed at
 //! once. A long scan runs on a blocking thread.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -8,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use futures::{Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use trainyard_core::{
-    ids::JobId,
+    ids::{AttemptNo, JobId},
     job::Job,
     record::{LogLine, LogStream},
 };
@@ -140,7 +141,7 @@ impl Service {
         Ok(holding(permit, states))
     }
 
-    /// Points from an epoch on, from either end.
+    /// Points of the newest attempt from an epoch on, from either end.
     ///
     /// # Errors
     /// When there is no such job.
@@ -149,11 +150,11 @@ impl Service {
         id: JobId,
         wanted: Points,
     ) -> Result<Vec<StoredPoint>, ApiError> {
-        self.known(id)?;
+        let of = self.newest_attempt(id)?;
         let limit = self.page(wanted.limit);
         self.blocking(move |store| {
             let mut kept = VecDeque::new();
-            each_point(store, id, |point| {
+            each_point(store, (id, of), |point| {
                 if point.progress.epoch < wanted.since_epoch {
                     return true;
                 }
@@ -172,24 +173,26 @@ impl Service {
         .await
     }
 
-    /// The newest points, oldest of them first.
+    /// The newest points of the newest attempt, oldest of them first.
     ///
     /// # Errors
     /// When there is no such job.
     pub fn latest_points(&self, id: JobId, limit: usize) -> Result<Vec<StoredPoint>, ApiError> {
-        self.known(id)?;
-        Ok(self.store().newest_points(id, self.page(limit))?)
+        let of = self.newest_attempt(id)?;
+        let mut rows = self.store().newest_points(id, self.page(limit))?;
+        rows.retain(|point| Some(point.attempt) == of);
+        Ok(rows)
     }
 
-    /// All points of a job, for what is told of them together.
+    /// The names of the newest attempt's metrics, and how many points it has.
     ///
     /// # Errors
     /// When there is no such job.
     pub async fn metric_names(&self, id: JobId) -> Result<(BTreeSet<String>, u64), ApiError> {
-        self.known(id)?;
+        let of = self.newest_attempt(id)?;
         self.blocking(move |store| {
             let (mut names, mut count) = (BTreeSet::new(), 0);
-            each_point(store, id, |point| {
+            each_point(store, (id, of), |point| {
                 count += 1;
                 names.extend(point.progress.values.into_keys());
                 true
@@ -199,16 +202,16 @@ impl Service {
         .await
     }
 
-    /// Checkpoints by path, in the order in which they were first reported, each with the epoch of
+    /// Checkpoints of the newest attempt by path, in the order in which they were first reported, each with the epoch of
     /// its newest report.
     ///
     /// # Errors
     /// When there is no such job.
     pub async fn checkpoints(&self, id: JobId) -> Result<Vec<(String, u32)>, ApiError> {
-        self.known(id)?;
+        let of = self.newest_attempt(id)?;
         self.blocking(move |store| {
             let mut found: Vec<(String, u32)> = Vec::new();
-            each_point(store, id, |point| {
+            each_point(store, (id, of), |point| {
                 let progress = point.progress;
                 if let Some(checkpoint) = progress.checkpoint {
                     match found.iter_mut().find(|(path, _)| *path == checkpoint.path) {
@@ -256,6 +259,11 @@ impl Service {
         Ok(self.store().count_open()?)
     }
 
+    fn newest_attempt(&self, id: JobId) -> Result<Option<AttemptNo>, ApiError> {
+        let job = self.store().job(id)?.ok_or_else(ApiError::no_job)?;
+        Ok(job.attempt().map(|newest| newest.number))
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
@@ -266,10 +274,10 @@ impl Service {
     }
 }
 
-/// Points in order while `take` wants more.
+/// Points of an attempt in order while `take` wants more.
 fn each_point(
     store: &Store,
-    id: JobId,
+    (id, of): (JobId, Option<AttemptNo>),
     mut take: impl FnMut(StoredPoint) -> bool,
 ) -> Result<(), ReadError> {
     const ROWS: usize = 1_000;
@@ -281,7 +289,7 @@ fn each_point(
         };
         after = last.id;
         for row in rows {
-            if !take(row) {
+            if Some(row.attempt) == of && !take(row) {
                 return Ok(());
             }
         }

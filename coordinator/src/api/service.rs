@@ -237,12 +237,19 @@ impl Service {
     pub async fn jobs(&self, wanted: Jobs) -> Result<Page<Job>, ApiError> {
         let limit = self.page(wanted.limit);
         let store = self.inner.store.clone();
+        let waiting = |state: &JobState| !state.is_terminal();
+        let only_open = !wanted.states.is_empty() && wanted.states.iter().all(waiting);
         let scan = move || {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
             };
-            store.jobs(wanted.before, limit, keep)
+            if only_open {
+                // Few among many that have ended.
+                store.jobs_open(wanted.before, limit, keep)
+            } else {
+                store.jobs(wanted.before, limit, keep)
+            }
         };
         let found = tokio::task::spawn_blocking(scan).await;
         let found = found.ok().ok_or_else(stopping)??;

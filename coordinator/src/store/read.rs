@@ -78,6 +78,30 @@ impl Store {
         Ok(found)
     }
 
+    /// As [`Store::jobs`], of those that have not ended.
+    pub fn jobs_open(
+        &self,
+        before: Option<JobId>,
+        limit: usize,
+        keep: impl Fn(&Job) -> bool,
+    ) -> Result<Vec<Job>, ReadError> {
+        let txn = self.read()?;
+        let jobs = txn.open_table(JOBS)?;
+        let end = before.map_or(u64::MAX, |job| job.0);
+        let mut found = Vec::new();
+        for entry in txn.open_table(OPEN_JOBS)?.range(..end)?.rev() {
+            if found.len() >= limit {
+                break;
+            }
+            let id = entry?.0.value();
+            if let Some(bytes) = jobs.get(id)? {
+                let job = decode_job(id, bytes.value())?;
+                found.extend(Some(job).filter(|job| keep(job)));
+            }
+        }
+        Ok(found)
+    }
+
     /// The highest number of a job; 0 when there is none.
     pub fn highest_job(&self) -> Result<JobId, ReadError> {
         let table = self.read()?.open_table(JOBS)?;

@@ -209,6 +209,15 @@ async fn a_restart_makes_a_second_attempt_and_reports_of_the_first_change_nothin
     assert_eq!(answer["status"], "completed");
     let mut jobs = world.jobs().await;
     assert_eq!(epochs(&mut jobs, job).await, [(1, 1), (2, 1)]);
+    // Clients that know nothing of attempts see the epoch once.
+    let (_, rows) = world.get(&format!("/training/jobs/{job}/metrics")).await;
+    let losses: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["loss"])
+        .collect();
+    assert_eq!(losses, [&json!(0.4)]);
 }
 
 #[tokio::test]
