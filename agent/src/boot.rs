@@ -17,6 +17,7 @@ use ractor::Actor;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use trainyard_config::Secret;
 use trainyard_core::resources::{Capacity, Gpu};
 
 use crate::{
@@ -32,7 +33,6 @@ use crate::{
     folder,
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Identity, LinkState, UrlError},
-    secret::Secret,
 };
 
 /// How long open callbacks may take to be answered at the end.

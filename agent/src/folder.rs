@@ -12,6 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use trainyard_config::Secret;
 use trainyard_core::{
     ids::TaskKey,
     spec::JobSpec,
@@ -22,7 +23,6 @@ use trainyard_core::{
 use crate::{
     clock,
     exec::{ProcRecord, durable, launch},
-    secret::Secret,
 };
 
 const TASK: &str = "task.json";

@@ -4,14 +4,13 @@
 //! setting. Called once by the binary before anything starts.
 
 use std::{
-    fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
-use thiserror::Error;
-use toml::{Table, Value};
+use trainyard_config::Shipped;
+pub use trainyard_config::{ConfigError, Secret};
 use trainyard_core::node::Lease;
 
 /// The shipped defaults, every key with a comment.
@@ -98,76 +97,22 @@ pub struct Limits {
     pub log_line_bytes: u32,
 }
 
-/// A text that is never shown.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
+const SHIPPED: Shipped = Shipped {
+    defaults: DEFAULTS,
+    env_prefix: ENV_PREFIX,
+    may_be_zero: &["store.reserve_mib"],
+    open_sections: &[],
+    texts: &[("server.listen", address), ("store.data_dir", folder)],
+};
 
-impl Secret {
-    /// The text itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
+fn address(text: &str) -> Option<&'static str> {
+    let parsed = text.parse::<SocketAddr>();
+    let expected = "an address with a port, such as 127.0.0.1:8000";
+    parsed.is_err().then_some(expected)
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// Why the settings could not be taken.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file is not there or cannot be read.
-    #[error(
-        "cannot read the configuration file {}: {source}; check the path, or start without one to use the defaults",
-        .path.display()
-    )]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file is not TOML.
-    #[error("the configuration file {} is not valid TOML: {source}", .path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// A key that does not exist.
-    #[error("unknown key '{key}' in {origin}; did you mean '{nearest}'?")]
-    UnknownKey {
-        /// The key with its section.
-        key: String,
-        /// The file or the variable.
-        origin: String,
-        /// The known key that is most like it.
-        nearest: String,
-    },
-    /// A value of another type, or out of range.
-    #[error("key '{key}' in {origin} must be {expected}, not {found}")]
-    WrongValue {
-        /// The key with its section.
-        key: String,
-        /// The file or the variable.
-        origin: String,
-        /// What is expected.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// A value that the settings together do not allow.
-    #[error("{0}")]
-    Check(String),
-    /// The shipped defaults do not fit the code.
-    #[error("the shipped defaults are broken: {0}; report this")]
-    Defaults(#[source] Box<toml::de::Error>),
+fn folder(text: &str) -> Option<&'static str> {
+    text.is_empty().then_some("the path of a folder")
 }
 
 impl Config {
@@ -179,27 +124,7 @@ impl Config {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let mut merged: Table = parse(DEFAULTS)?;
-        if let Some(path) = file {
-            let text = fs::read_to_string(path).map_err(|source| ConfigError::File {
-                path: path.to_path_buf(),
-                source,
-            })?;
-            let table: Table = toml::from_str(&text).map_err(|source| ConfigError::Syntax {
-                path: path.to_path_buf(),
-                source: Box::new(source),
-            })?;
-            merge_file(&mut merged, table, &path.display().to_string())?;
-        }
-        for (name, text) in env {
-            if let Some(key) = name.strip_prefix(ENV_PREFIX) {
-                let key = key.to_lowercase().replacen("__", ".", 1);
-                merge_variable(&mut merged, &key, text, &name)?;
-            }
-        }
-        let config: Self = Value::Table(merged)
-            .try_into()
-            .map_err(|error| ConfigError::Defaults(Box::new(error)))?;
+        let config: Self = trainyard_config::load(&SHIPPED, file, env)?;
         config.check()?;
         Ok(config)
     }
@@ -237,117 +162,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-}
-
-fn parse(text: &str) -> Result<Table, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError::Defaults(Box::new(error)))
-}
-
-fn merge_file(merged: &mut Table, file: Table, origin: &str) -> Result<(), ConfigError> {
-    for (section, value) in file {
-        if !merged.contains_key(&section) {
-            return Err(unknown(merged, &section, origin));
-        }
-        let Value::Table(keys) = value else {
-            return Err(wrong(&section, origin, "a section", &value));
-        };
-        for (name, value) in keys {
-            let key = format!("{section}.{name}");
-            let Some(slot) = slot(merged, &key) else {
-                return Err(unknown(merged, &key, origin));
-            };
-            put(slot, value, &key, origin)?;
-        }
-    }
-    Ok(())
-}
-
-fn merge_variable(
-    merged: &mut Table,
-    key: &str,
-    text: String,
-    variable: &str,
-) -> Result<(), ConfigError> {
-    let origin = format!("the environment ({variable})");
-    let Some(slot) = slot(merged, key) else {
-        return Err(unknown(merged, key, &origin));
-    };
-    let value = if slot.is_integer() {
-        text.parse().map(Value::Integer).ok()
-    } else {
-        None
-    };
-    put(slot, value.unwrap_or(Value::String(text)), key, &origin)
-}
-
-/// The value of `section.key`; none when there is no such key.
-fn slot<'t>(merged: &'t mut Table, key: &str) -> Option<&'t mut Value> {
-    let (section, name) = key.split_once('.')?;
-    merged.get_mut(section)?.as_table_mut()?.get_mut(name)
-}
-
-/// Replaces a value by one of the same type and in range.
-fn put(slot: &mut Value, value: Value, key: &str, origin: &str) -> Result<(), ConfigError> {
-    let least = i64::from(!ZERO_ALLOWED.contains(&key));
-    let expected = match (&*slot, &value) {
-        (Value::Integer(_), Value::Integer(n)) if (least..=MOST).contains(n) => None,
-        (Value::Integer(_), _) => Some(format!("a whole number from {least} to {MOST}")),
-        (Value::String(_), Value::String(text)) if key == "server.listen" => text
-            .parse::<SocketAddr>()
-            .is_err()
-            .then(|| "an address with a port, such as 127.0.0.1:8000".to_owned()),
-        (Value::String(_), Value::String(text)) if key == "store.data_dir" => {
-            text.is_empty().then(|| "the path of a folder".to_owned())
-        }
-        (Value::String(_), Value::String(_)) => None,
-        (Value::String(_), _) => Some("a text in quotes".to_owned()),
-        (other, _) => (!other.same_type(&value)).then(|| other.type_str().to_owned()),
-    };
-    if let Some(expected) = expected {
-        return Err(wrong(key, origin, &expected, &value));
-    }
-    *slot = value;
-    Ok(())
-}
-
-/// Numbers that may be 0.
-const ZERO_ALLOWED: [&str; 1] = ["store.reserve_mib"];
-/// The highest number of any key.
-const MOST: i64 = 1_000_000_000;
-
-fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> ConfigError {
-    let found = match found {
-        _ if key.contains("password") || key.contains("token") => "what is there".to_owned(),
-        Value::String(text) => format!("'{text}'"),
-        Value::Table(_) => "a section".to_owned(),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {
-            found.to_string()
-        }
-    };
-    ConfigError::WrongValue {
-        key: key.to_owned(),
-        origin: origin.to_owned(),
-        expected: expected.to_owned(),
-        found,
-    }
-}
-
-/// An unknown key with the known one that is most like it: a section for a section, a key for a key.
-fn unknown(known: &Table, key: &str, origin: &str) -> ConfigError {
-    let mut names: Vec<String> = Vec::new();
-    for (section, keys) in known {
-        match keys.as_table().filter(|_| key.contains('.')) {
-            Some(keys) => names.extend(keys.keys().map(|name| format!("{section}.{name}"))),
-            None => names.push(section.clone()),
-        }
-    }
-    let distance = |name: &String| strsim::osa_distance(name, key);
-    ConfigError::UnknownKey {
-        key: key.to_owned(),
-        origin: origin.to_owned(),
-        nearest: names.into_iter().min_by_key(distance).unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
+use trainyard_config::Secret;
 use trainyard_core::ids::TaskKey;
 
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
     callbacks::{Registry, callback_url},
     embedded::Extracted,
     environment::EnvironmentStore,
-    secret::Secret,
 };
 
 /// This node, for its runs.

@@ -3,6 +3,8 @@
 //! Child of Runs. Owns the task's folder while the task lives; ends itself when `end.json` is there.
 //! If it fails, Runs starts it again from the folder. Its own end never ends the trainer.
 
+mod effects;
+
 use std::{io, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -13,24 +15,16 @@ use tokio_util::{
 };
 use trainyard_core::{
     failure::StopCause,
-    task::{Drained, Effect, Ended, Failure, Gone, Input, Report, Stop, Task},
-    time::Timestamp,
+    task::{Drained, Effect, Ended, Failure, Input, Report, Stop, Task},
 };
 
 use super::{
     node::Node,
-    prepare::Preparation,
     scribe::{Level, Scribe, scribe},
-    words,
 };
 use crate::{
     callbacks::TaskEndpoint,
-    clock,
-    exec::{
-        ExitRecord, LaunchSpec, ProcIdent,
-        launch::{LaunchError, launch},
-        watch::{ShimVanished, request_stop, wait_exit},
-    },
+    exec::{ExitRecord, LaunchSpec, ProcIdent, watch::ShimVanished},
     folder::{Order, TaskFolder},
     spool::{Spool, SpoolError},
 };
@@ -41,8 +35,6 @@ pub type RunRef = ActorRef<RunMsg>;
 /// How long a launch that an earlier life of the agent began may take to show.
 const LAUNCH_PATIENCE: u32 = 250;
 const LAUNCH_TICK: Duration = Duration::from_millis(20);
-/// How soon a file is written again that the disk refused.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a run takes.
 #[derive(Debug)]
@@ -202,7 +194,7 @@ impl State {
         self.task = Task::new(spec.time_limit, spec.grace_period, stop);
         let spool = self.open_spool().await?;
         self.start_scribe(myself, spool.clone());
-        self.register(spool);
+        listen(&self.args.node, &self.args.order, spool);
         if self.args.found {
             self.note(
                 Level::Info,
@@ -242,18 +234,6 @@ impl State {
             }
         });
         self.scribe = Some(scribe);
-    }
-
-    fn register(&self, spool: Spool) {
-        let order = &self.args.order;
-        let endpoint = TaskEndpoint {
-            job: order.task.job,
-            total_epochs: order.spec.epochs,
-            spool,
-            checkpoint_root: self.args.node.working_folder(order.task),
-        };
-        let registry = &self.args.node.registry;
-        registry.register(order.secret.expose(), endpoint);
     }
 
     /// The process that an earlier life of the agent has started, or is in the middle of starting.
@@ -310,148 +290,6 @@ impl State {
         Ok(None)
     }
 
-    fn prepare(&self, myself: &RunRef) {
-        let Some(scribe) = self.scribe.clone() else {
-            return;
-        };
-        let preparation = Preparation {
-            node: Arc::clone(&self.args.node),
-            order: Arc::clone(&self.args.order),
-            scribe,
-        };
-        let (myself, given_up) = (myself.clone(), self.preparation.clone());
-        self.tasks.spawn(async move {
-            let teller = myself.clone();
-            let tell = move |detail| drop(teller.cast(RunMsg::Detail(detail)));
-            let prepared = given_up.run_until_cancelled(preparation.run(tell)).await;
-            if let Some(prepared) = prepared {
-                // Nobody is there any more only when the agent ends.
-                myself.cast(RunMsg::Prepared(prepared)).ok();
-            }
-        });
-    }
-
-    /// Cannot be interrupted; what comes meanwhile waits in the mailbox.
-    async fn launch(&mut self) -> Result<Input, ActorProcessingErr> {
-        let spec = self.spec.take().ok_or("nothing was prepared")?;
-        let command = &self.args.node.shim_command;
-        match launch(command, self.folder.path(), &spec).await {
-            Ok(launched) => {
-                let pid = launched.trainer.pid;
-                self.shim = Some(launched.shim);
-                self.child = Some(launched.child);
-                self.detail.clear();
-                self.note(Level::Info, format!("trainer started as process {pid}"));
-                Ok(Input::Started(clock::now()))
-            }
-            Err(LaunchError::AlreadyRunning { .. }) => {
-                let found = self.adopt().await?;
-                Ok(found.ok_or("it runs and does not run")?)
-            }
-            Err(error) => Ok(Input::Failed(words::not_launched(&error))),
-        }
-    }
-
-    fn watch(&mut self, myself: &RunRef) {
-        let Some(shim) = self.shim.clone() else {
-            return;
-        };
-        if let Some(scribe) = &self.scribe {
-            scribe.follow();
-        }
-        let (folder, child) = (self.folder.clone(), self.child.take());
-        let (myself, end) = (myself.clone(), self.end.clone());
-        self.tasks.spawn(async move {
-            let work = async {
-                let gone = wait_exit(folder.path(), &shim).await;
-                // Nobody is there any more only when the agent ends.
-                myself.cast(RunMsg::Gone(Box::new(gone))).ok();
-                if let Some(mut child) = child {
-                    child.wait().await.ok();
-                }
-            };
-            end.run_until_cancelled(work).await;
-        });
-    }
-
-    fn watch_limit(&self, myself: &RunRef, at: Timestamp) {
-        let wait = at.since(clock::now());
-        let (myself, end) = (myself.clone(), self.end.clone());
-        self.tasks.spawn(async move {
-            let over = end.run_until_cancelled(tokio::time::sleep(wait)).await;
-            if over.is_some() {
-                // Nobody is there any more only when the task has ended.
-                myself.cast(RunMsg::LimitReached).ok();
-            }
-        });
-    }
-
-    fn gone(&mut self, gone: Result<ExitRecord, ShimVanished>) -> Gone {
-        self.detail = "keeping the last output".to_owned();
-        match gone {
-            Ok(exit) => {
-                self.words.extend(words::of_exit(&exit));
-                Gone::Exited {
-                    code: exit.code,
-                    signal: exit.signal,
-                    oom_killed: exit.oom_killed,
-                }
-            }
-            Err(error) => {
-                self.words.push((Level::Warning, error.to_string()));
-                Gone::Vanished(error.to_string())
-            }
-        }
-    }
-
-    async fn note_stop(&self, stop: Stop) {
-        self.note(Level::Info, words::of_stop(&stop));
-        let folder = self.folder.clone();
-        if let Err(error) = blocking(move || folder.note_stop(&stop)).await {
-            // A full disk must not keep a trainer running.
-            tracing::error!(task = %self.args.order.task, %error, "why a task is stopped cannot be kept");
-        }
-    }
-
-    async fn signal(&self, grace: Duration) {
-        let Some(shim) = self.shim.clone() else {
-            return;
-        };
-        let folder = self.folder.clone();
-        let ask = move || request_stop(folder.path(), &shim, grace).map_err(io::Error::other);
-        if let Err(error) = blocking(ask).await {
-            tracing::error!(task = %self.args.order.task, %error, "a trainer cannot be stopped");
-        }
-    }
-
-    /// Nobody can call back any more; the scribe answers when all is on disk.
-    async fn drain(&mut self) {
-        let (node, order) = (&self.args.node, &self.args.order);
-        node.registry.unregister(order.secret.expose());
-        let words = std::mem::take(&mut self.words);
-        if let Some(scribe) = &self.scribe {
-            scribe.finish(words).await;
-        }
-    }
-
-    async fn keep_end(
-        &mut self,
-        myself: &RunRef,
-        ended: Box<Ended>,
-    ) -> Result<(), ActorProcessingErr> {
-        let (folder, kept) = (self.folder.clone(), ended.clone());
-        if let Err(error) = blocking(move || folder.note_end(&kept)).await {
-            tracing::error!(task = %self.args.order.task, %error, "the end of a task waits for the disk");
-            myself.send_after(AGAIN, || RunMsg::KeepEnd(ended));
-            return Ok(());
-        }
-        self.detail.clear();
-        self.report();
-        tracing::info!(task = %self.args.order.task, code = ended.end.exit_code, signal = ended.end.signal, "task has ended");
-        myself.stop(None);
-        Ok(())
-    }
-
     fn note(&self, level: Level, text: impl Into<String>) {
         if let Some(scribe) = &self.scribe {
             scribe.note(level, text);
@@ -465,6 +303,17 @@ impl State {
             detail: self.detail.clone(),
         });
     }
+}
+
+/// From now on the task's trainer is heard.
+pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
+    let endpoint = TaskEndpoint {
+        job: order.task.job,
+        total_epochs: order.spec.epochs,
+        spool,
+        checkpoint_root: node.working_folder(order.task),
+    };
+    node.registry.register(order.secret.expose(), endpoint);
 }
 
 /// Work on the disk, off the runtime's threads.

@@ -18,7 +18,7 @@ use trainyard_core::{
 use super::{
     give_up::give_up,
     node::Node,
-    run::{Run, RunArgs, RunMsg, RunRef, blocking},
+    run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
 use crate::{
     folder::{self, Order, TaskFolder},
@@ -165,47 +165,62 @@ impl Actor for Runs {
 }
 
 impl State {
-    /// A task of an earlier life. The board has it before the coordinator is spoken to.
+    /// A task of an earlier life. The board has it before the coordinator is spoken to, and its
+    /// trainer is heard before the endpoint answers anybody.
     async fn go_on(
         &mut self,
         myself: &RunsRef,
         folder: TaskFolder,
         order: Order,
     ) -> Result<(), ActorProcessingErr> {
-        let task = order.task;
+        let (task, order) = (order.task, Arc::new(order));
         let look = {
             let folder = folder.clone();
             move || Ok((folder.end()?, folder.processes()?))
         };
-        let (end, processes) = blocking(look).await?;
-        let board = self.node.board.clone();
-        let report = |phase| {
-            board.report(Report {
-                task,
-                phase,
-                detail: String::new(),
-            });
-        };
-        let Some(mut ended) = end else {
-            self.node.registry.expect(order.secret.expose());
-            report(processes.map_or(Phase::Preparing, |(_, since)| Phase::Running(since)));
-            return self.start(myself, Arc::new(order), true).await;
-        };
+        let looked = blocking(look).await;
         let spool = Spool::open(folder.spool()).await;
-        if let Err(error) = &spool {
-            tracing::error!(%task, %error, "records of an ended task cannot be delivered");
-            ended.end.last_seq = 0;
-        }
-        report(Phase::Ended(Box::new(ended)));
-        if let Ok(spool) = spool {
-            board.spool(task, spool);
+        let phase = match &looked {
+            Ok((Some(ended), _)) => {
+                let mut ended = Box::new(ended.clone());
+                if spool.is_err() {
+                    ended.end.last_seq = 0;
+                }
+                Phase::Ended(ended)
+            }
+            Ok((None, Some((_, since)))) => Phase::Running(*since),
+            Ok((None, None)) | Err(_) => Phase::Preparing,
+        };
+        self.node.board.report(Report {
+            task,
+            phase,
+            detail: String::new(),
+        });
+        match spool {
+            Ok(spool) => {
+                listen(&self.node, &order, spool.clone());
+                self.node.board.spool(task, spool);
+            }
+            Err(error) => {
+                tracing::error!(%task, %error, "records of a task of an earlier life");
+                // Its trainer waits, and does not give up.
+                self.node.registry.expect(order.secret.expose());
+            }
         }
         let entry = Entry {
-            order: Arc::new(order),
+            order: Arc::clone(&order),
             run: None,
             failures: Vec::new(),
         };
         self.entries.insert(task, entry);
+        match looked {
+            Ok((Some(_), _)) => {}
+            Ok((None, _)) => self.start(myself, order, true).await?,
+            Err(error) => {
+                let node = Arc::clone(&self.node);
+                self.tasks.spawn(give_up(node, order, error.to_string()));
+            }
+        }
         Ok(())
     }
 

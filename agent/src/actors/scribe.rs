@@ -314,9 +314,11 @@ mod tests {
 
     async fn texts(spool: &Spool) -> Vec<String> {
         let all = spool.unsent_after(0, usize::MAX, u64::MAX).await.unwrap();
-        let text = |record| match record {
-            Record::Log(line) => line.text,
-            other => panic!("{other:?}"),
+        let text = |record| {
+            let Record::Log(line) = record else {
+                panic!("{record:?}");
+            };
+            line.text
         };
         all.into_iter().map(|one| text(one.record)).collect()
     }

@@ -138,7 +138,7 @@ fn config(order: &Order) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use trainyard_config::Secret;
     use trainyard_core::{
         ids::{AttemptNo, JobId, Rank, TaskKey},
         spec::JobSpec,

@@ -15,7 +15,12 @@ use trainyard_proto::v1::{
     Attach, ConnectRequest, ConnectResponse, RecordAck, connect_request, connect_response::Frame,
 };
 
-use super::{LinkArgs, frames, pump::Pump, session::SessionEnd, wire};
+use super::{
+    LinkArgs, frames,
+    pump::{PATIENCE, Pump},
+    session::SessionEnd,
+    wire,
+};
 
 /// Frames of records that wait for the network.
 const QUEUE: usize = 8;
@@ -96,6 +101,7 @@ impl Data {
                     spool,
                     outgoing: self.outgoing.clone(),
                     acks,
+                    patience: PATIENCE,
                 };
                 self.pumps.spawn(pump.run());
                 (number, ack)

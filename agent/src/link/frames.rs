@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use trainyard_config::Secret;
 use trainyard_core::{
     failure::StopCause,
     ids::TaskKey,
@@ -14,7 +15,7 @@ use trainyard_proto::{
     v1::{self, ConnectRequest, TaskPhase, connect_request::Frame},
 };
 
-use crate::{actors::runs::RunsMsg, folder::Order, secret::Secret, spool::Spooled};
+use crate::{actors::runs::RunsMsg, folder::Order, spool::Spooled};
 
 /// What the coordinator wants of the tasks.
 pub(super) fn order_of(start: v1::StartTask) -> Result<RunsMsg, WireError> {

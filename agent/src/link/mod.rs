@@ -20,12 +20,13 @@ use tokio_util::{
     task::TaskTracker,
 };
 use tonic::transport::Endpoint;
+use trainyard_config::Secret;
 use trainyard_core::resources::Capacity;
 
 pub use session::SessionEnd;
 pub use wire::{UrlError, endpoint};
 
-use crate::{actors::runs::RunsRef, board::Board, secret::Secret};
+use crate::{actors::runs::RunsRef, board::Board};
 
 /// A session that lived so long was a good one.
 const LASTING: Duration = Duration::from_secs(1);

@@ -1,5 +1,7 @@
 //! The settings: what goes before what, and every message.
 
+use std::fs;
+
 use super::*;
 
 fn file_error(text: &str) -> String {

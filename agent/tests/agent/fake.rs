@@ -131,6 +131,18 @@ impl Fake {
         end
     }
 
+    /// The hello of a session, from 0.
+    pub(crate) async fn hello(&self, session: usize) -> Hello {
+        self.until(|known| known.hellos.get(session).cloned()).await
+    }
+
+    /// A job's records, in order.
+    pub(crate) fn records(&self, job: u64) -> Vec<Record> {
+        let known = self.known();
+        let records = known.records.get(&job).into_iter().flatten();
+        records.map(|(_, record)| record.clone()).collect()
+    }
+
     /// Texts of a job's lines of one stream, in order.
     pub(crate) fn lines(&self, job: u64, stream: v1::LogStream) -> Vec<String> {
         lines(&self.known(), job, stream)

@@ -1,0 +1,169 @@
+//! How a run carries its effects out: preparation, launch, watch, stop, drain, end.
+//!
+//! Decides nothing: core's machine of a task has. Called by the run actor alone.
+
+use std::{io, sync::Arc, time::Duration};
+
+use ractor::ActorProcessingErr;
+use trainyard_core::{
+    task::{Ended, Gone, Input, Stop},
+    time::Timestamp,
+};
+
+use super::{RunMsg, RunRef, State, blocking};
+use crate::{
+    actors::{prepare::Preparation, scribe::Level, words},
+    clock,
+    exec::{
+        ExitRecord,
+        launch::{LaunchError, launch},
+        watch::{ShimVanished, request_stop, wait_exit},
+    },
+};
+
+/// How soon a file is written again that the disk refused.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl State {
+    pub(super) fn prepare(&self, myself: &RunRef) {
+        let Some(scribe) = self.scribe.clone() else {
+            return;
+        };
+        let preparation = Preparation {
+            node: Arc::clone(&self.args.node),
+            order: Arc::clone(&self.args.order),
+            scribe,
+        };
+        let (myself, given_up) = (myself.clone(), self.preparation.clone());
+        self.tasks.spawn(async move {
+            let teller = myself.clone();
+            let tell = move |detail| drop(teller.cast(RunMsg::Detail(detail)));
+            let prepared = given_up.run_until_cancelled(preparation.run(tell)).await;
+            if let Some(prepared) = prepared {
+                // Nobody is there any more only when the agent ends.
+                myself.cast(RunMsg::Prepared(prepared)).ok();
+            }
+        });
+    }
+
+    /// Cannot be interrupted; what comes meanwhile waits in the mailbox.
+    pub(super) async fn launch(&mut self) -> Result<Input, ActorProcessingErr> {
+        let spec = self.spec.take().ok_or("nothing was prepared")?;
+        let command = &self.args.node.shim_command;
+        match launch(command, self.folder.path(), &spec).await {
+            Ok(launched) => {
+                let pid = launched.trainer.pid;
+                self.shim = Some(launched.shim);
+                self.child = Some(launched.child);
+                self.detail.clear();
+                self.note(Level::Info, format!("trainer started as process {pid}"));
+                Ok(Input::Started(clock::now()))
+            }
+            Err(LaunchError::AlreadyRunning { .. }) => {
+                let found = self.adopt().await?;
+                Ok(found.ok_or("it runs and does not run")?)
+            }
+            Err(error) => Ok(Input::Failed(words::not_launched(&error))),
+        }
+    }
+
+    pub(super) fn watch(&mut self, myself: &RunRef) {
+        let Some(shim) = self.shim.clone() else {
+            return;
+        };
+        if let Some(scribe) = &self.scribe {
+            scribe.follow();
+        }
+        let (folder, child) = (self.folder.clone(), self.child.take());
+        let (myself, end) = (myself.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            let work = async {
+                let gone = wait_exit(folder.path(), &shim).await;
+                // Nobody is there any more only when the agent ends.
+                myself.cast(RunMsg::Gone(Box::new(gone))).ok();
+                if let Some(mut child) = child {
+                    child.wait().await.ok();
+                }
+            };
+            end.run_until_cancelled(work).await;
+        });
+    }
+
+    pub(super) fn watch_limit(&self, myself: &RunRef, at: Timestamp) {
+        let wait = at.since(clock::now());
+        let (myself, end) = (myself.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            let over = end.run_until_cancelled(tokio::time::sleep(wait)).await;
+            if over.is_some() {
+                // Nobody is there any more only when the task has ended.
+                myself.cast(RunMsg::LimitReached).ok();
+            }
+        });
+    }
+
+    pub(super) fn gone(&mut self, gone: Result<ExitRecord, ShimVanished>) -> Gone {
+        self.detail = "keeping the last output".to_owned();
+        match gone {
+            Ok(exit) => {
+                self.words.extend(words::of_exit(&exit));
+                Gone::Exited {
+                    code: exit.code,
+                    signal: exit.signal,
+                    oom_killed: exit.oom_killed,
+                }
+            }
+            Err(error) => {
+                self.words.push((Level::Warning, error.to_string()));
+                Gone::Vanished(error.to_string())
+            }
+        }
+    }
+
+    pub(super) async fn note_stop(&self, stop: Stop) {
+        self.note(Level::Info, words::of_stop(&stop));
+        let folder = self.folder.clone();
+        if let Err(error) = blocking(move || folder.note_stop(&stop)).await {
+            // A full disk must not keep a trainer running.
+            tracing::error!(task = %self.args.order.task, %error, "why a task is stopped cannot be kept");
+        }
+    }
+
+    pub(super) async fn signal(&self, grace: Duration) {
+        let Some(shim) = self.shim.clone() else {
+            return;
+        };
+        let folder = self.folder.clone();
+        let ask = move || request_stop(folder.path(), &shim, grace).map_err(io::Error::other);
+        if let Err(error) = blocking(ask).await {
+            tracing::error!(task = %self.args.order.task, %error, "a trainer cannot be stopped");
+        }
+    }
+
+    /// Nobody can call back any more; the scribe answers when all is on disk.
+    pub(super) async fn drain(&mut self) {
+        let (node, order) = (&self.args.node, &self.args.order);
+        node.registry.unregister(order.secret.expose());
+        let words = std::mem::take(&mut self.words);
+        if let Some(scribe) = &self.scribe {
+            scribe.finish(words).await;
+        }
+    }
+
+    pub(super) async fn keep_end(
+        &mut self,
+        myself: &RunRef,
+        ended: Box<Ended>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (folder, kept) = (self.folder.clone(), ended.clone());
+        if let Err(error) = blocking(move || folder.note_end(&kept)).await {
+            tracing::error!(task = %self.args.order.task, %error, "the end of a task waits for the disk");
+            myself.send_after(AGAIN, || RunMsg::KeepEnd(ended));
+            return Ok(());
+        }
+        self.detail.clear();
+        self.report();
+        tracing::info!(task = %self.args.order.task, code = ended.end.exit_code, signal = ended.end.signal, "task has ended");
+        myself.stop(None);
+        Ok(())
+    }
+}

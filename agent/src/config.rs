@@ -1,0 +1,152 @@
+//! The agent's settings: shipped defaults, then a file, then the environment.
+//!
+//! Owns their names and checks. Never reads the environment by itself and never uses a setting.
+//! Called once by the binary before anything starts; flags go before all of it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+pub use trainyard_config::ConfigError;
+use trainyard_config::{Secret, Shipped};
+
+/// The shipped defaults, every key with a comment.
+pub const DEFAULTS: &str = include_str!("../../config/agent.toml");
+
+/// What variables of the environment that set a key start with.
+pub const ENV_PREFIX: &str = "TRAINYARD_AGENT__";
+
+/// All settings of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Whom it works for.
+    pub coordinator: Coordinator,
+    /// Who it is.
+    pub node: NodeConfig,
+    /// What its operator says about it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whom the agent works for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coordinator {
+    /// `http://host:port`.
+    pub url: String,
+    /// The join token; empty when it must be given otherwise.
+    pub token: Secret,
+}
+
+/// Who the agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The node's name, where one is set.
+    #[serde(deserialize_with = "given")]
+    pub name: Option<String>,
+    /// Where it remembers.
+    pub data_dir: PathBuf,
+    /// CPU slots to offer, where they are set.
+    #[serde(deserialize_with = "above_zero")]
+    pub slots: Option<u32>,
+    /// The operator's own trainers, where there are some.
+    #[serde(deserialize_with = "folder")]
+    pub trainers_dir: Option<PathBuf>,
+}
+
+fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(from)?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+fn folder<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(given(from)?.map(PathBuf::from))
+}
+
+fn above_zero<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    Ok(Some(u32::deserialize(from)?).filter(|number| *number > 0))
+}
+
+const SHIPPED: Shipped = Shipped {
+    defaults: DEFAULTS,
+    env_prefix: ENV_PREFIX,
+    may_be_zero: &["node.slots"],
+    open_sections: &["labels"],
+    texts: &[("node.data_dir", path)],
+};
+
+fn path(text: &str) -> Option<&'static str> {
+    text.is_empty().then_some("the path of a folder")
+}
+
+impl Config {
+    /// The defaults, changed by `file`, changed by the variables `TRAINYARD_AGENT__SECTION__KEY` in
+    /// `env`.
+    ///
+    /// # Errors
+    /// Names the file or variable, the key, and what is expected.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        trainyard_config::load(&SHIPPED, file, env)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_file(text: &str) -> Config {
+        let file = file(text);
+        Config::load(Some(file.path()), []).unwrap()
+    }
+
+    fn file_error(text: &str) -> String {
+        let file = file(text);
+        let error = Config::load(Some(file.path()), []).unwrap_err();
+        error.to_string()
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_shipped_defaults_have_every_key_and_what_is_empty_is_not_given() {
+        let config = Config::load(None, []).unwrap();
+        assert_eq!(config.coordinator.url, "http://127.0.0.1:8000");
+        assert_eq!(config.node.data_dir, Path::new("agent-data"));
+        assert_eq!((config.node.name, config.node.slots), (None, None));
+        assert_eq!(config.node.trainers_dir, None);
+        assert!(config.labels.is_empty());
+    }
+
+    #[test]
+    fn labels_are_free_and_all_other_keys_are_known() {
+        let config = of_file("[node]\nslots = 8\n[labels]\nroom = \"7\"");
+        assert_eq!(config.node.slots, Some(8));
+        assert_eq!(config.labels["room"], "7");
+        let error = file_error("[node]\nslot = 8");
+        assert!(error.ends_with("did you mean 'node.slots'?"), "{error}");
+        let error = file_error("[labels]\nroom = 7");
+        assert!(error.contains("key 'labels.room' in "), "{error}");
+    }
+
+    #[test]
+    fn the_environment_goes_first_and_the_token_is_never_shown() {
+        let variable = ("TRAINYARD_AGENT__COORDINATOR__TOKEN", "hunter2");
+        let of_coordinator = ("TRAINYARD__STORE__CACHE_MIB", "9");
+        let env = [variable, of_coordinator].map(|(name, text)| (name.into(), text.into()));
+        let config = Config::load(None, env).unwrap();
+        assert_eq!(config.coordinator.token.expose(), "hunter2");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let error = file_error("[coordinator]\ntoken = 12345");
+        assert!(!error.contains("12345"), "{error}");
+    }
+}

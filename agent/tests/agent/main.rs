@@ -1,0 +1,69 @@
+//! A whole agent against a coordinator of the test: this very binary is the shim when it is asked to
+//! be.
+//!
+//! Owns the cases that show the agent's promises to the coordinator. It never sleeps: it waits for
+//! conditions, bounded. `cargo test` calls it.
+
+mod boots;
+mod fake;
+mod harness;
+mod lives;
+mod tasks;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use harness::LIMIT;
+use libtest_mimic::{Arguments, Failed, Trial};
+use trainyard_agent::exec::shim;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, command, task_dir] = arguments.as_slice()
+        && command == "shim"
+    {
+        return ExitCode::from(u8::try_from(shim::main(Path::new(task_dir))).unwrap_or(u8::MAX));
+    }
+    libtest_mimic::run(&Arguments::from_args(), cases()).exit_code()
+}
+
+macro_rules! cases {
+    ($($module:ident: $($name:ident),+ $(,)?;)+) => {
+        fn cases() -> Vec<Trial> {
+            vec![$($(Trial::test(stringify!($name), || run(stringify!($name), $module::$name()))),+),+]
+        }
+    };
+}
+
+cases! {
+    tasks: a_command_runs_and_all_it_says_arrives_once_and_in_order,
+        a_node_says_who_it_is_and_when_its_trainer_ran,
+        a_repeated_start_runs_once,
+        a_stop_ends_a_trainer_with_its_grace,
+        a_stop_while_preparing_leaves_no_process,
+        a_trainer_that_calls_back_is_heard,
+        a_time_limit_stops_a_trainer,
+        a_missing_dataset_is_the_users_error_and_named,
+        a_missing_program_is_the_users_error_and_named,
+        an_unknown_framework_is_answered_with_the_known_ones;
+    lives: records_of_a_lost_data_stream_come_again_and_none_is_missing,
+        a_new_agent_goes_on_with_the_trainers_of_the_last_one,
+        a_trainer_that_calls_while_the_agent_is_replaced_is_never_refused,
+        an_agent_that_died_is_followed_by_one_that_goes_on,
+        an_end_that_was_not_heard_is_told_by_the_next_agent,
+        a_task_whose_run_fails_again_and_again_is_given_up,
+        a_forgotten_task_leaves_its_checkpoints_only;
+    boots: a_wrong_token_ends_the_agent,
+        a_coordinator_that_comes_later_is_found,
+        a_data_folder_has_one_agent,
+        a_data_folder_that_cannot_be_written_is_named;
+}
+
+fn run(name: &str, case: impl Future<Output = ()>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(async { tokio::time::timeout(LIMIT, case).await })
+        .map_err(|_late| Failed::from(format!("{name} took more than {LIMIT:?}")))
+}
