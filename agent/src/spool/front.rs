@@ -205,11 +205,11 @@ fn work(
     publish: &watch::Sender<SpoolState>,
 ) {
     while let Some(first) = inbox.blocking_recv() {
-        let mut waiting = Vec::new();
+        let mut waiting = Waiting::default();
         let mut next = Some(first);
         while let Some(request) = next {
             carry_out(&mut spool, request, &mut waiting);
-            next = if waiting.len() < QUEUE {
+            next = if waiting.appends.len() < QUEUE {
                 inbox.try_recv().ok()
             } else {
                 None
@@ -220,14 +220,23 @@ fn work(
             let before = std::mem::replace(state, state_of(&spool));
             before != *state
         });
-        for (reply, outcome) in waiting {
-            // The caller may have gone; its records stay.
+        // Whoever is answered sees the state that the answer speaks of. A caller may have gone; its
+        // records stay.
+        for (reply, outcome) in waiting.acks {
+            drop(reply.send(outcome));
+        }
+        for (reply, outcome) in waiting.appends {
             drop(reply.send(synced.clone().and(outcome)));
         }
     }
 }
 
-type Waiting = Vec<(Reply<Appended>, Result<Appended, SpoolError>)>;
+/// What was done and is not answered yet.
+#[derive(Default)]
+struct Waiting {
+    appends: Vec<(Reply<Appended>, Result<Appended, SpoolError>)>,
+    acks: Vec<(Reply<()>, Result<(), SpoolError>)>,
+}
 
 fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
     match request {
@@ -235,19 +244,22 @@ fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
             records,
             once: true,
             reply,
-        } => waiting.push((reply, spool.append_once(&records))),
+        } => waiting.appends.push((reply, spool.append_once(&records))),
         Request::Append {
             records,
             once: false,
             reply,
-        } => waiting.push((reply, spool.append(&records).map(Appended::Stored))),
+        } => {
+            let outcome = spool.append(&records).map(Appended::Stored);
+            waiting.appends.push((reply, outcome));
+        }
         Request::Read {
             after,
             max_records,
             max_bytes,
             reply,
         } => drop(reply.send(spool.unsent_after(after, max_records, max_bytes))),
-        Request::Ack { seq, reply } => drop(reply.send(spool.ack(seq))),
+        Request::Ack { seq, reply } => waiting.acks.push((reply, spool.ack(seq))),
     }
 }
 
