@@ -22,14 +22,23 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
+/// The heading of what every command takes.
+const EVERYWHERE: &str = "With every command";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The coordinator's address [default: that of the last login, else http://127.0.0.1:8000]
-    #[arg(long, global = true, value_name = "URL", env = "TRAINYARD_COORDINATOR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "TRAINYARD_COORDINATOR",
+        help_heading = EVERYWHERE
+    )]
     pub(crate) coordinator: Option<String>,
     /// Print JSON: one document, or one line for each message of a stream
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 }
 

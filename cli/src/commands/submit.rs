@@ -21,8 +21,9 @@ use crate::{
 
 const EXAMPLES: &str = "Examples:
   Train a YOLO detector on one GPU with at least 40 GiB, and wait for its end:
-    trainyard submit --framework ultralytics --model yolo11n --task detection --dataset /data/coco8 \\
-      --epochs 100 --gpus 1 --gpu-memory 40GiB --set optimizer.type=SGD --set cos_lr=true --wait
+    trainyard submit --framework ultralytics --model yolo11n --task detection \\
+      --dataset /data/coco8 --epochs 100 --gpus 1 --gpu-memory 40GiB \\
+      --set optimizer.type=SGD --set cos_lr=true --wait
 
   Run any program:
     trainyard submit --name hello --cpus 2 --time-limit 10m -- sh -c 'echo hello; sleep 5'

@@ -20,7 +20,7 @@ pub(super) fn specifications(framework: DemoFramework, dataset: &Path) -> Vec<Jo
 
 fn perceptron(learning_rate: f64, dataset: &Path) -> JobSpec {
     JobSpec {
-        name: format!("digits, learning rate {learning_rate}"),
+        name: format!("digits lr={learning_rate}"),
         framework: "sklearn".to_owned(),
         model_name: "mlp".to_owned(),
         task_type: "classification".to_owned(),
