@@ -16,7 +16,7 @@ use crate::{
     error::CliError,
     exit::Exit,
     jobfile::{Draft, DraftError},
-    output::{self, json, progress},
+    output::{self, json},
 };
 
 const EXAMPLES: &str = "Examples:
@@ -179,7 +179,9 @@ pub(crate) async fn run(context: &Context<'_>, args: SubmitArgs) -> anyhow::Resu
     } else if context.screen.json && args.wait {
         output::json_line(&json::job(&job))?;
     } else {
-        context.screen.show(|| json::job(&job), || accepted(&job))?;
+        context
+            .screen
+            .show(|| json::job(&job), || accepted(&job, args.wait))?;
     }
     match (args.wait, args.quiet) {
         (false, _) => Ok(Exit::Ok),
@@ -208,8 +210,13 @@ pub(crate) async fn submit(
     Ok(answer.job.unwrap_or_default())
 }
 
-fn accepted(job: &Job) -> String {
-    format!("job {} {}", job.job_id, progress::describe(job))
+fn accepted(job: &Job, wait: bool) -> String {
+    let id = job.job_id;
+    if wait {
+        format!("job {id} submitted")
+    } else {
+        format!("job {id} submitted; follow it with `trainyard watch {id}`")
+    }
 }
 
 /// What flags, file and command together ask for.
