@@ -1,45 +1,377 @@
-//! Stands in for the agent's boot until the real one is merged. Never does anything.
+//! The life of an agent: start in order, serve, stop in order. Trainers go on when it stops.
+//!
+//! Owns the lock on the data folder and the ready file. Never decides anything about a task. Called
+//! by the binary.
 
-use std::{collections::BTreeMap, future::Future, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::inventory::SimulatedGpu;
+use ractor::Actor;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use trainyard_core::resources::{Capacity, Gpu};
 
-/// What the agent is started with.
-#[derive(Debug)]
+use crate::{
+    actors::{
+        node::Node,
+        root::{Root, RootArgs},
+    },
+    board::Board,
+    callbacks::{self, BindError, CallbackServer, Registry},
+    clock,
+    embedded::{self, ExtractError},
+    environment::EnvironmentStore,
+    folder,
+    inventory::{self, Inventory, SimulatedGpu},
+    link::{self, Identity, LinkState, UrlError},
+    secret::Secret,
+};
+
+/// How long open callbacks may take to be answered at the end.
+const CALLBACKS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the actors may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How an agent is started.
 pub struct AgentOptions {
-    /// The coordinator's URL.
+    /// `http://host:port`.
     pub coordinator: String,
-    /// The join token.
+    /// What makes the coordinator believe this node.
     pub token: String,
-    /// The node's name.
+    /// The node's name; the host's where none is given.
     pub name: Option<String>,
-    /// Where it remembers.
+    /// Holds everything that the agent must remember. Created if missing.
     pub data_dir: PathBuf,
-    /// CPU slots.
+    /// CPU slots to offer; the machine's processors where none are given.
     pub slots: Option<u32>,
     /// GPUs to pretend to have.
     pub simulated_gpus: Option<Vec<SimulatedGpu>>,
-    /// The operator's own trainers.
+    /// The operator's own trainers, which go before the embedded ones.
     pub trainers_dir: Option<PathBuf>,
-    /// Labels.
+    /// What the operator says about this node.
     pub labels: BTreeMap<String, String>,
-    /// How the shim is started.
+    /// How a shim is started: the path of the binary and `shim`.
     pub shim_command: Vec<String>,
-    /// Written once it is registered.
+    /// Written as JSON once the coordinator has welcomed this node.
     pub ready_file: Option<PathBuf>,
 }
 
-/// Why it could not start.
-#[derive(Debug, thiserror::Error)]
-#[error("not there yet")]
-pub struct BootError;
+/// Without the token.
+impl fmt::Debug for AgentOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentOptions")
+            .field("coordinator", &self.coordinator)
+            .field("name", &self.name)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
 
-/// Runs until `stop`.
+/// Why an agent did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The URL is none.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The folder cannot be used.
+    #[error(
+        "data folder {} cannot be used: {source}; give a folder that this user can write with --data-dir",
+        .path.display()
+    )]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// Another agent has the folder.
+    #[error(
+        "data folder {} is in use by another agent; stop that one, or give this one another folder with --data-dir",
+        .path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Trainers and SDK could not be laid down.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// Trainers cannot be listened to.
+    #[error(transparent)]
+    Callbacks(#[from] BindError),
+    /// Trainers are no longer listened to.
+    #[error("the endpoint for trainers has failed: {0}; start the agent again, trainers go on")]
+    CallbacksFailed(String),
+    /// The tree of actors did not start.
+    #[error("the agent cannot start: {0}")]
+    Start(String),
+    /// The token is not the right one, or another agent has the name.
+    #[error("the coordinator at {coordinator} refused this agent: {reason}")]
+    Refused {
+        /// Where the coordinator is.
+        coordinator: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The ready file cannot be written.
+    #[error("ready file {} cannot be written: {source}; give another path", .path.display())]
+    ReadyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A part that the rest relies on has failed.
+    #[error("a part of the agent has failed: {0}; start it again, trainers go on")]
+    Failed(String),
+}
+
+/// What the ready file says.
+#[derive(Debug, Serialize)]
+struct Ready<'a> {
+    name: &'a str,
+    pid: u32,
+    data_dir: &'a Path,
+    callback_address: String,
+}
+
+/// Runs an agent until `stop` resolves and everything has ended in order.
 pub async fn run(
     options: AgentOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
-    tracing::info!(?options, "stub");
-    stop.await;
-    Ok(())
+    let endpoint = link::endpoint(&options.coordinator)?;
+    let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
+    let registry = Registry::new(Arc::new(clock::now));
+    let server = callbacks::bind(&data_dir, registry.clone()).await?;
+    let (node, identity) = look_around(&options, data_dir, registry, &server).await?;
+    let (link_state, link) = watch::channel(LinkState::Down);
+    let (failed, failure) = watch::channel(None);
+    let args = RootArgs {
+        node: Arc::clone(&node),
+        endpoint,
+        identity,
+        link_state,
+        failed,
+    };
+    let root = Root::spawn(None, Root, args).await;
+    let (root, ended) = root.map_err(|error| BootError::Start(error.to_string()))?;
+    let callbacks = Callbacks::serve(server);
+    let trouble = trouble(&options, &node, link, [failure, callbacks.failure.clone()]);
+    let outcome = tokio::select! {
+        () = stop => Ok(()),
+        error = trouble => Err(error),
+    };
+    tracing::info!("the agent stops; trainers go on");
+    callbacks.stop().await;
+    root.stop(None);
+    if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+        tracing::warn!("the agent did not stop in order in time");
+    }
+    outcome
+}
+
+/// Resolves when the agent cannot go on.
+async fn trouble(
+    options: &AgentOptions,
+    node: &Node,
+    link: watch::Receiver<LinkState>,
+    [of_tree, of_callbacks]: [watch::Receiver<Option<String>>; 2],
+) -> BootError {
+    tokio::select! {
+        error = refused(link.clone(), &options.coordinator) => error,
+        error = not_ready(link, options, node) => error,
+        reason = reason_in(of_tree) => BootError::Failed(reason),
+        reason = reason_in(of_callbacks) => BootError::CallbacksFailed(reason),
+    }
+}
+
+/// Resolves when somebody has given a reason.
+async fn reason_in(mut failure: watch::Receiver<Option<String>>) -> String {
+    let given = failure.wait_for(Option::is_some).await;
+    let reason = given.ok().and_then(|reason| reason.clone());
+    match reason {
+        Some(reason) => reason,
+        None => std::future::pending().await,
+    }
+}
+
+/// Creates the folder and keeps all other agents out of it for as long as the file is open.
+async fn take_data_dir(wanted: &Path) -> Result<(PathBuf, File), BootError> {
+    let path = std::path::absolute(wanted).unwrap_or_else(|_| wanted.to_owned());
+    let work = move || {
+        let fail = |source| BootError::DataDir {
+            path: path.clone(),
+            source,
+        };
+        fs::create_dir_all(&path).map_err(fail)?;
+        let lock = path.join("lock");
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true);
+        let lock = options.open(lock).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(BootError::InUse { path }),
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+        folder::private_folder(&path.join("tasks")).map_err(fail)?;
+        Ok((path, lock))
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| BootError::Start(error.to_string()))?
+}
+
+/// What is here, and who this node is.
+async fn look_around(
+    options: &AgentOptions,
+    data_dir: PathBuf,
+    registry: Registry,
+    server: &CallbackServer,
+) -> Result<(Arc<Node>, Identity), BootError> {
+    let wanted = inventory::Options {
+        slots: options.slots,
+        simulated_gpus: options.simulated_gpus.clone(),
+        node: options.name.clone(),
+    };
+    let folder = data_dir.clone();
+    let look = move || {
+        let extracted = embedded::extract(&folder)?;
+        let agent_id = agent_id(&folder).map_err(|source| BootError::DataDir {
+            path: folder,
+            source,
+        })?;
+        Ok::<_, BootError>((extracted, agent_id, inventory::detect(wanted)))
+    };
+    let done = tokio::task::spawn_blocking(look).await;
+    let done = done.map_err(|error| BootError::Start(error.to_string()))?;
+    let (extracted, agent_id, inventory) = done?;
+    let name = options
+        .name
+        .clone()
+        .unwrap_or_else(|| inventory.hostname.clone());
+    let identity = Identity {
+        name: name.clone(),
+        token: Secret::new(options.token.clone()),
+        agent_id,
+        boot_id: inventory.boot_id.clone(),
+        capacity: capacity(inventory),
+        labels: options.labels.clone(),
+    };
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let node = Node {
+        name,
+        shim_command: options.shim_command.clone(),
+        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        extracted,
+        trainers_dir: options.trainers_dir.as_ref().map(absolute),
+        environments: EnvironmentStore::new(data_dir.clone()),
+        registry,
+        callbacks: server.address(),
+        board: Board::default(),
+        data_dir,
+    };
+    Ok((Arc::new(node), identity))
+}
+
+/// The same for the life of the data folder.
+fn agent_id(data_dir: &Path) -> io::Result<String> {
+    let path = data_dir.join("agent-id");
+    if let Some(id) = crate::exec::durable::read_json(&path)? {
+        return Ok(id);
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    crate::exec::durable::write_json(&path, &id)?;
+    Ok(id)
+}
+
+fn capacity(inventory: Inventory) -> Capacity {
+    let gpu = |gpu: inventory::Gpu| Gpu {
+        uuid: gpu.uuid,
+        model: gpu.model,
+        memory_bytes: gpu.memory_bytes,
+    };
+    Capacity {
+        cpus: inventory.cpus,
+        memory_bytes: inventory.memory_bytes,
+        gpus: inventory.gpus.into_iter().map(gpu).collect(),
+    }
+}
+
+/// Resolves when the coordinator does not take this agent.
+async fn refused(mut link: watch::Receiver<LinkState>, coordinator: &str) -> BootError {
+    let state = link.wait_for(|state| matches!(state, LinkState::Refused(_)));
+    let state = state.await.map(|state| state.clone());
+    match state {
+        Ok(LinkState::Refused(reason)) => BootError::Refused {
+            coordinator: coordinator.to_owned(),
+            reason,
+        },
+        Ok(LinkState::Up | LinkState::Down) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// Writes the ready file after the first welcome; resolves only when that fails.
+async fn not_ready(
+    mut link: watch::Receiver<LinkState>,
+    options: &AgentOptions,
+    node: &Node,
+) -> BootError {
+    let up = link.wait_for(|state| *state == LinkState::Up).await.is_ok();
+    if let Some(path) = options.ready_file.as_ref().filter(|_| up) {
+        let ready = Ready {
+            name: &node.name,
+            pid: std::process::id(),
+            data_dir: &node.data_dir,
+            callback_address: node.callbacks.to_string(),
+        };
+        if let Err(source) = crate::exec::durable::write_json(path, &ready) {
+            let path = path.clone();
+            return BootError::ReadyFile { path, source };
+        }
+    }
+    std::future::pending().await
+}
+
+/// The endpoint for trainers while it serves.
+struct Callbacks {
+    end: CancellationToken,
+    tasks: TaskTracker,
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Callbacks {
+    fn serve(server: CallbackServer) -> Self {
+        let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (failed, failure) = watch::channel(None);
+        let stop = end.clone().cancelled_owned();
+        tasks.spawn(async move {
+            if let Err(error) = server.run(stop).await {
+                failed.send_replace(Some(error.to_string()));
+            }
+        });
+        tasks.close();
+        Self {
+            end,
+            tasks,
+            failure,
+        }
+    }
+
+    /// Takes no new calls; trainers try again, and find the next agent on the same port.
+    async fn stop(&self) {
+        self.end.cancel();
+        let done = tokio::time::timeout(CALLBACKS_PATIENCE, self.tasks.wait());
+        if done.await.is_err() {
+            tracing::warn!("a trainer's call is still open");
+        }
+    }
 }

@@ -16,7 +16,7 @@ const EXAMPLE: &str = "2xA100-40GB,1xT4-16GB";
 /// What the operator has asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// How many jobs may run at once; without it as many as GPUs, and one where there are none.
+    /// CPU slots to offer; without it as many as processors.
     pub slots: Option<u32>,
     /// GPUs to pretend to have. When given, real ones are not looked for.
     pub simulated_gpus: Option<Vec<SimulatedGpu>>,
@@ -47,14 +47,13 @@ pub struct Gpu {
 /// What a node has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
-    /// Processors that this process may use.
+    /// CPU slots: as many as the operator wants, else the processors that this process may use; at
+    /// least 1.
     pub cpus: u32,
     /// The machine's memory or the cgroup's limit, whichever is less; 0 where unknown.
     pub memory_bytes: u64,
     /// In the driver's order.
     pub gpus: Vec<Gpu>,
-    /// How many jobs may run at once; at least 1.
-    pub slots: u32,
     /// The host's name; `localhost` where unknown.
     pub hostname: String,
     /// Changes when the machine starts anew; empty where unknown.
@@ -158,13 +157,12 @@ fn detect_below(root: &Path, options: Options) -> Inventory {
         Some(simulated) => simulate(&node, simulated),
         None => real_gpus(),
     };
-    let many = u32::try_from(gpus.len()).unwrap_or(u32::MAX);
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processors = u32::try_from(processors).unwrap_or(u32::MAX);
     Inventory {
-        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        cpus: options.slots.unwrap_or(processors).max(1),
         memory_bytes: memory(root),
         gpus,
-        slots: options.slots.unwrap_or(many).max(1),
         boot_id: read_word(&root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default(),
         hostname,
     }
@@ -289,7 +287,7 @@ mod tests {
     #[test]
     fn this_machine_has_processors_memory_and_a_name() {
         let found = detect(Options::default());
-        assert!(found.cpus >= 1 && found.slots >= 1);
+        assert!(found.cpus >= 1);
         assert!(found.memory_bytes > 0);
         assert!(!found.hostname.is_empty());
         assert_eq!(found.boot_id.len(), 36, "{found:?}");
@@ -346,18 +344,17 @@ mod tests {
         let found = detect(options);
         let uuids: Vec<_> = found.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
         assert_eq!(uuids, ["GPU-SIM-n7-0", "GPU-SIM-n7-1"]);
-        assert_eq!(found.slots, 2);
     }
 
     #[test]
-    fn the_operators_slots_go_before_the_number_of_gpus() {
+    fn the_operators_slots_go_before_the_number_of_processors() {
         let options = Options {
             slots: Some(3),
             simulated_gpus: Some(Vec::new()),
             node: None,
         };
         let found = detect(options);
-        assert_eq!((found.slots, found.gpus.len()), (3, 0));
+        assert_eq!((found.cpus, found.gpus.len()), (3, 0));
     }
 
     #[test]

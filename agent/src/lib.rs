@@ -4,10 +4,16 @@
 //! report to, the hardware inventory and the files that ship inside the binary. Decides nothing
 //! about jobs: `trainyard-core` does. Called by the `trainyard` binary.
 
+pub mod actors;
+pub mod board;
 pub mod boot;
 pub mod callbacks;
+pub mod clock;
 pub mod embedded;
 pub mod environment;
 pub mod exec;
+pub mod folder;
 pub mod inventory;
+pub mod link;
+pub mod secret;
 pub mod spool;

@@ -1,31 +1,238 @@
-//! Stands in for the coordinator's boot until the real one is merged. Never does anything.
+//! From a configuration to a coordinator that serves, and back.
+//!
+//! Owns the order: data folder and store, secrets and first user, actors, listener, ready file; and at
+//! the end the same backwards. A failed commit or a failed actor of the root ends the process: it
+//! begins again from the store. Called by the `trainyard` binary.
 
-use std::{future::Future, path::PathBuf};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::config::Config;
+use ractor::Actor;
+use serde::Serialize;
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
 
-/// What the coordinator is started with.
+use crate::{
+    actors::{
+        AskError, ask,
+        root::{Root, RootArgs, RootMsg},
+    },
+    api::{Limits, Service, ServiceArgs},
+    auth::Keys,
+    config::Config,
+    identity::{self, Identity, IdentityError},
+    listen::{self, ListenError},
+    store::{OpenError, Store, StoreOptions},
+};
+
+/// How long the tree may take to stop in order.
+const STOP: Duration = Duration::from_secs(15);
+
+/// What the binary asks for.
 #[derive(Debug)]
 pub struct CoordinatorOptions {
-    /// The settings.
+    /// All settings.
     pub config: Config,
-    /// Makes the development user.
+    /// Make the development user if there is none.
     pub dev: bool,
-    /// Written once it serves.
+    /// Written once the coordinator serves.
     pub ready_file: Option<PathBuf>,
 }
 
-/// Why it could not start.
-#[derive(Debug, thiserror::Error)]
-#[error("not there yet")]
-pub struct BootError;
+/// Why the coordinator did not start, or ended by itself.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Secrets or the first user could not be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The address is taken or not this machine's.
+    #[error(
+        "cannot listen on {address}: {source}; free the port, or choose another with --listen (port 0 takes any)"
+    )]
+    Bind {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file in the data folder, or the ready file, could not be written.
+    #[error("cannot write {}: {source}; see that its folder exists and may be written to", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The actors did not start.
+    #[error("the coordinator's actors did not start: {0}")]
+    Actors(String),
+    /// The actors started and do not answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The doors could not be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// It ended by itself, after nothing that was acknowledged was lost.
+    #[error("{0}")]
+    Failed(String),
+}
 
-/// Serves until `stop`.
+/// The ready file.
+#[derive(Debug, Serialize)]
+struct Ready<'a> {
+    address: String,
+    join_token: &'a str,
+    pid: u32,
+}
+
+/// Runs a coordinator until `stop` is ready.
+///
+/// # Errors
+/// Names what could not be opened or written and the way out; or why it ended by itself.
 pub async fn run(
     options: CoordinatorOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
-    tracing::info!(?options, "stub");
-    stop.await;
-    Ok(())
+    let (failed, failure) = watch::channel(None);
+    let store = open_store(&options.config, failed.clone()).await?;
+    let identity = identity::establish(&store, &options.config.auth, options.dev).await?;
+    let token_file = options.config.store.data_dir.join("join-token");
+    write_private(&token_file, format!("{}\n", identity.join_token).as_bytes())?;
+    let args = RootArgs {
+        store: store.clone(),
+        lease: options.config.lease(),
+        failed,
+    };
+    let (root, ended) = Actor::spawn(None, Root, args)
+        .await
+        .map_err(|error| BootError::Actors(error.to_string()))?;
+    let tree = ask(&root, RootMsg::Tree).await?;
+    let closing = CancellationToken::new();
+    let service = service(&options.config, store, tree, &identity, &closing);
+    let outcome = serve(&options, service, &identity, (stop, failure)).await;
+    closing.cancel();
+    root.stop(None);
+    if tokio::time::timeout(STOP, ended).await.is_err() {
+        tracing::warn!("the actors did not stop in time; nothing that was acknowledged is lost");
+    }
+    tracing::info!("coordinator has stopped");
+    outcome
+}
+
+/// Serves until it is told to stop, or fails.
+async fn serve(
+    options: &CoordinatorOptions,
+    service: Service,
+    identity: &Identity,
+    (stop, mut failure): (
+        impl Future<Output = ()> + Send + 'static,
+        watch::Receiver<Option<String>>,
+    ),
+) -> Result<(), BootError> {
+    let address = options.config.server.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| BootError::Bind { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    let doors = listen::serve(listener, service, options.config.limits.request_mib);
+    if let Some(path) = &options.ready_file {
+        write_ready(path, address, &identity.join_token)?;
+    }
+    tracing::info!(%address, data = %options.config.store.data_dir.display(), "coordinator serves");
+    tokio::select! {
+        () = stop => Ok(()),
+        failed = failure.wait_for(Option::is_some) => Err(BootError::Failed(words(failed))),
+        served = doors => served.map_err(BootError::from),
+    }
+}
+
+fn words(failed: Result<watch::Ref<'_, Option<String>>, watch::error::RecvError>) -> String {
+    let said = failed.ok().and_then(|text| text.clone());
+    said.unwrap_or_else(|| "the coordinator's actors have ended".to_owned())
+}
+
+async fn open_store(
+    config: &Config,
+    failed: watch::Sender<Option<String>>,
+) -> Result<Store, BootError> {
+    let options = StoreOptions {
+        path: config.store_path(),
+        cache_bytes: usize::try_from(config.store.cache_mib)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(1 << 20),
+        reserve_bytes: config.store.reserve_mib.saturating_mul(1 << 20),
+    };
+    let fatal = move |error: crate::store::FatalStoreError| {
+        tracing::error!(%error, "the store has stopped");
+        failed.send_replace(Some(error.to_string()));
+    };
+    let opening = move || Store::open(options, Box::new(fatal));
+    let opened = tokio::task::spawn_blocking(opening).await;
+    let gone = |error: tokio::task::JoinError| BootError::Failed(error.to_string());
+    Ok(opened.map_err(gone)??)
+}
+
+fn service(
+    config: &Config,
+    store: Store,
+    tree: crate::actors::root::Tree,
+    identity: &Identity,
+    closing: &CancellationToken,
+) -> Service {
+    let minutes = u64::from(config.auth.access_token_minutes);
+    let days = u64::from(config.auth.refresh_token_days);
+    let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    Service::new(ServiceArgs {
+        store,
+        tree,
+        keys: Keys::new(
+            &identity.jwt_secret,
+            Duration::from_secs(minutes * 60),
+            Duration::from_secs(days * 86_400),
+        ),
+        join_token: identity.join_token.clone(),
+        limits: Limits {
+            open_jobs: u64::from(config.limits.open_jobs),
+            streams: count(config.limits.streams),
+            page_rows: count(config.limits.page_rows),
+        },
+        stop: closing.clone(),
+    })
+}
+
+fn write_ready(path: &Path, address: SocketAddr, join_token: &str) -> Result<(), BootError> {
+    let ready = Ready {
+        address: address.to_string(),
+        join_token,
+        pid: std::process::id(),
+    };
+    let json = serde_json::to_vec(&ready).map_err(|error| BootError::Failed(error.to_string()))?;
+    write_private(path, &json)
+}
+
+/// Replaces a file at once; it holds a token, so it is its owner's alone.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), BootError> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}.new", std::process::id()));
+    let draft = PathBuf::from(draft);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .open(&draft)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&draft, path));
+    written.map_err(|source| BootError::File {
+        path: path.to_path_buf(),
+        source,
+    })
 }

@@ -68,6 +68,8 @@ pub struct Auth {
     pub first_user_email: String,
     /// Its password.
     pub first_user_password: Secret,
+    /// What agents must show; empty draws one and keeps it.
+    pub join_token: Secret,
 }
 
 /// How long a silent node is believed.
@@ -316,7 +318,7 @@ const MOST: i64 = 1_000_000_000;
 
 fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> ConfigError {
     let found = match found {
-        _ if key.contains("password") => "what is there".to_owned(),
+        _ if key.contains("password") || key.contains("token") => "what is there".to_owned(),
         Value::String(text) => format!("'{text}'"),
         Value::Table(_) => "a section".to_owned(),
         Value::Array(_) => "a list".to_owned(),

@@ -4,8 +4,11 @@
 //! `trainyard-core` does. Called by the `trainyard` binary.
 
 pub mod actors;
+pub mod api;
 pub mod auth;
 pub mod boot;
 pub mod clock;
 pub mod config;
+mod identity;
+mod listen;
 pub mod store;

@@ -13,4 +13,5 @@ pub mod record;
 pub mod resources;
 pub mod sched;
 pub mod spec;
+pub mod task;
 pub mod time;

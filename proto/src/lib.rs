@@ -1,10 +1,11 @@
 //! The wire: messages and services of `trainyard.v1`, compiled from `proto/trainyard/v1` with protox.
 //!
-//! Owns the conversion between wire and core types and the table of statuses; never decides
-//! anything. Called by the API and session edges of the coordinator, by the link of the agent and
+//! Owns the conversion between wire and core types, the bodies of the HTTP contract and the table of
+//! statuses; never decides anything. Called by the API and session edges of the coordinator, by the link of the agent and
 //! by clients.
 
 pub mod convert;
+pub mod http;
 pub mod status;
 
 /// The generated messages, clients and servers of protobuf package `trainyard.v1`.

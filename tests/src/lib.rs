@@ -1,1 +1,9 @@
-//! What the suites share. Never part of a product.
+//! What the suites share: a cluster of real processes on loopback, and waiting for conditions.
+//!
+//! Owns starting, killing and looking at processes of the `trainyard` binary. Never part of a
+//! product. Called by the suites and by the load generator.
+
+pub mod cluster;
+pub mod jobs;
+pub mod process;
+pub mod wait;

@@ -1,3 +1,17 @@
-//! The suites that look at the project from outside, in one test binary.
+//! The suites that look at the project from outside, in one test binary: real processes, real
+//! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
+mod cancel;
+mod crashes;
 mod python;
+mod refusals;
+mod submit;
+mod trainers;
+
+/// The binary under test.
+const TRAINYARD: &str = env!("CARGO_BIN_EXE_trainyard");
+
+/// Text that a program wrote.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -4,10 +4,9 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
+use trainyard_proto::http::{Problems, bad_number};
 
-use super::bodies::Problems;
-use super::fields::problem;
 use crate::spool::SpoolError;
 
 /// Why a report was not taken.
@@ -29,7 +28,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, detail) = match self {
             Self::NoTask => (StatusCode::NOT_FOUND, json!("Training job not found")),
-            Self::BadJobId(text) => (StatusCode::UNPROCESSABLE_ENTITY, bad_job_id(text)),
+            Self::BadJobId(text) => {
+                let entry = bad_number(&json!(["path", "job_id"]), &text);
+                (StatusCode::UNPROCESSABLE_ENTITY, json!([entry]))
+            }
             Self::BadBody(problems) => (StatusCode::UNPROCESSABLE_ENTITY, json!(problems)),
             Self::NoBody(StatusCode::PAYLOAD_TOO_LARGE) => (
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -48,15 +50,4 @@ impl IntoResponse for Refusal {
         };
         (status, Json(json!({"detail": detail}))).into_response()
     }
-}
-
-fn bad_job_id(text: String) -> Value {
-    let message = "Input should be a valid integer, unable to parse string as an integer";
-    let place = json!(["path", "job_id"]);
-    json!([problem(
-        "int_parsing",
-        &place,
-        message,
-        &Value::String(text)
-    )])
 }

@@ -81,6 +81,12 @@ pub async fn bind(data_dir: &Path, registry: Registry) -> Result<CallbackServer,
     })
 }
 
+/// The `CALLBACK_URL` of the task that `secret` stands for, at an endpoint that listens on `address`.
+#[must_use]
+pub fn callback_url(address: SocketAddr, secret: &str) -> String {
+    format!("http://{address}/t/{secret}/api/v1")
+}
+
 impl CallbackServer {
     /// Where it listens.
     #[must_use]
@@ -91,7 +97,7 @@ impl CallbackServer {
     /// The `CALLBACK_URL` of the task that `secret` stands for.
     #[must_use]
     pub fn callback_url(&self, secret: &str) -> String {
-        format!("http://{}/t/{secret}/api/v1", self.address)
+        callback_url(self.address, secret)
     }
 
     /// Answers until `stop` is ready and the open calls are answered.

@@ -3,14 +3,11 @@
 //! report means for the job. Called by the agent's root, which binds it, and by whoever starts tasks.
 
 mod answers;
-mod bodies;
-mod fields;
-mod json;
 mod listen;
 mod registry;
 mod routes;
 
-pub use listen::{BindError, CallbackServer, bind};
+pub use listen::{BindError, CallbackServer, bind, callback_url};
 pub use registry::{Clock, Registry, TaskEndpoint};
 pub use routes::{BODY_LIMIT, router};
 

@@ -12,21 +12,16 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use trainyard_core::record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record};
-use trainyard_core::time::Timestamp;
+use trainyard_core::record::{Checkpoint, Record};
+use trainyard_proto::http;
 
 use super::answers::Refusal;
-use super::bodies::{self, ProgressBody};
 use super::registry::{Registry, TaskEndpoint};
 
 /// The largest body that is read.
 pub const BODY_LIMIT: usize = 4 << 20;
 /// How long a checkpoint's size is worth waiting for: a dead network disk must not hold a report.
 const SIZE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Lines that one report is split into; the rest stays in the last, so that a body full of line ends
-/// does not become millions of records.
-const MOST_LINES: usize = 10_000;
 
 type Named = Path<BTreeMap<String, String>>;
 type Body = Result<Bytes, BytesRejection>;
@@ -52,60 +47,40 @@ pub fn router(registry: Registry) -> Router {
 
 async fn progress(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = bodies::progress(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::progress(&bytes).map_err(Refusal::BadBody)?;
     if body.total_epochs != task.total_epochs {
         tracing::warn!(job = %task.job, said = body.total_epochs, wanted = task.total_epochs, "the trainer runs another number of epochs");
     }
     let status = body.status.clone();
-    let at = registry.now();
-    let mut records = vec![progress_record(&task, &body, at).await];
-    for (level, text) in &body.notes {
-        records.extend(lines(at, level, text));
-    }
-    task.spool.append_once(records).await?;
+    let mut records = body.records(registry.now());
+    measure(&task.checkpoint_root, &mut records).await;
+    task.spool.append_once(plain(records)).await?;
     Ok(taken("Progress received", &json!(status)))
 }
 
 async fn completion(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = bodies::completion(&bytes).map_err(Refusal::BadBody)?;
-    let root = &task.checkpoint_root;
-    let status = if body.succeeded {
-        "completed"
-    } else {
-        "failed"
-    };
-    let record = Record::Completion(Completion {
-        succeeded: body.succeeded,
-        exit_code: body.exit_code,
-        error_message: body.error_message,
-        traceback: body.traceback,
-        final_metrics: body.final_metrics,
-        best_checkpoint: checkpoint(root, body.best_checkpoint).await,
-        last_checkpoint: checkpoint(root, body.last_checkpoint).await,
-        epochs_completed: body.epochs_completed,
-    });
-    task.spool.append_once(vec![(record, None)]).await?;
+    let body = http::completion(&bytes).map_err(Refusal::BadBody)?;
+    let status = body.status();
+    let mut records = vec![body.record()];
+    measure(&task.checkpoint_root, &mut records).await;
+    task.spool.append_once(plain(records)).await?;
     Ok(taken("Completion received", &json!(status)))
 }
 
 async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = bodies::log(&bytes).map_err(Refusal::BadBody)?;
-    let records = lines(registry.now(), &body.level, &body.message).collect();
-    task.spool.append(records).await?;
+    let body = http::log(&bytes).map_err(Refusal::BadBody)?;
+    let records = body.records(registry.now());
+    task.spool.append(plain(records)).await?;
     Ok(taken("Log received", &Value::Null))
 }
 
 async fn validation(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = bodies::validation(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::validation(&bytes).map_err(Refusal::BadBody)?;
     let epoch = body.epoch;
-    let record = Record::Validation {
-        epoch,
-        body: body.text,
-    };
-    let seq = task.spool.append(vec![(record, None)]).await?;
+    let seq = task.spool.append(plain(vec![body.record()])).await?;
     Ok(Json(json!({
         "status": "success",
         "validation_result_id": seq,
@@ -127,51 +102,35 @@ fn open(registry: &Registry, names: &Named, body: Body) -> Result<(TaskEndpoint,
     Ok((task, bytes))
 }
 
-async fn progress_record(
-    task: &TaskEndpoint,
-    body: &ProgressBody,
-    at: Timestamp,
-) -> (Record, Option<u64>) {
-    let root = &task.checkpoint_root;
-    let record = Record::Progress(Progress {
-        at,
-        epoch: body.epoch,
-        total_epochs: body.total_epochs,
-        step: body.step,
-        values: body.metrics.clone().unwrap_or_default(),
-        has_metrics: body.metrics.is_some(),
-        checkpoint: checkpoint(root, body.checkpoint.clone()).await,
-        best_checkpoint: checkpoint(root, body.best_checkpoint.clone()).await,
-    });
-    (record, None)
-}
-
-async fn checkpoint(root: &FilePath, path: Option<String>) -> Option<Checkpoint> {
-    let path = path.filter(|path| !path.is_empty())?;
-    let local = path.strip_prefix("file://").unwrap_or(&path);
-    let mut size_bytes = None;
-    if !local.contains("://") {
-        let file = root.join(local);
-        let asked = tokio::time::timeout(SIZE_PATIENCE, tokio::fs::metadata(file)).await;
-        let seen = asked.ok().and_then(Result::ok);
-        size_bytes = seen
-            .filter(std::fs::Metadata::is_file)
-            .map(|seen| seen.len());
-    }
-    Some(Checkpoint { path, size_bytes })
-}
-
-fn lines(at: Timestamp, level: &str, text: &str) -> impl Iterator<Item = (Record, Option<u64>)> {
-    let text = text.trim_end_matches(['\n', '\r']);
-    text.splitn(MOST_LINES, '\n').map(move |line| {
-        let line = LogLine {
-            at,
-            stream: LogStream::Callback,
-            level: level.to_owned(),
-            text: line.trim_end_matches('\r').to_owned(),
+/// Adds the sizes of the checkpoints that lie on this machine.
+async fn measure(root: &FilePath, records: &mut [Record]) {
+    for record in records {
+        let (one, other) = match record {
+            Record::Progress(report) => (&mut report.checkpoint, &mut report.best_checkpoint),
+            Record::Completion(word) => (&mut word.last_checkpoint, &mut word.best_checkpoint),
+            Record::Log(_) | Record::Validation { .. } => continue,
         };
-        (Record::Log(line), None)
-    })
+        for checkpoint in [one, other].into_iter().flatten() {
+            checkpoint.size_bytes = size(root, checkpoint).await;
+        }
+    }
+}
+
+async fn size(root: &FilePath, checkpoint: &Checkpoint) -> Option<u64> {
+    let path = checkpoint.path.as_str();
+    let local = path.strip_prefix("file://").unwrap_or(path);
+    if local.contains("://") {
+        return None;
+    }
+    let file = root.join(local);
+    let asked = tokio::time::timeout(SIZE_PATIENCE, tokio::fs::metadata(file)).await;
+    let seen = asked.ok()?.ok()?;
+    seen.is_file().then(|| seen.len())
+}
+
+/// Records that are not part of the trainer's output.
+fn plain(records: Vec<Record>) -> Vec<(Record, Option<u64>)> {
+    records.into_iter().map(|record| (record, None)).collect()
 }
 
 fn taken(message: &str, job_status: &Value) -> Json<Value> {

@@ -14,7 +14,7 @@
 mod cgroup;
 mod clock;
 mod descend;
-mod durable;
+pub(crate) mod durable;
 mod files;
 pub mod ident;
 pub mod launch;
@@ -24,7 +24,7 @@ mod procfs;
 mod pump;
 pub mod shim;
 mod spawn;
-mod unix;
+pub(crate) mod unix;
 pub mod watch;
 
 pub use files::{ExitRecord, LaunchSpec, ProcRecord};

@@ -230,7 +230,9 @@ impl State {
     /// Nobody knows the job: its user is told so, its task is ended, its records are dropped.
     fn unknown(&self, message: JobMsg) {
         match message {
-            JobMsg::Event(_, Some(reply)) => answer(reply, Err(ActError::NotFound)),
+            JobMsg::Event(_, Some(reply)) | JobMsg::Direct { reply, .. } => {
+                answer(reply, Err(ActError::NotFound));
+            }
             JobMsg::Report(node, report) => {
                 let frame = NodesMsg::Send(node, Box::new(refusal(&report)));
                 self.peers.nodes.cast(frame).ok();

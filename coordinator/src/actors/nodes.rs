@@ -11,6 +11,7 @@ use std::{
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use thiserror::Error;
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, SessionNo},
     node::{Lease, NodeState},
@@ -45,6 +46,13 @@ pub struct NodeInfo {
     pub state: NodeState,
 }
 
+/// Two agents have been given the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "node '{0}' is connected from another agent; give this one a name of its own (--name), or stop the other"
+)]
+pub struct NameTaken(pub NodeName);
+
 /// What Nodes takes.
 #[derive(Debug)]
 pub enum NodesMsg {
@@ -57,7 +65,7 @@ pub enum NodesMsg {
         /// To the agent.
         outgoing: Outgoing,
         /// Its session; frames go there.
-        reply: RpcReplyPort<SessionRef>,
+        reply: RpcReplyPort<Result<SessionRef, NameTaken>>,
     },
     /// A data stream of this session wants to begin; answered with whether it may.
     Attach(NodeName, SessionNo, RpcReplyPort<bool>),
@@ -161,8 +169,12 @@ impl Actor for Nodes {
                 outgoing,
                 reply,
             } => {
-                let session = state.register(&myself, *hello, outgoing).await?;
-                answer(reply, session);
+                if let Some(taken) = state.name_taken(&hello) {
+                    answer(reply, Err(taken));
+                } else {
+                    let session = state.register(&myself, *hello, outgoing).await?;
+                    answer(reply, Ok(session));
+                }
             }
             NodesMsg::Attach(node, session, reply) => {
                 let entry = state.nodes.get(&node);
@@ -210,6 +222,15 @@ impl Actor for Nodes {
 }
 
 impl State {
+    /// A live session of another agent is not pushed aside: the two would take turns for ever.
+    fn name_taken(&self, hello: &v1::Hello) -> Option<NameTaken> {
+        let name = NodeName(hello.node_name.clone());
+        let entry = self.nodes.get(&name)?;
+        let other = entry.row.agent_id != hello.agent_id && !hello.agent_id.is_empty();
+        let live = entry.session.is_some() && entry.told == NodeState::Ready;
+        (other && live).then_some(NameTaken(name))
+    }
+
     async fn register(
         &mut self,
         myself: &NodesRef,
@@ -255,6 +276,7 @@ impl State {
             capacity: hello.capacity.clone().unwrap_or_default().into(),
             labels: hello.labels.clone(),
             agent_version: hello.agent_version.clone(),
+            agent_id: hello.agent_id.clone(),
             registered_at: earlier.map_or(now, |row| row.registered_at),
             seen_at: now,
             drained: earlier.and_then(|row| row.drained.clone()),

@@ -183,8 +183,7 @@ impl State {
     }
 
     fn solve(&mut self) -> Result<(), ActorProcessingErr> {
-        let queue: Vec<_> = self.queue.values().cloned().collect();
-        for placement in solve(&mut self.ledger, &queue) {
+        for placement in solve(&mut self.ledger, self.queue.values()) {
             self.queue.remove(&placement.job);
             let event = Event::Placed {
                 allocation: placement.allocation,

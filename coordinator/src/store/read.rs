@@ -3,10 +3,13 @@
 //! Owns the queries. Never writes and never keeps a transaction, which would pin pages. Called by
 //! the actors and their readers; a long scan belongs on a blocking thread.
 
-use redb::{ReadTransaction, ReadableDatabase as _, ReadableTable as _};
+use redb::{
+    ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+};
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::Job,
+    record::LogLine,
 };
 
 use super::{
@@ -45,6 +48,11 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// How many jobs have not ended.
+    pub fn count_open(&self) -> Result<u64, ReadError> {
+        Ok(self.read()?.open_table(OPEN_JOBS)?.len()?)
     }
 
     /// Jobs that `keep` wants, newest first, older than `before`, at most `limit`.
@@ -90,7 +98,7 @@ impl Store {
 
     /// The newest points of a job, ascending, at most `limit`.
     pub fn newest_points(&self, job: JobId, limit: usize) -> Result<Vec<StoredPoint>, ReadError> {
-        let rows = series::newest(&self.read()?, POINTS, job, limit)?;
+        let rows = series::newest(&self.read()?, POINTS, job, (limit, |_: &_| true))?;
         Ok(rows.into_iter().map(point).collect())
     }
 
@@ -105,9 +113,14 @@ impl Store {
         Ok(rows.into_iter().map(line).collect())
     }
 
-    /// The newest lines of a job's log, ascending, at most `limit`.
-    pub fn newest_logs(&self, job: JobId, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
-        let rows = series::newest(&self.read()?, LOGS, job, limit)?;
+    /// The newest lines of a job's log that `keep` wants, ascending, at most `limit`.
+    pub fn newest_logs(
+        &self,
+        job: JobId,
+        limit: usize,
+        keep: impl Fn(&LogLine) -> bool,
+    ) -> Result<Vec<StoredLine>, ReadError> {
+        let rows = series::newest(&self.read()?, LOGS, job, (limit, keep))?;
         Ok(rows.into_iter().map(line).collect())
     }
 

@@ -139,6 +139,9 @@ pub struct NodeRow {
     /// The version of its agent.
     #[serde(default)]
     pub agent_version: String,
+    /// Drawn by the agent for its data folder: tells two agents of one name apart.
+    #[serde(default)]
+    pub agent_id: String,
     /// When it registered for the first time.
     #[serde(default)]
     pub registered_at: Timestamp,

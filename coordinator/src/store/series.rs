@@ -82,12 +82,12 @@ pub(super) fn after<T: DeserializeOwned>(
     Ok(found)
 }
 
-/// The newest rows, ascending, at most `limit`.
+/// The newest rows that `keep` wants, ascending, at most `limit`.
 pub(super) fn newest<T: DeserializeOwned>(
     txn: &ReadTransaction,
     series: Series,
     job: JobId,
-    limit: usize,
+    (limit, keep): (usize, impl Fn(&T) -> bool),
 ) -> Result<Vec<Row<T>>, ReadError> {
     let index = txn.open_table(series.by_job)?;
     let mut found = Vec::new();
@@ -96,7 +96,7 @@ pub(super) fn newest<T: DeserializeOwned>(
             break;
         }
         let chunk: Vec<Row<T>> = read(txn, series, entry?.0.value().1)?;
-        found.extend(chunk.into_iter().rev());
+        found.extend(chunk.into_iter().rev().filter(|(_, _, row)| keep(row)));
     }
     found.truncate(limit);
     found.reverse();

@@ -199,6 +199,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         capacity: Capacity::default(),
         labels: BTreeMap::new(),
         agent_version: "1".into(),
+        agent_id: "a".into(),
         registered_at: Timestamp(1),
         seen_at: Timestamp(2),
         drained: None,

@@ -31,6 +31,8 @@ pub struct NodeEntry {
     pub capacity: Capacity,
     /// Connected and not draining: jobs may be placed here.
     pub open: bool,
+    /// It came back with less than is held here: INV-02 holds again once enough was given back.
+    shrunk: bool,
     held: BTreeMap<JobId, Allocation>,
 }
 
@@ -49,6 +51,36 @@ impl NodeEntry {
     /// Jobs that hold something here, oldest first.
     pub fn jobs(&self) -> impl Iterator<Item = JobId> + '_ {
         self.held.keys().copied()
+    }
+
+    /// What `request` would take of `free`, which is what `node` has left: the smallest GPUs that do.
+    #[must_use]
+    pub fn carve(
+        node: &NodeName,
+        free: &Capacity,
+        request: &ResourceRequest,
+    ) -> Option<Allocation> {
+        if request.shortage(free).is_some() {
+            return None;
+        }
+        let accepts = |gpu: &&Gpu| request.accepts(gpu);
+        let mut fitting: Vec<_> = free.gpus.iter().filter(accepts).collect();
+        fitting.sort_by_key(|gpu| gpu.memory_bytes);
+        let wanted = usize::try_from(request.gpus).unwrap_or(usize::MAX);
+        let gpus = fitting.into_iter().take(wanted);
+        Some(Allocation {
+            node: node.clone(),
+            cpus: request.cpus,
+            memory_bytes: request.memory_bytes,
+            gpus: gpus.map(|gpu| gpu.uuid.clone()).collect(),
+        })
+    }
+
+    /// More is held than there is.
+    fn is_overdrawn(&self) -> bool {
+        let cpus: u64 = self.held.values().map(|held| u64::from(held.cpus)).sum();
+        let memory: u64 = self.held.values().map(|held| held.memory_bytes).sum();
+        cpus > self.capacity.cpus.into() || memory > self.capacity.memory_bytes
     }
 
     /// What is left. Never negative, even if the node came back with less than is held.
@@ -85,13 +117,7 @@ impl Ledger {
         let entry = self.nodes.entry(name).or_default();
         entry.capacity = capacity;
         entry.open = open;
-    }
-
-    /// Opens or closes a node for new jobs; an unknown one is left unknown.
-    pub fn set_open(&mut self, name: &NodeName, open: bool) {
-        if let Some(entry) = self.nodes.get_mut(name) {
-            entry.open = open;
-        }
+        entry.shrunk = entry.is_overdrawn();
     }
 
     /// All nodes by name.
@@ -122,39 +148,20 @@ impl Ledger {
             return Err(LedgerError::AlreadyHeld(job));
         }
         self.homes.insert(job, allocation.node.clone());
+        let known = self.nodes.contains_key(&allocation.node);
         let entry = self.nodes.entry(allocation.node.clone()).or_default();
         entry.held.insert(job, allocation);
+        entry.shrunk |= !known;
         Ok(())
     }
 
     /// Gives back all that `job` holds; nothing happens if it holds nothing.
     pub fn release(&mut self, job: JobId) -> Option<Allocation> {
         let node = self.homes.remove(&job)?;
-        self.nodes.get_mut(&node)?.held.remove(&job)
-    }
-
-    /// What `request` would take from `node` now: the smallest GPUs that do.
-    #[must_use]
-    pub fn carve(&self, node: &NodeName, request: &ResourceRequest) -> Option<Allocation> {
-        let entry = self.nodes.get(node)?;
-        let free = entry.free();
-        if !entry.open || request.shortage(&free).is_some() {
-            return None;
-        }
-        let mut fitting: Vec<_> = free
-            .gpus
-            .iter()
-            .filter(|gpu| request.accepts(gpu))
-            .collect();
-        fitting.sort_by_key(|gpu| gpu.memory_bytes);
-        let wanted = usize::try_from(request.gpus).unwrap_or(usize::MAX);
-        let gpus = fitting.into_iter().take(wanted);
-        Some(Allocation {
-            node: node.clone(),
-            cpus: request.cpus,
-            memory_bytes: request.memory_bytes,
-            gpus: gpus.map(|gpu| gpu.uuid.clone()).collect(),
-        })
+        let entry = self.nodes.get_mut(&node)?;
+        let given_back = entry.held.remove(&job);
+        entry.shrunk &= entry.is_overdrawn();
+        given_back
     }
 
     /// INV-01 and INV-02, in words, of the first node where one does not hold.
@@ -166,9 +173,7 @@ impl Ledger {
             if let Some(twice) = gpus.clone().find(|gpu| !seen.insert(gpu.as_str())) {
                 return Some(format!("INV-01: GPU {twice} of {name} is held twice"));
             }
-            let cpus: u64 = entry.held.values().map(|held| u64::from(held.cpus)).sum();
-            let memory: u64 = entry.held.values().map(|held| held.memory_bytes).sum();
-            if cpus > entry.capacity.cpus.into() || memory > entry.capacity.memory_bytes {
+            if entry.is_overdrawn() && !entry.shrunk {
                 return Some(format!("INV-02: {name} gives more than it has"));
             }
         }

@@ -1,8 +1,10 @@
 //! The decision itself: priority, then age; the node that is left fullest by the placement.
 
+use std::collections::BTreeMap;
+
 use crate::{
     ids::{JobId, NodeName},
-    resources::{ResourceRequest, format_bytes},
+    resources::{Capacity, ResourceRequest, format_bytes},
     sched::ledger::{Allocation, Ledger, NodeEntry},
     time::Timestamp,
 };
@@ -41,35 +43,54 @@ pub struct Unfit {
 /// Places what fits, in order of priority and age, and takes it in the ledger. A job that does not
 /// fit is passed over, so that a large one never holds up small ones that fit beside it.
 /// Solving again at once places nothing.
-pub fn solve(ledger: &mut Ledger, queue: &[QueuedJob]) -> Vec<Placement> {
-    let mut order: Vec<&QueuedJob> = queue.iter().collect();
-    order.sort_by_key(|queued| (-i64::from(queued.priority), queued.queued_at, queued.job));
+pub fn solve<'q>(
+    ledger: &mut Ledger,
+    queue: impl IntoIterator<Item = &'q QueuedJob>,
+) -> Vec<Placement> {
     let mut placements = Vec::new();
+    let mut offers: BTreeMap<NodeName, Capacity> = ledger
+        .nodes()
+        .filter(|(_, entry)| entry.open)
+        .map(|(name, entry)| (name.clone(), entry.free()))
+        .collect();
+    offers.retain(|_, free| free.cpus > 0);
+    if offers.is_empty() {
+        return placements;
+    }
+    let mut order: Vec<&QueuedJob> = queue.into_iter().collect();
+    order.sort_by_key(|queued| (-i64::from(queued.priority), queued.queued_at, queued.job));
     for queued in order {
-        let Some(allocation) = best(ledger, &queued.request) else {
+        // Every job needs a CPU slot: on full nodes nothing more is looked at.
+        if offers.is_empty() {
+            break;
+        }
+        let Some(allocation) = best(&offers, &queued.request) else {
             continue;
         };
-        if ledger.take(queued.job, allocation.clone()).is_ok() {
-            placements.push(Placement {
-                job: queued.job,
-                allocation,
-            });
+        let node = allocation.node.clone();
+        if ledger.take(queued.job, allocation.clone()).is_err() {
+            continue;
+        }
+        placements.push(Placement {
+            job: queued.job,
+            allocation,
+        });
+        match ledger.node(&node).map(NodeEntry::free) {
+            Some(free) if free.cpus > 0 => drop(offers.insert(node, free)),
+            Some(_) | None => drop(offers.remove(&node)),
         }
     }
     placements
 }
 
 /// Best fit: fewest GPUs left over, then fewest CPUs, so that room for large jobs stays whole.
-fn best(ledger: &Ledger, request: &ResourceRequest) -> Option<Allocation> {
-    let mut fitting = Vec::new();
-    for (name, entry) in ledger.nodes() {
-        if let Some(allocation) = ledger.carve(name, request) {
-            let free = entry.free();
-            fitting.push(((free.gpus.len(), free.cpus, name.clone()), allocation));
-        }
-    }
-    fitting.sort_by(|a, b| a.0.cmp(&b.0));
-    fitting.into_iter().next().map(|(_, allocation)| allocation)
+fn best(offers: &BTreeMap<NodeName, Capacity>, request: &ResourceRequest) -> Option<Allocation> {
+    let fits = |(_, free): &(&NodeName, &Capacity)| request.shortage(free).is_none();
+    let (name, free) = offers
+        .iter()
+        .filter(fits)
+        .min_by_key(|(name, free)| (free.gpus.len(), free.cpus, (*name).clone()))?;
+    NodeEntry::carve(name, free, request)
 }
 
 /// Why no node could hold `request` even if it were empty; `None` if one could, or if there is no

@@ -40,6 +40,17 @@ pub enum WireError {
     Range(&'static str),
 }
 
+impl WireError {
+    /// Which part of the message.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Missing(field) | Self::Unknown(field) | Self::Range(field) => field,
+            Self::Json { field, .. } => field,
+        }
+    }
+}
+
 /// Core time to wire time.
 #[must_use]
 pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {

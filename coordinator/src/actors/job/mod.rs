@@ -4,20 +4,26 @@
 //! from the store, and agents tell again what was not acknowledged. Never kills anything itself: it
 //! sends frames to nodes.
 
+mod direct;
+mod records;
+
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use trainyard_core::{
     failure::StopCause,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
-    record::{Completion, Progress, Record},
 };
 use trainyard_proto::{convert::duration, v1};
 use v1::connect_response::Frame;
 
+pub use self::{
+    direct::DirectReport,
+    records::{Ack, Batch},
+};
 use super::{
     jobs::{JobsMsg, JobsRef},
     nodes::{NodesMsg, NodesRef},
@@ -43,33 +49,6 @@ pub enum ActError {
 /// Where the answer to a user's request goes.
 pub type ActReply = RpcReplyPort<Result<Job, ActError>>;
 
-/// What acknowledges a batch: it travels to the data stream's writer, and the permit that bounds
-/// the batches in flight is given back there.
-#[derive(Debug)]
-pub struct Ack {
-    /// Of which task.
-    pub task: TaskKey,
-    /// All up to this number is stored.
-    pub seq: u64,
-    /// Held while the batch is in flight.
-    pub permit: OwnedSemaphorePermit,
-}
-
-/// A batch of records of one task.
-#[derive(Debug)]
-pub struct Batch {
-    /// Of which task.
-    pub task: TaskKey,
-    /// The number of the first record.
-    pub first_seq: u64,
-    /// In order, without gaps.
-    pub records: Vec<Record>,
-    /// Where the acknowledgement goes; its room equals the number of permits.
-    pub acks: mpsc::Sender<Ack>,
-    /// Bounds the batches in flight.
-    pub permit: OwnedSemaphorePermit,
-}
-
 /// What a job takes.
 #[derive(Debug)]
 pub enum JobMsg {
@@ -79,9 +58,18 @@ pub enum JobMsg {
     Report(NodeName, Box<Report>),
     /// Records of a task.
     Records(Batch),
+    /// What a trainer reports to the coordinator itself.
+    Direct {
+        /// Must be that of the live attempt.
+        secret: String,
+        /// What it says.
+        report: Box<DirectReport>,
+        /// Answered once it is on disk.
+        reply: ActReply,
+    },
     /// The node that should run this attempt knows nothing of it.
     NoTrace(AttemptNo),
-    /// Be there; sent at start for jobs that hold something.
+    /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
     Wake,
 }
 
@@ -107,6 +95,8 @@ pub struct JobActor;
 pub struct State {
     job: Job,
     peers: Arc<Peers>,
+    /// Epochs and steps that the live attempt has reported; read from the store when first needed.
+    reported: Option<(AttemptNo, direct::Reported)>,
 }
 
 impl Actor for JobActor {
@@ -120,11 +110,11 @@ impl Actor for JobActor {
         (id, peers): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let job = load(&peers.store, id)?.ok_or("the store has no such job")?;
-        // Whatever the scheduler believed while nobody was here, this is the truth.
-        peers
-            .scheduler
-            .cast(SchedulerMsg::JobIs(Box::new(job.clone())))?;
-        Ok(State { job, peers })
+        Ok(State {
+            job,
+            peers,
+            reported: None,
+        })
     }
 
     async fn handle(
@@ -137,8 +127,15 @@ impl Actor for JobActor {
             JobMsg::Event(event, reply) => state.event(event, reply).await?,
             JobMsg::Report(node, report) => state.report(&node, *report).await?,
             JobMsg::Records(batch) => state.records(batch).await?,
+            JobMsg::Direct {
+                secret,
+                report,
+                reply,
+            } => state.direct(&secret, *report, reply).await?,
             JobMsg::NoTrace(attempt) => state.no_trace(attempt).await?,
-            JobMsg::Wake => {}
+            // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
+            // placement that is on its way here must not be taken back.
+            JobMsg::Wake => state.tell_scheduler()?,
         }
         if state.job.allocation().is_none() {
             state.peers.jobs.cast(JobsMsg::Idle(state.job.id))?;
@@ -254,52 +251,6 @@ impl State {
         let node = &live.allocation.node;
         let why = format!("node {node} came back without a trace of the attempt");
         self.event(Event::AttemptLost(attempt, why), None).await
-    }
-
-    async fn records(&mut self, batch: Batch) -> Result<(), ActorProcessingErr> {
-        let task = batch.task;
-        let count = u64::try_from(batch.records.len())?;
-        let last = batch.first_seq + count.saturating_sub(1);
-        let done = |seq| {
-            Done::Ack(
-                batch.acks,
-                Ack {
-                    task,
-                    seq,
-                    permit: batch.permit,
-                },
-            )
-        };
-        let live = self
-            .job
-            .attempt()
-            .filter(|live| live.number == task.attempt);
-        let Some(stored) = live.map(|live| live.stored_seq) else {
-            tracing::info!(%task, "records of an attempt that is over are dropped");
-            done(last).carry_out();
-            return Ok(());
-        };
-        if self.job.allocation().is_none() || last <= stored {
-            // Over, or stored already and only the acknowledgement was lost.
-            done(last).carry_out();
-            return Ok(());
-        }
-        if batch.first_seq > stored + 1 {
-            tracing::warn!(%task, first = batch.first_seq, stored, "records are missing; not taken");
-            return Ok(());
-        }
-        let known = usize::try_from(stored + 1 - batch.first_seq)?;
-        let sorted = Sorted::of(batch.records.into_iter().skip(known));
-        let mut changes = sorted.changes(task);
-        changes.push(Change::PutCursor { task, seq: last });
-        let event = Event::Stored {
-            attempt: task.attempt,
-            seq: last,
-            progress: sorted.progress,
-            completion: sorted.completion,
-        };
-        let step = self.job.step(clock::now(), event)?;
-        Ok(self.take(step, changes, done(last)).await?)
     }
 
     /// Stores the step, then lets the effects out. The memory is ahead of the disk by as much as is
@@ -425,60 +376,5 @@ impl Done {
         if let Self::Ack(acks, ack) = self {
             acks.try_send(ack).ok();
         }
-    }
-}
-
-/// Records by kind, in order.
-#[derive(Default)]
-struct Sorted {
-    points: Vec<Progress>,
-    lines: Vec<trainyard_core::record::LogLine>,
-    validations: Vec<(u32, String)>,
-    progress: Option<Box<Progress>>,
-    completion: Option<Box<Completion>>,
-}
-
-impl Sorted {
-    fn of(records: impl Iterator<Item = Record>) -> Self {
-        let mut sorted = Self::default();
-        for record in records {
-            match record {
-                Record::Log(line) => sorted.lines.push(line),
-                Record::Progress(report) => {
-                    if report.has_metrics {
-                        sorted.points.push(report.clone());
-                    }
-                    sorted.progress = Some(Box::new(report));
-                }
-                Record::Completion(word) => sorted.completion = Some(Box::new(word)),
-                Record::Validation { epoch, body } => sorted.validations.push((epoch, body)),
-            }
-        }
-        sorted
-    }
-
-    fn changes(&self, task: TaskKey) -> Vec<Change> {
-        let (job, attempt) = (task.job, task.attempt);
-        let mut changes = Vec::new();
-        if !self.points.is_empty() {
-            let points = self.points.clone();
-            changes.push(Change::AppendPoints {
-                job,
-                attempt,
-                points,
-            });
-        }
-        if !self.lines.is_empty() {
-            let lines = self.lines.clone();
-            changes.push(Change::AppendLogs {
-                job,
-                attempt,
-                lines,
-            });
-        }
-        for (epoch, body) in self.validations.clone() {
-            changes.push(Change::PutValidation { job, epoch, body });
-        }
-        changes
     }
 }

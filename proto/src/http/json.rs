@@ -11,15 +11,18 @@ const TOKENS: [(&[u8], &str, f64); 3] = [
 
 /// A body that was read.
 #[derive(Debug)]
-pub(super) struct Parsed {
+pub struct Parsed {
     /// The value; numbers that are not finite are marked strings.
-    pub(super) value: Value,
+    pub value: Value,
     /// Whether there are such.
-    pub(super) marked: bool,
+    pub marked: bool,
 }
 
-/// Reads a body; on error tells the byte and the reason.
-pub(super) fn parse(body: &[u8]) -> Result<Parsed, (usize, String)> {
+/// Reads a body.
+///
+/// # Errors
+/// The byte at which it is no JSON, and the reason.
+pub fn parse(body: &[u8]) -> Result<Parsed, (usize, String)> {
     let mut plain = Vec::with_capacity(body.len());
     let mut rest = body;
     let mut marked = false;
@@ -45,7 +48,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Parsed, (usize, String)> {
 }
 
 /// The number that a value stands for, marked ones included.
-pub(super) fn number(value: &Value) -> Option<f64> {
+#[must_use]
+pub fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => TOKENS
@@ -57,7 +61,8 @@ pub(super) fn number(value: &Value) -> Option<f64> {
 }
 
 /// The value with null where a number is not finite, as JSON can say it.
-pub(super) fn plain(value: &Value) -> Value {
+#[must_use]
+pub fn plain(value: &Value) -> Value {
     match value {
         Value::String(_) if number(value).is_some() => Value::Null,
         Value::Array(items) => items.iter().map(plain).collect(),

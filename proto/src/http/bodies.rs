@@ -1,5 +1,5 @@
-//! The four bodies that trainers send, typed. Never touches the disk or the registry. Called by
-//! `routes`.
+//! The four bodies that trainers send, typed, and the reading that they share with other bodies.
+//! Never touches a disk. Called by both callback endpoints and by the REST door.
 
 use std::collections::BTreeMap;
 
@@ -9,49 +9,73 @@ use super::fields::{Fields, problem};
 use super::json::{Parsed, parse, plain};
 
 /// What was wrong, as entries of a 422.
-pub(super) type Problems = Vec<Value>;
+pub type Problems = Vec<Value>;
 
 /// `…/callback/progress`.
 #[derive(Debug)]
-pub(super) struct ProgressBody {
-    pub(super) status: String,
-    pub(super) epoch: u32,
-    pub(super) total_epochs: u32,
-    pub(super) step: Option<u64>,
-    pub(super) metrics: Option<BTreeMap<String, f64>>,
-    pub(super) checkpoint: Option<String>,
-    pub(super) best_checkpoint: Option<String>,
-    pub(super) notes: Vec<(&'static str, String)>,
+pub struct ProgressBody {
+    /// What the trainer says of itself.
+    pub status: String,
+    /// The epoch that ended.
+    pub epoch: u32,
+    /// Of how many.
+    pub total_epochs: u32,
+    /// Within the epoch.
+    pub step: Option<u64>,
+    /// By name; none when the report holds no metrics at all.
+    pub metrics: Option<BTreeMap<String, f64>>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<String>,
+    /// The best one so far.
+    pub best_checkpoint: Option<String>,
+    /// Texts for the log, each with its level.
+    pub notes: Vec<(&'static str, String)>,
 }
 
 /// `…/callback/completion`.
 #[derive(Debug)]
-pub(super) struct CompletionBody {
-    pub(super) succeeded: bool,
-    pub(super) exit_code: Option<i32>,
-    pub(super) epochs_completed: u32,
-    pub(super) final_metrics: BTreeMap<String, f64>,
-    pub(super) best_checkpoint: Option<String>,
-    pub(super) last_checkpoint: Option<String>,
-    pub(super) error_message: String,
-    pub(super) traceback: String,
+pub struct CompletionBody {
+    /// The exit code, if there is one, overrides the status.
+    pub succeeded: bool,
+    /// As announced.
+    pub exit_code: Option<i32>,
+    /// Epochs that were completed.
+    pub epochs_completed: u32,
+    /// By name.
+    pub final_metrics: BTreeMap<String, f64>,
+    /// The best checkpoint.
+    pub best_checkpoint: Option<String>,
+    /// The last checkpoint.
+    pub last_checkpoint: Option<String>,
+    /// Empty on success.
+    pub error_message: String,
+    /// Empty on success.
+    pub traceback: String,
 }
 
 /// `…/callback/logs` and `…/callback/log`.
 #[derive(Debug)]
-pub(super) struct LogBody {
-    pub(super) level: String,
-    pub(super) message: String,
+pub struct LogBody {
+    /// INFO, WARNING and so on.
+    pub level: String,
+    /// The text, with its data.
+    pub message: String,
 }
 
 /// `/validation/jobs/{id}/results`.
 #[derive(Debug)]
-pub(super) struct ValidationBody {
-    pub(super) epoch: u32,
-    pub(super) text: String,
+pub struct ValidationBody {
+    /// The epoch.
+    pub epoch: u32,
+    /// The body as it came.
+    pub text: String,
 }
 
-pub(super) fn progress(body: &[u8]) -> Result<ProgressBody, Problems> {
+/// Reads a body of `…/callback/progress`.
+///
+/// # Errors
+/// Everything that is wrong, as entries of a 422.
+pub fn progress(body: &[u8]) -> Result<ProgressBody, Problems> {
     read(body, |fields, _| {
         fields.whole("job_id", i64::MIN);
         fields.percent("progress_percent");
@@ -79,7 +103,11 @@ pub(super) fn progress(body: &[u8]) -> Result<ProgressBody, Problems> {
     })
 }
 
-pub(super) fn completion(body: &[u8]) -> Result<CompletionBody, Problems> {
+/// Reads a body of `…/callback/completion`.
+///
+/// # Errors
+/// Everything that is wrong, as entries of a 422.
+pub fn completion(body: &[u8]) -> Result<CompletionBody, Problems> {
     read(body, |fields, _| {
         fields.whole("job_id", i64::MIN);
         let status = fields.text("status");
@@ -103,7 +131,11 @@ pub(super) fn completion(body: &[u8]) -> Result<CompletionBody, Problems> {
     })
 }
 
-pub(super) fn log(body: &[u8]) -> Result<LogBody, Problems> {
+/// Reads a body of `…/callback/logs`.
+///
+/// # Errors
+/// Everything that is wrong, as entries of a 422.
+pub fn log(body: &[u8]) -> Result<LogBody, Problems> {
     read(body, |fields, _| {
         fields.whole("job_id", i64::MIN);
         fields.text("event_type");
@@ -120,7 +152,11 @@ pub(super) fn log(body: &[u8]) -> Result<LogBody, Problems> {
     })
 }
 
-pub(super) fn validation(body: &[u8]) -> Result<ValidationBody, Problems> {
+/// Reads a body of `/validation/jobs/{id}/results`.
+///
+/// # Errors
+/// Everything that is wrong, as entries of a 422.
+pub fn validation(body: &[u8]) -> Result<ValidationBody, Problems> {
     read(body, |fields, parsed| {
         fields.whole("job_id", i64::MIN);
         fields.text("task_type");
@@ -135,7 +171,14 @@ pub(super) fn validation(body: &[u8]) -> Result<ValidationBody, Problems> {
     })
 }
 
-fn read<T>(body: &[u8], make: impl FnOnce(&mut Fields<'_>, &Parsed) -> T) -> Result<T, Problems> {
+/// Reads a body that must be a JSON object; `make` takes its fields.
+///
+/// # Errors
+/// Everything that is wrong, as entries of a 422.
+pub fn read<T>(
+    body: &[u8],
+    make: impl FnOnce(&mut Fields<'_>, &Parsed) -> T,
+) -> Result<T, Problems> {
     if body.is_empty() {
         let whole = json!(["body"]);
         return Err(vec![problem(
@@ -166,7 +209,7 @@ fn read<T>(body: &[u8], make: impl FnOnce(&mut Fields<'_>, &Parsed) -> T) -> Res
             &parsed.value,
         )]);
     };
-    let mut fields = Fields::new(object, vec!["body"]);
+    let mut fields = Fields::new(object, vec![json!("body")]);
     let made = make(&mut fields, &parsed);
     if fields.errors.is_empty() {
         Ok(made)

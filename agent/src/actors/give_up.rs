@@ -1,0 +1,74 @@
+//! The end of a task whose run fails again and again: its trainer is stopped and the node takes the
+//! blame. Never uses what may be the cause, such as the spool's file, more than it must. A task of
+//! Runs.
+
+use std::{io, sync::Arc};
+
+use trainyard_core::{
+    failure::TaskEnd,
+    task::{Ended, Phase, Report},
+    time::Timestamp,
+};
+
+use super::{node::Node, run::blocking};
+use crate::{
+    clock,
+    exec::watch::{request_stop, wait_exit},
+    folder::{Order, TaskFolder},
+};
+
+/// Ends the task with `why` as the reason.
+pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
+    let task = order.task;
+    let folder = TaskFolder::of(&node.tasks(), task);
+    node.registry.unregister(order.secret.expose());
+    let started = match end_process(&folder, &order).await {
+        Ok(started) => started,
+        Err(error) => {
+            tracing::error!(%task, %error, "the process of a task that is given up");
+            None
+        }
+    };
+    let spool = node.board.spool_of(task);
+    let end = TaskEnd {
+        error: Some(format!(
+            "the agent of node {} failed repeatedly with this task: {why}",
+            node.name
+        )),
+        infrastructure: true,
+        last_seq: spool.map_or(0, |spool| spool.state().last_seq),
+        ..TaskEnd::default()
+    };
+    let ended = Ended {
+        started,
+        at: clock::now(),
+        end,
+    };
+    let kept = ended.clone();
+    if let Err(error) = blocking(move || folder.note_end(&kept)).await {
+        tracing::error!(%task, %error, "the end of a task cannot be kept; it is only reported");
+    }
+    node.board.report(Report {
+        task,
+        phase: Phase::Ended(Box::new(ended)),
+        detail: String::new(),
+    });
+}
+
+/// Stops the trainer, if there is one; since when it ran.
+async fn end_process(folder: &TaskFolder, order: &Order) -> io::Result<Option<Timestamp>> {
+    let found = {
+        let folder = folder.clone();
+        blocking(move || folder.processes()).await?
+    };
+    let Some((processes, since)) = found else {
+        return Ok(None);
+    };
+    let (path, shim) = (folder.path().to_owned(), processes.shim.clone());
+    let grace = order.spec.grace_period;
+    blocking(move || request_stop(&path, &shim, grace).map_err(io::Error::other)).await?;
+    if let Err(error) = wait_exit(folder.path(), &processes.shim).await {
+        tracing::warn!(%error, "a task that is given up");
+    }
+    Ok(Some(since))
+}

@@ -1,0 +1,244 @@
+//! Everything before a task's process: dataset, environment, working folder, variables.
+//!
+//! Owns no state; can be dropped at any moment. Never starts the process. A task of the run actor.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use trainyard_core::task::Failure;
+
+use super::{
+    node::{COMMAND, Node},
+    scribe::{Level, Scribe},
+    variables::{Place, variables},
+};
+use crate::{
+    environment::{Environment, EnvironmentError},
+    exec::LaunchSpec,
+    folder::Order,
+};
+
+/// Files of a trainer that make its environment and are of no use beside it.
+const NOT_COPIED: [&str; 4] = [".venv", "__pycache__", "pyproject.toml", "uv.lock"];
+
+/// A task being prepared.
+#[derive(Debug)]
+pub(super) struct Preparation {
+    pub(super) node: Arc<Node>,
+    pub(super) order: Arc<Order>,
+    pub(super) scribe: Scribe,
+}
+
+impl Preparation {
+    /// Does all of it; `tell` hears in short what is being done.
+    pub(super) async fn run(
+        self,
+        tell: impl Fn(String) + Send + Sync,
+    ) -> Result<Box<LaunchSpec>, Failure> {
+        self.check_dataset().await?;
+        let spec = &self.order.spec;
+        let (argv, trainer) = if spec.framework == COMMAND {
+            (spec.command.clone(), None)
+        } else {
+            let trainer = self.trainer()?;
+            let python = self.environment(&trainer, &tell).await?;
+            let python = python.display().to_string();
+            let argv = [python.as_str(), "train.py", "--log-level", "INFO"];
+            (argv.map(str::to_owned).to_vec(), Some(trainer))
+        };
+        let place = self.place();
+        lay_out(place.working_folder.clone(), trainer).await?;
+        let (env, refused) = variables(&self.order, &place);
+        for name in refused {
+            let text =
+                format!("variable {name} is set by the platform; the job's value is ignored");
+            self.scribe.note(Level::Warning, text);
+        }
+        Ok(Box::new(LaunchSpec {
+            argv,
+            cwd: place.working_folder,
+            env,
+            grace_ms: u64::try_from(spec.grace_period.as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
+
+    async fn check_dataset(&self) -> Result<(), Failure> {
+        let path = self.order.spec.dataset_path.as_deref().unwrap_or_default();
+        if path.is_empty() || path.contains("://") {
+            return Ok(());
+        }
+        let node = &self.node.name;
+        match tokio::fs::metadata(path).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_absent(&error) => Err(Failure {
+                error: format!(
+                    "dataset path '{path}' does not exist on node {node}; give a path that every node sees"
+                ),
+                infrastructure: false,
+            }),
+            Err(error) => Err(Failure {
+                error: format!(
+                    "dataset path '{path}' cannot be read on node {node}: {error}; see its permissions"
+                ),
+                infrastructure: false,
+            }),
+        }
+    }
+
+    fn trainer(&self) -> Result<PathBuf, Failure> {
+        let framework = &self.order.spec.framework;
+        let own = self.node.trainers_dir.as_deref();
+        let found = self.node.extracted.trainer(framework, own);
+        found.ok_or_else(|| Failure {
+            error: format!(
+                "framework '{framework}' has no trainer on node {}; it has {}",
+                self.node.name,
+                self.node.frameworks().join(", ")
+            ),
+            infrastructure: false,
+        })
+    }
+
+    async fn environment(
+        &self,
+        trainer: &Path,
+        tell: &(impl Fn(String) + Send + Sync),
+    ) -> Result<PathBuf, Failure> {
+        let framework = &self.order.spec.framework;
+        tell(format!("preparing the environment of {framework}"));
+        let begun = tokio::time::Instant::now();
+        let mut building = false;
+        let mut progress = |line: String| {
+            if !building {
+                building = true;
+                let text =
+                    format!("building the environment of {framework} (first use, takes a while)");
+                tell(text.clone());
+                self.scribe.note(Level::Info, text);
+            }
+            self.scribe.note(Level::Debug, line);
+        };
+        let prepared = self.node.environments.prepare(trainer, &mut progress).await;
+        let Environment { python, reused, .. } = prepared.map_err(|error| refusal(&error))?;
+        if !reused {
+            let seconds = begun
+                .elapsed()
+                .max(Duration::from_millis(100))
+                .as_secs_f64();
+            let text = format!("environment ready in {seconds:.1} s");
+            self.scribe.note(Level::Info, text);
+        }
+        Ok(python)
+    }
+
+    fn place(&self) -> Place {
+        let (node, task) = (&self.node, self.order.task);
+        let weights = node.data_dir.join("weights");
+        Place {
+            node: node.name.clone(),
+            callback_url: node.callback_url(&self.order.secret),
+            working_folder: node.working_folder(task),
+            sdk: node.extracted.sdk_dir.clone(),
+            weights: weights.is_dir().then_some(weights),
+            path: node.path.clone(),
+        }
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// A trainer that lacks its lock is whoever's who wrote it; all else is the node's.
+fn refusal(error: &EnvironmentError) -> Failure {
+    let infrastructure = match error {
+        EnvironmentError::LockMissing { .. } => false,
+        EnvironmentError::File { .. }
+        | EnvironmentError::PythonMissing
+        | EnvironmentError::PythonBroken { .. }
+        | EnvironmentError::VenvMissing { .. }
+        | EnvironmentError::UvInstall { .. }
+        | EnvironmentError::Run { .. }
+        | EnvironmentError::Build { .. } => true,
+    };
+    Failure {
+        error: error.to_string(),
+        infrastructure,
+    }
+}
+
+/// The working folder, with a copy of the trainer in it: old trainers expect to run beside their own
+/// files, and no two jobs may write into one folder.
+async fn lay_out(folder: PathBuf, trainer: Option<PathBuf>) -> Result<(), Failure> {
+    let shown = folder.display().to_string();
+    let work = move || {
+        for name in ["checkpoints", "tmp"] {
+            fs::create_dir_all(folder.join(name))?;
+        }
+        trainer.map_or(Ok(()), |trainer| copy(&trainer, &folder))
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(io::Error::other).and_then(|done| done);
+    done.map_err(|error| Failure {
+        error: format!(
+            "cannot lay out the working folder {shown}: {error}; see the data folder's permissions and free disk space"
+        ),
+        infrastructure: true,
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if NOT_COPIED.iter().any(|not| name == *not) {
+            continue;
+        }
+        let (path, target) = (entry.path(), to.join(&name));
+        if path.is_dir() {
+            fs::create_dir_all(&target)?;
+            copy(&path, &target)?;
+        } else {
+            fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trainer_is_copied_without_what_makes_its_environment() {
+        let data = tempfile::tempdir().unwrap();
+        let trainer = data.path().join("trainer");
+        fs::create_dir_all(trainer.join(".venv/bin")).unwrap();
+        fs::create_dir_all(trainer.join("lib")).unwrap();
+        for name in ["train.py", "lib/part.py", "pyproject.toml", "uv.lock"] {
+            fs::write(trainer.join(name), name).unwrap();
+        }
+        let folder = data.path().join("jobs/1/attempt-1");
+        lay_out(folder.clone(), Some(trainer.clone()))
+            .await
+            .unwrap();
+        lay_out(folder.clone(), Some(trainer)).await.unwrap();
+        assert_eq!(
+            fs::read(folder.join("lib/part.py")).unwrap(),
+            b"lib/part.py"
+        );
+        let mut names: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["checkpoints", "lib", "tmp", "train.py"]);
+    }
+}

@@ -1,0 +1,476 @@
+//! One task on this node: drives core's machine of a task and carries its effects out.
+//!
+//! Child of Runs. Owns the task's folder while the task lives; ends itself when `end.json` is there.
+//! If it fails, Runs starts it again from the folder. Its own end never ends the trainer.
+
+use std::{io, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::process::Child;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use trainyard_core::{
+    failure::StopCause,
+    task::{Drained, Effect, Ended, Failure, Gone, Input, Report, Stop, Task},
+    time::Timestamp,
+};
+
+use super::{
+    node::Node,
+    prepare::Preparation,
+    scribe::{Level, Scribe, scribe},
+    words,
+};
+use crate::{
+    callbacks::TaskEndpoint,
+    clock,
+    exec::{
+        ExitRecord, LaunchSpec, ProcIdent,
+        launch::{LaunchError, launch},
+        watch::{ShimVanished, request_stop, wait_exit},
+    },
+    folder::{Order, TaskFolder},
+    spool::{Spool, SpoolError},
+};
+
+/// Where to send [`RunMsg`].
+pub type RunRef = ActorRef<RunMsg>;
+
+/// How long a launch that an earlier life of the agent began may take to show.
+const LAUNCH_PATIENCE: u32 = 250;
+const LAUNCH_TICK: Duration = Duration::from_millis(20);
+/// How soon a file is written again that the disk refused.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a run takes.
+#[derive(Debug)]
+pub enum RunMsg {
+    /// Begin, or go on where the folder says.
+    Begin,
+    /// Stop, with the job's own grace where none is given.
+    Stop(StopCause, Option<Duration>),
+    /// The preparation says what it does.
+    Detail(String),
+    /// The preparation has ended.
+    Prepared(Result<Box<LaunchSpec>, Failure>),
+    /// The process has gone.
+    Gone(Box<Result<ExitRecord, ShimVanished>>),
+    /// The time limit is over.
+    LimitReached,
+    /// All that the task said is kept.
+    Drained(Result<Drained, SpoolError>),
+    /// The end is to be kept.
+    KeepEnd(Box<Ended>),
+}
+
+/// What a run is given.
+#[derive(Clone, Debug)]
+pub struct RunArgs {
+    /// This node.
+    pub node: Arc<Node>,
+    /// What is to be run.
+    pub order: Arc<Order>,
+    /// The folder was there already.
+    pub found: bool,
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct Run;
+
+/// The task, and what works for it.
+#[derive(Debug)]
+pub struct State {
+    args: RunArgs,
+    folder: TaskFolder,
+    task: Task,
+    detail: String,
+    words: Vec<(Level, String)>,
+    scribe: Option<Scribe>,
+    spec: Option<Box<LaunchSpec>>,
+    shim: Option<ProcIdent>,
+    child: Option<Child>,
+    preparation: CancellationToken,
+    tasks: TaskTracker,
+    end: CancellationToken,
+    /// Ends the tasks also when this actor fails.
+    _guard: DropGuard,
+}
+
+impl Actor for Run {
+    type Msg = RunMsg;
+    type State = State;
+    type Arguments = RunArgs;
+
+    async fn pre_start(&self, myself: RunRef, args: RunArgs) -> Result<State, ActorProcessingErr> {
+        // Runs waits for this: all work is in Begin.
+        myself.cast(RunMsg::Begin)?;
+        let end = CancellationToken::new();
+        let spec = &args.order.spec;
+        Ok(State {
+            folder: TaskFolder::of(&args.node.tasks(), args.order.task),
+            task: Task::new(spec.time_limit, spec.grace_period, None),
+            detail: String::new(),
+            words: Vec::new(),
+            scribe: None,
+            spec: None,
+            shim: None,
+            child: None,
+            preparation: end.child_token(),
+            tasks: TaskTracker::new(),
+            _guard: end.clone().drop_guard(),
+            end,
+            args,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: RunRef,
+        message: RunMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RunMsg::Begin => state.begin(&myself).await?,
+            RunMsg::Stop(cause, grace) => {
+                let grace = grace.unwrap_or(state.args.order.spec.grace_period);
+                state
+                    .step(&myself, Input::Stop(Stop { cause, grace }))
+                    .await?;
+            }
+            RunMsg::Detail(detail) => {
+                state.detail = detail;
+                state.report();
+            }
+            RunMsg::Prepared(Ok(spec)) => {
+                state.spec = Some(spec);
+                state.step(&myself, Input::Ready).await?;
+            }
+            RunMsg::Prepared(Err(failure)) => state.step(&myself, Input::Failed(failure)).await?,
+            RunMsg::Gone(gone) => {
+                let gone = state.gone(*gone);
+                state.step(&myself, Input::Gone(gone)).await?;
+            }
+            RunMsg::LimitReached => state.step(&myself, Input::LimitReached).await?,
+            RunMsg::Drained(drained) => state.step(&myself, Input::Drained(drained?)).await?,
+            RunMsg::KeepEnd(ended) => state.keep_end(&myself, ended).await?,
+        }
+        Ok(())
+    }
+
+    /// It has no children; what works for it are tasks.
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: RunRef,
+        event: SupervisionEvent,
+        _state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        tracing::debug!(%event, "an event of no child");
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: RunRef,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.end.cancel();
+        state.tasks.close();
+        state.tasks.wait().await;
+        Ok(())
+    }
+}
+
+impl State {
+    async fn begin(&mut self, myself: &RunRef) -> Result<(), ActorProcessingErr> {
+        let (folder, order, found) = (
+            self.folder.clone(),
+            Arc::clone(&self.args.order),
+            self.args.found,
+        );
+        let stop = blocking(move || {
+            if !found {
+                folder.create(&order)?;
+                return Ok(None);
+            }
+            folder.stop()
+        })
+        .await?;
+        let spec = &self.args.order.spec;
+        self.task = Task::new(spec.time_limit, spec.grace_period, stop);
+        let spool = self.open_spool().await?;
+        self.start_scribe(myself, spool.clone());
+        self.register(spool);
+        if self.args.found {
+            self.note(
+                Level::Info,
+                "the agent was restarted and goes on with this task",
+            );
+            if let Some(started) = self.adopt().await? {
+                return self.step(myself, started).await;
+            }
+        }
+        self.step(myself, Input::Begin).await
+    }
+
+    /// The one that is open already, if this run was started again and the spool is sound.
+    async fn open_spool(&self) -> Result<Spool, SpoolError> {
+        let (board, task) = (&self.args.node.board, self.args.order.task);
+        if let Some(open) = board.spool_of(task)
+            && open.append(Vec::new()).await.is_ok()
+        {
+            return Ok(open);
+        }
+        let spool = Spool::open(self.folder.spool()).await?;
+        if board.report_of(task).is_none() {
+            self.report();
+        }
+        board.spool(task, spool.clone());
+        Ok(spool)
+    }
+
+    fn start_scribe(&mut self, myself: &RunRef, spool: Spool) {
+        let task = self.args.order.task;
+        let (scribe, desk) = scribe(task, spool, self.folder.output());
+        let (myself, end) = (myself.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            if let Some(drained) = end.run_until_cancelled(desk.work()).await {
+                // Nobody is there any more only when the agent ends.
+                myself.cast(RunMsg::Drained(drained)).ok();
+            }
+        });
+        self.scribe = Some(scribe);
+    }
+
+    fn register(&self, spool: Spool) {
+        let order = &self.args.order;
+        let endpoint = TaskEndpoint {
+            job: order.task.job,
+            total_epochs: order.spec.epochs,
+            spool,
+            checkpoint_root: self.args.node.working_folder(order.task),
+        };
+        let registry = &self.args.node.registry;
+        registry.register(order.secret.expose(), endpoint);
+    }
+
+    /// The process that an earlier life of the agent has started, or is in the middle of starting.
+    async fn adopt(&mut self) -> Result<Option<Input>, ActorProcessingErr> {
+        for _ in 0..LAUNCH_PATIENCE {
+            let folder = self.folder.clone();
+            let look = move || Ok((folder.processes()?, folder.launched()?));
+            match blocking(look).await? {
+                (Some((processes, since)), _) => {
+                    self.shim = Some(processes.shim);
+                    return Ok(Some(Input::Started(since)));
+                }
+                (None, false) => return Ok(None),
+                (None, true) => tokio::time::sleep(LAUNCH_TICK).await,
+            }
+        }
+        tracing::warn!(task = %self.args.order.task, "a launch came to nothing; it is begun again");
+        Ok(None)
+    }
+
+    /// Takes what happened, and what comes of carrying out its effects.
+    async fn step(&mut self, myself: &RunRef, input: Input) -> Result<(), ActorProcessingErr> {
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            if let Input::Failed(failure) = &input {
+                self.words.push((Level::Warning, failure.error.clone()));
+            }
+            for effect in self.task.step(input) {
+                if let Some(input) = self.carry_out(myself, effect).await? {
+                    next = Some(input);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(
+        &mut self,
+        myself: &RunRef,
+        effect: Effect,
+    ) -> Result<Option<Input>, ActorProcessingErr> {
+        match effect {
+            Effect::Prepare => self.prepare(myself),
+            Effect::Abandon => self.preparation.cancel(),
+            Effect::Launch => return Ok(Some(self.launch().await?)),
+            Effect::Watch => self.watch(myself),
+            Effect::WatchLimit(at) => self.watch_limit(myself, at),
+            Effect::NoteStop(stop) => self.note_stop(stop).await,
+            Effect::Signal(grace) => self.signal(grace).await,
+            Effect::Drain => self.drain().await,
+            Effect::Report => self.report(),
+            Effect::End(ended) => myself.cast(RunMsg::KeepEnd(ended))?,
+        }
+        Ok(None)
+    }
+
+    fn prepare(&self, myself: &RunRef) {
+        let Some(scribe) = self.scribe.clone() else {
+            return;
+        };
+        let preparation = Preparation {
+            node: Arc::clone(&self.args.node),
+            order: Arc::clone(&self.args.order),
+            scribe,
+        };
+        let (myself, given_up) = (myself.clone(), self.preparation.clone());
+        self.tasks.spawn(async move {
+            let teller = myself.clone();
+            let tell = move |detail| drop(teller.cast(RunMsg::Detail(detail)));
+            let prepared = given_up.run_until_cancelled(preparation.run(tell)).await;
+            if let Some(prepared) = prepared {
+                // Nobody is there any more only when the agent ends.
+                myself.cast(RunMsg::Prepared(prepared)).ok();
+            }
+        });
+    }
+
+    /// Cannot be interrupted; what comes meanwhile waits in the mailbox.
+    async fn launch(&mut self) -> Result<Input, ActorProcessingErr> {
+        let spec = self.spec.take().ok_or("nothing was prepared")?;
+        let command = &self.args.node.shim_command;
+        match launch(command, self.folder.path(), &spec).await {
+            Ok(launched) => {
+                let pid = launched.trainer.pid;
+                self.shim = Some(launched.shim);
+                self.child = Some(launched.child);
+                self.detail.clear();
+                self.note(Level::Info, format!("trainer started as process {pid}"));
+                Ok(Input::Started(clock::now()))
+            }
+            Err(LaunchError::AlreadyRunning { .. }) => {
+                let found = self.adopt().await?;
+                Ok(found.ok_or("it runs and does not run")?)
+            }
+            Err(error) => Ok(Input::Failed(words::not_launched(&error))),
+        }
+    }
+
+    fn watch(&mut self, myself: &RunRef) {
+        let Some(shim) = self.shim.clone() else {
+            return;
+        };
+        if let Some(scribe) = &self.scribe {
+            scribe.follow();
+        }
+        let (folder, child) = (self.folder.clone(), self.child.take());
+        let (myself, end) = (myself.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            let work = async {
+                let gone = wait_exit(folder.path(), &shim).await;
+                // Nobody is there any more only when the agent ends.
+                myself.cast(RunMsg::Gone(Box::new(gone))).ok();
+                if let Some(mut child) = child {
+                    child.wait().await.ok();
+                }
+            };
+            end.run_until_cancelled(work).await;
+        });
+    }
+
+    fn watch_limit(&self, myself: &RunRef, at: Timestamp) {
+        let wait = at.since(clock::now());
+        let (myself, end) = (myself.clone(), self.end.clone());
+        self.tasks.spawn(async move {
+            let over = end.run_until_cancelled(tokio::time::sleep(wait)).await;
+            if over.is_some() {
+                // Nobody is there any more only when the task has ended.
+                myself.cast(RunMsg::LimitReached).ok();
+            }
+        });
+    }
+
+    fn gone(&mut self, gone: Result<ExitRecord, ShimVanished>) -> Gone {
+        self.detail = "keeping the last output".to_owned();
+        match gone {
+            Ok(exit) => {
+                self.words.extend(words::of_exit(&exit));
+                Gone::Exited {
+                    code: exit.code,
+                    signal: exit.signal,
+                    oom_killed: exit.oom_killed,
+                }
+            }
+            Err(error) => {
+                self.words.push((Level::Warning, error.to_string()));
+                Gone::Vanished(error.to_string())
+            }
+        }
+    }
+
+    async fn note_stop(&self, stop: Stop) {
+        self.note(Level::Info, words::of_stop(&stop));
+        let folder = self.folder.clone();
+        if let Err(error) = blocking(move || folder.note_stop(&stop)).await {
+            // A full disk must not keep a trainer running.
+            tracing::error!(task = %self.args.order.task, %error, "why a task is stopped cannot be kept");
+        }
+    }
+
+    async fn signal(&self, grace: Duration) {
+        let Some(shim) = self.shim.clone() else {
+            return;
+        };
+        let folder = self.folder.clone();
+        let ask = move || request_stop(folder.path(), &shim, grace).map_err(io::Error::other);
+        if let Err(error) = blocking(ask).await {
+            tracing::error!(task = %self.args.order.task, %error, "a trainer cannot be stopped");
+        }
+    }
+
+    /// Nobody can call back any more; the scribe answers when all is on disk.
+    async fn drain(&mut self) {
+        let (node, order) = (&self.args.node, &self.args.order);
+        node.registry.unregister(order.secret.expose());
+        let words = std::mem::take(&mut self.words);
+        if let Some(scribe) = &self.scribe {
+            scribe.finish(words).await;
+        }
+    }
+
+    async fn keep_end(
+        &mut self,
+        myself: &RunRef,
+        ended: Box<Ended>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (folder, kept) = (self.folder.clone(), ended.clone());
+        if let Err(error) = blocking(move || folder.note_end(&kept)).await {
+            tracing::error!(task = %self.args.order.task, %error, "the end of a task waits for the disk");
+            myself.send_after(AGAIN, || RunMsg::KeepEnd(ended));
+            return Ok(());
+        }
+        self.detail.clear();
+        self.report();
+        tracing::info!(task = %self.args.order.task, code = ended.end.exit_code, signal = ended.end.signal, "task has ended");
+        myself.stop(None);
+        Ok(())
+    }
+
+    fn note(&self, level: Level, text: impl Into<String>) {
+        if let Some(scribe) = &self.scribe {
+            scribe.note(level, text);
+        }
+    }
+
+    fn report(&self) {
+        self.args.node.board.report(Report {
+            task: self.args.order.task,
+            phase: self.task.phase(),
+            detail: self.detail.clone(),
+        });
+    }
+}
+
+/// Work on the disk, off the runtime's threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other).and_then(|done| done)
+}

@@ -1,0 +1,294 @@
+//! The supervisor of runs: which tasks this node has.
+//!
+//! Child of Root. Finds the tasks of an earlier life by their folders, starts a run for each wanted
+//! task and starts a failed one again. Repeated orders change nothing. Never ends a trainer by its
+//! own end.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use trainyard_core::{
+    failure::StopCause,
+    ids::TaskKey,
+    task::{Phase, Report},
+};
+
+use super::{
+    give_up::give_up,
+    node::Node,
+    run::{Run, RunArgs, RunMsg, RunRef, blocking},
+};
+use crate::{
+    folder::{self, Order, TaskFolder},
+    spool::Spool,
+};
+
+/// Where to send [`RunsMsg`].
+pub type RunsRef = ActorRef<RunsMsg>;
+
+/// A run that fails so often within [`WINDOW`] is given up.
+const MOST_FAILURES: usize = 3;
+const WINDOW: Duration = Duration::from_secs(60);
+/// What a failed run has under way is over by then.
+const RESTART_AFTER: Duration = Duration::from_millis(100);
+/// How long the runs may take to end in order.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What Runs takes.
+#[derive(Debug)]
+pub enum RunsMsg {
+    /// The coordinator wants this task to run.
+    Start(Box<Order>),
+    /// It wants it to stop.
+    Stop {
+        /// Which.
+        task: TaskKey,
+        /// Why.
+        cause: StopCause,
+        /// The job's own where none is given.
+        grace: Option<Duration>,
+    },
+    /// It has all of it.
+    Forget(TaskKey),
+    /// A failed run is to begin again.
+    Again(TaskKey),
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub struct Runs;
+
+#[derive(Debug)]
+struct Entry {
+    order: Arc<Order>,
+    run: Option<RunRef>,
+    failures: Vec<Instant>,
+}
+
+/// All tasks of this node.
+#[derive(Debug)]
+pub struct State {
+    node: Arc<Node>,
+    entries: BTreeMap<TaskKey, Entry>,
+    actors: BTreeMap<ActorId, TaskKey>,
+    tasks: TaskTracker,
+}
+
+impl Actor for Runs {
+    type Msg = RunsMsg;
+    type State = State;
+    type Arguments = Arc<Node>;
+
+    async fn pre_start(
+        &self,
+        myself: RunsRef,
+        node: Arc<Node>,
+    ) -> Result<State, ActorProcessingErr> {
+        let tasks = node.tasks();
+        let found = blocking(move || folder::find(&tasks)).await?;
+        let mut state = State {
+            node,
+            entries: BTreeMap::new(),
+            actors: BTreeMap::new(),
+            tasks: TaskTracker::new(),
+        };
+        for (folder, order) in found {
+            state.go_on(&myself, folder, order).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: RunsRef,
+        message: RunsMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RunsMsg::Start(order) => {
+                if !state.entries.contains_key(&order.task) {
+                    tracing::info!(task = %order.task, framework = order.spec.framework, "task begins");
+                    state.start(&myself, Arc::new(*order), false).await?;
+                }
+            }
+            RunsMsg::Stop { task, cause, grace } => {
+                let entry = state.entries.get(&task);
+                if let Some(run) = entry.and_then(|entry| entry.run.as_ref()) {
+                    // One that has just ended needs no stop.
+                    run.cast(RunMsg::Stop(cause, grace)).ok();
+                }
+            }
+            RunsMsg::Forget(task) => state.forget(task),
+            RunsMsg::Again(task) => state.again(&myself, task).await?,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: RunsRef,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorTerminated(child, _, reason) => {
+                let why = reason.unwrap_or_else(|| "it stopped".to_owned());
+                state.run_ended(&myself, child.get_id(), &why);
+            }
+            SupervisionEvent::ActorFailed(child, error) => {
+                state.run_ended(&myself, child.get_id(), &error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: RunsRef,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        myself
+            .stop_children_and_wait(Some("the agent stops".to_owned()), Some(PATIENCE))
+            .await;
+        state.tasks.close();
+        if tokio::time::timeout(PATIENCE, state.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("folders of forgotten tasks are still being removed");
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// A task of an earlier life. The board has it before the coordinator is spoken to.
+    async fn go_on(
+        &mut self,
+        myself: &RunsRef,
+        folder: TaskFolder,
+        order: Order,
+    ) -> Result<(), ActorProcessingErr> {
+        let task = order.task;
+        let look = {
+            let folder = folder.clone();
+            move || Ok((folder.end()?, folder.processes()?))
+        };
+        let (end, processes) = blocking(look).await?;
+        let board = self.node.board.clone();
+        let report = |phase| {
+            board.report(Report {
+                task,
+                phase,
+                detail: String::new(),
+            });
+        };
+        let Some(mut ended) = end else {
+            report(processes.map_or(Phase::Preparing, |(_, since)| Phase::Running(since)));
+            return self.start(myself, Arc::new(order), true).await;
+        };
+        let spool = Spool::open(folder.spool()).await;
+        if let Err(error) = &spool {
+            tracing::error!(%task, %error, "records of an ended task cannot be delivered");
+            ended.end.last_seq = 0;
+        }
+        report(Phase::Ended(Box::new(ended)));
+        if let Ok(spool) = spool {
+            board.spool(task, spool);
+        }
+        let entry = Entry {
+            order: Arc::new(order),
+            run: None,
+            failures: Vec::new(),
+        };
+        self.entries.insert(task, entry);
+        Ok(())
+    }
+
+    async fn start(
+        &mut self,
+        myself: &RunsRef,
+        order: Arc<Order>,
+        found: bool,
+    ) -> Result<(), ActorProcessingErr> {
+        let args = RunArgs {
+            node: Arc::clone(&self.node),
+            order: Arc::clone(&order),
+            found,
+        };
+        let (run, _) = Run::spawn_linked(None, Run, args, myself.get_cell()).await?;
+        self.actors.insert(run.get_id(), order.task);
+        let entry = self.entries.entry(order.task).or_insert_with(|| Entry {
+            order,
+            run: None,
+            failures: Vec::new(),
+        });
+        entry.run = Some(run);
+        Ok(())
+    }
+
+    fn has_ended(&self, task: TaskKey) -> bool {
+        let report = self.node.board.report_of(task);
+        report.is_some_and(|report| matches!(report.phase, Phase::Ended(_)))
+    }
+
+    /// Well, or by a fault of this program: then it begins again from its folder.
+    fn run_ended(&mut self, myself: &RunsRef, actor: ActorId, why: &str) {
+        let Some(task) = self.actors.remove(&actor) else {
+            return;
+        };
+        let ended = self.has_ended(task);
+        let Some(entry) = self.entries.get_mut(&task) else {
+            return;
+        };
+        entry.run = None;
+        if ended {
+            return;
+        }
+        tracing::error!(%task, %why, "a run has failed");
+        let now = Instant::now();
+        entry.failures.retain(|at| now.duration_since(*at) < WINDOW);
+        entry.failures.push(now);
+        if entry.failures.len() < MOST_FAILURES {
+            myself.send_after(RESTART_AFTER, move || RunsMsg::Again(task));
+            return;
+        }
+        let (node, order) = (Arc::clone(&self.node), Arc::clone(&entry.order));
+        self.tasks.spawn(give_up(node, order, why.to_owned()));
+    }
+
+    async fn again(&mut self, myself: &RunsRef, task: TaskKey) -> Result<(), ActorProcessingErr> {
+        let waits = |entry: &&Entry| entry.run.is_none();
+        let Some(entry) = self.entries.get(&task).filter(waits) else {
+            return Ok(());
+        };
+        let order = Arc::clone(&entry.order);
+        let folder = TaskFolder::of(&self.node.tasks(), task);
+        let found = blocking(move || folder.created()).await?;
+        self.start(myself, order, found).await
+    }
+
+    /// Only what has ended is forgotten. What the job made lies elsewhere and stays.
+    fn forget(&mut self, task: TaskKey) {
+        let Some(entry) = self.entries.get(&task) else {
+            return;
+        };
+        if !self.has_ended(task) {
+            tracing::warn!(%task, "is to be forgotten but has not ended; it stays");
+            return;
+        }
+        let node = &self.node;
+        node.registry.unregister(entry.order.secret.expose());
+        node.board.remove(task);
+        self.entries.remove(&task);
+        let folder = TaskFolder::of(&node.tasks(), task);
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = folder.remove() {
+                tracing::warn!(%task, %error, "the folder of a forgotten task cannot be removed now");
+            }
+        });
+    }
+}

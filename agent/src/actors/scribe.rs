@@ -1,0 +1,380 @@
+//! The one who writes a run's lines into its spool: the agent's own words and the trainer's output,
+//! each once and in order.
+//!
+//! Owns the place up to which the output is kept, and patience with a full disk. Never decides
+//! anything about the task. A task of the run actor, which starts it and hears of its end.
+
+use std::{collections::VecDeque, path::PathBuf, time::Duration};
+
+use tokio::sync::mpsc;
+use trainyard_core::{
+    ids::TaskKey,
+    record::{LogLine, LogStream, Record},
+    task::Drained,
+    time::Timestamp,
+};
+
+use super::follow::{Follower, tail};
+use crate::{
+    clock,
+    exec::output::{OutputLine, Stream},
+    spool::{Spool, SpoolError},
+};
+
+/// The longest line that the coordinator keeps.
+const MAX_LINE: usize = 16 << 10;
+/// Lines that the end of a task is explained with, and the length that each may have there.
+const LAST_LINES: usize = 20;
+const LAST_LINE: usize = 2 << 10;
+/// How soon a write is tried again that the disk refused.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Words that may wait; they wait only for a disk.
+const QUEUE: usize = 1_024;
+
+/// The level of the agent's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Debug,
+    Info,
+    Warning,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Command {
+    Note(LogLine),
+    Follow,
+    Finish(Vec<LogLine>),
+}
+
+/// The way to a scribe. A cheap handle.
+#[derive(Clone, Debug)]
+pub(super) struct Scribe(mpsc::Sender<Command>);
+
+/// The scribe at work.
+#[derive(Debug)]
+pub(super) struct Desk {
+    task: TaskKey,
+    spool: Spool,
+    output: PathBuf,
+    commands: mpsc::Receiver<Command>,
+    follower: Option<Follower>,
+    last: VecDeque<String>,
+    /// Output that an earlier life of the agent has kept.
+    earlier: bool,
+    complained: bool,
+}
+
+/// A scribe for the task with this spool and this output.
+pub(super) fn scribe(task: TaskKey, spool: Spool, output: PathBuf) -> (Scribe, Desk) {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let desk = Desk {
+        task,
+        earlier: spool.state().source_offset > 0,
+        spool,
+        output,
+        commands,
+        follower: None,
+        last: VecDeque::new(),
+        complained: false,
+    };
+    (Scribe(sender), desk)
+}
+
+impl Scribe {
+    /// Adds a line of the agent's own. Only a disk that has been full for long makes it lose one.
+    pub(super) fn note(&self, level: Level, text: impl Into<String>) {
+        self.tell(Command::Note(own_line(level, text.into())));
+    }
+
+    /// The trainer runs: its output is there.
+    pub(super) fn follow(&self) {
+        self.tell(Command::Follow);
+    }
+
+    /// The trainer has gone: its output is kept to the end, and then these last words. Never lost: it
+    /// waits for room.
+    pub(super) async fn finish(&self, words: Vec<(Level, String)>) {
+        let line = |(level, text)| own_line(level, text);
+        let words = words.into_iter().map(line).collect();
+        // The desk is gone only when the whole run is.
+        self.0.send(Command::Finish(words)).await.ok();
+    }
+
+    fn tell(&self, command: Command) {
+        if self.0.try_send(command).is_err() {
+            tracing::debug!("a line of the agent's own is dropped");
+        }
+    }
+}
+
+impl Desk {
+    /// Writes until the end is told; answers when all is on disk.
+    pub(super) async fn work(mut self) -> Result<Drained, SpoolError> {
+        let mut commands = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                count = self.commands.recv_many(&mut commands, QUEUE) => {
+                    if count == 0 {
+                        return Err(SpoolError::Closed);
+                    }
+                }
+                () = changed(self.follower.as_mut()) => self.take_output().await?,
+            }
+            if self.carry_out(&mut commands).await? {
+                return Ok(self.drained());
+            }
+        }
+    }
+
+    /// True after the last one.
+    async fn carry_out(&mut self, commands: &mut Vec<Command>) -> Result<bool, SpoolError> {
+        let mut notes = Vec::new();
+        for command in commands.drain(..) {
+            match command {
+                Command::Note(line) => notes.push((Record::Log(line), None)),
+                Command::Follow => self.follow(),
+                Command::Finish(words) => {
+                    self.keep(notes).await?;
+                    self.follow();
+                    self.take_output().await?;
+                    self.complete_last_lines().await;
+                    let words = words.into_iter().map(|line| (Record::Log(line), None));
+                    self.keep(words.collect()).await?;
+                    return Ok(true);
+                }
+            }
+        }
+        self.keep(notes).await?;
+        Ok(false)
+    }
+
+    fn follow(&mut self) {
+        let start = self.spool.state().source_offset;
+        let output = &self.output;
+        self.follower
+            .get_or_insert_with(|| Follower::new(output.clone(), start));
+    }
+
+    async fn take_output(&mut self) -> Result<(), SpoolError> {
+        while let Some(follower) = &mut self.follower {
+            let lines = match follower.read().await {
+                Ok(lines) => lines,
+                Err(error) => {
+                    tracing::error!(task = %self.task, %error, "the trainer's output cannot be read");
+                    return Ok(());
+                }
+            };
+            if lines.is_empty() {
+                break;
+            }
+            let mut records = Vec::with_capacity(lines.len());
+            for line in lines {
+                self.remember(&line.text);
+                records.push((Record::Log(log_line(&line)), Some(line.offset_after)));
+            }
+            self.keep(records).await?;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, text: &str) {
+        if text.trim().is_empty() {
+            return;
+        }
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(cut(text.to_owned(), LAST_LINE));
+    }
+
+    /// An earlier life of the agent has read some of the last lines.
+    async fn complete_last_lines(&mut self) {
+        if !self.earlier || self.last.len() >= LAST_LINES {
+            return;
+        }
+        match tail(&self.output).await {
+            Ok(lines) => {
+                self.last.clear();
+                for line in lines {
+                    self.remember(&line.text);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(task = %self.task, %error, "the last lines cannot be read");
+            }
+        }
+    }
+
+    /// Writes until the disk takes it: the trainer goes on, and its lines wait in its file.
+    async fn keep(&mut self, records: Vec<(Record, Option<u64>)>) -> Result<(), SpoolError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        loop {
+            match self.spool.append(records.clone()).await {
+                Ok(_) => {
+                    self.complained = false;
+                    return Ok(());
+                }
+                Err(error @ (SpoolError::DiskFull { .. } | SpoolError::File { .. })) => {
+                    if !self.complained {
+                        tracing::error!(task = %self.task, %error, "lines wait for the disk");
+                        self.complained = true;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(
+                    error @ (SpoolError::Damaged { .. }
+                    | SpoolError::AckAhead { .. }
+                    | SpoolError::TooLarge { .. }
+                    | SpoolError::Encode(_)
+                    | SpoolError::Broken { .. }
+                    | SpoolError::Closed),
+                ) => return Err(error),
+            }
+        }
+    }
+
+    fn drained(self) -> Drained {
+        Drained {
+            last_lines: self.last.into(),
+            last_seq: self.spool.state().last_seq,
+            at: clock::now(),
+        }
+    }
+}
+
+async fn changed(follower: Option<&mut Follower>) {
+    match follower {
+        Some(follower) => follower.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn own_line(level: Level, text: String) -> LogLine {
+    LogLine {
+        at: clock::now(),
+        stream: LogStream::System,
+        level: level.name().to_owned(),
+        text: cut(text, MAX_LINE),
+    }
+}
+
+fn log_line(line: &OutputLine) -> LogLine {
+    LogLine {
+        at: Timestamp(i64::try_from(line.at_us).unwrap_or(i64::MAX)),
+        stream: match line.stream {
+            Stream::Out => LogStream::Stdout,
+            Stream::Err => LogStream::Stderr,
+        },
+        level: String::new(),
+        text: cut(line.text.clone(), MAX_LINE),
+    }
+}
+
+/// At most `limit` bytes; what was longer ends with a mark.
+fn cut(mut text: String, limit: usize) -> String {
+    const MARK: &str = " … (cut)";
+    if text.len() <= limit {
+        return text;
+    }
+    let room = limit.saturating_sub(MARK.len());
+    let fits = (0..=room).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(fits.unwrap_or(0));
+    text.push_str(MARK);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trainyard_core::ids::{AttemptNo, JobId, Rank};
+
+    async fn desk(folder: &std::path::Path) -> (Scribe, Desk, Spool) {
+        let spool = Spool::open(folder.join("spool")).await.unwrap();
+        let task = TaskKey {
+            job: JobId(1),
+            attempt: AttemptNo(1),
+            rank: Rank(0),
+        };
+        let (scribe, desk) = scribe(task, spool.clone(), folder.join("output.log"));
+        (scribe, desk, spool)
+    }
+
+    async fn texts(spool: &Spool) -> Vec<String> {
+        let all = spool.unsent_after(0, usize::MAX, u64::MAX).await.unwrap();
+        let text = |record| match record {
+            Record::Log(line) => line.text,
+            other => panic!("{other:?}"),
+        };
+        all.into_iter().map(|one| text(one.record)).collect()
+    }
+
+    fn output(lines: &[&str]) -> String {
+        let record = |line: &&str| format!("5 o {}\n{line}\n", line.len());
+        lines.iter().map(record).collect()
+    }
+
+    #[tokio::test]
+    async fn the_last_words_come_after_all_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scribe, desk, spool) = desk(folder.path()).await;
+        std::fs::write(
+            folder.path().join("output.log"),
+            output(&["one", "", "two"]),
+        )
+        .unwrap();
+        scribe.note(Level::Info, "hello");
+        scribe.finish(vec![(Level::Info, "bye".into())]).await;
+        let drained = desk.work().await.unwrap();
+        assert_eq!(texts(&spool).await, ["hello", "one", "", "two", "bye"]);
+        assert_eq!(drained.last_lines, ["one", "two"]);
+        assert_eq!(drained.last_seq, 5);
+    }
+
+    #[tokio::test]
+    async fn a_task_without_output_has_only_the_agents_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scribe, desk, spool) = desk(folder.path()).await;
+        scribe.note(Level::Warning, "no such dataset");
+        scribe.finish(Vec::new()).await;
+        assert_eq!(desk.work().await.unwrap().last_seq, 1);
+        assert_eq!(texts(&spool).await, ["no such dataset"]);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_life_has_kept_is_not_kept_again_but_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("output.log");
+        std::fs::write(&path, output(&["one", "two"])).unwrap();
+        let (first, first_desk, _) = desk(folder.path()).await;
+        first.finish(Vec::new()).await;
+        first_desk.work().await.unwrap();
+        std::fs::write(&path, output(&["one", "two", "three"])).unwrap();
+        let (second, second_desk, spool) = desk(folder.path()).await;
+        second.follow();
+        second.finish(Vec::new()).await;
+        let drained = second_desk.work().await.unwrap();
+        assert_eq!(texts(&spool).await, ["one", "two", "three"]);
+        assert_eq!(drained.last_lines, ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("short".into(), 20), "short");
+        let long = cut("ä".repeat(50), 21);
+        assert!(long.len() <= 21 && long.ends_with("… (cut)"), "{long}");
+        assert!(long.starts_with("ää"));
+    }
+}

@@ -1,0 +1,272 @@
+//! The environment of a trainer, whole: nothing else reaches it.
+//!
+//! Pure; never reads the agent's own environment. Called by the preparation of a run.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::folder::Order;
+
+/// What the platform says, whatever the user wants.
+const RESERVED: [&str; 6] = [
+    "JOB_ID",
+    "CALLBACK_URL",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "RANK",
+    "WORLD_SIZE",
+];
+
+/// Where things are on this node.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The node's name.
+    pub(super) node: String,
+    /// Whom the trainer calls back.
+    pub(super) callback_url: String,
+    /// Where it starts.
+    pub(super) working_folder: PathBuf,
+    /// Holds `trainyard_sdk`.
+    pub(super) sdk: PathBuf,
+    /// Weights that are there already, if there is such a folder.
+    pub(super) weights: Option<PathBuf>,
+    /// The agent's own PATH.
+    pub(super) path: String,
+}
+
+/// The variables, and the names that the user wanted and did not get.
+#[must_use]
+pub(super) fn variables(order: &Order, place: &Place) -> (BTreeMap<String, String>, Vec<String>) {
+    let mut all = of_job(order);
+    all.extend(of_place(order, place));
+    let mut refused = Vec::new();
+    for (name, value) in &order.spec.environment {
+        if RESERVED.contains(&name.as_str()) {
+            refused.push(name.clone());
+        } else {
+            all.insert(name.clone(), value.clone());
+        }
+    }
+    (all, refused)
+}
+
+fn of_job(order: &Order) -> BTreeMap<String, String> {
+    let spec = &order.spec;
+    let mut all: BTreeMap<String, String> = [
+        ("JOB_ID", order.task.job.0.to_string()),
+        ("MODEL_NAME", spec.model_name.clone()),
+        ("TASK_TYPE", spec.task_type.clone()),
+        ("FRAMEWORK", spec.framework.clone()),
+        ("DATASET_ID", spec.dataset_id.clone().unwrap_or_default()),
+        ("DATASET_S3_URI", String::new()),
+        ("SNAPSHOT_ID", String::new()),
+        ("DATASET_VERSION_HASH", String::new()),
+        ("EPOCHS", spec.epochs.to_string()),
+        ("BATCH_SIZE", spec.batch_size.to_string()),
+        ("LEARNING_RATE", spec.learning_rate.to_string()),
+        ("DEVICE", spec.device.clone()),
+        ("CONFIG", config(order).to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if let Some(size) = spec.image_size {
+        all.insert("IMGSZ".to_owned(), size.to_string());
+    }
+    if let Some(path) = spec.dataset_path.clone().filter(|path| !path.is_empty()) {
+        all.insert("LOCAL_DATASET_PATH".to_owned(), path);
+    }
+    all
+}
+
+fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
+    let text = |path: &Path| path.display().to_string();
+    let folder = &place.working_folder;
+    let mut all: BTreeMap<String, String> = [
+        ("CALLBACK_URL", place.callback_url.clone()),
+        ("CHECKPOINT_DIR", text(&folder.join("checkpoints"))),
+        ("HOME", text(folder)),
+        ("TMPDIR", text(&folder.join("tmp"))),
+        ("PATH", place.path.clone()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("PYTHONPATH", text(&place.sdk)),
+        ("PYTHONUNBUFFERED", "1".to_owned()),
+        ("CUDA_VISIBLE_DEVICES", order.gpu_uuids.join(",")),
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned()),
+        ("RANK", order.task.rank.0.to_string()),
+        ("WORLD_SIZE", order.world_size.max(1).to_string()),
+        ("TRAINYARD_JOB_ID", order.task.job.0.to_string()),
+        ("TRAINYARD_ATTEMPT", order.task.attempt.0.to_string()),
+        ("TRAINYARD_NODE", place.node.clone()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if let Some(weights) = &place.weights {
+        all.insert("WEIGHTS_DIR".to_owned(), text(weights));
+    }
+    all
+}
+
+/// The document that trainers read their settings from. A flattened advanced key never replaces one
+/// of the base.
+fn config(order: &Order) -> Value {
+    let spec = &order.spec;
+    let (primary_metric, primary_metric_mode) = spec.primary();
+    let advanced = spec.advanced_config.clone();
+    let mut document = Map::new();
+    if let Some(Value::Object(keys)) = &advanced {
+        document.extend(keys.clone());
+    }
+    let base = [
+        ("epochs", json!(spec.epochs)),
+        ("batch", json!(spec.batch_size)),
+        ("imgsz", json!(spec.image_size)),
+        ("device", json!(spec.device)),
+        ("learning_rate", json!(spec.learning_rate)),
+        ("primary_metric", json!(primary_metric)),
+        ("primary_metric_mode", json!(primary_metric_mode)),
+        ("split_config", json!(spec.split_strategy)),
+        ("advanced_config", json!(advanced)),
+    ];
+    document.extend(base.map(|(name, value)| (name.to_owned(), value)));
+    Value::Object(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use trainyard_core::{
+        ids::{AttemptNo, JobId, Rank, TaskKey},
+        spec::JobSpec,
+    };
+
+    fn order() -> Order {
+        let spec = JobSpec {
+            framework: "ultralytics".into(),
+            model_name: "yolo11n".into(),
+            task_type: "object_detection".into(),
+            dataset_path: Some("/data/set".into()),
+            epochs: 2,
+            learning_rate: 0.0001,
+            advanced_config: Some(json!({"epochs": 99, "mosaic": 0.5})),
+            split_strategy: Some(json!({"default": "80/20"})),
+            ..JobSpec::default()
+        };
+        Order {
+            task: TaskKey {
+                job: JobId(7),
+                attempt: AttemptNo(2),
+                rank: Rank(0),
+            },
+            spec,
+            gpu_uuids: vec!["GPU-a".into(), "GPU-b".into()],
+            world_size: 1,
+            secret: Secret::default(),
+        }
+    }
+
+    fn place() -> Place {
+        Place {
+            node: "n1".into(),
+            callback_url: "http://127.0.0.1:9/t/x/api/v1".into(),
+            working_folder: "/d/jobs/7/attempt-2".into(),
+            sdk: "/d/sdk".into(),
+            weights: None,
+            path: "/usr/bin:/bin".into(),
+        }
+    }
+
+    #[test]
+    fn every_variable_of_the_contract_is_there() {
+        let (all, refused) = variables(&order(), &place());
+        assert_eq!(refused, [""; 0]);
+        let expected = [
+            ("JOB_ID", "7"),
+            ("CALLBACK_URL", "http://127.0.0.1:9/t/x/api/v1"),
+            ("MODEL_NAME", "yolo11n"),
+            ("TASK_TYPE", "object_detection"),
+            ("FRAMEWORK", "ultralytics"),
+            ("DATASET_ID", ""),
+            ("DATASET_S3_URI", ""),
+            ("SNAPSHOT_ID", ""),
+            ("DATASET_VERSION_HASH", ""),
+            ("EPOCHS", "2"),
+            ("BATCH_SIZE", "32"),
+            ("LEARNING_RATE", "0.0001"),
+            ("DEVICE", ""),
+            ("LOCAL_DATASET_PATH", "/data/set"),
+            ("CHECKPOINT_DIR", "/d/jobs/7/attempt-2/checkpoints"),
+            ("HOME", "/d/jobs/7/attempt-2"),
+            ("TMPDIR", "/d/jobs/7/attempt-2/tmp"),
+            ("PATH", "/usr/bin:/bin"),
+            ("LANG", "C.UTF-8"),
+            ("PYTHONPATH", "/d/sdk"),
+            ("PYTHONUNBUFFERED", "1"),
+            ("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b"),
+            ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+            ("RANK", "0"),
+            ("WORLD_SIZE", "1"),
+            ("TRAINYARD_JOB_ID", "7"),
+            ("TRAINYARD_ATTEMPT", "2"),
+            ("TRAINYARD_NODE", "n1"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(all.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert_eq!(
+            all.len(),
+            expected.len() + 1,
+            "and CONFIG, no more: {all:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_given_is_left_out_and_what_is_given_is_there() {
+        let (mut order, mut place) = (order(), place());
+        order.spec.image_size = Some(64);
+        order.spec.dataset_path = None;
+        order.gpu_uuids.clear();
+        place.weights = Some("/d/weights".into());
+        let (all, _) = variables(&order, &place);
+        assert_eq!(all["IMGSZ"], "64");
+        assert_eq!(all["WEIGHTS_DIR"], "/d/weights");
+        assert_eq!(all["CUDA_VISIBLE_DEVICES"], "");
+        assert!(!all.contains_key("LOCAL_DATASET_PATH"));
+    }
+
+    #[test]
+    fn advanced_keys_are_flattened_but_never_replace_the_base() {
+        let (all, _) = variables(&order(), &place());
+        let config: Value = serde_json::from_str(&all["CONFIG"]).unwrap();
+        assert_eq!(config["epochs"], 2);
+        assert_eq!(config["batch"], 32);
+        assert_eq!(config["mosaic"], 0.5);
+        assert_eq!(config["advanced_config"]["epochs"], 99);
+        assert_eq!(config["primary_metric"], "mAP50");
+        assert_eq!(config["primary_metric_mode"], "max");
+        assert_eq!(config["split_config"]["default"], "80/20");
+        assert_eq!(config["imgsz"], Value::Null);
+    }
+
+    #[test]
+    fn the_users_variables_go_last_but_not_before_the_platforms() {
+        let mut order = order();
+        for name in ["OMP_NUM_THREADS", "PATH", "JOB_ID", "WORLD_SIZE"] {
+            order.spec.environment.insert(name.into(), "mine".into());
+        }
+        let (all, refused) = variables(&order, &place());
+        assert_eq!(refused, ["JOB_ID", "WORLD_SIZE"]);
+        assert_eq!(
+            (all["OMP_NUM_THREADS"].as_str(), all["PATH"].as_str()),
+            ("mine", "mine")
+        );
+        assert_eq!(
+            (all["JOB_ID"].as_str(), all["WORLD_SIZE"].as_str()),
+            ("7", "1")
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! What the agent says about a task's end, in a log and to people. Pure. Called by the run actor.
+
+use trainyard_core::{
+    failure::StopCause,
+    task::{Failure, Stop},
+};
+
+use super::scribe::Level;
+use crate::exec::{ExitRecord, launch::LaunchError};
+
+/// How a trainer ended.
+pub(super) fn of_exit(exit: &ExitRecord) -> Vec<(Level, String)> {
+    let how = match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => "nobody knows how".to_owned(),
+    };
+    let memory = if exit.oom_killed {
+        " (out of memory)"
+    } else {
+        ""
+    };
+    let mut words = vec![(Level::Info, format!("trainer ended: {how}{memory}"))];
+    if exit.killed_leftovers > 0 {
+        let many = exit.killed_leftovers;
+        let text = format!("{many} processes that the trainer had left behind were killed");
+        words.push((Level::Warning, text));
+    }
+    if exit.stuck_leftovers > 0 {
+        let many = exit.stuck_leftovers;
+        let text = format!("{many} processes of the trainer do not end; look at this node");
+        words.push((Level::Warning, text));
+    }
+    if exit.output_lost_bytes > 0 {
+        let many = exit.output_lost_bytes;
+        let text = format!("{many} bytes of output could not be written and are lost");
+        words.push((Level::Warning, text));
+    }
+    words
+}
+
+/// That it stops, and why.
+pub(super) fn of_stop(stop: &Stop) -> String {
+    let why = match stop.cause {
+        StopCause::Cancelled => "cancelled",
+        StopCause::TimeLimit => "the time limit is over",
+        StopCause::Fenced => "a newer attempt has taken its place",
+    };
+    let seconds = stop.grace.as_secs_f64();
+    format!("stopping: {why}; the trainer has {seconds} s to end by itself")
+}
+
+/// Why there is no process. What cannot be executed is the job's fault.
+pub(super) fn not_launched(error: &LaunchError) -> Failure {
+    let infrastructure = match error {
+        LaunchError::NotFound { .. }
+        | LaunchError::NotExecutable { .. }
+        | LaunchError::NoFolder { .. } => false,
+        LaunchError::AlreadyRunning { .. }
+        | LaunchError::Folder { .. }
+        | LaunchError::Shim { .. }
+        | LaunchError::Failed { .. }
+        | LaunchError::Silent { .. } => true,
+    };
+    Failure {
+        error: error.to_string(),
+        infrastructure,
+    }
+}

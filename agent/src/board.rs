@@ -1,0 +1,161 @@
+//! What Runs and Link share: the newest report and the spool of each task.
+//!
+//! Owns no decision. Who writes is the task's own run; who reads sees the newest of each and nothing
+//! in between, so no message between the two can be lost. Called by the actors and by the link.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+use trainyard_core::{ids::TaskKey, task::Report};
+
+use crate::spool::Spool;
+
+#[derive(Debug)]
+struct Entry {
+    report: Report,
+    spool: Option<(u64, Spool)>,
+    changed: u64,
+}
+
+/// The newest of every task. A cheap handle.
+#[derive(Clone, Debug)]
+pub struct Board {
+    entries: Arc<Mutex<BTreeMap<TaskKey, Entry>>>,
+    version: watch::Sender<u64>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            entries: Arc::default(),
+            version: watch::channel(0).0,
+        }
+    }
+}
+
+impl Board {
+    /// Replaces the report of its task.
+    pub fn report(&self, report: Report) {
+        self.change(|entries, version| match entries.get_mut(&report.task) {
+            Some(entry) => {
+                if entry.report != report {
+                    entry.report = report;
+                    entry.changed = version;
+                }
+            }
+            None => {
+                let entry = Entry {
+                    spool: None,
+                    changed: version,
+                    report,
+                };
+                entries.insert(entry.report.task, entry);
+            }
+        });
+    }
+
+    /// Replaces the spool of a task that has a report.
+    pub fn spool(&self, task: TaskKey, spool: Spool) {
+        self.change(|entries, version| {
+            if let Some(entry) = entries.get_mut(&task) {
+                entry.spool = Some((version, spool));
+            }
+        });
+    }
+
+    /// Takes a task away.
+    pub fn remove(&self, task: TaskKey) {
+        self.change(|entries, _| {
+            entries.remove(&task);
+        });
+    }
+
+    /// The newest report of a task.
+    #[must_use]
+    pub fn report_of(&self, task: TaskKey) -> Option<Report> {
+        self.lock().get(&task).map(|entry| entry.report.clone())
+    }
+
+    /// The reports that changed after `version`; all for 0.
+    #[must_use]
+    pub fn reports_after(&self, version: u64) -> Vec<Report> {
+        let entries = self.lock();
+        let news = entries.values().filter(|entry| entry.changed > version);
+        news.map(|entry| entry.report.clone()).collect()
+    }
+
+    /// The spool of a task.
+    #[must_use]
+    pub fn spool_of(&self, task: TaskKey) -> Option<Spool> {
+        let entries = self.lock();
+        let (_, spool) = entries.get(&task)?.spool.as_ref()?;
+        Some(spool.clone())
+    }
+
+    /// The spools of all tasks that have one. The number changes when a task gets another.
+    #[must_use]
+    pub fn spools(&self) -> BTreeMap<TaskKey, (u64, Spool)> {
+        let entries = self.lock();
+        let with = |(key, entry): (&TaskKey, &Entry)| Some((*key, entry.spool.clone()?));
+        entries.iter().filter_map(with).collect()
+    }
+
+    /// Tells of every change, with the number of the newest.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<TaskKey, Entry>, u64)) {
+        // The number is told while the entries are held: who has seen it finds the change.
+        let mut entries = self.lock();
+        let version = *self.version.borrow() + 1;
+        change(&mut entries, version);
+        self.version.send_replace(version);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trainyard_core::{
+        ids::{AttemptNo, JobId, Rank},
+        task::Phase,
+    };
+
+    fn report(job: u64, detail: &str) -> Report {
+        Report {
+            task: TaskKey {
+                job: JobId(job),
+                attempt: AttemptNo(1),
+                rank: Rank(0),
+            },
+            phase: Phase::Preparing,
+            detail: detail.to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_the_newest_of_what_changed_is_told() {
+        let board = Board::default();
+        board.report(report(1, "a"));
+        board.report(report(2, "a"));
+        let seen = *board.watch().borrow();
+        assert_eq!(board.reports_after(seen), []);
+        board.report(report(2, "a"));
+        assert_eq!(board.reports_after(seen), [], "nothing has changed");
+        board.report(report(2, "b"));
+        board.report(report(2, "c"));
+        assert_eq!(board.reports_after(seen), [report(2, "c")]);
+        assert_eq!(board.reports_after(0).len(), 2);
+        board.remove(report(2, "").task);
+        assert_eq!(board.reports_after(0), [report(1, "a")]);
+    }
+}

@@ -1,0 +1,237 @@
+//! The folder of a task: its files' names, and reading and writing those that are the agent's own.
+//!
+//! Never decides what follows from a file. Blocks on the disk. Called by the actors `Runs` and `Run`;
+//! docs/adr/0005 has the order of a task's life in files.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use trainyard_core::{
+    ids::TaskKey,
+    spec::JobSpec,
+    task::{Ended, Stop},
+    time::Timestamp,
+};
+
+use crate::{
+    clock,
+    exec::{ProcRecord, durable, launch},
+    secret::Secret,
+};
+
+const TASK: &str = "task.json";
+const STOP_CAUSE: &str = "stop-cause.json";
+const END: &str = "end.json";
+/// What a folder's name starts with while it is being removed.
+const GONE: &str = ".gone-";
+
+/// What the coordinator wants to be run.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Which task.
+    pub task: TaskKey,
+    /// What the user asked for.
+    pub spec: JobSpec,
+    /// The GPUs that the task holds.
+    pub gpu_uuids: Vec<String>,
+    /// Tasks of the attempt.
+    pub world_size: u32,
+    /// Part of the callback URL.
+    pub secret: Secret,
+}
+
+/// Shows neither variables nor the secret.
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order")
+            .field("task", &self.task)
+            .field("framework", &self.spec.framework)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The folder of one task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskFolder {
+    path: PathBuf,
+}
+
+impl TaskFolder {
+    /// The folder of `task` below `tasks`.
+    #[must_use]
+    pub fn of(tasks: &Path, task: TaskKey) -> Self {
+        let name = format!("{}-{}-{}", task.job.0, task.attempt.0, task.rank.0);
+        Self {
+            path: tasks.join(name),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The spool's file.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.path.join("spool")
+    }
+
+    /// What the trainer wrote.
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        self.path.join("output.log")
+    }
+
+    /// Creates the folder with the order in it, durably.
+    pub fn create(&self, order: &Order) -> io::Result<()> {
+        private_folder(&self.path)?;
+        durable::write_json(&self.path.join(TASK), order)
+    }
+
+    /// Whether the order stands in it.
+    pub fn created(&self) -> io::Result<bool> {
+        self.path.join(TASK).try_exists()
+    }
+
+    /// Keeps why the task is being stopped.
+    pub fn note_stop(&self, stop: &Stop) -> io::Result<()> {
+        durable::write_json(&self.path.join(STOP_CAUSE), stop)
+    }
+
+    /// Why it is being stopped, if it is.
+    pub fn stop(&self) -> io::Result<Option<Stop>> {
+        durable::read_json(&self.path.join(STOP_CAUSE))
+    }
+
+    /// Keeps how the task ended.
+    pub fn note_end(&self, ended: &Ended) -> io::Result<()> {
+        durable::write_json(&self.path.join(END), ended)
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&self) -> io::Result<Option<Ended>> {
+        durable::read_json(&self.path.join(END))
+    }
+
+    /// Whether a launch was begun.
+    pub fn launched(&self) -> io::Result<bool> {
+        self.path.join("launch.json").try_exists()
+    }
+
+    /// The processes, and since when they run.
+    pub fn processes(&self) -> io::Result<Option<(ProcRecord, Timestamp)>> {
+        let Some(processes) = launch::read_processes(&self.path)? else {
+            return Ok(None);
+        };
+        let written = fs::metadata(self.path.join("proc.json"))?.modified()?;
+        Ok(Some((processes, clock::of(written))))
+    }
+
+    /// Removes the folder. Its name goes first: what still writes into it finds nothing.
+    pub fn remove(&self) -> io::Result<()> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let gone = self.path.with_file_name(format!("{GONE}{name}"));
+        match fs::rename(&self.path, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => fs::remove_dir_all(gone),
+        }
+    }
+}
+
+/// Makes a folder that only this user can enter; it holds secrets.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// All tasks whose folders are below `tasks`. What is no whole folder is cleared away: nobody was
+/// told of it.
+pub fn find(tasks: &Path) -> io::Result<Vec<(TaskFolder, Order)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(tasks)? {
+        let path = entry?.path();
+        match durable::read_json::<Order>(&path.join(TASK)) {
+            Ok(Some(order)) if TaskFolder::of(tasks, order.task).path == path => {
+                found.push((TaskFolder { path }, order));
+            }
+            Ok(_) => clear(&path)?,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "a task's order cannot be read; its folder is left alone");
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn clear(path: &Path) -> io::Result<()> {
+    tracing::info!(path = %path.display(), "what is left of a task is removed");
+    if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trainyard_core::ids::{AttemptNo, JobId, Rank};
+
+    fn order() -> Order {
+        let mut spec = JobSpec::default();
+        spec.environment.insert("KEY".into(), "hunter2".into());
+        Order {
+            task: TaskKey {
+                job: JobId(7),
+                attempt: AttemptNo(2),
+                rank: Rank(0),
+            },
+            spec,
+            gpu_uuids: vec!["GPU-1".into()],
+            world_size: 1,
+            secret: Secret::new("s3cret".into()),
+        }
+    }
+
+    #[test]
+    fn a_folder_is_found_again_with_its_order() {
+        let tasks = tempfile::tempdir().unwrap();
+        let folder = TaskFolder::of(tasks.path(), order().task);
+        folder.create(&order()).unwrap();
+        assert!(folder.path().ends_with("7-2-0"));
+        assert_eq!(find(tasks.path()).unwrap(), [(folder.clone(), order())]);
+        folder.remove().unwrap();
+        folder.remove().unwrap();
+        assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn half_a_folder_is_cleared_away() {
+        let tasks = tempfile::tempdir().unwrap();
+        fs::create_dir(tasks.path().join("8-1-0")).unwrap();
+        let folder = TaskFolder::of(&tasks.path().join(".."), order().task);
+        let gone = tasks.path().join(format!("{GONE}7-2-0"));
+        fs::create_dir(&gone).unwrap();
+        durable::write_json(&gone.join(TASK), &order()).unwrap();
+        assert_eq!(find(tasks.path()).unwrap(), []);
+        assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
+        assert!(!folder.launched().unwrap());
+    }
+
+    #[test]
+    fn neither_the_secret_nor_a_variable_is_shown() {
+        let shown = format!("{:?}", order());
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
+}

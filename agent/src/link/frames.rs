@@ -1,0 +1,166 @@
+//! Frames to and from the coordinator: wire types outside, core types inside. Pure. Called by the
+//! session.
+
+use std::time::Duration;
+
+use trainyard_core::{
+    failure::StopCause,
+    ids::TaskKey,
+    spec::JobSpec,
+    task::{Ended, Phase, Report},
+};
+use trainyard_proto::{
+    convert::{WireError, span, timestamp},
+    v1::{self, ConnectRequest, TaskPhase, connect_request::Frame},
+};
+
+use crate::{actors::runs::RunsMsg, folder::Order, secret::Secret, spool::Spooled};
+
+/// What the coordinator wants of the tasks.
+pub(super) fn order_of(start: v1::StartTask) -> Result<RunsMsg, WireError> {
+    let task = key("start.task", start.task)?;
+    let spec = start.spec.ok_or(WireError::Missing("start.spec"))?;
+    Ok(RunsMsg::Start(Box::new(Order {
+        task,
+        spec: JobSpec::try_from(spec)?,
+        gpu_uuids: start.gpu_uuids,
+        world_size: start.world_size,
+        secret: Secret::new(start.secret),
+    })))
+}
+
+/// A stop; one without a cause is a fence: the coordinator does not want the task.
+pub(super) fn stop_of(stop: v1::StopTask) -> Result<RunsMsg, WireError> {
+    let cause = match stop.cause() {
+        v1::StopCause::Cancelled => StopCause::Cancelled,
+        v1::StopCause::TimeLimit => StopCause::TimeLimit,
+        v1::StopCause::Fenced | v1::StopCause::Unspecified => StopCause::Fenced,
+    };
+    let grace = stop.grace_period.as_ref();
+    let grace = grace.map(|grace| span("stop.grace_period", grace));
+    Ok(RunsMsg::Stop {
+        task: key("stop.task", stop.task)?,
+        cause,
+        grace: grace.transpose()?,
+    })
+}
+
+/// The task that may be forgotten.
+pub(super) fn forget_of(forget: v1::ForgetTask) -> Result<RunsMsg, WireError> {
+    Ok(RunsMsg::Forget(key("forget.task", forget.task)?))
+}
+
+fn key(field: &'static str, wire: Option<v1::TaskKey>) -> Result<TaskKey, WireError> {
+    wire.map(Into::into).ok_or(WireError::Missing(field))
+}
+
+/// How often to give a sign of life.
+pub(super) fn heartbeat_of(welcome: &v1::Welcome) -> Result<Duration, WireError> {
+    let interval = welcome.heartbeat_interval.as_ref();
+    let interval = interval.ok_or(WireError::Missing("welcome.heartbeat_interval"))?;
+    let interval = span("welcome.heartbeat_interval", interval)?;
+    Ok(interval.max(Duration::from_millis(10)))
+}
+
+/// A report on the wire.
+pub(super) fn report(report: Report) -> v1::TaskReport {
+    let (phase, started, end) = match report.phase {
+        Phase::Preparing => (TaskPhase::Preparing, None, None),
+        Phase::Running(since) => (TaskPhase::Running, Some(since), None),
+        Phase::Ended(ended) => {
+            let phase = if ended.started.is_some() {
+                TaskPhase::Exited
+            } else {
+                TaskPhase::NotStarted
+            };
+            (phase, ended.started, Some(end_of(*ended)))
+        }
+    };
+    v1::TaskReport {
+        task: Some(report.task.into()),
+        phase: phase.into(),
+        detail: report.detail,
+        started_at: started.map(timestamp),
+        end,
+    }
+}
+
+fn end_of(ended: Ended) -> v1::TaskEnd {
+    v1::TaskEnd {
+        ended_at: Some(timestamp(ended.at)),
+        ..ended.end.into()
+    }
+}
+
+/// Records of one task, as they follow each other in its spool.
+pub(super) fn batch(task: TaskKey, records: Vec<Spooled>) -> ConnectRequest {
+    request(Frame::Batch(v1::RecordBatch {
+        task: Some(task.into()),
+        first_seq: records.first().map_or(0, |first| first.seq),
+        records: records.into_iter().map(|one| one.record.into()).collect(),
+    }))
+}
+
+/// A frame to the coordinator.
+pub(super) fn request(frame: Frame) -> ConnectRequest {
+    ConnectRequest { frame: Some(frame) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trainyard_core::{
+        failure::TaskEnd,
+        ids::{AttemptNo, JobId, Rank},
+        time::Timestamp,
+    };
+
+    fn task() -> TaskKey {
+        TaskKey {
+            job: JobId(7),
+            attempt: AttemptNo(2),
+            rank: Rank(0),
+        }
+    }
+
+    fn ended(started: Option<Timestamp>) -> v1::TaskReport {
+        report(Report {
+            task: task(),
+            phase: Phase::Ended(Box::new(Ended {
+                started,
+                at: Timestamp(9_000_000),
+                end: TaskEnd {
+                    exit_code: Some(3),
+                    last_seq: 4,
+                    ..TaskEnd::default()
+                },
+            })),
+            detail: String::new(),
+        })
+    }
+
+    #[test]
+    fn an_end_says_whether_there_was_a_process() {
+        let exited = ended(Some(Timestamp(5)));
+        assert_eq!(exited.phase(), TaskPhase::Exited);
+        let end = exited.end.unwrap();
+        assert_eq!((end.exit_code, end.last_seq), (Some(3), 4));
+        assert_eq!(end.ended_at.unwrap().seconds, 9);
+        assert_eq!(ended(None).phase(), TaskPhase::NotStarted);
+    }
+
+    #[test]
+    fn a_stop_without_grace_leaves_it_to_the_job() {
+        let stop = v1::StopTask {
+            task: Some(task().into()),
+            cause: v1::StopCause::Fenced.into(),
+            grace_period: None,
+        };
+        let message = stop_of(stop).unwrap();
+        let RunsMsg::Stop { cause, grace, .. } = message else {
+            panic!("{message:?}");
+        };
+        assert_eq!((cause, grace), (StopCause::Fenced, None));
+        assert!(stop_of(v1::StopTask::default()).is_err());
+    }
+}

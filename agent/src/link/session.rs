@@ -1,0 +1,191 @@
+//! One session: the control stream from hello to its end, with its data stream beside it.
+//!
+//! Never retries and never remembers: whatever the coordinator must know is said again in the next
+//! hello. A task of the link actor.
+
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tonic::Streaming;
+use trainyard_proto::v1::{
+    ConnectRequest, ConnectResponse, Heartbeat, Hello, Welcome, connect_request,
+    connect_response::Frame,
+};
+
+use super::{LinkArgs, LinkMsg, data, frames, wire};
+
+/// The wire that this agent speaks.
+const PROTOCOL: u32 = 1;
+/// Control frames that wait for the network.
+const QUEUE: usize = 64;
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The coordinator does not know this token, or does not speak this version.
+    Refused(String),
+    /// Another agent has this name.
+    NameTaken(String),
+    /// Anything else; a later try may work.
+    Lost(String),
+}
+
+impl SessionEnd {
+    /// For a stream that comes after the token was accepted.
+    pub(super) fn without_refusal(self) -> Self {
+        match self {
+            Self::Refused(text) | Self::NameTaken(text) | Self::Lost(text) => Self::Lost(text),
+        }
+    }
+}
+
+/// Connects and stays until either stream ends; both end then.
+pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEnd {
+    let (outgoing, requests) = mpsc::channel(QUEUE);
+    // The number first: what changes after it is told again, not lost.
+    let told = *link.board.watch().borrow();
+    if outgoing.send(hello(link)).await.is_err() {
+        return SessionEnd::Lost("the control stream was not opened".to_owned());
+    }
+    let mut incoming = match wire::open(&link.endpoint, requests).await {
+        Ok(incoming) => incoming,
+        Err(end) => return end,
+    };
+    let (welcome, every) = match welcomed(&mut incoming).await {
+        Ok(welcomed) => welcomed,
+        Err(end) => return end,
+    };
+    // Nobody is there any more only when the agent ends.
+    actor.cast(LinkMsg::Welcomed(welcome.session)).ok();
+    let control = Control {
+        link,
+        outgoing,
+        told,
+    };
+    tokio::select! {
+        end = control.run(incoming, every) => end,
+        end = data::run(link, welcome.session) => end,
+    }
+}
+
+async fn welcomed(
+    incoming: &mut Streaming<ConnectResponse>,
+) -> Result<(Welcome, Duration), SessionEnd> {
+    let late = |_| SessionEnd::Lost(format!("no welcome within {:?}", wire::PATIENCE));
+    let first = tokio::time::timeout(wire::PATIENCE, incoming.message());
+    let response = match first.await.map_err(late)? {
+        Ok(Some(response)) => response,
+        ended => return Err(wire::ended(ended)),
+    };
+    let Some(Frame::Welcome(welcome)) = response.frame else {
+        return Err(SessionEnd::Lost("the first word was no welcome".to_owned()));
+    };
+    let every = frames::heartbeat_of(&welcome);
+    let every = every.map_err(|error| SessionEnd::Lost(error.to_string()))?;
+    Ok((welcome, every))
+}
+
+fn hello(link: &LinkArgs) -> ConnectRequest {
+    let identity = &link.identity;
+    let reports = link.board.reports_after(0);
+    frames::request(connect_request::Frame::Hello(Hello {
+        node_name: identity.name.clone(),
+        token: identity.token.expose().to_owned(),
+        protocol_version: PROTOCOL,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: identity.boot_id.clone(),
+        capacity: Some(identity.capacity.clone().into()),
+        labels: identity.labels.clone(),
+        tasks: reports.into_iter().map(frames::report).collect(),
+        agent_id: identity.agent_id.clone(),
+    }))
+}
+
+struct Control<'l> {
+    link: &'l LinkArgs,
+    outgoing: mpsc::Sender<ConnectRequest>,
+    /// The board up to this number is told.
+    told: u64,
+}
+
+impl Control<'_> {
+    async fn run(
+        mut self,
+        mut incoming: Streaming<ConnectResponse>,
+        every: Duration,
+    ) -> SessionEnd {
+        let mut board = self.link.board.watch();
+        board.mark_changed();
+        let mut beat = interval(every);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The hello was the first.
+        beat.reset();
+        loop {
+            let sent = tokio::select! {
+                frame = incoming.message() => match frame {
+                    Ok(Some(response)) => {
+                        self.incoming(response);
+                        Ok(())
+                    }
+                    ended => return wire::ended(ended),
+                },
+                _ = beat.tick() => self.heartbeat().await,
+                changed = board.changed() => match changed {
+                    Ok(()) => self.news().await,
+                    Err(_) => Err(SessionEnd::Lost("the agent stops".to_owned())),
+                },
+            };
+            if let Err(end) = sent {
+                return end;
+            }
+        }
+    }
+
+    async fn heartbeat(&self) -> Result<(), SessionEnd> {
+        let reports = self.link.board.reports_after(0);
+        let tasks = reports.into_iter().map(frames::report).collect();
+        self.send(connect_request::Frame::Heartbeat(Heartbeat { tasks }))
+            .await
+    }
+
+    /// What has changed, each task once.
+    async fn news(&mut self) -> Result<(), SessionEnd> {
+        let newest = *self.link.board.watch().borrow();
+        for report in self.link.board.reports_after(self.told) {
+            let frame = connect_request::Frame::Report(frames::report(report));
+            self.send(frame).await?;
+        }
+        self.told = newest;
+        Ok(())
+    }
+
+    async fn send(&self, frame: connect_request::Frame) -> Result<(), SessionEnd> {
+        let sent = self.outgoing.send(frames::request(frame));
+        match tokio::time::timeout(wire::PATIENCE, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(SessionEnd::Lost("the control stream is closed".to_owned())),
+            Err(_) => Err(SessionEnd::Lost("the coordinator takes nothing".to_owned())),
+        }
+    }
+
+    fn incoming(&self, response: ConnectResponse) {
+        let message = match response.frame {
+            Some(Frame::Start(start)) => frames::order_of(start),
+            Some(Frame::Stop(stop)) => frames::stop_of(stop),
+            Some(Frame::Forget(forget)) => frames::forget_of(forget),
+            Some(Frame::Welcome(_) | Frame::Ack(_)) | None => {
+                tracing::warn!("a frame that does not belong on a control stream");
+                return;
+            }
+        };
+        match message {
+            // Nobody is there any more only when the agent ends.
+            Ok(message) => drop(self.link.runs.cast(message)),
+            Err(error) => tracing::error!(%error, "an order was not understood"),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A coordinator for tests: it speaks the protocol, keeps what it is told, and loses what it should.
+//!
+//! Owns no rule of its own beyond those of the wire. The cases of `agent.rs` call it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use trainyard_proto::convert::duration;
+use trainyard_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
+use trainyard_proto::v1::{
+    self, ConnectRequest, ConnectResponse, Hello, Record, TaskKey, TaskReport, connect_request,
+    connect_response::Frame, record::Body,
+};
+
+pub(crate) const TOKEN: &str = "right-token";
+
+type Out = mpsc::Sender<Result<ConnectResponse, Status>>;
+
+/// What the coordinator knows.
+#[derive(Default)]
+pub(crate) struct Known {
+    sessions: u64,
+    control: Option<Out>,
+    data: CancellationToken,
+    /// Whether records are acknowledged.
+    pub(crate) deaf: bool,
+    /// Records that came again.
+    pub(crate) doubled: usize,
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) attached: usize,
+    pub(crate) records: BTreeMap<u64, BTreeMap<u64, Record>>,
+    /// The newest by job.
+    pub(crate) reports: BTreeMap<u64, TaskReport>,
+}
+
+/// The coordinator. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    known: Arc<Mutex<Known>>,
+    changed: watch::Sender<u64>,
+    tasks: TaskTracker,
+    pub(crate) address: SocketAddr,
+}
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let fake = Self {
+            known: Arc::default(),
+            changed: watch::channel(0).0,
+            tasks: TaskTracker::new(),
+            address: listener.local_addr().expect("its address"),
+        };
+        let service = AgentServiceServer::new(fake.clone());
+        let server = tonic::transport::Server::builder().add_service(service);
+        let serve = server.serve_with_incoming(TcpListenerStream::new(listener));
+        fake.tasks.spawn(serve);
+        fake
+    }
+
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no case has panicked with it")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known());
+        self.changed.send_modify(|number| *number += 1);
+    }
+
+    /// Waits until `look` finds something; the case's own limit bounds it.
+    pub(crate) async fn until<T>(&self, look: impl Fn(&Known) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(found) = look(&self.known()) {
+                return found;
+            }
+            changed.changed().await.expect("the coordinator is there");
+        }
+    }
+
+    /// Sends a frame on the control stream once there is one.
+    pub(crate) async fn send(&self, frame: Frame) {
+        let control = self.until(|known| known.control.clone()).await;
+        let frame = Some(frame);
+        control
+            .send(Ok(ConnectResponse { frame }))
+            .await
+            .expect("the agent is connected");
+    }
+
+    /// Cuts the data stream, as a network would.
+    pub(crate) fn break_data(&self) {
+        self.known().data.cancel();
+    }
+
+    /// Forgets that anybody is connected.
+    pub(crate) fn hang_up(&self) {
+        self.known().control = None;
+    }
+
+    /// The end of a job's task.
+    pub(crate) async fn end(&self, job: u64) -> TaskReport {
+        let ended = |known: &Known| known.reports.get(&job).filter(|r| r.end.is_some()).cloned();
+        self.until(ended).await
+    }
+
+    /// The end, once all records up to its last are there.
+    pub(crate) async fn whole_end(&self, job: u64) -> v1::TaskEnd {
+        let end = self.end(job).await.end.expect("it has ended");
+        self.until(|known| {
+            let stored = known.records.get(&job).map_or(0, BTreeMap::len);
+            (stored as u64 >= end.last_seq).then_some(())
+        })
+        .await;
+        let records = self.known().records.remove(&job).unwrap_or_default();
+        assert!(records.keys().copied().eq(1..=end.last_seq), "no gap");
+        self.known().records.insert(job, records);
+        end
+    }
+
+    /// Texts of a job's lines of one stream, in order.
+    pub(crate) fn lines(&self, job: u64, stream: v1::LogStream) -> Vec<String> {
+        lines(&self.known(), job, stream)
+    }
+}
+
+/// Texts of a job's lines of one stream, in order.
+pub(crate) fn lines(known: &Known, job: u64, stream: v1::LogStream) -> Vec<String> {
+    let text = |record: &Record| match &record.body {
+        Some(Body::Log(line)) if line.stream() == stream => Some(line.text.clone()),
+        _ => None,
+    };
+    let records = known.records.get(&job).into_iter().flatten();
+    records.filter_map(|(_, record)| text(record)).collect()
+}
+
+fn job(task: Option<TaskKey>) -> u64 {
+    task.expect("it names its task").job_id
+}
+
+#[tonic::async_trait]
+impl AgentService for Fake {
+    type ConnectStream = Pin<Box<ReceiverStream<Result<ConnectResponse, Status>>>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut incoming = request.into_inner();
+        let first = incoming.message().await?.and_then(|first| first.frame);
+        let (out, stream) = mpsc::channel(64);
+        let fake = self.clone();
+        match first {
+            Some(connect_request::Frame::Hello(hello)) => {
+                if hello.token != TOKEN {
+                    return Err(Status::unauthenticated("unknown join token"));
+                }
+                self.tasks.spawn(fake.control(hello, incoming, out));
+            }
+            Some(connect_request::Frame::Attach(attach)) => {
+                if attach.token != TOKEN || attach.session != self.known().sessions {
+                    return Err(Status::permission_denied("no such session"));
+                }
+                self.tasks.spawn(fake.data(incoming, out));
+            }
+            _ => return Err(Status::invalid_argument("neither hello nor attach")),
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+impl Fake {
+    async fn control(self, hello: Hello, mut incoming: Streaming<ConnectRequest>, out: Out) {
+        let session = self.known().sessions + 1;
+        let welcome = Frame::Welcome(v1::Welcome {
+            session,
+            heartbeat_interval: Some(duration(Duration::from_millis(200))),
+            coordinator_version: "test".to_owned(),
+        });
+        self.change(|known| {
+            known.sessions = session;
+            for report in hello.tasks.clone() {
+                known.reports.insert(job(report.task), report);
+            }
+            known.hellos.push(hello);
+        });
+        let frame = Some(welcome);
+        out.send(Ok(ConnectResponse { frame })).await.ok();
+        self.change(|known| known.control = Some(out));
+        while let Ok(Some(request)) = incoming.message().await {
+            let reports = match request.frame {
+                Some(connect_request::Frame::Heartbeat(beat)) => beat.tasks,
+                Some(connect_request::Frame::Report(report)) => vec![report],
+                other => panic!("not on a control stream: {other:?}"),
+            };
+            self.change(|known| {
+                for report in reports {
+                    known.reports.insert(job(report.task), report);
+                }
+            });
+        }
+    }
+
+    async fn data(self, mut incoming: Streaming<ConnectRequest>, out: Out) {
+        let cut = CancellationToken::new();
+        self.change(|known| {
+            known.attached += 1;
+            known.data = cut.clone();
+        });
+        while let Some(Ok(Some(request))) = cut.run_until_cancelled(incoming.message()).await {
+            let Some(connect_request::Frame::Batch(batch)) = request.frame else {
+                panic!("not on a data stream");
+            };
+            let task = batch.task;
+            let last = batch.first_seq + batch.records.len() as u64 - 1;
+            let mut deaf = false;
+            self.change(|known| {
+                deaf = known.deaf;
+                let records = known.records.entry(job(task)).or_default();
+                for (seq, record) in (batch.first_seq..).zip(batch.records) {
+                    let before = records.insert(seq, record.clone());
+                    if let Some(before) = before {
+                        assert_eq!(before, record, "a number stands for one record");
+                        known.doubled += 1;
+                    }
+                }
+            });
+            if !deaf {
+                let frame = Some(Frame::Ack(v1::RecordAck { task, seq: last }));
+                out.send(Ok(ConnectResponse { frame })).await.ok();
+            }
+        }
+        out.send(Err(Status::unavailable("cut"))).await.ok();
+    }
+}

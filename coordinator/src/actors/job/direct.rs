@@ -1,0 +1,115 @@
+//! What a trainer reports to the coordinator itself, without an agent between.
+//!
+//! Such reports have no numbers, so each epoch and the completion count once by what they say. They
+//! need the secret of the live attempt and never leave a terminal state. Called by the job's actor.
+
+use std::collections::BTreeSet;
+
+use ractor::ActorProcessingErr;
+use trainyard_core::{
+    ids::{Rank, TaskKey},
+    job::Event,
+    record::Record,
+};
+
+use super::{ActError, ActReply, Done, State, records::Sorted};
+use crate::{actors::scheduler::answer, clock, store::ReadError};
+
+/// Rows read at once when the reported epochs are looked up.
+const PAGE: usize = 10_000;
+
+/// Epochs, and steps within them.
+pub(super) type Reported = BTreeSet<(u32, Option<u64>)>;
+
+/// One call of a trainer.
+#[derive(Debug)]
+pub struct DirectReport {
+    /// What it says; the first says whether it was said before.
+    pub records: Vec<Record>,
+}
+
+impl State {
+    pub(super) async fn direct(
+        &mut self,
+        secret: &str,
+        report: DirectReport,
+        reply: ActReply,
+    ) -> Result<(), ActorProcessingErr> {
+        let live = self
+            .job
+            .attempt()
+            .filter(|live| blake3::hash(live.secret.as_bytes()) == blake3::hash(secret.as_bytes()));
+        let Some(number) = live
+            .map(|live| live.number)
+            .filter(|_| self.job.allocation().is_some())
+        else {
+            answer(reply, Err(ActError::NotFound));
+            return Ok(());
+        };
+        if self.said_before(&report).await? {
+            // The first one may still be under way: nothing is promised before it is on disk.
+            self.peers.store.commit_and_wait(Vec::new()).await?;
+            answer(reply, Ok(self.job.clone()));
+            return Ok(());
+        }
+        let task = TaskKey {
+            job: self.job.id,
+            attempt: number,
+            rank: Rank(0),
+        };
+        let sorted = Sorted::of(report.records.into_iter());
+        let changes = sorted.changes(task);
+        let event = Event::Stored {
+            attempt: number,
+            seq: 0,
+            progress: sorted.progress,
+            completion: sorted.completion,
+        };
+        let step = self.job.step(clock::now(), event)?;
+        Ok(self.take(step, changes, Done::Answer(Some(reply))).await?)
+    }
+
+    async fn said_before(&mut self, report: &DirectReport) -> Result<bool, ActorProcessingErr> {
+        let attempt = self.job.attempt();
+        Ok(match report.records.first() {
+            Some(Record::Progress(said)) if said.has_metrics => {
+                let key = (said.epoch, said.step);
+                !self.reported().await?.insert(key)
+            }
+            Some(Record::Completion(_)) => attempt.is_some_and(|live| live.completion.is_some()),
+            Some(Record::Progress(_) | Record::Log(_) | Record::Validation { .. }) | None => false,
+        })
+    }
+
+    /// The epochs that the live attempt has reported, by whichever way.
+    async fn reported(&mut self) -> Result<&mut Reported, ActorProcessingErr> {
+        let live = self
+            .job
+            .attempt()
+            .ok_or("a report without an attempt")?
+            .number;
+        let known = self.reported.take().filter(|(of, _)| *of == live);
+        let reported = match known {
+            Some(reported) => reported,
+            None => {
+                self.peers.store.commit_and_wait(Vec::new()).await?;
+                (live, self.stored_keys(live)?)
+            }
+        };
+        Ok(&mut self.reported.insert(reported).1)
+    }
+
+    fn stored_keys(&self, live: trainyard_core::ids::AttemptNo) -> Result<Reported, ReadError> {
+        let mut keys = Reported::new();
+        let mut after = 0;
+        loop {
+            let points = self.peers.store.points(self.job.id, after, PAGE)?;
+            let Some(last) = points.last() else {
+                return Ok(keys);
+            };
+            after = last.id;
+            let of_live = points.iter().filter(|point| point.attempt == live);
+            keys.extend(of_live.map(|point| (point.progress.epoch, point.progress.step)));
+        }
+    }
+}

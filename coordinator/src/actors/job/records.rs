@@ -1,0 +1,145 @@
+//! Records of a task: each is stored once, then acknowledged.
+//!
+//! Owns telling new records from known ones by their numbers, and turning them into rows. Called by
+//! the job's actor.
+
+use ractor::ActorProcessingErr;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use trainyard_core::{
+    ids::TaskKey,
+    job::Event,
+    record::{Completion, LogLine, Progress, Record},
+};
+
+use super::{Done, State};
+use crate::{clock, store::Change};
+
+/// What acknowledges a batch: it travels to the data stream's writer, and the permit that bounds
+/// the batches in flight is given back there.
+#[derive(Debug)]
+pub struct Ack {
+    /// Of which task.
+    pub task: TaskKey,
+    /// All up to this number is stored.
+    pub seq: u64,
+    /// Held while the batch is in flight.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// A batch of records of one task.
+#[derive(Debug)]
+pub struct Batch {
+    /// Of which task.
+    pub task: TaskKey,
+    /// The number of the first record.
+    pub first_seq: u64,
+    /// In order, without gaps.
+    pub records: Vec<Record>,
+    /// Where the acknowledgement goes; its room equals the number of permits.
+    pub acks: mpsc::Sender<Ack>,
+    /// Bounds the batches in flight.
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl State {
+    pub(super) async fn records(&mut self, batch: Batch) -> Result<(), ActorProcessingErr> {
+        let task = batch.task;
+        let count = u64::try_from(batch.records.len())?;
+        let last = batch.first_seq + count.saturating_sub(1);
+        let done = |seq| {
+            Done::Ack(
+                batch.acks,
+                Ack {
+                    task,
+                    seq,
+                    permit: batch.permit,
+                },
+            )
+        };
+        let live = self
+            .job
+            .attempt()
+            .filter(|live| live.number == task.attempt);
+        let Some(stored) = live.map(|live| live.stored_seq) else {
+            tracing::info!(%task, "records of an attempt that is over are dropped");
+            done(last).carry_out();
+            return Ok(());
+        };
+        if self.job.allocation().is_none() || last <= stored {
+            // Over, or stored already and only the acknowledgement was lost.
+            done(last).carry_out();
+            return Ok(());
+        }
+        if batch.first_seq > stored + 1 {
+            tracing::warn!(%task, first = batch.first_seq, stored, "records are missing; not taken");
+            return Ok(());
+        }
+        let known = usize::try_from(stored + 1 - batch.first_seq)?;
+        let sorted = Sorted::of(batch.records.into_iter().skip(known));
+        let mut changes = sorted.changes(task);
+        changes.push(Change::PutCursor { task, seq: last });
+        let event = Event::Stored {
+            attempt: task.attempt,
+            seq: last,
+            progress: sorted.progress,
+            completion: sorted.completion,
+        };
+        let step = self.job.step(clock::now(), event)?;
+        Ok(self.take(step, changes, done(last)).await?)
+    }
+}
+
+/// Records by kind, in order.
+#[derive(Default)]
+pub(super) struct Sorted {
+    points: Vec<Progress>,
+    lines: Vec<LogLine>,
+    validations: Vec<(u32, String)>,
+    pub(super) progress: Option<Box<Progress>>,
+    pub(super) completion: Option<Box<Completion>>,
+}
+
+impl Sorted {
+    pub(super) fn of(records: impl Iterator<Item = Record>) -> Self {
+        let mut sorted = Self::default();
+        for record in records {
+            match record {
+                Record::Log(line) => sorted.lines.push(line),
+                Record::Progress(report) => {
+                    if report.has_metrics {
+                        sorted.points.push(report.clone());
+                    }
+                    sorted.progress = Some(Box::new(report));
+                }
+                Record::Completion(word) => sorted.completion = Some(Box::new(word)),
+                Record::Validation { epoch, body } => sorted.validations.push((epoch, body)),
+            }
+        }
+        sorted
+    }
+
+    pub(super) fn changes(&self, task: TaskKey) -> Vec<Change> {
+        let (job, attempt) = (task.job, task.attempt);
+        let mut changes = Vec::new();
+        if !self.points.is_empty() {
+            let points = self.points.clone();
+            changes.push(Change::AppendPoints {
+                job,
+                attempt,
+                points,
+            });
+        }
+        if !self.lines.is_empty() {
+            let lines = self.lines.clone();
+            changes.push(Change::AppendLogs {
+                job,
+                attempt,
+                lines,
+            });
+        }
+        for (epoch, body) in self.validations.clone() {
+            changes.push(Change::PutValidation { job, epoch, body });
+        }
+        changes
+    }
+}

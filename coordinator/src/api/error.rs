@@ -1,0 +1,111 @@
+//! The one error of the service: a kind, words for the caller, and the bad fields if there are any.
+//!
+//! Each door renders it in its own way; both look the kind up in the one table of `trainyard-proto`.
+
+use tonic::Status;
+use trainyard_core::spec::Violation;
+use trainyard_proto::{
+    convert::WireError,
+    status::{Kind, bad_request},
+};
+
+use crate::{
+    actors::AskError,
+    store::{NoRoom, ReadError, StoreError},
+};
+
+/// What a caller is told when something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// Which sort of answer.
+    pub kind: Kind,
+    /// What is wrong and the way out.
+    pub message: String,
+    /// Every bad field; only with [`Kind::Invalid`].
+    pub violations: Vec<Violation>,
+}
+
+impl ApiError {
+    /// An error without bad fields.
+    #[must_use]
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// Bad fields, all at once.
+    #[must_use]
+    pub fn invalid(violations: Vec<Violation>) -> Self {
+        let words: Vec<_> = violations
+            .iter()
+            .map(|found| format!("{}: {}", found.field, found.message))
+            .collect();
+        Self {
+            kind: Kind::Invalid,
+            message: words.join("; "),
+            violations,
+        }
+    }
+
+    /// One bad field.
+    #[must_use]
+    pub fn field(field: &str, message: impl Into<String>) -> Self {
+        Self::invalid(vec![Violation {
+            field: field.to_owned(),
+            message: message.into(),
+        }])
+    }
+
+    /// The contract's answer to an unknown job.
+    #[must_use]
+    pub fn no_job() -> Self {
+        Self::new(Kind::NotFound, "Training job not found")
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        if error.violations.is_empty() {
+            error.kind.status(error.message)
+        } else {
+            bad_request(&error.violations)
+        }
+    }
+}
+
+impl From<AskError> for ApiError {
+    fn from(error: AskError) -> Self {
+        Self::new(Kind::Unavailable, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::new(Kind::Unavailable, error.to_string())
+    }
+}
+
+impl From<NoRoom> for ApiError {
+    fn from(error: NoRoom) -> Self {
+        let words = format!("the coordinator's disk is nearly full: {error}");
+        Self::new(Kind::Exhausted, words)
+    }
+}
+
+impl From<ReadError> for ApiError {
+    /// What is wrong with the store is for operators, not for callers.
+    fn from(error: ReadError) -> Self {
+        tracing::error!(%error, "a read of the store failed");
+        let words = "the coordinator could not read its store; its log says why";
+        Self::new(Kind::Internal, words)
+    }
+}
+
+impl From<WireError> for ApiError {
+    fn from(error: WireError) -> Self {
+        Self::field(error.field(), error.to_string())
+    }
+}

@@ -1,0 +1,89 @@
+//! Following a job: what is stored, then what is stored next, until it has ended.
+//!
+//! Owns the loop that never misses a row: the watch is marked as seen before the store is read, so
+//! whatever is committed meanwhile wakes it again. Never keeps a transaction and never buffers more
+//! than one page.
+
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use trainyard_core::{ids::JobId, job::Job};
+
+use super::ApiError;
+use crate::store::{ReadError, Store};
+
+/// Rows on one message.
+const PAGE: usize = 1_000;
+
+/// Everything that is needed to follow one job.
+#[derive(Clone, Debug)]
+pub(super) struct Follower {
+    pub(super) store: Store,
+    pub(super) job: JobId,
+    /// Ends every stream when the coordinator stops.
+    pub(super) stop: CancellationToken,
+}
+
+impl Follower {
+    /// Pages of rows after `after`, read by `read` (job, after, limit); `id` is a row's own.
+    /// Without `follow` it ends with the last row stored so far.
+    pub(super) fn rows<T: Send + 'static>(
+        self,
+        after: u64,
+        follow: bool,
+        read: impl Fn(&Store, JobId, u64, usize) -> Result<Vec<T>, ReadError> + Send + 'static,
+        id: impl Fn(&T) -> u64 + Send + 'static,
+    ) -> impl Stream<Item = Result<Vec<T>, ApiError>> + Send {
+        async_stream::try_stream! {
+            let mut changes = self.store.changes(self.job);
+            let mut after = after;
+            loop {
+                changes.borrow_and_update();
+                // Before the rows: a job that is over now has all its rows stored.
+                let over = self.over()?;
+                let rows = read(&self.store, self.job, after, PAGE)?;
+                match rows.last() {
+                    Some(last) => {
+                        after = id(last);
+                        yield rows;
+                    }
+                    None if over || !follow => break,
+                    None => {
+                        tokio::select! {
+                            changed = changes.changed() => if changed.is_err() { break },
+                            () = self.stop.cancelled() => break,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The job now and after each change, until it has ended.
+    pub(super) fn states(self) -> impl Stream<Item = Result<Job, ApiError>> + Send {
+        async_stream::try_stream! {
+            let mut changes = self.store.changes(self.job);
+            let mut last: Option<Job> = None;
+            loop {
+                changes.borrow_and_update();
+                let job = self.store.job(self.job)?.ok_or_else(ApiError::no_job)?;
+                let over = job.state.is_terminal();
+                if last.as_ref() != Some(&job) {
+                    last = Some(job.clone());
+                    yield job;
+                }
+                if over {
+                    break;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { break },
+                    () = self.stop.cancelled() => break,
+                }
+            }
+        }
+    }
+
+    fn over(&self) -> Result<bool, ApiError> {
+        let job = self.store.job(self.job)?;
+        Ok(job.is_none_or(|job| job.state.is_terminal()))
+    }
+}

@@ -1,0 +1,330 @@
+//! `JobService`: submitting, watching and stopping jobs.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use tonic::{Request, Response, Status, async_trait};
+use trainyard_core::{
+    ids::JobId,
+    job::JobState,
+    record::LogStream,
+    spec::{JobSpec, Violation},
+};
+use trainyard_proto::{
+    convert::timestamp,
+    v1::{self, job_service_server::JobService},
+};
+
+use super::caller;
+use crate::{
+    api::{ApiError, Jobs, Service},
+    store::{StoredLine, StoredPoint},
+};
+
+/// Text in one message of lines, so that any client's limit of 4 MiB is kept.
+const TEXT: usize = 1 << 20;
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The door; all is in the service.
+#[derive(Debug)]
+pub(super) struct JobDoor(pub(super) Service);
+
+#[async_trait]
+impl JobService for JobDoor {
+    async fn submit_job(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Answer<v1::SubmitJobResponse> {
+        let caller = caller(&self.0, &request)?;
+        let v1::SubmitJobRequest {
+            spec,
+            idempotency_key: key,
+        } = request.into_inner();
+        let missing = || ApiError::field("spec", "is missing; say what is to be run");
+        let spec = JobSpec::try_from(spec.ok_or_else(missing)?).map_err(ApiError::from)?;
+        let key = (!key.is_empty()).then_some(key);
+        let job = self.0.submit(&caller, spec, key).await;
+        let job = Some(job.map_err(below_spec)?.into());
+        Ok(Response::new(v1::SubmitJobResponse { job }))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
+        caller(&self.0, &request)?;
+        let job = self.0.job(JobId(request.into_inner().job_id)).await?;
+        let job = Some(job.into());
+        Ok(Response::new(v1::GetJobResponse { job }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Answer<v1::ListJobsResponse> {
+        caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let states: Result<Vec<_>, _> = request.states().map(state).collect();
+        let page = self.0.jobs(Jobs {
+            before: token(&request.page_token)?.map(JobId),
+            states: states?,
+            project_id: request.project_id,
+            limit: size(request.page_size),
+        });
+        let page = page.await?;
+        let last = page.rows.last().filter(|_| page.more);
+        let next_page_token = last.map(|job| job.id.to_string()).unwrap_or_default();
+        let jobs = page.rows.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs,
+            next_page_token,
+        }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Answer<v1::CancelJobResponse> {
+        caller(&self.0, &request)?;
+        let job = self.0.cancel(JobId(request.into_inner().job_id)).await?;
+        let job = Some(job.into());
+        Ok(Response::new(v1::CancelJobResponse { job }))
+    }
+
+    type WatchJobStream = Streamed<v1::WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Answer<Self::WatchJobStream> {
+        caller(&self.0, &request)?;
+        let states = self.0.follow_job(JobId(request.into_inner().job_id))?;
+        let states = states.map_err(Status::from).map_ok(|job| {
+            let job = Some(job.into());
+            v1::WatchJobResponse { job }
+        });
+        Ok(Response::new(Box::pin(states)))
+    }
+
+    async fn list_metrics(
+        &self,
+        request: Request<v1::ListMetricsRequest>,
+    ) -> Answer<v1::ListMetricsResponse> {
+        caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let after = token(&request.page_token)?.unwrap_or(0);
+        let job = JobId(request.job_id);
+        let page = self.0.points(job, after, size(request.page_size))?;
+        let last = page.rows.last().filter(|_| page.more);
+        let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
+        let points = page.rows.into_iter().map(point).collect();
+        Ok(Response::new(v1::ListMetricsResponse {
+            points,
+            next_page_token,
+        }))
+    }
+
+    type StreamMetricsStream = Streamed<v1::StreamMetricsResponse>;
+
+    async fn stream_metrics(
+        &self,
+        request: Request<v1::StreamMetricsRequest>,
+    ) -> Answer<Self::StreamMetricsStream> {
+        caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let pages = self
+            .0
+            .follow_points(JobId(request.job_id), request.after_point_id)?;
+        let pages = pages.map_err(Status::from).map_ok(|page| {
+            let points = page.into_iter().map(point).collect();
+            v1::StreamMetricsResponse { points }
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    async fn list_logs(
+        &self,
+        request: Request<v1::ListLogsRequest>,
+    ) -> Answer<v1::ListLogsResponse> {
+        caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let stream = log_stream(request.stream())?;
+        let after = token(&request.page_token)?.unwrap_or(0);
+        let job = JobId(request.job_id);
+        let page = self.0.lines(job, after, size(request.page_size), stream)?;
+        let mut messages = by_text(page.rows);
+        let more = page.more || messages.len() > 1;
+        let rows = if messages.is_empty() {
+            Vec::new()
+        } else {
+            messages.swap_remove(0)
+        };
+        let last = rows.last().filter(|_| more);
+        let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
+        let lines = rows.into_iter().map(line).collect();
+        Ok(Response::new(v1::ListLogsResponse {
+            lines,
+            next_page_token,
+        }))
+    }
+
+    type StreamLogsStream = Streamed<v1::StreamLogsResponse>;
+
+    async fn stream_logs(
+        &self,
+        request: Request<v1::StreamLogsRequest>,
+    ) -> Answer<Self::StreamLogsStream> {
+        caller(&self.0, &request)?;
+        let v1::StreamLogsRequest {
+            job_id,
+            after_line_id,
+            follow,
+        } = request.into_inner();
+        let pages = self.0.follow_lines(JobId(job_id), after_line_id, follow)?;
+        let messages = pages.flat_map(|page| match page {
+            Ok(rows) => stream::iter(by_text(rows).into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(error) => stream::iter(vec![Err(Status::from(error))]),
+        });
+        let messages = messages.map_ok(|rows: Vec<StoredLine>| {
+            let lines = rows.into_iter().map(line).collect();
+            v1::StreamLogsResponse { lines }
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+/// The violations of a specification are those of the field that holds it.
+fn below_spec(error: ApiError) -> Status {
+    if error.violations.is_empty() {
+        return error.into();
+    }
+    let below = |found: Violation| Violation {
+        field: format!("spec.{}", found.field),
+        message: found.message,
+    };
+    ApiError::invalid(error.violations.into_iter().map(below).collect()).into()
+}
+
+fn size(wanted: u32) -> usize {
+    usize::try_from(wanted).unwrap_or(usize::MAX)
+}
+
+fn token(text: &str) -> Result<Option<u64>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let words = "is not a token of an earlier page; leave it out for the first page";
+    let number = text.parse().ok();
+    number
+        .map(Some)
+        .ok_or_else(|| ApiError::field("page_token", words))
+}
+
+fn state(wire: v1::JobState) -> Result<JobState, ApiError> {
+    Ok(match wire {
+        v1::JobState::Unspecified => {
+            let words = "holds an unspecified state; leave states out for all of them";
+            return Err(ApiError::field("states", words));
+        }
+        v1::JobState::Pending => JobState::Pending,
+        v1::JobState::Queued => JobState::Queued,
+        v1::JobState::Starting => JobState::Starting,
+        v1::JobState::Running => JobState::Running,
+        v1::JobState::Finishing => JobState::Finishing,
+        v1::JobState::Completed => JobState::Completed,
+        v1::JobState::Failed => JobState::Failed,
+        v1::JobState::Cancelled => JobState::Cancelled,
+    })
+}
+
+fn log_stream(wire: v1::LogStream) -> Result<Option<LogStream>, ApiError> {
+    match wire {
+        v1::LogStream::Unspecified => Ok(None),
+        v1::LogStream::Stdout
+        | v1::LogStream::Stderr
+        | v1::LogStream::System
+        | v1::LogStream::Callback => Ok(Some(LogStream::try_from(wire)?)),
+    }
+}
+
+fn point(row: StoredPoint) -> v1::MetricPoint {
+    let progress = row.progress;
+    let checkpoint = progress.checkpoint.map(|checkpoint| checkpoint.path);
+    v1::MetricPoint {
+        point_id: row.id,
+        attempt: row.attempt.0,
+        epoch: progress.epoch,
+        step: progress.step,
+        values: progress.values,
+        checkpoint_path: checkpoint.unwrap_or_default(),
+        reported_at: Some(timestamp(progress.at)),
+    }
+}
+
+fn line(row: StoredLine) -> v1::LogLine {
+    let line = row.line;
+    v1::LogLine {
+        line_id: row.id,
+        attempt: row.attempt.0,
+        stream: v1::LogStream::from(line.stream).into(),
+        level: line.level,
+        text: line.text,
+        written_at: Some(timestamp(line.at)),
+    }
+}
+
+/// Rows in groups whose text fits into one message.
+fn by_text(rows: Vec<StoredLine>) -> Vec<Vec<StoredLine>> {
+    let mut groups: Vec<Vec<StoredLine>> = Vec::new();
+    let mut size = 0;
+    for row in rows {
+        let text = row.line.text.len() + 64;
+        match groups.last_mut() {
+            Some(group) if size + text <= TEXT => {
+                size += text;
+                group.push(row);
+            }
+            Some(_) | None => {
+                size = text;
+                groups.push(vec![row]);
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_core::{ids::AttemptNo, record::LogLine, time::Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn long_lines_are_spread_over_messages_and_none_is_lost() {
+        let row = |id: u64| StoredLine {
+            id,
+            attempt: AttemptNo(1),
+            line: LogLine {
+                at: Timestamp(0),
+                stream: LogStream::Stdout,
+                level: String::new(),
+                text: "x".repeat(300_000),
+            },
+        };
+        let groups = by_text((1..=10).map(row).collect());
+        assert_eq!(
+            groups.iter().map(Vec::len).collect::<Vec<_>>(),
+            [3, 3, 3, 1]
+        );
+        let ids: Vec<u64> = groups.iter().flatten().map(|row| row.id).collect();
+        assert_eq!(ids, (1..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_page_token_that_is_none_is_named() {
+        let error = token("abc").unwrap_err();
+        assert!(
+            error.message.starts_with("page_token: is not a token"),
+            "{error:?}"
+        );
+    }
+}

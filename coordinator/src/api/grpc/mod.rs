@@ -1,0 +1,63 @@
+//! The gRPC door: services of `trainyard.v1`, reflection and health.
+//!
+//! Parses requests into core types, calls the service, renders answers. Called by `boot`, which
+//! serves the routes.
+
+mod agents;
+mod auth;
+mod data;
+mod jobs;
+mod nodes;
+
+use axum::Router;
+use tonic::{Request, Status, service::Routes};
+use tonic_health::ServingStatus;
+use trainyard_proto::{
+    DESCRIPTORS,
+    v1::{
+        agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
+        job_service_server::JobServiceServer, node_service_server::NodeServiceServer,
+    },
+};
+
+use super::{Caller, Service};
+
+/// The largest message that is read, in bytes.
+const MESSAGE: usize = 16 << 20;
+
+/// Every service of the coordinator, ready to be merged with other routes.
+///
+/// # Errors
+/// When the embedded descriptors cannot be served: a bug of the build.
+pub async fn router(service: &Service) -> Result<Router, tonic_reflection::server::Error> {
+    let reflect = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health
+        .set_service_status("trainyard.v1.JobService", ServingStatus::Serving)
+        .await;
+    let jobs = JobServiceServer::new(jobs::JobDoor(service.clone()));
+    let nodes = NodeServiceServer::new(nodes::NodeDoor(service.clone()));
+    let users = AuthServiceServer::new(auth::AuthDoor(service.clone()));
+    let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
+    let routes = Routes::new(health_service)
+        .add_service(reflect().build_v1()?)
+        .add_service(reflect().build_v1alpha()?)
+        .add_service(jobs.max_decoding_message_size(MESSAGE))
+        .add_service(nodes)
+        .add_service(users)
+        .add_service(agents.max_decoding_message_size(MESSAGE));
+    Ok(routes.into_axum_router().reset_fallback())
+}
+
+/// The user who calls.
+fn caller<T>(service: &Service, request: &Request<T>) -> Result<Caller, Status> {
+    let header = request.metadata().get("authorization");
+    let token = header
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    Ok(service.caller(token)?)
+}

@@ -1,0 +1,17 @@
+//! The doors of the coordinator: gRPC and REST on one port, one service behind both.
+//!
+//! A door parses, calls [`service::Service`] and renders what comes back. Nothing here decides about
+//! jobs; only the service speaks to actors and store. Called by `boot`.
+
+mod error;
+mod follow;
+pub mod grpc;
+mod reads;
+pub mod rest;
+mod service;
+mod users;
+
+pub use error::ApiError;
+pub use reads::Points;
+pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
+pub use users::Caller;

@@ -1,0 +1,300 @@
+//! What is read of a job: points, lines, validation results; once or followed until it has ended.
+//!
+//! The part of the service that only reads. Owns the bounds on pages and on streams followed at
+//! once. A long scan runs on a blocking thread.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use futures::{Stream, StreamExt};
+use tokio::sync::OwnedSemaphorePermit;
+use trainyard_core::{
+    ids::JobId,
+    job::Job,
+    record::{LogLine, LogStream},
+};
+
+use super::{
+    ApiError,
+    service::{Page, Service, stopping},
+};
+use crate::store::{ReadError, Store, StoredLine, StoredPoint};
+
+/// What is wanted of a job's points.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Points {
+    /// Only of this epoch and later ones.
+    pub since_epoch: u32,
+    /// At most so many.
+    pub limit: usize,
+    /// The newest ones, newest first; else the oldest ones, oldest first.
+    pub newest: bool,
+}
+
+impl Service {
+    /// Points after `after`, ascending.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn points(
+        &self,
+        id: JobId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Page<StoredPoint>, ApiError> {
+        self.known(id)?;
+        let limit = self.page(limit);
+        let rows = self.store().points(id, after, limit)?;
+        let more = rows.len() == limit;
+        Ok(Page { rows, more })
+    }
+
+    /// Lines after `after`, ascending, of `stream` or of all.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn lines(
+        &self,
+        id: JobId,
+        after: u64,
+        limit: usize,
+        stream: Option<LogStream>,
+    ) -> Result<Page<StoredLine>, ApiError> {
+        self.known(id)?;
+        let limit = self.page(limit);
+        let mut rows: Vec<StoredLine> = Vec::new();
+        let mut after = after;
+        loop {
+            let batch = self.store().logs(id, after, self.page_rows())?;
+            let Some(last) = batch.last() else {
+                return Ok(Page { rows, more: false });
+            };
+            after = last.id;
+            let wanted = |row: &StoredLine| stream.is_none_or(|wanted| row.line.stream == wanted);
+            rows.extend(batch.into_iter().filter(wanted));
+            if rows.len() >= limit {
+                rows.truncate(limit);
+                return Ok(Page { rows, more: true });
+            }
+        }
+    }
+
+    /// Pages of points after `after`, until the job has ended.
+    ///
+    /// # Errors
+    /// When there is no such job, or too much is followed already.
+    pub fn follow_points(
+        &self,
+        id: JobId,
+        after: u64,
+    ) -> Result<impl Stream<Item = Result<Vec<StoredPoint>, ApiError>> + Send + use<>, ApiError>
+    {
+        self.known(id)?;
+        let permit = self.stream()?;
+        let read = Store::points;
+        let rows = self
+            .follower(id)
+            .rows(after, true, read, |point: &StoredPoint| point.id);
+        Ok(holding(permit, rows))
+    }
+
+    /// Pages of lines after `after`; with `follow` until the job has ended.
+    ///
+    /// # Errors
+    /// As [`Service::follow_points`].
+    pub fn follow_lines(
+        &self,
+        id: JobId,
+        after: u64,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Vec<StoredLine>, ApiError>> + Send + use<>, ApiError>
+    {
+        self.known(id)?;
+        let permit = self.stream()?;
+        let read = Store::logs;
+        let rows = self
+            .follower(id)
+            .rows(after, follow, read, |line: &StoredLine| line.id);
+        Ok(holding(permit, rows))
+    }
+
+    /// The job now and after each change, until it has ended.
+    ///
+    /// # Errors
+    /// As [`Service::follow_points`].
+    pub fn follow_job(
+        &self,
+        id: JobId,
+    ) -> Result<impl Stream<Item = Result<Job, ApiError>> + Send + use<>, ApiError> {
+        self.known(id)?;
+        let permit = self.stream()?;
+        let service = self.clone();
+        let states = self.follower(id).states().then(move |job| {
+            let service = service.clone();
+            async move {
+                match job {
+                    Ok(job) => Ok(service.with_reason(job).await),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        Ok(holding(permit, states))
+    }
+
+    /// Points from an epoch on, from either end.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn points_from(
+        &self,
+        id: JobId,
+        wanted: Points,
+    ) -> Result<Vec<StoredPoint>, ApiError> {
+        self.known(id)?;
+        let limit = self.page(wanted.limit);
+        self.blocking(move |store| {
+            let mut kept = VecDeque::new();
+            each_point(store, id, |point| {
+                if point.progress.epoch < wanted.since_epoch {
+                    return true;
+                }
+                kept.push_back(point);
+                if kept.len() > limit {
+                    kept.pop_front();
+                }
+                wanted.newest || kept.len() < limit
+            })?;
+            let rows = kept.into_iter();
+            Ok(match wanted.newest {
+                true => rows.rev().collect(),
+                false => rows.collect(),
+            })
+        })
+        .await
+    }
+
+    /// The newest points, oldest of them first.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn latest_points(&self, id: JobId, limit: usize) -> Result<Vec<StoredPoint>, ApiError> {
+        self.known(id)?;
+        Ok(self.store().newest_points(id, self.page(limit))?)
+    }
+
+    /// All points of a job, for what is told of them together.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn metric_names(&self, id: JobId) -> Result<(BTreeSet<String>, u64), ApiError> {
+        self.known(id)?;
+        self.blocking(move |store| {
+            let (mut names, mut count) = (BTreeSet::new(), 0);
+            each_point(store, id, |point| {
+                count += 1;
+                names.extend(point.progress.values.into_keys());
+                true
+            })?;
+            Ok((names, count))
+        })
+        .await
+    }
+
+    /// Checkpoints by path, in the order in which they were first reported, each with the epoch of
+    /// its newest report.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn checkpoints(&self, id: JobId) -> Result<Vec<(String, u32)>, ApiError> {
+        self.known(id)?;
+        self.blocking(move |store| {
+            let mut found: Vec<(String, u32)> = Vec::new();
+            each_point(store, id, |point| {
+                let progress = point.progress;
+                if let Some(checkpoint) = progress.checkpoint {
+                    match found.iter_mut().find(|(path, _)| *path == checkpoint.path) {
+                        Some((_, epoch)) => *epoch = progress.epoch,
+                        None => found.push((checkpoint.path, progress.epoch)),
+                    }
+                }
+                true
+            })?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The newest lines that `keep` wants, oldest of them first.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn latest_lines(
+        &self,
+        id: JobId,
+        limit: usize,
+        keep: impl Fn(&LogLine) -> bool + Send + 'static,
+    ) -> Result<Vec<StoredLine>, ApiError> {
+        self.known(id)?;
+        let limit = self.page(limit);
+        self.blocking(move |store| store.newest_logs(id, limit, keep))
+            .await
+    }
+
+    /// Validation results by epoch, as JSON.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn validations(&self, id: JobId) -> Result<Vec<(u32, String)>, ApiError> {
+        self.known(id)?;
+        Ok(self.store().validations(id)?)
+    }
+
+    /// How many jobs have not ended: read from the store, so that it also says whether that works.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open_jobs(&self) -> Result<u64, ApiError> {
+        Ok(self.store().count_open()?)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let store = self.store().clone();
+        let done = tokio::task::spawn_blocking(move || read(&store)).await;
+        Ok(done.ok().ok_or_else(stopping)??)
+    }
+}
+
+/// Points in order while `take` wants more.
+fn each_point(
+    store: &Store,
+    id: JobId,
+    mut take: impl FnMut(StoredPoint) -> bool,
+) -> Result<(), ReadError> {
+    const ROWS: usize = 1_000;
+    let mut after = 0;
+    loop {
+        let rows = store.points(id, after, ROWS)?;
+        let Some(last) = rows.last() else {
+            return Ok(());
+        };
+        after = last.id;
+        for row in rows {
+            if !take(row) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// `rows`, with `permit` given back at their end.
+fn holding<T>(
+    permit: OwnedSemaphorePermit,
+    rows: impl Stream<Item = T> + Send,
+) -> impl Stream<Item = T> + Send {
+    rows.map(move |row| {
+        let _held = &permit;
+        row
+    })
+}

@@ -1,0 +1,195 @@
+//! The body of a submission as a specification.
+//!
+//! Owns the contract's names, defaults and ranges, and our own fields beside them. What a job must
+//! be beyond its shape is checked by the service.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use trainyard_core::{
+    resources::{ResourceRequest, parse_bytes},
+    spec::JobSpec,
+};
+use trainyard_proto::{
+    http::{self, Bound, Fields, plain},
+    status::Kind,
+};
+
+use super::error::Refusal;
+use crate::api::ApiError;
+
+/// Ten years: more is a mistake.
+const LONGEST: f64 = 315_360_000.0;
+/// A day.
+const LONGEST_GRACE: f64 = 86_400.0;
+
+/// Reads the body: first its shape, all of it at once, then what the contract wants to be there.
+pub(super) fn spec(body: &[u8]) -> Result<JobSpec, Refusal> {
+    let spec = http::read(body, |fields, _| job(fields))?;
+    missing(&spec).map_or(Ok(spec), |words| {
+        Err(ApiError::new(Kind::Invalid, words).into())
+    })
+}
+
+fn missing(spec: &JobSpec) -> Option<&'static str> {
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    if spec.framework == "command" {
+        None
+    } else if spec.model_name.is_empty() {
+        Some("model_name is required")
+    } else if spec.task_type.is_empty() {
+        Some("task_type is required")
+    } else if !given(&spec.dataset_id) && !given(&spec.dataset_path) {
+        Some("Either dataset_id or dataset_path must be provided")
+    } else {
+        None
+    }
+}
+
+fn job(fields: &mut Fields<'_>) -> JobSpec {
+    JobSpec {
+        session_id: fields.whole_within("session_id", &[]),
+        project_id: fields.whole_within("project_id", &[]),
+        name: fields
+            .short_text("experiment_name", 200)
+            .unwrap_or_default(),
+        tags: fields.texts("tags"),
+        notes: fields.optional_text("notes"),
+        ..fields.required_nested("config", config).unwrap_or_default()
+    }
+}
+
+fn config(fields: &mut Fields<'_>) -> JobSpec {
+    let framework = fields.text_or("framework", "timm");
+    let is_command = framework == "command";
+    let mut named = |name| match is_command {
+        true => fields.optional_text(name).unwrap_or_default(),
+        false => fields.text(name),
+    };
+    let spec = JobSpec {
+        model_name: named("model_name"),
+        task_type: named("task_type"),
+        framework,
+        ..JobSpec::default()
+    };
+    let spec = contract(fields, spec);
+    ours(fields, spec)
+}
+
+/// The contract's own fields.
+fn contract(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
+    // A program knows no epochs of ours.
+    let (epochs, batch_size) = match spec.framework.as_str() {
+        "command" => (1, 1),
+        _ => (spec.epochs, spec.batch_size),
+    };
+    let within = |most| [Bound::Ge(1), Bound::Le(most)];
+    JobSpec {
+        num_classes: fields
+            .whole_within("num_classes", &[Bound::Ge(2)])
+            .map(small),
+        dataset_id: fields.optional_text("dataset_id"),
+        dataset_path: fields.optional_text("dataset_path"),
+        dataset_format: fields.text_or("dataset_format", &spec.dataset_format),
+        split_strategy: split_strategy(fields),
+        epochs: small(fields.whole_or("epochs", epochs.into(), &within(1_000))),
+        batch_size: small(fields.whole_or("batch_size", batch_size.into(), &within(512))),
+        learning_rate: fields.number_or(
+            "learning_rate",
+            spec.learning_rate,
+            &[Bound::Gt(0.0), Bound::Lt(1.0)],
+        ),
+        advanced_config: fields.tree("advanced_config").cloned().map(tree),
+        primary_metric: fields.optional_text("primary_metric"),
+        primary_metric_mode: Some(fields.text_or("primary_metric_mode", "max")),
+        custom_docker_image: fields.optional_text("custom_docker_image"),
+        ..spec
+    }
+}
+
+fn split_strategy(fields: &mut Fields<'_>) -> Option<Value> {
+    fields.nested("split_strategy", |inner| {
+        inner.text("method");
+        if inner.get("method").is_some_and(Value::is_string) {
+            inner.one_of("method", &["use_dataset", "auto", "custom"]);
+        }
+        inner.whole_within("seed", &[]);
+    });
+    fields.get("split_strategy").map(plain)
+}
+
+/// What the old platform did not know.
+fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
+    let pixels = |fields: &mut Fields<'_>, name| fields.whole_within(name, &[Bound::Ge(1)]);
+    let image_size = pixels(fields, "image_size");
+    let imgsz = pixels(fields, "imgsz");
+    let priority = fields.whole_or("priority", 0, &[Bound::Ge(-1_000), Bound::Le(1_000)]);
+    let grace = spec.grace_period.as_secs_f64();
+    let grace_bounds = [Bound::Ge(0.0), Bound::Le(LONGEST_GRACE)];
+    let grace = fields.number_or("grace_period_seconds", grace, &grace_bounds);
+    JobSpec {
+        image_size: image_size.or(imgsz).map(small),
+        device: device(fields),
+        command: fields.texts("command").unwrap_or_default(),
+        environment: fields.texts_by_name("environment").unwrap_or_default(),
+        resources: fields.nested("resources", resources).unwrap_or_default(),
+        priority: i32::try_from(priority).unwrap_or_default(),
+        time_limit: time_limit(fields),
+        grace_period: Duration::try_from_secs_f64(grace).unwrap_or(spec.grace_period),
+        ..spec
+    }
+}
+
+fn time_limit(fields: &mut Fields<'_>) -> Option<Duration> {
+    fields.get("time_limit_seconds")?;
+    let bounds = [Bound::Gt(0.0), Bound::Le(LONGEST)];
+    let seconds = fields.number_or("time_limit_seconds", LONGEST, &bounds);
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// A text; trainers' own tools also take a bare number for one GPU.
+fn device(fields: &mut Fields<'_>) -> String {
+    match fields.get("device") {
+        Some(Value::Number(number)) => number.to_string(),
+        Some(_) | None => fields.optional_text("device").unwrap_or_default(),
+    }
+}
+
+fn resources(fields: &mut Fields<'_>) -> ResourceRequest {
+    let plain = ResourceRequest::default();
+    let most = Bound::Le(i64::from(u32::MAX));
+    ResourceRequest {
+        cpus: small(fields.whole_or("cpus", plain.cpus.into(), &[Bound::Ge(1), most])),
+        memory_bytes: bytes(fields, ["memory", "memory_bytes"]),
+        gpus: small(fields.whole_or("gpus", 0, &[Bound::Ge(0), most])),
+        gpu_model: fields.optional_text("gpu_model").unwrap_or_default(),
+        gpu_memory_bytes: bytes(fields, ["gpu_memory", "gpu_memory_bytes"]),
+    }
+}
+
+/// A size of memory under either name, as a number of bytes or with a unit.
+fn bytes(fields: &mut Fields<'_>, names: [&str; 2]) -> u64 {
+    let mut size = None;
+    for name in names {
+        let Some(value) = fields.get(name) else {
+            continue;
+        };
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        match parse_bytes(&text) {
+            Ok(bytes) => size = size.or(Some(bytes)),
+            Err(error) => fields.refuse(name, &error.to_string()),
+        }
+    }
+    size.unwrap_or_default()
+}
+
+fn tree(object: serde_json::Map<String, Value>) -> Value {
+    plain(&Value::Object(object))
+}
+
+/// Beyond its range it has been refused already.
+fn small(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

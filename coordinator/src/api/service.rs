@@ -1,0 +1,452 @@
+//! The service: what both doors can ask for, in core types.
+//!
+//! Owns the order of checks at a submit, the answers of the contract to what a state does not allow,
+//! and the bounds on what is accepted at once. Decides nothing about jobs; the actors and the core
+//! do. Called by `grpc` and `rest`.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use trainyard_core::{
+    ids::{JobId, NodeName},
+    job::{Event, Job, JobState},
+    spec::JobSpec,
+};
+use trainyard_proto::status::Kind;
+
+use super::{ApiError, Caller, follow::Follower, users::Users};
+use crate::{
+    actors::{
+        ask,
+        job::{ActError, DirectReport, JobMsg},
+        jobs::{JobsMsg, Submission},
+        nodes::{NodeInfo, NodesMsg},
+        root::Tree,
+        scheduler::{NodeView, SchedulerMsg},
+    },
+    auth::{Keys, TokenPair},
+    store::Store,
+};
+
+/// Submissions that may be under way at once; beyond it callers are told to try again.
+const SUBMITS: usize = 4_096;
+
+/// Clients give up on an answer after about 30 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+
+/// How much is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Jobs that have not ended.
+    pub open_jobs: u64,
+    /// Streams followed at once.
+    pub streams: usize,
+    /// Rows on a page.
+    pub page_rows: usize,
+}
+
+/// What the service is made of.
+#[derive(Debug)]
+pub struct ServiceArgs {
+    /// Read here, written by the actors.
+    pub store: Store,
+    /// The way to the actors.
+    pub tree: Tree,
+    /// Signs and checks user tokens.
+    pub keys: Keys,
+    /// What agents must show.
+    pub join_token: String,
+    /// How much is accepted.
+    pub limits: Limits,
+    /// Cancelled when the coordinator stops.
+    pub stop: CancellationToken,
+}
+
+/// The service. A clone is cheap.
+#[derive(Clone, Debug)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    tree: Tree,
+    users: Users,
+    join_token: String,
+    limits: Limits,
+    stop: CancellationToken,
+    submits: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// Which jobs to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Jobs {
+    /// Only older ones than this.
+    pub before: Option<JobId>,
+    /// Only in these states; empty takes all.
+    pub states: Vec<JobState>,
+    /// Only of this project.
+    pub project_id: Option<i64>,
+    /// At most so many; 0 takes 50.
+    pub limit: usize,
+}
+
+/// A page of something, and whether there is more.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// There may be more after the last row.
+    pub more: bool,
+}
+
+/// A node, with what is free on it and who holds the rest.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What is known of it.
+    pub info: NodeInfo,
+    /// What the ledger says; none in the moment between registration and ledger.
+    pub view: Option<NodeView>,
+}
+
+impl Service {
+    /// The service over a running tree.
+    #[must_use]
+    pub fn new(args: ServiceArgs) -> Self {
+        let users = Users::new(args.store.clone(), args.keys);
+        let inner = Inner {
+            users,
+            store: args.store,
+            tree: args.tree,
+            join_token: args.join_token,
+            streams: Arc::new(Semaphore::new(args.limits.streams)),
+            limits: args.limits,
+            stop: args.stop,
+            submits: Arc::new(Semaphore::new(SUBMITS)),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The way to the actors, for the sessions of agents.
+    pub(super) fn tree(&self) -> &Tree {
+        &self.inner.tree
+    }
+
+    /// Cancelled when the coordinator stops.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.inner.stop
+    }
+
+    /// Rows on a page at most.
+    pub(super) fn page_rows(&self) -> usize {
+        self.inner.limits.page_rows
+    }
+
+    /// The store, for what only one door reads.
+    pub(super) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Whether an agent has shown the right token. Hashes are compared, so that the time it takes
+    /// tells nothing.
+    pub(super) fn may_join(&self, token: &str) -> bool {
+        blake3::hash(token.as_bytes()) == blake3::hash(self.inner.join_token.as_bytes())
+    }
+
+    /// Both tokens for a right password.
+    ///
+    /// # Errors
+    /// Wrong address or password; a user who is not active.
+    pub async fn login(&self, email: &str, password: &str) -> Result<TokenPair, ApiError> {
+        self.inner.users.login(email, password).await
+    }
+
+    /// A new pair for a good refresh token.
+    ///
+    /// # Errors
+    /// When the token is not good, with the reason.
+    pub fn refresh(&self, token: &str) -> Result<TokenPair, ApiError> {
+        self.inner.users.refresh(token)
+    }
+
+    /// The user behind an access token.
+    ///
+    /// # Errors
+    /// Without a token, or with one that is not good.
+    pub fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
+        self.inner.users.caller(token)
+    }
+
+    /// Accepts a job; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// Every bad field at once; a job larger than any node; no room on disk or in the queue.
+    pub async fn submit(
+        &self,
+        caller: &Caller,
+        spec: JobSpec,
+        key: Option<String>,
+    ) -> Result<Job, ApiError> {
+        let violations = spec.check();
+        if !violations.is_empty() {
+            return Err(ApiError::invalid(violations));
+        }
+        if let Some(id) = spec.dataset_id.as_deref().filter(|id| !id.is_empty()) {
+            let words = format!(
+                "Labeler is not configured, so dataset '{id}' cannot be looked up; give dataset_path instead"
+            );
+            return Err(ApiError::new(Kind::Unavailable, words));
+        }
+        let _permit = self.admit()?;
+        let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
+        if let Some(unfit) = ask(&self.inner.tree.scheduler, question).await? {
+            let words = format!(
+                "no node could ever hold the job: {}; the largest is {}",
+                unfit.shortage, unfit.largest
+            );
+            return Err(ApiError::field("resources", words));
+        }
+        let submission = Submission {
+            spec,
+            submitted_by: caller.user.email.clone(),
+            key: key.map(|key| format!("{}:{key}", caller.user.id)),
+        };
+        let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+        Ok(ask(&self.inner.tree.jobs, question).await?)
+    }
+
+    /// One job, with the reason why it waits.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn job(&self, id: JobId) -> Result<Job, ApiError> {
+        let job = self.inner.store.job(id)?.ok_or_else(ApiError::no_job)?;
+        Ok(self.with_reason(job).await)
+    }
+
+    /// A page of jobs, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn jobs(&self, wanted: Jobs) -> Result<Page<Job>, ApiError> {
+        let limit = self.page(wanted.limit);
+        let store = self.inner.store.clone();
+        let scan = move || {
+            let keep = |job: &Job| {
+                (wanted.states.is_empty() || wanted.states.contains(&job.state))
+                    && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
+            };
+            store.jobs(wanted.before, limit, keep)
+        };
+        let found = tokio::task::spawn_blocking(scan).await;
+        let found = found.ok().ok_or_else(stopping)??;
+        let more = found.len() == limit;
+        let mut rows = Vec::with_capacity(found.len());
+        for job in found {
+            rows.push(self.with_reason(job).await);
+        }
+        Ok(Page { rows, more })
+    }
+
+    /// Asks for a stop, wherever the job stands; answers with the job as it is then.
+    ///
+    /// # Errors
+    /// When there is no such job, or it is over.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, ApiError> {
+        self.act(id, Event::CancelRequested, "cancel").await
+    }
+
+    /// As [`Service::cancel`], and waits for the end, at most for the grace and `patience`, and no
+    /// longer than clients wait for an answer.
+    ///
+    /// # Errors
+    /// As [`Service::cancel`].
+    pub async fn cancel_and_wait(&self, id: JobId, patience: Duration) -> Result<Job, ApiError> {
+        let job = self.cancel(id).await?;
+        let follower = self.follower(id);
+        let ended = async {
+            let mut states = std::pin::pin!(follower.states());
+            while states.next().await.is_some() {}
+        };
+        let limit = job.spec.grace_period.saturating_add(patience);
+        let limit = limit.min(LONGEST_WAIT);
+        // That it is still on its way out is no error: the answer shows it.
+        tokio::time::timeout(limit, ended).await.ok();
+        self.job(id).await
+    }
+
+    /// Runs an ended job again.
+    ///
+    /// # Errors
+    /// When there is no such job, or it is not over.
+    pub async fn restart(&self, id: JobId) -> Result<Job, ApiError> {
+        self.act(id, Event::RestartRequested, "restart").await
+    }
+
+    /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
+    ///
+    /// # Errors
+    /// When it is not: then nothing is told about the job.
+    pub fn may_report(&self, id: JobId, secret: &str) -> Result<(), ApiError> {
+        let job = self.inner.store.job(id)?;
+        let live = job.as_ref().filter(|job| job.allocation().is_some());
+        let hash = |text: &str| blake3::hash(text.as_bytes());
+        let right = live
+            .and_then(|job| job.attempt())
+            .is_some_and(|attempt| hash(&attempt.secret) == hash(secret));
+        right.then_some(()).ok_or_else(ApiError::no_job)
+    }
+
+    /// A report that a trainer sends to the coordinator itself; on disk when this returns.
+    ///
+    /// # Errors
+    /// When `secret` is not that of the job's live attempt: then nothing is told about the job.
+    pub async fn report(
+        &self,
+        id: JobId,
+        secret: String,
+        report: DirectReport,
+    ) -> Result<Job, ApiError> {
+        let question = |reply| {
+            let message = JobMsg::Direct {
+                secret,
+                report: Box::new(report),
+                reply,
+            };
+            JobsMsg::Route(id, message)
+        };
+        match ask(&self.inner.tree.jobs, question).await? {
+            Ok(job) => Ok(job),
+            Err(_) => Err(ApiError::no_job()),
+        }
+    }
+
+    /// All nodes by name.
+    ///
+    /// # Errors
+    /// When the coordinator is too busy to answer.
+    pub async fn nodes(&self) -> Result<Vec<Node>, ApiError> {
+        let infos = ask(&self.inner.tree.nodes, NodesMsg::List).await?;
+        let views = ask(&self.inner.tree.scheduler, SchedulerMsg::View).await?;
+        let view = |info: &NodeInfo| views.iter().find(|view| view.name == info.row.name);
+        let node = |info: NodeInfo| Node {
+            view: view(&info).cloned(),
+            info,
+        };
+        Ok(infos.into_iter().map(node).collect())
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// When there is none; the known ones are named.
+    pub async fn node(&self, name: &str) -> Result<Node, ApiError> {
+        let nodes = self.nodes().await?;
+        let known: Vec<_> = nodes
+            .iter()
+            .map(|node| node.info.row.name.to_string())
+            .collect();
+        let found = nodes.into_iter().find(|node| node.info.row.name.0 == name);
+        found.ok_or_else(|| {
+            let known = match known.is_empty() {
+                true => "no node has registered yet".to_owned(),
+                false => format!("known are {}", known.join(", ")),
+            };
+            ApiError::new(
+                Kind::NotFound,
+                format!("there is no node '{name}'; {known}"),
+            )
+        })
+    }
+
+    /// Drains a node (with a reason) or resumes it.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub async fn set_drain(&self, name: &str, reason: Option<String>) -> Result<Node, ApiError> {
+        self.node(name).await?;
+        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), reason, reply);
+        ask(&self.inner.tree.nodes, question).await?;
+        self.node(name).await
+    }
+
+    async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {
+        let question = |reply| JobsMsg::Route(id, JobMsg::Event(event, Some(reply)));
+        match ask(&self.inner.tree.jobs, question).await? {
+            Ok(job) => Ok(self.with_reason(job).await),
+            Err(ActError::NotFound) => Err(ApiError::no_job()),
+            Err(ActError::Illegal(_, state)) => {
+                let words = format!("Cannot {verb} job with status '{}'", state.contract_name());
+                Err(ApiError::new(Kind::Conflict, words))
+            }
+        }
+    }
+
+    /// A place among the submissions under way, if there is room for one more job.
+    fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.inner.store.room()?;
+        let most = self.inner.limits.open_jobs;
+        if self.inner.store.count_open()? >= most {
+            let words = format!(
+                "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
+            );
+            return Err(ApiError::new(Kind::Exhausted, words));
+        }
+        let permit = Arc::clone(&self.inner.submits).try_acquire_owned();
+        permit.ok().ok_or_else(|| {
+            let words = format!("{SUBMITS} submissions are under way; try again in a moment");
+            ApiError::new(Kind::Exhausted, words)
+        })
+    }
+
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = Arc::clone(&self.inner.streams).try_acquire_owned();
+        permit.ok().ok_or_else(|| {
+            let most = self.inner.limits.streams;
+            let words = format!("{most} streams are followed already (limits.streams); close some");
+            ApiError::new(Kind::Exhausted, words)
+        })
+    }
+
+    pub(super) async fn with_reason(&self, mut job: Job) -> Job {
+        if job.state == JobState::Queued {
+            let question = |reply| SchedulerMsg::Reason(job.id, reply);
+            // Without an answer it is shown without a reason.
+            let reason = ask(&self.inner.tree.scheduler, question).await;
+            job.reason = reason.ok().flatten().unwrap_or_default();
+        }
+        job
+    }
+
+    pub(super) fn follower(&self, job: JobId) -> Follower {
+        Follower {
+            store: self.inner.store.clone(),
+            job,
+            stop: self.inner.stop.clone(),
+        }
+    }
+
+    pub(super) fn known(&self, id: JobId) -> Result<(), ApiError> {
+        let job = self.inner.store.job(id)?;
+        job.map(drop).ok_or_else(ApiError::no_job)
+    }
+
+    pub(super) fn page(&self, wanted: usize) -> usize {
+        let most = self.inner.limits.page_rows;
+        if wanted == 0 {
+            most.min(50)
+        } else {
+            wanted.min(most)
+        }
+    }
+}
+
+pub(super) fn stopping() -> ApiError {
+    ApiError::new(Kind::Unavailable, "the coordinator is stopping")
+}
