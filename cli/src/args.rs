@@ -22,14 +22,23 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
+/// The heading of what every command takes.
+const EVERYWHERE: &str = "With every command";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The coordinator's address [default: that of the last login, else http://127.0.0.1:8000]
-    #[arg(long, global = true, value_name = "URL", env = "TRAINYARD_COORDINATOR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "TRAINYARD_COORDINATOR",
+        help_heading = EVERYWHERE
+    )]
     pub(crate) coordinator: Option<String>,
     /// Print JSON: one document, or one line for each message of a stream
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 }
 
@@ -159,21 +168,21 @@ pub(crate) struct CoordinatorArgs {
     pub(crate) daemon: DaemonArgs,
 }
 
-/// Flags of `trainyard agent`.
+/// Flags of `trainyard agent`; they go over the configuration.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The coordinator has to be given with --coordinator or TRAINYARD_COORDINATOR."
-)]
 pub(crate) struct AgentArgs {
-    /// The join token that the coordinator shows when it starts
+    /// A configuration file; `config/agent.toml` shows every key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The join token; it stands in the file join-token of the coordinator's data folder
     #[arg(long, env = "TRAINYARD_TOKEN", hide_env_values = true)]
-    pub(crate) token: String,
+    pub(crate) token: Option<String>,
     /// The node's name [default: the host's]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// The folder for environments, tasks and checkpoints
-    #[arg(long, value_name = "DIR", default_value = "agent-data")]
-    pub(crate) data_dir: PathBuf,
+    /// The folder for environments, tasks and checkpoints [default: agent-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// CPU slots to offer [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) slots: Option<u32>,

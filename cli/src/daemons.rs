@@ -14,7 +14,7 @@ use tokio::{
     sync::oneshot,
 };
 use tracing_subscriber::EnvFilter;
-use trainyard_agent::{boot as agent_boot, exec::shim};
+use trainyard_agent::{boot as agent_boot, config as agent_config, exec::shim};
 use trainyard_coordinator::{
     boot as coordinator_boot,
     config::{Config, ConfigError},
@@ -47,9 +47,7 @@ pub(crate) fn shim_if_asked() -> Option<ExitCode> {
 /// Runs the coordinator until it is told to stop.
 pub(crate) async fn coordinator(args: CoordinatorArgs) -> anyhow::Result<Exit> {
     prepare(&args.daemon)?;
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let mut config = Config::load(args.config.as_deref(), variables).map_err(configuration)?;
+    let mut config = Config::load(args.config.as_deref(), variables()).map_err(configuration)?;
     if let Some(data_dir) = args.data_dir {
         config.store.data_dir = data_dir;
     }
@@ -67,27 +65,41 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> anyhow::Result<Exit> {
 /// Runs the agent until it is told to stop.
 pub(crate) async fn agent(args: AgentArgs, coordinator: Option<&str>) -> anyhow::Result<Exit> {
     prepare(&args.daemon)?;
-    let coordinator = coordinator.ok_or_else(|| {
-        CliError::Usage(
-            "an agent has to be told its coordinator; give --coordinator URL or set TRAINYARD_COORDINATOR"
+    let config = agent_config::Config::load(args.config.as_deref(), variables());
+    let config = config.map_err(configuration)?;
+    let token = args
+        .token
+        .clone()
+        .unwrap_or_else(|| config.coordinator.token.expose().to_owned());
+    if token.is_empty() {
+        return Err(CliError::Usage(
+            "an agent needs the join token, which stands in the file join-token of the coordinator's data folder; give --token or set TRAINYARD_TOKEN"
                 .to_owned(),
         )
-    })?;
+        .into());
+    }
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
-    let labels = args.labels();
+    let mut labels = config.labels;
+    labels.extend(args.labels());
     let options = agent_boot::AgentOptions {
-        coordinator: client::address(coordinator)?,
-        token: args.token,
-        name: args.name,
-        data_dir: args.data_dir,
-        slots: args.slots,
+        coordinator: client::address(coordinator.unwrap_or(&config.coordinator.url))?,
+        token,
+        name: args.name.or(config.node.name),
+        data_dir: args.data_dir.unwrap_or(config.node.data_dir),
+        slots: args.slots.or(config.node.slots),
         simulated_gpus: args.simulate_gpus.map(|gpus| gpus.0),
-        trainers_dir: args.trainers_dir,
+        trainers_dir: args.trainers_dir.or(config.node.trainers_dir),
         labels,
         shim_command: vec![binary.display().to_string(), SHIM.to_owned()],
         ready_file: args.daemon.ready_file,
     };
     until_stopped(|stop| agent_boot::run(options, stop)).await
+}
+
+/// The variables of the environment that are text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn prepare(args: &DaemonArgs) -> anyhow::Result<()> {

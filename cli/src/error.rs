@@ -90,7 +90,7 @@ fn words(status: &Status) -> String {
     }
     let mut text = String::from("the coordinator refused the request:");
     for found in fields {
-        // The command line knows the fields of a job without the message around them.
+        // `spec` is the message's word; people have given `epochs`.
         let field = found.field.strip_prefix("spec.").unwrap_or(&found.field);
         text.push_str(&format!("\n  {field}: {}", found.description));
     }
@@ -144,7 +144,7 @@ mod tests {
             message: message.into(),
         };
         let status = bad_request(&[
-            violation("epochs", "is 0; give 1 to 1000"),
+            violation("spec.epochs", "is 0; give 1 to 1000"),
             violation("framework", "unknown framework 'x'"),
         ]);
         assert_eq!(

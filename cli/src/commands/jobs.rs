@@ -136,7 +136,11 @@ fn table(screen: &Screen, jobs: &[Job], now: Timestamp) -> String {
         let metric = progress.and_then(|now| now.primary_metric.or(now.loss));
         table.row(&[
             job.job_id.to_string(),
-            spec.name.clone(),
+            if spec.name.is_empty() {
+                dash()
+            } else {
+                spec.name.clone()
+            },
             what(&spec),
             text::state(job.state()).to_owned(),
             progress.map_or_else(dash, |now| format!("{}/{}", now.epoch, now.total_epochs)),

@@ -166,7 +166,8 @@ fn rendered(screen: &Screen, timestamps: bool, line: &LogLine) -> String {
     if line.stream() == LogStream::System {
         words.push_str("-- ");
     }
-    if !line.level.is_empty() {
+    let goes_without_saying = line.stream() == LogStream::System && line.level == "INFO";
+    if !line.level.is_empty() && !goes_without_saying {
         words.push_str(&format!("{:<7} ", line.level));
     }
     words.push_str(&line.text);

@@ -16,13 +16,14 @@ use crate::{
     error::CliError,
     exit::Exit,
     jobfile::{Draft, DraftError},
-    output::{self, json, progress},
+    output::{self, json},
 };
 
 const EXAMPLES: &str = "Examples:
   Train a YOLO detector on one GPU with at least 40 GiB, and wait for its end:
-    trainyard submit --framework ultralytics --model yolo11n --task detection --dataset /data/coco8 \\
-      --epochs 100 --gpus 1 --gpu-memory 40GiB --set optimizer.type=SGD --set cos_lr=true --wait
+    trainyard submit --framework ultralytics --model yolo11n --task detection \\
+      --dataset /data/coco8 --epochs 100 --gpus 1 --gpu-memory 40GiB \\
+      --set optimizer.type=SGD --set cos_lr=true --wait
 
   Run any program:
     trainyard submit --name hello --cpus 2 --time-limit 10m -- sh -c 'echo hello; sleep 5'
@@ -178,7 +179,9 @@ pub(crate) async fn run(context: &Context<'_>, args: SubmitArgs) -> anyhow::Resu
     } else if context.screen.json && args.wait {
         output::json_line(&json::job(&job))?;
     } else {
-        context.screen.show(|| json::job(&job), || accepted(&job))?;
+        context
+            .screen
+            .show(|| json::job(&job), || accepted(&job, args.wait))?;
     }
     match (args.wait, args.quiet) {
         (false, _) => Ok(Exit::Ok),
@@ -207,8 +210,13 @@ pub(crate) async fn submit(
     Ok(answer.job.unwrap_or_default())
 }
 
-fn accepted(job: &Job) -> String {
-    format!("job {} {}", job.job_id, progress::describe(job))
+fn accepted(job: &Job, wait: bool) -> String {
+    let id = job.job_id;
+    if wait {
+        format!("job {id} submitted")
+    } else {
+        format!("job {id} submitted; follow it with `trainyard watch {id}`")
+    }
 }
 
 /// What flags, file and command together ask for.

@@ -20,7 +20,7 @@ pub(super) fn specifications(framework: DemoFramework, dataset: &Path) -> Vec<Jo
 
 fn perceptron(learning_rate: f64, dataset: &Path) -> JobSpec {
     JobSpec {
-        name: format!("digits, learning rate {learning_rate}"),
+        name: format!("digits lr={learning_rate}"),
         framework: "sklearn".to_owned(),
         model_name: "mlp".to_owned(),
         task_type: "classification".to_owned(),
@@ -35,17 +35,18 @@ fn perceptron(learning_rate: f64, dataset: &Path) -> JobSpec {
 
 fn detector(dataset: &Path) -> JobSpec {
     JobSpec {
-        name: "digits in scenes".to_owned(),
+        name: "scenes".to_owned(),
         framework: "ultralytics".to_owned(),
         model_name: "yolo11n".to_owned(),
         task_type: "detection".to_owned(),
         dataset_format: "yolo".to_owned(),
         epochs: 2,
         batch_size: 8,
-        learning_rate: 0.01,
+        learning_rate: 0.002,
         image_size: Some(160),
-        // Each small batch is a step; else two epochs would be two steps.
-        advanced_config: Some(json!({"gradient_accumulation_steps": 1})),
+        // Each small batch is a step, at the full rate from the first on; else two epochs would be
+        // two steps of a warm-up.
+        advanced_config: Some(json!({"gradient_accumulation_steps": 1, "warmup_epochs": 0})),
         ..on(dataset)
     }
 }

@@ -102,13 +102,24 @@ async fn finish(
         stop_jobs(&mut client, &ids).await;
     }
     cluster.stop().await;
-    if !matches!(played, Ok(Exit::Ok | Exit::Interrupted)) {
+    if has_failed(&played) {
         folder.keep();
         output::note(&cluster.log_tails());
         output::note(&format!("all of it stays in {}", folder.path().display()));
+    } else if matches!(folder, Folder::Temporary(_)) {
+        stage.say("stopped and removed; --keep leaves it running, --data-dir DIR keeps the data");
     }
     folder.remove().context("cannot remove the demo's folder")?;
     played
+}
+
+/// Whether somebody will want to see logs; a reader that has gone, as in `| head`, will not.
+fn has_failed(played: &anyhow::Result<Exit>) -> bool {
+    let exit = match played {
+        Ok(exit) => *exit,
+        Err(error) => Exit::of_error(error),
+    };
+    !matches!(exit, Exit::Ok | Exit::Interrupted)
 }
 
 /// Cancels what still runs and waits for a moment, so that no process is left behind.

@@ -119,8 +119,9 @@ impl Stage {
             },
             || {
                 format!(
-                    "\n{}\n\n{}\n\nREST  {url}/api/v1\ngRPC  {host}\nall of it in {took}",
+                    "\n{}\n{}\n{}\n\nREST  {url}/api/v1\ngRPC  {host}\nall of it in {took}",
                     table(&self.screen, jobs),
+                    remark(jobs),
                     checkpoints(jobs),
                 )
             },
@@ -179,6 +180,16 @@ fn table(screen: &Screen, jobs: &[Job]) -> String {
         table.row(&row);
     }
     table.render()
+}
+
+/// A detector that finds nothing yet looks broken to who does not know why.
+fn remark(jobs: &[Job]) -> &'static str {
+    let finds_nothing = |job: &Job| value(job, "mAP50").is_some_and(|map| map < 0.01);
+    if jobs.iter().any(finds_nothing) {
+        "\nmAP near 0 is normal for two epochs on 64 images where no pretrained weights could be\ndownloaded (see `trainyard logs`); the loss falls all the same.\n"
+    } else {
+        ""
+    }
 }
 
 /// mAP is written so, everything else in capitals like the other columns.
@@ -265,6 +276,12 @@ mod tests {
             text.contains("mAP50-95") && text.contains("0.2500"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_detector_that_finds_nothing_yet_is_explained() {
+        assert!(remark(&[job(1, &[("mAP50", 0.0)])]).contains("pretrained weights"));
+        assert_eq!(remark(&[job(1, &[("mAP50", 0.4)]), job(2, &[])]), "");
     }
 
     #[test]

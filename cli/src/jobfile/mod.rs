@@ -60,11 +60,11 @@ pub(crate) enum DraftError {
         origin: String,
     },
     /// A value of another type, or out of range.
-    #[error("{key} in {origin} must be {expected}, not {found}")]
+    #[error("{key} {origin} must be {expected}, not {found}")]
     WrongValue {
         /// The key with its section.
         key: String,
-        /// The file or the command line.
+        /// `in` the file or `on` the command line.
         origin: String,
         /// What is expected.
         expected: String,
@@ -128,7 +128,12 @@ impl Draft {
     fn of(document: Value, origin: &str) -> Result<Self, DraftError> {
         let mut draft = Self::default();
         let Value::Object(keys) = document else {
-            return Err(wrong("the file", origin, "a table of keys", &document));
+            return Err(wrong(
+                "what is",
+                &within(origin),
+                "a table of keys",
+                &document,
+            ));
         };
         for (key, value) in keys {
             match (fields::is_section(&key), value) {
@@ -156,7 +161,7 @@ impl Draft {
                 origin: origin.to_owned(),
             });
         }
-        self.put(field, key, value, origin)
+        self.put(field, key, value, &within(origin))
     }
 
     fn put(
@@ -185,7 +190,7 @@ impl Draft {
         value: impl Into<Value>,
     ) -> Result<(), DraftError> {
         match fields::find(path) {
-            Some(field) => self.put(field, flag, value.into(), "the command line"),
+            Some(field) => self.put(field, flag, value.into(), "on the command line"),
             None => Err(DraftError::UnknownKey {
                 key: path.to_owned(),
                 origin: "the command line".to_owned(),
@@ -264,6 +269,10 @@ fn object<'m>(map: &'m mut Map<String, Value>, key: &str) -> &'m mut Map<String,
         *slot = Value::Object(Map::new());
     }
     slot.as_object_mut().expect("made an object just above")
+}
+
+fn within(origin: &str) -> String {
+    format!("in {origin}")
 }
 
 fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> DraftError {

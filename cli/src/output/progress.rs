@@ -144,7 +144,7 @@ pub(crate) fn checkpoint_words(checkpoint: &v1::Checkpoint) -> String {
 
 /// A style of bar for jobs: state, bar over epochs, figures.
 pub(crate) fn bar_style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len}  {wide_msg}");
+    let style = ProgressStyle::with_template("{prefix} [{bar:16}] {pos}/{len}  {wide_msg}");
     style
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
