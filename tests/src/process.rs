@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -91,11 +92,13 @@ impl Drop for Process {
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(40).collect();
             let tail: Vec<_> = tail.into_iter().rev().collect();
-            eprintln!(
+            let words = format!(
                 "--- the end of {}:\n{}",
                 self.log.display(),
                 tail.join("\n")
             );
+            // The test's own panic says that it failed; this only says more.
+            writeln!(std::io::stderr(), "{words}").ok();
         }
     }
 }

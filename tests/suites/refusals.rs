@@ -377,7 +377,7 @@ mod full_disk {
             let address = until("it serves", async || {
                 let text = fs::read_to_string(&ready).ok()?;
                 let said: serde_json::Value = serde_json::from_str(&text).ok()?;
-                Some(said["address"].as_str()?.to_owned())
+                Some(said.get("address")?.as_str()?.to_owned())
             });
             Coordinator::log_in(process, address.await).await
         }
