@@ -24,10 +24,10 @@ pub(crate) struct Pump {
 
 impl Pump {
     /// Pumps the read ends `out` and `err` into `log`.
-    pub(crate) fn new(out: Option<OwnedFd>, err: Option<OwnedFd>, log: OutputLog) -> Self {
-        let pipe = |stream, fd: Option<OwnedFd>| Pipe {
+    pub(crate) fn new(out: OwnedFd, err: OwnedFd, log: OutputLog) -> Self {
+        let pipe = |stream, fd: OwnedFd| Pipe {
             stream,
-            file: fd.map(File::from),
+            file: Some(File::from(fd)),
             splitter: LineSplitter::default(),
         };
         Self {

@@ -17,9 +17,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// How long leftovers may take to die of SIGKILL before they are counted as stuck.
@@ -81,6 +80,9 @@ struct Shim {
     phase: Phase,
     stop_since: Option<Instant>,
     killed_by_us: bool,
+    /// Nothing that the trainer started is left: whatever loses its parent becomes this process's
+    /// child, and it has none.
+    childless: bool,
     started_at_us: u64,
     ended_at_us: u64,
     oom_before: u64,
@@ -104,13 +106,12 @@ impl Shim {
         let started_at_us = clock::wall_us();
         let me = ProcIdent::current().map_err(|e| failed("looking at /proc", &e))?;
         let cgroup = cgroup::make(&me);
-        let mut child = spawn_trainer(&spec, cgroup.as_deref())
+        let spawned = spawn_trainer(&spec, cgroup.as_deref())
             .inspect_err(|_| cgroup::remove(cgroup.as_deref()))?;
-        let record = record_processes(&task_dir, me, &child, cgroup).map_err(|e| {
-            drop(child.kill());
+        let record = record_processes(&task_dir, me, spawned.pid, cgroup).map_err(|e| {
+            descend::kill_all(&BTreeSet::from([spawned.pid]));
             failed("writing proc.json", &e)
         })?;
-        let (out, err) = (child.stdout.take(), child.stderr.take());
         let shim = Self {
             task_dir,
             pid: record.shim.pid,
@@ -118,10 +119,11 @@ impl Shim {
             cgroup: record.cgroup.clone(),
             default_grace: Duration::from_millis(spec.grace_ms),
             signals,
-            pump: Pump::new(out.map(OwnedFd::from), err.map(OwnedFd::from), log),
+            pump: Pump::new(spawned.stdout.into(), spawned.stderr.into(), log),
             phase: Phase::Running { kill_at: None },
             stop_since: None,
             killed_by_us: false,
+            childless: false,
             started_at_us,
             ended_at_us: 0,
             oom_before,
@@ -224,6 +226,10 @@ impl Shim {
             let (pid, end) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, (Some(code), None)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, (None, Some(signal as i32))),
+                Err(nix::errno::Errno::ECHILD) => {
+                    self.childless = true;
+                    return;
+                }
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
@@ -268,7 +274,10 @@ impl Shim {
     }
 
     fn sweep(&mut self, now: Instant, give_up_at: Instant) {
-        let mut left = descend::descendants(self.pid);
+        let mut left = match self.childless {
+            true => BTreeSet::new(),
+            false => descend::descendants(self.pid),
+        };
         left.extend(cgroup::members(self.cgroup.as_deref()));
         if left.is_empty() || now >= give_up_at {
             self.stuck = left.len();
@@ -346,12 +355,12 @@ fn failed(what: &str, error: &io::Error) -> Hello {
 fn record_processes(
     task_dir: &Path,
     shim: ProcIdent,
-    child: &Child,
+    trainer: i32,
     cgroup: Option<PathBuf>,
 ) -> io::Result<ProcRecord> {
     let record = ProcRecord {
         shim,
-        trainer: ProcIdent::of(i32::try_from(child.id()).map_err(io::Error::other)?)?,
+        trainer: ProcIdent::of(trainer)?,
         cgroup,
     };
     durable::write_json(&task_dir.join(files::PROC), &record)?;

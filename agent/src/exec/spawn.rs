@@ -3,15 +3,31 @@
 //! Owns its command, and what a failed start means to the user. It never waits for it. The shim
 //! calls it once.
 
+use super::cgroup;
 use super::files::{Hello, LaunchSpec};
-use super::{cgroup, unix};
+use super::unix::{self, Forked};
 use nix::errno::Errno;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+
+/// The exit code of a child that could not become the trainer; nobody reads it.
+const NOT_STARTED: i32 = 127;
+
+/// A trainer that runs.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    /// The main process.
+    pub(crate) pid: i32,
+    /// What it writes to standard output.
+    pub(crate) stdout: PipeReader,
+    /// What it writes to standard error.
+    pub(crate) stderr: PipeReader,
+}
 
 /// Starts the trainer of `spec`, tied to this process, in the control group `cgroup` if there is one.
-pub(crate) fn spawn_trainer(spec: &LaunchSpec, cgroup: Option<&Path>) -> Result<Child, Hello> {
+pub(crate) fn spawn_trainer(spec: &LaunchSpec, cgroup: Option<&Path>) -> Result<Spawned, Hello> {
     let Some((program, arguments)) = spec.argv.split_first() else {
         return Err(Hello::Failed("the command is empty".to_owned()));
     };
@@ -24,15 +40,57 @@ pub(crate) fn spawn_trainer(spec: &LaunchSpec, cgroup: Option<&Path>) -> Result<
         .current_dir(&spec.cwd)
         .env_clear()
         .envs(&spec.env)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    unix::tie_to_parent(
-        &mut command,
-        rustix::process::getpid(),
-        cgroup.and_then(cgroup::door),
-    );
-    command.spawn().map_err(|error| refusal(&error))
+        .stdin(Stdio::null());
+    start(command, cgroup).map_err(|error| refusal(&error))
+}
+
+fn start(mut command: Command, cgroup: Option<&Path>) -> io::Result<Spawned> {
+    let (stdout, out) = io::pipe()?;
+    let (stderr, err) = io::pipe()?;
+    let (failure, mut fail) = io::pipe()?;
+    command.stdout(out).stderr(err);
+    let shim = rustix::process::getpid();
+    let group = cgroup.and_then(cgroup::open);
+    match unix::fork_into(group.as_ref())? {
+        Forked::Child { grouped } => {
+            if !grouped {
+                // Without the group the shim still finds its descendants.
+                cgroup::join(cgroup);
+            }
+            let error = match unix::tie_to(shim) {
+                Ok(()) => command.exec(),
+                Err(error) => error,
+            };
+            tell(&mut fail, &error);
+            unix::leave(NOT_STARTED)
+        }
+        Forked::Parent(pid) => {
+            // Their other ends are the child's alone from here on.
+            drop((command, fail));
+            heard(failure)?;
+            Ok(Spawned {
+                pid,
+                stdout,
+                stderr,
+            })
+        }
+    }
+}
+
+/// Says why there is no trainer. If that fails too, the parent sees a trainer that ended at once.
+fn tell(fail: &mut PipeWriter, error: &io::Error) {
+    let code = error.raw_os_error().unwrap_or(Errno::EIO as i32);
+    fail.write_all(&code.to_le_bytes()).ok();
+}
+
+/// Waits until the child has become the trainer, which closes the pipe, or says why not.
+fn heard(mut failure: PipeReader) -> io::Result<()> {
+    let mut said = Vec::new();
+    failure.read_to_end(&mut said)?;
+    match said.first_chunk::<4>() {
+        Some(code) => Err(io::Error::from_raw_os_error(i32::from_le_bytes(*code))),
+        None => Ok(()),
+    }
 }
 
 /// What an error of exec means to the one who named the program.
