@@ -13,6 +13,7 @@ mod demo;
 mod error;
 mod exit;
 mod jobfile;
+mod memory;
 mod output;
 mod text;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     if let Some(code) = daemons::shim_if_asked() {
         return code;
     }
+    memory::give_large_blocks_back();
     let arguments = Arguments::parse_from(without_separator(std::env::args_os()));
     match run(arguments) {
         Ok(exit) => exit.into(),
