@@ -93,6 +93,17 @@ impl Follower {
     }
 }
 
+impl Drop for Follower {
+    /// The kernel takes some 15 ms to end a watch: not on a thread that others wait for.
+    fn drop(&mut self) {
+        if let Some(events) = self.events.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn_blocking(move || drop(events)));
+        }
+    }
+}
+
 /// Lines at the end of the file: those in its last 64 KiB.
 pub(super) async fn tail(path: &Path) -> io::Result<Vec<OutputLine>> {
     let path = path.to_owned();
