@@ -90,8 +90,7 @@ impl From<StoreError> for ApiError {
 
 impl From<NoRoom> for ApiError {
     fn from(error: NoRoom) -> Self {
-        let words = format!("the coordinator's disk is nearly full: {error}");
-        Self::new(Kind::Exhausted, words)
+        Self::new(Kind::Exhausted, error.to_string())
     }
 }
 

@@ -161,19 +161,34 @@ pub enum ReadError {
     Storage(#[source] Box<redb::Error>),
 }
 
-/// The data folder is too full to accept more work.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{} has {} free, less than the reserve of {}; free some space, or lower store.reserve_mib",
-    .path.display(), format_bytes(*.free), format_bytes(*.reserve)
-)]
-pub struct NoRoom {
-    /// The data folder.
-    pub path: PathBuf,
-    /// Free bytes.
-    pub free: u64,
-    /// Bytes that must stay free.
-    pub reserve: u64,
+/// Why no more work is accepted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NoRoom {
+    /// The disk of the data folder is nearly full.
+    #[error(
+        "the coordinator's disk is nearly full: {} has {} free, less than the reserve of {}; free some space, or lower store.reserve_mib",
+        .path.display(), format_bytes(*.free), format_bytes(*.reserve)
+    )]
+    Full {
+        /// The data folder.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+        /// Bytes that must stay free.
+        reserve: u64,
+    },
+    /// The data folder has gone: what is written now would be lost at the next start.
+    #[error(
+        "the coordinator's data folder {} cannot be looked at: {source}; put it back, then start the coordinator again",
+        .path.display()
+    )]
+    Unseen {
+        /// The data folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 macro_rules! from_redb {

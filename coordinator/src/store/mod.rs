@@ -190,11 +190,17 @@ impl Store {
     /// When the free space of the data folder is below the reserve, or cannot be read.
     pub fn room(&self) -> Result<(), NoRoom> {
         let path = open::folder(&self.inner.shared.path).to_path_buf();
-        let free = rustix::fs::statvfs(&path)
-            .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        let stat = match rustix::fs::statvfs(&path) {
+            Ok(stat) => stat,
+            Err(error) => {
+                let source = error.into();
+                return Err(NoRoom::Unseen { path, source });
+            }
+        };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let reserve = self.inner.reserve_bytes;
         if free < reserve {
-            return Err(NoRoom {
+            return Err(NoRoom::Full {
                 path,
                 free,
                 reserve,

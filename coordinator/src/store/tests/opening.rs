@@ -65,22 +65,26 @@ fn a_file_that_is_no_store_is_called_damaged_and_left_alone() {
 }
 
 #[test]
-fn less_free_space_than_the_reserve_is_no_room() {
+fn less_free_space_than_the_reserve_or_no_folder_is_no_room() {
     let folder = tempfile::tempdir().unwrap();
-    let mut options = StoreOptions::new(folder.path().join("trainyard.redb"));
+    let data = folder.path().join("data");
+    let mut options = StoreOptions::new(data.join("trainyard.redb"));
     options.reserve_bytes = 0;
-    assert_eq!(
-        Store::open(options.clone(), no_fatal()).unwrap().room(),
-        Ok(())
-    );
-    options.reserve_bytes = u64::MAX;
-    let refused = Store::open(options, no_fatal())
+    Store::open(options.clone(), no_fatal())
         .unwrap()
         .room()
-        .unwrap_err();
-    assert_eq!(refused.path, folder.path());
+        .unwrap();
+    options.reserve_bytes = u64::MAX;
+    let store = Store::open(options, no_fatal()).unwrap();
+    let words = store.room().unwrap_err().to_string();
     assert!(
-        refused.to_string().contains("store.reserve_mib"),
-        "{refused}"
+        words.contains("nearly full") && words.contains("free some space"),
+        "{words}"
     );
+    assert!(words.contains(data.to_str().unwrap()), "{words}");
+    assert!(words.contains("store.reserve_mib"), "{words}");
+    std::fs::remove_dir_all(&data).unwrap();
+    let words = store.room().unwrap_err().to_string();
+    assert!(words.contains("cannot be looked at"), "{words}");
+    assert!(words.contains(data.to_str().unwrap()), "{words}");
 }
