@@ -3,6 +3,7 @@
 
 mod cancel;
 mod crashes;
+mod demo;
 mod python;
 mod refusals;
 mod submit;
