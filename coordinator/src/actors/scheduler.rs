@@ -13,6 +13,7 @@ use trainyard_core::{
     job::{Event, Job, JobState},
     resources::{Capacity, ResourceRequest},
     sched::{Allocation, Ledger, QueuedJob, Unfit, largest_node_misfit, reason, solve},
+    time::Timestamp,
 };
 
 use super::{
@@ -70,11 +71,31 @@ pub enum SchedulerMsg {
 #[derive(Debug)]
 pub struct Scheduler;
 
+/// A placement on its way to its job, which holds it in the ledger until the job answers.
+#[derive(Clone, Debug)]
+struct Proposal {
+    queued_at: Timestamp,
+    allocation: Allocation,
+    secret: String,
+}
+
+impl From<Proposal> for JobMsg {
+    fn from(proposal: Proposal) -> Self {
+        let event = Event::Placed {
+            queued_at: proposal.queued_at,
+            allocation: proposal.allocation,
+            secret: proposal.secret,
+        };
+        Self::Event(event, None)
+    }
+}
+
 /// Ledger and queue.
 #[derive(Debug, Default)]
 pub struct State {
     ledger: Ledger,
     queue: BTreeMap<JobId, QueuedJob>,
+    unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
     jobs: Option<JobsRef>,
     dirty: bool,
@@ -130,14 +151,23 @@ impl State {
         match job.allocation() {
             Some(allocation) => {
                 self.queue.remove(&job.id);
+                self.unanswered.remove(&job.id);
                 if let Some(attempt) = job.attempt() {
                     self.attempts.insert(job.id, attempt.number);
                 }
-                if self.ledger.held_by(job.id).is_none() {
+                if self.ledger.held_by(job.id) != Some(allocation) {
+                    self.ledger.release(job.id);
                     self.hold(job.id, allocation.clone());
                 }
             }
             None => {
+                if let Some(proposal) = self.unanswered_of(&job) {
+                    // Not answered yet, or lost on its way. It stays held: were it given to another
+                    // job, both could take it.
+                    self.tell(job.id, proposal.into());
+                    return;
+                }
+                self.unanswered.remove(&job.id);
                 self.ledger.release(job.id);
                 self.attempts.remove(&job.id);
                 if job.state == JobState::Queued {
@@ -147,6 +177,13 @@ impl State {
                 }
             }
         }
+    }
+
+    /// The placement that `job` has still to answer; one from before it was queued anew is none.
+    fn unanswered_of(&self, job: &Job) -> Option<Proposal> {
+        let proposal = self.unanswered.get(&job.id)?;
+        let waits = job.state == JobState::Queued && job.state_since == proposal.queued_at;
+        waits.then(|| proposal.clone())
     }
 
     fn hold(&mut self, job: JobId, allocation: Allocation) {
@@ -184,12 +221,16 @@ impl State {
 
     fn solve(&mut self) -> Result<(), ActorProcessingErr> {
         for placement in solve(&mut self.ledger, self.queue.values()) {
-            self.queue.remove(&placement.job);
-            let event = Event::Placed {
+            let Some(queued) = self.queue.remove(&placement.job) else {
+                continue;
+            };
+            let proposal = Proposal {
+                queued_at: queued.queued_at,
                 allocation: placement.allocation,
                 secret: secret(),
             };
-            self.tell(placement.job, JobMsg::Event(event, None));
+            self.unanswered.insert(placement.job, proposal.clone());
+            self.tell(placement.job, proposal.into());
         }
         match self.ledger.violated() {
             None => Ok(()),
@@ -243,4 +284,68 @@ fn secret() -> String {
 /// A caller that no longer waits is not an error.
 pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
     reply.send(value).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_core::spec::JobSpec;
+
+    use super::*;
+
+    /// A job that waits since `at` for the only CPU.
+    fn waiting(id: u64, at: i64) -> Job {
+        let job = Job::accepted(JobId(id), JobSpec::default(), String::new(), Timestamp(at));
+        job.step(Timestamp(at), Event::Prepared).unwrap().job
+    }
+
+    fn one_cpu() -> State {
+        let mut state = State::default();
+        let capacity = Capacity {
+            cpus: 1,
+            ..Capacity::default()
+        };
+        state.ledger.set_node(NodeName("n1".into()), capacity, true);
+        state
+    }
+
+    fn holds(state: &State, id: u64) -> bool {
+        state.ledger.held_by(JobId(id)).is_some()
+    }
+
+    #[test]
+    fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() {
+        let mut state = one_cpu();
+        state.job_is(waiting(1, 10));
+        state.solve().unwrap();
+        let mut urgent = waiting(2, 20);
+        urgent.spec.priority = 5;
+        state.job_is(urgent);
+        // Said before the placement reached it.
+        state.job_is(waiting(1, 10));
+        state.solve().unwrap();
+        assert!(holds(&state, 1) && !holds(&state, 2));
+        let proposal = state.unanswered.get(&JobId(1)).cloned().unwrap();
+        let JobMsg::Event(placed, None) = proposal.into() else {
+            panic!("not an event");
+        };
+        let started = waiting(1, 10).step(Timestamp(30), placed).unwrap().job;
+        state.job_is(started.clone());
+        assert_eq!(state.ledger.held_by(JobId(1)), started.allocation());
+        assert!(state.unanswered.is_empty());
+    }
+
+    #[test]
+    fn a_job_cancelled_before_its_place_reached_it_gives_it_back() {
+        let mut state = one_cpu();
+        state.job_is(waiting(1, 10));
+        state.solve().unwrap();
+        state.job_is(waiting(2, 20));
+        let cancelled = waiting(1, 10).step(Timestamp(30), Event::CancelRequested);
+        state.job_is(cancelled.unwrap().job);
+        state.solve().unwrap();
+        assert!(!holds(&state, 1) && holds(&state, 2));
+        // Queued anew: the place from before is not what it waits for.
+        state.job_is(waiting(1, 40));
+        assert!(!holds(&state, 1) && state.queue.contains_key(&JobId(1)));
+    }
 }

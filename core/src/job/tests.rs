@@ -23,6 +23,7 @@ fn allocation() -> Allocation {
 
 fn placed() -> Event {
     Event::Placed {
+        queued_at: T,
         allocation: allocation(),
         secret: "s".into(),
     }
@@ -163,6 +164,15 @@ fn an_end_that_is_reported_twice_counts_once() {
     assert_eq!(step.job.state, JobState::Finishing);
     let step = step.job.step(T, stored(2)).unwrap();
     assert_eq!(step.job.outcome.unwrap().exit_code, Some(3));
+}
+
+#[test]
+fn a_place_found_before_the_job_was_queued_anew_is_refused() {
+    let later = Timestamp(T.0 + 1);
+    let queued = after(vec![Event::Prepared, Event::CancelRequested]).job;
+    let queued = queued.step(later, Event::RestartRequested).unwrap().job;
+    let refused = queued.step(later, placed()).unwrap_err();
+    assert_eq!(refused.to_string(), "a queued job does not take 'placed'");
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

@@ -135,7 +135,7 @@ impl Actor for JobActor {
             JobMsg::NoTrace(attempt) => state.no_trace(attempt).await?,
             // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
             // placement that is on its way here must not be taken back.
-            JobMsg::Wake => state.tell_scheduler()?,
+            JobMsg::Wake => state.tell_scheduler().await?,
         }
         if state.job.allocation().is_none() {
             state.peers.jobs.cast(JobsMsg::Idle(state.job.id))?;
@@ -181,7 +181,7 @@ impl State {
                     answer(reply, Err(ActError::Illegal(illegal, self.job.state)));
                 }
                 // A placement that came too late gives its place back.
-                self.tell_scheduler()
+                Ok(self.tell_scheduler().await?)
             }
         }
     }
@@ -238,7 +238,7 @@ impl State {
             return Ok(());
         };
         if live.number != attempt || self.job.allocation().is_none() {
-            return self.tell_scheduler();
+            return Ok(self.tell_scheduler().await?);
         }
         if self.job.state == JobState::Starting && !self.job.cancel_requested {
             let node = live.allocation.node.clone();
@@ -326,9 +326,15 @@ impl State {
         }
     }
 
-    fn tell_scheduler(&self) -> Result<(), ActorProcessingErr> {
+    /// By way of the store, behind the steps that are under way: said at once it would be ahead of the
+    /// disk, and what was said before would come after it.
+    async fn tell_scheduler(&self) -> Result<(), StoreError> {
         let told = SchedulerMsg::JobIs(Box::new(self.job.clone()));
-        Ok(self.peers.scheduler.cast(told)?)
+        let scheduler = self.peers.scheduler.clone();
+        let then = move |_: &crate::store::Committed| {
+            scheduler.cast(told).ok();
+        };
+        self.peers.store.commit(Vec::new(), Box::new(then)).await
     }
 }
 
