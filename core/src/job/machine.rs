@@ -183,8 +183,11 @@ impl Draft {
 
     fn attempt_lost(&mut self, attempt: AttemptNo, why: String) -> Result<(), Illegal> {
         let now = self.now;
+        // It was to stop, and it has: nobody else's fault.
+        let stop_cause = self.job.cancel_requested.then_some(StopCause::Cancelled);
         let live = self.live(attempt)?;
         let end = live.end.get_or_insert_with(|| TaskEnd {
+            stop_cause,
             error: Some(why),
             infrastructure: true,
             ..TaskEnd::default()
