@@ -202,9 +202,13 @@ impl State {
             Phase::Running(at) if self.job.state == JobState::Starting => {
                 Event::Started(attempt, at)
             }
-            Phase::Ended(end) => {
+            Phase::Ended(started, end) => {
                 if self.job.state == JobState::Finishing {
                     return Ok(());
+                }
+                // Of a short task only the newest report comes.
+                if let Some(at) = started.filter(|_| self.job.state == JobState::Starting) {
+                    self.event(Event::Started(attempt, at), None).await?;
                 }
                 Event::Ended(attempt, end)
             }
@@ -342,7 +346,7 @@ impl State {
 pub(super) fn refusal(report: &Report) -> Frame {
     let task = Some(report.task.into());
     match report.phase {
-        Phase::Ended(_) => Frame::Forget(v1::ForgetTask { task }),
+        Phase::Ended(..) => Frame::Forget(v1::ForgetTask { task }),
         Phase::Preparing | Phase::Running(_) => Frame::Stop(v1::StopTask {
             task,
             cause: v1::StopCause::Fenced.into(),
