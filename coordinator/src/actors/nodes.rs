@@ -377,15 +377,16 @@ impl State {
         for (name, state) in changed {
             tracing::warn!(node = %name, ?state, "node is silent");
             self.tell_scheduler(&name)?;
-            if state == NodeState::Lost {
-                let why = format!(
-                    "node {name} was silent for {:?} and is lost",
-                    lease.lost_after
-                );
-                self.args
-                    .scheduler
-                    .cast(SchedulerMsg::NodeLost(name, why))?;
-            }
+        }
+        let is_lost = |(_, entry): &(&NodeName, &Entry)| entry.told == NodeState::Lost;
+        for (name, _) in self.nodes.iter().filter(is_lost) {
+            let why = format!(
+                "node {name} was silent for {:?} and is lost",
+                lease.lost_after
+            );
+            // At each tick: whatever still holds something there hears of it again.
+            let lost = SchedulerMsg::NodeLost(name.clone(), why);
+            self.args.scheduler.cast(lost)?;
         }
         Ok(())
     }
