@@ -238,10 +238,9 @@ impl State {
                 self.peers.nodes.cast(frame).ok();
             }
             JobMsg::Records(batch) => {
-                let count = u64::try_from(batch.records.len()).unwrap_or(0);
                 let ack = Ack {
                     task: batch.task,
-                    seq: batch.first_seq + count.saturating_sub(1),
+                    seq: batch.last_seq(),
                     permit: batch.permit,
                 };
                 batch.acks.try_send(ack).ok();
