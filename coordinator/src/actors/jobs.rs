@@ -16,8 +16,8 @@ use trainyard_core::{
 };
 
 use super::{
-    job::{Ack, ActError, JobActor, JobMsg, Peers, refusal},
-    nodes::{NodesMsg, NodesRef},
+    job::{Ack, ActError, JobActor, JobMsg, Peers},
+    nodes::NodesRef,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
@@ -243,8 +243,7 @@ impl State {
                 answer(reply, Err(ActError::NotFound));
             }
             JobMsg::Report(node, report) => {
-                let frame = NodesMsg::Send(node, Box::new(refusal(&report)));
-                self.peers.nodes.cast(frame).ok();
+                self.peers.refuse(node, &report);
             }
             JobMsg::Records(batch) => {
                 let ack = Ack {
@@ -254,7 +253,7 @@ impl State {
                 };
                 batch.acks.try_send(ack).ok();
             }
-            JobMsg::Event(_, None) | JobMsg::NoTrace(_) | JobMsg::Wake => {}
+            JobMsg::Event(_, None) | JobMsg::NoTrace(..) | JobMsg::Wake => {}
         }
     }
 

@@ -25,8 +25,8 @@ use trainyard_proto::{
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
-    reports::Report,
-    scheduler::{SchedulerMsg, SchedulerRef, answer},
+    reports::{Phase, Report},
+    scheduler::{NodeUp, SchedulerMsg, SchedulerRef, answer},
     session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef},
 };
 use crate::{
@@ -311,23 +311,33 @@ impl State {
     fn tell_of(&self, jobs: &JobsRef, hello: v1::Hello) -> Result<(), ActorProcessingErr> {
         let name = NodeName(hello.node_name);
         let mut knows: BTreeSet<(JobId, AttemptNo)> = BTreeSet::new();
+        let mut runs = BTreeSet::new();
         let mut reports = Vec::new();
         for wire in hello.tasks {
             match Report::try_from(wire) {
                 Ok(report) => {
-                    knows.insert((report.task.job, report.task.attempt));
+                    let task = (report.task.job, report.task.attempt);
+                    knows.insert(task);
+                    if !matches!(report.phase, Phase::Ended(..)) {
+                        runs.insert(task);
+                    }
                     reports.push(report);
                 }
                 Err(error) => tracing::warn!(node = %name, %error, "a report was not understood"),
             }
         }
         if let Some(entry) = self.nodes.get(&name) {
-            self.args.scheduler.cast(SchedulerMsg::NodeUp {
+            let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),
                 open: entry.row.drained.is_none(),
+                at: entry.row.seen_at,
                 knows,
-            })?;
+                runs,
+            };
+            self.args
+                .scheduler
+                .cast(SchedulerMsg::NodeUp(Box::new(node)))?;
         }
         for report in reports {
             let job = report.task.job;

@@ -35,6 +35,23 @@ pub struct NodeView {
     pub jobs: Vec<JobId>,
 }
 
+/// A node that has registered.
+#[derive(Debug)]
+pub struct NodeUp {
+    /// Which.
+    pub name: NodeName,
+    /// What it offers.
+    pub capacity: Capacity,
+    /// Whether jobs may be placed there.
+    pub open: bool,
+    /// When it said so.
+    pub at: Timestamp,
+    /// Attempts that it has a trace of.
+    pub knows: BTreeSet<(JobId, AttemptNo)>,
+    /// Those among them that have not ended.
+    pub runs: BTreeSet<(JobId, AttemptNo)>,
+}
+
 /// What the scheduler takes.
 #[derive(Debug)]
 pub enum SchedulerMsg {
@@ -42,17 +59,10 @@ pub enum SchedulerMsg {
     Meet(JobsRef),
     /// The truth about a job, as stored: it waits, holds something, or neither.
     JobIs(Box<Job>),
-    /// A node is connected and offers this; these tasks it knows.
-    NodeUp {
-        /// Which.
-        name: NodeName,
-        /// What it offers.
-        capacity: Capacity,
-        /// Whether jobs may be placed there.
-        open: bool,
-        /// Attempts that it has a trace of.
-        knows: BTreeSet<(JobId, AttemptNo)>,
-    },
+    /// A node is connected, with what it knows of tasks.
+    NodeUp(Box<NodeUp>),
+    /// A task that nobody wanted has ended on a node.
+    StrayGone(NodeName, (JobId, AttemptNo)),
     /// A node that the store knows, or whose openness changed.
     NodeIs(NodeName, Capacity, bool),
     /// The lease of a node is over.
@@ -97,6 +107,9 @@ pub struct State {
     queue: BTreeMap<JobId, QueuedJob>,
     unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
+    /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
+    /// such tasks hold is not in the ledger.
+    strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
     jobs: Option<JobsRef>,
     dirty: bool,
 }
@@ -119,16 +132,9 @@ impl Actor for Scheduler {
         match message {
             SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
             SchedulerMsg::JobIs(job) => state.job_is(*job),
-            SchedulerMsg::NodeUp {
-                name,
-                capacity,
-                open,
-                knows,
-            } => state.node_up(name, capacity, open, &knows),
-            SchedulerMsg::NodeIs(name, capacity, open) => {
-                state.ledger.set_node(name, capacity, open);
-                state.dirty = true;
-            }
+            SchedulerMsg::NodeUp(node) => state.node_up(*node),
+            SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
+            SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Solve => return state.solve(),
             SchedulerMsg::Misfit(request, reply) => {
@@ -193,20 +199,49 @@ impl State {
     }
 
     /// Jobs that the ledger sees on the node but the node has no trace of must hear of it.
-    fn node_up(
-        &mut self,
-        name: NodeName,
-        capacity: Capacity,
-        open: bool,
-        knows: &BTreeSet<(JobId, AttemptNo)>,
-    ) {
-        self.ledger.set_node(name.clone(), capacity, open);
-        self.dirty = true;
-        for job in self.jobs_on(&name) {
+    fn node_up(&mut self, node: NodeUp) {
+        let NodeUp { name, knows, .. } = node;
+        let on_it = self.jobs_on(&name);
+        let wanted = |(job, attempt): &(JobId, AttemptNo)| {
+            on_it.contains(job) && self.attempts.get(job) == Some(attempt)
+        };
+        let mut strays = node.runs;
+        strays.retain(|task| !wanted(task));
+        if strays.is_empty() {
+            self.strays.remove(&name);
+        } else {
+            tracing::warn!(node = %name, tasks = strays.len(), "it gets no job until tasks that nobody wants have ended");
+            self.strays.insert(name.clone(), (node.open, strays));
+        }
+        self.set_node(name, node.capacity, node.open);
+        for job in on_it {
             let attempt = self.attempts.get(&job).copied();
             if let Some(attempt) = attempt.filter(|attempt| !knows.contains(&(job, *attempt))) {
-                self.tell(job, JobMsg::NoTrace(attempt));
+                self.tell(job, JobMsg::NoTrace(attempt, node.at));
             }
+        }
+    }
+
+    fn set_node(&mut self, name: NodeName, capacity: Capacity, open: bool) {
+        self.dirty = true;
+        let strays = self.strays.get_mut(&name);
+        let clean = strays.is_none();
+        if let Some((wished, _)) = strays {
+            *wished = open;
+        }
+        self.ledger.set_node(name, capacity, open && clean);
+    }
+
+    fn stray_gone(&mut self, name: NodeName, task: (JobId, AttemptNo)) {
+        let Some((open, strays)) = self.strays.get_mut(&name) else {
+            return;
+        };
+        strays.remove(&task);
+        let (open, is_last) = (*open, strays.is_empty());
+        let node = self.ledger.node(&name).filter(|_| is_last);
+        if let Some(capacity) = node.map(|node| node.capacity.clone()) {
+            self.strays.remove(&name);
+            self.set_node(name, capacity, open);
         }
     }
 

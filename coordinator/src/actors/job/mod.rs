@@ -16,6 +16,7 @@ use trainyard_core::{
     failure::StopCause,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
+    time::Timestamp,
 };
 use trainyard_proto::{convert::duration, v1};
 use v1::connect_response::Frame;
@@ -67,8 +68,8 @@ pub enum JobMsg {
         /// Answered once it is on disk.
         reply: ActReply,
     },
-    /// The node that should run this attempt knows nothing of it.
-    NoTrace(AttemptNo),
+    /// The node that should run this attempt, and registered at this time, knew nothing of it then.
+    NoTrace(AttemptNo, Timestamp),
     /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
     Wake,
 }
@@ -84,6 +85,19 @@ pub struct Peers {
     pub nodes: NodesRef,
     /// The parent.
     pub jobs: JobsRef,
+}
+
+impl Peers {
+    /// A task that nobody wants is stopped; one that has ended is forgotten, and its place is free.
+    pub(super) fn refuse(&self, node: NodeName, report: &Report) {
+        let frame = NodesMsg::Send(node.clone(), Box::new(refusal(report)));
+        self.nodes.cast(frame).ok();
+        if matches!(report.phase, Phase::Ended(..)) {
+            let task = (report.task.job, report.task.attempt);
+            let gone = SchedulerMsg::StrayGone(node, task);
+            self.scheduler.cast(gone).ok();
+        }
+    }
 }
 
 /// The behaviour; the state is in [`State`].
@@ -132,7 +146,7 @@ impl Actor for JobActor {
                 report,
                 reply,
             } => state.direct(&secret, *report, reply).await?,
-            JobMsg::NoTrace(attempt) => state.no_trace(attempt).await?,
+            JobMsg::NoTrace(attempt, at) => state.no_trace(attempt, at).await?,
             // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
             // placement that is on its way here must not be taken back.
             JobMsg::Wake => state.tell_scheduler().await?,
@@ -190,7 +204,8 @@ impl State {
         let attempt = report.task.attempt;
         let live = self.job.attempt().map(|live| live.number);
         if self.job.allocation().is_none() || live != Some(attempt) {
-            return self.refuse(node, &report);
+            self.peers.refuse(node.clone(), &report);
+            return Ok(());
         }
         let event = match report.phase {
             Phase::Preparing if self.job.state == JobState::Starting => {
@@ -228,16 +243,11 @@ impl State {
         Ok(())
     }
 
-    /// A task that is not wanted is stopped; one that has ended can be forgotten.
-    fn refuse(&self, node: &NodeName, report: &Report) -> Result<(), ActorProcessingErr> {
-        let frame = refusal(report);
-        self.peers
-            .nodes
-            .cast(NodesMsg::Send(node.clone(), Box::new(frame)))?;
-        Ok(())
-    }
-
-    async fn no_trace(&mut self, attempt: AttemptNo) -> Result<(), ActorProcessingErr> {
+    async fn no_trace(
+        &mut self,
+        attempt: AttemptNo,
+        at: Timestamp,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(live) = self.job.attempt() else {
             return Ok(());
         };
@@ -251,6 +261,10 @@ impl State {
                 .peers
                 .nodes
                 .cast(NodesMsg::Send(node, Box::new(start)))?);
+        }
+        if self.job.state != JobState::Starting && self.job.state_since >= at {
+            // Its start reached the node after that, and was heard of before this.
+            return Ok(());
         }
         let node = &live.allocation.node;
         let why = format!("node {node} came back without a trace of the attempt");
@@ -343,7 +357,7 @@ impl State {
 }
 
 /// What to answer to a report of a task that nobody wants.
-pub(super) fn refusal(report: &Report) -> Frame {
+fn refusal(report: &Report) -> Frame {
     let task = Some(report.task.into());
     match report.phase {
         Phase::Ended(..) => Frame::Forget(v1::ForgetTask { task }),
