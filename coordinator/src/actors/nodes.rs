@@ -111,6 +111,8 @@ pub struct State {
     nodes: BTreeMap<NodeName, Entry>,
     last_session: u64,
     jobs: Option<JobsRef>,
+    /// When the leases were last looked at.
+    looked: Timestamp,
 }
 
 /// Under this name the last number of a session is stored.
@@ -153,6 +155,7 @@ impl Actor for Nodes {
             nodes,
             last_session,
             jobs: None,
+            looked: now,
         })
     }
 
@@ -375,6 +378,12 @@ impl State {
     fn look_at_leases(&mut self) -> Result<(), ActorProcessingErr> {
         let now = clock::now();
         let lease = self.args.lease;
+        if lease.observer_was_away(std::mem::replace(&mut self.looked, now), now) {
+            tracing::warn!("the coordinator was away for a while; the leases of nodes begin anew");
+            for entry in self.nodes.values_mut() {
+                entry.seen = now;
+            }
+        }
         let mut changed = Vec::new();
         for (name, entry) in &mut self.nodes {
             let state = lease.state(entry.seen, now);
