@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{Change, Store},
+    store::{Change, ReadError, Store},
 };
 
 /// Where to send [`JobsMsg`].
@@ -151,9 +151,16 @@ impl State {
         submission: Submission,
         reply: RpcReplyPort<Job>,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some(job) = self.earlier(submission.key.as_deref())? {
-            answer(reply, job);
-            return Ok(());
+        match self.earlier(submission.key.as_deref()) {
+            Ok(Some(job)) => {
+                answer(reply, job);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "the job of a submission's key cannot be read");
+                return Ok(());
+            }
         }
         let id = JobId(self.last.0 + 1);
         self.last = id;
@@ -185,10 +192,10 @@ impl State {
         Ok(())
     }
 
-    fn earlier(&self, key: Option<&str>) -> Result<Option<Job>, ActorProcessingErr> {
+    fn earlier(&self, key: Option<&str>) -> Result<Option<Job>, ReadError> {
         let Some(key) = key else { return Ok(None) };
         match self.peers.store.request_key(key)? {
-            Some(job) => Ok(self.peers.store.job(job)?),
+            Some(job) => self.peers.store.job(job),
             None => Ok(None),
         }
     }
