@@ -121,3 +121,53 @@ async fn a_cancelled_job_is_cancelled_if_its_node_comes_back_without_it() {
     let _agent = Agent::join(&world, "n1", 4).await;
     until(&world, job_id, v1::JobState::Cancelled).await;
 }
+
+#[tokio::test]
+async fn a_report_from_a_node_that_the_task_is_not_on_changes_nothing() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job_id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    until(&world, job_id, v1::JobState::Running).await;
+    // Its data folder is a copy of the other's.
+    let mut copy = Agent::join(&world, "n2", 1).await;
+    copy.report(exited(task, 1, 0)).await;
+    assert_eq!(copy.forget().await, task);
+    assert_eq!(state(&world, job_id).await, v1::JobState::Running);
+}
+
+#[tokio::test]
+async fn a_finishing_job_survives_a_restart_of_the_coordinator_and_ends_with_its_records() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job_id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    agent.report(exited(task, 0, 1)).await;
+    until(&world, job_id, v1::JobState::Finishing).await;
+    drop(agent);
+    let world = World::on(world.stop().await).await;
+    assert_eq!(state(&world, job_id).await, v1::JobState::Finishing);
+    let mut back = hello(&world, "n1", 4);
+    back.tasks = vec![exited(task, 0, 1)];
+    let mut agent = Agent::connect(&world, back).await;
+    let mut data = agent.attach(&world).await;
+    data.deliver(task, 1, &[epoch(1, &[("loss", 0.5)])]).await;
+    assert_eq!(agent.forget().await, task);
+    assert_eq!(state(&world, job_id).await, v1::JobState::Completed);
+}
+
+#[tokio::test]
+async fn a_start_that_was_lost_is_told_again_after_a_restart_of_the_coordinator() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job_id = world.submit(&yolo()).await;
+    let told = agent.start().await;
+    drop(agent);
+    let world = World::on(world.stop().await).await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let again = agent.start().await;
+    assert_eq!((again.task, again.secret), (told.task, told.secret));
+    agent.report(exited(again.task.unwrap(), 0, 0)).await;
+    agent.forget().await;
+    assert_eq!(state(&world, job_id).await, v1::JobState::Completed);
+}

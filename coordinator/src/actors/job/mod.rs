@@ -152,7 +152,8 @@ impl Actor for JobActor {
             JobMsg::Wake => state.tell_scheduler().await?,
         }
         if state.job.allocation().is_none() {
-            state.peers.jobs.cast(JobsMsg::Idle(state.job.id))?;
+            // Nobody hears it when all is stopped in order.
+            state.peers.jobs.cast(JobsMsg::Idle(state.job.id)).ok();
         }
         Ok(())
     }
@@ -202,8 +203,9 @@ impl State {
 
     async fn report(&mut self, node: &NodeName, report: Report) -> Result<(), ActorProcessingErr> {
         let attempt = report.task.attempt;
-        let live = self.job.attempt().map(|live| live.number);
-        if self.job.allocation().is_none() || live != Some(attempt) {
+        let live = self.job.attempt().filter(|live| live.number == attempt);
+        let is_its_own = live.is_some_and(|live| live.allocation.node == *node);
+        if self.job.allocation().is_none() || !is_its_own {
             self.peers.refuse(node.clone(), &report);
             return Ok(());
         }
