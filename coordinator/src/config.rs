@@ -93,8 +93,6 @@ pub struct Limits {
     pub streams: u32,
     /// Rows on a page.
     pub page_rows: u32,
-    /// Bytes of a line of a log.
-    pub log_line_bytes: u32,
 }
 
 const SHIPPED: Shipped = Shipped {

@@ -52,6 +52,13 @@ impl Lease {
         }
     }
 
+    /// Whether the observer himself was away (stopped, suspended, its clock set) for so long since he
+    /// `looked` last that a node may have been heard of without his knowing: then leases begin anew.
+    #[must_use]
+    pub fn observer_was_away(&self, looked: Timestamp, now: Timestamp) -> bool {
+        now.since(looked) >= self.suspect_after
+    }
+
     /// When the state will change next if the node stays silent.
     #[must_use]
     pub fn deadline(&self, seen: Timestamp, now: Timestamp) -> Option<Timestamp> {
@@ -66,6 +73,15 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_observer_who_was_away_himself_judges_nobody() {
+        let lease = Lease::default();
+        let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
+        assert!(!lease.observer_was_away(at(0), at(9)));
+        assert!(lease.observer_was_away(at(0), at(400)));
+        assert!(!lease.observer_was_away(at(400), at(0)));
+    }
 
     #[test]
     fn a_silent_node_is_suspect_first_and_lost_after_its_lease() {

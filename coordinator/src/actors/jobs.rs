@@ -16,13 +16,13 @@ use trainyard_core::{
 };
 
 use super::{
-    job::{Ack, ActError, JobActor, JobMsg, Peers, refusal},
-    nodes::{NodesMsg, NodesRef},
+    job::{Ack, ActError, JobActor, JobMsg, Peers},
+    nodes::NodesRef,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
     clock,
-    store::{Change, Store},
+    store::{Change, ReadError, Store},
 };
 
 /// Where to send [`JobsMsg`].
@@ -114,7 +114,10 @@ impl Actor for Jobs {
         match message {
             JobsMsg::Submit(submission, reply) => state.submit(*submission, reply).await,
             JobsMsg::Route(job, message) => state.route(&myself, job, message).await,
-            JobsMsg::Idle(job) => state.let_go(job),
+            JobsMsg::Idle(job) => {
+                state.let_go(job);
+                Ok(())
+            }
         }
     }
 
@@ -126,13 +129,17 @@ impl Actor for Jobs {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => Ok(()),
-            SupervisionEvent::ActorTerminated(child, _, _) => state.gone(&myself, &child).await,
+            SupervisionEvent::ActorTerminated(child, _, _) => {
+                state.gone(&myself, &child, false).await;
+                Ok(())
+            }
             SupervisionEvent::ActorFailed(child, error) => {
                 let job = state.ids.get(&child.get_id());
                 tracing::error!(?job, %error, "a job actor failed; it starts again from the store");
                 // Its steps that are under way must be there before anyone loads it.
                 state.peers.store.commit_and_wait(Vec::new()).await?;
-                state.gone(&myself, &child).await
+                state.gone(&myself, &child, true).await;
+                Ok(())
             }
         }
     }
@@ -144,9 +151,16 @@ impl State {
         submission: Submission,
         reply: RpcReplyPort<Job>,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some(job) = self.earlier(submission.key.as_deref())? {
-            answer(reply, job);
-            return Ok(());
+        match self.earlier(submission.key.as_deref()) {
+            Ok(Some(job)) => {
+                answer(reply, job);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "the job of a submission's key cannot be read");
+                return Ok(());
+            }
         }
         let id = JobId(self.last.0 + 1);
         self.last = id;
@@ -178,10 +192,10 @@ impl State {
         Ok(())
     }
 
-    fn earlier(&self, key: Option<&str>) -> Result<Option<Job>, ActorProcessingErr> {
+    fn earlier(&self, key: Option<&str>) -> Result<Option<Job>, ReadError> {
         let Some(key) = key else { return Ok(None) };
         match self.peers.store.request_key(key)? {
-            Some(job) => Ok(self.peers.store.job(job)?),
+            Some(job) => self.peers.store.job(job),
             None => Ok(None),
         }
     }
@@ -200,31 +214,33 @@ impl State {
                     tracing::warn!(%job, %error, "mail for a job actor that has just ended");
                 }
             }
-            None => {
-                if self.peers.store.job(job)?.is_none() {
-                    self.unknown(message);
-                } else {
-                    self.wake(myself, job, vec![message]).await?;
-                }
-            }
+            None => match self.peers.store.job(job) {
+                Ok(None) => self.unknown(message),
+                Ok(Some(_)) => self.wake(myself, job, vec![message]).await,
+                // One damaged row must not take the others down: whoever asks is told to try again.
+                Err(error) => tracing::error!(%job, %error, "mail for a job that cannot be read"),
+            },
         }
         Ok(())
     }
 
-    async fn wake(
-        &mut self,
-        myself: &JobsRef,
-        job: JobId,
-        mail: Vec<JobMsg>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn wake(&mut self, myself: &JobsRef, job: JobId, mail: Vec<JobMsg>) {
         let args = (job, Arc::clone(&self.peers));
-        let (actor, _) = JobActor::spawn_linked(None, JobActor, args, myself.get_cell()).await?;
+        let spawned = JobActor::spawn_linked(None, JobActor, args, myself.get_cell()).await;
+        let actor = match spawned {
+            Ok((actor, _)) => actor,
+            Err(error) => {
+                tracing::error!(%job, %error, "a job actor did not start; its mail is dropped");
+                return;
+            }
+        };
         for message in mail {
-            actor.cast(message)?;
+            if let Err(error) = actor.cast(message) {
+                tracing::warn!(%job, %error, "mail for a job actor that has just ended");
+            }
         }
         self.ids.insert(actor.get_id(), job);
         self.awake.insert(job, Entry::Awake(actor));
-        Ok(())
     }
 
     /// Nobody knows the job: its user is told so, its task is ended, its records are dropped.
@@ -234,46 +250,41 @@ impl State {
                 answer(reply, Err(ActError::NotFound));
             }
             JobMsg::Report(node, report) => {
-                let frame = NodesMsg::Send(node, Box::new(refusal(&report)));
-                self.peers.nodes.cast(frame).ok();
+                self.peers.refuse(node, &report);
             }
             JobMsg::Records(batch) => {
-                let count = u64::try_from(batch.records.len()).unwrap_or(0);
                 let ack = Ack {
                     task: batch.task,
-                    seq: batch.first_seq + count.saturating_sub(1),
+                    seq: batch.last_seq(),
                     permit: batch.permit,
                 };
                 batch.acks.try_send(ack).ok();
             }
-            JobMsg::Event(_, None) | JobMsg::NoTrace(_) | JobMsg::Wake => {}
+            JobMsg::Event(_, None) | JobMsg::NoTrace(..) | JobMsg::Wake => {}
         }
     }
 
-    fn let_go(&mut self, job: JobId) -> Result<(), ActorProcessingErr> {
+    fn let_go(&mut self, job: JobId) {
         if let Some(Entry::Awake(actor)) = self.awake.get(&job) {
-            actor.drain()?;
-            self.awake.insert(job, Entry::Leaving(Vec::new()));
+            // One that has failed meanwhile cannot be drained: the word of its end is on the way.
+            if actor.drain().is_ok() {
+                self.awake.insert(job, Entry::Leaving(Vec::new()));
+            }
         }
-        Ok(())
     }
 
-    async fn gone(
-        &mut self,
-        myself: &JobsRef,
-        child: &ActorCell,
-    ) -> Result<(), ActorProcessingErr> {
+    /// One that failed has lost its mail: its successor says how the job stands.
+    async fn gone(&mut self, myself: &JobsRef, child: &ActorCell, failed: bool) {
         let Some(job) = self.ids.remove(&child.get_id()) else {
-            return Ok(());
+            return;
         };
-        let mail = match self.awake.remove(&job) {
-            Some(Entry::Leaving(mail)) => mail,
-            Some(Entry::Awake(_)) => vec![JobMsg::Wake],
-            None => Vec::new(),
-        };
-        if mail.is_empty() {
-            return Ok(());
+        let mut mail: Vec<JobMsg> = failed.then_some(JobMsg::Wake).into_iter().collect();
+        match self.awake.remove(&job) {
+            Some(Entry::Leaving(waiting)) => mail.extend(waiting),
+            Some(Entry::Awake(_)) | None => {}
         }
-        self.wake(myself, job, mail).await
+        if !mail.is_empty() {
+            self.wake(myself, job, mail).await;
+        }
     }
 }

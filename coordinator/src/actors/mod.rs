@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Calls go down this tree and time out; results come up as casts. Everything that a caller or a
-//! node is told leaves on the store's thread after the commit. No actor waits for the disk, except
-//! `Nodes` when an agent registers.
+//! node is told leaves on the store's thread after the commit. Actors wait for the disk only where the
+//! next message must find what was stored: `Nodes` at a registration or a drain, `Jobs` at a
+//! submission with a key, a job when it is let go or hears a trainer's report again.
 
 mod ask;
 pub mod job;

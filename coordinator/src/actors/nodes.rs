@@ -25,8 +25,8 @@ use trainyard_proto::{
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
-    reports::Report,
-    scheduler::{SchedulerMsg, SchedulerRef, answer},
+    reports::{Phase, Report},
+    scheduler::{NodeUp, SchedulerMsg, SchedulerRef, answer},
     session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef},
 };
 use crate::{
@@ -111,6 +111,8 @@ pub struct State {
     nodes: BTreeMap<NodeName, Entry>,
     last_session: u64,
     jobs: Option<JobsRef>,
+    /// When the leases were last looked at.
+    looked: Timestamp,
 }
 
 /// Under this name the last number of a session is stored.
@@ -153,6 +155,7 @@ impl Actor for Nodes {
             nodes,
             last_session,
             jobs: None,
+            looked: now,
         })
     }
 
@@ -311,23 +314,33 @@ impl State {
     fn tell_of(&self, jobs: &JobsRef, hello: v1::Hello) -> Result<(), ActorProcessingErr> {
         let name = NodeName(hello.node_name);
         let mut knows: BTreeSet<(JobId, AttemptNo)> = BTreeSet::new();
+        let mut runs = BTreeSet::new();
         let mut reports = Vec::new();
         for wire in hello.tasks {
             match Report::try_from(wire) {
                 Ok(report) => {
-                    knows.insert((report.task.job, report.task.attempt));
+                    let task = (report.task.job, report.task.attempt);
+                    knows.insert(task);
+                    if !matches!(report.phase, Phase::Ended(..)) {
+                        runs.insert(task);
+                    }
                     reports.push(report);
                 }
                 Err(error) => tracing::warn!(node = %name, %error, "a report was not understood"),
             }
         }
         if let Some(entry) = self.nodes.get(&name) {
-            self.args.scheduler.cast(SchedulerMsg::NodeUp {
+            let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),
                 open: entry.row.drained.is_none(),
+                at: entry.row.seen_at,
                 knows,
-            })?;
+                runs,
+            };
+            self.args
+                .scheduler
+                .cast(SchedulerMsg::NodeUp(Box::new(node)))?;
         }
         for report in reports {
             let job = report.task.job;
@@ -365,6 +378,12 @@ impl State {
     fn look_at_leases(&mut self) -> Result<(), ActorProcessingErr> {
         let now = clock::now();
         let lease = self.args.lease;
+        if lease.observer_was_away(std::mem::replace(&mut self.looked, now), now) {
+            tracing::warn!("the coordinator was away for a while; the leases of nodes begin anew");
+            for entry in self.nodes.values_mut() {
+                entry.seen = now;
+            }
+        }
         let mut changed = Vec::new();
         for (name, entry) in &mut self.nodes {
             let state = lease.state(entry.seen, now);
@@ -377,15 +396,16 @@ impl State {
         for (name, state) in changed {
             tracing::warn!(node = %name, ?state, "node is silent");
             self.tell_scheduler(&name)?;
-            if state == NodeState::Lost {
-                let why = format!(
-                    "node {name} was silent for {:?} and is lost",
-                    lease.lost_after
-                );
-                self.args
-                    .scheduler
-                    .cast(SchedulerMsg::NodeLost(name, why))?;
-            }
+        }
+        let is_lost = |(_, entry): &(&NodeName, &Entry)| entry.told == NodeState::Lost;
+        for (name, _) in self.nodes.iter().filter(is_lost) {
+            let why = format!(
+                "node {name} was silent for {:?} and is lost",
+                lease.lost_after
+            );
+            // At each tick: whatever still holds something there hears of it again.
+            let lost = SchedulerMsg::NodeLost(name.clone(), why);
+            self.args.scheduler.cast(lost)?;
         }
         Ok(())
     }

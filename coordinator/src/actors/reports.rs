@@ -24,8 +24,8 @@ pub enum Phase {
     Preparing,
     /// The trainer process runs, since then.
     Running(Timestamp),
-    /// The process is gone, or there never was one.
-    Ended(TaskEnd),
+    /// The process is gone, or there never was one; when it had started, if it had.
+    Ended(Option<Timestamp>, TaskEnd),
 }
 
 impl TryFrom<v1::TaskReport> for Report {
@@ -42,7 +42,8 @@ impl TryFrom<v1::TaskReport> for Report {
                 ))
             }
             TaskPhase::Exited | TaskPhase::NotStarted => {
-                Phase::Ended(wire.end.ok_or(WireError::Missing("report.end"))?.into())
+                let end = wire.end.ok_or(WireError::Missing("report.end"))?;
+                Phase::Ended(wire.started_at.as_ref().map(time), end.into())
             }
         };
         Ok(Self {

@@ -13,6 +13,7 @@ use trainyard_core::{
     job::{Event, Job, JobState},
     resources::{Capacity, ResourceRequest},
     sched::{Allocation, Ledger, QueuedJob, Unfit, largest_node_misfit, reason, solve},
+    time::Timestamp,
 };
 
 use super::{
@@ -34,6 +35,23 @@ pub struct NodeView {
     pub jobs: Vec<JobId>,
 }
 
+/// A node that has registered.
+#[derive(Debug)]
+pub struct NodeUp {
+    /// Which.
+    pub name: NodeName,
+    /// What it offers.
+    pub capacity: Capacity,
+    /// Whether jobs may be placed there.
+    pub open: bool,
+    /// When it said so.
+    pub at: Timestamp,
+    /// Attempts that it has a trace of.
+    pub knows: BTreeSet<(JobId, AttemptNo)>,
+    /// Those among them that have not ended.
+    pub runs: BTreeSet<(JobId, AttemptNo)>,
+}
+
 /// What the scheduler takes.
 #[derive(Debug)]
 pub enum SchedulerMsg {
@@ -41,17 +59,10 @@ pub enum SchedulerMsg {
     Meet(JobsRef),
     /// The truth about a job, as stored: it waits, holds something, or neither.
     JobIs(Box<Job>),
-    /// A node is connected and offers this; these tasks it knows.
-    NodeUp {
-        /// Which.
-        name: NodeName,
-        /// What it offers.
-        capacity: Capacity,
-        /// Whether jobs may be placed there.
-        open: bool,
-        /// Attempts that it has a trace of.
-        knows: BTreeSet<(JobId, AttemptNo)>,
-    },
+    /// A node is connected, with what it knows of tasks.
+    NodeUp(Box<NodeUp>),
+    /// A task that nobody wanted has ended on a node.
+    StrayGone(NodeName, (JobId, AttemptNo)),
     /// A node that the store knows, or whose openness changed.
     NodeIs(NodeName, Capacity, bool),
     /// The lease of a node is over.
@@ -70,12 +81,35 @@ pub enum SchedulerMsg {
 #[derive(Debug)]
 pub struct Scheduler;
 
+/// A placement on its way to its job, which holds it in the ledger until the job answers.
+#[derive(Clone, Debug)]
+struct Proposal {
+    queued_at: Timestamp,
+    allocation: Allocation,
+    secret: String,
+}
+
+impl From<Proposal> for JobMsg {
+    fn from(proposal: Proposal) -> Self {
+        let event = Event::Placed {
+            queued_at: proposal.queued_at,
+            allocation: proposal.allocation,
+            secret: proposal.secret,
+        };
+        Self::Event(event, None)
+    }
+}
+
 /// Ledger and queue.
 #[derive(Debug, Default)]
 pub struct State {
     ledger: Ledger,
     queue: BTreeMap<JobId, QueuedJob>,
+    unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
+    /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
+    /// such tasks hold is not in the ledger.
+    strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
     jobs: Option<JobsRef>,
     dirty: bool,
 }
@@ -98,16 +132,9 @@ impl Actor for Scheduler {
         match message {
             SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
             SchedulerMsg::JobIs(job) => state.job_is(*job),
-            SchedulerMsg::NodeUp {
-                name,
-                capacity,
-                open,
-                knows,
-            } => state.node_up(name, capacity, open, &knows),
-            SchedulerMsg::NodeIs(name, capacity, open) => {
-                state.ledger.set_node(name, capacity, open);
-                state.dirty = true;
-            }
+            SchedulerMsg::NodeUp(node) => state.node_up(*node),
+            SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
+            SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Solve => return state.solve(),
             SchedulerMsg::Misfit(request, reply) => {
@@ -130,14 +157,23 @@ impl State {
         match job.allocation() {
             Some(allocation) => {
                 self.queue.remove(&job.id);
+                self.unanswered.remove(&job.id);
                 if let Some(attempt) = job.attempt() {
                     self.attempts.insert(job.id, attempt.number);
                 }
-                if self.ledger.held_by(job.id).is_none() {
+                if self.ledger.held_by(job.id) != Some(allocation) {
+                    self.ledger.release(job.id);
                     self.hold(job.id, allocation.clone());
                 }
             }
             None => {
+                if let Some(proposal) = self.unanswered_of(&job) {
+                    // Not answered yet, or lost on its way. It stays held: were it given to another
+                    // job, both could take it.
+                    self.tell(job.id, proposal.into());
+                    return;
+                }
+                self.unanswered.remove(&job.id);
                 self.ledger.release(job.id);
                 self.attempts.remove(&job.id);
                 if job.state == JobState::Queued {
@@ -149,6 +185,13 @@ impl State {
         }
     }
 
+    /// The placement that `job` has still to answer; one from before it was queued anew is none.
+    fn unanswered_of(&self, job: &Job) -> Option<Proposal> {
+        let proposal = self.unanswered.get(&job.id)?;
+        let waits = job.state == JobState::Queued && job.state_since == proposal.queued_at;
+        waits.then(|| proposal.clone())
+    }
+
     fn hold(&mut self, job: JobId, allocation: Allocation) {
         if let Err(error) = self.ledger.take(job, allocation) {
             tracing::warn!(%job, %error, "the ledger refused a stored allocation");
@@ -156,20 +199,49 @@ impl State {
     }
 
     /// Jobs that the ledger sees on the node but the node has no trace of must hear of it.
-    fn node_up(
-        &mut self,
-        name: NodeName,
-        capacity: Capacity,
-        open: bool,
-        knows: &BTreeSet<(JobId, AttemptNo)>,
-    ) {
-        self.ledger.set_node(name.clone(), capacity, open);
-        self.dirty = true;
-        for job in self.jobs_on(&name) {
+    fn node_up(&mut self, node: NodeUp) {
+        let NodeUp { name, knows, .. } = node;
+        let on_it = self.jobs_on(&name);
+        let wanted = |(job, attempt): &(JobId, AttemptNo)| {
+            on_it.contains(job) && self.attempts.get(job) == Some(attempt)
+        };
+        let mut strays = node.runs;
+        strays.retain(|task| !wanted(task));
+        if strays.is_empty() {
+            self.strays.remove(&name);
+        } else {
+            tracing::warn!(node = %name, tasks = strays.len(), "it gets no job until tasks that nobody wants have ended");
+            self.strays.insert(name.clone(), (node.open, strays));
+        }
+        self.set_node(name, node.capacity, node.open);
+        for job in on_it {
             let attempt = self.attempts.get(&job).copied();
             if let Some(attempt) = attempt.filter(|attempt| !knows.contains(&(job, *attempt))) {
-                self.tell(job, JobMsg::NoTrace(attempt));
+                self.tell(job, JobMsg::NoTrace(attempt, node.at));
             }
+        }
+    }
+
+    fn set_node(&mut self, name: NodeName, capacity: Capacity, open: bool) {
+        self.dirty = true;
+        let strays = self.strays.get_mut(&name);
+        let clean = strays.is_none();
+        if let Some((wished, _)) = strays {
+            *wished = open;
+        }
+        self.ledger.set_node(name, capacity, open && clean);
+    }
+
+    fn stray_gone(&mut self, name: NodeName, task: (JobId, AttemptNo)) {
+        let Some((open, strays)) = self.strays.get_mut(&name) else {
+            return;
+        };
+        strays.remove(&task);
+        let (open, is_last) = (*open, strays.is_empty());
+        let node = self.ledger.node(&name).filter(|_| is_last);
+        if let Some(capacity) = node.map(|node| node.capacity.clone()) {
+            self.strays.remove(&name);
+            self.set_node(name, capacity, open);
         }
     }
 
@@ -184,12 +256,16 @@ impl State {
 
     fn solve(&mut self) -> Result<(), ActorProcessingErr> {
         for placement in solve(&mut self.ledger, self.queue.values()) {
-            self.queue.remove(&placement.job);
-            let event = Event::Placed {
+            let Some(queued) = self.queue.remove(&placement.job) else {
+                continue;
+            };
+            let proposal = Proposal {
+                queued_at: queued.queued_at,
                 allocation: placement.allocation,
                 secret: secret(),
             };
-            self.tell(placement.job, JobMsg::Event(event, None));
+            self.unanswered.insert(placement.job, proposal.clone());
+            self.tell(placement.job, proposal.into());
         }
         match self.ledger.violated() {
             None => Ok(()),
@@ -243,4 +319,68 @@ fn secret() -> String {
 /// A caller that no longer waits is not an error.
 pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
     reply.send(value).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_core::spec::JobSpec;
+
+    use super::*;
+
+    /// A job that waits since `at` for the only CPU.
+    fn waiting(id: u64, at: i64) -> Job {
+        let job = Job::accepted(JobId(id), JobSpec::default(), String::new(), Timestamp(at));
+        job.step(Timestamp(at), Event::Prepared).unwrap().job
+    }
+
+    fn one_cpu() -> State {
+        let mut state = State::default();
+        let capacity = Capacity {
+            cpus: 1,
+            ..Capacity::default()
+        };
+        state.ledger.set_node(NodeName("n1".into()), capacity, true);
+        state
+    }
+
+    fn holds(state: &State, id: u64) -> bool {
+        state.ledger.held_by(JobId(id)).is_some()
+    }
+
+    #[test]
+    fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() {
+        let mut state = one_cpu();
+        state.job_is(waiting(1, 10));
+        state.solve().unwrap();
+        let mut urgent = waiting(2, 20);
+        urgent.spec.priority = 5;
+        state.job_is(urgent);
+        // Said before the placement reached it.
+        state.job_is(waiting(1, 10));
+        state.solve().unwrap();
+        assert!(holds(&state, 1) && !holds(&state, 2));
+        let proposal = state.unanswered.get(&JobId(1)).cloned().unwrap();
+        let JobMsg::Event(placed, None) = proposal.into() else {
+            panic!("not an event");
+        };
+        let started = waiting(1, 10).step(Timestamp(30), placed).unwrap().job;
+        state.job_is(started.clone());
+        assert_eq!(state.ledger.held_by(JobId(1)), started.allocation());
+        assert!(state.unanswered.is_empty());
+    }
+
+    #[test]
+    fn a_job_cancelled_before_its_place_reached_it_gives_it_back() {
+        let mut state = one_cpu();
+        state.job_is(waiting(1, 10));
+        state.solve().unwrap();
+        state.job_is(waiting(2, 20));
+        let cancelled = waiting(1, 10).step(Timestamp(30), Event::CancelRequested);
+        state.job_is(cancelled.unwrap().job);
+        state.solve().unwrap();
+        assert!(!holds(&state, 1) && holds(&state, 2));
+        // Queued anew: the place from before is not what it waits for.
+        state.job_is(waiting(1, 40));
+        assert!(!holds(&state, 1) && state.queue.contains_key(&JobId(1)));
+    }
 }

@@ -53,7 +53,7 @@ impl Service {
     ///
     /// # Errors
     /// When there is no such job.
-    pub fn lines(
+    pub async fn lines(
         &self,
         id: JobId,
         after: u64,
@@ -62,21 +62,27 @@ impl Service {
     ) -> Result<Page<StoredLine>, ApiError> {
         self.known(id)?;
         let limit = self.page(limit);
-        let mut rows: Vec<StoredLine> = Vec::new();
-        let mut after = after;
-        loop {
-            let batch = self.store().logs(id, after, self.page_rows())?;
-            let Some(last) = batch.last() else {
-                return Ok(Page { rows, more: false });
-            };
-            after = last.id;
-            let wanted = |row: &StoredLine| stream.is_none_or(|wanted| row.line.stream == wanted);
-            rows.extend(batch.into_iter().filter(wanted));
-            if rows.len() >= limit {
-                rows.truncate(limit);
-                return Ok(Page { rows, more: true });
+        let at_once = self.page_rows();
+        // Wanted lines may be few among many.
+        self.blocking(move |store| {
+            let mut rows: Vec<StoredLine> = Vec::new();
+            let mut after = after;
+            loop {
+                let batch = store.logs(id, after, at_once)?;
+                let Some(last) = batch.last() else {
+                    return Ok(Page { rows, more: false });
+                };
+                after = last.id;
+                let wanted =
+                    |row: &StoredLine| stream.is_none_or(|wanted| row.line.stream == wanted);
+                rows.extend(batch.into_iter().filter(wanted));
+                if rows.len() >= limit {
+                    rows.truncate(limit);
+                    return Ok(Page { rows, more: true });
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Pages of points after `after`, until the job has ended.

@@ -7,6 +7,8 @@ mod agent;
 #[cfg(test)]
 mod callbacks;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod life;

@@ -278,3 +278,12 @@ async fn an_idempotency_key_gives_the_first_job_again() {
     assert_eq!(submit("k").await, first);
     assert_ne!(submit("other").await, first);
 }
+
+#[tokio::test]
+async fn an_empty_dataset_id_is_none_and_the_path_is_shown() {
+    let world = World::start().await;
+    let mut body = yolo();
+    body["config"]["dataset_id"] = json!("");
+    let (status, job) = world.post_json("/training/jobs", &body).await;
+    assert_eq!((status, &job["dataset_path"]), (200, &json!("/data/set")));
+}

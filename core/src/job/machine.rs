@@ -17,7 +17,11 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
     };
     match event {
         Event::Prepared => next.prepared()?,
-        Event::Placed { allocation, secret } => next.placed(allocation, secret)?,
+        Event::Placed {
+            queued_at,
+            allocation,
+            secret,
+        } => next.placed(queued_at, allocation, secret)?,
         Event::Preparing(attempt, detail) => next.preparing(attempt, detail)?,
         Event::Started(attempt, at) => next.started(attempt, at)?,
         Event::Ended(attempt, end) => next.ended(attempt, end)?,
@@ -51,8 +55,17 @@ impl Draft {
         Ok(())
     }
 
-    fn placed(&mut self, allocation: Allocation, secret: String) -> Result<(), Illegal> {
+    fn placed(
+        &mut self,
+        queued_at: Timestamp,
+        allocation: Allocation,
+        secret: String,
+    ) -> Result<(), Illegal> {
         self.only_in(&[JobState::Queued], "placed")?;
+        // Queued anew since: that place may have been given to another job.
+        if self.job.state_since != queued_at {
+            return Err(self.not_now("placed"));
+        }
         let last = self.job.attempts.last();
         let number = AttemptNo(last.map_or(0, |attempt| attempt.number.0) + 1);
         self.effects
@@ -170,8 +183,11 @@ impl Draft {
 
     fn attempt_lost(&mut self, attempt: AttemptNo, why: String) -> Result<(), Illegal> {
         let now = self.now;
+        // It was to stop, and it has: nobody else's fault.
+        let stop_cause = self.job.cancel_requested.then_some(StopCause::Cancelled);
         let live = self.live(attempt)?;
         let end = live.end.get_or_insert_with(|| TaskEnd {
+            stop_cause,
             error: Some(why),
             infrastructure: true,
             ..TaskEnd::default()

@@ -90,6 +90,8 @@ pub enum Event {
     Prepared,
     /// The scheduler has given it a place.
     Placed {
+        /// Since when the job had waited that was given the place: the fence against late ones.
+        queued_at: Timestamp,
         /// The place.
         allocation: Allocation,
         /// Drawn by the caller, who has randomness.

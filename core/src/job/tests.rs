@@ -23,6 +23,7 @@ fn allocation() -> Allocation {
 
 fn placed() -> Event {
     Event::Placed {
+        queued_at: T,
         allocation: allocation(),
         secret: "s".into(),
     }
@@ -163,6 +164,42 @@ fn an_end_that_is_reported_twice_counts_once() {
     assert_eq!(step.job.state, JobState::Finishing);
     let step = step.job.step(T, stored(2)).unwrap();
     assert_eq!(step.job.outcome.unwrap().exit_code, Some(3));
+}
+
+#[test]
+fn a_place_found_before_the_job_was_queued_anew_is_refused() {
+    let later = Timestamp(T.0 + 1);
+    let queued = after(vec![Event::Prepared, Event::CancelRequested]).job;
+    let queued = queued.step(later, Event::RestartRequested).unwrap().job;
+    let refused = queued.step(later, placed()).unwrap_err();
+    assert_eq!(refused.to_string(), "a queued job does not take 'placed'");
+}
+
+#[test]
+fn an_attempt_that_is_lost_while_it_is_being_cancelled_is_cancelled() {
+    let step = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::CancelRequested,
+        Event::AttemptLost(A1, "node n1 came back without a trace".into()),
+    ]);
+    assert_eq!(step.job.state, JobState::Cancelled);
+    assert_eq!(step.job.outcome.unwrap().message, "cancelled by a user");
+}
+
+#[test]
+fn a_cancel_while_the_last_records_are_under_way_changes_nothing_of_the_end() {
+    let step = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::Started(A1, T),
+        exit(0, 5),
+        Event::CancelRequested,
+    ]);
+    assert_eq!(step.job.state, JobState::Finishing);
+    assert_eq!(step.effects, []);
+    let step = step.job.step(T, stored(5)).unwrap();
+    assert_eq!(step.job.state, JobState::Completed);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

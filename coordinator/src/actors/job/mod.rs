@@ -16,6 +16,7 @@ use trainyard_core::{
     failure::StopCause,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
+    time::Timestamp,
 };
 use trainyard_proto::{convert::duration, v1};
 use v1::connect_response::Frame;
@@ -67,8 +68,8 @@ pub enum JobMsg {
         /// Answered once it is on disk.
         reply: ActReply,
     },
-    /// The node that should run this attempt knows nothing of it.
-    NoTrace(AttemptNo),
+    /// The node that should run this attempt, and registered at this time, knew nothing of it then.
+    NoTrace(AttemptNo, Timestamp),
     /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
     Wake,
 }
@@ -84,6 +85,19 @@ pub struct Peers {
     pub nodes: NodesRef,
     /// The parent.
     pub jobs: JobsRef,
+}
+
+impl Peers {
+    /// A task that nobody wants is stopped; one that has ended is forgotten, and its place is free.
+    pub(super) fn refuse(&self, node: NodeName, report: &Report) {
+        let frame = NodesMsg::Send(node.clone(), Box::new(refusal(report)));
+        self.nodes.cast(frame).ok();
+        if matches!(report.phase, Phase::Ended(..)) {
+            let task = (report.task.job, report.task.attempt);
+            let gone = SchedulerMsg::StrayGone(node, task);
+            self.scheduler.cast(gone).ok();
+        }
+    }
 }
 
 /// The behaviour; the state is in [`State`].
@@ -132,13 +146,14 @@ impl Actor for JobActor {
                 report,
                 reply,
             } => state.direct(&secret, *report, reply).await?,
-            JobMsg::NoTrace(attempt) => state.no_trace(attempt).await?,
+            JobMsg::NoTrace(attempt, at) => state.no_trace(attempt, at).await?,
             // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
             // placement that is on its way here must not be taken back.
-            JobMsg::Wake => state.tell_scheduler()?,
+            JobMsg::Wake => state.tell_scheduler().await?,
         }
         if state.job.allocation().is_none() {
-            state.peers.jobs.cast(JobsMsg::Idle(state.job.id))?;
+            // Nobody hears it when all is stopped in order.
+            state.peers.jobs.cast(JobsMsg::Idle(state.job.id)).ok();
         }
         Ok(())
     }
@@ -181,16 +196,18 @@ impl State {
                     answer(reply, Err(ActError::Illegal(illegal, self.job.state)));
                 }
                 // A placement that came too late gives its place back.
-                self.tell_scheduler()
+                Ok(self.tell_scheduler().await?)
             }
         }
     }
 
     async fn report(&mut self, node: &NodeName, report: Report) -> Result<(), ActorProcessingErr> {
         let attempt = report.task.attempt;
-        let live = self.job.attempt().map(|live| live.number);
-        if self.job.allocation().is_none() || live != Some(attempt) {
-            return self.refuse(node, &report);
+        let live = self.job.attempt().filter(|live| live.number == attempt);
+        let is_its_own = live.is_some_and(|live| live.allocation.node == *node);
+        if self.job.allocation().is_none() || !is_its_own {
+            self.peers.refuse(node.clone(), &report);
+            return Ok(());
         }
         let event = match report.phase {
             Phase::Preparing if self.job.state == JobState::Starting => {
@@ -202,9 +219,13 @@ impl State {
             Phase::Running(at) if self.job.state == JobState::Starting => {
                 Event::Started(attempt, at)
             }
-            Phase::Ended(end) => {
+            Phase::Ended(started, end) => {
                 if self.job.state == JobState::Finishing {
                     return Ok(());
+                }
+                // Of a short task only the newest report comes.
+                if let Some(at) = started.filter(|_| self.job.state == JobState::Starting) {
+                    self.event(Event::Started(attempt, at), None).await?;
                 }
                 Event::Ended(attempt, end)
             }
@@ -224,21 +245,16 @@ impl State {
         Ok(())
     }
 
-    /// A task that is not wanted is stopped; one that has ended can be forgotten.
-    fn refuse(&self, node: &NodeName, report: &Report) -> Result<(), ActorProcessingErr> {
-        let frame = refusal(report);
-        self.peers
-            .nodes
-            .cast(NodesMsg::Send(node.clone(), Box::new(frame)))?;
-        Ok(())
-    }
-
-    async fn no_trace(&mut self, attempt: AttemptNo) -> Result<(), ActorProcessingErr> {
+    async fn no_trace(
+        &mut self,
+        attempt: AttemptNo,
+        at: Timestamp,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(live) = self.job.attempt() else {
             return Ok(());
         };
         if live.number != attempt || self.job.allocation().is_none() {
-            return self.tell_scheduler();
+            return Ok(self.tell_scheduler().await?);
         }
         if self.job.state == JobState::Starting && !self.job.cancel_requested {
             let node = live.allocation.node.clone();
@@ -247,6 +263,10 @@ impl State {
                 .peers
                 .nodes
                 .cast(NodesMsg::Send(node, Box::new(start)))?);
+        }
+        if self.job.state != JobState::Starting && self.job.state_since >= at {
+            // Its start reached the node after that, and was heard of before this.
+            return Ok(());
         }
         let node = &live.allocation.node;
         let why = format!("node {node} came back without a trace of the attempt");
@@ -326,17 +346,23 @@ impl State {
         }
     }
 
-    fn tell_scheduler(&self) -> Result<(), ActorProcessingErr> {
+    /// By way of the store, behind the steps that are under way: said at once it would be ahead of the
+    /// disk, and what was said before would come after it.
+    async fn tell_scheduler(&self) -> Result<(), StoreError> {
         let told = SchedulerMsg::JobIs(Box::new(self.job.clone()));
-        Ok(self.peers.scheduler.cast(told)?)
+        let scheduler = self.peers.scheduler.clone();
+        let then = move |_: &crate::store::Committed| {
+            scheduler.cast(told).ok();
+        };
+        self.peers.store.commit(Vec::new(), Box::new(then)).await
     }
 }
 
 /// What to answer to a report of a task that nobody wants.
-pub(super) fn refusal(report: &Report) -> Frame {
+fn refusal(report: &Report) -> Frame {
     let task = Some(report.task.into());
     match report.phase {
-        Phase::Ended(_) => Frame::Forget(v1::ForgetTask { task }),
+        Phase::Ended(..) => Frame::Forget(v1::ForgetTask { task }),
         Phase::Preparing | Phase::Running(_) => Frame::Stop(v1::StopTask {
             task,
             cause: v1::StopCause::Fenced.into(),

@@ -41,11 +41,18 @@ pub struct Batch {
     pub permit: OwnedSemaphorePermit,
 }
 
+impl Batch {
+    /// The number of the last record; that before the first if there is none.
+    pub(crate) fn last_seq(&self) -> u64 {
+        let count = u64::try_from(self.records.len()).unwrap_or(u64::MAX);
+        self.first_seq.saturating_add(count).saturating_sub(1)
+    }
+}
+
 impl State {
     pub(super) async fn records(&mut self, batch: Batch) -> Result<(), ActorProcessingErr> {
         let task = batch.task;
-        let count = u64::try_from(batch.records.len())?;
-        let last = batch.first_seq + count.saturating_sub(1);
+        let last = batch.last_seq();
         let done = |seq| {
             Done::Ack(
                 batch.acks,

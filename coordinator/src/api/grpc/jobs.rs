@@ -150,7 +150,10 @@ impl JobService for JobDoor {
         let stream = log_stream(request.stream())?;
         let after = token(&request.page_token)?.unwrap_or(0);
         let job = JobId(request.job_id);
-        let page = self.0.lines(job, after, size(request.page_size), stream)?;
+        let page = self
+            .0
+            .lines(job, after, size(request.page_size), stream)
+            .await?;
         let mut messages = by_text(page.rows);
         let more = page.more || messages.len() > 1;
         let rows = if messages.is_empty() {

@@ -88,7 +88,10 @@ fn contract(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
         num_classes: fields
             .whole_within("num_classes", &[Bound::Ge(2)])
             .map(small),
-        dataset_id: fields.optional_text("dataset_id"),
+        // An empty one is none: the path counts then.
+        dataset_id: fields
+            .optional_text("dataset_id")
+            .filter(|id| !id.is_empty()),
         dataset_path: fields.optional_text("dataset_path"),
         dataset_format: fields.text_or("dataset_format", &spec.dataset_format),
         split_strategy: split_strategy(fields),

@@ -1,0 +1,173 @@
+//! What goes wrong on the way: reports that never came, nodes that forgot, tasks that nobody wants.
+
+use serde_json::json;
+use trainyard_core::record::LogStream;
+use trainyard_proto::v1::{self, connect_request, connect_response::Frame};
+
+use crate::{
+    agent::{Agent, epoch, exited, hello, line, running},
+    world::{PATIENCE, World, command, yolo},
+};
+
+async fn state(world: &World, job_id: u64) -> v1::JobState {
+    let answer = world
+        .jobs()
+        .await
+        .get_job(v1::GetJobRequest { job_id })
+        .await;
+    answer.unwrap().into_inner().job.unwrap().state()
+}
+
+async fn until(world: &World, job_id: u64, wanted: v1::JobState) {
+    let reached = async { while state(world, job_id).await != wanted {} };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    reached.unwrap_or_else(|_| panic!("job {job_id} is not {wanted:?}"));
+}
+
+#[tokio::test]
+async fn a_cancel_while_the_last_records_are_under_way_is_accepted_and_changes_nothing_of_the_end()
+{
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job_id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    agent.report(exited(task, 0, 1)).await;
+    until(&world, job_id, v1::JobState::Finishing).await;
+    let request = v1::CancelJobRequest { job_id };
+    let answer = world.jobs().await.cancel_job(request).await.unwrap();
+    let job = answer.into_inner().job.unwrap();
+    assert_eq!(job.state(), v1::JobState::Finishing);
+
+    let mut data = agent.attach(&world).await;
+    data.deliver(task, 1, &[epoch(1, &[("loss", 0.5)])]).await;
+    // No stop comes before it: there is nothing left to stop.
+    assert_eq!(agent.forget().await, task);
+    let (_, job) = world.get(&format!("/training/jobs/{job_id}")).await;
+    assert_eq!(
+        (&job["status"], &job["error_message"]),
+        (&json!("completed"), &json!(null))
+    );
+}
+
+#[tokio::test]
+async fn a_short_task_has_started_even_if_only_its_end_is_reported() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job = world.submit(&command()).await;
+    let task = agent.start().await.task.unwrap();
+    let mut report = exited(task, 0, 0);
+    report.started_at = running(task).started_at;
+    agent.report(report).await;
+    agent.forget().await;
+    let (_, job) = world.get(&format!("/training/jobs/{job}")).await;
+    assert_eq!(job["status"], "completed");
+    assert!(job["started_at"].is_string(), "{job}");
+}
+
+#[tokio::test]
+async fn a_batch_without_records_is_no_record() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(&world).await;
+    let empty = v1::RecordBatch {
+        task: Some(task),
+        first_seq: 1,
+        records: Vec::new(),
+    };
+    data.send(connect_request::Frame::Batch(empty)).await;
+    let Frame::Ack(ack) = data.next().await else {
+        panic!("not an acknowledgement");
+    };
+    assert_eq!(ack.seq, 0);
+    data.deliver(task, 1, &[line(LogStream::Stdout, "", "one")])
+        .await;
+    let (_, lines) = world.get(&format!("/training/jobs/{job}/logs")).await;
+    assert_eq!(lines[0]["content"], "one");
+}
+
+#[tokio::test]
+async fn a_node_gets_no_job_while_a_task_that_nobody_wants_runs_there() {
+    let world = World::start().await;
+    let job = world.submit(&command()).await;
+    let stray = v1::TaskKey {
+        job_id: 99,
+        attempt: 1,
+        rank: 0,
+    };
+    let mut known = hello(&world, "n1", 1);
+    known.tasks = vec![running(stray)];
+    let mut agent = Agent::connect(&world, known).await;
+    let stop = agent.stop().await;
+    assert_eq!(
+        (stop.task, stop.cause()),
+        (Some(stray), v1::StopCause::Fenced)
+    );
+    agent.report(exited(stray, 0, 0)).await;
+    assert_eq!(agent.forget().await, stray);
+    assert_eq!(agent.start().await.task.unwrap().job_id, job);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_cancelled_if_its_node_comes_back_without_it() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job_id = world.submit(&yolo()).await;
+    agent.start().await;
+    drop(agent);
+    let request = v1::CancelJobRequest { job_id };
+    world.jobs().await.cancel_job(request).await.unwrap();
+    let _agent = Agent::join(&world, "n1", 4).await;
+    until(&world, job_id, v1::JobState::Cancelled).await;
+}
+
+#[tokio::test]
+async fn a_report_from_a_node_that_the_task_is_not_on_changes_nothing() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job_id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    until(&world, job_id, v1::JobState::Running).await;
+    // Its data folder is a copy of the other's.
+    let mut copy = Agent::join(&world, "n2", 1).await;
+    copy.report(exited(task, 1, 0)).await;
+    assert_eq!(copy.forget().await, task);
+    assert_eq!(state(&world, job_id).await, v1::JobState::Running);
+}
+
+#[tokio::test]
+async fn a_finishing_job_survives_a_restart_of_the_coordinator_and_ends_with_its_records() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job_id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    agent.report(exited(task, 0, 1)).await;
+    until(&world, job_id, v1::JobState::Finishing).await;
+    drop(agent);
+    let world = World::on(world.stop().await).await;
+    assert_eq!(state(&world, job_id).await, v1::JobState::Finishing);
+    let mut back = hello(&world, "n1", 4);
+    back.tasks = vec![exited(task, 0, 1)];
+    let mut agent = Agent::connect(&world, back).await;
+    let mut data = agent.attach(&world).await;
+    data.deliver(task, 1, &[epoch(1, &[("loss", 0.5)])]).await;
+    assert_eq!(agent.forget().await, task);
+    assert_eq!(state(&world, job_id).await, v1::JobState::Completed);
+}
+
+#[tokio::test]
+async fn a_start_that_was_lost_is_told_again_after_a_restart_of_the_coordinator() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job_id = world.submit(&yolo()).await;
+    let told = agent.start().await;
+    drop(agent);
+    let world = World::on(world.stop().await).await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let again = agent.start().await;
+    assert_eq!((again.task, again.secret), (told.task, told.secret));
+    agent.report(exited(again.task.unwrap(), 0, 0)).await;
+    agent.forget().await;
+    assert_eq!(state(&world, job_id).await, v1::JobState::Completed);
+}
