@@ -18,7 +18,7 @@ _INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", 
 
 
 def prepare(work: Path) -> None:
-    """Set the environment that Ultralytics and matplotlib read when they are imported."""
+    """Set the environment that Ultralytics, matplotlib and OpenMP read when they are imported."""
     os.environ.update(
         YOLO_OFFLINE="true",
         YOLO_AUTOINSTALL="false",
@@ -27,6 +27,8 @@ def prepare(work: Path) -> None:
         WANDB_MODE="disabled",
     )
     os.environ.pop("ULTRALYTICS_API_KEY", None)
+    # Threads that wait by spinning take the cores from the other jobs of the node, and then from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     (work / ".config" / "matplotlib").mkdir(parents=True, exist_ok=True)
 
 

@@ -77,7 +77,7 @@ async fn make(
     let out = folder.join("dataset");
     let kind = match framework {
         DemoFramework::Sklearn => ["imagefolder", "1000", "300", "16"],
-        DemoFramework::Ultralytics => ["detection", "64", "16", "160"],
+        DemoFramework::Ultralytics => ["detection", "640", "60", "64"],
     };
     let [kind, train, val, size] = kind;
     let made = Command::new(&environment.python)

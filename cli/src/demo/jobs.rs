@@ -1,8 +1,8 @@
-//! What the demo submits. Pure. Called by `demo`.
+//! What the demo submits, and what must arrive at the trainer. Pure. Called by `demo`.
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use trainyard_core::spec::JobSpec;
 
 use crate::args::DemoFramework;
@@ -33,21 +33,68 @@ fn perceptron(learning_rate: f64, dataset: &Path) -> JobSpec {
     }
 }
 
+/// Settings with which two epochs from random weights find digits: one class, small pictures, each
+/// batch a step, at the full rate from the first on.
 fn detector(dataset: &Path) -> JobSpec {
     JobSpec {
-        name: "scenes".to_owned(),
+        name: "find digits".to_owned(),
         framework: "ultralytics".to_owned(),
         model_name: "yolo11n".to_owned(),
         task_type: "detection".to_owned(),
         dataset_format: "yolo".to_owned(),
         epochs: 2,
         batch_size: 8,
-        learning_rate: 0.002,
-        image_size: Some(160),
-        // Each small batch is a step, at the full rate from the first on; else two epochs would be
-        // two steps of a warm-up.
-        advanced_config: Some(json!({"gradient_accumulation_steps": 1, "warmup_epochs": 0})),
+        learning_rate: 0.003,
+        image_size: Some(64),
+        advanced_config: Some(json!({
+            "optimizer": {"type": "AdamW", "momentum": 0.9, "weight_decay": 0.001},
+            "scheduler": {"type": "cosine", "lrf": 0.1, "warmup_epochs": 0},
+            "augmentation": {"enabled": false, "brightness": 0.1},
+            "validation": {"iou": 0.6, "max_detections": 50, "early_stopping": {"patience": 7}},
+            "gradient_accumulation_steps": 1,
+            "checkpoint_interval": 1,
+            "mixed_precision": false,
+            "single_cls": true,
+            "box": 8.0,
+            "seed": 1,
+        })),
+        // Pictures so small gain nothing by a second thread, and one gives the same figures anywhere.
+        environment: [("OMP_NUM_THREADS".to_owned(), "1".to_owned())].into(),
         ..on(dataset)
+    }
+}
+
+/// What the trainer must have been given for the jobs of a demo, by the framework's own names; empty
+/// where it keeps no record of that.
+pub(super) fn arguments(framework: DemoFramework) -> Vec<(&'static str, Value)> {
+    match framework {
+        DemoFramework::Sklearn => Vec::new(),
+        DemoFramework::Ultralytics => vec![
+            ("task", json!("detect")),
+            ("epochs", json!(2)),
+            ("batch", json!(8)),
+            ("imgsz", json!(64)),
+            ("device", json!("cpu")),
+            ("lr0", json!(0.003)),
+            ("optimizer", json!("AdamW")),
+            ("momentum", json!(0.9)),
+            ("weight_decay", json!(0.001)),
+            ("cos_lr", json!(true)),
+            ("lrf", json!(0.1)),
+            ("warmup_epochs", json!(0)),
+            ("mosaic", json!(0.0)),
+            ("fliplr", json!(0.0)),
+            ("hsv_v", json!(0.1)),
+            ("iou", json!(0.6)),
+            ("max_det", json!(50)),
+            ("patience", json!(7)),
+            ("nbs", json!(8)),
+            ("save_period", json!(1)),
+            ("amp", json!(false)),
+            ("single_cls", json!(true)),
+            ("box", json!(8.0)),
+            ("seed", json!(1)),
+        ],
     }
 }
 

@@ -4,6 +4,7 @@
 //! Owns the order of the show and its folder. Never schedules or trains by itself: it talks to its
 //! coordinator like any client. Called by `main`.
 
+mod arrived;
 mod cluster;
 mod dataset;
 mod jobs;
@@ -19,13 +20,13 @@ use tempfile::TempDir;
 use trainyard_proto::v1::Job;
 
 use crate::{
-    args::DemoArgs,
+    args::{DemoArgs, DemoFramework},
     client::Client,
     clock,
     commands::{cancel, get_job, submit},
     daemons::Signals,
     exit::Exit,
-    output::{self, Screen},
+    output::{self, Screen, progress},
     text,
 };
 use cluster::Cluster;
@@ -72,7 +73,35 @@ async fn play(args: &DemoArgs, stage: &Stage, cluster: &mut Cluster) -> anyhow::
     let ended = stage.follow(&client, &submitted).await?;
     let took = text::span(clock::now().since(begun));
     stage.results(&ended, &ready.address, &took)?;
-    Ok(worst(&ended))
+    let exit = worst(&ended);
+    if exit == Exit::Ok {
+        settings_arrived(args.framework, stage, cluster.folder(), &ended)?;
+    }
+    Ok(exit)
+}
+
+/// Where the framework writes down what it was given: that it is what was submitted.
+fn settings_arrived(
+    framework: DemoFramework,
+    stage: &Stage,
+    folder: &Path,
+    jobs: &[Job],
+) -> anyhow::Result<()> {
+    let wanted = jobs::arguments(framework);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for job in jobs {
+        let node = progress::node(job).unwrap_or_default();
+        arrived::check(job, &folder.join(node), &wanted)?;
+        stage.say(&format!(
+            "job {}: the {} settings that were looked up arrived at {}",
+            job.job_id,
+            wanted.len(),
+            framework.name()
+        ));
+    }
+    Ok(())
 }
 
 /// The exit of the first job that did not complete.
@@ -199,7 +228,6 @@ mod tests {
     use trainyard_proto::v1::JobState;
 
     use super::*;
-    use crate::args::DemoFramework;
 
     fn args(data_dir: Option<PathBuf>) -> DemoArgs {
         DemoArgs {

@@ -186,7 +186,7 @@ fn table(screen: &Screen, jobs: &[Job]) -> String {
 fn remark(jobs: &[Job]) -> &'static str {
     let finds_nothing = |job: &Job| value(job, "mAP50").is_some_and(|map| map < 0.01);
     if jobs.iter().any(finds_nothing) {
-        "\nmAP near 0 is normal for two epochs on 64 images where no pretrained weights could be\ndownloaded (see `trainyard logs`); the loss falls all the same.\n"
+        "\nmAP near 0 can happen after two epochs where no pretrained weights could be downloaded (see\n`trainyard logs`); the loss falls all the same.\n"
     } else {
         ""
     }
