@@ -261,6 +261,8 @@ impl State {
                 batch.acks.try_send(ack).ok();
             }
             JobMsg::Event(_, None) | JobMsg::NoTrace(..) | JobMsg::Wake => {}
+            #[cfg(test)]
+            JobMsg::Fail => {}
         }
     }
 

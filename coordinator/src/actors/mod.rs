@@ -23,4 +23,7 @@ pub mod root;
 pub mod scheduler;
 pub mod session;
 
+#[cfg(test)]
+mod tests;
+
 pub use ask::{AskError, ask};

@@ -72,6 +72,9 @@ pub enum JobMsg {
     NoTrace(AttemptNo, Timestamp),
     /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
     Wake,
+    /// Fail, as by a bug.
+    #[cfg(test)]
+    Fail,
 }
 
 /// Everyone a job speaks to.
@@ -150,6 +153,8 @@ impl Actor for JobActor {
             // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
             // placement that is on its way here must not be taken back.
             JobMsg::Wake => state.tell_scheduler().await?,
+            #[cfg(test)]
+            JobMsg::Fail => return Err("a test wants it".into()),
         }
         if state.job.allocation().is_none() {
             // Nobody hears it when all is stopped in order.

@@ -5,29 +5,23 @@
 //! disk before it is welcomed. Decides nothing about jobs: the scheduler hears when a node is up,
 //! closed or lost.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+mod register;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use thiserror::Error;
 use trainyard_core::{
-    ids::{AttemptNo, JobId, NodeName, SessionNo},
+    ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
     time::Timestamp,
 };
-use trainyard_proto::{
-    convert::duration,
-    v1::{self, connect_response::Frame},
-};
+use trainyard_proto::v1::{self, connect_response::Frame};
 
 use super::{
-    job::JobMsg,
-    jobs::{JobsMsg, JobsRef},
-    reports::{Phase, Report},
-    scheduler::{NodeUp, SchedulerMsg, SchedulerRef, answer},
-    session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef},
+    jobs::JobsRef,
+    scheduler::{SchedulerMsg, SchedulerRef, answer},
+    session::{Outgoing, SessionMsg, SessionRef},
 };
 use crate::{
     clock,
@@ -225,131 +219,6 @@ impl Actor for Nodes {
 }
 
 impl State {
-    /// A live session of another agent is not pushed aside: the two would take turns for ever.
-    fn name_taken(&self, hello: &v1::Hello) -> Option<NameTaken> {
-        let name = NodeName(hello.node_name.clone());
-        let entry = self.nodes.get(&name)?;
-        let other = entry.row.agent_id != hello.agent_id && !hello.agent_id.is_empty();
-        let live = entry.session.is_some() && entry.told == NodeState::Ready;
-        (other && live).then_some(NameTaken(name))
-    }
-
-    async fn register(
-        &mut self,
-        myself: &NodesRef,
-        hello: v1::Hello,
-        outgoing: Outgoing,
-    ) -> Result<SessionRef, ActorProcessingErr> {
-        let name = NodeName(hello.node_name.clone());
-        let session = SessionNo(self.last_session + 1);
-        self.last_session = session.0;
-        let row = self.row_of(&name, &hello);
-        self.store_registration(session, &row).await?;
-        if let Some((_, old)) = self.nodes.remove(&name).and_then(|entry| entry.session) {
-            old.stop(Some(
-                "a newer session of the same node has begun".to_owned(),
-            ));
-        }
-        let jobs = self.jobs.clone().ok_or("the jobs are not there yet")?;
-        let args = SessionArgs {
-            node: name.clone(),
-            session,
-            outgoing,
-            jobs: jobs.clone(),
-            nodes: myself.clone(),
-        };
-        let (actor, _) = Session::spawn_linked(None, Session, args, myself.get_cell()).await?;
-        let welcome = Frame::Welcome(v1::Welcome {
-            session: session.0,
-            heartbeat_interval: Some(duration(heartbeat(&self.args.lease))),
-            coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
-        });
-        actor.cast(SessionMsg::Send(Box::new(welcome)))?;
-        tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
-        self.admit(name, session, row, actor.clone());
-        self.tell_of(&jobs, hello)?;
-        Ok(actor)
-    }
-
-    fn row_of(&self, name: &NodeName, hello: &v1::Hello) -> NodeRow {
-        let earlier = self.nodes.get(name).map(|entry| &entry.row);
-        let now = clock::now();
-        NodeRow {
-            name: name.clone(),
-            capacity: hello.capacity.clone().unwrap_or_default().into(),
-            labels: hello.labels.clone(),
-            agent_version: hello.agent_version.clone(),
-            agent_id: hello.agent_id.clone(),
-            registered_at: earlier.map_or(now, |row| row.registered_at),
-            seen_at: now,
-            drained: earlier.and_then(|row| row.drained.clone()),
-        }
-    }
-
-    async fn store_registration(
-        &self,
-        session: SessionNo,
-        row: &NodeRow,
-    ) -> Result<(), ActorProcessingErr> {
-        let number = Change::PutMeta {
-            key: SESSIONS.to_owned(),
-            value: session.0.to_string(),
-        };
-        let changes = vec![number, Change::PutNode(row.clone())];
-        self.args.store.commit_and_wait(changes).await?;
-        Ok(())
-    }
-
-    fn admit(&mut self, name: NodeName, session: SessionNo, row: NodeRow, actor: SessionRef) {
-        let entry = Entry {
-            row,
-            seen: clock::now(),
-            told: NodeState::Ready,
-            session: Some((session, actor)),
-        };
-        self.nodes.insert(name, entry);
-    }
-
-    /// Scheduler and jobs compare what the agent runs with what is wanted.
-    fn tell_of(&self, jobs: &JobsRef, hello: v1::Hello) -> Result<(), ActorProcessingErr> {
-        let name = NodeName(hello.node_name);
-        let mut knows: BTreeSet<(JobId, AttemptNo)> = BTreeSet::new();
-        let mut runs = BTreeSet::new();
-        let mut reports = Vec::new();
-        for wire in hello.tasks {
-            match Report::try_from(wire) {
-                Ok(report) => {
-                    let task = (report.task.job, report.task.attempt);
-                    knows.insert(task);
-                    if !matches!(report.phase, Phase::Ended(..)) {
-                        runs.insert(task);
-                    }
-                    reports.push(report);
-                }
-                Err(error) => tracing::warn!(node = %name, %error, "a report was not understood"),
-            }
-        }
-        if let Some(entry) = self.nodes.get(&name) {
-            let node = NodeUp {
-                name: name.clone(),
-                capacity: entry.row.capacity.clone(),
-                open: entry.row.drained.is_none(),
-                at: entry.row.seen_at,
-                knows,
-                runs,
-            };
-            self.args
-                .scheduler
-                .cast(SchedulerMsg::NodeUp(Box::new(node)))?;
-        }
-        for report in reports {
-            let job = report.task.job;
-            let message = JobMsg::Report(name.clone(), Box::new(report));
-            jobs.cast(JobsMsg::Route(job, message))?;
-        }
-        Ok(())
-    }
-
     fn seen(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
         if let Some(entry) = self.nodes.get_mut(node) {
             entry.seen = clock::now();

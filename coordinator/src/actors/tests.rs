@@ -1,0 +1,137 @@
+//! The tree as a whole: what becomes of a job whose actor fails.
+
+use ractor::{Actor, ActorRef};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+use trainyard_core::{
+    job::JobState, node::Lease, resources::Capacity, spec::JobSpec, time::Timestamp,
+};
+use trainyard_proto::{
+    convert::timestamp,
+    v1::{self, TaskPhase, connect_request, connect_response::Frame},
+};
+
+use super::{
+    ask,
+    job::JobMsg,
+    jobs::{JobsMsg, Submission},
+    nodes::NodesMsg,
+    root::{Root, RootArgs, RootMsg, Tree},
+    session::{SessionMsg, SessionRef},
+};
+use crate::store::{Store, StoreOptions};
+
+struct World {
+    tree: Tree,
+    store: Store,
+    root: ActorRef<RootMsg>,
+    failed: watch::Receiver<Option<String>>,
+    _folder: tempfile::TempDir,
+}
+
+async fn world() -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+    let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+    let (failed_sender, failed) = watch::channel(None);
+    let args = RootArgs {
+        store: store.clone(),
+        lease: Lease::default(),
+        failed: failed_sender,
+    };
+    let (root, _) = Actor::spawn(None, Root, args).await.unwrap();
+    let tree = ask(&root, RootMsg::Tree).await.unwrap();
+    World {
+        tree,
+        store,
+        root,
+        failed,
+        _folder: folder,
+    }
+}
+
+type Frames = mpsc::Receiver<Result<v1::ConnectResponse, Status>>;
+
+/// A node of one slot.
+async fn node(world: &World) -> (SessionRef, Frames) {
+    let (outgoing, frames) = mpsc::channel(64);
+    let capacity = Capacity {
+        cpus: 1,
+        ..Capacity::default()
+    };
+    let hello = Box::new(v1::Hello {
+        node_name: "n1".into(),
+        capacity: Some(capacity.into()),
+        ..v1::Hello::default()
+    });
+    let question = |reply| NodesMsg::Register {
+        hello,
+        outgoing,
+        reply,
+    };
+    let session = ask(&world.tree.nodes, question).await.unwrap().unwrap();
+    (session, frames)
+}
+
+async fn start_of(frames: &mut Frames) -> v1::StartTask {
+    loop {
+        let frame = frames.recv().await.unwrap().unwrap().frame;
+        if let Some(Frame::Start(start)) = frame {
+            return start;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_actor_fails_goes_on_from_the_store_and_nobody_else_notices() {
+    let world = world().await;
+    let (session, mut frames) = node(&world).await;
+    let spec = JobSpec {
+        framework: "command".into(),
+        command: vec!["true".into()],
+        ..JobSpec::default()
+    };
+    let submission = Submission {
+        spec,
+        submitted_by: "ada".into(),
+        key: None,
+    };
+    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    let job = ask(&world.tree.jobs, question).await.unwrap().id;
+    let start = start_of(&mut frames).await;
+    let mut changes = world.store.changes(job);
+
+    world
+        .tree
+        .jobs
+        .cast(JobsMsg::Route(job, JobMsg::Fail))
+        .unwrap();
+    // The agent says again and again how its task stands.
+    let report = || {
+        let frame = connect_request::Frame::Report(v1::TaskReport {
+            task: start.task,
+            phase: TaskPhase::Running.into(),
+            started_at: Some(timestamp(Timestamp(0))),
+            ..v1::TaskReport::default()
+        });
+        session.cast(SessionMsg::Incoming(Box::new(frame))).unwrap();
+    };
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(5));
+    let running = async {
+        while world.store.job(job).unwrap().unwrap().state != JobState::Running {
+            report();
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = tick.tick() => {}
+            }
+        }
+    };
+    let limit = std::time::Duration::from_secs(30);
+    tokio::time::timeout(limit, running)
+        .await
+        .expect("the job goes on");
+    let stored = world.store.job(job).unwrap().unwrap();
+    assert_eq!(stored.attempts.len(), 1);
+    assert_eq!(*world.failed.borrow(), None);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
