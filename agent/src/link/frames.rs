@@ -4,15 +4,10 @@
 use std::time::Duration;
 
 use trainyard_config::Secret;
-use trainyard_core::{
-    failure::StopCause,
-    ids::TaskKey,
-    spec::JobSpec,
-    task::{Ended, Phase, Report},
-};
+use trainyard_core::{failure::StopCause, ids::TaskKey, spec::JobSpec};
 use trainyard_proto::{
-    convert::{WireError, span, timestamp},
-    v1::{self, ConnectRequest, TaskPhase, connect_request::Frame},
+    convert::{WireError, span},
+    v1::{self, ConnectRequest, connect_request::Frame},
 };
 
 use crate::{actors::runs::RunsMsg, folder::Order, spool::Spooled};
@@ -63,36 +58,6 @@ pub(super) fn heartbeat_of(welcome: &v1::Welcome) -> Result<Duration, WireError>
     Ok(interval.max(Duration::from_millis(10)))
 }
 
-/// A report on the wire.
-pub(super) fn report(report: Report) -> v1::TaskReport {
-    let (phase, started, end) = match report.phase {
-        Phase::Preparing => (TaskPhase::Preparing, None, None),
-        Phase::Running(since) => (TaskPhase::Running, Some(since), None),
-        Phase::Ended(ended) => {
-            let phase = if ended.started.is_some() {
-                TaskPhase::Exited
-            } else {
-                TaskPhase::NotStarted
-            };
-            (phase, ended.started, Some(end_of(*ended)))
-        }
-    };
-    v1::TaskReport {
-        task: Some(report.task.into()),
-        phase: phase.into(),
-        detail: report.detail,
-        started_at: started.map(timestamp),
-        end,
-    }
-}
-
-fn end_of(ended: Ended) -> v1::TaskEnd {
-    v1::TaskEnd {
-        ended_at: Some(timestamp(ended.at)),
-        ..ended.end.into()
-    }
-}
-
 /// Records of one task, as they follow each other in its spool.
 pub(super) fn batch(task: TaskKey, records: Vec<Spooled>) -> ConnectRequest {
     request(Frame::Batch(v1::RecordBatch {
@@ -110,11 +75,7 @@ pub(super) fn request(frame: Frame) -> ConnectRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trainyard_core::{
-        failure::TaskEnd,
-        ids::{AttemptNo, JobId, Rank},
-        time::Timestamp,
-    };
+    use trainyard_core::ids::{AttemptNo, JobId, Rank};
 
     fn task() -> TaskKey {
         TaskKey {
@@ -122,32 +83,6 @@ mod tests {
             attempt: AttemptNo(2),
             rank: Rank(0),
         }
-    }
-
-    fn ended(started: Option<Timestamp>) -> v1::TaskReport {
-        report(Report {
-            task: task(),
-            phase: Phase::Ended(Box::new(Ended {
-                started,
-                at: Timestamp(9_000_000),
-                end: TaskEnd {
-                    exit_code: Some(3),
-                    last_seq: 4,
-                    ..TaskEnd::default()
-                },
-            })),
-            detail: String::new(),
-        })
-    }
-
-    #[test]
-    fn an_end_says_whether_there_was_a_process() {
-        let exited = ended(Some(Timestamp(5)));
-        assert_eq!(exited.phase(), TaskPhase::Exited);
-        let end = exited.end.unwrap();
-        assert_eq!((end.exit_code, end.last_seq), (Some(3), 4));
-        assert_eq!(end.ended_at.unwrap().seconds, 9);
-        assert_eq!(ended(None).phase(), TaskPhase::NotStarted);
     }
 
     #[test]

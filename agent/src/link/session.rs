@@ -100,7 +100,7 @@ fn hello(link: &LinkArgs) -> ConnectRequest {
         boot_id: identity.boot_id.clone(),
         capacity: Some(identity.capacity.clone().into()),
         labels: identity.labels.clone(),
-        tasks: reports.into_iter().map(frames::report).collect(),
+        tasks: reports.into_iter().map(Into::into).collect(),
         agent_id: identity.agent_id.clone(),
     }))
 }
@@ -147,7 +147,7 @@ impl Control<'_> {
 
     async fn heartbeat(&self) -> Result<(), SessionEnd> {
         let reports = self.link.board.reports_after(0);
-        let tasks = reports.into_iter().map(frames::report).collect();
+        let tasks = reports.into_iter().map(Into::into).collect();
         self.send(connect_request::Frame::Heartbeat(Heartbeat { tasks }))
             .await
     }
@@ -156,7 +156,7 @@ impl Control<'_> {
     async fn news(&mut self) -> Result<(), SessionEnd> {
         let newest = *self.link.board.watch().borrow();
         for report in self.link.board.reports_after(self.told) {
-            let frame = connect_request::Frame::Report(frames::report(report));
+            let frame = connect_request::Frame::Report(report.into());
             self.send(frame).await?;
         }
         self.told = newest;

@@ -18,7 +18,6 @@ mod ask;
 pub mod job;
 pub mod jobs;
 pub mod nodes;
-mod reports;
 pub mod root;
 pub mod scheduler;
 pub mod session;

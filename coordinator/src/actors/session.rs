@@ -5,14 +5,16 @@
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
-use trainyard_core::ids::{NodeName, SessionNo};
+use trainyard_core::{
+    ids::{NodeName, SessionNo},
+    task::Report,
+};
 use trainyard_proto::v1::{self, connect_request, connect_response};
 
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
     nodes::{NodesMsg, NodesRef},
-    reports::Report,
 };
 
 /// Where to send [`SessionMsg`].

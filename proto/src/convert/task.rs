@@ -1,12 +1,69 @@
-//! Tasks: which, and how they ended.
+//! Tasks: which, how they stand and how they ended.
 
 use trainyard_core::{
     failure::{StopCause, TaskEnd},
     ids::{AttemptNo, JobId, Rank, TaskKey},
+    task::{Ended, Phase, Report},
 };
 
-use super::given;
-use crate::v1;
+use super::{WireError, given, time, timestamp};
+use crate::v1::{self, TaskPhase};
+
+impl From<Report> for v1::TaskReport {
+    fn from(core: Report) -> Self {
+        let (phase, started, end) = match core.phase {
+            Phase::Preparing => (TaskPhase::Preparing, None, None),
+            Phase::Running(since) => (TaskPhase::Running, Some(since), None),
+            Phase::Ended(ended) => {
+                let phase = match ended.started {
+                    Some(_) => TaskPhase::Exited,
+                    None => TaskPhase::NotStarted,
+                };
+                (phase, ended.started, Some(end_of(*ended)))
+            }
+        };
+        Self {
+            task: Some(core.task.into()),
+            phase: phase.into(),
+            detail: core.detail,
+            started_at: started.map(timestamp),
+            end,
+        }
+    }
+}
+
+fn end_of(ended: Ended) -> v1::TaskEnd {
+    v1::TaskEnd {
+        ended_at: Some(timestamp(ended.at)),
+        ..ended.end.into()
+    }
+}
+
+impl TryFrom<v1::TaskReport> for Report {
+    type Error = WireError;
+
+    fn try_from(wire: v1::TaskReport) -> Result<Self, WireError> {
+        let started = wire.started_at.as_ref().map(time);
+        let phase = match wire.phase() {
+            TaskPhase::Unspecified => return Err(WireError::Missing("report.phase")),
+            TaskPhase::Preparing => Phase::Preparing,
+            TaskPhase::Running => {
+                Phase::Running(started.ok_or(WireError::Missing("report.started_at"))?)
+            }
+            TaskPhase::Exited | TaskPhase::NotStarted => {
+                let end = wire.end.ok_or(WireError::Missing("report.end"))?;
+                let at = end.ended_at.as_ref().map(time).unwrap_or_default();
+                let end = end.into();
+                Phase::Ended(Box::new(Ended { started, at, end }))
+            }
+        };
+        Ok(Self {
+            task: wire.task.ok_or(WireError::Missing("report.task"))?.into(),
+            phase,
+            detail: wire.detail,
+        })
+    }
+}
 
 impl From<TaskKey> for v1::TaskKey {
     fn from(core: TaskKey) -> Self {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use trainyard_core::{
     failure::{StopCause, TaskEnd},
+    ids::{AttemptNo, JobId, Rank, TaskKey},
     record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record},
     spec::JobSpec,
+    task::{Ended, Phase, Report},
 };
 
 use super::*;
@@ -80,6 +82,47 @@ fn a_task_end_survives_the_wire() {
         ..TaskEnd::default()
     };
     assert_eq!(TaskEnd::from(v1::TaskEnd::from(end.clone())), end);
+}
+
+fn report(phase: Phase) -> Report {
+    Report {
+        task: TaskKey {
+            job: JobId(7),
+            attempt: AttemptNo(2),
+            rank: Rank(0),
+        },
+        phase,
+        detail: "fetching".into(),
+    }
+}
+
+fn ended(started: Option<Timestamp>) -> Phase {
+    Phase::Ended(Box::new(Ended {
+        started,
+        at: Timestamp(9_000_000),
+        end: TaskEnd {
+            exit_code: Some(3),
+            last_seq: 4,
+            ..TaskEnd::default()
+        },
+    }))
+}
+
+#[test]
+fn every_report_of_a_task_survives_the_wire_and_an_end_says_whether_there_was_a_process() {
+    let started = Some(Timestamp(5));
+    for (phase, on_the_wire) in [
+        (Phase::Preparing, v1::TaskPhase::Preparing),
+        (Phase::Running(Timestamp(5)), v1::TaskPhase::Running),
+        (ended(started), v1::TaskPhase::Exited),
+        (ended(None), v1::TaskPhase::NotStarted),
+    ] {
+        let wire = v1::TaskReport::from(report(phase.clone()));
+        assert_eq!(wire.phase(), on_the_wire);
+        assert_eq!(Report::try_from(wire), Ok(report(phase)));
+    }
+    let error = Report::try_from(v1::TaskReport::default()).unwrap_err();
+    assert_eq!(error.to_string(), "report.phase is missing");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use trainyard_core::{
     failure::StopCause,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
+    task::{Phase, Report},
     time::Timestamp,
 };
 use trainyard_proto::{convert::duration, v1};
@@ -28,7 +29,6 @@ pub use self::{
 use super::{
     jobs::{JobsMsg, JobsRef},
     nodes::{NodesMsg, NodesRef},
-    reports::{Phase, Report},
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
@@ -224,15 +224,18 @@ impl State {
             Phase::Running(at) if self.job.state == JobState::Starting => {
                 Event::Started(attempt, at)
             }
-            Phase::Ended(started, end) => {
+            Phase::Ended(ended) => {
                 if self.job.state == JobState::Finishing {
                     return Ok(());
                 }
                 // Of a short task only the newest report comes.
-                if let Some(at) = started.filter(|_| self.job.state == JobState::Starting) {
+                if let Some(at) = ended
+                    .started
+                    .filter(|_| self.job.state == JobState::Starting)
+                {
                     self.event(Event::Started(attempt, at), None).await?;
                 }
-                Event::Ended(attempt, end)
+                Event::Ended(attempt, ended.end)
             }
             Phase::Preparing | Phase::Running(_) => return self.stop_again(node, attempt),
         };

@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr};
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, SessionNo},
     node::NodeState,
+    task::{Phase, Report},
 };
 use trainyard_proto::{
     convert::duration,
@@ -18,7 +19,6 @@ use crate::{
     actors::{
         job::JobMsg,
         jobs::{JobsMsg, JobsRef},
-        reports::{Phase, Report},
         scheduler::{NodeUp, SchedulerMsg},
         session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef},
     },
