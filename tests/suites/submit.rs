@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tests::{
     cluster::Cluster,
     jobs::{Jobs, shell},
+    process::Process,
     wait::until,
 };
 use trainyard_proto::v1::{self, JobState};
@@ -217,4 +218,38 @@ async fn streams_tell_everything_and_end_with_the_job() {
         (job.state() == JobState::Completed).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_user_comes_from_the_environment_and_the_known_one_only_with_dev() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("ready");
+    let mut command = std::process::Command::new(TRAINYARD);
+    command
+        .args(["coordinator", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.path().join("data"))
+        .arg("--ready-file")
+        .arg(&ready)
+        .env("TRAINYARD__AUTH__FIRST_USER_EMAIL", "ada@example.com")
+        .env("TRAINYARD__AUTH__FIRST_USER_PASSWORD", "correct horse");
+    let process = Process::start(&mut command, &folder.path().join("log"));
+    let address = until("it serves", async || {
+        let said = std::fs::read_to_string(&ready).ok()?;
+        let said: Value = serde_json::from_str(&said).ok()?;
+        Some(said.get("address")?.as_str()?.to_owned())
+    })
+    .await;
+    let login = |email: &str, password: &str| {
+        let script = format!(
+            "echo '{password}' | {TRAINYARD} login --coordinator http://{address} --email {email} --password-stdin"
+        );
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", &script])
+            .env("XDG_CONFIG_HOME", folder.path());
+        command.status().expect("it runs").code()
+    };
+    assert_eq!(login("admin@example.com", "admin123"), Some(77));
+    assert_eq!(login("ada@example.com", "correct horse"), Some(0));
+    assert!(!process.log().contains("correct horse"));
 }
