@@ -135,6 +135,34 @@ class UltralyticsTrainer(unittest.TestCase):
         self.assertTrue(any("batch 1/" in body["message"] for body in self.platform.bodies("logs")))
         self.assertEqual(sorted(self.data.rglob("*")), before, "the dataset is not written to")
 
+    def test_every_argument_reaches_training_by_its_own_name(self) -> None:
+        import sys
+
+        sys.path.append(str(TRAINERS / "ultralytics"))
+        import settings
+
+        self.scenes(8)
+        wanted = {
+            "patience": 9, "save_period": 1, "cache": "ram", "workers": 1, "pretrained": False, "cls_remap": False,
+            "optimizer": "NAdam", "verbose": False, "seed": 5, "deterministic": False, "single_cls": True, "rect": True,
+            "cos_lr": True, "close_mosaic": 1, "amp": False, "fraction": 0.9, "freeze": 1, "multi_scale": 0.1,
+            "overlap_mask": False, "mask_ratio": 2, "dropout": 0.1, "val": False, "split": "train", "save_json": True,
+            "conf": 0.002, "iou": 0.6, "max_det": 50, "plots": True, "agnostic_nms": True, "classes": [0], "lr0": 0.004,
+            "lrf": 0.3, "momentum": 0.85, "weight_decay": 0.002, "warmup_epochs": 0.5, "warmup_momentum": 0.7,
+            "warmup_bias_lr": 0.05, "box": 8.0, "cls": 0.6, "cls_pw": 0.2, "dfl": 1.4, "pose": 11.0, "kobj": 1.1,
+            "rle": 1.2, "angle": 1.3, "nbs": 16, "hsv_h": 0.02, "hsv_s": 0.6, "hsv_v": 0.3, "degrees": 5.0,
+            "translate": 0.05, "scale": 0.3, "shear": 1.0, "perspective": 0.0002, "flipud": 0.2, "fliplr": 0.1,
+            "bgr": 0.1, "mosaic": 0.4, "mixup": 0.2, "cutmix": 0.1, "copy_paste": 0.3, "copy_paste_mode": "mixup",
+            "auto_augment": "augmix", "erasing": 0.3,
+        }  # fmt: skip
+        # Base settings have tests of their own; these would change how long or with what training runs.
+        others = {"epochs", "batch", "imgsz", "device", "save", "exist_ok", "time", "profile", "compile"}
+        others.add("channels_last")
+        self.assertEqual(settings.TRAIN_ARGUMENTS - set(wanted) - others, set())
+        self.run_job("detection", {"advanced_config": wanted, **wanted}, EPOCHS="1")
+        given = self.arguments()
+        self.assertEqual({key: given[key] for key in wanted}, wanted)
+
     def test_learning_rate_is_honoured_without_an_optimizer(self) -> None:
         self.scenes(6)
         end = self.run_job("segmentation", LEARNING_RATE="0.004", EPOCHS="1")

@@ -4,7 +4,7 @@
 labels/{train,val} and data.yaml, with digits of several sizes pasted on a canvas without overlap and exact boxes.
 The same arguments always give the same files; a digit used for training is never used for validation.
 
-    python make_dataset.py --out DIR --kind detection --train 64 --val 16 --seed 0 --imgsz 160
+    python make_dataset.py --out DIR --kind detection --train 640 --val 60 --seed 0 --imgsz 64
 """
 
 from __future__ import annotations
