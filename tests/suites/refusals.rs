@@ -279,7 +279,10 @@ async fn a_full_disk_ends_the_coordinator_with_the_reason_and_loses_nothing_that
     let folder = tempfile::tempdir().expect("a folder");
     let disk = folder.path().join("disk");
     fs::create_dir(&disk).expect("a mount point");
-    let probe = Command::new("unshare").args(["-m", "true"]).output();
+    let probe = Command::new("unshare")
+        .args(["-m", "mount", "-t", "tmpfs", "none"])
+        .arg(&disk)
+        .output();
     if !probe.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: this user may not mount a small disk of its own (unshare -m)");
         return;
