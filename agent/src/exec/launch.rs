@@ -5,7 +5,7 @@
 //! it.
 
 use super::durable;
-use super::files::{self, Hello, LaunchSpec, ProcRecord};
+use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::{ProcIdent, adopt};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -153,6 +153,11 @@ pub async fn launch(
 /// The processes of the task in `task_dir`, if it was ever started.
 pub fn read_processes(task_dir: &Path) -> io::Result<Option<ProcRecord>> {
     durable::read_json(&task_dir.join(files::PROC))
+}
+
+/// How the trainer of `task_dir` ended, if it has.
+pub fn read_exit(task_dir: &Path) -> io::Result<Option<ExitRecord>> {
+    durable::read_json(&task_dir.join(files::EXIT))
 }
 
 /// The launch that `task_dir` was given, if any.
