@@ -173,7 +173,7 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
     };
     let done = tokio::task::spawn_blocking(move || {
         if let Some(processes) = read_processes(&folder)?
-            && adopt(&processes.shim).is_some()
+            && adopt(&processes.shim)?.is_some()
         {
             return Ok(Some(processes.shim.pid));
         }
