@@ -17,7 +17,7 @@ pub use error::EnvironmentError;
 pub use tools::UV_VERSION;
 
 use child::CleanEnvironment;
-use gate::Gates;
+use gate::{Gates, Held};
 use tools::Python;
 
 /// A Python environment that is ready.
@@ -90,12 +90,13 @@ impl EnvironmentStore {
             tokio::fs::create_dir_all(&envs)
                 .await
                 .map_err(EnvironmentError::file("create", &envs))?;
-            let _held = self.gates.enter(envs.join(format!("{hash}.lock"))).await?;
+            let held = self.gates.enter(envs.join(format!("{hash}.lock"))).await?;
             // Whoever held the gate before may have built it.
             reused = is_complete(&home);
             if !reused {
                 lay_out(&home, &inputs).await?;
-                self.sync(trainer_dir, &home, &python, progress).await?;
+                self.sync(trainer_dir, &home, &python, &held, progress)
+                    .await?;
                 write_marker(&marker(&home), &hash).await?;
             }
         }
@@ -131,6 +132,7 @@ impl EnvironmentStore {
         trainer_dir: &Path,
         home: &Path,
         python: &Python,
+        held: &Held,
         progress: &mut (dyn FnMut(String) + Send),
     ) -> Result<(), EnvironmentError> {
         let variables = &self.variables;
@@ -144,6 +146,7 @@ impl EnvironmentStore {
             .current_dir(&project)
             .env("UV_PROJECT_ENVIRONMENT", home.join("venv"))
             .env("UV_PYTHON_DOWNLOADS", "never");
+        held.share(&mut command)?;
         if variables.get("UV_PYTHON").is_none() {
             command.arg("--python").arg(&python.path);
         }
