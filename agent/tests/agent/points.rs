@@ -123,3 +123,29 @@ pub(crate) async fn a_time_limit_that_is_over_when_the_agent_comes_back_changes_
     );
     agent.stop().await;
 }
+
+pub(crate) async fn after_a_new_start_of_the_machine_nobody_else_is_taken_for_the_trainer() {
+    let (fake, data, _) = ended(shell("echo one")).await;
+    rewind(&data, "exit.json");
+    let folder = task_folder(&data, 1);
+    fs::remove_file(folder.join("exit.json")).expect("it is there");
+    let path = folder.join("proc.json");
+    let text = fs::read(&path).expect("proc.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    // Both pids are somebody else's now.
+    let mut bystander = tokio::process::Command::new("sleep");
+    let mut bystander = bystander.arg("1000").spawn().expect("it runs");
+    for process in ["shim", "trainer"] {
+        record[process]["pid"] = bystander.id().into();
+        record[process]["boot_id"] = "an earlier one".into();
+    }
+    fs::write(&path, record.to_string()).expect("it is written");
+    let agent = next_agent(&fake, &data).await;
+    let end = fake.whole_end(1).await;
+    assert!(end.infrastructure, "{end:?}");
+    assert!(end.error.contains("without a record"), "{}", end.error);
+    assert_eq!(fake.lines(1, LogStream::Stdout), ["one"]);
+    assert_eq!(bystander.try_wait().expect("a child"), None, "it lives");
+    bystander.kill().await.expect("it is ours");
+    agent.stop().await;
+}
