@@ -45,6 +45,14 @@ struct Inputs {
     lock: Vec<u8>,
 }
 
+/// One environment being built.
+struct Build<'b> {
+    trainer_dir: &'b Path,
+    home: &'b Path,
+    python: &'b Python,
+    held: &'b Held,
+}
+
 impl EnvironmentStore {
     /// The store of `data_dir`; nothing is touched yet. uv and python3 see, of this process's
     /// variables, HOME, PATH and those that lead to a package registry.
@@ -95,8 +103,13 @@ impl EnvironmentStore {
             reused = is_complete(&home);
             if !reused {
                 lay_out(&home, &inputs).await?;
-                self.sync(trainer_dir, &home, &python, &held, progress)
-                    .await?;
+                let build = Build {
+                    trainer_dir,
+                    home: &home,
+                    python: &python,
+                    held: &held,
+                };
+                self.sync(&build, progress).await?;
                 write_marker(&marker(&home), &hash).await?;
             }
         }
@@ -129,34 +142,31 @@ impl EnvironmentStore {
 
     async fn sync(
         &self,
-        trainer_dir: &Path,
-        home: &Path,
-        python: &Python,
-        held: &Held,
+        build: &Build<'_>,
         progress: &mut (dyn FnMut(String) + Send),
     ) -> Result<(), EnvironmentError> {
         let variables = &self.variables;
         let uv = tools::find_uv(variables, &self.data_dir, &self.gates, progress).await?;
-        let project = home.join("project");
+        let project = build.home.join("project");
         let mut command = variables.command(&uv);
         command
             .args(["sync", "--frozen", "--no-dev", "--no-install-project"])
             .args(["--compile-bytecode", "--no-progress", "--project"])
             .arg(&project)
             .current_dir(&project)
-            .env("UV_PROJECT_ENVIRONMENT", home.join("venv"))
+            .env("UV_PROJECT_ENVIRONMENT", build.home.join("venv"))
             .env("UV_PYTHON_DOWNLOADS", "never");
-        held.share(&mut command)?;
+        build.held.share(&mut command)?;
         if variables.get("UV_PYTHON").is_none() {
-            command.arg("--python").arg(&python.path);
+            command.arg("--python").arg(&build.python.path);
         }
         let ended = child::run(command, progress).await?;
         if ended.status.success() {
             return Ok(());
         }
         Err(EnvironmentError::Build {
-            trainer: trainer_dir.into(),
-            path: home.into(),
+            trainer: build.trainer_dir.into(),
+            path: build.home.into(),
             output: ended.output,
         })
     }
