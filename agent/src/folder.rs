@@ -22,7 +22,7 @@ use trainyard_core::{
 
 use crate::{
     clock,
-    exec::{ProcRecord, durable, launch},
+    exec::{ExitRecord, ProcRecord, durable, launch},
 };
 
 const TASK: &str = "task.json";
@@ -133,6 +133,11 @@ impl TaskFolder {
         };
         let written = fs::metadata(self.path.join("proc.json"))?.modified()?;
         Ok(Some((processes, clock::of(written))))
+    }
+
+    /// How the trainer ended, if it has.
+    pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
+        launch::read_exit(&self.path)
     }
 
     /// Removes the folder. Its name goes first: what still writes into it finds nothing.

@@ -4,7 +4,7 @@
 //! `cargo test` calls it.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use std::collections::BTreeMap;
 use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +18,8 @@ use trainyard_agent::exec::watch::{ShimVanished, Stop, request_stop, wait_exit};
 use trainyard_agent::exec::{ExitRecord, LaunchSpec, ProcIdent, ident, shim};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// The command under which this binary watches a task without any file descriptor left.
+const STARVED: &str = "starved";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -25,6 +27,11 @@ fn main() -> ExitCode {
         && command == "shim"
     {
         return ExitCode::from(u8::try_from(shim::main(Path::new(task_dir))).unwrap_or(u8::MAX));
+    }
+    if let [_, command, task_dir] = arguments.as_slice()
+        && command == STARVED
+    {
+        return starved(Path::new(task_dir));
     }
     libtest_mimic::run(&Arguments::from_args(), cases()).exit_code()
 }
@@ -50,7 +57,7 @@ cases! {
     output_that_cannot_be_written_is_counted_and_blocks_nobody, reading_goes_on_where_it_was_left,
     a_stopped_trainer_is_woken_to_be_ended, a_task_is_found_again_by_its_folder,
     a_running_task_is_not_launched_twice, a_killed_shim_leaves_no_process_of_its_trainer,
-    many_launches_leave_no_zombie,
+    many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
 }
 
 fn run(name: &str, case: impl Future<Output = ()>) -> Result<(), Failed> {
@@ -142,7 +149,7 @@ async fn pid_in(task: &TempDir, name: &str) -> i32 {
 
 /// Whether `pid` is there and no zombie.
 fn alive(pid: i32) -> bool {
-    ProcIdent::of(pid).is_ok_and(|ident| ident::adopt(&ident).is_some())
+    ProcIdent::of(pid).is_ok_and(|ident| ident::adopt(&ident).is_ok_and(|held| held.is_some()))
 }
 
 async fn an_exit_code_is_recorded() {
@@ -346,7 +353,8 @@ async fn a_task_is_found_again_by_its_folder() {
     );
     // Nothing but the folder is left of the launch.
     drop(launched);
-    assert!(ident::adopt(&found.shim).is_some() && ident::adopt(&found.trainer).is_some());
+    let held = |ident| ident::adopt(ident).expect("it can be looked at").is_some();
+    assert!(held(&found.shim) && held(&found.trainer));
     assert_eq!(pid_in(&task, "ready").await, found.trainer.pid);
     std::fs::write(task.path().join("go"), "").expect("the go is given");
     let record = wait_exit(task.path(), &found.shim).await.expect("a record");
@@ -397,4 +405,47 @@ async fn many_launches_leave_no_zombie() {
         assert!(ProcIdent::of(launched.shim.pid).is_err_and(|gone| gone.kind() == NotFound));
         assert_eq!(texts(&task), [code.to_string()]);
     }
+}
+
+async fn a_task_that_cannot_be_looked_at_is_not_given_up() {
+    let task = folder();
+    let mut launched = start(&task, "sleep 1000").await;
+    let me = std::env::current_exe().expect("the path of this test");
+    let mut watcher = tokio::process::Command::new(me);
+    watcher.arg(STARVED).arg(task.path());
+    assert!(watcher.status().await.expect("it runs").success());
+    assert!(alive(launched.trainer.pid), "nobody has touched it");
+    request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
+    end_of(&task, &mut launched).await;
+}
+
+/// A process of its own: the limit is one for all of its threads.
+fn starved(task_dir: &Path) -> ExitCode {
+    let shim = read_processes(task_dir).expect("proc.json is read");
+    let shim = shim.expect("proc.json is there").shim;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let limit = |current| {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("the limit is set");
+    };
+    let before = getrlimit(Resource::Nofile).current;
+    runtime.block_on(async {
+        limit(Some(0));
+        assert!(ident::adopt(&shim).is_err(), "not the same as gone");
+        assert!(
+            request_stop(task_dir, &shim, LIMIT).is_err(),
+            "not the same as gone"
+        );
+        tokio::select! {
+            biased;
+            gone = wait_exit(task_dir, &shim) => panic!("it runs: {gone:?}"),
+            () = std::future::ready(()) => {}
+        }
+        limit(before);
+        assert!(ident::adopt(&shim).expect("it can be looked at").is_some());
+    });
+    ExitCode::SUCCESS
 }

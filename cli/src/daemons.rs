@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -106,7 +107,22 @@ fn prepare(args: &DaemonArgs) -> anyhow::Result<()> {
     if let Some(parent) = args.die_with_parent {
         die_with(parent).context("cannot tie this process to its parent")?;
     }
-    start_log(args.log_format)
+    start_log(args.log_format)?;
+    if let Err(error) = take_file_descriptors() {
+        tracing::warn!(%error, "no more file descriptors than the usual ones");
+    }
+    Ok(())
+}
+
+/// As many file descriptors as this process may have: the usual 1024 are some six for each of 170
+/// tasks, or for as many clients.
+fn take_file_descriptors() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, all)?)
 }
 
 /// Has the kernel send SIGTERM when the parent ends.

@@ -201,7 +201,8 @@ impl State {
                 "the agent was restarted and goes on with this task",
             );
             if let Some(started) = self.adopt().await? {
-                return self.step(myself, started).await;
+                self.step(myself, started).await?;
+                return self.gone_meanwhile(myself).await;
             }
         }
         self.step(myself, Input::Begin).await
@@ -252,6 +253,18 @@ impl State {
         }
         tracing::warn!(task = %self.args.order.task, "a launch came to nothing; it is begun again");
         Ok(None)
+    }
+
+    /// What ended before the agent was there again did so within its time limit, however late it is now.
+    async fn gone_meanwhile(&mut self, myself: &RunRef) -> Result<(), ActorProcessingErr> {
+        let folder = self.folder.clone();
+        match blocking(move || folder.exit()).await? {
+            Some(exit) => {
+                let gone = self.gone(Ok(exit));
+                self.step(myself, Input::Gone(gone)).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Takes what happened, and what comes of carrying out its effects.

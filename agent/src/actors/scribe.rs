@@ -4,9 +4,9 @@
 //! Owns the place up to which the output is kept, and patience with a full disk. Never decides
 //! anything about the task. A task of the run actor, which starts it and hears of its end.
 
-use std::{collections::VecDeque, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, fs::File, path::PathBuf, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use trainyard_core::{
     ids::TaskKey,
     record::{LogLine, LogStream, Record},
@@ -14,7 +14,10 @@ use trainyard_core::{
     time::Timestamp,
 };
 
-use super::follow::{Follower, tail};
+use super::{
+    follow::{Follower, tail},
+    run::blocking,
+};
 use crate::{
     clock,
     exec::output::{OutputLine, Stream},
@@ -28,6 +31,9 @@ const LAST_LINES: usize = 20;
 const LAST_LINE: usize = 2 << 10;
 /// How soon a write is tried again that the disk refused.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long the end of a task waits for a disk that stays full. A job has to end, and what fills the
+/// disk may be this very task's output.
+const LAST_PATIENCE: Duration = Duration::from_secs(120);
 /// Words that may wait; they wait only for a disk.
 const QUEUE: usize = 1_024;
 
@@ -72,6 +78,9 @@ pub(super) struct Desk {
     /// Output that an earlier life of the agent has kept.
     earlier: bool,
     complained: bool,
+    /// How long a refusal is borne: without end while the trainer runs.
+    patience: Option<Duration>,
+    last_patience: Duration,
 }
 
 /// A scribe for the task with this spool and this output.
@@ -86,6 +95,8 @@ pub(super) fn scribe(task: TaskKey, spool: Spool, output: PathBuf) -> (Scribe, D
         follower: None,
         last: VecDeque::new(),
         complained: false,
+        patience: None,
+        last_patience: LAST_PATIENCE,
     };
     (Scribe(sender), desk)
 }
@@ -145,18 +156,50 @@ impl Desk {
                 Command::Note(line) => notes.push((Record::Log(line), None)),
                 Command::Follow => self.follow(),
                 Command::Finish(words) => {
-                    self.keep(notes).await?;
-                    self.follow();
-                    self.take_output().await?;
-                    self.complete_last_lines().await;
-                    let words = words.into_iter().map(|line| (Record::Log(line), None));
-                    self.keep(words.collect()).await?;
+                    self.patience = Some(self.last_patience);
+                    match self.keep_the_rest(notes, words).await {
+                        Err(error @ (SpoolError::DiskFull { .. } | SpoolError::File { .. })) => {
+                            self.lose_the_rest(&error).await;
+                        }
+                        kept => kept?,
+                    }
                     return Ok(true);
                 }
             }
         }
         self.keep(notes).await?;
         Ok(false)
+    }
+
+    async fn keep_the_rest(
+        &mut self,
+        notes: Vec<(Record, Option<u64>)>,
+        words: Vec<LogLine>,
+    ) -> Result<(), SpoolError> {
+        self.keep(notes).await?;
+        self.follow();
+        self.take_output().await?;
+        self.complete_last_lines().await;
+        let words = words.into_iter().map(|line| (Record::Log(line), None));
+        self.keep(words.collect()).await
+    }
+
+    /// The output that could not be kept makes room for the end.
+    async fn lose_the_rest(&mut self, error: &SpoolError) {
+        tracing::error!(task = %self.task, %error, "the disk stayed full: output is lost");
+        self.earlier = true;
+        self.last.truncate(LAST_LINES - 1);
+        self.complete_last_lines().await;
+        let path = self.output.clone();
+        let emptied = blocking(move || File::options().write(true).open(path)?.set_len(0)).await;
+        if let Err(error) = emptied {
+            tracing::warn!(task = %self.task, %error, "the output cannot be emptied");
+        }
+        let text = format!("the rest of the output is lost: {error}");
+        let line = own_line(Level::Warning, text);
+        if let Err(error) = self.spool.append(vec![(Record::Log(line), None)]).await {
+            tracing::warn!(task = %self.task, %error, "nor can this be kept");
+        }
     }
 
     fn follow(&mut self) {
@@ -216,11 +259,13 @@ impl Desk {
         }
     }
 
-    /// Writes until the disk takes it: the trainer goes on, and its lines wait in its file.
+    /// Writes until the disk takes it: the trainer goes on, and its lines wait in its file. At the end
+    /// of the task patience has an end, too.
     async fn keep(&mut self, records: Vec<(Record, Option<u64>)>) -> Result<(), SpoolError> {
         if records.is_empty() {
             return Ok(());
         }
+        let begun = Instant::now();
         loop {
             match self.spool.append(records.clone()).await {
                 Ok(_) => {
@@ -231,6 +276,9 @@ impl Desk {
                     if !self.complained {
                         tracing::error!(task = %self.task, %error, "lines wait for the disk");
                         self.complained = true;
+                    }
+                    if self.patience.is_some_and(|most| begun.elapsed() >= most) {
+                        return Err(error);
                     }
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -299,6 +347,7 @@ fn cut(mut text: String, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::TaskSpool;
     use trainyard_core::ids::{AttemptNo, JobId, Rank};
 
     async fn desk(folder: &std::path::Path) -> (Scribe, Desk, Spool) {
@@ -370,6 +419,25 @@ mod tests {
         let drained = second_desk.work().await.unwrap();
         assert_eq!(texts(&spool).await, ["one", "two", "three"]);
         assert_eq!(drained.last_lines, ["one", "two", "three"]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_stays_full_does_not_hold_up_the_end_of_a_task_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("output.log");
+        std::fs::write(&path, output(&["one", "two"])).unwrap();
+        let (_, mut desk, _) = desk(folder.path()).await;
+        let mut file = TaskSpool::open(&folder.path().join("full")).unwrap();
+        file.writer = File::options().write(true).open("/dev/full").unwrap();
+        desk.spool = Spool::on(file);
+        desk.last_patience = Duration::ZERO;
+        let mut finish = vec![Command::Finish(Vec::new())];
+        assert!(desk.carry_out(&mut finish).await.unwrap());
+        let drained = desk.drained();
+        assert_eq!(drained.last_lines, ["one", "two"]);
+        assert_eq!(drained.last_seq, 0);
+        let left = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(left, 0, "there is room for the end");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use error::EnvironmentError;
 pub use tools::UV_VERSION;
 
 use child::CleanEnvironment;
-use gate::Gates;
+use gate::{Gates, Held};
 use tools::Python;
 
 /// A Python environment that is ready.
@@ -43,6 +43,14 @@ pub struct EnvironmentStore {
 struct Inputs {
     pyproject: Vec<u8>,
     lock: Vec<u8>,
+}
+
+/// One environment being built.
+struct Build<'b> {
+    trainer_dir: &'b Path,
+    home: &'b Path,
+    python: &'b Python,
+    held: &'b Held,
 }
 
 impl EnvironmentStore {
@@ -90,12 +98,18 @@ impl EnvironmentStore {
             tokio::fs::create_dir_all(&envs)
                 .await
                 .map_err(EnvironmentError::file("create", &envs))?;
-            let _held = self.gates.enter(envs.join(format!("{hash}.lock"))).await?;
+            let held = self.gates.enter(envs.join(format!("{hash}.lock"))).await?;
             // Whoever held the gate before may have built it.
             reused = is_complete(&home);
             if !reused {
                 lay_out(&home, &inputs).await?;
-                self.sync(trainer_dir, &home, &python, progress).await?;
+                let build = Build {
+                    trainer_dir,
+                    home: &home,
+                    python: &python,
+                    held: &held,
+                };
+                self.sync(&build, progress).await?;
                 write_marker(&marker(&home), &hash).await?;
             }
         }
@@ -128,32 +142,31 @@ impl EnvironmentStore {
 
     async fn sync(
         &self,
-        trainer_dir: &Path,
-        home: &Path,
-        python: &Python,
+        build: &Build<'_>,
         progress: &mut (dyn FnMut(String) + Send),
     ) -> Result<(), EnvironmentError> {
         let variables = &self.variables;
         let uv = tools::find_uv(variables, &self.data_dir, &self.gates, progress).await?;
-        let project = home.join("project");
+        let project = build.home.join("project");
         let mut command = variables.command(&uv);
         command
             .args(["sync", "--frozen", "--no-dev", "--no-install-project"])
             .args(["--compile-bytecode", "--no-progress", "--project"])
             .arg(&project)
             .current_dir(&project)
-            .env("UV_PROJECT_ENVIRONMENT", home.join("venv"))
+            .env("UV_PROJECT_ENVIRONMENT", build.home.join("venv"))
             .env("UV_PYTHON_DOWNLOADS", "never");
+        build.held.share(&mut command)?;
         if variables.get("UV_PYTHON").is_none() {
-            command.arg("--python").arg(&python.path);
+            command.arg("--python").arg(&build.python.path);
         }
         let ended = child::run(command, progress).await?;
         if ended.status.success() {
             return Ok(());
         }
         Err(EnvironmentError::Build {
-            trainer: trainer_dir.into(),
-            path: home.into(),
+            trainer: build.trainer_dir.into(),
+            path: build.home.into(),
             output: ended.output,
         })
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::child::{self, CleanEnvironment, Ended};
 use super::error::EnvironmentError;
-use super::gate::Gates;
+use super::gate::{Gates, Held};
 
 /// The uv that is installed where PATH has none.
 pub const UV_VERSION: &str = "0.13.9";
@@ -73,9 +73,9 @@ pub(super) async fn find_uv(
     tokio::fs::create_dir_all(&tools)
         .await
         .map_err(EnvironmentError::file("create", &tools))?;
-    let _held = gates.enter(tools.join("uv.lock")).await?;
+    let held = gates.enter(tools.join("uv.lock")).await?;
     if !is_installed(&home) {
-        install(env, &home, progress).await?;
+        install(env, &home, &held, progress).await?;
     }
     Ok(home.join("bin/uv"))
 }
@@ -93,6 +93,7 @@ fn is_installed(home: &Path) -> bool {
 async fn install(
     env: &CleanEnvironment,
     home: &Path,
+    held: &Held,
     progress: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), EnvironmentError> {
     let python = find_python(env).await?;
@@ -100,6 +101,7 @@ async fn install(
     progress(format!("installing uv {UV_VERSION}"));
     let mut command = env.command(&python.path);
     command.args(["-I", "-m", "venv"]).arg(home);
+    held.share(&mut command)?;
     let Ended { status, output } = child::run(command, progress).await?;
     if !status.success() {
         return Err(venv_failed(home, output));
@@ -108,6 +110,7 @@ async fn install(
     command
         .args(["-I", "-m", "pip", "install", "--no-input"])
         .arg(format!("uv=={UV_VERSION}"));
+    held.share(&mut command)?;
     let Ended { status, output } = child::run(command, progress).await?;
     if !status.success() {
         return Err(EnvironmentError::UvInstall {

@@ -6,6 +6,7 @@
 use super::ident::ProcIdent;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// What is to be run: a [`LaunchSpec`], written by the launcher.
@@ -22,7 +23,7 @@ pub(crate) const OUTPUT: &str = "output.log";
 pub(crate) const SHIM_ERR: &str = "shim.err";
 
 /// What a shim is to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// The program and its arguments; the program is looked up in `PATH` of `env`.
     pub argv: Vec<String>,
@@ -32,6 +33,18 @@ pub struct LaunchSpec {
     pub env: BTreeMap<String, String>,
     /// Milliseconds between SIGTERM and SIGKILL when a stop names no other.
     pub grace_ms: u64,
+}
+
+/// Without the values of variables: the callback URL and the user's own hold secrets.
+impl fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaunchSpec")
+            .field("argv", &self.argv)
+            .field("cwd", &self.cwd)
+            .field("env", &self.env.keys())
+            .field("grace_ms", &self.grace_ms)
+            .finish()
+    }
 }
 
 /// The two processes of a launched task.
@@ -91,4 +104,24 @@ pub(crate) enum Hello {
     NoFolder,
     /// Anything else.
     Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_of_variables_are_not_shown() {
+        let spec = LaunchSpec {
+            argv: vec!["train".into()],
+            cwd: "/".into(),
+            env: BTreeMap::from([("API_KEY".into(), "hunter2".into())]),
+            grace_ms: 1,
+        };
+        let shown = format!("{spec:?}");
+        assert!(
+            shown.contains("API_KEY") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
 }

@@ -4,6 +4,7 @@
 //! It never signals. The launcher, the watcher and the shim call it.
 
 use super::{procfs, unix};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -43,18 +44,27 @@ impl ProcIdent {
     }
 }
 
-/// Takes hold of a process, if it still lives. A zombie does not.
+/// Takes hold of a process, if it still lives. A zombie does not. An error says nothing about the
+/// process: it could not be looked at, for want of file descriptors for example.
 ///
 /// The pidfd is opened first and the start time compared after: a process that took over the pid in
 /// between is told apart.
-#[must_use]
-pub fn adopt(ident: &ProcIdent) -> Option<OwnedFd> {
-    if procfs::boot_id().ok()? != ident.boot_id {
-        return None;
+pub fn adopt(ident: &ProcIdent) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = Pid::from_raw(ident.pid) else {
+        return Ok(None);
+    };
+    if procfs::boot_id()? != ident.boot_id {
+        return Ok(None);
     }
-    let pidfd = pidfd_open(Pid::from_raw(ident.pid)?, PidfdFlags::NONBLOCK).ok()?;
-    let stat = procfs::stat(ident.pid)?;
-    (stat.start_ticks == ident.start_ticks && stat.alive()).then_some(pidfd)
+    let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        Ok(pidfd) => pidfd,
+        // None has this pid, or a thread has: its process is another one.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stat = procfs::look(ident.pid)?;
+    let same = stat.is_some_and(|stat| stat.start_ticks == ident.start_ticks && stat.alive());
+    Ok(same.then_some(pidfd))
 }
 
 /// Returns when the process behind `pidfd` has ended; needs no right to wait for it.
@@ -71,17 +81,17 @@ mod tests {
     #[test]
     fn a_living_process_is_adopted_by_its_own_identity_only() {
         let me = ProcIdent::current().unwrap();
-        assert!(adopt(&me).is_some());
+        assert!(adopt(&me).unwrap().is_some());
         let earlier = ProcIdent {
             start_ticks: me.start_ticks - 1,
             ..me.clone()
         };
-        assert!(adopt(&earlier).is_none());
+        assert!(adopt(&earlier).unwrap().is_none());
         let other_boot = ProcIdent {
             boot_id: "another".to_owned(),
             ..me
         };
-        assert!(adopt(&other_boot).is_none());
+        assert!(adopt(&other_boot).unwrap().is_none());
     }
 
     #[test]
@@ -93,7 +103,7 @@ mod tests {
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
         )
         .unwrap();
-        assert!(adopt(&ident).is_none());
+        assert!(adopt(&ident).unwrap().is_none());
         child.wait().unwrap();
     }
 }

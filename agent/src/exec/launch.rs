@@ -5,7 +5,7 @@
 //! it.
 
 use super::durable;
-use super::files::{self, Hello, LaunchSpec, ProcRecord};
+use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::{ProcIdent, adopt};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -155,6 +155,11 @@ pub fn read_processes(task_dir: &Path) -> io::Result<Option<ProcRecord>> {
     durable::read_json(&task_dir.join(files::PROC))
 }
 
+/// How the trainer of `task_dir` ended, if it has.
+pub fn read_exit(task_dir: &Path) -> io::Result<Option<ExitRecord>> {
+    durable::read_json(&task_dir.join(files::EXIT))
+}
+
 /// The launch that `task_dir` was given, if any.
 pub fn read_spec(task_dir: &Path) -> io::Result<Option<LaunchSpec>> {
     durable::read_json(&task_dir.join(files::LAUNCH))
@@ -168,7 +173,7 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
     };
     let done = tokio::task::spawn_blocking(move || {
         if let Some(processes) = read_processes(&folder)?
-            && adopt(&processes.shim).is_some()
+            && adopt(&processes.shim)?.is_some()
         {
             return Ok(Some(processes.shim.pid));
         }

@@ -3,7 +3,7 @@
 //! Owns parsing of `stat`, `children` and `vmstat`. It never signals. Identities, the shim and the
 //! watcher call it.
 
-use std::fs;
+use std::{fs, io};
 
 /// The fields of `/proc/<pid>/stat` that are of use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +29,22 @@ impl Stat {
 
 /// The state of `pid`, if there is such a process.
 pub(crate) fn stat(pid: i32) -> Option<Stat> {
-    let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&bytes))
+    look(pid).unwrap_or_default()
+}
+
+/// As [`stat`], where that it cannot be looked at is not the same as that there is none.
+pub(crate) fn look(pid: i32) -> io::Result<Option<Stat>> {
+    match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(bytes) => Ok(parse_stat(&String::from_utf8_lossy(&bytes))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// It has ended before its file was opened, or after.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {

@@ -6,6 +6,7 @@
 use super::files::{self, ExitRecord, ProcRecord, StopRecord};
 use super::ident::{ProcIdent, adopt, wait_gone};
 use super::{cgroup, durable, launch, procfs};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
 use std::io;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 /// How long the processes of a shim that vanished may take to die of SIGKILL.
 const FENCE_LIMIT: Duration = Duration::from_secs(20);
+/// How soon a task is looked at again that could not be.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no record of a task's end.
 #[derive(Debug, thiserror::Error)]
@@ -82,11 +85,30 @@ pub struct StopError {
 ///
 /// It does not reap a launched shim: see [`launch::Launched::child`].
 pub async fn wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, ShimVanished> {
+    loop {
+        match try_wait_exit(task_dir, shim).await {
+            // The trainer goes on, unseen for a while: it is not given up for that.
+            Err(ShimVanished::Unreadable { source, .. }) if is_shortage(&source) => {
+                tracing::error!(%source, task_dir = %task_dir.display(), "a task cannot be watched at present; trying on");
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// This process lacks something now that it may have later.
+fn is_shortage(error: &io::Error) -> bool {
+    let error = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
+async fn try_wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, ShimVanished> {
     let unreadable = |source| ShimVanished::Unreadable {
         task_dir: task_dir.to_path_buf(),
         source,
     };
-    if let Some(pidfd) = adopt(shim) {
+    if let Some(pidfd) = adopt(shim).map_err(unreadable)? {
         wait_gone(pidfd).await.map_err(unreadable)?;
     }
     let record = durable::read_json(&task_dir.join(files::EXIT)).map_err(unreadable)?;
@@ -116,7 +138,12 @@ pub async fn wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, 
 /// Asks the shim of `task_dir` to stop its trainer: SIGTERM, and SIGKILL after `grace`. Further calls
 /// can only shorten the grace. Blocks on the disk for a moment.
 pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Result<Stop, StopError> {
-    let Some(pidfd) = adopt(shim) else {
+    let failed = |source| StopError {
+        task_dir: task_dir.to_path_buf(),
+        pid: shim.pid,
+        source,
+    };
+    let Some(pidfd) = adopt(shim).map_err(failed)? else {
         return Ok(Stop::AlreadyGone);
     };
     let stop = StopRecord {
@@ -128,12 +155,8 @@ pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Resul
     }
     match pidfd_send_signal(&pidfd, Signal::TERM) {
         Ok(()) => Ok(Stop::Asked),
-        Err(rustix::io::Errno::SRCH) => Ok(Stop::AlreadyGone),
-        Err(error) => Err(StopError {
-            task_dir: task_dir.to_path_buf(),
-            pid: shim.pid,
-            source: error.into(),
-        }),
+        Err(Errno::SRCH) => Ok(Stop::AlreadyGone),
+        Err(error) => Err(failed(error.into())),
     }
 }
 

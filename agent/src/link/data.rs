@@ -16,7 +16,7 @@ use trainyard_proto::v1::{
 };
 
 use super::{
-    LinkArgs, frames,
+    Board, LinkArgs, frames,
     pump::{PATIENCE, Pump},
     session::SessionEnd,
     wire,
@@ -28,7 +28,7 @@ const QUEUE: usize = 8;
 /// One data stream.
 #[derive(Debug)]
 struct Data {
-    pumps: JoinSet<TaskKey>,
+    pumps: JoinSet<(TaskKey, u64)>,
     acks: BTreeMap<TaskKey, (u64, watch::Sender<u64>)>,
     outgoing: mpsc::Sender<ConnectRequest>,
 }
@@ -74,21 +74,32 @@ impl Data {
                     if changed.is_err() {
                         return SessionEnd::Lost("the agent stops".to_owned());
                     }
-                    self.follow(link);
+                    self.follow(&link.board);
                 }
                 Some(ended) = self.pumps.join_next() => {
-                    if let Ok(task) = ended {
-                        self.acks.remove(&task);
-                        self.follow(link);
+                    if let Ok(ended) = ended {
+                        self.has_ended(ended);
+                        self.follow(&link.board);
                     }
                 }
             }
         }
     }
 
+    /// The pump of a spool that was replaced takes nothing from the one that came after it.
+    fn has_ended(&mut self, (task, number): (TaskKey, u64)) {
+        if self
+            .acks
+            .get(&task)
+            .is_some_and(|(newest, _)| *newest == number)
+        {
+            self.acks.remove(&task);
+        }
+    }
+
     /// A pump for each spool, and none for what is gone.
-    fn follow(&mut self, link: &LinkArgs) {
-        let spools = link.board.spools();
+    fn follow(&mut self, board: &Board) {
+        let spools = board.spools();
         self.acks.retain(|task, (number, _)| {
             let there = spools.get(task);
             there.is_some_and(|(newest, _)| newest == number)
@@ -99,6 +110,7 @@ impl Data {
                 let pump = Pump {
                     task,
                     spool,
+                    number,
                     outgoing: self.outgoing.clone(),
                     acks,
                     patience: PATIENCE,
@@ -134,5 +146,49 @@ impl Data {
                 tracing::warn!("a frame that does not belong on a data stream");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Spool;
+    use trainyard_core::{
+        ids::{AttemptNo, JobId, Rank},
+        task::{Phase, Report},
+    };
+
+    #[tokio::test]
+    async fn the_pump_of_a_replaced_spool_leaves_the_next_one_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let task = TaskKey {
+            job: JobId(1),
+            attempt: AttemptNo(1),
+            rank: Rank(0),
+        };
+        let (board, (outgoing, _requests)) = (Board::default(), mpsc::channel(1));
+        board.report(Report {
+            task,
+            phase: Phase::Preparing,
+            detail: String::new(),
+        });
+        let mut data = Data {
+            pumps: JoinSet::new(),
+            acks: BTreeMap::new(),
+            outgoing,
+        };
+        for name in ["first", "second"] {
+            let spool = Spool::open(folder.path().join(name)).await.unwrap();
+            board.spool(task, spool);
+            data.follow(&board);
+        }
+        let (newest, _) = board.spools()[&task];
+        let ended = data.pumps.join_next().await.unwrap().unwrap();
+        assert!(ended.1 < newest, "the first one's pump ends");
+        data.has_ended(ended);
+        data.follow(&board);
+        assert_eq!(data.pumps.len(), 1, "no third pump");
+        assert_eq!(data.acks[&task].0, newest);
+        assert!(data.pumps.try_join_next().is_none(), "the second goes on");
     }
 }

@@ -31,6 +31,8 @@ const AFTER_ERROR: Duration = Duration::from_secs(5);
 pub(super) struct Pump {
     pub(super) task: TaskKey,
     pub(super) spool: Spool,
+    /// Which of the task's spools: it may get another.
+    pub(super) number: u64,
     pub(super) outgoing: mpsc::Sender<ConnectRequest>,
     /// The newest acknowledgement of this session.
     pub(super) acks: watch::Receiver<u64>,
@@ -40,12 +42,12 @@ pub(super) struct Pump {
 
 impl Pump {
     /// Sends until the stream or the task is gone; then says whose it was.
-    pub(super) async fn run(mut self) -> TaskKey {
+    pub(super) async fn run(mut self) -> (TaskKey, u64) {
         if let Err(error) = self.work().await {
             tracing::error!(task = %self.task, %error, "records cannot be delivered at present");
             tokio::time::sleep(AFTER_ERROR).await;
         }
-        self.task
+        (self.task, self.number)
     }
 
     async fn work(&mut self) -> Result<(), SpoolError> {
@@ -123,6 +125,7 @@ mod tests {
         let pump = Pump {
             task,
             spool: spool.clone(),
+            number: 1,
             outgoing,
             acks,
             patience: PATIENCE,

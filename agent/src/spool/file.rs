@@ -183,7 +183,8 @@ impl TaskSpool {
         Ok(found)
     }
 
-    /// Notes that the coordinator keeps everything up to `seq`. The note may be lost in a crash.
+    /// Notes that the coordinator keeps everything up to `seq`. The note may be lost in a crash, and is
+    /// none while the disk refuses it: delivery goes on, and the next life sends more than it must.
     pub fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
         if seq <= self.acked {
             return Ok(());
@@ -193,9 +194,10 @@ impl TaskSpool {
         }
         let mut draft = self.ack_path.as_os_str().to_owned();
         draft.push(".new");
-        fs::write(&draft, format!("{seq}\n"))
-            .and_then(|()| fs::rename(&draft, &self.ack_path))
-            .map_err(|source| SpoolError::from_io("write", &self.ack_path, source))?;
+        let noted = fs::write(&draft, format!("{seq}\n"));
+        if let Err(error) = noted.and_then(|()| fs::rename(&draft, &self.ack_path)) {
+            tracing::debug!(path = %self.ack_path.display(), %error, "an acknowledgement cannot be noted");
+        }
         self.acked = seq;
         Ok(())
     }

@@ -238,3 +238,20 @@ async fn the_sender_is_woken_by_new_records_and_finds_them() {
     spool.ack(1).await.unwrap();
     news.wait_for(|state| state.acked == 1).await.unwrap();
 }
+
+#[test]
+fn an_acknowledgement_that_the_disk_refuses_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool");
+    let mut spool = TaskSpool::open(&path).unwrap();
+    spool
+        .append(&[(line("one"), None), (line("two"), None)])
+        .unwrap();
+    spool.sync().unwrap();
+    // As good as a full disk: nothing can be written there.
+    std::fs::create_dir(folder.path().join("spool.ack.new")).unwrap();
+    spool.ack(1).unwrap();
+    assert_eq!(spool.acked(), 1, "delivery goes on behind it");
+    drop(spool);
+    assert_eq!(TaskSpool::open(&path).unwrap().acked(), 0, "sent again");
+}

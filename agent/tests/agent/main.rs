@@ -8,6 +8,7 @@ mod boots;
 mod fake;
 mod harness;
 mod lives;
+mod points;
 mod tasks;
 
 use std::path::Path;
@@ -53,6 +54,11 @@ cases! {
         an_end_that_was_not_heard_is_told_by_the_next_agent,
         a_task_whose_run_fails_again_and_again_is_given_up,
         a_forgotten_task_leaves_its_checkpoints_only;
+    points: a_process_that_has_gone_is_told_once_by_the_next_agent,
+        a_task_that_had_no_process_yet_is_run_by_the_next_agent,
+        a_stop_reaches_a_task_that_is_found_at_any_point,
+        a_time_limit_that_is_over_when_the_agent_comes_back_changes_no_end,
+        after_a_new_start_of_the_machine_nobody_else_is_taken_for_the_trainer;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,
         a_data_folder_has_one_agent,
