@@ -22,7 +22,7 @@ use trainyard_core::{
 
 use crate::{
     clock,
-    exec::{ExitRecord, ProcRecord, durable, launch},
+    exec::{ExitRecord, ProcRecord, durable, launch, lock},
 };
 
 const TASK: &str = "task.json";
@@ -124,6 +124,11 @@ impl TaskFolder {
     /// Whether a launch was begun.
     pub fn launched(&self) -> io::Result<bool> {
         self.path.join("launch.json").try_exists()
+    }
+
+    /// Whether a shim lives that runs the task, also before it has written who it is.
+    pub fn has_shim(&self) -> io::Result<bool> {
+        Ok(lock::holder(&self.path)?.is_some())
     }
 
     /// The processes, and since when they run.

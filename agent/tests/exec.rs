@@ -56,7 +56,8 @@ cases! {
     a_last_line_without_end_is_kept, bytes_that_are_not_text_are_read_leniently,
     output_that_cannot_be_written_is_counted_and_blocks_nobody, reading_goes_on_where_it_was_left,
     a_stopped_trainer_is_woken_to_be_ended, a_task_is_found_again_by_its_folder,
-    a_running_task_is_not_launched_twice, a_killed_shim_leaves_no_process_of_its_trainer,
+    a_running_task_is_not_launched_twice,
+    a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away, a_killed_shim_leaves_no_process_of_its_trainer,
     many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
 }
 
@@ -371,6 +372,27 @@ async fn a_running_task_is_not_launched_twice() {
         matches!(error, LaunchError::AlreadyRunning { .. }),
         "{error}"
     );
+    request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
+    end_of(&task, &mut launched).await;
+}
+
+async fn a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away() {
+    let task = folder();
+    let mut launched = start(&task, "sleep 1000").await;
+    // As it is found by an agent whose predecessor died in the middle of the launch.
+    std::fs::remove_file(task.path().join("proc.json")).expect("it is there");
+    let error = refusal(&task, &spec(&["true"])).await;
+    let LaunchError::AlreadyRunning { pid, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(pid, launched.shim.pid);
+    // Nor does one that is started by other hands.
+    let command = shim_command();
+    let (program, arguments) = command.split_first().expect("it is not empty");
+    let mut by_hand = std::process::Command::new(program);
+    let output = by_hand.args(arguments).arg(task.path()).output();
+    let said = String::from_utf8(output.expect("it ends").stdout).expect("text");
+    assert_eq!(said.trim(), format!(r#"{{"RunsAlready":{pid}}}"#));
     request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
     end_of(&task, &mut launched).await;
 }

@@ -2,7 +2,7 @@
 //! blame. Never uses what may be the cause, such as the spool's file, more than it must. A task of
 //! Runs.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use trainyard_core::{
     failure::TaskEnd,
@@ -17,16 +17,22 @@ use crate::{
     folder::{Order, TaskFolder},
 };
 
+/// How soon it is tried again to end a process.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Ends the task with `why` as the reason.
 pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
     let task = order.task;
     let folder = TaskFolder::of(&node.tasks(), task);
     node.registry.unregister(order.secret.expose());
-    let started = match end_process(&folder, &order).await {
-        Ok(started) => started,
-        Err(error) => {
-            tracing::error!(%task, %error, "the process of a task that is given up");
-            None
+    // Its place is given back by the report below: not before its process is gone.
+    let started = loop {
+        match end_process(&folder, &order).await {
+            Ok(started) => break started,
+            Err(error) => {
+                tracing::error!(%task, %error, "a task that is given up cannot be ended yet; tried again");
+                tokio::time::sleep(AGAIN).await;
+            }
         }
     };
     let spool = node.board.spool_of(task);

@@ -239,17 +239,21 @@ impl State {
 
     /// The process that an earlier life of the agent has started, or is in the middle of starting.
     async fn adopt(&mut self) -> Result<Option<Input>, ActorProcessingErr> {
-        for _ in 0..LAUNCH_PATIENCE {
+        let mut waited = 0;
+        while waited < LAUNCH_PATIENCE {
             let folder = self.folder.clone();
-            let look = move || Ok((folder.processes()?, folder.launched()?));
+            let look = move || Ok((folder.processes()?, folder.launched()?, folder.has_shim()?));
             match blocking(look).await? {
-                (Some((processes, since)), _) => {
+                (Some((processes, since)), ..) => {
                     self.shim = Some(processes.shim);
                     return Ok(Some(Input::Started(since)));
                 }
-                (None, false) => return Ok(None),
-                (None, true) => tokio::time::sleep(LAUNCH_TICK).await,
+                (None, false, _) => return Ok(None),
+                // As long as there is a shim it is waited for, however slow its disk is.
+                (None, true, true) => {}
+                (None, true, false) => waited += 1,
             }
+            tokio::time::sleep(LAUNCH_TICK).await;
         }
         tracing::warn!(task = %self.args.order.task, "a launch came to nothing; it is begun again");
         Ok(None)

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 pub(crate) const LAUNCH: &str = "launch.json";
 /// Which processes run: a [`ProcRecord`], written by the shim.
 pub(crate) const PROC: &str = "proc.json";
+/// Locked by the shim for as long as it lives, with its pid in it: there is never a second one.
+pub(crate) const LOCK: &str = "shim.lock";
 /// How long the trainer may take to stop: a [`StopRecord`], written by the watcher.
 pub(crate) const STOP: &str = "stop.json";
 /// How the trainer ended: an [`ExitRecord`], written by the shim as its last act.
@@ -102,6 +104,8 @@ pub(crate) enum Hello {
     NotExecutable(String),
     /// The start folder is not a folder.
     NoFolder,
+    /// Another shim, with this pid, runs the task.
+    RunsAlready(i32),
     /// Anything else.
     Failed(String),
 }

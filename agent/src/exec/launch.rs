@@ -6,7 +6,8 @@
 
 use super::durable;
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
-use super::ident::{ProcIdent, adopt};
+use super::ident::ProcIdent;
+use super::lock;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -141,7 +142,7 @@ pub async fn launch(
                 child,
             });
         }
-        Ok(Some(refusal)) => refused(spec, program, refusal),
+        Ok(Some(refusal)) => refused(task_dir, spec, program, refusal),
         Ok(None) => silent("ended"),
         Err(_) => silent("did not answer"),
     };
@@ -172,10 +173,9 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
         source,
     };
     let done = tokio::task::spawn_blocking(move || {
-        if let Some(processes) = read_processes(&folder)?
-            && adopt(&processes.shim)?.is_some()
-        {
-            return Ok(Some(processes.shim.pid));
+        // Also one that has not got as far as writing proc.json.
+        if let Some(pid) = lock::holder(&folder)? {
+            return Ok(Some(pid));
         }
         for name in [files::EXIT, files::STOP, files::PROC] {
             durable::remove_if_there(&folder.join(name))?;
@@ -229,8 +229,12 @@ async fn read_hello(stdout: ChildStdout) -> Option<Hello> {
     serde_json::from_str(&line).ok()
 }
 
-fn refused(spec: &LaunchSpec, program: String, hello: Hello) -> LaunchError {
+fn refused(task_dir: &Path, spec: &LaunchSpec, program: String, hello: Hello) -> LaunchError {
     match hello {
+        Hello::RunsAlready(pid) => LaunchError::AlreadyRunning {
+            task_dir: task_dir.to_path_buf(),
+            pid,
+        },
         Hello::NotFound => LaunchError::NotFound { program },
         Hello::NotExecutable(reason) => LaunchError::NotExecutable { program, reason },
         Hello::NoFolder => LaunchError::NoFolder {

@@ -19,6 +19,7 @@ mod files;
 pub mod ident;
 pub mod launch;
 mod lines;
+pub(crate) mod lock;
 pub mod output;
 mod procfs;
 mod pump;

@@ -9,13 +9,14 @@ use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord, StopRecord};
 use super::lines::OutputLog;
 use super::pump::Pump;
 use super::spawn::spawn_trainer;
-use super::{ProcIdent, cgroup, clock, descend, durable, procfs};
+use super::{ProcIdent, cgroup, clock, descend, durable, lock, procfs};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,8 @@ struct Shim {
     end: Option<(Option<i32>, Option<i32>)>,
     leftovers: BTreeSet<i32>,
     stuck: usize,
+    /// Held for as long as this process lives.
+    _lock: File,
 }
 
 impl Shim {
@@ -98,6 +101,7 @@ impl Shim {
         let task_dir =
             std::path::absolute(task_dir).map_err(|e| failed("resolving the task folder", &e))?;
         let signals = become_shim().map_err(|e| failed("setting up the shim", &e))?;
+        let lock = lock::take(&task_dir)?;
         let spec: LaunchSpec = durable::read_json(&task_dir.join(files::LAUNCH))
             .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|e| failed("reading launch.json", &e))?;
@@ -131,6 +135,7 @@ impl Shim {
             end: None,
             leftovers: BTreeSet::new(),
             stuck: 0,
+            _lock: lock,
         };
         Ok((shim, record))
     }
