@@ -92,6 +92,7 @@ fn words(status: &Status) -> String {
     for found in fields {
         // `spec` is the message's word; people have given `epochs`.
         let field = found.field.strip_prefix("spec.").unwrap_or(&found.field);
+        let field = field.strip_suffix("_json").unwrap_or(field);
         text.push_str(&format!("\n  {field}: {}", found.description));
     }
     text

@@ -174,6 +174,8 @@ impl Draft {
         self.job.outcome = None;
         self.job.progress = None;
         self.job.final_metrics.clear();
+        self.job.best_checkpoint = None;
+        self.job.last_checkpoint = None;
         self.job.started_at = None;
         self.job.ended_at = None;
         self.effects.push(Effect::Enqueue);

@@ -144,6 +144,46 @@ fn a_restart_is_a_new_attempt_that_fences_the_old_one() {
 }
 
 #[test]
+fn a_restarted_job_shows_nothing_of_its_earlier_run() {
+    let checkpoint = Checkpoint {
+        path: "/c/best.pt".into(),
+        size_bytes: Some(1),
+    };
+    let word = Completion {
+        succeeded: true,
+        final_metrics: [("loss".to_owned(), 0.5)].into(),
+        best_checkpoint: Some(checkpoint.clone()),
+        last_checkpoint: Some(checkpoint),
+        ..Completion::default()
+    };
+    let said = Event::Stored {
+        attempt: A1,
+        seq: 1,
+        progress: None,
+        completion: Some(Box::new(word)),
+    };
+    let ended = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::Started(A1, T),
+        said,
+        exit(0, 1),
+    ])
+    .job;
+    assert!(ended.best_checkpoint.is_some() && !ended.final_metrics.is_empty());
+    let again = ended.step(T, Event::RestartRequested).unwrap().job;
+    assert_eq!(
+        (&again.best_checkpoint, &again.last_checkpoint),
+        (&None, &None)
+    );
+    assert!(again.final_metrics.is_empty() && again.progress.is_none());
+    assert_eq!(
+        (again.started_at, again.ended_at, again.outcome),
+        (None, None, None)
+    );
+}
+
+#[test]
 fn a_lost_attempt_fails_as_infrastructure_and_gives_its_place_back() {
     let step = after(vec![
         Event::Prepared,

@@ -201,7 +201,11 @@ fn below_spec(error: ApiError) -> Status {
         return error.into();
     }
     let below = |found: Violation| Violation {
-        field: format!("spec.{}", found.field),
+        field: match found.field.as_str() {
+            // On the wire they are texts.
+            "advanced_config" | "split_strategy" => format!("spec.{}_json", found.field),
+            field => format!("spec.{field}"),
+        },
         message: found.message,
     };
     ApiError::invalid(error.violations.into_iter().map(below).collect()).into()
