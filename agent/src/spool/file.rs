@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use trainyard_core::record::Record;
@@ -50,6 +50,9 @@ pub struct TaskSpool {
     /// A record's number and its place: where the last read stopped.
     cursor: (u64, u64),
     syncs: u64,
+    /// The file is empty, and its name may not be on disk yet: it follows with the first record, so that
+    /// the start of a task does not wait for it.
+    unnamed: bool,
     broken: bool,
 }
 
@@ -57,7 +60,6 @@ impl TaskSpool {
     /// Opens or creates the spool, drops a torn tail and makes the rest durable.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         let fail = |action| move |source| SpoolError::from_io(action, path, source);
-        let created = !path.exists();
         let writer = OpenOptions::new()
             .append(true)
             .create(true)
@@ -68,11 +70,6 @@ impl TaskSpool {
             .write(true)
             .open(path)
             .map_err(fail("open"))?;
-        if created && let Some(folder) = path.parent() {
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(fail("create"))?;
-        }
         let mut ack_path = path.as_os_str().to_owned();
         ack_path.push(".ack");
         let mut spool = Self {
@@ -88,9 +85,11 @@ impl TaskSpool {
             fresh_keys: Vec::new(),
             cursor: (1, 0),
             syncs: 0,
+            unnamed: false,
             broken: false,
         };
         spool.scan()?;
+        spool.unnamed = spool.head.len == 0;
         spool.read_ack()?;
         Ok(spool)
     }
@@ -140,7 +139,7 @@ impl TaskSpool {
             return Ok(());
         }
         self.syncs += 1;
-        if let Err(source) = self.writer.sync_data() {
+        if let Err(source) = self.name().and_then(|()| self.writer.sync_data()) {
             self.roll_back();
             return Err(SpoolError::from_io("flush", &self.path, source));
         }
@@ -238,6 +237,17 @@ impl TaskSpool {
         self.syncs
     }
 
+    /// Has the file's name on disk.
+    fn name(&mut self) -> io::Result<()> {
+        if self.unnamed
+            && let Some(folder) = self.path.parent()
+        {
+            File::open(folder)?.sync_all()?;
+        }
+        self.unnamed = false;
+        Ok(())
+    }
+
     fn scan(&mut self) -> Result<(), SpoolError> {
         let mut reader = reader_at(&self.reader, &self.path, 0)?;
         loop {
@@ -254,9 +264,11 @@ impl TaskSpool {
                 }
             }
         }
-        self.writer
-            .sync_data()
-            .map_err(|source| SpoolError::from_io("flush", &self.path, source))?;
+        if self.head.len > 0 {
+            self.writer
+                .sync_data()
+                .map_err(|source| SpoolError::from_io("flush", &self.path, source))?;
+        }
         self.durable = self.head;
         self.fresh_keys.clear();
         Ok(())
