@@ -30,11 +30,14 @@ use crate::{
     clock,
     embedded::{self, ExtractError},
     environment::EnvironmentStore,
+    exec::shims::Shims,
     folder,
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Identity, LinkState, UrlError},
 };
 
+/// How often the lock of the data folder is tried for, 50 ms apart.
+const LOCK_ATTEMPTS: u32 = 10;
 /// How long open callbacks may take to be answered at the end.
 const CALLBACKS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the actors may take to end.
@@ -154,6 +157,7 @@ pub async fn run(
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
     let (node, identity) = look_around(&options, data_dir, registry, &server).await?;
+    node.shims.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
     let (failed, failure) = watch::channel(None);
     let args = RootArgs {
@@ -218,16 +222,30 @@ async fn take_data_dir(wanted: &Path) -> Result<(PathBuf, File), BootError> {
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         let lock = options.open(lock).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(BootError::InUse { path }),
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        if !lock_soon(&lock).map_err(fail)? {
+            return Err(BootError::InUse { path });
         }
         folder::private_folder(&path.join("tasks")).map_err(fail)?;
         Ok((path, lock))
     };
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| BootError::Start(error.to_string()))?
+}
+
+/// Takes the lock; false when another process keeps it. A process that is just being started holds a
+/// copy of all that its parent has open, for a moment: so it is tried more than once.
+fn lock_soon(lock: &File) -> io::Result<bool> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => {
+                // A failure to wait only makes the tries come sooner.
+                nix::poll::poll(&mut [], nix::poll::PollTimeout::from(50_u16)).ok();
+            }
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+    }
+    Ok(false)
 }
 
 /// What is here, and who this node is.
@@ -269,7 +287,7 @@ async fn look_around(
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let node = Node {
         name,
-        shim_command: options.shim_command.clone(),
+        shims: Shims::new(options.shim_command.clone()),
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
         extracted,
         trainers_dir: options.trainers_dir.as_ref().map(absolute),

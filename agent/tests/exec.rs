@@ -14,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use trainyard_agent::exec::launch::{LaunchError, Launched, launch, read_processes};
 use trainyard_agent::exec::output::{OutputLine, OutputReader, Stream};
+use trainyard_agent::exec::shims::Shims;
 use trainyard_agent::exec::watch::{ShimVanished, Stop, request_stop, wait_exit};
 use trainyard_agent::exec::{ExitRecord, LaunchSpec, ProcIdent, ident, shim};
 
@@ -57,7 +58,8 @@ cases! {
     output_that_cannot_be_written_is_counted_and_blocks_nobody, reading_goes_on_where_it_was_left,
     a_stopped_trainer_is_woken_to_be_ended, a_task_is_found_again_by_its_folder,
     a_running_task_is_not_launched_twice,
-    a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away, a_killed_shim_leaves_no_process_of_its_trainer,
+    a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away,
+    a_shim_that_is_kept_ready_runs_the_next_task_and_ends_with_whoever_kept_it, a_killed_shim_leaves_no_process_of_its_trainer,
     many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
 }
 
@@ -92,13 +94,13 @@ async fn start(task: &TempDir, script: &str) -> Launched {
     let mut spec = spec(&["sh", "-c", script]);
     spec.env
         .insert("DIR".to_owned(), task.path().display().to_string());
-    launch(&shim_command(), task.path(), &spec)
+    launch(&Shims::new(shim_command()), task.path(), &spec)
         .await
         .expect("the trainer starts")
 }
 
 async fn refusal(task: &TempDir, spec: &LaunchSpec) -> LaunchError {
-    let launched = launch(&shim_command(), task.path(), spec).await;
+    let launched = launch(&Shims::new(shim_command()), task.path(), spec).await;
     launched.expect_err("it cannot be started")
 }
 
@@ -395,6 +397,47 @@ async fn a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away() {
     assert_eq!(said.trim(), format!(r#"{{"RunsAlready":{pid}}}"#));
     request_stop(task.path(), &launched.shim, Duration::ZERO).expect("it is signalled");
     end_of(&task, &mut launched).await;
+}
+
+async fn a_shim_that_is_kept_ready_runs_the_next_task_and_ends_with_whoever_kept_it() {
+    let shims = Shims::new(shim_command());
+    shims.keep_ready();
+    shims.keep_ready();
+    for code in [3, 4] {
+        let task = folder();
+        let spec = spec(&[
+            "sh",
+            "-c",
+            &format!("echo {code}; no-such-word; exit {code}"),
+        ]);
+        let mut launched = launch(&shims, task.path(), &spec).await.expect("it starts");
+        let record = end_of(&task, &mut launched).await;
+        assert_eq!(record.code, Some(code));
+        assert_eq!(texts(&task).first().cloned(), Some(code.to_string()));
+        assert!(task.path().join("shim.err").exists());
+        shims.keep_ready();
+    }
+    let idle = shims_of_this_process();
+    assert_eq!(idle.len(), 1, "{idle:?}");
+    drop(shims);
+    until(|| shims_of_this_process().is_empty()).await;
+}
+
+/// Children of this test that wait to be told a task.
+fn shims_of_this_process() -> Vec<String> {
+    let waits = |pid: &String| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline"));
+        words.is_ok_and(|words| words.ends_with(b"shim\0-\0"))
+    };
+    let threads = std::fs::read_dir("/proc/self/task").expect("/proc is there");
+    let children = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let pids = children.flat_map(|list| {
+        let pids = list.split_whitespace().map(str::to_owned);
+        pids.collect::<Vec<_>>()
+    });
+    pids.filter(waits).collect()
 }
 
 async fn a_killed_shim_leaves_no_process_of_its_trainer() {

@@ -290,7 +290,10 @@ impl Drop for Cluster {
         }
         self.coordinator = None;
         for (pid, command) in processes() {
-            let below = command.contains(&*self.folder.path().to_string_lossy());
+            let folder = self.folder.path();
+            let works_there = fs::read_link(format!("/proc/{pid}/cwd"))
+                .is_ok_and(|place| place.starts_with(folder));
+            let below = works_there || command.contains(&*folder.to_string_lossy());
             if below {
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).ok();
             }

@@ -11,6 +11,7 @@ use crate::{
     callbacks::{Registry, callback_url},
     embedded::Extracted,
     environment::EnvironmentStore,
+    exec::shims::Shims,
 };
 
 /// This node, for its runs.
@@ -20,7 +21,7 @@ pub struct Node {
     /// Absolute.
     pub data_dir: PathBuf,
     /// How a shim is started.
-    pub shim_command: Vec<String>,
+    pub shims: Shims,
     /// The agent's own PATH.
     pub path: String,
     /// Trainers and SDK of the binary.

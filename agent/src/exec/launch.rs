@@ -8,12 +8,13 @@ use super::durable;
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::ProcIdent;
 use super::lock;
+use super::shims::Shims;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdout};
 
 /// How long a shim may take from its start to the trainer's.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -113,17 +114,16 @@ pub enum LaunchError {
     },
 }
 
-/// Starts `spec` in `task_dir`, which must exist, through a shim started by `shim_command` (program
-/// and leading arguments). Returns when the trainer runs and `proc.json` says so durably.
+/// Starts `spec` in `task_dir`, which must exist, through a shim of `shims`. Returns when the trainer runs and `proc.json` says so durably.
 ///
 /// A dropped call leaves a task that may run: [`read_processes`] finds it.
 pub async fn launch(
-    shim_command: &[String],
+    shims: &Shims,
     task_dir: &Path,
     spec: &LaunchSpec,
 ) -> Result<Launched, LaunchError> {
     prepare(task_dir, spec).await?;
-    let mut child = start_shim(shim_command, task_dir)?;
+    let mut child = start_shim(shims, task_dir).await?;
     let program = spec.argv.first().cloned().unwrap_or_default();
     let silent = |what| LaunchError::Silent {
         program: program.clone(),
@@ -193,31 +193,33 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
     }
 }
 
-fn start_shim(shim_command: &[String], task_dir: &Path) -> Result<Child, LaunchError> {
+/// The shim that is ready, told its task, or a new one.
+async fn start_shim(shims: &Shims, task_dir: &Path) -> Result<Child, LaunchError> {
     let folder = |source| LaunchError::Folder {
         task_dir: task_dir.to_path_buf(),
         source,
     };
-    let (program, arguments) = shim_command
-        .split_first()
-        .ok_or_else(|| LaunchError::Shim {
-            program: String::new(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, "its command is empty"),
-        })?;
     let task_dir = std::path::absolute(task_dir).map_err(folder)?;
+    if let Some(mut ready) = shims.take()
+        && tell(&mut ready, &task_dir).await.is_ok()
+    {
+        return Ok(ready);
+    }
     let log = std::fs::File::create(task_dir.join(files::SHIM_ERR)).map_err(folder)?;
-    Command::new(program)
-        .args(arguments)
-        .arg(&task_dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .kill_on_drop(false)
-        .spawn()
-        .map_err(|source| LaunchError::Shim {
-            program: program.clone(),
-            source,
-        })
+    let started = shims.start(&task_dir, Stdio::null(), log.into());
+    started.map_err(|source| LaunchError::Shim {
+        program: shims.program(),
+        source,
+    })
+}
+
+/// Tells a shim that waits which task is its own. One that cannot be told ends by itself.
+async fn tell(shim: &mut Child, task_dir: &Path) -> io::Result<()> {
+    let mut stdin = shim.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut path = task_dir.as_os_str().as_encoded_bytes().to_vec();
+    path.push(0);
+    stdin.write_all(&path).await?;
+    stdin.flush().await
 }
 
 async fn read_hello(stdout: ChildStdout) -> Option<Hello> {

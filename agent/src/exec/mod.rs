@@ -24,6 +24,7 @@ pub mod output;
 mod procfs;
 mod pump;
 pub mod shim;
+pub mod shims;
 mod spawn;
 pub(crate) mod unix;
 pub mod watch;

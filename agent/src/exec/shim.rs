@@ -8,6 +8,7 @@
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord, StopRecord};
 use super::lines::OutputLog;
 use super::pump::Pump;
+use super::shims::LATER;
 use super::spawn::spawn_trainer;
 use super::{ProcIdent, cgroup, clock, descend, durable, lock, procfs};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,9 +17,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,16 @@ const SWEEP_TICK: Duration = Duration::from_millis(50);
 /// pipe.
 #[must_use]
 pub fn main(task_dir: &Path) -> i32 {
+    let told;
+    let task_dir = if task_dir == Path::new(LATER) {
+        let Some(folder) = wait_for_task() else {
+            return 0;
+        };
+        told = folder;
+        told.as_path()
+    } else {
+        task_dir
+    };
     let (mut shim, proc_record) = match Shim::start(task_dir) {
         Ok(started) => started,
         Err(refusal) => {
@@ -56,6 +69,25 @@ pub fn main(task_dir: &Path) -> i32 {
             2
         }
     }
+}
+
+/// The task's folder, as the agent writes it to standard input with a zero byte behind it; `None` when
+/// the agent has ended instead.
+fn wait_for_task() -> Option<PathBuf> {
+    let mut said = Vec::new();
+    io::stdin().lock().read_until(0, &mut said).ok()?;
+    let Some((0, path)) = said.split_last() else {
+        return None;
+    };
+    let folder = PathBuf::from(OsStr::from_bytes(path));
+    // As for a shim that is started for its task. Without them it would only be silent.
+    if let Ok(log) = File::create(folder.join(files::SHIM_ERR)) {
+        nix::unistd::dup2_stderr(&log).ok();
+    }
+    if let Ok(nothing) = File::open("/dev/null") {
+        nix::unistd::dup2_stdin(&nothing).ok();
+    }
+    Some(folder)
 }
 
 /// Where the trainer's life stands.

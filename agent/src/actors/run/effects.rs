@@ -49,8 +49,10 @@ impl State {
     /// Cannot be interrupted; what comes meanwhile waits in the mailbox.
     pub(super) async fn launch(&mut self) -> Result<Input, ActorProcessingErr> {
         let spec = self.spec.take().ok_or("nothing was prepared")?;
-        let command = &self.args.node.shim_command;
-        match launch(command, self.folder.path(), &spec).await {
+        let shims = &self.args.node.shims;
+        let launched = launch(shims, self.folder.path(), &spec).await;
+        shims.keep_ready();
+        match launched {
             Ok(launched) => {
                 let pid = launched.trainer.pid;
                 self.shim = Some(launched.shim);
