@@ -9,8 +9,9 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// How often the lock is tried for, 10 ms apart: whoever only asks holds it for a moment.
-const ATTEMPTS: u32 = 20;
+/// How often the lock is tried for, 10 ms apart: whoever only asks holds it for a moment, and so does a
+/// process that whoever asked was just starting.
+const ATTEMPTS: u32 = 100;
 
 /// Takes the lock for this process, for as long as the file is open.
 pub(crate) fn take(task_dir: &Path) -> Result<File, Hello> {
