@@ -8,7 +8,7 @@ use trainyard_proto::v1::{JobSpec, LogStream, StopCause, TaskEnd};
 
 use crate::fake::Fake;
 use crate::harness::{
-    Agent, LIMIT, cluster, launch, options, said, shell, start_of, stop_of, task_folder,
+    Agent, LIMIT, cluster, launch, options, said, shell, start_of, stop_of, task_folder, until,
 };
 
 /// In the order in which they are written.
@@ -39,8 +39,16 @@ async fn ended(spec: JobSpec) -> (Fake, TempDir, TaskEnd) {
     let (fake, agent, data) = cluster().await;
     fake.send(start_of(1, spec)).await;
     let end = fake.whole_end(1).await;
+    settled(&data, &end).await;
     agent.stop().await;
     (fake, data, end)
+}
+
+/// Waits until the last acknowledgement is noted: from then on nobody writes into the task's folder.
+async fn settled(data: &TempDir, end: &TaskEnd) {
+    let noted = task_folder(data, 1).join("spool.ack");
+    let last = end.last_seq.to_string();
+    until(|| fs::read_to_string(&noted).is_ok_and(|text| text.trim() == last)).await;
 }
 
 async fn next_agent(fake: &Fake, data: &TempDir) -> Agent {
@@ -92,7 +100,8 @@ pub(crate) async fn a_stop_reaches_a_task_that_is_found_at_any_point() {
         fake.send(start_of(1, shell(script))).await;
         said(&fake, 1, "ready").await;
         fake.send(stop_of(1, LIMIT)).await;
-        fake.whole_end(1).await;
+        let end = fake.whole_end(1).await;
+        settled(&data, &end).await;
         agent.stop().await;
         rewind(&data, last);
         fake.known().records.clear();
