@@ -2,12 +2,13 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
+use nix::sys::signal::Signal;
 use tests::{
     cluster::{Cluster, processes},
-    jobs::{Jobs, outcome, shell},
+    jobs::{Jobs, outcome, shell, variables},
     wait::until,
 };
-use trainyard_proto::v1::{FailureClass, JobState};
+use trainyard_proto::v1::{self, FailureClass, JobState};
 
 use crate::TRAINYARD;
 
@@ -121,4 +122,45 @@ async fn up(jobs: &Jobs, id: u64) {
         said.contains(&"up".to_owned()).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_last_lines_are_under_way_is_cancelled_in_vain_and_keeps_them_all() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    // The state is short: whoever misses it tries again with another job.
+    for round in 0..10 {
+        let gate = cluster.path(&format!("go-{round}"));
+        let script = "until [ -e $GATE ]; do sleep 0.02; done; seq 1 30000";
+        let mut spec = shell(script);
+        spec.environment = variables(&[("GATE", &gate.display().to_string())]);
+        let id = jobs.submit(spec).await;
+        jobs.reaches(id, JobState::Running).await;
+        let watched = jobs.0.watch_job(v1::WatchJobRequest { job_id: id }).await;
+        let mut states = watched.expect("it is watched").into_inner();
+        // Nobody takes the lines until the trainer has ended.
+        cluster.coordinator().signal(Signal::SIGSTOP);
+        fs::write(&gate, "").expect("the gate opens");
+        let end = cluster
+            .agent_data("one")
+            .join(format!("tasks/{id}-1-0/end.json"));
+        until("the trainer has ended", async || end.exists().then_some(())).await;
+        cluster.coordinator().signal(Signal::SIGCONT);
+        let mut accepted = false;
+        while let Some(seen) = states.message().await.expect("the stream goes on") {
+            let job = seen.job.expect("a job");
+            if job.state() == JobState::Finishing {
+                accepted = jobs.cancel(id).await.is_ok();
+                break;
+            }
+        }
+        let job = jobs.reaches(id, JobState::Completed).await;
+        assert_eq!(outcome(&job).exit_code, Some(0));
+        assert_eq!(jobs.output(id).await.len(), 30_000);
+        if accepted {
+            return;
+        }
+    }
+    panic!("ten jobs, and none was seen while its last lines were under way");
 }
