@@ -4,9 +4,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "trainyard/v1/agent_service.proto",
     "trainyard/v1/auth_service.proto",
+    "trainyard/v1/dataset.proto",
+    "trainyard/v1/dataset_service.proto",
     "trainyard/v1/job.proto",
     "trainyard/v1/job_service.proto",
     "trainyard/v1/node.proto",

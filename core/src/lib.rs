@@ -5,6 +5,7 @@
 //! file or a socket and never draws a random number: time and identity come in as arguments, and
 //! changes and effects go out as values. Called by the actors of coordinator and agent.
 
+pub mod access;
 pub mod failure;
 pub mod ids;
 pub mod job;
@@ -12,6 +13,7 @@ pub mod node;
 pub mod record;
 pub mod resources;
 pub mod sched;
+pub mod snapshot;
 pub mod spec;
 pub mod task;
 pub mod time;

@@ -165,6 +165,23 @@ fn job(task: Option<TaskKey>) -> u64 {
 
 #[tonic::async_trait]
 impl AgentService for Fake {
+    type FetchManifestStream =
+        Pin<Box<ReceiverStream<Result<trainyard_proto::v1::FetchManifestResponse, Status>>>>;
+
+    async fn fetch_manifest(
+        &self,
+        _request: Request<trainyard_proto::v1::FetchManifestRequest>,
+    ) -> Result<Response<Self::FetchManifestStream>, Status> {
+        Err(Status::unimplemented("not of these tests"))
+    }
+
+    async fn sign_upload(
+        &self,
+        _request: Request<trainyard_proto::v1::SignUploadRequest>,
+    ) -> Result<Response<trainyard_proto::v1::SignUploadResponse>, Status> {
+        Err(Status::unimplemented("not of these tests"))
+    }
+
     type ConnectStream = Pin<Box<ReceiverStream<Result<ConnectResponse, Status>>>>;
 
     async fn connect(

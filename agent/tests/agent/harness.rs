@@ -101,6 +101,7 @@ pub(crate) fn start_of(job: u64, spec: JobSpec) -> Frame {
         gpu_uuids: Vec::new(),
         world_size: 1,
         secret: format!("secret-{job}"),
+        snapshot: None,
     })
 }
 

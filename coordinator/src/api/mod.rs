@@ -3,6 +3,7 @@
 //! A door parses, calls [`service::Service`] and renders what comes back. Nothing here decides about
 //! jobs; only the service speaks to actors and store. Called by `boot`.
 
+pub mod access;
 mod error;
 mod follow;
 pub mod grpc;

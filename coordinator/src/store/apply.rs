@@ -12,8 +12,8 @@ use super::{
     error::ReadError,
     series,
     tables::{
-        CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL,
-        VALIDATIONS,
+        CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
+        USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -68,6 +68,15 @@ impl<'t> Batch<'t> {
             }
             Change::PutUser(user) => self.put_user(&user)?,
             Change::PutMeta { key, value } => put_meta(self.txn, &key, &value)?,
+            Change::PutDocument { kind, key, body } => {
+                let bytes = codec::seal(body.as_bytes());
+                let mut table = self.txn.open_table(DOCUMENTS)?;
+                table.insert((kind, key.as_str()), bytes.as_slice())?;
+            }
+            Change::RemoveDocument { kind, key } => {
+                let mut table = self.txn.open_table(DOCUMENTS)?;
+                table.remove((kind, key.as_str()))?;
+            }
             Change::PutRequestKey { key, job } => {
                 let mut table = self.txn.open_table(REQUEST_KEYS)?;
                 table.insert(key.as_bytes(), job.0)?;

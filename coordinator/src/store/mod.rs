@@ -6,6 +6,7 @@
 
 mod apply;
 mod codec;
+mod documents;
 mod error;
 mod open;
 mod read;
@@ -28,6 +29,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot, watch};
 use trainyard_core::ids::JobId;
 
+pub use documents::Document;
 pub use error::{FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
 pub use rows::{Change, Committed, NodeRow, StoredLine, StoredPoint, UserRow};
 

@@ -67,6 +67,22 @@ pub enum Change {
         /// Its value.
         value: String,
     },
+    /// A row of a kind of its own, made by [`Change::put`].
+    PutDocument {
+        /// Of which kind.
+        kind: &'static str,
+        /// Under which key.
+        key: String,
+        /// JSON.
+        body: String,
+    },
+    /// Made by [`Change::remove`].
+    RemoveDocument {
+        /// Of which kind.
+        kind: &'static str,
+        /// Under which key.
+        key: String,
+    },
     /// The job that a submission with this key became.
     PutRequestKey {
         /// The key, made unique by the caller.
@@ -90,6 +106,8 @@ impl Change {
             | Self::RemoveNode(_)
             | Self::PutUser(_)
             | Self::PutMeta { .. }
+            | Self::PutDocument { .. }
+            | Self::RemoveDocument { .. }
             | Self::PutRequestKey { .. } => None,
         }
     }

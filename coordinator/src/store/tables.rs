@@ -30,6 +30,9 @@ pub(super) const CURSORS: TableDefinition<'static, (u64, u32, u32), u64> =
 pub(super) const NODES: Named = TableDefinition::new("nodes");
 pub(super) const USERS: Numbered = TableDefinition::new("users");
 pub(super) const USERS_BY_EMAIL: NamedNumber = TableDefinition::new("users_by_email");
+/// (kind, key) → JSON.
+pub(super) const DOCUMENTS: TableDefinition<'static, (&str, &str), &'static [u8]> =
+    TableDefinition::new("documents");
 pub(super) const REQUEST_KEYS: NamedNumber = TableDefinition::new("request_keys");
 
 /// Rows in chunks under ascending ids, with an index by job.
@@ -66,6 +69,7 @@ pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), ReadError> {
     txn.open_table(USERS)?;
     txn.open_table(USERS_BY_EMAIL)?;
     txn.open_table(REQUEST_KEYS)?;
+    txn.open_table(DOCUMENTS)?;
     for series in [POINTS, LOGS] {
         txn.open_table(series.chunks)?;
         txn.open_table(series.by_job)?;

@@ -335,6 +335,7 @@ impl State {
             gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
             world_size: 1,
             secret: live.map_or_else(String::new, |live| live.secret.clone()),
+            snapshot: None,
         })
     }
 

@@ -51,6 +51,23 @@ impl AgentDoor {
 
 #[async_trait]
 impl AgentService for AgentDoor {
+    type FetchManifestStream =
+        Pin<Box<dyn Stream<Item = Result<v1::FetchManifestResponse, Status>> + Send>>;
+
+    async fn fetch_manifest(
+        &self,
+        _request: Request<v1::FetchManifestRequest>,
+    ) -> Result<Response<Self::FetchManifestStream>, Status> {
+        Err(Status::unimplemented("no snapshots yet"))
+    }
+
+    async fn sign_upload(
+        &self,
+        _request: Request<v1::SignUploadRequest>,
+    ) -> Result<Response<v1::SignUploadResponse>, Status> {
+        Err(Status::unimplemented("no uploads yet"))
+    }
+
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
 
     async fn connect(
