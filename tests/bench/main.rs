@@ -3,6 +3,7 @@
 //! Starts a coordinator and an agent as processes on loopback, loads them over gRPC, and prints one
 //! JSON document. Build the binary with `--release` first; see docs/performance.md.
 
+mod api;
 mod latency;
 mod memory;
 mod spawn;
@@ -43,6 +44,12 @@ enum What {
         #[arg(long, default_value_t = 64)]
         slots: u32,
     },
+    /// Reads and durable submits over REST and gRPC, 64 clients.
+    Api {
+        /// How many of each.
+        #[arg(long, default_value_t = 20_000)]
+        requests: usize,
+    },
     /// Resident memory of an idle coordinator and an idle agent.
     Memory,
     /// Processes of /bin/true that this machine starts and reaps by itself.
@@ -81,6 +88,7 @@ async fn measure(binary: &str, what: &What) -> Result<Value> {
     Ok(match what {
         What::Latency { jobs } => latency::measure(binary, *jobs).await?,
         What::Throughput { jobs, slots } => throughput::measure(binary, *jobs, *slots).await?,
+        What::Api { requests } => api::measure(binary, *requests).await?,
         What::Memory => memory::measure(binary).await?,
         What::Spawn { processes } => spawn::measure(*processes)?,
         What::Stamp => Value::Null,
@@ -88,6 +96,7 @@ async fn measure(binary: &str, what: &What) -> Result<Value> {
             "binary_bytes": std::fs::metadata(binary)?.len(),
             "spawn": spawn::measure(2_000)?,
             "memory": memory::measure(binary).await?,
+            "api": api::measure(binary, 20_000).await?,
             "latency": latency::measure(binary, 200).await?,
             "throughput": throughput::measure(binary, 2_000, 64).await?,
         }),

@@ -1,0 +1,114 @@
+//! The API: reading one job over REST, and submitting over REST and gRPC, with 64 clients that keep
+//! their connections.
+//!
+//! No agent takes part: only the two doors, the service and the store are measured. Each answer to a
+//! submit is on disk.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    jobs::{Jobs, command},
+};
+use tokio::task::JoinSet;
+
+use crate::{distribution, throughput::rate};
+
+/// Clients at once, each with a connection of its own.
+const CLIENTS: usize = 64;
+
+/// Reads and submits, `count` of each.
+pub(crate) async fn measure(binary: &str, count: usize) -> Result<Value> {
+    let cluster = Cluster::start(binary).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let id = jobs.submit(command(&["/bin/true"])).await;
+    let job = format!("{}/api/v1/training/jobs/{id}", cluster.url());
+    let all = format!("{}/api/v1/training/jobs", cluster.url());
+    let body = json!({"config": {"framework": "command", "command": ["/bin/true"]}});
+    let read = |client: reqwest::Client| client.get(&job);
+    let submit = |client: reqwest::Client| client.post(&all).json(&body);
+    Ok(json!({
+        "clients": CLIENTS,
+        "get_job_rest": rest(&cluster, count, read).await?,
+        "submit_rest": rest(&cluster, count, submit).await?,
+        "submit_grpc": grpc(&cluster, count).await?,
+    }))
+}
+
+/// Requests made by `make`, spread over the clients.
+async fn rest(
+    cluster: &Cluster,
+    count: usize,
+    make: impl Fn(reqwest::Client) -> reqwest::RequestBuilder,
+) -> Result<Value> {
+    let mut clients = JoinSet::new();
+    let begun = now();
+    for share in shares(count) {
+        // A pool of its own, so that each client has one connection.
+        let client = reqwest::Client::builder().tcp_nodelay(true).build()?;
+        let request = make(client.clone()).bearer_auth(cluster.token()).build()?;
+        clients.spawn(async move {
+            let mut taken = Vec::with_capacity(share);
+            for _ in 0..share {
+                let request = request.try_clone().expect("its body is in memory");
+                let before = now();
+                let answer = client.execute(request).await?;
+                ensure!(answer.status().is_success(), "{}", answer.text().await?);
+                answer.bytes().await?;
+                taken.push(milliseconds(before.elapsed()));
+            }
+            Ok(taken)
+        });
+    }
+    summary(clients, begun).await
+}
+
+async fn grpc(cluster: &Cluster, count: usize) -> Result<Value> {
+    let mut clients = JoinSet::new();
+    let mut connected = Vec::new();
+    for share in shares(count) {
+        connected.push((share, Jobs::of(cluster).await));
+    }
+    let begun = now();
+    for (share, mut jobs) in connected {
+        clients.spawn(async move {
+            let mut taken = Vec::with_capacity(share);
+            for _ in 0..share {
+                let before = now();
+                jobs.try_submit(command(&["/bin/true"])).await?;
+                taken.push(milliseconds(before.elapsed()));
+            }
+            Ok(taken)
+        });
+    }
+    summary(clients, begun).await
+}
+
+fn shares(count: usize) -> impl Iterator<Item = usize> {
+    (0..CLIENTS).map(move |client| (client..count).step_by(CLIENTS).count())
+}
+
+async fn summary(mut clients: JoinSet<Result<Vec<f64>>>, begun: Instant) -> Result<Value> {
+    let mut taken = Vec::new();
+    while let Some(done) = clients.join_next().await {
+        taken.extend(done??);
+    }
+    Ok(json!({
+        "per_second": rate(taken.len(), begun.elapsed()),
+        "ms": distribution(taken),
+    }))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the machine's clock"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn milliseconds(span: Duration) -> f64 {
+    span.as_secs_f64() * 1_000.0
+}
