@@ -7,6 +7,7 @@ pub mod access;
 mod error;
 mod follow;
 pub mod grpc;
+mod reader;
 mod reads;
 pub mod rest;
 mod service;
