@@ -3,11 +3,14 @@
 //! Owns their names, types and checks. Never reads the environment by itself and never uses a
 //! setting. Called once by the binary before anything starts.
 
+mod access;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
+pub use access::{Login, OidcConfig};
 use serde::Deserialize;
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
@@ -29,6 +32,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may use it.
     pub auth: Auth,
+    /// How often logins may fail.
+    pub login: Login,
+    /// Whose tokens are taken beside our own.
+    pub oidc: OidcConfig,
     /// How long a silent node is believed.
     pub leases: Leases,
     /// How much it takes.
@@ -69,6 +76,10 @@ pub struct Auth {
     pub first_user_password: Secret,
     /// What agents must show; empty draws one and keeps it.
     pub join_token: Secret,
+    /// Anyone may register, as a guest.
+    pub open_registration: bool,
+    /// Anyone may read jobs, without a token.
+    pub open_reads: bool,
 }
 
 /// How long a silent node is believed.
@@ -100,7 +111,11 @@ const SHIPPED: Shipped = Shipped {
     env_prefix: ENV_PREFIX,
     may_be_zero: &["store.reserve_mib"],
     open_sections: &[],
-    texts: &[("server.listen", address), ("store.data_dir", folder)],
+    texts: &[
+        ("server.listen", address),
+        ("store.data_dir", folder),
+        ("login.trusted_proxies", access::networks),
+    ],
 };
 
 fn address(text: &str) -> Option<&'static str> {
@@ -159,7 +174,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        Ok(())
+        self.oidc.check()
     }
 }
 

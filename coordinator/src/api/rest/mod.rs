@@ -13,10 +13,12 @@ mod error;
 mod health;
 mod jobs;
 mod openapi;
+mod projects;
 mod reports;
 mod request;
 mod series;
 mod submission;
+mod users;
 mod validation;
 mod views;
 
@@ -24,7 +26,7 @@ use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
 use http::StatusCode;
 use utoipa::OpenApi as _;
@@ -58,20 +60,13 @@ pub fn router(service: &Service) -> Router {
 fn calls() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .merge(health::router())
-        .merge(users())
+        .merge(auth::router())
+        .merge(users::router())
+        .merge(projects::router())
         .merge(jobs::router())
         .merge(series::router())
         .merge(validation::router())
         .merge(callbacks())
-}
-
-/// Tokens, and who is behind one.
-fn users() -> OpenApiRouter<Service> {
-    OpenApiRouter::new()
-        .route("/auth/login", post(auth::login))
-        .route("/auth/refresh", post(auth::refresh))
-        .route("/auth/me", get(auth::me))
-        .route("/auth/logout", post(auth::logout))
 }
 
 /// What needs the secret of the job's live attempt.
