@@ -3,11 +3,16 @@
 //! Owns their names, types and checks. Never reads the environment by itself and never uses a
 //! setting. Called once by the binary before anything starts.
 
+mod access;
+mod http;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
+pub use access::{Login, OidcConfig};
+pub use http::Http;
 use serde::Deserialize;
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
@@ -29,10 +34,16 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may use it.
     pub auth: Auth,
+    /// How often logins may fail.
+    pub login: Login,
+    /// Whose tokens are taken beside our own.
+    pub oidc: OidcConfig,
     /// How long a silent node is believed.
     pub leases: Leases,
     /// How much it takes.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
 }
 
 /// Where the coordinator is reached.
@@ -69,6 +80,10 @@ pub struct Auth {
     pub first_user_password: Secret,
     /// What agents must show; empty draws one and keeps it.
     pub join_token: Secret,
+    /// Anyone may register, as a guest.
+    pub open_registration: bool,
+    /// Anyone may read jobs, without a token.
+    pub open_reads: bool,
 }
 
 /// How long a silent node is believed.
@@ -100,7 +115,12 @@ const SHIPPED: Shipped = Shipped {
     env_prefix: ENV_PREFIX,
     may_be_zero: &["store.reserve_mib"],
     open_sections: &[],
-    texts: &[("server.listen", address), ("store.data_dir", folder)],
+    texts: &[
+        ("server.listen", address),
+        ("store.data_dir", folder),
+        ("http.cors_origins", http::origins),
+        ("login.trusted_proxies", access::networks),
+    ],
 };
 
 fn address(text: &str) -> Option<&'static str> {
@@ -159,7 +179,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        Ok(())
+        self.oidc.check()
     }
 }
 

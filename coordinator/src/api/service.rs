@@ -10,13 +10,19 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
+    access::Permission,
     ids::{JobId, NodeName},
-    job::{Event, Job, JobState},
+    job::{Event, Job, JobState, Resume},
     spec::JobSpec,
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, follow::Follower, users::Users};
+use super::{
+    ApiError, Caller,
+    access::Target,
+    follow::Follower,
+    users::{UserSettings, Users},
+};
 use crate::{
     actors::{
         ask,
@@ -26,8 +32,10 @@ use crate::{
         root::Tree,
         scheduler::{NodeView, SchedulerMsg},
     },
-    auth::{Keys, TokenPair},
+    auth::Keys,
+    config::Http,
     store::Store,
+    telemetry::Telemetry,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
@@ -56,10 +64,16 @@ pub struct ServiceArgs {
     pub tree: Tree,
     /// Signs and checks user tokens.
     pub keys: Keys,
+    /// What the configuration says about users.
+    pub users: UserSettings,
     /// What agents must show.
     pub join_token: String,
     /// How much is accepted.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
+    /// Where calls are counted.
+    pub telemetry: Telemetry,
     /// Cancelled when the coordinator stops.
     pub stop: CancellationToken,
 }
@@ -77,6 +91,8 @@ struct Inner {
     users: Users,
     join_token: String,
     limits: Limits,
+    http: Http,
+    telemetry: Telemetry,
     stop: CancellationToken,
     submits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -117,7 +133,7 @@ impl Service {
     /// The service over a running tree.
     #[must_use]
     pub fn new(args: ServiceArgs) -> Self {
-        let users = Users::new(args.store.clone(), args.keys);
+        let users = Users::new(args.store.clone(), args.keys, args.users);
         let inner = Inner {
             users,
             store: args.store,
@@ -125,6 +141,8 @@ impl Service {
             join_token: args.join_token,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
+            http: args.http,
+            telemetry: args.telemetry,
             stop: args.stop,
             submits: Arc::new(Semaphore::new(SUBMITS)),
         };
@@ -143,6 +161,16 @@ impl Service {
         &self.inner.stop
     }
 
+    /// What is asked of HTTP clients.
+    pub(super) fn http(&self) -> &Http {
+        &self.inner.http
+    }
+
+    /// Where calls are counted.
+    pub(super) fn telemetry(&self) -> &Telemetry {
+        &self.inner.telemetry
+    }
+
     /// Rows on a page at most.
     pub(super) fn page_rows(&self) -> usize {
         self.inner.limits.page_rows
@@ -159,34 +187,21 @@ impl Service {
         blake3::hash(token.as_bytes()) == blake3::hash(self.inner.join_token.as_bytes())
     }
 
-    /// Both tokens for a right password.
-    ///
-    /// # Errors
-    /// Wrong address or password; a user who is not active.
-    pub async fn login(&self, email: &str, password: &str) -> Result<TokenPair, ApiError> {
-        self.inner.users.login(email, password).await
+    /// Users and their tokens.
+    pub(super) fn users(&self) -> &Users {
+        &self.inner.users
     }
 
-    /// A new pair for a good refresh token.
-    ///
-    /// # Errors
-    /// When the token is not good, with the reason.
-    pub fn refresh(&self, token: &str) -> Result<TokenPair, ApiError> {
-        self.inner.users.refresh(token)
-    }
-
-    /// The user behind an access token.
-    ///
-    /// # Errors
-    /// Without a token, or with one that is not good.
-    pub fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
-        self.inner.users.caller(token)
+    /// Proxies whose word about addresses is believed.
+    pub(super) fn trusted_proxies(&self) -> &[ipnet::IpNet] {
+        &self.users().settings().trusted_proxies
     }
 
     /// Accepts a job; it is on disk when this returns.
     ///
     /// # Errors
-    /// Every bad field at once; a job larger than any node; no room on disk or in the queue.
+    /// Every bad field at once; a project that is not there or where the caller may not submit; a job
+    /// larger than any node; no room on disk or in the queue.
     pub async fn submit(
         &self,
         caller: &Caller,
@@ -197,6 +212,7 @@ impl Service {
         if !violations.is_empty() {
             return Err(ApiError::invalid(violations));
         }
+        self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
         if let Some(id) = spec.dataset_id.as_deref().filter(|id| !id.is_empty()) {
             let words = format!(
                 "Labeler is not configured, so dataset '{id}' cannot be looked up; give dataset_path instead"
@@ -218,23 +234,30 @@ impl Service {
             key: key.map(|key| format!("{}:{key}", caller.user.id)),
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
-        Ok(ask(&self.inner.tree.jobs, question).await?)
+        let job = ask(&self.inner.tree.jobs, question).await?;
+        self.inner.telemetry.submitted();
+        Ok(job)
     }
 
     /// One job, with the reason why it waits.
     ///
     /// # Errors
-    /// When there is none.
-    pub async fn job(&self, id: JobId) -> Result<Job, ApiError> {
-        let job = self.inner.store.job(id)?.ok_or_else(ApiError::no_job)?;
+    /// When there is none that the caller may read.
+    pub async fn job(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
+        let job = self.readable(caller, id)?;
         Ok(self.with_reason(job).await)
     }
 
-    /// A page of jobs, newest first.
+    /// A page of the jobs that the caller may read, newest first. A project that is named must be one
+    /// that the caller may see.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    pub async fn jobs(&self, wanted: Jobs) -> Result<Page<Job>, ApiError> {
+    /// `Project not found`; when the store cannot be read.
+    pub async fn jobs(&self, caller: &Caller, wanted: Jobs) -> Result<Page<Job>, ApiError> {
+        if let Some(project) = wanted.project_id {
+            self.require(caller, Permission::ReadProject, Target::Project(project))?;
+        }
+        let reader = self.reader(caller)?;
         let limit = self.page(wanted.limit);
         let store = self.inner.store.clone();
         let waiting = |state: &JobState| !state.is_terminal();
@@ -243,6 +266,7 @@ impl Service {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
+                    && reader.reads(job)
             };
             if only_open {
                 // Few among many that have ended.
@@ -264,8 +288,9 @@ impl Service {
     /// Asks for a stop, wherever the job stands; answers with the job as it is then.
     ///
     /// # Errors
-    /// When there is no such job, or it is over.
-    pub async fn cancel(&self, id: JobId) -> Result<Job, ApiError> {
+    /// When there is no such job, the caller may not change it, or it is over.
+    pub async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
+        self.changeable(caller, id)?;
         self.act(id, Event::CancelRequested, "cancel").await
     }
 
@@ -274,8 +299,13 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::cancel`].
-    pub async fn cancel_and_wait(&self, id: JobId, patience: Duration) -> Result<Job, ApiError> {
-        let job = self.cancel(id).await?;
+    pub async fn cancel_and_wait(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        patience: Duration,
+    ) -> Result<Job, ApiError> {
+        let job = self.cancel(caller, id).await?;
         let follower = self.follower(id);
         let ended = async {
             let mut states = std::pin::pin!(follower.states());
@@ -285,15 +315,26 @@ impl Service {
         let limit = limit.min(LONGEST_WAIT);
         // That it is still on its way out is no error: the answer shows it.
         tokio::time::timeout(limit, ended).await.ok();
-        self.job(id).await
+        self.job(caller, id).await
     }
 
     /// Runs an ended job again.
     ///
     /// # Errors
-    /// When there is no such job, or it is not over.
-    pub async fn restart(&self, id: JobId) -> Result<Job, ApiError> {
+    /// When there is no such job, the caller may not change it, or it is not over.
+    pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
+        self.changeable(caller, id)?;
         self.act(id, Event::RestartRequested, "restart").await
+    }
+
+    /// Starts a job, from a checkpoint if one is wanted: one that waits is only told where to begin, one
+    /// that has ended runs again.
+    ///
+    /// # Errors
+    /// When there is no such job, the caller may not change it, or it runs already.
+    pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
+        self.changeable(caller, id)?;
+        self.act(id, Event::StartRequested(from), "start").await
     }
 
     /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
@@ -338,7 +379,13 @@ impl Service {
     ///
     /// # Errors
     /// When the coordinator is too busy to answer.
-    pub async fn nodes(&self) -> Result<Vec<Node>, ApiError> {
+    pub async fn nodes(&self, caller: &Caller) -> Result<Vec<Node>, ApiError> {
+        self.require(caller, Permission::ReadNodes, Target::Cluster)?;
+        self.all_nodes().await
+    }
+
+    /// As [`Service::nodes`], for the coordinator's own figures.
+    pub(super) async fn all_nodes(&self) -> Result<Vec<Node>, ApiError> {
         let infos = ask(&self.inner.tree.nodes, NodesMsg::List).await?;
         let views = ask(&self.inner.tree.scheduler, SchedulerMsg::View).await?;
         let view = |info: &NodeInfo| views.iter().find(|view| view.name == info.row.name);
@@ -353,8 +400,8 @@ impl Service {
     ///
     /// # Errors
     /// When there is none; the known ones are named.
-    pub async fn node(&self, name: &str) -> Result<Node, ApiError> {
-        let nodes = self.nodes().await?;
+    pub async fn node(&self, caller: &Caller, name: &str) -> Result<Node, ApiError> {
+        let nodes = self.nodes(caller).await?;
         let known: Vec<_> = nodes
             .iter()
             .map(|node| node.info.row.name.to_string())
@@ -375,12 +422,18 @@ impl Service {
     /// Drains a node (with a reason) or resumes it.
     ///
     /// # Errors
-    /// When there is no such node.
-    pub async fn set_drain(&self, name: &str, reason: Option<String>) -> Result<Node, ApiError> {
-        self.node(name).await?;
+    /// When there is no such node, or the caller does not operate the cluster.
+    pub async fn set_drain(
+        &self,
+        caller: &Caller,
+        name: &str,
+        reason: Option<String>,
+    ) -> Result<Node, ApiError> {
+        self.require(caller, Permission::Operate, Target::Cluster)?;
+        self.node(caller, name).await?;
         let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), reason, reply);
         ask(&self.inner.tree.nodes, question).await?;
-        self.node(name).await
+        self.node(caller, name).await
     }
 
     async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {
@@ -437,11 +490,6 @@ impl Service {
             job,
             stop: self.inner.stop.clone(),
         }
-    }
-
-    pub(super) fn known(&self, id: JobId) -> Result<(), ApiError> {
-        let job = self.inner.store.job(id)?;
-        job.map(drop).ok_or_else(ApiError::no_job)
     }
 
     pub(super) fn page(&self, wanted: usize) -> usize {
