@@ -29,6 +29,7 @@ use crate::{
     identity::{self, Identity, IdentityError},
     listen::{self, ListenError},
     store::{OpenError, Store, StoreOptions},
+    telemetry::Telemetry,
 };
 
 /// How long calls under way may take to end.
@@ -206,7 +207,10 @@ fn service(
     let minutes = u64::from(config.auth.access_token_minutes);
     let days = u64::from(config.auth.refresh_token_days);
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    let telemetry = Telemetry::new().map_err(|error| BootError::Failed(error.to_string()))?;
     Ok(Service::new(ServiceArgs {
+        http: config.http.clone(),
+        telemetry,
         store,
         tree,
         keys: Keys::new(

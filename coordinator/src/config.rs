@@ -4,6 +4,7 @@
 //! setting. Called once by the binary before anything starts.
 
 mod access;
+mod http;
 
 use std::{
     net::SocketAddr,
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub use access::{Login, OidcConfig};
+pub use http::Http;
 use serde::Deserialize;
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
@@ -40,6 +42,8 @@ pub struct Config {
     pub leases: Leases,
     /// How much it takes.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
 }
 
 /// Where the coordinator is reached.
@@ -114,6 +118,7 @@ const SHIPPED: Shipped = Shipped {
     texts: &[
         ("server.listen", address),
         ("store.data_dir", folder),
+        ("http.cors_origins", http::origins),
         ("login.trusted_proxies", access::networks),
     ],
 };

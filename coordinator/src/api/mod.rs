@@ -5,8 +5,11 @@
 
 pub mod access;
 mod error;
+mod figures;
 mod follow;
 pub mod grpc;
+mod live;
+mod models;
 pub mod peer;
 pub mod projects;
 mod reader;

@@ -33,7 +33,9 @@ use crate::{
         scheduler::{NodeView, SchedulerMsg},
     },
     auth::Keys,
+    config::Http,
     store::Store,
+    telemetry::Telemetry,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
@@ -68,6 +70,10 @@ pub struct ServiceArgs {
     pub join_token: String,
     /// How much is accepted.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
+    /// Where calls are counted.
+    pub telemetry: Telemetry,
     /// Cancelled when the coordinator stops.
     pub stop: CancellationToken,
 }
@@ -85,6 +91,8 @@ struct Inner {
     users: Users,
     join_token: String,
     limits: Limits,
+    http: Http,
+    telemetry: Telemetry,
     stop: CancellationToken,
     submits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -133,6 +141,8 @@ impl Service {
             join_token: args.join_token,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
+            http: args.http,
+            telemetry: args.telemetry,
             stop: args.stop,
             submits: Arc::new(Semaphore::new(SUBMITS)),
         };
@@ -149,6 +159,16 @@ impl Service {
     /// Cancelled when the coordinator stops.
     pub(super) fn stop(&self) -> &CancellationToken {
         &self.inner.stop
+    }
+
+    /// What is asked of HTTP clients.
+    pub(super) fn http(&self) -> &Http {
+        &self.inner.http
+    }
+
+    /// Where calls are counted.
+    pub(super) fn telemetry(&self) -> &Telemetry {
+        &self.inner.telemetry
     }
 
     /// Rows on a page at most.
@@ -214,7 +234,9 @@ impl Service {
             key: key.map(|key| format!("{}:{key}", caller.user.id)),
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
-        Ok(ask(&self.inner.tree.jobs, question).await?)
+        let job = ask(&self.inner.tree.jobs, question).await?;
+        self.inner.telemetry.submitted();
+        Ok(job)
     }
 
     /// One job, with the reason why it waits.

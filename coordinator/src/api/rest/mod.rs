@@ -7,11 +7,15 @@
 //! handlers carry `#[utoipa::path]`. Merged in [`calls`], it is served and described.
 
 mod auth;
+mod bounds;
 mod callbacks;
 mod create;
 mod error;
+mod figures;
 mod health;
 mod jobs;
+mod live;
+mod models;
 mod openapi;
 mod projects;
 mod reports;
@@ -47,19 +51,24 @@ pub fn router(service: &Service) -> Router {
     openapi::finish(&mut document, service.page_rows());
     let (reports, _) = callbacks().split_for_parts();
     let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
-    Router::new()
+    let routes = Router::new()
         .merge(api)
         .nest("/t/{secret}/api/v1", reports)
+        .route("/api/v1/ws/training", get(live::training))
         .route("/health", get(health::health))
+        .route("/metrics", get(figures::figures))
         .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
-        .merge(docs)
+        .merge(docs);
+    bounds::around(routes, service)
 }
 
 /// Every call that is described.
 fn calls() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .merge(health::router())
+        .merge(figures::router())
+        .merge(models::router())
         .merge(auth::router())
         .merge(users::router())
         .merge(projects::router())
