@@ -77,8 +77,6 @@ pub(crate) enum Command {
 pub(crate) enum ClientCommand {
     /// Log in and keep the tokens
     Login(LoginArgs),
-    /// End the login of this machine
-    Logout,
     /// Show the coordinator, its health and who you are
     Status,
     /// Submit a job
@@ -127,9 +125,11 @@ pub(crate) enum ClientCommand {
     People(PeopleCommand),
 }
 
-/// The commands about who may do what.
+/// The commands about who calls and who may do what.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeopleCommand {
+    /// End the login of this machine
+    Logout,
     /// Projects and who works in them
     Projects {
         /// What to do

@@ -44,7 +44,6 @@ impl Context<'_> {
 pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow::Result<Exit> {
     match command {
         ClientCommand::Login(args) => login::login(context, args).await,
-        ClientCommand::Logout => login::logout(context).await,
         ClientCommand::People(command) => Box::pin(people(context, command)).await,
         ClientCommand::Status => login::status(context).await,
         ClientCommand::Submit(args) => Box::pin(submit::run(context, *args)).await,
@@ -62,6 +61,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
 
 async fn people(context: &Context<'_>, command: PeopleCommand) -> anyhow::Result<Exit> {
     match command {
+        PeopleCommand::Logout => login::logout(context).await,
         PeopleCommand::Users { command } => users::run(context, command).await,
         PeopleCommand::Projects { command } => projects::run(context, command).await,
         PeopleCommand::ServiceAccounts { command } => machines::accounts(context, command).await,

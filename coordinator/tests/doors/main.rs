@@ -11,9 +11,17 @@ mod faults;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
+mod oidc;
+#[cfg(test)]
 mod rest;
+#[cfg(test)]
+mod roles;
+#[cfg(test)]
+mod security;
 #[cfg(test)]
 mod submit;
 #[cfg(test)]

@@ -165,10 +165,14 @@ async fn unknown_paths_methods_and_numbers_are_answered_as_the_contract_says() {
 #[tokio::test]
 async fn jobs_are_listed_by_page_status_and_project() {
     let world = World::start().await;
+    for name in ["one", "two"] {
+        let (status, project) = world.post_json("/projects", &json!({"name": name})).await;
+        assert_eq!(status, 201, "{project}");
+    }
     let mut ids = Vec::new();
     for number in 0..5 {
         let mut body = command();
-        body["project_id"] = json!(number % 2);
+        body["project_id"] = json!(2 - number % 2);
         ids.push(world.submit(&body).await);
     }
     let listed = async |path: &str| {

@@ -42,6 +42,15 @@ impl World {
 
     /// On a data folder that may have been used before.
     pub(crate) async fn on(folder: TempDir) -> Self {
+        Self::set_up(folder, |_| ()).await
+    }
+
+    /// With settings of its own.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::set_up(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn set_up(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -54,6 +63,7 @@ impl World {
         // Silence is no matter here, however slow the machine is.
         config.leases.suspect_after_seconds = 600;
         config.leases.lost_after_seconds = 1_200;
+        change(&mut config);
         let options = CoordinatorOptions {
             config,
             dev: true,
@@ -122,6 +132,31 @@ impl World {
     pub(crate) async fn post_json(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = self.plain(Method::POST, path).bearer_auth(&self.token);
         self.send(request.json(body)).await
+    }
+
+    /// Any call with this token; a body of null is none.
+    pub(crate) async fn call(
+        &self,
+        token: &str,
+        (method, path): (Method, &str),
+        body: Value,
+    ) -> (u16, Value) {
+        let request = self.plain(method, path).bearer_auth(token);
+        let request = match body.is_null() {
+            true => request,
+            false => request.json(&body),
+        };
+        self.send(request).await
+    }
+
+    /// Makes a user and logs it in; answers with its number and both tokens.
+    pub(crate) async fn user(&self, email: &str, role: &str) -> (u64, Value) {
+        let body = json!({"email": email, "password": "correct horse", "system_role": role});
+        let (status, user) = self.post_json("/users", &body).await;
+        assert_eq!(status, 201, "{user}");
+        let (status, tokens) = self.login(email, "correct horse").await;
+        assert_eq!(status, 200, "{tokens}");
+        (user["id"].as_u64().unwrap(), tokens)
     }
 
     /// Submits a job and returns its id.

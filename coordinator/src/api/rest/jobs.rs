@@ -17,7 +17,7 @@ use super::{
     create,
     error::{Answer, Refusal},
     openapi::{About, Acting, Sending},
-    request::{Asked, Body, Id, ProjectId, User},
+    request::{Asked, Body, Id, ProjectId, Reader, User},
     submission::TrainingJobRequest,
     views::TrainingJob,
 };
@@ -112,7 +112,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn list(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     asked: Asked,
 ) -> Answer<JobPage> {
     let most = service.page_rows();
@@ -145,7 +145,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn experiments(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     ProjectId(project): ProjectId,
 ) -> Answer<Vec<TrainingJob>> {
     let mut names = Names::of(&service);
@@ -178,7 +178,7 @@ pub(super) async fn experiments(
 )]
 pub(super) async fn job(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
 ) -> Answer<TrainingJob> {
     shown(&service, service.job(&caller, id).await?)
