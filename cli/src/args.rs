@@ -114,6 +114,8 @@ pub(crate) enum ClientCommand {
         /// The node
         node: String,
     },
+    /// Show whether MLflow, ClearML and webhooks have everything, and why not
+    Trackers,
 }
 
 /// The table of exit codes as text.

@@ -13,6 +13,10 @@ use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
 use trainyard_core::node::Lease;
 
+mod trackers;
+
+pub use trackers::{ClearmlConfig, EVENTS, MlflowConfig, TrackersConfig, WebhookConfig};
+
 /// The shipped defaults, every key with a comment.
 pub const DEFAULTS: &str = include_str!("../../config/coordinator.toml");
 
@@ -33,6 +37,8 @@ pub struct Config {
     pub leases: Leases,
     /// How much it takes.
     pub limits: Limits,
+    /// Where runs are told to others.
+    pub trackers: TrackersConfig,
 }
 
 /// Where the coordinator is reached.
@@ -159,7 +165,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        Ok(())
+        self.trackers.check()
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod metrics;
 pub(crate) mod nodes;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod trackers;
 pub(crate) mod watch;
 
 use trainyard_proto::v1::{GetJobRequest, Job, job_service_client::JobServiceClient};
@@ -47,6 +48,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
+        ClientCommand::Trackers => trackers::run(context).await,
     }
 }
 

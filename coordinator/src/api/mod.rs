@@ -10,6 +10,7 @@ pub mod grpc;
 mod reads;
 pub mod rest;
 mod service;
+mod trackers;
 mod users;
 
 pub use error::ApiError;

@@ -28,6 +28,7 @@ use crate::{
     },
     auth::{Keys, TokenPair},
     store::Store,
+    trackers::Board,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
@@ -62,6 +63,8 @@ pub struct ServiceArgs {
     pub limits: Limits,
     /// Cancelled when the coordinator stops.
     pub stop: CancellationToken,
+    /// How the trackers do.
+    pub board: Board,
 }
 
 /// The service. A clone is cheap.
@@ -78,6 +81,7 @@ struct Inner {
     join_token: String,
     limits: Limits,
     stop: CancellationToken,
+    board: Board,
     submits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
@@ -126,6 +130,7 @@ impl Service {
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
             stop: args.stop,
+            board: args.board,
             submits: Arc::new(Semaphore::new(SUBMITS)),
         };
         Self {
@@ -151,6 +156,12 @@ impl Service {
     /// The store, for what only one door reads.
     pub(super) fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// How the trackers do; its snapshot never waits, as metrics want it.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.inner.board
     }
 
     /// Whether an agent has shown the right token. Hashes are compared, so that the time it takes

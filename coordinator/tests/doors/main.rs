@@ -7,14 +7,24 @@ mod agent;
 #[cfg(test)]
 mod callbacks;
 #[cfg(test)]
+mod clearml;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod mlflow;
+#[cfg(test)]
+mod receiver;
+#[cfg(test)]
 mod rest;
 #[cfg(test)]
 mod submit;
+#[cfg(test)]
+mod trackers;
+#[cfg(test)]
+mod webhooks;
 #[cfg(test)]
 mod world;

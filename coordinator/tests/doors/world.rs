@@ -42,6 +42,11 @@ impl World {
 
     /// On a data folder that may have been used before.
     pub(crate) async fn on(folder: TempDir) -> Self {
+        Self::with(folder, |_| {}).await
+    }
+
+    /// With settings of its own.
+    pub(crate) async fn with(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -54,6 +59,7 @@ impl World {
         // Silence is no matter here, however slow the machine is.
         config.leases.suspect_after_seconds = 600;
         config.leases.lost_after_seconds = 1_200;
+        change(&mut config);
         let options = CoordinatorOptions {
             config,
             dev: true,

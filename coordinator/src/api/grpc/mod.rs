@@ -8,6 +8,7 @@ mod auth;
 mod data;
 mod jobs;
 mod nodes;
+mod trackers;
 
 use axum::Router;
 use tonic::{Request, Status, service::Routes};
@@ -17,6 +18,7 @@ use trainyard_proto::{
     v1::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
         job_service_server::JobServiceServer, node_service_server::NodeServiceServer,
+        tracker_service_server::TrackerServiceServer,
     },
 };
 
@@ -43,12 +45,14 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let nodes = NodeServiceServer::new(nodes::NodeDoor(service.clone()));
     let users = AuthServiceServer::new(auth::AuthDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
+    let trackers = TrackerServiceServer::new(trackers::TrackerDoor(service.clone()));
     let routes = Routes::new(health_service)
         .add_service(reflect().build_v1()?)
         .add_service(reflect().build_v1alpha()?)
         .add_service(jobs.max_decoding_message_size(MESSAGE))
         .add_service(nodes)
         .add_service(users)
+        .add_service(trackers)
         .add_service(agents.max_decoding_message_size(MESSAGE));
     Ok(routes.into_axum_router().reset_fallback())
 }

@@ -17,6 +17,9 @@ pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<
         let ready = |node: &&crate::api::Node| node.info.state == NodeState::Ready;
         nodes.iter().filter(ready).count()
     });
+    let shown = |status: crate::trackers::Status| (status.name, json!(status.state.name()));
+    let trackers: serde_json::Map<_, _> =
+        service.board().snapshot().into_iter().map(shown).collect();
     let answer = json!({
         "status": word(well, "healthy", "unhealthy"),
         "service": "trainyard-coordinator",
@@ -26,6 +29,8 @@ pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<
         "open_jobs": open.ok(),
         "nodes": nodes.ok().map(|nodes| nodes.len()),
         "nodes_ready": ready,
+        // Shown only: nothing depends on them.
+        "trackers": trackers,
     });
     let status = match well {
         true => StatusCode::OK,
