@@ -121,6 +121,8 @@ pub(crate) enum ClientCommand {
         /// The node
         node: String,
     },
+    /// Show whether MLflow, ClearML and webhooks have everything, and why not
+    Trackers,
     #[command(flatten)]
     People(PeopleCommand),
 }

@@ -125,11 +125,13 @@ pub fn load<T: DeserializeOwned>(
     }
     for (name, text) in env {
         if let Some(key) = name.strip_prefix(shipped.env_prefix) {
-            let key = key.to_lowercase().replacen("__", ".", 1);
+            let key = layers.key_of(&key.to_lowercase());
             layers.merge_variable(&key, text, &name)?;
         }
     }
-    Value::Table(layers.merged).try_into().map_err(broken)
+    // The defaults fit, as a test of theirs shows: what does not is inside of a list.
+    let unfit = |error: toml::de::Error| ConfigError::Check(error.to_string());
+    Value::Table(layers.merged).try_into().map_err(unfit)
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
@@ -158,11 +160,38 @@ impl Layers<'_> {
             let Value::Table(keys) = value else {
                 return Err(wrong(&section, origin, "a section", &value));
             };
-            for (name, value) in keys {
-                self.put(&format!("{section}.{name}"), value, origin)?;
+            self.merge_section(&section, keys, origin)?;
+        }
+        Ok(())
+    }
+
+    /// A table inside of a section is a section of its own.
+    fn merge_section(
+        &mut self,
+        section: &str,
+        keys: Table,
+        origin: &str,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in keys {
+            let key = format!("{section}.{name}");
+            let is_section = self.slot(&key).is_some_and(|slot| slot.is_table());
+            if let Some(inner) = value.as_table().filter(|_| is_section) {
+                self.merge_section(&key, inner.clone(), origin)?;
+            } else {
+                self.put(&key, value, origin)?;
             }
         }
         Ok(())
+    }
+
+    /// The key that a variable names: in an open section all after its name is one.
+    fn key_of(&self, variable: &str) -> String {
+        let section = variable.split("__").next().unwrap_or_default();
+        if self.shipped.open_sections.contains(&section) {
+            variable.replacen("__", ".", 1)
+        } else {
+            variable.replace("__", ".")
+        }
     }
 
     fn merge_variable(
@@ -188,7 +217,15 @@ impl Layers<'_> {
             let empty = || Value::String(String::new());
             return Some(keys.entry(name).or_insert_with(empty));
         }
-        keys.get_mut(name)
+        let mut keys = keys;
+        let mut path = name.split('.').peekable();
+        while let Some(part) = path.next() {
+            if path.peek().is_none() {
+                return keys.get_mut(part);
+            }
+            keys = keys.get_mut(part)?.as_table_mut()?;
+        }
+        None
     }
 
     /// Replaces a value by one of the same type and in range.
@@ -226,7 +263,12 @@ const MOST: i64 = 1_000_000_000;
 
 fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> ConfigError {
     let found = match found {
-        _ if key.contains("password") || key.contains("token") => "what is there".to_owned(),
+        _ if ["password", "token", "secret"]
+            .iter()
+            .any(|word| key.contains(word)) =>
+        {
+            "what is there".to_owned()
+        }
         Value::String(text) => format!("'{text}'"),
         Value::Table(_) => "a section".to_owned(),
         Value::Array(_) => "a list".to_owned(),
@@ -247,7 +289,7 @@ fn unknown(known: &Table, key: &str, origin: &str) -> ConfigError {
     let mut names: Vec<String> = Vec::new();
     for (section, keys) in known {
         match keys.as_table().filter(|_| key.contains('.')) {
-            Some(keys) => names.extend(keys.keys().map(|name| format!("{section}.{name}"))),
+            Some(keys) => leaves(keys, section, &mut names),
             None => names.push(section.clone()),
         }
     }
@@ -256,5 +298,17 @@ fn unknown(known: &Table, key: &str, origin: &str) -> ConfigError {
         key: key.to_owned(),
         origin: origin.to_owned(),
         nearest: names.into_iter().min_by_key(distance).unwrap_or_default(),
+    }
+}
+
+/// Every key below a section, with its path.
+fn leaves(keys: &Table, path: &str, into: &mut Vec<String>) {
+    for (name, value) in keys {
+        let key = format!("{path}.{name}");
+        if let Some(inner) = value.as_table() {
+            leaves(inner, &key, into);
+        } else {
+            into.push(key);
+        }
     }
 }

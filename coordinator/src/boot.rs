@@ -30,6 +30,7 @@ use crate::{
     listen::{self, ListenError},
     store::{OpenError, Store, StoreOptions},
     telemetry::Telemetry,
+    trackers::Board,
 };
 
 /// How long calls under way may take to end.
@@ -114,17 +115,20 @@ pub async fn run(
     let identity = identity::establish(&store, &options.config.auth, options.dev).await?;
     let token_file = options.config.store.data_dir.join("join-token");
     write_private(&token_file, format!("{}\n", identity.join_token).as_bytes())?;
+    let board = Board::default();
     let args = RootArgs {
         store: store.clone(),
         lease: options.config.lease(),
         failed,
+        trackers: options.config.trackers.clone(),
+        board: board.clone(),
     };
     let (root, ended) = Actor::spawn(None, Root, args)
         .await
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
-    let service = service(&options.config, store, tree, &identity, &closing)?;
+    let service = service(&options.config, (store, tree, board), &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let outcome = serve(&options, service, &identity, until).await;
     closing.cancel();
@@ -199,8 +203,7 @@ async fn open_store(
 
 fn service(
     config: &Config,
-    store: Store,
-    tree: crate::actors::root::Tree,
+    (store, tree, board): (Store, crate::actors::root::Tree, Board),
     identity: &Identity,
     closing: &CancellationToken,
 ) -> Result<Service, BootError> {
@@ -228,6 +231,7 @@ fn service(
             page_rows: count(config.limits.page_rows),
         },
         stop: closing.clone(),
+        board,
     }))
 }
 

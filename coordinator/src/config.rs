@@ -18,6 +18,10 @@ use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
 use trainyard_core::node::Lease;
 
+mod trackers;
+
+pub use trackers::{ClearmlConfig, EVENTS, MlflowConfig, TrackersConfig, WebhookConfig};
+
 /// The shipped defaults, every key with a comment.
 pub const DEFAULTS: &str = include_str!("../../config/coordinator.toml");
 
@@ -44,6 +48,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is asked of HTTP clients.
     pub http: Http,
+    /// Where runs are told to others.
+    pub trackers: TrackersConfig,
 }
 
 /// Where the coordinator is reached.
@@ -179,7 +185,8 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        self.oidc.check()
+        self.oidc.check()?;
+        self.trackers.check()
     }
 }
 

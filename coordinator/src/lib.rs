@@ -13,3 +13,4 @@ mod identity;
 mod listen;
 pub mod store;
 pub mod telemetry;
+pub mod trackers;

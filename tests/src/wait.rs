@@ -9,7 +9,16 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// When the condition does not come true in time.
-pub async fn until<T, F: Future<Output = Option<T>>>(
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, probe: impl FnMut() -> F) -> T {
+    until_within(LIMIT, what, probe).await
+}
+
+/// As [`until`], for what takes longer: a server that imports half of Python.
+///
+/// # Panics
+/// When the condition does not come true in time.
+pub async fn until_within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
     what: &str,
     mut probe: impl FnMut() -> F,
 ) -> T {
@@ -22,8 +31,8 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
             }
         }
     };
-    match tokio::time::timeout(LIMIT, asking).await {
+    match tokio::time::timeout(limit, asking).await {
         Ok(found) => found,
-        Err(_) => panic!("after {LIMIT:?} still not: {what}"),
+        Err(_) => panic!("after {limit:?} still not: {what}"),
     }
 }

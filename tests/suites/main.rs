@@ -7,6 +7,8 @@ mod demo;
 mod python;
 mod refusals;
 mod submit;
+#[cfg(test)]
+mod trackers;
 mod trainers;
 
 /// The binary under test.

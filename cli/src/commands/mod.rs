@@ -12,6 +12,7 @@ pub(crate) mod nodes;
 pub(crate) mod projects;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod trackers;
 pub(crate) mod users;
 pub(crate) mod watch;
 
@@ -56,6 +57,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
+        ClientCommand::Trackers => trackers::run(context).await,
     }
 }
 

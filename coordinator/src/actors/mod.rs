@@ -1,12 +1,13 @@
 //! The coordinator's actors: who owns what while it runs.
 //!
 //! ```text
-//! Root          starts the three below from the store; ends the process if one of them fails
+//! Root          starts those below from the store; ends the process if one of the first three fails
 //! ├ Scheduler   owns the ledger and the queue; runs core's solve
 //! ├ Jobs        supervisor; accepts submissions; routes to
 //! │  └ Job      one per active job; drives core's job machine; passivated when the job only waits
-//! └ Nodes       supervisor; leases and drains; routes to
-//!    └ Session  one per connected agent
+//! ├ Nodes       supervisor; leases and drains; routes to
+//! │  └ Session  one per connected agent
+//! └ Trackers    supervisor of what tells MLflow, ClearML and webhooks; see `crate::trackers`
 //! ```
 //!
 //! Calls go down this tree and time out; results come up as casts. Everything that a caller or a

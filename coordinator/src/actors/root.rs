@@ -1,8 +1,8 @@
 //! The root: starts the tree from the store and stops it in order.
 //!
-//! Owns the three actors below it. If one of them fails, the memory of all is in doubt: the process
-//! is told to end, and begins again from the store. Job actors and sessions are restarted by their
-//! own supervisors. Called by the binary.
+//! Owns the actors below it. If one of the first three fails, the memory of all is in doubt: the process
+//! is told to end, and begins again from the store. Job actors, sessions and trackers are restarted by
+//! their own supervisors; without trackers all goes on. Called by the binary.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
@@ -14,7 +14,11 @@ use super::{
     nodes::{Nodes, NodesArgs, NodesMsg, NodesRef},
     scheduler::{Scheduler, SchedulerMsg, SchedulerRef},
 };
-use crate::store::Store;
+use crate::{
+    config::TrackersConfig,
+    store::Store,
+    trackers::{Board, Trackers, TrackersArgs, TrackersMsg},
+};
 
 /// The way to the three actors.
 #[derive(Clone, Debug)]
@@ -36,6 +40,10 @@ pub struct RootArgs {
     pub lease: Lease,
     /// Set to the reason when the process must end.
     pub failed: watch::Sender<Option<String>>,
+    /// Who is told what jobs do.
+    pub trackers: TrackersConfig,
+    /// Shows how they do.
+    pub board: Board,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -46,6 +54,7 @@ pub struct Root;
 #[derive(Debug)]
 pub struct State {
     tree: Tree,
+    trackers: ActorRef<TrackersMsg>,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -79,9 +88,16 @@ impl Actor for Root {
             scheduler: scheduler.clone(),
             nodes: nodes.clone(),
         };
-        let (jobs, _) = Jobs::spawn_linked(None, Jobs, of_jobs, cell).await?;
+        let (jobs, _) = Jobs::spawn_linked(None, Jobs, of_jobs, cell.clone()).await?;
         scheduler.cast(SchedulerMsg::Meet(jobs.clone()))?;
         nodes.cast(NodesMsg::Meet(jobs.clone()))?;
+        let of_trackers = TrackersArgs {
+            store: args.store.clone(),
+            jobs: jobs.clone(),
+            board: args.board,
+            config: args.trackers,
+        };
+        let (trackers, _) = Trackers::spawn_linked(None, Trackers, of_trackers, cell).await?;
         let tree = Tree {
             scheduler,
             jobs,
@@ -90,6 +106,7 @@ impl Actor for Root {
         resume(&args.store, &tree)?;
         Ok(State {
             tree,
+            trackers,
             failed: args.failed,
         })
     }
@@ -113,6 +130,14 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorTerminated(child, _, _)
+            | SupervisionEvent::ActorFailed(child, _)
+                if child.get_id() == state.trackers.get_id() =>
+            {
+                tracing::error!(
+                    "trackers are told nothing more until the coordinator is restarted"
+                );
+            }
             SupervisionEvent::ActorTerminated(_, _, reason) => {
                 let why = reason.unwrap_or_else(|| "it stopped".to_owned());
                 state.failed.send_replace(Some(why));
@@ -124,13 +149,15 @@ impl Actor for Root {
         Ok(())
     }
 
-    /// In order: no new placements, then jobs with what waits for them, then the nodes.
+    /// In order: no trackers, no new placements, then jobs with what waits for them, then the nodes.
     async fn post_stop(
         &self,
         _myself: ActorRef<RootMsg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let patience = Some(std::time::Duration::from_secs(5));
+        // Those that have ended already are no reason to leave the others running.
+        state.trackers.stop_and_wait(None, patience).await.ok();
         state.tree.scheduler.stop_and_wait(None, patience).await?;
         state.tree.jobs.drain_and_wait(patience).await?;
         state.tree.nodes.stop_and_wait(None, patience).await?;

@@ -38,6 +38,8 @@ async fn world() -> World {
         store: store.clone(),
         lease: Lease::default(),
         failed: failed_sender,
+        trackers: crate::config::Config::load(None, []).unwrap().trackers,
+        board: crate::trackers::Board::default(),
     };
     let (root, _) = Actor::spawn(None, Root, args).await.unwrap();
     let tree = ask(&root, RootMsg::Tree).await.unwrap();

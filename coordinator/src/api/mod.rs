@@ -16,6 +16,7 @@ mod reader;
 mod reads;
 pub mod rest;
 mod service;
+mod trackers;
 pub mod users;
 
 pub use error::ApiError;

@@ -36,6 +36,7 @@ use crate::{
     config::Http,
     store::Store,
     telemetry::Telemetry,
+    trackers::Board,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
@@ -76,6 +77,8 @@ pub struct ServiceArgs {
     pub telemetry: Telemetry,
     /// Cancelled when the coordinator stops.
     pub stop: CancellationToken,
+    /// How the trackers do.
+    pub board: Board,
 }
 
 /// The service. A clone is cheap.
@@ -94,6 +97,7 @@ struct Inner {
     http: Http,
     telemetry: Telemetry,
     stop: CancellationToken,
+    board: Board,
     submits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
@@ -144,6 +148,7 @@ impl Service {
             http: args.http,
             telemetry: args.telemetry,
             stop: args.stop,
+            board: args.board,
             submits: Arc::new(Semaphore::new(SUBMITS)),
         };
         Self {
@@ -179,6 +184,12 @@ impl Service {
     /// The store, for what only one door reads.
     pub(super) fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// How the trackers do; its snapshot never waits, as metrics want it.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.inner.board
     }
 
     /// Whether an agent has shown the right token. Hashes are compared, so that the time it takes

@@ -111,3 +111,53 @@ fn the_password_is_never_shown() {
     assert_eq!(config.auth.first_user_password.expose(), "hunter2");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+#[test]
+fn sections_of_trackers_keep_their_other_defaults_and_webhooks_are_a_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let hook = "[[trackers.webhooks]]\nurl = \"http://10.0.0.1/x\"\nsecret = \"s3cret\"\nevents = [\"failed\"]";
+    let text = format!("[trackers.mlflow]\nurl = \"http://mlflow:5000\"\n{hook}");
+    fs::write(&path, text).unwrap();
+    let name = "TRAINYARD__TRACKERS__MLFLOW__TOKEN".to_owned();
+    let config = Config::load(Some(&path), [(name, "t0ken".to_owned())]).unwrap();
+    let trackers = &config.trackers;
+    assert_eq!(trackers.mlflow.experiment, "trainyard");
+    assert_eq!(trackers.mlflow.token.expose(), "t0ken");
+    assert_eq!(trackers.clearml.url, "");
+    assert_eq!(trackers.webhooks[0].events, ["failed"]);
+    assert!(trackers.webhooks[0].shown_name().starts_with("webhook-"));
+    let shown = format!("{config:?}");
+    assert!(
+        !shown.contains("s3cret") && !shown.contains("t0ken"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn settings_of_trackers_that_cannot_work_are_refused_by_name() {
+    let error = file_error("[trackers.mlflow]\nurl = \"mlflow:5000\"");
+    assert!(error.starts_with("trackers.mlflow.url must be"), "{error}");
+    let error = file_error("[trackers.mlflow]\nurl = \"http://a:hunter2@b\"");
+    assert!(
+        error.contains("without a user") && !error.contains("hunter2"),
+        "{error}"
+    );
+    let error = file_error("[trackers.clearml]\nurl = \"https://api.clear.ml\"");
+    assert!(error.contains("access_key and secret_key"), "{error}");
+    let error = file_error("[trackers.mlflow]\nurll = \"x\"");
+    assert!(
+        error.ends_with("did you mean 'trackers.mlflow.url'?"),
+        "{error}"
+    );
+    let hook = "[[trackers.webhooks]]\nurl = \"http://x/\"\nsecret = \"s\"\n";
+    let error = file_error(&format!("{hook}events = [\"paused\"]"));
+    assert!(
+        error.contains("has 'paused'; known are submitted"),
+        "{error}"
+    );
+    let error = file_error(&format!("{hook}{hook}"));
+    assert!(error.contains("webhooks[1].name"), "{error}");
+    let error = file_error("[[trackers.webhooks]]\nurl = \"http://x/\"");
+    assert!(error.contains("secret"), "{error}");
+}

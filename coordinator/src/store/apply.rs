@@ -3,11 +3,13 @@
 //! Owns which tables a change touches, and the indexes that follow. Never commits. Called by the
 //! committing thread.
 
+use std::collections::BTreeSet;
+
 use redb::WriteTransaction;
 use trainyard_core::job::Job;
 
 use super::{
-    Change, NodeRow, UserRow,
+    Change, NodeRow, UserRow, changed,
     codec::{self, Place},
     error::ReadError,
     series,
@@ -22,6 +24,7 @@ pub(super) struct Batch<'t> {
     txn: &'t WriteTransaction,
     next_point: u64,
     next_log: u64,
+    changed: BTreeSet<u64>,
 }
 
 impl<'t> Batch<'t> {
@@ -30,18 +33,28 @@ impl<'t> Batch<'t> {
             txn,
             next_point: series::next_id(txn, POINTS)?,
             next_log: series::next_id(txn, LOGS)?,
+            changed: BTreeSet::new(),
         })
+    }
+
+    /// Numbers what was changed; once, after the last change.
+    pub(super) fn finish(self) -> Result<Option<u64>, ReadError> {
+        changed::number(self.txn, &self.changed)
     }
 
     /// Writes the change; for an append, the id of its first row.
     pub(super) fn apply(&mut self, change: Change) -> Result<Option<u64>, ReadError> {
         match change {
-            Change::PutJob(job) => self.put_job(*job)?,
+            Change::PutJob(job) => {
+                self.changed.insert(job.id.0);
+                self.put_job(*job)?;
+            }
             Change::AppendPoints {
                 job,
                 attempt,
                 points,
             } => {
+                self.changed.insert(job.0);
                 let rows = (job, attempt, points);
                 return series::append(self.txn, POINTS, &mut self.next_point, rows).map(Some);
             }

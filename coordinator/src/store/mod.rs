@@ -5,6 +5,7 @@
 //! knows neither the API nor the actors. Called by the actors to write and by their readers to read.
 
 mod apply;
+mod changed;
 mod codec;
 mod documents;
 mod error;
@@ -81,6 +82,7 @@ struct Shared {
     db: Database,
     path: PathBuf,
     watches: Watches,
+    changed: watch::Sender<u64>,
     commits: AtomicU64,
 }
 
@@ -128,6 +130,7 @@ impl Store {
             db: opened.db,
             path: options.path.clone(),
             watches: Watches::default(),
+            changed: watch::Sender::new(0),
             commits: AtomicU64::new(0),
         });
         let writer = Writer::new(Arc::clone(&shared), requests, fatal);

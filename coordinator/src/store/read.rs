@@ -141,6 +141,11 @@ impl Store {
         series::count(&self.read()?, POINTS, job)
     }
 
+    /// How many points of a job have an id above `after`.
+    pub fn count_points_after(&self, job: JobId, after: u64) -> Result<u64, ReadError> {
+        series::count_after(&self.read()?, POINTS, job, after)
+    }
+
     /// Lines of a job's log with an id above `after`, ascending, at most `limit`.
     pub fn logs(&self, job: JobId, after: u64, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
         let rows = series::after(&self.read()?, LOGS, job, (after, limit))?;

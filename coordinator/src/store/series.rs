@@ -113,6 +113,26 @@ pub(super) fn count(txn: &ReadTransaction, series: Series, job: JobId) -> Result
     Ok(sum)
 }
 
+/// How many rows a job has with an id above `after`.
+pub(super) fn count_after(
+    txn: &ReadTransaction,
+    series: Series,
+    job: JobId,
+    after: u64,
+) -> Result<u64, ReadError> {
+    let index = txn.open_table(series.by_job)?;
+    let holding = index.range(keys(job, 0..=after))?.next_back().transpose()?;
+    // Of the chunk that holds `after`, the rows behind it.
+    let mut sum = holding.map_or(0, |(key, count)| {
+        let end = key.value().1 + u64::from(count.value());
+        end.saturating_sub(after.saturating_add(1))
+    });
+    for entry in index.range(keys(job, after.saturating_add(1)..=u64::MAX))? {
+        sum += u64::from(entry?.1.value());
+    }
+    Ok(sum)
+}
+
 fn keys(job: JobId, ids: RangeInclusive<u64>) -> RangeInclusive<(u64, u64)> {
     (job.0, *ids.start())..=(job.0, *ids.end())
 }

@@ -34,6 +34,13 @@ pub(super) const USERS_BY_EMAIL: NamedNumber = TableDefinition::new("users_by_em
 pub(super) const DOCUMENTS: TableDefinition<'static, (&str, &str), &'static [u8]> =
     TableDefinition::new("documents");
 pub(super) const REQUEST_KEYS: NamedNumber = TableDefinition::new("request_keys");
+/// Number of a job's last change → job; one row a job, numbers ascend with time.
+pub(super) const CHANGED: TableDefinition<'static, u64, u64> = TableDefinition::new("changed");
+/// Job → number of its last change.
+pub(super) const CHANGED_OF: TableDefinition<'static, u64, u64> =
+    TableDefinition::new("changed_of");
+/// Where the last number stands in `COUNTERS`.
+pub(super) const CHANGED_COUNTER: &str = "changed";
 
 /// Rows in chunks under ascending ids, with an index by job.
 #[derive(Clone, Copy)]
@@ -70,6 +77,8 @@ pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), ReadError> {
     txn.open_table(USERS_BY_EMAIL)?;
     txn.open_table(REQUEST_KEYS)?;
     txn.open_table(DOCUMENTS)?;
+    txn.open_table(CHANGED)?;
+    txn.open_table(CHANGED_OF)?;
     for series in [POINTS, LOGS] {
         txn.open_table(series.chunks)?;
         txn.open_table(series.by_job)?;

@@ -303,6 +303,45 @@ async fn a_watch_moves_after_a_commit_of_its_job_and_goes_with_its_watcher() {
     assert!(store.inner.shared.watches.len() <= 64);
 }
 
+#[tokio::test]
+async fn each_changed_job_is_listed_once_by_its_last_change_also_after_opening_again() {
+    let (folder, store) = fresh();
+    let mut heard = store.all_changes();
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    store.commit_and_wait(put(job(2))).await.unwrap();
+    assert_eq!(
+        store.changed_jobs(0, 9).unwrap(),
+        [(1, JobId(1)), (2, JobId(2))]
+    );
+    store.commit_and_wait(vec![points(1, 1..3)]).await.unwrap();
+    store.commit_and_wait(vec![log(2, "x")]).await.unwrap();
+    heard.changed().await.unwrap();
+    drop(store);
+    let store = open_at(&folder.path().join("trainyard.redb"));
+    let all = store.changed_jobs(0, 9).unwrap();
+    assert_eq!(all, [(2, JobId(2)), (3, JobId(1))]);
+    assert_eq!(store.changed_jobs(2, 9).unwrap(), [(3, JobId(1))]);
+    assert_eq!(store.changed_jobs(0, 1).unwrap(), [(2, JobId(2))]);
+    assert_eq!(store.last_change().unwrap(), 3);
+    let mut both = put(job(1));
+    both.extend(put(job(2)));
+    store.commit_and_wait(both).await.unwrap();
+    let all = store.changed_jobs(3, 9).unwrap();
+    assert_eq!(all, [(4, JobId(1)), (5, JobId(2))]);
+}
+
+#[tokio::test]
+async fn points_behind_an_id_are_counted_also_inside_a_chunk() {
+    let (_folder, store) = fresh();
+    for start in [0, 4] {
+        let changes = vec![points(7, start..start + 4), points(8, 0..1)];
+        store.commit_and_wait(changes).await.unwrap();
+    }
+    // Job 7 has 1-4 and 6-9.
+    let count = |after| store.count_points_after(JobId(7), after).unwrap();
+    assert_eq!([0, 2, 4, 5, 6, 9, 20].map(count), [8, 6, 4, 4, 3, 0, 0]);
+}
+
 /// A disk in memory that can be filled.
 #[derive(Debug)]
 struct Disk(InMemoryBackend, Arc<AtomicBool>);

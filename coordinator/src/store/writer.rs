@@ -98,8 +98,12 @@ impl Writer {
             }
             answers.push((request.then, first_rows));
         }
+        let changed = batch.finish()?;
         txn.commit()?;
         let commit = self.shared.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(number) = changed {
+            self.shared.changed.send_replace(number);
+        }
         self.shared.watches.bump(&touched);
         for (then, first_rows) in answers {
             then(&Committed { commit, first_rows });

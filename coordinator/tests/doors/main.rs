@@ -7,6 +7,8 @@ mod agent;
 #[cfg(test)]
 mod callbacks;
 #[cfg(test)]
+mod clearml;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod grpc;
@@ -15,7 +17,11 @@ mod identity;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod mlflow;
+#[cfg(test)]
 mod oidc;
+#[cfg(test)]
+mod receiver;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
@@ -24,5 +30,9 @@ mod roles;
 mod security;
 #[cfg(test)]
 mod submit;
+#[cfg(test)]
+mod trackers;
+#[cfg(test)]
+mod webhooks;
 #[cfg(test)]
 mod world;

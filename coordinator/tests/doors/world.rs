@@ -50,7 +50,8 @@ impl World {
         Self::set_up(tempfile::tempdir().unwrap(), change).await
     }
 
-    async fn set_up(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+    /// On such a folder, with settings of its own.
+    pub(crate) async fn set_up(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();

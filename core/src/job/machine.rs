@@ -38,6 +38,7 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         }
         Event::StartRequested(from) => next.start_requested(&from)?,
         Event::AttemptLost(attempt, why) => next.attempt_lost(attempt, why)?,
+        Event::Tracked(attempt, run) => next.tracked(attempt, run)?,
     }
     Ok(Step {
         job: next.job,
@@ -199,6 +200,7 @@ impl Draft {
         self.job.last_checkpoint = None;
         self.job.started_at = None;
         self.job.ended_at = None;
+        self.job.mlflow_run_id = None;
         self.effects.push(Effect::Enqueue);
         self.enter(JobState::Queued);
         Ok(())
@@ -222,6 +224,17 @@ impl Draft {
             self.enter(JobState::Finishing);
         }
         self.finish_if_drained();
+        Ok(())
+    }
+
+    /// A fact about the newest attempt, live or over; a job that is queued anew shows nothing of it.
+    fn tracked(&mut self, seen: AttemptNo, run: String) -> Result<(), Illegal> {
+        let newest = self.job.attempts.last().map(|attempt| attempt.number);
+        let waits = matches!(self.job.state, JobState::Pending | JobState::Queued);
+        if newest != Some(seen) || waits {
+            return Err(Illegal::Fenced { seen, live: newest });
+        }
+        self.job.mlflow_run_id = Some(run);
         Ok(())
     }
 

@@ -81,6 +81,9 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// When it reached its terminal state.
     pub ended_at: Option<Timestamp>,
+    /// The run of its newest attempt at MLflow, once there is one.
+    #[serde(default)]
+    pub mlflow_run_id: Option<String>,
 }
 
 /// What happens to a job. Past tense: facts.
@@ -122,6 +125,8 @@ pub enum Event {
     StartRequested(Resume),
     /// The node is lost, or came back without a trace of the attempt.
     AttemptLost(AttemptNo, String),
+    /// The attempt has this run at MLflow; may come long after its end.
+    Tracked(AttemptNo, String),
 }
 
 /// Where a trainer begins.
@@ -202,6 +207,7 @@ impl Job {
             final_metrics: BTreeMap::new(),
             started_at: None,
             ended_at: None,
+            mlflow_run_id: None,
         }
     }
 

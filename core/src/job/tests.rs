@@ -277,6 +277,23 @@ fn a_cancel_while_the_last_records_are_under_way_changes_nothing_of_the_end() {
     assert_eq!(step.job.state, JobState::Completed);
 }
 
+#[test]
+fn a_run_at_a_tracker_is_noted_also_after_the_end_and_forgotten_at_a_restart() {
+    let ended = after(vec![Event::Prepared, placed(), exit(0, 0)]).job;
+    let tracked = Event::Tracked(A1, "r1".into());
+    let step = ended.step(T, tracked.clone()).unwrap();
+    assert_eq!(step.job.mlflow_run_id.as_deref(), Some("r1"));
+    assert_eq!(
+        (step.job.state, step.effects),
+        (JobState::Completed, vec![])
+    );
+    let again = step.job.step(T, Event::RestartRequested).unwrap().job;
+    assert_eq!(again.mlflow_run_id, None);
+    assert!(again.step(T, tracked.clone()).is_err());
+    let second = again.step(T, placed()).unwrap().job;
+    assert!(second.step(T, tracked).is_err());
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let attempt = (1u32..4).prop_map(AttemptNo);
     prop_oneof![
@@ -303,7 +320,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::CancelRequested),
         Just(Event::RestartRequested),
         Just(Event::StartRequested(Resume::default())),
-        attempt.prop_map(|a| Event::AttemptLost(a, "gone".into())),
+        attempt
+            .clone()
+            .prop_map(|a| Event::AttemptLost(a, "gone".into())),
+        attempt.prop_map(|a| Event::Tracked(a, "run".into())),
     ]
 }
 

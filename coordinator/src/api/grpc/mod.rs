@@ -9,6 +9,7 @@ mod data;
 mod jobs;
 mod nodes;
 mod projects;
+mod trackers;
 mod users;
 
 use axum::Router;
@@ -19,7 +20,8 @@ use trainyard_proto::{
     v1::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
         job_service_server::JobServiceServer, node_service_server::NodeServiceServer,
-        project_service_server::ProjectServiceServer, user_service_server::UserServiceServer,
+        project_service_server::ProjectServiceServer, tracker_service_server::TrackerServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 
@@ -48,6 +50,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let users = UserServiceServer::new(users::UserDoor(service.clone()));
     let projects = ProjectServiceServer::new(projects::ProjectDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
+    let trackers = TrackerServiceServer::new(trackers::TrackerDoor(service.clone()));
     let routes = Routes::new(health_service)
         .add_service(reflect().build_v1()?)
         .add_service(reflect().build_v1alpha()?)
@@ -56,6 +59,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(auth)
         .add_service(users)
         .add_service(projects)
+        .add_service(trackers)
         .add_service(agents.max_decoding_message_size(MESSAGE));
     Ok(routes.into_axum_router().reset_fallback())
 }

@@ -1,5 +1,7 @@
 //! Whether the coordinator works: each value is looked up when it is asked for.
 
+use std::collections::BTreeMap;
+
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde::Serialize;
@@ -27,6 +29,8 @@ pub(super) struct Health {
     nodes: Option<usize>,
     /// Nodes that take work.
     nodes_ready: Option<usize>,
+    /// The state of each tracker: shown only, nothing depends on them.
+    trackers: BTreeMap<String, &'static str>,
 }
 
 /// The call.
@@ -55,6 +59,8 @@ pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<
         let ready = |node: &&crate::api::Node| node.info.state == NodeState::Ready;
         nodes.iter().filter(ready).count()
     });
+    let trackers = service.board().snapshot().into_iter();
+    let trackers = trackers.map(|status| (status.name, status.state.name()));
     let health = Health {
         status: word(well, "healthy", "unhealthy"),
         service: "trainyard-coordinator",
@@ -64,6 +70,7 @@ pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<
         open_jobs: open.ok(),
         nodes: nodes.ok().map(|nodes| nodes.len()),
         nodes_ready: ready,
+        trackers: trackers.collect(),
     };
     let status = match well {
         true => StatusCode::OK,

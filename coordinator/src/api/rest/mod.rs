@@ -22,6 +22,7 @@ mod reports;
 mod request;
 mod series;
 mod submission;
+mod trackers;
 mod users;
 mod validation;
 mod views;
@@ -72,6 +73,7 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(auth::router())
         .merge(users::router())
         .merge(projects::router())
+        .merge(trackers::router())
         .merge(jobs::router())
         .merge(series::router())
         .merge(validation::router())

@@ -97,7 +97,7 @@ impl TrainingJob {
             experiment_name: Some(spec.name).filter(|name| !name.is_empty()),
             tags: spec.tags,
             notes: spec.notes,
-            mlflow_run_id: None,
+            mlflow_run_id: job.mlflow_run_id,
             workflow_id: format!("training-job-{}", job.id),
             dataset_snapshot_id: None,
             framework: spec.framework,

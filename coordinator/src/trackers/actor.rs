@@ -1,0 +1,423 @@
+//! One tracker: walks the jobs that changed, by its own cursor, and backs off while it is away.
+//!
+//! Child of the supervisor, which starts it again from the store after a fault. Owns the cursor, the
+//! time of the next try and its place on the board. Waits for the tracker in its handler, so nobody
+//! ever asks it anything: its state stands on the board. It is killed at the end, wherever it is:
+//! whatever it had sent and not noted is sent again, which is harmless.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use trainyard_core::ids::JobId;
+
+use super::{
+    clearml::Clearml,
+    feed::{Feed, Tally},
+    hooks::Hook,
+    http::{self, Failure},
+    mlflow::Mlflow,
+    rows::CursorRow,
+    status::{self, Board, Kind},
+};
+use crate::{
+    actors::jobs::JobsRef,
+    clock,
+    config::{ClearmlConfig, MlflowConfig, WebhookConfig},
+    store::{Change, Store},
+};
+
+/// The first wait after a failure.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// The longest one, which is also how long a tracker that is back may go unnoticed.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Jobs that are walked in one step.
+const STEP: usize = 32;
+
+/// Which tracker, and how it is reached.
+#[derive(Clone, Debug)]
+pub(super) enum Plan {
+    Mlflow(MlflowConfig),
+    Clearml(ClearmlConfig),
+    Webhook(WebhookConfig),
+}
+
+impl Plan {
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Mlflow(_) => "mlflow".to_owned(),
+            Self::Clearml(_) => "clearml".to_owned(),
+            Self::Webhook(config) => config.shown_name(),
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Mlflow(_) => Kind::Mlflow,
+            Self::Clearml(_) => Kind::Clearml,
+            Self::Webhook(_) => Kind::Webhook,
+        }
+    }
+}
+
+/// What a tracker is given.
+#[derive(Clone, Debug)]
+pub(super) struct TrackerArgs {
+    pub(super) plan: Plan,
+    pub(super) store: Store,
+    pub(super) jobs: JobsRef,
+    pub(super) board: Board,
+}
+
+/// The behaviour; the state is in [`State`].
+#[derive(Debug)]
+pub(super) struct Tracker;
+
+/// What a tracker hears. None of it says what to send: the store does.
+#[derive(Debug)]
+pub(super) enum TrackerMsg {
+    /// A job may have changed.
+    Wake,
+    /// Go on with what is left.
+    Next,
+    /// The time of the next try has come.
+    Due,
+}
+
+#[derive(Debug)]
+enum Worker {
+    Mlflow(Feed<Mlflow>),
+    Clearml(Feed<Clearml>),
+    Webhook(Hook),
+}
+
+/// Where it stands.
+#[derive(Debug)]
+pub(super) struct State {
+    name: String,
+    store: Store,
+    board: Board,
+    worker: Worker,
+    cursor: CursorRow,
+    /// Failures in a row.
+    failures: u32,
+    /// Until the next try, wakes are ignored.
+    backs_off: bool,
+    timer: Option<JoinHandle<Result<(), ractor::MessagingErr<TrackerMsg>>>>,
+    woken: Arc<AtomicBool>,
+    _until_dropped: DropGuard,
+}
+
+/// What is left after a step.
+enum Left {
+    More,
+    Nothing,
+    /// Nothing before this has passed.
+    After(Duration),
+}
+
+impl Actor for Tracker {
+    type Msg = TrackerMsg;
+    type State = State;
+    type Arguments = TrackerArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<TrackerMsg>,
+        args: TrackerArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let name = args.plan.name();
+        let kind = args.plan.kind();
+        let cursor = cursor(&args.store, &name).await?;
+        let woken = Arc::new(AtomicBool::new(true));
+        let end = CancellationToken::new();
+        let changes = args.store.all_changes();
+        let pump = pump(changes, myself.clone(), Arc::clone(&woken), end.clone());
+        TaskTracker::new().spawn(pump);
+        let mut shown = status::Status::new(&name, kind, status::State::Sending);
+        (shown.delivered, shown.dropped) = (cursor.delivered, cursor.dropped);
+        args.board.put(shown);
+        let state = State {
+            worker: worker(&args)?,
+            name,
+            store: args.store,
+            board: args.board,
+            cursor,
+            failures: 0,
+            backs_off: false,
+            timer: None,
+            woken,
+            _until_dropped: end.drop_guard(),
+        };
+        myself.cast(TrackerMsg::Wake)?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<TrackerMsg>,
+        message: TrackerMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            TrackerMsg::Wake => state.woken.store(false, Ordering::SeqCst),
+            TrackerMsg::Due => state.backs_off = false,
+            TrackerMsg::Next => {}
+        }
+        if !state.backs_off {
+            state.step(&myself).await?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn step(&mut self, myself: &ActorRef<TrackerMsg>) -> Result<(), ActorProcessingErr> {
+        let mut tally = Tally::default();
+        let outcome = self.work(&mut tally).await;
+        self.cursor.delivered += tally.taken;
+        self.cursor.dropped += tally.dropped;
+        if tally != Tally::default() {
+            self.note_cursor().await?;
+        }
+        let now = clock::now();
+        let cursor = &self.cursor;
+        self.board.change(&self.name, |shown| {
+            (shown.delivered, shown.dropped) = (cursor.delivered, cursor.dropped);
+            if tally.success {
+                shown.last_success = Some(now);
+            }
+        });
+        if tally.success {
+            self.recovered();
+        }
+        match outcome {
+            Ok(Left::More) => {
+                self.show(status::State::Sending);
+                myself.cast(TrackerMsg::Next)?;
+            }
+            Ok(Left::Nothing) => {
+                self.recovered();
+                self.show(status::State::Idle);
+            }
+            Ok(Left::After(wait)) => self.arm(myself, wait),
+            Err(failure) => self.failed(myself, &failure),
+        }
+        Ok(())
+    }
+
+    /// One step: some jobs that changed, in the order of their changes; of a webhook, deliveries then.
+    async fn work(&mut self, tally: &mut Tally) -> Result<Left, Failure> {
+        let full = matches!(&self.worker, Worker::Webhook(hook) if hook.is_full());
+        let everything = !full && self.walk(tally).await?;
+        let Worker::Webhook(hook) = &mut self.worker else {
+            return Ok(if everything {
+                Left::Nothing
+            } else {
+                Left::More
+            });
+        };
+        hook.deliver(tally).await?;
+        let now = clock::now();
+        Ok(match hook.next_due() {
+            // A full outbox is emptied first.
+            Some(due) if due > now && (everything || full) => Left::After(due.since(now)),
+            None if everything => Left::Nothing,
+            Some(_) | None => Left::More,
+        })
+    }
+
+    /// Whether nothing has changed beyond what was walked.
+    async fn walk(&mut self, tally: &mut Tally) -> Result<bool, Failure> {
+        let changed = self.store.changed_jobs(self.cursor.change, STEP)?;
+        let before = self.cursor.change;
+        let mut walked = Ok(());
+        for (number, job) in &changed {
+            walked = self.worker.job(*job, tally).await;
+            if walked.is_err() {
+                break;
+            }
+            self.cursor.change = *number;
+        }
+        let everything = walked.is_ok() && changed.len() < STEP;
+        if everything && !changed.is_empty() {
+            self.cursor.caught_up_at = clock::now();
+        }
+        if self.cursor.change != before {
+            self.note_cursor().await?;
+        }
+        walked.map(|()| everything)
+    }
+
+    /// What it took and could not say is asked of the store again.
+    async fn note_cursor(&self) -> Result<(), crate::store::StoreError> {
+        let changes = vec![Change::put(&self.cursor)];
+        self.store.commit_and_wait(changes).await.map(drop)
+    }
+
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(
+                tracker = self.name,
+                failures = self.failures,
+                "the tracker is back"
+            );
+            self.failures = 0;
+        }
+    }
+
+    fn failed(&mut self, myself: &ActorRef<TrackerMsg>, failure: &Failure) {
+        let now = clock::now();
+        let words = failure.words().to_owned();
+        let refused = matches!(failure, Failure::Refused(_));
+        if self.failures == 0 {
+            tracing::warn!(
+                tracker = self.name,
+                error = words,
+                "the tracker does not take what is sent; jobs go on, and it is tried again"
+            );
+        } else {
+            tracing::debug!(
+                tracker = self.name,
+                error = words,
+                "the tracker failed again"
+            );
+        }
+        self.board.change(&self.name, |shown| {
+            shown.state = match refused {
+                true => status::State::Refused,
+                false => status::State::Retrying,
+            };
+            shown.failures += 1;
+            shown.last_error = Some(words);
+            shown.last_error_at = Some(now);
+        });
+        let wait = match failure {
+            Failure::Later(_, Some(wait)) => (*wait).max(FIRST_WAIT),
+            Failure::Refused(_) => LONGEST_WAIT,
+            Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => backoff(self.failures),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.backs_off = true;
+        self.arm(myself, wait);
+    }
+
+    /// One timer at a time.
+    fn arm(&mut self, myself: &ActorRef<TrackerMsg>, wait: Duration) {
+        if let Some(old) = self.timer.take() {
+            old.abort();
+        }
+        self.timer = Some(myself.send_after(wait, || TrackerMsg::Due));
+    }
+
+    fn show(&self, state: status::State) {
+        self.board.change(&self.name, |shown| shown.state = state);
+    }
+}
+
+impl Worker {
+    async fn job(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
+        match self {
+            Self::Mlflow(feed) => feed.job(job, tally).await,
+            Self::Clearml(feed) => feed.job(job, tally).await,
+            Self::Webhook(hook) => hook.job(job).await,
+        }
+    }
+}
+
+fn worker(args: &TrackerArgs) -> Result<Worker, ActorProcessingErr> {
+    let client = http::client()?;
+    let (name, store, jobs) = (args.plan.name(), args.store.clone(), args.jobs.clone());
+    Ok(match args.plan.clone() {
+        Plan::Mlflow(config) => Worker::Mlflow(Feed {
+            name,
+            store,
+            jobs,
+            sink: Mlflow::new(client, config),
+        }),
+        Plan::Clearml(config) => Worker::Clearml(Feed {
+            name,
+            store,
+            jobs,
+            sink: Clearml::new(client, config),
+        }),
+        Plan::Webhook(config) => {
+            let hook = Hook::open(name, store, client, config);
+            Worker::Webhook(hook.map_err(|failure| failure.words().to_owned())?)
+        }
+    })
+}
+
+/// A tracker that is new begins with what changes from now on, and then has all of such a job.
+async fn cursor(store: &Store, name: &str) -> Result<CursorRow, ActorProcessingErr> {
+    if let Some(known) = store.document::<CursorRow>(name)? {
+        return Ok(known);
+    }
+    let new = CursorRow {
+        tracker: name.to_owned(),
+        change: store.last_change()?,
+        caught_up_at: clock::now(),
+        ..CursorRow::default()
+    };
+    store.commit_and_wait(vec![Change::put(&new)]).await?;
+    Ok(new)
+}
+
+/// Wakes the actor after a change, with one message at most in its mailbox.
+async fn pump(
+    mut changes: watch::Receiver<u64>,
+    to: ActorRef<TrackerMsg>,
+    woken: Arc<AtomicBool>,
+    end: CancellationToken,
+) {
+    loop {
+        let changed = tokio::select! {
+            () = end.cancelled() => return,
+            changed = changes.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        if !woken.swap(true, Ordering::SeqCst) && to.cast(TrackerMsg::Wake).is_err() {
+            return;
+        }
+    }
+}
+
+/// The wait after so many failures in a row: doubled each time, with jitter, bounded.
+pub(super) fn backoff(failures: u32) -> Duration {
+    let mut waits = ExponentialBuilder::default()
+        .with_min_delay(FIRST_WAIT)
+        .with_max_delay(LONGEST_WAIT / 2)
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build();
+    let nth = usize::try_from(failures.min(32)).unwrap_or(32);
+    waits.nth(nth).unwrap_or(LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_below_a_minute_however_often_it_fails() {
+        for failures in [0, 1, 5, 40, u32::MAX] {
+            let wait = backoff(failures);
+            assert!(wait >= FIRST_WAIT && wait <= LONGEST_WAIT, "{wait:?}");
+        }
+        assert!(backoff(6) > backoff(0));
+    }
+}

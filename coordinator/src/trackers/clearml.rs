@@ -1,0 +1,388 @@
+//! ClearML: its REST calls, with a token that is renewed before it expires.
+//!
+//! Owns how names are spelled for it, its envelope of answers and its credentials. Events of the same
+//! metric, variant and iteration are one event there; the other calls say a whole state, and are
+//! forced, so that each may be repeated. Never decides what is to be sent: the feed does.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use reqwest::{Client, header::CONTENT_TYPE};
+use serde_json::{Value, json};
+use trainyard_core::time::Timestamp;
+
+use super::{
+    feed::{News, Sink},
+    http::{self, Answer, Failure},
+    runs::{End, Run, Verdict, cut, millis},
+};
+use crate::{clock, config::ClearmlConfig, store::StoredPoint};
+
+/// Life of a token that is asked for.
+const LIFE: Duration = Duration::from_secs(3_600);
+/// Events in one call.
+const EVENTS: usize = 1_000;
+/// Parameters in one call.
+const PARAMETERS: usize = 500;
+/// Characters of a name.
+const NAME: usize = 250;
+/// Characters of a value or a message.
+const VALUE: usize = 5_000;
+/// Projects whose ids are remembered.
+const PROJECTS: usize = 1_000;
+
+/// A ClearML server.
+#[derive(Debug)]
+pub(super) struct Clearml {
+    client: Client,
+    config: ClearmlConfig,
+    /// With the time at which it is renewed.
+    token: Option<(trainyard_config::Secret, Timestamp)>,
+    /// Id by name.
+    projects: BTreeMap<String, String>,
+}
+
+impl Clearml {
+    pub(super) fn new(client: Client, config: ClearmlConfig) -> Self {
+        Self {
+            client,
+            config,
+            token: None,
+            projects: BTreeMap::new(),
+        }
+    }
+
+    /// One call with a JSON body; what stands under `data`.
+    async fn call(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.send(path, "application/json", body.to_string()).await
+    }
+
+    /// With a token; one that is refused is renewed once.
+    async fn send(&mut self, path: &str, kind: &str, body: String) -> Result<Value, Failure> {
+        let had_token = self.token.is_some();
+        match self.send_once(path, kind, body.clone()).await {
+            Err(Failure::Refused(_)) if had_token => {
+                self.token = None;
+                self.send_once(path, kind, body).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn send_once(&mut self, path: &str, kind: &str, body: String) -> Result<Value, Failure> {
+        let token = self.token().await?;
+        let request = self
+            .client
+            .post(self.url(path))
+            .bearer_auth(token.expose())
+            .header(CONTENT_TYPE, kind)
+            .body(body);
+        let answer = http::send(request).await?;
+        let data = self.data(&answer, Some(&token));
+        if matches!(data, Err(Failure::Refused(_))) {
+            self.token = None;
+        }
+        data
+    }
+
+    /// A token that is good for a while yet.
+    async fn token(&mut self) -> Result<trainyard_config::Secret, Failure> {
+        let now = clock::now();
+        if let Some((token, renew_at)) = &self.token
+            && now < *renew_at
+        {
+            return Ok(token.clone());
+        }
+        let config = &self.config;
+        let request = self
+            .client
+            .post(self.url("auth.login"))
+            .basic_auth(&config.access_key, Some(config.secret_key.expose()))
+            .json(&json!({"expiration_sec": LIFE.as_secs()}));
+        let answer = http::send(request).await?;
+        let data = self.data(&answer, None)?;
+        let token = trainyard_config::Secret::new(text(&data, "token")?);
+        self.token = Some((token.clone(), now.plus(LIFE / 2)));
+        Ok(token)
+    }
+
+    /// What an answer holds, or what its envelope says is wrong.
+    fn data(
+        &self,
+        answer: &Answer,
+        token: Option<&trainyard_config::Secret>,
+    ) -> Result<Value, Failure> {
+        let mut body = answer.json();
+        let code = body.pointer("/meta/result_code").and_then(Value::as_u64);
+        if answer.status.is_success() && code == Some(200) {
+            let data = body.get_mut("data").map(Value::take);
+            return Ok(data.unwrap_or(Value::Null));
+        }
+        let said = body.pointer("/meta/result_msg").and_then(Value::as_str);
+        let mut secrets = vec![&self.config.secret_key];
+        secrets.extend(token);
+        let words = http::without(&secrets, said.unwrap_or(&answer.text));
+        if answer.status.is_success() || (code.is_none() && answer.status.is_client_error()) {
+            return Err(Failure::later(format!(
+                "its answer ({}) is not one of ClearML; is trackers.clearml.url the address of the API server?",
+                answer.status
+            )));
+        }
+        Err(http::judge(answer, &words))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.config.url.trim_end_matches('/'))
+    }
+
+    /// The id of a project, which is made if need be.
+    async fn project(&mut self, name: &str) -> Result<String, Failure> {
+        if let Some(id) = self.projects.get(name) {
+            return Ok(id.clone());
+        }
+        // The name is taken for a regular expression there.
+        let query = json!({"name": format!("^{}$", escaped(name)), "only_fields": ["id", "name"]});
+        let found = self.call("projects.get_all", &query).await?;
+        let projects = found.get("projects").and_then(Value::as_array);
+        let same = |project: &&Value| project.get("name").and_then(Value::as_str) == Some(name);
+        let known = projects.and_then(|all| all.iter().find(same));
+        let id = match known {
+            Some(project) => text(project, "id")?,
+            None => {
+                let body = json!({"name": name, "description": "Jobs of Trainyard"});
+                text(&self.call("projects.create", &body).await?, "id")?
+            }
+        };
+        if self.projects.len() >= PROJECTS {
+            self.projects.clear();
+        }
+        self.projects.insert(name.to_owned(), id.clone());
+        Ok(id)
+    }
+
+    async fn create_in(&mut self, project: &str, run: &Run<'_>) -> Result<String, Failure> {
+        let project = self.project(project).await?;
+        let mut tags = vec![run.label(), "trainyard".to_owned()];
+        tags.extend(run.job.spec.tags.clone().unwrap_or_default());
+        let body = json!({
+            "name": cut(&run.name(), NAME),
+            "type": "training",
+            "project": project,
+            "tags": tags,
+            "comment": cut(run.job.spec.notes.as_deref().unwrap_or_default(), VALUE),
+        });
+        text(&self.call("tasks.create", &body).await?, "id")
+    }
+
+    async fn events(&mut self, task: &str, points: &[StoredPoint]) -> Result<(), Failure> {
+        for batch in events(task, points).chunks(EVENTS) {
+            let lines: String = batch.iter().map(|event| format!("{event}\n")).collect();
+            let kind = "application/json-lines";
+            let taken = self.send("events.add_batch", kind, lines).await?;
+            let errors = taken.get("errors").and_then(Value::as_u64).unwrap_or(0);
+            if errors > 0 {
+                tracing::warn!(task, errors, "ClearML did not take some events of a batch");
+            }
+        }
+        Ok(())
+    }
+
+    async fn parameters(&mut self, task: &str, items: &[Value]) -> Result<(), Failure> {
+        for batch in items.chunks(PARAMETERS) {
+            let body = json!({"task": task, "hyperparams": batch, "force": true});
+            self.call("tasks.edit_hyper_params", &body).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Clearml {
+    const NOTES_RUN: bool = false;
+
+    async fn find(&mut self, run: &Run<'_>) -> Result<Option<String>, Failure> {
+        let query =
+            json!({"tags": [run.label()], "only_fields": ["id"], "page": 0, "page_size": 1});
+        let found = self.call("tasks.get_all", &query).await?;
+        let id = found.pointer("/tasks/0/id").and_then(Value::as_str);
+        Ok(id.map(str::to_owned))
+    }
+
+    async fn create(&mut self, run: &Run<'_>) -> Result<String, Failure> {
+        let name = cut(&run.group(&self.config.project), NAME);
+        let remembered = self.projects.contains_key(&name);
+        match self.create_in(&name, run).await {
+            // The project may have been removed there since.
+            Err(Failure::Never(_)) if remembered => {
+                self.projects.remove(&name);
+                self.create_in(&name, run).await
+            }
+            created => created,
+        }
+    }
+
+    async fn describe(&mut self, id: &str, run: &Run<'_>) -> Result<(), Failure> {
+        self.parameters(id, &parameters(run)).await?;
+        let body = json!({"task": id, "force": true, "status_reason": "started by Trainyard"});
+        self.call("tasks.started", &body).await.map(drop)
+    }
+
+    async fn tell(&mut self, id: &str, news: News<'_>) -> Result<(), Failure> {
+        self.events(id, news.points).await?;
+        let artifact = |(key, uri): (&str, Option<&str>)| {
+            let uri = uri?;
+            Some(json!({"key": key, "type": "custom", "mode": "output", "uri": uri}))
+        };
+        let told = [
+            ("best_checkpoint", news.best),
+            ("last_checkpoint", news.last),
+        ];
+        let artifacts: Vec<_> = told.into_iter().filter_map(artifact).collect();
+        if artifacts.is_empty() {
+            return Ok(());
+        }
+        let body = json!({"task": id, "artifacts": artifacts, "force": true});
+        let path = "tasks.add_or_update_artifacts";
+        self.call(path, &body).await.map(drop)
+    }
+
+    async fn finish(&mut self, id: &str, run: &Run<'_>, end: &End) -> Result<(), Failure> {
+        let last = run.final_metrics();
+        let items: Vec<_> = last
+            .iter()
+            .map(|(name, value)| item("final_metrics", name, &value.to_string()))
+            .collect();
+        self.parameters(id, &items).await?;
+        let (path, reason) = match end.verdict {
+            Verdict::Completed => ("tasks.completed", "completed"),
+            Verdict::Failed => ("tasks.failed", "failed"),
+            Verdict::Cancelled => ("tasks.stopped", "cancelled by a user"),
+        };
+        let body = json!({
+            "task": id,
+            "force": true,
+            "status_reason": reason,
+            "status_message": cut(&end.message, VALUE),
+        });
+        self.call(path, &body).await.map(drop)
+    }
+}
+
+fn text(value: &Value, key: &str) -> Result<String, Failure> {
+    let found = value.get(key).and_then(Value::as_str);
+    found
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::later(format!("its answer has no {key}")))
+}
+
+/// As a regular expression that means the text itself.
+fn escaped(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in name.chars() {
+        if r"\.+*?()|[]{}^$#&-~/".contains(c) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
+}
+
+fn item(section: &str, name: &str, value: &str) -> Value {
+    // Names with dots or dollars are paths in its database.
+    let name = name.replace('.', "/").replace('$', "_");
+    json!({"section": section, "name": cut(&name, NAME), "value": cut(value, VALUE)})
+}
+
+fn parameters(run: &Run<'_>) -> Vec<Value> {
+    let facts = run.facts();
+    let facts = facts.iter().map(|(name, value)| {
+        let name = name.trim_start_matches("trainyard.");
+        item("trainyard", name, value)
+    });
+    let general = run.parameters();
+    let general = general
+        .iter()
+        .map(|(name, value)| item("General", name, value));
+    facts.chain(general).collect()
+}
+
+/// `metrics/mAP50` is variant `mAP50` of metric `metrics`. JSON has no NaN, so such values are left out.
+fn events(task: &str, points: &[StoredPoint]) -> Vec<Value> {
+    let of_point = |point: &StoredPoint| {
+        let report = &point.progress;
+        let finite = report.values.iter().filter(|(_, value)| value.is_finite());
+        let event = |(name, value): (&String, &f64)| {
+            let (metric, variant) = name.split_once('/').unwrap_or((name, name));
+            json!({
+                "type": "training_stats_scalar",
+                "task": task,
+                "iter": report.epoch,
+                "metric": metric,
+                "variant": variant,
+                "value": value,
+                "timestamp": millis(report.at),
+            })
+        };
+        finite.map(event).collect::<Vec<_>>()
+    };
+    points.iter().flat_map(of_point).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_core::{ids::AttemptNo, record::Progress, spec::JobSpec};
+
+    use super::{
+        super::runs::tests::{run, running},
+        *,
+    };
+
+    #[test]
+    fn a_point_is_an_event_for_each_finite_value() {
+        let values = [("loss", 0.5), ("metrics/mAP50(B)", 0.25), ("nan", f64::NAN)];
+        let progress = Progress {
+            at: Timestamp(1_795_396_822_543_843),
+            epoch: 3,
+            total_epochs: 5,
+            step: None,
+            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+            has_metrics: true,
+            checkpoint: None,
+            best_checkpoint: None,
+        };
+        let point = StoredPoint {
+            id: 1,
+            attempt: AttemptNo(1),
+            progress,
+        };
+        let found = events("t", &[point]);
+        let names: Vec<_> = found
+            .iter()
+            .map(|event| (event["metric"].as_str(), event["variant"].as_str()))
+            .collect();
+        let expected = [
+            (Some("loss"), Some("loss")),
+            (Some("metrics"), Some("mAP50(B)")),
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(found[0]["iter"], 3);
+        assert_eq!(found[0]["timestamp"], 1_795_396_822_543_i64);
+    }
+
+    #[test]
+    fn parameters_stand_in_sections_and_their_names_are_no_paths() {
+        let job = running(JobSpec {
+            advanced_config: Some(json!({"optimizer": {"name": "sgd"}})),
+            ..JobSpec::default()
+        });
+        let found = parameters(&run(&job, 0));
+        let has = |section: &str, name: &str, value: &str| {
+            found.contains(&json!({"section": section, "name": name, "value": value}))
+        };
+        assert!(has("General", "advanced_config/optimizer/name", "sgd"));
+        assert!(has("trainyard", "job_id", "7"), "{found:?}");
+    }
+
+    #[test]
+    fn a_name_is_asked_for_as_itself() {
+        assert_eq!(escaped("a.b (c)/d"), r"a\.b \(c\)\/d");
+    }
+}

@@ -1,0 +1,306 @@
+//! Which changes of a job a webhook has not been told, made out of the job's own history.
+//!
+//! Pure: the same job and the same notes give the same changes with the same ids, so that nothing is
+//! lost while the coordinator or the receiver is away. Never sends. Used by the webhooks.
+
+use serde_json::{Value, json};
+use trainyard_core::{
+    failure::{FailureClass, Outcome, judge},
+    job::{Attempt, Job, JobState},
+    time::Timestamp,
+};
+
+use super::rows::ToldRow;
+use crate::store::StoredPoint;
+
+/// A change of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Event {
+    /// One of the events of the settings.
+    pub(super) kind: &'static str,
+    /// The same whenever it is made.
+    pub(super) id: String,
+    /// JSON.
+    pub(super) body: Value,
+}
+
+/// What a change is about.
+struct Fact<'a> {
+    kind: &'static str,
+    /// What tells it from others of its kind and attempt.
+    mark: Option<String>,
+    at: Timestamp,
+    attempt: Option<&'a Attempt>,
+    more: Value,
+}
+
+/// All changes that are not told yet, in order, and what is told then. `points` are all those of the
+/// job with an id above `told.last_point` that name a checkpoint.
+pub(super) fn untold(
+    instance: &str,
+    job: &Job,
+    told: &ToldRow,
+    points: &[StoredPoint],
+) -> (Vec<Event>, ToldRow) {
+    let mut next = told.clone();
+    let mut facts = Vec::new();
+    if !told.submitted {
+        next.submitted = true;
+        facts.push(fact("submitted", job.created_at, None));
+    }
+    for attempt in &job.attempts {
+        of_attempt(job, attempt, points, &mut next, &mut facts);
+    }
+    if job.state == JobState::Cancelled && next.cancelled_at != Some(job.state_since) {
+        next.cancelled_at = Some(job.state_since);
+        if !ended_by_attempt(job) {
+            let mut waiting = fact("cancelled", job.state_since, None);
+            waiting.mark = Some(job.state_since.0.to_string());
+            waiting.more = outcome(job.outcome.as_ref());
+            facts.push(waiting);
+        }
+    }
+    if let Some(last) = points.last() {
+        next.last_point = next.last_point.max(last.id);
+    }
+    let events = facts.into_iter().map(|fact| event(instance, job, fact));
+    (events.collect(), next)
+}
+
+fn of_attempt<'a>(
+    job: &Job,
+    attempt: &'a Attempt,
+    points: &[StoredPoint],
+    next: &mut ToldRow,
+    facts: &mut Vec<Fact<'a>>,
+) {
+    if let Some(at) = attempt.started_at
+        && next.started < attempt.number
+    {
+        next.started = attempt.number;
+        facts.push(fact("started", at, Some(attempt)));
+    }
+    let own = |point: &&StoredPoint| point.attempt == attempt.number;
+    for point in points.iter().filter(own) {
+        let report = &point.progress;
+        let mut checkpoint = fact("checkpoint", report.at, Some(attempt));
+        checkpoint.mark = Some(point.id.to_string());
+        checkpoint.more = json!({
+            "epoch": report.epoch,
+            "checkpoint": report.checkpoint.as_ref().map(|found| &found.path),
+            "best_checkpoint": report.best_checkpoint.as_ref().map(|found| &found.path),
+        });
+        facts.push(checkpoint);
+    }
+    let is_newest = job
+        .attempt()
+        .is_some_and(|newest| newest.number == attempt.number);
+    let is_live = is_newest && job.allocation().is_some();
+    if is_live || next.ended >= attempt.number {
+        return;
+    }
+    next.ended = attempt.number;
+    let judged = attempt
+        .end
+        .as_ref()
+        .map(|end| judge(end, attempt.completion.as_ref()));
+    let kind = match judged.as_ref().map(|judged| judged.class) {
+        Some(None) => "completed",
+        Some(Some(FailureClass::Cancelled)) => "cancelled",
+        Some(Some(_)) | None => "failed",
+    };
+    let mut end = fact(
+        kind,
+        attempt.ended_at.unwrap_or(job.state_since),
+        Some(attempt),
+    );
+    end.more = outcome(judged.as_ref());
+    facts.push(end);
+}
+
+/// That the job ended so is the end of its newest attempt, and no cancel while it waited.
+fn ended_by_attempt(job: &Job) -> bool {
+    let newest = job.attempt();
+    let end = newest.and_then(|newest| newest.end.as_ref());
+    let judged = end.map(|end| judge(end, newest.and_then(|newest| newest.completion.as_ref())));
+    judged.is_some() && judged == job.outcome
+}
+
+fn fact<'a>(kind: &'static str, at: Timestamp, attempt: Option<&'a Attempt>) -> Fact<'a> {
+    Fact {
+        kind,
+        mark: None,
+        at,
+        attempt,
+        more: json!({}),
+    }
+}
+
+fn outcome(outcome: Option<&Outcome>) -> Value {
+    let Some(outcome) = outcome else {
+        return json!({});
+    };
+    json!({
+        "failure_class": outcome.class.map(FailureClass::name),
+        "message": outcome.message,
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+    })
+}
+
+fn event(instance: &str, job: &Job, fact: Fact<'_>) -> Event {
+    let attempt = fact.attempt.map(|attempt| attempt.number.0);
+    let instance: String = instance.chars().take(16).collect();
+    let mut id = format!(
+        "{instance}-{}-{}-{}",
+        job.id,
+        attempt.unwrap_or(0),
+        fact.kind
+    );
+    if let Some(mark) = fact.mark {
+        id.push('-');
+        id.push_str(&mark);
+    }
+    let spec = &job.spec;
+    let body = json!({
+        "id": id,
+        "event": fact.kind,
+        "at": format!("{}Z", fact.at.to_naive_iso()),
+        "job": {
+            "id": job.id,
+            "name": spec.name,
+            "framework": spec.framework,
+            "model_name": spec.model_name,
+            "task_type": spec.task_type,
+            "project_id": spec.project_id,
+            "submitted_by": job.submitted_by,
+            "attempt": attempt,
+            "node": fact.attempt.map(|attempt| &attempt.allocation.node),
+        },
+        "detail": fact.more,
+    });
+    Event {
+        kind: fact.kind,
+        id,
+        body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_core::{
+        failure::TaskEnd,
+        ids::AttemptNo,
+        job::Event as Happened,
+        record::{Checkpoint, Progress},
+        spec::JobSpec,
+    };
+
+    use super::{
+        super::runs::tests::{ended, running},
+        *,
+    };
+
+    const T: Timestamp = Timestamp(9_000_000);
+
+    fn kinds(events: &[Event]) -> Vec<&'static str> {
+        events.iter().map(|event| event.kind).collect()
+    }
+
+    fn checkpoint(id: u64) -> StoredPoint {
+        StoredPoint {
+            id,
+            attempt: AttemptNo(1),
+            progress: Progress {
+                at: T,
+                epoch: 2,
+                total_epochs: 2,
+                step: None,
+                values: [("loss".to_owned(), 0.5)].into(),
+                has_metrics: true,
+                checkpoint: Some(Checkpoint {
+                    path: "/c/last.pt".into(),
+                    size_bytes: None,
+                }),
+                best_checkpoint: None,
+            },
+        }
+    }
+
+    fn failed() -> Job {
+        let end = TaskEnd {
+            exit_code: Some(3),
+            ..TaskEnd::default()
+        };
+        ended(&running(JobSpec::default()), end)
+    }
+
+    #[test]
+    fn a_whole_life_that_nobody_was_told_of_is_told_in_order_and_once() {
+        let job = failed();
+        let (events, told) = untold("i", &job, &ToldRow::default(), &[checkpoint(4)]);
+        assert_eq!(
+            kinds(&events),
+            ["submitted", "started", "checkpoint", "failed"]
+        );
+        let ids: Vec<_> = events.iter().map(|event| event.id.as_str()).collect();
+        let expected = [
+            "i-7-0-submitted",
+            "i-7-1-started",
+            "i-7-1-checkpoint-4",
+            "i-7-1-failed",
+        ];
+        assert_eq!(ids, expected);
+        assert_eq!(events[3].body["detail"]["exit_code"], 3);
+        assert_eq!(events[2].body["detail"]["checkpoint"], "/c/last.pt");
+        assert!(
+            !format!("{events:?}").contains("hush"),
+            "no secret of an attempt"
+        );
+        let (again, same) = untold("i", &job, &told, &[]);
+        assert_eq!((again, same), (vec![], told));
+    }
+
+    #[test]
+    fn what_was_told_before_is_not_told_again_when_the_job_goes_on() {
+        let live = running(JobSpec::default());
+        let (events, told) = untold("i", &live, &ToldRow::default(), &[]);
+        assert_eq!(kinds(&events), ["submitted", "started"]);
+        let end = TaskEnd {
+            exit_code: Some(0),
+            ..TaskEnd::default()
+        };
+        let (events, _) = untold("i", &ended(&live, end), &told, &[]);
+        assert_eq!(kinds(&events), ["completed"]);
+    }
+
+    #[test]
+    fn a_cancel_while_the_job_waits_is_told_for_each_time() {
+        let accepted = failed();
+        let mut told = ToldRow::default();
+        (_, told) = untold("i", &accepted, &told, &[]);
+        let mut ids = Vec::new();
+        let mut job = accepted;
+        for at in [T, T.plus(std::time::Duration::from_secs(1))] {
+            job = job.step(at, Happened::RestartRequested).unwrap().job;
+            job = job.step(at, Happened::CancelRequested).unwrap().job;
+            let (events, next) = untold("i", &job, &told, &[]);
+            assert_eq!(kinds(&events), ["cancelled"]);
+            ids.push(events[0].id.clone());
+            told = next;
+        }
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(untold("i", &job, &told, &[]).0, []);
+    }
+
+    #[test]
+    fn a_job_that_was_stopped_while_it_ran_is_told_as_cancelled_once() {
+        let end = TaskEnd {
+            stop_cause: Some(trainyard_core::failure::StopCause::Cancelled),
+            ..TaskEnd::default()
+        };
+        let job = ended(&running(JobSpec::default()), end);
+        let (events, _) = untold("i", &job, &ToldRow::default(), &[]);
+        assert_eq!(kinds(&events), ["submitted", "started", "cancelled"]);
+    }
+}

@@ -1,0 +1,318 @@
+//! What a tracker of runs still lacks of a job, sent in order and noted step by step.
+//!
+//! Owns the order of the steps of an attempt: created, described, points, end. A step is noted once
+//! it was taken; all may be repeated. Never waits for a job, and no job waits for it. Called by the
+//! tracker's actor.
+
+use trainyard_core::{
+    ids::{AttemptNo, JobId},
+    job::{Event, Job},
+};
+
+use super::{
+    http::Failure,
+    rows::RunRow,
+    runs::{End, Run},
+};
+use crate::{
+    actors::{
+        ask,
+        job::JobMsg,
+        jobs::{JobsMsg, JobsRef},
+    },
+    api::access::ProjectRow,
+    store::{Change, Store, StoredPoint},
+};
+
+/// Points that are read and sent at once.
+const PAGE: usize = 500;
+
+/// What is new of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News<'a> {
+    /// In order.
+    pub(super) points: &'a [StoredPoint],
+    /// The best checkpoint, if it is another one.
+    pub(super) best: Option<&'a str>,
+    /// The last checkpoint, if it is another one.
+    pub(super) last: Option<&'a str>,
+}
+
+/// A tracker of runs. Each call may be repeated.
+pub(super) trait Sink: Send + 'static {
+    /// The run's id is shown on the job.
+    const NOTES_RUN: bool;
+
+    /// The id of a run that may have been created before.
+    fn find(
+        &mut self,
+        run: &Run<'_>,
+    ) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
+
+    /// Creates the run, and says its id.
+    fn create(&mut self, run: &Run<'_>) -> impl Future<Output = Result<String, Failure>> + Send;
+
+    /// Sends its parameters.
+    fn describe(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends points and checkpoints.
+    fn tell(
+        &mut self,
+        id: &str,
+        news: News<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends its end.
+    fn finish(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+        end: &End,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// What a step of the tracker came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Points or deliveries that were taken.
+    pub(super) taken: u64,
+    /// Attempts or deliveries that were given up.
+    pub(super) dropped: u64,
+    /// The tracker took something.
+    pub(super) success: bool,
+}
+
+/// Sends jobs to one tracker of runs.
+#[derive(Debug)]
+pub(super) struct Feed<S> {
+    pub(super) name: String,
+    pub(super) store: Store,
+    pub(super) jobs: JobsRef,
+    pub(super) sink: S,
+}
+
+impl<S: Sink> Feed<S> {
+    /// Sends all that the tracker lacks of a job.
+    pub(super) async fn job(&mut self, id: JobId, tally: &mut Tally) -> Result<(), Failure> {
+        // Read before its points: when it is over, all of them are there.
+        let Some(job) = self.store.job(id)? else {
+            return Ok(());
+        };
+        let project = self.project(&job)?;
+        let mut earlier = 0;
+        for attempt in &job.attempts {
+            let mut row = self.row(&job, attempt.number, earlier)?;
+            if !row.is_over() {
+                let instance = self.store.instance().to_owned();
+                let run = Run {
+                    instance: &instance,
+                    project: project.as_deref(),
+                    job: &job,
+                    attempt,
+                };
+                self.attempt(run, &mut row, tally).await?;
+            }
+            earlier = row.last_point;
+        }
+        Ok(())
+    }
+
+    /// What will never be taken is given up, so that it does not hold up the others.
+    async fn attempt(
+        &mut self,
+        run: Run<'_>,
+        row: &mut RunRow,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        match self.steps(run, row, tally).await {
+            Err(Failure::Never(words)) => {
+                let (job, attempt) = (row.job, row.attempt.0);
+                tracing::warn!(tracker = self.name, %job, attempt, error = words,
+                    "the tracker does not take this attempt; nothing more of it is sent");
+                tally.dropped += 1;
+                row.given_up = Some(words);
+                self.note(row).await
+            }
+            other => other,
+        }
+    }
+
+    async fn steps(
+        &mut self,
+        run: Run<'_>,
+        row: &mut RunRow,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let id = self.create(&run, row).await?;
+        self.note_run(&run, &id).await?;
+        if !row.described {
+            self.sink.describe(&id, &run).await?;
+            row.described = true;
+            tally.success = true;
+            self.note(row).await?;
+        }
+        self.points(&id, &run, row, tally).await?;
+        if let Some(end) = run.end() {
+            self.sink.finish(&id, &run, &end).await?;
+            row.done = true;
+            tally.success = true;
+            self.note(row).await?;
+        }
+        Ok(())
+    }
+
+    /// Creation cannot be repeated: that it was begun is noted first, and then it is looked for.
+    async fn create(&mut self, run: &Run<'_>, row: &mut RunRow) -> Result<String, Failure> {
+        if let Some(id) = &row.run {
+            return Ok(id.clone());
+        }
+        let found = match row.begun {
+            true => self.sink.find(run).await?,
+            false => {
+                row.begun = true;
+                self.note(row).await?;
+                None
+            }
+        };
+        let id = match found {
+            Some(id) => id,
+            None => self.sink.create(run).await?,
+        };
+        row.run = Some(id.clone());
+        self.note(row).await?;
+        Ok(id)
+    }
+
+    async fn points(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+        row: &mut RunRow,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let (best, last) = run.checkpoints();
+        loop {
+            let page = self.store.points(row.job, row.last_point, PAGE)?;
+            let more = page.len() == PAGE;
+            let (own, upto) = own(page, row.attempt, row.last_point);
+            let is_new = |now: &Option<String>, told: &Option<String>| now.is_some() && now != told;
+            let news = News {
+                points: &own,
+                best: best.as_deref().filter(|_| is_new(&best, &row.best)),
+                last: last.as_deref().filter(|_| is_new(&last, &row.last)),
+            };
+            let nothing = own.is_empty() && news.best.is_none() && news.last.is_none();
+            if nothing && upto == row.last_point {
+                return Ok(());
+            }
+            if !nothing {
+                self.sink.tell(id, news).await?;
+                tally.taken += u64::try_from(own.len()).unwrap_or(u64::MAX);
+                tally.success = true;
+            }
+            row.last_point = upto;
+            row.best = best.clone().or_else(|| row.best.take());
+            row.last = last.clone().or_else(|| row.last.take());
+            self.note(row).await?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Answered once it is stored. A job that was queued anew shows nothing of its earlier run.
+    async fn note_run(&self, run: &Run<'_>, id: &str) -> Result<(), Failure> {
+        let job = run.job;
+        if !S::NOTES_RUN || !run.is_newest() || job.mlflow_run_id.as_deref() == Some(id) {
+            return Ok(());
+        }
+        let event = Event::Tracked(run.attempt.number, id.to_owned());
+        let question = |reply| JobsMsg::Route(job.id, JobMsg::Event(event, Some(reply)));
+        match ask(&self.jobs, question).await {
+            Ok(Ok(_) | Err(_)) => Ok(()),
+            Err(error) => Err(Failure::Ours(error.to_string())),
+        }
+    }
+
+    fn row(&self, job: &Job, attempt: AttemptNo, earlier: u64) -> Result<RunRow, Failure> {
+        let key = RunRow::key_of(&self.name, job.id, attempt);
+        let known = self.store.document::<RunRow>(&key)?;
+        Ok(known.unwrap_or_else(|| RunRow {
+            last_point: earlier,
+            ..RunRow::new(&self.name, job.id, attempt)
+        }))
+    }
+
+    fn project(&self, job: &Job) -> Result<Option<String>, Failure> {
+        let Some(id) = job.spec.project_id else {
+            return Ok(None);
+        };
+        let row = self.store.document::<ProjectRow>(&format!("{id:020}"))?;
+        Ok(Some(
+            row.map_or_else(|| format!("project-{id}"), |row| row.name),
+        ))
+    }
+
+    async fn note(&self, row: &RunRow) -> Result<(), Failure> {
+        self.store.commit_and_wait(vec![Change::put(row)]).await?;
+        Ok(())
+    }
+}
+
+/// The points of an attempt, and up to where the page is settled: those of an older attempt are
+/// passed over, those of a newer one are not for this one to pass.
+fn own(page: Vec<StoredPoint>, attempt: AttemptNo, after: u64) -> (Vec<StoredPoint>, u64) {
+    let mut settled = after;
+    let mut own = Vec::with_capacity(page.len());
+    for point in page {
+        if point.attempt > attempt {
+            break;
+        }
+        settled = point.id;
+        if point.attempt == attempt {
+            own.push(point);
+        }
+    }
+    (own, settled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use trainyard_core::{record::Progress, time::Timestamp};
+
+    use super::*;
+
+    fn point(id: u64, attempt: u32) -> StoredPoint {
+        StoredPoint {
+            id,
+            attempt: AttemptNo(attempt),
+            progress: Progress {
+                at: Timestamp(0),
+                epoch: 1,
+                total_epochs: 1,
+                step: None,
+                values: BTreeMap::new(),
+                has_metrics: true,
+                checkpoint: None,
+                best_checkpoint: None,
+            },
+        }
+    }
+
+    #[test]
+    fn points_of_an_older_attempt_are_passed_over_and_those_of_a_newer_one_are_left() {
+        let page = vec![point(3, 1), point(5, 2), point(6, 2), point(9, 3)];
+        let (found, settled) = own(page.clone(), AttemptNo(2), 2);
+        let ids: Vec<_> = found.iter().map(|point| point.id).collect();
+        assert_eq!((ids, settled), (vec![5, 6], 6));
+        let (found, settled) = own(page, AttemptNo(1), 4);
+        assert_eq!((found.len(), settled), (1, 3));
+        assert_eq!(own(Vec::new(), AttemptNo(1), 4), (Vec::new(), 4));
+    }
+}

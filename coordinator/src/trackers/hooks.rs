@@ -1,0 +1,296 @@
+//! Webhooks: changes into a durable outbox, and out of it to the receiver.
+//!
+//! Owns the outbox of one webhook: its order for each job, its tries, its signatures. A change and the
+//! note that it is in the outbox are one commit; a delivery leaves it when it was taken, refused for
+//! good, or a day old. Never decides which changes there are. Called by the tracker's actor.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use aws_lc_rs::hmac;
+use futures::future::join_all;
+use reqwest::{Client, header::CONTENT_TYPE};
+use trainyard_core::{ids::JobId, time::Timestamp};
+
+use super::{
+    actor::backoff,
+    events::untold,
+    feed::Tally,
+    http::{self, Failure},
+    rows::{DeliveryRow, ToldRow},
+};
+use crate::{
+    clock,
+    config::WebhookConfig,
+    store::{Change, Store, StoredPoint},
+};
+
+/// Deliveries that wait before no more are made; what changes beyond that is found later.
+const MOST: usize = 100_000;
+/// Deliveries under way at once, each of another job.
+const AT_ONCE: usize = 8;
+/// For so long a delivery is tried.
+const KEPT: Duration = Duration::from_secs(86_400);
+/// Points that are read at once.
+const PAGE: usize = 1_000;
+
+/// One webhook.
+#[derive(Debug)]
+pub(super) struct Hook {
+    name: String,
+    store: Store,
+    client: Client,
+    config: WebhookConfig,
+    /// What waits, oldest first, by job.
+    queues: BTreeMap<JobId, Queue>,
+    waiting: usize,
+    last_number: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    numbers: VecDeque<u64>,
+    due_at: Timestamp,
+}
+
+impl Hook {
+    /// With the outbox as it was left.
+    pub(super) fn open(
+        name: String,
+        store: Store,
+        client: Client,
+        config: WebhookConfig,
+    ) -> Result<Self, Failure> {
+        let kept = store.documents::<DeliveryRow>(&format!("{name}/"))?;
+        let mut hook = Self {
+            name,
+            store,
+            client,
+            config,
+            queues: BTreeMap::new(),
+            waiting: 0,
+            last_number: 0,
+        };
+        for delivery in kept {
+            hook.last_number = hook.last_number.max(delivery.number);
+            hook.enqueue(&delivery);
+        }
+        Ok(hook)
+    }
+
+    fn enqueue(&mut self, delivery: &DeliveryRow) {
+        let queue = self.queues.entry(delivery.job).or_default();
+        if queue.numbers.is_empty() {
+            queue.due_at = delivery.due_at;
+        }
+        queue.numbers.push_back(delivery.number);
+        self.waiting += 1;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting >= MOST
+    }
+
+    /// Puts what changed of a job into the outbox.
+    pub(super) async fn job(&mut self, id: JobId) -> Result<(), Failure> {
+        let Some(job) = self.store.job(id)? else {
+            return Ok(());
+        };
+        let key = ToldRow::key_of(&self.name, id);
+        let told = self.store.document::<ToldRow>(&key)?;
+        let told = told.unwrap_or_else(|| ToldRow {
+            tracker: self.name.clone(),
+            job: id,
+            ..ToldRow::default()
+        });
+        let points = self.checkpoints(id, told.last_point)?;
+        let (events, next) = untold(self.store.instance(), &job, &told, &points);
+        if next == told {
+            return Ok(());
+        }
+        let wanted = |kind: &str| {
+            let events = &self.config.events;
+            events.is_empty() || events.iter().any(|event| event == kind)
+        };
+        let now = clock::now();
+        let mut changes = vec![Change::put(&next)];
+        let mut rows = Vec::new();
+        for event in events.into_iter().filter(|event| wanted(event.kind)) {
+            self.last_number += 1;
+            let row = DeliveryRow {
+                tracker: self.name.clone(),
+                number: self.last_number,
+                job: id,
+                event: event.kind.to_owned(),
+                id: event.id,
+                body: event.body.to_string(),
+                since: now,
+                tries: 0,
+                due_at: now,
+            };
+            changes.push(Change::put(&row));
+            rows.push(row);
+        }
+        self.store.commit_and_wait(changes).await?;
+        for row in &rows {
+            self.enqueue(row);
+        }
+        Ok(())
+    }
+
+    /// All points above `after` that name a checkpoint.
+    fn checkpoints(&self, job: JobId, mut after: u64) -> Result<Vec<StoredPoint>, Failure> {
+        let mut found = Vec::new();
+        loop {
+            let page = self.store.points(job, after, PAGE)?;
+            let Some(last) = page.last().map(|point| point.id) else {
+                return Ok(found);
+            };
+            after = last;
+            let named = |point: &StoredPoint| {
+                point.progress.checkpoint.is_some() || point.progress.best_checkpoint.is_some()
+            };
+            found.extend(page.into_iter().filter(named));
+        }
+    }
+
+    /// Sends the oldest delivery of some jobs that are due. When none of them is taken for a reason
+    /// that will pass, the receiver is left alone for a while.
+    pub(super) async fn deliver(&mut self, tally: &mut Tally) -> Result<(), Failure> {
+        let now = clock::now();
+        let due = self.queues.iter().filter(|(_, queue)| queue.due_at <= now);
+        let heads: Vec<_> = due
+            .filter_map(|(_, queue)| queue.numbers.front().copied())
+            .take(AT_ONCE)
+            .collect();
+        let mut rows = Vec::new();
+        for number in heads {
+            let key = DeliveryRow::key_of(&self.name, number);
+            rows.extend(self.store.document::<DeliveryRow>(&key)?);
+        }
+        let sent = join_all(rows.iter().map(|row| self.post(row))).await;
+        let mut changes = Vec::new();
+        let mut worst = None;
+        let mut moved = false;
+        for (row, result) in rows.into_iter().zip(sent) {
+            match self.settle(row, result, tally, &mut changes) {
+                Some(failure) => worst = Some(failure),
+                None => moved = true,
+            }
+        }
+        self.store.commit_and_wait(changes).await?;
+        match worst {
+            Some(failure) if !moved => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a delivery out of the outbox, or notes when it is tried again and says why.
+    fn settle(
+        &mut self,
+        mut row: DeliveryRow,
+        result: Result<(), Failure>,
+        tally: &mut Tally,
+        changes: &mut Vec<Change>,
+    ) -> Option<Failure> {
+        let now = clock::now();
+        let (job, id) = (row.job, &row.id);
+        match result {
+            Ok(()) => {
+                tally.taken += 1;
+                tally.success = true;
+            }
+            Err(Failure::Never(words) | Failure::Refused(words)) => {
+                tracing::warn!(tracker = self.name, %job, delivery = id, error = words,
+                    "the receiver does not take this delivery; it is given up");
+                tally.dropped += 1;
+            }
+            Err(failure) if now.since(row.since) >= KEPT => {
+                tracing::warn!(tracker = self.name, %job, delivery = id, error = failure.words(),
+                    "this delivery was not taken for a day; it is given up");
+                tally.dropped += 1;
+            }
+            Err(failure) => {
+                let asked = match &failure {
+                    Failure::Later(_, asked) => *asked,
+                    Failure::Refused(_) | Failure::Never(_) | Failure::Ours(_) => None,
+                };
+                let wait = asked.unwrap_or_else(|| backoff(row.tries));
+                row.tries = row.tries.saturating_add(1);
+                row.due_at = now.plus(wait);
+                if let Some(queue) = self.queues.get_mut(&job) {
+                    queue.due_at = row.due_at;
+                }
+                changes.push(Change::put(&row));
+                return Some(failure);
+            }
+        }
+        changes.push(Change::remove::<DeliveryRow>(DeliveryRow::key_of(
+            &self.name, row.number,
+        )));
+        self.waiting = self.waiting.saturating_sub(1);
+        if let Some(queue) = self.queues.get_mut(&job) {
+            queue.numbers.pop_front();
+            queue.due_at = now;
+            if queue.numbers.is_empty() {
+                self.queues.remove(&job);
+            }
+        }
+        None
+    }
+
+    /// When the next delivery is due; none when none waits.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.queues.values().map(|queue| queue.due_at).min()
+    }
+
+    async fn post(&self, row: &DeliveryRow) -> Result<(), Failure> {
+        let timestamp = clock::now().0.div_euclid(1_000_000).to_string();
+        let signature = sign(self.config.secret.expose(), &timestamp, &row.body);
+        let request = self
+            .client
+            .post(&self.config.url)
+            .header(CONTENT_TYPE, "application/json")
+            .header("X-Trainyard-Event", &row.event)
+            .header("X-Trainyard-Delivery", &row.id)
+            .header("X-Trainyard-Timestamp", &timestamp)
+            .header("X-Trainyard-Signature", signature)
+            .body(row.body.clone());
+        let answer = http::send(request).await?;
+        if answer.status.is_success() {
+            return Ok(());
+        }
+        let words = http::without(&[&self.config.secret], &answer.text);
+        Err(http::judge(&answer, &words))
+    }
+}
+
+/// `sha256=` and the HMAC, in hexadecimal, of the timestamp, a dot and the body.
+fn sign(secret: &str, timestamp: &str, body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let mut context = hmac::Context::with_key(&key);
+    context.update(timestamp.as_bytes());
+    context.update(b".");
+    context.update(body.as_bytes());
+    let mut text = "sha256=".to_owned();
+    for byte in context.sign().as_ref() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_the_hmac_of_timestamp_and_body() {
+        // By `printf '1700000000.{"a":1}' | openssl dgst -sha256 -hmac key`.
+        assert_eq!(
+            sign("key", "1700000000", r#"{"a":1}"#),
+            "sha256=a438e398bfafc57e4396bb7fc2304422f0f768e965d073ca313cb52e22e6ad03"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Trackers: what jobs do, told to MLflow, ClearML and webhooks. Optional, and never fatal.
+//!
+//! ```text
+//! supervisor   child of Root; starts one actor for each configured tracker, and again after a fault
+//! └ actor      walks the jobs that changed, by its cursor; backs off while its tracker is away
+//!    ├ feed      runs and their points: what is still to be sent of a job (MLflow, ClearML)
+//!    │  ├ mlflow   its calls         ┐
+//!    │  └ clearml  its calls         ├ what a job looks like there is in `runs`, pure
+//!    └ hooks     changes into a durable outbox, and out of it; which changes is in `events`, pure
+//! http         the one client: time-outs, what a refusal means
+//! rows         cursors and outbox as they are stored
+//! status       what is shown of each
+//! ```
+//!
+//! Nothing of a job ever waits for a tracker: all is read from the store, where each change of a job
+//! has a number. Every call may be repeated; what was sent is noted after it was taken, so a crash in
+//! between sends it again. See docs/adr/0012-trackers.md.
+
+mod actor;
+mod clearml;
+mod events;
+mod feed;
+mod hooks;
+mod http;
+mod mlflow;
+mod rows;
+mod runs;
+mod status;
+mod supervisor;
+
+pub use status::{Board, Kind, State, Status};
+pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};

@@ -1,0 +1,196 @@
+//! What is shown of each tracker: state, lag, last success, last error.
+//!
+//! Owns the board on which each tracker's actor writes and which anyone reads, so that nobody ever
+//! waits for a tracker's actor. Never sends. Read by both doors, by health and by the metrics.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use trainyard_core::{ids::JobId, time::Timestamp};
+
+use super::rows::{CursorRow, DeliveryRow, RunRow};
+use crate::{
+    clock,
+    store::{ReadError, Store},
+};
+
+/// Jobs that are looked at for the lag in points; those beyond count as jobs only.
+const LOOKED_AT: usize = 1_000;
+
+/// What sort of tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An MLflow tracking server.
+    Mlflow,
+    /// A ClearML server.
+    Clearml,
+    /// A receiver of changes.
+    Webhook,
+}
+
+impl Kind {
+    /// Its name on the wire and in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mlflow => "mlflow",
+            Self::Clearml => "clearml",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// How a tracker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not configured.
+    Off,
+    /// It has everything.
+    Idle,
+    /// It is being told.
+    Sending,
+    /// The last try failed; another follows.
+    Retrying,
+    /// It does not take our credentials; tried seldom.
+    Refused,
+}
+
+impl State {
+    /// Its name on the wire and in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Idle => "idle",
+            Self::Sending => "sending",
+            Self::Retrying => "retrying",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A tracker as it is shown. Errors hold no secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Unique.
+    pub name: String,
+    /// What sort.
+    pub kind: Kind,
+    /// How it does.
+    pub state: State,
+    /// Jobs of which it lacks something.
+    pub jobs_pending: u64,
+    /// Points (of a webhook: deliveries) that it lacks, of the first 1,000 pending jobs.
+    pub points_pending: u64,
+    /// Since when it lacks something, in seconds; 0 when it has everything.
+    pub seconds_behind: u64,
+    /// Points or deliveries that it took, ever.
+    pub delivered: u64,
+    /// Attempts or deliveries that were given up, ever.
+    pub dropped: u64,
+    /// Calls that failed since the coordinator started.
+    pub failures: u64,
+    /// When it last took something, since the coordinator started.
+    pub last_success: Option<Timestamp>,
+    /// Why the last failed call failed, since the coordinator started.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<Timestamp>,
+}
+
+impl Status {
+    pub(super) fn new(name: &str, kind: Kind, state: State) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            state,
+            jobs_pending: 0,
+            points_pending: 0,
+            seconds_behind: 0,
+            delivered: 0,
+            dropped: 0,
+            failures: 0,
+            last_success: None,
+            last_error: None,
+            last_error_at: None,
+        }
+    }
+}
+
+/// The states of all trackers. A clone is cheap and shows the same.
+#[derive(Clone, Debug, Default)]
+pub struct Board {
+    inner: Arc<Mutex<Vec<Status>>>,
+}
+
+impl Board {
+    /// All trackers without their lag, at once: for metrics and health.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Status> {
+        self.lock().clone()
+    }
+
+    /// All trackers with their lag. Reads the store; call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn with_lag(&self, store: &Store) -> Result<Vec<Status>, ReadError> {
+        let mut all = self.snapshot();
+        for status in all.iter_mut().filter(|status| status.state != State::Off) {
+            add_lag(status, store)?;
+        }
+        Ok(all)
+    }
+
+    pub(super) fn put(&self, status: Status) {
+        let mut all = self.lock();
+        match all.iter_mut().find(|known| known.name == status.name) {
+            Some(known) => *known = status,
+            None => all.push(status),
+        }
+    }
+
+    pub(super) fn change(&self, name: &str, change: impl FnOnce(&mut Status)) {
+        if let Some(known) = self.lock().iter_mut().find(|known| known.name == name) {
+            change(known);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Status>> {
+        // Nothing that holds the lock can leave a status half changed that matters.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn add_lag(status: &mut Status, store: &Store) -> Result<(), ReadError> {
+    let cursor = store.document::<CursorRow>(&status.name)?;
+    let cursor = cursor.unwrap_or_default();
+    let pending = store.changed_jobs(cursor.change, usize::MAX)?;
+    status.jobs_pending = count(pending.len());
+    if status.kind == Kind::Webhook {
+        let waiting = store.documents::<DeliveryRow>(&format!("{}/", status.name))?;
+        let mut jobs: Vec<JobId> = pending.iter().map(|(_, job)| *job).collect();
+        jobs.extend(waiting.iter().map(|delivery| delivery.job));
+        jobs.sort_unstable();
+        jobs.dedup();
+        status.jobs_pending = count(jobs.len());
+        status.points_pending = count(waiting.len());
+    } else {
+        for (_, job) in pending.iter().take(LOOKED_AT) {
+            status.points_pending += points_behind(store, &status.name, *job)?;
+        }
+    }
+    if status.jobs_pending > 0 {
+        status.seconds_behind = clock::now().since(cursor.caught_up_at).as_secs();
+    }
+    Ok(())
+}
+
+fn points_behind(store: &Store, tracker: &str, job: JobId) -> Result<u64, ReadError> {
+    let rows = store.documents::<RunRow>(&format!("{tracker}/{:020}/", job.0))?;
+    let sent = rows.last().map_or(0, |row| row.last_point);
+    store.count_points_after(job, sent)
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,319 @@
+//! A ClearML server that checks each request as its API documentation (2.23) says: credentials, token,
+//! required fields, types, and no field that it does not know.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use base64::Engine as _;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use trainyard_config::Secret;
+use trainyard_coordinator::config::Config;
+
+use crate::{
+    agent::Agent,
+    receiver::{Call, Receiver},
+    trackers::{has_everything, job, shown, until_shown},
+    world::World,
+};
+
+/// Type by field; the first so many are required.
+type Schema = (usize, &'static [(&'static str, &'static str)]);
+
+const STATUS: Schema = (
+    1,
+    &[
+        ("task", "string"),
+        ("force", "boolean"),
+        ("status_reason", "string"),
+        ("status_message", "string"),
+    ],
+);
+const EVENT: Schema = (
+    2,
+    &[
+        ("task", "string"),
+        ("type", "string"),
+        ("iter", "integer"),
+        ("metric", "string"),
+        ("variant", "string"),
+        ("value", "number"),
+        ("timestamp", "number"),
+    ],
+);
+
+fn schema(path: &str) -> Option<Schema> {
+    Some(match path {
+        "projects.get_all" => (0, &[("name", "string"), ("only_fields", "strings")]),
+        "projects.create" => (1, &[("name", "string"), ("description", "string")]),
+        "tasks.get_all" => (
+            0,
+            &[
+                ("tags", "strings"),
+                ("only_fields", "strings"),
+                ("page", "integer"),
+                ("page_size", "integer"),
+            ],
+        ),
+        "tasks.create" => (
+            2,
+            &[
+                ("name", "string"),
+                ("type", "string"),
+                ("project", "string"),
+                ("tags", "strings"),
+                ("comment", "string"),
+            ],
+        ),
+        "tasks.edit_hyper_params" => (
+            2,
+            &[
+                ("task", "string"),
+                ("hyperparams", "objects"),
+                ("force", "boolean"),
+                ("replace_hyperparams", "string"),
+            ],
+        ),
+        "tasks.add_or_update_artifacts" => (
+            2,
+            &[
+                ("task", "string"),
+                ("artifacts", "objects"),
+                ("force", "boolean"),
+            ],
+        ),
+        "tasks.started" | "tasks.failed" | "tasks.stopped" | "tasks.completed" => STATUS,
+        _ => return None,
+    })
+}
+
+/// What is wrong with a request.
+fn check(path: &str, (required, fields): Schema, body: &Value) -> Result<(), String> {
+    let empty = Map::new();
+    let given = body.as_object().unwrap_or(&empty);
+    for (name, _) in &fields[..required] {
+        if !given.contains_key(*name) {
+            return Err(format!("{path}: {name} is required"));
+        }
+    }
+    for (name, value) in given {
+        let Some((_, kind)) = fields.iter().find(|(known, _)| known == name) else {
+            return Err(format!("{path}: {name} is unknown"));
+        };
+        let all = |fits: fn(&Value) -> bool| value.as_array().is_some_and(|l| l.iter().all(fits));
+        let fits = match *kind {
+            "string" => value.is_string(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
+            "boolean" => value.is_boolean(),
+            "strings" => all(Value::is_string),
+            "objects" => all(Value::is_object),
+            other => panic!("{other}"),
+        };
+        if !fits {
+            return Err(format!("{path}: {name} is no {kind}"));
+        }
+    }
+    let item: Schema = (
+        0,
+        &[
+            ("section", "string"),
+            ("name", "string"),
+            ("value", "string"),
+        ],
+    );
+    for param in given
+        .get("hyperparams")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        check("hyperparams", item, param)?;
+    }
+    let artifact: Schema = (
+        2,
+        &[
+            ("key", "string"),
+            ("type", "string"),
+            ("mode", "string"),
+            ("uri", "string"),
+        ],
+    );
+    for given in given
+        .get("artifacts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        check("artifacts", artifact, given)?;
+    }
+    Ok(())
+}
+
+/// What it was told.
+#[derive(Debug, Default)]
+struct Told {
+    logins: u32,
+    /// Calls that the newest token is still good for.
+    token_calls: u32,
+    faults: Vec<String>,
+    status: Vec<String>,
+    tasks: Vec<Value>,
+    params: Vec<Value>,
+    artifacts: Vec<Value>,
+    events: Vec<Value>,
+}
+
+fn envelope(code: u16, message: &str, data: Value) -> Response {
+    let meta = json!({
+        "id": "c0ffee", "trx": "c0ffee",
+        "endpoint": {"name": "x", "requested_version": "2.23", "actual_version": "1.0"},
+        "result_code": code, "result_subcode": 0, "result_msg": message,
+        "error_stack": "", "error_data": {},
+    });
+    let status = StatusCode::from_u16(code).unwrap();
+    (status, Json(json!({"meta": meta, "data": data}))).into_response()
+}
+
+fn answer(told: &mut Told, call: &Call) -> Response {
+    let path = call.path.trim_start_matches('/');
+    let authorisation = call.header("authorization");
+    if path == "auth.login" {
+        let right = base64::engine::general_purpose::STANDARD.encode("KEY:s3cret");
+        if authorisation != format!("Basic {right}") {
+            return envelope(401, "Unauthorized (invalid credentials)", json!({}));
+        }
+        told.logins += 1;
+        told.token_calls = 5;
+        return envelope(
+            200,
+            "OK",
+            json!({"token": format!("token-{}", told.logins)}),
+        );
+    }
+    if authorisation != format!("Bearer token-{}", told.logins) || told.token_calls == 0 {
+        return envelope(401, "Unauthorized (token expired)", json!({}));
+    }
+    told.token_calls -= 1;
+    match carry_out(told, path, call) {
+        Ok(data) => envelope(200, "OK", data),
+        Err(fault) => {
+            told.faults.push(fault.clone());
+            envelope(400, &format!("Validation error ({fault})"), json!({}))
+        }
+    }
+}
+
+fn carry_out(told: &mut Told, path: &str, call: &Call) -> Result<Value, String> {
+    if path == "events.add_batch" {
+        if call.header("content-type") != "application/json-lines" {
+            return Err("events.add_batch: not json-lines".to_owned());
+        }
+        let mut added = 0;
+        for line in call.body.lines() {
+            let event: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            check("event", EVENT, &event)?;
+            if event["type"] != "training_stats_scalar" {
+                return Err("event: unknown type".to_owned());
+            }
+            told.events.push(event);
+            added += 1;
+        }
+        return Ok(json!({"added": added, "errors": 0, "errors_info": {}}));
+    }
+    let body: Value = serde_json::from_str(&call.body).map_err(|error| error.to_string())?;
+    let schema = schema(path).ok_or_else(|| format!("{path}: unknown endpoint"))?;
+    check(path, schema, &body)?;
+    let list = |key: &str| body[key].as_array().cloned().unwrap_or_default();
+    match path {
+        "projects.get_all" => return Ok(json!({"projects": []})),
+        "projects.create" => return Ok(json!({"id": "p1"})),
+        "tasks.get_all" => return Ok(json!({"tasks": []})),
+        "tasks.create" => {
+            told.tasks.push(body);
+            return Ok(json!({"id": "t1"}));
+        }
+        "tasks.edit_hyper_params" => told.params.extend(list("hyperparams")),
+        "tasks.add_or_update_artifacts" => told.artifacts.extend(list("artifacts")),
+        status => told.status.push(status.to_owned()),
+    }
+    Ok(json!({"updated": 1}))
+}
+
+async fn server() -> (Receiver, Arc<Mutex<Told>>) {
+    let told: Arc<Mutex<Told>> = Arc::default();
+    let notes = Arc::clone(&told);
+    let answers = move |call: &Call| answer(&mut notes.lock().unwrap(), call);
+    (Receiver::at("127.0.0.1:0", answers).await, told)
+}
+
+fn at(url: String, secret: &str) -> impl FnOnce(&mut Config) {
+    let secret = Secret::new(secret.to_owned());
+    move |config| {
+        config.trackers.clearml.url = url;
+        config.trackers.clearml.access_key = "KEY".to_owned();
+        config.trackers.clearml.secret_key = secret;
+    }
+}
+
+#[tokio::test]
+async fn clearml_is_told_all_of_a_job_by_requests_that_its_schema_allows() {
+    let (receiver, told) = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, at(receiver.url(), "s3cret")).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    until_shown(&world, "clearml", has_everything).await;
+    let told = told.lock().unwrap();
+    assert_eq!(told.faults, [""; 0]);
+    assert_eq!(told.status, ["tasks.started", "tasks.completed"]);
+    assert_eq!(told.tasks.len(), 1);
+    assert_eq!(
+        (&told.tasks[0]["project"], &told.tasks[0]["type"]),
+        (&json!("p1"), &json!("training"))
+    );
+    let events: Vec<_> = told
+        .events
+        .iter()
+        .map(|event| {
+            (
+                event["iter"].as_u64(),
+                event["metric"].as_str(),
+                event["value"].as_f64(),
+            )
+        })
+        .collect();
+    // JSON has no NaN.
+    let expected = [
+        (Some(1), Some("loss"), Some(0.5)),
+        (Some(2), Some("loss"), Some(0.25)),
+    ];
+    assert_eq!(events, expected);
+    let epochs = json!({"section": "General", "name": "epochs", "value": "2"});
+    assert!(told.params.contains(&epochs), "{:?}", told.params);
+    let uris: Vec<_> = told
+        .artifacts
+        .iter()
+        .map(|artifact| artifact["uri"].as_str())
+        .collect();
+    assert_eq!(uris, [Some("/c/best.pt"), Some("/c/last.pt")]);
+    // Each token was good for five calls.
+    assert!(told.logins >= 2, "{told:?}");
+}
+
+#[tokio::test]
+async fn wrong_keys_of_clearml_are_shown_without_them_and_hold_up_no_job() {
+    let (receiver, _told) = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, at(receiver.url(), "wr0ng")).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    until_shown(&world, "clearml", |tracker| tracker["state"] == "refused").await;
+    let seen = shown(&world, "clearml").await;
+    let words = seen["last_error"].as_str().unwrap();
+    assert!(words.contains("invalid credentials"), "{words}");
+    assert!(!words.contains("wr0ng"), "{words}");
+}
