@@ -6,6 +6,7 @@ mod crashes;
 mod demo;
 mod python;
 mod refusals;
+mod secrets;
 mod submit;
 mod trainers;
 

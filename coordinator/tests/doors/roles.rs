@@ -19,27 +19,52 @@ async fn an_admin_changes_roles_and_a_deactivated_user_is_refused_at_once() {
     let (id, tokens) = world.user("ada@example.org", "standard_engineer").await;
     let token = access(&tokens);
     let path = format!("/users/{id}");
-    let found = world.call(&token, (Method::POST, "/projects"), json!({"name": "x"})).await;
+    let found = world
+        .call(&token, (Method::POST, "/projects"), json!({"name": "x"}))
+        .await;
     assert_eq!(found.0, 403, "{}", found.1);
     let patch = |body: Value| world.call(&world.token, (Method::PATCH, &path), body);
     let (status, user) = patch(json!({"system_role": "advanced_engineer"})).await;
-    assert_eq!((status, &user["system_role"]), (200, &json!("advanced_engineer")));
+    assert_eq!(
+        (status, &user["system_role"]),
+        (200, &json!("advanced_engineer"))
+    );
     // The token says the old role; what counts is the row.
-    let found = world.call(&token, (Method::POST, "/projects"), json!({"name": "x"})).await;
+    let found = world
+        .call(&token, (Method::POST, "/projects"), json!({"name": "x"}))
+        .await;
     assert_eq!(found.0, 201, "{}", found.1);
     assert_eq!(patch(json!({"system_role": "king"})).await.0, 422);
-    let own = world.call(&token, (Method::PATCH, &path), json!({"system_role": "admin"})).await;
+    let own = world
+        .call(
+            &token,
+            (Method::PATCH, &path),
+            json!({"system_role": "admin"}),
+        )
+        .await;
     assert_eq!(own.0, 403);
 
     let (status, user) = patch(json!({"is_active": false})).await;
     assert_eq!((status, &user["is_active"]), (200, &json!(false)));
-    assert_eq!(world.call(&token, (Method::GET, "/auth/me"), Value::Null).await.0, 401);
+    assert_eq!(
+        world
+            .call(&token, (Method::GET, "/auth/me"), Value::Null)
+            .await
+            .0,
+        401
+    );
     let refused = world.login("ada@example.org", "correct horse").await;
     assert_eq!(refused, (400, json!({"detail": "Inactive user"})));
     assert_eq!(world.login("ada@example.org", "wrong").await.0, 401);
     assert_eq!(patch(json!({"is_active": true})).await.0, 200);
     // An old session does not come back to life.
-    assert_eq!(world.call(&token, (Method::GET, "/auth/me"), Value::Null).await.0, 401);
+    assert_eq!(
+        world
+            .call(&token, (Method::GET, "/auth/me"), Value::Null)
+            .await
+            .0,
+        401
+    );
     assert_eq!(world.login("ada@example.org", "correct horse").await.0, 200);
 }
 
@@ -52,7 +77,10 @@ async fn the_last_active_admin_stays_one() {
         let world = &world;
         async move { world.call(&token, (Method::PUT, &path), body).await }
     };
-    for body in [json!({"system_role": "manager"}), json!({"is_active": false})] {
+    for body in [
+        json!({"system_role": "manager"}),
+        json!({"is_active": false}),
+    ] {
         let (status, refused) = change(1, body).await;
         assert_eq!(status, 400);
         let words = refused["detail"].as_str().unwrap();
@@ -73,11 +101,17 @@ async fn members_of_a_project_may_what_their_role_says_and_others_do_not_see_it(
         let email = format!("{name}@example.org");
         tokens.push(access(&world.user(&email, "advanced_engineer").await.1));
     }
-    let [founder, member, viewer, stranger] = &tokens[..] else { panic!() };
+    let [founder, member, viewer, stranger] = &tokens[..] else {
+        panic!()
+    };
     let body = json!({"name": "Faces", "description": "of people"});
-    let (status, project) = world.call(founder, (Method::POST, "/projects"), body.clone()).await;
+    let (status, project) = world
+        .call(founder, (Method::POST, "/projects"), body.clone())
+        .await;
     assert_eq!(status, 201, "{project}");
-    let again = world.call(stranger, (Method::POST, "/projects"), body).await;
+    let again = world
+        .call(stranger, (Method::POST, "/projects"), body)
+        .await;
     assert_eq!(again.0, 400);
     let id = project["id"].as_i64().unwrap();
     let path = format!("/projects/{id}");
@@ -88,7 +122,13 @@ async fn members_of_a_project_may_what_their_role_says_and_others_do_not_see_it(
         assert_eq!((status, &added["role"]), (201, &json!(role)));
     }
     let unknown = json!({"email": "nobody@example.org"});
-    assert_eq!(world.call(founder, (Method::POST, &members), unknown).await.0, 404);
+    assert_eq!(
+        world
+            .call(founder, (Method::POST, &members), unknown)
+            .await
+            .0,
+        404
+    );
 
     for (token, see, change, submit) in [
         (founder, 200, 200, 200),
@@ -102,27 +142,84 @@ async fn members_of_a_project_may_what_their_role_says_and_others_do_not_see_it(
             assert_eq!(seen.0, see, "{path} {}", seen.1);
         }
         let body = json!({"description": "of friends"});
-        assert_eq!(world.call(token, (Method::PATCH, &path), body).await.0, change);
+        assert_eq!(
+            world.call(token, (Method::PATCH, &path), body).await.0,
+            change
+        );
         let mut job = command();
         job["project_id"] = json!(id);
-        let submitted = world.call(token, (Method::POST, "/training/jobs"), job).await;
+        let submitted = world
+            .call(token, (Method::POST, "/training/jobs"), job)
+            .await;
         assert_eq!(submitted.0, submit, "{}", submitted.1);
     }
     let listed = async |token: &str| {
-        let (status, listed) = world.call(token, (Method::GET, "/projects"), Value::Null).await;
+        let (status, listed) = world
+            .call(token, (Method::GET, "/projects"), Value::Null)
+            .await;
         assert_eq!(status, 200);
         listed.as_array().unwrap().len()
     };
-    assert_eq!((listed(viewer).await, listed(stranger).await, listed(&world.token).await), (1, 0, 1));
+    assert_eq!(
+        (
+            listed(viewer).await,
+            listed(stranger).await,
+            listed(&world.token).await
+        ),
+        (1, 0, 1)
+    );
 
     let of_viewer = format!("{members}/4");
-    let raised = world.call(founder, (Method::PUT, &of_viewer), json!({"role": "admin"})).await;
-    assert_eq!((raised.0, &raised.1["email"]), (200, &json!("viewer@example.org")));
-    assert_eq!(world.call(founder, (Method::PUT, &of_viewer), json!({})).await.0, 422);
-    assert_eq!(world.call(viewer, (Method::PATCH, &path), json!({"name": "Friends"})).await.0, 200);
-    assert_eq!(world.call(viewer, (Method::DELETE, &format!("{members}/3")), Value::Null).await.0, 200);
-    assert_eq!(world.call(member, (Method::GET, &path), Value::Null).await.0, 404);
-    assert_eq!(world.call(viewer, (Method::DELETE, &format!("{members}/3")), Value::Null).await.0, 404);
+    let raised = world
+        .call(founder, (Method::PUT, &of_viewer), json!({"role": "admin"}))
+        .await;
+    assert_eq!(
+        (raised.0, &raised.1["email"]),
+        (200, &json!("viewer@example.org"))
+    );
+    assert_eq!(
+        world
+            .call(founder, (Method::PUT, &of_viewer), json!({}))
+            .await
+            .0,
+        422
+    );
+    assert_eq!(
+        world
+            .call(viewer, (Method::PATCH, &path), json!({"name": "Friends"}))
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        world
+            .call(
+                viewer,
+                (Method::DELETE, &format!("{members}/3")),
+                Value::Null
+            )
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        world
+            .call(member, (Method::GET, &path), Value::Null)
+            .await
+            .0,
+        404
+    );
+    assert_eq!(
+        world
+            .call(
+                viewer,
+                (Method::DELETE, &format!("{members}/3")),
+                Value::Null
+            )
+            .await
+            .0,
+        404
+    );
 }
 
 #[tokio::test]
@@ -137,15 +234,25 @@ async fn the_same_holds_at_the_grpc_door() {
     let mut as_ada = UserServiceClient::with_interceptor(channel.clone(), ada.clone());
     let mut projects_of_ada = ProjectServiceClient::with_interceptor(channel, ada);
 
-    let denied = as_ada.list_users(v1::ListUsersRequest::default()).await.unwrap_err();
+    let denied = as_ada
+        .list_users(v1::ListUsersRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
-    let denied = as_ada.rotate_keys(v1::RotateKeysRequest::default()).await.unwrap_err();
+    let denied = as_ada
+        .rotate_keys(v1::RotateKeysRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
     let founded = v1::CreateProjectRequest {
         name: "Faces".into(),
         description: String::new(),
     };
-    let project = projects_of_ada.create_project(founded).await.unwrap().into_inner();
+    let project = projects_of_ada
+        .create_project(founded)
+        .await
+        .unwrap()
+        .into_inner();
     let project_id = project.project.unwrap().project_id;
     let bad = v1::UpdateUserRequest {
         email: "ada@example.org".into(),
@@ -167,16 +274,23 @@ async fn the_same_holds_at_the_grpc_door() {
     // A guest only ever looks, whatever the project says.
     let denied = projects_of_ada.update_project(rename).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
-    let seen = projects_of_ada.get_project(v1::GetProjectRequest { project_id }).await;
+    let seen = projects_of_ada
+        .get_project(v1::GetProjectRequest { project_id })
+        .await;
     assert_eq!(seen.unwrap().into_inner().members[0].role, "admin");
     let gone = v1::RemoveMemberRequest {
         project_id,
         email: "ada@example.org".into(),
     };
     projects.remove_member(gone).await.unwrap();
-    let hidden = projects_of_ada.get_project(v1::GetProjectRequest { project_id }).await;
+    let hidden = projects_of_ada
+        .get_project(v1::GetProjectRequest { project_id })
+        .await;
     assert_eq!(hidden.unwrap_err().code(), Code::NotFound);
     as_ada.logout(v1::LogoutRequest::default()).await.unwrap();
-    let after = as_ada.logout(v1::LogoutRequest::default()).await.unwrap_err();
+    let after = as_ada
+        .logout(v1::LogoutRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(after.code(), Code::Unauthenticated);
 }
