@@ -4,6 +4,7 @@
 mod cancel;
 mod crashes;
 mod demo;
+mod people;
 mod python;
 mod refusals;
 mod secrets;
