@@ -4,8 +4,10 @@
 mod cancel;
 mod crashes;
 mod demo;
+mod people;
 mod python;
 mod refusals;
+mod secrets;
 mod submit;
 #[cfg(test)]
 mod trackers;
