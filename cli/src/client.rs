@@ -8,22 +8,25 @@ use tonic::{
     Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
+use trainyard_net::{Connection, Place, PlaceError};
 use trainyard_proto::v1::{
     LoginRequest, RefreshRequest, TokenPair, auth_service_client::AuthServiceClient,
 };
 
 use crate::{
     credentials::{self, Credentials, Login},
-    error::{CliError, is_broken, root_cause},
+    error::{CliError, is_broken},
+    transport::Transport,
 };
 
 /// Where a coordinator is looked for when nobody says.
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 /// Its token goes before the stored ones.
 pub(crate) const TOKEN_VARIABLE: &str = "TRAINYARD_ACCESS_TOKEN";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take, handshake and all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is tried so often; a partition is noticed after two of these.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -59,14 +62,14 @@ enum Identity {
 /// A connection to one coordinator; copies share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    url: String,
+    connection: Connection,
     channel: Channel,
     identity: Identity,
 }
 
 impl Client {
     /// Connects to `asked`, else to where the last login was, else to the default address.
-    pub(crate) async fn open(asked: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) async fn open(asked: Option<&str>, transport: &Transport) -> anyhow::Result<Self> {
         let given = std::env::var(TOKEN_VARIABLE)
             .ok()
             .filter(|token| !token.is_empty());
@@ -76,10 +79,9 @@ impl Client {
             // With an address and a token given, no file is needed.
             Err(_) => Credentials::default(),
         };
-        let url = match asked {
-            Some(url) => address(url)?,
-            None => kept.last.clone().unwrap_or_else(|| DEFAULT_URL.to_owned()),
-        };
+        let text = asked.or(kept.last.as_deref()).unwrap_or(DEFAULT_URL);
+        let connection = transport.connection(text, &kept)?;
+        let url = connection.url().to_owned();
         let identity = match (given, kept.servers.get(&url), file) {
             (Some(token), ..) => Identity::Given(token),
             (None, Some(login), Ok(file)) => Identity::Stored {
@@ -88,37 +90,45 @@ impl Client {
             },
             (None, ..) => Identity::Nobody,
         };
-        Ok(Self::connect(url, identity).await?)
+        Ok(Self::connect(connection, identity).await?)
+    }
+
+    /// Connects as nobody to this machine.
+    pub(crate) async fn anonymous(url: &str) -> Result<Self, CliError> {
+        let transport = Transport::default();
+        Self::stranger(transport.connection(url, &Credentials::default())?).await
     }
 
     /// Connects as nobody, to log in.
-    pub(crate) async fn anonymous(url: &str) -> Result<Self, CliError> {
-        Self::connect(address(url)?, Identity::Nobody).await
+    pub(crate) async fn stranger(connection: Connection) -> Result<Self, CliError> {
+        Self::connect(connection, Identity::Nobody).await
     }
 
-    async fn connect(url: String, identity: Identity) -> Result<Self, CliError> {
-        let endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|_invalid| CliError::Address(url.clone()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        match endpoint.connect().await {
-            Ok(channel) => Ok(Self {
-                url,
-                channel,
-                identity,
-            }),
-            Err(error) => Err(CliError::Unreachable {
-                url,
-                reason: root_cause(&error),
-            }),
-        }
+    async fn connect(connection: Connection, identity: Identity) -> Result<Self, CliError> {
+        let connection = connection.tuned(|endpoint| {
+            endpoint
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+        });
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connection.connect()).await;
+        let reason = match connected {
+            Ok(Ok(channel)) => {
+                return Ok(Self {
+                    connection,
+                    channel,
+                    identity,
+                });
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_late) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+        };
+        let url = connection.url().to_owned();
+        Err(CliError::Unreachable { url, reason })
     }
 
     /// The coordinator's address.
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        self.connection.url()
     }
 
     /// The connection without a token.
@@ -136,7 +146,7 @@ impl Client {
         let answer = answer.map_err(|status| {
             if status.code() == Code::Unauthenticated {
                 CliError::LoginRefused {
-                    url: self.url.clone(),
+                    url: self.url().to_owned(),
                     reason: status.message().to_owned(),
                 }
             } else {
@@ -176,7 +186,7 @@ impl Client {
             .map(|token| MetadataValue::try_from(format!("Bearer {token}")))
             .transpose()
             .map_err(|_invalid| CliError::TokenRefused {
-                url: self.url.clone(),
+                url: self.url().to_owned(),
                 reason: "it holds characters that no token has".to_owned(),
             })?;
         Ok(InterceptedService::new(
@@ -204,7 +214,7 @@ impl Client {
         let (login, file) = (login(&old.email, tokens), file.clone());
         // Read anew: another command may have logged in elsewhere meanwhile.
         let mut kept = Credentials::load(&file)?;
-        kept.servers.insert(self.url.clone(), login.clone());
+        kept.servers.insert(self.url().to_owned(), login.clone());
         kept.save(&file)?;
         self.identity = Identity::Stored { login, file };
         Ok(true)
@@ -212,7 +222,7 @@ impl Client {
 
     /// A status as an error with its exit code.
     pub(crate) fn explain(&self, status: Status) -> CliError {
-        let url = self.url.clone();
+        let url = self.url().to_owned();
         if status.code() == Code::Unauthenticated {
             return match self.identity {
                 Identity::Nobody => CliError::NotLoggedIn { url },
@@ -225,7 +235,7 @@ impl Client {
         match std::error::Error::source(&status) {
             Some(cause) if is_broken(&status) => CliError::Unreachable {
                 url,
-                reason: root_cause(cause),
+                reason: self.connection.words(cause),
             },
             _ => CliError::Refused(Box::new(status)),
         }
@@ -240,23 +250,9 @@ fn login(email: &str, tokens: TokenPair) -> Login {
     }
 }
 
-/// An address in the one form in which logins are kept: with a scheme, without a slash at the end.
-pub(crate) fn address(text: &str) -> Result<String, CliError> {
-    let bad = || CliError::Address(text.to_owned());
-    let (scheme, rest) = text
-        .trim()
-        .split_once("://")
-        .unwrap_or_else(|| ("http", text.trim()));
-    let host = rest.trim_end_matches('/');
-    // This build speaks no TLS; a tunnel or a proxy has to.
-    if scheme != "http" || host.is_empty() {
-        return Err(bad());
-    }
-    let url = format!("http://{host}");
-    match Endpoint::from_shared(url.clone()) {
-        Ok(_) => Ok(url),
-        Err(_) => Err(bad()),
-    }
+/// An address in the one form in which logins are kept.
+pub(crate) fn address(text: &str) -> Result<String, PlaceError> {
+    Ok(Place::parse(text, true)?.url().to_owned())
 }
 
 #[cfg(test)]

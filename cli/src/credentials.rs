@@ -12,6 +12,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::transport::Transport;
+
 /// Who is logged in at one coordinator.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Login {
@@ -41,6 +43,9 @@ pub(crate) struct Credentials {
     /// Logins by address.
     #[serde(default)]
     pub(crate) servers: BTreeMap<String, Login>,
+    /// How coordinators are reached, by address, where it had to be said.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) transport: BTreeMap<String, Transport>,
 }
 
 /// Why the file could not be read or written.

@@ -10,5 +10,5 @@ pub mod boot;
 pub mod clock;
 pub mod config;
 mod identity;
-mod listen;
+pub mod listen;
 pub mod store;

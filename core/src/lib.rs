@@ -9,6 +9,7 @@ pub mod access;
 pub mod failure;
 pub mod ids;
 pub mod job;
+pub mod join;
 pub mod node;
 pub mod record;
 pub mod resources;

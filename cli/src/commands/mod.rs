@@ -7,14 +7,18 @@ pub(crate) mod jobs;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod tls;
 pub(crate) mod watch;
 
 use trainyard_proto::v1::{GetJobRequest, Job, job_service_client::JobServiceClient};
 
-use crate::{args::ClientCommand, client::Client, exit::Exit, output::Screen};
+use crate::{
+    args::ClientCommand, client::Client, exit::Exit, output::Screen, transport::Transport,
+};
 
 /// What all commands are told.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +27,14 @@ pub(crate) struct Context<'a> {
     pub(crate) screen: Screen,
     /// The coordinator that was asked for.
     pub(crate) coordinator: Option<&'a str>,
+    /// How it is reached.
+    pub(crate) transport: &'a Transport,
 }
 
 impl Context<'_> {
     /// Connects with the tokens that are there.
     async fn client(&self) -> anyhow::Result<Client> {
-        Client::open(self.coordinator).await
+        Client::open(self.coordinator, self.transport).await
     }
 }
 
@@ -45,6 +51,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Metrics(args) => Box::pin(metrics::run(context, args)).await,
         ClientCommand::Cancel { ids } => cancel::run(context, ids).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
+        ClientCommand::Node(command) => node::run(context, command).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
     }

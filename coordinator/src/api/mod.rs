@@ -4,6 +4,7 @@
 //! jobs; only the service speaks to actors and store. Called by `boot`.
 
 pub mod access;
+mod agents;
 mod error;
 mod follow;
 pub mod grpc;
@@ -12,6 +13,7 @@ pub mod rest;
 mod service;
 mod users;
 
+pub use agents::{AgentPolicy, NewJoinToken};
 pub use error::ApiError;
 pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};

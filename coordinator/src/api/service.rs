@@ -16,7 +16,12 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, follow::Follower, users::Users};
+use super::{
+    ApiError, Caller,
+    agents::{AgentPolicy, Agents},
+    follow::Follower,
+    users::Users,
+};
 use crate::{
     actors::{
         ask,
@@ -57,7 +62,7 @@ pub struct ServiceArgs {
     /// Signs and checks user tokens.
     pub keys: Keys,
     /// What agents must show.
-    pub join_token: String,
+    pub agents: AgentPolicy,
     /// How much is accepted.
     pub limits: Limits,
     /// Cancelled when the coordinator stops.
@@ -75,7 +80,7 @@ struct Inner {
     store: Store,
     tree: Tree,
     users: Users,
-    join_token: String,
+    agents: Agents,
     limits: Limits,
     stop: CancellationToken,
     submits: Arc<Semaphore>,
@@ -120,9 +125,9 @@ impl Service {
         let users = Users::new(args.store.clone(), args.keys);
         let inner = Inner {
             users,
+            agents: Agents::new(args.store.clone(), args.agents),
             store: args.store,
             tree: args.tree,
-            join_token: args.join_token,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
             stop: args.stop,
@@ -153,10 +158,9 @@ impl Service {
         &self.inner.store
     }
 
-    /// Whether an agent has shown the right token. Hashes are compared, so that the time it takes
-    /// tells nothing.
-    pub(super) fn may_join(&self, token: &str) -> bool {
-        blake3::hash(token.as_bytes()) == blake3::hash(self.inner.join_token.as_bytes())
+    /// Agents and their tokens.
+    pub(super) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// Both tokens for a right password.

@@ -9,6 +9,7 @@ mod create;
 mod error;
 mod health;
 mod jobs;
+mod nodes;
 mod request;
 mod validation;
 mod views;
@@ -29,7 +30,10 @@ const REPORT: usize = 4 << 20;
 
 /// All routes below `/api/v1`, and those of trainers whose secret stands in the path.
 pub fn router(service: &Service) -> Router {
-    let api = users().merge(callbacks()).merge(open());
+    let api = users()
+        .merge(callbacks())
+        .merge(open())
+        .merge(nodes::router());
     Router::new()
         .nest("/api/v1", api)
         .nest("/t/{secret}/api/v1", callbacks())
