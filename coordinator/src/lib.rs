@@ -10,7 +10,7 @@ pub mod boot;
 pub mod clock;
 pub mod config;
 mod identity;
-mod listen;
+pub mod listen;
 pub mod store;
 pub mod telemetry;
 pub mod trackers;

@@ -16,6 +16,7 @@ mod health;
 mod jobs;
 mod live;
 mod models;
+mod nodes;
 mod openapi;
 mod projects;
 mod reports;
@@ -74,6 +75,7 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(users::router())
         .merge(projects::router())
         .merge(trackers::router())
+        .merge(nodes::router())
         .merge(jobs::router())
         .merge(series::router())
         .merge(validation::router())
