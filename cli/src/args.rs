@@ -228,6 +228,8 @@ pub(crate) enum DemoFramework {
     Sklearn,
     /// yolo11n on scenes of handwritten digits.
     Ultralytics,
+    /// A small ResNet on handwritten digits.
+    Timm,
 }
 
 /// A list of GPUs to pretend to have.

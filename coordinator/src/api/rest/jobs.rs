@@ -13,7 +13,7 @@ use trainyard_proto::{http::Bound, status::Kind};
 
 use super::{
     create,
-    error::Answer,
+    error::{Answer, Refusal},
     request::{Asked, Body, Id, ProjectId, User},
     views::{LogRow, MetricRow, TrainingJob, log_type},
 };
@@ -110,6 +110,10 @@ pub(super) async fn metrics(
     Id(id): Id,
     asked: Asked,
 ) -> Answer<Vec<MetricRow>> {
+    if let Some((after, limit)) = resumed(&asked, 100)? {
+        let points = service.points(id, after, limit)?.rows.into_iter();
+        return Ok(Json(points.map(|point| MetricRow::of(id, point)).collect()));
+    }
     let wanted = asked.read(|fields| Points {
         limit: count(fields.whole_or("limit", 100, &[Bound::Ge(1)])),
         newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
@@ -149,6 +153,11 @@ pub(super) async fn logs(
         (limit, kind)
     })?;
     let keep = move |line: &_| kind.is_none_or(|kind| log_type(line) == kind);
+    if let Some((after, limit)) = resumed(&asked, 500)? {
+        let rows = service.lines(id, after, limit, None).await?.rows.into_iter();
+        let rows = rows.filter(|row| keep(&row.line));
+        return Ok(Json(rows.map(|line| LogRow::of(id, line)).collect()));
+    }
     let lines = service.latest_lines(id, limit, keep).await?.into_iter();
     Ok(Json(lines.map(|line| LogRow::of(id, line)).collect()))
 }
@@ -213,6 +222,16 @@ pub(super) async fn stop(State(service): State<Service>, _: User, Id(id): Id) ->
     Ok(Json(
         json!({"job_id": id, "status": "stopped", "message": message}),
     ))
+}
+
+/// With `after_id` rows come in order of their ids, oldest first, after that one: nothing is lost
+/// or told twice to a reader that names the last id it has seen.
+fn resumed(asked: &Asked, limit: i64) -> Result<Option<(u64, usize)>, Refusal> {
+    asked.read(|fields| {
+        let after = fields.whole_within("after_id", &[Bound::Ge(0)]);
+        let limit = count(fields.whole_or("limit", limit, &[Bound::Ge(1)]));
+        after.map(|after| (u64::try_from(after).unwrap_or(0), limit))
+    })
 }
 
 fn cannot_start(job: &Job) -> ApiError {
