@@ -41,10 +41,12 @@ def build(cls: Type[T], document: Any) -> T:
             continue
         value = document[item.name]
         known[item.name] = parse_time(value) if item.name in _TIMES and isinstance(value, str) else value
+    make: Any = cls
     try:
-        return cls(**known, raw=dict(document))
+        made: T = make(raw=dict(document), **known)
     except TypeError as error:
         raise ServerError(f"the answer is no {cls.__name__}: {error}; is this a Trainyard coordinator?") from error
+    return made
 
 
 def _raw() -> Any:
