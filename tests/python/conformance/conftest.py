@@ -52,7 +52,6 @@ class Api:
         self.root = root
         self.base = f"{root}/api/v1"
         self.token = token
-        self.session = requests.Session()
 
     def call(self, method: str, path: str, token: Optional[str] = "", **more: Any) -> requests.Response:
         headers = dict(more.pop("headers", {}))
@@ -60,7 +59,7 @@ class Api:
         if bearer is not None:
             headers["Authorization"] = f"Bearer {bearer}"
         url = path if path.startswith("http") else self.base + path
-        return self.session.request(method, url, headers=headers, timeout=30, **more)
+        return requests.request(method, url, headers=headers, timeout=30, **more)
 
     def get(self, path: str, **more: Any) -> requests.Response:
         return self.call("GET", path, **more)

@@ -39,7 +39,7 @@ def test_get(api: Api, pending: Dict[str, Any]) -> None:
 
 def test_status_has_the_job_and_the_ten_newest_points(api: Api, trainer: Trainer) -> None:
     for number in range(1, 13):
-        trainer.epoch(number)
+        assert trainer.epoch(number, total_epochs=12, progress_percent=None).status_code == 200
     until("the epochs are shown", lambda: len(epochs(api, trainer.id)) == 12)
     answer = read(api, trainer.id, "status")
     assert list(answer) == ["job", "latest_metrics"]
