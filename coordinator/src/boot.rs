@@ -29,6 +29,7 @@ use crate::{
     identity::{self, Identity, IdentityError},
     listen::{self, ListenError},
     store::{OpenError, Store, StoreOptions},
+    telemetry::Telemetry,
 };
 
 /// How long calls under way may take to end.
@@ -120,7 +121,7 @@ pub async fn run(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
-    let service = service(&options.config, store, tree, &identity, &closing);
+    let service = service(&options.config, store, tree, &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let outcome = serve(&options, service, &identity, until).await;
     closing.cancel();
@@ -199,11 +200,14 @@ fn service(
     tree: crate::actors::root::Tree,
     identity: &Identity,
     closing: &CancellationToken,
-) -> Service {
+) -> Result<Service, BootError> {
     let minutes = u64::from(config.auth.access_token_minutes);
     let days = u64::from(config.auth.refresh_token_days);
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-    Service::new(ServiceArgs {
+    let telemetry = Telemetry::new().map_err(|error| BootError::Failed(error.to_string()))?;
+    Ok(Service::new(ServiceArgs {
+        http: config.http.clone(),
+        telemetry,
         store,
         tree,
         keys: Keys::new(
@@ -218,7 +222,7 @@ fn service(
             page_rows: count(config.limits.page_rows),
         },
         stop: closing.clone(),
-    })
+    }))
 }
 
 fn write_ready(path: &Path, address: SocketAddr, join_token: &str) -> Result<(), BootError> {

@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod http;
+
+pub use http::Http;
 use serde::Deserialize;
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
@@ -33,6 +36,8 @@ pub struct Config {
     pub leases: Leases,
     /// How much it takes.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
 }
 
 /// Where the coordinator is reached.
@@ -100,7 +105,11 @@ const SHIPPED: Shipped = Shipped {
     env_prefix: ENV_PREFIX,
     may_be_zero: &["store.reserve_mib"],
     open_sections: &[],
-    texts: &[("server.listen", address), ("store.data_dir", folder)],
+    texts: &[
+        ("server.listen", address),
+        ("store.data_dir", folder),
+        ("http.cors_origins", http::origins),
+    ],
 };
 
 fn address(text: &str) -> Option<&'static str> {

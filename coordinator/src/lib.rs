@@ -12,3 +12,4 @@ pub mod config;
 mod identity;
 mod listen;
 pub mod store;
+pub mod telemetry;

@@ -5,8 +5,12 @@
 
 pub mod access;
 mod error;
+mod figures;
 mod follow;
 pub mod grpc;
+mod live;
+mod models;
+mod reader;
 mod reads;
 pub mod rest;
 mod service;

@@ -17,8 +17,8 @@ use super::{
     codec::{self, Place},
     series,
     tables::{
-        CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL,
-        VALIDATIONS,
+        COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
+        USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -48,6 +48,16 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Points and lines that were ever stored.
+    pub fn totals(&self) -> Result<(u64, u64), ReadError> {
+        let counters = self.read()?.open_table(COUNTERS)?;
+        let total = |name: &str| {
+            let next = counters.get(name.as_bytes())?;
+            Ok::<_, ReadError>(next.map_or(0, |next| next.value().saturating_sub(1)))
+        };
+        Ok((total(POINTS.name)?, total(LOGS.name)?))
     }
 
     /// How many jobs have not ended.
@@ -155,9 +165,29 @@ impl Store {
 
     /// Validation results of a job by epoch, ascending.
     pub fn validations(&self, job: JobId) -> Result<Vec<(u32, String)>, ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
         let mut found = Vec::new();
-        for entry in table.range((job.0, 0)..=(job.0, u32::MAX))? {
+        self.each_validation(job, 0, |epoch, text| {
+            found.push((epoch, text));
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// How many validation results a job has.
+    pub fn count_validations(&self, job: JobId) -> Result<usize, ReadError> {
+        let table = self.read()?.open_table(VALIDATIONS)?;
+        Ok(table.range((job.0, 0)..=(job.0, u32::MAX))?.count())
+    }
+
+    /// Hands out validation results of a job from an epoch on, one by one, while `take` wants more.
+    pub fn each_validation(
+        &self,
+        job: JobId,
+        since: u32,
+        mut take: impl FnMut(u32, String) -> bool,
+    ) -> Result<(), ReadError> {
+        let table = self.read()?.open_table(VALIDATIONS)?;
+        for entry in table.range((job.0, since)..=(job.0, u32::MAX))? {
             let (key, bytes) = entry?;
             let epoch = key.value().1;
             let key = format!("{job}/{epoch}");
@@ -165,9 +195,11 @@ impl Store {
                 table: "validations",
                 key: &key,
             };
-            found.push((epoch, codec::to_text(place, bytes.value())?));
+            if !take(epoch, codec::to_text(place, bytes.value())?) {
+                break;
+            }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Up to which number the records of each task of a job are stored.

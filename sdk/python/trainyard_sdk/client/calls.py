@@ -30,9 +30,6 @@ from .protocol import Emit, Op, Request, Session, Sleep, Stream
 T = TypeVar("T")
 Row = TypeVar("Row", MetricPoint, LogLine)
 
-PAGE = 1000
-"""Rows asked for at once by a stream; the coordinator may give fewer."""
-
 
 class Calls:
     """The operations of one session.
@@ -156,7 +153,7 @@ class Calls:
             # Asked before the rows: a job ends when all its rows are stored, so none can come after that.
             ended = (yield from self._patiently(lambda: self.job(job_id))).ended
             while True:
-                query = {"after_id": after_id, "limit": PAGE}
+                query = {"after_id": after_id}
                 answer = yield from self._patiently(partial(self._get, path, query))
                 rows = [row for row in _rows(kind, answer) if row.id > after_id]
                 for row in rows:
