@@ -119,7 +119,9 @@ class Lightning(CallbackCase):
         self.assertEqual(len(self.platform.bodies("completion")), 1)
 
 
-@unittest.skipUnless(HAS_TRANSFORMERS, "transformers is not importable; run with the environment of tests/python/callbacks")
+@unittest.skipUnless(
+    HAS_TRANSFORMERS, "transformers is not importable; run with the environment of tests/python/callbacks"
+)
 class HuggingFace(CallbackCase):
     def fit(self, **settings: Any) -> None:
         import torch

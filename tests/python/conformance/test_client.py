@@ -94,7 +94,10 @@ def test_errors_have_kinds(client: Client, root: str) -> None:
         client.submit(colour="green")
     with Client(root, token="rubbish") as made, pytest.raises(AuthError, match="Could not validate"):
         made.me()
-    with Client(root, email="nobody-sdk@example.com", password="x") as made, pytest.raises(AuthError, match="Incorrect"):
+    with (
+        Client(root, email="nobody-sdk@example.com", password="x") as made,
+        pytest.raises(AuthError, match="Incorrect"),
+    ):
         made.me()
     with Client("127.0.0.1:9", token="x", retries=0) as made, pytest.raises(Unavailable):
         made.me()

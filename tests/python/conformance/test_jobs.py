@@ -7,9 +7,7 @@ from typing import Any, Dict
 import pytest
 from conftest import JOB_KEYS, NAIVE, Api, Trainer, completion, problems, program, shows, trainyard, until, yolo
 
-METRIC_KEYS = (
-    "id job_id epoch step loss accuracy learning_rate extra_metrics checkpoint_path created_at".split()
-)
+METRIC_KEYS = "id job_id epoch step loss accuracy learning_rate extra_metrics checkpoint_path created_at".split()
 
 
 def read(api: Api, job: int, part: str) -> Any:

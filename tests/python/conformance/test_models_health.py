@@ -32,7 +32,9 @@ def test_the_list_by_framework_and_task(api: Api) -> None:
     assert len(models(api, supported_only="false")) >= len(models(api))
 
 
-@pytest.mark.parametrize("path", ["/models/get?framework=ultralytics&model_name=yolo11n", "/models/ultralytics/yolo11n"])
+@pytest.mark.parametrize(
+    "path", ["/models/get?framework=ultralytics&model_name=yolo11n", "/models/ultralytics/yolo11n"]
+)
 def test_one_model(api: Api, path: str) -> None:
     answer = api.get(path)
     assert answer.status_code == 200, answer.text

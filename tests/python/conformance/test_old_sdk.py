@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 import pytest
 from conftest import Api, program
 
-OLD_TRAINER = r'''
+OLD_TRAINER = r"""
 import json, os, sys, time, traceback, urllib.error, urllib.request
 
 BASE, JOB = os.environ["CALLBACK_URL"], int(os.environ["JOB_ID"])
@@ -53,9 +53,11 @@ answers["start"] = callback("progress", {"status": "running", "current_epoch": 0
                                          "progress_percent": 0, "metrics": None})
 for number in (1, 2, 3):
     answers[f"epoch {number}"] = epoch(number, figures(number))
-    answers[f"log {number}"] = callback("logs", {"event_type": "epoch", "message": f"epoch {number} done",
-                                                 "level": "INFO", "data": None, "timestamp": "2026-11-23T01:20:22.543843"})
-    answers[f"older log {number}"] = callback("log", {"event_type": "epoch", "message": f"old words {number}", "level": "INFO"})
+    answers[f"log {number}"] = callback("logs", {
+        "event_type": "epoch", "message": f"epoch {number} done", "level": "INFO", "data": None,
+        "timestamp": "2026-11-23T01:20:22.543843"})
+    answers[f"older log {number}"] = callback("log", {
+        "event_type": "epoch", "message": f"old words {number}", "level": "INFO"})
     answers[f"validation {number}"] = post(f"/validation/jobs/{JOB}/results", {
         "job_id": JOB, "epoch": number, "task_type": "detection", "primary_metric_name": "mAP50",
         "primary_metric_value": number / 4, "overall_loss": 1 / number, "metrics": {"mAP50": number / 4},
@@ -91,7 +93,7 @@ print("ANSWERS", json.dumps(answers), flush=True)
 names = ("JOB_ID EPOCHS BATCH_SIZE LEARNING_RATE IMGSZ MODEL_NAME TASK_TYPE FRAMEWORK DEVICE CONFIG").split()
 print("ENVIRONMENT", json.dumps({name: os.environ.get(name) for name in names}), flush=True)
 sys.exit(1 if MODE == "fails" else 0)
-'''
+"""
 
 ADVANCED = {
     "optimizer": {"type": "sgd", "momentum": 0.8},

@@ -64,7 +64,8 @@ def test_subscribe_is_answered_with_the_job(live: Live, pending: Dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "message", ["no json", {"type": "dance"}, {"no": "type"}, {"type": "subscribe"}, {"type": "subscribe", "job_id": "x"}]
+    "message",
+    ["no json", {"type": "dance"}, {"no": "type"}, {"type": "subscribe"}, {"type": "subscribe", "job_id": "x"}],
 )
 def test_what_is_not_understood_is_an_error_and_the_connection_stays(live: Live, message: Any) -> None:
     live.send(message)
@@ -87,7 +88,8 @@ def test_a_job_of_the_query_is_followed_to_its_end(api: Api, trainer: Trainer) -
         message = live.until("training_progress")
         while message["current_epoch"] == 0:
             message = live.until("training_progress")
-        for key in "job_id status current_epoch total_epochs progress_percent metrics checkpoint_path best_checkpoint_path".split():
+        keys = "job_id status current_epoch total_epochs progress_percent metrics checkpoint_path best_checkpoint_path"
+        for key in keys.split():
             assert key in message, key
         assert (message["job_id"], message["status"], message["current_epoch"]) == (trainer.id, "running", 1)
         assert message["metrics"]["loss"] == 1.0
