@@ -23,8 +23,8 @@ use crate::{
         AskError, ask,
         root::{Root, RootArgs, RootMsg},
     },
-    api::{Limits, Service, ServiceArgs},
-    auth::Keys,
+    api::{Limits, Service, ServiceArgs, UserSettings},
+    auth::{Keys, Lives, Oidc, OidcError},
     config::Config,
     identity::{self, Identity, IdentityError},
     listen::{self, ListenError},
@@ -76,6 +76,9 @@ pub enum BootError {
         /// What the system said.
         source: io::Error,
     },
+    /// The issuer's settings cannot be used.
+    #[error("the issuer of [oidc] cannot be used: {0}")]
+    Oidc(#[from] OidcError),
     /// The actors did not start.
     #[error("the coordinator's actors did not start: {0}")]
     Actors(String),
@@ -211,10 +214,13 @@ fn service(
         store,
         tree,
         keys: Keys::new(
-            &identity.jwt_secret,
-            Duration::from_secs(minutes * 60),
-            Duration::from_secs(days * 86_400),
+            &identity.keys,
+            Lives {
+                access: Duration::from_secs(minutes * 60),
+                refresh: Duration::from_secs(days * 86_400),
+            },
         ),
+        users: user_settings(config)?,
         join_token: identity.join_token.clone(),
         limits: Limits {
             open_jobs: u64::from(config.limits.open_jobs),
@@ -223,6 +229,19 @@ fn service(
         },
         stop: closing.clone(),
     }))
+}
+
+fn user_settings(config: &Config) -> Result<UserSettings, BootError> {
+    let login = &config.login;
+    let oidc = Some(&config.oidc).filter(|oidc| !oidc.issuer.is_empty());
+    Ok(UserSettings {
+        open_registration: config.auth.open_registration,
+        open_reads: config.auth.open_reads,
+        failures: (login.failures_per_account, login.failures_per_address),
+        window: Duration::from_secs(u64::from(login.window_seconds)),
+        trusted_proxies: login.trusted(),
+        oidc: oidc.cloned().map(Oidc::new).transpose()?,
+    })
 }
 
 fn write_ready(path: &Path, address: SocketAddr, join_token: &str) -> Result<(), BootError> {

@@ -3,13 +3,15 @@
 //! Owns their names, types and checks. Never reads the environment by itself and never uses a
 //! setting. Called once by the binary before anything starts.
 
+mod access;
+mod http;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-mod http;
-
+pub use access::{Login, OidcConfig};
 pub use http::Http;
 use serde::Deserialize;
 use trainyard_config::Shipped;
@@ -32,6 +34,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may use it.
     pub auth: Auth,
+    /// How often logins may fail.
+    pub login: Login,
+    /// Whose tokens are taken beside our own.
+    pub oidc: OidcConfig,
     /// How long a silent node is believed.
     pub leases: Leases,
     /// How much it takes.
@@ -74,6 +80,10 @@ pub struct Auth {
     pub first_user_password: Secret,
     /// What agents must show; empty draws one and keeps it.
     pub join_token: Secret,
+    /// Anyone may register, as a guest.
+    pub open_registration: bool,
+    /// Anyone may read jobs, without a token.
+    pub open_reads: bool,
 }
 
 /// How long a silent node is believed.
@@ -109,6 +119,7 @@ const SHIPPED: Shipped = Shipped {
         ("server.listen", address),
         ("store.data_dir", folder),
         ("http.cors_origins", http::origins),
+        ("login.trusted_proxies", access::networks),
     ],
 };
 
@@ -168,7 +179,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        Ok(())
+        self.oidc.check()
     }
 }
 

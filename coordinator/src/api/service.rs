@@ -17,7 +17,12 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, access::Target, follow::Follower, users::Users};
+use super::{
+    ApiError, Caller,
+    access::Target,
+    follow::Follower,
+    users::{UserSettings, Users},
+};
 use crate::{
     actors::{
         ask,
@@ -27,7 +32,7 @@ use crate::{
         root::Tree,
         scheduler::{NodeView, SchedulerMsg},
     },
-    auth::{Keys, TokenPair},
+    auth::Keys,
     config::Http,
     store::Store,
     telemetry::Telemetry,
@@ -59,6 +64,8 @@ pub struct ServiceArgs {
     pub tree: Tree,
     /// Signs and checks user tokens.
     pub keys: Keys,
+    /// What the configuration says about users.
+    pub users: UserSettings,
     /// What agents must show.
     pub join_token: String,
     /// How much is accepted.
@@ -126,7 +133,7 @@ impl Service {
     /// The service over a running tree.
     #[must_use]
     pub fn new(args: ServiceArgs) -> Self {
-        let users = Users::new(args.store.clone(), args.keys);
+        let users = Users::new(args.store.clone(), args.keys, args.users);
         let inner = Inner {
             users,
             store: args.store,
@@ -180,28 +187,14 @@ impl Service {
         blake3::hash(token.as_bytes()) == blake3::hash(self.inner.join_token.as_bytes())
     }
 
-    /// Both tokens for a right password.
-    ///
-    /// # Errors
-    /// Wrong address or password; a user who is not active.
-    pub async fn login(&self, email: &str, password: &str) -> Result<TokenPair, ApiError> {
-        self.inner.users.login(email, password).await
+    /// Users and their tokens.
+    pub(super) fn users(&self) -> &Users {
+        &self.inner.users
     }
 
-    /// A new pair for a good refresh token.
-    ///
-    /// # Errors
-    /// When the token is not good, with the reason.
-    pub fn refresh(&self, token: &str) -> Result<TokenPair, ApiError> {
-        self.inner.users.refresh(token)
-    }
-
-    /// The user behind an access token.
-    ///
-    /// # Errors
-    /// Without a token, or with one that is not good.
-    pub fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
-        self.inner.users.caller(token)
+    /// Proxies whose word about addresses is believed.
+    pub(super) fn trusted_proxies(&self) -> &[ipnet::IpNet] {
+        &self.users().settings().trusted_proxies
     }
 
     /// Accepts a job; it is on disk when this returns.

@@ -235,6 +235,21 @@ impl Store {
         Ok(found)
     }
 
+    /// Every user by number.
+    pub fn users(&self) -> Result<Vec<UserRow>, ReadError> {
+        let table = self.read()?.open_table(USERS)?;
+        let mut found = Vec::new();
+        for entry in table.iter()? {
+            let (id, bytes) = entry?;
+            let place = Place {
+                table: "users",
+                key: &id.value(),
+            };
+            found.push(codec::from_json(place, bytes.value())?);
+        }
+        Ok(found)
+    }
+
     /// One user by number.
     pub fn user(&self, id: u64) -> Result<Option<UserRow>, ReadError> {
         user(&self.read()?, id)

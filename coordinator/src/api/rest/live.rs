@@ -26,12 +26,9 @@ use trainyard_core::{
 };
 use trainyard_proto::{http::Bound, status::Kind};
 
-use super::{
-    error::Refusal,
-    request::{Asked, bearer},
-};
+use super::{error::Refusal, request::Asked};
 use crate::{
-    api::{ApiError, Caller, Service, live::Update},
+    api::{ApiError, Caller, Service, live::Update, peer::bearer},
     clock,
     store::StoredPoint,
 };

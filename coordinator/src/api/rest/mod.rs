@@ -17,10 +17,12 @@ mod jobs;
 mod live;
 mod models;
 mod openapi;
+mod projects;
 mod reports;
 mod request;
 mod series;
 mod submission;
+mod users;
 mod validation;
 mod views;
 
@@ -28,7 +30,7 @@ use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
 use http::StatusCode;
 use utoipa::OpenApi as _;
@@ -67,20 +69,13 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(health::router())
         .merge(figures::router())
         .merge(models::router())
-        .merge(users())
+        .merge(auth::router())
+        .merge(users::router())
+        .merge(projects::router())
         .merge(jobs::router())
         .merge(series::router())
         .merge(validation::router())
         .merge(callbacks())
-}
-
-/// Tokens, and who is behind one.
-fn users() -> OpenApiRouter<Service> {
-    OpenApiRouter::new()
-        .route("/auth/login", post(auth::login))
-        .route("/auth/refresh", post(auth::refresh))
-        .route("/auth/me", get(auth::me))
-        .route("/auth/logout", post(auth::logout))
 }
 
 /// What needs the secret of the job's live attempt.
