@@ -55,7 +55,7 @@ def test_login_of_an_inactive_user_is_400(api: Api, root: str) -> None:
 
     address, answer = new_user(api)
     assert answer.status_code == 201, answer.text
-    trainyard(root, str(api.token), "user", "disable", address)
+    trainyard(root, str(api.token), "users", "disable", address)
     shows(log_in(api, address, "pass-word-1"), 400, "Inactive user")
 
 

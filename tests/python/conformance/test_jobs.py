@@ -194,7 +194,7 @@ def test_upload_url_refuses_a_name_that_leads_elsewhere(api: Api, pending: Dict[
 
 
 def test_experiments_of_a_project_are_newest_first(api: Api, root: str) -> None:
-    project = trainyard(root, str(api.token), "project", "create", "conformance")
+    project = trainyard(root, str(api.token), "projects", "create", "conformance")
     number = project.get("project_id") or project.get("id")
     jobs = [api.submit({**yolo(), "project_id": number}) for _ in range(3)]
     answer = api.get(f"/projects/{number}/experiments")

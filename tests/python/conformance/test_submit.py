@@ -193,7 +193,7 @@ def test_a_primary_metric_of_ones_own(submit: Any) -> None:
 
 
 def test_prompts_and_a_docker_image_are_taken(submit: Any) -> None:
-    job = submit(yolo(custom_prompts={"a": "b"}, prompt_mode="offline", custom_docker_image="me/image:1"))
+    job = submit(yolo(custom_prompts=["a cat"], prompt_mode="offline", custom_docker_image="me/image:1"))
     assert job["custom_docker_image"] == "me/image:1"
 
 
