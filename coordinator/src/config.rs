@@ -8,8 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod datasets;
+
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use trainyard_config::Shipped;
+pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 pub use trainyard_config::{ConfigError, Secret};
 use trainyard_core::node::Lease;
 
@@ -33,6 +38,14 @@ pub struct Config {
     pub leases: Leases,
     /// How much it takes.
     pub limits: Limits,
+    /// Where snapshots' metadata and checkpoints lie.
+    pub storage: StorageConfig,
+    /// Options of object stores by scheme or bucket.
+    pub storage_options: BTreeMap<String, Secret>,
+    /// Where datasets come from.
+    pub datasets: DatasetsConfig,
+    /// The service that owns datasets, if it does.
+    pub labeler: LabelerConfig,
 }
 
 /// Where the coordinator is reached.
@@ -99,8 +112,18 @@ const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
     may_be_zero: &["store.reserve_mib"],
-    open_sections: &[],
-    texts: &[("server.listen", address), ("store.data_dir", folder)],
+    open_sections: &["storage_options"],
+    texts: &[
+        ("server.listen", address),
+        ("store.data_dir", folder),
+        ("storage.artifacts", datasets::artifacts),
+        ("storage.public_url", datasets::web),
+        ("datasets.provider", datasets::provider),
+        ("datasets.local_roots", datasets::roots),
+        ("datasets.allow_private_urls", datasets::networks),
+        ("labeler.url", datasets::web),
+        ("labeler.storage_root", datasets::artifacts),
+    ],
 };
 
 fn address(text: &str) -> Option<&'static str> {
@@ -159,7 +182,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        Ok(())
+        self.check_datasets()
     }
 }
 

@@ -9,6 +9,8 @@ pub mod auth;
 pub mod boot;
 pub mod clock;
 pub mod config;
+pub mod datasets;
 mod identity;
 mod listen;
+pub mod storage;
 pub mod store;

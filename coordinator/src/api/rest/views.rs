@@ -67,7 +67,7 @@ impl From<Job> for TrainingJob {
             notes: spec.notes,
             mlflow_run_id: None,
             workflow_id: format!("training-job-{}", job.id),
-            dataset_snapshot_id: None,
+            dataset_snapshot_id: job.snapshot_id,
             framework: spec.framework,
             model_name: spec.model_name,
             task_type: spec.task_type,
