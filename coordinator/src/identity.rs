@@ -14,6 +14,7 @@ use crate::{
 /// Under these names they stand in the store.
 const JWT_SECRET: &str = "auth.jwt_secret";
 const JOIN_TOKEN: &str = "auth.join_token";
+const WAY_KEY: &str = "storage.way_key";
 
 /// The user of `--dev`, known to everybody.
 const DEV_USER: (&str, &str) = ("admin@example.com", "admin123");
@@ -39,6 +40,8 @@ pub(crate) struct Identity {
     pub(crate) jwt_secret: Vec<u8>,
     /// What agents must show.
     pub(crate) join_token: String,
+    /// Signs ways to files on the coordinator.
+    pub(crate) way_key: Vec<u8>,
 }
 
 /// Reads the secrets from the store or draws them, and makes the first user if there is none.
@@ -57,6 +60,7 @@ pub(crate) async fn establish(
     Ok(Identity {
         jwt_secret,
         join_token,
+        way_key: kept(store, WAY_KEY).await?.into_bytes(),
     })
 }
 

@@ -42,7 +42,7 @@ pub struct Submission {
 }
 
 /// A snapshot that is ready in the artifact store.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Prepared {
     /// Its id.
     pub id: String,

@@ -4,6 +4,7 @@
 //! jobs; only the service speaks to actors and store. Called by `boot`.
 
 pub mod access;
+mod datasets;
 mod error;
 mod follow;
 pub mod grpc;
@@ -16,3 +17,5 @@ pub use error::ApiError;
 pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
 pub use users::Caller;
+
+pub(crate) use service::stopping;

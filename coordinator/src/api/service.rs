@@ -27,6 +27,7 @@ use crate::{
         scheduler::{NodeView, SchedulerMsg},
     },
     auth::{Keys, TokenPair},
+    datasets::Datasets,
     store::Store,
 };
 
@@ -58,6 +59,10 @@ pub struct ServiceArgs {
     pub keys: Keys,
     /// What agents must show.
     pub join_token: String,
+    /// Datasets, snapshots and where files lie.
+    pub datasets: Datasets,
+    /// How this coordinator is reached; empty to take the request's word.
+    pub public_url: String,
     /// How much is accepted.
     pub limits: Limits,
     /// Cancelled when the coordinator stops.
@@ -76,6 +81,8 @@ struct Inner {
     tree: Tree,
     users: Users,
     join_token: String,
+    datasets: Datasets,
+    public_url: String,
     limits: Limits,
     stop: CancellationToken,
     submits: Arc<Semaphore>,
@@ -123,6 +130,8 @@ impl Service {
             store: args.store,
             tree: args.tree,
             join_token: args.join_token,
+            datasets: args.datasets,
+            public_url: args.public_url,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
             stop: args.stop,
@@ -146,6 +155,16 @@ impl Service {
     /// Rows on a page at most.
     pub(super) fn page_rows(&self) -> usize {
         self.inner.limits.page_rows
+    }
+
+    /// Datasets, snapshots and where files lie.
+    pub(super) fn data(&self) -> &Datasets {
+        &self.inner.datasets
+    }
+
+    /// How this coordinator is reached, if its settings say so.
+    pub(super) fn public_url(&self) -> Option<&str> {
+        Some(self.inner.public_url.as_str()).filter(|url| !url.is_empty())
     }
 
     /// The store, for what only one door reads.
@@ -190,18 +209,16 @@ impl Service {
     pub async fn submit(
         &self,
         caller: &Caller,
-        spec: JobSpec,
+        mut spec: JobSpec,
         key: Option<String>,
     ) -> Result<Job, ApiError> {
         let violations = spec.check();
         if !violations.is_empty() {
             return Err(ApiError::invalid(violations));
         }
-        if let Some(id) = spec.dataset_id.as_deref().filter(|id| !id.is_empty()) {
-            let words = format!(
-                "Labeler is not configured, so dataset '{id}' cannot be looked up; give dataset_path instead"
-            );
-            return Err(ApiError::new(Kind::Unavailable, words));
+        let key = key.map(|key| format!("{}:{key}", caller.user.id));
+        if let Some(job) = self.submitted(key.as_deref())? {
+            return Ok(job);
         }
         let _permit = self.admit()?;
         let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
@@ -212,13 +229,25 @@ impl Service {
             );
             return Err(ApiError::field("resources", words));
         }
+        let mut held = self.inner.datasets.prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
             submitted_by: caller.user.email.clone(),
-            key: key.map(|key| format!("{}:{key}", caller.user.id)),
+            key,
+            snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+        // The dataset is held until its snapshot is stored, so that the next submit finds it.
         Ok(ask(&self.inner.tree.jobs, question).await?)
+    }
+
+    /// The job that a submission with this key has become.
+    fn submitted(&self, key: Option<&str>) -> Result<Option<Job>, ApiError> {
+        let Some(key) = key else { return Ok(None) };
+        match self.inner.store.request_key(key)? {
+            Some(id) => Ok(self.inner.store.job(id)?),
+            None => Ok(None),
+        }
     }
 
     /// One job, with the reason why it waits.
@@ -293,6 +322,10 @@ impl Service {
     /// # Errors
     /// When there is no such job, or it is not over.
     pub async fn restart(&self, id: JobId) -> Result<Job, ApiError> {
+        let job = self.inner.store.job(id)?.ok_or_else(ApiError::no_job)?;
+        let ended = job.state.is_terminal();
+        let snapshot = job.snapshot_id.as_deref().filter(|_| ended);
+        let _held = self.inner.datasets.hold(snapshot).await?;
         self.act(id, Event::RestartRequested, "restart").await
     }
 
@@ -454,6 +487,6 @@ impl Service {
     }
 }
 
-pub(super) fn stopping() -> ApiError {
+pub(crate) fn stopping() -> ApiError {
     ApiError::new(Kind::Unavailable, "the coordinator is stopping")
 }

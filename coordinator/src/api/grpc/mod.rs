@@ -6,6 +6,7 @@
 mod agents;
 mod auth;
 mod data;
+mod datasets;
 mod jobs;
 mod nodes;
 
@@ -16,6 +17,7 @@ use trainyard_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
+        dataset_service_server::DatasetServiceServer,
         job_service_server::JobServiceServer, node_service_server::NodeServiceServer,
     },
 };
@@ -42,6 +44,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let jobs = JobServiceServer::new(jobs::JobDoor(service.clone()));
     let nodes = NodeServiceServer::new(nodes::NodeDoor(service.clone()));
     let users = AuthServiceServer::new(auth::AuthDoor(service.clone()));
+    let datasets = DatasetServiceServer::new(datasets::DatasetDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
     let routes = Routes::new(health_service)
         .add_service(reflect().build_v1()?)
@@ -49,6 +52,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(jobs.max_decoding_message_size(MESSAGE))
         .add_service(nodes)
         .add_service(users)
+        .add_service(datasets)
         .add_service(agents.max_decoding_message_size(MESSAGE));
     Ok(routes.into_axum_router().reset_fallback())
 }

@@ -224,12 +224,13 @@ impl Labeler {
 
     fn url(&self, path: &[&str]) -> Result<Url, CallError> {
         let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["api", "v1", "platform"]).extend(path);
-            drop(segments);
-            return Ok(url);
+        match url.path_segments_mut() {
+            Ok(mut segments) => {
+                segments.pop_if_empty().extend(["api", "v1", "platform"]).extend(path);
+            }
+            Err(()) => return Err(CallError::Down("labeler.url is no address".to_owned())),
         }
-        Err(CallError::Down("labeler.url is no address".to_owned()))
+        Ok(url)
     }
 
     async fn once<T: for<'de> Deserialize<'de>>(
