@@ -50,6 +50,14 @@ pub struct JobSpec {
     pub primary_metric: Option<String>,
     /// `max` or `min`.
     pub primary_metric_mode: Option<String>,
+    /// Words for models that are asked in words.
+    pub custom_prompts: Option<Vec<String>>,
+    /// How such words are used; `offline` unless said otherwise.
+    pub prompt_mode: Option<String>,
+    /// A checkpoint to begin with, as the trainer's node sees it.
+    pub resume_from: Option<String>,
+    /// Go on where that checkpoint ended, epochs and optimizer included; else only its weights count.
+    pub resume: bool,
     /// Program and arguments of framework `command`.
     pub command: Vec<String>,
     /// Variables for the trainer.
@@ -94,6 +102,10 @@ impl Default for JobSpec {
             split_strategy: None,
             primary_metric: None,
             primary_metric_mode: None,
+            custom_prompts: None,
+            prompt_mode: None,
+            resume_from: None,
+            resume: false,
             command: Vec::new(),
             environment: BTreeMap::new(),
             resources: ResourceRequest::default(),

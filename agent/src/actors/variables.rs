@@ -76,6 +76,10 @@ fn of_job(order: &Order) -> BTreeMap<String, String> {
     if let Some(size) = spec.image_size {
         all.insert("IMGSZ".to_owned(), size.to_string());
     }
+    if let Some(path) = spec.resume_from.clone() {
+        all.insert("RESUME_FROM".to_owned(), path);
+        all.insert("RESUME".to_owned(), spec.resume.to_string());
+    }
     if let Some(path) = spec.dataset_path.clone().filter(|path| !path.is_empty()) {
         all.insert("LOCAL_DATASET_PATH".to_owned(), path);
     }
@@ -129,6 +133,11 @@ fn config(order: &Order) -> Value {
         ("primary_metric", json!(primary_metric)),
         ("primary_metric_mode", json!(primary_metric_mode)),
         ("split_config", json!(spec.split_strategy)),
+        ("custom_prompts", json!(spec.custom_prompts)),
+        (
+            "prompt_mode",
+            json!(spec.prompt_mode.as_deref().unwrap_or("offline")),
+        ),
         ("advanced_config", json!(advanced)),
     ];
     document.extend(base.map(|(name, value)| (name.to_owned(), value)));
@@ -154,6 +163,7 @@ mod tests {
             learning_rate: 0.0001,
             advanced_config: Some(json!({"epochs": 99, "mosaic": 0.5})),
             split_strategy: Some(json!({"default": "80/20"})),
+            custom_prompts: Some(vec!["a red valve".into()]),
             ..JobSpec::default()
         };
         Order {
@@ -246,6 +256,17 @@ mod tests {
         assert_eq!(config["batch"], 32);
         assert_eq!(config["mosaic"], 0.5);
         assert_eq!(config["advanced_config"]["epochs"], 99);
+        assert_eq!(config["custom_prompts"], json!(["a red valve"]));
+        assert_eq!(config["prompt_mode"], "offline");
+        assert!(!all.contains_key("RESUME_FROM"));
+        let mut again = order();
+        again.spec.resume_from = Some("/c/last.pt".into());
+        again.spec.resume = true;
+        let (all, _) = variables(&again, &place());
+        assert_eq!(
+            (all["RESUME_FROM"].as_str(), all["RESUME"].as_str()),
+            ("/c/last.pt", "true")
+        );
         assert_eq!(config["primary_metric"], "mAP50");
         assert_eq!(config["primary_metric_mode"], "max");
         assert_eq!(config["split_config"]["default"], "80/20");

@@ -8,6 +8,7 @@ mod datasets;
 mod error;
 mod follow;
 pub mod grpc;
+mod reader;
 mod reads;
 pub mod rest;
 mod service;

@@ -15,10 +15,13 @@ use trainyard_core::{
 };
 
 use super::{
-    ApiError,
+    ApiError, Caller,
     service::{Page, Service, stopping},
 };
 use crate::store::{ReadError, Store, StoredLine, StoredPoint};
+
+/// Text of validation results in one answer, in bytes; more only when one result alone is larger.
+pub(super) const RESULTS: usize = 16 << 20;
 
 /// What is wanted of a job's points.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,14 +38,14 @@ impl Service {
     /// Points after `after`, ascending.
     ///
     /// # Errors
-    /// When there is no such job.
+    /// When there is no such job, or none that the caller may read.
     pub fn points(
         &self,
+        caller: &Caller,
         id: JobId,
-        after: u64,
-        limit: usize,
+        (after, limit): (u64, usize),
     ) -> Result<Page<StoredPoint>, ApiError> {
-        self.known(id)?;
+        self.readable(caller, id)?;
         let limit = self.page(limit);
         let rows = self.store().points(id, after, limit)?;
         let more = rows.len() == limit;
@@ -52,15 +55,15 @@ impl Service {
     /// Lines after `after`, ascending, of `stream` or of all.
     ///
     /// # Errors
-    /// When there is no such job.
+    /// When there is no such job, or none that the caller may read.
     pub async fn lines(
         &self,
+        caller: &Caller,
         id: JobId,
-        after: u64,
-        limit: usize,
+        (after, limit): (u64, usize),
         stream: Option<LogStream>,
     ) -> Result<Page<StoredLine>, ApiError> {
-        self.known(id)?;
+        self.readable(caller, id)?;
         let limit = self.page(limit);
         let at_once = self.page_rows();
         // Wanted lines may be few among many.
@@ -88,14 +91,15 @@ impl Service {
     /// Pages of points after `after`, until the job has ended.
     ///
     /// # Errors
-    /// When there is no such job, or too much is followed already.
+    /// When there is no such job, none that the caller may read, or too much is followed already.
     pub fn follow_points(
         &self,
+        caller: &Caller,
         id: JobId,
         after: u64,
     ) -> Result<impl Stream<Item = Result<Vec<StoredPoint>, ApiError>> + Send + use<>, ApiError>
     {
-        self.known(id)?;
+        self.readable(caller, id)?;
         let permit = self.stream()?;
         let read = Store::points;
         let rows = self
@@ -110,12 +114,12 @@ impl Service {
     /// As [`Service::follow_points`].
     pub fn follow_lines(
         &self,
+        caller: &Caller,
         id: JobId,
-        after: u64,
-        follow: bool,
+        (after, follow): (u64, bool),
     ) -> Result<impl Stream<Item = Result<Vec<StoredLine>, ApiError>> + Send + use<>, ApiError>
     {
-        self.known(id)?;
+        self.readable(caller, id)?;
         let permit = self.stream()?;
         let read = Store::logs;
         let rows = self
@@ -130,9 +134,10 @@ impl Service {
     /// As [`Service::follow_points`].
     pub fn follow_job(
         &self,
+        caller: &Caller,
         id: JobId,
     ) -> Result<impl Stream<Item = Result<Job, ApiError>> + Send + use<>, ApiError> {
-        self.known(id)?;
+        self.readable(caller, id)?;
         let permit = self.stream()?;
         let service = self.clone();
         let states = self.follower(id).states().then(move |job| {
@@ -150,13 +155,14 @@ impl Service {
     /// Points of the newest attempt from an epoch on, from either end.
     ///
     /// # Errors
-    /// When there is no such job.
+    /// When there is no such job, or none that the caller may read.
     pub async fn points_from(
         &self,
+        caller: &Caller,
         id: JobId,
         wanted: Points,
     ) -> Result<Vec<StoredPoint>, ApiError> {
-        let of = self.newest_attempt(id)?;
+        let of = self.newest_attempt(caller, id)?;
         let limit = self.page(wanted.limit);
         self.blocking(move |store| {
             let mut kept = VecDeque::new();
@@ -182,9 +188,14 @@ impl Service {
     /// The newest points of the newest attempt, oldest of them first.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub fn latest_points(&self, id: JobId, limit: usize) -> Result<Vec<StoredPoint>, ApiError> {
-        let of = self.newest_attempt(id)?;
+    /// When there is no such job, or none that the caller may read.
+    pub fn latest_points(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        limit: usize,
+    ) -> Result<Vec<StoredPoint>, ApiError> {
+        let of = self.newest_attempt(caller, id)?;
         let mut rows = self.store().newest_points(id, self.page(limit))?;
         rows.retain(|point| Some(point.attempt) == of);
         Ok(rows)
@@ -193,9 +204,13 @@ impl Service {
     /// The names of the newest attempt's metrics, and how many points it has.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub async fn metric_names(&self, id: JobId) -> Result<(BTreeSet<String>, u64), ApiError> {
-        let of = self.newest_attempt(id)?;
+    /// When there is no such job, or none that the caller may read.
+    pub async fn metric_names(
+        &self,
+        caller: &Caller,
+        id: JobId,
+    ) -> Result<(BTreeSet<String>, u64), ApiError> {
+        let of = self.newest_attempt(caller, id)?;
         self.blocking(move |store| {
             let (mut names, mut count) = (BTreeSet::new(), 0);
             each_point(store, (id, of), |point| {
@@ -212,9 +227,13 @@ impl Service {
     /// its newest report.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub async fn checkpoints(&self, id: JobId) -> Result<Vec<(String, u32)>, ApiError> {
-        let of = self.newest_attempt(id)?;
+    /// When there is no such job, or none that the caller may read.
+    pub async fn checkpoints(
+        &self,
+        caller: &Caller,
+        id: JobId,
+    ) -> Result<Vec<(String, u32)>, ApiError> {
+        let of = self.newest_attempt(caller, id)?;
         self.blocking(move |store| {
             let mut found: Vec<(String, u32)> = Vec::new();
             each_point(store, (id, of), |point| {
@@ -235,26 +254,69 @@ impl Service {
     /// The newest lines that `keep` wants, oldest of them first.
     ///
     /// # Errors
-    /// When there is no such job.
+    /// When there is no such job, or none that the caller may read.
     pub async fn latest_lines(
         &self,
+        caller: &Caller,
         id: JobId,
         limit: usize,
         keep: impl Fn(&LogLine) -> bool + Send + 'static,
     ) -> Result<Vec<StoredLine>, ApiError> {
-        self.known(id)?;
+        self.readable(caller, id)?;
         let limit = self.page(limit);
         self.blocking(move |store| store.newest_logs(id, limit, keep))
             .await
     }
 
-    /// Validation results by epoch, as JSON.
+    /// Validation results from an epoch on, as JSON, and how many the job has in all. A page ends
+    /// early when its text would grow beyond [`RESULTS`].
     ///
     /// # Errors
-    /// When there is no such job.
-    pub fn validations(&self, id: JobId) -> Result<Vec<(u32, String)>, ApiError> {
-        self.known(id)?;
-        Ok(self.store().validations(id)?)
+    /// When there is no such job, or none that the caller may read.
+    pub async fn validations(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        (since, limit): (u32, usize),
+    ) -> Result<(Vec<(u32, String)>, usize), ApiError> {
+        self.readable(caller, id)?;
+        let limit = self.page(limit);
+        self.blocking(move |store| {
+            let mut rows = Vec::new();
+            let mut size = 0;
+            store.each_validation(id, since, |epoch, text| {
+                size += text.len();
+                if !rows.is_empty() && size > RESULTS {
+                    return false;
+                }
+                rows.push((epoch, text));
+                rows.len() < limit
+            })?;
+            Ok((rows, store.count_validations(id)?))
+        })
+        .await
+    }
+
+    /// What `read` finds in each validation result, by epoch; one result is in memory at a time.
+    ///
+    /// # Errors
+    /// When there is no such job, or none that the caller may read.
+    pub async fn validation_summary<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        read: impl Fn(u32, &str) -> T + Send + 'static,
+    ) -> Result<Vec<T>, ApiError> {
+        self.readable(caller, id)?;
+        self.blocking(move |store| {
+            let mut rows = Vec::new();
+            store.each_validation(id, 0, |epoch, text| {
+                rows.push(read(epoch, &text));
+                true
+            })?;
+            Ok(rows)
+        })
+        .await
     }
 
     /// How many jobs have not ended: read from the store, so that it also says whether that works.
@@ -265,8 +327,8 @@ impl Service {
         Ok(self.store().count_open()?)
     }
 
-    fn newest_attempt(&self, id: JobId) -> Result<Option<AttemptNo>, ApiError> {
-        let job = self.store().job(id)?.ok_or_else(ApiError::no_job)?;
+    fn newest_attempt(&self, caller: &Caller, id: JobId) -> Result<Option<AttemptNo>, ApiError> {
+        let job = self.readable(caller, id)?;
         Ok(job.attempt().map(|newest| newest.number))
     }
 

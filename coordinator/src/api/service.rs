@@ -7,16 +7,17 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
+    access::Permission,
     ids::{JobId, NodeName},
-    job::{Event, Job, JobState},
+    job::{Event, Job, JobState, Resume},
     spec::JobSpec,
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, follow::Follower, users::Users};
+use super::{ApiError, Caller, access::Target, follow::Follower, users::Users};
 use crate::{
     actors::{
         ask,
@@ -205,7 +206,8 @@ impl Service {
     /// Accepts a job; it is on disk when this returns.
     ///
     /// # Errors
-    /// Every bad field at once; a job larger than any node; no room on disk or in the queue.
+    /// Every bad field at once; a project that is not there or where the caller may not submit; a job
+    /// larger than any node; no room on disk or in the queue.
     pub async fn submit(
         &self,
         caller: &Caller,
@@ -216,6 +218,7 @@ impl Service {
         if !violations.is_empty() {
             return Err(ApiError::invalid(violations));
         }
+        self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
         let key = key.map(|key| format!("{}:{key}", caller.user.id));
         if let Some(job) = self.submitted(key.as_deref())? {
             return Ok(job);
@@ -253,17 +256,22 @@ impl Service {
     /// One job, with the reason why it waits.
     ///
     /// # Errors
-    /// When there is none.
-    pub async fn job(&self, id: JobId) -> Result<Job, ApiError> {
-        let job = self.inner.store.job(id)?.ok_or_else(ApiError::no_job)?;
+    /// When there is none that the caller may read.
+    pub async fn job(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
+        let job = self.readable(caller, id)?;
         Ok(self.with_reason(job).await)
     }
 
-    /// A page of jobs, newest first.
+    /// A page of the jobs that the caller may read, newest first. A project that is named must be one
+    /// that the caller may see.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    pub async fn jobs(&self, wanted: Jobs) -> Result<Page<Job>, ApiError> {
+    /// `Project not found`; when the store cannot be read.
+    pub async fn jobs(&self, caller: &Caller, wanted: Jobs) -> Result<Page<Job>, ApiError> {
+        if let Some(project) = wanted.project_id {
+            self.require(caller, Permission::ReadProject, Target::Project(project))?;
+        }
+        let reader = self.reader(caller)?;
         let limit = self.page(wanted.limit);
         let store = self.inner.store.clone();
         let waiting = |state: &JobState| !state.is_terminal();
@@ -272,6 +280,7 @@ impl Service {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
+                    && reader.reads(job)
             };
             if only_open {
                 // Few among many that have ended.
@@ -293,8 +302,9 @@ impl Service {
     /// Asks for a stop, wherever the job stands; answers with the job as it is then.
     ///
     /// # Errors
-    /// When there is no such job, or it is over.
-    pub async fn cancel(&self, id: JobId) -> Result<Job, ApiError> {
+    /// When there is no such job, the caller may not change it, or it is over.
+    pub async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
+        self.changeable(caller, id)?;
         self.act(id, Event::CancelRequested, "cancel").await
     }
 
@@ -303,8 +313,13 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::cancel`].
-    pub async fn cancel_and_wait(&self, id: JobId, patience: Duration) -> Result<Job, ApiError> {
-        let job = self.cancel(id).await?;
+    pub async fn cancel_and_wait(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        patience: Duration,
+    ) -> Result<Job, ApiError> {
+        let job = self.cancel(caller, id).await?;
         let follower = self.follower(id);
         let ended = async {
             let mut states = std::pin::pin!(follower.states());
@@ -314,19 +329,35 @@ impl Service {
         let limit = limit.min(LONGEST_WAIT);
         // That it is still on its way out is no error: the answer shows it.
         tokio::time::timeout(limit, ended).await.ok();
-        self.job(id).await
+        self.job(caller, id).await
     }
 
     /// Runs an ended job again.
     ///
     /// # Errors
-    /// When there is no such job, or it is not over.
-    pub async fn restart(&self, id: JobId) -> Result<Job, ApiError> {
-        let job = self.inner.store.job(id)?.ok_or_else(ApiError::no_job)?;
-        let ended = job.state.is_terminal();
-        let snapshot = job.snapshot_id.as_deref().filter(|_| ended);
-        let _held = self.inner.datasets.hold(snapshot).await?;
+    /// When there is no such job, the caller may not change it, it is not over, or its snapshot is gone.
+    pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
+        self.changeable(caller, id)?;
+        let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::RestartRequested, "restart").await
+    }
+
+    /// Starts a job, from a checkpoint if one is wanted: one that waits is only told where to begin, one
+    /// that has ended runs again.
+    ///
+    /// # Errors
+    /// When there is no such job, the caller may not change it, or it runs already.
+    pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
+        self.changeable(caller, id)?;
+        let _held = self.hold_snapshot(id).await?;
+        self.act(id, Event::StartRequested(from), "start").await
+    }
+
+    /// Keeps the snapshot of an ended job from being deleted while the job is started again.
+    async fn hold_snapshot(&self, id: JobId) -> Result<Option<OwnedMutexGuard<()>>, ApiError> {
+        let job = self.inner.store.job(id)?.filter(|job| job.state.is_terminal());
+        let snapshot = job.as_ref().and_then(|job| job.snapshot_id.as_deref());
+        self.inner.datasets.hold(snapshot).await
     }
 
     /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
@@ -371,7 +402,13 @@ impl Service {
     ///
     /// # Errors
     /// When the coordinator is too busy to answer.
-    pub async fn nodes(&self) -> Result<Vec<Node>, ApiError> {
+    pub async fn nodes(&self, caller: &Caller) -> Result<Vec<Node>, ApiError> {
+        self.require(caller, Permission::ReadNodes, Target::Cluster)?;
+        self.all_nodes().await
+    }
+
+    /// As [`Service::nodes`], for the coordinator's own figures.
+    pub(super) async fn all_nodes(&self) -> Result<Vec<Node>, ApiError> {
         let infos = ask(&self.inner.tree.nodes, NodesMsg::List).await?;
         let views = ask(&self.inner.tree.scheduler, SchedulerMsg::View).await?;
         let view = |info: &NodeInfo| views.iter().find(|view| view.name == info.row.name);
@@ -386,8 +423,8 @@ impl Service {
     ///
     /// # Errors
     /// When there is none; the known ones are named.
-    pub async fn node(&self, name: &str) -> Result<Node, ApiError> {
-        let nodes = self.nodes().await?;
+    pub async fn node(&self, caller: &Caller, name: &str) -> Result<Node, ApiError> {
+        let nodes = self.nodes(caller).await?;
         let known: Vec<_> = nodes
             .iter()
             .map(|node| node.info.row.name.to_string())
@@ -408,12 +445,18 @@ impl Service {
     /// Drains a node (with a reason) or resumes it.
     ///
     /// # Errors
-    /// When there is no such node.
-    pub async fn set_drain(&self, name: &str, reason: Option<String>) -> Result<Node, ApiError> {
-        self.node(name).await?;
+    /// When there is no such node, or the caller does not operate the cluster.
+    pub async fn set_drain(
+        &self,
+        caller: &Caller,
+        name: &str,
+        reason: Option<String>,
+    ) -> Result<Node, ApiError> {
+        self.require(caller, Permission::Operate, Target::Cluster)?;
+        self.node(caller, name).await?;
         let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), reason, reply);
         ask(&self.inner.tree.nodes, question).await?;
-        self.node(name).await
+        self.node(caller, name).await
     }
 
     async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {
@@ -470,11 +513,6 @@ impl Service {
             job,
             stop: self.inner.stop.clone(),
         }
-    }
-
-    pub(super) fn known(&self, id: JobId) -> Result<(), ApiError> {
-        let job = self.inner.store.job(id)?;
-        job.map(drop).ok_or_else(ApiError::no_job)
     }
 
     pub(super) fn page(&self, wanted: usize) -> usize {

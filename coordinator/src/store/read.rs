@@ -155,9 +155,29 @@ impl Store {
 
     /// Validation results of a job by epoch, ascending.
     pub fn validations(&self, job: JobId) -> Result<Vec<(u32, String)>, ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
         let mut found = Vec::new();
-        for entry in table.range((job.0, 0)..=(job.0, u32::MAX))? {
+        self.each_validation(job, 0, |epoch, text| {
+            found.push((epoch, text));
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// How many validation results a job has.
+    pub fn count_validations(&self, job: JobId) -> Result<usize, ReadError> {
+        let table = self.read()?.open_table(VALIDATIONS)?;
+        Ok(table.range((job.0, 0)..=(job.0, u32::MAX))?.count())
+    }
+
+    /// Hands out validation results of a job from an epoch on, one by one, while `take` wants more.
+    pub fn each_validation(
+        &self,
+        job: JobId,
+        since: u32,
+        mut take: impl FnMut(u32, String) -> bool,
+    ) -> Result<(), ReadError> {
+        let table = self.read()?.open_table(VALIDATIONS)?;
+        for entry in table.range((job.0, since)..=(job.0, u32::MAX))? {
             let (key, bytes) = entry?;
             let epoch = key.value().1;
             let key = format!("{job}/{epoch}");
@@ -165,9 +185,11 @@ impl Store {
                 table: "validations",
                 key: &key,
             };
-            found.push((epoch, codec::to_text(place, bytes.value())?));
+            if !take(epoch, codec::to_text(place, bytes.value())?) {
+                break;
+            }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Up to which number the records of each task of a job are stored.

@@ -1,6 +1,6 @@
 //! The transitions. Each function is one event; each says in which states it is taken.
 
-use super::{Attempt, Effect, Event, Illegal, Job, JobState, Step};
+use super::{Attempt, Effect, Event, Illegal, Job, JobState, Resume, Step};
 use crate::{
     failure::{FailureClass, Outcome, StopCause, TaskEnd, judge},
     ids::AttemptNo,
@@ -32,7 +32,11 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
             completion,
         } => next.stored(attempt, seq, progress, completion)?,
         Event::CancelRequested => next.cancel_requested()?,
-        Event::RestartRequested => next.restart_requested()?,
+        Event::RestartRequested => {
+            next.job.begin_with(&Resume::default());
+            next.restart_requested("restart")?;
+        }
+        Event::StartRequested(from) => next.start_requested(&from)?,
         Event::AttemptLost(attempt, why) => next.attempt_lost(attempt, why)?,
     }
     Ok(Step {
@@ -165,10 +169,27 @@ impl Draft {
         Ok(())
     }
 
-    fn restart_requested(&mut self) -> Result<(), Illegal> {
+    /// A trainer that is about to run begins as it was told; nobody changes that any more.
+    fn start_requested(&mut self, from: &Resume) -> Result<(), Illegal> {
+        match self.job.state {
+            JobState::Pending | JobState::Queued | JobState::Starting
+                if *from == Resume::default() => {}
+            JobState::Pending | JobState::Queued => self.job.begin_with(from),
+            JobState::Completed | JobState::Failed | JobState::Cancelled => {
+                self.job.begin_with(from);
+                self.restart_requested("start")?;
+            }
+            JobState::Starting | JobState::Running | JobState::Finishing => {
+                return Err(self.not_now("start"));
+            }
+        }
+        Ok(())
+    }
+
+    fn restart_requested(&mut self, event: &'static str) -> Result<(), Illegal> {
         self.only_in(
             &[JobState::Completed, JobState::Failed, JobState::Cancelled],
-            "restart",
+            event,
         )?;
         self.job.cancel_requested = false;
         self.job.outcome = None;

@@ -121,8 +121,19 @@ pub enum Event {
     CancelRequested,
     /// A user wants it run again.
     RestartRequested,
+    /// A user wants it started: one that waits is started anyway, one that has ended runs again.
+    StartRequested(Resume),
     /// The node is lost, or came back without a trace of the attempt.
     AttemptLost(AttemptNo, String),
+}
+
+/// Where a trainer begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The checkpoint, as the trainer's node sees it; without one the job's last one.
+    pub checkpoint: Option<String>,
+    /// Go on where it ended, epochs and optimizer included; else only its weights are taken.
+    pub whole: bool,
 }
 
 /// What is to be done once the changed job is stored. Imperative, plain data, safe to repeat.
@@ -196,6 +207,15 @@ impl Job {
             started_at: None,
             ended_at: None,
         }
+    }
+
+    /// Notes where the next attempt's trainer begins: afresh when nothing is wanted, or when there is
+    /// no checkpoint to go on from.
+    fn begin_with(&mut self, from: &Resume) {
+        let last = self.last_checkpoint.as_ref().filter(|_| from.whole);
+        let last = last.map(|checkpoint| checkpoint.path.clone());
+        self.spec.resume_from = from.checkpoint.clone().or(last);
+        self.spec.resume = from.whole && self.spec.resume_from.is_some();
     }
 
     /// The newest attempt, live or over.

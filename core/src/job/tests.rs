@@ -144,6 +144,41 @@ fn a_restart_is_a_new_attempt_that_fences_the_old_one() {
 }
 
 #[test]
+fn a_job_that_is_started_again_goes_on_from_its_checkpoint_when_that_is_wanted() {
+    let named = |path: &str, whole| {
+        let checkpoint = Some(path.to_owned());
+        Event::StartRequested(Resume { checkpoint, whole })
+    };
+    let last = || {
+        Event::StartRequested(Resume {
+            checkpoint: None,
+            whole: true,
+        })
+    };
+    let mut ended = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
+    assert_eq!(ended.state, JobState::Failed);
+    ended.last_checkpoint = Some(Checkpoint {
+        path: "/c/last.pt".into(),
+        size_bytes: None,
+    });
+    let told = |job: &Job, event| {
+        let job = job.step(T, event).unwrap().job;
+        assert_eq!(job.state, JobState::Queued);
+        (job.spec.resume_from, job.spec.resume)
+    };
+    let at = |path: &str| Some(path.to_owned());
+    assert_eq!(told(&ended, last()), (at("/c/last.pt"), true));
+    assert_eq!(told(&ended, named("/x.pt", false)), (at("/x.pt"), false));
+    assert_eq!(told(&ended, Event::RestartRequested), (None, false));
+    let waiting = ended.step(T, named("/x.pt", true)).unwrap().job;
+    let plain = Event::StartRequested(Resume::default());
+    assert_eq!(told(&waiting, plain), (at("/x.pt"), true));
+    let runs = after(vec![Event::Prepared, placed(), Event::Started(A1, T)]).job;
+    let refused = runs.step(T, last()).unwrap_err();
+    assert_eq!(refused.to_string(), "a running job does not take 'start'");
+}
+
+#[test]
 fn a_restarted_job_shows_nothing_of_its_earlier_run() {
     let checkpoint = Checkpoint {
         path: "/c/best.pt".into(),
@@ -267,6 +302,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         Just(Event::CancelRequested),
         Just(Event::RestartRequested),
+        Just(Event::StartRequested(Resume::default())),
         attempt.prop_map(|a| Event::AttemptLost(a, "gone".into())),
     ]
 }

@@ -56,6 +56,10 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             session_id: wire.session_id,
             project_id: wire.project_id,
             custom_docker_image: given(wire.custom_docker_image),
+            custom_prompts: (!wire.custom_prompts.is_empty()).then_some(wire.custom_prompts),
+            prompt_mode: given(wire.prompt_mode),
+            resume_from: given(wire.resume_from),
+            resume: wire.resume,
         };
         if is_command && spec.epochs == 0 && spec.batch_size == 0 {
             spec.epochs = 1;
@@ -98,6 +102,10 @@ impl From<JobSpec> for v1::JobSpec {
             session_id: core.session_id,
             project_id: core.project_id,
             custom_docker_image: core.custom_docker_image.unwrap_or_default(),
+            custom_prompts: core.custom_prompts.unwrap_or_default(),
+            prompt_mode: core.prompt_mode.unwrap_or_default(),
+            resume_from: core.resume_from.unwrap_or_default(),
+            resume: core.resume,
         }
     }
 }

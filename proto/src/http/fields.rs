@@ -18,6 +18,12 @@ pub struct Fields<'a> {
     pub errors: Vec<Value>,
 }
 
+/// Whole numbers that every client can hold.
+pub const SAFE: [Bound<i64>; 2] = [
+    Bound::Ge(-9_007_199_254_740_991),
+    Bound::Le(9_007_199_254_740_991),
+];
+
 /// One end of a range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound<T> {
@@ -201,6 +207,59 @@ impl<'a> Fields<'a> {
             ("float_type", "Input should be a valid number")
         };
         read.or_else(|| self.wrong(name, kind, value))
+    }
+
+    /// How many rows are wanted: 1 to `most`.
+    pub fn limit(&mut self, default: usize, most: usize) -> usize {
+        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let bounds = [Bound::Ge(1), Bound::Le(whole(most))];
+        let wanted = self.whole_or("limit", whole(default.min(most)), &bounds);
+        usize::try_from(wanted).unwrap_or(most)
+    }
+
+    /// From which epoch on rows are wanted.
+    pub fn since_epoch(&mut self) -> u32 {
+        let bounds = [Bound::Ge(0), Bound::Le(i64::from(u32::MAX))];
+        let epoch = self.whole_within("since_epoch", &bounds);
+        epoch
+            .and_then(|epoch| u32::try_from(epoch).ok())
+            .unwrap_or(0)
+    }
+
+    /// Yes or no, in any of the words that Python's validators know; may be missing or null.
+    pub fn optional_flag(&mut self, name: &str) -> Option<bool> {
+        let value = self.get(name)?;
+        let word = match value {
+            Value::Bool(flag) => return Some(*flag),
+            Value::String(text) => text.to_ascii_lowercase(),
+            Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                value.to_string()
+            }
+        };
+        match word.as_str() {
+            "true" | "1" | "yes" | "y" | "on" | "t" => Some(true),
+            "false" | "0" | "no" | "n" | "off" | "f" => Some(false),
+            _ => {
+                let text = "Input should be a valid boolean, unable to interpret input";
+                self.wrong(name, ("bool_parsing", text), value)
+            }
+        }
+    }
+
+    /// A list of numbers that may be missing or null.
+    pub fn numbers(&mut self, name: &str) -> Option<Vec<f64>> {
+        let value = self.get(name)?;
+        let Value::Array(items) = value else {
+            let kind = ("list_type", "Input should be a valid list");
+            return self.wrong(name, kind, value);
+        };
+        for (index, item) in items.iter().enumerate() {
+            if number(item).is_none() {
+                let kind = ("float_type", "Input should be a valid number");
+                self.add_below(name, index.into(), kind, item);
+            }
+        }
+        Some(items.iter().filter_map(number).collect())
     }
 
     /// A number that may be missing but not null, within `bounds`.

@@ -14,5 +14,5 @@ pub use bodies::{
     CompletionBody, LogBody, Problems, ProgressBody, ValidationBody, completion, log, progress,
     read, validation,
 };
-pub use fields::{Bound, Fields, bad_number, problem};
+pub use fields::{Bound, Fields, SAFE, bad_number, problem};
 pub use json::{Parsed, number, parse, plain};

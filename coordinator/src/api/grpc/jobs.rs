@@ -51,8 +51,11 @@ impl JobService for JobDoor {
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
-        caller(&self.0, &request)?;
-        let job = self.0.job(JobId(request.into_inner().job_id)).await?;
+        let caller = caller(&self.0, &request)?;
+        let job = self
+            .0
+            .job(&caller, JobId(request.into_inner().job_id))
+            .await?;
         let job = Some(job.into());
         Ok(Response::new(v1::GetJobResponse { job }))
     }
@@ -61,15 +64,18 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Answer<v1::ListJobsResponse> {
-        caller(&self.0, &request)?;
+        let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let states: Result<Vec<_>, _> = request.states().map(state).collect();
-        let page = self.0.jobs(Jobs {
-            before: token(&request.page_token)?.map(JobId),
-            states: states?,
-            project_id: request.project_id,
-            limit: size(request.page_size),
-        });
+        let page = self.0.jobs(
+            &caller,
+            Jobs {
+                before: token(&request.page_token)?.map(JobId),
+                states: states?,
+                project_id: request.project_id,
+                limit: size(request.page_size),
+            },
+        );
         let page = page.await?;
         let last = page.rows.last().filter(|_| page.more);
         let next_page_token = last.map(|job| job.id.to_string()).unwrap_or_default();
@@ -84,8 +90,11 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::CancelJobRequest>,
     ) -> Answer<v1::CancelJobResponse> {
-        caller(&self.0, &request)?;
-        let job = self.0.cancel(JobId(request.into_inner().job_id)).await?;
+        let caller = caller(&self.0, &request)?;
+        let job = self
+            .0
+            .cancel(&caller, JobId(request.into_inner().job_id))
+            .await?;
         let job = Some(job.into());
         Ok(Response::new(v1::CancelJobResponse { job }))
     }
@@ -96,8 +105,10 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Answer<Self::WatchJobStream> {
-        caller(&self.0, &request)?;
-        let states = self.0.follow_job(JobId(request.into_inner().job_id))?;
+        let caller = caller(&self.0, &request)?;
+        let states = self
+            .0
+            .follow_job(&caller, JobId(request.into_inner().job_id))?;
         let states = states.map_err(Status::from).map_ok(|job| {
             let job = Some(job.into());
             v1::WatchJobResponse { job }
@@ -109,11 +120,13 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::ListMetricsRequest>,
     ) -> Answer<v1::ListMetricsResponse> {
-        caller(&self.0, &request)?;
+        let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let after = token(&request.page_token)?.unwrap_or(0);
         let job = JobId(request.job_id);
-        let page = self.0.points(job, after, size(request.page_size))?;
+        let page = self
+            .0
+            .points(&caller, job, (after, size(request.page_size)))?;
         let last = page.rows.last().filter(|_| page.more);
         let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
         let points = page.rows.into_iter().map(point).collect();
@@ -129,11 +142,11 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::StreamMetricsRequest>,
     ) -> Answer<Self::StreamMetricsStream> {
-        caller(&self.0, &request)?;
+        let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let pages = self
             .0
-            .follow_points(JobId(request.job_id), request.after_point_id)?;
+            .follow_points(&caller, JobId(request.job_id), request.after_point_id)?;
         let pages = pages.map_err(Status::from).map_ok(|page| {
             let points = page.into_iter().map(point).collect();
             v1::StreamMetricsResponse { points }
@@ -145,14 +158,14 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::ListLogsRequest>,
     ) -> Answer<v1::ListLogsResponse> {
-        caller(&self.0, &request)?;
+        let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let stream = log_stream(request.stream())?;
         let after = token(&request.page_token)?.unwrap_or(0);
         let job = JobId(request.job_id);
         let page = self
             .0
-            .lines(job, after, size(request.page_size), stream)
+            .lines(&caller, job, (after, size(request.page_size)), stream)
             .await?;
         let mut messages = by_text(page.rows);
         let more = page.more || messages.len() > 1;
@@ -176,13 +189,15 @@ impl JobService for JobDoor {
         &self,
         request: Request<v1::StreamLogsRequest>,
     ) -> Answer<Self::StreamLogsStream> {
-        caller(&self.0, &request)?;
+        let caller = caller(&self.0, &request)?;
         let v1::StreamLogsRequest {
             job_id,
             after_line_id,
             follow,
         } = request.into_inner();
-        let pages = self.0.follow_lines(JobId(job_id), after_line_id, follow)?;
+        let pages = self
+            .0
+            .follow_lines(&caller, JobId(job_id), (after_line_id, follow))?;
         let messages = pages.flat_map(|page| match page {
             Ok(rows) => stream::iter(by_text(rows).into_iter().map(Ok).collect::<Vec<_>>()),
             Err(error) => stream::iter(vec![Err(Status::from(error))]),

@@ -19,8 +19,8 @@ impl NodeService for NodeDoor {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        caller(&self.0, &request)?;
-        let nodes = self.0.nodes().await?.into_iter().map(wire).collect();
+        let caller = caller(&self.0, &request)?;
+        let nodes = self.0.nodes(&caller).await?.into_iter().map(wire).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 
@@ -28,8 +28,8 @@ impl NodeService for NodeDoor {
         &self,
         request: Request<v1::GetNodeRequest>,
     ) -> Result<Response<v1::GetNodeResponse>, Status> {
-        caller(&self.0, &request)?;
-        let node = self.0.node(&request.into_inner().name).await?;
+        let caller = caller(&self.0, &request)?;
+        let node = self.0.node(&caller, &request.into_inner().name).await?;
         let node = Some(wire(node));
         Ok(Response::new(v1::GetNodeResponse { node }))
     }
@@ -38,13 +38,13 @@ impl NodeService for NodeDoor {
         &self,
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
-        let by = caller(&self.0, &request)?.user.email;
+        let caller = caller(&self.0, &request)?;
         let v1::DrainRequest { name, reason } = request.into_inner();
         let reason = match reason.is_empty() {
-            true => format!("drained by {by}"),
+            true => format!("drained by {}", caller.user.email),
             false => reason,
         };
-        let node = Some(wire(self.0.set_drain(&name, Some(reason)).await?));
+        let node = Some(wire(self.0.set_drain(&caller, &name, Some(reason)).await?));
         Ok(Response::new(v1::DrainResponse { node }))
     }
 
@@ -52,8 +52,11 @@ impl NodeService for NodeDoor {
         &self,
         request: Request<v1::ResumeRequest>,
     ) -> Result<Response<v1::ResumeResponse>, Status> {
-        caller(&self.0, &request)?;
-        let node = self.0.set_drain(&request.into_inner().name, None).await?;
+        let caller = caller(&self.0, &request)?;
+        let node = self
+            .0
+            .set_drain(&caller, &request.into_inner().name, None)
+            .await?;
         let node = Some(wire(node));
         Ok(Response::new(v1::ResumeResponse { node }))
     }

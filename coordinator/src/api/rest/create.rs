@@ -11,13 +11,17 @@ use trainyard_core::{
     spec::JobSpec,
 };
 use trainyard_proto::{
-    http::{self, Bound, Fields, plain},
+    http::{self, Bound, Fields, SAFE, plain},
     status::Kind,
 };
 
 use super::error::Refusal;
 use crate::api::ApiError;
 
+/// The largest number that a setting can hold.
+const MOST: Bound<i64> = Bound::Le(u32::MAX as i64);
+/// A millisecond: less is no time.
+const SHORTEST: f64 = 0.001;
 /// Ten years: more is a mistake.
 const LONGEST: f64 = 315_360_000.0;
 /// A day.
@@ -48,8 +52,8 @@ fn missing(spec: &JobSpec) -> Option<&'static str> {
 
 fn job(fields: &mut Fields<'_>) -> JobSpec {
     JobSpec {
-        session_id: fields.whole_within("session_id", &[]),
-        project_id: fields.whole_within("project_id", &[]),
+        session_id: fields.whole_within("session_id", &SAFE),
+        project_id: fields.whole_within("project_id", &SAFE),
         name: fields
             .short_text("experiment_name", 200)
             .unwrap_or_default(),
@@ -86,7 +90,7 @@ fn contract(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
     let within = |most| [Bound::Ge(1), Bound::Le(most)];
     JobSpec {
         num_classes: fields
-            .whole_within("num_classes", &[Bound::Ge(2)])
+            .whole_within("num_classes", &[Bound::Ge(2), MOST])
             .map(small),
         // An empty one is none: the path counts then.
         dataset_id: fields
@@ -105,6 +109,8 @@ fn contract(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
         advanced_config: fields.tree("advanced_config").cloned().map(tree),
         primary_metric: fields.optional_text("primary_metric"),
         primary_metric_mode: Some(fields.text_or("primary_metric_mode", "max")),
+        custom_prompts: fields.texts("custom_prompts"),
+        prompt_mode: Some(fields.text_or("prompt_mode", "offline")),
         custom_docker_image: fields.optional_text("custom_docker_image"),
         ..spec
     }
@@ -116,14 +122,17 @@ fn split_strategy(fields: &mut Fields<'_>) -> Option<Value> {
         if inner.get("method").is_some_and(Value::is_string) {
             inner.one_of("method", &["use_dataset", "auto", "custom"]);
         }
-        inner.whole_within("seed", &[]);
+        inner.numbers("ratio");
+        inner.whole_within("seed", &SAFE);
+        inner.texts_by_name("custom_splits");
+        inner.texts("exclude_images");
     });
     fields.get("split_strategy").map(plain)
 }
 
 /// What the old platform did not know.
 fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
-    let pixels = |fields: &mut Fields<'_>, name| fields.whole_within(name, &[Bound::Ge(1)]);
+    let pixels = |fields: &mut Fields<'_>, name| fields.whole_within(name, &[Bound::Ge(1), MOST]);
     let image_size = pixels(fields, "image_size");
     let imgsz = pixels(fields, "imgsz");
     let priority = fields.whole_or("priority", 0, &[Bound::Ge(-1_000), Bound::Le(1_000)]);
@@ -145,7 +154,7 @@ fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
 
 fn time_limit(fields: &mut Fields<'_>) -> Option<Duration> {
     fields.get("time_limit_seconds")?;
-    let bounds = [Bound::Gt(0.0), Bound::Le(LONGEST)];
+    let bounds = [Bound::Ge(SHORTEST), Bound::Le(LONGEST)];
     let seconds = fields.number_or("time_limit_seconds", LONGEST, &bounds);
     Duration::try_from_secs_f64(seconds).ok()
 }
@@ -160,11 +169,10 @@ fn device(fields: &mut Fields<'_>) -> String {
 
 fn resources(fields: &mut Fields<'_>) -> ResourceRequest {
     let plain = ResourceRequest::default();
-    let most = Bound::Le(i64::from(u32::MAX));
     ResourceRequest {
-        cpus: small(fields.whole_or("cpus", plain.cpus.into(), &[Bound::Ge(1), most])),
+        cpus: small(fields.whole_or("cpus", plain.cpus.into(), &[Bound::Ge(1), Bound::Le(4_096)])),
         memory_bytes: bytes(fields, ["memory", "memory_bytes"]),
-        gpus: small(fields.whole_or("gpus", 0, &[Bound::Ge(0), most])),
+        gpus: small(fields.whole_or("gpus", 0, &[Bound::Ge(0), Bound::Le(1_024)])),
         gpu_model: fields.optional_text("gpu_model").unwrap_or_default(),
         gpu_memory_bytes: bytes(fields, ["gpu_memory", "gpu_memory_bytes"]),
     }

@@ -2,34 +2,80 @@
 
 use axum::{Json, extract::State};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
 use trainyard_core::node::NodeState;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::api::Service;
+use crate::{api::Service, datasets::Health as LabelerHealth};
 
+/// What works and what does not.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `healthy` or `unhealthy`.
+    status: &'static str,
+    /// Always `trainyard-coordinator`.
+    service: &'static str,
+    version: &'static str,
+    /// `connected` or `unreadable`.
+    database: &'static str,
+    /// `running` or `not answering`.
+    scheduler: &'static str,
+    /// Jobs that have not ended.
+    open_jobs: Option<u64>,
+    /// Nodes that ever registered.
+    nodes: Option<usize>,
+    /// Nodes that take work.
+    nodes_ready: Option<usize>,
+    /// `healthy`, `unreachable` or `not configured`.
+    labeler: &'static str,
+}
+
+/// The call.
+pub(super) fn router() -> OpenApiRouter<Service> {
+    OpenApiRouter::new().routes(routes!(health))
+}
+
+/// Whether the coordinator works
+///
 /// 200 when the store can be read and the actors answer, else 503.
-pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<Value>) {
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "health",
+    responses(
+        (status = 200, description = "All is well", body = Health),
+        (status = 503, description = "Something does not answer", body = Health),
+    )
+)]
+pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<Health>) {
     let open = service.open_jobs();
-    let nodes = service.nodes().await;
+    let nodes = service.all_nodes().await;
+    let labeler = match service.data().labeler_health().await {
+        None => "not configured",
+        Some(LabelerHealth::Healthy) => "healthy",
+        Some(LabelerHealth::Unreachable) => "unreachable",
+    };
     let well = open.is_ok() && nodes.is_ok();
     let word = |fine: bool, good: &'static str, bad: &'static str| if fine { good } else { bad };
     let ready = nodes.as_ref().ok().map(|nodes| {
         let ready = |node: &&crate::api::Node| node.info.state == NodeState::Ready;
         nodes.iter().filter(ready).count()
     });
-    let answer = json!({
-        "status": word(well, "healthy", "unhealthy"),
-        "service": "trainyard-coordinator",
-        "version": env!("CARGO_PKG_VERSION"),
-        "database": word(open.is_ok(), "connected", "unreadable"),
-        "scheduler": word(nodes.is_ok(), "running", "not answering"),
-        "open_jobs": open.ok(),
-        "nodes": nodes.ok().map(|nodes| nodes.len()),
-        "nodes_ready": ready,
-    });
+    let health = Health {
+        status: word(well, "healthy", "unhealthy"),
+        service: "trainyard-coordinator",
+        version: env!("CARGO_PKG_VERSION"),
+        database: word(open.is_ok(), "connected", "unreadable"),
+        scheduler: word(nodes.is_ok(), "running", "not answering"),
+        open_jobs: open.ok(),
+        nodes: nodes.ok().map(|nodes| nodes.len()),
+        nodes_ready: ready,
+        labeler,
+    };
     let status = match well {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, Json(answer))
+    (status, Json(health))
 }

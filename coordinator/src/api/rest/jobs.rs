@@ -1,23 +1,27 @@
-//! Jobs: submitting, looking at, stopping.
+//! Jobs: submitting, listing, starting and stopping. What a job has reported is read in `series`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
 use http::HeaderMap;
-use serde_json::{Value, json};
+use serde::Serialize;
 use trainyard_core::{
     ids::JobId,
-    job::{Job, JobState},
+    job::{Job, JobState, Resume},
 };
-use trainyard_proto::{http::Bound, status::Kind};
+use trainyard_proto::http::{Bound, SAFE};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     create,
-    error::Answer,
+    error::{Answer, Refusal},
+    openapi::{About, Acting, Sending},
     request::{Asked, Body, Id, ProjectId, User},
-    views::{LogRow, MetricRow, TrainingJob, log_type},
+    submission::TrainingJobRequest,
+    views::TrainingJob,
 };
-use crate::api::{ApiError, Jobs, Points, Service};
+use crate::api::{Jobs, Service};
 
 /// How long after its grace a job may take to end before a cancel is answered without its end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +37,49 @@ const STATUSES: [&str; 6] = [
     "stopped",
 ];
 
+/// The calls.
+pub(super) fn router() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(job))
+        .routes(routes!(cancel))
+        .routes(routes!(restart))
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(experiments))
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobPage {
+    jobs: Vec<TrainingJob>,
+    /// The `cursor` of the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// The answer to the older way to cancel.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Stopped {
+    #[schema(value_type = u64)]
+    job_id: JobId,
+    /// Always `stopped`.
+    status: &'static str,
+    message: String,
+}
+
+/// Submit a job
+///
+/// It is on disk when this answers. The same `Idempotency-Key` again answers with the first job.
+#[utoipa::path(
+    post,
+    path = "/training/jobs",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]+$", max_length = 200,
+        description = "Chosen by the caller; a second submission with it makes no second job")),
+    request_body = TrainingJobRequest,
+    responses((status = 200, description = "Accepted", body = TrainingJob), Sending)
+)]
 pub(super) async fn create(
     State(service): State<Service>,
     User(caller): User,
@@ -43,182 +90,225 @@ pub(super) async fn create(
     let key = headers.get(KEY).and_then(|value| value.to_str().ok());
     let key = key.filter(|key| !key.is_empty()).map(str::to_owned);
     let job = service.submit(&caller, spec, key).await?;
-    Ok(Json(job.into()))
+    shown(&service, job)
 }
 
-pub(super) async fn list(State(service): State<Service>, _: User, asked: Asked) -> Answer {
+/// List jobs
+///
+/// Those that the caller may read, newest first.
+#[utoipa::path(
+    get,
+    path = "/training/jobs",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(
+        ("status" = Option<String>, Query, pattern = "^(pending|running|completed|failed|cancelled|stopped)$",
+            description = "Only jobs that stand so; `stopped` means `cancelled`"),
+        ("project_id" = Option<i64>, Query, minimum = -9007199254740991_i64, maximum = 9007199254740991_i64, description = "Only jobs of this project"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 50 when it is left out"),
+        ("cursor" = Option<i64>, Query, minimum = 0, maximum = 9007199254740991_i64, description = "The `next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page", body = JobPage), About)
+)]
+pub(super) async fn list(
+    State(service): State<Service>,
+    User(caller): User,
+    asked: Asked,
+) -> Answer<JobPage> {
+    let most = service.page_rows();
     let wanted = asked.read(|fields| Jobs {
         states: fields
             .one_of("status", &STATUSES)
             .map_or_else(Vec::new, states),
-        project_id: fields.whole_within("project_id", &[]),
-        limit: count(fields.whole_or("limit", 50, &[Bound::Ge(1)])),
+        project_id: fields.whole_within("project_id", &SAFE),
+        limit: fields.limit(50, most),
         before: fields
-            .whole_within("cursor", &[Bound::Ge(0)])
+            .whole_within("cursor", &[Bound::Ge(0), SAFE[1]])
             .and_then(|id| u64::try_from(id).ok())
             .map(JobId),
     })?;
-    let page = service.jobs(wanted).await?;
+    let page = service.jobs(&caller, wanted).await?;
     let last = page.rows.last().filter(|_| page.more);
-    let next = last.map(|job| job.id.to_string());
-    let jobs: Vec<TrainingJob> = page.rows.into_iter().map(Into::into).collect();
-    Ok(Json(json!({"jobs": jobs, "next_cursor": next})))
+    let next_cursor = last.map(|job| job.id.to_string());
+    let jobs = Names::of(&service).all(page.rows)?;
+    Ok(Json(JobPage { jobs, next_cursor }))
 }
 
-/// All jobs of a project, newest first.
+/// All jobs of a project, newest first
+#[utoipa::path(
+    get,
+    path = "/projects/{id}/experiments",
+    tag = "projects",
+    security(("token" = []), ("login" = [])),
+    params(("id" = i64, Path, description = "The project")),
+    responses((status = 200, description = "Its jobs", body = Vec<TrainingJob>), About)
+)]
 pub(super) async fn experiments(
     State(service): State<Service>,
-    _: User,
+    User(caller): User,
     ProjectId(project): ProjectId,
 ) -> Answer<Vec<TrainingJob>> {
+    let mut names = Names::of(&service);
     let mut found = Vec::new();
     let mut before = None;
     loop {
-        let page = service.jobs(Jobs {
+        let wanted = Jobs {
             before,
             project_id: Some(project),
             limit: usize::MAX,
             ..Jobs::default()
-        });
-        let page = page.await?;
+        };
+        let page = service.jobs(&caller, wanted).await?;
         before = page.rows.last().map(|job| job.id);
-        found.extend(page.rows.into_iter().map(TrainingJob::from));
+        found.extend(names.all(page.rows)?);
         if !page.more {
             return Ok(Json(found));
         }
     }
 }
 
+/// Look at a job
+#[utoipa::path(
+    get,
+    path = "/training/jobs/{id}",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(("id" = i64, Path, description = "The job")),
+    responses((status = 200, description = "The job", body = TrainingJob), About)
+)]
 pub(super) async fn job(
     State(service): State<Service>,
-    _: User,
+    User(caller): User,
     Id(id): Id,
 ) -> Answer<TrainingJob> {
-    Ok(Json(service.job(id).await?.into()))
+    shown(&service, service.job(&caller, id).await?)
 }
 
-pub(super) async fn status(State(service): State<Service>, _: User, Id(id): Id) -> Answer {
-    let job = TrainingJob::from(service.job(id).await?);
-    let points = service.latest_points(id, 10)?.into_iter();
-    let latest: Vec<_> = points.map(|point| MetricRow::of(id, point)).collect();
-    Ok(Json(json!({"job": job, "latest_metrics": latest})))
-}
-
-pub(super) async fn metrics(
-    State(service): State<Service>,
-    _: User,
-    Id(id): Id,
-    asked: Asked,
-) -> Answer<Vec<MetricRow>> {
-    let wanted = asked.read(|fields| Points {
-        limit: count(fields.whole_or("limit", 100, &[Bound::Ge(1)])),
-        newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
-        since_epoch: fields
-            .whole_within("since_epoch", &[Bound::Ge(0)])
-            .map_or(0, |epoch| u32::try_from(epoch).unwrap_or(u32::MAX)),
-    })?;
-    let points = service.points_from(id, wanted).await?.into_iter();
-    Ok(Json(points.map(|point| MetricRow::of(id, point)).collect()))
-}
-
-pub(super) async fn schema(State(service): State<Service>, _: User, Id(id): Id) -> Answer {
-    let job = service.job(id).await?;
-    let (names, count) = service.metric_names(id).await?;
-    let (metric, mode) = job.spec.primary();
-    Ok(Json(json!({
-        "job_id": id,
-        "framework": job.spec.framework,
-        "task_type": job.spec.task_type,
-        "primary_metric": metric,
-        "primary_metric_mode": mode,
-        "available_metrics": names,
-        "metric_count": count,
-    })))
-}
-
-pub(super) async fn logs(
-    State(service): State<Service>,
-    _: User,
-    Id(id): Id,
-    asked: Asked,
-) -> Answer<Vec<LogRow>> {
-    let (limit, kind) = asked.read(|fields| {
-        let limit = count(fields.whole_or("limit", 500, &[Bound::Ge(1)]));
-        // A word of the list, so that it outlives the query.
-        let kind = fields.one_of("log_type", &["stdout", "stderr"]);
-        (limit, kind)
-    })?;
-    let keep = move |line: &_| kind.is_none_or(|kind| log_type(line) == kind);
-    let lines = service.latest_lines(id, limit, keep).await?.into_iter();
-    Ok(Json(lines.map(|line| LogRow::of(id, line)).collect()))
-}
-
-pub(super) async fn checkpoints(State(service): State<Service>, _: User, Id(id): Id) -> Answer {
-    let job = service.job(id).await?;
-    let reported = service.checkpoints(id).await?.into_iter();
-    let mut found: Vec<(String, Option<u32>)> =
-        reported.map(|(path, epoch)| (path, Some(epoch))).collect();
-    let best = job.best_checkpoint.map(|checkpoint| checkpoint.path);
-    let last = job.last_checkpoint.map(|checkpoint| checkpoint.path);
-    for path in last.into_iter().chain(best.clone()) {
-        if found.iter().all(|(known, _)| *known != path) {
-            found.push((path, None));
-        }
-    }
-    let row = |(path, epoch): (String, Option<u32>)| {
-        let filename = path.rsplit('/').next().unwrap_or_default();
-        let is_best = best.as_ref() == Some(&path);
-        json!({"path": path, "filename": filename, "is_best": is_best, "epoch": epoch})
-    };
-    let rows: Vec<Value> = found.into_iter().map(row).collect();
-    Ok(Json(json!({"checkpoints": rows})))
-}
-
+/// Stop a job
+///
+/// Waits for its end as long as its grace allows; 400 when it has ended already.
+#[utoipa::path(
+    post,
+    path = "/training/jobs/{id}/cancel",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(("id" = i64, Path, description = "The job")),
+    responses((status = 200, description = "The job as it is then", body = TrainingJob), Acting)
+)]
 pub(super) async fn cancel(
     State(service): State<Service>,
-    _: User,
+    User(caller): User,
     Id(id): Id,
 ) -> Answer<TrainingJob> {
-    let job = service.cancel_and_wait(id, PATIENCE).await?;
-    Ok(Json(job.into()))
+    let job = service.cancel_and_wait(&caller, id, PATIENCE).await?;
+    shown(&service, job)
 }
 
+/// Run an ended job again
+#[utoipa::path(
+    post,
+    path = "/training/jobs/{id}/restart",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(("id" = i64, Path, description = "The job")),
+    responses((status = 200, description = "The job, which waits again", body = TrainingJob), Acting)
+)]
 pub(super) async fn restart(
     State(service): State<Service>,
-    _: User,
+    User(caller): User,
     Id(id): Id,
 ) -> Answer<TrainingJob> {
-    Ok(Json(service.restart(id).await?.into()))
+    shown(&service, service.restart(&caller, id).await?)
 }
 
-/// The platform starts jobs by itself: a waiting one is only shown, an ended one runs again.
+/// Start a job
+///
+/// The platform starts jobs by itself: a waiting one is only shown, an ended one runs again. With
+/// `resume` it goes on from its last checkpoint, or from the one that is named.
+#[utoipa::path(
+    post,
+    path = "/training/jobs/{id}/start",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(
+        ("id" = i64, Path, description = "The job"),
+        ("checkpoint_path" = Option<String>, Query, description = "A checkpoint as the trainer's node sees it"),
+        ("resume" = Option<bool>, Query, description = "Go on where that checkpoint ended, epochs and optimizer included"),
+    ),
+    responses((status = 200, description = "The job, which waits", body = TrainingJob), Acting)
+)]
 pub(super) async fn start(
     State(service): State<Service>,
-    _: User,
+    User(caller): User,
     Id(id): Id,
+    asked: Asked,
 ) -> Answer<TrainingJob> {
-    let job = service.job(id).await?;
-    let started = match job.state {
-        JobState::Pending | JobState::Queued | JobState::Starting => job,
-        JobState::Running | JobState::Finishing => return Err(cannot_start(&job).into()),
-        JobState::Completed | JobState::Failed | JobState::Cancelled => service.restart(id).await?,
-    };
-    Ok(Json(started.into()))
+    let wanted = asked.read(|fields| Resume {
+        checkpoint: fields
+            .optional_text("checkpoint_path")
+            .filter(|path| !path.is_empty()),
+        whole: fields.optional_flag("resume").unwrap_or(false),
+    })?;
+    shown(&service, service.start(&caller, id, wanted).await?)
 }
 
-/// The older way to cancel, with an answer of its own.
-pub(super) async fn stop(State(service): State<Service>, _: User, Id(id): Id) -> Answer {
-    service.cancel_and_wait(id, PATIENCE).await?;
-    let message = format!("Training job {id} stopped");
-    Ok(Json(
-        json!({"job_id": id, "status": "stopped", "message": message}),
-    ))
+/// The older way to stop a job
+#[utoipa::path(
+    post,
+    path = "/training/stop/{id}",
+    tag = "training",
+    security(("token" = []), ("login" = [])),
+    params(("id" = i64, Path, description = "The job")),
+    responses((status = 200, description = "It stops", body = Stopped), Acting)
+)]
+pub(super) async fn stop(
+    State(service): State<Service>,
+    User(caller): User,
+    Id(id): Id,
+) -> Answer<Stopped> {
+    service.cancel_and_wait(&caller, id, PATIENCE).await?;
+    Ok(Json(Stopped {
+        job_id: id,
+        status: "stopped",
+        message: format!("Training job {id} stopped"),
+    }))
 }
 
-fn cannot_start(job: &Job) -> ApiError {
-    let status = job.state.contract_name();
-    let words = format!("Cannot start job with status '{status}'");
-    ApiError::new(Kind::Conflict, words)
+/// One job as the contract shows it.
+fn shown(service: &Service, job: Job) -> Answer<TrainingJob> {
+    Ok(Json(Names::of(service).one(job)?))
+}
+
+/// Jobs with the names of their projects, each looked up once.
+pub(super) struct Names<'s> {
+    service: &'s Service,
+    known: BTreeMap<i64, Option<String>>,
+}
+
+impl<'s> Names<'s> {
+    pub(super) fn of(service: &'s Service) -> Self {
+        let known = BTreeMap::new();
+        Self { service, known }
+    }
+
+    pub(super) fn one(&mut self, job: Job) -> Result<TrainingJob, Refusal> {
+        let name = match job.spec.project_id {
+            None => None,
+            Some(id) => match self.known.get(&id) {
+                Some(name) => name.clone(),
+                None => {
+                    let name = self.service.project_name(id)?;
+                    self.known.insert(id, name.clone());
+                    name
+                }
+            },
+        };
+        Ok(TrainingJob::of(job, name))
+    }
+
+    fn all(&mut self, jobs: Vec<Job>) -> Result<Vec<TrainingJob>, Refusal> {
+        jobs.into_iter().map(|job| self.one(job)).collect()
+    }
 }
 
 fn states(word: &str) -> Vec<JobState> {
@@ -228,8 +318,4 @@ fn states(word: &str) -> Vec<JobState> {
     };
     let of_word = |state: &JobState| state.contract_name() == word;
     JobState::ALL.into_iter().filter(of_word).collect()
-}
-
-fn count(wanted: i64) -> usize {
-    usize::try_from(wanted).unwrap_or(0)
 }

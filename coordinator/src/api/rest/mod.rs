@@ -2,14 +2,23 @@
 //!
 //! Parses requests into core types, calls the service and renders answers in the contract's shapes.
 //! Never touches the store or an actor. Called by `listen`, which serves the routes.
+//!
+//! A module of calls offers `router()`: an [`OpenApiRouter`] with paths relative to `/api/v1`, whose
+//! handlers carry `#[utoipa::path]`. Merged in [`calls`], it is served and described.
 
 mod auth;
 mod callbacks;
 mod create;
+mod datasets;
 mod error;
+mod files;
 mod health;
 mod jobs;
+mod openapi;
+mod reports;
 mod request;
+mod series;
+mod submission;
 mod validation;
 mod views;
 
@@ -20,68 +29,58 @@ use axum::{
     routing::{get, post},
 };
 use http::StatusCode;
-use serde_json::json;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
 
+use self::openapi::{Detail, Document};
 use super::Service;
 
 /// The largest report of a trainer, in bytes.
 const REPORT: usize = 4 << 20;
 
-/// All routes below `/api/v1`, and those of trainers whose secret stands in the path.
+/// All routes below `/api/v1`, their description, and those of trainers whose secret stands in the path.
 pub fn router(service: &Service) -> Router {
-    let api = users().merge(callbacks()).merge(open());
+    let (api, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", calls())
+        .split_for_parts();
+    openapi::finish(&mut document, service.page_rows());
+    let (reports, _) = callbacks().split_for_parts();
+    let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
     Router::new()
-        .nest("/api/v1", api)
-        .nest("/t/{secret}/api/v1", callbacks())
+        .merge(api)
+        .nest("/t/{secret}/api/v1", reports)
         .route("/health", get(health::health))
+        .route("/api/v1/files/{*name}", get(files::get).put(files::put))
         .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
+        .merge(docs)
 }
 
-/// What anyone may call.
-fn open() -> Router<Service> {
-    Router::new()
+/// Every call that is described.
+fn calls() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .merge(health::router())
+        .merge(users())
+        .merge(jobs::router())
+        .merge(datasets::router())
+        .merge(series::router())
+        .merge(validation::router())
+        .merge(callbacks())
+}
+
+/// Tokens, and who is behind one.
+fn users() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
         .route("/auth/login", post(auth::login))
         .route("/auth/refresh", post(auth::refresh))
-        .route("/health", get(health::health))
-}
-
-/// What needs a user's token.
-fn users() -> Router<Service> {
-    Router::new()
         .route("/auth/me", get(auth::me))
         .route("/auth/logout", post(auth::logout))
-        .route("/training/jobs", post(jobs::create).get(jobs::list))
-        .route("/training/jobs/{id}", get(jobs::job))
-        .route("/training/jobs/{id}/status", get(jobs::status))
-        .route("/training/jobs/{id}/metrics", get(jobs::metrics))
-        .route("/training/jobs/{id}/metric-schema", get(jobs::schema))
-        .route("/training/jobs/{id}/logs", get(jobs::logs))
-        .route("/training/jobs/{id}/checkpoints", get(jobs::checkpoints))
-        .route("/training/jobs/{id}/cancel", post(jobs::cancel))
-        .route("/training/jobs/{id}/restart", post(jobs::restart))
-        .route("/training/jobs/{id}/start", post(jobs::start))
-        .route("/training/stop/{id}", post(jobs::stop))
-        .route("/projects/{id}/experiments", get(jobs::experiments))
-        .route("/validation/jobs/{id}/results", get(validation::results))
-        .route("/validation/jobs/{id}/summary", get(validation::summary))
 }
 
 /// What needs the secret of the job's live attempt.
-fn callbacks() -> Router<Service> {
-    Router::new()
-        .route(
-            "/training/jobs/{id}/callback/progress",
-            post(callbacks::progress),
-        )
-        .route(
-            "/training/jobs/{id}/callback/completion",
-            post(callbacks::completion),
-        )
-        .route("/training/jobs/{id}/callback/logs", post(callbacks::log))
-        .route("/training/jobs/{id}/callback/log", post(callbacks::log))
-        .route("/validation/jobs/{id}/results", post(callbacks::validation))
-        .layer(DefaultBodyLimit::max(REPORT))
+fn callbacks() -> OpenApiRouter<Service> {
+    callbacks::router().layer(DefaultBodyLimit::max(REPORT))
 }
 
 async fn not_allowed() -> Response {
@@ -90,5 +89,6 @@ async fn not_allowed() -> Response {
 
 /// The contract's shape of an error.
 pub(crate) fn detail(status: StatusCode, text: &str) -> impl IntoResponse {
-    (status, Json(json!({"detail": text})))
+    let detail = text.to_owned();
+    (status, Json(Detail { detail }))
 }

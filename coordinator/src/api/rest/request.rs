@@ -62,7 +62,10 @@ impl<S: Send + Sync> FromRequestParts<S> for ProjectId {
 async fn number<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<i128, Refusal> {
     let names = names(parts, state).await;
     let text = names.get("id").map(String::as_str).unwrap_or_default();
-    let number = text.parse().ok();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let far = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // One beyond all bounds is a number too, only that of nothing.
+    let number = text.parse().ok().or_else(|| far.then_some(-1));
     number.ok_or_else(|| Refusal::Fields(vec![bad_number(&json!(["path", name]), text)]))
 }
 

@@ -1,75 +1,168 @@
 //! Validation results, as trainers reported them.
 
 use axum::{Json, extract::State};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use trainyard_core::ids::JobId;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     callbacks::validation_id,
-    error::{Answer, Refusal},
-    request::{Id, User},
+    error::Answer,
+    openapi::About,
+    request::{Asked, Id, User},
 };
 use crate::api::Service;
 
-/// What a result always has, in this order.
-const KEYS: [&str; 11] = [
-    "task_type",
-    "primary_metric_name",
-    "primary_metric_value",
-    "overall_loss",
-    "metrics",
-    "per_class_metrics",
-    "confusion_matrix",
-    "pr_curves",
-    "class_names",
-    "visualization_urls",
-    "image_results",
-];
-
-pub(super) async fn results(State(service): State<Service>, _: User, Id(job): Id) -> Answer {
-    let results = stored(&service, job)?;
-    Ok(Json(json!({
-        "job_id": job,
-        "total_count": results.len(),
-        "results": results,
-    })))
+/// The calls; trainers' own are in `callbacks`.
+pub(super) fn router() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(results))
+        .routes(routes!(summary))
 }
 
-/// The numbers of each epoch, without what is large.
-pub(super) async fn summary(State(service): State<Service>, _: User, Id(job): Id) -> Answer {
-    let small = [
-        "epoch",
-        "primary_metric_name",
-        "primary_metric_value",
-        "overall_loss",
-    ];
-    let epochs: Vec<Value> = stored(&service, job)?
-        .iter()
-        .map(|result| small.iter().map(|key| (*key, field(result, key))).collect())
-        .collect();
-    Ok(Json(json!({
-        "job_id": job,
-        "total_epochs": epochs.len(),
-        "last_epoch": epochs.last().and_then(|last| last.get("epoch")),
-        "epochs": epochs,
-    })))
+/// A job's validation results.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ValidationResults {
+    #[schema(value_type = u64)]
+    job_id: JobId,
+    /// How many the job has, on this page or not.
+    total_count: usize,
+    /// By epoch.
+    results: Vec<ValidationResult>,
 }
 
-fn stored(service: &Service, job: JobId) -> Result<Vec<Map<String, Value>>, Refusal> {
-    let rows = service.validations(job)?;
-    let result = |(epoch, text): (u32, String)| {
-        // It was read as JSON before it was stored.
-        let said: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
-        let mut row = Map::new();
-        row.insert("id".to_owned(), json!(validation_id(job, epoch)));
-        row.insert("job_id".to_owned(), json!(job));
-        row.insert("epoch".to_owned(), json!(epoch));
-        row.extend(KEYS.map(|key| (key.to_owned(), field(&said, key))));
-        row
+/// A validation result. What the trainer left out is null; the rest is as it came.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ValidationResult {
+    id: u64,
+    #[schema(value_type = u64)]
+    job_id: JobId,
+    epoch: u32,
+    task_type: Value,
+    primary_metric_name: Value,
+    primary_metric_value: Value,
+    overall_loss: Value,
+    metrics: Value,
+    per_class_metrics: Value,
+    confusion_matrix: Value,
+    pr_curves: Value,
+    class_names: Value,
+    visualization_urls: Value,
+    image_results: Value,
+}
+
+/// The numbers of a job's validation results.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ValidationSummary {
+    #[schema(value_type = u64)]
+    job_id: JobId,
+    total_epochs: usize,
+    last_epoch: Option<u32>,
+    epochs: Vec<ValidationEpoch>,
+}
+
+/// The numbers of one validation result.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ValidationEpoch {
+    epoch: u32,
+    primary_metric_name: Value,
+    primary_metric_value: Value,
+    overall_loss: Value,
+}
+
+/// A job's validation results by epoch
+///
+/// A page ends early when it would grow beyond 16 MiB; go on with `since_epoch`.
+#[utoipa::path(
+    get,
+    path = "/validation/jobs/{id}/results",
+    tag = "validation",
+    security(("token" = []), ("login" = [])),
+    params(
+        ("id" = i64, Path, description = "The job"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 1000 when it is left out"),
+        ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
+    ),
+    responses((status = 200, description = "Results", body = ValidationResults), About)
+)]
+pub(super) async fn results(
+    State(service): State<Service>,
+    User(caller): User,
+    Id(job_id): Id,
+    asked: Asked,
+) -> Answer<ValidationResults> {
+    let most = service.page_rows();
+    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)))?;
+    let (rows, total_count) = service.validations(&caller, job_id, wanted).await?;
+    let results = rows
+        .into_iter()
+        .map(|(epoch, text)| result(job_id, epoch, &text));
+    Ok(Json(ValidationResults {
+        job_id,
+        total_count,
+        results: results.collect(),
+    }))
+}
+
+/// The numbers of each epoch, without what is large
+#[utoipa::path(
+    get,
+    path = "/validation/jobs/{id}/summary",
+    tag = "validation",
+    security(("token" = []), ("login" = [])),
+    params(("id" = i64, Path, description = "The job")),
+    responses((status = 200, description = "Numbers by epoch", body = ValidationSummary), About)
+)]
+pub(super) async fn summary(
+    State(service): State<Service>,
+    User(caller): User,
+    Id(job_id): Id,
+) -> Answer<ValidationSummary> {
+    let small = |epoch, text: &str| {
+        let mut said = said(text);
+        ValidationEpoch {
+            epoch,
+            primary_metric_name: take(&mut said, "primary_metric_name"),
+            primary_metric_value: take(&mut said, "primary_metric_value"),
+            overall_loss: take(&mut said, "overall_loss"),
+        }
     };
-    Ok(rows.into_iter().map(result).collect())
+    let epochs = service.validation_summary(&caller, job_id, small).await?;
+    Ok(Json(ValidationSummary {
+        job_id,
+        total_epochs: epochs.len(),
+        last_epoch: epochs.last().map(|last| last.epoch),
+        epochs,
+    }))
 }
 
-fn field(object: &Map<String, Value>, key: &str) -> Value {
-    object.get(key).cloned().unwrap_or_default()
+fn result(job_id: JobId, epoch: u32, text: &str) -> ValidationResult {
+    let mut said = said(text);
+    ValidationResult {
+        id: validation_id(job_id, epoch),
+        job_id,
+        epoch,
+        task_type: take(&mut said, "task_type"),
+        primary_metric_name: take(&mut said, "primary_metric_name"),
+        primary_metric_value: take(&mut said, "primary_metric_value"),
+        overall_loss: take(&mut said, "overall_loss"),
+        metrics: take(&mut said, "metrics"),
+        per_class_metrics: take(&mut said, "per_class_metrics"),
+        confusion_matrix: take(&mut said, "confusion_matrix"),
+        pr_curves: take(&mut said, "pr_curves"),
+        class_names: take(&mut said, "class_names"),
+        visualization_urls: take(&mut said, "visualization_urls"),
+        image_results: take(&mut said, "image_results"),
+    }
+}
+
+/// It was read as JSON before it was stored.
+fn said(text: &str) -> Map<String, Value> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn take(object: &mut Map<String, Value>, key: &str) -> Value {
+    object.swap_remove(key).unwrap_or_default()
 }

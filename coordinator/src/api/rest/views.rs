@@ -10,12 +10,42 @@ use trainyard_core::{
     record::{LogLine, LogStream},
     time::Timestamp,
 };
+use utoipa::ToSchema;
 
 use crate::store::{StoredLine, StoredPoint};
 
-/// A job. What is not kept yet is null.
-#[derive(Debug, Serialize)]
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Status {
+    /// Waits for a place, or is about to start.
+    Pending,
+    /// Its trainer runs, or its last records are being stored.
+    Running,
+    /// Ended well.
+    Completed,
+    /// Ended ill.
+    Failed,
+    /// Stopped by a user.
+    Cancelled,
+}
+
+impl From<JobState> for Status {
+    fn from(state: JobState) -> Self {
+        match state {
+            JobState::Pending | JobState::Queued | JobState::Starting => Self::Pending,
+            JobState::Running | JobState::Finishing => Self::Running,
+            JobState::Completed => Self::Completed,
+            JobState::Failed => Self::Failed,
+            JobState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// A job. What is not known is null.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TrainingJob {
+    #[schema(value_type = u64)]
     id: JobId,
     session_id: Option<i64>,
     project_id: Option<i64>,
@@ -37,8 +67,9 @@ pub(super) struct TrainingJob {
     epochs: u32,
     batch_size: u32,
     learning_rate: f64,
+    #[schema(value_type = Option<Object>)]
     advanced_config: Option<Value>,
-    status: &'static str,
+    status: Status,
     error_message: Option<String>,
     process_id: Option<u32>,
     final_accuracy: Option<f64>,
@@ -51,8 +82,9 @@ pub(super) struct TrainingJob {
     completed_at: Option<String>,
 }
 
-impl From<Job> for TrainingJob {
-    fn from(job: Job) -> Self {
+impl TrainingJob {
+    /// The job, whose project has this name.
+    pub(super) fn of(job: Job, project_name: Option<String>) -> Self {
         let (metric, mode) = job.spec.primary();
         let final_accuracy = final_accuracy(&job);
         let error_message = error_message(&job);
@@ -61,7 +93,7 @@ impl From<Job> for TrainingJob {
             id: job.id,
             session_id: spec.session_id,
             project_id: spec.project_id,
-            project_name: None,
+            project_name,
             experiment_name: Some(spec.name).filter(|name| !name.is_empty()),
             tags: spec.tags,
             notes: spec.notes,
@@ -80,7 +112,7 @@ impl From<Job> for TrainingJob {
             batch_size: spec.batch_size,
             learning_rate: spec.learning_rate,
             advanced_config: spec.advanced_config,
-            status: job.state.contract_name(),
+            status: job.state.into(),
             error_message,
             process_id: None,
             final_accuracy,
@@ -110,15 +142,18 @@ fn error_message(job: &Job) -> Option<String> {
 }
 
 /// A point.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MetricRow {
     id: u64,
+    #[schema(value_type = u64)]
     job_id: JobId,
     epoch: u32,
     step: Option<u64>,
     loss: Option<f64>,
     accuracy: Option<f64>,
     learning_rate: Option<f64>,
+    // What is not finite is null.
+    #[schema(value_type = Option<BTreeMap<String, Option<f64>>>)]
     extra_metrics: Option<BTreeMap<String, f64>>,
     checkpoint_path: Option<String>,
     created_at: String,
@@ -144,11 +179,12 @@ impl MetricRow {
 }
 
 /// A line of a log.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LogRow {
     id: u64,
+    #[schema(value_type = u64)]
     job_id: JobId,
-    log_type: &'static str,
+    log_type: LogType,
     content: String,
     created_at: String,
 }
@@ -166,11 +202,37 @@ impl LogRow {
 }
 
 /// Old clients know two kinds of lines: our own words are output, a trainer's errors are errors.
-pub(super) fn log_type(line: &LogLine) -> &'static str {
+pub(super) fn log_type(line: &LogLine) -> LogType {
     match line.stream {
-        LogStream::Stdout | LogStream::System => "stdout",
-        LogStream::Stderr => "stderr",
-        LogStream::Callback if matches!(line.level.as_str(), "ERROR" | "CRITICAL") => "stderr",
-        LogStream::Callback => "stdout",
+        LogStream::Stdout | LogStream::System => LogType::Stdout,
+        LogStream::Stderr => LogType::Stderr,
+        LogStream::Callback if matches!(line.level.as_str(), "ERROR" | "CRITICAL") => {
+            LogType::Stderr
+        }
+        LogStream::Callback => LogType::Stdout,
+    }
+}
+
+/// The two kinds of lines that the contract knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LogType {
+    /// Output.
+    Stdout,
+    /// Errors.
+    Stderr,
+}
+
+impl LogType {
+    /// The names in a query.
+    pub(super) const NAMES: [&str; 2] = ["stdout", "stderr"];
+
+    /// Reads a name.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        match name {
+            "stdout" => Some(Self::Stdout),
+            "stderr" => Some(Self::Stderr),
+            _ => None,
+        }
     }
 }

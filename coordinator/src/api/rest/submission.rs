@@ -1,0 +1,258 @@
+//! What the body of a submission looks like, for the document of this door.
+//!
+//! Only described here: bodies are read field by field in `create`, so that every field that is wrong
+//! is named at once. The two must say the same; schemathesis compares them in the tests.
+
+#![expect(
+    dead_code,
+    reason = "these types describe bodies that are read field by field"
+)]
+
+use std::collections::BTreeMap;
+
+use trainyard_core::spec::FRAMEWORKS;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        AllOfBuilder, Array, ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, RefOr, Schema,
+        Type,
+        schema::{AdditionalProperties, AnyOfBuilder, SchemaType},
+    },
+};
+
+/// A submission. Fields that are not known are ignored.
+#[derive(Debug, ToSchema)]
+pub(super) struct TrainingJobRequest {
+    /// Given by old clients, kept for them.
+    #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
+    session_id: Option<i64>,
+    /// The project that owns the job; without one it is the caller's own.
+    #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
+    project_id: Option<i64>,
+    #[schema(max_length = 200)]
+    experiment_name: Option<String>,
+    tags: Option<Vec<String>>,
+    notes: Option<String>,
+    /// What is to run: a training from a dataset by its id or its path, or a program.
+    config: ConfigRequest,
+}
+
+/// The settings of a job.
+#[derive(Debug, ToSchema)]
+struct SettingsRequest {
+    /// The trainer; `command` runs any program.
+    #[schema(required = false, default = "timm")]
+    framework: String,
+    /// Not used by `command`.
+    model_name: Option<String>,
+    /// Not used by `command`. Both the long and the short names are known.
+    task_type: Option<String>,
+    #[schema(minimum = 2, maximum = 4294967295_i64)]
+    num_classes: Option<u32>,
+    /// A dataset that a provider knows; goes before `dataset_path`.
+    dataset_id: Option<String>,
+    /// A dataset as the agents see it.
+    dataset_path: Option<String>,
+    /// The provider's own word replaces it when `dataset_id` is given.
+    #[schema(required = false, default = "imagefolder")]
+    dataset_format: String,
+    split_strategy: Option<SplitStrategyRequest>,
+    #[schema(required = false, default = 50, minimum = 1, maximum = 1000)]
+    epochs: u32,
+    #[schema(required = false, default = 32, minimum = 1, maximum = 512)]
+    batch_size: u32,
+    #[schema(
+        required = false,
+        default = 0.001,
+        exclusive_minimum = 0,
+        exclusive_maximum = 1
+    )]
+    learning_rate: f64,
+    /// `optimizer`, `scheduler`, `augmentation` and so on, handed to the trainer.
+    #[schema(value_type = Option<Object>)]
+    advanced_config: Option<serde_json::Value>,
+    /// By the task when it is left out.
+    primary_metric: Option<String>,
+    #[schema(required = false, default = "max")]
+    primary_metric_mode: String,
+    /// Words for models that are asked in words, handed to the trainer.
+    custom_prompts: Option<Vec<String>>,
+    #[schema(required = false, default = "offline")]
+    prompt_mode: String,
+    /// Given by old clients, kept for them.
+    custom_docker_image: Option<String>,
+    /// Pixels.
+    #[schema(minimum = 1, maximum = 4294967295_i64)]
+    image_size: Option<u32>,
+    /// Another name of `image_size`.
+    #[schema(minimum = 1, maximum = 4294967295_i64)]
+    imgsz: Option<u32>,
+    /// `cpu`, `0`, `0,1`; the trainer chooses when it is left out.
+    #[schema(schema_with = device)]
+    device: Option<serde_json::Value>,
+    /// Program and arguments of framework `command`.
+    command: Option<Vec<String>>,
+    /// Variables for the trainer.
+    #[schema(schema_with = environment)]
+    environment: Option<BTreeMap<String, String>>,
+    resources: Option<ResourcesRequest>,
+    /// Higher runs first.
+    #[schema(required = false, default = 0, minimum = -1000, maximum = 1000)]
+    priority: i32,
+    /// How long the trainer may run.
+    #[schema(minimum = 0.001, maximum = 315360000)]
+    time_limit_seconds: Option<f64>,
+    /// Between SIGTERM and SIGKILL.
+    #[schema(required = false, default = 10.0, minimum = 0, maximum = 86400)]
+    grace_period_seconds: f64,
+}
+
+/// Which images train, validate and test.
+#[derive(Debug, ToSchema)]
+struct SplitStrategyRequest {
+    #[schema(pattern = "^(use_dataset|auto|custom)$")]
+    method: String,
+    /// Shares of train, validation and test.
+    ratio: Option<Vec<f64>>,
+    /// 42 when it is left out.
+    #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
+    seed: Option<i64>,
+    /// The part of an image, by the image's id.
+    custom_splits: Option<BTreeMap<String, String>>,
+    /// Images that take no part.
+    exclude_images: Option<Vec<String>>,
+}
+
+/// What a job holds while it runs.
+#[derive(Debug, ToSchema)]
+struct ResourcesRequest {
+    #[schema(required = false, default = 1, minimum = 1, maximum = 4096)]
+    cpus: u32,
+    /// A number of bytes, or a number with a unit.
+    #[schema(schema_with = bytes)]
+    memory: Option<serde_json::Value>,
+    /// Another name of `memory`.
+    #[schema(schema_with = bytes)]
+    memory_bytes: Option<serde_json::Value>,
+    #[schema(required = false, default = 0, minimum = 0, maximum = 1024)]
+    gpus: u32,
+    /// Part of the model's name.
+    gpu_model: Option<String>,
+    /// Of each GPU: a number of bytes, or a number with a unit.
+    #[schema(schema_with = bytes)]
+    gpu_memory: Option<serde_json::Value>,
+    /// Another name of `gpu_memory`.
+    #[schema(schema_with = bytes)]
+    gpu_memory_bytes: Option<serde_json::Value>,
+}
+
+/// The settings, and what each kind of job must have among them.
+#[derive(Debug)]
+struct ConfigRequest;
+
+impl ToSchema for ConfigRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        SettingsRequest::schemas(schemas);
+    }
+}
+
+impl PartialSchema for ConfigRequest {
+    fn schema() -> RefOr<Schema> {
+        let trainers = FRAMEWORKS.iter().filter(|name| **name != "command");
+        let training = |dataset: &str| {
+            let none = ArrayBuilder::new()
+                .items(Object::with_type(Type::String))
+                .max_items(Some(0));
+            let given = Object::builder()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .build();
+            Object::builder()
+                .property("framework", words(trainers.clone().copied()))
+                .property("model_name", given.clone())
+                .property("task_type", words(TASKS))
+                .property(dataset, given)
+                .property("command", nullable(none))
+                .required("model_name")
+                .required("task_type")
+                .required(dataset)
+        };
+        let first = Object::builder()
+            .schema_type(Type::String)
+            .min_length(Some(1));
+        let program = ArrayBuilder::new()
+            .prefix_items([first.build()])
+            .items(Object::with_type(Type::String))
+            .min_items(Some(1));
+        let command = Object::builder()
+            .property("framework", words(["command"]))
+            .property("command", program)
+            .required("framework")
+            .required("command");
+        let kinds = AnyOfBuilder::new()
+            .item(training("dataset_path"))
+            .item(training("dataset_id"))
+            .item(command);
+        AllOfBuilder::new()
+            .item(SettingsRequest::schema())
+            .item(kinds)
+            .into()
+    }
+}
+
+/// The task names of the contract.
+const TASKS: [&str; 8] = [
+    "image_classification",
+    "object_detection",
+    "instance_segmentation",
+    "pose_estimation",
+    "classification",
+    "detection",
+    "segmentation",
+    "pose",
+];
+
+fn words<'w>(words: impl IntoIterator<Item = &'w str>) -> ObjectBuilder {
+    Object::builder()
+        .schema_type(Type::String)
+        .enum_values(Some(words))
+}
+
+fn nullable(array: ArrayBuilder) -> Array {
+    let kinds = [Type::Array, Type::Null];
+    array.schema_type(SchemaType::from_iter(kinds)).build()
+}
+
+fn device() -> RefOr<Schema> {
+    let kinds = [Type::String, Type::Number, Type::Null];
+    let kinds = SchemaType::from_iter(kinds);
+    Object::builder().schema_type(kinds).into()
+}
+
+fn environment() -> RefOr<Schema> {
+    let kinds = SchemaType::from_iter([Type::Object, Type::Null]);
+    let name = Object::builder()
+        .schema_type(Type::String)
+        .pattern(Some("^[A-Za-z_][A-Za-z0-9_]*$"));
+    let values = AdditionalProperties::RefOr(Object::with_type(Type::String).into());
+    Object::builder()
+        .schema_type(kinds)
+        .property_names(Some(name))
+        .additional_properties(Some(values))
+        .into()
+}
+
+fn bytes() -> RefOr<Schema> {
+    let text = Object::builder()
+        .schema_type(Type::String)
+        .pattern(Some("^[0-9]{1,6}(\\.[0-9]{1,3})? ?([KMGT]i?B)?$"));
+    let number = Object::builder()
+        .schema_type(Type::Integer)
+        .minimum(Some(0))
+        .maximum(Some(8_000_000_000_000_000_000_i64));
+    OneOfBuilder::new()
+        .item(text)
+        .item(number)
+        .item(Object::with_type(Type::Null))
+        .into()
+}
