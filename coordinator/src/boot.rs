@@ -126,7 +126,13 @@ pub async fn run(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
-    let service = service(&options.config, (store, datasets), tree, &identity, &closing);
+    let service = service(
+        &options.config,
+        (store, datasets),
+        tree,
+        &identity,
+        &closing,
+    );
     let until = (stop, failure, closing.clone());
     let outcome = serve(&options, service, &identity, until).await;
     closing.cancel();

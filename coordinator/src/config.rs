@@ -12,9 +12,9 @@ mod datasets;
 
 use std::collections::BTreeMap;
 
+pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 use serde::Deserialize;
 use trainyard_config::Shipped;
-pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 pub use trainyard_config::{ConfigError, Secret};
 use trainyard_core::node::Lease;
 

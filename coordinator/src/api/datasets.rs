@@ -18,7 +18,11 @@ impl Service {
     ///
     /// # Errors
     /// When the caller may not, or it cannot be registered as asked.
-    pub async fn add_dataset(&self, caller: &Caller, new: NewDataset) -> Result<DatasetRow, ApiError> {
+    pub async fn add_dataset(
+        &self,
+        caller: &Caller,
+        new: NewDataset,
+    ) -> Result<DatasetRow, ApiError> {
         self.require(caller, Permission::RegisterDatasets, Target::Cluster)?;
         self.data().add(caller, new).await
     }
@@ -51,7 +55,9 @@ impl Service {
         (token, limit): (&str, usize),
     ) -> Result<(Vec<DatasetRow>, Option<String>), ApiError> {
         self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
-        self.data().datasets(caller, (token, self.page(limit))).await
+        self.data()
+            .datasets(caller, (token, self.page(limit)))
+            .await
     }
 
     /// A page of snapshots by id after a token, of one dataset or of all, and the next page's token.
@@ -109,7 +115,9 @@ impl Service {
         self.live(task, &secret)?;
         let job = self.store().job(task.job)?.ok_or_else(ApiError::no_job)?;
         let none = || ApiError::new(Kind::NotFound, "the job names no dataset by its id");
-        let snapshot = self.data().snapshot(job.snapshot_id.as_deref().ok_or_else(none)?)?;
+        let snapshot = self
+            .data()
+            .snapshot(job.snapshot_id.as_deref().ok_or_else(none)?)?;
         let service = self.clone();
         let live = move || service.live(task, &secret);
         Ok(self.data().manifest(snapshot, after, live))
@@ -138,7 +146,12 @@ impl Service {
     ///
     /// # Errors
     /// When there is no such job, the caller may not change it, or the name is none.
-    pub async fn upload_url(&self, caller: &Caller, id: JobId, filename: &str) -> Result<Upload, ApiError> {
+    pub async fn upload_url(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        filename: &str,
+    ) -> Result<Upload, ApiError> {
         let job = self.store().job(id)?.ok_or_else(ApiError::no_job)?;
         self.require(caller, Permission::ChangeJob, Target::Job(&job))?;
         self.data().upload(id, filename).await
@@ -156,7 +169,12 @@ impl Service {
     fn live(&self, task: TaskKey, secret: &str) -> Result<(), ApiError> {
         self.may_report(task.job, secret)?;
         let job = self.store().job(task.job)?;
-        let number = job.as_ref().and_then(|job| job.attempt()).map(|live| live.number);
-        (number == Some(task.attempt)).then_some(()).ok_or_else(ApiError::no_job)
+        let number = job
+            .as_ref()
+            .and_then(|job| job.attempt())
+            .map(|live| live.number);
+        (number == Some(task.attempt))
+            .then_some(())
+            .ok_or_else(ApiError::no_job)
     }
 }

@@ -355,7 +355,11 @@ impl Service {
 
     /// Keeps the snapshot of an ended job from being deleted while the job is started again.
     async fn hold_snapshot(&self, id: JobId) -> Result<Option<OwnedMutexGuard<()>>, ApiError> {
-        let job = self.inner.store.job(id)?.filter(|job| job.state.is_terminal());
+        let job = self
+            .inner
+            .store
+            .job(id)?
+            .filter(|job| job.state.is_terminal());
         let snapshot = job.as_ref().and_then(|job| job.snapshot_id.as_deref());
         self.inner.datasets.hold(snapshot).await
     }

@@ -85,7 +85,9 @@ impl DatasetsConfig {
     /// The private networks that URLs may lead to.
     #[must_use]
     pub fn networks(&self) -> Vec<IpNet> {
-        nets(&self.allow_private_urls).filter_map(Result::ok).collect()
+        nets(&self.allow_private_urls)
+            .filter_map(Result::ok)
+            .collect()
     }
 }
 
@@ -154,7 +156,10 @@ pub(super) fn networks(text: &str) -> Option<&'static str> {
 }
 
 fn nets(text: &str) -> impl Iterator<Item = Result<IpNet, ipnet::AddrParseError>> + '_ {
-    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let words = text
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty());
     words.map(|word| match word.parse::<std::net::IpAddr>() {
         Ok(address) => Ok(IpNet::from(address)),
         Err(_) => word.parse(),
@@ -166,8 +171,11 @@ mod tests {
     use super::*;
 
     fn error(pairs: &[(&str, &str)]) -> String {
-        let owned = |(name, value): &(&str, &str)| (format!("TRAINYARD__{name}"), (*value).to_owned());
-        Config::load(None, pairs.iter().map(owned)).unwrap_err().to_string()
+        let owned =
+            |(name, value): &(&str, &str)| (format!("TRAINYARD__{name}"), (*value).to_owned());
+        Config::load(None, pairs.iter().map(owned))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -184,7 +192,11 @@ mod tests {
             ("STORAGE__ARTIFACTS", "http://x/", "storage.artifacts"),
             ("DATASETS__PROVIDER", "both", "datasets.provider"),
             ("DATASETS__LOCAL_ROOTS", "data", "datasets.local_roots"),
-            ("DATASETS__ALLOW_PRIVATE_URLS", "10.0.0.0/40", "datasets.allow_private_urls"),
+            (
+                "DATASETS__ALLOW_PRIVATE_URLS",
+                "10.0.0.0/40",
+                "datasets.allow_private_urls",
+            ),
             ("LABELER__URL", "labeler", "labeler.url"),
             ("STORAGE_OPTIONS__S3", "hunter2", "storage_options"),
         ] {

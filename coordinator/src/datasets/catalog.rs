@@ -48,7 +48,8 @@ impl Datasets {
             let listed = tokio::time::timeout(LOOK, look).await.ok();
             let late = || ApiError::field("format", "could not be found out within 20 s; say it");
             let listed = listed.ok_or_else(late)?;
-            let entries = listed.map_err(|error| ApiError::field("storage_path", error.to_string()))?;
+            let entries =
+                listed.map_err(|error| ApiError::field("storage_path", error.to_string()))?;
             let file = |entry: crate::storage::Entry| FileEntry {
                 path: entry.path,
                 size: entry.size,
@@ -73,10 +74,16 @@ impl Datasets {
         };
         let _lock = self.lock(&row.id).await?;
         if self.inner.store.document::<DatasetRow>(&row.id)?.is_some() {
-            let words = format!("dataset '{}' is registered already; remove it first, or choose another name", row.id);
+            let words = format!(
+                "dataset '{}' is registered already; remove it first, or choose another name",
+                row.id
+            );
             return Err(ApiError::new(Kind::Conflict, words));
         }
-        self.inner.store.commit_and_wait(vec![Change::put(&row)]).await?;
+        self.inner
+            .store
+            .commit_and_wait(vec![Change::put(&row)])
+            .await?;
         Ok(row)
     }
 
@@ -122,27 +129,36 @@ impl Datasets {
             let next = rows.last().filter(|_| more).map(|row| row.id.clone());
             return Ok((rows, next));
         };
-        let page = if token.is_empty() { Ok(1) } else { token.parse::<u64>() };
+        let page = if token.is_empty() {
+            Ok(1)
+        } else {
+            token.parse::<u64>()
+        };
         let words = "is not a token of an earlier page; leave it out for the first page";
-        let page = page.ok().ok_or_else(|| ApiError::field("page_token", words))?;
+        let page = page
+            .ok()
+            .ok_or_else(|| ApiError::field("page_token", words))?;
         let limit = limit.min(100);
         let listed = labeler.list((page, limit), caller.user.id).await?;
         let seen = page.saturating_mul(limit as u64);
-        let next = (seen < listed.total && !listed.datasets.is_empty()).then(|| (page + 1).to_string());
+        let next =
+            (seen < listed.total && !listed.datasets.is_empty()).then(|| (page + 1).to_string());
         Ok((listed.datasets.iter().map(row).collect(), next))
     }
 
     pub(super) fn registered(&self, id: &str) -> Result<DatasetRow, ApiError> {
         let row = self.inner.store.document::<DatasetRow>(id)?;
         row.ok_or_else(|| {
-            let words = format!("Dataset '{id}' not found; register it with `trainyard dataset add`");
+            let words =
+                format!("Dataset '{id}' not found; register it with `trainyard dataset add`");
             ApiError::new(Kind::NotFound, words)
         })
     }
 
     /// Whether datasets are registered here.
     fn own(&self) -> Result<(), ApiError> {
-        let words = "datasets are kept by the Labeler (datasets.provider); register and remove them there";
+        let words =
+            "datasets are kept by the Labeler (datasets.provider); register and remove them there";
         match &self.inner.labeler {
             None => Ok(()),
             Some(_) => Err(ApiError::new(Kind::Conflict, words)),
@@ -154,7 +170,9 @@ fn check(new: &NewDataset) -> Result<(), ApiError> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let id = &new.id;
     if id.is_empty() || id.len() > 100 || !id.chars().all(fine) || id.chars().all(|c| c == '.') {
-        let words = format!("'{id}' is no name for a dataset; use 1 to 100 letters, digits, '.', '_' and '-'");
+        let words = format!(
+            "'{id}' is no name for a dataset; use 1 to 100 letters, digits, '.', '_' and '-'"
+        );
         return Err(ApiError::field("dataset_id", words));
     }
     for (field, text, most) in [
@@ -163,7 +181,10 @@ fn check(new: &NewDataset) -> Result<(), ApiError> {
         ("description", &new.description, 2_000),
     ] {
         if text.len() > most {
-            return Err(ApiError::field(field, format!("is longer than {most} bytes; shorten it")));
+            return Err(ApiError::field(
+                field,
+                format!("is longer than {most} bytes; shorten it"),
+            ));
         }
     }
     Ok(())
@@ -176,7 +197,11 @@ fn row(told: &super::labeler::Told) -> DatasetRow {
         None => value.to_string(),
     };
     let words = [&told.name, &told.description];
-    let words: Vec<&str> = words.into_iter().filter_map(|text| text.as_deref()).filter(|text| !text.is_empty()).collect();
+    let words: Vec<&str> = words
+        .into_iter()
+        .filter_map(|text| text.as_deref())
+        .filter(|text| !text.is_empty())
+        .collect();
     DatasetRow {
         id: plain(&told.id),
         storage_path: told.storage_path.clone().unwrap_or_default(),

@@ -51,7 +51,9 @@ impl Datasets {
         let storage = &self.inner.storage;
         let place = storage.artifacts();
         let name = format!("artifacts/{key}");
-        let url = storage.way(Use::Write, (place, &key), (&name, UPLOAD)).await?;
+        let url = storage
+            .way(Use::Write, (place, &key), (&name, UPLOAD))
+            .await?;
         Ok(Upload {
             url,
             location: place.location(&key),
@@ -79,7 +81,7 @@ impl Datasets {
 ///
 /// # Errors
 /// Names the field.
-pub fn check_filename(name: &str) -> Result<(), ApiError> {
+pub(super) fn check_filename(name: &str) -> Result<(), ApiError> {
     let plain = !name.contains(['/', '\\']) && !name.starts_with('.') && name.len() <= 200;
     if plain && check_key(name).is_ok() {
         return Ok(());
@@ -97,7 +99,18 @@ mod tests {
         for name in ["best.pt", "epoch-3.ckpt", "ü.pt", "a b"] {
             check_filename(name).unwrap();
         }
-        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", ".hidden", "a\0", &"x".repeat(201)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc/passwd",
+            "a\\b",
+            ".hidden",
+            "a\0",
+            &"x".repeat(201),
+        ] {
             let error = check_filename(name).unwrap_err();
             assert!(error.message.contains("checkpoint_filename"), "{error:?}");
         }

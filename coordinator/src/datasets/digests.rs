@@ -75,8 +75,8 @@ impl Digests {
         let fresh: Mutex<BTreeMap<String, Kept>> = Mutex::default();
         let done = AtomicU64::new(0);
         let began = clock::now();
-        let one = |entry: &Entry| {
-            let (entry, known, place) = (entry.clone(), Arc::clone(&known), place.clone());
+        let one = |entry: Entry| {
+            let (known, place) = (Arc::clone(&known), place.clone());
             let (fresh, done) = (&fresh, &done);
             async move {
                 let before = known.get(&entry.path).and_then(|kept| still(kept, &entry));
@@ -92,14 +92,16 @@ impl Digests {
                 Ok(digest)
             }
         };
-        let work = stream::iter(entries.iter().map(one)).buffered(self.parallel);
+        let work = stream::iter(entries.iter().cloned().map(one)).buffered(self.parallel);
         let taken = tokio::time::timeout(limit, work.try_collect::<Vec<_>>()).await;
         let fresh = fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
         if taken.is_ok() {
             save(file, &known, fresh).await;
         } else {
             // What was not reached this time is still known.
-            let all = known.iter().map(|(path, kept)| (path.clone(), kept.clone()));
+            let all = known
+                .iter()
+                .map(|(path, kept)| (path.clone(), kept.clone()));
             let all = all.chain(fresh).collect();
             save(file, &known, all).await;
         }
@@ -143,7 +145,9 @@ async fn read(file: PathBuf) -> BTreeMap<String, Kept> {
         let kept = lines.filter_map(|line| serde_json::from_str::<Kept>(&line).ok());
         kept.map(|kept| (kept.path.clone(), kept)).collect()
     };
-    tokio::task::spawn_blocking(reading).await.unwrap_or_default()
+    tokio::task::spawn_blocking(reading)
+        .await
+        .unwrap_or_default()
 }
 
 /// Replaces the file as a whole, when there is something new.
@@ -166,7 +170,9 @@ async fn save(file: PathBuf, known: &BTreeMap<String, Kept>, all: BTreeMap<Strin
     };
     match tokio::task::spawn_blocking(writing).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "digests could not be kept; they are taken again next time"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "digests could not be kept; they are taken again next time")
+        }
         Err(error) => tracing::warn!(%error, "digests could not be kept"),
     }
 }
@@ -199,7 +205,16 @@ mod tests {
         let kept = keep(&entry(Some("t"), None), &[7; 32], Timestamp(0)).unwrap();
         assert_eq!(still(&kept, &entry(Some("t"), None)), Some([7; 32]));
         assert_eq!(still(&kept, &entry(Some("u"), None)), None);
-        assert_eq!(still(&kept, &Entry { size: 4, ..entry(Some("t"), None) }), None);
+        assert_eq!(
+            still(
+                &kept,
+                &Entry {
+                    size: 4,
+                    ..entry(Some("t"), None)
+                }
+            ),
+            None
+        );
         assert_eq!(still(&kept, &entry(None, None)), None);
     }
 }

@@ -8,7 +8,8 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use trainyard_core::{
     dataset::{
-        self, Dataset, DatasetError, Documents, FileEntry, MOST_DOCUMENT_BYTES, Resolved, VersionHasher,
+        self, Dataset, DatasetError, Documents, FileEntry, MOST_DOCUMENT_BYTES, Resolved,
+        VersionHasher,
     },
     snapshot::Snapshot,
     spec::TaskType,
@@ -59,7 +60,11 @@ impl Datasets {
     pub(super) async fn make(&self, order: Order) -> Result<Held, ApiError> {
         let lock = self.lock(&order.found.id).await?;
         let late = |_| {
-            let words = format!("dataset '{}' could not be read within {} s (datasets.snapshot_seconds); try again later", order.found.id, self.inner.limit.as_secs());
+            let words = format!(
+                "dataset '{}' could not be read within {} s (datasets.snapshot_seconds); try again later",
+                order.found.id,
+                self.inner.limit.as_secs()
+            );
             ApiError::new(Kind::Unavailable, words)
         };
         let reader = tokio::time::timeout(self.inner.limit, self.inner.readers.acquire());
@@ -73,17 +78,29 @@ impl Datasets {
         let split = self.split(&read, &order).await?;
         let snapshot = draft(&order, (&place, &read), &split)?;
         if let Some(same) = rows::same(&self.inner.store, &snapshot)? {
-            let prepared = Prepared { id: same.id, changes: Vec::new() };
-            return Ok(Held { prepared, _lock: lock });
+            let prepared = Prepared {
+                id: same.id,
+                changes: Vec::new(),
+            };
+            return Ok(Held {
+                prepared,
+                _lock: lock,
+            });
         }
-        let keeping = tokio::time::timeout(self.inner.limit, self.keep(&snapshot, (&read, &split), order.by.0));
+        let keeping = tokio::time::timeout(
+            self.inner.limit,
+            self.keep(&snapshot, (&read, &split), order.by.0),
+        );
         keeping.await.map_err(late)??;
         tracing::info!(snapshot = %snapshot.id, dataset = %snapshot.dataset_id, files = snapshot.files, bytes = snapshot.bytes, "snapshot made");
         let prepared = Prepared {
             changes: rows::remember(&snapshot),
             id: snapshot.id,
         };
-        Ok(Held { prepared, _lock: lock })
+        Ok(Held {
+            prepared,
+            _lock: lock,
+        })
     }
 
     async fn read(&self, place: &Place, order: &Order) -> Result<Read, ApiError> {
@@ -103,7 +120,9 @@ impl Datasets {
         let mut documents = Documents::new();
         for path in needed {
             let bytes = place.read(&path, MOST_DOCUMENT_BYTES).await.map_err(told)?;
-            let at = entries.binary_search_by(|entry| entry.path.as_str().cmp(&path)).ok();
+            let at = entries
+                .binary_search_by(|entry| entry.path.as_str().cmp(&path))
+                .ok();
             let digest = at.and_then(|at| digests.get(at));
             if digest != Some(blake3::hash(&bytes).as_bytes()) {
                 return Err(told(StorageError::Changed(path)));
@@ -117,9 +136,18 @@ impl Datasets {
         })
     }
 
-    async fn digests(&self, place: &Place, entries: &[Entry], order: &Order) -> Result<Vec<Digest>, ApiError> {
+    async fn digests(
+        &self,
+        place: &Place,
+        entries: &[Entry],
+        order: &Order,
+    ) -> Result<Vec<Digest>, ApiError> {
         let id = &order.found.id;
-        let taken = self.inner.digests.take(place, entries, self.inner.limit).await;
+        let taken = self
+            .inner
+            .digests
+            .take(place, entries, self.inner.limit)
+            .await;
         match taken.map_err(|error| of_dataset(id, error))? {
             Taken::All(digests) => Ok(digests),
             Taken::Some(done) => {
@@ -154,7 +182,12 @@ impl Datasets {
     }
 
     /// Metadata last: where it is, the rest is too.
-    async fn keep(&self, snapshot: &Snapshot, (read, split): (&Arc<Read>, &Split), by: u64) -> Result<(), ApiError> {
+    async fn keep(
+        &self,
+        snapshot: &Snapshot,
+        (read, split): (&Arc<Read>, &Split),
+        by: u64,
+    ) -> Result<(), ApiError> {
         let artifacts = self.inner.storage.artifacts();
         let at = |name| manifest::at(&snapshot.id, name);
         let lines = {
@@ -164,7 +197,9 @@ impl Datasets {
         };
         artifacts.write(&at(manifest::MANIFEST), lines).await?;
         if let Some(parts) = &split.named_parts {
-            artifacts.write(&at(manifest::PARTS), parts.to_string().into_bytes()).await?;
+            artifacts
+                .write(&at(manifest::PARTS), parts.to_string().into_bytes())
+                .await?;
         }
         let metadata = json!({
             "snapshot_id": snapshot.id,
@@ -194,7 +229,11 @@ fn view<'a>(found: &Found, task: Option<TaskType>, files: &'a [FileEntry]) -> Da
 }
 
 /// The row, which is small whatever the dataset is.
-fn draft(order: &Order, (place, read): (&Place, &Read), split: &Split) -> Result<Snapshot, ApiError> {
+fn draft(
+    order: &Order,
+    (place, read): (&Place, &Read),
+    split: &Split,
+) -> Result<Snapshot, ApiError> {
     let id = &order.found.id;
     let mut hasher = VersionHasher::default();
     for (file, digest) in read.files.iter().zip(&read.digests) {
@@ -217,7 +256,10 @@ fn draft(order: &Order, (place, read): (&Place, &Read), split: &Split) -> Result
     };
     let row = serde_json::to_vec(&snapshot).unwrap_or_default();
     if row.len() > ROW {
-        let words = format!("dataset '{id}': its path or id is too long for a snapshot ({} bytes; at most {ROW})", row.len());
+        let words = format!(
+            "dataset '{id}': its path or id is too long for a snapshot ({} bytes; at most {ROW})",
+            row.len()
+        );
         return Err(ApiError::new(Kind::Invalid, words));
     }
     Ok(snapshot)
@@ -240,17 +282,15 @@ fn lines(read: &Read) -> Vec<u8> {
 
 /// What is wrong with where a dataset lies, for who submits a job with it.
 fn of_dataset(id: &str, error: StorageError) -> ApiError {
-    let kind = match error.kind() {
-        // 404 is for a dataset that nobody knows.
-        Kind::NotFound => Kind::Conflict,
-        kind => kind,
-    };
+    // 404 is for a dataset that nobody knows.
+    let gone = matches!(error, StorageError::NotFound(_));
+    let kind = if gone { Kind::Conflict } else { error.kind() };
     ApiError::new(kind, format!("dataset '{id}': {error}"))
 }
 
 fn refused(id: &str, error: DatasetError) -> ApiError {
-    match error {
-        DatasetError::Split { field, message } => ApiError::field(&field, message),
-        other => ApiError::new(Kind::Invalid, format!("dataset '{id}': {other}")),
+    if let DatasetError::Split { field, message } = error {
+        return ApiError::field(&field, message);
     }
+    ApiError::new(Kind::Invalid, format!("dataset '{id}': {error}"))
 }

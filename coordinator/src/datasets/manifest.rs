@@ -47,12 +47,15 @@ pub type ManifestPage = v1::FetchManifestResponse;
 
 impl Datasets {
     /// The files of a snapshot after a path, in pages; `live` is asked before each.
-    pub fn manifest(
+    pub fn manifest<L>(
         &self,
         snapshot: Snapshot,
         after: String,
-        live: impl Fn() -> Result<(), ApiError> + Send + 'static,
-    ) -> impl Stream<Item = Result<ManifestPage, ApiError>> + Send + use<> {
+        live: L,
+    ) -> impl Stream<Item = Result<ManifestPage, ApiError>> + Send + use<L>
+    where
+        L: Fn() -> Result<(), ApiError> + Send + 'static,
+    {
         let datasets = self.clone();
         async_stream::try_stream! {
             live()?;
@@ -62,12 +65,7 @@ impl Datasets {
             let mut lines = Lines { bits, buffer: Vec::new(), seen: 0, ended: false };
             let mut first = true;
             loop {
-                let mut page = Vec::with_capacity(PAGE);
-                while page.len() < PAGE && let Some(line) = lines.next().await? {
-                    if line.path > after {
-                        page.push(line);
-                    }
-                }
+                let page = lines.page(&after).await?;
                 if page.is_empty() && !first {
                     break;
                 }
@@ -80,7 +78,12 @@ impl Datasets {
     }
 
     async fn named_parts(&self, id: &str) -> Result<String, ApiError> {
-        let read = self.inner.storage.artifacts().read(&at(id, PARTS), NAMED).await;
+        let read = self
+            .inner
+            .storage
+            .artifacts()
+            .read(&at(id, PARTS), NAMED)
+            .await;
         match read {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(StorageError::NotFound(_)) => Ok(String::new()),
@@ -88,13 +91,20 @@ impl Datasets {
         }
     }
 
-    async fn ways(&self, id: &str, place: &Place, page: Vec<Line>) -> Result<Vec<v1::SnapshotFile>, ApiError> {
+    async fn ways(
+        &self,
+        id: &str,
+        place: &Place,
+        page: Vec<Line>,
+    ) -> Result<Vec<v1::SnapshotFile>, ApiError> {
         let storage = &self.inner.storage;
         let mut files = Vec::with_capacity(page.len());
         for line in page {
             let name = format!("snapshots/{id}/{}", line.path);
             let span = storage.way_for();
-            let url = storage.way(Use::Read, (place, &line.path), (&name, span)).await?;
+            let url = storage
+                .way(Use::Read, (place, &line.path), (&name, span))
+                .await?;
             let digest = blake3::Hash::from_hex(&line.digest).map_err(|_damaged| damaged())?;
             files.push(v1::SnapshotFile {
                 path: line.path,
@@ -136,6 +146,19 @@ struct Lines {
 }
 
 impl Lines {
+    /// The next files after a path; none at the end.
+    async fn page(&mut self, after: &str) -> Result<Vec<Line>, ApiError> {
+        let mut page = Vec::with_capacity(PAGE);
+        while page.len() < PAGE
+            && let Some(line) = self.next().await?
+        {
+            if line.path.as_str() > after {
+                page.push(line);
+            }
+        }
+        Ok(page)
+    }
+
     async fn next(&mut self) -> Result<Option<Line>, ApiError> {
         loop {
             let rest = self.buffer.get(self.seen..).unwrap_or_default();

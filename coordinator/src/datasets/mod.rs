@@ -24,14 +24,11 @@ use std::{
 use moka::future::Cache;
 use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
 use tokio_util::task::TaskTracker;
-use trainyard_core::{
-    dataset::Format,
-    snapshot::Snapshot,
-    spec::JobSpec,
-};
+use trainyard_core::{dataset::Format, snapshot::Snapshot, spec::JobSpec};
 use trainyard_proto::status::Kind;
 
 pub(crate) use self::checkpoints::UPLOAD;
+pub(crate) use self::wire::{dataset as dataset_to_wire, snapshot as snapshot_to_wire};
 pub use self::{
     catalog::NewDataset,
     checkpoints::{StoredCheckpoint, Upload},
@@ -39,7 +36,6 @@ pub use self::{
     manifest::ManifestPage,
     rows::DatasetRow,
 };
-pub(crate) use self::wire::{dataset as dataset_to_wire, snapshot as snapshot_to_wire};
 
 use self::{digests::Digests, labeler::Labeler};
 use crate::{
@@ -115,7 +111,10 @@ impl Datasets {
                 most: count(config.datasets.max_files),
                 locks: Mutex::default(),
                 readers: Arc::new(Semaphore::new(READERS)),
-                places: Cache::builder().max_capacity(PLACES).time_to_live(KEPT).build(),
+                places: Cache::builder()
+                    .max_capacity(PLACES)
+                    .time_to_live(KEPT)
+                    .build(),
                 tasks: TaskTracker::new(),
             }),
         })
@@ -159,7 +158,10 @@ impl Datasets {
         };
         let datasets = self.clone();
         // A caller that goes away does not undo what was read for it.
-        let making = self.inner.tasks.spawn(async move { datasets.make(order).await });
+        let making = self
+            .inner
+            .tasks
+            .spawn(async move { datasets.make(order).await });
         let made = making.await;
         made.unwrap_or_else(|error| {
             let words = format!("the dataset could not be read: {error}");
@@ -193,9 +195,7 @@ impl Datasets {
     /// When there is none.
     pub fn snapshot(&self, id: &str) -> Result<Snapshot, ApiError> {
         let found = self.inner.store.document::<Snapshot>(id)?;
-        found.ok_or_else(|| {
-            ApiError::new(Kind::NotFound, format!("there is no snapshot '{id}'"))
-        })
+        found.ok_or_else(|| ApiError::new(Kind::NotFound, format!("there is no snapshot '{id}'")))
     }
 
     /// Snapshots by id, of one dataset or of all.
@@ -221,7 +221,9 @@ impl Datasets {
         let store = self.inner.store.clone();
         let open = tokio::task::spawn_blocking(move || store.open_jobs()).await;
         let open = open.ok().ok_or_else(crate::api::stopping)??;
-        let user = open.iter().find(|job| job.snapshot_id.as_deref() == Some(id));
+        let user = open
+            .iter()
+            .find(|job| job.snapshot_id.as_deref() == Some(id));
         if let Some(job) = user {
             let words = format!(
                 "snapshot '{id}' is what job {} trains on; cancel the job or wait for its end",
@@ -259,20 +261,29 @@ impl Datasets {
     /// The right to read a dataset, or to forget what was read.
     async fn lock(&self, dataset: &str) -> Result<OwnedMutexGuard<()>, ApiError> {
         let lock = {
-            let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut locks = self
+                .inner
+                .locks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(locks.entry(dataset.to_owned()).or_default())
         };
         let held = tokio::time::timeout(self.inner.limit, lock.lock_owned()).await;
         held.ok().ok_or_else(|| {
-            let words = format!("dataset '{dataset}' is still being read for another submission; try again later");
+            let words = format!(
+                "dataset '{dataset}' is still being read for another submission; try again later"
+            );
             ApiError::new(Kind::Unavailable, words)
         })
     }
 
     /// A place by its path or URL, opened once in a while.
     async fn place(&self, path: &str) -> Result<Place, ApiError> {
-        let opened = self.inner.places.try_get_with_by_ref(path, self.inner.storage.place(path));
+        let opened = self
+            .inner
+            .places
+            .try_get_with_by_ref(path, self.inner.storage.place(path));
         opened.await.map_err(|error| (*error).clone().into())
     }
 }

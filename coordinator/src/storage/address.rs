@@ -70,7 +70,9 @@ impl Address {
             return bad(&format!("is neither an absolute path nor a URL; {KNOWN}"));
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return bad("holds a user name; credentials belong into the section storage_options of the coordinator's settings");
+            return bad(
+                "holds a user name; credentials belong into the section storage_options of the coordinator's settings",
+            );
         }
         match url.scheme() {
             "file" => match url.to_file_path() {
@@ -103,7 +105,10 @@ fn shown(text: &str) -> String {
 fn bucket(service: Service, url: &Url) -> Result<Address, StorageError> {
     let name = url.host_str().unwrap_or_default().to_owned();
     if name.is_empty() || url.port().is_some() {
-        let words = format!("'{url}' names no bucket; write {}://bucket/prefix", url.scheme());
+        let words = format!(
+            "'{url}' names no bucket; write {}://bucket/prefix",
+            url.scheme()
+        );
         return Err(StorageError::Address(words));
     }
     let path = object_store::path::Path::from_url_path(url.path());
@@ -157,7 +162,16 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused_and_no_password_is_repeated() {
-        for text in ["", " ", "set", "./set", "ftp://h/x", "s3:///x", "a\nb", "http://h/x?y"] {
+        for text in [
+            "",
+            " ",
+            "set",
+            "./set",
+            "ftp://h/x",
+            "s3:///x",
+            "a\nb",
+            "http://h/x?y",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
         let told = words("https://ada:hunter2@host/x");

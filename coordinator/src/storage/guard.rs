@@ -85,7 +85,9 @@ impl Guard {
         match resolved {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(StorageError::Refused(error.to_string())),
-            Err(_) => Err(StorageError::Failed(format!("'{name}' could not be resolved within 5 s"))),
+            Err(_) => Err(StorageError::Failed(format!(
+                "'{name}' could not be resolved within 5 s"
+            ))),
         }
     }
 
@@ -236,13 +238,32 @@ mod tests {
 
     /// Each way to write an address that is not of the open internet.
     const REFUSED: [&str; 27] = [
-        "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f000001/",
-        "http://0177.0.0.1/", "http://0.0.0.0/", "http://10.1.2.3/", "http://172.16.0.1/",
-        "http://172.31.255.255/", "http://192.168.1.1/", "http://169.254.169.254/latest/meta-data/",
-        "http://100.64.0.1/", "http://100.100.100.200/", "http://192.0.0.1/", "http://198.18.0.1/",
-        "http://224.0.0.1/", "http://240.0.0.1/", "http://255.255.255.255/", "http://[::1]/",
-        "http://[::]/", "http://[fe80::1]/", "http://[fd00:ec2::254]/", "http://[::ffff:127.0.0.1]/",
-        "http://[::ffff:a9fe:a9fe]/", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/",
+        "http://127.0.0.1/",
+        "http://127.1/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0177.0.0.1/",
+        "http://0.0.0.0/",
+        "http://10.1.2.3/",
+        "http://172.16.0.1/",
+        "http://172.31.255.255/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://100.64.0.1/",
+        "http://100.100.100.200/",
+        "http://192.0.0.1/",
+        "http://198.18.0.1/",
+        "http://224.0.0.1/",
+        "http://240.0.0.1/",
+        "http://255.255.255.255/",
+        "http://[::1]/",
+        "http://[::]/",
+        "http://[fe80::1]/",
+        "http://[fd00:ec2::254]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:7f00:1::]/",
         "http://[::127.0.0.1]/",
     ];
 
@@ -254,7 +275,11 @@ mod tests {
             let told = error.expect_err(text).to_string();
             assert!(told.contains("datasets.allow_private_urls"), "{told}");
         }
-        for text in ["http://8.8.8.8/", "http://[2606:4700::1111]/", "http://172.32.0.1/"] {
+        for text in [
+            "http://8.8.8.8/",
+            "http://[2606:4700::1111]/",
+            "http://172.32.0.1/",
+        ] {
             guard.check(&text.parse().unwrap()).expect(text);
         }
     }

@@ -64,12 +64,23 @@ impl Folder {
         &self.path
     }
 
-    fn flags(&self, relative: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    fn flags(
+        &self,
+        relative: &str,
+        flags: OFlags,
+        resolve: ResolveFlags,
+    ) -> Result<OwnedFd, Errno> {
         let resolve = resolve | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
         loop {
             // A rename elsewhere in the tree makes the kernel unsure once in a while.
-            match openat2(&*self.handle, relative, flags, Mode::RUSR | Mode::WUSR, resolve) {
+            match openat2(
+                &*self.handle,
+                relative,
+                flags,
+                Mode::RUSR | Mode::WUSR,
+                resolve,
+            ) {
                 Err(Errno::AGAIN) => {}
                 opened => return opened,
             }
@@ -81,10 +92,10 @@ impl Folder {
         let opened = self.flags(relative, OFlags::RDONLY, ResolveFlags::empty());
         let handle = opened.map_err(|error| told(relative, error))?;
         let stat = fstat(&handle).map_err(|error| told(relative, error))?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok((File::from(handle), seen(&stat))),
-            _ => Err(not_a_file(relative)),
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(not_a_file(relative));
         }
+        Ok((File::from(handle), seen(&stat)))
     }
 
     /// An ordinary file to be read, and its size.
@@ -112,7 +123,8 @@ impl Folder {
                 let name = entry.file_name();
                 let Ok(name) = name.to_str() else {
                     let name = Path::new(&folder).join(name.to_string_lossy().as_ref());
-                    let words = format!("the file name '{}' is not UTF-8; rename it", name.display());
+                    let words =
+                        format!("the file name '{}' is not UTF-8; rename it", name.display());
                     return Err(StorageError::Refused(words));
                 };
                 if matches!(name, "." | "..") || (folder.is_empty() && name == DRAFTS) {
@@ -124,14 +136,16 @@ impl Folder {
                 };
                 let stat = statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW);
                 let stat = stat.map_err(|error| told(&path, error))?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => waiting.push(path),
-                    FileType::RegularFile => found.push(entry_of(path, seen(&stat))),
-                    FileType::Symlink => {
-                        let (_, seen) = self.file(&path).map_err(|error| link(&path, error))?;
-                        found.push(entry_of(path, seen));
-                    }
-                    _ => return Err(not_a_file(&path)),
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                if kind == FileType::Directory {
+                    waiting.push(path);
+                } else if kind == FileType::RegularFile {
+                    found.push(entry_of(path, seen(&stat)));
+                } else if kind == FileType::Symlink {
+                    let (_, seen) = self.file(&path).map_err(|error| link(&path, error))?;
+                    found.push(entry_of(path, seen));
+                } else {
+                    return Err(not_a_file(&path));
                 }
                 if found.len() > most {
                     return Err(super::too_many(&self.path.display().to_string(), most));
@@ -181,7 +195,9 @@ impl Folder {
     /// Writes a whole file.
     pub(super) fn write(&self, relative: &str, bytes: &[u8]) -> Result<(), StorageError> {
         let mut draft = self.draft()?;
-        draft.write(bytes).map_err(|error| failed(relative, &error))?;
+        draft
+            .write(bytes)
+            .map_err(|error| failed(relative, &error))?;
         draft.keep(relative)
     }
 
@@ -238,11 +254,17 @@ impl Draft {
     pub(super) fn keep(mut self, relative: &str) -> Result<(), StorageError> {
         super::check_key(relative)?;
         let name = self.name.take().unwrap_or_default();
-        let kept = self.file.sync_all().map_err(|error| failed(relative, &error));
+        let kept = self
+            .file
+            .sync_all()
+            .map_err(|error| failed(relative, &error));
         let kept = kept.and_then(|()| {
             let (folder, last) = relative.rsplit_once('/').unwrap_or((".", relative));
             let folder = match folder {
-                "." => self.folder.folders(DRAFTS).and_then(|_| self.folder.root())?,
+                "." => self
+                    .folder
+                    .folders(DRAFTS)
+                    .and_then(|_| self.folder.root())?,
                 folder => self.folder.folders(folder)?,
             };
             renameat(&*self.folder.handle, &name, &folder, last)
@@ -304,15 +326,17 @@ fn not_a_file(path: &str) -> StorageError {
 
 /// What is wrong with a symbolic link, in words about links.
 fn link(path: &str, error: StorageError) -> StorageError {
-    match error {
-        StorageError::NotFound(_) => StorageError::Refused(format!(
+    if matches!(error, StorageError::NotFound(_)) {
+        return StorageError::Refused(format!(
             "'{path}' is a symbolic link to nothing; remove it or mend it"
-        )),
-        StorageError::Refused(words) if words.contains("neither") => StorageError::Refused(format!(
-            "'{path}' is a symbolic link to something that is no file; links to folders are not followed, put the files there"
-        )),
-        other => other,
+        ));
     }
+    if error == not_a_file(path) {
+        return StorageError::Refused(format!(
+            "'{path}' is a symbolic link to something that is no file; links to folders are not followed, put the files there"
+        ));
+    }
+    error
 }
 
 fn told(path: &str, error: Errno) -> StorageError {
@@ -336,12 +360,16 @@ fn failed(path: &str, error: &io::Error) -> StorageError {
     StorageError::Failed(format!("'{path}' cannot be used: {error}"))
 }
 
-/// The same for callers that only have a path of the machine.
+/// A path of this machine without symbolic links.
 pub(super) fn canonical(path: &Path) -> Result<PathBuf, StorageError> {
     let found = path.canonicalize();
-    found.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StorageError::NotFound(path.display().to_string()),
-        _ => failed(&path.display().to_string(), &error),
+    found.map_err(|error| {
+        let name = path.display().to_string();
+        if error.kind() == io::ErrorKind::NotFound {
+            StorageError::NotFound(name)
+        } else {
+            failed(&name, &error)
+        }
     })
 }
 

@@ -15,7 +15,12 @@ fn folder() -> (tempfile::TempDir, Folder) {
 }
 
 fn names(folder: &Folder) -> Vec<String> {
-    let mut found: Vec<_> = folder.list("", 100).unwrap().into_iter().map(|entry| entry.path).collect();
+    let mut found: Vec<_> = folder
+        .list("", 100)
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
     found.sort();
     found
 }
@@ -26,7 +31,10 @@ fn every_file_is_listed_with_its_size_and_more_than_the_bound_is_refused() {
     symlink("a.txt", outer.path().join("set/link.txt")).unwrap();
     assert_eq!(names(&folder), ["a.txt", "images/b.png", "link.txt"]);
     let listed = folder.list("images", 100).unwrap();
-    assert_eq!((listed[0].path.as_str(), listed[0].size), ("images/b.png", 2));
+    assert_eq!(
+        (listed[0].path.as_str(), listed[0].size),
+        ("images/b.png", 2)
+    );
     assert!(folder.list("nothing", 100).unwrap().is_empty());
     let error = folder.list("", 2).unwrap_err();
     assert!(matches!(error, StorageError::TooLarge(_)), "{error}");
@@ -36,11 +44,23 @@ fn every_file_is_listed_with_its_size_and_more_than_the_bound_is_refused() {
 fn no_path_and_no_link_leads_out() {
     let (outer, folder) = folder();
     let secret = outer.path().join("secret");
-    for path in ["../secret", "images/../../secret", "/etc/passwd", secret.to_str().unwrap()] {
+    for path in [
+        "../secret",
+        "images/../../secret",
+        "/etc/passwd",
+        secret.to_str().unwrap(),
+    ] {
         let error = folder.read(path).unwrap_err();
-        assert!(error.to_string().contains("leads out of its folder"), "{path}: {error}");
+        assert!(
+            error.to_string().contains("leads out of its folder"),
+            "{path}: {error}"
+        );
     }
-    for (name, target) in [("l1", "../secret"), ("l2", secret.to_str().unwrap()), ("l3", "images/../../secret")] {
+    for (name, target) in [
+        ("l1", "../secret"),
+        ("l2", secret.to_str().unwrap()),
+        ("l3", "images/../../secret"),
+    ] {
         let at = outer.path().join("set").join(name);
         symlink(target, &at).unwrap();
         for error in [folder.read(name).map(drop), folder.list("", 100).map(drop)] {
@@ -58,7 +78,10 @@ fn no_path_and_no_link_leads_out() {
 fn links_to_folders_or_nothing_and_pipes_are_refused_by_name() {
     let (outer, folder) = folder();
     let set = outer.path().join("set");
-    for (target, words) in [("images", "links to folders are not followed"), ("gone", "to nothing")] {
+    for (target, words) in [
+        ("images", "links to folders are not followed"),
+        ("gone", "to nothing"),
+    ] {
         symlink(target, set.join("l")).unwrap();
         let told = folder.list("", 100).unwrap_err().to_string();
         assert!(told.contains("'l'") && told.contains(words), "{told}");
@@ -66,14 +89,20 @@ fn links_to_folders_or_nothing_and_pipes_are_refused_by_name() {
     }
     rustix::fs::mknodat(CWD, set.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     let told = folder.list("", 100).unwrap_err().to_string();
-    assert!(told.contains("'pipe' is neither a file nor a folder"), "{told}");
+    assert!(
+        told.contains("'pipe' is neither a file nor a folder"),
+        "{told}"
+    );
 }
 
 #[test]
 fn a_file_that_changed_since_it_was_listed_is_named() {
     let (outer, folder) = folder();
     let listed = folder.list("images", 100).unwrap();
-    assert_eq!(folder.digest(&listed[0]).unwrap(), *blake3::hash(b"bb").as_bytes());
+    assert_eq!(
+        folder.digest(&listed[0]).unwrap(),
+        *blake3::hash(b"bb").as_bytes()
+    );
     fs::write(outer.path().join("set/images/b.png"), "cc").unwrap();
     fs::File::open(outer.path().join("set/images/b.png"))
         .unwrap()

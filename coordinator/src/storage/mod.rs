@@ -27,7 +27,6 @@ use trainyard_core::time::Timestamp;
 pub use address::{Address, Service};
 pub use error::StorageError;
 pub use guard::Guard;
-pub(crate) use ways::ROOT;
 pub use ways::{Shown, Use, Ways};
 
 use self::{
@@ -113,7 +112,8 @@ impl Storage {
         let artifacts = match Address::parse(&args.artifacts)? {
             Address::Folder(path) => Kind::Folder(Folder::create(&path)?),
             Address::Web(url) => {
-                let words = format!("{url} is only read; give a folder or a bucket (storage.artifacts)");
+                let words =
+                    format!("{url} is only read; give a folder or a bucket (storage.artifacts)");
                 return Err(StorageError::Address(words));
             }
             Address::Bucket {
@@ -165,7 +165,9 @@ impl Storage {
         match Address::parse(text)? {
             Address::Folder(path) => {
                 let storage = self.clone();
-                blocking(move || storage.folder(&path)).await.map(|folder| Place(Kind::Folder(folder)))
+                blocking(move || storage.folder(&path))
+                    .await
+                    .map(|folder| Place(Kind::Folder(folder)))
             }
             Address::Web(url) => {
                 self.inner.guard.look_up(&url).await?;
@@ -188,7 +190,10 @@ impl Storage {
         let roots = &self.inner.roots;
         let root = |root: &PathBuf| root.canonicalize().is_ok_and(|root| path.starts_with(root));
         if !roots.is_empty() && !roots.iter().any(root) {
-            let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+            let roots: Vec<_> = roots
+                .iter()
+                .map(|root| root.display().to_string())
+                .collect();
             return Err(StorageError::Refused(format!(
                 "'{}' is not below {} (datasets.local_roots)",
                 path.display(),
@@ -303,7 +308,11 @@ impl Place {
             let mut source = std::io::Read::take(source, most + 1);
             std::io::Read::read_to_end(&mut source, &mut bytes)
                 .map_err(|error| StorageError::Failed(format!("'{file}': {error}")))?;
-            if bytes.len() as u64 > most { Err(large) } else { Ok(bytes) }
+            if bytes.len() as u64 > most {
+                Err(large)
+            } else {
+                Ok(bytes)
+            }
         })
         .await
     }
@@ -419,7 +428,8 @@ impl Incoming {
 /// # Errors
 /// Names it.
 pub fn check_key(key: &str) -> Result<(), StorageError> {
-    trainyard_core::dataset::check_path(key).map_err(|error| StorageError::Refused(error.to_string()))
+    trainyard_core::dataset::check_path(key)
+        .map_err(|error| StorageError::Refused(error.to_string()))
 }
 
 fn too_many(place: &str, most: usize) -> StorageError {
@@ -453,7 +463,10 @@ pub fn bad_options(name: &str, text: &str) -> Option<String> {
             "storage_options.\"{name}\" is no store; use s3, gs or az, or one bucket such as \"s3://name\""
         ));
     }
-    let whole = text.split([' ', ',', '\n', '\t']).filter(|word| !word.is_empty()).count();
+    let whole = text
+        .split([' ', ',', '\n', '\t'])
+        .filter(|word| !word.is_empty())
+        .count();
     (words(text).len() != whole).then(|| {
         format!("storage_options.\"{name}\" must be key=value in words, such as \"region=eu-west-1 path_style=true\"")
     })
@@ -473,11 +486,17 @@ mod tests {
     #[test]
     fn options_of_a_bucket_go_before_those_of_its_scheme() {
         let all = BTreeMap::from([
-            ("s3".to_owned(), Secret::new("region=a endpoint=http://x".to_owned())),
+            (
+                "s3".to_owned(),
+                Secret::new("region=a endpoint=http://x".to_owned()),
+            ),
             ("s3://b".to_owned(), Secret::new("region=b".to_owned())),
         ]);
         let found = options(&all, Service::S3, "b");
-        assert_eq!(found.last().unwrap(), &("region".to_owned(), "b".to_owned()));
+        assert_eq!(
+            found.last().unwrap(),
+            &("region".to_owned(), "b".to_owned())
+        );
         assert_eq!(options(&all, Service::S3, "c").len(), 2);
         assert!(bad_options("s3", "region=a, path_style=true").is_none());
         let told = bad_options("s3", "hunter2").unwrap();

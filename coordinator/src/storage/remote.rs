@@ -28,6 +28,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const RETRIES: Duration = Duration::from_secs(60);
 /// Where a web server that cannot list its folders says what is in them: one path a line.
 const INDEX: &str = "files.txt";
+/// Sizes that are asked for at once.
+const HEADS: usize = 8;
 /// The largest such list.
 const INDEX_BYTES: u64 = 64 << 20;
 
@@ -43,7 +45,9 @@ pub(super) struct Remote {
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Remote")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +74,8 @@ impl Remote {
                 name_of(&error)
             ))
         })?;
-        let prefix = Path::parse(prefix).map_err(|error| StorageError::Address(error.to_string()))?;
+        let prefix =
+            Path::parse(prefix).map_err(|error| StorageError::Address(error.to_string()))?;
         let slash = if prefix.as_ref().is_empty() { "" } else { "/" };
         Ok(Self {
             url: format!("{scheme}://{name}{slash}{prefix}").into(),
@@ -133,11 +138,18 @@ impl Remote {
         let some = (!below.as_ref().is_empty()).then_some(below);
         let mut pages = self.store.list(some);
         let mut found = Vec::new();
-        while let Some(meta) = pages.try_next().await.map_err(|error| self.told("", &error))? {
+        while let Some(meta) = pages
+            .try_next()
+            .await
+            .map_err(|error| self.told("", &error))?
+        {
             let key = meta.location.as_ref();
             let relative = match self.prefix.as_ref() {
                 "" => key,
-                prefix => key.strip_prefix(prefix).unwrap_or(key).trim_start_matches('/'),
+                prefix => key
+                    .strip_prefix(prefix)
+                    .unwrap_or(key)
+                    .trim_start_matches('/'),
             };
             // A weak tag promises less than the same bytes.
             let stamp = meta.e_tag.filter(|tag| !tag.starts_with("W/"));
@@ -167,21 +179,31 @@ impl Remote {
             }
             Err(error) => return Err(error),
         };
-        let names: Vec<&str> = text.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
+        let names: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .collect();
         if names.len() > most {
             return Err(super::too_many(&self.url, most));
         }
-        let sizes = names.into_iter().map(|name| async move {
-            let meta = self.store.head(&self.at(name)?).await;
-            let meta = meta.map_err(|error| self.told(name, &error))?;
-            Ok(Entry {
-                path: name.to_owned(),
-                size: meta.size,
-                stamp: meta.e_tag.filter(|tag| !tag.starts_with("W/")),
-                changed_at: None,
-            })
-        });
-        futures::stream::iter(sizes).buffer_unordered(8).try_collect().await
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let heads = names.into_iter().map(|name| self.clone().head(name));
+        futures::stream::iter(heads)
+            .buffer_unordered(HEADS)
+            .try_collect()
+            .await
+    }
+
+    async fn head(self, name: String) -> Result<Entry, StorageError> {
+        let meta = self.store.head(&self.at(&name)?).await;
+        let meta = meta.map_err(|error| self.told(&name, &error))?;
+        Ok(Entry {
+            path: name,
+            size: meta.size,
+            stamp: meta.e_tag.filter(|tag| !tag.starts_with("W/")),
+            changed_at: None,
+        })
     }
 
     /// The object's size and its bytes.
@@ -194,7 +216,9 @@ impl Remote {
         let got = got.map_err(|error| self.told(relative, &error))?;
         let (place, name) = (self.clone(), relative.to_owned());
         let size = got.meta.size;
-        let bytes = got.into_stream().map_err(move |error| place.told(&name, &error));
+        let bytes = got
+            .into_stream()
+            .map_err(move |error| place.told(&name, &error));
         Ok((size, bytes.boxed()))
     }
 
@@ -260,7 +284,9 @@ impl Remote {
         };
         let at = self.at(relative)?;
         let signed = signer.signed_url(method, &at, span).await;
-        signed.map(Some).map_err(|error| self.told(relative, &error))
+        signed
+            .map(Some)
+            .map_err(|error| self.told(relative, &error))
     }
 
     /// What the store said, without a query: that of a signed URL is a credential.
@@ -278,7 +304,13 @@ impl Remote {
             cause = next;
             words = cause.to_string();
         }
-        let words: String = words.split('?').next().unwrap_or_default().chars().take(300).collect();
+        let words: String = words
+            .split('?')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(300)
+            .collect();
         // The guard's own words, from within the client.
         if words.contains("datasets.allow_private_urls") {
             return StorageError::Refused(words);
@@ -303,7 +335,10 @@ fn without_markers(mut found: Vec<Entry>) -> Vec<Entry> {
         .map(|entry| {
             let below = format!("{}/", entry.path);
             let next = found.partition_point(|other| other.path.as_str() < below.as_str());
-            entry.size == 0 && found.get(next).is_some_and(|other| other.path.starts_with(&below))
+            entry.size == 0
+                && found
+                    .get(next)
+                    .is_some_and(|other| other.path.starts_with(&below))
         })
         .collect();
     let mut is_folder = is_folder.into_iter();
@@ -383,14 +418,18 @@ fn azure(
 
 /// The kind of an error, without its words.
 fn name_of(error: &object_store::Error) -> String {
-    match error {
-        object_store::Error::UnknownConfigurationKey { key, .. } => format!("unknown option '{key}'"),
-        object_store::Error::Generic { source, .. } => {
-            let words = source.to_string();
-            words.split(['\'', '"', ':']).next().unwrap_or_default().to_owned()
-        }
-        _ => "an option is missing or wrong".to_owned(),
+    if let object_store::Error::UnknownConfigurationKey { key, .. } = error {
+        return format!("unknown option '{key}'");
     }
+    if let object_store::Error::Generic { source, .. } = error {
+        let words = source.to_string();
+        return words
+            .split(['\'', '"', ':'])
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+    }
+    "an option is missing or wrong".to_owned()
 }
 
 #[cfg(test)]
@@ -422,7 +461,9 @@ mod tests {
     #[test]
     fn no_credential_shows_when_a_store_cannot_be_set_up() {
         let options = vec![("access_key_idd".to_owned(), "hunter2".to_owned())];
-        let error = Remote::bucket((Service::S3, "b", ""), &options).unwrap_err().to_string();
+        let error = Remote::bucket((Service::S3, "b", ""), &options)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("unknown option 'access_key_idd'"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }

@@ -8,7 +8,7 @@ use trainyard_core::time::Timestamp;
 use url::Url;
 
 /// Below this path files are served.
-pub(crate) const ROOT: &str = "/api/v1/files/";
+const ROOT: &str = "/api/v1/files/";
 
 /// What a way is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,10 @@ impl Ways {
         let expires = seconds(until);
         let tag = hmac::sign(&self.key, message(what, file, expires).as_bytes());
         let signature = hex(tag.as_ref());
-        format!("{ROOT}{}?expires={expires}&signature={signature}", encoded(file))
+        format!(
+            "{ROOT}{}?expires={expires}&signature={signature}",
+            encoded(file)
+        )
     }
 
     /// Whether the signature is right and its time not over; compared in constant time.
@@ -137,7 +140,10 @@ mod tests {
         let ways = Ways::new(b"key");
         let until = NOW.plus(std::time::Duration::from_secs(60));
         let way = ways.sign(Use::Read, "snapshots/snap_1/a b#.png", until);
-        assert!(way.starts_with("/api/v1/files/snapshots/snap_1/a%20b%23.png?expires="), "{way}");
+        assert!(
+            way.starts_with("/api/v1/files/snapshots/snap_1/a%20b%23.png?expires="),
+            "{way}"
+        );
         let shown = shown(&way);
         let file = "snapshots/snap_1/a b#.png";
         assert!(ways.allows((Use::Read, file), &shown, NOW));
@@ -145,10 +151,16 @@ mod tests {
         assert!(!ways.allows((Use::Read, "snapshots/snap_1/b.png"), &shown, NOW));
         assert!(!ways.allows((Use::Read, file), &shown, until));
         assert!(!Ways::new(b"other").allows((Use::Read, file), &shown, NOW));
-        let later = Shown { expires: shown.expires + 1, ..shown.clone() };
+        let later = Shown {
+            expires: shown.expires + 1,
+            ..shown.clone()
+        };
         assert!(!ways.allows((Use::Read, file), &later, NOW));
         for signature in ["", "zz", &"g".repeat(64), &"é".repeat(32), &"0".repeat(64)] {
-            let forged = Shown { signature: signature.to_owned(), ..shown.clone() };
+            let forged = Shown {
+                signature: signature.to_owned(),
+                ..shown.clone()
+            };
             assert!(!ways.allows((Use::Read, file), &forged, NOW), "{signature}");
         }
         assert_eq!(format!("{ways:?}"), "Ways(..)");

@@ -60,10 +60,14 @@ impl AgentService for AgentDoor {
     ) -> Result<Response<Self::FetchManifestStream>, Status> {
         let asked = request.into_inner();
         let task = key(asked.task)?;
-        let pages = self.service.manifest(task, asked.secret, asked.after_path)?;
+        let pages = self
+            .service
+            .manifest(task, asked.secret, asked.after_path)?;
         let stop = self.service.stop().clone();
         let pages = pages.map(|page| page.map_err(Status::from));
-        Ok(Response::new(Box::pin(pages.take_until(stop.cancelled_owned()))))
+        Ok(Response::new(Box::pin(
+            pages.take_until(stop.cancelled_owned()),
+        )))
     }
 
     async fn sign_upload(
@@ -72,7 +76,9 @@ impl AgentService for AgentDoor {
     ) -> Result<Response<v1::SignUploadResponse>, Status> {
         let asked = request.into_inner();
         let task = (key(asked.task)?, asked.secret.as_str());
-        let signed = self.service.sign_upload(task, &asked.filename, asked.size_bytes);
+        let signed = self
+            .service
+            .sign_upload(task, &asked.filename, asked.size_bytes);
         let upload = signed.await?;
         Ok(Response::new(v1::SignUploadResponse {
             url: upload.url,

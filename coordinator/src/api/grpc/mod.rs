@@ -17,8 +17,8 @@ use trainyard_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
-        dataset_service_server::DatasetServiceServer,
-        job_service_server::JobServiceServer, node_service_server::NodeServiceServer,
+        dataset_service_server::DatasetServiceServer, job_service_server::JobServiceServer,
+        node_service_server::NodeServiceServer,
     },
 };
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, header::HOST};
 use serde::Serialize;
 use serde_json::Value;
 use trainyard_core::snapshot::Snapshot;
-use trainyard_proto::http;
+use trainyard_proto::http as bodies;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -179,7 +179,7 @@ pub(super) async fn add(
     User(caller): User,
     Body(body): Body,
 ) -> Answer<DatasetView> {
-    let new = http::read(&body, |fields, _| {
+    let new = bodies::read(&body, |fields, _| {
         let mut optional = |name| fields.optional_text(name).unwrap_or_default();
         let (format, task_type) = (optional("format"), optional("task_type"));
         NewDataset {
@@ -343,7 +343,7 @@ pub(super) async fn upload_url(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Answer<UploadUrl> {
-    let filename = http::read(&body, |fields, _| {
+    let filename = bodies::read(&body, |fields, _| {
         fields.optional_text("content_type");
         fields.text("checkpoint_filename")
     })?;

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State, rejection::PathRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -32,9 +35,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PIECE: usize = 1 << 20;
 
 type Name = Result<Path<String>, PathRejection>;
+type Signature = Result<Query<Shown>, QueryRejection>;
 
 /// The file that the link names, if the link is good.
-fn signed(service: &Service, what: Use, name: Name, shown: Option<Query<Shown>>) -> Result<String, Refusal> {
+fn signed(service: &Service, what: Use, name: Name, shown: Signature) -> Result<String, Refusal> {
     let name = name.map(|Path(name)| name).unwrap_or_default();
     let shown = shown.map(|Query(shown)| shown).unwrap_or_default();
     if service.data().storage().allows(what, &name, &shown) {
@@ -48,7 +52,7 @@ fn signed(service: &Service, what: Use, name: Name, shown: Option<Query<Shown>>)
 pub(super) async fn get(
     State(service): State<Service>,
     name: Name,
-    shown: Option<Query<Shown>>,
+    shown: Signature,
 ) -> Result<Response, Refusal> {
     let name = signed(&service, Use::Read, name, shown)?;
     let (size, bits) = service.data().open(&name).await?;
@@ -69,7 +73,7 @@ pub(super) async fn get(
 pub(super) async fn put(
     State(service): State<Service>,
     name: Name,
-    shown: Option<Query<Shown>>,
+    shown: Signature,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
@@ -78,21 +82,28 @@ pub(super) async fn put(
     let key = name.strip_prefix("artifacts/").ok_or_else(unknown)?;
     let storage = service.data().storage();
     let most = storage.upload_bytes();
-    let told = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if told.and_then(|text| text.parse::<u64>().ok()).is_some_and(|size| size > most) {
+    let told = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    if told
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|size| size > most)
+    {
         return Ok(too_large(most));
     }
     service.store().room().map_err(ApiError::from)?;
-    let incoming = storage.artifacts().receive().await.map_err(ApiError::from)?;
+    let incoming = storage
+        .artifacts()
+        .receive()
+        .await
+        .map_err(ApiError::from)?;
     match receive(body, incoming, most).await {
         Received::Whole(incoming) => {
             incoming.keep(key).await.map_err(ApiError::from)?;
             Ok(StatusCode::OK.into_response())
         }
         Received::TooLarge => Ok(too_large(most)),
-        Received::Broken(words) => {
-            Ok(detail(StatusCode::BAD_REQUEST, words).into_response())
-        }
+        Received::Broken(words) => Ok(detail(StatusCode::BAD_REQUEST, words).into_response()),
         Received::Failed(error) => Err(error.into()),
     }
 }
@@ -108,10 +119,11 @@ async fn receive(body: Body, mut incoming: Incoming, most: u64) -> Received {
     let mut chunks = body.into_data_stream();
     let (mut size, mut piece) = (0_u64, BytesMut::new());
     loop {
-        let chunk: Option<Result<Bytes, _>> = match tokio::time::timeout(SILENCE, chunks.next()).await {
-            Ok(chunk) => chunk,
-            Err(_) => return Received::Broken("The sender was silent for 30 s"),
-        };
+        let chunk: Option<Result<Bytes, _>> =
+            match tokio::time::timeout(SILENCE, chunks.next()).await {
+                Ok(chunk) => chunk,
+                Err(_) => return Received::Broken("The sender was silent for 30 s"),
+            };
         let ended = chunk.is_none();
         match chunk {
             Some(Ok(bytes)) => {

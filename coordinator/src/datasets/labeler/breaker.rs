@@ -43,7 +43,9 @@ impl Breaker {
     /// Whether a call would be let through now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.open_until.is_some_and(|until| now < until || state.probing)
+        state
+            .open_until
+            .is_some_and(|until| now < until || state.probing)
     }
 
     /// Leave to call; none while it is open, or another call is trying.
@@ -110,7 +112,10 @@ mod tests {
         assert!(breaker.admit(later).is_none(), "only one call tries");
         drop(probe);
         breaker.admit(later).unwrap().done(false, later);
-        assert!(breaker.admit(later).is_none(), "a failed try opens it again");
+        assert!(
+            breaker.admit(later).is_none(),
+            "a failed try opens it again"
+        );
         let last = later + Duration::from_secs(30);
         breaker.admit(last).unwrap().done(true, last);
         assert!(!breaker.is_open(last));

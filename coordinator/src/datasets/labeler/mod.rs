@@ -103,7 +103,10 @@ impl Labeler {
             .redirect(Policy::none())
             .build();
         let fault = |error: &dyn std::fmt::Display| {
-            ApiError::new(Kind::Internal, format!("the Labeler's client cannot be made: {error}"))
+            ApiError::new(
+                Kind::Internal,
+                format!("the Labeler's client cannot be made: {error}"),
+            )
         };
         Ok(Self {
             http: http.map_err(|error| fault(&error))?,
@@ -139,7 +142,7 @@ impl Labeler {
         let told = fetched.await.map_err(|error| match error.as_ref() {
             CallError::Said(StatusCode::NOT_FOUND) => not_found(id),
             CallError::Said(StatusCode::FORBIDDEN) => denied(id),
-            other => explained(other),
+            error @ (CallError::Down(_) | CallError::Said(_)) => explained(error),
         })?;
         self.permit(id, user).await?;
         Ok(told)
@@ -150,7 +153,9 @@ impl Labeler {
         let who = user.to_string();
         let path = ["datasets", id, "permissions", &who];
         match self.get::<Permission>(&path, &[], user).await {
-            Ok(said) if said.has_access && said.permission_level.as_deref() != Some("none") => Ok(()),
+            Ok(said) if said.has_access && said.permission_level.as_deref() != Some("none") => {
+                Ok(())
+            }
             Ok(_) => Err(denied(id)),
             Err(error) => {
                 tracing::warn!(dataset = %id, ?error, "the Labeler did not say who may read; denied");
@@ -160,13 +165,19 @@ impl Labeler {
     }
 
     /// A page of what `user` may see, from 1.
-    pub(super) async fn list(&self, (page, limit): (u64, usize), user: u64) -> Result<Listed, ApiError> {
+    pub(super) async fn list(
+        &self,
+        (page, limit): (u64, usize),
+        user: u64,
+    ) -> Result<Listed, ApiError> {
         let query = [
             ("page", page.to_string()),
             ("limit", limit.to_string()),
             ("user_id", user.to_string()),
         ];
-        self.get(&["datasets"], &query, user).await.map_err(|error| explained(&error))
+        self.get(&["datasets"], &query, user)
+            .await
+            .map_err(|error| explained(&error))
     }
 
     /// Where a dataset's files lie.
@@ -214,7 +225,9 @@ impl Labeler {
             .with_max_times(AGAIN)
             .with_jitter();
         let call = || self.once::<T>(&url, query, user);
-        let calls = call.retry(again).when(|error| matches!(error, CallError::Down(_)));
+        let calls = call
+            .retry(again)
+            .when(|error| matches!(error, CallError::Down(_)));
         let ended = tokio::time::timeout(TOTAL, calls).await;
         let late = || Err(CallError::Down("it did not answer within 30 s".to_owned()));
         let answer = ended.unwrap_or_else(|_| late());
@@ -226,7 +239,10 @@ impl Labeler {
         let mut url = self.base.clone();
         match url.path_segments_mut() {
             Ok(mut segments) => {
-                segments.pop_if_empty().extend(["api", "v1", "platform"]).extend(path);
+                segments
+                    .pop_if_empty()
+                    .extend(["api", "v1", "platform"])
+                    .extend(path);
             }
             Err(()) => return Err(CallError::Down("labeler.url is no address".to_owned())),
         }
@@ -255,7 +271,9 @@ impl Labeler {
         while let Some(chunk) = answer.chunk().await.map_err(down)? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER {
-                return Err(CallError::Down("its answer is longer than 8 MiB".to_owned()));
+                return Err(CallError::Down(
+                    "its answer is longer than 8 MiB".to_owned(),
+                ));
             }
         }
         serde_json::from_slice(&body)
@@ -287,7 +305,10 @@ fn unreachable(why: &str) -> ApiError {
 }
 
 fn not_found(id: &str) -> ApiError {
-    ApiError::new(Kind::NotFound, format!("Dataset '{id}' not found in Labeler"))
+    ApiError::new(
+        Kind::NotFound,
+        format!("Dataset '{id}' not found in Labeler"),
+    )
 }
 
 fn denied(id: &str) -> ApiError {

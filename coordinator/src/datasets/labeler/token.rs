@@ -34,7 +34,9 @@ pub(super) struct Signer {
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("Signer")
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +77,9 @@ mod tests {
     #[test]
     fn a_service_token_is_exactly_that_of_the_contract() {
         let signer = Signer::new("secret", "k2");
-        let token = signer.for_user(7, Timestamp(1_800_000_000_500_000)).unwrap();
+        let token = signer
+            .for_user(7, Timestamp(1_800_000_000_500_000))
+            .unwrap();
         assert_eq!(decode_header(&token).unwrap().kid.as_deref(), Some("k2"));
         let mut checks = Validation::new(Algorithm::HS256);
         checks.validate_exp = false;
