@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_agent::inventory::{SimulatedGpu, parse_simulated_gpus};
 
 use crate::commands::{
-    jobs::JobsArgs, login::LoginArgs, logs::LogsArgs, metrics::MetricsArgs, submit::SubmitArgs,
+    dataset::DatasetCommand, jobs::JobsArgs, login::LoginArgs, logs::LogsArgs,
+    metrics::MetricsArgs, submit::SubmitArgs,
 };
 
 /// Trainyard schedules training jobs on a cluster of GPU machines.
@@ -96,6 +97,9 @@ pub(crate) enum ClientCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
     },
+    /// Register, list and remove datasets that jobs name by their id; see their snapshots
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
     /// List nodes, or show one
     Nodes {
         /// The node

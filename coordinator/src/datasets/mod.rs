@@ -28,7 +28,7 @@ use trainyard_core::{dataset::Format, snapshot::Snapshot, spec::JobSpec};
 use trainyard_proto::status::Kind;
 
 pub(crate) use self::checkpoints::UPLOAD;
-pub(crate) use self::wire::{dataset as dataset_to_wire, snapshot as snapshot_to_wire};
+pub(crate) use self::wire::dataset as dataset_to_wire;
 pub use self::{
     catalog::NewDataset,
     checkpoints::{StoredCheckpoint, Upload},

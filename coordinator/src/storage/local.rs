@@ -23,6 +23,8 @@ use super::{Entry, StorageError};
 
 /// Bytes read at once when a file is hashed.
 const CHUNK: usize = 256 << 10;
+/// How often a file is tried to be opened while its folder changes.
+const TRIES: usize = 64;
 /// Where files are written before they are whole.
 const DRAFTS: &str = ".drafts";
 
@@ -72,19 +74,19 @@ impl Folder {
     ) -> Result<OwnedFd, Errno> {
         let resolve = resolve | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        loop {
+        // A mode without a file to be made is refused by the kernel.
+        let mode = match flags.contains(OFlags::CREATE) {
+            true => Mode::RUSR | Mode::WUSR,
+            false => Mode::empty(),
+        };
+        for _ in 0..TRIES {
             // A rename elsewhere in the tree makes the kernel unsure once in a while.
-            match openat2(
-                &*self.handle,
-                relative,
-                flags,
-                Mode::RUSR | Mode::WUSR,
-                resolve,
-            ) {
+            match openat2(&*self.handle, relative, flags, mode, resolve) {
                 Err(Errno::AGAIN) => {}
                 opened => return opened,
             }
         }
+        Err(Errno::AGAIN)
     }
 
     /// An ordinary file below the folder, and what it is recognised by.

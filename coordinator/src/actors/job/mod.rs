@@ -34,7 +34,6 @@ use super::{
 };
 use crate::{
     clock,
-    datasets::snapshot_to_wire,
     store::{Change, ReadError, Store, StoreError},
 };
 
@@ -337,7 +336,7 @@ impl State {
             gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
             world_size: 1,
             secret: live.map_or_else(String::new, |live| live.secret.clone()),
-            snapshot: self.snapshot().map(snapshot_to_wire),
+            snapshot: self.snapshot().map(Into::into),
         })
     }
 

@@ -6,7 +6,7 @@ use trainyard_proto::v1::{self, dataset_service_server::DatasetService};
 use super::caller;
 use crate::{
     api::{ApiError, Service},
-    datasets::{NewDataset, dataset_to_wire, snapshot_to_wire},
+    datasets::{NewDataset, dataset_to_wire},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -79,7 +79,7 @@ impl DatasetService for DatasetDoor {
         let page = (asked.page_token.as_str(), size(asked.page_size));
         let (rows, next) = self.0.snapshots(&caller, dataset, page).await?;
         Ok(Response::new(v1::ListSnapshotsResponse {
-            snapshots: rows.into_iter().map(snapshot_to_wire).collect(),
+            snapshots: rows.into_iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
         }))
     }
@@ -90,7 +90,7 @@ impl DatasetService for DatasetDoor {
     ) -> Answer<v1::GetSnapshotResponse> {
         let caller = caller(&self.0, &request)?;
         let id = request.into_inner().snapshot_id;
-        let snapshot = Some(snapshot_to_wire(self.0.snapshot(&caller, &id)?));
+        let snapshot = Some(self.0.snapshot(&caller, &id)?.into());
         Ok(Response::new(v1::GetSnapshotResponse { snapshot }))
     }
 
