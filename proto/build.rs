@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "trainyard/v1/agent_service.proto",
     "trainyard/v1/auth_service.proto",
     "trainyard/v1/dataset.proto",
@@ -13,6 +13,8 @@ const FILES: [&str; 8] = [
     "trainyard/v1/job_service.proto",
     "trainyard/v1/node.proto",
     "trainyard/v1/node_service.proto",
+    "trainyard/v1/project_service.proto",
+    "trainyard/v1/user_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,8 +6,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_agent::inventory::{SimulatedGpu, parse_simulated_gpus};
 
 use crate::commands::{
-    dataset::DatasetCommand, jobs::JobsArgs, login::LoginArgs, logs::LogsArgs,
-    metrics::MetricsArgs, submit::SubmitArgs,
+    dataset::DatasetCommand,
+    jobs::JobsArgs,
+    login::LoginArgs,
+    logs::LogsArgs,
+    machines::{AccountsCommand, ApiKeysCommand, KeysCommand},
+    metrics::MetricsArgs,
+    projects::ProjectsCommand,
+    submit::SubmitArgs,
+    users::UsersCommand,
 };
 
 /// Trainyard schedules training jobs on a cluster of GPU machines.
@@ -71,6 +78,8 @@ pub(crate) enum Command {
 pub(crate) enum ClientCommand {
     /// Log in and keep the tokens
     Login(LoginArgs),
+    /// End the login of this machine
+    Logout,
     /// Show the coordinator, its health and who you are
     Status,
     /// Submit a job
@@ -117,6 +126,43 @@ pub(crate) enum ClientCommand {
     Resume {
         /// The node
         node: String,
+    },
+    #[command(flatten)]
+    People(PeopleCommand),
+}
+
+/// The commands about who may do what.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeopleCommand {
+    /// Projects and who works in them
+    Projects {
+        /// What to do
+        #[command(subcommand)]
+        command: ProjectsCommand,
+    },
+    /// Accounts, their roles and passwords
+    Users {
+        /// What to do
+        #[command(subcommand)]
+        command: UsersCommand,
+    },
+    /// Accounts of programs, such as CI
+    ServiceAccounts {
+        /// What to do
+        #[command(subcommand)]
+        command: AccountsCommand,
+    },
+    /// Keys with which service accounts call
+    ApiKeys {
+        /// What to do
+        #[command(subcommand)]
+        command: ApiKeysCommand,
+    },
+    /// Keys that sign users' tokens
+    Keys {
+        /// What to do
+        #[command(subcommand)]
+        command: KeysCommand,
     },
 }
 

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 /// Its token goes before the stored ones.
 pub(crate) const TOKEN_VARIABLE: &str = "TRAINYARD_ACCESS_TOKEN";
+/// A service account's API key; goes before both.
+pub(crate) const API_KEY_VARIABLE: &str = "TRAINYARD_API_KEY";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent connection is tried so often; a partition is noticed after two of these.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -67,9 +69,8 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to `asked`, else to where the last login was, else to the default address.
     pub(crate) async fn open(asked: Option<&str>) -> anyhow::Result<Self> {
-        let given = std::env::var(TOKEN_VARIABLE)
-            .ok()
-            .filter(|token| !token.is_empty());
+        let variable = |name| std::env::var(name).ok().filter(|token| !token.is_empty());
+        let given = variable(API_KEY_VARIABLE).or_else(|| variable(TOKEN_VARIABLE));
         let file = credentials::path();
         let kept = match &file {
             Ok(path) => Credentials::load(path)?,
@@ -186,10 +187,21 @@ impl Client {
     }
 
     /// Renews the stored login; false where there is none or it is refused.
+    ///
+    /// A refresh token is good once. So commands that run at the same time take turns, and one that
+    /// comes second takes what the first has got.
     async fn refresh(&mut self) -> anyhow::Result<bool> {
         let Identity::Stored { login: old, file } = &self.identity else {
             return Ok(false);
         };
+        let (old, file) = (old.clone(), file.clone());
+        let _turn = credentials::turn(&file).await?;
+        let mut kept = Credentials::load(&file)?;
+        let newer = kept.servers.get(&self.url).filter(|login| **login != old);
+        if let Some(login) = newer.cloned() {
+            self.identity = Identity::Stored { login, file };
+            return Ok(true);
+        }
         let request = RefreshRequest {
             refresh_token: old.refresh_token.clone(),
         };
@@ -201,9 +213,7 @@ impl Client {
             Err(status) if status.code() == Code::Unauthenticated => return Ok(false),
             Err(status) => return Err(self.explain(status).into()),
         };
-        let (login, file) = (login(&old.email, tokens), file.clone());
-        // Read anew: another command may have logged in elsewhere meanwhile.
-        let mut kept = Credentials::load(&file)?;
+        let login = login(&old.email, tokens);
         kept.servers.insert(self.url.clone(), login.clone());
         kept.save(&file)?;
         self.identity = Identity::Stored { login, file };

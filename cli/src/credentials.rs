@@ -5,12 +5,16 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+/// How often, and with which pause, a command asks for its turn: 20 s in all.
+const TRIES: u32 = 400;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Who is logged in at one coordinator.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +52,7 @@ pub(crate) struct Credentials {
 pub(crate) enum CredentialsError {
     /// Neither XDG_CONFIG_HOME nor HOME is set.
     #[error(
-        "cannot tell where the login is kept; set HOME or XDG_CONFIG_HOME, or give TRAINYARD_ACCESS_TOKEN"
+        "cannot tell where the login is kept; set HOME or XDG_CONFIG_HOME, or give TRAINYARD_ACCESS_TOKEN or TRAINYARD_API_KEY"
     )]
     NoHome,
     /// The system said no.
@@ -131,6 +135,28 @@ impl Credentials {
         self.last = Some(url.to_owned());
         self.servers.insert(url.to_owned(), login);
     }
+}
+
+/// Held by the one command of this user that gets a new pair of tokens.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _file: fs::File,
+}
+
+/// Waits for the turn; after a while without it, as when another command hangs.
+pub(crate) async fn turn(path: &Path) -> Result<Turn, CredentialsError> {
+    let path = path.with_extension("lock");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(failed("open", &path))?;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(PAUSE).await,
+            Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+        }
+    }
+    Ok(Turn { _file: file })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CredentialsError + use<> {

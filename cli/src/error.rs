@@ -22,7 +22,7 @@ pub(crate) enum CliError {
     },
     /// No token for this coordinator.
     #[error(
-        "not logged in at {url}\nlog in with `trainyard login --coordinator {url}`, or set TRAINYARD_ACCESS_TOKEN"
+        "not logged in at {url}\nlog in with `trainyard login --coordinator {url}`, or set TRAINYARD_ACCESS_TOKEN or TRAINYARD_API_KEY"
     )]
     NotLoggedIn {
         /// The address.

@@ -172,9 +172,11 @@ impl Layers<'_> {
         variable: &str,
     ) -> Result<(), ConfigError> {
         let origin = format!("the environment ({variable})");
-        let is_number = self.slot(key).is_some_and(|slot| slot.is_integer());
-        let number = text.parse().map(Value::Integer).ok();
-        let value = number.filter(|_| is_number);
+        let value = match self.slot(key) {
+            Some(Value::Integer(_)) => text.parse().map(Value::Integer).ok(),
+            Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).ok(),
+            _ => None,
+        };
         self.put(key, value.unwrap_or(Value::String(text)), &origin)
     }
 
@@ -214,6 +216,7 @@ fn misfit(shipped: &Shipped, key: &str, slot: &Value, value: &Value) -> Option<S
             rule.and_then(|(_, rule)| rule(text)).map(str::to_owned)
         }
         (Value::String(_), _) => Some("a text in quotes".to_owned()),
+        (Value::Boolean(_), other) if !other.is_bool() => Some("true or false".to_owned()),
         (other, _) => (!other.same_type(value)).then(|| other.type_str().to_owned()),
     }
 }

@@ -23,14 +23,15 @@ use crate::{
         AskError, ask,
         root::{Root, RootArgs, RootMsg},
     },
-    api::{Limits, Service, ServiceArgs},
-    auth::Keys,
+    api::{Limits, Service, ServiceArgs, UserSettings},
+    auth::{Keys, Lives, Oidc, OidcError},
     config::Config,
     datasets::Datasets,
     identity::{self, Identity, IdentityError},
     listen::{self, ListenError},
     storage::{Guard, Storage, StorageArgs, StorageError},
     store::{OpenError, Store, StoreOptions},
+    telemetry::Telemetry,
 };
 
 /// How long calls under way may take to end.
@@ -80,6 +81,9 @@ pub enum BootError {
     /// The artifact store could not be opened.
     #[error("the artifact store cannot be used: {0} (storage.artifacts)")]
     Storage(#[from] StorageError),
+    /// The issuer's settings cannot be used.
+    #[error("the issuer of [oidc] cannot be used: {0}")]
+    Oidc(#[from] OidcError),
     /// The actors did not start.
     #[error("the coordinator's actors did not start: {0}")]
     Actors(String),
@@ -126,13 +130,8 @@ pub async fn run(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
-    let service = service(
-        &options.config,
-        (store, datasets),
-        tree,
-        &identity,
-        &closing,
-    );
+    let stores = (store, datasets);
+    let service = service(&options.config, stores, tree, &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let outcome = serve(&options, service, &identity, until).await;
     closing.cancel();
@@ -234,18 +233,24 @@ fn service(
     tree: crate::actors::root::Tree,
     identity: &Identity,
     closing: &CancellationToken,
-) -> Service {
+) -> Result<Service, BootError> {
     let minutes = u64::from(config.auth.access_token_minutes);
     let days = u64::from(config.auth.refresh_token_days);
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-    Service::new(ServiceArgs {
+    let telemetry = Telemetry::new().map_err(|error| BootError::Failed(error.to_string()))?;
+    Ok(Service::new(ServiceArgs {
+        http: config.http.clone(),
+        telemetry,
         store,
         tree,
         keys: Keys::new(
-            &identity.jwt_secret,
-            Duration::from_secs(minutes * 60),
-            Duration::from_secs(days * 86_400),
+            &identity.keys,
+            Lives {
+                access: Duration::from_secs(minutes * 60),
+                refresh: Duration::from_secs(days * 86_400),
+            },
         ),
+        users: user_settings(config)?,
         join_token: identity.join_token.clone(),
         datasets,
         public_url: config.storage.public_url.clone(),
@@ -255,6 +260,19 @@ fn service(
             page_rows: count(config.limits.page_rows),
         },
         stop: closing.clone(),
+    }))
+}
+
+fn user_settings(config: &Config) -> Result<UserSettings, BootError> {
+    let login = &config.login;
+    let oidc = Some(&config.oidc).filter(|oidc| !oidc.issuer.is_empty());
+    Ok(UserSettings {
+        open_registration: config.auth.open_registration,
+        open_reads: config.auth.open_reads,
+        failures: (login.failures_per_account, login.failures_per_address),
+        window: Duration::from_secs(u64::from(login.window_seconds)),
+        trusted_proxies: login.trusted(),
+        oidc: oidc.cloned().map(Oidc::new).transpose()?,
     })
 }
 

@@ -3,16 +3,19 @@
 //! Owns their names, types and checks. Never reads the environment by itself and never uses a
 //! setting. Called once by the binary before anything starts.
 
+mod access;
+mod datasets;
+mod http;
+
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-mod datasets;
-
-use std::collections::BTreeMap;
-
+pub use access::{Login, OidcConfig};
 pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
+pub use http::Http;
 use serde::Deserialize;
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
@@ -34,10 +37,16 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may use it.
     pub auth: Auth,
+    /// How often logins may fail.
+    pub login: Login,
+    /// Whose tokens are taken beside our own.
+    pub oidc: OidcConfig,
     /// How long a silent node is believed.
     pub leases: Leases,
     /// How much it takes.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
     /// Where snapshots' metadata and checkpoints lie.
     pub storage: StorageConfig,
     /// Options of object stores by scheme or bucket.
@@ -82,6 +91,10 @@ pub struct Auth {
     pub first_user_password: Secret,
     /// What agents must show; empty draws one and keeps it.
     pub join_token: Secret,
+    /// Anyone may register, as a guest.
+    pub open_registration: bool,
+    /// Anyone may read jobs, without a token.
+    pub open_reads: bool,
 }
 
 /// How long a silent node is believed.
@@ -123,6 +136,8 @@ const SHIPPED: Shipped = Shipped {
         ("datasets.allow_private_urls", datasets::networks),
         ("labeler.url", datasets::web),
         ("labeler.storage_root", datasets::artifacts),
+        ("http.cors_origins", http::origins),
+        ("login.trusted_proxies", access::networks),
     ],
 };
 
@@ -182,7 +197,8 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
-        self.check_datasets()
+        self.check_datasets()?;
+        self.oidc.check()
     }
 }
 

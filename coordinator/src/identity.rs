@@ -3,16 +3,17 @@
 //! Drawn once and kept in the store, unless the configuration gives them. Called by `boot`.
 
 use thiserror::Error;
+use trainyard_core::account::normal_email;
 
 use crate::{
-    auth::{PasswordError, hash_password},
+    api::users::new_key,
+    auth::{PasswordError, SigningKeyRow, hash_password},
     clock,
     config::Auth,
     store::{Change, ReadError, Store, StoreError, UserRow},
 };
 
-/// Under these names they stand in the store.
-const JWT_SECRET: &str = "auth.jwt_secret";
+/// Under this name it stands in the store.
 const JOIN_TOKEN: &str = "auth.join_token";
 const WAY_KEY: &str = "storage.way_key";
 
@@ -36,8 +37,8 @@ pub enum IdentityError {
 
 /// What the coordinator signs with and asks for.
 pub(crate) struct Identity {
-    /// Signs user tokens.
-    pub(crate) jwt_secret: Vec<u8>,
+    /// Sign user tokens.
+    pub(crate) keys: Vec<SigningKeyRow>,
     /// What agents must show.
     pub(crate) join_token: String,
     /// Signs ways to files on the coordinator.
@@ -50,18 +51,30 @@ pub(crate) async fn establish(
     auth: &Auth,
     dev: bool,
 ) -> Result<Identity, IdentityError> {
-    let jwt_secret = kept(store, JWT_SECRET).await?.into_bytes();
+    let keys = signing_keys(store).await?;
     let configured = auth.join_token.expose();
     let join_token = match configured.is_empty() {
         true => kept(store, JOIN_TOKEN).await?,
         false => configured.to_owned(),
     };
     first_user(store, auth, dev).await?;
+    let way_key = kept(store, WAY_KEY).await?.into_bytes();
     Ok(Identity {
-        jwt_secret,
+        keys,
         join_token,
-        way_key: kept(store, WAY_KEY).await?.into_bytes(),
+        way_key,
     })
+}
+
+/// The keys that sign user tokens; the first is drawn here.
+async fn signing_keys(store: &Store) -> Result<Vec<SigningKeyRow>, IdentityError> {
+    let keys = store.documents::<SigningKeyRow>("")?;
+    if keys.iter().any(|key| key.retired_at.is_none()) {
+        return Ok(keys);
+    }
+    let first = new_key(clock::now());
+    store.commit_and_wait(vec![Change::put(&first)]).await?;
+    Ok(vec![first])
 }
 
 /// A secret of 256 bits, the same at each start.
@@ -97,12 +110,12 @@ async fn first_user(store: &Store, auth: &Auth, dev: bool) -> Result<(), Identit
     };
     let user = UserRow {
         id,
-        email: email.to_owned(),
+        email: normal_email(email),
         password_hash: hash_password(password, rand::random())?,
-        full_name: String::new(),
         role: "admin".to_owned(),
         active: true,
         created_at: clock::now(),
+        ..UserRow::default()
     };
     store.commit_and_wait(vec![Change::PutUser(user)]).await?;
     tracing::info!(%email, "the first user was created");

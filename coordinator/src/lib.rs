@@ -14,3 +14,4 @@ mod identity;
 mod listen;
 pub mod storage;
 pub mod store;
+pub mod telemetry;

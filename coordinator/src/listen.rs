@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use axum::{Router, extract::DefaultBodyLimit, response::IntoResponse};
+use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -13,7 +13,7 @@ use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes, transport::Server};
 
-use crate::api::{Service, grpc, rest};
+use crate::api::{Service, grpc, peer, rest};
 
 /// Streams of one connection; each agent uses one, each client a handful.
 const STREAMS: u32 = 1_024;
@@ -46,7 +46,9 @@ pub(crate) async fn serve(
         .unwrap_or(usize::MAX)
         .saturating_mul(1 << 20);
     let rest = rest::router(&service).layer(DefaultBodyLimit::max(body));
+    let introduce = middleware::from_fn_with_state(service.clone(), peer::introduce);
     let router: Router = grpc::router(&service).await?.merge(rest).fallback(unknown);
+    let router = router.layer(introduce);
     let incoming = TcpListenerStream::new(listener).map(|accepted| {
         accepted.inspect(|socket| {
             if let Err(error) = socket.set_nodelay(true) {

@@ -6,6 +6,7 @@
 //! changes and effects go out as values. Called by the actors of coordinator and agent.
 
 pub mod access;
+pub mod account;
 pub mod dataset;
 pub mod failure;
 pub mod ids;

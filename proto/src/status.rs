@@ -98,6 +98,17 @@ pub fn bad_request(violations: &[Violation]) -> Status {
     )
 }
 
+/// A status that carries a `google.rpc.RetryInfo`.
+#[must_use]
+pub fn busy(kind: Kind, message: impl Into<String>, seconds: u64) -> Status {
+    let wait = std::time::Duration::from_secs(seconds);
+    Status::with_error_details(
+        kind.code(),
+        message,
+        ErrorDetails::with_retry_info(Some(wait)),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +134,14 @@ mod tests {
         let details = status.get_details_bad_request().unwrap();
         let fields: Vec<_> = details.field_violations.iter().map(|v| &v.field).collect();
         assert_eq!(fields, ["epochs", "framework"]);
+    }
+
+    #[test]
+    fn when_to_try_again_is_in_the_details() {
+        let status = busy(Kind::Exhausted, "too many", 7);
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let retry = status.get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(std::time::Duration::from_secs(7)));
     }
 
     #[test]

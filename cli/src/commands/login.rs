@@ -1,4 +1,4 @@
-//! `trainyard login` and `trainyard status`: who calls, and whether anybody answers.
+//! `trainyard login`, `logout` and `status`: who calls, and whether anybody answers.
 
 use std::io::{self, IsTerminal as _, Read as _};
 
@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use trainyard_proto::v1::{MeRequest, MeResponse, auth_service_client::AuthServiceClient};
+use trainyard_proto::v1::{
+    LogoutRequest, MeRequest, MeResponse, auth_service_client::AuthServiceClient,
+    user_service_client::UserServiceClient,
+};
 
 use super::Context;
 use crate::{
@@ -68,17 +71,67 @@ fn identify(args: &LoginArgs) -> anyhow::Result<(String, String)> {
             terminal.read_line()?
         }
     };
-    let password = if args.password_stdin {
+    let password = secret(args.password_stdin, "Password: ")?;
+    Ok((email.trim().to_owned(), password))
+}
+
+/// A password: all of stdin, or what is typed unseen.
+pub(super) fn secret(from_stdin: bool, prompt: &str) -> anyhow::Result<String> {
+    if from_stdin {
         let mut text = String::new();
         io::stdin()
             .read_to_string(&mut text)
             .context("cannot read the password from stdin")?;
-        text.trim_end_matches(['\r', '\n']).to_owned()
-    } else {
-        terminal.write_str("Password: ")?;
-        terminal.read_secure_line()?
-    };
-    Ok((email.trim().to_owned(), password))
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    if !io::stdin().is_terminal() {
+        let words = "there is no terminal to ask on; give --password-stdin";
+        return Err(CliError::Usage(words.to_owned()).into());
+    }
+    let terminal = console::Term::stderr();
+    terminal.write_str(prompt)?;
+    Ok(terminal.read_secure_line()?)
+}
+
+/// The present password and the new one.
+pub(super) fn two_secrets(from_stdin: bool) -> anyhow::Result<(String, String)> {
+    if !from_stdin {
+        let current = secret(false, "Present password: ")?;
+        return Ok((current, secret(false, "New password: ")?));
+    }
+    let text = secret(true, "")?;
+    let lines = text.split_once('\n').ok_or_else(|| {
+        CliError::Usage(
+            "stdin must hold the present password and the new one, a line each".to_owned(),
+        )
+    })?;
+    let (current, new) = lines;
+    Ok((current.trim_end_matches('\r').to_owned(), new.to_owned()))
+}
+
+/// Ends the session at the coordinator and forgets its tokens.
+pub(crate) async fn logout(context: &Context<'_>) -> anyhow::Result<Exit> {
+    let mut client = context.client().await?;
+    let request = LogoutRequest::default();
+    let told = client
+        .call(async |via| UserServiceClient::new(via).logout(request.clone()).await)
+        .await;
+    // A session that has ended already is as good.
+    if let Err(error) = told
+        && Exit::of_error(&error) != Exit::NotLoggedIn
+    {
+        return Err(error);
+    }
+    let path = credentials::path()?;
+    let mut kept = Credentials::load(&path)?;
+    if kept.servers.remove(client.url()).is_some() {
+        kept.save(&path)?;
+    }
+    context.screen.show(
+        || json!({"coordinator": client.url(), "logged_in": false}),
+        || format!("logged out at {}", client.url()),
+    )?;
+    Ok(Exit::Ok)
 }
 
 /// Whether the coordinator answers, how it is, and who it thinks we are.

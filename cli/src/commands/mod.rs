@@ -7,15 +7,23 @@ mod follow;
 pub(crate) mod jobs;
 pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod machines;
 pub(crate) mod metrics;
 pub(crate) mod nodes;
+pub(crate) mod projects;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod users;
 pub(crate) mod watch;
 
 use trainyard_proto::v1::{GetJobRequest, Job, job_service_client::JobServiceClient};
 
-use crate::{args::ClientCommand, client::Client, exit::Exit, output::Screen};
+use crate::{
+    args::{ClientCommand, PeopleCommand},
+    client::Client,
+    exit::Exit,
+    output::Screen,
+};
 
 /// What all commands are told.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +45,8 @@ impl Context<'_> {
 pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow::Result<Exit> {
     match command {
         ClientCommand::Login(args) => login::login(context, args).await,
+        ClientCommand::Logout => login::logout(context).await,
+        ClientCommand::People(command) => Box::pin(people(context, command)).await,
         ClientCommand::Status => login::status(context).await,
         ClientCommand::Submit(args) => Box::pin(submit::run(context, *args)).await,
         ClientCommand::Jobs(args) => jobs::run(context, args).await,
@@ -49,6 +59,16 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
+    }
+}
+
+async fn people(context: &Context<'_>, command: PeopleCommand) -> anyhow::Result<Exit> {
+    match command {
+        PeopleCommand::Users { command } => users::run(context, command).await,
+        PeopleCommand::Projects { command } => projects::run(context, command).await,
+        PeopleCommand::ServiceAccounts { command } => machines::accounts(context, command).await,
+        PeopleCommand::ApiKeys { command } => machines::api_keys(context, command).await,
+        PeopleCommand::Keys { command } => machines::keys(context, command).await,
     }
 }
 

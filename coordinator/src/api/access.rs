@@ -11,7 +11,7 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, Service};
+use super::{ApiError, Caller, Service, users::not_authenticated};
 use crate::store::{Document, ReadError, Store};
 
 /// A project: owner of jobs.
@@ -92,8 +92,12 @@ impl Service {
         wanted: Permission,
         target: Target<'_>,
     ) -> Result<(), ApiError> {
+        if caller.is_anonymous() && wanted != Permission::ReadJob {
+            return Err(not_authenticated());
+        }
         let standing = standing(self.store(), caller, target)?;
-        if standing.allows(wanted) {
+        // Whom a token speaks for must not see less than somebody without one.
+        if standing.allows(wanted) || (wanted == Permission::ReadJob && self.open_reads()) {
             return Ok(());
         }
         let hidden = |seen: Permission| !standing.allows(seen);
@@ -143,7 +147,7 @@ fn member(store: &Store, project: i64, user: u64) -> Result<Option<ProjectRole>,
 }
 
 /// The contract's answer to an unknown project.
-fn no_project() -> ApiError {
+pub(super) fn no_project() -> ApiError {
     ApiError::new(Kind::NotFound, "Project not found")
 }
 

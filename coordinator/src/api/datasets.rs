@@ -112,14 +112,14 @@ impl Service {
         secret: String,
         after: String,
     ) -> Result<impl Stream<Item = Result<ManifestPage, ApiError>> + Send + use<>, ApiError> {
-        self.live(task, &secret)?;
+        self.alive(task, &secret)?;
         let job = self.store().job(task.job)?.ok_or_else(ApiError::no_job)?;
         let none = || ApiError::new(Kind::NotFound, "the job names no dataset by its id");
         let snapshot = self
             .data()
             .snapshot(job.snapshot_id.as_deref().ok_or_else(none)?)?;
         let service = self.clone();
-        let live = move || service.live(task, &secret);
+        let live = move || service.alive(task, &secret);
         Ok(self.data().manifest(snapshot, after, live))
     }
 
@@ -133,7 +133,7 @@ impl Service {
         filename: &str,
         size: u64,
     ) -> Result<Upload, ApiError> {
-        self.live(task, secret)?;
+        self.alive(task, secret)?;
         let most = self.data().storage().upload_bytes();
         if size > most {
             let words = format!("is {size}; at most {most} bytes are taken (storage.upload_mib)");
@@ -166,7 +166,7 @@ impl Service {
     }
 
     /// Whether `secret` is that of this live attempt.
-    fn live(&self, task: TaskKey, secret: &str) -> Result<(), ApiError> {
+    fn alive(&self, task: TaskKey, secret: &str) -> Result<(), ApiError> {
         self.may_report(task.job, secret)?;
         let job = self.store().job(task.job)?;
         let number = job

@@ -6,7 +6,7 @@ use tonic::Status;
 use trainyard_core::spec::Violation;
 use trainyard_proto::{
     convert::WireError,
-    status::{Kind, bad_request},
+    status::{Kind, bad_request, busy},
 };
 
 use crate::{
@@ -23,6 +23,8 @@ pub struct ApiError {
     pub message: String,
     /// Every bad field; only with [`Kind::Invalid`].
     pub violations: Vec<Violation>,
+    /// Seconds after which trying again may help, where that is known.
+    pub retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -33,6 +35,7 @@ impl ApiError {
             kind,
             message: message.into(),
             violations: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -47,7 +50,15 @@ impl ApiError {
             kind: Kind::Invalid,
             message: words.join("; "),
             violations,
+            retry_after: None,
         }
+    }
+
+    /// With the seconds after which trying again may help.
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// One bad field.
@@ -68,6 +79,9 @@ impl ApiError {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
+        if let Some(seconds) = error.retry_after {
+            return busy(error.kind, error.message, seconds);
+        }
         if error.violations.is_empty() {
             error.kind.status(error.message)
         } else {

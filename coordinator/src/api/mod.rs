@@ -6,17 +6,22 @@
 pub mod access;
 mod datasets;
 mod error;
+mod figures;
 mod follow;
 pub mod grpc;
+mod live;
+mod models;
+pub mod peer;
+pub mod projects;
 mod reader;
 mod reads;
 pub mod rest;
 mod service;
-mod users;
+pub mod users;
 
 pub use error::ApiError;
 pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
-pub use users::Caller;
+pub use users::{Caller, UserSettings};
 
 pub(crate) use service::stopping;

@@ -332,7 +332,7 @@ impl Service {
         Ok(job.attempt().map(|newest| newest.number))
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ApiError> {

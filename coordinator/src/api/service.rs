@@ -17,7 +17,12 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, access::Target, follow::Follower, users::Users};
+use super::{
+    ApiError, Caller,
+    access::Target,
+    follow::Follower,
+    users::{UserSettings, Users},
+};
 use crate::{
     actors::{
         ask,
@@ -27,9 +32,11 @@ use crate::{
         root::Tree,
         scheduler::{NodeView, SchedulerMsg},
     },
-    auth::{Keys, TokenPair},
+    auth::Keys,
+    config::Http,
     datasets::Datasets,
     store::Store,
+    telemetry::Telemetry,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
@@ -58,6 +65,8 @@ pub struct ServiceArgs {
     pub tree: Tree,
     /// Signs and checks user tokens.
     pub keys: Keys,
+    /// What the configuration says about users.
+    pub users: UserSettings,
     /// What agents must show.
     pub join_token: String,
     /// Datasets, snapshots and where files lie.
@@ -66,6 +75,10 @@ pub struct ServiceArgs {
     pub public_url: String,
     /// How much is accepted.
     pub limits: Limits,
+    /// What is asked of HTTP clients.
+    pub http: Http,
+    /// Where calls are counted.
+    pub telemetry: Telemetry,
     /// Cancelled when the coordinator stops.
     pub stop: CancellationToken,
 }
@@ -85,6 +98,8 @@ struct Inner {
     datasets: Datasets,
     public_url: String,
     limits: Limits,
+    http: Http,
+    telemetry: Telemetry,
     stop: CancellationToken,
     submits: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -125,7 +140,7 @@ impl Service {
     /// The service over a running tree.
     #[must_use]
     pub fn new(args: ServiceArgs) -> Self {
-        let users = Users::new(args.store.clone(), args.keys);
+        let users = Users::new(args.store.clone(), args.keys, args.users);
         let inner = Inner {
             users,
             store: args.store,
@@ -135,6 +150,8 @@ impl Service {
             public_url: args.public_url,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
+            http: args.http,
+            telemetry: args.telemetry,
             stop: args.stop,
             submits: Arc::new(Semaphore::new(SUBMITS)),
         };
@@ -151,6 +168,16 @@ impl Service {
     /// Cancelled when the coordinator stops.
     pub(super) fn stop(&self) -> &CancellationToken {
         &self.inner.stop
+    }
+
+    /// What is asked of HTTP clients.
+    pub(super) fn http(&self) -> &Http {
+        &self.inner.http
+    }
+
+    /// Where calls are counted.
+    pub(super) fn telemetry(&self) -> &Telemetry {
+        &self.inner.telemetry
     }
 
     /// Rows on a page at most.
@@ -179,28 +206,14 @@ impl Service {
         blake3::hash(token.as_bytes()) == blake3::hash(self.inner.join_token.as_bytes())
     }
 
-    /// Both tokens for a right password.
-    ///
-    /// # Errors
-    /// Wrong address or password; a user who is not active.
-    pub async fn login(&self, email: &str, password: &str) -> Result<TokenPair, ApiError> {
-        self.inner.users.login(email, password).await
+    /// Users and their tokens.
+    pub(super) fn users(&self) -> &Users {
+        &self.inner.users
     }
 
-    /// A new pair for a good refresh token.
-    ///
-    /// # Errors
-    /// When the token is not good, with the reason.
-    pub fn refresh(&self, token: &str) -> Result<TokenPair, ApiError> {
-        self.inner.users.refresh(token)
-    }
-
-    /// The user behind an access token.
-    ///
-    /// # Errors
-    /// Without a token, or with one that is not good.
-    pub fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
-        self.inner.users.caller(token)
+    /// Proxies whose word about addresses is believed.
+    pub(super) fn trusted_proxies(&self) -> &[ipnet::IpNet] {
+        &self.users().settings().trusted_proxies
     }
 
     /// Accepts a job; it is on disk when this returns.
@@ -241,7 +254,9 @@ impl Service {
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
         // The dataset is held until its snapshot is stored, so that the next submit finds it.
-        Ok(ask(&self.inner.tree.jobs, question).await?)
+        let job = ask(&self.inner.tree.jobs, question).await?;
+        self.inner.telemetry.submitted();
+        Ok(job)
     }
 
     /// The job that a submission with this key has become.

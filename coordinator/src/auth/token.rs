@@ -1,15 +1,20 @@
-//! User tokens: HS256, claims as the HTTP contract has them.
+//! User tokens: HS256, claims as the HTTP contract has them, each naming its key (`kid`) and its
+//! session (`sid`).
 //!
-//! Access claims: `sub` (user id as a string), `email`, `role`, `organization_id`, `exp`, `type`.
-//! Refresh claims: `sub`, `exp`, `type`. Time comes in as an argument, so expiry is checked here and
-//! not by the library's own clock.
+//! Access claims: `sub` (user id as a string), `email`, `role`, `organization_id`, `exp`, `type`, `sid`.
+//! Refresh claims: `sub`, `exp`, `type`, `sid`, `jti`. Time comes in as an argument, so expiry is
+//! checked here and not by the library's own clock.
 
 use std::{fmt, time::Duration};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use trainyard_core::time::Timestamp;
+
+use super::rows::SigningKeyRow;
 
 /// Whom a token speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct Access {
     /// Always `access`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The session.
+    pub sid: String,
 }
 
 /// Claims of a refresh token.
@@ -52,6 +59,10 @@ pub struct Refresh {
     /// Always `refresh`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The session.
+    pub sid: String,
+    /// Its number within the session.
+    pub jti: String,
 }
 
 /// Both tokens of a login.
@@ -87,13 +98,30 @@ pub enum TokenError {
     NotSigned,
 }
 
-/// Signs and checks. Prints nothing of its secret.
+/// How long tokens are good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// Access tokens.
+    pub access: Duration,
+    /// Refresh tokens, and so sessions.
+    pub refresh: Duration,
+}
+
+/// One key, ready for use.
 #[derive(Clone)]
-pub struct Keys {
+struct SigningKey {
+    kid: String,
     signing: EncodingKey,
     verifying: DecodingKey,
-    access_for: Duration,
-    refresh_for: Duration,
+    /// A retired key verifies until the last token that it signed has expired.
+    until: Option<Timestamp>,
+}
+
+/// Signs with the newest key and checks with every one that may still be met. Prints no secret.
+#[derive(Clone)]
+pub struct Keys {
+    keys: Vec<SigningKey>,
+    lives: Lives,
 }
 
 impl fmt::Debug for Keys {
@@ -103,35 +131,54 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Keys of one secret, and how long tokens are good for.
+    /// The keys of the store; the one that is not retired signs.
     #[must_use]
-    pub fn new(secret: &[u8], access_for: Duration, refresh_for: Duration) -> Self {
-        Self {
-            signing: EncodingKey::from_secret(secret),
-            verifying: DecodingKey::from_secret(secret),
-            access_for,
-            refresh_for,
-        }
+    pub fn new(rows: &[SigningKeyRow], lives: Lives) -> Self {
+        let key = |row: &SigningKeyRow| {
+            let secret = row.secret.expose().as_bytes();
+            SigningKey {
+                kid: row.kid.clone(),
+                signing: EncodingKey::from_secret(secret),
+                verifying: DecodingKey::from_secret(secret),
+                until: row.retired_at.map(|at| at.plus(lives.refresh)),
+            }
+        };
+        let keys = rows.iter().map(key).collect();
+        Self { keys, lives }
     }
 
-    /// Issues both tokens for `subject` at `now`.
+    /// How long tokens are good for.
+    #[must_use]
+    pub const fn lives(&self) -> Lives {
+        self.lives
+    }
+
+    /// Issues both tokens for `subject` at `now`, within session `sid` and under number `jti`.
     ///
     /// # Errors
-    /// When signing fails.
-    pub fn issue(&self, subject: &Subject, now: Timestamp) -> Result<TokenPair, TokenError> {
+    /// When signing fails, or there is no key.
+    pub fn issue(
+        &self,
+        subject: &Subject,
+        (sid, jti): (&str, &str),
+        now: Timestamp,
+    ) -> Result<TokenPair, TokenError> {
         let sub = subject.user_id.to_string();
         let access = Access {
             sub: sub.clone(),
             email: subject.email.clone(),
             role: subject.role.clone(),
             organization_id: subject.organization_id,
-            exp: seconds(now.plus(self.access_for)),
+            exp: seconds(now.plus(self.lives.access)),
             kind: "access".to_owned(),
+            sid: sid.to_owned(),
         };
         let refresh = Refresh {
             sub,
-            exp: seconds(now.plus(self.refresh_for)),
+            exp: seconds(now.plus(self.lives.refresh)),
             kind: "refresh".to_owned(),
+            sid: sid.to_owned(),
+            jti: jti.to_owned(),
         };
         Ok(TokenPair {
             access: self.sign(&access)?,
@@ -144,9 +191,9 @@ impl Keys {
     /// # Errors
     /// When it is not.
     pub fn access(&self, token: &str, now: Timestamp) -> Result<Access, TokenError> {
-        let typed: Typed = self.read(token)?;
+        let typed: Typed = self.read(token, now)?;
         typed.check("access", now)?;
-        self.read(token)
+        self.read(token, now)
     }
 
     /// The claims of a refresh token that is good at `now`.
@@ -154,22 +201,35 @@ impl Keys {
     /// # Errors
     /// When it is not.
     pub fn refresh(&self, token: &str, now: Timestamp) -> Result<Refresh, TokenError> {
-        let typed: Typed = self.read(token)?;
+        let typed: Typed = self.read(token, now)?;
         typed.check("refresh", now)?;
-        self.read(token)
+        self.read(token, now)
     }
 
     fn sign<T: Serialize>(&self, claims: &T) -> Result<String, TokenError> {
-        encode(&Header::new(Algorithm::HS256), claims, &self.signing)
-            .ok()
-            .ok_or(TokenError::NotSigned)
+        let newest = self.keys.iter().find(|key| key.until.is_none());
+        let key = newest.ok_or(TokenError::NotSigned)?;
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(key.kid.clone());
+        let signed = encode(&header, claims, &key.signing);
+        signed.ok().ok_or(TokenError::NotSigned)
     }
 
-    fn read<T: DeserializeOwned + Clone>(&self, token: &str) -> Result<T, TokenError> {
+    /// The key comes from the header's `kid` and the algorithm from us, never from the header.
+    fn read<T: DeserializeOwned + Clone>(
+        &self,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<T, TokenError> {
+        let header = decode_header(token).ok().ok_or(TokenError::Invalid)?;
+        let named = |key: &&SigningKey| {
+            header.kid.as_deref() == Some(&key.kid) && key.until.is_none_or(|until| now < until)
+        };
+        let key = self.keys.iter().find(named).ok_or(TokenError::Invalid)?;
         let mut validation = Validation::new(Algorithm::HS256);
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
-        decode::<T>(token, &self.verifying, &validation)
+        decode::<T>(token, &key.verifying, &validation)
             .map(|data| data.claims)
             .ok()
             .ok_or(TokenError::Invalid)
@@ -202,13 +262,34 @@ fn seconds(at: Timestamp) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+    use serde_json::json;
+    use trainyard_config::Secret;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3_600);
 
-    fn keys(secret: &[u8]) -> Keys {
-        let hour = Duration::from_secs(3_600);
-        Keys::new(secret, hour, hour * 24 * 7)
+    fn row(kid: &str, secret: &str, retired_at: Option<Timestamp>) -> SigningKeyRow {
+        SigningKeyRow {
+            kid: kid.into(),
+            secret: Secret::new(secret.into()),
+            created_at: NOW,
+            retired_at,
+        }
+    }
+
+    fn of(rows: &[SigningKeyRow]) -> Keys {
+        let lives = Lives {
+            access: HOUR,
+            refresh: HOUR * 24 * 7,
+        };
+        Keys::new(rows, lives)
+    }
+
+    fn keys(secret: &str) -> Keys {
+        of(&[row("k1", secret, None)])
     }
 
     fn ada() -> Subject {
@@ -220,37 +301,103 @@ mod tests {
         }
     }
 
+    fn pair(keys: &Keys) -> TokenPair {
+        keys.issue(&ada(), ("s1", "r1"), NOW).unwrap()
+    }
+
     #[test]
     fn an_access_token_carries_the_claims_of_the_contract() {
-        let keys = keys(b"secret");
-        let pair = keys.issue(&ada(), NOW).unwrap();
+        let keys = keys("secret");
+        let pair = pair(&keys);
         let access = keys.access(&pair.access, NOW).unwrap();
         assert_eq!(access.sub, "7");
         assert_eq!(access.exp, 1_800_003_600);
-        assert_eq!(access.kind, "access");
-        assert_eq!(keys.refresh(&pair.refresh, NOW).unwrap().sub, "7");
+        assert_eq!((&*access.kind, &*access.sid), ("access", "s1"));
+        let refresh = keys.refresh(&pair.refresh, NOW).unwrap();
+        assert_eq!(
+            (&*refresh.sub, &*refresh.sid, &*refresh.jti),
+            ("7", "s1", "r1")
+        );
     }
 
     #[test]
     fn expired_foreign_swapped_and_unsigned_tokens_are_refused() {
-        let keys = keys(b"secret");
-        let pair = keys.issue(&ada(), NOW).unwrap();
-        let later = NOW.plus(Duration::from_secs(3_600));
+        let keys = keys("secret");
+        let pair = pair(&keys);
+        let later = NOW.plus(HOUR);
         assert_eq!(keys.access(&pair.access, later), Err(TokenError::Expired));
         assert_eq!(keys.access(&pair.refresh, NOW), Err(TokenError::WrongType));
         assert_eq!(keys.refresh(&pair.access, NOW), Err(TokenError::WrongType));
-        let foreign = super::tests::keys(b"other").issue(&ada(), NOW).unwrap();
+        let foreign = super::tests::pair(&super::tests::keys("other"));
         assert_eq!(keys.access(&foreign.access, NOW), Err(TokenError::Invalid));
-        // {"alg":"none","typ":"JWT"} with the same claims and no signature.
-        let claims = pair.access.split('.').nth(1).unwrap();
-        let unsigned = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{claims}.");
-        assert_eq!(keys.access(&unsigned, NOW), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_token_of_another_algorithm_or_without_a_known_key_is_refused() {
+        let keys = keys("secret");
+        let good = pair(&keys).access;
+        let claims = keys.access(&good, NOW).unwrap();
+        let key = EncodingKey::from_secret(b"secret");
+        let signed = |algorithm, kid: Option<&str>| {
+            let mut header = Header::new(algorithm);
+            header.kid = kid.map(str::to_owned);
+            encode(&header, &claims, &key).unwrap()
+        };
+        assert!(
+            keys.access(&signed(Algorithm::HS256, Some("k1")), NOW)
+                .is_ok()
+        );
+        let (body, signature) = good.split_once('.').unwrap().1.split_once('.').unwrap();
+        let relabelled = |header: serde_json::Value| {
+            let header = BASE64.encode(header.to_string());
+            [
+                format!("{header}.{body}."),
+                format!("{header}.{body}.{signature}"),
+            ]
+        };
+        let mut bad = vec![
+            signed(Algorithm::HS256, None),
+            signed(Algorithm::HS256, Some("k2")),
+            signed(Algorithm::HS384, Some("k1")),
+            signed(Algorithm::HS512, Some("k1")),
+        ];
+        for algorithm in ["none", "None", "RS256", "ES256", "HS384"] {
+            bad.extend(relabelled(
+                json!({"alg": algorithm, "typ": "JWT", "kid": "k1"}),
+            ));
+        }
+        for token in bad {
+            assert_eq!(
+                keys.access(&token, NOW),
+                Err(TokenError::Invalid),
+                "{token}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_retired_key_verifies_as_long_as_its_tokens_live_and_signs_no_more() {
+        let old = pair(&keys("old"));
+        let retired = row("k1", "old", Some(NOW));
+        let both = of(&[row("k2", "new", None), retired.clone()]);
+        assert!(both.access(&old.access, NOW).is_ok());
+        assert!(both.refresh(&old.refresh, NOW).is_ok());
+        let newer = pair(&both);
+        assert_eq!(
+            of(&[retired]).access(&newer.access, NOW),
+            Err(TokenError::Invalid)
+        );
+        let week = NOW.plus(HOUR * 24 * 7);
+        assert_eq!(both.access(&old.access, week), Err(TokenError::Invalid));
     }
 
     #[test]
     fn neither_keys_nor_tokens_show_in_a_log() {
-        let keys = keys(b"secret");
-        let pair = keys.issue(&ada(), NOW).unwrap();
-        assert_eq!(format!("{keys:?} {pair:?}"), "Keys(..) TokenPair(..)");
+        let keys = keys("secret");
+        let pair = pair(&keys);
+        let row = row("k1", "hunter2", None);
+        let text = format!("{keys:?} {pair:?}");
+        assert_eq!(text, "Keys(..) TokenPair(..)");
+        assert!(!format!("{row:?}").contains("hunter2"));
     }
 }

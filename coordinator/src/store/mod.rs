@@ -31,7 +31,7 @@ use trainyard_core::ids::JobId;
 
 pub use documents::Document;
 pub use error::{FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
-pub use rows::{Change, Committed, NodeRow, StoredLine, StoredPoint, UserRow};
+pub use rows::{Change, Committed, NodeRow, Profile, StoredLine, StoredPoint, UserRow};
 
 use self::{
     watches::Watches,

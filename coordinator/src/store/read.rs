@@ -17,8 +17,8 @@ use super::{
     codec::{self, Place},
     series,
     tables::{
-        CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL,
-        VALIDATIONS,
+        COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
+        USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -48,6 +48,16 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Points and lines that were ever stored.
+    pub fn totals(&self) -> Result<(u64, u64), ReadError> {
+        let counters = self.read()?.open_table(COUNTERS)?;
+        let total = |name: &str| {
+            let next = counters.get(name.as_bytes())?;
+            Ok::<_, ReadError>(next.map_or(0, |next| next.value().saturating_sub(1)))
+        };
+        Ok((total(POINTS.name)?, total(LOGS.name)?))
     }
 
     /// How many jobs have not ended.
@@ -219,6 +229,21 @@ impl Store {
             let place = Place {
                 table: "nodes",
                 key: &name,
+            };
+            found.push(codec::from_json(place, bytes.value())?);
+        }
+        Ok(found)
+    }
+
+    /// Every user by number.
+    pub fn users(&self) -> Result<Vec<UserRow>, ReadError> {
+        let table = self.read()?.open_table(USERS)?;
+        let mut found = Vec::new();
+        for entry in table.iter()? {
+            let (id, bytes) = entry?;
+            let place = Place {
+                table: "users",
+                key: &id.value(),
             };
             found.push(codec::from_json(place, bytes.value())?);
         }

@@ -171,8 +171,32 @@ pub struct NodeRow {
     pub drained: Option<String>,
 }
 
+/// What users tell of themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Profile {
+    /// One of a list.
+    pub company: Option<String>,
+    /// Where the list has it not.
+    pub company_custom: Option<String>,
+    /// One of a list.
+    pub division: Option<String>,
+    /// Where the list has it not.
+    pub division_custom: Option<String>,
+    /// Of the company.
+    pub department: Option<String>,
+    /// As they write it.
+    pub phone_number: Option<String>,
+    /// About themselves.
+    pub bio: Option<String>,
+    /// For the front end.
+    pub badge_color: Option<String>,
+    /// For the front end.
+    pub avatar_name: Option<String>,
+}
+
 /// A user.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRow {
     /// From 1.
     pub id: u64,
@@ -192,6 +216,15 @@ pub struct UserRow {
     /// When it was created.
     #[serde(default)]
     pub created_at: Timestamp,
+    /// What the user tells of itself.
+    #[serde(default)]
+    pub profile: Profile,
+    /// Of the front end's own.
+    #[serde(default)]
+    pub organization_id: Option<i64>,
+    /// A service account: has no password, API keys speak for it.
+    #[serde(default)]
+    pub service: bool,
 }
 
 impl std::fmt::Debug for UserRow {

@@ -212,6 +212,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         role: "admin".into(),
         active: true,
         created_at: Timestamp(1),
+        ..UserRow::default()
     };
     let old = Change::PutUser(user.clone());
     user.email = "new@x".into();
@@ -223,6 +224,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
     assert_eq!(store.user_by_email("new@x").unwrap(), Some(user.clone()));
     assert_eq!(store.user(1).unwrap(), Some(user));
     assert_eq!(store.next_user().unwrap(), 2);
+    assert_eq!(store.users().unwrap().len(), 1);
     assert_eq!(store.nodes().unwrap().first(), Some(&node));
     let removed = vec![Change::RemoveNode(node.name)];
     store.commit_and_wait(removed).await.unwrap();

@@ -14,7 +14,10 @@ mod faults;
 mod grpc;
 #[cfg(test)]
 #[path = "../../../tests/src/labeler.rs"]
-#[expect(unreachable_pub, reason = "it is a module of another crate's library as well")]
+#[expect(
+    unreachable_pub,
+    reason = "it is a module of another crate's library as well"
+)]
 mod labeler_server;
 #[cfg(test)]
 mod labels;

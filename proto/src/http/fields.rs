@@ -140,6 +140,28 @@ impl<'a> Fields<'a> {
         Some(text)
     }
 
+    /// A text of `least` to `most` characters that must be there.
+    pub fn required_text_within(&mut self, name: &str, least: usize, most: usize) -> String {
+        let before = self.errors.len();
+        let text = self.text(name);
+        if self.errors.len() > before {
+            return text;
+        }
+        let count = text.chars().count();
+        // What is refused may be a password; it is not sent back.
+        let hidden = Value::Null;
+        if count < least {
+            let words = format!("String should have at least {least} characters");
+            self.add("string_too_short", name, &words, &hidden);
+            self.add_context(&json!({"min_length": least}));
+        } else if count > most {
+            let words = format!("String should have at most {most} characters");
+            self.add("string_too_long", name, &words, &hidden);
+            self.add_context(&json!({"max_length": most}));
+        }
+        text
+    }
+
     /// One of `words`; may be missing or null.
     pub fn one_of<'w>(&mut self, name: &str, words: &[&'w str]) -> Option<&'w str> {
         let value = self.get(name)?;
@@ -368,6 +390,19 @@ impl<'a> Fields<'a> {
             &input,
         );
         self.add_context(&json!({"error": {}}));
+    }
+
+    /// A finding in a validator's own words, with its reason.
+    pub fn refuse_as(&mut self, name: &str, words: &str, reason: &str) {
+        let input = self.object.get(name).cloned().unwrap_or_default();
+        self.add("value_error", name, words, &input);
+        self.add_context(&json!({"reason": reason}));
+    }
+
+    /// Whether the field stands there, be it null.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.object.contains_key(name)
     }
 
     fn below<T>(

@@ -3,8 +3,11 @@
 use tonic::{Request, Response, Status, async_trait};
 use trainyard_proto::v1::{self, auth_service_server::AuthService};
 
-use super::caller;
-use crate::{api::Service, auth::TokenPair};
+use super::{caller, peer};
+use crate::{
+    api::{Service, peer::Peer},
+    auth::TokenPair,
+};
 
 /// The door; all is in the service.
 #[derive(Debug)]
@@ -16,8 +19,9 @@ impl AuthService for AuthDoor {
         &self,
         request: Request<v1::LoginRequest>,
     ) -> Result<Response<v1::LoginResponse>, Status> {
+        let Peer(from) = peer(&request);
         let v1::LoginRequest { email, password } = request.into_inner();
-        let tokens = Some(wire(self.0.login(&email, &password).await?));
+        let tokens = Some(wire(self.0.login(&email, &password, from).await?));
         Ok(Response::new(v1::LoginResponse { tokens }))
     }
 
@@ -25,7 +29,8 @@ impl AuthService for AuthDoor {
         &self,
         request: Request<v1::RefreshRequest>,
     ) -> Result<Response<v1::RefreshResponse>, Status> {
-        let tokens = Some(wire(self.0.refresh(&request.into_inner().refresh_token)?));
+        let token = request.into_inner().refresh_token;
+        let tokens = Some(wire(self.0.refresh(&token).await?));
         Ok(Response::new(v1::RefreshResponse { tokens }))
     }
 

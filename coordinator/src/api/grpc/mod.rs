@@ -9,6 +9,8 @@ mod data;
 mod datasets;
 mod jobs;
 mod nodes;
+mod projects;
+mod users;
 
 use axum::Router;
 use tonic::{Request, Status, service::Routes};
@@ -18,11 +20,12 @@ use trainyard_proto::{
     v1::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
         dataset_service_server::DatasetServiceServer, job_service_server::JobServiceServer,
-        node_service_server::NodeServiceServer,
+        node_service_server::NodeServiceServer, project_service_server::ProjectServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 
-use super::{Caller, Service};
+use super::{Caller, Service, peer::Peer};
 
 /// The largest message that is read, in bytes.
 const MESSAGE: usize = 16 << 20;
@@ -43,7 +46,9 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .await;
     let jobs = JobServiceServer::new(jobs::JobDoor(service.clone()));
     let nodes = NodeServiceServer::new(nodes::NodeDoor(service.clone()));
-    let users = AuthServiceServer::new(auth::AuthDoor(service.clone()));
+    let auth = AuthServiceServer::new(auth::AuthDoor(service.clone()));
+    let users = UserServiceServer::new(users::UserDoor(service.clone()));
+    let projects = ProjectServiceServer::new(projects::ProjectDoor(service.clone()));
     let datasets = DatasetServiceServer::new(datasets::DatasetDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
     let routes = Routes::new(health_service)
@@ -51,17 +56,26 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(reflect().build_v1alpha()?)
         .add_service(jobs.max_decoding_message_size(MESSAGE))
         .add_service(nodes)
+        .add_service(auth)
         .add_service(users)
         .add_service(datasets)
+        .add_service(projects)
         .add_service(agents.max_decoding_message_size(MESSAGE));
     Ok(routes.into_axum_router().reset_fallback())
 }
 
 /// The user who calls.
 fn caller<T>(service: &Service, request: &Request<T>) -> Result<Caller, Status> {
-    let header = request.metadata().get("authorization");
-    let token = header
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    Ok(service.caller(token)?)
+    Ok(service.caller(token(request))?)
+}
+
+/// The token that the call carries.
+fn token<T>(request: &Request<T>) -> Option<&str> {
+    let header = request.metadata().get("authorization")?;
+    header.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Where the call comes from.
+fn peer<T>(request: &Request<T>) -> Peer {
+    request.extensions().get().copied().unwrap_or_default()
 }

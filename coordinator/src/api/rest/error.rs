@@ -8,7 +8,10 @@ use axum::{
     extract::rejection::BytesRejection,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
+use http::{
+    HeaderValue, StatusCode,
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
+};
 use serde_json::{Value, json};
 use trainyard_proto::{http::Problems, status::Kind};
 
@@ -58,6 +61,9 @@ fn refused(error: &ApiError) -> Response {
     if error.kind == Kind::Unauthenticated {
         let scheme = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+    }
+    if let Some(seconds) = error.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
 }

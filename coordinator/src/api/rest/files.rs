@@ -8,12 +8,14 @@
 use std::time::Duration;
 
 use axum::{
+    Router,
     body::Body,
     extract::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
     },
     response::{IntoResponse, Response},
+    routing,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{
@@ -33,6 +35,14 @@ use crate::{
 const SILENCE: Duration = Duration::from_secs(30);
 /// Bytes that are gathered before they are written.
 const PIECE: usize = 1 << 20;
+
+/// The routes.
+pub(super) fn router(service: &Service) -> Router {
+    Router::new()
+        .route("/api/v1/files/{*name}", routing::get(get).put(put))
+        .method_not_allowed_fallback(super::not_allowed)
+        .with_state(service.clone())
+}
 
 type Name = Result<Path<String>, PathRejection>;
 type Signature = Result<Query<Shown>, QueryRejection>;

@@ -7,18 +7,24 @@
 //! handlers carry `#[utoipa::path]`. Merged in [`calls`], it is served and described.
 
 mod auth;
+mod bounds;
 mod callbacks;
 mod create;
 mod datasets;
 mod error;
+mod figures;
 mod files;
 mod health;
 mod jobs;
+mod live;
+mod models;
 mod openapi;
+mod projects;
 mod reports;
 mod request;
 mod series;
 mod submission;
+mod users;
 mod validation;
 mod views;
 
@@ -26,7 +32,7 @@ use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
 use http::StatusCode;
 use utoipa::OpenApi as _;
@@ -47,35 +53,33 @@ pub fn router(service: &Service) -> Router {
     openapi::finish(&mut document, service.page_rows());
     let (reports, _) = callbacks().split_for_parts();
     let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
-    Router::new()
+    let routes = Router::new()
         .merge(api)
         .nest("/t/{secret}/api/v1", reports)
+        .route("/api/v1/ws/training", get(live::training))
         .route("/health", get(health::health))
-        .route("/api/v1/files/{*name}", get(files::get).put(files::put))
+        .route("/metrics", get(figures::figures))
         .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
-        .merge(docs)
+        .merge(docs);
+    // Large files take their time: they have bounds of their own.
+    bounds::around(routes, service).merge(files::router(service))
 }
 
 /// Every call that is described.
 fn calls() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .merge(health::router())
-        .merge(users())
+        .merge(figures::router())
+        .merge(models::router())
+        .merge(auth::router())
+        .merge(users::router())
+        .merge(projects::router())
         .merge(jobs::router())
         .merge(datasets::router())
         .merge(series::router())
         .merge(validation::router())
         .merge(callbacks())
-}
-
-/// Tokens, and who is behind one.
-fn users() -> OpenApiRouter<Service> {
-    OpenApiRouter::new()
-        .route("/auth/login", post(auth::login))
-        .route("/auth/refresh", post(auth::refresh))
-        .route("/auth/me", get(auth::me))
-        .route("/auth/logout", post(auth::logout))
 }
 
 /// What needs the secret of the job's live attempt.

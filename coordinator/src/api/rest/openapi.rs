@@ -96,6 +96,9 @@ impl Modify for Schemes {
     }
 }
 
+/// What anyone may be answered who shows no token and looks for something.
+#[derive(Debug)]
+pub(super) enum Finding {}
 /// What anyone may be answered who shows no token.
 #[derive(Debug)]
 pub(super) enum Open {}
@@ -129,7 +132,8 @@ macro_rules! refusals {
 }
 
 refusals! {
-    Open: 422 500 503;
+    Finding: 404 422 500 503;
+    Open: 500 503;
     Signed: 401 403 500 503;
     Asking: 401 403 422 500 503;
     About: 401 403 404 422 500 503;

@@ -9,13 +9,13 @@ use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
 };
-use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use http::request::Parts;
 use serde_json::{Map, Value, json};
 use trainyard_core::ids::JobId;
 use trainyard_proto::http::{Fields, bad_number};
 
 use super::error::Refusal;
-use crate::api::{Caller, Service};
+use crate::api::{Caller, Service, peer::bearer};
 
 /// The user who calls.
 pub(super) struct User(pub(super) Caller);
@@ -28,13 +28,6 @@ impl FromRequestParts<Service> for User {
     }
 }
 
-/// The token of an `Authorization: Bearer` header.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 /// The job that the path names; a number that no job can have is that of no job.
 pub(super) struct Id(pub(super) JobId);
 
@@ -42,7 +35,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let number = number(parts, state, "job_id").await?;
+        let number = number(parts, state, ("id", "job_id")).await?;
         Ok(Self(JobId(u64::try_from(number).unwrap_or(0))))
     }
 }
@@ -54,14 +47,45 @@ impl<S: Send + Sync> FromRequestParts<S> for ProjectId {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let number = number(parts, state, "project_id").await?;
+        let number = number(parts, state, ("id", "project_id")).await?;
         Ok(Self(i64::try_from(number).unwrap_or(i64::MIN)))
     }
 }
 
-async fn number<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<i128, Refusal> {
+/// The user that the path names; a number that no user can have is that of no user.
+pub(super) struct UserId(pub(super) u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for UserId {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let beside = names(parts, state).await.contains_key("user_id");
+        let key = if beside { "user_id" } else { "id" };
+        let number = number(parts, state, (key, "user_id")).await?;
+        Ok(Self(u64::try_from(number).unwrap_or(0)))
+    }
+}
+
+/// What the path names, whatever it is called.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let mut names = names(parts, state).await;
+        Ok(Self(names.remove("id").unwrap_or_default()))
+    }
+}
+
+/// The number at `key` of the path, which clients know as `name`.
+async fn number<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    (key, name): (&str, &str),
+) -> Result<i128, Refusal> {
     let names = names(parts, state).await;
-    let text = names.get("id").map(String::as_str).unwrap_or_default();
+    let text = names.get(key).map(String::as_str).unwrap_or_default();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let far = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     // One beyond all bounds is a number too, only that of nothing.

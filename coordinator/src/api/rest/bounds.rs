@@ -1,0 +1,84 @@
+//! What every call of this door goes through: time limits, counting, and which web pages may call.
+//!
+//! Sizes of bodies are bounded where the routes are. A client that is slow to send its headers is cut
+//! off by the listener. Called by the door's router.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderName, Method, StatusCode, header};
+use tokio::time::Instant;
+use tower_http::{
+    cors::{AllowOrigin, CorsLayer},
+    timeout::RequestBodyTimeoutLayer,
+};
+
+use crate::{api::Service, config::Http};
+
+/// How long a browser may remember what it was told of origins.
+const REMEMBER: Duration = Duration::from_secs(600);
+
+/// Puts all bounds around `routes`.
+pub(super) fn around(routes: Router, service: &Service) -> Router {
+    let http = service.http();
+    let state = (service.clone(), http.request_timeout());
+    let routes = routes
+        .layer(RequestBodyTimeoutLayer::new(http.body_timeout()))
+        .layer(from_fn_with_state(state, bounded));
+    match cors(http) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    }
+}
+
+/// Counts the call, and ends it when it takes too long.
+async fn bounded(
+    State((service, limit)): State<(Service, Duration)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let answered = tokio::time::timeout(limit, next.run(request)).await;
+    let answer = answered.unwrap_or_else(|_| {
+        let words = format!(
+            "The call took longer than {} s (http.request_timeout_seconds); it may have been carried out",
+            limit.as_secs()
+        );
+        super::detail(StatusCode::SERVICE_UNAVAILABLE, &words).into_response()
+    });
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let status = answer.status().as_u16();
+    service
+        .telemetry()
+        .answered(route, method.as_str(), status, began.elapsed());
+    answer
+}
+
+fn cors(http: &Http) -> Option<CorsLayer> {
+    let origins = http.origins();
+    let origins = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false if origins.is_empty() => return None,
+        false => AllowOrigin::list(origins),
+    };
+    let key = HeaderName::from_static("idempotency-key");
+    let cors = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, key])
+        .max_age(REMEMBER);
+    Some(cors)
+}

@@ -1,0 +1,252 @@
+//! Who calls: logins, sessions, accounts, API keys, an issuer's users.
+//!
+//! Owns the rows of users and of their tokens, and the answers of the HTTP contract to wrong ones.
+//! Never decides what a user may do with a job. Called by both doors through the service.
+
+mod accounts;
+mod federation;
+mod keys;
+mod login;
+mod machines;
+mod sessions;
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicI64},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use trainyard_core::access::SystemRole;
+use trainyard_proto::status::Kind;
+
+use self::federation::Foreign;
+pub(crate) use self::keys::new_key;
+pub use self::{
+    accounts::{Change as AccountChange, NewUser, Patch},
+    machines::{MadeKey, NewKey, NewServiceAccount},
+};
+use super::{ApiError, Service};
+use crate::{
+    auth::{ApiKey, Keys, Oidc, SessionRow, Subject, Throttle},
+    clock,
+    store::{Store, UserRow},
+};
+
+/// Passwords checked or hashed at once: each takes 19 MiB and a core for tens of milliseconds.
+const CHECKS: usize = 2;
+
+/// Locks over users; those whose numbers fall together wait for each other.
+const LOCKS: u64 = 64;
+
+/// A user who has shown a good token.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The user's row, as it is now.
+    pub user: UserRow,
+}
+
+impl Caller {
+    /// Whoever reads without a token where `auth.open_reads` lets them: may read jobs, nothing else.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            user: UserRow {
+                role: SystemRole::Guest.name().to_owned(),
+                active: true,
+                ..UserRow::default()
+            },
+        }
+    }
+
+    /// Whether nobody is known to call.
+    #[must_use]
+    pub const fn is_anonymous(&self) -> bool {
+        self.user.id == 0
+    }
+}
+
+/// What the configuration says about users.
+#[derive(Debug)]
+pub struct UserSettings {
+    /// Anyone may register.
+    pub open_registration: bool,
+    /// Anyone may read jobs.
+    pub open_reads: bool,
+    /// Wrong passwords for one account and from one address within the window.
+    pub failures: (u32, u32),
+    /// The window.
+    pub window: Duration,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The issuer whose tokens are taken.
+    pub oidc: Option<Oidc>,
+}
+
+/// Users and their tokens. A clone is cheap.
+#[derive(Clone, Debug)]
+pub(super) struct Users {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    keys: RwLock<Keys>,
+    settings: UserSettings,
+    checks: Arc<Semaphore>,
+    /// Held over changes of accounts: unique addresses, the last administrator, projects.
+    accounts: Mutex<()>,
+    /// Held over changes of one user's sessions.
+    sessions: Vec<Mutex<()>>,
+    by_account: Throttle<[u8; 32]>,
+    by_address: Throttle<IpAddr>,
+    foreign: Foreign,
+    swept_at: AtomicI64,
+}
+
+impl Users {
+    pub(super) fn new(store: Store, keys: Keys, settings: UserSettings) -> Self {
+        let (account, address) = settings.failures;
+        let inner = Inner {
+            store,
+            keys: RwLock::new(keys),
+            checks: Arc::new(Semaphore::new(CHECKS)),
+            accounts: Mutex::default(),
+            sessions: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            by_account: Throttle::new(account, settings.window),
+            by_address: Throttle::new(address, settings.window),
+            foreign: Foreign::default(),
+            swept_at: AtomicI64::new(0),
+            settings,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    pub(super) fn settings(&self) -> &UserSettings {
+        &self.inner.settings
+    }
+
+    /// The user behind a token of any kind; an issuer's token was met before ([`Service::meet`]).
+    pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
+        let token = token.ok_or_else(not_authenticated)?;
+        let user = if let Some(key) = ApiKey::parse(token) {
+            self.of_api_key(&key)?
+        } else {
+            match self.of_access_token(token)? {
+                Some(user) => Some(user),
+                None => self.of_foreign(token)?,
+            }
+        };
+        let user = user.filter(|user| user.active).ok_or_else(no_credentials)?;
+        Ok(Caller { user })
+    }
+
+    fn of_access_token(&self, token: &str) -> Result<Option<UserRow>, ApiError> {
+        let Ok(claims) = self.keys().access(token, clock::now()) else {
+            return Ok(None);
+        };
+        let Ok(id) = claims.sub.parse() else {
+            return Ok(None);
+        };
+        let session = SessionRow::key_of(id, &claims.sid);
+        let session = self.inner.store.document::<SessionRow>(&session)?;
+        if session.is_none() {
+            return Ok(None);
+        }
+        Ok(self.inner.store.user(id)?)
+    }
+
+    fn keys(&self) -> Keys {
+        let keys = self.inner.keys.read();
+        keys.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Alone among those who change this user's sessions.
+    async fn lock(&self, user_id: u64) -> Result<MutexGuard<'_, ()>, ApiError> {
+        let index = usize::try_from(user_id % LOCKS).unwrap_or_default();
+        let lock = self
+            .inner
+            .sessions
+            .get(index)
+            .ok_or_else(super::service::stopping)?;
+        Ok(lock.lock().await)
+    }
+
+    /// Alone among those who change accounts and projects.
+    pub(super) async fn alone(&self) -> MutexGuard<'_, ()> {
+        self.inner.accounts.lock().await
+    }
+
+    fn user(&self, id: u64) -> Result<UserRow, ApiError> {
+        self.inner.store.user(id)?.ok_or_else(no_user)
+    }
+}
+
+impl Service {
+    /// The user behind an access token, an API key or an issuer's token.
+    ///
+    /// # Errors
+    /// Without a token, or with one that is not good.
+    pub fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
+        self.users().caller(token)
+    }
+
+    /// Who reads jobs: the caller, or anyone where `auth.open_reads` says so and no token came.
+    ///
+    /// # Errors
+    /// As [`Service::caller`]; a token that came must be good.
+    pub fn reader_of(&self, token: Option<&str>) -> Result<Caller, ApiError> {
+        match token {
+            None if self.open_reads() => Ok(Caller::anonymous()),
+            token => self.caller(token),
+        }
+    }
+
+    /// As [`Service::caller`], for a token that did not come in the `Authorization` header, such as
+    /// one of a query: an issuer's token is looked at here.
+    ///
+    /// # Errors
+    /// As [`Service::caller`].
+    pub async fn identify(&self, token: Option<&str>) -> Result<Caller, ApiError> {
+        if let Some(token) = token {
+            self.meet(token).await;
+        }
+        self.caller(token)
+    }
+
+    /// Whether anyone may read jobs.
+    pub(super) fn open_reads(&self) -> bool {
+        self.users().settings().open_reads
+    }
+}
+
+fn subject(user: &UserRow) -> Subject {
+    Subject {
+        user_id: user.id,
+        email: user.email.clone(),
+        role: user.role.clone(),
+        organization_id: user.organization_id,
+    }
+}
+
+/// 128 drawn bits.
+fn draw() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// The contract's answer to a call without a token.
+pub(super) fn not_authenticated() -> ApiError {
+    ApiError::new(Kind::Unauthenticated, "Not authenticated")
+}
+
+fn no_credentials() -> ApiError {
+    ApiError::new(Kind::Unauthenticated, "Could not validate credentials")
+}
+
+fn no_user() -> ApiError {
+    ApiError::new(Kind::NotFound, "User not found")
+}
