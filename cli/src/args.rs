@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_agent::inventory::{SimulatedGpu, parse_simulated_gpus};
 
 use crate::commands::{
+    dataset::DatasetCommand,
     jobs::JobsArgs,
     login::LoginArgs,
     logs::LogsArgs,
@@ -105,6 +106,9 @@ pub(crate) enum ClientCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
     },
+    /// Register, list and remove datasets that jobs name by their id; see their snapshots
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
     /// List nodes, or show one
     Nodes {
         /// The node

@@ -226,7 +226,12 @@ const MOST: i64 = 1_000_000_000;
 
 fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> ConfigError {
     let found = match found {
-        _ if key.contains("password") || key.contains("token") => "what is there".to_owned(),
+        _ if ["password", "token", "secret", "storage_options"]
+            .iter()
+            .any(|word| key.contains(word)) =>
+        {
+            "what is there".to_owned()
+        }
         Value::String(text) => format!("'{text}'"),
         Value::Table(_) => "a section".to_owned(),
         Value::Array(_) => "a list".to_owned(),

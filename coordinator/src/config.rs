@@ -4,14 +4,17 @@
 //! setting. Called once by the binary before anything starts.
 
 mod access;
+mod datasets;
 mod http;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 pub use access::{Login, OidcConfig};
+pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 pub use http::Http;
 use serde::Deserialize;
 use trainyard_config::Shipped;
@@ -44,6 +47,14 @@ pub struct Config {
     pub limits: Limits,
     /// What is asked of HTTP clients.
     pub http: Http,
+    /// Where snapshots' metadata and checkpoints lie.
+    pub storage: StorageConfig,
+    /// Options of object stores by scheme or bucket.
+    pub storage_options: BTreeMap<String, Secret>,
+    /// Where datasets come from.
+    pub datasets: DatasetsConfig,
+    /// The service that owns datasets, if it does.
+    pub labeler: LabelerConfig,
 }
 
 /// Where the coordinator is reached.
@@ -114,10 +125,17 @@ const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
     may_be_zero: &["store.reserve_mib"],
-    open_sections: &[],
+    open_sections: &["storage_options"],
     texts: &[
         ("server.listen", address),
         ("store.data_dir", folder),
+        ("storage.artifacts", datasets::artifacts),
+        ("storage.public_url", datasets::web),
+        ("datasets.provider", datasets::provider),
+        ("datasets.local_roots", datasets::roots),
+        ("datasets.allow_private_urls", datasets::networks),
+        ("labeler.url", datasets::web),
+        ("labeler.storage_root", datasets::artifacts),
         ("http.cors_origins", http::origins),
         ("login.trusted_proxies", access::networks),
     ],
@@ -179,6 +197,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
+        self.check_datasets()?;
         self.oidc.check()
     }
 }

@@ -5,5 +5,6 @@
 
 pub mod cluster;
 pub mod jobs;
+pub mod labeler;
 pub mod process;
 pub mod wait;

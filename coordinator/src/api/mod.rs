@@ -4,6 +4,7 @@
 //! jobs; only the service speaks to actors and store. Called by `boot`.
 
 pub mod access;
+mod datasets;
 mod error;
 mod figures;
 mod follow;
@@ -22,3 +23,5 @@ pub use error::ApiError;
 pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
 pub use users::{Caller, UserSettings};
+
+pub(crate) use service::stopping;

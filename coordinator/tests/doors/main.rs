@@ -7,13 +7,26 @@ mod agent;
 #[cfg(test)]
 mod callbacks;
 #[cfg(test)]
+mod datasets;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+#[path = "../../../tests/src/labeler.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "it is a module of another crate's library as well"
+)]
+mod labeler_server;
+#[cfg(test)]
+mod labels;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod rest;
+#[cfg(test)]
+mod s3;
 #[cfg(test)]
 mod submit;
 #[cfg(test)]

@@ -189,8 +189,8 @@ async fn what_a_submission_lacks_is_told_in_the_words_of_the_contract() {
         (
             "dataset_id",
             json!("d1"),
-            503,
-            "Labeler is not configured, so dataset 'd1' cannot be looked up; give dataset_path instead",
+            404,
+            "Dataset 'd1' not found; register it with `trainyard dataset add`",
         ),
     ] {
         let mut body = yolo();

@@ -42,6 +42,11 @@ impl World {
 
     /// On a data folder that may have been used before.
     pub(crate) async fn on(folder: TempDir) -> Self {
+        Self::set(folder, |_| {}).await
+    }
+
+    /// As [`World::on`], with settings changed.
+    pub(crate) async fn set(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -54,6 +59,7 @@ impl World {
         // Silence is no matter here, however slow the machine is.
         config.leases.suspect_after_seconds = 600;
         config.leases.lost_after_seconds = 1_200;
+        change(&mut config);
         let options = CoordinatorOptions {
             config,
             dev: true,
@@ -86,6 +92,11 @@ impl World {
         let ended = tokio::time::timeout(PATIENCE, self.running.join_next());
         ended.await.unwrap().unwrap().unwrap().unwrap();
         self.folder
+    }
+
+    /// The coordinator's data folder.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
     }
 
     pub(crate) async fn login(&self, user: &str, password: &str) -> (u16, Value) {

@@ -10,8 +10,10 @@ mod auth;
 mod bounds;
 mod callbacks;
 mod create;
+mod datasets;
 mod error;
 mod figures;
+mod files;
 mod health;
 mod jobs;
 mod live;
@@ -60,7 +62,8 @@ pub fn router(service: &Service) -> Router {
         .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
         .merge(docs);
-    bounds::around(routes, service)
+    // Large files take their time: they have bounds of their own.
+    bounds::around(routes, service).merge(files::router(service))
 }
 
 /// Every call that is described.
@@ -73,6 +76,7 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(users::router())
         .merge(projects::router())
         .merge(jobs::router())
+        .merge(datasets::router())
         .merge(series::router())
         .merge(validation::router())
         .merge(callbacks())

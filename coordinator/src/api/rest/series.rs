@@ -193,13 +193,15 @@ pub(super) async fn logs(
 }
 
 /// A job's checkpoints
+///
+/// What its newest attempt has reported, and what the artifact store has of the job.
 #[utoipa::path(
     get,
     path = "/training/jobs/{id}/checkpoints",
     tag = "training",
     security(("token" = []), ("login" = [])),
     params(("id" = i64, Path, description = "The job")),
-    responses((status = 200, description = "Those of the newest attempt", body = Checkpoints), About)
+    responses((status = 200, description = "Its checkpoints", body = Checkpoints), About)
 )]
 pub(super) async fn checkpoints(
     State(service): State<Service>,
@@ -212,7 +214,9 @@ pub(super) async fn checkpoints(
         reported.map(|(path, epoch)| (path, Some(epoch))).collect();
     let best = job.best_checkpoint.map(|checkpoint| checkpoint.path);
     let last = job.last_checkpoint.map(|checkpoint| checkpoint.path);
-    for path in last.into_iter().chain(best.clone()) {
+    let stored = service.stored_checkpoints(id).await?.into_iter();
+    let stored = stored.map(|checkpoint| checkpoint.location);
+    for path in last.into_iter().chain(best.clone()).chain(stored) {
         if found.iter().all(|(known, _)| *known != path) {
             found.push((path, None));
         }
