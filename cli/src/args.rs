@@ -7,6 +7,7 @@ use trainyard_agent::inventory::{SimulatedGpu, parse_simulated_gpus};
 
 use crate::{
     commands::{
+        dataset::DatasetCommand,
         jobs::JobsArgs,
         login::LoginArgs,
         logs::LogsArgs,
@@ -113,6 +114,9 @@ pub(crate) enum ClientCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
     },
+    /// Register, list and remove datasets that jobs name by their id; see their snapshots
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
     /// List nodes, or show one
     Nodes {
         /// The node
@@ -292,6 +296,8 @@ pub(crate) enum DemoFramework {
     Sklearn,
     /// yolo11n on scenes of handwritten digits.
     Ultralytics,
+    /// A small ResNet on handwritten digits.
+    Timm,
 }
 
 /// A list of GPUs to pretend to have.

@@ -264,7 +264,7 @@ const MOST: i64 = 1_000_000_000;
 
 fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> ConfigError {
     let found = match found {
-        _ if ["password", "token", "secret"]
+        _ if ["password", "token", "secret", "storage_options"]
             .iter()
             .any(|word| key.contains(word)) =>
         {

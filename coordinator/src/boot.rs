@@ -27,8 +27,10 @@ use crate::{
     api::{AgentPolicy, Limits, Service, ServiceArgs, UserSettings},
     auth::{Keys, Lives, Oidc, OidcError},
     config::{Config, ConfigError, Secret},
+    datasets::Datasets,
     identity::{self, Identity, IdentityError},
     listen::{self, Certificates, ListenError},
+    storage::{Guard, Storage, StorageArgs, StorageError},
     store::{OpenError, Store, StoreOptions},
     telemetry::Telemetry,
     trackers::Board,
@@ -78,6 +80,9 @@ pub enum BootError {
         /// What the system said.
         source: io::Error,
     },
+    /// The artifact store could not be opened.
+    #[error("the artifact store cannot be used: {0} (storage.artifacts)")]
+    Storage(#[from] StorageError),
     /// The issuer's settings cannot be used.
     #[error("the issuer of [oidc] cannot be used: {0}")]
     Oidc(#[from] OidcError),
@@ -127,6 +132,7 @@ pub async fn run(
     let token_file = options.config.store.data_dir.join("join-token");
     keep_join_token(&token_file, identity.join_token.as_ref())?;
     let board = Board::default();
+    let datasets = open_datasets(&options.config, &store, &identity).await?;
     let args = RootArgs {
         store: store.clone(),
         lease: options.config.lease(),
@@ -139,7 +145,8 @@ pub async fn run(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
-    let service = service(&options.config, (store, tree, board), &identity, &closing)?;
+    let stores = (store, datasets);
+    let service = service(&options.config, stores, (tree, board), &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let doors = (service, certificates);
     let outcome = serve(&options, doors, &identity, until).await;
@@ -218,9 +225,33 @@ async fn open_store(
     Ok(opened.map_err(gone)??)
 }
 
+/// Opens the artifact store and what knows datasets.
+async fn open_datasets(
+    config: &Config,
+    store: &Store,
+    identity: &Identity,
+) -> Result<Datasets, BootError> {
+    let args = StorageArgs {
+        artifacts: config.artifacts(),
+        options: config.storage_options.clone(),
+        roots: config.datasets.roots(),
+        own: config.store.data_dir.clone(),
+        guard: Guard::new(config.datasets.networks()),
+        key: identity.way_key.clone(),
+        way_for: Duration::from_secs(u64::from(config.storage.way_minutes) * 60),
+        upload_bytes: u64::from(config.storage.upload_mib) << 20,
+    };
+    let opening = tokio::task::spawn_blocking(move || Storage::open(args)).await;
+    let gone = |error: tokio::task::JoinError| BootError::Failed(error.to_string());
+    let storage = opening.map_err(gone)??;
+    let datasets = Datasets::new(store.clone(), storage, config);
+    datasets.map_err(|error| BootError::Failed(error.message))
+}
+
 fn service(
     config: &Config,
-    (store, tree, board): (Store, crate::actors::root::Tree, Board),
+    (store, datasets): (Store, Datasets),
+    (tree, board): (crate::actors::root::Tree, Board),
     identity: &Identity,
     closing: &CancellationToken,
 ) -> Result<Service, BootError> {
@@ -245,6 +276,8 @@ fn service(
             join_token: identity.join_token.clone(),
             tls: config.tls.clone(),
         },
+        datasets,
+        public_url: config.storage.public_url.clone(),
         limits: Limits {
             open_jobs: u64::from(config.limits.open_jobs),
             streams: count(config.limits.streams),

@@ -4,16 +4,19 @@
 //! setting. Called once by the binary before anything starts.
 
 mod access;
+mod datasets;
 mod http;
 mod tls;
 mod trackers;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 pub use access::{Login, OidcConfig};
+pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 pub use http::Http;
 use serde::Deserialize;
 pub use tls::{ClientCert, Tls};
@@ -53,6 +56,14 @@ pub struct Config {
     pub http: Http,
     /// Where runs are told to others.
     pub trackers: TrackersConfig,
+    /// Where snapshots' metadata and checkpoints lie.
+    pub storage: StorageConfig,
+    /// Options of object stores by scheme or bucket.
+    pub storage_options: BTreeMap<String, Secret>,
+    /// Where datasets come from.
+    pub datasets: DatasetsConfig,
+    /// The service that owns datasets, if it does.
+    pub labeler: LabelerConfig,
 }
 
 /// Where the coordinator is reached.
@@ -133,10 +144,17 @@ const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
     may_be_zero: &["store.reserve_mib"],
-    open_sections: &[],
+    open_sections: &["storage_options"],
     texts: &[
         ("server.listen", address),
         ("store.data_dir", folder),
+        ("storage.artifacts", datasets::artifacts),
+        ("storage.public_url", datasets::web),
+        ("datasets.provider", datasets::provider),
+        ("datasets.local_roots", datasets::roots),
+        ("datasets.allow_private_urls", datasets::networks),
+        ("labeler.url", datasets::web),
+        ("labeler.storage_root", datasets::artifacts),
         ("http.cors_origins", http::origins),
         ("login.trusted_proxies", access::networks),
         ("tls.require_client_cert", tls::who),
@@ -215,6 +233,7 @@ impl Config {
                 "auth.first_user_email is set and auth.first_user_password is empty; set both, for example with TRAINYARD__AUTH__FIRST_USER_PASSWORD".to_owned(),
             ));
         }
+        self.check_datasets()?;
         self.oidc.check()?;
         self.trackers.check()
     }

@@ -15,6 +15,7 @@ use crate::{
 
 /// Under this name it stands in the store.
 const JOIN_TOKEN: &str = "auth.join_token";
+const WAY_KEY: &str = "storage.way_key";
 
 /// The user of `--dev`, known to everybody.
 const DEV_USER: (&str, &str) = ("admin@example.com", "admin123");
@@ -40,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) keys: Vec<SigningKeyRow>,
     /// A join token for any number of agents, where there is one.
     pub(crate) join_token: Option<Secret>,
+    /// Signs ways to files on the coordinator.
+    pub(crate) way_key: Vec<u8>,
 }
 
 /// Reads the secrets from the store or draws them, and makes the first user if there is none.
@@ -56,7 +59,12 @@ pub(crate) async fn establish(
         (true, false) => None,
     };
     first_user(store, auth, dev).await?;
-    Ok(Identity { keys, join_token })
+    let way_key = kept(store, WAY_KEY).await?.into_bytes();
+    Ok(Identity {
+        keys,
+        join_token,
+        way_key,
+    })
 }
 
 /// The keys that sign user tokens; the first is drawn here.

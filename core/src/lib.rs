@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod account;
+pub mod dataset;
 pub mod failure;
 pub mod ids;
 pub mod job;

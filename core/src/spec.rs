@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::resources::ResourceRequest;
 
 /// Frameworks whose trainers ship with the agent; `command` runs any program.
-pub const FRAMEWORKS: [&str; 3] = ["command", "sklearn", "ultralytics"];
+pub const FRAMEWORKS: [&str; 4] = ["command", "sklearn", "timm", "ultralytics"];
 
 /// A job as it was asked for. Defaults are those of the HTTP contract.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -339,7 +339,7 @@ mod tests {
         );
         assert_eq!(
             found[0].message,
-            "unknown framework 'pytorch'; known are command, sklearn, ultralytics"
+            "unknown framework 'pytorch'; known are command, sklearn, timm, ultralytics"
         );
         assert_eq!(found[2].message, "is 0; give 1 to 1000");
     }

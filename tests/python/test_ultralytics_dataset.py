@@ -18,7 +18,7 @@ sys.path.append(str(TRAINERS / "ultralytics"))
 HAS_YAML = importlib.util.find_spec("yaml") is not None
 if HAS_YAML:
     import dataset
-    import splits
+    from trainyard_sdk import splits
     import yaml
 
 

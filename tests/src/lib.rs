@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod jobs;
+pub mod labeler;
 pub mod mlflow;
 pub mod process;
 pub mod wait;

@@ -2,6 +2,7 @@
 //! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
 mod cancel;
+mod conformance;
 mod crashes;
 mod demo;
 mod people;

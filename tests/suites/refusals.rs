@@ -56,7 +56,7 @@ async fn a_bad_submission_names_every_bad_field_and_makes_no_job() {
         [
             pair(
                 "spec.framework",
-                "unknown framework 'pytorch'; known are command, sklearn, ultralytics"
+                "unknown framework 'pytorch'; known are command, sklearn, timm, ultralytics"
             ),
             pair(
                 "spec.dataset_path",
@@ -96,7 +96,7 @@ async fn the_command_line_shows_each_bad_field_on_a_line_of_its_own() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let lines: Vec<_> = said.lines().map(str::trim).collect();
     let framework =
-        "framework: unknown framework 'pytorch'; known are command, sklearn, ultralytics";
+        "framework: unknown framework 'pytorch'; known are command, sklearn, timm, ultralytics";
     assert!(lines.contains(&framework), "{said}");
     assert!(lines.contains(&"epochs: is 0; give 1 to 1000"), "{said}");
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from splits import PARTS, Split
+from trainyard_sdk.splits import PARTS, Split
 from trainyard_sdk.errors import DatasetError
 
 BACKGROUND = "__background__"

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Sequence
 
 import annotations_json
 import yaml
-from splits import Split, spellings
+from trainyard_sdk.splits import Split, spellings
 from trainyard_sdk.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dng", ".mpo"))

@@ -99,7 +99,7 @@ def _report_end(sdk: TrainerSDK, reporter: Any, run: Path) -> None:
 def _dataset(config: TrainerConfig, work: Path) -> str:
     try:
         import dataset
-        import splits
+        from trainyard_sdk import splits
     except ImportError as error:
         raise FrameworkError(f"{error}; install this trainer's environment with `uv sync`") from error
     split = splits.read(config.config.get("split_config") or {})

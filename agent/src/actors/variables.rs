@@ -132,6 +132,7 @@ fn config(order: &Order) -> Value {
         ("learning_rate", json!(spec.learning_rate)),
         ("primary_metric", json!(primary_metric)),
         ("primary_metric_mode", json!(primary_metric_mode)),
+        ("num_classes", json!(spec.num_classes)),
         ("split_config", json!(spec.split_strategy)),
         ("custom_prompts", json!(spec.custom_prompts)),
         (

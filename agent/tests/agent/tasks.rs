@@ -212,6 +212,6 @@ pub(crate) async fn an_unknown_framework_is_answered_with_the_known_ones() {
     };
     assert_eq!(
         user_error(spec).await,
-        "framework 'pytorch' has no trainer on node n1; it has command, sklearn, ultralytics"
+        "framework 'pytorch' has no trainer on node n1; it has command, sklearn, timm, ultralytics"
     );
 }

@@ -2,6 +2,7 @@
 //! Called by `main`.
 
 pub(crate) mod cancel;
+pub(crate) mod dataset;
 mod follow;
 pub(crate) mod jobs;
 pub(crate) mod login;
@@ -59,6 +60,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Logs(args) => Box::pin(logs::run(context, args)).await,
         ClientCommand::Metrics(args) => Box::pin(metrics::run(context, args)).await,
         ClientCommand::Cancel { ids } => cancel::run(context, ids).await,
+        ClientCommand::Dataset(command) => Box::pin(dataset::run(context, command)).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Node(command) => node::run(context, command).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,

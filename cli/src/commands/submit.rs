@@ -51,7 +51,7 @@ pub(crate) struct SubmitArgs {
     /// A name for people
     #[arg(long)]
     name: Option<String>,
-    /// Who trains: ultralytics, sklearn or command
+    /// Who trains: timm, ultralytics, sklearn or command
     #[arg(long)]
     framework: Option<String>,
     /// The model, such as yolo11n or mlp

@@ -1,4 +1,4 @@
-//! Whether the settings of a job arrived at its training, by the `args.yaml` that Ultralytics writes
+//! Whether the settings of a job arrived at its training, by the `args.yaml` that its trainer writes
 //! into the job's working folder. Never talks to the cluster. Called by `demo`.
 
 use std::{fs, path::Path};
@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use serde_json::{Map, Value};
 use trainyard_proto::v1::Job;
 
-/// Where Ultralytics writes down what it was given, in the working folder of an attempt.
+/// Where a trainer writes down what it was given, in the working folder of an attempt.
 const RECORD: &str = "runs/train/args.yaml";
 
-/// Compares what Ultralytics was given in the last attempt of `job` with what is `wanted`; `data`
+/// Compares what its trainer was given in the last attempt of `job` with what is `wanted`; `data`
 /// is the folder of the agent that ran it.
 pub(super) fn check(job: &Job, data: &Path, wanted: &[(&str, Value)]) -> anyhow::Result<()> {
     let attempt = job.attempts.last().map_or(0, |attempt| attempt.number);
@@ -23,7 +23,7 @@ pub(super) fn check(job: &Job, data: &Path, wanted: &[(&str, Value)]) -> anyhow:
     let wrong = differences(&given, wanted);
     anyhow::ensure!(
         wrong.is_empty(),
-        "settings of job {} did not arrive at Ultralytics: {}; see {}",
+        "settings of job {} did not arrive at its trainer: {}; see {}",
         job.job_id,
         wrong.join(", "),
         path.display()

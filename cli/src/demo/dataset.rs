@@ -22,6 +22,7 @@ impl DemoFramework {
         match self {
             Self::Sklearn => "sklearn",
             Self::Ultralytics => "ultralytics",
+            Self::Timm => "timm",
         }
     }
 }
@@ -78,6 +79,7 @@ async fn make(
     let kind = match framework {
         DemoFramework::Sklearn => ["imagefolder", "1000", "300", "16"],
         DemoFramework::Ultralytics => ["detection", "640", "60", "64"],
+        DemoFramework::Timm => ["imagefolder", "600", "200", "32"],
     };
     let [kind, train, val, size] = kind;
     let made = Command::new(&environment.python)

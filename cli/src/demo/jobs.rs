@@ -15,6 +15,7 @@ pub(super) fn specifications(framework: DemoFramework, dataset: &Path) -> Vec<Jo
             .map(|rate| perceptron(rate, dataset))
             .collect(),
         DemoFramework::Ultralytics => vec![detector(dataset)],
+        DemoFramework::Timm => vec![classifier(dataset)],
     }
 }
 
@@ -64,6 +65,33 @@ fn detector(dataset: &Path) -> JobSpec {
     }
 }
 
+/// A small network from random weights, with the settings that the demo looks up afterwards.
+fn classifier(dataset: &Path) -> JobSpec {
+    JobSpec {
+        name: "tell digits apart".to_owned(),
+        framework: "timm".to_owned(),
+        model_name: "test_resnet".to_owned(),
+        task_type: "classification".to_owned(),
+        num_classes: Some(10),
+        epochs: 3,
+        batch_size: 16,
+        learning_rate: 0.003,
+        image_size: Some(32),
+        advanced_config: Some(json!({
+            "optimizer": {"type": "adamw", "weight_decay": 0.02},
+            "scheduler": {"type": "cosine", "min_lr": 0.0001},
+            "augmentation": {"enabled": false},
+            "gradient_clip_value": 2.0,
+            "gradient_accumulation_steps": 2,
+            "mixed_precision": false,
+            "pretrained": false,
+            "seed": 1,
+        })),
+        environment: [("OMP_NUM_THREADS".to_owned(), "1".to_owned())].into(),
+        ..on(dataset)
+    }
+}
+
 /// What the trainer must have been given for the jobs of a demo, by the framework's own names; empty
 /// where it keeps no record of that.
 pub(super) fn arguments(framework: DemoFramework) -> Vec<(&'static str, Value)> {
@@ -95,6 +123,21 @@ pub(super) fn arguments(framework: DemoFramework) -> Vec<(&'static str, Value)> 
             ("box", json!(8.0)),
             ("seed", json!(1)),
         ],
+        DemoFramework::Timm => vec![
+            ("epochs", json!(3)),
+            ("batch_size", json!(16)),
+            ("imgsz", json!(32)),
+            ("learning_rate", json!(0.003)),
+            ("optimizer", json!("adamw")),
+            ("weight_decay", json!(0.02)),
+            ("scheduler", json!("cosine")),
+            ("min_lr", json!(0.0001)),
+            ("clip_grad", json!(2.0)),
+            ("accumulation", json!(2)),
+            ("mixed_precision", json!("off")),
+            ("num_classes", json!(10)),
+            ("seed", json!(1)),
+        ],
     }
 }
 
@@ -118,7 +161,9 @@ mod tests {
         assert_eq!(perceptrons.len(), 3);
         let detectors = specifications(DemoFramework::Ultralytics, dataset);
         assert_eq!(detectors.len(), 1);
-        for spec in perceptrons.iter().chain(&detectors) {
+        let classifiers = specifications(DemoFramework::Timm, dataset);
+        assert_eq!(classifiers.len(), 1);
+        for spec in perceptrons.iter().chain(&detectors).chain(&classifiers) {
             assert_eq!(spec.check(), [], "{}", spec.name);
         }
     }

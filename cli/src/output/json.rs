@@ -14,6 +14,7 @@ pub(crate) fn job(job: &v1::Job) -> Value {
         "state": text::state(job.state()),
         "reason": given(&job.reason),
         "submitted_by": given(&job.submitted_by),
+        "snapshot_id": given(&job.snapshot_id),
         "created_at": time(job.created_at.as_ref()),
         "started_at": time(job.started_at.as_ref()),
         "ended_at": time(job.ended_at.as_ref()),
@@ -148,6 +149,37 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "labels": node.labels,
         "agent_version": given(&node.agent_version),
         "last_seen_at": time(node.last_seen_at.as_ref()),
+    })
+}
+
+/// A dataset.
+pub(crate) fn dataset(dataset: &v1::Dataset) -> Value {
+    json!({
+        "dataset_id": dataset.dataset_id,
+        "storage_path": dataset.storage_path,
+        "format": dataset.format,
+        "task_type": given(&dataset.task_type),
+        "description": given(&dataset.description),
+        "owner": given(&dataset.owner),
+        "created_at": time(dataset.created_at.as_ref()),
+    })
+}
+
+/// A snapshot.
+pub(crate) fn snapshot(snapshot: &v1::Snapshot) -> Value {
+    let split = serde_json::from_str::<Value>(&snapshot.split_json);
+    json!({
+        "snapshot_id": snapshot.snapshot_id,
+        "dataset_id": snapshot.dataset_id,
+        "storage_path": snapshot.storage_path,
+        "format": snapshot.format,
+        "split": split.unwrap_or_default(),
+        "version_hash": snapshot.version_hash,
+        "assignment_hash": snapshot.assignment_hash,
+        "file_count": snapshot.file_count,
+        "total_bytes": snapshot.total_bytes,
+        "created_by": given(&snapshot.created_by),
+        "created_at": time(snapshot.created_at.as_ref()),
     })
 }
 

@@ -37,6 +37,18 @@ pub struct Submission {
     pub submitted_by: String,
     /// The same key again answers with the first job.
     pub key: Option<String>,
+    /// What it trains on, when it names a dataset by its id.
+    pub snapshot: Option<Prepared>,
+}
+
+/// A snapshot that is ready in the artifact store.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Its id.
+    pub id: String,
+    /// What makes it known; stored with the job, so that neither is there without the other. Empty for
+    /// one that is known already.
+    pub changes: Vec<Change>,
 }
 
 /// What Jobs takes.
@@ -165,9 +177,14 @@ impl State {
         let id = JobId(self.last.0 + 1);
         self.last = id;
         let now = clock::now();
-        let accepted = Job::accepted(id, submission.spec, submission.submitted_by, now);
+        let mut accepted = Job::accepted(id, submission.spec, submission.submitted_by, now);
+        let mut changes = Vec::new();
+        if let Some(snapshot) = submission.snapshot {
+            accepted.snapshot_id = Some(snapshot.id);
+            changes = snapshot.changes;
+        }
         let job = accepted.step(now, Event::Prepared)?.job;
-        let mut changes = vec![Change::PutJob(Box::new(job.clone()))];
+        changes.push(Change::PutJob(Box::new(job.clone())));
         let keyed = submission.key.is_some();
         changes.extend(
             submission

@@ -97,6 +97,7 @@ async fn a_job_whose_actor_fails_goes_on_from_the_store_and_nobody_else_notices(
         spec,
         submitted_by: "ada".into(),
         key: None,
+        snapshot: None,
     };
     let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
     let job = ask(&world.tree.jobs, question).await.unwrap().id;

@@ -5,6 +5,7 @@
 
 pub mod access;
 mod agents;
+mod datasets;
 mod error;
 mod figures;
 mod follow;
@@ -25,3 +26,5 @@ pub use error::ApiError;
 pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
 pub use users::{Caller, UserSettings};
+
+pub(crate) use service::stopping;

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     access::Permission,
@@ -35,6 +35,7 @@ use crate::{
     },
     auth::Keys,
     config::Http,
+    datasets::Datasets,
     store::Store,
     telemetry::Telemetry,
     trackers::Board,
@@ -70,6 +71,10 @@ pub struct ServiceArgs {
     pub users: UserSettings,
     /// What agents must show.
     pub agents: AgentPolicy,
+    /// Datasets, snapshots and where files lie.
+    pub datasets: Datasets,
+    /// How this coordinator is reached; empty to take the request's word.
+    pub public_url: String,
     /// How much is accepted.
     pub limits: Limits,
     /// What is asked of HTTP clients.
@@ -94,6 +99,8 @@ struct Inner {
     tree: Tree,
     users: Users,
     agents: Agents,
+    datasets: Datasets,
+    public_url: String,
     limits: Limits,
     http: Http,
     telemetry: Telemetry,
@@ -144,6 +151,8 @@ impl Service {
             agents: Agents::new(args.store.clone(), args.agents),
             store: args.store,
             tree: args.tree,
+            datasets: args.datasets,
+            public_url: args.public_url,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
             http: args.http,
@@ -182,6 +191,16 @@ impl Service {
         self.inner.limits.page_rows
     }
 
+    /// Datasets, snapshots and where files lie.
+    pub(super) fn data(&self) -> &Datasets {
+        &self.inner.datasets
+    }
+
+    /// How this coordinator is reached, if its settings say so.
+    pub(super) fn public_url(&self) -> Option<&str> {
+        Some(self.inner.public_url.as_str()).filter(|url| !url.is_empty())
+    }
+
     /// The store, for what only one door reads.
     pub(super) fn store(&self) -> &Store {
         &self.inner.store
@@ -216,7 +235,7 @@ impl Service {
     pub async fn submit(
         &self,
         caller: &Caller,
-        spec: JobSpec,
+        mut spec: JobSpec,
         key: Option<String>,
     ) -> Result<Job, ApiError> {
         let violations = spec.check();
@@ -224,11 +243,9 @@ impl Service {
             return Err(ApiError::invalid(violations));
         }
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
-        if let Some(id) = spec.dataset_id.as_deref().filter(|id| !id.is_empty()) {
-            let words = format!(
-                "Labeler is not configured, so dataset '{id}' cannot be looked up; give dataset_path instead"
-            );
-            return Err(ApiError::new(Kind::Unavailable, words));
+        let key = key.map(|key| format!("{}:{key}", caller.user.id));
+        if let Some(job) = self.submitted(key.as_deref())? {
+            return Ok(job);
         }
         let _permit = self.admit()?;
         let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
@@ -239,15 +256,27 @@ impl Service {
             );
             return Err(ApiError::field("resources", words));
         }
+        let mut held = self.inner.datasets.prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
             submitted_by: caller.user.email.clone(),
-            key: key.map(|key| format!("{}:{key}", caller.user.id)),
+            key,
+            snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+        // The dataset is held until its snapshot is stored, so that the next submit finds it.
         let job = ask(&self.inner.tree.jobs, question).await?;
         self.inner.telemetry.submitted();
         Ok(job)
+    }
+
+    /// The job that a submission with this key has become.
+    fn submitted(&self, key: Option<&str>) -> Result<Option<Job>, ApiError> {
+        let Some(key) = key else { return Ok(None) };
+        match self.inner.store.request_key(key)? {
+            Some(id) => Ok(self.inner.store.job(id)?),
+            None => Ok(None),
+        }
     }
 
     /// One job, with the reason why it waits.
@@ -332,9 +361,10 @@ impl Service {
     /// Runs an ended job again.
     ///
     /// # Errors
-    /// When there is no such job, the caller may not change it, or it is not over.
+    /// When there is no such job, the caller may not change it, it is not over, or its snapshot is gone.
     pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         self.changeable(caller, id)?;
+        let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::RestartRequested, "restart").await
     }
 
@@ -345,7 +375,19 @@ impl Service {
     /// When there is no such job, the caller may not change it, or it runs already.
     pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
         self.changeable(caller, id)?;
+        let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::StartRequested(from), "start").await
+    }
+
+    /// Keeps the snapshot of an ended job from being deleted while the job is started again.
+    async fn hold_snapshot(&self, id: JobId) -> Result<Option<OwnedMutexGuard<()>>, ApiError> {
+        let job = self
+            .inner
+            .store
+            .job(id)?
+            .filter(|job| job.state.is_terminal());
+        let snapshot = job.as_ref().and_then(|job| job.snapshot_id.as_deref());
+        self.inner.datasets.hold(snapshot).await
     }
 
     /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
@@ -513,6 +555,6 @@ impl Service {
     }
 }
 
-pub(super) fn stopping() -> ApiError {
+pub(crate) fn stopping() -> ApiError {
     ApiError::new(Kind::Unavailable, "the coordinator is stopping")
 }

@@ -9,11 +9,22 @@ mod callbacks;
 #[cfg(test)]
 mod clearml;
 #[cfg(test)]
+mod datasets;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod identity;
+#[cfg(test)]
+#[path = "../../../tests/src/labeler.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "it is a module of another crate's library as well"
+)]
+mod labeler_server;
+#[cfg(test)]
+mod labels;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
@@ -26,6 +37,8 @@ mod receiver;
 mod rest;
 #[cfg(test)]
 mod roles;
+#[cfg(test)]
+mod s3;
 #[cfg(test)]
 mod security;
 #[cfg(test)]

@@ -176,9 +176,9 @@ async fn what_a_submission_lacks_is_told_in_the_words_of_the_contract() {
         ),
         (
             "framework",
-            json!("timm"),
+            json!("pytorch"),
             400,
-            "framework: unknown framework 'timm'; known are command, sklearn, ultralytics",
+            "framework: unknown framework 'pytorch'; known are command, sklearn, timm, ultralytics",
         ),
         (
             "command",
@@ -189,8 +189,8 @@ async fn what_a_submission_lacks_is_told_in_the_words_of_the_contract() {
         (
             "dataset_id",
             json!("d1"),
-            503,
-            "Labeler is not configured, so dataset 'd1' cannot be looked up; give dataset_path instead",
+            404,
+            "Dataset 'd1' not found; register it with `trainyard dataset add`",
         ),
     ] {
         let mut body = yolo();
@@ -198,21 +198,20 @@ async fn what_a_submission_lacks_is_told_in_the_words_of_the_contract() {
         let answer = world.post_json("/training/jobs", &body).await;
         assert_eq!(answer, (status, detail(words)), "{field}");
     }
-    let mut body = yolo();
-    body["config"].as_object_mut().unwrap().remove("framework");
-    let (status, answer) = world.post_json("/training/jobs", &body).await;
-    assert_eq!(
-        (status, answer),
-        (
-            400,
-            detail("framework: unknown framework 'timm'; known are command, sklearn, ultralytics")
-        )
-    );
     let mut both = yolo();
     both["config"]["epochs"] = json!(0);
     both["config"]["model_name"] = json!("");
     assert_eq!(world.post_json("/training/jobs", &both).await.0, 422);
     assert_eq!(world.get("/training/jobs").await.1["jobs"], json!([]));
+}
+
+#[tokio::test]
+async fn the_framework_is_timm_when_none_is_named() {
+    let world = World::start().await;
+    let mut body = yolo();
+    body["config"].as_object_mut().unwrap().remove("framework");
+    let (status, job) = world.post_json("/training/jobs", &body).await;
+    assert_eq!((status, &job["framework"]), (200, &json!("timm")));
 }
 
 #[tokio::test]

@@ -111,6 +111,11 @@ impl World {
         self.folder
     }
 
+    /// The coordinator's data folder.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
+    }
+
     pub(crate) async fn login(&self, user: &str, password: &str) -> (u16, Value) {
         let form = [("username", user), ("password", password)];
         self.send(self.plain(Method::POST, "/auth/login").form(&form))

@@ -55,6 +55,9 @@ pub struct Job {
     pub spec: JobSpec,
     /// By whom.
     pub submitted_by: String,
+    /// The snapshot that it trains on, for its whole life; none without a `dataset_id`.
+    #[serde(default)]
+    pub snapshot_id: Option<String>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// Where it stands.
@@ -194,6 +197,7 @@ impl Job {
             id,
             spec,
             submitted_by,
+            snapshot_id: None,
             created_at: now,
             state: JobState::Pending,
             state_since: now,

@@ -244,6 +244,7 @@ impl From<Job> for v1::Job {
             created_at: Some(timestamp(core.created_at)),
             started_at: core.started_at.map(timestamp),
             ended_at: core.ended_at.map(timestamp),
+            snapshot_id: core.snapshot_id.unwrap_or_default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod job;
 mod record;
+mod snapshot;
 mod task;
 
 use std::time::Duration;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional, Union
 
-from .client import Metrics, TrainerSDK
+from .trainer import Metrics, TrainerSDK
 
 _shared: Optional[TrainerSDK] = None
 

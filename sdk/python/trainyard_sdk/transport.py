@@ -1,6 +1,6 @@
 """Owns the HTTP side of a callback: what is valid JSON, what is tried again, and when to give up.
 
-It knows nothing of jobs or metrics. Callers: `client`.
+It knows nothing of jobs or metrics. Callers: `trainer`.
 """
 
 from __future__ import annotations

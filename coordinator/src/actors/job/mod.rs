@@ -16,6 +16,7 @@ use trainyard_core::{
     failure::StopCause,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
+    snapshot::Snapshot,
     task::{Phase, Report},
     time::Timestamp,
 };
@@ -335,8 +336,25 @@ impl State {
             gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
             world_size: 1,
             secret: live.map_or_else(String::new, |live| live.secret.clone()),
-            snapshot: None,
+            snapshot: self.snapshot().map(Into::into),
         })
+    }
+
+    /// What the job trains on. Its row was stored with the job and stays while the job is open.
+    fn snapshot(&self) -> Option<Snapshot> {
+        let id = self.job.snapshot_id.as_deref()?;
+        let found = self.peers.store.document::<Snapshot>(id);
+        match found {
+            Ok(Some(snapshot)) => Some(snapshot),
+            Ok(None) => {
+                tracing::error!(job = %self.job.id, snapshot = %id, "the job's snapshot is gone");
+                None
+            }
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "the job's snapshot cannot be read");
+                None
+            }
+        }
     }
 
     fn stop_frame(&self, attempt: AttemptNo, cause: StopCause) -> Frame {

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use trainyard_core::{
-    ids::{NodeName, SessionNo},
+    ids::{NodeName, SessionNo, TaskKey},
     join::{AgentCredential, Joiner},
 };
 use trainyard_proto::{
@@ -87,7 +87,16 @@ impl AgentService for AgentDoor {
         request: Request<v1::FetchManifestRequest>,
     ) -> Result<Response<Self::FetchManifestStream>, Status> {
         self.agent(&request)?;
-        Err(Status::unimplemented("no snapshots yet"))
+        let asked = request.into_inner();
+        let task = key(asked.task)?;
+        let pages = self
+            .service
+            .manifest(task, asked.secret, asked.after_path)?;
+        let stop = self.service.stop().clone();
+        let pages = pages.map(|page| page.map_err(Status::from));
+        Ok(Response::new(Box::pin(
+            pages.take_until(stop.cancelled_owned()),
+        )))
     }
 
     async fn sign_upload(
@@ -95,7 +104,16 @@ impl AgentService for AgentDoor {
         request: Request<v1::SignUploadRequest>,
     ) -> Result<Response<v1::SignUploadResponse>, Status> {
         self.agent(&request)?;
-        Err(Status::unimplemented("no uploads yet"))
+        let asked = request.into_inner();
+        let task = (key(asked.task)?, asked.secret.as_str());
+        let signed = self
+            .service
+            .sign_upload(task, &asked.filename, asked.size_bytes);
+        let upload = signed.await?;
+        Ok(Response::new(v1::SignUploadResponse {
+            url: upload.url,
+            location: upload.location,
+        }))
     }
 
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
@@ -219,6 +237,11 @@ impl AgentDoor {
             stop.run_until_cancelled(reading).await;
         });
     }
+}
+
+fn key(task: Option<v1::TaskKey>) -> Result<TaskKey, ApiError> {
+    let missing = || ApiError::field("task", "is missing; say for which task");
+    Ok(task.ok_or_else(missing)?.into())
 }
 
 async fn read_control(mut frames: Streaming<v1::ConnectRequest>, session: SessionRef) {

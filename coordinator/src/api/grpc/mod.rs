@@ -6,6 +6,7 @@
 mod agents;
 mod auth;
 mod data;
+mod datasets;
 mod jobs;
 mod nodes;
 mod projects;
@@ -19,9 +20,9 @@ use trainyard_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
-        job_service_server::JobServiceServer, node_service_server::NodeServiceServer,
-        project_service_server::ProjectServiceServer, tracker_service_server::TrackerServiceServer,
-        user_service_server::UserServiceServer,
+        dataset_service_server::DatasetServiceServer, job_service_server::JobServiceServer,
+        node_service_server::NodeServiceServer, project_service_server::ProjectServiceServer,
+        tracker_service_server::TrackerServiceServer, user_service_server::UserServiceServer,
     },
 };
 
@@ -49,6 +50,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let auth = AuthServiceServer::new(auth::AuthDoor(service.clone()));
     let users = UserServiceServer::new(users::UserDoor(service.clone()));
     let projects = ProjectServiceServer::new(projects::ProjectDoor(service.clone()));
+    let datasets = DatasetServiceServer::new(datasets::DatasetDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
     let trackers = TrackerServiceServer::new(trackers::TrackerDoor(service.clone()));
     let routes = Routes::new(health_service)
@@ -58,6 +60,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(nodes)
         .add_service(auth)
         .add_service(users)
+        .add_service(datasets)
         .add_service(projects)
         .add_service(trackers)
         .add_service(agents.max_decoding_message_size(MESSAGE));

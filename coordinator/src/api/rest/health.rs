@@ -9,7 +9,7 @@ use trainyard_core::node::NodeState;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::api::Service;
+use crate::{api::Service, datasets::Health as LabelerHealth};
 
 /// What works and what does not.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,6 +29,8 @@ pub(super) struct Health {
     nodes: Option<usize>,
     /// Nodes that take work.
     nodes_ready: Option<usize>,
+    /// `healthy`, `unreachable` or `not configured`.
+    labeler: &'static str,
     /// The state of each tracker: shown only, nothing depends on them.
     trackers: BTreeMap<String, &'static str>,
 }
@@ -53,6 +55,11 @@ pub(super) fn router() -> OpenApiRouter<Service> {
 pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<Health>) {
     let open = service.open_jobs();
     let nodes = service.all_nodes().await;
+    let labeler = match service.data().labeler_health().await {
+        None => "not configured",
+        Some(LabelerHealth::Healthy) => "healthy",
+        Some(LabelerHealth::Unreachable) => "unreachable",
+    };
     let well = open.is_ok() && nodes.is_ok();
     let word = |fine: bool, good: &'static str, bad: &'static str| if fine { good } else { bad };
     let ready = nodes.as_ref().ok().map(|nodes| {
@@ -70,6 +77,7 @@ pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<
         open_jobs: open.ok(),
         nodes: nodes.ok().map(|nodes| nodes.len()),
         nodes_ready: ready,
+        labeler,
         trackers: trackers.collect(),
     };
     let status = match well {

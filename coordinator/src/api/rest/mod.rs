@@ -10,8 +10,10 @@ mod auth;
 mod bounds;
 mod callbacks;
 mod create;
+mod datasets;
 mod error;
 mod figures;
+mod files;
 mod health;
 mod jobs;
 mod live;
@@ -62,7 +64,8 @@ pub fn router(service: &Service) -> Router {
         .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
         .merge(docs);
-    bounds::around(routes, service)
+    // Large files take their time: they have bounds of their own.
+    bounds::around(routes, service).merge(files::router(service))
 }
 
 /// Every call that is described.
@@ -77,6 +80,7 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(trackers::router())
         .merge(nodes::router())
         .merge(jobs::router())
+        .merge(datasets::router())
         .merge(series::router())
         .merge(validation::router())
         .merge(callbacks())

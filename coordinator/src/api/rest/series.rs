@@ -3,6 +3,7 @@
 use axum::{Json, extract::State};
 use serde::Serialize;
 use trainyard_core::ids::JobId;
+use trainyard_proto::http::{Bound, Fields};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -100,6 +101,7 @@ pub(super) async fn status(
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 when it is left out"),
         ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "`asc`: the oldest ones, oldest first; `desc`: the newest ones, newest first"),
         ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
+        ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of every attempt: a reader that names the last id it has seen loses nothing and is told nothing twice"),
     ),
     responses((status = 200, description = "Points", body = Vec<MetricRow>), About)
 )]
@@ -110,6 +112,12 @@ pub(super) async fn metrics(
     asked: Asked,
 ) -> Answer<Vec<MetricRow>> {
     let most = service.page_rows();
+    let after = asked.read(|fields| (after(fields), fields.limit(100, most)))?;
+    if let (Some(after), limit) = after {
+        let points = service.points(&caller, id, (after, limit))?.rows;
+        let points = points.into_iter().map(|point| MetricRow::of(id, point));
+        return Ok(Json(points.collect()));
+    }
     let wanted = asked.read(|fields| Points {
         limit: fields.limit(100, most),
         newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
@@ -157,6 +165,7 @@ pub(super) async fn schema(
         ("id" = i64, Path, description = "The job"),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 500 when it is left out"),
         ("log_type" = Option<String>, Query, pattern = "^(stdout|stderr)$", description = "Only lines of this kind"),
+        ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first: a reader that names the last id it has seen loses nothing and is told nothing twice"),
     ),
     responses((status = 200, description = "Lines", body = Vec<LogRow>), About)
 )]
@@ -167,25 +176,32 @@ pub(super) async fn logs(
     asked: Asked,
 ) -> Answer<Vec<LogRow>> {
     let most = service.page_rows();
-    let (limit, kind) = asked.read(|fields| {
+    let (limit, kind, after) = asked.read(|fields| {
         let limit = fields.limit(500.min(most), most);
         let kind = fields.one_of("log_type", &LogType::NAMES);
-        (limit, kind.and_then(LogType::parse))
+        (limit, kind.and_then(LogType::parse), after(fields))
     })?;
     let keep = move |line: &_| kind.is_none_or(|kind| log_type(line) == kind);
+    if let Some(after) = after {
+        let rows = service.lines(&caller, id, (after, limit), None).await?.rows;
+        let rows = rows.into_iter().filter(|row| keep(&row.line));
+        return Ok(Json(rows.map(|line| LogRow::of(id, line)).collect()));
+    }
     let lines = service.latest_lines(&caller, id, limit, keep).await?;
     let lines = lines.into_iter().map(|line| LogRow::of(id, line));
     Ok(Json(lines.collect()))
 }
 
 /// A job's checkpoints
+///
+/// What its newest attempt has reported, and what the artifact store has of the job.
 #[utoipa::path(
     get,
     path = "/training/jobs/{id}/checkpoints",
     tag = "training",
     security(("token" = []), ("login" = [])),
     params(("id" = i64, Path, description = "The job")),
-    responses((status = 200, description = "Those of the newest attempt", body = Checkpoints), About)
+    responses((status = 200, description = "Its checkpoints", body = Checkpoints), About)
 )]
 pub(super) async fn checkpoints(
     State(service): State<Service>,
@@ -198,7 +214,9 @@ pub(super) async fn checkpoints(
         reported.map(|(path, epoch)| (path, Some(epoch))).collect();
     let best = job.best_checkpoint.map(|checkpoint| checkpoint.path);
     let last = job.last_checkpoint.map(|checkpoint| checkpoint.path);
-    for path in last.into_iter().chain(best.clone()) {
+    let stored = service.stored_checkpoints(id).await?.into_iter();
+    let stored = stored.map(|checkpoint| checkpoint.location);
+    for path in last.into_iter().chain(best.clone()).chain(stored) {
         if found.iter().all(|(known, _)| *known != path) {
             found.push((path, None));
         }
@@ -211,4 +229,10 @@ pub(super) async fn checkpoints(
     };
     let checkpoints = found.into_iter().map(row).collect();
     Ok(Json(Checkpoints { checkpoints }))
+}
+
+/// The id after which rows are wanted.
+fn after(fields: &mut Fields<'_>) -> Option<u64> {
+    let after = fields.whole_within("after_id", &[Bound::Ge(0)])?;
+    u64::try_from(after).ok()
 }

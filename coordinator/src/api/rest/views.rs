@@ -99,7 +99,7 @@ impl TrainingJob {
             notes: spec.notes,
             mlflow_run_id: job.mlflow_run_id,
             workflow_id: format!("training-job-{}", job.id),
-            dataset_snapshot_id: None,
+            dataset_snapshot_id: job.snapshot_id,
             framework: spec.framework,
             model_name: spec.model_name,
             task_type: spec.task_type,

@@ -1,0 +1,180 @@
+//! Datasets, snapshots and checkpoints: the part of the service that is about files.
+//!
+//! Owns who may do what with them; how is `crate::datasets`. Called by both doors.
+
+use futures::Stream;
+use trainyard_core::{
+    access::Permission,
+    ids::{JobId, TaskKey},
+    snapshot::Snapshot,
+};
+use trainyard_proto::status::Kind;
+
+use super::{ApiError, Caller, Service, access::Target};
+use crate::datasets::{DatasetRow, ManifestPage, NewDataset, StoredCheckpoint, Upload};
+
+impl Service {
+    /// Registers a dataset in the catalog.
+    ///
+    /// # Errors
+    /// When the caller may not, or it cannot be registered as asked.
+    pub async fn add_dataset(
+        &self,
+        caller: &Caller,
+        new: NewDataset,
+    ) -> Result<DatasetRow, ApiError> {
+        self.require(caller, Permission::RegisterDatasets, Target::Cluster)?;
+        self.data().add(caller, new).await
+    }
+
+    /// Takes a dataset out of the catalog; its files and its snapshots stay.
+    ///
+    /// # Errors
+    /// When the caller may not, or there is none.
+    pub async fn remove_dataset(&self, caller: &Caller, id: &str) -> Result<(), ApiError> {
+        self.require(caller, Permission::RegisterDatasets, Target::Cluster)?;
+        self.data().remove(id).await
+    }
+
+    /// One dataset.
+    ///
+    /// # Errors
+    /// When the caller may not see it, or there is none.
+    pub async fn dataset(&self, caller: &Caller, id: &str) -> Result<DatasetRow, ApiError> {
+        self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
+        self.data().dataset(caller, id).await
+    }
+
+    /// A page of datasets after a token, and the next page's token.
+    ///
+    /// # Errors
+    /// When the caller may not see them, or the Labeler cannot be reached.
+    pub async fn datasets(
+        &self,
+        caller: &Caller,
+        (token, limit): (&str, usize),
+    ) -> Result<(Vec<DatasetRow>, Option<String>), ApiError> {
+        self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
+        self.data()
+            .datasets(caller, (token, self.page(limit)))
+            .await
+    }
+
+    /// A page of snapshots by id after a token, of one dataset or of all, and the next page's token.
+    ///
+    /// # Errors
+    /// When the caller may not see them.
+    pub async fn snapshots(
+        &self,
+        caller: &Caller,
+        dataset: Option<String>,
+        (token, limit): (&str, usize),
+    ) -> Result<(Vec<Snapshot>, Option<String>), ApiError> {
+        self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
+        let limit = self.page(limit);
+        let all = self.data().snapshots(dataset).await?;
+        let mut rows: Vec<Snapshot> = all
+            .into_iter()
+            .filter(|row| row.id.as_str() > token)
+            .take(limit.saturating_add(1))
+            .collect();
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|row| row.id.clone());
+        Ok((rows, next))
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// When the caller may not see it, or there is none.
+    pub fn snapshot(&self, caller: &Caller, id: &str) -> Result<Snapshot, ApiError> {
+        self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
+        self.data().snapshot(id)
+    }
+
+    /// Forgets a snapshot; the dataset is not touched.
+    ///
+    /// # Errors
+    /// When the caller may not, there is none, or a job that has not ended trains on it.
+    pub async fn delete_snapshot(&self, caller: &Caller, id: &str) -> Result<(), ApiError> {
+        self.require(caller, Permission::RegisterDatasets, Target::Cluster)?;
+        self.data().delete_snapshot(id).await
+    }
+
+    /// The files of a live task's snapshot after a path, in pages, each with a way.
+    ///
+    /// # Errors
+    /// When the secret is not that of the live attempt, or the job names no dataset.
+    pub fn manifest(
+        &self,
+        task: TaskKey,
+        secret: String,
+        after: String,
+    ) -> Result<impl Stream<Item = Result<ManifestPage, ApiError>> + Send + use<>, ApiError> {
+        self.alive(task, &secret)?;
+        let job = self.store().job(task.job)?.ok_or_else(ApiError::no_job)?;
+        let none = || ApiError::new(Kind::NotFound, "the job names no dataset by its id");
+        let snapshot = self
+            .data()
+            .snapshot(job.snapshot_id.as_deref().ok_or_else(none)?)?;
+        let service = self.clone();
+        let live = move || service.alive(task, &secret);
+        Ok(self.data().manifest(snapshot, after, live))
+    }
+
+    /// A way for a live task to store a checkpoint.
+    ///
+    /// # Errors
+    /// When the secret is not that of the live attempt, or the name or size is not taken.
+    pub async fn sign_upload(
+        &self,
+        (task, secret): (TaskKey, &str),
+        filename: &str,
+        size: u64,
+    ) -> Result<Upload, ApiError> {
+        self.alive(task, secret)?;
+        let most = self.data().storage().upload_bytes();
+        if size > most {
+            let words = format!("is {size}; at most {most} bytes are taken (storage.upload_mib)");
+            return Err(ApiError::field("size_bytes", words));
+        }
+        self.data().upload(task.job, filename).await
+    }
+
+    /// A way for a user to store a checkpoint of a job.
+    ///
+    /// # Errors
+    /// When there is no such job, the caller may not change it, or the name is none.
+    pub async fn upload_url(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        filename: &str,
+    ) -> Result<Upload, ApiError> {
+        let job = self.store().job(id)?.ok_or_else(ApiError::no_job)?;
+        self.require(caller, Permission::ChangeJob, Target::Job(&job))?;
+        self.data().upload(id, filename).await
+    }
+
+    /// The checkpoints of a job that the artifact store has.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn stored_checkpoints(&self, id: JobId) -> Result<Vec<StoredCheckpoint>, ApiError> {
+        self.data().stored_checkpoints(id).await
+    }
+
+    /// Whether `secret` is that of this live attempt.
+    fn alive(&self, task: TaskKey, secret: &str) -> Result<(), ApiError> {
+        self.may_report(task.job, secret)?;
+        let job = self.store().job(task.job)?;
+        let number = job
+            .as_ref()
+            .and_then(|job| job.attempt())
+            .map(|live| live.number);
+        (number == Some(task.attempt))
+            .then_some(())
+            .ok_or_else(ApiError::no_job)
+    }
+}

@@ -1,0 +1,164 @@
+//! Files by signed, expiring links: how agents fetch datasets and store checkpoints when the store is a
+//! folder or a web server.
+//!
+//! The signature is all that counts here; no token is asked for. Bodies are streamed, never held in
+//! memory, and a slow sender is cut off. Not described in the document: links are made by the coordinator
+//! and are opaque to callers. Paths come from [`crate::storage::Ways`].
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    response::{IntoResponse, Response},
+    routing,
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use http::{
+    HeaderMap, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+};
+use tokio_util::bytes::{Bytes, BytesMut};
+use trainyard_proto::status::Kind;
+
+use super::{detail, error::Refusal};
+use crate::{
+    api::{ApiError, Service},
+    storage::{Incoming, Shown, Use},
+};
+
+/// How long a sender may be silent.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Bytes that are gathered before they are written.
+const PIECE: usize = 1 << 20;
+
+/// The routes.
+pub(super) fn router(service: &Service) -> Router {
+    Router::new()
+        .route("/api/v1/files/{*name}", routing::get(get).put(put))
+        .method_not_allowed_fallback(super::not_allowed)
+        .with_state(service.clone())
+}
+
+type Name = Result<Path<String>, PathRejection>;
+type Signature = Result<Query<Shown>, QueryRejection>;
+
+/// The file that the link names, if the link is good.
+fn signed(service: &Service, what: Use, name: Name, shown: Signature) -> Result<String, Refusal> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
+    let shown = shown.map(|Query(shown)| shown).unwrap_or_default();
+    if service.data().storage().allows(what, &name, &shown) {
+        return Ok(name);
+    }
+    let words = "this link is not valid, or has expired; ask for a new one";
+    Err(ApiError::new(Kind::Forbidden, words).into())
+}
+
+/// One file.
+pub(super) async fn get(
+    State(service): State<Service>,
+    name: Name,
+    shown: Signature,
+) -> Result<Response, Refusal> {
+    let name = signed(&service, Use::Read, name, shown)?;
+    let (size, bits) = service.data().open(&name).await?;
+    let bits = bits.map_err(|error| {
+        tracing::warn!(%error, "a file broke off while it was served");
+        std::io::Error::other(error)
+    });
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (CONTENT_LENGTH, size.to_string()),
+        (CACHE_CONTROL, "private, no-store".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, Body::from_stream(bits)).into_response())
+}
+
+/// Stores one file; it is on disk when this answers.
+pub(super) async fn put(
+    State(service): State<Service>,
+    name: Name,
+    shown: Signature,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let name = signed(&service, Use::Write, name, shown)?;
+    let unknown = || ApiError::new(Kind::NotFound, "there is no such file");
+    let key = name.strip_prefix("artifacts/").ok_or_else(unknown)?;
+    let storage = service.data().storage();
+    let most = storage.upload_bytes();
+    let told = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    if told
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|size| size > most)
+    {
+        return Ok(too_large(most));
+    }
+    service.store().room().map_err(ApiError::from)?;
+    let incoming = storage
+        .artifacts()
+        .receive()
+        .await
+        .map_err(ApiError::from)?;
+    match receive(body, incoming, most).await {
+        Received::Whole(incoming) => {
+            incoming.keep(key).await.map_err(ApiError::from)?;
+            Ok(StatusCode::OK.into_response())
+        }
+        Received::TooLarge => Ok(too_large(most)),
+        Received::Broken(words) => Ok(detail(StatusCode::BAD_REQUEST, words).into_response()),
+        Received::Failed(error) => Err(error.into()),
+    }
+}
+
+enum Received {
+    Whole(Incoming),
+    TooLarge,
+    Broken(&'static str),
+    Failed(ApiError),
+}
+
+async fn receive(body: Body, mut incoming: Incoming, most: u64) -> Received {
+    let mut chunks = body.into_data_stream();
+    let (mut size, mut piece) = (0_u64, BytesMut::new());
+    loop {
+        let chunk: Option<Result<Bytes, _>> =
+            match tokio::time::timeout(SILENCE, chunks.next()).await {
+                Ok(chunk) => chunk,
+                Err(_) => return Received::Broken("The sender was silent for 30 s"),
+            };
+        let ended = chunk.is_none();
+        match chunk {
+            Some(Ok(bytes)) => {
+                size = size.saturating_add(bytes.len() as u64);
+                piece.extend_from_slice(&bytes);
+            }
+            Some(Err(_)) => return Received::Broken("The body broke off"),
+            None => {}
+        }
+        if size > most {
+            return Received::TooLarge;
+        }
+        if piece.len() >= PIECE || (ended && !piece.is_empty()) {
+            incoming = match incoming.write(piece.split().freeze()).await {
+                Ok(incoming) => incoming,
+                Err(error) => return Received::Failed(error.into()),
+            };
+        }
+        if ended {
+            return Received::Whole(incoming);
+        }
+    }
+}
+
+fn too_large(most: u64) -> Response {
+    let words = format!("The file is larger than {most} bytes (storage.upload_mib)");
+    detail(StatusCode::PAYLOAD_TOO_LARGE, &words).into_response()
+}

@@ -1,0 +1,296 @@
+//! Making a snapshot: list, hash, split, store; or find that there is one already.
+//!
+//! Owns the time that it may take. All is in the artifact store before the row is. Called by
+//! `datasets::prepare`, on a task of its own.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use trainyard_core::{
+    dataset::{
+        self, Dataset, DatasetError, Documents, FileEntry, MOST_DOCUMENT_BYTES, Resolved,
+        VersionHasher,
+    },
+    snapshot::Snapshot,
+    spec::TaskType,
+};
+use trainyard_proto::status::Kind;
+
+use super::{
+    Datasets, Found, Held,
+    digests::{Digest, Taken},
+    manifest::{self, Line},
+    rows,
+};
+use crate::{
+    actors::jobs::Prepared,
+    api::ApiError,
+    clock,
+    storage::{Entry, Place, StorageError},
+};
+
+/// The largest row of a snapshot, in bytes.
+const ROW: usize = 1_024;
+
+/// What is to be made.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) found: Found,
+    pub(super) task: Option<TaskType>,
+    pub(super) strategy: Option<Value>,
+    /// Number and e-mail address.
+    pub(super) by: (u64, String),
+}
+
+/// What is known of a dataset's files.
+struct Read {
+    files: Vec<FileEntry>,
+    digests: Vec<Digest>,
+    documents: Documents,
+}
+
+/// What a split came to.
+struct Split {
+    summary: Value,
+    named_parts: Option<Value>,
+    hash: String,
+}
+
+impl Datasets {
+    pub(super) async fn make(&self, order: Order) -> Result<Held, ApiError> {
+        let lock = self.lock(&order.found.id).await?;
+        let late = |_| {
+            let words = format!(
+                "dataset '{}' could not be read within {} s (datasets.snapshot_seconds); try again later",
+                order.found.id,
+                self.inner.limit.as_secs()
+            );
+            ApiError::new(Kind::Unavailable, words)
+        };
+        let reader = tokio::time::timeout(self.inner.limit, self.inner.readers.acquire());
+        let _reader = reader.await.map_err(late)?;
+        let place = self.inner.storage.place(&order.found.storage_path).await;
+        let place = place.map_err(|error| of_dataset(&order.found.id, error))?;
+        // Hashing keeps its own time, so that what it has done is kept; the rest is bounded here.
+        let patience = self.inner.limit.saturating_add(Duration::from_secs(30));
+        let read = tokio::time::timeout(patience, self.read(&place, &order));
+        let read = Arc::new(read.await.map_err(late)??);
+        let split = self.split(&read, &order).await?;
+        let snapshot = draft(&order, (&place, &read), &split)?;
+        if let Some(same) = rows::same(&self.inner.store, &snapshot)? {
+            let prepared = Prepared {
+                id: same.id,
+                changes: Vec::new(),
+            };
+            return Ok(Held {
+                prepared,
+                _lock: lock,
+            });
+        }
+        let keeping = tokio::time::timeout(
+            self.inner.limit,
+            self.keep(&snapshot, (&read, &split), order.by.0),
+        );
+        keeping.await.map_err(late)??;
+        tracing::info!(snapshot = %snapshot.id, dataset = %snapshot.dataset_id, files = snapshot.files, bytes = snapshot.bytes, "snapshot made");
+        let prepared = Prepared {
+            changes: rows::remember(&snapshot),
+            id: snapshot.id,
+        };
+        Ok(Held {
+            prepared,
+            _lock: lock,
+        })
+    }
+
+    async fn read(&self, place: &Place, order: &Order) -> Result<Read, ApiError> {
+        let id = &order.found.id;
+        let told = |error| of_dataset(id, error);
+        let entries = place.list("", self.inner.most).await.map_err(told)?;
+        let files: Vec<FileEntry> = entries
+            .iter()
+            .map(|entry| FileEntry {
+                path: entry.path.clone(),
+                size: entry.size,
+            })
+            .collect();
+        let needed = dataset::needed(&view(&order.found, order.task, &files));
+        let needed = needed.map_err(|error| refused(id, error))?;
+        let digests = self.digests(place, &entries, order).await?;
+        let mut documents = Documents::new();
+        for path in needed {
+            let bytes = place.read(&path, MOST_DOCUMENT_BYTES).await.map_err(told)?;
+            let at = entries
+                .binary_search_by(|entry| entry.path.as_str().cmp(&path))
+                .ok();
+            let digest = at.and_then(|at| digests.get(at));
+            if digest != Some(blake3::hash(&bytes).as_bytes()) {
+                return Err(told(StorageError::Changed(path)));
+            }
+            documents.insert(path, bytes);
+        }
+        Ok(Read {
+            files,
+            digests,
+            documents,
+        })
+    }
+
+    async fn digests(
+        &self,
+        place: &Place,
+        entries: &[Entry],
+        order: &Order,
+    ) -> Result<Vec<Digest>, ApiError> {
+        let id = &order.found.id;
+        let taken = self
+            .inner
+            .digests
+            .take(place, entries, self.inner.limit)
+            .await;
+        match taken.map_err(|error| of_dataset(id, error))? {
+            Taken::All(digests) => Ok(digests),
+            Taken::Some(done) => {
+                let words = format!(
+                    "dataset '{id}' is large: {done} of {} files were read within {} s (datasets.snapshot_seconds); submit again to go on from there",
+                    entries.len(),
+                    self.inner.limit.as_secs()
+                );
+                Err(ApiError::new(Kind::Unavailable, words))
+            }
+        }
+    }
+
+    /// Parsing large documents takes a thread that may block.
+    async fn split(&self, read: &Arc<Read>, order: &Order) -> Result<Split, ApiError> {
+        let (read, found, task) = (Arc::clone(read), order.found.clone(), order.task);
+        let strategy = order.strategy.clone();
+        let work = move || {
+            let dataset = view(&found, task, &read.files);
+            let inventory = dataset::inventory(&dataset, &read.documents)?;
+            let resolved = Resolved::new(strategy.as_ref(), &inventory)?;
+            let assignment = dataset::assign(&inventory.images, &resolved)?;
+            Ok(Split {
+                summary: resolved.summary(&assignment),
+                named_parts: resolved.named_parts(),
+                hash: assignment.hash(),
+            })
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let done = done.ok().ok_or_else(crate::api::stopping)?;
+        done.map_err(|error| refused(&order.found.id, error))
+    }
+
+    /// Metadata last: where it is, the rest is too.
+    async fn keep(
+        &self,
+        snapshot: &Snapshot,
+        (read, split): (&Arc<Read>, &Split),
+        by: u64,
+    ) -> Result<(), ApiError> {
+        let artifacts = self.inner.storage.artifacts();
+        let at = |name| manifest::at(&snapshot.id, name);
+        let lines = {
+            let read = Arc::clone(read);
+            let done = tokio::task::spawn_blocking(move || lines(&read)).await;
+            done.ok().ok_or_else(crate::api::stopping)?
+        };
+        artifacts.write(&at(manifest::MANIFEST), lines).await?;
+        if let Some(parts) = &split.named_parts {
+            artifacts
+                .write(&at(manifest::PARTS), parts.to_string().into_bytes())
+                .await?;
+        }
+        let metadata = json!({
+            "snapshot_id": snapshot.id,
+            "dataset_id": snapshot.dataset_id,
+            "dataset_path": snapshot.storage_path,
+            "dataset_format": snapshot.format,
+            "split_config": snapshot.split,
+            "dataset_version_hash": snapshot.version_hash,
+            "assignment_hash": snapshot.assignment_hash,
+            "files": snapshot.files,
+            "bytes": snapshot.bytes,
+            "created_by_user_id": by,
+            "created_at": snapshot.created_at.to_naive_iso(),
+            "notes": snapshot.notes,
+        });
+        let metadata = metadata.to_string().into_bytes();
+        Ok(artifacts.write(&at(manifest::METADATA), metadata).await?)
+    }
+}
+
+fn view<'a>(found: &Found, task: Option<TaskType>, files: &'a [FileEntry]) -> Dataset<'a> {
+    Dataset {
+        format: found.format,
+        task,
+        files,
+    }
+}
+
+/// The row, which is small whatever the dataset is.
+fn draft(
+    order: &Order,
+    (place, read): (&Place, &Read),
+    split: &Split,
+) -> Result<Snapshot, ApiError> {
+    let id = &order.found.id;
+    let mut hasher = VersionHasher::default();
+    for (file, digest) in read.files.iter().zip(&read.digests) {
+        let added = hasher.add(&file.path, file.size, digest);
+        added.map_err(|error| refused(id, error))?;
+    }
+    let snapshot = Snapshot {
+        id: format!("snap_{:012x}", rand::random::<u64>() >> 16),
+        dataset_id: id.clone(),
+        storage_path: place.name(),
+        format: order.found.format.name().to_owned(),
+        split: split.summary.clone(),
+        version_hash: hasher.finish(),
+        assignment_hash: split.hash.clone(),
+        files: read.files.len() as u64,
+        bytes: read.files.iter().map(|file| file.size).sum(),
+        created_by: order.by.1.clone(),
+        created_at: clock::now(),
+        notes: String::new(),
+    };
+    let row = serde_json::to_vec(&snapshot).unwrap_or_default();
+    if row.len() > ROW {
+        let words = format!(
+            "dataset '{id}': its path or id is too long for a snapshot ({} bytes; at most {ROW})",
+            row.len()
+        );
+        return Err(ApiError::new(Kind::Invalid, words));
+    }
+    Ok(snapshot)
+}
+
+fn lines(read: &Read) -> Vec<u8> {
+    let mut text = String::new();
+    for (file, digest) in read.files.iter().zip(&read.digests) {
+        let line = Line {
+            path: file.path.clone(),
+            size: file.size,
+            digest: blake3::Hash::from_bytes(*digest).to_hex().to_string(),
+        };
+        let line = serde_json::to_string(&line).unwrap_or_default();
+        // Writing to a text does not fail.
+        writeln!(text, "{line}").ok();
+    }
+    text.into_bytes()
+}
+
+/// What is wrong with where a dataset lies, for who submits a job with it.
+fn of_dataset(id: &str, error: StorageError) -> ApiError {
+    // 404 is for a dataset that nobody knows.
+    let gone = matches!(error, StorageError::NotFound(_));
+    let kind = if gone { Kind::Conflict } else { error.kind() };
+    ApiError::new(kind, format!("dataset '{id}': {error}"))
+}
+
+fn refused(id: &str, error: DatasetError) -> ApiError {
+    if let DatasetError::Split { field, message } = error {
+        return ApiError::field(&field, message);
+    }
+    ApiError::new(Kind::Invalid, format!("dataset '{id}': {error}"))
+}

@@ -1,0 +1,191 @@
+//! The list of a snapshot's files in the artifact store, and handing it out with a way to each file.
+//!
+//! Owns the names and the lines of what lies beside a snapshot. Ways are short-lived; only the live
+//! attempt gets any, which is checked before each page. Called by the service for agents.
+
+use futures::{Stream, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+use trainyard_core::snapshot::Snapshot;
+use trainyard_proto::{status::Kind, v1};
+
+use super::Datasets;
+use crate::{
+    api::ApiError,
+    storage::{Bits, Place, StorageError, Use},
+};
+
+/// What lies beside a snapshot.
+pub(super) const METADATA: &str = "metadata.json";
+pub(super) const MANIFEST: &str = "manifest.jsonl";
+pub(super) const PARTS: &str = "parts.json";
+/// All of it.
+pub(super) const FILES: [&str; 3] = [METADATA, MANIFEST, PARTS];
+
+/// Files on one page.
+const PAGE: usize = 500;
+/// The longest line: a path, a number and a digest.
+const LINE: usize = 64 << 10;
+/// The largest list of images that are named one by one.
+const NAMED: u64 = 256 << 20;
+
+/// Where a file of a snapshot lies in the artifact store.
+pub(super) fn at(snapshot: &str, name: &str) -> String {
+    format!("snapshots/{snapshot}/{name}")
+}
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Line {
+    pub(super) path: String,
+    pub(super) size: u64,
+    /// Hex.
+    pub(super) digest: String,
+}
+
+/// Some files with their ways.
+pub type ManifestPage = v1::FetchManifestResponse;
+
+impl Datasets {
+    /// The files of a snapshot after a path, in pages; `live` is asked before each.
+    pub fn manifest<L>(
+        &self,
+        snapshot: Snapshot,
+        after: String,
+        live: L,
+    ) -> impl Stream<Item = Result<ManifestPage, ApiError>> + Send + use<L>
+    where
+        L: Fn() -> Result<(), ApiError> + Send + 'static,
+    {
+        let datasets = self.clone();
+        async_stream::try_stream! {
+            live()?;
+            let place = datasets.place(&snapshot.storage_path).await?;
+            let mut named_parts_json = datasets.named_parts(&snapshot.id).await?;
+            let (_, bits) = datasets.inner.storage.artifacts().stream(&at(&snapshot.id, MANIFEST)).await?;
+            let mut lines = Lines { bits, buffer: Vec::new(), seen: 0, ended: false };
+            let mut first = true;
+            loop {
+                let page = lines.page(&after).await?;
+                if page.is_empty() && !first {
+                    break;
+                }
+                live()?;
+                first = false;
+                let files = datasets.ways(&snapshot.id, &place, page).await?;
+                yield ManifestPage { files, named_parts_json: std::mem::take(&mut named_parts_json) };
+            }
+        }
+    }
+
+    async fn named_parts(&self, id: &str) -> Result<String, ApiError> {
+        let read = self
+            .inner
+            .storage
+            .artifacts()
+            .read(&at(id, PARTS), NAMED)
+            .await;
+        match read {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(StorageError::NotFound(_)) => Ok(String::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn ways(
+        &self,
+        id: &str,
+        place: &Place,
+        page: Vec<Line>,
+    ) -> Result<Vec<v1::SnapshotFile>, ApiError> {
+        let storage = &self.inner.storage;
+        let mut files = Vec::with_capacity(page.len());
+        for line in page {
+            let name = format!("snapshots/{id}/{}", line.path);
+            let span = storage.way_for();
+            let url = storage
+                .way(Use::Read, (place, &line.path), (&name, span))
+                .await?;
+            let digest = blake3::Hash::from_hex(&line.digest).map_err(|_damaged| damaged())?;
+            files.push(v1::SnapshotFile {
+                path: line.path,
+                size_bytes: line.size,
+                digest: digest.as_bytes().to_vec(),
+                url,
+            });
+        }
+        Ok(files)
+    }
+
+    /// A file that a signed way on the coordinator names, as its size and bytes.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub async fn open(&self, name: &str) -> Result<(u64, Bits), ApiError> {
+        let unknown = || ApiError::new(Kind::NotFound, "there is no such file");
+        let (kind, rest) = name.split_once('/').ok_or_else(unknown)?;
+        match kind {
+            "snapshots" => {
+                let (id, path) = rest.split_once('/').ok_or_else(unknown)?;
+                let snapshot = self.snapshot(id)?;
+                let place = self.place(&snapshot.storage_path).await?;
+                Ok(place.stream(path).await?)
+            }
+            "artifacts" => Ok(self.inner.storage.artifacts().stream(rest).await?),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// The lines of a manifest, read as they come.
+struct Lines {
+    bits: Bits,
+    buffer: Vec<u8>,
+    /// So much of the buffer has been read.
+    seen: usize,
+    ended: bool,
+}
+
+impl Lines {
+    /// The next files after a path; none at the end.
+    async fn page(&mut self, after: &str) -> Result<Vec<Line>, ApiError> {
+        let mut page = Vec::with_capacity(PAGE);
+        while page.len() < PAGE
+            && let Some(line) = self.next().await?
+        {
+            if line.path.as_str() > after {
+                page.push(line);
+            }
+        }
+        Ok(page)
+    }
+
+    async fn next(&mut self) -> Result<Option<Line>, ApiError> {
+        loop {
+            let rest = self.buffer.get(self.seen..).unwrap_or_default();
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = rest.get(..end).unwrap_or_default();
+                let line = serde_json::from_slice(line).map_err(|_damaged| damaged())?;
+                self.seen += end + 1;
+                return Ok(Some(line));
+            }
+            let left = rest.len();
+            if self.ended {
+                return if left == 0 { Ok(None) } else { Err(damaged()) };
+            }
+            if left > LINE {
+                return Err(damaged());
+            }
+            self.buffer.drain(..self.seen.min(self.buffer.len()));
+            self.seen = 0;
+            match self.bits.try_next().await? {
+                Some(bytes) => self.buffer.extend_from_slice(&bytes),
+                None => self.ended = true,
+            }
+        }
+    }
+}
+
+fn damaged() -> ApiError {
+    let words = "the list of the snapshot's files is damaged; submit the job anew";
+    ApiError::new(Kind::Internal, words)
+}

@@ -1,0 +1,298 @@
+//! Datasets by their id: who knows them, the snapshots that jobs train on, and what agents fetch.
+//!
+//! Owns the order of a submit with a dataset: metadata and permission, files and digests, split,
+//! snapshot. One dataset is read by one submit at a time, so that two make one snapshot. What a caller
+//! may do is checked by the service before. Called by the service and, for the snapshot of a start, by
+//! the actor of a job.
+
+mod catalog;
+mod checkpoints;
+mod digests;
+mod labeler;
+mod make;
+mod manifest;
+mod rows;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use moka::future::Cache;
+use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
+use tokio_util::task::TaskTracker;
+use trainyard_core::{dataset::Format, snapshot::Snapshot, spec::JobSpec};
+use trainyard_proto::status::Kind;
+
+pub(crate) use self::checkpoints::UPLOAD;
+pub(crate) use self::wire::dataset as dataset_to_wire;
+pub use self::{
+    catalog::NewDataset,
+    checkpoints::{StoredCheckpoint, Upload},
+    labeler::Health,
+    manifest::ManifestPage,
+    rows::DatasetRow,
+};
+
+use self::{digests::Digests, labeler::Labeler};
+use crate::{
+    actors::jobs::Prepared,
+    api::{ApiError, Caller},
+    config::{Config, Provider},
+    storage::{Place, Storage},
+    store::Store,
+};
+
+/// Datasets that are read at once: each may hold its annotations in memory.
+const READERS: usize = 4;
+/// Places that are kept open, and for how long after their last use.
+const PLACES: u64 = 64;
+const KEPT: Duration = Duration::from_secs(60);
+
+/// Datasets and snapshots. A clone is cheap.
+#[derive(Clone, Debug)]
+pub struct Datasets {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    storage: Storage,
+    labeler: Option<Labeler>,
+    digests: Digests,
+    limit: Duration,
+    most: usize,
+    locks: Mutex<BTreeMap<String, Arc<Lock<()>>>>,
+    readers: Arc<Semaphore>,
+    places: Cache<String, Place>,
+    tasks: TaskTracker,
+}
+
+/// A dataset as a submit needs it.
+#[derive(Clone, Debug)]
+struct Found {
+    id: String,
+    storage_path: String,
+    format: Format,
+}
+
+/// A snapshot for a job that is about to be stored; while this is held nobody else reads or forgets the
+/// dataset's snapshots.
+#[derive(Debug)]
+pub struct Held {
+    /// What goes into the commit.
+    pub prepared: Prepared,
+    _lock: OwnedMutexGuard<()>,
+}
+
+impl Datasets {
+    /// Over a store and a storage, by the settings.
+    ///
+    /// # Errors
+    /// When the Labeler's client cannot be made.
+    pub fn new(store: Store, storage: Storage, config: &Config) -> Result<Self, ApiError> {
+        let labeler = match config.datasets.provider {
+            Provider::Catalog => None,
+            Provider::Labeler => Some(Labeler::new(&config.labeler)?),
+        };
+        let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let folder: PathBuf = config.store.data_dir.join("digests");
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                storage,
+                labeler,
+                digests: Digests::new(folder, count(config.datasets.parallel)),
+                limit: Duration::from_secs(config.datasets.snapshot_seconds.into()),
+                most: count(config.datasets.max_files),
+                locks: Mutex::default(),
+                readers: Arc::new(Semaphore::new(READERS)),
+                places: Cache::builder()
+                    .max_capacity(PLACES)
+                    .time_to_live(KEPT)
+                    .build(),
+                tasks: TaskTracker::new(),
+            }),
+        })
+    }
+
+    /// Where files lie.
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.inner.storage
+    }
+
+    /// How the Labeler fares, asked now; none when there is none.
+    pub async fn labeler_health(&self) -> Option<Health> {
+        match &self.inner.labeler {
+            Some(labeler) => Some(labeler.health().await),
+            None => None,
+        }
+    }
+
+    /// The snapshot of the dataset that `spec` names by its id, made or found again; none without one. The
+    /// dataset's format goes into `spec`.
+    ///
+    /// # Errors
+    /// As the contract words them for an unknown or forbidden dataset and an unreachable Labeler; a split
+    /// that the dataset does not allow; a dataset that cannot be read, or not in time.
+    pub async fn prepare(
+        &self,
+        caller: &Caller,
+        spec: &mut JobSpec,
+    ) -> Result<Option<Held>, ApiError> {
+        let Some(id) = spec.dataset_id.clone().filter(|id| !id.is_empty()) else {
+            return Ok(None);
+        };
+        let found = self.find(&id, caller).await?;
+        found.format.name().clone_into(&mut spec.dataset_format);
+        let order = make::Order {
+            found,
+            task: trainyard_core::spec::TaskType::parse(&spec.task_type),
+            strategy: spec.split_strategy.clone(),
+            by: (caller.user.id, caller.user.email.clone()),
+        };
+        let datasets = self.clone();
+        // A caller that goes away does not undo what was read for it.
+        let making = self
+            .inner
+            .tasks
+            .spawn(async move { datasets.make(order).await });
+        let made = making.await;
+        made.unwrap_or_else(|error| {
+            let words = format!("the dataset could not be read: {error}");
+            Err(ApiError::new(Kind::Internal, words))
+        })
+        .map(Some)
+    }
+
+    /// The dataset of this id, if the caller may read it.
+    async fn find(&self, id: &str, caller: &Caller) -> Result<Found, ApiError> {
+        let Some(labeler) = &self.inner.labeler else {
+            let row = self.registered(id)?;
+            return Ok(Found {
+                format: known_format(id, &row.format)?,
+                id: row.id,
+                storage_path: row.storage_path,
+            });
+        };
+        let told = labeler.dataset(id, caller.user.id).await?;
+        let format = told.format.as_deref().unwrap_or_default();
+        Ok(Found {
+            format: known_format(id, format)?,
+            storage_path: labeler.storage_path(&told, id)?,
+            id: id.to_owned(),
+        })
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn snapshot(&self, id: &str) -> Result<Snapshot, ApiError> {
+        let found = self.inner.store.document::<Snapshot>(id)?;
+        found.ok_or_else(|| ApiError::new(Kind::NotFound, format!("there is no snapshot '{id}'")))
+    }
+
+    /// Snapshots by id, of one dataset or of all.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn snapshots(&self, dataset: Option<String>) -> Result<Vec<Snapshot>, ApiError> {
+        let store = self.inner.store.clone();
+        let read = move || store.documents::<Snapshot>("");
+        let all = tokio::task::spawn_blocking(read).await;
+        let mut all = all.ok().ok_or_else(crate::api::stopping)??;
+        all.retain(|row| dataset.as_ref().is_none_or(|id| *id == row.dataset_id));
+        Ok(all)
+    }
+
+    /// Forgets a snapshot and its metadata; the dataset is not touched.
+    ///
+    /// # Errors
+    /// When there is none, or a job that has not ended trains on it.
+    pub async fn delete_snapshot(&self, id: &str) -> Result<(), ApiError> {
+        let snapshot = self.snapshot(id)?;
+        let _lock = self.lock(&snapshot.dataset_id).await?;
+        let store = self.inner.store.clone();
+        let open = tokio::task::spawn_blocking(move || store.open_jobs()).await;
+        let open = open.ok().ok_or_else(crate::api::stopping)??;
+        let user = open
+            .iter()
+            .find(|job| job.snapshot_id.as_deref() == Some(id));
+        if let Some(job) = user {
+            let words = format!(
+                "snapshot '{id}' is what job {} trains on; cancel the job or wait for its end",
+                job.id
+            );
+            return Err(ApiError::new(Kind::Conflict, words));
+        }
+        let changes = rows::forget(&self.inner.store, &snapshot)?;
+        self.inner.store.commit_and_wait(changes).await?;
+        let artifacts = self.inner.storage.artifacts();
+        for name in manifest::FILES {
+            if let Err(error) = artifacts.remove(&manifest::at(id, name)).await {
+                tracing::warn!(snapshot = %id, %error, "a file of a deleted snapshot stays behind");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a snapshot from being deleted while a job that trains on it is started again.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub async fn hold(&self, id: Option<&str>) -> Result<Option<OwnedMutexGuard<()>>, ApiError> {
+        let Some(id) = id else { return Ok(None) };
+        let gone = |_| {
+            let words = format!("snapshot '{id}' of the job was deleted; submit the job anew");
+            ApiError::new(Kind::Conflict, words)
+        };
+        let snapshot = self.snapshot(id).map_err(gone)?;
+        let lock = self.lock(&snapshot.dataset_id).await?;
+        self.snapshot(id).map_err(gone)?;
+        Ok(Some(lock))
+    }
+
+    /// The right to read a dataset, or to forget what was read.
+    async fn lock(&self, dataset: &str) -> Result<OwnedMutexGuard<()>, ApiError> {
+        let lock = {
+            let mut locks = self
+                .inner
+                .locks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(dataset.to_owned()).or_default())
+        };
+        let held = tokio::time::timeout(self.inner.limit, lock.lock_owned()).await;
+        held.ok().ok_or_else(|| {
+            let words = format!(
+                "dataset '{dataset}' is still being read for another submission; try again later"
+            );
+            ApiError::new(Kind::Unavailable, words)
+        })
+    }
+
+    /// A place by its path or URL, opened once in a while.
+    async fn place(&self, path: &str) -> Result<Place, ApiError> {
+        let opened = self
+            .inner
+            .places
+            .try_get_with_by_ref(path, self.inner.storage.place(path));
+        opened.await.map_err(|error| (*error).clone().into())
+    }
+}
+
+fn known_format(id: &str, name: &str) -> Result<Format, ApiError> {
+    Format::parse(name).ok_or_else(|| {
+        let words = format!(
+            "dataset '{id}' has the format '{name}'; known are dice, yolo, coco and imagefolder"
+        );
+        ApiError::new(Kind::Invalid, words)
+    })
+}

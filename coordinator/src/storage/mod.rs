@@ -1,0 +1,506 @@
+//! Where files lie: folders of this machine, object stores and web servers, behind one type.
+//!
+//! Owns how a path or URL becomes a [`Place`], which folders and networks users may name, the artifact
+//! store, and the ways by which agents and users fetch and store single files without the platform's
+//! keys. Knows nothing of datasets or jobs. Called by `datasets` and the doors.
+
+mod address;
+mod error;
+mod guard;
+mod local;
+mod remote;
+mod ways;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::io::AsyncReadExt as _;
+use tokio_util::bytes::Bytes;
+use trainyard_config::Secret;
+use trainyard_core::time::Timestamp;
+
+pub use address::{Address, Service};
+pub use error::StorageError;
+pub use guard::Guard;
+pub use ways::{Shown, Use, Ways};
+
+use self::{
+    local::{Draft, Folder},
+    remote::{Options, Remote},
+};
+use crate::clock;
+
+/// Bytes handed on at once when a file is served.
+const CHUNK: usize = 256 << 10;
+
+/// One file of a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Relative to the place, with '/'.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// The same as long as the content is: times and inode, or a strong tag. None where nothing says so.
+    pub stamp: Option<String>,
+    /// When a local file was last changed: one that was changed just now may change again unseen.
+    pub changed_at: Option<Timestamp>,
+}
+
+/// What storage is made of.
+#[derive(Clone, Debug)]
+pub struct StorageArgs {
+    /// The artifact store: a folder or a URL.
+    pub artifacts: String,
+    /// Options of object stores by `scheme` or `scheme://bucket`: `key=value` in words.
+    pub options: BTreeMap<String, Secret>,
+    /// Below which users may name folders; empty for any.
+    pub roots: Vec<PathBuf>,
+    /// Never a dataset, nor is anything in it.
+    pub own: PathBuf,
+    /// What URLs of users may lead to.
+    pub guard: Guard,
+    /// Signs ways on the coordinator.
+    pub key: Vec<u8>,
+    /// How long a way to a dataset's file is good.
+    pub way_for: Duration,
+    /// The largest file that is taken.
+    pub upload_bytes: u64,
+}
+
+/// All of storage. A clone is cheap.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    artifacts: Place,
+    options: BTreeMap<String, Secret>,
+    roots: Vec<PathBuf>,
+    own: PathBuf,
+    guard: Guard,
+    ways: Ways,
+    way_for: Duration,
+    upload_bytes: u64,
+}
+
+/// Somewhere with files. A clone is cheap.
+#[derive(Clone, Debug)]
+pub struct Place(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Folder(Folder),
+    Remote(Remote),
+}
+
+/// A file's bytes in order.
+pub type Bits = BoxStream<'static, Result<Bytes, StorageError>>;
+
+impl Storage {
+    /// Opens the artifact store. Blocks for a folder.
+    ///
+    /// # Errors
+    /// When it cannot be opened or made.
+    pub fn open(args: StorageArgs) -> Result<Self, StorageError> {
+        let artifacts = match Address::parse(&args.artifacts)? {
+            Address::Folder(path) => Kind::Folder(Folder::create(&path)?),
+            Address::Web(url) => {
+                let words =
+                    format!("{url} is only read; give a folder or a bucket (storage.artifacts)");
+                return Err(StorageError::Address(words));
+            }
+            Address::Bucket {
+                service,
+                name,
+                prefix,
+            } => {
+                let options = options(&args.options, service, &name);
+                Kind::Remote(Remote::bucket((service, &name, &prefix), &options)?)
+            }
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                artifacts: Place(artifacts),
+                options: args.options,
+                roots: args.roots,
+                own: args.own,
+                guard: args.guard,
+                ways: Ways::new(&args.key),
+                way_for: args.way_for,
+                upload_bytes: args.upload_bytes,
+            }),
+        })
+    }
+
+    /// The store of snapshots' metadata and checkpoints.
+    #[must_use]
+    pub fn artifacts(&self) -> &Place {
+        &self.inner.artifacts
+    }
+
+    /// The largest file that is taken, in bytes.
+    #[must_use]
+    pub fn upload_bytes(&self) -> u64 {
+        self.inner.upload_bytes
+    }
+
+    /// How long ways to a dataset's files are good.
+    #[must_use]
+    pub fn way_for(&self) -> Duration {
+        self.inner.way_for
+    }
+
+    /// A place that a user has named, if users may.
+    ///
+    /// # Errors
+    /// When it is not there, is none of the folders that users may name, or leads into a private network.
+    pub async fn place(&self, text: &str) -> Result<Place, StorageError> {
+        match Address::parse(text)? {
+            Address::Folder(path) => {
+                let storage = self.clone();
+                blocking(move || storage.folder(&path))
+                    .await
+                    .map(|folder| Place(Kind::Folder(folder)))
+            }
+            Address::Web(url) => {
+                self.inner.guard.look_up(&url).await?;
+                Ok(Place(Kind::Remote(Remote::web(&url, &self.inner.guard)?)))
+            }
+            Address::Bucket {
+                service,
+                name,
+                prefix,
+            } => {
+                let options = options(&self.inner.options, service, &name);
+                let remote = Remote::bucket((service, &name, &prefix), &options)?;
+                Ok(Place(Kind::Remote(remote)))
+            }
+        }
+    }
+
+    fn folder(&self, path: &Path) -> Result<Folder, StorageError> {
+        let path = local::canonical(path)?;
+        let roots = &self.inner.roots;
+        let root = |root: &PathBuf| root.canonicalize().is_ok_and(|root| path.starts_with(root));
+        if !roots.is_empty() && !roots.iter().any(root) {
+            let roots: Vec<_> = roots
+                .iter()
+                .map(|root| root.display().to_string())
+                .collect();
+            return Err(StorageError::Refused(format!(
+                "'{}' is not below {} (datasets.local_roots)",
+                path.display(),
+                roots.join(" or ")
+            )));
+        }
+        let own = self.inner.own.canonicalize();
+        if own.is_ok_and(|own| path.starts_with(&own) || own.starts_with(&path)) {
+            return Err(StorageError::Refused(format!(
+                "'{}' holds the coordinator's own data and cannot be a dataset",
+                path.display()
+            )));
+        }
+        Folder::open(&path)
+    }
+
+    /// A way to one file: signed by its store, or a path on the coordinator under `name`.
+    ///
+    /// # Errors
+    /// When the store cannot sign.
+    pub async fn way(
+        &self,
+        what: Use,
+        (place, file): (&Place, &str),
+        (name, span): (&str, Duration),
+    ) -> Result<String, StorageError> {
+        check_key(file)?;
+        let method = match what {
+            Use::Read => http::Method::GET,
+            Use::Write => http::Method::PUT,
+        };
+        if let Kind::Remote(remote) = &place.0
+            && let Some(url) = remote.sign(method, file, span).await?
+        {
+            return Ok(url.into());
+        }
+        Ok(self.inner.ways.sign(what, name, clock::now().plus(span)))
+    }
+
+    /// Whether a caller has shown the right signature for a file on the coordinator.
+    #[must_use]
+    pub fn allows(&self, what: Use, name: &str, shown: &Shown) -> bool {
+        self.inner.ways.allows((what, name), shown, clock::now())
+    }
+}
+
+impl Place {
+    /// As a user would write it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.0 {
+            Kind::Folder(folder) => folder.path().display().to_string(),
+            Kind::Remote(remote) => remote.url().to_owned(),
+        }
+    }
+
+    /// What a file of this place is called by those who ask where it lies.
+    #[must_use]
+    pub fn location(&self, file: &str) -> String {
+        format!("{}/{file}", self.name().trim_end_matches('/'))
+    }
+
+    /// Every file below `prefix` (empty for all), sorted by path.
+    ///
+    /// # Errors
+    /// When there are more than `most`, or something is no file, or the place cannot be read.
+    pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<Entry>, StorageError> {
+        let mut found = match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, prefix) = (folder.clone(), prefix.to_owned());
+                blocking(move || folder.list(&prefix, most)).await?
+            }
+            Kind::Remote(remote) => remote.list(prefix, most).await?,
+        };
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// The blake3 of a listed file, which must not have changed since.
+    ///
+    /// # Errors
+    /// When it has, or cannot be read.
+    pub async fn digest(&self, listed: Entry) -> Result<[u8; 32], StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.digest(&listed)).await
+            }
+            Kind::Remote(remote) => remote.digest(&listed).await,
+        }
+    }
+
+    /// A whole file of at most `most` bytes.
+    ///
+    /// # Errors
+    /// When it is larger, not there, or cannot be read.
+    pub async fn read(&self, file: &str, most: u64) -> Result<Vec<u8>, StorageError> {
+        let Kind::Folder(folder) = &self.0 else {
+            let Kind::Remote(remote) = &self.0 else {
+                return Err(StorageError::NotFound(file.to_owned()));
+            };
+            return remote.read(file, most).await;
+        };
+        let (folder, file) = (folder.clone(), file.to_owned());
+        blocking(move || {
+            let (source, size) = folder.read(&file)?;
+            let large = StorageError::TooLarge(format!("'{file}' is larger than {most} bytes"));
+            if size > most {
+                return Err(large);
+            }
+            let mut bytes = Vec::new();
+            let mut source = std::io::Read::take(source, most + 1);
+            std::io::Read::read_to_end(&mut source, &mut bytes)
+                .map_err(|error| StorageError::Failed(format!("'{file}': {error}")))?;
+            if bytes.len() as u64 > most {
+                Err(large)
+            } else {
+                Ok(bytes)
+            }
+        })
+        .await
+    }
+
+    /// A file's size and its bytes in pieces.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    pub async fn stream(&self, file: &str) -> Result<(u64, Bits), StorageError> {
+        let folder = match &self.0 {
+            Kind::Folder(folder) => folder.clone(),
+            Kind::Remote(remote) => return remote.stream(file).await,
+        };
+        let name = file.to_owned();
+        let (source, size) = blocking(move || folder.read(&name)).await?;
+        let mut source = tokio::fs::File::from_std(source);
+        let name = file.to_owned();
+        let bits = async_stream::try_stream! {
+            let mut left = size;
+            while left > 0 {
+                let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+                let mut buffer = vec![0; room];
+                let read = source.read(&mut buffer).await
+                    .map_err(|error| StorageError::Failed(format!("'{name}': {error}")))?;
+                if read == 0 {
+                    Err(StorageError::Changed(name.clone()))?;
+                }
+                buffer.truncate(read);
+                left = left.saturating_sub(read as u64);
+                yield Bytes::from(buffer);
+            }
+        };
+        Ok((size, bits.boxed()))
+    }
+
+    /// Stores a whole file; on disk when this returns.
+    ///
+    /// # Errors
+    /// When the place is only read or cannot be written.
+    pub async fn write(&self, file: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, file) = (folder.clone(), file.to_owned());
+                blocking(move || folder.write(&file, &bytes)).await
+            }
+            Kind::Remote(remote) => remote.write(file, bytes).await,
+        }
+    }
+
+    /// Removes a file; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the place is only read or cannot be written.
+    pub async fn remove(&self, file: &str) -> Result<(), StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, file) = (folder.clone(), file.to_owned());
+                blocking(move || folder.remove(&file)).await
+            }
+            Kind::Remote(remote) => remote.remove(file).await,
+        }
+    }
+
+    /// Begins a file that comes in pieces; only folders take such.
+    ///
+    /// # Errors
+    /// When the place is none, or cannot be written.
+    pub async fn receive(&self) -> Result<Incoming, StorageError> {
+        let Kind::Folder(folder) = &self.0 else {
+            let words = "files are sent to the object store itself, with a signed URL";
+            return Err(StorageError::Refused(words.to_owned()));
+        };
+        let folder = folder.clone();
+        let draft = blocking(move || folder.draft()).await?;
+        Ok(Incoming { draft })
+    }
+}
+
+/// A file on its way in. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Incoming {
+    draft: Draft,
+}
+
+impl Incoming {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn write(self, bytes: Bytes) -> Result<Self, StorageError> {
+        let mut draft = self.draft;
+        blocking(move || {
+            draft
+                .write(&bytes)
+                .map_err(|error| StorageError::Failed(format!("cannot be stored: {error}")))?;
+            Ok(Self { draft })
+        })
+        .await
+    }
+
+    /// Puts the file in its place, on disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn keep(self, file: &str) -> Result<(), StorageError> {
+        let file = file.to_owned();
+        blocking(move || self.draft.keep(&file)).await
+    }
+}
+
+/// Refuses a name that could mean something else than one file below a place.
+///
+/// # Errors
+/// Names it.
+pub fn check_key(key: &str) -> Result<(), StorageError> {
+    trainyard_core::dataset::check_path(key)
+        .map_err(|error| StorageError::Refused(error.to_string()))
+}
+
+fn too_many(place: &str, most: usize) -> StorageError {
+    StorageError::TooLarge(format!(
+        "{place} holds more than {most} files (datasets.max_files)"
+    ))
+}
+
+/// The options of a bucket: those of its own go before those of its scheme.
+fn options(all: &BTreeMap<String, Secret>, service: Service, bucket: &str) -> Options {
+    let scheme = service.scheme();
+    let named = [scheme.to_owned(), format!("{scheme}://{bucket}")];
+    let texts = named.iter().filter_map(|name| all.get(name));
+    texts.flat_map(|text| words(text.expose())).collect()
+}
+
+/// `key=value` in words, or after commas.
+fn words(text: &str) -> Options {
+    text.split([' ', ',', '\n', '\t'])
+        .filter_map(|word| word.split_once('='))
+        .map(|(key, value)| (key.trim().to_lowercase(), value.trim().to_owned()))
+        .collect()
+}
+
+/// What is wrong with the options of a section, for the check of the settings. Shows no value.
+#[must_use]
+pub fn bad_options(name: &str, text: &str) -> Option<String> {
+    let scheme = name.split("://").next().unwrap_or_default();
+    if !matches!(scheme, "s3" | "gs" | "az") {
+        return Some(format!(
+            "storage_options.\"{name}\" is no store; use s3, gs or az, or one bucket such as \"s3://name\""
+        ));
+    }
+    let whole = text
+        .split([' ', ',', '\n', '\t'])
+        .filter(|word| !word.is_empty())
+        .count();
+    (words(text).len() != whole).then(|| {
+        format!("storage_options.\"{name}\" must be key=value in words, such as \"region=eu-west-1 path_style=true\"")
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StorageError::Failed(format!("a task has failed: {error}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_bucket_go_before_those_of_its_scheme() {
+        let all = BTreeMap::from([
+            (
+                "s3".to_owned(),
+                Secret::new("region=a endpoint=http://x".to_owned()),
+            ),
+            ("s3://b".to_owned(), Secret::new("region=b".to_owned())),
+        ]);
+        let found = options(&all, Service::S3, "b");
+        assert_eq!(
+            found.last().unwrap(),
+            &("region".to_owned(), "b".to_owned())
+        );
+        assert_eq!(options(&all, Service::S3, "c").len(), 2);
+        assert!(bad_options("s3", "region=a, path_style=true").is_none());
+        let told = bad_options("s3", "hunter2").unwrap();
+        assert!(!told.contains("hunter2"), "{told}");
+        assert!(bad_options("ftp", "").is_some());
+    }
+}

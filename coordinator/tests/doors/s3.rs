@@ -1,0 +1,275 @@
+//! A real S3 server in this process (s3s-fs): it verifies signatures, pre-signed ones too, and lists at
+//! most 1,000 keys on a page. And the stories of datasets and checkpoints that lie in it.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use axum::{Router, body::Body as AxumBody, extract::Request};
+use s3s::{
+    S3, S3Request, S3Response, S3Result,
+    auth::SimpleAuth,
+    dto::{
+        DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
+        HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput,
+    },
+    service::S3ServiceBuilder,
+};
+use s3s_fs::FileSystem;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinSet};
+use trainyard_coordinator::config::{Config, Secret};
+
+use crate::{
+    agent::Agent,
+    datasets::{self, manifest, snapshot_job},
+    world::World,
+};
+
+const KEY: &str = "access-key-of-the-platform";
+const SECRET: &str = "secret-key-of-the-platform";
+/// Keys on a page, as with S3 itself.
+const PAGE: usize = 1_000;
+
+/// The files, with pages of keys, which s3s-fs does not have.
+#[derive(Debug)]
+struct Paged(FileSystem);
+
+#[tonic::async_trait]
+impl S3 for Paged {
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let after = request.input.continuation_token.clone().unwrap_or_default();
+        let mut answer = self.0.list_objects_v2(request).await?;
+        let output = &mut answer.output;
+        let key = |object: &s3s::dto::Object| object.key.clone().unwrap_or_default();
+        let mut objects = output.contents.take().unwrap_or_default();
+        objects.retain(|object| key(object) > after);
+        output.is_truncated = Some(objects.len() > PAGE);
+        objects.truncate(PAGE);
+        output.next_continuation_token = objects
+            .last()
+            .map(key)
+            .filter(|_| output.is_truncated == Some(true));
+        for object in &mut objects {
+            object.e_tag = Some(format!("\"{:?}-{:?}\"", object.size, object.last_modified));
+        }
+        output.key_count = i32::try_from(objects.len()).ok();
+        output.contents = Some(objects);
+        Ok(answer)
+    }
+
+    async fn get_object(
+        &self,
+        request: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        self.0.get_object(request).await
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        self.0.head_object(request).await
+    }
+
+    async fn put_object(
+        &self,
+        request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        self.0.put_object(request).await
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.0.delete_object(request).await
+    }
+}
+
+/// The server; its buckets are folders.
+pub(crate) struct Server {
+    pub(crate) root: TempDir,
+    endpoint: String,
+    _serving: JoinSet<()>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("sets")).unwrap();
+        fs::create_dir(root.path().join("artifacts")).unwrap();
+        let mut service = S3ServiceBuilder::new(Paged(FileSystem::new(root.path()).unwrap()));
+        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let service = service.build().into_shared();
+        let answer = move |request: Request| {
+            let service = service.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let bytes = axum::body::to_bytes(body, 64 << 20).await.unwrap();
+                let request = http::Request::from_parts(parts, s3s::Body::from(bytes));
+                service
+                    .as_ref()
+                    .call(request)
+                    .await
+                    .unwrap()
+                    .map(AxumBody::new)
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            axum::serve(listener, Router::new().fallback(answer))
+                .await
+                .unwrap();
+        });
+        Self {
+            root,
+            endpoint,
+            _serving: serving,
+        }
+    }
+
+    /// Settings by which a coordinator speaks to it.
+    pub(crate) fn settings(&self, config: &mut Config) {
+        let options = format!(
+            "endpoint={} region=us-east-1 path_style=true access_key_id={KEY} secret_access_key={SECRET}",
+            self.endpoint
+        );
+        config.storage_options = BTreeMap::from([("s3".to_owned(), Secret::new(options))]);
+    }
+
+    fn bucket(&self, name: &str) -> std::path::PathBuf {
+        self.root.path().join(name)
+    }
+}
+
+/// A class folder for each of two classes, with so many images together.
+fn images(root: &Path, count: usize) {
+    for number in 0..count {
+        let class = if number % 2 == 0 { "cat" } else { "dog" };
+        let folder = root.join(class);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(
+            folder.join(format!("{number:05}.png")),
+            format!("image {number}"),
+        )
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dataset_of_1500_objects_is_listed_whole_and_each_is_fetched_by_a_signed_url() {
+    let server = Server::start().await;
+    images(&server.bucket("sets").join("pets/v1"), 1_500);
+    images(&server.bucket("sets").join("pets/v10"), 2);
+    let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
+        server.settings(config)
+    })
+    .await;
+    let added = datasets::add(&world, "pets", "s3://sets/pets/v1").await;
+    assert_eq!(added["format"], "imagefolder");
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let (_, job) = world
+        .post_json("/training/jobs", &snapshot_job("pets"))
+        .await;
+    let id = job["dataset_snapshot_id"]
+        .as_str()
+        .expect("a snapshot")
+        .to_owned();
+    let (_, snapshot) = world.get(&format!("/snapshots/{id}")).await;
+    assert_eq!(snapshot["files"], 1_500);
+    let start = agent.start().await;
+    let files = manifest(&world, &start, "").await.unwrap();
+    assert_eq!(files.len(), 1_500);
+    assert!(
+        files.windows(2).all(|pair| pair[0].path < pair[1].path),
+        "in order"
+    );
+    for file in [&files[0], &files[1_200], &files[1_499]] {
+        assert!(
+            !file.url.contains(SECRET) && file.url.contains("X-Amz-Signature"),
+            "{}",
+            file.url
+        );
+        let answer = world.http.get(&file.url).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let bytes = answer.bytes().await.unwrap();
+        assert_eq!(
+            blake3::hash(&bytes).as_bytes().as_slice(),
+            file.digest,
+            "{}",
+            file.path
+        );
+    }
+    let forged = files[0].url.replace("cat/00000", "cat/00002");
+    assert_eq!(world.http.get(forged).send().await.unwrap().status(), 403);
+    let rest = manifest(&world, &start, &files[1_399].path).await.unwrap();
+    assert_eq!(rest.len(), 100);
+}
+
+#[tokio::test]
+async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket() {
+    let server = Server::start().await;
+    images(&server.bucket("sets"), 10);
+    let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
+        server.settings(config);
+        config.storage.artifacts = "s3://artifacts/train".to_owned();
+    });
+    let world = world.await;
+    datasets::add(&world, "pets", "s3://sets").await;
+    let submit = async || {
+        let (status, job) = world
+            .post_json("/training/jobs", &snapshot_job("pets"))
+            .await;
+        assert_eq!(status, 200, "{job}");
+        (
+            job["id"].clone(),
+            job["dataset_snapshot_id"].as_str().unwrap().to_owned(),
+        )
+    };
+    let (job, first) = submit().await;
+    assert_eq!(
+        submit().await.1,
+        first,
+        "an unchanged dataset keeps its snapshot"
+    );
+    let kept = server
+        .bucket("artifacts")
+        .join("train/snapshots")
+        .join(&first);
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&fs::read(kept.join("metadata.json")).unwrap()).unwrap();
+    assert_eq!(metadata["snapshot_id"], first);
+    fs::write(server.bucket("sets").join("cat/00000.png"), "another image").unwrap();
+    let (_, second) = submit().await;
+    assert_ne!(second, first);
+    let path = format!("/training/jobs/{job}/checkpoints/upload-url");
+    let body =
+        json!({"checkpoint_filename": "best.pt", "content_type": "application/octet-stream"});
+    let (status, upload) = world.post_json(&path, &body).await;
+    assert_eq!(
+        (status, &upload["expires_in"]),
+        (200, &json!(3_600)),
+        "{upload}"
+    );
+    assert_eq!(upload["object_key"], format!("checkpoints/{job}/best.pt"));
+    let url = upload["upload_url"].as_str().unwrap();
+    assert!(!url.contains(SECRET));
+    let put = world.http.put(url).body("weights").send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    let stored = server
+        .bucket("artifacts")
+        .join(format!("train/checkpoints/{job}/best.pt"));
+    assert_eq!(fs::read(stored).unwrap(), b"weights");
+    let (_, listed) = world
+        .get(&format!("/training/jobs/{job}/checkpoints"))
+        .await;
+    assert_eq!(
+        listed["checkpoints"],
+        json!([{"path": format!("s3://artifacts/train/checkpoints/{job}/best.pt"), "filename": "best.pt", "is_best": false, "epoch": null}])
+    );
+}
