@@ -28,6 +28,7 @@ use crate::{
     board::Board,
     callbacks::{self, BindError, CallbackServer, Registry},
     clock,
+    dataset::{self, DatasetOptions, Datasets},
     embedded::{self, ExtractError},
     environment::EnvironmentStore,
     exec::shims::Shims,
@@ -63,6 +64,8 @@ pub struct AgentOptions {
     pub labels: BTreeMap<String, String>,
     /// How a shim is started: the path of the binary and `shim`.
     pub shim_command: Vec<String>,
+    /// The cache of datasets, and what becomes of checkpoints.
+    pub datasets: DatasetOptions,
     /// Written as JSON once the coordinator has welcomed this node.
     pub ready_file: Option<PathBuf>,
 }
@@ -156,7 +159,10 @@ pub async fn run(
     let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
-    let (node, identity) = look_around(&options, data_dir, registry, &server).await?;
+    let channel = link::channel(&endpoint);
+    let datasets = dataset::open(&data_dir, &options.coordinator, channel, options.datasets);
+    let datasets = datasets.await.map_err(BootError::Start)?;
+    let (node, identity) = look_around(&options, data_dir, registry, &server, datasets).await?;
     node.shims.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
     let (failed, failure) = watch::channel(None);
@@ -254,6 +260,7 @@ async fn look_around(
     data_dir: PathBuf,
     registry: Registry,
     server: &CallbackServer,
+    datasets: Arc<Datasets>,
 ) -> Result<(Arc<Node>, Identity), BootError> {
     let wanted = inventory::Options {
         slots: options.slots,
@@ -295,6 +302,7 @@ async fn look_around(
         registry,
         callbacks: server.address(),
         board: Board::default(),
+        datasets,
         data_dir,
     };
     Ok((Arc::new(node), identity))

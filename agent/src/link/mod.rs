@@ -24,7 +24,7 @@ use trainyard_config::Secret;
 use trainyard_core::resources::Capacity;
 
 pub use session::SessionEnd;
-pub use wire::{UrlError, endpoint};
+pub use wire::{UrlError, channel, endpoint};
 
 use crate::{actors::runs::RunsRef, board::Board};
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status, Streaming,
-    transport::{Endpoint, Uri},
+    transport::{Channel, Endpoint, Uri},
 };
 use trainyard_proto::v1::{
     ConnectRequest, ConnectResponse, agent_service_client::AgentServiceClient,
@@ -63,6 +63,11 @@ pub fn endpoint(url: &str) -> Result<Endpoint, UrlError> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true))
+}
+
+/// A connection for single calls, made when it is first needed and again when it breaks.
+pub fn channel(endpoint: &Endpoint) -> Channel {
+    endpoint.connect_lazy()
 }
 
 /// Opens a stream over a connection of its own; `requests` already holds the first frame.
