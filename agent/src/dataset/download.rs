@@ -141,8 +141,7 @@ impl Target {
         if self.written > 0 {
             request = request.header(header::RANGE, format!("bytes={}-", self.written));
         }
-        let answer = request.send().await;
-        let mut answer = answer.map_err(|error| Trouble::Passing(http::words(error)))?;
+        let mut answer = in_time(request.send()).await?;
         match answer.status() {
             StatusCode::OK => {
                 if self.written > 0 {
@@ -160,9 +159,9 @@ impl Target {
             status => return Err(Trouble::Passing(format!("the server answers {status}"))),
         }
         loop {
-            let chunk = answer.chunk().await;
-            let chunk = chunk.map_err(|error| Trouble::Passing(http::words(error)))?;
-            let Some(chunk) = chunk else { break };
+            let Some(chunk) = in_time(answer.chunk()).await? else {
+                break;
+            };
             self.written += chunk.len() as u64;
             if self.written > file.size {
                 return Err(Trouble::Differs(format!(
@@ -187,6 +186,15 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// What a server says, unless it is silent for too long.
+async fn in_time<T>(answer: impl Future<Output = reqwest::Result<T>>) -> Result<T, Trouble> {
+    let answer = tokio::time::timeout(http::SILENCE, answer).await;
+    let silent = |_| Trouble::Passing(format!("the server was silent for {:?}", http::SILENCE));
+    answer
+        .map_err(silent)?
+        .map_err(|error| Trouble::Passing(http::words(error)))
 }
 
 fn is_refusal(status: StatusCode) -> bool {

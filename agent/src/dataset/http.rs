@@ -4,10 +4,11 @@ use std::time::Duration;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server may be silent within an answer.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long a server may be silent within an answer; the callers keep to it, since the client's own
+/// limit would count the time of an upload too.
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
-/// A pooled client with time-outs. Follows few redirects and sends no cookies.
+/// A pooled client. Follows few redirects and sends no cookies.
 ///
 /// # Errors
 /// When the machine's certificates cannot be read.
@@ -18,7 +19,6 @@ pub fn client() -> Result<reqwest::Client, String> {
         .ok();
     reqwest::Client::builder()
         .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
         .redirect(reqwest::redirect::Policy::limited(3))
         .user_agent(concat!("trainyard-agent/", env!("CARGO_PKG_VERSION")))
         .build()

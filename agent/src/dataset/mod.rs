@@ -16,6 +16,7 @@ pub mod http;
 mod manifest;
 mod retry;
 mod show;
+mod upload;
 mod view;
 
 use std::{
@@ -34,6 +35,7 @@ use url::Url;
 pub use cache::{Cache, Digest};
 pub use error::FetchError;
 pub use show::counts_text;
+pub use upload::Stored;
 pub use view::remove_tree;
 
 use crate::folder::Order;
