@@ -29,7 +29,8 @@ use crate::{
     board::Board,
     callbacks::{self, BindError, CallbackServer, Registry},
     clock,
-    embedded::{self, ExtractError},
+    dataset::{self, DatasetOptions},
+    embedded::{self, ExtractError, Extracted},
     environment::EnvironmentStore,
     exec::shims::Shims,
     folder,
@@ -68,6 +69,8 @@ pub struct AgentOptions {
     pub labels: BTreeMap<String, String>,
     /// How a shim is started: the path of the binary and `shim`.
     pub shim_command: Vec<String>,
+    /// The cache of datasets, and what becomes of checkpoints.
+    pub datasets: DatasetOptions,
     /// Written as JSON once the coordinator has welcomed this node.
     pub ready_file: Option<PathBuf>,
 }
@@ -166,8 +169,28 @@ pub async fn run(
     let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
-    let (node, identity) = look_around(&options, data_dir, registry, &server).await?;
-    let access = enter(&options, connection, &node, &identity).await?;
+    let seen = look_around(&options, &data_dir).await?;
+    let access = enter(&options, connection, &seen.identity, &data_dir).await?;
+    let datasets = dataset::open(&data_dir, access.clone(), options.datasets);
+    let datasets = datasets.await.map_err(BootError::Start)?;
+    let Seen {
+        identity,
+        extracted,
+    } = seen;
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let node = Arc::new(Node {
+        name: identity.name.clone(),
+        shims: Shims::new(options.shim_command.clone()),
+        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        extracted,
+        trainers_dir: options.trainers_dir.as_ref().map(absolute),
+        environments: EnvironmentStore::new(data_dir.clone()),
+        registry,
+        callbacks: server.address(),
+        board: Board::default(),
+        datasets,
+        data_dir,
+    });
     node.shims.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
     let (failed, failure) = watch::channel(None);
@@ -260,18 +283,18 @@ fn lock_soon(lock: &File) -> io::Result<bool> {
 }
 
 /// What is here, and who this node is.
-async fn look_around(
-    options: &AgentOptions,
-    data_dir: PathBuf,
-    registry: Registry,
-    server: &CallbackServer,
-) -> Result<(Arc<Node>, Identity), BootError> {
+struct Seen {
+    identity: Identity,
+    extracted: Extracted,
+}
+
+async fn look_around(options: &AgentOptions, data_dir: &Path) -> Result<Seen, BootError> {
     let wanted = inventory::Options {
         slots: options.slots,
         simulated_gpus: options.simulated_gpus.clone(),
         node: options.name.clone(),
     };
-    let folder = data_dir.clone();
+    let folder = data_dir.to_owned();
     let look = move || {
         let extracted = embedded::extract(&folder)?;
         let agent_id = agent_id(&folder).map_err(|source| BootError::DataDir {
@@ -283,43 +306,30 @@ async fn look_around(
     let done = tokio::task::spawn_blocking(look).await;
     let done = done.map_err(|error| BootError::Start(error.to_string()))?;
     let (extracted, agent_id, inventory) = done?;
-    let name = options
-        .name
-        .clone()
-        .unwrap_or_else(|| inventory.hostname.clone());
+    let hostname = || inventory.hostname.clone();
     let identity = Identity {
-        name: name.clone(),
+        name: options.name.clone().unwrap_or_else(hostname),
         agent_id,
         boot_id: inventory.boot_id.clone(),
         capacity: capacity(inventory),
         labels: options.labels.clone(),
     };
-    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let node = Node {
-        name,
-        shims: Shims::new(options.shim_command.clone()),
-        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+    Ok(Seen {
+        identity,
         extracted,
-        trainers_dir: options.trainers_dir.as_ref().map(absolute),
-        environments: EnvironmentStore::new(data_dir.clone()),
-        registry,
-        callbacks: server.address(),
-        board: Board::default(),
-        data_dir,
-    };
-    Ok((Arc::new(node), identity))
+    })
 }
 
 /// What this agent shows the coordinator.
 async fn enter(
     options: &AgentOptions,
     connection: Connection,
-    node: &Node,
     identity: &Identity,
+    data_dir: &Path,
 ) -> Result<Access, BootError> {
     let token = Some(options.token.clone()).filter(|token| !token.is_empty());
     let (name, agent_id) = (identity.name.clone(), identity.agent_id.clone());
-    let folder = node.data_dir.clone();
+    let folder = data_dir.to_owned();
     let open = move || {
         let who = (name.as_str(), agent_id.as_str());
         let access = Access::open(connection, who, token.map(Secret::new), &folder);

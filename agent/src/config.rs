@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod datasets;
+
+pub use datasets::{CheckpointsConfig, DatasetsConfig};
 use serde::Deserialize;
 pub use trainyard_config::ConfigError;
 use trainyard_config::{Secret, Shipped};
@@ -28,6 +31,10 @@ pub struct Config {
     pub tls: Tls,
     /// Who it is.
     pub node: NodeConfig,
+    /// How datasets come.
+    pub datasets: DatasetsConfig,
+    /// How checkpoints go.
+    pub checkpoints: CheckpointsConfig,
     /// What its operator says about it.
     pub labels: BTreeMap<String, String>,
 }

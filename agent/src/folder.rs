@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use trainyard_config::Secret;
 use trainyard_core::{
     ids::TaskKey,
+    snapshot::Snapshot,
     spec::JobSpec,
     task::{Ended, Stop},
     time::Timestamp,
@@ -22,6 +23,7 @@ use trainyard_core::{
 
 use crate::{
     clock,
+    dataset::remove_tree,
     exec::{ExitRecord, ProcRecord, durable, launch, lock},
 };
 
@@ -44,6 +46,9 @@ pub struct Order {
     pub world_size: u32,
     /// Part of the callback URL.
     pub secret: Secret,
+    /// What it trains on, when the job names a dataset by its id.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
 }
 
 /// Shows neither variables nor the secret.
@@ -88,6 +93,12 @@ impl TaskFolder {
     #[must_use]
     pub fn output(&self) -> PathBuf {
         self.path.join("output.log")
+    }
+
+    /// What the trainer is shown of its dataset.
+    #[must_use]
+    pub fn view(&self) -> PathBuf {
+        self.path.join("dataset")
     }
 
     /// Creates the folder with the order in it, durably.
@@ -152,7 +163,7 @@ impl TaskFolder {
         match fs::rename(&self.path, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => fs::remove_dir_all(gone),
+            Ok(()) => remove_tree(&gone),
         }
     }
 }
@@ -184,7 +195,7 @@ pub fn find(tasks: &Path) -> io::Result<Vec<(TaskFolder, Order)>> {
 fn clear(path: &Path) -> io::Result<()> {
     tracing::info!(path = %path.display(), "what is left of a task is removed");
     if path.is_dir() {
-        fs::remove_dir_all(path)
+        remove_tree(path)
     } else {
         fs::remove_file(path)
     }
@@ -208,6 +219,7 @@ mod tests {
             gpu_uuids: vec!["GPU-1".into()],
             world_size: 1,
             secret: Secret::new("s3cret".into()),
+            snapshot: None,
         }
     }
 

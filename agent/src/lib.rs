@@ -10,6 +10,7 @@ pub mod boot;
 pub mod callbacks;
 pub mod clock;
 pub mod config;
+pub mod dataset;
 pub mod embedded;
 pub mod environment;
 pub mod exec;

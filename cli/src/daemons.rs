@@ -107,6 +107,7 @@ pub(crate) async fn agent(args: AgentArgs, context: &Context<'_>) -> anyhow::Res
         trainers_dir: args.trainers_dir.or(config.node.trainers_dir),
         labels,
         shim_command: vec![binary.display().to_string(), SHIM.to_owned()],
+        datasets: config.datasets.options(config.checkpoints),
         ready_file: args.daemon.ready_file,
     };
     until_stopped(|stop| agent_boot::run(options, stop)).await

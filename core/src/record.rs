@@ -64,6 +64,15 @@ pub struct Progress {
     pub best_checkpoint: Option<Checkpoint>,
 }
 
+impl Progress {
+    /// Whether it says nothing but where checkpoints are: the agent's word that they are stored.
+    #[must_use]
+    pub fn only_checkpoints(&self) -> bool {
+        let some = self.checkpoint.is_some() || self.best_checkpoint.is_some();
+        some && self.epoch == 0 && !self.has_metrics
+    }
+}
+
 /// The trainer's own word about its end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Completion {

@@ -139,6 +139,74 @@ class DatasetCase(unittest.TestCase):
             self.assertEqual(label.read_text(), line, task)
         self.assertEqual(made["kpt_shape"], [2, 3])
 
+    def test_several_polygons_of_one_object_become_one_outline_of_the_same_area(self) -> None:
+        self.images("images", 2)
+        squares = [[10, 10, 20, 10, 20, 20, 10, 20], [40, 40, 60, 40, 60, 60, 40, 60], [1, 2]]
+        document = {
+            "categories": [{"id": 1, "name": "dog"}],
+            "images": [{"id": n, "file_name": f"{n}.png", "width": 100, "height": 100} for n in range(2)],
+            "annotations": [{"id": n, "image_id": n, "category_id": 1, "segmentation": squares} for n in range(2)],
+        }
+        (self.root / "annotations_segmentation.json").write_text(json.dumps(document))
+        made = self.resolve("segmentation")
+        label = next(Path(made["val"].replace("images", "labels")).glob("*.txt")).read_text()
+        values = [float(value) * 100 for value in label.split()[1:]]
+        points = list(zip(values[0::2], values[1::2]))
+        for square in squares[:2]:
+            self.assertLessEqual(set(zip(square[0::2], square[1::2])), {(round(x), round(y)) for x, y in points})
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(points, points[1:] + points[:1])) / 2
+        self.assertAlmostEqual(area, 100 + 400, places=2)
+
+    def test_a_view_with_a_part_for_each_image_is_taken_as_it_is(self) -> None:
+        """The agent's view: parts in the document, and a resolved split that only counts."""
+        parts = ["train", "val", "train", "test", "train", "val"]
+        for folder, count in (("images/a", 3), ("images/b", 3)):
+            self.images(folder, count)
+        names = [f"{folder}/{n}.png" for folder in "ab" for n in range(3)]
+        keypoints = [[10, 10, 2], [10, 10, 2, 20, 20, 1]]
+        document = {
+            "categories": [{"id": 1, "name": "dog"}],
+            "images": [
+                {"id": n, "file_name": name, "width": 100, "height": 100, "split": parts[n]}
+                for n, name in enumerate(names)
+            ],
+            "annotations": [
+                {"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 9, 9], "keypoints": keypoints[n % 2]}
+                for n in range(6)
+            ],
+            "split_config": {"method": "custom", "splits": {str(n): part for n, part in enumerate(parts)}},
+        }
+        (self.root / "annotations_pose.json").write_text(json.dumps(document))
+        counts = {"train": 3, "val": 2, "test": 1}
+        split = {"source": "job", "method": "custom", "ratio": None, "seed": 1, "rest": "train", "counts": counts}
+        made = self.resolve("pose", split={**split, "named": 3, "excluded": 0})
+        self.assertEqual({part: len(self.files(made[part])) for part in counts}, counts)
+        self.assertEqual(self.files(made["val"]), ["a_1.png", "b_2.png"])
+        columns = {
+            len(file.read_text().split())
+            for part in counts
+            for file in Path(made[part].replace("images", "labels")).glob("*.txt")
+        }
+        self.assertEqual((made["kpt_shape"], columns), ([2, 3], {1 + 4 + 6}), "each line has all keypoints")
+
+    def test_images_that_share_a_stem_keep_labels_of_their_own(self) -> None:
+        (self.root / "images").mkdir()
+        names = ["1.png", "1.jpg"]
+        for name in names:
+            (self.root / "images" / name).write_bytes(b"")
+        images = [
+            {"id": n, "file_name": name, "width": 100, "height": 100, "split": "train", "annotations": []}
+            for n, name in enumerate([*names, "2.png"])
+        ]
+        self.images("images", 3)
+        images[2]["split"] = "val"
+        images[0]["annotations"] = [{"class_id": 1, "bbox": [0, 0, 50, 50]}]
+        document = {"classes": [{"id": 1, "name": "dog"}], "images": images}
+        (self.root / "annotations.json").write_text(json.dumps(document))
+        made = self.resolve()
+        labels = sorted(file.read_text() for file in Path(made["train"].replace("images", "labels")).glob("*.txt"))
+        self.assertEqual(labels, ["", "0 0.250000 0.250000 0.500000 0.500000\n"])
+
     def test_named_images_and_exclusions_win(self) -> None:
         self.images("images/train", 4)
         self.images("images/val", 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from trainyard_sdk.splits import PARTS, Split
 from trainyard_sdk.errors import DatasetError
@@ -49,12 +49,12 @@ def convert(root: Path, file: Path, task: str, split: Split, work: Path) -> Dict
         raise DatasetError(f"{file} lists {len(images)} images; at least 2 are needed")
     parts = _parts(images, split)
     top = work / "converted"
-    keypoints = 0
+    taken: Dict[Tuple[str, str], Path] = {}
+    objects = {id(image): image.get("annotations") or flat.get(image.get("id"), []) for image in images}
+    keypoints = max((len(item.get("keypoints") or []) // 3 for items in objects.values() for item in items), default=0)
     for image in images:
-        items = image.get("annotations") or flat.get(image.get("id"), [])
-        lines = [_line(item, image, index, task, file) for item in items]
-        keypoints = max([keypoints, *(len(item.get("keypoints") or []) // 3 for item in items)])
-        _place(root, str(image.get("file_name", "")), parts[id(image)], [x for x in lines if x], top, file)
+        lines = [_line(item, image, index, task, file, keypoints) for item in objects[id(image)]]
+        _place(root, str(image.get("file_name", "")), parts[id(image)], [x for x in lines if x], top, file, taken)
     made: Dict[str, Any] = {"path": str(top.absolute()), "names": dict(enumerate(classes.values()))}
     made.update({part: str((top / "images" / part).absolute()) for part in sorted(set(parts.values()))})
     if task == "pose":
@@ -101,9 +101,12 @@ def _parts(images: Sequence[Mapping[str, Any]], split: Split) -> Dict[int, str]:
 
 
 def _line(
-    item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[Any, int], task: str, file: Path
+    item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[Any, int], task: str, file: Path, keypoints: int
 ) -> Optional[str]:
-    """One line of a label file; None for the background, crowds and what has no shape for this task."""
+    """One line of a label file; None for the background, crowds and what has no shape for this task.
+
+    Every line of a pose has the same number of keypoints: those that an object lacks are marked as not labelled.
+    """
     number = index.get(item.get("category_id", item.get("class_id")))
     if number is None or item.get("iscrowd"):
         return None
@@ -113,7 +116,7 @@ def _line(
             polygons = item.get("segmentation")
             if not isinstance(polygons, list) or not polygons:
                 return None
-            points = max(polygons, key=len) if isinstance(polygons[0], list) else polygons
+            points = _joined(polygons) if isinstance(polygons[0], list) else polygons
             shares = [float(p) / (height if i % 2 else width) for i, p in enumerate(points)]
             return _join(number, shares) if len(shares) >= 6 else None
         x, y, w, h = (float(value) for value in item["bbox"])
@@ -124,11 +127,32 @@ def _line(
             if not item.get("keypoints"):
                 return None
             scale = (width, height, 1.0)
-            shares += [float(value) / scale[i % 3] for i, value in enumerate(item["keypoints"])]
+            given = [float(value) / scale[i % 3] for i, value in enumerate(item["keypoints"])]
+            shares += given + [0.0] * (3 * keypoints - len(given))
         return _join(number, shares)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         name = image.get("file_name")
         raise DatasetError(f"{file}: annotation {item.get('id')} of image {name!r} is not usable: {error!r}") from error
+
+
+def _joined(polygons: Sequence[Sequence[float]]) -> List[float]:
+    """One outline around all polygons of an object, flat as they are: a label file has room for one.
+
+    Each further polygon is entered and left by the same bridge, between the two points that are nearest to each
+    other, so that the area stays that of all of them.
+    """
+    rings = [list(zip(map(float, ring[0::2]), map(float, ring[1::2]))) for ring in polygons if len(ring) >= 6]
+    if not rings:
+        return []
+    outline = rings[0]
+    for ring in rings[1:]:
+        _, near, far = min(
+            ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2, i, j)
+            for i, a in enumerate(outline)
+            for j, b in enumerate(ring)
+        )
+        outline = outline[: near + 1] + ring[far:] + ring[: far + 1] + outline[near:]
+    return [value for point in outline for value in point]
 
 
 def _join(number: int, shares: Sequence[float]) -> str:
@@ -137,15 +161,20 @@ def _join(number: int, shares: Sequence[float]) -> str:
     return f"{number} " + " ".join(f"{value:.6f}" for value in last)
 
 
-def _place(root: Path, name: str, part: str, lines: Sequence[str], top: Path, file: Path) -> None:
+def _place(
+    root: Path, name: str, part: str, lines: Sequence[str], top: Path, file: Path, taken: Dict[Tuple[str, str], Path]
+) -> None:
     """Link one image and write its labels; an image without objects gets an empty file."""
     candidates = [root / "images" / name, root / name]
     source = next((path for path in candidates if name and path.is_file()), None)
     if source is None or ".." in Path(name).parts:
         raise DatasetError(f"{file} names the image {name!r}, which is not in {root / 'images'}")
     flat = "_".join(Path(name).parts[1:] if name.startswith("images/") else Path(name).parts)
+    # Of two images that differ only in their folder or ending, each needs a label of its own.
+    while taken.setdefault((part, Path(flat).stem), source) != source:
+        flat = f"_{flat}"
     picture = top / "images" / part / flat
-    label = (top / "labels" / part / flat).with_suffix(".txt")
+    label = (top / "labels" / part / picture.name).with_suffix(".txt")
     for folder in (picture.parent, label.parent):
         folder.mkdir(parents=True, exist_ok=True)
     if not picture.is_symlink():

@@ -1,7 +1,7 @@
 //! What every run needs to know of the node that it is on. Never changes while the agent runs. Made
 //! at boot.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use trainyard_config::Secret;
 use trainyard_core::ids::TaskKey;
@@ -9,6 +9,7 @@ use trainyard_core::ids::TaskKey;
 use crate::{
     board::Board,
     callbacks::{Registry, callback_url},
+    dataset::Datasets,
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::shims::Shims,
@@ -36,6 +37,8 @@ pub struct Node {
     pub callbacks: SocketAddr,
     /// Where reports and spools are shown.
     pub board: Board,
+    /// Datasets of snapshots, and where checkpoints go.
+    pub datasets: Arc<Datasets>,
 }
 
 /// Everything in it is shown elsewhere or of no use.

@@ -17,9 +17,10 @@ use super::{
     variables::{Place, variables},
 };
 use crate::{
+    dataset::Wanted,
     environment::{Environment, EnvironmentError},
     exec::LaunchSpec,
-    folder::Order,
+    folder::{Order, TaskFolder},
 };
 
 /// Files of a trainer that make its environment and are of no use beside it.
@@ -39,7 +40,7 @@ impl Preparation {
         self,
         tell: impl Fn(String) + Send + Sync,
     ) -> Result<Box<LaunchSpec>, Failure> {
-        self.check_dataset().await?;
+        let dataset = self.dataset(&tell).await?;
         let spec = &self.order.spec;
         let (argv, trainer) = if spec.framework == COMMAND {
             (spec.command.clone(), None)
@@ -50,7 +51,10 @@ impl Preparation {
             let argv = [python.as_str(), "train.py", "--log-level", "INFO"];
             (argv.map(str::to_owned).to_vec(), Some(trainer))
         };
-        let place = self.place();
+        let place = Place {
+            dataset,
+            ..self.place()
+        };
         lay_out(place.working_folder.clone(), trainer).await?;
         let (env, refused) = variables(&self.order, &place);
         for name in refused {
@@ -64,6 +68,27 @@ impl Preparation {
             env,
             grace_ms: u64::try_from(spec.grace_period.as_millis()).unwrap_or(u64::MAX),
         }))
+    }
+
+    /// The view of the snapshot's dataset; nothing but a look at the path where the job names one.
+    async fn dataset(
+        &self,
+        tell: &(impl Fn(String) + Send + Sync),
+    ) -> Result<Option<PathBuf>, Failure> {
+        let Some(snapshot) = &self.order.snapshot else {
+            self.check_dataset().await?;
+            return Ok(None);
+        };
+        let view = TaskFolder::of(&self.node.tasks(), self.order.task).view();
+        let wanted = Wanted {
+            order: &self.order,
+            snapshot,
+            view: view.clone(),
+        };
+        let shown = self.node.datasets.show(&wanted, tell).await;
+        let text = shown.map_err(|error| error.failure(snapshot))?;
+        self.scribe.note(Level::Info, text);
+        Ok(Some(view))
     }
 
     async fn check_dataset(&self) -> Result<(), Failure> {
@@ -145,6 +170,7 @@ impl Preparation {
             sdk: node.extracted.sdk_dir.clone(),
             weights: weights.is_dir().then_some(weights),
             path: node.path.clone(),
+            dataset: None,
         }
     }
 }

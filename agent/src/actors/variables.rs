@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
+use trainyard_core::snapshot::Snapshot;
 
 use crate::folder::Order;
 
@@ -36,6 +37,8 @@ pub(super) struct Place {
     pub(super) weights: Option<PathBuf>,
     /// The agent's own PATH.
     pub(super) path: String,
+    /// What is shown of the snapshot's dataset, if there is one.
+    pub(super) dataset: Option<PathBuf>,
 }
 
 /// The variables, and the names that the user wanted and did not get.
@@ -62,9 +65,12 @@ fn of_job(order: &Order) -> BTreeMap<String, String> {
         ("TASK_TYPE", spec.task_type.clone()),
         ("FRAMEWORK", spec.framework.clone()),
         ("DATASET_ID", spec.dataset_id.clone().unwrap_or_default()),
-        ("DATASET_S3_URI", String::new()),
-        ("SNAPSHOT_ID", String::new()),
-        ("DATASET_VERSION_HASH", String::new()),
+        ("DATASET_S3_URI", of_snapshot(order, s3_uri)),
+        ("SNAPSHOT_ID", of_snapshot(order, |snapshot| &snapshot.id)),
+        (
+            "DATASET_VERSION_HASH",
+            of_snapshot(order, |snapshot| &snapshot.version_hash),
+        ),
         ("EPOCHS", spec.epochs.to_string()),
         ("BATCH_SIZE", spec.batch_size.to_string()),
         ("LEARNING_RATE", spec.learning_rate.to_string()),
@@ -84,6 +90,17 @@ fn of_job(order: &Order) -> BTreeMap<String, String> {
         all.insert("LOCAL_DATASET_PATH".to_owned(), path);
     }
     all
+}
+
+/// Empty without one.
+fn of_snapshot(order: &Order, what: impl Fn(&Snapshot) -> &str) -> String {
+    let snapshot = order.snapshot.as_ref();
+    snapshot.map(what).unwrap_or_default().to_owned()
+}
+
+fn s3_uri(snapshot: &Snapshot) -> &str {
+    let path = snapshot.storage_path.as_str();
+    if path.starts_with("s3://") { path } else { "" }
 }
 
 fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
@@ -108,6 +125,10 @@ fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    if let Some(dataset) = &place.dataset {
+        // The id goes before a path that a job may name too.
+        all.insert("LOCAL_DATASET_PATH".to_owned(), text(dataset));
+    }
     if let Some(weights) = &place.weights {
         all.insert("WEIGHTS_DIR".to_owned(), text(weights));
     }
@@ -124,6 +145,10 @@ fn config(order: &Order) -> Value {
     if let Some(Value::Object(keys)) = &advanced {
         document.extend(keys.clone());
     }
+    let (split, format) = match &order.snapshot {
+        Some(snapshot) => (snapshot.split.clone(), &snapshot.format),
+        None => (json!(spec.split_strategy), &spec.dataset_format),
+    };
     let base = [
         ("epochs", json!(spec.epochs)),
         ("batch", json!(spec.batch_size)),
@@ -133,7 +158,8 @@ fn config(order: &Order) -> Value {
         ("primary_metric", json!(primary_metric)),
         ("primary_metric_mode", json!(primary_metric_mode)),
         ("num_classes", json!(spec.num_classes)),
-        ("split_config", json!(spec.split_strategy)),
+        ("split_config", split),
+        ("dataset_format", json!(format)),
         ("custom_prompts", json!(spec.custom_prompts)),
         (
             "prompt_mode",
@@ -177,6 +203,7 @@ mod tests {
             gpu_uuids: vec!["GPU-a".into(), "GPU-b".into()],
             world_size: 1,
             secret: Secret::default(),
+            snapshot: None,
         }
     }
 
@@ -188,6 +215,7 @@ mod tests {
             sdk: "/d/sdk".into(),
             weights: None,
             path: "/usr/bin:/bin".into(),
+            dataset: None,
         }
     }
 

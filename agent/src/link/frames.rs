@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use trainyard_config::Secret;
-use trainyard_core::{failure::StopCause, ids::TaskKey, spec::JobSpec};
+use trainyard_core::{failure::StopCause, ids::TaskKey, snapshot::Snapshot, spec::JobSpec};
 use trainyard_proto::{
     convert::{WireError, span},
     v1::{self, ConnectRequest, connect_request::Frame},
@@ -22,6 +22,7 @@ pub(super) fn order_of(start: v1::StartTask) -> Result<RunsMsg, WireError> {
         gpu_uuids: start.gpu_uuids,
         world_size: start.world_size,
         secret: Secret::new(start.secret),
+        snapshot: start.snapshot.map(Snapshot::try_from).transpose()?,
     })))
 }
 

@@ -17,9 +17,12 @@ use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::duration;
 use trainyard_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use trainyard_proto::v1::{
-    self, ConnectRequest, ConnectResponse, Hello, Record, TaskKey, TaskReport, connect_request,
-    connect_response::Frame, record::Body,
+    self, ConnectRequest, ConnectResponse, FetchManifestRequest, FetchManifestResponse, Hello,
+    Record, SignUploadRequest, SignUploadResponse, SnapshotFile, TaskKey, TaskReport,
+    connect_request, connect_response::Frame, record::Body,
 };
+
+use crate::store::Store;
 
 pub(crate) const TOKEN: &str = "right-token";
 /// What it is exchanged for.
@@ -42,7 +45,28 @@ pub(crate) struct Known {
     pub(crate) records: BTreeMap<u64, BTreeMap<u64, Record>>,
     /// The newest by job.
     pub(crate) reports: BTreeMap<u64, TaskReport>,
+    /// The manifest by job.
+    pub(crate) manifests: BTreeMap<u64, Manifest>,
+    /// Requests for a manifest: after which path.
+    pub(crate) asked: Vec<String>,
+    /// Streams of manifests that break after their first message.
+    pub(crate) broken: u32,
+    /// Where uploads go; refused without.
+    pub(crate) uploads: Option<Store>,
+    /// Details of reports, in order.
+    pub(crate) details: Vec<String>,
 }
+
+/// The files of a snapshot, with ways made when they are asked for.
+#[derive(Clone)]
+pub(crate) struct Manifest {
+    pub(crate) files: Vec<SnapshotFile>,
+    pub(crate) named_parts_json: String,
+    pub(crate) store: Store,
+}
+
+/// Files in one message.
+const PAGE: usize = 3;
 
 /// The coordinator. A cheap handle.
 #[derive(Clone)]
@@ -168,20 +192,58 @@ fn job(task: Option<TaskKey>) -> u64 {
 #[tonic::async_trait]
 impl AgentService for Fake {
     type FetchManifestStream =
-        Pin<Box<ReceiverStream<Result<trainyard_proto::v1::FetchManifestResponse, Status>>>>;
+        Pin<Box<dyn futures::Stream<Item = Result<FetchManifestResponse, Status>> + Send>>;
 
     async fn fetch_manifest(
         &self,
-        _request: Request<trainyard_proto::v1::FetchManifestRequest>,
+        request: Request<FetchManifestRequest>,
     ) -> Result<Response<Self::FetchManifestStream>, Status> {
-        Err(Status::unimplemented("not of these tests"))
+        let request = request.into_inner();
+        let job = job(request.task);
+        assert_eq!(request.secret, format!("secret-{job}"));
+        let mut known = self.known();
+        known.asked.push(request.after_path.clone());
+        let manifest = known.manifests.get(&job).cloned();
+        let manifest = manifest.ok_or_else(|| Status::not_found("no such task"))?;
+        let breaks = known.broken > 0;
+        known.broken = known.broken.saturating_sub(1);
+        drop(known);
+        let mut files = manifest.files;
+        files.retain(|file| file.path > request.after_path);
+        for file in &mut files {
+            file.url = manifest.store.way(&file.path);
+        }
+        let mut pages: Vec<Result<FetchManifestResponse, Status>> = files
+            .chunks(PAGE)
+            .map(|files| {
+                Ok(FetchManifestResponse {
+                    files: files.to_vec(),
+                    named_parts_json: String::new(),
+                })
+            })
+            .collect();
+        if let Some(Ok(first)) = pages.first_mut() {
+            first.named_parts_json = manifest.named_parts_json;
+        }
+        if breaks {
+            pages.truncate(1);
+            pages.push(Err(Status::unavailable("broken")));
+        }
+        Ok(Response::new(Box::pin(futures::stream::iter(pages))))
     }
 
     async fn sign_upload(
         &self,
-        _request: Request<trainyard_proto::v1::SignUploadRequest>,
-    ) -> Result<Response<trainyard_proto::v1::SignUploadResponse>, Status> {
-        Err(Status::unimplemented("not of these tests"))
+        request: Request<SignUploadRequest>,
+    ) -> Result<Response<SignUploadResponse>, Status> {
+        let request = request.into_inner();
+        let store = self.known().uploads.clone();
+        let store = store.ok_or_else(|| Status::unimplemented("no store"))?;
+        let (job, name) = (job(request.task), request.filename);
+        Ok(Response::new(SignUploadResponse {
+            url: format!("http://{}/uploads/{name}", store.address),
+            location: format!("s3://training-checkpoints/checkpoints/{job}/{name}"),
+        }))
     }
 
     async fn join(
@@ -250,6 +312,7 @@ impl Fake {
             };
             self.change(|known| {
                 for report in reports {
+                    known.details.push(report.detail.clone());
                     known.reports.insert(job(report.task), report);
                 }
             });

@@ -49,6 +49,7 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
         trainers_dir: Some(data.join("own-trainers")),
         labels: BTreeMap::from([("room".to_owned(), "7".to_owned())]),
         shim_command: vec![me.display().to_string(), "shim".to_owned()],
+        datasets: trainyard_agent::dataset::DatasetOptions::default(),
         ready_file: None,
     }
 }

@@ -5,10 +5,13 @@
 //! conditions, bounded. `cargo test` calls it.
 
 mod boots;
+mod datasets;
 mod fake;
 mod harness;
 mod lives;
 mod points;
+mod sets;
+mod store;
 mod tasks;
 
 use std::path::Path;
@@ -59,6 +62,17 @@ cases! {
         a_stop_reaches_a_task_that_is_found_at_any_point,
         a_time_limit_that_is_over_when_the_agent_comes_back_changes_no_end,
         after_a_new_start_of_the_machine_nobody_else_is_taken_for_the_trainer;
+    datasets: every_format_and_method_shows_exactly_the_recorded_split,
+        a_trainer_is_told_of_its_dataset_and_finds_it_read_only,
+        the_first_file_that_differs_is_named_and_the_job_is_at_fault,
+        a_path_that_leads_out_is_refused,
+        a_split_that_comes_out_another_way_runs_nothing,
+        ways_that_expire_and_connections_that_break_are_borne,
+        jobs_share_the_cache_and_it_stays_bounded,
+        a_cancel_while_fetching_works_at_once,
+        an_agent_that_restarts_while_fetching_begins_again,
+        checkpoints_are_stored_and_their_place_is_told,
+        a_store_that_takes_no_checkpoint_fails_no_job;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,
         a_data_folder_has_one_agent,

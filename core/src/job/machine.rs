@@ -137,7 +137,10 @@ impl Draft {
                 &mut self.job.best_checkpoint,
                 progress.best_checkpoint.as_ref(),
             );
-            self.job.progress = Some(*progress);
+            // Where a checkpoint is stored says nothing of how far the trainer is.
+            if self.job.progress.is_none() || !progress.only_checkpoints() {
+                self.job.progress = Some(*progress);
+            }
         }
         if let Some(word) = completion {
             keep(&mut self.job.last_checkpoint, word.last_checkpoint.as_ref());

@@ -6,19 +6,22 @@ use std::{io, sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
+    record::Record,
     task::{Ended, Gone, Input, Stop},
     time::Timestamp,
 };
 
 use super::{RunMsg, RunRef, State, blocking};
 use crate::{
-    actors::{prepare::Preparation, scribe::Level, words},
+    actors::{node::Node, prepare::Preparation, scribe::Level, words},
     clock,
     exec::{
         ExitRecord,
         launch::{LaunchError, launch},
         watch::{ShimVanished, request_stop, wait_exit},
     },
+    folder::Order,
+    spool::Spool,
 };
 
 /// How soon a file is written again that the disk refused.
@@ -146,9 +149,22 @@ impl State {
         let (node, order) = (&self.args.node, &self.args.order);
         node.registry.unregister(order.secret.expose());
         let words = std::mem::take(&mut self.words);
-        if let Some(scribe) = &self.scribe {
+        let Some(scribe) = self.scribe.clone() else {
+            return;
+        };
+        let started = self.shim.is_some();
+        if !started || !node.datasets.options.upload_checkpoints {
             scribe.finish(words).await;
+            return;
         }
+        let spool = node.board.spool_of(order.task);
+        let (node, order, end) = (Arc::clone(node), Arc::clone(order), self.end.clone());
+        self.tasks.spawn(async move {
+            let work = store_checkpoints(&node, &order, spool, words);
+            if let Some(words) = end.run_until_cancelled(work).await {
+                scribe.finish(words).await;
+            }
+        });
     }
 
     pub(super) async fn keep_end(
@@ -168,4 +184,25 @@ impl State {
         myself.stop(None);
         Ok(())
     }
+}
+
+/// Brings checkpoints to the store and tells of them; the trainer's last words, and those about it.
+async fn store_checkpoints(
+    node: &Node,
+    order: &Order,
+    spool: Option<Spool>,
+    mut words: Vec<(Level, String)>,
+) -> Vec<(Level, String)> {
+    let folder = node.working_folder(order.task).join("checkpoints");
+    let stored = node.datasets.store_checkpoints(order, &folder).await;
+    for (well, text) in stored.notes {
+        let level = if well { Level::Info } else { Level::Warning };
+        words.push((level, text));
+    }
+    if let (Some(report), Some(spool)) = (stored.report, spool)
+        && let Err(error) = spool.append(vec![(Record::Progress(report), None)]).await
+    {
+        tracing::warn!(task = %order.task, %error, "where the checkpoints are stored cannot be told");
+    }
+    words
 }

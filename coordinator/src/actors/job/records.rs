@@ -112,6 +112,7 @@ impl Sorted {
         for record in records {
             match record {
                 Record::Log(line) => sorted.lines.push(line),
+                Record::Progress(report) if report.only_checkpoints() => sorted.stored(report),
                 Record::Progress(report) => {
                     if report.has_metrics {
                         sorted.points.push(report.clone());
@@ -123,6 +124,22 @@ impl Sorted {
             }
         }
         sorted
+    }
+
+    /// Checkpoints that the trainer has told of before, now in the store.
+    fn stored(&mut self, report: Progress) {
+        if let Some(word) = &mut self.completion {
+            let (best, last) = (report.best_checkpoint.clone(), report.checkpoint.clone());
+            word.best_checkpoint = best.or(word.best_checkpoint.take());
+            word.last_checkpoint = last.or(word.last_checkpoint.take());
+        }
+        match &mut self.progress {
+            Some(before) => {
+                before.best_checkpoint = report.best_checkpoint.or(before.best_checkpoint.take());
+                before.checkpoint = report.checkpoint.or(before.checkpoint.take());
+            }
+            None => self.progress = Some(Box::new(report)),
+        }
     }
 
     pub(super) fn changes(&self, task: TaskKey) -> Vec<Change> {

@@ -1,0 +1,35 @@
+//! Settings of the cache of datasets and of checkpoints. Checked when they are loaded.
+
+use serde::Deserialize;
+
+use crate::dataset::DatasetOptions;
+
+/// How datasets come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetsConfig {
+    /// What the cache may hold, in MiB.
+    pub cache_mib: u64,
+    /// Files of one dataset that are fetched at once.
+    pub parallel: u32,
+}
+
+/// How checkpoints go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointsConfig {
+    /// Whether they are copied to the coordinator's store.
+    pub upload: bool,
+}
+
+impl DatasetsConfig {
+    /// As the agent takes them. More than 64 files at once bring nothing.
+    #[must_use]
+    pub fn options(self, checkpoints: CheckpointsConfig) -> DatasetOptions {
+        DatasetOptions {
+            cache_bytes: self.cache_mib.saturating_mul(1 << 20),
+            parallel: self.parallel.clamp(1, 64) as usize,
+            upload_checkpoints: checkpoints.upload,
+        }
+    }
+}

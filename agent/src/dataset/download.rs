@@ -1,0 +1,209 @@
+//! One file from the way that the manifest names into the cache, verified while it is written.
+//!
+//! Owns going on where a connection broke, asking for a fresh way, and telling a changed file from a
+//! failing network. Called by the fetch.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use reqwest::{StatusCode, header};
+use tokio::{fs::File, io::AsyncWriteExt as _};
+
+use super::{
+    Datasets, FetchError, http,
+    manifest::{Manifest, ManifestFile},
+    retry::Retry,
+};
+
+/// How long a server that gives nothing is borne.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How often in a row a fresh way may be refused.
+const MOST_REFUSALS: u32 = 3;
+/// A content that differs is fetched once more: it may be the transfer's fault.
+const MOST_CONTENTS: u32 = 2;
+
+/// Why a try came to nothing.
+enum Trouble {
+    /// The way is refused: expired, or the file is gone.
+    Refused(StatusCode),
+    /// The file is there and is another.
+    Differs(String),
+    /// Anything that may pass.
+    Passing(String),
+    /// This node's disk.
+    Disk(std::io::Error),
+}
+
+/// Fetches file `number` to `to`, where nothing is yet.
+pub(super) async fn download(
+    datasets: &Datasets,
+    manifest: &Manifest<'_>,
+    number: usize,
+    to: &Path,
+) -> Result<(), FetchError> {
+    let (Some(file), Some(mut way)) = (manifest.files.get(number), manifest.way(number)) else {
+        return Err(FetchError::Infrastructure(
+            "a file without a way".to_owned(),
+        ));
+    };
+    let mut target = Target::create(to).await.map_err(disk)?;
+    let (mut retry, mut refusals, mut contents) = (Retry::new(PATIENCE), 0, 0);
+    loop {
+        let before = target.written;
+        let Err(trouble) = target.fill(datasets, file, &way).await else {
+            return Ok(());
+        };
+        if target.written > before {
+            retry.progress();
+            refusals = 0;
+        }
+        match trouble {
+            Trouble::Disk(error) => return Err(disk(error)),
+            Trouble::Differs(how) => {
+                contents += 1;
+                if contents >= MOST_CONTENTS {
+                    return Err(changed(file, how));
+                }
+                target.restart().await.map_err(disk)?;
+            }
+            Trouble::Refused(status) => {
+                refusals += 1;
+                if refusals >= MOST_REFUSALS {
+                    return Err(refused(file, status));
+                }
+                manifest.refresh(number, &way).await?;
+                way = manifest.way(number).unwrap_or_else(|| Arc::clone(&way));
+            }
+            Trouble::Passing(why) => {
+                if !retry.again().await {
+                    let text = format!("'{}': {why}", file.path);
+                    return Err(FetchError::Infrastructure(text));
+                }
+            }
+        }
+    }
+}
+
+fn changed(file: &ManifestFile, how: String) -> FetchError {
+    FetchError::Changed {
+        path: file.path.clone(),
+        how,
+    }
+}
+
+fn refused(file: &ManifestFile, status: StatusCode) -> FetchError {
+    if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+        return changed(file, "is not there any more".to_owned());
+    }
+    FetchError::Infrastructure(format!("'{}' is refused with status {status}", file.path))
+}
+
+fn disk(error: std::io::Error) -> FetchError {
+    FetchError::Infrastructure(format!(
+        "the cache of this node: {error}; see the data folder's free disk space and permissions"
+    ))
+}
+
+/// What has come so far.
+struct Target {
+    file: File,
+    hasher: blake3::Hasher,
+    written: u64,
+}
+
+impl Target {
+    async fn create(path: &Path) -> std::io::Result<Self> {
+        Ok(Self {
+            file: File::create_new(path).await?,
+            hasher: blake3::Hasher::new(),
+            written: 0,
+        })
+    }
+
+    async fn restart(&mut self) -> std::io::Result<()> {
+        use tokio::io::AsyncSeekExt as _;
+        self.file.set_len(0).await?;
+        self.file.rewind().await?;
+        self.hasher.reset();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Goes on with the rest, or begins again where the server does not give a part.
+    async fn fill(
+        &mut self,
+        datasets: &Datasets,
+        file: &ManifestFile,
+        way: &str,
+    ) -> Result<(), Trouble> {
+        let url = datasets.coordinator.join(way);
+        let url = url.map_err(|error| Trouble::Passing(format!("its way is no URL: {error}")))?;
+        let mut request = datasets.http.get(url);
+        if self.written > 0 {
+            request = request.header(header::RANGE, format!("bytes={}-", self.written));
+        }
+        let mut answer = in_time(request.send()).await?;
+        match answer.status() {
+            StatusCode::OK => {
+                if self.written > 0 {
+                    self.restart().await.map_err(Trouble::Disk)?;
+                }
+            }
+            StatusCode::PARTIAL_CONTENT if self.written > 0 => {}
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Err(Trouble::Differs(format!(
+                    "is shorter than {} bytes",
+                    file.size
+                )));
+            }
+            status if is_refusal(status) => return Err(Trouble::Refused(status)),
+            status => return Err(Trouble::Passing(format!("the server answers {status}"))),
+        }
+        loop {
+            let Some(chunk) = in_time(answer.chunk()).await? else {
+                break;
+            };
+            self.written += chunk.len() as u64;
+            if self.written > file.size {
+                return Err(Trouble::Differs(format!(
+                    "is longer than {} bytes",
+                    file.size
+                )));
+            }
+            self.hasher.update(&chunk);
+            self.file.write_all(&chunk).await.map_err(Trouble::Disk)?;
+        }
+        self.file.flush().await.map_err(Trouble::Disk)?;
+        self.check(file)
+    }
+
+    fn check(&self, file: &ManifestFile) -> Result<(), Trouble> {
+        if self.written != file.size {
+            let how = format!("has {} bytes in place of {}", self.written, file.size);
+            return Err(Trouble::Differs(how));
+        }
+        if *self.hasher.finalize().as_bytes() != file.digest {
+            return Err(Trouble::Differs("has another content".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// What a server says, unless it is silent for too long.
+async fn in_time<T>(answer: impl Future<Output = reqwest::Result<T>>) -> Result<T, Trouble> {
+    let answer = tokio::time::timeout(http::SILENCE, answer).await;
+    let silent = |_| Trouble::Passing(format!("the server was silent for {:?}", http::SILENCE));
+    answer
+        .map_err(silent)?
+        .map_err(|error| Trouble::Passing(http::words(error)))
+}
+
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::GONE
+            | StatusCode::BAD_REQUEST
+    )
+}

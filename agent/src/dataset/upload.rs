@@ -1,0 +1,183 @@
+//! Checkpoints on their way to the coordinator's store, once their trainer has ended.
+//!
+//! Owns finding the best and the last one and bringing them there, again where it fails. Never fails
+//! a job: what could not be stored stays on this node. Called by the run's end.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::{StatusCode, header};
+use tokio::fs::File;
+use tonic::{Code, Status};
+use trainyard_core::record::{Checkpoint, Progress};
+use trainyard_proto::v1::{SignUploadRequest, SignUploadResponse};
+
+use super::{Datasets, http, retry::Retry, size_text};
+use crate::{clock, folder::Order};
+
+/// How long a store that takes nothing is borne, for one checkpoint.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often one checkpoint is tried at most.
+const MOST_TRIES: u32 = 6;
+/// How slow a store may be: this many bytes a second, and a while for its answer.
+const SLOWEST: u64 = 1 << 20;
+/// How long the coordinator may think about a way.
+const SIGN: Duration = Duration::from_secs(20);
+
+/// What became of the checkpoints.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Tells the coordinator where they are; `None` when there are none.
+    pub report: Option<Progress>,
+    /// For the task's log: whether it went well, and the words.
+    pub notes: Vec<(bool, String)>,
+}
+
+enum Refusal {
+    /// No other try helps.
+    Final(String),
+    Passing(String),
+}
+
+impl Datasets {
+    /// Stores `best.*` and `last.*` of `folder`.
+    pub async fn store_checkpoints(&self, order: &Order, folder: &Path) -> Stored {
+        let mut stored = Stored::default();
+        if !self.options.upload_checkpoints {
+            return stored;
+        }
+        let mut report = Progress {
+            at: clock::now(),
+            epoch: 0,
+            total_epochs: order.spec.epochs,
+            step: None,
+            values: std::collections::BTreeMap::new(),
+            has_metrics: false,
+            checkpoint: None,
+            best_checkpoint: None,
+        };
+        for stem in ["best", "last"] {
+            let Some((path, size)) = find(folder, stem).await else {
+                continue;
+            };
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            match self.store(order, &path, size).await {
+                Ok(location) => {
+                    let text = format!(
+                        "checkpoint {name} ({}) stored as {location}",
+                        size_text(size)
+                    );
+                    stored.notes.push((true, text));
+                    let checkpoint = Some(Checkpoint {
+                        path: location,
+                        size_bytes: Some(size),
+                    });
+                    match stem {
+                        "best" => report.best_checkpoint = checkpoint,
+                        _ => report.checkpoint = checkpoint,
+                    }
+                }
+                Err(why) => {
+                    let path = path.display();
+                    let text =
+                        format!("checkpoint {name} could not be stored and stays at {path}: {why}");
+                    stored.notes.push((false, text));
+                }
+            }
+        }
+        stored.report = Some(report).filter(Progress::only_checkpoints);
+        stored
+    }
+
+    async fn store(&self, order: &Order, path: &Path, size: u64) -> Result<String, String> {
+        let mut retry = Retry::new(PATIENCE);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_to_store(order, path, size).await {
+                Ok(location) => return Ok(location),
+                Err(Refusal::Final(why)) => return Err(why),
+                Err(Refusal::Passing(why)) => {
+                    if tries >= MOST_TRIES || !retry.again().await {
+                        return Err(why);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_to_store(&self, order: &Order, path: &Path, size: u64) -> Result<String, Refusal> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let signed = self.sign(order, name.into_owned(), size).await;
+        let signed = signed.map_err(|status| refusal(&status))?;
+        let url = self.coordinator.join(&signed.url);
+        let url = url.map_err(|error| Refusal::Final(format!("its way is no URL: {error}")))?;
+        let file = File::open(path).await;
+        let file = file.map_err(|error| Refusal::Final(error.to_string()))?;
+        let limit = PATIENCE + Duration::from_secs(size / SLOWEST);
+        let request = self.http.put(url).header(header::CONTENT_LENGTH, size);
+        let request = request.timeout(limit).body(file);
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| Refusal::Passing(http::words(error)))?;
+        match answer.status() {
+            status if status.is_success() => Ok(signed.location),
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::INSUFFICIENT_STORAGE => Err(
+                Refusal::Final(format!("the store answers {}", answer.status())),
+            ),
+            status => Err(Refusal::Passing(format!("the store answers {status}"))),
+        }
+    }
+
+    async fn sign(
+        &self,
+        order: &Order,
+        filename: String,
+        size_bytes: u64,
+    ) -> Result<SignUploadResponse, Status> {
+        let request = SignUploadRequest {
+            task: Some(order.task.into()),
+            secret: order.secret.expose().to_owned(),
+            filename,
+            size_bytes,
+        };
+        let asking = async { self.calls().await?.sign_upload(request).await };
+        let late = |_| Status::deadline_exceeded(format!("no answer within {SIGN:?}"));
+        let answer = tokio::time::timeout(SIGN, asking).await;
+        Ok(answer.map_err(late)??.into_inner())
+    }
+}
+
+fn refusal(status: &Status) -> Refusal {
+    let why = status.message().to_owned();
+    let passing = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Unknown,
+        Code::Internal,
+    ];
+    if passing.contains(&status.code()) {
+        Refusal::Passing(why)
+    } else {
+        Refusal::Final(why)
+    }
+}
+
+/// The newest file of that stem.
+async fn find(folder: &Path, stem: &'static str) -> Option<(PathBuf, u64)> {
+    let folder = folder.to_owned();
+    let look = move || -> io::Result<Option<(PathBuf, u64)>> {
+        let mut newest = None;
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let (path, about) = (entry.path(), entry.metadata()?);
+            if about.is_file() && path.file_stem().is_some_and(|name| name == stem) {
+                newest = newest.max(Some((about.modified()?, path, about.len())));
+            }
+        }
+        Ok(newest.map(|(_, path, size)| (path, size)))
+    };
+    tokio::task::spawn_blocking(look).await.ok()?.ok()?
+}
