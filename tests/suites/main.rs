@@ -4,6 +4,7 @@
 mod cancel;
 mod crashes;
 mod demo;
+mod fuzz;
 mod python;
 mod refusals;
 mod submit;
