@@ -5,6 +5,7 @@ mod cancel;
 mod conformance;
 mod crashes;
 mod demo;
+mod fuzz;
 mod people;
 mod python;
 mod refusals;
