@@ -1,6 +1,11 @@
 //! A coordinator in this process with a data folder of its own, and clients for it.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Mutex,
+    time::Duration,
+};
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -17,6 +22,7 @@ use trainyard_coordinator::{
     config::Config,
 };
 use trainyard_proto::v1::{
+    self, agent_service_client::AgentServiceClient, connect_request::Frame,
     job_service_client::JobServiceClient, node_service_client::NodeServiceClient,
 };
 
@@ -30,6 +36,10 @@ pub(crate) struct World {
     /// Of the development user.
     pub(crate) token: String,
     pub(crate) http: Client,
+    /// Of nodes that have joined.
+    credentials: Mutex<BTreeMap<String, String>>,
+    /// Nodes that have said hello, with their agents.
+    agents: Mutex<BTreeSet<(String, String)>>,
     folder: TempDir,
     stop: oneshot::Sender<()>,
     running: JoinSet<Result<(), BootError>>,
@@ -80,6 +90,8 @@ impl World {
             join_token: ready["join_token"].as_str().unwrap().to_owned(),
             token: String::new(),
             http: Client::new(),
+            credentials: Mutex::default(),
+            agents: Mutex::default(),
             folder,
             stop,
             running,
@@ -196,6 +208,64 @@ impl World {
     pub(crate) async fn nodes(&self) -> NodeServiceClient<InterceptedService<Channel, Bearer>> {
         let bearer = Bearer(self.token.clone());
         NodeServiceClient::with_interceptor(self.channel().await, bearer)
+    }
+}
+
+impl World {
+    /// Exchanges a token for a credential, as an agent does.
+    pub(crate) async fn join_as(
+        &self,
+        token: &str,
+        (node, agent_id): (&str, &str),
+    ) -> Result<String, Status> {
+        let request = v1::JoinRequest {
+            token: token.to_owned(),
+            node_name: node.to_owned(),
+            agent_id: agent_id.to_owned(),
+        };
+        let mut agents = AgentServiceClient::new(self.channel().await);
+        let credential = agents.join(request).await?.into_inner().credential;
+        let mut credentials = self.credentials.lock().unwrap();
+        credentials.insert(node.to_owned(), credential.clone());
+        Ok(credential)
+    }
+
+    /// The credential of a node that has joined.
+    pub(crate) fn credential(&self, node: &str) -> Option<String> {
+        self.credentials.lock().unwrap().get(node).cloned()
+    }
+
+    /// A first frame with a credential in place of a join token.
+    pub(crate) async fn entered(&self, first: Frame) -> Result<Frame, Status> {
+        Ok(match first {
+            Frame::Hello(mut hello) if !hello.token.starts_with("tya:") => {
+                let kept = self.credential(&hello.node_name);
+                let kept = kept.filter(|_| hello.token == self.join_token);
+                let who = (hello.node_name.as_str(), hello.agent_id.as_str());
+                hello.token = match kept.filter(|_| self.knows(who)) {
+                    Some(kept) => kept,
+                    None => self.join_as(&hello.token, who).await?,
+                };
+                let who = (hello.node_name.clone(), hello.agent_id.clone());
+                self.agents.lock().unwrap().insert(who);
+                Frame::Hello(hello)
+            }
+            Frame::Attach(mut attach) if attach.token == self.join_token => {
+                let kept = self.credential(&attach.node_name);
+                attach.token = kept.unwrap_or(attach.token);
+                Frame::Attach(attach)
+            }
+            other @ (Frame::Attach(_)
+            | Frame::Hello(_)
+            | Frame::Heartbeat(_)
+            | Frame::Report(_)
+            | Frame::Batch(_)) => other,
+        })
+    }
+
+    fn knows(&self, (node, agent_id): (&str, &str)) -> bool {
+        let agents = self.agents.lock().unwrap();
+        agents.contains(&(node.to_owned(), agent_id.to_owned()))
     }
 }
 

@@ -1,24 +1,36 @@
-//! The port: gRPC and REST on one listener.
+//! The port: gRPC and REST on one listener, plain or encrypted.
 //!
-//! Owns accepting connections and the limits of HTTP/2. Nagle's algorithm is off, or small answers
-//! wait for 40 ms; keep-alive finds peers that vanished without a word. Called by `boot`.
+//! Owns accepting connections, their number, how long one may be silent before it asks for something,
+//! and the limits of HTTP. Nagle's algorithm is off, or small answers wait for 40 ms; keep-alive finds
+//! peers that vanished without a word. Requests carry [`Peer`], and [`PeerCertificate`] where the
+//! client has shown one. Called by `boot`.
 
-use std::time::Duration;
+mod accept;
+mod certificates;
+mod connection;
+mod socket;
+
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, service::Routes, transport::Server};
+use tonic::Status;
 
-use crate::api::{Service, grpc, peer, rest};
+pub(crate) use certificates::Certificates;
+pub use certificates::PeerCertificate;
 
-/// Streams of one connection; each agent uses one, each client a handful.
-const STREAMS: u32 = 1_024;
-/// How often a silent peer is asked whether it is there, and how long it may take to say so.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+use crate::{
+    api::{Service, grpc, peer, rest},
+    config::Config,
+};
+
+/// The address of who has sent a request: an extension of each, behind plain text and TLS alike. An
+/// axum handler takes it as `Extension(Peer(address))`, a gRPC one by `request.extensions().get()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 /// Why nothing is served.
 #[derive(Debug, Error)]
@@ -27,43 +39,28 @@ pub enum ListenError {
     /// The embedded descriptors are damaged.
     #[error("the gRPC reflection service could not be built: {0}; report this")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The server ended.
-    #[error("the server has ended: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Serves until `closing`, then lets the calls under way end.
 ///
 /// # Errors
-/// When the services cannot be built or the listener fails.
+/// When the services cannot be built.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
-    request_mib: u32,
+    (config, certificates): (&Config, Option<Certificates>),
     closing: CancellationToken,
 ) -> Result<(), ListenError> {
-    let body = usize::try_from(request_mib)
+    let body = usize::try_from(config.limits.request_mib)
         .unwrap_or(usize::MAX)
         .saturating_mul(1 << 20);
     let rest = rest::router(&service).layer(DefaultBodyLimit::max(body));
     let introduce = middleware::from_fn_with_state(service.clone(), peer::introduce);
     let router: Router = grpc::router(&service).await?.merge(rest).fallback(unknown);
     let router = router.layer(introduce);
-    let incoming = TcpListenerStream::new(listener).map(|accepted| {
-        accepted.inspect(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a connection stays slow");
-            }
-        })
-    });
-    Server::builder()
-        .accept_http1(true)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .max_concurrent_streams(Some(STREAMS))
-        .add_routes(Routes::from(router))
-        .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
-        .await?;
+    let door = connection::Door::new(router, &config.server, closing.clone());
+    let certificates = certificates.map(Arc::new);
+    accept::run(listener, door, certificates, &config.server).await;
     Ok(())
 }
 
