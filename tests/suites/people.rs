@@ -45,7 +45,7 @@ fn with_input(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_makes_users_projects_and_keys_for_ci_from_the_command_line() {
+async fn an_admin_makes_users_and_projects_from_the_command_line() {
     let cluster = Cluster::start(TRAINYARD).await;
     let admin = [("TRAINYARD_ACCESS_TOKEN", cluster.token())];
     let add = [
@@ -99,7 +99,14 @@ async fn an_admin_makes_users_projects_and_keys_for_ci_from_the_command_line() {
         listed.contains("Faces") && listed.contains("of people"),
         "{listed}"
     );
+    let disable = ["users", "disable", "ada@example.org"];
+    assert!(cluster.cli(&disable).status.success());
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn ci_calls_with_an_api_key_until_it_is_revoked() {
+    let cluster = Cluster::start(TRAINYARD).await;
+    json(&cluster, &["projects", "create", "Faces"]);
     json(
         &cluster,
         &["service-accounts", "create", "ci", "--project", "1"],
@@ -127,12 +134,6 @@ async fn an_admin_makes_users_projects_and_keys_for_ci_from_the_command_line() {
     assert_eq!(refused.status.code(), Some(77));
     let rotated = json(&cluster, &["keys", "rotate"]);
     assert!(rotated["kid"].is_string());
-    assert!(
-        cluster
-            .cli(&["users", "disable", "ada@example.org"])
-            .status
-            .success()
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

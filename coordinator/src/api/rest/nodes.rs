@@ -55,7 +55,7 @@ pub(super) struct NewTokenView {
     dead_code,
     reason = "it only describes the body, which is read field by field"
 )]
-pub(super) struct NewTokenBody {
+pub(super) struct NewTokenRequest {
     /// How long it is good, in seconds: 1 to 2592000 [default: 3600].
     #[schema(minimum = 1, maximum = 2_592_000)]
     ttl_seconds: Option<i64>,
@@ -86,7 +86,7 @@ pub(super) fn router() -> OpenApiRouter<Service> {
     post,
     path = "/nodes/tokens",
     tag = "nodes",
-    request_body = NewTokenBody,
+    request_body = NewTokenRequest,
     responses(
         (status = 201, body = NewTokenView),
         (status = 400, description = "A name that no node can have"),
@@ -97,7 +97,7 @@ pub(super) fn router() -> OpenApiRouter<Service> {
         (status = 429, description = "There are too many"),
         (status = 503, description = "The coordinator is too busy or stopping"),
     ),
-    security(("bearer" = []))
+    security(("token" = []), ("login" = []))
 )]
 pub(super) async fn create(
     State(service): State<Service>,
@@ -129,7 +129,7 @@ pub(super) async fn create(
         (status = 401, description = "No token, or one that is not good"),
         (status = 403, description = "The caller may not operate the cluster"),
     ),
-    security(("bearer" = []))
+    security(("token" = []), ("login" = []))
 )]
 pub(super) async fn list(
     State(service): State<Service>,
@@ -152,7 +152,7 @@ pub(super) async fn list(
         (status = 404, description = "There is no such token"),
         (status = 503, description = "The coordinator is too busy or stopping"),
     ),
-    security(("bearer" = []))
+    security(("token" = []), ("login" = []))
 )]
 pub(super) async fn remove(
     State(service): State<Service>,
@@ -177,7 +177,7 @@ pub(super) async fn remove(
         (status = 404, description = "No agent has joined as this node"),
         (status = 503, description = "The coordinator is too busy or stopping"),
     ),
-    security(("bearer" = []))
+    security(("token" = []), ("login" = []))
 )]
 pub(super) async fn revoke(
     State(service): State<Service>,
