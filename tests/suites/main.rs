@@ -8,6 +8,7 @@ mod python;
 mod refusals;
 mod submit;
 mod trainers;
+mod transport;
 
 /// The binary under test.
 const TRAINYARD: &str = env!("CARGO_BIN_EXE_trainyard");

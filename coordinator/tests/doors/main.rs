@@ -11,7 +11,11 @@ mod faults;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
+mod listening;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]

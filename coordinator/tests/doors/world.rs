@@ -52,6 +52,11 @@ impl World {
 
     /// On a data folder that may have been used before.
     pub(crate) async fn on(folder: TempDir) -> Self {
+        Self::with(folder, |_| {}).await
+    }
+
+    /// With settings of one's own; the doors stay on loopback.
+    pub(crate) async fn with(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -64,6 +69,7 @@ impl World {
         // Silence is no matter here, however slow the machine is.
         config.leases.suspect_after_seconds = 600;
         config.leases.lost_after_seconds = 1_200;
+        change(&mut config);
         let options = CoordinatorOptions {
             config,
             dev: true,
@@ -247,7 +253,8 @@ impl Interceptor for Bearer {
     }
 }
 
-async fn ready(path: &Path, running: &mut JoinSet<Result<(), BootError>>) -> Value {
+/// What the ready file says once it is there.
+pub(crate) async fn ready(path: &Path, running: &mut JoinSet<Result<(), BootError>>) -> Value {
     let written = async {
         loop {
             if let Ok(text) = std::fs::read(path) {
