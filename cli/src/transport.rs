@@ -29,7 +29,13 @@ pub(crate) struct Transport {
     #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub(crate) tls_key: Option<PathBuf>,
     /// Let plain text leave this machine; whoever listens can read every token
-    #[arg(long, global = true, env = "TRAINYARD_INSECURE", help_heading = EVERYWHERE)]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAINYARD_INSECURE",
+        value_parser = clap::builder::FalseyValueParser::new(),
+        help_heading = EVERYWHERE
+    )]
     pub(crate) insecure: bool,
 }
 

@@ -5,7 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -15,8 +14,9 @@ use tonic::{
     Request,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
+use trainyard_net::{ClientTls, Connection, Plain};
 use trainyard_proto::v1::{
     self, auth_service_client::AuthServiceClient, job_service_client::JobServiceClient,
     node_service_client::NodeServiceClient,
@@ -50,6 +50,8 @@ pub type Authenticated = InterceptedService<Channel, Bearer>;
 pub struct CoordinatorSetup {
     /// Variables of the environment, such as `TRAINYARD__LEASES__LOST_AFTER_SECONDS`.
     pub variables: BTreeMap<String, String>,
+    /// Whom its clients trust and what they show; with an authority they speak TLS.
+    pub tls: ClientTls,
 }
 
 /// A running cluster; all of it ends when it is dropped.
@@ -120,7 +122,9 @@ impl Cluster {
         let mut process = Process::start(&mut command, &self.path("coordinator.log"));
         let said = read_ready(&ready, &mut process).await;
         self.address = text(&said, "address");
-        self.join_token = text(&said, "join_token");
+        // Only with --dev or where one is configured.
+        let token = said.get("join_token").and_then(Value::as_str);
+        self.join_token = token.unwrap_or_default().to_owned();
         self.coordinator = Some(process);
     }
 
@@ -198,6 +202,16 @@ impl Cluster {
         self.agents.get_mut(name).expect("the agent runs")
     }
 
+    /// Waits for the end of an agent, and returns what it wrote.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub async fn agent_ends(&mut self, name: &str) -> String {
+        let mut process = self.agents.remove(name).expect("the agent runs");
+        process.ended().await;
+        process.log()
+    }
+
     /// A path in the cluster's folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -207,7 +221,11 @@ impl Cluster {
     /// The base URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = match self.setup.tls.ca {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The access token of the development user.
@@ -230,14 +248,21 @@ impl Cluster {
 
     /// A connection of its own.
     pub async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(self.url())
-            .expect("a URL")
-            .tcp_nodelay(true);
-        let endpoint = endpoint.connect_timeout(Duration::from_secs(5));
+        let connection = self.connection();
         until("the coordinator takes connections", async || {
-            endpoint.connect().await.ok()
+            connection.connect().await.ok()
         })
         .await
+    }
+
+    /// The way to the coordinator, for any client.
+    ///
+    /// # Panics
+    /// When a file of the setup's TLS is of no use.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        let made = Connection::new(&self.url(), self.setup.tls.clone(), Plain::Loopback);
+        made.expect("the setup is sound")
     }
 
     /// Runs the command line client to its end, logged in by environment.
@@ -261,7 +286,11 @@ impl Cluster {
         command
             .env("XDG_CONFIG_HOME", self.path("home"))
             .env("NO_COLOR", "1")
+            .env_remove("TRAINYARD_TOKEN")
             .current_dir(self.folder.path());
+        if let Some(ca) = &self.setup.tls.ca {
+            command.env("TRAINYARD_TLS_CA", ca);
+        }
         command
     }
 

@@ -14,6 +14,7 @@ mod submit;
 #[cfg(test)]
 mod trackers;
 mod trainers;
+mod transport;
 
 /// The binary under test.
 const TRAINYARD: &str = env!("CARGO_BIN_EXE_trainyard");

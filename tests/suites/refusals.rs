@@ -173,11 +173,11 @@ async fn a_wrong_token_and_a_wrong_password_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_with_a_wrong_token_ends_and_says_where_the_right_one_is() {
+async fn an_agent_with_a_wrong_token_ends_and_says_how_to_get_a_right_one() {
     let cluster = Cluster::start(TRAINYARD).await;
     let (said, code) = failure(&mut cluster.agent_command("one", "wrong"));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("join token"), "{said}");
+    assert!(said.contains("trainyard node token"), "{said}");
     assert!(said.contains("join-token"), "{said}");
     let token = fs::read_to_string(cluster.path("coordinator").join("join-token"));
     assert_eq!(token.expect("it stands there").trim(), cluster.join_token);

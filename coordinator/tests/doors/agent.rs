@@ -74,6 +74,12 @@ impl Stream {
         message.unwrap().expect("the stream goes on").frame.unwrap()
     }
 
+    /// Waits until the coordinator closes the stream; false when it does not.
+    pub(crate) async fn ends(&mut self) -> bool {
+        let over = async { while let Ok(Some(_)) = self.answers.message().await {} };
+        tokio::time::timeout(PATIENCE, over).await.is_ok()
+    }
+
     /// Sends records of a task, and waits until they are acknowledged.
     pub(crate) async fn deliver(&mut self, task: v1::TaskKey, first_seq: u64, records: &[Record]) {
         let last = first_seq + u64::try_from(records.len()).unwrap() - 1;

@@ -105,6 +105,10 @@ async fn an_agent_with_a_wrong_token_or_name_is_refused_with_the_way_out() {
     };
     let status = refused(|hello| hello.token = "wrong".into()).await;
     assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(
+        status.message().contains("trainyard node token"),
+        "{status}"
+    );
     assert!(status.message().contains("file join-token"), "{status}");
     let status = refused(|hello| hello.node_name = "a b".into()).await;
     assert_eq!(status.code(), Code::InvalidArgument);

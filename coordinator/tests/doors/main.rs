@@ -42,6 +42,10 @@ mod oidc;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
+mod listening;
+#[cfg(test)]
 mod rest;
 #[cfg(test)]
 mod roles;

@@ -328,7 +328,8 @@ impl Interceptor for Bearer {
     }
 }
 
-async fn ready(path: &Path, running: &mut JoinSet<Result<(), BootError>>) -> Value {
+/// What the ready file says once it is there.
+pub(crate) async fn ready(path: &Path, running: &mut JoinSet<Result<(), BootError>>) -> Value {
     let written = async {
         loop {
             if let Ok(text) = std::fs::read(path) {

@@ -1,0 +1,224 @@
+//! Agents join: tokens, credentials, and cutting an agent off, over both doors.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tonic::{Code, Status};
+use trainyard_proto::v1::{
+    self, RevokeNodeRequest, agent_service_client::AgentServiceClient, connect_request::Frame,
+};
+
+use crate::{
+    agent::{Agent, Stream, hello},
+    world::{PATIENCE, World, command},
+};
+
+async fn token(world: &World, ttl: Duration, node: &str, uses: u32) -> String {
+    let request = v1::CreateJoinTokenRequest {
+        ttl: Some(trainyard_proto::convert::duration(ttl)),
+        node_name: node.to_owned(),
+        uses,
+    };
+    let made = world.nodes().await.create_join_token(request).await;
+    made.unwrap().into_inner().token
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn refused<T>(answer: Result<T, Status>, code: Code, words: &str) {
+    let status = answer.err().expect("a refusal");
+    assert_eq!(status.code(), code, "{status}");
+    assert!(status.message().contains(words), "{status}");
+}
+
+#[tokio::test]
+async fn a_token_lets_as_many_in_as_it_says_and_a_lost_answer_is_given_again() {
+    let world = World::start().await;
+    let one = token(&world, HOUR, "", 1).await;
+    let first = world.join_as(&one, ("n1", "id-of-n1")).await.unwrap();
+    let again = world.join_as(&one, ("n1", "id-of-n1")).await.unwrap();
+    assert_ne!(
+        first, again,
+        "what is kept is a hash; it cannot be told twice"
+    );
+    let other = world.join_as(&one, ("n2", "id-of-n2")).await;
+    refused(other, Code::Unauthenticated, "has been used");
+
+    // The first answer was lost: only the second one counts. Once it is used, the token is spent.
+    let mut lost = hello(&world, "n1", 1);
+    lost.token = first;
+    let stream = Stream::open_with(&world, Frame::Hello(lost)).await;
+    refused(stream, Code::Unauthenticated, "not known here");
+    let mut kept = hello(&world, "n1", 1);
+    kept.token = again;
+    let _agent = Agent::connect(&world, kept).await;
+    let spent = world.join_as(&one, ("n1", "id-of-n1")).await;
+    refused(spent, Code::Unauthenticated, "has been used");
+}
+
+#[tokio::test]
+async fn a_token_of_another_node_one_that_has_expired_and_one_of_nobody_are_refused() {
+    let world = World::start().await;
+    let bound = token(&world, HOUR, "n1", 1).await;
+    let other = world.join_as(&bound, ("n2", "2")).await;
+    refused(other, Code::PermissionDenied, "is for node 'n1'");
+    world.join_as(&bound, ("n1", "1")).await.unwrap();
+    for nobodys in ["", "tyj_", "tyj_0011_22", "x", "tya:n1:x"] {
+        let answer = world.join_as(nobodys, ("n3", "3")).await;
+        refused(answer, Code::Unauthenticated, "trainyard node token");
+    }
+    let short = token(&world, Duration::from_secs(1), "", 9).await;
+    let expired = async {
+        let mut number = 0;
+        loop {
+            number += 1;
+            let name = format!("e{number}");
+            if let Err(status) = world.join_as(&short, (&name, &name)).await
+                && status.message().contains("has expired")
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, expired).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_credential_is_good_for_its_node_and_its_data_folder_only() {
+    let world = World::start().await;
+    let many = token(&world, HOUR, "", 9).await;
+    let a = world.join_as(&many, ("a", "id-of-a")).await.unwrap();
+    world.join_as(&many, ("b", "id-of-b")).await.unwrap();
+    let try_as = async |node: &str, change: fn(&mut v1::Hello)| {
+        let mut hello = hello(&world, node, 1);
+        hello.token.clone_from(&a);
+        change(&mut hello);
+        Stream::open_with(&world, Frame::Hello(hello)).await
+    };
+    let stolen = try_as("b", |_| {}).await;
+    refused(
+        stolen,
+        Code::PermissionDenied,
+        "that of node 'a' and not of 'b'",
+    );
+    let copied = try_as("a", |hello| hello.agent_id = "id-of-b".into()).await;
+    refused(copied, Code::PermissionDenied, "another data folder");
+    let taken = world.join_as(&many, ("a", "id-of-c")).await;
+    refused(taken, Code::PermissionDenied, "belongs to another agent");
+    // The data stream is held to the same.
+    let _b = Agent::join(&world, "b", 1).await;
+    let attach = v1::Attach {
+        node_name: "b".into(),
+        session: 1,
+        token: a,
+    };
+    let stolen = Stream::open_with(&world, Frame::Attach(attach)).await;
+    refused(stolen, Code::PermissionDenied, "that of node 'a'");
+}
+
+#[tokio::test]
+async fn calls_beside_the_session_need_the_credential() {
+    let world = World::start().await;
+    let mut agents = AgentServiceClient::new(world.channel().await);
+    let upload = v1::SignUploadRequest::default();
+    let without = agents.sign_upload(upload.clone()).await;
+    refused(without, Code::Unauthenticated, "not known here");
+    let manifest = agents
+        .fetch_manifest(v1::FetchManifestRequest::default())
+        .await;
+    refused(manifest, Code::Unauthenticated, "not known here");
+    let join_token = world.join_token.clone();
+    let credential = world.join_as(&join_token, ("n1", "1")).await.unwrap();
+    let mut request = tonic::Request::new(upload);
+    let header = format!("Bearer {credential}").parse().unwrap();
+    request.metadata_mut().insert("authorization", header);
+    let answer = agents.sign_upload(request).await;
+    assert_ne!(
+        answer.err().map(|status| status.code()),
+        Some(Code::Unauthenticated)
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_agent_is_cut_off_at_once_and_comes_back_with_a_newer_token_only() {
+    let world = World::start().await;
+    let many = token(&world, HOUR, "", 9).await;
+    let mut greeting = hello(&world, "n1", 1);
+    greeting.token = world.join_as(&many, ("n1", "id-of-n1")).await.unwrap();
+    let mut agent = Agent::connect(&world, greeting.clone()).await;
+    let mut data = agent.attach(&world).await;
+    let job = world.submit(&command()).await;
+    agent.run().await;
+    world.until(job, "running").await;
+
+    let mut nodes = world.nodes().await;
+    let unknown = nodes.revoke_node(RevokeNodeRequest { name: "n9".into() });
+    refused(unknown.await, Code::NotFound, "'n9'");
+    let (status, said) = world.post("/nodes/n1/revoke").await;
+    assert_eq!(status, 200, "{said}");
+    assert!(agent.control.ends().await, "the control stream is closed");
+    assert!(data.ends().await, "and the data stream");
+    let back = Stream::open_with(&world, Frame::Hello(greeting.clone())).await;
+    refused(back, Code::Unauthenticated, "was revoked");
+    for old in [&many, &world.join_token] {
+        let joined = world.join_as(old, ("n1", "id-of-n1")).await;
+        refused(joined, Code::PermissionDenied, "was revoked");
+    }
+    // Its job is that of a silent node: nothing is decided before the lease is over.
+    let (_, now) = world.get(&format!("/training/jobs/{job}")).await;
+    assert_eq!(now["status"], "running");
+
+    let newer = token(&world, HOUR, "n1", 1).await;
+    greeting.token = world.join_as(&newer, ("n1", "id-of-n1")).await.unwrap();
+    Agent::connect(&world, greeting).await;
+}
+
+#[tokio::test]
+async fn tokens_are_made_listed_and_revoked_over_http_without_showing_a_secret_twice() {
+    let world = World::start().await;
+    let body = json!({"ttl_seconds": 60, "node_name": "n1", "uses": 2});
+    let (status, made) = world.post_json("/nodes/tokens", &body).await;
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(
+        (&made["node_name"], &made["uses"]),
+        (&json!("n1"), &json!(2))
+    );
+    let token = made["token"].as_str().unwrap();
+    world.join_as(token, ("n1", "1")).await.unwrap();
+    let (status, all) = world.get("/nodes/tokens").await;
+    assert_eq!(status, 200);
+    assert_eq!(all[0]["joined"], json!(["n1"]));
+    assert!(!all.to_string().contains(token));
+    assert!(all[0].get("hash").is_none());
+    let id = made["id"].as_str().unwrap();
+    let path = format!("/nodes/tokens/{id}");
+    let remove = || world.plain(Method::DELETE, &path).bearer_auth(&world.token);
+    assert_eq!(world.send(remove()).await.0, 200);
+    let (status, said) = world.send(remove()).await;
+    assert_eq!((status, said["detail"].is_string()), (404, true));
+    let gone = world.join_as(token, ("n1", "1")).await;
+    refused(gone, Code::Unauthenticated, "not one of this coordinator's");
+
+    for (bad, status) in [
+        (json!({"uses": 0}), 422),
+        (json!({"ttl_seconds": 2_592_001}), 422),
+        (json!({"ttl_seconds": "soon"}), 422),
+        (json!({"node_name": "a b"}), 400),
+    ] {
+        let (got, said) = world.post_json("/nodes/tokens", &bad).await;
+        assert_eq!(got, status, "{bad}: {said}");
+    }
+    let paths = [
+        (Method::POST, "/nodes/tokens"),
+        (Method::GET, "/nodes/tokens"),
+    ];
+    for (method, path) in paths
+        .into_iter()
+        .chain([(Method::POST, "/nodes/n1/revoke")])
+    {
+        let (status, _) = world.send(world.plain(method, path)).await;
+        assert_eq!(status, 401, "{path}");
+    }
+}

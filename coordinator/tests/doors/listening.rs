@@ -1,0 +1,142 @@
+//! The port itself: slow clients, too many of them, and what an encrypted one says to plain text.
+
+use std::path::Path;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use trainyard_net::{
+    ClientTls, Connection, Plain,
+    pki::{self, Wanted},
+};
+
+use crate::world::{PATIENCE, World};
+
+/// Reads until the other side closes, or panics when it does not in time.
+async fn until_closed(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
+    // A reset is as good an end as any.
+    read.await.expect("it is closed").ok();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_nothing_or_never_ends_its_header_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, |config| config.server.header_timeout_seconds = 1).await;
+    let starts: [&[u8]; 4] = [
+        b"",
+        b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ];
+    for start in starts {
+        let mut stream = TcpStream::connect(&world.address).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        until_closed(&mut stream).await;
+    }
+    assert_eq!(world.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn beyond_the_bound_connections_are_closed_and_a_place_is_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, |config| config.server.connections = 8).await;
+    let mut held = Vec::new();
+    let closed = async {
+        loop {
+            let mut stream = TcpStream::connect(&world.address).await.unwrap();
+            let mut byte = [0];
+            let soon = std::time::Duration::from_millis(200);
+            match tokio::time::timeout(soon, stream.read(&mut byte)).await {
+                Ok(_closed) => return,
+                Err(_open) => held.push(stream),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    assert!(held.len() <= 8, "{}", held.len());
+    drop(held);
+    let answers = async {
+        let url = format!("http://{}/health", world.address);
+        while reqwest::get(&url).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answers).await.unwrap();
+}
+
+fn certificates(dir: &Path) -> pki::Folder {
+    let micros = trainyard_coordinator::clock::now().0;
+    let wanted = Wanted {
+        hosts: vec!["127.0.0.1".to_owned()],
+        agents: Vec::new(),
+        days: 1,
+        force: false,
+        new_ca: false,
+        now: std::time::Duration::from_micros(u64::try_from(micros).unwrap()),
+    };
+    pki::init(dir, &wanted).unwrap()
+}
+
+#[tokio::test]
+async fn plain_text_on_an_encrypted_port_is_told_so_and_a_handshake_that_stops_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = certificates(&folder.path().join("tls"));
+    let config = trainyard_coordinator::config::Config::load(None, []).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let ready = folder.path().join("ready.json");
+    let options = trainyard_coordinator::boot::CoordinatorOptions {
+        config: {
+            let mut config = config;
+            config.server.listen = "127.0.0.1:0".parse().unwrap();
+            config.server.handshake_timeout_seconds = 1;
+            config.store.data_dir = folder.path().join("data");
+            config.store.reserve_mib = 0;
+            config.tls.cert = made.server.cert;
+            config.tls.key = made.server.key;
+            config
+        },
+        dev: true,
+        ready_file: Some(ready.clone()),
+    };
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(trainyard_coordinator::boot::run(options, async {
+        stopped.await.ok();
+    }));
+    let said = crate::world::ready(&ready, &mut running).await;
+    let address = said["address"].as_str().unwrap();
+    assert_eq!(said["url"], format!("https://{address}"));
+
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    plain.write_all(request).await.unwrap();
+    let answer = until_closed(&mut plain).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("https://"), "{answer}");
+
+    let mut stops = TcpStream::connect(address).await.unwrap();
+    stops
+        .write_all(b"\x16\x03\x01\x02\x00\x01\x00")
+        .await
+        .unwrap();
+    until_closed(&mut stops).await;
+
+    let tls = ClientTls {
+        ca: Some(made.ca.cert),
+        ..ClientTls::default()
+    };
+    let connection = Connection::new(&format!("https://{address}"), tls, Plain::Loopback).unwrap();
+    connection.connect().await.unwrap();
+    let http = connection.http().unwrap().build().unwrap();
+    let answer = http
+        .get(format!("https://{address}/health"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.version(), reqwest::Version::HTTP_11);
+    assert!(answer.status().is_success());
+    drop(stop);
+}
