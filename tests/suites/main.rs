@@ -3,6 +3,7 @@
 
 mod cancel;
 mod crashes;
+mod datasets;
 mod demo;
 mod python;
 mod refusals;
