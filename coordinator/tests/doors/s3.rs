@@ -361,3 +361,21 @@ async fn a_dataset_that_takes_too_long_says_so_and_the_next_submit_goes_on_from_
     let most = 12 + (12 - left) + 1;
     assert!(server.fetched() <= most, "{} fetches", server.fetched());
 }
+
+#[tokio::test]
+async fn submits_that_read_one_dataset_at_the_same_time_make_one_snapshot() {
+    let server = Server::start().await;
+    images(&server.bucket("sets"), 4);
+    let settings = |config: &mut Config| server.settings(config);
+    let world = World::set(tempfile::tempdir().unwrap(), settings).await;
+    datasets::add(&world, "pets", "s3://sets").await;
+    // All of them are there before the first has read anything.
+    server.fetches.millis.store(500, Ordering::Relaxed);
+    let body = snapshot_job("pets");
+    let submits = (0..6).map(|_| datasets::snapshot_of(&world, &body));
+    let made = futures::future::join_all(submits).await;
+    assert!(made.iter().all(|id| *id == made[0]), "{made:?}");
+    assert_eq!(server.fetched(), 4, "one read it, the others waited");
+    let (_, all) = world.get("/snapshots").await;
+    assert_eq!(all["snapshots"].as_array().unwrap().len(), 1);
+}
