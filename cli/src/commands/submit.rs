@@ -63,6 +63,9 @@ pub(crate) struct SubmitArgs {
     /// The dataset's folder or file as the agents see it
     #[arg(long, value_name = "PATH")]
     dataset: Option<String>,
+    /// A dataset by its name; `trainyard dataset list` shows them
+    #[arg(long, value_name = "NAME", conflicts_with = "dataset")]
+    dataset_id: Option<String>,
     /// How the dataset is laid out [default: imagefolder]
     #[arg(long, value_name = "FORMAT")]
     dataset_format: Option<String>,
@@ -254,12 +257,13 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         Mode::Min => "min",
     });
     let tags = (!args.tags.is_empty()).then_some(&args.tags);
-    let rows: [(&str, &str, Value); 24] = [
+    let rows: [(&str, &str, Value); 25] = [
         ("name", "--name", json!(args.name)),
         ("framework", "--framework", json!(args.framework)),
         ("model_name", "--model", json!(args.model)),
         ("task_type", "--task", json!(args.task)),
         ("dataset_path", "--dataset", json!(args.dataset)),
+        ("dataset_id", "--dataset-id", json!(args.dataset_id)),
         (
             "dataset_format",
             "--dataset-format",

@@ -17,6 +17,8 @@ mod datasets;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod identity;
