@@ -130,11 +130,15 @@ pub async fn run(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
-    let stores = (store, datasets);
+    let stores = (store, datasets.clone());
     let service = service(&options.config, stores, tree, &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let outcome = serve(&options, service, &identity, until).await;
     closing.cancel();
+    if tokio::time::timeout(CLOSE, datasets.close()).await.is_err() {
+        tracing::warn!("a dataset was still being read when the coordinator stopped");
+    }
+    drop(datasets);
     root.stop(None);
     if tokio::time::timeout(STOP, ended).await.is_err() {
         tracing::warn!("the actors did not stop in time; nothing that was acknowledged is lost");

@@ -4,6 +4,7 @@
 mod cancel;
 mod conformance;
 mod crashes;
+mod datasets;
 mod demo;
 mod python;
 mod refusals;

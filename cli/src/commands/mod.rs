@@ -42,6 +42,7 @@ impl Context<'_> {
 }
 
 /// Runs one of them.
+#[expect(clippy::cognitive_complexity, reason = "one arm for each command")]
 pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow::Result<Exit> {
     match command {
         ClientCommand::Login(args) => login::login(context, args).await,

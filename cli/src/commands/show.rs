@@ -50,6 +50,7 @@ fn head(screen: &Screen, job: &Job, now: Timestamp) -> String {
         .add("state", screen.paint(&style, text::state(state)))
         .add(reason_name(state), job.reason.clone())
         .add("submitted by", job.submitted_by.clone())
+        .add("snapshot", job.snapshot_id.clone())
         .add("created", time(job.created_at.as_ref()))
         .add("started", time(job.started_at.as_ref()))
         .add("ended", time(job.ended_at.as_ref()));

@@ -63,6 +63,9 @@ pub(crate) struct SubmitArgs {
     /// The dataset's folder or file as the agents see it
     #[arg(long, value_name = "PATH")]
     dataset: Option<String>,
+    /// A dataset by its name; `trainyard dataset list` shows them
+    #[arg(long, value_name = "NAME", conflicts_with = "dataset")]
+    dataset_id: Option<String>,
     /// How the dataset is laid out [default: imagefolder]
     #[arg(long, value_name = "FORMAT")]
     dataset_format: Option<String>,
@@ -260,6 +263,7 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         ("model_name", "--model", json!(args.model)),
         ("task_type", "--task", json!(args.task)),
         ("dataset_path", "--dataset", json!(args.dataset)),
+        ("dataset_id", "--dataset-id", json!(args.dataset_id)),
         (
             "dataset_format",
             "--dataset-format",

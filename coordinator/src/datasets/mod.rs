@@ -23,7 +23,7 @@ use std::{
 
 use moka::future::Cache;
 use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_core::{dataset::Format, snapshot::Snapshot, spec::JobSpec};
 use trainyard_proto::status::Kind;
 
@@ -70,6 +70,7 @@ struct Inner {
     readers: Arc<Semaphore>,
     places: Cache<String, Place>,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 /// A dataset as a submit needs it.
@@ -116,6 +117,7 @@ impl Datasets {
                     .time_to_live(KEPT)
                     .build(),
                 tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
             }),
         })
     }
@@ -157,17 +159,24 @@ impl Datasets {
             by: (caller.user.id, caller.user.email.clone()),
         };
         let datasets = self.clone();
+        let stop = self.inner.stop.clone();
         // A caller that goes away does not undo what was read for it.
-        let making = self
-            .inner
-            .tasks
-            .spawn(async move { datasets.make(order).await });
-        let made = making.await;
-        made.unwrap_or_else(|error| {
+        let making = async move { stop.run_until_cancelled(datasets.make(order)).await };
+        let made = self.inner.tasks.spawn(making).await;
+        let fault = |error: tokio::task::JoinError| {
             let words = format!("the dataset could not be read: {error}");
-            Err(ApiError::new(Kind::Internal, words))
-        })
-        .map(Some)
+            ApiError::new(Kind::Internal, words)
+        };
+        made.map_err(fault)?
+            .ok_or_else(crate::api::stopping)?
+            .map(Some)
+    }
+
+    /// Ends what is being read, so that nobody holds the store any more.
+    pub async fn close(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
     }
 
     /// The dataset of this id, if the caller may read it.
@@ -278,8 +287,12 @@ impl Datasets {
         })
     }
 
-    /// A place by its path or URL, opened once in a while.
+    /// A place by its path or URL. What takes connections is kept open for a while; a folder is not, for
+    /// it may be put in place anew.
     async fn place(&self, path: &str) -> Result<Place, ApiError> {
+        if path.starts_with('/') {
+            return Ok(self.inner.storage.place(path).await?);
+        }
         let opened = self
             .inner
             .places

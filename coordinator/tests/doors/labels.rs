@@ -213,9 +213,20 @@ async fn both_secrets_are_good_while_they_are_exchanged_and_a_wrong_one_is_told(
     assert_eq!(wrong.labeler.refused(), ["Invalid service token"]);
 }
 
+fn sign(claims: &Value, kid: &str, secret: &str) -> String {
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = Some(kid.to_owned());
+    encode(
+        &header,
+        claims,
+        &EncodingKey::from_secret(secret.as_bytes()),
+    )
+    .unwrap()
+}
+
 #[tokio::test]
 async fn the_test_server_itself_refuses_what_the_contract_refuses() {
-    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     let story = Story::begin(|_| {}).await;
     let now = trainyard_coordinator::clock::now().0 / 1_000_000;
     let good = json!({
@@ -226,18 +237,6 @@ async fn the_test_server_itself_refuses_what_the_contract_refuses() {
         let mut claims = good.clone();
         claims[key] = value;
         claims
-    };
-    let sign = |claims: &Value, kid: &str, secret: &str| {
-        let header = Header {
-            kid: Some(kid.to_owned()),
-            ..Header::new(Algorithm::HS256)
-        };
-        encode(
-            &header,
-            claims,
-            &EncodingKey::from_secret(secret.as_bytes()),
-        )
-        .unwrap()
     };
     let right = "secret-of-this-year";
     let invalid = "Invalid service token";

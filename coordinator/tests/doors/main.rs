@@ -11,6 +11,8 @@ mod datasets;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 #[path = "../../../tests/src/labeler.rs"]

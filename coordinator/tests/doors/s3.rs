@@ -1,9 +1,19 @@
 //! A real S3 server in this process (s3s-fs): it verifies signatures, pre-signed ones too, and lists at
 //! most 1,000 keys on a page. And the stories of datasets and checkpoints that lie in it.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body as AxumBody, extract::Request};
+use reqwest::Method;
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
@@ -22,7 +32,7 @@ use trainyard_coordinator::config::{Config, Secret};
 use crate::{
     agent::Agent,
     datasets::{self, manifest, snapshot_job},
-    world::World,
+    world::{World, command},
 };
 
 const KEY: &str = "access-key-of-the-platform";
@@ -30,9 +40,16 @@ const SECRET: &str = "secret-key-of-the-platform";
 /// Keys on a page, as with S3 itself.
 const PAGE: usize = 1_000;
 
+/// How often objects were fetched, and how long each of them takes.
+#[derive(Debug, Default)]
+struct Fetches {
+    count: AtomicU64,
+    millis: AtomicU64,
+}
+
 /// The files, with pages of keys, which s3s-fs does not have.
 #[derive(Debug)]
-struct Paged(FileSystem);
+struct Paged(FileSystem, Arc<Fetches>);
 
 #[tonic::async_trait]
 impl S3 for Paged {
@@ -64,6 +81,9 @@ impl S3 for Paged {
         &self,
         request: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
+        self.1.count.fetch_add(1, Ordering::Relaxed);
+        let span = Duration::from_millis(self.1.millis.load(Ordering::Relaxed));
+        tokio::time::sleep(span).await;
         self.0.get_object(request).await
     }
 
@@ -92,6 +112,7 @@ impl S3 for Paged {
 /// The server; its buckets are folders.
 pub(crate) struct Server {
     pub(crate) root: TempDir,
+    fetches: Arc<Fetches>,
     endpoint: String,
     _serving: JoinSet<()>,
 }
@@ -101,7 +122,9 @@ impl Server {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("sets")).unwrap();
         fs::create_dir(root.path().join("artifacts")).unwrap();
-        let mut service = S3ServiceBuilder::new(Paged(FileSystem::new(root.path()).unwrap()));
+        let fetches = Arc::new(Fetches::default());
+        let files = FileSystem::new(root.path()).unwrap();
+        let mut service = S3ServiceBuilder::new(Paged(files, Arc::clone(&fetches)));
         service.set_auth(SimpleAuth::from_single(KEY, SECRET));
         let service = service.build().into_shared();
         let answer = move |request: Request| {
@@ -128,6 +151,7 @@ impl Server {
         });
         Self {
             root,
+            fetches,
             endpoint,
             _serving: serving,
         }
@@ -140,6 +164,10 @@ impl Server {
             self.endpoint
         );
         config.storage_options = BTreeMap::from([("s3".to_owned(), Secret::new(options))]);
+    }
+
+    fn fetched(&self) -> u64 {
+        self.fetches.count.load(Ordering::Relaxed)
     }
 
     fn bucket(&self, name: &str) -> std::path::PathBuf {
@@ -232,11 +260,13 @@ async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket
         )
     };
     let (job, first) = submit().await;
+    assert_eq!(server.fetched(), 10);
     assert_eq!(
         submit().await.1,
         first,
         "an unchanged dataset keeps its snapshot"
     );
+    assert_eq!(server.fetched(), 10, "what is known is not read again");
     let kept = server
         .bucket("artifacts")
         .join("train/snapshots")
@@ -247,6 +277,27 @@ async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket
     fs::write(server.bucket("sets").join("cat/00000.png"), "another image").unwrap();
     let (_, second) = submit().await;
     assert_ne!(second, first);
+    assert_eq!(server.fetched(), 11, "only what has changed is read");
+    let kept = server.bucket("artifacts").join("train/snapshots");
+    let deleted = world.plain(Method::DELETE, &format!("/snapshots/{first}"));
+    assert_eq!(
+        world.send(deleted.bearer_auth(&world.token)).await.0,
+        400,
+        "an open job needs it"
+    );
+    world.post(&format!("/training/jobs/{job}/cancel")).await;
+    assert!(kept.join(&first).join("manifest.jsonl").exists());
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_put_into_the_bucket_by_a_signed_url_without_the_platforms_keys() {
+    let server = Server::start().await;
+    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+        server.settings(config);
+        config.storage.artifacts = "s3://artifacts/train".to_owned();
+    });
+    let world = world.await;
+    let job = world.submit(&command()).await;
     let path = format!("/training/jobs/{job}/checkpoints/upload-url");
     let body =
         json!({"checkpoint_filename": "best.pt", "content_type": "application/octet-stream"});
@@ -272,4 +323,41 @@ async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket
         listed["checkpoints"],
         json!([{"path": format!("s3://artifacts/train/checkpoints/{job}/best.pt"), "filename": "best.pt", "is_best": false, "epoch": null}])
     );
+}
+
+#[tokio::test]
+async fn a_dataset_that_takes_too_long_says_so_and_the_next_submit_goes_on_from_there() {
+    let server = Server::start().await;
+    images(&server.bucket("sets"), 12);
+    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+        server.settings(config);
+        config.datasets.snapshot_seconds = 1;
+        config.datasets.parallel = 1;
+    });
+    let world = world.await;
+    datasets::add(&world, "pets", "s3://sets").await;
+    server.fetches.millis.store(200, Ordering::Relaxed);
+    let (status, answer) = world
+        .post_json("/training/jobs", &snapshot_job("pets"))
+        .await;
+    assert_eq!(status, 503, "{answer}");
+    let words = answer["detail"].as_str().unwrap();
+    assert!(
+        words.contains("of 12 files were read within 1 s"),
+        "{words}"
+    );
+    assert_eq!(world.get("/training/jobs").await.1["jobs"], json!([]));
+    let mut left = 12;
+    while world
+        .post_json("/training/jobs", &snapshot_job("pets"))
+        .await
+        .0
+        != 200
+    {
+        left -= 1;
+        assert!(left > 0, "each submit goes on where the one before ended");
+    }
+    // Each once, and what was under way when time was up once more.
+    let most = 12 + (12 - left) + 1;
+    assert!(server.fetched() <= most, "{} fetches", server.fetched());
 }
