@@ -257,7 +257,7 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         Mode::Min => "min",
     });
     let tags = (!args.tags.is_empty()).then_some(&args.tags);
-    let rows: [(&str, &str, Value); 24] = [
+    let rows: [(&str, &str, Value); 25] = [
         ("name", "--name", json!(args.name)),
         ("framework", "--framework", json!(args.framework)),
         ("model_name", "--model", json!(args.model)),
