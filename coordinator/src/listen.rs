@@ -3,15 +3,19 @@
 //! Owns accepting connections and the limits of HTTP/2. Nagle's algorithm is off, or small answers
 //! wait for 40 ms; keep-alive finds peers that vanished without a word. Called by `boot`.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
+use axum::{Extension, Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
-use tokio_util::sync::CancellationToken;
-use tonic::{Status, service::Routes, transport::Server};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, transport::server::TcpConnectInfo};
 
 use crate::api::{Service, grpc, peer, rest};
 
@@ -20,6 +24,9 @@ const STREAMS: u32 = 1_024;
 /// How often a silent peer is asked whether it is there, and how long it may take to say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// How long the listener rests when the system has no descriptor for another connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Why nothing is served.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -27,15 +34,12 @@ pub enum ListenError {
     /// The embedded descriptors are damaged.
     #[error("the gRPC reflection service could not be built: {0}; report this")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The server ended.
-    #[error("the server has ended: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Serves until `closing`, then lets the calls under way end.
 ///
 /// # Errors
-/// When the services cannot be built or the listener fails.
+/// When the services cannot be built.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
@@ -49,22 +53,57 @@ pub(crate) async fn serve(
     let introduce = middleware::from_fn_with_state(service.clone(), peer::introduce);
     let router: Router = grpc::router(&service).await?.merge(rest).fallback(unknown);
     let router = router.layer(introduce);
-    let incoming = TcpListenerStream::new(listener).map(|accepted| {
-        accepted.inspect(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a connection stays slow");
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closing.cancelled() => break,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                let serving = connection(socket, router.clone(), closing.clone());
+                connections.spawn(serving);
             }
-        })
-    });
-    Server::builder()
-        .accept_http1(true)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .max_concurrent_streams(Some(STREAMS))
-        .add_routes(Routes::from(router))
-        .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
-        .await?;
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    connections.close();
+    connections.wait().await;
     Ok(())
+}
+
+/// Serves one connection; WebSockets take it over.
+async fn connection(socket: TcpStream, router: Router, closing: CancellationToken) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "a connection stays slow");
+    }
+    let info = TcpConnectInfo {
+        local_addr: socket.local_addr().ok(),
+        remote_addr: socket.peer_addr().ok(),
+    };
+    let service = TowerToHyperService::new(router.layer(Extension(info)));
+    let mut http = Builder::new(TokioExecutor::new());
+    // With a timer, a header that takes longer than 30 s ends the connection.
+    http.http1().timer(TokioTimer::new());
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(STREAMS);
+    let mut serving = pin!(http.serve_connection_with_upgrades(TokioIo::new(socket), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = closing.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection has broken");
+    }
 }
 
 /// What nobody serves, in the words of the door that was knocked at.

@@ -6,6 +6,7 @@ mod conformance;
 mod crashes;
 mod datasets;
 mod demo;
+mod fuzz;
 mod python;
 mod refusals;
 mod submit;

@@ -150,7 +150,7 @@ async fn places_that_users_may_not_name_are_refused() {
     folders(&other, 2);
     symlink(&other, allowed.join("link")).unwrap();
     let roots = allowed.display().to_string();
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         config.datasets.local_roots = roots;
     });
     let world = world.await;
@@ -235,7 +235,7 @@ async fn a_web_server_is_read_by_its_list_and_a_redirect_into_a_private_network_
     let address = listener.local_addr().unwrap();
     let mut serving = tokio::task::JoinSet::new();
     serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         config.datasets.allow_private_urls = "127.0.0.0/8".to_owned();
     });
     let world = world.await;
@@ -265,7 +265,7 @@ async fn a_web_server_is_read_by_its_list_and_a_redirect_into_a_private_network_
 
 #[tokio::test]
 async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         config.storage.upload_mib = 1
     })
     .await;

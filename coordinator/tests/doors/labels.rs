@@ -29,7 +29,7 @@ impl Story {
         .await;
         labeler.dataset("7", "imagefolder", set.path().to_str().unwrap(), &["1"]);
         let url = labeler.url();
-        let world = World::set(tempfile::tempdir().unwrap(), |config| {
+        let world = World::with(tempfile::tempdir().unwrap(), |config| {
             config.datasets.provider = trainyard_coordinator::config::Provider::Labeler;
             config.labeler.url = url;
             config.labeler.secret =

@@ -3,7 +3,11 @@
 //! `world` starts and stops it, `agent` speaks the agent's side by hand; the rest are stories.
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
 mod agent;
+#[cfg(test)]
+mod bounds;
 #[cfg(test)]
 mod callbacks;
 #[cfg(test)]
@@ -25,6 +29,10 @@ mod labeler_server;
 mod labels;
 #[cfg(test)]
 mod life;
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]

@@ -163,12 +163,30 @@ async fn unknown_paths_methods_and_numbers_are_answered_as_the_contract_says() {
 }
 
 #[tokio::test]
+async fn more_rows_than_a_page_has_are_refused_and_not_silently_cut() {
+    let world = World::start().await;
+    let id = world.submit(&command()).await;
+    for path in [
+        "/training/jobs?limit=1001".to_owned(),
+        format!("/training/jobs/{id}/metrics?limit=1001"),
+        format!("/training/jobs/{id}/logs?limit=1001"),
+        format!("/validation/jobs/{id}/results?limit=1001"),
+    ] {
+        let (status, answer) = world.get(&path).await;
+        assert_eq!(status, 422, "{path}");
+        let entry = &answer["detail"][0];
+        assert_eq!(entry["ctx"], json!({"le": 1000}), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn jobs_are_listed_by_page_status_and_project() {
     let world = World::start().await;
+    let projects = [world.project("zero").await, world.project("one").await];
     let mut ids = Vec::new();
     for number in 0..5 {
         let mut body = command();
-        body["project_id"] = json!(number % 2);
+        body["project_id"] = json!(projects[number % 2]);
         ids.push(world.submit(&body).await);
     }
     let listed = async |path: &str| {
@@ -202,9 +220,16 @@ async fn jobs_are_listed_by_page_status_and_project() {
     );
     assert!(listed("/training/jobs?status=running").await.0.is_empty());
     let of_one = vec![ids[1], ids[3]];
-    assert_eq!(listed("/training/jobs?project_id=1").await.0, of_one);
-    let (status, experiments) = world.get("/projects/1/experiments").await;
+    let one = projects[1];
+    let path = format!("/training/jobs?project_id={one}");
+    assert_eq!(listed(&path).await.0, of_one);
+    let path = format!("/projects/{one}/experiments");
+    let (status, experiments) = world.get(&path).await;
     assert_eq!(status, 200);
+    assert_eq!(experiments[0]["project_name"], "one");
+    let none = (404, detail("Project not found"));
+    assert_eq!(world.get("/projects/77/experiments").await, none);
+    assert_eq!(world.get("/training/jobs?project_id=77").await, none);
     let found: Vec<_> = experiments
         .as_array()
         .unwrap()

@@ -194,7 +194,7 @@ async fn a_dataset_of_1500_objects_is_listed_whole_and_each_is_fetched_by_a_sign
     let server = Server::start().await;
     images(&server.bucket("sets").join("pets/v1"), 1_500);
     images(&server.bucket("sets").join("pets/v10"), 2);
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         server.settings(config)
     })
     .await;
@@ -243,7 +243,7 @@ async fn a_dataset_of_1500_objects_is_listed_whole_and_each_is_fetched_by_a_sign
 async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket() {
     let server = Server::start().await;
     images(&server.bucket("sets"), 10);
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         server.settings(config);
         config.storage.artifacts = "s3://artifacts/train".to_owned();
     });
@@ -292,7 +292,7 @@ async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket
 #[tokio::test]
 async fn a_checkpoint_is_put_into_the_bucket_by_a_signed_url_without_the_platforms_keys() {
     let server = Server::start().await;
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         server.settings(config);
         config.storage.artifacts = "s3://artifacts/train".to_owned();
     });
@@ -329,7 +329,7 @@ async fn a_checkpoint_is_put_into_the_bucket_by_a_signed_url_without_the_platfor
 async fn a_dataset_that_takes_too_long_says_so_and_the_next_submit_goes_on_from_there() {
     let server = Server::start().await;
     images(&server.bucket("sets"), 12);
-    let world = World::set(tempfile::tempdir().unwrap(), |config| {
+    let world = World::with(tempfile::tempdir().unwrap(), |config| {
         server.settings(config);
         config.datasets.snapshot_seconds = 1;
         config.datasets.parallel = 1;

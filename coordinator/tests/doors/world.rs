@@ -42,11 +42,11 @@ impl World {
 
     /// On a data folder that may have been used before.
     pub(crate) async fn on(folder: TempDir) -> Self {
-        Self::set(folder, |_| {}).await
+        Self::with(folder, |_| {}).await
     }
 
-    /// As [`World::on`], with settings changed.
-    pub(crate) async fn set(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+    /// With settings of one's own.
+    pub(crate) async fn with(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -142,6 +142,39 @@ impl World {
         job["id"].as_u64().unwrap()
     }
 
+    /// Founds a project and returns its number.
+    pub(crate) async fn project(&self, name: &str) -> i64 {
+        let (status, project) = self.post_json("/projects", &json!({"name": name})).await;
+        assert_eq!(status, 201, "{project}");
+        project["id"].as_i64().unwrap()
+    }
+
+    /// Makes a user with this system role; its number and token.
+    pub(crate) async fn user(&self, name: &str, role: &str) -> (u64, String) {
+        let email = format!("{name}@example.com");
+        let user = json!({"email": email, "password": "long enough", "system_role": role});
+        let (status, user) = self.post_json("/users", &user).await;
+        assert_eq!(status, 201, "{user}");
+        let (status, tokens) = self.login(&email, "long enough").await;
+        assert_eq!(status, 200, "{tokens}");
+        let token = tokens["access_token"].as_str().unwrap().to_owned();
+        (user["id"].as_u64().unwrap(), token)
+    }
+
+    /// Puts a user into a project.
+    pub(crate) async fn member(&self, project: i64, user: u64, role: &str) {
+        let body = json!({"role": role});
+        let path = format!("/projects/{project}/members/{user}");
+        let request = self.plain(Method::PUT, &path).bearer_auth(&self.token);
+        let (status, answer) = self.send(request.json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// A call with somebody's token.
+    pub(crate) async fn call(&self, method: Method, path: &str, token: &str) -> (u16, Value) {
+        self.send(self.plain(method, path).bearer_auth(token)).await
+    }
+
     /// Waits until the job has this status.
     pub(crate) async fn until(&self, id: u64, status: &str) {
         let reached = async {
@@ -165,7 +198,14 @@ impl World {
     }
 
     pub(crate) async fn jobs(&self) -> JobServiceClient<InterceptedService<Channel, Bearer>> {
-        let bearer = Bearer(self.token.clone());
+        self.jobs_of(&self.token).await
+    }
+
+    pub(crate) async fn jobs_of(
+        &self,
+        token: &str,
+    ) -> JobServiceClient<InterceptedService<Channel, Bearer>> {
+        let bearer = Bearer(token.to_owned());
         JobServiceClient::with_interceptor(self.channel().await, bearer)
     }
 

@@ -248,9 +248,14 @@ impl<'a> Fields<'a> {
             .unwrap_or(0)
     }
 
-    /// Yes or no, in any of the words that Python's validators know; may be missing or null.
+    /// Yes or no; in a query or a form in any of the words that Python's validators know. May be
+    /// missing or null.
     pub fn optional_flag(&mut self, name: &str) -> Option<bool> {
         let value = self.get(name)?;
+        if !self.single {
+            let kind = ("bool_type", "Input should be a valid boolean");
+            return value.as_bool().or_else(|| self.wrong(name, kind, value));
+        }
         let word = match value {
             Value::Bool(flag) => return Some(*flag),
             Value::String(text) => text.to_ascii_lowercase(),

@@ -7,7 +7,7 @@ use axum::{
 use http::header::CONTENT_TYPE;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{error::Refusal, openapi::Open};
+use super::{error::Refusal, openapi::Plain};
 use crate::api::Service;
 
 /// The call.
@@ -22,7 +22,7 @@ pub(super) fn router() -> OpenApiRouter<Service> {
     get,
     path = "/metrics",
     tag = "health",
-    responses((status = 200, description = "Figures", body = String, content_type = "text/plain"), Open)
+    responses((status = 200, description = "Figures", body = String, content_type = "text/plain"), Plain)
 )]
 pub(super) async fn figures(State(service): State<Service>) -> Result<Response, Refusal> {
     let text = service.figures().await?;

@@ -99,6 +99,9 @@ impl Modify for Schemes {
 /// What anyone may be answered who shows no token and looks for something.
 #[derive(Debug)]
 pub(super) enum Finding {}
+/// What anyone may be answered who asks for one thing that is always there.
+#[derive(Debug)]
+pub(super) enum Plain {}
 /// What anyone may be answered who shows no token.
 #[derive(Debug)]
 pub(super) enum Open {}
@@ -133,7 +136,8 @@ macro_rules! refusals {
 
 refusals! {
     Finding: 404 422 500 503;
-    Open: 500 503;
+    Open: 422 500 503;
+    Plain: 500 503;
     Signed: 401 403 500 503;
     Asking: 401 403 422 500 503;
     About: 401 403 404 422 500 503;
