@@ -1,15 +1,20 @@
 //! The HTTP contract as a foreign client sees it: pytest and requests (tests/python/conformance)
-//! against a coordinator and an agent of real processes. Its Python environment is built by the
-//! agent's own store from a lock and stays in cargo's folder for tests.
+//! against a coordinator and an agent of real processes, with a Labeler that owns the datasets. Its
+//! Python environment is built by the agent's own store from a lock and stays in cargo's folder for
+//! tests.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use tests::cluster::{Cluster, EMAIL, PASSWORD};
+use tests::{
+    cluster::{Cluster, CoordinatorSetup, EMAIL, PASSWORD},
+    labeler::Labeler,
+};
 use trainyard_agent::environment::EnvironmentStore;
 
 use crate::{TRAINYARD, text};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const SECRET: &str = "the secret of the conformance suite";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_client_meets_the_whole_contract() {
@@ -17,7 +22,9 @@ async fn a_foreign_client_meets_the_whole_contract() {
     let store = EnvironmentStore::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance"));
     let environment = store.prepare(&suite, &mut |_| {}).await;
     let python = environment.expect("its environment is built").python;
-    let mut cluster = Cluster::start(TRAINYARD).await;
+    let pictures = tempfile::tempdir().expect("a folder");
+    let labeler = labeler(pictures.path()).await;
+    let mut cluster = Cluster::start_with(TRAINYARD, setup(&labeler)).await;
     // One GPU, which the suite holds, so that a job that asks for one stays pending.
     let machine = ["--slots", "8", "--simulate-gpus", "1xA100-80GB"];
     cluster.agent("one", &machine).await;
@@ -30,6 +37,8 @@ async fn a_foreign_client_meets_the_whole_contract() {
         .env("BASE_URL", cluster.url())
         .env("EMAIL", EMAIL)
         .env("PASSWORD", PASSWORD)
+        .env("DATASET_ID", "7")
+        .env("DATASET_OF_OTHERS", "8")
         .env("TRAINYARD_BIN", TRAINYARD)
         .env("XDG_CONFIG_HOME", cluster.path("home"));
     let ended = tokio::task::spawn_blocking(move || command.output()).await;
@@ -39,4 +48,38 @@ async fn a_foreign_client_meets_the_whole_contract() {
     assert!(output.status.success(), "{said}\n{complaint}");
     // An empty suite would succeed as well.
     assert!(said.contains(" passed"), "{said}");
+    assert_eq!(labeler.refused(), Vec::<String>::new());
+}
+
+/// Two classes in two parts that the development user may read, and a dataset that it may not.
+async fn labeler(pictures: &Path) -> Labeler {
+    for part in ["train", "val"] {
+        for class in ["cats", "dogs"] {
+            let folder = pictures.join(part).join(class);
+            fs::create_dir_all(&folder).expect("a folder");
+            for number in 0..3 {
+                let file = folder.join(format!("{number}.png"));
+                fs::write(file, format!("{part} {class} {number}")).expect("a file");
+            }
+        }
+    }
+    let labeler = Labeler::start(&[("conformance", SECRET)]).await;
+    let place = pictures.to_string_lossy();
+    labeler.dataset("7", "imagefolder", &place, &["1"]);
+    labeler.dataset("8", "imagefolder", &place, &[]);
+    labeler
+}
+
+fn setup(labeler: &Labeler) -> CoordinatorSetup {
+    let url = labeler.url();
+    let settings = [
+        ("DATASETS__PROVIDER", "labeler"),
+        ("LABELER__URL", &url),
+        ("LABELER__SECRET", SECRET),
+        ("LABELER__KID", "conformance"),
+    ];
+    let variables = settings.map(|(name, value)| (format!("TRAINYARD__{name}"), value.to_owned()));
+    CoordinatorSetup {
+        variables: variables.into(),
+    }
 }

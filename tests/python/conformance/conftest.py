@@ -1,6 +1,7 @@
 """Owns what the suite shares: a foreign client on plain `requests`, jobs to look at, and bounded waiting.
 
-The coordinator is given by BASE_URL, EMAIL and PASSWORD; TRAINYARD_BIN is the command line, for what has no HTTP call.
+The coordinator is given by BASE_URL, EMAIL and PASSWORD, its Labeler's datasets by DATASET_ID (an imagefolder that the
+user may read) and DATASET_OF_OTHERS; TRAINYARD_BIN is the command line, for what has no HTTP call.
 """
 
 from __future__ import annotations

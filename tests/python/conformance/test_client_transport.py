@@ -82,7 +82,7 @@ def test_tries_are_bounded_and_their_delays_grow(no_waiting: List[float]) -> Non
         client(script, retries=3).get(7)
     assert len(script.seen) == 4
     bounds = [(0.125, 0.25), (0.25, 0.5), (0.5, 1.0)]
-    assert all(low <= wait <= high for wait, (low, high) in zip(no_waiting, bounds))
+    assert all(low <= wait <= high for wait, (low, high) in zip(no_waiting, bounds, strict=True))
 
 
 def test_the_wish_of_the_server_is_followed(no_waiting: List[float]) -> None:
