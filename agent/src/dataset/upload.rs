@@ -18,10 +18,13 @@ use trainyard_proto::v1::{SignUploadRequest, SignUploadResponse};
 use super::{Datasets, http, retry::Retry, size_text};
 use crate::{clock, folder::Order};
 
-/// How long a store that takes nothing is borne, for one checkpoint.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a store that takes nothing is borne, for all checkpoints together: the end of a job waits
+/// for it.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How often one checkpoint is tried at most.
-const MOST_TRIES: u32 = 6;
+const MOST_TRIES: u32 = 40;
+/// How long the store may take beside the transfer.
+const ANSWER: Duration = Duration::from_secs(60);
 /// How slow a store may be: this many bytes a second, and a while for its answer.
 const SLOWEST: u64 = 1 << 20;
 /// How long the coordinator may think about a way.
@@ -59,12 +62,13 @@ impl Datasets {
             checkpoint: None,
             best_checkpoint: None,
         };
+        let mut retry = Retry::new(PATIENCE);
         for stem in ["best", "last"] {
             let Some((path, size)) = find(folder, stem).await else {
                 continue;
             };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            match self.store(order, &path, size).await {
+            match self.store(order, &path, size, &mut retry).await {
                 Ok(location) => {
                     let text = format!(
                         "checkpoint {name} ({}) stored as {location}",
@@ -92,13 +96,21 @@ impl Datasets {
         stored
     }
 
-    async fn store(&self, order: &Order, path: &Path, size: u64) -> Result<String, String> {
-        let mut retry = Retry::new(PATIENCE);
+    async fn store(
+        &self,
+        order: &Order,
+        path: &Path,
+        size: u64,
+        retry: &mut Retry,
+    ) -> Result<String, String> {
         let mut tries = 0;
         loop {
             tries += 1;
             match self.try_to_store(order, path, size).await {
-                Ok(location) => return Ok(location),
+                Ok(location) => {
+                    retry.progress();
+                    return Ok(location);
+                }
                 Err(Refusal::Final(why)) => return Err(why),
                 Err(Refusal::Passing(why)) => {
                     if tries >= MOST_TRIES || !retry.again().await {
@@ -117,7 +129,7 @@ impl Datasets {
         let url = url.map_err(|error| Refusal::Final(format!("its way is no URL: {error}")))?;
         let file = File::open(path).await;
         let file = file.map_err(|error| Refusal::Final(error.to_string()))?;
-        let limit = PATIENCE + Duration::from_secs(size / SLOWEST);
+        let limit = ANSWER + Duration::from_secs(size / SLOWEST);
         let request = self.http.put(url).header(header::CONTENT_LENGTH, size);
         let request = request.timeout(limit).body(file);
         let answer = request.send().await;

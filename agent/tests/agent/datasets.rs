@@ -102,9 +102,9 @@ fn methods(set: &Set) -> Vec<(Option<Value>, [u64; 3])> {
         ),
         (
             Some(
-                json!({"method": "auto", "ratio": [0.5, 0.5], "exclude_images": [set.image(4), set.image(14)]}),
+                json!({"method": "auto", "ratio": [0.5, 0.5], "exclude_images": [set.image(4), set.image(5), set.image(14), set.image(15)]}),
             ),
-            [9, 9, 0],
+            [8, 8, 0],
         ),
         (
             Some(json!({"method": "custom", "custom_splits": named})),

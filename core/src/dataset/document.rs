@@ -38,12 +38,15 @@ impl Fields {
 
     /// A text or a number, as text.
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        let value = serde_json::from_str(self.get(name)?.get()).ok()?;
-        match value {
-            Value::String(text) => Some(text),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-        }
+        plain_text(serde_json::from_str(self.get(name)?.get()).ok()?)
+    }
+}
+
+fn plain_text(value: Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
@@ -105,6 +108,12 @@ pub(super) struct Document {
     pub(super) images: Vec<ImageRow>,
     /// None in a nested document.
     pub(super) annotations: Option<Vec<AnnotationRow>>,
+}
+
+/// All that is looked at of an annotation.
+#[derive(Deserialize)]
+struct Reference {
+    image_id: Value,
 }
 
 #[derive(Deserialize)]
@@ -244,9 +253,8 @@ fn annotation(
     number: usize,
     row: Box<RawValue>,
 ) -> Result<AnnotationRow, DatasetError> {
-    let fields: Option<Fields> = serde_json::from_str(row.get()).ok();
-    let id = fields.and_then(|fields| fields.text("image_id"));
-    match id {
+    let reference: Option<Reference> = serde_json::from_str(row.get()).ok();
+    match reference.and_then(|reference| plain_text(reference.image_id)) {
         Some(image_id) => Ok(AnnotationRow { row, image_id }),
         None => Err(DatasetError::document(
             path,

@@ -351,3 +351,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn where_a_checkpoint_is_stored_replaces_its_path_and_not_the_epoch() {
+    let place = |path: &str| {
+        Some(Checkpoint {
+            path: path.into(),
+            size_bytes: Some(1),
+        })
+    };
+    let progress = |epoch, path| Progress {
+        at: T,
+        epoch,
+        total_epochs: 9,
+        step: None,
+        values: [].into(),
+        has_metrics: epoch > 0,
+        checkpoint: None,
+        best_checkpoint: place(path),
+    };
+    let said = |seq, epoch, path| Event::Stored {
+        attempt: A1,
+        seq,
+        progress: Some(Box::new(progress(epoch, path))),
+        completion: None,
+    };
+    let job = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::Started(A1, T),
+        said(1, 9, "/d/best.pt"),
+        said(2, 0, "s3://b/best.pt"),
+        exit(0, 2),
+    ])
+    .job;
+    assert_eq!(job.best_checkpoint, place("s3://b/best.pt"));
+    assert_eq!(job.progress.map(|progress| progress.epoch), Some(9));
+}

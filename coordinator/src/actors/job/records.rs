@@ -167,3 +167,48 @@ impl Sorted {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trainyard_core::{record::Checkpoint, time::Timestamp};
+
+    #[test]
+    fn a_stored_checkpoint_goes_before_the_path_that_the_trainer_told_in_the_same_batch() {
+        let place = |path: &str| {
+            Some(Checkpoint {
+                path: path.into(),
+                size_bytes: None,
+            })
+        };
+        let progress = |epoch, best: &str| Progress {
+            at: Timestamp(1),
+            epoch,
+            total_epochs: 3,
+            step: None,
+            values: [].into(),
+            has_metrics: epoch > 0,
+            checkpoint: None,
+            best_checkpoint: place(best),
+        };
+        let word = Completion {
+            best_checkpoint: place("/d/best.pt"),
+            last_checkpoint: place("/d/last.pt"),
+            ..Completion::default()
+        };
+        let records = [
+            Record::Progress(progress(3, "/d/best.pt")),
+            Record::Completion(word),
+            Record::Progress(progress(0, "s3://b/best.pt")),
+        ];
+        let sorted = Sorted::of(records.into_iter());
+        let (word, said) = (sorted.completion.unwrap(), sorted.progress.unwrap());
+        assert_eq!(word.best_checkpoint, place("s3://b/best.pt"));
+        assert_eq!(word.last_checkpoint, place("/d/last.pt"));
+        assert_eq!(
+            (said.epoch, said.best_checkpoint),
+            (3, place("s3://b/best.pt"))
+        );
+        assert_eq!(sorted.points.len(), 1);
+    }
+}
