@@ -72,6 +72,8 @@ impl Mlflow {
             .arg(self.port.to_string())
             .args(["--backend-store-uri", &data, "--default-artifact-root"])
             .arg(self.folder.join("artifacts"))
+            // Its own jobs are not needed, and slow to start.
+            .env("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
             .current_dir(&self.folder)
             .process_group(0);
         let process = Process::start(&mut command, &self.folder.join("mlflow.log"));

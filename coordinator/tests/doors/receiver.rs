@@ -41,6 +41,8 @@ pub(crate) enum Mood {
     Status(u16),
     /// With 429 and `Retry-After: 1`, unheard.
     Busy,
+    /// As MLflow refuses what it will never take.
+    Never,
     /// It is carried out, and answered with 500.
     Forgets,
     /// Properly, once the test lets it.
@@ -124,6 +126,10 @@ async fn take(
         Mood::Well => (inner.answers)(&call),
         Mood::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
         Mood::Busy => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
+        Mood::Never => {
+            let words = r#"{"error_code": "INVALID_PARAMETER_VALUE", "message": "too strange"}"#;
+            (StatusCode::BAD_REQUEST, words).into_response()
+        }
         Mood::Forgets => {
             (inner.answers)(&call);
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -208,17 +208,35 @@ async fn a_job_that_a_tracker_will_never_take_does_not_hold_up_the_next() {
     let mlflow = Mlflow::at("127.0.0.1:0").await;
     let world = world(at(mlflow.receiver.url())).await;
     let mut agent = Agent::join(&world, "n1", 4).await;
+    mlflow.receiver.mood(Mood::Never);
     job(&world, &mut agent).await;
-    until_shown(&world, "mlflow", has_everything).await;
-    let runs = || mlflow.told.lock().unwrap().runs.len();
-    assert_eq!(runs(), 1);
-    // Without the word of MLflow this is no refusal for good, so nothing is given up.
+    let seen = until_shown(&world, "mlflow", |tracker| tracker["dropped"] == 1).await;
+    assert_eq!(seen["delivered"], 0);
+    mlflow.receiver.mood(Mood::Well);
+    job(&world, &mut agent).await;
+    let seen = until_shown(&world, "mlflow", has_everything).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(2), &json!(1))
+    );
+    complete(&mlflow);
+}
+
+#[tokio::test]
+async fn what_stands_at_a_wrong_address_makes_nothing_be_given_up() {
+    let mlflow = Mlflow::at("127.0.0.1:0").await;
+    let world = world(at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
     mlflow.receiver.mood(Mood::Status(404));
     job(&world, &mut agent).await;
-    until_shown(&world, "mlflow", |tracker| tracker["state"] == "retrying").await;
+    let lost = |tracker: &Value| tracker["state"] == "retrying";
+    let seen = until_shown(&world, "mlflow", lost).await;
+    let words = seen["last_error"].as_str().unwrap();
+    assert!(words.contains("trackers.mlflow.url"), "{words}");
     mlflow.receiver.mood(Mood::Well);
     let seen = until_shown(&world, "mlflow", has_everything).await;
-    assert_eq!((runs(), &seen["dropped"]), (2, &json!(0)));
+    assert_eq!(seen["dropped"], 0);
+    complete(&mlflow);
 }
 
 #[tokio::test]
