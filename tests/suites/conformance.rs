@@ -81,5 +81,6 @@ fn setup(labeler: &Labeler) -> CoordinatorSetup {
     let variables = settings.map(|(name, value)| (format!("TRAINYARD__{name}"), value.to_owned()));
     CoordinatorSetup {
         variables: variables.into(),
+        ..CoordinatorSetup::default()
     }
 }

@@ -124,6 +124,7 @@ async fn no_secret_stands_in_any_log() {
     let variables = [("TRAINYARD_LOG".to_owned(), "trace".to_owned())];
     let setup = CoordinatorSetup {
         variables: variables.into(),
+        ..CoordinatorSetup::default()
     };
     let mut cluster = Cluster::start_with(TRAINYARD, setup).await;
     cluster

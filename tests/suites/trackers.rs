@@ -65,6 +65,7 @@ async fn cluster(url: &str) -> Cluster {
     ];
     let setup = CoordinatorSetup {
         variables: variables.map(set).into(),
+        ..CoordinatorSetup::default()
     };
     let mut cluster = Cluster::start_with(TRAINYARD, setup).await;
     cluster.agent("one", &["--slots", "2"]).await;

@@ -23,6 +23,8 @@ mod grpc;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 #[path = "../../../tests/src/labeler.rs"]
 #[expect(
     unreachable_pub,
@@ -34,19 +36,17 @@ mod labels;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod listening;
+#[cfg(test)]
 mod live;
 #[cfg(test)]
-mod models;
-#[cfg(test)]
 mod mlflow;
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod oidc;
 #[cfg(test)]
 mod receiver;
-#[cfg(test)]
-mod joining;
-#[cfg(test)]
-mod listening;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
