@@ -192,7 +192,7 @@ impl World {
     }
 
     /// Makes a user with this system role; its number and token.
-    pub(crate) async fn user(&self, name: &str, role: &str) -> (u64, String) {
+    pub(crate) async fn person(&self, name: &str, role: &str) -> (u64, String) {
         let email = format!("{name}@example.com");
         let user = json!({"email": email, "password": "long enough", "system_role": role});
         let (status, user) = self.post_json("/users", &user).await;
@@ -213,7 +213,7 @@ impl World {
     }
 
     /// A call with somebody's token.
-    pub(crate) async fn call(&self, method: Method, path: &str, token: &str) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: Method, path: &str, token: &str) -> (u16, Value) {
         self.send(self.plain(method, path).bearer_auth(token)).await
     }
 
