@@ -169,28 +169,8 @@ pub async fn run(
     let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
-    let seen = look_around(&options, &data_dir).await?;
-    let access = enter(&options, connection, &seen.identity, &data_dir).await?;
-    let datasets = dataset::open(&data_dir, access.clone(), options.datasets);
-    let datasets = datasets.await.map_err(BootError::Start)?;
-    let Seen {
-        identity,
-        extracted,
-    } = seen;
-    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let node = Arc::new(Node {
-        name: identity.name.clone(),
-        shims: Shims::new(options.shim_command.clone()),
-        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
-        extracted,
-        trainers_dir: options.trainers_dir.as_ref().map(absolute),
-        environments: EnvironmentStore::new(data_dir.clone()),
-        registry,
-        callbacks: server.address(),
-        board: Board::default(),
-        datasets,
-        data_dir,
-    });
+    let (node, identity, access) =
+        settle(&options, connection, data_dir, (registry, &server)).await?;
     node.shims.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
     let (failed, failure) = watch::channel(None);
@@ -216,6 +196,37 @@ pub async fn run(
         tracing::warn!("the agent did not stop in order in time");
     }
     outcome
+}
+
+/// All that the actors stand on.
+async fn settle(
+    options: &AgentOptions,
+    connection: Connection,
+    data_dir: PathBuf,
+    (registry, server): (Registry, &CallbackServer),
+) -> Result<(Arc<Node>, Identity, Access), BootError> {
+    let Seen {
+        identity,
+        extracted,
+    } = look_around(options, &data_dir).await?;
+    let access = enter(options, connection, &identity, &data_dir).await?;
+    let datasets = dataset::open(&data_dir, access.clone(), options.datasets);
+    let datasets = datasets.await.map_err(BootError::Start)?;
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let node = Node {
+        name: identity.name.clone(),
+        shims: Shims::new(options.shim_command.clone()),
+        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        extracted,
+        trainers_dir: options.trainers_dir.as_ref().map(absolute),
+        environments: EnvironmentStore::new(data_dir.clone()),
+        registry,
+        callbacks: server.address(),
+        board: Board::default(),
+        datasets,
+        data_dir,
+    };
+    Ok((Arc::new(node), identity, access))
 }
 
 /// Resolves when the agent cannot go on.

@@ -86,10 +86,8 @@ pub(crate) enum Command {
 /// The commands that talk to a coordinator.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// Log in and keep the tokens
-    Login(LoginArgs),
-    /// Show the coordinator, its health and who you are
-    Status,
+    #[command(flatten)]
+    People(PeopleCommand),
     /// Submit a job
     Submit(Box<SubmitArgs>),
     /// List jobs, newest first
@@ -140,13 +138,15 @@ pub(crate) enum ClientCommand {
     },
     /// Show whether MLflow, ClearML and webhooks have everything, and why not
     Trackers,
-    #[command(flatten)]
-    People(PeopleCommand),
 }
 
 /// The commands about who calls and who may do what.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeopleCommand {
+    /// Log in and keep the tokens
+    Login(LoginArgs),
+    /// Show the coordinator, its health and who you are
+    Status,
     /// End the login of this machine
     Logout,
     /// Projects and who works in them

@@ -51,9 +51,7 @@ impl Context<'_> {
 #[expect(clippy::cognitive_complexity, reason = "one arm for each command")]
 pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow::Result<Exit> {
     match command {
-        ClientCommand::Login(args) => login::login(context, args).await,
         ClientCommand::People(command) => Box::pin(people(context, command)).await,
-        ClientCommand::Status => login::status(context).await,
         ClientCommand::Submit(args) => Box::pin(submit::run(context, *args)).await,
         ClientCommand::Jobs(args) => jobs::run(context, args).await,
         ClientCommand::Show { id } => show::run(context, id).await,
@@ -72,6 +70,8 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
 
 async fn people(context: &Context<'_>, command: PeopleCommand) -> anyhow::Result<Exit> {
     match command {
+        PeopleCommand::Login(args) => login::login(context, args).await,
+        PeopleCommand::Status => login::status(context).await,
         PeopleCommand::Logout => login::logout(context).await,
         PeopleCommand::Users { command } => users::run(context, command).await,
         PeopleCommand::Projects { command } => projects::run(context, command).await,

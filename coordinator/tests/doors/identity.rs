@@ -325,7 +325,7 @@ async fn a_service_account_calls_with_its_key_at_both_doors_until_it_is_revoked(
     assert!(!listed.to_string().contains(key));
     assert!(listed[0]["last_used_at"].is_string(), "{listed}");
     let last = if key.ends_with('0') { "1" } else { "0" };
-    let wrong = format!("{}{last}", &key[..key.len() - 1]);
+    let wrong = format!("{}{last}", key.split_at(key.len() - 1).0);
     for bad in [wrong, key.replace("ty_", "tz_")] {
         assert_eq!(me(&world, &bad).await, 401);
     }

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use aws_lc_rs::{
@@ -19,7 +19,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
 
 use crate::world::{Bearer, World};
@@ -110,7 +110,10 @@ impl Issuer {
             .route(discovery, get(describe))
             .route("/realm/keys", get(keys))
             .with_state(issuer.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut running = JoinSet::new();
+        running.spawn(async move { axum::serve(listener, router).await });
+        // It serves until the test's runtime ends.
+        running.detach_all();
         issuer
     }
 
@@ -127,10 +130,7 @@ impl Issuer {
     }
 
     fn claims(&self) -> Value {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
+        let now = trainyard_coordinator::clock::now().0 / 1_000_000;
         json!({
             "iss": self.url, "aud": ["other", "trainyard"], "sub": "f:42", "name": "Ada",
             "email": "Ada@Example.org", "email_verified": true, "iat": now, "exp": now + 600,
@@ -213,7 +213,7 @@ async fn a_token_that_is_not_wholly_right_is_refused() {
     let issuer = Issuer::start(&key).await;
     let world = issuer.world().await;
     let changed = |change: fn(&mut Value)| issuer.token(&key, "one", change);
-    let mut bad = vec![
+    let bad = vec![
         (
             "issuer",
             changed(|claims| claims["iss"] = json!("http://elsewhere")),
@@ -225,7 +225,7 @@ async fn a_token_that_is_not_wholly_right_is_refused() {
         ),
         (
             "expired",
-            changed(|claims| claims["exp"] = json!(claims["iat"].as_u64().unwrap() - 60)),
+            changed(|claims| claims["exp"] = json!(claims["iat"].as_i64().unwrap() - 60)),
         ),
         (
             "not yet",
@@ -246,6 +246,21 @@ async fn a_token_that_is_not_wholly_right_is_refused() {
                 drop(claims.as_object_mut().unwrap().remove("email_verified"));
             }),
         ),
+    ];
+    for (what, token) in bad {
+        assert_eq!(me(&world, &token).await.0, 401, "{what}");
+    }
+    assert_eq!(me(&world, &changed(|_| ())).await.0, 200);
+    let (_, users) = world.get("/users").await;
+    assert_eq!(users.as_array().unwrap().len(), 2, "{users}");
+}
+
+#[tokio::test]
+async fn a_token_that_another_key_or_algorithm_has_signed_is_refused() {
+    let key = Key::rsa();
+    let issuer = Issuer::start(&key).await;
+    let world = issuer.world().await;
+    let mut bad = vec![
         ("another key", issuer.token(&Key::rsa(), "one", |_| ())),
         ("another algorithm", issuer.token(&Key::ec(), "one", |_| ())),
         (
@@ -254,7 +269,7 @@ async fn a_token_that_is_not_wholly_right_is_refused() {
         ),
     ];
     // The issuer's public key as the secret of an HMAC, and no signature at all.
-    let good = changed(|_| ());
+    let good = issuer.token(&key, "one", |_| ());
     let body = good.split('.').nth(1).unwrap();
     let public = issuer.keys.lock().unwrap()[0]["n"]
         .as_str()
@@ -273,8 +288,6 @@ async fn a_token_that_is_not_wholly_right_is_refused() {
         assert_eq!(me(&world, &token).await.0, 401, "{what}");
     }
     assert_eq!(me(&world, &good).await.0, 200);
-    let (_, users) = world.get("/users").await;
-    assert_eq!(users.as_array().unwrap().len(), 2, "{users}");
 }
 
 #[tokio::test]

@@ -93,146 +93,114 @@ async fn the_last_active_admin_stays_one() {
     assert_eq!(change(1, json!({"system_role": "guest"})).await.0, 200);
 }
 
+/// A project with a founder, a member and a viewer, and somebody who is not in it.
+struct Faces {
+    world: World,
+    tokens: [String; 4],
+    path: String,
+    members: String,
+}
+
+impl Faces {
+    async fn found() -> Self {
+        let world = World::start().await;
+        let mut tokens = [const { String::new() }; 4];
+        let names = ["founder", "member", "viewer", "stranger"];
+        for (token, name) in tokens.iter_mut().zip(names) {
+            let email = format!("{name}@example.org");
+            *token = access(&world.user(&email, "advanced_engineer").await.1);
+        }
+        let body = json!({"name": "Faces", "description": "of people"});
+        let founded = world.call(&tokens[0], (Method::POST, "/projects"), body);
+        let (status, project) = founded.await;
+        assert_eq!(status, 201, "{project}");
+        let path = format!("/projects/{}", project["id"]);
+        let members = format!("{path}/members");
+        for role in ["member", "viewer"] {
+            let body = json!({"email": format!("{role}@example.org"), "role": role});
+            let added = world.call(&tokens[0], (Method::POST, &members), body);
+            let (status, added) = added.await;
+            assert_eq!((status, &added["role"]), (201, &json!(role)));
+        }
+        Self {
+            world,
+            tokens,
+            path,
+            members,
+        }
+    }
+
+    async fn status(&self, token: &str, call: (Method, &str), body: Value) -> u16 {
+        self.world.call(token, call, body).await.0
+    }
+}
+
 #[tokio::test]
 async fn members_of_a_project_may_what_their_role_says_and_others_do_not_see_it() {
-    let world = World::start().await;
-    let mut tokens = Vec::new();
-    for name in ["founder", "member", "viewer", "stranger"] {
-        let email = format!("{name}@example.org");
-        tokens.push(access(&world.user(&email, "advanced_engineer").await.1));
-    }
-    let [founder, member, viewer, stranger] = &tokens[..] else {
-        panic!()
-    };
-    let body = json!({"name": "Faces", "description": "of people"});
-    let (status, project) = world
-        .call(founder, (Method::POST, "/projects"), body.clone())
-        .await;
-    assert_eq!(status, 201, "{project}");
-    let again = world
-        .call(stranger, (Method::POST, "/projects"), body)
-        .await;
-    assert_eq!(again.0, 400);
-    let id = project["id"].as_i64().unwrap();
-    let path = format!("/projects/{id}");
-    let members = format!("{path}/members");
-    for role in ["member", "viewer"] {
-        let body = json!({"email": format!("{role}@example.org"), "role": role});
-        let (status, added) = world.call(founder, (Method::POST, &members), body).await;
-        assert_eq!((status, &added["role"]), (201, &json!(role)));
-    }
-    let unknown = json!({"email": "nobody@example.org"});
-    assert_eq!(
-        world
-            .call(founder, (Method::POST, &members), unknown)
-            .await
-            .0,
-        404
-    );
-
+    let faces = Faces::found().await;
+    let [founder, member, viewer, stranger] = &faces.tokens;
+    let Faces { path, members, .. } = &faces;
+    let admin = &faces.world.token;
     for (token, see, change, submit) in [
         (founder, 200, 200, 200),
         (member, 200, 403, 200),
         (viewer, 200, 403, 403),
         (stranger, 404, 404, 404),
-        (&world.token, 200, 200, 200),
+        (admin, 200, 200, 200),
     ] {
-        for path in [&path, &members, &format!("{path}/experiments")] {
-            let seen = world.call(token, (Method::GET, path), Value::Null).await;
-            assert_eq!(seen.0, see, "{path} {}", seen.1);
+        for path in [path, members, &format!("{path}/experiments")] {
+            let seen = faces.status(token, (Method::GET, path), Value::Null);
+            assert_eq!(seen.await, see, "{path}");
         }
         let body = json!({"description": "of friends"});
-        assert_eq!(
-            world.call(token, (Method::PATCH, &path), body).await.0,
-            change
-        );
+        let changed = faces.status(token, (Method::PATCH, path), body);
+        assert_eq!(changed.await, change);
         let mut job = command();
-        job["project_id"] = json!(id);
-        let submitted = world
-            .call(token, (Method::POST, "/training/jobs"), job)
-            .await;
-        assert_eq!(submitted.0, submit, "{}", submitted.1);
+        job["project_id"] = json!(1);
+        let submitted = faces.status(token, (Method::POST, "/training/jobs"), job);
+        assert_eq!(submitted.await, submit);
     }
-    let listed = async |token: &str| {
-        let (status, listed) = world
-            .call(token, (Method::GET, "/projects"), Value::Null)
-            .await;
-        assert_eq!(status, 200);
-        listed.as_array().unwrap().len()
-    };
-    assert_eq!(
-        (
-            listed(viewer).await,
-            listed(stranger).await,
-            listed(&world.token).await
-        ),
-        (1, 0, 1)
-    );
-
-    let of_viewer = format!("{members}/4");
-    let raised = world
-        .call(founder, (Method::PUT, &of_viewer), json!({"role": "admin"}))
-        .await;
-    assert_eq!(
-        (raised.0, &raised.1["email"]),
-        (200, &json!("viewer@example.org"))
-    );
-    assert_eq!(
-        world
-            .call(founder, (Method::PUT, &of_viewer), json!({}))
-            .await
-            .0,
-        422
-    );
-    assert_eq!(
-        world
-            .call(viewer, (Method::PATCH, &path), json!({"name": "Friends"}))
-            .await
-            .0,
-        200
-    );
-    assert_eq!(
-        world
-            .call(
-                viewer,
-                (Method::DELETE, &format!("{members}/3")),
-                Value::Null
-            )
-            .await
-            .0,
-        200
-    );
-    assert_eq!(
-        world
-            .call(member, (Method::GET, &path), Value::Null)
-            .await
-            .0,
-        404
-    );
-    assert_eq!(
-        world
-            .call(
-                viewer,
-                (Method::DELETE, &format!("{members}/3")),
-                Value::Null
-            )
-            .await
-            .0,
-        404
-    );
+    for (token, count) in [(viewer, 1), (stranger, 0), (admin, 1)] {
+        let call = (Method::GET, "/projects");
+        let (_, listed) = faces.world.call(token, call, Value::Null).await;
+        assert_eq!(listed.as_array().unwrap().len(), count);
+    }
 }
 
 #[tokio::test]
-async fn the_same_holds_at_the_grpc_door() {
+async fn members_come_and_go_as_the_administrators_of_the_project_say() {
+    let faces = Faces::found().await;
+    let [founder, member, viewer, stranger] = &faces.tokens;
+    let Faces { path, members, .. } = &faces;
+    let again = json!({"name": "Faces"});
+    let taken = faces.status(stranger, (Method::POST, "/projects"), again);
+    assert_eq!(taken.await, 400);
+    let unknown = json!({"email": "nobody@example.org"});
+    let added = faces.status(founder, (Method::POST, members), unknown);
+    assert_eq!(added.await, 404);
+    let of_viewer = (Method::PUT, &*format!("{members}/4"));
+    let nothing = faces.status(founder, of_viewer.clone(), json!({}));
+    assert_eq!(nothing.await, 422);
+    let raised = faces.status(founder, of_viewer, json!({"role": "admin"}));
+    assert_eq!(raised.await, 200);
+    let name = json!({"name": "Friends"});
+    assert_eq!(faces.status(viewer, (Method::PATCH, path), name).await, 200);
+    let of_member = (Method::DELETE, &*format!("{members}/3"));
+    for status in [200, 404] {
+        let removed = faces.status(viewer, of_member.clone(), Value::Null);
+        assert_eq!(removed.await, status);
+    }
+    let seen = faces.status(member, (Method::GET, path), Value::Null);
+    assert_eq!(seen.await, 404);
+}
+
+#[tokio::test]
+async fn only_an_admin_administers_users_at_the_grpc_door_and_a_logout_ends_the_session() {
     let world = World::start().await;
     let (_, tokens) = world.user("ada@example.org", "manager").await;
     let channel = world.channel().await;
-    let admin = Bearer(world.token.clone());
-    let mut users = UserServiceClient::with_interceptor(channel.clone(), admin.clone());
-    let mut projects = ProjectServiceClient::with_interceptor(channel.clone(), admin);
     let ada = Bearer(access(&tokens));
-    let mut as_ada = UserServiceClient::with_interceptor(channel.clone(), ada.clone());
-    let mut projects_of_ada = ProjectServiceClient::with_interceptor(channel, ada);
+    let mut as_ada = UserServiceClient::with_interceptor(channel, ada);
 
     let denied = as_ada
         .list_users(v1::ListUsersRequest::default())
@@ -244,6 +212,24 @@ async fn the_same_holds_at_the_grpc_door() {
         .await
         .unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
+    as_ada.logout(v1::LogoutRequest::default()).await.unwrap();
+    let after = as_ada
+        .logout(v1::LogoutRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(after.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_guest_only_looks_at_the_grpc_door_too_and_sees_nothing_once_removed() {
+    let world = World::start().await;
+    let (_, tokens) = world.user("ada@example.org", "manager").await;
+    let channel = world.channel().await;
+    let admin = Bearer(world.token.clone());
+    let mut users = UserServiceClient::with_interceptor(channel.clone(), admin.clone());
+    let mut projects = ProjectServiceClient::with_interceptor(channel.clone(), admin);
+    let ada = Bearer(access(&tokens));
+    let mut projects_of_ada = ProjectServiceClient::with_interceptor(channel, ada);
     let founded = v1::CreateProjectRequest {
         name: "Faces".into(),
         description: String::new(),
@@ -287,10 +273,4 @@ async fn the_same_holds_at_the_grpc_door() {
         .get_project(v1::GetProjectRequest { project_id })
         .await;
     assert_eq!(hidden.unwrap_err().code(), Code::NotFound);
-    as_ada.logout(v1::LogoutRequest::default()).await.unwrap();
-    let after = as_ada
-        .logout(v1::LogoutRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(after.code(), Code::Unauthenticated);
 }

@@ -84,25 +84,28 @@ async fn strangers() -> (World, Vec<(&'static str, String)>) {
     changed("an unknown session", "sid", json!("0"));
     changed("of no type", "type", json!("x"));
 
+    refused.extend(former(&world).await);
+    (world, refused)
+}
+
+/// Tokens that were good once, or are good for something else.
+async fn former(world: &World) -> [(&'static str, String); 3] {
     let (_, tokens) = world.login("admin@example.com", "admin123").await;
     let revoked = tokens["access_token"].as_str().unwrap().to_owned();
     let out = (Method::POST, "/auth/logout");
     assert_eq!(world.call(&revoked, out, Value::Null).await.0, 200);
-    refused.push(("revoked", revoked));
     let (_, tokens) = world.login("admin@example.com", "admin123").await;
-    refused.push((
-        "a refresh token",
-        tokens["refresh_token"].as_str().unwrap().to_owned(),
-    ));
+    let refresh = tokens["refresh_token"].as_str().unwrap().to_owned();
     let (id, tokens) = world.user("off@example.org", "admin").await;
     let off = (Method::PATCH, &*format!("/users/{id}"));
     let body = json!({"is_active": false});
     assert_eq!(world.call(&world.token, off, body).await.0, 200);
-    refused.push((
-        "deactivated",
-        tokens["access_token"].as_str().unwrap().to_owned(),
-    ));
-    (world, refused)
+    let off = tokens["access_token"].as_str().unwrap().to_owned();
+    [
+        ("revoked", revoked),
+        ("a refresh token", refresh),
+        ("deactivated", off),
+    ]
 }
 
 /// Method and path of every call that needs a user, parameters filled in.
