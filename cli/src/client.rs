@@ -144,16 +144,17 @@ impl Client {
             password: password.to_owned(),
         };
         let answer = AuthServiceClient::new(self.channel()).login(request).await;
-        let answer = answer.map_err(|status| {
-            if status.code() == Code::Unauthenticated {
-                CliError::LoginRefused {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(status) if status.code() == Code::Unauthenticated => {
+                let refused = CliError::LoginRefused {
                     url: self.url().to_owned(),
                     reason: status.message().to_owned(),
-                }
-            } else {
-                self.explain(status)
+                };
+                return Err(refused.into());
             }
-        })?;
+            Err(status) => return Err(self.diagnosed(status).await.into()),
+        };
         let tokens = answer.into_inner().tokens.unwrap_or_default();
         self.identity = Identity::Given(tokens.access_token.clone());
         Ok(login(email, tokens))
@@ -173,8 +174,18 @@ impl Client {
         }
         match answer {
             Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(self.explain(status).into()),
+            Err(status) => Err(self.diagnosed(status).await.into()),
         }
+    }
+
+    /// As [`Client::explain`]; a connection that was closed without a word is asked why.
+    pub(crate) async fn diagnosed(&self, status: Status) -> CliError {
+        let error = self.explain(status);
+        let CliError::Unreachable { url, reason } = error else {
+            return error;
+        };
+        let reason = self.connection.diagnose().await.unwrap_or(reason);
+        CliError::Unreachable { url, reason }
     }
 
     fn via(&self) -> Result<Via, CliError> {
@@ -245,7 +256,7 @@ impl Client {
         match std::error::Error::source(&status) {
             Some(cause) if is_broken(&status) => CliError::Unreachable {
                 url,
-                reason: self.connection.words(cause),
+                reason: trainyard_net::reason(cause),
             },
             _ => CliError::Refused(Box::new(status)),
         }

@@ -7,14 +7,25 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
 use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{Place, PlaceError, TlsError, pem, words};
 
 /// How long a TCP connection to one address may take.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// The preface of HTTP/2 and an empty frame of settings.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Whether plain text may leave this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,20 +134,37 @@ impl Connection {
             }
             false => self.endpoint.connect().await,
         };
-        connected.map_err(|error| ConnectError(self.words(&error)))
+        connected.map_err(|error| ConnectError(words::reason(&error)))
     }
 
-    /// What an error of this connection means, also of one that broke later.
-    #[must_use]
-    pub fn words(&self, error: &(dyn std::error::Error + 'static)) -> String {
-        if let Some(said) = words::explain(error) {
-            return said;
+    /// Why a connection was closed before anything was answered, in words; none when nothing is wrong
+    /// with it. The other side says so after the handshake, where a client that only has a broken
+    /// call does not see it: it is asked once more, by hand.
+    pub async fn diagnose(&self) -> Option<String> {
+        let asked = tokio::time::timeout(CONNECT, self.knock());
+        asked.await.ok()?
+    }
+
+    async fn knock(&self) -> Option<String> {
+        let uri = self.endpoint.uri();
+        let host = uri.host()?.trim_matches(['[', ']']);
+        let usual = if self.place.is_tls() { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(usual);
+        let stream = TcpStream::connect((host, port)).await.ok()?;
+        if !self.place.is_tls() {
+            return plain_answer(stream).await;
         }
-        let cause = words::root_cause(error);
-        match words::is_garbled(error) && !self.place.is_tls() {
-            true => format!("{cause}; if it speaks TLS, write https://"),
-            false => cause,
-        }
+        let mut config = self.tls.config(Trust::Coordinator).ok()?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        let refused = match TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+        {
+            Ok(mut stream) => talk(&mut stream).await.err()?,
+            Err(refused) => refused,
+        };
+        words::explain(&refused)
     }
 
     /// The beginning of an HTTP client with the same certificate, which trusts the system's
@@ -215,4 +243,21 @@ fn https(config: ClientConfig) -> hyper_rustls::HttpsConnector<HttpConnector> {
         .https_only()
         .enable_http2()
         .wrap_connector(tcp)
+}
+
+/// What a port that should speak plain text says.
+async fn plain_answer(mut stream: TcpStream) -> Option<String> {
+    let answer = talk(&mut stream).await.ok()?;
+    let encrypted = answer.starts_with(b"HTTP/1.1 400") || answer.starts_with(&[0x15, 0x03]);
+    encrypted.then(|| "it speaks TLS; write https://".to_owned())
+}
+
+/// Begins HTTP/2 and reads the first answer.
+async fn talk(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<Vec<u8>> {
+    stream.write_all(HELLO).await?;
+    stream.flush().await?;
+    let mut answer = vec![0; 64];
+    let read = stream.read(&mut answer).await?;
+    answer.truncate(read);
+    Ok(answer)
 }

@@ -14,4 +14,4 @@ mod words;
 pub use client::{ClientTls, Connection, Plain};
 pub use error::TlsError;
 pub use place::{Place, PlaceError, is_loopback};
-pub use words::explain;
+pub use words::{explain, reason};

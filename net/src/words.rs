@@ -27,34 +27,19 @@ fn tls_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Tls> {
     tls_of(inner)
 }
 
+/// What an error is about: in words where it is TLS, else its innermost cause.
+#[must_use]
+pub fn reason(error: &(dyn Error + 'static)) -> String {
+    explain(error).unwrap_or_else(|| root_cause(error))
+}
+
 /// The innermost cause: `Connection refused` says more than `transport error`.
-pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
     }
     cause.to_string()
-}
-
-/// Whether somebody listens there, and says nothing that is understood.
-pub(crate) fn is_garbled(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<io::Error>() {
-            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-            return !matches!(
-                kind,
-                Some(
-                    io::ErrorKind::ConnectionRefused
-                        | io::ErrorKind::TimedOut
-                        | io::ErrorKind::HostUnreachable
-                        | io::ErrorKind::NetworkUnreachable
-                )
-            );
-        }
-        next = error.source();
-    }
-    false
 }
 
 #[expect(

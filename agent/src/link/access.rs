@@ -192,6 +192,10 @@ impl Access {
         match joined.await.map_err(late)? {
             // No later try with this token is better.
             Err(SessionEnd::Unknown(text)) => Err(SessionEnd::Refused(text)),
+            Err(SessionEnd::Lost(text)) => {
+                let said = self.connection().diagnose().await;
+                Err(SessionEnd::Lost(said.unwrap_or(text)))
+            }
             joined => joined,
         }
     }

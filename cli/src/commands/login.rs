@@ -161,8 +161,11 @@ async fn health(client: &Client) -> Result<&'static str, CliError> {
         .check(HealthCheckRequest {
             service: String::new(),
         })
-        .await
-        .map_err(|status| client.explain(status))?;
+        .await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(status) => return Err(client.diagnosed(status).await),
+    };
     Ok(match answer.into_inner().status() {
         ServingStatus::Serving => "serving",
         ServingStatus::NotServing => "not serving",
