@@ -276,6 +276,14 @@ async fn an_idempotency_key_gives_the_first_job_again() {
     let first = submit("k").await;
     assert_eq!(submit("k").await, first);
     assert_ne!(submit("other").await, first);
+    let request = world.plain(Method::POST, "/training/jobs");
+    let request = request.bearer_auth(&world.token).json(&command());
+    let (status, answer) = world.send(request.header("idempotency-key", "a b")).await;
+    let place = &answer["detail"][0]["loc"];
+    assert_eq!(
+        (status, place),
+        (422, &json!(["header", "idempotency-key"]))
+    );
 }
 
 #[tokio::test]

@@ -150,7 +150,7 @@ pub(super) async fn logout(
 #[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "read field by field; this describes it")]
 pub(super) struct RegisterRequest {
-    #[schema(format = Email, max_length = 254)]
+    #[schema(format = Email, max_length = 254, pattern = "^[^@]*@(?!service[.]local$)")]
     email: String,
     #[schema(min_length = 8, max_length = 100)]
     password: String,

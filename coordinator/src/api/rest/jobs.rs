@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{Json, extract::State};
 use http::HeaderMap;
 use serde::Serialize;
+use serde_json::json;
 use trainyard_core::{
     ids::JobId,
     job::{Job, JobState, Resume},
 };
-use trainyard_proto::http::{Bound, SAFE};
+use trainyard_proto::http::{Bound, SAFE, problem};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -27,6 +28,8 @@ use crate::api::{Jobs, Service};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same key again answers with the first job.
 const KEY: &str = "idempotency-key";
+/// Characters of such a key.
+const LONGEST_KEY: usize = 200;
 /// The contract's words for where a job stands.
 const STATUSES: [&str; 6] = [
     "pending",
@@ -75,7 +78,7 @@ pub(super) struct Stopped {
     path = "/training/jobs",
     tag = "training",
     security(("token" = []), ("login" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]+$", max_length = 200,
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]*$", max_length = 200,
         description = "Chosen by the caller; a second submission with it makes no second job")),
     request_body = TrainingJobRequest,
     responses((status = 200, description = "Accepted", body = TrainingJob), Sending)
@@ -86,11 +89,27 @@ pub(super) async fn create(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Answer<TrainingJob> {
+    let key = key(&headers)?;
     let spec = create::spec(&body)?;
-    let key = headers.get(KEY).and_then(|value| value.to_str().ok());
-    let key = key.filter(|key| !key.is_empty()).map(str::to_owned);
     let job = service.submit(&caller, spec, key).await?;
     shown(&service, job)
+}
+
+/// The key of a submission: none when it is empty, refused when another client could not send it again.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(KEY) else {
+        return Ok(None);
+    };
+    let bytes = value.as_bytes();
+    if bytes.len() > LONGEST_KEY || !bytes.iter().all(u8::is_ascii_graphic) {
+        let place = json!(["header", KEY]);
+        let words = format!("Give at most {LONGEST_KEY} visible ASCII characters without blanks");
+        let given = String::from_utf8_lossy(bytes).into_owned().into();
+        let entry = problem("string_pattern_mismatch", &place, &words, &given);
+        return Err(Refusal::Fields(vec![entry]));
+    }
+    let key = String::from_utf8_lossy(bytes).into_owned();
+    Ok(Some(key).filter(|key| !key.is_empty()))
 }
 
 /// List jobs

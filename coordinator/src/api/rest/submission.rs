@@ -159,6 +159,8 @@ impl ToSchema for ConfigRequest {
 impl PartialSchema for ConfigRequest {
     fn schema() -> RefOr<Schema> {
         let trainers = FRAMEWORKS.iter().filter(|name| **name != "command");
+        // The contract's default is no help where that trainer does not ship.
+        let named = (!FRAMEWORKS.contains(&"timm")).then_some("framework");
         let training = |dataset: &str| {
             let none = ArrayBuilder::new()
                 .items(Object::with_type(Type::String))
@@ -167,7 +169,7 @@ impl PartialSchema for ConfigRequest {
                 .schema_type(Type::String)
                 .min_length(Some(1))
                 .build();
-            Object::builder()
+            let object = Object::builder()
                 .property("framework", words(trainers.clone().copied()))
                 .property("model_name", given.clone())
                 .property("task_type", words(TASKS))
@@ -175,7 +177,8 @@ impl PartialSchema for ConfigRequest {
                 .property("command", nullable(none))
                 .required("model_name")
                 .required("task_type")
-                .required(dataset)
+                .required(dataset);
+            named.into_iter().fold(object, ObjectBuilder::required)
         };
         let first = Object::builder()
             .schema_type(Type::String)

@@ -43,7 +43,7 @@ pub(super) fn router() -> OpenApiRouter<Service> {
 #[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "read field by field; this describes it")]
 pub(super) struct NewUserRequest {
-    #[schema(format = Email, max_length = 254)]
+    #[schema(format = Email, max_length = 254, pattern = "^[^@]*@(?!service[.]local$)")]
     email: String,
     #[schema(min_length = 8, max_length = 100)]
     password: String,
@@ -206,6 +206,7 @@ pub(super) struct ServiceAccountRequest {
     #[schema(pattern = "^(guest|standard_engineer|advanced_engineer|manager|admin)$")]
     system_role: Option<String>,
     /// The project that it joins.
+    #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
     project_id: Option<i64>,
     /// `member` when it is left out.
     #[schema(pattern = "^(viewer|member|admin)$")]
