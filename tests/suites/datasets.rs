@@ -34,8 +34,8 @@ async fn with_pets() -> (Cluster, std::path::PathBuf) {
         "two kinds",
     ];
     let added = json(&cluster, &words);
-    assert_eq!(added["format"], "imagefolder");
-    assert_eq!(added["storage_path"], place);
+    let format = added.get("format").and_then(Value::as_str);
+    assert_eq!(format, Some("imagefolder"));
     (cluster, set)
 }
 

@@ -8,6 +8,7 @@ mod address;
 mod error;
 mod guard;
 mod local;
+mod place;
 mod remote;
 mod ways;
 
@@ -18,25 +19,21 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream::BoxStream};
-use tokio::io::AsyncReadExt as _;
-use tokio_util::bytes::Bytes;
 use trainyard_config::Secret;
 use trainyard_core::time::Timestamp;
 
 pub use address::{Address, Service};
 pub use error::StorageError;
 pub use guard::Guard;
+pub use place::{Bits, Incoming, Place};
 pub use ways::{Shown, Use, Ways};
 
 use self::{
-    local::{Draft, Folder},
+    local::Folder,
+    place::Kind,
     remote::{Options, Remote},
 };
 use crate::clock;
-
-/// Bytes handed on at once when a file is served.
-const CHUNK: usize = 256 << 10;
 
 /// One file of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,19 +86,6 @@ struct Inner {
     way_for: Duration,
     upload_bytes: u64,
 }
-
-/// Somewhere with files. A clone is cheap.
-#[derive(Clone, Debug)]
-pub struct Place(Kind);
-
-#[derive(Clone, Debug)]
-enum Kind {
-    Folder(Folder),
-    Remote(Remote),
-}
-
-/// A file's bytes in order.
-pub type Bits = BoxStream<'static, Result<Bytes, StorageError>>;
 
 impl Storage {
     /// Opens the artifact store. Blocks for a folder.
@@ -237,189 +221,6 @@ impl Storage {
     #[must_use]
     pub fn allows(&self, what: Use, name: &str, shown: &Shown) -> bool {
         self.inner.ways.allows((what, name), shown, clock::now())
-    }
-}
-
-impl Place {
-    /// As a user would write it.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match &self.0 {
-            Kind::Folder(folder) => folder.path().display().to_string(),
-            Kind::Remote(remote) => remote.url().to_owned(),
-        }
-    }
-
-    /// What a file of this place is called by those who ask where it lies.
-    #[must_use]
-    pub fn location(&self, file: &str) -> String {
-        format!("{}/{file}", self.name().trim_end_matches('/'))
-    }
-
-    /// Every file below `prefix` (empty for all), sorted by path.
-    ///
-    /// # Errors
-    /// When there are more than `most`, or something is no file, or the place cannot be read.
-    pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<Entry>, StorageError> {
-        let mut found = match &self.0 {
-            Kind::Folder(folder) => {
-                let (folder, prefix) = (folder.clone(), prefix.to_owned());
-                blocking(move || folder.list(&prefix, most)).await?
-            }
-            Kind::Remote(remote) => remote.list(prefix, most).await?,
-        };
-        found.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(found)
-    }
-
-    /// The blake3 of a listed file, which must not have changed since.
-    ///
-    /// # Errors
-    /// When it has, or cannot be read.
-    pub async fn digest(&self, listed: Entry) -> Result<[u8; 32], StorageError> {
-        match &self.0 {
-            Kind::Folder(folder) => {
-                let folder = folder.clone();
-                blocking(move || folder.digest(&listed)).await
-            }
-            Kind::Remote(remote) => remote.digest(&listed).await,
-        }
-    }
-
-    /// A whole file of at most `most` bytes.
-    ///
-    /// # Errors
-    /// When it is larger, not there, or cannot be read.
-    pub async fn read(&self, file: &str, most: u64) -> Result<Vec<u8>, StorageError> {
-        let Kind::Folder(folder) = &self.0 else {
-            let Kind::Remote(remote) = &self.0 else {
-                return Err(StorageError::NotFound(file.to_owned()));
-            };
-            return remote.read(file, most).await;
-        };
-        let (folder, file) = (folder.clone(), file.to_owned());
-        blocking(move || {
-            let (source, size) = folder.read(&file)?;
-            let large = StorageError::TooLarge(format!("'{file}' is larger than {most} bytes"));
-            if size > most {
-                return Err(large);
-            }
-            let mut bytes = Vec::new();
-            let mut source = std::io::Read::take(source, most + 1);
-            std::io::Read::read_to_end(&mut source, &mut bytes)
-                .map_err(|error| StorageError::Failed(format!("'{file}': {error}")))?;
-            if bytes.len() as u64 > most {
-                Err(large)
-            } else {
-                Ok(bytes)
-            }
-        })
-        .await
-    }
-
-    /// A file's size and its bytes in pieces.
-    ///
-    /// # Errors
-    /// When it is not there or cannot be read.
-    pub async fn stream(&self, file: &str) -> Result<(u64, Bits), StorageError> {
-        let folder = match &self.0 {
-            Kind::Folder(folder) => folder.clone(),
-            Kind::Remote(remote) => return remote.stream(file).await,
-        };
-        let name = file.to_owned();
-        let (source, size) = blocking(move || folder.read(&name)).await?;
-        let mut source = tokio::fs::File::from_std(source);
-        let name = file.to_owned();
-        let bits = async_stream::try_stream! {
-            let mut left = size;
-            while left > 0 {
-                let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-                let mut buffer = vec![0; room];
-                let read = source.read(&mut buffer).await
-                    .map_err(|error| StorageError::Failed(format!("'{name}': {error}")))?;
-                if read == 0 {
-                    Err(StorageError::Changed(name.clone()))?;
-                }
-                buffer.truncate(read);
-                left = left.saturating_sub(read as u64);
-                yield Bytes::from(buffer);
-            }
-        };
-        Ok((size, bits.boxed()))
-    }
-
-    /// Stores a whole file; on disk when this returns.
-    ///
-    /// # Errors
-    /// When the place is only read or cannot be written.
-    pub async fn write(&self, file: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
-        match &self.0 {
-            Kind::Folder(folder) => {
-                let (folder, file) = (folder.clone(), file.to_owned());
-                blocking(move || folder.write(&file, &bytes)).await
-            }
-            Kind::Remote(remote) => remote.write(file, bytes).await,
-        }
-    }
-
-    /// Removes a file; one that is not there is no error.
-    ///
-    /// # Errors
-    /// When the place is only read or cannot be written.
-    pub async fn remove(&self, file: &str) -> Result<(), StorageError> {
-        match &self.0 {
-            Kind::Folder(folder) => {
-                let (folder, file) = (folder.clone(), file.to_owned());
-                blocking(move || folder.remove(&file)).await
-            }
-            Kind::Remote(remote) => remote.remove(file).await,
-        }
-    }
-
-    /// Begins a file that comes in pieces; only folders take such.
-    ///
-    /// # Errors
-    /// When the place is none, or cannot be written.
-    pub async fn receive(&self) -> Result<Incoming, StorageError> {
-        let Kind::Folder(folder) = &self.0 else {
-            let words = "files are sent to the object store itself, with a signed URL";
-            return Err(StorageError::Refused(words.to_owned()));
-        };
-        let folder = folder.clone();
-        let draft = blocking(move || folder.draft()).await?;
-        Ok(Incoming { draft })
-    }
-}
-
-/// A file on its way in. Dropped, it leaves nothing behind.
-#[derive(Debug)]
-pub struct Incoming {
-    draft: Draft,
-}
-
-impl Incoming {
-    /// Takes the next piece.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub async fn write(self, bytes: Bytes) -> Result<Self, StorageError> {
-        let mut draft = self.draft;
-        blocking(move || {
-            draft
-                .write(&bytes)
-                .map_err(|error| StorageError::Failed(format!("cannot be stored: {error}")))?;
-            Ok(Self { draft })
-        })
-        .await
-    }
-
-    /// Puts the file in its place, on disk when this returns.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub async fn keep(self, file: &str) -> Result<(), StorageError> {
-        let file = file.to_owned();
-        blocking(move || self.draft.keep(&file)).await
     }
 }
 
