@@ -111,7 +111,7 @@ fn check(path: &str, (required, fields): Schema, body: &Value) -> Result<(), Str
             "boolean" => value.is_boolean(),
             "strings" => all(Value::is_string),
             "objects" => all(Value::is_object),
-            other => panic!("{other}"),
+            other => return Err(format!("{path}: the schema has no type {other}")),
         };
         if !fits {
             return Err(format!("{path}: {name} is no {kind}"));

@@ -11,15 +11,13 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, StatusCode, Uri};
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
 /// A call that came.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
-    pub(crate) method: Method,
     pub(crate) path: String,
-    pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
@@ -108,15 +106,12 @@ pub(crate) async fn nobody() -> String {
 
 async fn take(
     State(inner): State<Arc<Inner>>,
-    method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let call = Call {
-        method,
         path: uri.path().to_owned(),
-        query: uri.query().unwrap_or_default().to_owned(),
         headers,
         body: String::from_utf8(body.to_vec()).unwrap(),
     };

@@ -45,10 +45,8 @@ fn verify(call: &Call) {
     let signed = format!("{}.{}", call.header("x-trainyard-timestamp"), call.body);
     let hex = call.header("x-trainyard-signature");
     let hex = hex.strip_prefix("sha256=").expect("a signature");
-    let bytes: Vec<_> = (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-        .collect();
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes: Vec<_> = hex.as_bytes().chunks(2).map(pair).collect();
     hmac::verify(&key, signed.as_bytes(), &bytes).expect("the signature is right");
     let body: Value = serde_json::from_str(&call.body).unwrap();
     assert_eq!(body["id"], call.header("x-trainyard-delivery"));
