@@ -321,6 +321,23 @@ pub(crate) async fn ways_that_expire_and_connections_that_break_are_borne() {
     agent.stop().await;
 }
 
+/// The size of all that lies in the cache.
+fn held(data: &TempDir) -> u64 {
+    let cache = data.path().join("cache");
+    let size = |path| std::fs::metadata(cache.join(path)).map_or(0, |file| file.len());
+    below(&cache).iter().map(size).sum()
+}
+
+/// Tells the agent that these are whole, and waits until it keeps nothing of any task.
+async fn forget(fake: &Fake, data: &TempDir, jobs: &[u64]) {
+    for job in jobs {
+        fake.send(Frame::Forget(ForgetTask { task: task(*job) }))
+            .await;
+    }
+    let tasks = data.path().join("tasks");
+    until(|| std::fs::read_dir(&tasks).is_ok_and(|mut left| left.next().is_none())).await;
+}
+
 pub(crate) async fn jobs_share_the_cache_and_it_stays_bounded() {
     let (fake, data) = (Fake::start().await, folder());
     let (store, set) = (Store::start().await, Set::folders());
@@ -343,19 +360,8 @@ pub(crate) async fn jobs_share_the_cache_and_it_stays_bounded() {
         assert_eq!(fake.whole_end(job).await.exit_code, Some(0));
     }
     assert_eq!(store.shelf().asked.len(), 20, "each file is fetched once");
-    let held = || -> u64 {
-        let files = below(&data.path().join("cache"));
-        let size =
-            |path| std::fs::metadata(data.path().join("cache").join(path)).map_or(0, |m| m.len());
-        files.iter().map(size).sum()
-    };
-    assert_eq!(held(), 240);
-    for job in [1, 2] {
-        fake.send(Frame::Forget(ForgetTask { task: task(job) }))
-            .await;
-    }
-    let tasks = data.path().join("tasks");
-    until(|| std::fs::read_dir(&tasks).is_ok_and(|mut left| left.next().is_none())).await;
+    assert_eq!(held(&data), 240);
+    forget(&fake, &data, &[1, 2]).await;
     let mut other = set.clone();
     for content in other.files.values_mut() {
         content.extend_from_slice(b"!");
@@ -364,7 +370,7 @@ pub(crate) async fn jobs_share_the_cache_and_it_stays_bounded() {
     other.offer(&fake, &store, 3, &named);
     fake.send(other.start(3, snapshot, "exit 0")).await;
     assert_eq!(fake.whole_end(3).await.exit_code, Some(0));
-    assert!(held() <= 300, "{}", held());
+    assert!(held(&data) <= 300, "{}", held(&data));
     agent.stop().await;
 }
 
