@@ -48,11 +48,11 @@ impl Place {
             text: text.to_owned(),
             fault,
         };
-        let given = text.trim().trim_end_matches('/');
-        let (scheme, rest) = match given.split_once("://") {
+        let (scheme, rest) = match text.trim().split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, given),
+            None => (None, text.trim()),
         };
+        let rest = rest.trim_end_matches('/');
         let uri: Uri = format!("http://{rest}")
             .parse()
             .map_err(|_invalid| fail("it has no host"))?;

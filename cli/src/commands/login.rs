@@ -43,8 +43,11 @@ pub(crate) async fn login(context: &Context<'_>, args: LoginArgs) -> anyhow::Res
         .unwrap_or(DEFAULT_URL)
         .to_owned();
     let connection = context.transport.connection(&url, &kept)?;
-    let mut client = Client::stranger(connection).await?;
+    // Before anybody types: is there a coordinator at all?
+    Client::stranger(connection.clone()).await?;
     let (email, password) = identify(&args)?;
+    // A new connection: the coordinator closes one that is silent for as long as people type.
+    let mut client = Client::stranger(connection).await?;
     let login = client.login(&email, &password).await?;
     kept.keep(client.url(), login);
     context.transport.keep(client.url(), &mut kept);
