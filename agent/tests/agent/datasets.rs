@@ -13,13 +13,12 @@ use tempfile::TempDir;
 use trainyard_agent::dataset::DatasetOptions;
 use trainyard_core::dataset::{Assignment, Format, Part};
 use trainyard_proto::v1::{
-    ForgetTask, LogStream, StopCause, TaskEnd, TaskPhase, connect_response::Frame, record::Body,
+    ForgetTask, LogStream, StopCause, TaskEnd, TaskPhase, connect_response::Frame,
 };
 
 use crate::fake::Fake;
 use crate::harness::{
-    LIMIT, cluster, folder, launch, options, said, shell, start_of, stop_of, task, task_folder,
-    until,
+    LIMIT, cluster, folder, launch, options, shell, start_of, stop_of, task, task_folder, until,
 };
 use crate::sets::Set;
 use crate::store::Store;
@@ -362,10 +361,7 @@ pub(crate) async fn jobs_share_the_cache_and_it_stays_bounded() {
     assert_eq!(store.shelf().asked.len(), 20, "each file is fetched once");
     assert_eq!(held(&data), 240);
     forget(&fake, &data, &[1, 2]).await;
-    let mut other = set.clone();
-    for content in other.files.values_mut() {
-        content.extend_from_slice(b"!");
-    }
+    let other = set.grown();
     let (snapshot, named, _) = other.snapshot(None);
     other.offer(&fake, &store, 3, &named);
     fake.send(other.start(3, snapshot, "exit 0")).await;
@@ -433,75 +429,4 @@ pub(crate) async fn an_agent_that_restarts_while_fetching_begins_again() {
     );
     assert!(!left.exists());
     second.stop().await;
-}
-
-const TRAINER: &str = r#"
-import json, os, urllib.request
-folder = os.environ["CHECKPOINT_DIR"]
-for name in ("best.pt", "last.pt"):
-    open(os.path.join(folder, name), "w").write(name)
-url = f"{os.environ['CALLBACK_URL']}/training/jobs/{os.environ['JOB_ID']}/callback/completion"
-body = {"job_id": 1, "status": "completed", "exit_code": 0, "total_epochs_completed": 1,
-        "best_checkpoint_path": os.path.join(folder, "best.pt")}
-call = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-urllib.request.urlopen(call).read()
-"#;
-
-pub(crate) async fn checkpoints_are_stored_and_their_place_is_told() {
-    let (fake, agent, _data) = cluster().await;
-    let store = Store::start().await;
-    store.shelf().refuse_uploads = 1;
-    fake.known().uploads = Some(store.clone());
-    fake.send(start_of(
-        1,
-        crate::harness::command(&["python3", "-c", TRAINER]),
-    ))
-    .await;
-    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
-    assert_eq!(store.shelf().uploads["best.pt"], b"best.pt");
-    let records = fake.records(1);
-    let told = records
-        .iter()
-        .position(|record| matches!(&record.body, Some(Body::Completion(_))));
-    let after = &records[told.expect("the trainer's word") + 1..];
-    let stored = after.iter().find_map(|record| match &record.body {
-        Some(Body::Progress(progress)) => Some(progress.clone()),
-        _ => None,
-    });
-    let stored = stored.expect("a word about the checkpoints, after the trainer's");
-    let place = |checkpoint: Option<trainyard_proto::v1::Checkpoint>| {
-        let checkpoint = checkpoint.expect("it is stored");
-        (checkpoint.path, checkpoint.size_bytes)
-    };
-    let location = |name: &str| format!("s3://training-checkpoints/checkpoints/1/{name}");
-    assert_eq!(
-        place(stored.best_checkpoint),
-        (location("best.pt"), Some(7))
-    );
-    assert_eq!(place(stored.checkpoint), (location("last.pt"), Some(7)));
-    agent.stop().await;
-}
-
-pub(crate) async fn a_store_that_takes_no_checkpoint_fails_no_job() {
-    let (fake, agent, _data) = cluster().await;
-    said_nothing(&fake).await;
-    let own = fake.lines(1, LogStream::System);
-    let note = own
-        .iter()
-        .find(|line| line.contains("could not be stored and stays at"));
-    assert!(
-        note.is_some_and(|note| note.ends_with("best.pt: no store")),
-        "{own:?}"
-    );
-    agent.stop().await;
-}
-
-async fn said_nothing(fake: &Fake) {
-    fake.send(start_of(
-        1,
-        shell("echo x > $CHECKPOINT_DIR/best.pt; echo done"),
-    ))
-    .await;
-    said(fake, 1, "done").await;
-    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
 }

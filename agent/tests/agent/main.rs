@@ -5,6 +5,7 @@
 //! conditions, bounded. `cargo test` calls it.
 
 mod boots;
+mod checkpoints;
 mod datasets;
 mod fake;
 mod harness;
@@ -70,8 +71,8 @@ cases! {
         ways_that_expire_and_connections_that_break_are_borne,
         jobs_share_the_cache_and_it_stays_bounded,
         a_cancel_while_fetching_works_at_once,
-        an_agent_that_restarts_while_fetching_begins_again,
-        checkpoints_are_stored_and_their_place_is_told,
+        an_agent_that_restarts_while_fetching_begins_again;
+    checkpoints: checkpoints_are_stored_and_their_place_is_told,
         a_store_that_takes_no_checkpoint_fails_no_job;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,

@@ -17,6 +17,7 @@ mod document;
 mod documents;
 mod folders;
 mod hash;
+mod names;
 mod paths;
 mod plan;
 mod rewrite;

@@ -1,0 +1,79 @@
+//! Checkpoints on their way to the store.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a case that looks where nothing is has failed"
+)]
+
+use trainyard_proto::v1::{Checkpoint, LogStream, record::Body};
+
+use crate::fake::Fake;
+use crate::harness::{cluster, command, said, shell, start_of};
+use crate::store::Store;
+
+const TRAINER: &str = r#"
+import json, os, urllib.request
+folder = os.environ["CHECKPOINT_DIR"]
+for name in ("best.pt", "last.pt"):
+    open(os.path.join(folder, name), "w").write(name)
+url = f"{os.environ['CALLBACK_URL']}/training/jobs/{os.environ['JOB_ID']}/callback/completion"
+body = {"job_id": 1, "status": "completed", "exit_code": 0, "total_epochs_completed": 1,
+        "best_checkpoint_path": os.path.join(folder, "best.pt")}
+call = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+urllib.request.urlopen(call).read()
+"#;
+
+pub(crate) async fn checkpoints_are_stored_and_their_place_is_told() {
+    let (fake, agent, _data) = cluster().await;
+    let store = Store::start().await;
+    store.shelf().refuse_uploads = 1;
+    fake.known().uploads = Some(store.clone());
+    fake.send(start_of(1, command(&["python3", "-c", TRAINER])))
+        .await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    assert_eq!(store.shelf().uploads["best.pt"], b"best.pt");
+    let records = fake.records(1);
+    let told = records
+        .iter()
+        .position(|record| matches!(&record.body, Some(Body::Completion(_))));
+    let after = &records[told.expect("the trainer's word") + 1..];
+    let stored = after.iter().find_map(|record| match &record.body {
+        Some(Body::Progress(progress)) => Some(progress.clone()),
+        _ => None,
+    });
+    let stored = stored.expect("a word about the checkpoints, after the trainer's");
+    let place = |checkpoint: Option<Checkpoint>| {
+        let checkpoint = checkpoint.expect("it is stored");
+        (checkpoint.path, checkpoint.size_bytes)
+    };
+    let location = |name: &str| format!("s3://training-checkpoints/checkpoints/1/{name}");
+    assert_eq!(
+        place(stored.best_checkpoint),
+        (location("best.pt"), Some(7))
+    );
+    assert_eq!(place(stored.checkpoint), (location("last.pt"), Some(7)));
+    agent.stop().await;
+}
+
+pub(crate) async fn a_store_that_takes_no_checkpoint_fails_no_job() {
+    let (fake, agent, _data) = cluster().await;
+    said_nothing(&fake).await;
+    let own = fake.lines(1, LogStream::System);
+    let note = own
+        .iter()
+        .find(|line| line.contains("could not be stored and stays at"));
+    assert!(
+        note.is_some_and(|note| note.ends_with("best.pt: no store")),
+        "{own:?}"
+    );
+    agent.stop().await;
+}
+
+async fn said_nothing(fake: &Fake) {
+    fake.send(start_of(
+        1,
+        shell("echo x > $CHECKPOINT_DIR/best.pt; echo done"),
+    ))
+    .await;
+    said(fake, 1, "done").await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+}
