@@ -19,11 +19,6 @@ use super::{Datasets, Digest, FetchError, Wanted, retry::Retry};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long one message may take.
 const MESSAGE: Duration = Duration::from_secs(60);
-<<<<<<< HEAD
-=======
-/// The largest message: the parts of images that are named one by one come in one.
-const MOST_BYTES: usize = 64 << 20;
->>>>>>> view
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
