@@ -130,13 +130,15 @@ impl Sorted {
     fn stored(&mut self, report: Progress) {
         if let Some(word) = &mut self.completion {
             let (best, last) = (report.best_checkpoint.clone(), report.checkpoint.clone());
-            word.best_checkpoint = best.or(word.best_checkpoint.take());
-            word.last_checkpoint = last.or(word.last_checkpoint.take());
+            word.best_checkpoint = best.or_else(|| word.best_checkpoint.take());
+            word.last_checkpoint = last.or_else(|| word.last_checkpoint.take());
         }
         match &mut self.progress {
             Some(before) => {
-                before.best_checkpoint = report.best_checkpoint.or(before.best_checkpoint.take());
-                before.checkpoint = report.checkpoint.or(before.checkpoint.take());
+                before.best_checkpoint = report
+                    .best_checkpoint
+                    .or_else(|| before.best_checkpoint.take());
+                before.checkpoint = report.checkpoint.or_else(|| before.checkpoint.take());
             }
             None => self.progress = Some(Box::new(report)),
         }
