@@ -19,6 +19,8 @@ use super::{Datasets, Digest, FetchError, Wanted, retry::Retry};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long one message may take.
 const MESSAGE: Duration = Duration::from_secs(60);
+/// The largest message: the parts of images that are named one by one come in one.
+const MOST_BYTES: usize = 64 << 20;
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +87,8 @@ impl<'a> Manifest<'a> {
             after_path,
         };
         let asking = async {
-            let mut calls = self.datasets.calls().await?;
+            let calls = self.datasets.calls().await?;
+            let mut calls = calls.max_decoding_message_size(MOST_BYTES);
             calls.fetch_manifest(request).await
         };
         let answer = tokio::time::timeout(MESSAGE, asking).await;

@@ -69,7 +69,8 @@ cases! {
         a_path_that_leads_out_is_refused,
         a_split_that_comes_out_another_way_runs_nothing,
         ways_that_expire_and_connections_that_break_are_borne,
-        jobs_share_the_cache_and_it_stays_bounded,
+        jobs_that_start_together_fetch_each_file_once,
+        the_cache_stays_within_its_bound_when_datasets_follow_each_other,
         a_cancel_while_fetching_works_at_once,
         an_agent_that_restarts_while_fetching_begins_again;
     checkpoints: checkpoints_are_stored_and_their_place_is_told,
