@@ -318,21 +318,6 @@ pub(crate) async fn ways_that_expire_and_connections_that_break_are_borne() {
     agent.stop().await;
 }
 
-<<<<<<< HEAD
-/// The size of all that lies in the cache.
-fn held(data: &TempDir) -> u64 {
-    let cache = data.path().join("cache");
-    let size = |path| std::fs::metadata(cache.join(path)).map_or(0, |file| file.len());
-    below(&cache).iter().map(size).sum()
-}
-
-/// Tells the agent that these are whole, and waits until it keeps nothing of any task.
-async fn forget(fake: &Fake, data: &TempDir, jobs: &[u64]) {
-    for job in jobs {
-        fake.send(Frame::Forget(ForgetTask { task: task(*job) }))
-            .await;
-    }
-=======
 /// What the cache holds, in bytes.
 fn held(data: &TempDir) -> u64 {
     let cache = data.path().join("cache");
@@ -344,18 +329,12 @@ fn held(data: &TempDir) -> u64 {
 async fn forget(fake: &Fake, data: &TempDir, job: u64) {
     let task = task(job);
     fake.send(Frame::Forget(ForgetTask { task })).await;
->>>>>>> view
     let tasks = data.path().join("tasks");
     until(|| std::fs::read_dir(&tasks).is_ok_and(|mut left| left.next().is_none())).await;
 }
 
-<<<<<<< HEAD
-pub(crate) async fn jobs_share_the_cache_and_it_stays_bounded() {
-    let (fake, data) = (Fake::start().await, folder());
-=======
 pub(crate) async fn jobs_that_start_together_fetch_each_file_once() {
     let (fake, agent, data) = cluster().await;
->>>>>>> view
     let (store, set) = (Store::start().await, Set::folders());
     let (snapshot, named, _) = set.snapshot(None);
     store.close_after(0);
@@ -369,17 +348,6 @@ pub(crate) async fn jobs_that_start_together_fetch_each_file_once() {
     for job in [1, 2] {
         assert_eq!(fake.whole_end(job).await.exit_code, Some(0));
     }
-<<<<<<< HEAD
-    assert_eq!(store.shelf().asked.len(), 20, "each file is fetched once");
-    assert_eq!(held(&data), 240);
-    forget(&fake, &data, &[1, 2]).await;
-    let other = set.grown();
-    let (snapshot, named, _) = other.snapshot(None);
-    other.offer(&fake, &store, 3, &named);
-    fake.send(other.start(3, snapshot, "exit 0")).await;
-    assert_eq!(fake.whole_end(3).await.exit_code, Some(0));
-    assert!(held(&data) <= 300, "{}", held(&data));
-=======
     assert_eq!((store.shelf().asked.len(), held(&data)), (20, 240));
     agent.stop().await;
 }
@@ -401,7 +369,6 @@ pub(crate) async fn the_cache_stays_within_its_bound_when_datasets_follow_each_o
         assert!((260..=300).contains(&held(&data)), "{}", held(&data));
         forget(&fake, &data, job).await;
     }
->>>>>>> view
     agent.stop().await;
 }
 

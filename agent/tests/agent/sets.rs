@@ -54,15 +54,6 @@ impl Set {
         }
     }
 
-    /// The same names, each with one byte more.
-    pub(crate) fn grown(&self) -> Self {
-        let mut other = self.clone();
-        for content in other.files.values_mut() {
-            content.extend_from_slice(b"!");
-        }
-        other
-    }
-
     /// All formats, each with 20 images of which it declares 16 for train and 4 for val.
     pub(crate) fn all() -> Vec<Self> {
         vec![
