@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_config::Secret;
 use trainyard_core::resources::{Capacity, Gpu};
+use trainyard_net::{ClientTls, Connection, Plain, client::SetupError};
 
 use crate::{
     actors::{
@@ -33,7 +34,7 @@ use crate::{
     exec::shims::Shims,
     folder,
     inventory::{self, Inventory, SimulatedGpu},
-    link::{self, Identity, LinkState, UrlError},
+    link::{self, Access, Identity, LinkState},
 };
 
 /// How often the lock of the data folder is tried for, 50 ms apart.
@@ -45,9 +46,13 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How an agent is started.
 pub struct AgentOptions {
-    /// `http://host:port`.
+    /// `https://host:port`, or `http://` on this machine.
     pub coordinator: String,
-    /// What makes the coordinator believe this node.
+    /// Whom the agent trusts, and the certificate that it shows.
+    pub tls: ClientTls,
+    /// Whether plain text may leave this machine.
+    pub plain: Plain,
+    /// A join token; empty when the data folder holds a credential.
     pub token: String,
     /// The node's name; the host's where none is given.
     pub name: Option<String>,
@@ -82,9 +87,14 @@ impl fmt::Debug for AgentOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootError {
-    /// The URL is none.
+    /// The URL is none, or a file of TLS is of no use.
     #[error(transparent)]
-    Url(#[from] UrlError),
+    Connection(#[from] SetupError),
+    /// There is neither a credential nor a token to get one.
+    #[error(
+        "this node has not joined the cluster yet; make a token with `trainyard node token` and give it with --token or TRAINYARD_TOKEN"
+    )]
+    NoToken,
     /// The folder cannot be used.
     #[error(
         "data folder {} cannot be used: {source}; give a folder that this user can write with --data-dir",
@@ -152,17 +162,18 @@ pub async fn run(
     options: AgentOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
-    let endpoint = link::endpoint(&options.coordinator)?;
+    let connection = link::connection(&options.coordinator, options.tls.clone(), options.plain)?;
     let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
     let (node, identity) = look_around(&options, data_dir, registry, &server).await?;
+    let access = enter(&options, connection, &node, &identity).await?;
     node.shims.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
     let (failed, failure) = watch::channel(None);
     let args = RootArgs {
         node: Arc::clone(&node),
-        endpoint,
+        access,
         identity,
         link_state,
         failed,
@@ -278,7 +289,6 @@ async fn look_around(
         .unwrap_or_else(|| inventory.hostname.clone());
     let identity = Identity {
         name: name.clone(),
-        token: Secret::new(options.token.clone()),
         agent_id,
         boot_id: inventory.boot_id.clone(),
         capacity: capacity(inventory),
@@ -298,6 +308,32 @@ async fn look_around(
         data_dir,
     };
     Ok((Arc::new(node), identity))
+}
+
+/// What this agent shows the coordinator.
+async fn enter(
+    options: &AgentOptions,
+    connection: Connection,
+    node: &Node,
+    identity: &Identity,
+) -> Result<Access, BootError> {
+    let token = Some(options.token.clone()).filter(|token| !token.is_empty());
+    let (name, agent_id) = (identity.name.clone(), identity.agent_id.clone());
+    let folder = node.data_dir.clone();
+    let open = move || {
+        let who = (name.as_str(), agent_id.as_str());
+        let access = Access::open(connection, who, token.map(Secret::new), &folder);
+        access.map_err(|source| BootError::DataDir {
+            path: folder,
+            source,
+        })
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    let access = opened.map_err(|error| BootError::Start(error.to_string()))??;
+    if !access.can_enter() {
+        return Err(BootError::NoToken);
+    }
+    Ok(access)
 }
 
 /// The same for the life of the data folder.

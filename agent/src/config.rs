@@ -24,6 +24,8 @@ pub const ENV_PREFIX: &str = "TRAINYARD_AGENT__";
 pub struct Config {
     /// Whom it works for.
     pub coordinator: Coordinator,
+    /// Certificates.
+    pub tls: Tls,
     /// Who it is.
     pub node: NodeConfig,
     /// What its operator says about it.
@@ -34,10 +36,27 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Coordinator {
-    /// `http://host:port`.
+    /// `https://host:port`, or `http://` on this machine.
     pub url: String,
-    /// The join token; empty when it must be given otherwise.
+    /// A join token; empty when it is given otherwise or the agent has joined.
     pub token: Secret,
+    /// Plain text may leave this machine.
+    pub insecure: bool,
+}
+
+/// Certificates; empty paths for none.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The authority that the coordinator's certificate must be of, where it is not the system's.
+    #[serde(deserialize_with = "folder")]
+    pub ca: Option<PathBuf>,
+    /// The agent's own certificate, where it has one.
+    #[serde(deserialize_with = "folder")]
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    #[serde(deserialize_with = "folder")]
+    pub key: Option<PathBuf>,
 }
 
 /// Who the agent is.

@@ -5,15 +5,20 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_agent::inventory::{SimulatedGpu, parse_simulated_gpus};
 
-use crate::commands::{
-    jobs::JobsArgs,
-    login::LoginArgs,
-    logs::LogsArgs,
-    machines::{AccountsCommand, ApiKeysCommand, KeysCommand},
-    metrics::MetricsArgs,
-    projects::ProjectsCommand,
-    submit::SubmitArgs,
-    users::UsersCommand,
+use crate::{
+    commands::{
+        jobs::JobsArgs,
+        login::LoginArgs,
+        logs::LogsArgs,
+        machines::{AccountsCommand, ApiKeysCommand, KeysCommand},
+        metrics::MetricsArgs,
+        node::NodeCommand,
+        projects::ProjectsCommand,
+        submit::SubmitArgs,
+        tls::TlsCommand,
+        users::UsersCommand,
+    },
+    transport::Transport,
 };
 
 /// Trainyard schedules training jobs on a cluster of GPU machines.
@@ -30,7 +35,7 @@ pub(crate) struct Arguments {
 }
 
 /// The heading of what every command takes.
-const EVERYWHERE: &str = "With every command";
+pub(crate) const EVERYWHERE: &str = "With every command";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -44,6 +49,8 @@ pub(crate) struct Global {
         help_heading = EVERYWHERE
     )]
     pub(crate) coordinator: Option<String>,
+    #[command(flatten)]
+    pub(crate) transport: Transport,
     /// Print JSON: one document, or one line for each message of a stream
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
@@ -60,6 +67,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Make certificates for TLS, or show what is in them
+    #[command(subcommand)]
+    Tls(TlsCommand),
     /// Print the completions of a shell
     ///
     /// For bash: trainyard completions bash > ~/.local/share/bash-completion/completions/trainyard
@@ -75,12 +85,8 @@ pub(crate) enum Command {
 /// The commands that talk to a coordinator.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// Log in and keep the tokens
-    Login(LoginArgs),
-    /// End the login of this machine
-    Logout,
-    /// Show the coordinator, its health and who you are
-    Status,
+    #[command(flatten)]
+    People(PeopleCommand),
     /// Submit a job
     Submit(Box<SubmitArgs>),
     /// List jobs, newest first
@@ -110,6 +116,9 @@ pub(crate) enum ClientCommand {
         /// The node
         name: Option<String>,
     },
+    /// Let nodes join the cluster, and cut them off
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Give a node no new jobs; those that run go on
     Drain {
         /// The node
@@ -123,13 +132,17 @@ pub(crate) enum ClientCommand {
         /// The node
         node: String,
     },
-    #[command(flatten)]
-    People(PeopleCommand),
 }
 
-/// The commands about who may do what.
+/// The commands about who calls and who may do what.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeopleCommand {
+    /// Log in and keep the tokens
+    Login(LoginArgs),
+    /// Show the coordinator, its health and who you are
+    Status,
+    /// End the login of this machine
+    Logout,
     /// Projects and who works in them
     Projects {
         /// What to do
@@ -207,6 +220,9 @@ pub(crate) struct CoordinatorArgs {
     /// Address and port of REST and gRPC; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Ask clients for certificates of these authorities (mutual TLS); agents must show one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
     /// Make the development user admin@example.com with password admin123; never on a reachable address
     #[arg(long)]
     pub(crate) dev: bool,
@@ -220,7 +236,7 @@ pub(crate) struct AgentArgs {
     /// A configuration file; `config/agent.toml` shows every key
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The join token; it stands in the file join-token of the coordinator's data folder
+    /// A join token, as `trainyard node token` prints it; needed until the agent has joined
     #[arg(long, env = "TRAINYARD_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// The node's name [default: the host's]

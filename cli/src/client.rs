@@ -8,15 +8,17 @@ use tonic::{
     Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
+use trainyard_net::{Connection, Place, PlaceError};
 use trainyard_proto::v1::{
     LoginRequest, RefreshRequest, TokenPair, auth_service_client::AuthServiceClient,
 };
 
 use crate::{
     credentials::{self, Credentials, Login},
-    error::{CliError, is_broken, root_cause},
+    error::{CliError, is_broken},
+    transport::Transport,
 };
 
 /// Where a coordinator is looked for when nobody says.
@@ -25,7 +27,8 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 pub(crate) const TOKEN_VARIABLE: &str = "TRAINYARD_ACCESS_TOKEN";
 /// A service account's API key; goes before both.
 pub(crate) const API_KEY_VARIABLE: &str = "TRAINYARD_API_KEY";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take, handshake and all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is tried so often; a partition is noticed after two of these.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -61,14 +64,14 @@ enum Identity {
 /// A connection to one coordinator; copies share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    url: String,
+    connection: Connection,
     channel: Channel,
     identity: Identity,
 }
 
 impl Client {
     /// Connects to `asked`, else to where the last login was, else to the default address.
-    pub(crate) async fn open(asked: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) async fn open(asked: Option<&str>, transport: &Transport) -> anyhow::Result<Self> {
         let variable = |name| std::env::var(name).ok().filter(|token| !token.is_empty());
         let given = variable(API_KEY_VARIABLE).or_else(|| variable(TOKEN_VARIABLE));
         let file = credentials::path();
@@ -77,10 +80,9 @@ impl Client {
             // With an address and a token given, no file is needed.
             Err(_) => Credentials::default(),
         };
-        let url = match asked {
-            Some(url) => address(url)?,
-            None => kept.last.clone().unwrap_or_else(|| DEFAULT_URL.to_owned()),
-        };
+        let text = asked.or(kept.last.as_deref()).unwrap_or(DEFAULT_URL);
+        let connection = transport.connection(text, &kept)?;
+        let url = connection.url().to_owned();
         let identity = match (given, kept.servers.get(&url), file) {
             (Some(token), ..) => Identity::Given(token),
             (None, Some(login), Ok(file)) => Identity::Stored {
@@ -89,37 +91,45 @@ impl Client {
             },
             (None, ..) => Identity::Nobody,
         };
-        Ok(Self::connect(url, identity).await?)
+        Ok(Self::connect(connection, identity).await?)
+    }
+
+    /// Connects as nobody to this machine.
+    pub(crate) async fn anonymous(url: &str) -> Result<Self, CliError> {
+        let transport = Transport::default();
+        Self::stranger(transport.connection(url, &Credentials::default())?).await
     }
 
     /// Connects as nobody, to log in.
-    pub(crate) async fn anonymous(url: &str) -> Result<Self, CliError> {
-        Self::connect(address(url)?, Identity::Nobody).await
+    pub(crate) async fn stranger(connection: Connection) -> Result<Self, CliError> {
+        Self::connect(connection, Identity::Nobody).await
     }
 
-    async fn connect(url: String, identity: Identity) -> Result<Self, CliError> {
-        let endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|_invalid| CliError::Address(url.clone()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        match endpoint.connect().await {
-            Ok(channel) => Ok(Self {
-                url,
-                channel,
-                identity,
-            }),
-            Err(error) => Err(CliError::Unreachable {
-                url,
-                reason: root_cause(&error),
-            }),
-        }
+    async fn connect(connection: Connection, identity: Identity) -> Result<Self, CliError> {
+        let connection = connection.tuned(|endpoint| {
+            endpoint
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+        });
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connection.connect()).await;
+        let reason = match connected {
+            Ok(Ok(channel)) => {
+                return Ok(Self {
+                    connection,
+                    channel,
+                    identity,
+                });
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_late) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+        };
+        let url = connection.url().to_owned();
+        Err(CliError::Unreachable { url, reason })
     }
 
     /// The coordinator's address.
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        self.connection.url()
     }
 
     /// The connection without a token.
@@ -137,7 +147,7 @@ impl Client {
         let answer = answer.map_err(|status| {
             if status.code() == Code::Unauthenticated {
                 CliError::LoginRefused {
-                    url: self.url.clone(),
+                    url: self.url().to_owned(),
                     reason: status.message().to_owned(),
                 }
             } else {
@@ -177,7 +187,7 @@ impl Client {
             .map(|token| MetadataValue::try_from(format!("Bearer {token}")))
             .transpose()
             .map_err(|_invalid| CliError::TokenRefused {
-                url: self.url.clone(),
+                url: self.url().to_owned(),
                 reason: "it holds characters that no token has".to_owned(),
             })?;
         Ok(InterceptedService::new(
@@ -197,7 +207,7 @@ impl Client {
         let (old, file) = (old.clone(), file.clone());
         let _turn = credentials::turn(&file).await?;
         let mut kept = Credentials::load(&file)?;
-        let newer = kept.servers.get(&self.url).filter(|login| **login != old);
+        let newer = kept.servers.get(self.url()).filter(|login| **login != old);
         if let Some(login) = newer.cloned() {
             self.identity = Identity::Stored { login, file };
             return Ok(true);
@@ -214,7 +224,7 @@ impl Client {
             Err(status) => return Err(self.explain(status).into()),
         };
         let login = login(&old.email, tokens);
-        kept.servers.insert(self.url.clone(), login.clone());
+        kept.servers.insert(self.url().to_owned(), login.clone());
         kept.save(&file)?;
         self.identity = Identity::Stored { login, file };
         Ok(true)
@@ -222,7 +232,7 @@ impl Client {
 
     /// A status as an error with its exit code.
     pub(crate) fn explain(&self, status: Status) -> CliError {
-        let url = self.url.clone();
+        let url = self.url().to_owned();
         if status.code() == Code::Unauthenticated {
             return match self.identity {
                 Identity::Nobody => CliError::NotLoggedIn { url },
@@ -235,7 +245,7 @@ impl Client {
         match std::error::Error::source(&status) {
             Some(cause) if is_broken(&status) => CliError::Unreachable {
                 url,
-                reason: root_cause(cause),
+                reason: self.connection.words(cause),
             },
             _ => CliError::Refused(Box::new(status)),
         }
@@ -250,23 +260,9 @@ fn login(email: &str, tokens: TokenPair) -> Login {
     }
 }
 
-/// An address in the one form in which logins are kept: with a scheme, without a slash at the end.
-pub(crate) fn address(text: &str) -> Result<String, CliError> {
-    let bad = || CliError::Address(text.to_owned());
-    let (scheme, rest) = text
-        .trim()
-        .split_once("://")
-        .unwrap_or_else(|| ("http", text.trim()));
-    let host = rest.trim_end_matches('/');
-    // This build speaks no TLS; a tunnel or a proxy has to.
-    if scheme != "http" || host.is_empty() {
-        return Err(bad());
-    }
-    let url = format!("http://{host}");
-    match Endpoint::from_shared(url.clone()) {
-        Ok(_) => Ok(url),
-        Err(_) => Err(bad()),
-    }
+/// An address in the one form in which logins are kept.
+pub(crate) fn address(text: &str) -> Result<String, PlaceError> {
+    Ok(Place::parse(text, true)?.url().to_owned())
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::transport::Transport;
+
 /// How often, and with which pause, a command asks for its turn: 20 s in all.
 const TRIES: u32 = 400;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -45,6 +47,9 @@ pub(crate) struct Credentials {
     /// Logins by address.
     #[serde(default)]
     pub(crate) servers: BTreeMap<String, Login>,
+    /// How coordinators are reached, by address, where it had to be said.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) transport: BTreeMap<String, Transport>,
 }
 
 /// Why the file could not be read or written.

@@ -23,9 +23,10 @@ use trainyard_coordinator::{
 
 use crate::{
     args::{AgentArgs, CoordinatorArgs, DaemonArgs, LogFormat},
-    client,
+    commands::Context,
     error::CliError,
     exit::Exit,
+    transport::Transport,
 };
 
 /// The hidden subcommand under which each task's shim runs.
@@ -46,7 +47,10 @@ pub(crate) fn shim_if_asked() -> Option<ExitCode> {
 }
 
 /// Runs the coordinator until it is told to stop.
-pub(crate) async fn coordinator(args: CoordinatorArgs) -> anyhow::Result<Exit> {
+pub(crate) async fn coordinator(
+    args: CoordinatorArgs,
+    transport: &Transport,
+) -> anyhow::Result<Exit> {
     prepare(&args.daemon)?;
     let mut config = Config::load(args.config.as_deref(), variables()).map_err(configuration)?;
     if let Some(data_dir) = args.data_dir {
@@ -55,6 +59,18 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> anyhow::Result<Exit> {
     if let Some(listen) = args.listen {
         config.server.listen = listen;
     }
+    let tls = &mut config.tls;
+    for (key, flag) in [
+        (&mut tls.cert, &transport.tls_cert),
+        (&mut tls.key, &transport.tls_key),
+        (&mut tls.client_ca, &args.tls_client_ca),
+    ] {
+        if let Some(path) = flag {
+            key.clone_from(path);
+        }
+    }
+    config.server.insecure |= transport.insecure;
+    config.check_transport().map_err(configuration)?;
     let options = coordinator_boot::CoordinatorOptions {
         config,
         dev: args.dev,
@@ -64,7 +80,7 @@ pub(crate) async fn coordinator(args: CoordinatorArgs) -> anyhow::Result<Exit> {
 }
 
 /// Runs the agent until it is told to stop.
-pub(crate) async fn agent(args: AgentArgs, coordinator: Option<&str>) -> anyhow::Result<Exit> {
+pub(crate) async fn agent(args: AgentArgs, context: &Context<'_>) -> anyhow::Result<Exit> {
     prepare(&args.daemon)?;
     let config = agent_config::Config::load(args.config.as_deref(), variables());
     let config = config.map_err(configuration)?;
@@ -72,18 +88,17 @@ pub(crate) async fn agent(args: AgentArgs, coordinator: Option<&str>) -> anyhow:
         .token
         .clone()
         .unwrap_or_else(|| config.coordinator.token.expose().to_owned());
-    if token.is_empty() {
-        return Err(CliError::Usage(
-            "an agent needs the join token, which stands in the file join-token of the coordinator's data folder; give --token or set TRAINYARD_TOKEN"
-                .to_owned(),
-        )
-        .into());
-    }
+    let insecure = config.coordinator.insecure;
+    let (tls, plain) = context.transport.or_settings(&config.tls, insecure);
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
     let mut labels = config.labels;
     labels.extend(args.labels());
     let options = agent_boot::AgentOptions {
-        coordinator: client::address(coordinator.unwrap_or(&config.coordinator.url))?,
+        coordinator: context
+            .coordinator
+            .map_or(config.coordinator.url, str::to_owned),
+        tls,
+        plain,
         token,
         name: args.name.or(config.node.name),
         data_dir: args.data_dir.unwrap_or(config.node.data_dir),

@@ -4,6 +4,7 @@
 use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use trainyard_net::{PlaceError, TlsError, client::SetupError};
 
 use crate::exit::Exit;
 
@@ -46,9 +47,12 @@ pub(crate) enum CliError {
         /// The coordinator's words.
         reason: String,
     },
-    /// The address is none.
-    #[error("'{0}' is not the address of a coordinator; write for example http://127.0.0.1:8000")]
-    Address(String),
+    /// The address is none, or one that tokens may not be sent to.
+    #[error(transparent)]
+    Address(#[from] PlaceError),
+    /// A certificate or key is of no use.
+    #[error(transparent)]
+    Certificate(TlsError),
     /// The coordinator said no.
     #[error("{}", words(.0))]
     Refused(Box<Status>),
@@ -70,8 +74,24 @@ impl CliError {
             }
             Self::Address(_) | Self::Usage(_) => Exit::Usage,
             Self::Refused(_) => Exit::Error,
-            Self::Configuration(_) => Exit::Configuration,
+            Self::Configuration(_) | Self::Certificate(_) => Exit::Configuration,
         }
+    }
+}
+
+impl From<SetupError> for CliError {
+    fn from(error: SetupError) -> Self {
+        match error {
+            SetupError::Place(error) => Self::Address(error),
+            SetupError::Tls(error) => Self::Certificate(error),
+            SetupError::Http(error) => Self::Configuration(error.to_string()),
+        }
+    }
+}
+
+impl From<TlsError> for CliError {
+    fn from(error: TlsError) -> Self {
+        Self::Certificate(error)
     }
 }
 
@@ -120,15 +140,6 @@ pub(crate) fn is_broken(status: &Status) -> bool {
         | Code::DataLoss
         | Code::Unauthenticated => false,
     }
-}
-
-/// The innermost cause: `Connection refused` says more than `transport error`.
-pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

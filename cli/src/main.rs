@@ -16,6 +16,7 @@ mod jobfile;
 mod memory;
 mod output;
 mod text;
+mod transport;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -95,13 +96,15 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
     let context = commands::Context {
         screen,
         coordinator,
+        transport: &arguments.global.transport,
     };
     match arguments.command {
-        Command::Coordinator(args) => Box::pin(daemons::coordinator(args)).await,
-        Command::Agent(args) => Box::pin(daemons::agent(args, coordinator)).await,
+        Command::Coordinator(args) => Box::pin(daemons::coordinator(args, context.transport)).await,
+        Command::Agent(args) => Box::pin(daemons::agent(args, &context)).await,
         Command::Demo(args) => Box::pin(demo::run(args, screen)).await,
         Command::Completions { shell } => completions(shell),
         Command::ExitCodes => exit_codes(&screen),
+        Command::Tls(command) => commands::tls::run(&screen, command),
         Command::Client(command) => Box::pin(commands::run(&context, command)).await,
     }
 }

@@ -216,7 +216,8 @@ fn misfit(shipped: &Shipped, key: &str, slot: &Value, value: &Value) -> Option<S
             rule.and_then(|(_, rule)| rule(text)).map(str::to_owned)
         }
         (Value::String(_), _) => Some("a text in quotes".to_owned()),
-        (Value::Boolean(_), other) if !other.is_bool() => Some("true or false".to_owned()),
+        (Value::Boolean(_), Value::Boolean(_)) => None,
+        (Value::Boolean(_), _) => Some("true or false".to_owned()),
         (other, _) => (!other.same_type(value)).then(|| other.type_str().to_owned()),
     }
 }

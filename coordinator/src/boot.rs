@@ -17,17 +17,18 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
+use trainyard_net::TlsError;
 
 use crate::{
     actors::{
         AskError, ask,
         root::{Root, RootArgs, RootMsg},
     },
-    api::{Limits, Service, ServiceArgs, UserSettings},
+    api::{AgentPolicy, Limits, Service, ServiceArgs, UserSettings},
     auth::{Keys, Lives, Oidc, OidcError},
-    config::Config,
+    config::{Config, ConfigError, Secret},
     identity::{self, Identity, IdentityError},
-    listen::{self, ListenError},
+    listen::{self, Certificates, ListenError},
     store::{OpenError, Store, StoreOptions},
     telemetry::Telemetry,
 };
@@ -85,6 +86,12 @@ pub enum BootError {
     /// The actors started and do not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// The settings contradict each other.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A certificate is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The doors could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -97,7 +104,9 @@ pub enum BootError {
 #[derive(Debug, Serialize)]
 struct Ready<'a> {
     address: String,
-    join_token: &'a str,
+    url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join_token: Option<&'a str>,
     pid: u32,
 }
 
@@ -109,11 +118,13 @@ pub async fn run(
     options: CoordinatorOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
+    options.config.check_transport()?;
+    let certificates = Certificates::load(&options.config.tls)?;
     let (failed, failure) = watch::channel(None);
     let store = open_store(&options.config, failed.clone()).await?;
     let identity = identity::establish(&store, &options.config.auth, options.dev).await?;
     let token_file = options.config.store.data_dir.join("join-token");
-    write_private(&token_file, format!("{}\n", identity.join_token).as_bytes())?;
+    keep_join_token(&token_file, identity.join_token.as_ref())?;
     let args = RootArgs {
         store: store.clone(),
         lease: options.config.lease(),
@@ -126,7 +137,8 @@ pub async fn run(
     let closing = CancellationToken::new();
     let service = service(&options.config, store, tree, &identity, &closing)?;
     let until = (stop, failure, closing.clone());
-    let outcome = serve(&options, service, &identity, until).await;
+    let doors = (service, certificates);
+    let outcome = serve(&options, doors, &identity, until).await;
     closing.cancel();
     root.stop(None);
     if tokio::time::timeout(STOP, ended).await.is_err() {
@@ -140,7 +152,7 @@ pub async fn run(
 /// and what still holds the store after this would keep its file.
 async fn serve(
     options: &CoordinatorOptions,
-    service: Service,
+    (service, certificates): (Service, Option<Certificates>),
     identity: &Identity,
     (stop, mut failure, closing): (
         impl Future<Output = ()> + Send + 'static,
@@ -153,12 +165,17 @@ async fn serve(
         .await
         .map_err(|source| BootError::Bind { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    let body = options.config.limits.request_mib;
-    let mut doors = pin!(listen::serve(listener, service, body, closing.clone()));
+    let scheme = if certificates.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let setup = (&options.config, certificates);
+    let mut doors = pin!(listen::serve(listener, service, setup, closing.clone()));
     if let Some(path) = &options.ready_file {
-        write_ready(path, address, &identity.join_token)?;
+        write_ready(path, (scheme, address), identity.join_token.as_ref())?;
     }
-    tracing::info!(%address, data = %options.config.store.data_dir.display(), "coordinator serves");
+    tracing::info!(%scheme, %address, data = %options.config.store.data_dir.display(), "coordinator serves");
     let outcome = tokio::select! {
         () = stop => Ok(()),
         failed = failure.wait_for(Option::is_some) => Err(BootError::Failed(words(failed))),
@@ -221,7 +238,10 @@ fn service(
             },
         ),
         users: user_settings(config)?,
-        join_token: identity.join_token.clone(),
+        agents: AgentPolicy {
+            join_token: identity.join_token.clone(),
+            tls: config.tls.clone(),
+        },
         limits: Limits {
             open_jobs: u64::from(config.limits.open_jobs),
             streams: count(config.limits.streams),
@@ -244,10 +264,29 @@ fn user_settings(config: &Config) -> Result<UserSettings, BootError> {
     })
 }
 
-fn write_ready(path: &Path, address: SocketAddr, join_token: &str) -> Result<(), BootError> {
+/// The join token that is good for ever stands in a file, so that scripts find it; none leaves none.
+fn keep_join_token(path: &Path, token: Option<&Secret>) -> Result<(), BootError> {
+    if let Some(token) = token {
+        return write_private(path, format!("{}\n", token.expose()).as_bytes());
+    }
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BootError::File {
+            path: path.to_path_buf(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn write_ready(
+    path: &Path,
+    (scheme, address): (&str, SocketAddr),
+    join_token: Option<&Secret>,
+) -> Result<(), BootError> {
     let ready = Ready {
         address: address.to_string(),
-        join_token,
+        url: format!("{scheme}://{address}"),
+        join_token: join_token.map(Secret::expose),
         pid: std::process::id(),
     };
     let json = serde_json::to_vec(&ready).map_err(|error| BootError::Failed(error.to_string()))?;

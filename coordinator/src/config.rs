@@ -5,6 +5,7 @@
 
 mod access;
 mod http;
+mod tls;
 
 use std::{
     net::SocketAddr,
@@ -14,6 +15,7 @@ use std::{
 pub use access::{Login, OidcConfig};
 pub use http::Http;
 use serde::Deserialize;
+pub use tls::{ClientCert, Tls};
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
 use trainyard_core::node::Lease;
@@ -30,6 +32,8 @@ pub const ENV_PREFIX: &str = "TRAINYARD__";
 pub struct Config {
     /// Where it is reached.
     pub server: Server,
+    /// Certificates.
+    pub tls: Tls,
     /// Where it remembers.
     pub store: StoreConfig,
     /// Who may use it.
@@ -52,6 +56,16 @@ pub struct Config {
 pub struct Server {
     /// Address and port of REST and gRPC.
     pub listen: SocketAddr,
+    /// Plain text may leave this machine.
+    pub insecure: bool,
+    /// Connections at once.
+    pub connections: u32,
+    /// TLS handshakes at once.
+    pub handshakes: u32,
+    /// How long one may take, in seconds.
+    pub handshake_timeout_seconds: u32,
+    /// How long a connection may ask for nothing, or take to ask, in seconds.
+    pub header_timeout_seconds: u32,
 }
 
 /// Where the coordinator remembers.
@@ -78,7 +92,7 @@ pub struct Auth {
     pub first_user_email: String,
     /// Its password.
     pub first_user_password: Secret,
-    /// What agents must show; empty draws one and keeps it.
+    /// A join token without an end; empty for none.
     pub join_token: Secret,
     /// Anyone may register, as a guest.
     pub open_registration: bool,
@@ -120,6 +134,7 @@ const SHIPPED: Shipped = Shipped {
         ("store.data_dir", folder),
         ("http.cors_origins", http::origins),
         ("login.trusted_proxies", access::networks),
+        ("tls.require_client_cert", tls::who),
     ],
 };
 
@@ -161,6 +176,22 @@ impl Config {
             suspect_after: seconds(self.leases.suspect_after_seconds),
             lost_after: seconds(self.leases.lost_after_seconds),
         }
+    }
+
+    /// What flags may have changed since the settings were loaded.
+    ///
+    /// # Errors
+    /// When plain text would leave this machine and nobody has said so; when files of TLS are missing.
+    pub fn check_transport(&self) -> Result<(), ConfigError> {
+        self.tls.check()?;
+        let listen = self.server.listen;
+        let exposed = !listen.ip().to_canonical().is_loopback();
+        if exposed && !self.tls.is_on() && !self.server.insecure {
+            return Err(ConfigError::Check(format!(
+                "server.listen is {listen}, which other machines reach, and nothing is encrypted: tokens could be read on the way; make certificates with `trainyard tls init` and give --tls-cert and --tls-key, or say --insecure (server.insecure = true) if the network is yours alone"
+            )));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), ConfigError> {

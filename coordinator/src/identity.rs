@@ -9,7 +9,7 @@ use crate::{
     api::users::new_key,
     auth::{PasswordError, SigningKeyRow, hash_password},
     clock,
-    config::Auth,
+    config::{Auth, Secret},
     store::{Change, ReadError, Store, StoreError, UserRow},
 };
 
@@ -38,8 +38,8 @@ pub enum IdentityError {
 pub(crate) struct Identity {
     /// Sign user tokens.
     pub(crate) keys: Vec<SigningKeyRow>,
-    /// What agents must show.
-    pub(crate) join_token: String,
+    /// A join token for any number of agents, where there is one.
+    pub(crate) join_token: Option<Secret>,
 }
 
 /// Reads the secrets from the store or draws them, and makes the first user if there is none.
@@ -49,10 +49,11 @@ pub(crate) async fn establish(
     dev: bool,
 ) -> Result<Identity, IdentityError> {
     let keys = signing_keys(store).await?;
-    let configured = auth.join_token.expose();
-    let join_token = match configured.is_empty() {
-        true => kept(store, JOIN_TOKEN).await?,
-        false => configured.to_owned(),
+    let configured = &auth.join_token;
+    let join_token = match (configured.expose().is_empty(), dev) {
+        (false, _) => Some(configured.clone()),
+        (true, true) => Some(Secret::new(kept(store, JOIN_TOKEN).await?)),
+        (true, false) => None,
     };
     first_user(store, auth, dev).await?;
     Ok(Identity { keys, join_token })

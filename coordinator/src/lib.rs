@@ -10,6 +10,6 @@ pub mod boot;
 pub mod clock;
 pub mod config;
 mod identity;
-mod listen;
+pub mod listen;
 pub mod store;
 pub mod telemetry;

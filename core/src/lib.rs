@@ -10,6 +10,7 @@ pub mod account;
 pub mod failure;
 pub mod ids;
 pub mod job;
+pub mod join;
 pub mod node;
 pub mod record;
 pub mod resources;

@@ -5,8 +5,10 @@ mod cancel;
 mod crashes;
 mod demo;
 mod fuzz;
+mod people;
 mod python;
 mod refusals;
+mod secrets;
 mod submit;
 mod trainers;
 

@@ -8,13 +8,12 @@ use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
-use tonic::transport::Endpoint;
 
 use super::{
     node::Node,
     runs::{Runs, RunsRef},
 };
-use crate::link::{Identity, Link, LinkArgs, LinkMsg, LinkState};
+use crate::link::{Access, Identity, Link, LinkArgs, LinkMsg, LinkState};
 
 /// How long a part may take to end in order.
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(8));
@@ -26,8 +25,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct RootArgs {
     /// This node.
     pub node: Arc<Node>,
-    /// Where the coordinator is.
-    pub endpoint: Endpoint,
+    /// The way to the coordinator, and what is shown there.
+    pub access: Access,
     /// Who this node is to it.
     pub identity: Identity,
     /// How the link stands.
@@ -70,7 +69,7 @@ impl Actor for Root {
         // First the tasks of an earlier life: the first hello tells of all of them.
         let (runs, _) = Runs::spawn_linked(None, Runs, args.node, myself.get_cell()).await?;
         let link_args = Arc::new(LinkArgs {
-            endpoint: args.endpoint,
+            access: args.access,
             identity: args.identity,
             board,
             runs: runs.clone(),

@@ -6,15 +6,31 @@
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Replaces `path` by `value` as JSON, durably.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    write(path, value, 0o666)
+}
+
+/// As above, for its owner's eyes only.
+pub(crate) fn write_private_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    write(path, value, 0o600)
+}
+
+fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let mut file = File::create(&temporary)?;
+    remove_if_there(&temporary)?;
+    let mut options = File::options();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;

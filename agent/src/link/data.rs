@@ -10,6 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 use tonic::Streaming;
+use trainyard_config::Secret;
 use trainyard_core::ids::TaskKey;
 use trainyard_proto::v1::{
     Attach, ConnectRequest, ConnectResponse, RecordAck, connect_request, connect_response::Frame,
@@ -34,12 +35,12 @@ struct Data {
 }
 
 /// Sends records in session `number` until the stream ends.
-pub(super) async fn run(link: &LinkArgs, number: u64) -> SessionEnd {
+pub(super) async fn run(link: &LinkArgs, (number, credential): (u64, Secret)) -> SessionEnd {
     let (outgoing, requests) = mpsc::channel(QUEUE);
     let attach = Attach {
         node_name: link.identity.name.clone(),
         session: number,
-        token: link.identity.token.expose().to_owned(),
+        token: credential.expose().to_owned(),
     };
     let attach = frames::request(connect_request::Frame::Attach(attach));
     if outgoing.send(attach).await.is_err() {
@@ -50,7 +51,7 @@ pub(super) async fn run(link: &LinkArgs, number: u64) -> SessionEnd {
         acks: BTreeMap::new(),
         outgoing,
     };
-    match wire::open(&link.endpoint, requests).await {
+    match wire::open(&link.access, requests).await {
         Ok(incoming) => data.work(link, incoming).await,
         Err(end) => end.without_refusal(),
     }

@@ -4,6 +4,7 @@
 //! the board, so a link that fails is simply started again. Never touches a task: what the
 //! coordinator wants is cast to Runs.
 
+mod access;
 mod backoff;
 mod data;
 mod frames;
@@ -19,12 +20,11 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
-use tonic::transport::Endpoint;
-use trainyard_config::Secret;
 use trainyard_core::resources::Capacity;
 
+pub use access::{Access, AccessError, Bearer, Calls};
 pub use session::SessionEnd;
-pub use wire::{UrlError, endpoint};
+pub use wire::connection;
 
 use crate::{actors::runs::RunsRef, board::Board};
 
@@ -36,8 +36,6 @@ const LASTING: Duration = Duration::from_secs(1);
 pub struct Identity {
     /// Its name.
     pub name: String,
-    /// What makes the coordinator believe it.
-    pub token: Secret,
     /// Drawn once for the data folder: tells two agents of one name apart.
     pub agent_id: String,
     /// Changes when the machine starts anew.
@@ -62,8 +60,8 @@ pub enum LinkState {
 /// What a link is given.
 #[derive(Debug)]
 pub struct LinkArgs {
-    /// Where the coordinator is.
-    pub endpoint: Endpoint,
+    /// The way to the coordinator, and what is shown there.
+    pub access: Access,
     /// Who this node is.
     pub identity: Identity,
     /// What is to be told.
@@ -140,6 +138,15 @@ impl Actor for Link {
             LinkMsg::Ended(SessionEnd::Refused(text)) => state.refused(text),
             LinkMsg::Ended(SessionEnd::NameTaken(text)) if !state.was_welcomed => {
                 state.refused(text);
+            }
+            LinkMsg::Ended(SessionEnd::Unknown(text)) => {
+                if !state.args.access.give_up() {
+                    state.refused(text);
+                    return Ok(());
+                }
+                tracing::warn!(why = %text, "the coordinator does not know this agent; joining anew");
+                let wait = state.lost(&text);
+                myself.send_after(wait, || LinkMsg::Connect);
             }
             LinkMsg::Ended(SessionEnd::NameTaken(why) | SessionEnd::Lost(why)) => {
                 let wait = state.lost(&why);
@@ -223,7 +230,7 @@ impl State {
     fn lost(&mut self, why: &str) -> Duration {
         self.args.state.send_replace(LinkState::Down);
         let up_since = self.up_since.take();
-        let coordinator = self.args.endpoint.uri();
+        let coordinator = self.args.access.connection().url();
         if up_since.is_some() {
             tracing::warn!(%coordinator, %why, "the session has ended; connecting again");
         } else if self.told {

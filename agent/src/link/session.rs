@@ -11,6 +11,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tonic::Streaming;
+use trainyard_config::Secret;
 use trainyard_proto::v1::{
     ConnectRequest, ConnectResponse, Heartbeat, Hello, Welcome, connect_request,
     connect_response::Frame,
@@ -26,7 +27,9 @@ const QUEUE: usize = 64;
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// The coordinator does not know this token, or does not speak this version.
+    /// The coordinator does not know the credential; joining anew may help.
+    Unknown(String),
+    /// The coordinator does not take this agent, or does not speak this version.
     Refused(String),
     /// Another agent has this name.
     NameTaken(String),
@@ -38,20 +41,27 @@ impl SessionEnd {
     /// For a stream that comes after the token was accepted.
     pub(super) fn without_refusal(self) -> Self {
         match self {
-            Self::Refused(text) | Self::NameTaken(text) | Self::Lost(text) => Self::Lost(text),
+            Self::Unknown(text)
+            | Self::Refused(text)
+            | Self::NameTaken(text)
+            | Self::Lost(text) => Self::Lost(text),
         }
     }
 }
 
 /// Connects and stays until either stream ends; both end then.
 pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEnd {
+    let credential = match link.access.enter().await {
+        Ok(credential) => credential,
+        Err(end) => return end,
+    };
     let (outgoing, requests) = mpsc::channel(QUEUE);
     // The number first: what changes after it is told again, not lost.
     let told = *link.board.watch().borrow();
-    if outgoing.send(hello(link)).await.is_err() {
+    if outgoing.send(hello(link, &credential)).await.is_err() {
         return SessionEnd::Lost("the control stream was not opened".to_owned());
     }
-    let mut incoming = match wire::open(&link.endpoint, requests).await {
+    let mut incoming = match wire::open(&link.access, requests).await {
         Ok(incoming) => incoming,
         Err(end) => return end,
     };
@@ -68,7 +78,7 @@ pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEn
     };
     tokio::select! {
         end = control.run(incoming, every) => end,
-        end = data::run(link, welcome.session) => end,
+        end = data::run(link, (welcome.session, credential)) => end,
     }
 }
 
@@ -89,12 +99,12 @@ async fn welcomed(
     Ok((welcome, every))
 }
 
-fn hello(link: &LinkArgs) -> ConnectRequest {
+fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
     let identity = &link.identity;
     let reports = link.board.reports_after(0);
     frames::request(connect_request::Frame::Hello(Hello {
         node_name: identity.name.clone(),
-        token: identity.token.expose().to_owned(),
+        token: credential.expose().to_owned(),
         protocol_version: PROTOCOL,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: identity.boot_id.clone(),

@@ -22,6 +22,8 @@ use trainyard_proto::v1::{
 };
 
 pub(crate) const TOKEN: &str = "right-token";
+/// What it is exchanged for.
+const CREDENTIAL: &str = "right-credential";
 
 type Out = mpsc::Sender<Result<ConnectResponse, Status>>;
 
@@ -182,6 +184,17 @@ impl AgentService for Fake {
         Err(Status::unimplemented("not of these tests"))
     }
 
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        if request.into_inner().token != TOKEN {
+            return Err(Status::unauthenticated("unknown join token"));
+        }
+        let credential = CREDENTIAL.to_owned();
+        Ok(Response::new(v1::JoinResponse { credential }))
+    }
+
     type ConnectStream = Pin<Box<ReceiverStream<Result<ConnectResponse, Status>>>>;
 
     async fn connect(
@@ -194,13 +207,13 @@ impl AgentService for Fake {
         let fake = self.clone();
         match first {
             Some(connect_request::Frame::Hello(hello)) => {
-                if hello.token != TOKEN {
+                if hello.token != CREDENTIAL {
                     return Err(Status::unauthenticated("unknown join token"));
                 }
                 self.tasks.spawn(fake.control(hello, incoming, out));
             }
             Some(connect_request::Frame::Attach(attach)) => {
-                if attach.token != TOKEN || attach.session != self.known().sessions {
+                if attach.token != CREDENTIAL || attach.session != self.known().sessions {
                     return Err(Status::permission_denied("no such session"));
                 }
                 self.tasks.spawn(fake.data(incoming, out));

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use trainyard_agent::boot::{self, AgentOptions, BootError};
+use trainyard_net::{ClientTls, Plain};
 use trainyard_proto::convert::duration;
 use trainyard_proto::v1::{
     JobSpec, LogStream, ResourceRequest, StartTask, StopCause, StopTask, TaskKey,
@@ -38,6 +39,8 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
     let me = std::env::current_exe().expect("the path of this test");
     AgentOptions {
         coordinator: format!("http://{}", fake.address),
+        tls: ClientTls::default(),
+        plain: Plain::Loopback,
         token: TOKEN.to_owned(),
         name: Some("n1".to_owned()),
         data_dir: data.to_owned(),

@@ -42,10 +42,12 @@ pub(crate) async fn login(context: &Context<'_>, args: LoginArgs) -> anyhow::Res
         .or(kept.last.as_deref())
         .unwrap_or(DEFAULT_URL)
         .to_owned();
-    let mut client = Client::anonymous(&url).await?;
+    let connection = context.transport.connection(&url, &kept)?;
+    let mut client = Client::stranger(connection).await?;
     let (email, password) = identify(&args)?;
     let login = client.login(&email, &password).await?;
     kept.keep(client.url(), login);
+    context.transport.keep(client.url(), &mut kept);
     kept.save(&path)?;
     context.screen.show(
         || json!({"coordinator": client.url(), "email": email}),

@@ -8,10 +8,12 @@ pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod metrics;
+pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod projects;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod tls;
 pub(crate) mod users;
 pub(crate) mod watch;
 
@@ -22,6 +24,7 @@ use crate::{
     client::Client,
     exit::Exit,
     output::Screen,
+    transport::Transport,
 };
 
 /// What all commands are told.
@@ -31,22 +34,21 @@ pub(crate) struct Context<'a> {
     pub(crate) screen: Screen,
     /// The coordinator that was asked for.
     pub(crate) coordinator: Option<&'a str>,
+    /// How it is reached.
+    pub(crate) transport: &'a Transport,
 }
 
 impl Context<'_> {
     /// Connects with the tokens that are there.
     async fn client(&self) -> anyhow::Result<Client> {
-        Client::open(self.coordinator).await
+        Client::open(self.coordinator, self.transport).await
     }
 }
 
 /// Runs one of them.
 pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow::Result<Exit> {
     match command {
-        ClientCommand::Login(args) => login::login(context, args).await,
-        ClientCommand::Logout => login::logout(context).await,
         ClientCommand::People(command) => Box::pin(people(context, command)).await,
-        ClientCommand::Status => login::status(context).await,
         ClientCommand::Submit(args) => Box::pin(submit::run(context, *args)).await,
         ClientCommand::Jobs(args) => jobs::run(context, args).await,
         ClientCommand::Show { id } => show::run(context, id).await,
@@ -55,6 +57,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Metrics(args) => Box::pin(metrics::run(context, args)).await,
         ClientCommand::Cancel { ids } => cancel::run(context, ids).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
+        ClientCommand::Node(command) => node::run(context, command).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
     }
@@ -62,6 +65,9 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
 
 async fn people(context: &Context<'_>, command: PeopleCommand) -> anyhow::Result<Exit> {
     match command {
+        PeopleCommand::Login(args) => login::login(context, args).await,
+        PeopleCommand::Status => login::status(context).await,
+        PeopleCommand::Logout => login::logout(context).await,
         PeopleCommand::Users { command } => users::run(context, command).await,
         PeopleCommand::Projects { command } => projects::run(context, command).await,
         PeopleCommand::ServiceAccounts { command } => machines::accounts(context, command).await,

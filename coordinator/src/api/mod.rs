@@ -4,6 +4,7 @@
 //! jobs; only the service speaks to actors and store. Called by `boot`.
 
 pub mod access;
+mod agents;
 mod error;
 mod figures;
 mod follow;
@@ -18,6 +19,7 @@ pub mod rest;
 mod service;
 pub mod users;
 
+pub use agents::{AgentPolicy, NewJoinToken};
 pub use error::ApiError;
 pub use reads::Points;
 pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};

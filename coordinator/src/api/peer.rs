@@ -4,7 +4,7 @@
 //! Owns whose word about addresses is believed. Decides nothing about the request. A layer over both
 //! doors, put there by `listen`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::{
     extract::{Request, State},
@@ -13,18 +13,13 @@ use axum::{
 };
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use ipnet::IpNet;
-use tonic::transport::server::TcpConnectInfo;
 
 use super::Service;
+use crate::listen;
 
 /// Where a request comes from, as far as is known; an extension of every request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peer(pub Option<IpAddr>);
-
-/// The address of the other end of a connection; an extension of every request on a connection that
-/// is no plain TCP socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
 
 impl Peer {
     /// The one that the layer has found.
@@ -52,11 +47,8 @@ pub async fn introduce(
 }
 
 fn socket(extensions: &Extensions) -> Option<IpAddr> {
-    let given = extensions.get::<PeerAddress>().map(|peer| peer.0);
-    let tcp = || extensions.get::<TcpConnectInfo>()?.remote_addr();
-    given
-        .or_else(tcp)
-        .map(|address| address.ip().to_canonical())
+    let socket = extensions.get::<listen::Peer>()?;
+    Some(socket.0.ip().to_canonical())
 }
 
 /// The address that the last trusted proxy was called from. What stands further left in the header

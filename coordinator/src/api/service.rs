@@ -20,6 +20,7 @@ use trainyard_proto::status::Kind;
 use super::{
     ApiError, Caller,
     access::Target,
+    agents::{AgentPolicy, Agents},
     follow::Follower,
     users::{UserSettings, Users},
 };
@@ -67,7 +68,7 @@ pub struct ServiceArgs {
     /// What the configuration says about users.
     pub users: UserSettings,
     /// What agents must show.
-    pub join_token: String,
+    pub agents: AgentPolicy,
     /// How much is accepted.
     pub limits: Limits,
     /// What is asked of HTTP clients.
@@ -89,7 +90,7 @@ struct Inner {
     store: Store,
     tree: Tree,
     users: Users,
-    join_token: String,
+    agents: Agents,
     limits: Limits,
     http: Http,
     telemetry: Telemetry,
@@ -136,9 +137,9 @@ impl Service {
         let users = Users::new(args.store.clone(), args.keys, args.users);
         let inner = Inner {
             users,
+            agents: Agents::new(args.store.clone(), args.agents),
             store: args.store,
             tree: args.tree,
-            join_token: args.join_token,
             streams: Arc::new(Semaphore::new(args.limits.streams)),
             limits: args.limits,
             http: args.http,
@@ -181,10 +182,9 @@ impl Service {
         &self.inner.store
     }
 
-    /// Whether an agent has shown the right token. Hashes are compared, so that the time it takes
-    /// tells nothing.
-    pub(super) fn may_join(&self, token: &str) -> bool {
-        blake3::hash(token.as_bytes()) == blake3::hash(self.inner.join_token.as_bytes())
+    /// Agents and their tokens.
+    pub(super) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// Users and their tokens.

@@ -44,7 +44,16 @@ pub(crate) fn hello(world: &World, name: &str, cpus: u32) -> v1::Hello {
 }
 
 impl Stream {
+    /// Opens a stream; a join token in the first frame is exchanged first, as agents do.
     pub(crate) async fn open(world: &World, first: connect_request::Frame) -> Result<Self, Status> {
+        Self::open_with(world, world.entered(first).await?).await
+    }
+
+    /// As above, with the first frame as it is.
+    pub(crate) async fn open_with(
+        world: &World,
+        first: connect_request::Frame,
+    ) -> Result<Self, Status> {
         let (out, requests) = mpsc::channel(16);
         let frame = Some(first);
         out.send(v1::ConnectRequest { frame }).await.unwrap();

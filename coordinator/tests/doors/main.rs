@@ -15,13 +15,21 @@ mod faults;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod live;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod oidc;
+#[cfg(test)]
 mod rest;
+#[cfg(test)]
+mod roles;
+#[cfg(test)]
+mod security;
 #[cfg(test)]
 mod submit;
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! A coordinator in this process with a data folder of its own, and clients for it.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Mutex,
+    time::Duration,
+};
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -17,6 +22,7 @@ use trainyard_coordinator::{
     config::Config,
 };
 use trainyard_proto::v1::{
+    self, agent_service_client::AgentServiceClient, connect_request::Frame,
     job_service_client::JobServiceClient, node_service_client::NodeServiceClient,
 };
 
@@ -30,6 +36,10 @@ pub(crate) struct World {
     /// Of the development user.
     pub(crate) token: String,
     pub(crate) http: Client,
+    /// Of nodes that have joined.
+    credentials: Mutex<BTreeMap<String, String>>,
+    /// Nodes that have said hello, with their agents.
+    agents: Mutex<BTreeSet<(String, String)>>,
     folder: TempDir,
     stop: oneshot::Sender<()>,
     running: JoinSet<Result<(), BootError>>,
@@ -42,11 +52,15 @@ impl World {
 
     /// On a data folder that may have been used before.
     pub(crate) async fn on(folder: TempDir) -> Self {
-        Self::with(folder, |_| {}).await
+        Self::set_up(folder, |_| ()).await
     }
 
-    /// With settings of one's own.
-    pub(crate) async fn with(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+    /// With settings of its own.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::set_up(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn set_up(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .ok();
@@ -76,6 +90,8 @@ impl World {
             join_token: ready["join_token"].as_str().unwrap().to_owned(),
             token: String::new(),
             http: Client::new(),
+            credentials: Mutex::default(),
+            agents: Mutex::default(),
             folder,
             stop,
             running,
@@ -130,6 +146,31 @@ impl World {
         self.send(request.json(body)).await
     }
 
+    /// Any call with this token; a body of null is none.
+    pub(crate) async fn call(
+        &self,
+        token: &str,
+        (method, path): (Method, &str),
+        body: Value,
+    ) -> (u16, Value) {
+        let request = self.plain(method, path).bearer_auth(token);
+        let request = match body.is_null() {
+            true => request,
+            false => request.json(&body),
+        };
+        self.send(request).await
+    }
+
+    /// Makes a user and logs it in; answers with its number and both tokens.
+    pub(crate) async fn user(&self, email: &str, role: &str) -> (u64, Value) {
+        let body = json!({"email": email, "password": "correct horse", "system_role": role});
+        let (status, user) = self.post_json("/users", &body).await;
+        assert_eq!(status, 201, "{user}");
+        let (status, tokens) = self.login(email, "correct horse").await;
+        assert_eq!(status, 200, "{tokens}");
+        (user["id"].as_u64().unwrap(), tokens)
+    }
+
     /// Submits a job and returns its id.
     pub(crate) async fn submit(&self, body: &Value) -> u64 {
         let (status, job) = self.post_json("/training/jobs", body).await;
@@ -144,16 +185,10 @@ impl World {
         project["id"].as_i64().unwrap()
     }
 
-    /// Makes a user with this system role; its number and token.
-    pub(crate) async fn user(&self, name: &str, role: &str) -> (u64, String) {
-        let email = format!("{name}@example.com");
-        let user = json!({"email": email, "password": "long enough", "system_role": role});
-        let (status, user) = self.post_json("/users", &user).await;
-        assert_eq!(status, 201, "{user}");
-        let (status, tokens) = self.login(&email, "long enough").await;
-        assert_eq!(status, 200, "{tokens}");
-        let token = tokens["access_token"].as_str().unwrap().to_owned();
-        (user["id"].as_u64().unwrap(), token)
+    /// As [`World::user`], with the access token alone.
+    pub(crate) async fn somebody(&self, name: &str, role: &str) -> (u64, String) {
+        let (id, tokens) = self.user(&format!("{name}@example.com"), role).await;
+        (id, tokens["access_token"].as_str().unwrap().to_owned())
     }
 
     /// Puts a user into a project.
@@ -163,11 +198,6 @@ impl World {
         let request = self.plain(Method::PUT, &path).bearer_auth(&self.token);
         let (status, answer) = self.send(request.json(&body)).await;
         assert_eq!(status, 200, "{answer}");
-    }
-
-    /// A call with somebody's token.
-    pub(crate) async fn call(&self, method: Method, path: &str, token: &str) -> (u16, Value) {
-        self.send(self.plain(method, path).bearer_auth(token)).await
     }
 
     /// Waits until the job has this status.
@@ -207,6 +237,64 @@ impl World {
     pub(crate) async fn nodes(&self) -> NodeServiceClient<InterceptedService<Channel, Bearer>> {
         let bearer = Bearer(self.token.clone());
         NodeServiceClient::with_interceptor(self.channel().await, bearer)
+    }
+}
+
+impl World {
+    /// Exchanges a token for a credential, as an agent does.
+    pub(crate) async fn join_as(
+        &self,
+        token: &str,
+        (node, agent_id): (&str, &str),
+    ) -> Result<String, Status> {
+        let request = v1::JoinRequest {
+            token: token.to_owned(),
+            node_name: node.to_owned(),
+            agent_id: agent_id.to_owned(),
+        };
+        let mut agents = AgentServiceClient::new(self.channel().await);
+        let credential = agents.join(request).await?.into_inner().credential;
+        let mut credentials = self.credentials.lock().unwrap();
+        credentials.insert(node.to_owned(), credential.clone());
+        Ok(credential)
+    }
+
+    /// The credential of a node that has joined.
+    pub(crate) fn credential(&self, node: &str) -> Option<String> {
+        self.credentials.lock().unwrap().get(node).cloned()
+    }
+
+    /// A first frame with a credential in place of a join token.
+    pub(crate) async fn entered(&self, first: Frame) -> Result<Frame, Status> {
+        Ok(match first {
+            Frame::Hello(mut hello) if !hello.token.starts_with("tya:") => {
+                let kept = self.credential(&hello.node_name);
+                let kept = kept.filter(|_| hello.token == self.join_token);
+                let who = (hello.node_name.as_str(), hello.agent_id.as_str());
+                hello.token = match kept.filter(|_| self.knows(who)) {
+                    Some(kept) => kept,
+                    None => self.join_as(&hello.token, who).await?,
+                };
+                let who = (hello.node_name.clone(), hello.agent_id.clone());
+                self.agents.lock().unwrap().insert(who);
+                Frame::Hello(hello)
+            }
+            Frame::Attach(mut attach) if attach.token == self.join_token => {
+                let kept = self.credential(&attach.node_name);
+                attach.token = kept.unwrap_or(attach.token);
+                Frame::Attach(attach)
+            }
+            other @ (Frame::Attach(_)
+            | Frame::Hello(_)
+            | Frame::Heartbeat(_)
+            | Frame::Report(_)
+            | Frame::Batch(_)) => other,
+        })
+    }
+
+    fn knows(&self, (node, agent_id): (&str, &str)) -> bool {
+        let agents = self.agents.lock().unwrap();
+        agents.contains(&(node.to_owned(), agent_id.to_owned()))
     }
 }
 

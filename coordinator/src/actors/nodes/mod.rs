@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
@@ -61,8 +62,11 @@ pub enum NodesMsg {
         /// Its session; frames go there.
         reply: RpcReplyPort<Result<SessionRef, NameTaken>>,
     },
-    /// A data stream of this session wants to begin; answered with whether it may.
-    Attach(NodeName, SessionNo, RpcReplyPort<bool>),
+    /// A data stream of this session wants to begin; answered, if it may, with what is cancelled when
+    /// the session is over.
+    Attach(NodeName, SessionNo, RpcReplyPort<Option<CancellationToken>>),
+    /// Ends the session of a node, if it has one: its agent may not speak any more.
+    Disconnect(NodeName, RpcReplyPort<()>),
     /// A node has given a sign of life.
     Seen(NodeName),
     /// For the agent of a node; lost if it is not connected, since it is told all when it is.
@@ -95,7 +99,22 @@ struct Entry {
     row: NodeRow,
     seen: Timestamp,
     told: NodeState,
-    session: Option<(SessionNo, SessionRef)>,
+    session: Option<Live>,
+}
+
+/// A connected agent.
+#[derive(Debug)]
+struct Live {
+    number: SessionNo,
+    actor: SessionRef,
+    /// Ends the session's data stream with it.
+    end: CancellationToken,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
 }
 
 /// All nodes, and the last number of a session.
@@ -176,7 +195,12 @@ impl Actor for Nodes {
             NodesMsg::Attach(node, session, reply) => {
                 let entry = state.nodes.get(&node);
                 let live = entry.and_then(|entry| entry.session.as_ref());
-                answer(reply, live.is_some_and(|(number, _)| *number == session));
+                let live = live.filter(|live| live.number == session);
+                answer(reply, live.map(|live| live.end.clone()));
+            }
+            NodesMsg::Disconnect(node, reply) => {
+                state.disconnect(&node)?;
+                answer(reply, ());
             }
             NodesMsg::Seen(node) => state.seen(&node)?,
             NodesMsg::Send(node, frame) => state.send(&node, frame),
@@ -236,9 +260,9 @@ impl State {
             .get(node)
             .and_then(|entry| entry.session.as_ref());
         match session {
-            Some((_, actor)) => {
+            Some(live) => {
                 // A session that ends now is followed by one that is told everything.
-                actor.cast(SessionMsg::Send(frame)).ok();
+                live.actor.cast(SessionMsg::Send(frame)).ok();
             }
             None => tracing::debug!(%node, "not connected; it is told when it is"),
         }
@@ -279,6 +303,20 @@ impl State {
         Ok(())
     }
 
+    fn disconnect(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
+        let entry = self.nodes.get_mut(node);
+        let Some((entry, live)) = entry.and_then(|entry| {
+            let live = entry.session.take()?;
+            Some((entry, live))
+        }) else {
+            return Ok(());
+        };
+        tracing::warn!(%node, "the node's session is closed; its jobs go on until its lease is over");
+        entry.told = NodeState::Suspect;
+        live.actor.stop(Some("the agent was revoked".to_owned()));
+        self.tell_scheduler(node)
+    }
+
     fn session_ended(
         &mut self,
         child: ractor::ActorId,
@@ -286,7 +324,7 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let is_it = |entry: &&mut Entry| {
             let session = entry.session.as_ref();
-            session.is_some_and(|(_, actor)| actor.get_id() == child)
+            session.is_some_and(|live| live.actor.get_id() == child)
         };
         let Some(entry) = self.nodes.values_mut().find(is_it) else {
             return Ok(());

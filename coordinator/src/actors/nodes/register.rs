@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use ractor::{Actor, ActorProcessingErr};
+use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, SessionNo},
     node::NodeState,
@@ -14,7 +15,7 @@ use trainyard_proto::{
     v1::{self, connect_response::Frame},
 };
 
-use super::{Entry, NameTaken, NodesRef, SESSIONS, State, heartbeat};
+use super::{Entry, Live, NameTaken, NodesRef, SESSIONS, State, heartbeat};
 use crate::{
     actors::{
         job::JobMsg,
@@ -47,8 +48,8 @@ impl State {
         self.last_session = session.0;
         let row = self.row_of(&name, &hello);
         self.store_registration(session, &row).await?;
-        if let Some((_, old)) = self.nodes.remove(&name).and_then(|entry| entry.session) {
-            old.stop(Some(
+        if let Some(old) = self.nodes.remove(&name).and_then(|entry| entry.session) {
+            old.actor.stop(Some(
                 "a newer session of the same node has begun".to_owned(),
             ));
         }
@@ -107,7 +108,11 @@ impl State {
             row,
             seen: clock::now(),
             told: NodeState::Ready,
-            session: Some((session, actor)),
+            session: Some(Live {
+                number: session,
+                actor,
+                end: CancellationToken::new(),
+            }),
         };
         self.nodes.insert(name, entry);
     }

@@ -1,6 +1,6 @@
 //! `AgentService.Connect`: an agent's control stream or data stream.
 //!
-//! The first frame says which. Owns reading the streams and handing frames to their actors; knows
+//! The first frame says which. Owns who is let in, reading the streams and handing frames to their actors; knows
 //! nothing of jobs. The tasks that read end with the stream or with the coordinator.
 
 use std::{future::Future, pin::Pin, time::Duration};
@@ -10,7 +10,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
-use trainyard_core::ids::{NodeName, SessionNo};
+use trainyard_core::{
+    ids::{NodeName, SessionNo},
+    join::{AgentCredential, Joiner},
+};
 use trainyard_proto::{
     status::Kind,
     v1::{self, agent_service_server::AgentService, connect_request::Frame},
@@ -23,7 +26,8 @@ use crate::{
         nodes::NodesMsg,
         session::{SessionMsg, SessionRef},
     },
-    api::{ApiError, Service},
+    api::{ApiError, Service, agents::bad_name},
+    listen::PeerCertificate,
 };
 
 /// The only version of the conversation so far.
@@ -54,17 +58,43 @@ impl AgentService for AgentDoor {
     type FetchManifestStream =
         Pin<Box<dyn Stream<Item = Result<v1::FetchManifestResponse, Status>> + Send>>;
 
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        let shown = Shown::of(&request);
+        let v1::JoinRequest {
+            token,
+            node_name,
+            agent_id,
+        } = request.into_inner();
+        check_name("node_name", &node_name)?;
+        if agent_id.is_empty() {
+            return Err(ApiError::field("agent_id", "is missing").into());
+        }
+        let who = Joiner {
+            node: node_name,
+            agent_id,
+        };
+        let joined = self.service.join(&token, who, shown.certificate.as_ref());
+        let joined = joined.await?;
+        let credential = joined.map_err(|taken| Status::already_exists(taken.to_string()))?;
+        Ok(Response::new(v1::JoinResponse { credential }))
+    }
+
     async fn fetch_manifest(
         &self,
-        _request: Request<v1::FetchManifestRequest>,
+        request: Request<v1::FetchManifestRequest>,
     ) -> Result<Response<Self::FetchManifestStream>, Status> {
+        self.agent(&request)?;
         Err(Status::unimplemented("no snapshots yet"))
     }
 
     async fn sign_upload(
         &self,
-        _request: Request<v1::SignUploadRequest>,
+        request: Request<v1::SignUploadRequest>,
     ) -> Result<Response<v1::SignUploadResponse>, Status> {
+        self.agent(&request)?;
         Err(Status::unimplemented("no uploads yet"))
     }
 
@@ -74,13 +104,14 @@ impl AgentService for AgentDoor {
         &self,
         request: Request<Streaming<v1::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let shown = Shown::of(&request);
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(FIRST_FRAME, frames.message()).await;
         let late = |_| Status::deadline_exceeded("no first frame came within 10 s");
         let first = first.map_err(late)??.and_then(|message| message.frame);
         match first {
-            Some(Frame::Hello(hello)) => self.control(hello, frames).await,
-            Some(Frame::Attach(attach)) => self.data(attach, frames).await,
+            Some(Frame::Hello(hello)) => self.control(&shown, hello, frames).await,
+            Some(Frame::Attach(attach)) => self.data(&shown, attach, frames).await,
             Some(Frame::Heartbeat(_) | Frame::Report(_) | Frame::Batch(_)) | None => Err(
                 Status::invalid_argument("the first frame of a connection must be hello or attach"),
             ),
@@ -91,9 +122,19 @@ impl AgentService for AgentDoor {
 type Answer = Result<Response<<AgentDoor as AgentService>::ConnectStream>, Status>;
 
 impl AgentDoor {
-    async fn control(&self, hello: v1::Hello, frames: Streaming<v1::ConnectRequest>) -> Answer {
-        self.admit(&hello.token)?;
+    async fn control(
+        &self,
+        shown: &Shown,
+        hello: v1::Hello,
+        frames: Streaming<v1::ConnectRequest>,
+    ) -> Answer {
         check(&hello)?;
+        let agent = self.admit(shown, &hello.token, &hello.node_name)?;
+        if agent.agent.agent_id != hello.agent_id {
+            let words = "the credential is that of another data folder; give each agent a folder of its own (--data-dir)";
+            return Err(Kind::Forbidden.status(words));
+        }
+        let node = hello.node_name.clone();
         let (outgoing, responses) = mpsc::channel(OUTGOING);
         let question = |reply| NodesMsg::Register {
             hello: Box::new(hello),
@@ -103,34 +144,63 @@ impl AgentDoor {
         let registered = ask(&self.service.tree().nodes, question).await;
         let session = registered.map_err(ApiError::from)?;
         let session = session.map_err(|taken| Status::already_exists(taken.to_string()))?;
+        // Whoever revokes writes first and closes the session then: one of both sees the other.
+        if !self.service.agent_seen(&agent).await? {
+            self.service.cut(&node).await?;
+            return Err(Kind::Unauthenticated.status("the agent has just been revoked"));
+        }
         self.spawn(read_control(frames, session));
         Ok(Response::new(self.until_stop(responses)))
     }
 
-    async fn data(&self, attach: v1::Attach, frames: Streaming<v1::ConnectRequest>) -> Answer {
-        self.admit(&attach.token)?;
+    async fn data(
+        &self,
+        shown: &Shown,
+        attach: v1::Attach,
+        frames: Streaming<v1::ConnectRequest>,
+    ) -> Answer {
+        self.admit(shown, &attach.token, &attach.node_name)?;
         let (node, session) = (NodeName(attach.node_name), SessionNo(attach.session));
         let question = |reply| NodesMsg::Attach(node.clone(), session, reply);
         let live = ask(&self.service.tree().nodes, question).await;
-        if !live.map_err(ApiError::from)? {
+        let Some(end) = live.map_err(ApiError::from)? else {
             let words = format!("{session} of node {node} is over; connect again");
             return Err(Kind::Stale.status(words));
-        }
+        };
         let (acks, responses) = mpsc::channel(data::IN_FLIGHT);
         let jobs = self.service.tree().jobs.clone();
-        self.spawn(data::read(frames, jobs, acks, node));
+        let reading = data::read(frames, jobs, acks, node);
+        let over = end.clone();
+        self.spawn(async move {
+            over.run_until_cancelled(reading).await;
+        });
         let responses = ReceiverStream::new(responses).map(data::acknowledge);
         let stop = self.service.stop().clone();
+        let responses = responses.take_until(end.cancelled_owned());
         let responses = responses.take_until(stop.cancelled_owned());
         Ok(Response::new(Box::pin(responses)))
     }
 
-    fn admit(&self, token: &str) -> Result<(), ApiError> {
-        if self.service.may_join(token) {
-            return Ok(());
+    /// The agent that calls, if it may.
+    fn agent<T>(&self, request: &Request<T>) -> Result<AgentCredential, Status> {
+        let shown = Shown::of(request);
+        let credential = shown.credential.as_deref().unwrap_or_default();
+        let known = self.service.agent(credential, shown.certificate.as_ref());
+        Ok(known?)
+    }
+
+    /// As above, for one that says which node it is.
+    fn admit(&self, shown: &Shown, token: &str, node: &str) -> Result<AgentCredential, ApiError> {
+        let credential = shown.credential.as_deref().unwrap_or(token);
+        let known = self.service.agent(credential, shown.certificate.as_ref())?;
+        if known.agent.node == node {
+            return Ok(known);
         }
-        let words = "the join token is not this coordinator's; the right one stands in the file join-token of its data folder";
-        Err(ApiError::new(Kind::Unauthenticated, words))
+        let words = format!(
+            "the credential is that of node '{}' and not of '{node}'; give the agent its name (--name) or join it as '{node}' with a token of its own",
+            known.agent.node
+        );
+        Err(ApiError::new(Kind::Forbidden, words))
     }
 
     /// The agent's stream, which ends when the session does or the coordinator stops.
@@ -170,13 +240,28 @@ fn check(hello: &v1::Hello) -> Result<(), ApiError> {
         );
         return Err(ApiError::new(Kind::Conflict, words));
     }
-    let name = &hello.node_name;
-    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > 253 || !name.chars().all(fine) {
-        let words = format!(
-            "'{name}' is no name for a node; use letters, digits, '.', '_' and '-' (--name)"
-        );
-        return Err(ApiError::field("hello.node_name", words));
+    check_name("hello.node_name", &hello.node_name)
+}
+
+fn check_name(field: &str, name: &str) -> Result<(), ApiError> {
+    bad_name(name).map_or(Ok(()), |words| Err(ApiError::field(field, words)))
+}
+
+/// What a call shows of its sender.
+struct Shown {
+    /// From the metadata.
+    credential: Option<String>,
+    certificate: Option<PeerCertificate>,
+}
+
+impl Shown {
+    fn of<T>(request: &Request<T>) -> Self {
+        let header = request.metadata().get("authorization");
+        let header = header.and_then(|value| value.to_str().ok());
+        let credential = header.and_then(|value| value.strip_prefix("Bearer "));
+        Self {
+            credential: credential.map(str::to_owned),
+            certificate: request.extensions().get::<PeerCertificate>().cloned(),
+        }
     }
-    Ok(())
 }

@@ -1,13 +1,14 @@
 //! `NodeService`: machines, and taking them out of service.
 
 use tonic::{Request, Response, Status, async_trait};
+use trainyard_core::join::JoinToken;
 use trainyard_proto::{
-    convert::timestamp,
+    convert::{span, timestamp},
     v1::{self, node_service_server::NodeService},
 };
 
 use super::caller;
-use crate::api::{Node, Service};
+use crate::api::{ApiError, NewJoinToken, Node, Service};
 
 /// The door; all is in the service.
 #[derive(Debug)]
@@ -59,6 +60,70 @@ impl NodeService for NodeDoor {
             .await?;
         let node = Some(wire(node));
         Ok(Response::new(v1::ResumeResponse { node }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let asked = request.into_inner();
+        let ttl = asked.ttl.as_ref().map(|ttl| span("ttl", ttl));
+        let ttl = ttl.transpose().map_err(ApiError::from)?;
+        let new = NewJoinToken {
+            ttl: ttl.unwrap_or(NewJoinToken::TTL),
+            node: Some(asked.node_name).filter(|name| !name.is_empty()),
+            uses: asked.uses.max(1),
+        };
+        let (made, token) = self.0.create_join_token(&caller, new).await?;
+        let join_token = Some(wire_token(made));
+        Ok(Response::new(v1::CreateJoinTokenResponse {
+            token,
+            join_token,
+        }))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<v1::ListJoinTokensRequest>,
+    ) -> Result<Response<v1::ListJoinTokensResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let tokens = self.0.join_tokens(&caller)?;
+        let join_tokens = tokens.into_iter().map(wire_token).collect();
+        Ok(Response::new(v1::ListJoinTokensResponse { join_tokens }))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<v1::RevokeJoinTokenRequest>,
+    ) -> Result<Response<v1::RevokeJoinTokenResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let id = request.into_inner().id;
+        self.0.revoke_join_token(&caller, &id).await?;
+        Ok(Response::new(v1::RevokeJoinTokenResponse {}))
+    }
+
+    async fn revoke_node(
+        &self,
+        request: Request<v1::RevokeNodeRequest>,
+    ) -> Result<Response<v1::RevokeNodeResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let name = request.into_inner().name;
+        self.0.revoke_agent(&caller, &name).await?;
+        Ok(Response::new(v1::RevokeNodeResponse {}))
+    }
+}
+
+/// Without its secret.
+fn wire_token(token: JoinToken) -> v1::JoinToken {
+    v1::JoinToken {
+        id: token.id,
+        node_name: token.node.unwrap_or_default(),
+        uses: token.uses,
+        joined: token.joined.into_iter().map(|who| who.node).collect(),
+        created_by: token.created_by,
+        created_at: Some(timestamp(token.created_at)),
+        expires_at: Some(timestamp(token.expires_at)),
     }
 }
 

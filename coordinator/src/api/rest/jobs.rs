@@ -18,7 +18,7 @@ use super::{
     create,
     error::{Answer, Refusal},
     openapi::{About, Acting, Sending},
-    request::{Asked, Body, Id, ProjectId, User},
+    request::{Asked, Body, Id, ProjectId, Reader, User},
     submission::TrainingJobRequest,
     views::TrainingJob,
 };
@@ -131,7 +131,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 )]
 pub(super) async fn list(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     asked: Asked,
 ) -> Answer<JobPage> {
     let most = service.page_rows();
@@ -164,7 +164,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn experiments(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     ProjectId(project): ProjectId,
 ) -> Answer<Vec<TrainingJob>> {
     let mut names = Names::of(&service);
@@ -197,7 +197,7 @@ pub(super) async fn experiments(
 )]
 pub(super) async fn job(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
 ) -> Answer<TrainingJob> {
     shown(&service, service.job(&caller, id).await?)

@@ -115,7 +115,7 @@ pub(super) async fn training(
         (job, fields.optional_text("token"))
     })?;
     let token = bearer(&headers).map(str::to_owned).or(token);
-    let caller = service.caller(token.as_deref())?;
+    let caller = service.identify(token.as_deref()).await?;
     let job = job.and_then(|id| u64::try_from(id).ok()).map(JobId);
     if let Some(id) = job {
         service.job(&caller, id).await?;

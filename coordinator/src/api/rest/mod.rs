@@ -16,6 +16,7 @@ mod health;
 mod jobs;
 mod live;
 mod models;
+mod nodes;
 mod openapi;
 mod projects;
 mod reports;
@@ -72,6 +73,7 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(auth::router())
         .merge(users::router())
         .merge(projects::router())
+        .merge(nodes::router())
         .merge(jobs::router())
         .merge(series::router())
         .merge(validation::router())

@@ -15,7 +15,8 @@ use trainyard_core::ids::JobId;
 use trainyard_proto::http::{Fields, bad_number};
 
 use super::error::Refusal;
-use crate::api::{Caller, Service, peer::bearer};
+pub(super) use crate::api::peer::bearer;
+use crate::api::{Caller, Service};
 
 /// The user who calls.
 pub(super) struct User(pub(super) Caller);
@@ -25,6 +26,17 @@ impl FromRequestParts<Service> for User {
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Refusal> {
         Ok(Self(service.caller(bearer(&parts.headers))?))
+    }
+}
+
+/// Who reads jobs: the user who calls, or anyone where `auth.open_reads` says so.
+pub(super) struct Reader(pub(super) Caller);
+
+impl FromRequestParts<Service> for Reader {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Refusal> {
+        Ok(Self(service.reader_of(bearer(&parts.headers))?))
     }
 }
 

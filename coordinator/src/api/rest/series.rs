@@ -10,7 +10,7 @@ use super::{
     error::Answer,
     jobs::Names,
     openapi::About,
-    request::{Asked, Id, User},
+    request::{Asked, Id, Reader},
     views::{LogRow, LogType, MetricRow, TrainingJob, log_type},
 };
 use crate::api::{Points, Service};
@@ -76,7 +76,7 @@ pub(super) struct CheckpointRow {
 )]
 pub(super) async fn status(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
 ) -> Answer<JobStatus> {
     let job = service.job(&caller, id).await?;
@@ -105,7 +105,7 @@ pub(super) async fn status(
 )]
 pub(super) async fn metrics(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
     asked: Asked,
 ) -> Answer<Vec<MetricRow>> {
@@ -130,7 +130,7 @@ pub(super) async fn metrics(
 )]
 pub(super) async fn schema(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
 ) -> Answer<MetricSchema> {
     let job = service.job(&caller, id).await?;
@@ -162,7 +162,7 @@ pub(super) async fn schema(
 )]
 pub(super) async fn logs(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
     asked: Asked,
 ) -> Answer<Vec<LogRow>> {
@@ -189,7 +189,7 @@ pub(super) async fn logs(
 )]
 pub(super) async fn checkpoints(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(id): Id,
 ) -> Answer<Checkpoints> {
     let job = service.job(&caller, id).await?;

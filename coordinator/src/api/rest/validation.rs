@@ -11,7 +11,7 @@ use super::{
     callbacks::validation_id,
     error::Answer,
     openapi::About,
-    request::{Asked, Id, User},
+    request::{Asked, Id, Reader},
 };
 use crate::api::Service;
 
@@ -89,7 +89,7 @@ pub(super) struct ValidationEpoch {
 )]
 pub(super) async fn results(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(job_id): Id,
     asked: Asked,
 ) -> Answer<ValidationResults> {
@@ -117,7 +117,7 @@ pub(super) async fn results(
 )]
 pub(super) async fn summary(
     State(service): State<Service>,
-    User(caller): User,
+    Reader(caller): Reader,
     Id(job_id): Id,
 ) -> Answer<ValidationSummary> {
     let small = |epoch, text: &str| {

@@ -1,0 +1,204 @@
+//! Join tokens and the agents that have joined, for operators.
+//!
+//! Parses and renders; the service decides. The same calls are in the gRPC door's `nodes`.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use serde::Serialize;
+use trainyard_core::join::JoinToken;
+use trainyard_proto::http::{Bound, read};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    error::Refusal,
+    request::{Body, User},
+};
+use crate::api::{NewJoinToken, Service};
+
+/// A join token without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JoinTokenView {
+    /// To revoke it by.
+    id: String,
+    /// The only node that may join with it.
+    node_name: Option<String>,
+    /// How many agents may join with it.
+    uses: u32,
+    /// The nodes whose agents have.
+    joined: Vec<String>,
+    /// The e-mail address of who made it.
+    created_by: String,
+    /// In UTC.
+    created_at: String,
+    /// In UTC.
+    expires_at: String,
+}
+
+/// A new join token.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NewTokenView {
+    /// What the agent is given; told once.
+    token: String,
+    #[serde(flatten)]
+    view: JoinTokenView,
+}
+
+/// What to make.
+#[derive(Debug, ToSchema)]
+#[expect(
+    dead_code,
+    reason = "it only describes the body, which is read field by field"
+)]
+pub(super) struct NewTokenRequest {
+    /// How long it is good, in seconds: 1 to 2592000 [default: 3600].
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    ttl_seconds: Option<i64>,
+    /// The only node that may join with it [default: any].
+    node_name: Option<String>,
+    /// How many agents may join with it: 1 to 1000 [default: 1].
+    #[schema(minimum = 1, maximum = 1_000)]
+    uses: Option<i64>,
+}
+
+/// That it was done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Done {
+    /// For people.
+    message: String,
+}
+
+/// The routes of this file.
+pub(super) fn router() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(remove))
+        .routes(routes!(revoke))
+}
+
+/// Make a token by which agents join.
+#[utoipa::path(
+    post,
+    path = "/nodes/tokens",
+    tag = "nodes",
+    request_body = NewTokenRequest,
+    responses(
+        (status = 201, body = NewTokenView),
+        (status = 400, description = "A name that no node can have"),
+        (status = 401, description = "No token, or one that is not good"),
+        (status = 403, description = "The caller may not operate the cluster"),
+        (status = 413, description = "The body is too large"),
+        (status = 422, description = "A field is not what it must be"),
+        (status = 429, description = "There are too many"),
+        (status = 503, description = "The coordinator is too busy or stopping"),
+    ),
+    security(("token" = []), ("login" = []))
+)]
+pub(super) async fn create(
+    State(service): State<Service>,
+    User(caller): User,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<NewTokenView>), Refusal> {
+    let new = read(&body, |fields, _| {
+        let within = |most: i64| [Bound::Ge(1), Bound::Le(most)];
+        let ttl = fields.whole_or("ttl_seconds", 3_600, &within(2_592_000));
+        let uses = fields.whole_or("uses", 1, &within(1_000));
+        NewJoinToken {
+            ttl: Duration::from_secs(u64::try_from(ttl).unwrap_or_default()),
+            node: fields.optional_text("node_name"),
+            uses: u32::try_from(uses).unwrap_or_default(),
+        }
+    })?;
+    let (made, token) = service.create_join_token(&caller, new).await?;
+    let view = JoinTokenView::of(made);
+    Ok((StatusCode::CREATED, Json(NewTokenView { token, view })))
+}
+
+/// List the join tokens that have not expired.
+#[utoipa::path(
+    get,
+    path = "/nodes/tokens",
+    tag = "nodes",
+    responses(
+        (status = 200, body = Vec<JoinTokenView>),
+        (status = 401, description = "No token, or one that is not good"),
+        (status = 403, description = "The caller may not operate the cluster"),
+    ),
+    security(("token" = []), ("login" = []))
+)]
+pub(super) async fn list(
+    State(service): State<Service>,
+    User(caller): User,
+) -> Result<Json<Vec<JoinTokenView>>, Refusal> {
+    let tokens = service.join_tokens(&caller)?;
+    Ok(Json(tokens.into_iter().map(JoinTokenView::of).collect()))
+}
+
+/// Revoke a join token; agents that have joined with it stay.
+#[utoipa::path(
+    delete,
+    path = "/nodes/tokens/{id}",
+    tag = "nodes",
+    params(("id" = String, Path, description = "The token's id")),
+    responses(
+        (status = 200, body = Done),
+        (status = 401, description = "No token, or one that is not good"),
+        (status = 403, description = "The caller may not operate the cluster"),
+        (status = 404, description = "There is no such token"),
+        (status = 503, description = "The coordinator is too busy or stopping"),
+    ),
+    security(("token" = []), ("login" = []))
+)]
+pub(super) async fn remove(
+    State(service): State<Service>,
+    User(caller): User,
+    Path(id): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    service.revoke_join_token(&caller, &id).await?;
+    let message = format!("join token {id} is revoked");
+    Ok(Json(Done { message }))
+}
+
+/// Cut a node's agent off; it must join anew.
+#[utoipa::path(
+    post,
+    path = "/nodes/{name}/revoke",
+    tag = "nodes",
+    params(("name" = String, Path, description = "The node's name")),
+    responses(
+        (status = 200, body = Done),
+        (status = 401, description = "No token, or one that is not good"),
+        (status = 403, description = "The caller may not operate the cluster"),
+        (status = 404, description = "No agent has joined as this node"),
+        (status = 503, description = "The coordinator is too busy or stopping"),
+    ),
+    security(("token" = []), ("login" = []))
+)]
+pub(super) async fn revoke(
+    State(service): State<Service>,
+    User(caller): User,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    service.revoke_agent(&caller, &name).await?;
+    let message = format!("the agent of node {name} is revoked");
+    Ok(Json(Done { message }))
+}
+
+impl JoinTokenView {
+    fn of(token: JoinToken) -> Self {
+        Self {
+            id: token.id,
+            node_name: token.node,
+            uses: token.uses,
+            joined: token.joined.into_iter().map(|who| who.node).collect(),
+            created_by: token.created_by,
+            created_at: token.created_at.to_naive_iso(),
+            expires_at: token.expires_at.to_naive_iso(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! No secret is ever logged: coordinator and agent run at the most talkative level through every flow
+//! that touches one, and then their logs are searched for each.
+
+use std::collections::BTreeMap;
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tests::{
+    cluster::{Cluster, CoordinatorSetup, PASSWORD},
+    jobs::{Jobs, shell},
+};
+use trainyard_coordinator::{
+    auth::SigningKeyRow,
+    store::{Store, StoreOptions},
+};
+use trainyard_core::ids::JobId;
+use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
+
+use crate::{TRAINYARD, text};
+
+/// One who calls over REST, and remembers every secret that went over the wire.
+struct Caller {
+    http: Client,
+    url: String,
+    token: String,
+    secrets: BTreeMap<&'static str, String>,
+}
+
+impl Caller {
+    async fn call(&self, method: Method, path: &str, body: Value) -> Value {
+        let url = format!("{}/api/v1{path}", self.url);
+        let request = self.http.request(method, url).bearer_auth(&self.token);
+        let answer = request.json(&body).send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.json().await.expect("it is JSON")
+    }
+
+    /// Keeps the text at `key` of `answer` as the secret `name`.
+    fn keep(&mut self, name: &'static str, answer: &Value, key: &str) -> String {
+        let secret = answer[key].as_str().expect("it is there").to_owned();
+        self.secrets.insert(name, secret.clone());
+        secret
+    }
+}
+
+/// Registers, logs in, renews, changes passwords, makes and uses an API key, fails to log in.
+async fn all_flows(caller: &mut Caller) {
+    let email = "ada@example.org";
+    for (name, password) in [
+        ("password", "Pass-word.one"),
+        ("new password", "Pass-word.two"),
+    ] {
+        caller.secrets.insert(name, password.to_owned());
+    }
+    caller
+        .secrets
+        .insert("wrong password", "Pass-word.wrong".to_owned());
+    let body = json!({"email": email, "password": "Pass-word.one"});
+    caller.call(Method::POST, "/auth/register", body).await;
+    let log_in = async |caller: &Caller, password: &str| {
+        let form = [("username", email), ("password", password)];
+        let url = format!("{}/api/v1/auth/login", caller.url);
+        let answer = caller.http.post(url).form(&form).send().await;
+        answer
+            .expect("an answer")
+            .json::<Value>()
+            .await
+            .expect("it is JSON")
+    };
+    log_in(caller, "Pass-word.wrong").await;
+    let tokens = log_in(caller, "Pass-word.one").await;
+    caller.keep("access token", &tokens, "access_token");
+    let refresh = caller.keep("refresh token", &tokens, "refresh_token");
+    let path = format!("/auth/refresh?refresh_token={refresh}");
+    let tokens = caller.call(Method::POST, &path, Value::Null).await;
+    let admin = caller.token.clone();
+    caller.token = caller.keep("second access token", &tokens, "access_token");
+    caller.keep("second refresh token", &tokens, "refresh_token");
+    let body = json!({"current_password": "Pass-word.one", "new_password": "Pass-word.two"});
+    caller.call(Method::PUT, "/auth/password", body).await;
+    caller.token = admin;
+
+    let account = caller
+        .call(Method::POST, "/service-accounts", json!({"name": "ci"}))
+        .await;
+    let body = json!({"user_id": account.get("id"), "name": "main"});
+    let made = caller.call(Method::POST, "/api-keys", body).await;
+    let admin = caller.token.clone();
+    caller.token = caller.keep("API key", &made, "key");
+    caller.call(Method::GET, "/auth/me", Value::Null).await;
+    caller.token = admin;
+    caller
+        .call(Method::POST, "/auth/keys/rotate", json!({}))
+        .await;
+}
+
+/// What the store holds that must not be logged: read once the coordinator stands still.
+fn stored(
+    cluster: &Cluster,
+    (job, log): (u64, &str),
+    secrets: &mut BTreeMap<&'static str, String>,
+) {
+    let path = cluster.path("coordinator").join("trainyard.redb");
+    let store = Store::open(StoreOptions::new(path), Box::new(|_| ())).expect("the store");
+    let keys = store.documents::<SigningKeyRow>("").expect("the keys");
+    assert_eq!(keys.len(), 2);
+    for (name, key) in ["a signing key", "another signing key"]
+        .into_iter()
+        .zip(&keys)
+    {
+        secrets.insert(name, key.secret.expose().to_owned());
+    }
+    let job = store.job(JobId(job)).expect("a read").expect("the job");
+    let attempt = job.attempt().expect("an attempt");
+    secrets.insert("the attempt's secret", attempt.secret.clone());
+    for user in store.users().expect("the users") {
+        let shown = !user.service && log.contains(&user.password_hash);
+        assert!(!shown, "the hash of a password is logged");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_stands_in_any_log() {
+    let variables = [("TRAINYARD_LOG".to_owned(), "trace".to_owned())];
+    let setup = CoordinatorSetup {
+        variables: variables.into(),
+    };
+    let mut cluster = Cluster::start_with(TRAINYARD, setup).await;
+    cluster
+        .agent_with("one", &["--slots", "1"], &[("TRAINYARD_LOG", "trace")])
+        .await;
+    let mut caller = Caller {
+        http: Client::new(),
+        url: cluster.url(),
+        token: cluster.token().to_owned(),
+        secrets: BTreeMap::new(),
+    };
+    all_flows(&mut caller).await;
+    let request = v1::LoginRequest {
+        email: "ada@example.org".to_owned(),
+        password: "Pass-word.two".to_owned(),
+    };
+    let login = AuthServiceClient::new(cluster.channel().await)
+        .login(request)
+        .await;
+    let tokens = login.expect("a login").into_inner().tokens.expect("tokens");
+    let mut jobs = Jobs::of(&cluster).await;
+    let id = jobs.submit(shell("true")).await;
+    jobs.ends(id).await;
+    let output = cluster.cli(&["users", "list"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let mut secrets = caller.secrets;
+    secrets.insert("gRPC access token", tokens.access_token);
+    secrets.insert("gRPC refresh token", tokens.refresh_token);
+    secrets.insert("the first user's token", cluster.token().to_owned());
+    secrets.insert("the first user's password", PASSWORD.to_owned());
+    secrets.insert("join token", cluster.join_token.clone());
+    cluster.coordinator().stop().await;
+    let log = cluster.coordinator().log();
+    stored(&cluster, (id, &log), &mut secrets);
+
+    // A log that says nothing would prove nothing.
+    assert!(log.contains("TRACE"), "the log is not talkative");
+    let logs = [
+        ("coordinator", log),
+        ("agent", cluster.agent_process("one").log()),
+    ];
+    for (whose, log) in &logs {
+        for (name, secret) in &secrets {
+            let found = log.lines().find(|line| line.contains(telling(secret)));
+            assert!(found.is_none(), "{name} in the {whose}'s log: {found:?}");
+        }
+    }
+}
+
+/// What of a secret must not leak: of a token the signature, of an API key the part after its id.
+fn telling(secret: &str) -> &str {
+    assert!(secret.len() >= 8, "one is too short to look for");
+    let tail = secret.rsplit(['.', '_']).next().unwrap_or(secret);
+    if tail.len() >= 16 { tail } else { secret }
+}
