@@ -38,9 +38,9 @@ impl Cast {
     async fn new() -> Self {
         let world = World::start().await;
         let project = world.project("vision").await;
-        let (viewer_id, viewer) = world.person("viewer", "standard_engineer").await;
-        let (member_id, member) = world.person("member", "standard_engineer").await;
-        let (_, stranger) = world.person("stranger", "advanced_engineer").await;
+        let (viewer_id, viewer) = world.somebody("viewer", "standard_engineer").await;
+        let (member_id, member) = world.somebody("member", "standard_engineer").await;
+        let (_, stranger) = world.somebody("stranger", "advanced_engineer").await;
         world.member(project, viewer_id, "viewer").await;
         world.member(project, member_id, "member").await;
         let mut body = command();
@@ -58,7 +58,7 @@ impl Cast {
 
     async fn call(&self, method: Method, path: &str, token: &str) -> (u16, Value) {
         let path = path.replace("{}", &self.job.to_string());
-        self.world.ask(method, &path, token).await
+        self.world.call(token, (method, &path), Value::Null).await
     }
 
     async fn submit(&self, token: &str, project: Option<i64>) -> (u16, Value) {
@@ -104,7 +104,7 @@ async fn who_is_not_in_the_project_sees_no_trace_of_its_jobs() {
     assert_eq!(listed["jobs"].as_array().unwrap().len(), 1);
     assert_eq!(listed["jobs"][0]["id"], own["id"]);
     let path = format!("/training/jobs/{}", own["id"]);
-    let answer = cast.world.ask(Method::GET, &path, &cast.member).await;
+    let answer = cast.call(Method::GET, &path, &cast.member).await;
     assert_eq!(answer, no_job());
 }
 

@@ -42,8 +42,7 @@ async fn a_body_of_many_brackets_is_refused_and_the_coordinator_lives() {
 
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_its_body_is_cut_off() {
-    let folder = tempfile::tempdir().unwrap();
-    let world = World::set_up(folder, |config| config.http.body_timeout_seconds = 1).await;
+    let world = World::with(|config| config.http.body_timeout_seconds = 1).await;
     let (address, token) = (world.address.clone(), world.token.clone());
     let answer = tokio::task::spawn_blocking(move || {
         let mut socket = std::net::TcpStream::connect(address).unwrap();
@@ -63,9 +62,8 @@ async fn a_client_that_stops_in_the_middle_of_its_body_is_cut_off() {
 
 #[tokio::test]
 async fn only_pages_of_the_origins_in_the_settings_may_call() {
-    let folder = tempfile::tempdir().unwrap();
     let page = "https://train.example.com";
-    let world = World::set_up(folder, |config| {
+    let world = World::with(|config| {
         config.http.cors_origins = format!("{page}, http://localhost:3000");
     })
     .await;

@@ -224,7 +224,7 @@ async fn a_connection_follows_so_many_jobs_and_no_more() {
 async fn only_who_may_read_the_job_is_let_in() {
     let world = World::start().await;
     let id = world.submit(&command()).await;
-    let (_, stranger) = world.person("stranger", "standard_engineer").await;
+    let (_, stranger) = world.somebody("stranger", "standard_engineer").await;
     let by_query = format!("?job_id={id}&token={}", world.token);
     assert!(Watcher::open(&world, &by_query, None).await.is_ok());
     let query = format!("?job_id={id}");

@@ -191,16 +191,10 @@ impl World {
         project["id"].as_i64().unwrap()
     }
 
-    /// Makes a user with this system role; its number and token.
-    pub(crate) async fn person(&self, name: &str, role: &str) -> (u64, String) {
-        let email = format!("{name}@example.com");
-        let user = json!({"email": email, "password": "long enough", "system_role": role});
-        let (status, user) = self.post_json("/users", &user).await;
-        assert_eq!(status, 201, "{user}");
-        let (status, tokens) = self.login(&email, "long enough").await;
-        assert_eq!(status, 200, "{tokens}");
-        let token = tokens["access_token"].as_str().unwrap().to_owned();
-        (user["id"].as_u64().unwrap(), token)
+    /// As [`World::user`], with the access token alone.
+    pub(crate) async fn somebody(&self, name: &str, role: &str) -> (u64, String) {
+        let (id, tokens) = self.user(&format!("{name}@example.com"), role).await;
+        (id, tokens["access_token"].as_str().unwrap().to_owned())
     }
 
     /// Puts a user into a project.
@@ -210,11 +204,6 @@ impl World {
         let request = self.plain(Method::PUT, &path).bearer_auth(&self.token);
         let (status, answer) = self.send(request.json(&body)).await;
         assert_eq!(status, 200, "{answer}");
-    }
-
-    /// A call with somebody's token.
-    pub(crate) async fn ask(&self, method: Method, path: &str, token: &str) -> (u16, Value) {
-        self.send(self.plain(method, path).bearer_auth(token)).await
     }
 
     /// Waits until the job has this status.

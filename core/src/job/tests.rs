@@ -334,7 +334,7 @@ proptest! {
     ) {
         let mut job = accepted();
         for event in events {
-            let user = matches!(event, Event::RestartRequested);
+            let user = matches!(event, Event::RestartRequested | Event::StartRequested(_));
             let Ok(step) = job.step(T, event) else { continue };
             if step.job.state != job.state {
                 // Starting may pass through finishing within one step, as may running.

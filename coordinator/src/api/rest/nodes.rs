@@ -17,6 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::Refusal,
+    openapi::{About, Sending, Signed},
     request::{Body, User},
 };
 use crate::api::{NewJoinToken, Service};
@@ -60,6 +61,7 @@ pub(super) struct NewTokenRequest {
     #[schema(minimum = 1, maximum = 2_592_000)]
     ttl_seconds: Option<i64>,
     /// The only node that may join with it [default: any].
+    #[schema(min_length = 1, max_length = 253, pattern = "^[A-Za-z0-9._-]+$")]
     node_name: Option<String>,
     /// How many agents may join with it: 1 to 1000 [default: 1].
     #[schema(minimum = 1, maximum = 1_000)]
@@ -87,16 +89,7 @@ pub(super) fn router() -> OpenApiRouter<Service> {
     path = "/nodes/tokens",
     tag = "nodes",
     request_body = NewTokenRequest,
-    responses(
-        (status = 201, body = NewTokenView),
-        (status = 400, description = "A name that no node can have"),
-        (status = 401, description = "No token, or one that is not good"),
-        (status = 403, description = "The caller may not operate the cluster"),
-        (status = 413, description = "The body is too large"),
-        (status = 422, description = "A field is not what it must be"),
-        (status = 429, description = "There are too many"),
-        (status = 503, description = "The coordinator is too busy or stopping"),
-    ),
+    responses((status = 201, description = "Made; the only answer that holds the token", body = NewTokenView), Sending),
     security(("token" = []), ("login" = []))
 )]
 pub(super) async fn create(
@@ -106,8 +99,10 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<NewTokenView>), Refusal> {
     let new = read(&body, |fields, _| {
         let within = |most: i64| [Bound::Ge(1), Bound::Le(most)];
-        let ttl = fields.whole_or("ttl_seconds", 3_600, &within(2_592_000));
-        let uses = fields.whole_or("uses", 1, &within(1_000));
+        let ttl = fields
+            .whole_within("ttl_seconds", &within(2_592_000))
+            .unwrap_or(3_600);
+        let uses = fields.whole_within("uses", &within(1_000)).unwrap_or(1);
         NewJoinToken {
             ttl: Duration::from_secs(u64::try_from(ttl).unwrap_or_default()),
             node: fields.optional_text("node_name"),
@@ -124,11 +119,7 @@ pub(super) async fn create(
     get,
     path = "/nodes/tokens",
     tag = "nodes",
-    responses(
-        (status = 200, body = Vec<JoinTokenView>),
-        (status = 401, description = "No token, or one that is not good"),
-        (status = 403, description = "The caller may not operate the cluster"),
-    ),
+    responses((status = 200, description = "As it is now", body = Vec<JoinTokenView>), Signed),
     security(("token" = []), ("login" = []))
 )]
 pub(super) async fn list(
@@ -145,13 +136,7 @@ pub(super) async fn list(
     path = "/nodes/tokens/{id}",
     tag = "nodes",
     params(("id" = String, Path, description = "The token's id")),
-    responses(
-        (status = 200, body = Done),
-        (status = 401, description = "No token, or one that is not good"),
-        (status = 403, description = "The caller may not operate the cluster"),
-        (status = 404, description = "There is no such token"),
-        (status = 503, description = "The coordinator is too busy or stopping"),
-    ),
+    responses((status = 200, description = "As it is now", body = Done), About),
     security(("token" = []), ("login" = []))
 )]
 pub(super) async fn remove(
@@ -170,13 +155,7 @@ pub(super) async fn remove(
     path = "/nodes/{name}/revoke",
     tag = "nodes",
     params(("name" = String, Path, description = "The node's name")),
-    responses(
-        (status = 200, body = Done),
-        (status = 401, description = "No token, or one that is not good"),
-        (status = 403, description = "The caller may not operate the cluster"),
-        (status = 404, description = "No agent has joined as this node"),
-        (status = 503, description = "The coordinator is too busy or stopping"),
-    ),
+    responses((status = 200, description = "As it is now", body = Done), About),
     security(("token" = []), ("login" = []))
 )]
 pub(super) async fn revoke(
