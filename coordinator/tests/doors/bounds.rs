@@ -41,6 +41,20 @@ async fn a_body_of_many_brackets_is_refused_and_the_coordinator_lives() {
 }
 
 #[tokio::test]
+async fn a_refusal_before_the_body_was_read_says_that_the_connection_ends() {
+    let world = World::start().await;
+    let path = "/training/jobs/1/callback/progress";
+    let refused = world.plain(Method::POST, path).json(&json!({"job_id": 1}));
+    let answer = refused.send().await.unwrap();
+    assert_eq!(answer.status(), 404);
+    assert_eq!(answer.headers()["connection"], "close");
+    let read = world.plain(Method::POST, "/auth/login").body("{}");
+    let answer = read.send().await.unwrap();
+    assert_eq!(answer.status(), 422);
+    assert!(!answer.headers().contains_key("connection"));
+}
+
+#[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_its_body_is_cut_off() {
     let world = World::with(|config| config.http.body_timeout_seconds = 1).await;
     let (address, token) = (world.address.clone(), world.token.clone());

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use axum::{
     Router,
+    body::HttpBody as _,
     extract::{MatchedPath, Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use tokio::time::Instant;
 use tower_http::{
     cors::{AllowOrigin, CorsLayer},
@@ -45,20 +46,40 @@ async fn bounded(
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
+    let may_be_unread = request.version() <= Version::HTTP_11 && !request.body().is_end_stream();
     let answered = tokio::time::timeout(limit, next.run(request)).await;
-    let answer = answered.unwrap_or_else(|_| {
+    let mut answer = answered.unwrap_or_else(|_| {
         let words = format!(
             "The call took longer than {} s (http.request_timeout_seconds); it may have been carried out",
             limit.as_secs()
         );
         super::detail(StatusCode::SERVICE_UNAVAILABLE, &words).into_response()
     });
+    if may_be_unread && refused_early(answer.status()) {
+        // The rest of the body is not read, so this connection cannot carry another call: said aloud, or
+        // a client that keeps it sees it break in the middle of its next one.
+        let headers = answer.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let status = answer.status().as_u16();
     service
         .telemetry()
         .answered(route, method.as_str(), status, began.elapsed());
     answer
+}
+
+/// Answers that are given before the body is looked at.
+fn refused_early(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
 }
 
 fn cors(http: &Http) -> Option<CorsLayer> {
