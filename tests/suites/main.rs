@@ -11,6 +11,7 @@ mod people;
 mod python;
 mod refusals;
 mod secrets;
+mod snapshots;
 mod submit;
 #[cfg(test)]
 mod trackers;

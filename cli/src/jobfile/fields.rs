@@ -28,6 +28,7 @@ pub(super) enum Kind {
     Texts,
     Variables,
     Object,
+    Flag,
 }
 
 const COUNT: Kind = Kind::Whole {
@@ -44,7 +45,7 @@ const fn field(path: &'static str, also: &'static [&'static str], kind: Kind) ->
 }
 
 /// All fields; a test holds it against the specification.
-pub(super) const FIELDS: [Field; 32] = [
+pub(super) const FIELDS: [Field; 36] = [
     field("name", &[], Kind::Text),
     field("framework", &[], Kind::Text),
     field("model_name", &["model"], Kind::Text),
@@ -92,6 +93,10 @@ pub(super) const FIELDS: [Field; 32] = [
     field("session_id", &["session"], ID),
     field("project_id", &["project"], ID),
     field("custom_docker_image", &[], Kind::Text),
+    field("custom_prompts", &["prompts"], Kind::Texts),
+    field("prompt_mode", &[], Kind::Text),
+    field("resume_from", &[], Kind::Text),
+    field("resume", &[], Kind::Flag),
 ];
 
 /// The field under one of its names.
@@ -129,6 +134,7 @@ impl Kind {
             Self::Span => return span(value),
             Self::Texts => texts(value),
             Self::Variables => variables(value),
+            Self::Flag => value.as_bool().map(Value::from),
             Self::Object => value.as_object().cloned().map(Value::Object),
         };
         taken.ok_or(None)

@@ -314,6 +314,7 @@ impl Kind {
             Self::Texts => "a list of texts".to_owned(),
             Self::Variables => "a table of texts".to_owned(),
             Self::Object => "a table of settings".to_owned(),
+            Self::Flag => "true or false".to_owned(),
         }
     }
 }

@@ -46,11 +46,11 @@ pub(crate) async fn manifest(
     start: &v1::StartTask,
     after: &str,
 ) -> Result<Vec<v1::SnapshotFile>, tonic::Status> {
-    let request = v1::FetchManifestRequest {
+    let request = world.of_agent(v1::FetchManifestRequest {
         task: start.task,
         secret: start.secret.clone(),
         after_path: after.to_owned(),
-    };
+    });
     let mut client = AgentServiceClient::new(world.channel().await);
     let mut pages = client.fetch_manifest(request).await?.into_inner();
     let mut files = Vec::new();

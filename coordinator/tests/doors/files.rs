@@ -273,14 +273,17 @@ async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
     let job = world.submit(&command()).await;
     let start = agent.run().await;
     let mut client = AgentServiceClient::new(world.channel().await);
-    let ask = |filename: &str, size_bytes| v1::SignUploadRequest {
-        task: start.task,
-        secret: start.secret.clone(),
-        filename: filename.to_owned(),
-        size_bytes,
+    let ask = |filename: &str, size_bytes, secret: &str| {
+        world.of_agent(v1::SignUploadRequest {
+            task: start.task,
+            secret: secret.to_owned(),
+            filename: filename.to_owned(),
+            size_bytes,
+        })
     };
+    let secret = start.secret.as_str();
     let upload = client
-        .sign_upload(ask("best.pt", 7))
+        .sign_upload(ask("best.pt", 7, secret))
         .await
         .unwrap()
         .into_inner();
@@ -310,11 +313,13 @@ async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
         ("", 1),
         ("best.pt", 2 << 20),
     ] {
-        let error = client.sign_upload(ask(filename, size)).await.unwrap_err();
+        let error = client
+            .sign_upload(ask(filename, size, secret))
+            .await
+            .unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument, "{filename}");
     }
-    let mut stranger = ask("best.pt", 1);
-    stranger.secret = "guessed".to_owned();
+    let stranger = ask("best.pt", 1, "guessed");
     assert_eq!(
         client.sign_upload(stranger).await.unwrap_err().code(),
         Code::NotFound

@@ -265,6 +265,16 @@ impl World {
         Ok(credential)
     }
 
+    /// A call beside the session, with the credential of the node `n1`.
+    pub(crate) fn of_agent<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(credential) = self.credential("n1") {
+            let value = format!("Bearer {credential}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        request
+    }
+
     /// The credential of a node that has joined.
     pub(crate) fn credential(&self, node: &str) -> Option<String> {
         self.credentials.lock().unwrap().get(node).cloned()

@@ -39,6 +39,7 @@ pub(super) struct DatasetRequest {
     /// Its name, unique: letters, digits, `.`, `_` and `-`.
     id: String,
     /// A folder's absolute path on the coordinator, or a URL such as `s3://bucket/prefix`.
+    #[schema(min_length = 1)]
     storage_path: String,
     /// `dice`, `yolo`, `coco` or `imagefolder`; found out when it is left out.
     format: Option<String>,
@@ -103,6 +104,7 @@ pub(super) struct SnapshotPage {
 #[expect(dead_code, reason = "describes a body that is read field by field")]
 pub(super) struct UploadUrlRequest {
     /// Such as `best.pt`: no folders.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[^./\\\\][^/\\\\]*$")]
     checkpoint_filename: String,
     /// Taken and not needed.
     content_type: Option<String>,

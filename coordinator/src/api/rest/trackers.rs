@@ -7,6 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::{Answer, Refusal},
+    openapi::Signed,
     request::User,
 };
 use crate::{api::Service, trackers::Status};
@@ -72,11 +73,8 @@ impl From<Status> for TrackerView {
     get,
     path = "/trackers",
     tag = "trackers",
-    responses(
-        (status = 200, description = "All trackers", body = TrackerList),
-        (status = 401, description = "No good token"),
-        (status = 403, description = "The caller may not operate the cluster"),
-    )
+    responses((status = 200, description = "All trackers", body = TrackerList), Signed),
+    security(("token" = []), ("login" = []))
 )]
 pub(super) async fn trackers(
     User(caller): User,

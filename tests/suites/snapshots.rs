@@ -1,0 +1,134 @@
+//! Snapshots from the submit to the trainer's folder, with a real coordinator and real agents.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    jobs::{Jobs, outcome, shell},
+};
+use trainyard_proto::v1::{self, FailureClass, JobState};
+
+use crate::{TRAINYARD, text};
+
+/// Images of two classes, as folders; no two of one content.
+fn folders(root: &Path, each: usize) {
+    for class in ["cat", "dog"] {
+        fs::create_dir_all(root.join(class)).expect("a folder is made");
+        for number in 0..each {
+            let file = root.join(class).join(format!("{number:02}.png"));
+            fs::write(file, format!("{class} {number}")).expect("a file is written");
+        }
+    }
+}
+
+/// A cluster that knows `pets`, ten images of each class.
+async fn with_pets() -> Cluster {
+    let cluster = Cluster::start(TRAINYARD).await;
+    let set = cluster.path("pets");
+    folders(&set, 10);
+    let added = cluster.cli(&["dataset", "add", "pets", set.to_str().expect("UTF-8")]);
+    assert!(added.status.success(), "{}", text(&added.stderr));
+    cluster
+}
+
+/// A job on `pets` that runs a script.
+fn job(script: &str, split: &Value) -> v1::JobSpec {
+    v1::JobSpec {
+        dataset_id: "pets".to_owned(),
+        split_strategy_json: split.to_string(),
+        ..shell(script)
+    }
+}
+
+/// What the command line says of the only snapshot.
+fn snapshot(cluster: &Cluster) -> Value {
+    let shown = cluster.cli(&["dataset", "snapshots", "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    shown["snapshots"][0].clone()
+}
+
+const COUNT: &str = r#"
+cd "$LOCAL_DATASET_PATH"
+for part in train val; do echo "$part $(find $part -name '*.png' | wc -l)"; done
+echo "excluded $(find . -name '*07.png' | grep -c cat)"
+echo "$SNAPSHOT_ID $DATASET_VERSION_HASH"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_sees_exactly_the_split_that_its_snapshot_records() {
+    let mut cluster = with_pets().await;
+    cluster.agent("one", &["--slots", "2"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let split = json!({
+        "method": "auto", "ratio": [0.7, 0.3], "seed": 7, "exclude_images": ["cat/07.png"],
+    });
+    let (first, second) = (job(COUNT, &split), job(COUNT, &split));
+    let ids = [jobs.submit(first).await, jobs.submit(second).await];
+    let mut seen = Vec::new();
+    for id in ids {
+        let ended = jobs.ends(id).await;
+        assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
+        seen.push(jobs.output(id).await);
+    }
+    assert_eq!(seen[0], seen[1], "the same snapshot, the same split");
+    let recorded = snapshot(&cluster);
+    let counts = &recorded["split"]["counts"];
+    let of = |part: &str| counts[part].as_u64().expect("a count");
+    assert_eq!(of("train") + of("val"), 19, "{recorded}");
+    let id = recorded["snapshot_id"].as_str().expect("an id");
+    let hash = recorded["version_hash"].as_str().expect("a hash");
+    let expected = [
+        format!("train {}", of("train")),
+        format!("val {}", of("val")),
+        "excluded 0".to_owned(),
+        format!("{id} {hash}"),
+    ];
+    assert_eq!(seen[0], expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_that_has_changed_fails_the_job_with_the_first_file_named() {
+    let mut cluster = with_pets().await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let id = jobs.submit(job("exit 0", &json!({"method": "auto"}))).await;
+    for name in ["dog/03.png", "cat/04.png"] {
+        let file = cluster.path("pets").join(name);
+        fs::write(file, "something else").expect("a file is written");
+    }
+    cluster.agent("one", &["--slots", "1"]).await;
+    let ended = jobs.ends(id).await;
+    let end = outcome(&ended);
+    assert_eq!(ended.state(), JobState::Failed);
+    assert_eq!(end.failure_class(), FailureClass::User, "{end:?}");
+    assert!(end.message.contains("cat/04.png"), "{}", end.message);
+    assert!(!end.message.contains("dog/03.png"), "{}", end.message);
+    // A submit of today makes a snapshot of today.
+    let again = jobs.submit(job("exit 0", &json!({"method": "auto"}))).await;
+    assert_eq!(jobs.ends(again).await.state(), JobState::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_in_the_coordinators_store_when_its_job_has_ended() {
+    let mut cluster = with_pets().await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let script = "printf weights > $CHECKPOINT_DIR/best.pt; printf more > $CHECKPOINT_DIR/last.pt";
+    let id = jobs.submit(shell(script)).await;
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
+    let kept = cluster.path("coordinator/artifacts").join("checkpoints");
+    let kept = kept.join(id.to_string());
+    let read = |name: &str| fs::read_to_string(kept.join(name)).expect("it is stored");
+    assert_eq!(
+        (read("best.pt").as_str(), read("last.pt").as_str()),
+        ("weights", "more")
+    );
+    let best = ended.best_checkpoint.expect("it is named").path;
+    assert!(
+        best.ends_with(&format!("checkpoints/{id}/best.pt")),
+        "{best}"
+    );
+    let shown = text(&cluster.cli(&["show", &id.to_string()]).stdout);
+    assert!(shown.contains(&best), "{shown}");
+}
