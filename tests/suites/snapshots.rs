@@ -45,7 +45,8 @@ fn job(script: &str, split: &Value) -> v1::JobSpec {
 fn snapshot(cluster: &Cluster) -> Value {
     let shown = cluster.cli(&["dataset", "snapshots", "--json"]);
     let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
-    shown["snapshots"][0].clone()
+    let found = shown.pointer("/snapshots/0");
+    found.expect("there is one").clone()
 }
 
 const COUNT: &str = r#"
