@@ -142,7 +142,7 @@ impl Standing {
             Permission::CreateProject | Permission::RegisterDatasets => {
                 self.system >= SystemRole::AdvancedEngineer
             }
-            Permission::ReadDatasets | Permission::ReadNodes => true,
+            Permission::ReadDatasets | Permission::ReadNodes => engineer,
             Permission::Operate | Permission::AdministerUsers => self.system == SystemRole::Admin,
         }
     }

@@ -52,7 +52,7 @@ impl Service {
             loop {
                 changes.borrow_and_update();
                 // Before the rows: a job that is over now has all its rows stored.
-                let job = service.readable(&caller, id)?;
+                let job = service.readable(&service.still(&caller)?, id)?;
                 let status = job.state.contract_name();
                 if std::mem::replace(&mut at.status, status) != status && !job.state.is_terminal() {
                     yield Update::Progress(Box::new(job.clone()), None);

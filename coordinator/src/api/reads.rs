@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use trainyard_core::{
     ids::{AttemptNo, JobId},
     job::Job,
-    record::{LogLine, LogStream},
+    record::LogLine,
 };
 
 use super::{
@@ -61,7 +61,7 @@ impl Service {
         caller: &Caller,
         id: JobId,
         (after, limit): (u64, usize),
-        stream: Option<LogStream>,
+        keep: impl Fn(&LogLine) -> bool + Send + 'static,
     ) -> Result<Page<StoredLine>, ApiError> {
         self.readable(caller, id)?;
         let limit = self.page(limit);
@@ -76,9 +76,7 @@ impl Service {
                     return Ok(Page { rows, more: false });
                 };
                 after = last.id;
-                let wanted =
-                    |row: &StoredLine| stream.is_none_or(|wanted| row.line.stream == wanted);
-                rows.extend(batch.into_iter().filter(wanted));
+                rows.extend(batch.into_iter().filter(|row| keep(&row.line)));
                 if rows.len() >= limit {
                     rows.truncate(limit);
                     return Ok(Page { rows, more: true });
@@ -86,6 +84,21 @@ impl Service {
             }
         })
         .await
+    }
+
+    /// Lets what is told next through only while the caller may still be told it: a stream outlives
+    /// logins and memberships.
+    fn guard<T>(
+        &self,
+        caller: &Caller,
+        id: JobId,
+    ) -> impl FnMut(Result<T, ApiError>) -> Result<T, ApiError> + Send + use<T> {
+        let (service, caller) = (self.clone(), caller.clone());
+        move |told| {
+            let caller = service.still(&caller)?;
+            service.readable(&caller, id)?;
+            told
+        }
     }
 
     /// Pages of points after `after`, until the job has ended.
@@ -105,7 +118,7 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, true, read, |point: &StoredPoint| point.id);
-        Ok(holding(permit, rows))
+        Ok(holding(permit, rows.map(self.guard(caller, id))))
     }
 
     /// Pages of lines after `after`; with `follow` until the job has ended.
@@ -125,7 +138,7 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, follow, read, |line: &StoredLine| line.id);
-        Ok(holding(permit, rows))
+        Ok(holding(permit, rows.map(self.guard(caller, id))))
     }
 
     /// The job now and after each change, until it has ended.
@@ -140,7 +153,8 @@ impl Service {
         self.readable(caller, id)?;
         let permit = self.stream()?;
         let service = self.clone();
-        let states = self.follower(id).states().then(move |job| {
+        let states = self.follower(id).states().map(self.guard(caller, id));
+        let states = states.then(move |job| {
             let service = service.clone();
             async move {
                 match job {

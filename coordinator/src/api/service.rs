@@ -245,6 +245,7 @@ impl Service {
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
         let key = key.map(|key| format!("{}:{key}", caller.user.id));
         if let Some(job) = self.submitted(key.as_deref())? {
+            self.require(caller, Permission::ReadJob, Target::Job(&job))?;
             return Ok(job);
         }
         let _permit = self.admit()?;

@@ -61,14 +61,17 @@ impl Document for Same {
     }
 }
 
-/// A dataset that has moved has new snapshots: agents fetch from where the snapshot says.
+/// A dataset that has moved has new snapshots: agents fetch from where the snapshot says. So has a split
+/// that was asked for in another way, even if it comes out the same: trainers are told how it was made.
 fn key_of(snapshot: &Snapshot) -> String {
+    let split = snapshot.split.to_string();
     let parts = [
         &snapshot.dataset_id,
         &snapshot.storage_path,
         &snapshot.format,
         &snapshot.version_hash,
         &snapshot.assignment_hash,
+        &split,
     ];
     let mut hasher = blake3::Hasher::new();
     for part in parts {

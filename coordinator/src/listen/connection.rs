@@ -27,7 +27,7 @@ use super::{Peer, PeerCertificate, socket::Socket};
 use crate::config::Server;
 
 /// Streams of one connection; each agent uses one, each client a handful.
-const STREAMS: u32 = 1_024;
+const STREAMS: u32 = 256;
 /// How often a silent peer is asked whether it is there, and how long it may take to say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 

@@ -222,6 +222,9 @@ pub struct UserRow {
     /// Of the front end's own.
     #[serde(default)]
     pub organization_id: Option<i64>,
+    /// Registered by itself: nobody has looked at whose address it is.
+    #[serde(default)]
+    pub registered: bool,
     /// A service account: has no password, API keys speak for it.
     #[serde(default)]
     pub service: bool,

@@ -48,7 +48,8 @@ async fn a_refusal_before_the_body_was_read_says_that_the_connection_ends() {
     let answer = refused.send().await.unwrap();
     assert_eq!(answer.status(), 404);
     assert_eq!(answer.headers()["connection"], "close");
-    let read = world.plain(Method::POST, "/auth/login").body("{}");
+    let read = world.plain(Method::POST, "/training/jobs").body("{");
+    let read = read.bearer_auth(&world.token);
     let answer = read.send().await.unwrap();
     assert_eq!(answer.status(), 422);
     assert!(!answer.headers().contains_key("connection"));

@@ -171,6 +171,29 @@ async fn a_logout_ends_its_session_at_once_and_a_restart_brings_nothing_back() {
 }
 
 #[tokio::test]
+async fn a_stream_tells_nothing_more_once_its_login_has_ended() {
+    let world = World::start().await;
+    let (_, tokens) = world.login("admin@example.com", "admin123").await;
+    let job_id = world.submit(&command()).await;
+    let mut jobs = world.jobs_of(access(&tokens)).await;
+    let watching = jobs.watch_job(v1::WatchJobRequest { job_id }).await;
+    let mut watching = watching.unwrap().into_inner();
+    assert!(watching.message().await.unwrap().is_some());
+    let out = (Method::POST, "/auth/logout");
+    assert_eq!(world.call(access(&tokens), out, Value::Null).await.0, 200);
+    world.post(&format!("/training/jobs/{job_id}/cancel")).await;
+    // What was on its way before the logout may still come.
+    let refused = loop {
+        match watching.message().await {
+            Ok(Some(answer)) => assert_ne!(answer.job.unwrap().state(), v1::JobState::Cancelled),
+            Ok(None) => panic!("it was told to the end"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
 async fn a_new_password_ends_every_session_of_the_account() {
     let world = World::start().await;
     let (id, tokens) = world.user("ada@example.org", "guest").await;

@@ -336,3 +336,21 @@ async fn an_address_that_the_issuer_has_verified_opens_the_account_of_that_addre
         (200, &json!(id), &json!("manager"))
     );
 }
+
+#[tokio::test]
+async fn who_registered_an_address_loses_it_to_whom_the_issuer_has_verified() {
+    let key = Key::ec();
+    let issuer = Issuer::start(&key).await;
+    let world = issuer.world().await;
+    let person = json!({"email": "ada@example.org", "password": "not hers at all"});
+    let (status, user) = world.post_json("/auth/register", &person).await;
+    assert_eq!(status, 201, "{user}");
+    let (status, squatter) = world.login("ada@example.org", "not hers at all").await;
+    assert_eq!(status, 200, "{squatter}");
+    let (status, ada) = me(&world, &issuer.token(&key, "one", |_| ())).await;
+    assert_eq!((status, &ada["id"]), (200, &user["id"]));
+    let token = squatter["access_token"].as_str().unwrap();
+    assert_eq!(me(&world, token).await.0, 401);
+    let again = world.login("ada@example.org", "not hers at all").await;
+    assert_eq!(again.0, 401);
+}

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, async_trait};
 use trainyard_core::{
     ids::JobId,
     job::JobState,
-    record::LogStream,
+    record::{LogLine, LogStream},
     spec::{JobSpec, Violation},
 };
 use trainyard_proto::{
@@ -163,9 +163,10 @@ impl JobService for JobDoor {
         let stream = log_stream(request.stream())?;
         let after = token(&request.page_token)?.unwrap_or(0);
         let job = JobId(request.job_id);
+        let keep = move |line: &LogLine| stream.is_none_or(|wanted| line.stream == wanted);
         let page = self
             .0
-            .lines(&caller, job, (after, size(request.page_size)), stream)
+            .lines(&caller, job, (after, size(request.page_size)), keep)
             .await?;
         let mut messages = by_text(page.rows);
         let more = page.more || messages.len() > 1;

@@ -28,7 +28,9 @@ use trainyard_proto::{
 
 use super::{Caller, Service, peer::Peer};
 
-/// The largest message that is read, in bytes.
+/// The largest request of a user that is read, in bytes: as at the REST door.
+const REQUEST: usize = 1 << 20;
+/// The largest message of an agent that is read, in bytes.
 const MESSAGE: usize = 16 << 20;
 
 /// Every service of the coordinator, ready to be merged with other routes.
@@ -56,7 +58,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let routes = Routes::new(health_service)
         .add_service(reflect().build_v1()?)
         .add_service(reflect().build_v1alpha()?)
-        .add_service(jobs.max_decoding_message_size(MESSAGE))
+        .add_service(jobs.max_decoding_message_size(REQUEST))
         .add_service(nodes)
         .add_service(auth)
         .add_service(users)

@@ -87,8 +87,12 @@ pub(super) async fn login(
     extensions: Extensions,
     form: LoginForm,
 ) -> Answer<Tokens> {
-    // A body that is no form has none of the fields.
-    let pairs = form.map(|Form(pairs)| pairs).unwrap_or_default();
+    let pairs = match form {
+        Ok(Form(pairs)) => pairs,
+        Err(FormRejection::BytesRejection(rejection)) => return Err(Refusal::Body(rejection)),
+        // A body that is no form has none of the fields.
+        Err(_) => Vec::new(),
+    };
     let given = pairs.into_iter().filter(|(_, text)| !text.is_empty());
     let form = parameters(given.collect());
     let (email, password) = read(&form, "body", |fields| {

@@ -3,16 +3,25 @@
 //! Sizes of bodies are bounded where the routes are. A client that is slow to send its headers is cut
 //! off by the listener. Called by the door's router.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
     Router,
-    body::HttpBody as _,
+    body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 use tower_http::{
     cors::{AllowOrigin, CorsLayer},
@@ -46,7 +55,10 @@ async fn bounded(
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
-    let may_be_unread = request.version() <= Version::HTTP_11 && !request.body().is_end_stream();
+    let older = request.version() <= Version::HTTP_11;
+    let ended = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+    let watch = Arc::clone(&ended);
+    let request = request.map(|body| Body::new(Watched { body, ended: watch }));
     let answered = tokio::time::timeout(limit, next.run(request)).await;
     let mut answer = answered.unwrap_or_else(|_| {
         let words = format!(
@@ -55,7 +67,7 @@ async fn bounded(
         );
         super::detail(StatusCode::SERVICE_UNAVAILABLE, &words).into_response()
     });
-    if may_be_unread && refused_early(answer.status()) {
+    if older && !ended.load(Ordering::Relaxed) {
         // The rest of the body is not read, so this connection cannot carry another call: said aloud, or
         // a client that keeps it sees it break in the middle of its next one.
         let headers = answer.headers_mut();
@@ -69,17 +81,34 @@ async fn bounded(
     answer
 }
 
-/// Answers that are given before the body is looked at.
-fn refused_early(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::UNAUTHORIZED
-            | StatusCode::FORBIDDEN
-            | StatusCode::NOT_FOUND
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::SERVICE_UNAVAILABLE
-    )
+/// A body that says whether it was read to its end.
+struct Watched {
+    body: Body,
+    ended: Arc<AtomicBool>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn cors(http: &Http) -> Option<CorsLayer> {

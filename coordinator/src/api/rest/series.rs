@@ -183,9 +183,9 @@ pub(super) async fn logs(
     })?;
     let keep = move |line: &_| kind.is_none_or(|kind| log_type(line) == kind);
     if let Some(after) = after {
-        let rows = service.lines(&caller, id, (after, limit), None).await?.rows;
-        let rows = rows.into_iter().filter(|row| keep(&row.line));
-        return Ok(Json(rows.map(|line| LogRow::of(id, line)).collect()));
+        let rows = service.lines(&caller, id, (after, limit), keep).await?.rows;
+        let rows = rows.into_iter().map(|line| LogRow::of(id, line));
+        return Ok(Json(rows.collect()));
     }
     let lines = service.latest_lines(&caller, id, limit, keep).await?;
     let lines = lines.into_iter().map(|line| LogRow::of(id, line));

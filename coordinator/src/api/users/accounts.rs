@@ -49,7 +49,12 @@ pub struct Change {
 }
 
 impl Users {
-    async fn create(&self, new: NewUser, role: SystemRole) -> Result<UserRow, ApiError> {
+    async fn create(
+        &self,
+        new: NewUser,
+        role: SystemRole,
+        registered: bool,
+    ) -> Result<UserRow, ApiError> {
         let bad = |field: &str, words: &str| Err(ApiError::field(field, words));
         if let Some(words) = email_problem(&new.email) {
             return bad("email", words);
@@ -69,20 +74,26 @@ impl Users {
             password_hash,
             role: role.name().to_owned(),
             active: true,
+            registered,
             created_at: clock::now(),
             ..UserRow::default()
         };
         apply(&mut user, new.profile)?;
-        self.add(user).await
+        self.add(user, |_| None).await
     }
 
-    /// Gives the user a number and keeps it.
-    pub(super) async fn add(&self, mut user: UserRow) -> Result<UserRow, ApiError> {
+    /// Gives the user a number and keeps it, with what belongs to it in the same commit.
+    pub(super) async fn add(
+        &self,
+        mut user: UserRow,
+        more: impl FnOnce(&UserRow) -> Option<Row>,
+    ) -> Result<UserRow, ApiError> {
         let _alone = self.alone().await;
         self.vacant(&user.email)?;
         user.id = self.inner.store.next_user()?;
-        let change = Row::PutUser(user.clone());
-        self.inner.store.commit_and_wait(vec![change]).await?;
+        let mut changes = vec![Row::PutUser(user.clone())];
+        changes.extend(more(&user));
+        self.inner.store.commit_and_wait(changes).await?;
         Ok(user)
     }
 
@@ -174,7 +185,7 @@ impl Service {
             let words = "Registration is closed (auth.open_registration); ask an administrator for an account";
             return Err(ApiError::new(Kind::Forbidden, words));
         }
-        self.users().create(new, SystemRole::Guest).await
+        self.users().create(new, SystemRole::Guest, true).await
     }
 
     /// Makes a user of any role.
@@ -188,7 +199,7 @@ impl Service {
         role: SystemRole,
     ) -> Result<UserRow, ApiError> {
         self.require(caller, Permission::AdministerUsers, Target::Cluster)?;
-        self.users().create(new, role).await
+        self.users().create(new, role, false).await
     }
 
     /// Changes the caller's own profile; nothing else of the account.

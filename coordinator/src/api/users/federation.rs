@@ -112,7 +112,18 @@ impl Users {
             tracing::info!(%email, "refused: an account has this address, and the issuer does not say that it is verified");
             return Ok(None);
         }
+        let mut changes = Vec::new();
         let user = match known {
+            // Whoever registered it may not have been whose address it is: the password goes, and
+            // every login with it.
+            Some(user) if user.registered => {
+                changes = self.ending_all(user.id)?;
+                UserRow {
+                    password_hash: String::new(),
+                    registered: false,
+                    ..user
+                }
+            }
             Some(user) => user,
             None => new_user(store.next_user()?, email, &person),
         };
@@ -121,7 +132,7 @@ impl Users {
             subject: person.subject,
             user_id: user.id,
         };
-        let changes = vec![Change::PutUser(user.clone()), Change::put(&link)];
+        changes.extend([Change::PutUser(user.clone()), Change::put(&link)]);
         store.commit_and_wait(changes).await?;
         tracing::info!(user_id = user.id, %issuer, "an issuer's user was seen for the first time");
         Ok(Some(user))

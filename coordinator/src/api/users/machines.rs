@@ -149,17 +149,15 @@ impl Service {
             created_at: clock::now(),
             ..UserRow::default()
         };
-        let user = self.users().add(user).await?;
-        if let Some((project_id, role)) = new.project {
-            let member = MemberRow {
+        let member = |user: &UserRow| {
+            let (project_id, role) = new.project?;
+            Some(Change::put(&MemberRow {
                 project_id,
                 user_id: user.id,
                 role,
-            };
-            let change = Change::put(&member);
-            self.store().commit_and_wait(vec![change]).await?;
-        }
-        Ok(user)
+            }))
+        };
+        self.users().add(user, member).await
     }
 
     /// All service accounts by number.

@@ -45,6 +45,8 @@ const LOCKS: u64 = 64;
 pub struct Caller {
     /// The user's row, as it is now.
     pub user: UserRow,
+    /// The session of the access token, if it is one of ours: its row's key.
+    session: Option<String>,
 }
 
 impl Caller {
@@ -57,6 +59,7 @@ impl Caller {
                 active: true,
                 ..UserRow::default()
             },
+            session: None,
         }
     }
 
@@ -134,30 +137,49 @@ impl Users {
     pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
         let token = token.ok_or_else(not_authenticated)?;
         let user = if let Some(key) = ApiKey::parse(token) {
-            self.of_api_key(&key)?
+            self.of_api_key(&key)?.map(|user| (user, None))
         } else {
             match self.of_access_token(token)? {
-                Some(user) => Some(user),
-                None => self.of_foreign(token)?,
+                Some((user, session)) => Some((user, Some(session))),
+                None => self.of_foreign(token)?.map(|user| (user, None)),
             }
         };
-        let user = user.filter(|user| user.active).ok_or_else(no_credentials)?;
-        Ok(Caller { user })
+        let found = user.filter(|(user, _)| user.active);
+        let (user, session) = found.ok_or_else(no_credentials)?;
+        Ok(Caller { user, session })
     }
 
-    fn of_access_token(&self, token: &str) -> Result<Option<UserRow>, ApiError> {
+    /// The caller as it is now, for what goes on after the call began: refused when the user was
+    /// deactivated or the session has ended.
+    fn still(&self, caller: &Caller) -> Result<Caller, ApiError> {
+        if caller.is_anonymous() {
+            return Ok(caller.clone());
+        }
+        let store = &self.inner.store;
+        if let Some(key) = &caller.session
+            && store.document::<SessionRow>(key)?.is_none()
+        {
+            return Err(no_credentials());
+        }
+        let user = store.user(caller.user.id)?.filter(|user| user.active);
+        Ok(Caller {
+            user: user.ok_or_else(no_credentials)?,
+            session: caller.session.clone(),
+        })
+    }
+
+    fn of_access_token(&self, token: &str) -> Result<Option<(UserRow, String)>, ApiError> {
         let Ok(claims) = self.keys().access(token, clock::now()) else {
             return Ok(None);
         };
         let Ok(id) = claims.sub.parse() else {
             return Ok(None);
         };
-        let session = SessionRow::key_of(id, &claims.sid);
-        let session = self.inner.store.document::<SessionRow>(&session)?;
-        if session.is_none() {
+        let key = SessionRow::key_of(id, &claims.sid);
+        if self.inner.store.document::<SessionRow>(&key)?.is_none() {
             return Ok(None);
         }
-        Ok(self.inner.store.user(id)?)
+        Ok(self.inner.store.user(id)?.map(|user| (user, key)))
     }
 
     fn keys(&self) -> Keys {
@@ -193,6 +215,14 @@ impl Service {
     /// Without a token, or with one that is not good.
     pub fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
         self.users().caller(token)
+    }
+
+    /// The caller as it is now, for streams, which outlive what they began with.
+    ///
+    /// # Errors
+    /// When the user was deactivated or the session has ended.
+    pub(super) fn still(&self, caller: &Caller) -> Result<Caller, ApiError> {
+        self.users().still(caller)
     }
 
     /// Who reads jobs: the caller, or anyone where `auth.open_reads` says so and no token came.

@@ -130,9 +130,11 @@ impl Users {
     fn sweep(&self, now: Timestamp) -> Result<Vec<Change>, ApiError> {
         let swept_at = &self.inner.swept_at;
         let last = swept_at.load(Ordering::Relaxed);
-        let due = now.0.saturating_sub(last) >= SWEEP;
+        if now.0.saturating_sub(last) < SWEEP {
+            return Ok(Vec::new());
+        }
         let taken = swept_at.compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed);
-        if !due || taken.is_err() {
+        if taken.is_err() {
             return Ok(Vec::new());
         }
         let sessions = self.inner.store.documents::<SessionRow>("")?;
