@@ -46,7 +46,7 @@ pub fn layout(
         Format::Yolo => draft.yolo(dataset, &shown, documents)?,
         Format::Dice | Format::Coco => {
             for (image, _) in shown.iter() {
-                draft.link(&image.key, image.key.clone());
+                draft.link(&image.key, shown_at(dataset, &image.key));
             }
             draft.plan.files = rewrite::documents(dataset, assignment, documents)?;
             if dataset.task == Some(TaskType::Classification) {
@@ -55,6 +55,15 @@ pub fn layout(
         }
     }
     draft.finish()
+}
+
+/// Where an image of a document is shown: where it is, but for a classification below `images/`, so
+/// that its place is never one in the folders of classes.
+pub(super) fn shown_at(dataset: &Dataset<'_>, key: &str) -> String {
+    match dataset.task {
+        Some(TaskType::Classification) if !key.starts_with("images/") => format!("images/{key}"),
+        Some(_) | None => key.to_owned(),
+    }
 }
 
 struct Shown<'a> {

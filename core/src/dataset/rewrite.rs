@@ -10,6 +10,7 @@ use super::{
     Assignment, Dataset, DatasetError, Documents, Format, Part,
     document::{AnnotationRow, Document, Fields, ImageRow, raw},
     documents,
+    plan::shown_at,
 };
 use crate::spec::TaskType;
 
@@ -32,7 +33,13 @@ pub(super) fn documents(
         .zip(described.keys)
         .map(|(document, keys)| Sheet::new(document, &keys, assignment))
         .collect();
+    for row in sheets.iter_mut().flat_map(|sheet| &mut sheet.images) {
+        row.place = shown_at(dataset, &row.key);
+    }
     if dataset.format != Format::Coco {
+        for row in sheets.iter_mut().flat_map(|sheet| &mut sheet.images) {
+            row.name_as_shown()?;
+        }
         let sheets = sheets
             .iter()
             .map(|sheet| Ok((sheet.path.clone(), sheet.write(None)?)));
@@ -40,7 +47,7 @@ pub(super) fn documents(
     }
     let mut merged = merge(&mut sheets)?;
     for row in &mut merged.images {
-        let path = raw(&row.key)?;
+        let path = raw(&row.place)?;
         row.fields.set("file_name", path);
     }
     let kind = match dataset.task {
@@ -58,9 +65,26 @@ pub(super) fn documents(
 
 struct Row {
     key: String,
+    /// Where the view shows it.
+    place: String,
     id: String,
     part: Part,
     fields: Fields,
+}
+
+impl Row {
+    /// Trainers look below `images/` and beside the document: a name that leads there stays, any other
+    /// one is replaced.
+    fn name_as_shown(&mut self) -> Result<(), DatasetError> {
+        let name = self.fields.text("file_name").unwrap_or_default();
+        if self.place == name || self.place == format!("images/{name}") {
+            return Ok(());
+        }
+        let name = self.place.strip_prefix("images/").unwrap_or(&self.place);
+        let name = raw(&name)?;
+        self.fields.set("file_name", name);
+        Ok(())
+    }
 }
 
 /// A document with only what is shown.
@@ -79,6 +103,7 @@ impl Sheet {
             Some(Row {
                 part: assignment.part_of(key)?,
                 key: key.clone(),
+                place: String::new(),
                 id: image.id,
                 fields: image.fields,
             })

@@ -241,6 +241,36 @@ fn images_of_a_classification_lie_in_folders_of_classes_too() {
 }
 
 #[test]
+fn images_of_a_classification_that_lie_in_folders_of_parts_are_shown_in_their_own_part_only() {
+    let mut document = flat();
+    document["categories"] = json!([{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]);
+    let paths: Vec<String> = IMAGES
+        .iter()
+        .map(|path| path.replace("images/", "train/cat/"))
+        .collect();
+    for (image, path) in document["images"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .zip(&paths)
+    {
+        image["file_name"] = json!(path);
+    }
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let texts = [("annotations_classification.json", document.to_string())];
+    let set = Memory::new(Format::Dice, TaskType::Classification, &texts, &paths);
+    let plan = set
+        .plan(Some(&json!({"method": "auto", "ratio": [0.5, 0.5]})))
+        .unwrap();
+    let train = count(&plan, "train/");
+    assert!(train > 0 && train < paths.len(), "{:?}", plan.links);
+    assert_eq!(count(&plan, "images/train/cat/"), paths.len());
+    let (_, written) = &plan.files[0];
+    let written: Value = serde_json::from_slice(written).unwrap();
+    assert_eq!(written["images"][0]["file_name"], paths[0]);
+}
+
+#[test]
 fn coco_documents_are_written_by_part_and_together_with_numbers_of_their_own() {
     let document = |file: &str| {
         let mut document = flat();
