@@ -202,7 +202,8 @@ impl Hook {
                 tally.taken += 1;
                 tally.success = true;
             }
-            Err(Failure::Never(words) | Failure::Refused(words)) => {
+            // A refusal of credentials is tried again: a proxy answers so while a receiver is replaced.
+            Err(Failure::Never(words)) => {
                 tracing::warn!(tracker = self.name, %job, delivery = id, error = words,
                     "the receiver does not take this delivery; it is given up");
                 tally.dropped += 1;
