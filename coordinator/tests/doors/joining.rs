@@ -1,9 +1,13 @@
 //! Agents join: tokens, credentials, and cutting an agent off, over both doors.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use reqwest::Method;
 use serde_json::json;
+use tests::wait::until;
 use tonic::{Code, Status};
 use trainyard_proto::v1::{
     self, RevokeNodeRequest, agent_service_client::AgentServiceClient, connect_request::Frame,
@@ -11,7 +15,7 @@ use trainyard_proto::v1::{
 
 use crate::{
     agent::{Agent, Stream, hello},
-    world::{PATIENCE, World, command},
+    world::{World, command},
 };
 
 async fn token(world: &World, ttl: Duration, node: &str, uses: u32) -> String {
@@ -69,20 +73,13 @@ async fn a_token_of_another_node_one_that_has_expired_and_one_of_nobody_are_refu
         refused(answer, Code::Unauthenticated, "trainyard node token");
     }
     let short = token(&world, Duration::from_secs(1), "", 9).await;
-    let expired = async {
-        let mut number = 0;
-        loop {
-            number += 1;
-            let name = format!("e{number}");
-            if let Err(status) = world.join_as(&short, (&name, &name)).await
-                && status.message().contains("has expired")
-            {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, expired).await.unwrap();
+    let number = AtomicUsize::new(0);
+    until("the token has expired", async || {
+        let name = format!("e{}", number.fetch_add(1, Ordering::Relaxed));
+        let refused = world.join_as(&short, (&name, &name)).await.err()?;
+        refused.message().contains("has expired").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

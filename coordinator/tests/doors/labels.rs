@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::{
+    labeler::{Labeler, Mood},
+    wait::until,
+};
 
 use crate::{
     datasets::{folders, snapshot_job},
-    labeler_server::{Labeler, Mood},
     world::World,
 };
 
@@ -184,14 +187,10 @@ async fn a_labeler_that_fails_again_and_again_is_left_alone_until_its_time_is_up
         "{answer}"
     );
     story.labeler.fares(Mood::Well);
-    let back = async {
-        while story.submit("7").await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(crate::world::PATIENCE, back)
-        .await
-        .expect("it is tried again");
+    until("the Labeler is tried again", async || {
+        (story.submit("7").await.0 == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

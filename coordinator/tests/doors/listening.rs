@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tests::wait::until;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -59,13 +60,8 @@ async fn beyond_the_bound_connections_are_closed_and_a_place_is_given_back() {
     tokio::time::timeout(PATIENCE, closed).await.unwrap();
     assert!(held.len() <= 8, "{}", held.len());
     drop(held);
-    let answers = async {
-        let url = format!("http://{}/health", world.address);
-        while reqwest::get(&url).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, answers).await.unwrap();
+    let url = format!("http://{}/health", world.address);
+    until("a place is free", async || reqwest::get(&url).await.ok()).await;
 }
 
 fn certificates(dir: &Path) -> pki::Folder {

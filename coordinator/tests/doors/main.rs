@@ -25,13 +25,6 @@ mod identity;
 #[cfg(test)]
 mod joining;
 #[cfg(test)]
-#[path = "../../../tests/src/labeler.rs"]
-#[expect(
-    unreachable_pub,
-    reason = "it is a module of another crate's library as well"
-)]
-mod labeler_server;
-#[cfg(test)]
 mod labels;
 #[cfg(test)]
 mod life;

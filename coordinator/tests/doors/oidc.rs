@@ -1,11 +1,8 @@
 //! Tokens of an issuer: a real HTTP server serves its discovery document and its keys, which rotate.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use aws_lc_rs::{
@@ -19,6 +16,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tests::wait::until;
 use tokio::{net::TcpListener, task::JoinSet};
 use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
 
@@ -302,14 +300,10 @@ async fn keys_that_the_issuer_replaces_are_fetched_once_for_an_unknown_one() {
     let second = Key::ec();
     *issuer.keys.lock().unwrap() = vec![second.published("two")];
     let token = issuer.token(&second, "two", |_| ());
-    let taken = async {
-        while me(&world, &token).await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(crate::world::PATIENCE, taken)
-        .await
-        .unwrap();
+    until("the new key is taken", async || {
+        (me(&world, &token).await.0 == 200).then_some(())
+    })
+    .await;
     assert_eq!(issuer.fetched.load(Ordering::SeqCst), 2);
     // The first key is no longer the issuer's.
     let old = issuer.token(&first, "one", |claims| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tests::wait::until;
 use tokio::sync::Notify;
 use trainyard_config::Secret;
 use trainyard_coordinator::config::Config;
@@ -12,7 +13,7 @@ use crate::{
     agent::{Agent, epoch, exited},
     mlflow::Mlflow,
     receiver::{Mood, nobody},
-    world::{PATIENCE, World, yolo},
+    world::{World, yolo},
 };
 
 fn at(url: String) -> impl FnOnce(&mut Config) {
@@ -37,19 +38,8 @@ pub(crate) async fn shown(world: &World, name: &str) -> Value {
 
 /// Waits until the tracker is shown so.
 pub(crate) async fn until_shown(world: &World, name: &str, so: impl Fn(&Value) -> bool) -> Value {
-    let asking = async {
-        loop {
-            let seen = shown(world, name).await;
-            if so(&seen) {
-                return seen;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(seen) => seen,
-        Err(_) => panic!("not so: {}", shown(world, name).await),
-    }
+    let what = format!("tracker {name} is shown so");
+    until(&what, async || Some(shown(world, name).await).filter(&so)).await
 }
 
 pub(crate) fn has_everything(tracker: &Value) -> bool {

@@ -10,6 +10,7 @@ use std::{
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::wait::until;
 use tokio::{sync::oneshot, task::JoinSet};
 use tonic::{
     Request, Status,
@@ -208,13 +209,11 @@ impl World {
 
     /// Waits until the job has this status.
     pub(crate) async fn until(&self, id: u64, status: &str) {
-        let reached = async {
-            while self.get(&format!("/training/jobs/{id}")).await.1["status"] != status {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let reached = tokio::time::timeout(PATIENCE, reached).await;
-        reached.unwrap_or_else(|_| panic!("job {id} is not {status}"));
+        let path = format!("/training/jobs/{id}");
+        until(&format!("job {id} is {status}"), async || {
+            (self.get(&path).await.1["status"] == status).then_some(())
+        })
+        .await;
     }
 
     /// A call of a trainer.
@@ -329,16 +328,12 @@ impl Interceptor for Bearer {
 
 /// What the ready file says once it is there.
 pub(crate) async fn ready(path: &Path, running: &mut JoinSet<Result<(), BootError>>) -> Value {
-    let written = async {
-        loop {
-            if let Ok(text) = std::fs::read(path) {
-                return serde_json::from_slice(&text).unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let written = until("the ready file is written", async || {
+        let text = std::fs::read(path).ok()?;
+        Some(serde_json::from_slice(&text).unwrap())
+    });
     tokio::select! {
-        ready = tokio::time::timeout(PATIENCE, written) => ready.unwrap(),
+        ready = written => ready,
         ended = running.join_next() => panic!("the coordinator did not start: {ended:?}"),
     }
 }
