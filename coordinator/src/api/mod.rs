@@ -12,6 +12,7 @@ mod follow;
 pub mod grpc;
 mod live;
 mod models;
+mod nodes;
 pub mod peer;
 pub mod projects;
 mod reader;
@@ -23,8 +24,9 @@ pub mod users;
 
 pub use agents::{AgentPolicy, NewJoinToken};
 pub use error::ApiError;
+pub use nodes::Node;
 pub use reads::Points;
-pub use service::{Jobs, Limits, Node, Page, Service, ServiceArgs};
+pub use service::{Jobs, Limits, Page, Service, ServiceArgs};
 pub use users::{Caller, UserSettings};
 
 pub(crate) use service::stopping;

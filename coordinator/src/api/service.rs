@@ -11,7 +11,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     access::Permission,
-    ids::{JobId, NodeName},
+    ids::JobId,
     job::{Event, Job, JobState, Resume},
     spec::JobSpec,
 };
@@ -29,9 +29,8 @@ use crate::{
         ask,
         job::{ActError, DirectReport, JobMsg},
         jobs::{JobsMsg, Submission},
-        nodes::{NodeInfo, NodesMsg},
         root::Tree,
-        scheduler::{NodeView, SchedulerMsg},
+        scheduler::SchedulerMsg,
     },
     auth::Keys,
     config::Http,
@@ -130,15 +129,6 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// There may be more after the last row.
     pub more: bool,
-}
-
-/// A node, with what is free on it and who holds the rest.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// What is known of it.
-    pub info: NodeInfo,
-    /// What the ledger says; none in the moment between registration and ledger.
-    pub view: Option<NodeView>,
 }
 
 impl Service {
@@ -427,67 +417,6 @@ impl Service {
             Ok(job) => Ok(job),
             Err(_) => Err(ApiError::no_job()),
         }
-    }
-
-    /// All nodes by name.
-    ///
-    /// # Errors
-    /// When the coordinator is too busy to answer.
-    pub async fn nodes(&self, caller: &Caller) -> Result<Vec<Node>, ApiError> {
-        self.require(caller, Permission::ReadNodes, Target::Cluster)?;
-        self.all_nodes().await
-    }
-
-    /// As [`Service::nodes`], for the coordinator's own figures.
-    pub(super) async fn all_nodes(&self) -> Result<Vec<Node>, ApiError> {
-        let infos = ask(&self.inner.tree.nodes, NodesMsg::List).await?;
-        let views = ask(&self.inner.tree.scheduler, SchedulerMsg::View).await?;
-        let view = |info: &NodeInfo| views.iter().find(|view| view.name == info.row.name);
-        let node = |info: NodeInfo| Node {
-            view: view(&info).cloned(),
-            info,
-        };
-        Ok(infos.into_iter().map(node).collect())
-    }
-
-    /// One node.
-    ///
-    /// # Errors
-    /// When there is none; the known ones are named.
-    pub async fn node(&self, caller: &Caller, name: &str) -> Result<Node, ApiError> {
-        let nodes = self.nodes(caller).await?;
-        let known: Vec<_> = nodes
-            .iter()
-            .map(|node| node.info.row.name.to_string())
-            .collect();
-        let found = nodes.into_iter().find(|node| node.info.row.name.0 == name);
-        found.ok_or_else(|| {
-            let known = match known.is_empty() {
-                true => "no node has registered yet".to_owned(),
-                false => format!("known are {}", known.join(", ")),
-            };
-            ApiError::new(
-                Kind::NotFound,
-                format!("there is no node '{name}'; {known}"),
-            )
-        })
-    }
-
-    /// Drains a node (with a reason) or resumes it.
-    ///
-    /// # Errors
-    /// When there is no such node, or the caller does not operate the cluster.
-    pub async fn set_drain(
-        &self,
-        caller: &Caller,
-        name: &str,
-        reason: Option<String>,
-    ) -> Result<Node, ApiError> {
-        self.require(caller, Permission::Operate, Target::Cluster)?;
-        self.node(caller, name).await?;
-        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), reason, reply);
-        ask(&self.inner.tree.nodes, question).await?;
-        self.node(caller, name).await
     }
 
     async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::json::{number, plain};
+use super::{
+    bounds::Bound,
+    json::{number, plain},
+};
 
 /// The fields of one object and what was wrong with them.
 #[derive(Debug)]
@@ -16,54 +19,6 @@ pub struct Fields<'a> {
     single: bool,
     /// As they stand in the answer.
     pub errors: Vec<Value>,
-}
-
-/// Whole numbers that every client can hold.
-pub const SAFE: [Bound<i64>; 2] = [
-    Bound::Ge(-9_007_199_254_740_991),
-    Bound::Le(9_007_199_254_740_991),
-];
-
-/// One end of a range.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Bound<T> {
-    /// At least.
-    Ge(T),
-    /// At most.
-    Le(T),
-    /// More than.
-    Gt(T),
-    /// Less than.
-    Lt(T),
-}
-
-impl<T: PartialOrd + Copy + Into<Value>> Bound<T> {
-    /// What is wrong with `read`: type, text and context.
-    fn broken(self, read: T) -> Option<(&'static str, String, Value)> {
-        let (holds, kind, words, key, limit) = match self {
-            Self::Ge(limit) => (
-                read >= limit,
-                "greater_than_equal",
-                "greater than or equal to",
-                "ge",
-                limit,
-            ),
-            Self::Le(limit) => (
-                read <= limit,
-                "less_than_equal",
-                "less than or equal to",
-                "le",
-                limit,
-            ),
-            Self::Gt(limit) => (read > limit, "greater_than", "greater than", "gt", limit),
-            Self::Lt(limit) => (read < limit, "less_than", "less than", "lt", limit),
-        };
-        let limit: Value = limit.into();
-        let shown = limit.to_string();
-        let shown = shown.strip_suffix(".0").unwrap_or(&shown);
-        let text = format!("Input should be {words} {shown}");
-        (!holds).then(|| (kind, text, json!({ key: limit })))
-    }
 }
 
 const STRING: (&str, &str) = ("string_type", "Input should be a valid string");

@@ -6,6 +6,7 @@
 //! agent's callback endpoint.
 
 mod bodies;
+mod bounds;
 mod fields;
 mod json;
 mod records;
@@ -14,5 +15,6 @@ pub use bodies::{
     CompletionBody, LogBody, Problems, ProgressBody, ValidationBody, completion, log, progress,
     read, validation,
 };
-pub use fields::{Bound, Fields, SAFE, bad_number, problem};
+pub use bounds::{Bound, SAFE};
+pub use fields::{Fields, bad_number, problem};
 pub use json::{Parsed, number, parse, plain};
