@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "trainyard/v1/agent_service.proto",
     "trainyard/v1/auth_service.proto",
     "trainyard/v1/dataset.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 11] = [
     "trainyard/v1/node.proto",
     "trainyard/v1/node_service.proto",
     "trainyard/v1/project_service.proto",
+    "trainyard/v1/store_service.proto",
     "trainyard/v1/user_service.proto",
     "trainyard/v1/tracker_service.proto",
 ];

@@ -15,6 +15,7 @@ use crate::{
         metrics::MetricsArgs,
         node::NodeCommand,
         projects::ProjectsCommand,
+        store::StoreCommand,
         submit::SubmitArgs,
         tls::TlsCommand,
         users::UsersCommand,
@@ -136,6 +137,9 @@ pub(crate) enum ClientCommand {
         /// The node
         node: String,
     },
+    /// Check, back up, compact and write out the coordinator's store
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Show whether MLflow, ClearML and webhooks have everything, and why not
     Trackers,
 }

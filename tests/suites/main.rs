@@ -12,6 +12,7 @@ mod python;
 mod refusals;
 mod secrets;
 mod snapshots;
+mod store;
 mod submit;
 #[cfg(test)]
 mod trackers;

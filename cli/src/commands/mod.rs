@@ -13,6 +13,7 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod projects;
 pub(crate) mod show;
+pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod tls;
 pub(crate) mod trackers;
@@ -64,6 +65,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Node(command) => node::run(context, command).await,
         ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
+        ClientCommand::Store(command) => Box::pin(store::run(context, command)).await,
         ClientCommand::Trackers => trackers::run(context).await,
     }
 }

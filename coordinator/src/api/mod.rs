@@ -5,6 +5,7 @@
 
 pub mod access;
 mod agents;
+mod backup;
 mod datasets;
 mod error;
 mod figures;

@@ -68,6 +68,39 @@ pub enum OpenError {
     },
 }
 
+/// Why a store cannot be cared for.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CareError {
+    /// There is no such file.
+    #[error("there is no store {}: {source}; name a coordinator's data folder, or the file in it", .path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file could not be opened as a store.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It could not be made small.
+    #[error("cannot compact the store {}: {reason}; free some space and try again, nothing in it is lost", .path.display())]
+    Compact {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        reason: String,
+    },
+    /// Something else was damaged than rows.
+    #[error("cannot read the store {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: ReadError,
+    },
+}
+
 /// Why a write was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -5,6 +5,7 @@
 //! knows neither the API nor the actors. Called by the actors to write and by their readers to read.
 
 mod apply;
+pub mod care;
 mod changed;
 mod codec;
 mod documents;
@@ -27,11 +28,11 @@ use std::{
 };
 
 use redb::Database;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use trainyard_core::ids::JobId;
 
 pub use documents::Document;
-pub use error::{FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
+pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
 pub use rows::{Change, Committed, NodeRow, Profile, StoredLine, StoredPoint, UserRow};
 
 use self::{
@@ -84,6 +85,7 @@ struct Shared {
     watches: Watches,
     changed: watch::Sender<u64>,
     commits: AtomicU64,
+    copying: Arc<Semaphore>,
 }
 
 struct Inner {
@@ -132,6 +134,7 @@ impl Store {
             watches: Watches::default(),
             changed: watch::Sender::new(0),
             commits: AtomicU64::new(0),
+            copying: Arc::new(Semaphore::new(1)),
         });
         let writer = Writer::new(Arc::clone(&shared), requests, fatal);
         let thread = thread::Builder::new()
@@ -218,6 +221,18 @@ impl Store {
     #[must_use]
     pub fn changes(&self, job: JobId) -> watch::Receiver<u64> {
         self.inner.shared.watches.watch(job)
+    }
+
+    /// Who copies the store takes this: one copy at a time is load enough.
+    #[must_use]
+    pub fn copy_turn(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.inner.shared.copying)
+    }
+
+    /// The folder of the file.
+    #[must_use]
+    pub fn folder(&self) -> &std::path::Path {
+        open::folder(&self.inner.shared.path)
     }
 
     /// Commits since this store was opened.

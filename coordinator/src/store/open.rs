@@ -56,16 +56,9 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     let unreadable = |error: ReadError| damaged(path, error.to_string());
     let instance = match meta(&db, SCHEMA_KEY).map_err(unreadable)? {
         Some(text) => {
-            let found: u32 = text
-                .parse()
-                .ok()
-                .ok_or_else(|| damaged(path, format!("its schema version is '{text}'")))?;
+            let found = schema(&text, path)?;
             if found > SCHEMA {
-                return Err(OpenError::Newer {
-                    path: path.to_path_buf(),
-                    found,
-                    known: SCHEMA,
-                });
+                return Err(newer(path, found));
             }
             meta(&db, INSTANCE_KEY)
                 .map_err(unreadable)?
@@ -75,6 +68,20 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     };
     initialise(&db, &instance).map_err(unreadable)?;
     Ok(Opened { db, instance })
+}
+
+/// The version that is written in a file.
+pub(super) fn schema(text: &str, path: &Path) -> Result<u32, OpenError> {
+    let found = text.parse().ok();
+    found.ok_or_else(|| damaged(path, format!("its schema version is '{text}'")))
+}
+
+pub(super) fn newer(path: &Path, found: u32) -> OpenError {
+    OpenError::Newer {
+        path: path.to_path_buf(),
+        found,
+        known: SCHEMA,
+    }
 }
 
 fn initialise(db: &Database, instance: &str) -> Result<(), ReadError> {
@@ -88,7 +95,7 @@ fn initialise(db: &Database, instance: &str) -> Result<(), ReadError> {
 }
 
 /// A value of `META`; none when the file is new.
-fn meta(db: &Database, key: &str) -> Result<Option<String>, ReadError> {
+pub(super) fn meta(db: &Database, key: &str) -> Result<Option<String>, ReadError> {
     use redb::ReadableDatabase as _;
     let txn = db.begin_read()?;
     let table = match txn.open_table(META) {
@@ -118,7 +125,7 @@ fn touch(path: &Path) -> io::Result<()> {
     clippy::wildcard_enum_match_arm,
     reason = "redb's errors are open-ended; whatever else it says, the file is not usable"
 )]
-fn refused(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn refused(path: &Path, error: DatabaseError) -> OpenError {
     let path_buf = path.to_path_buf();
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
@@ -137,7 +144,7 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-fn damaged(path: &Path, reason: String) -> OpenError {
+pub(super) fn damaged(path: &Path, reason: String) -> OpenError {
     OpenError::Damaged {
         path: path.to_path_buf(),
         reason,

@@ -142,10 +142,6 @@ fn read<T: DeserializeOwned>(
     series: Series,
     first: u64,
 ) -> Result<Vec<Row<T>>, ReadError> {
-    let place = Place {
-        table: series.name,
-        key: &first,
-    };
     let Some(bytes) = txn.open_table(series.chunks)?.get(first)? else {
         return Err(ReadError::Decode {
             table: series.name.to_owned(),
@@ -153,8 +149,20 @@ fn read<T: DeserializeOwned>(
             reason: "the index names a chunk that is not there".to_owned(),
         });
     };
-    let chunk: Chunk<T> = codec::from_chunk(place, bytes.value())?;
-    let Chunk { attempt, rows } = chunk;
+    rows(series, first, bytes.value())
+}
+
+/// The rows of a chunk whose first has this id.
+pub(super) fn rows<T: DeserializeOwned>(
+    series: Series,
+    first: u64,
+    bytes: &[u8],
+) -> Result<Vec<Row<T>>, ReadError> {
+    let place = Place {
+        table: series.name,
+        key: &first,
+    };
+    let Chunk { attempt, rows }: Chunk<T> = codec::from_chunk(place, bytes)?;
     let numbered = (first..).zip(rows).map(|(id, row)| (id, attempt, row));
     Ok(numbered.collect())
 }

@@ -3,7 +3,7 @@
 //! Owns their names and types, which never change meaning without a new schema version. Never reads
 //! or writes. Used by the store's own modules.
 
-use redb::{TableDefinition, WriteTransaction};
+use redb::{Key, TableDefinition, Value, WriteTransaction};
 
 use super::error::ReadError;
 
@@ -64,24 +64,48 @@ pub(super) const LOGS: Series = Series {
     by_job: TableDefinition::new("logs_by_job"),
 };
 
-/// Creates what is missing, so that no reader meets a missing table.
-pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), ReadError> {
-    txn.open_table(META)?;
-    txn.open_table(COUNTERS)?;
-    txn.open_table(JOBS)?;
-    txn.open_table(OPEN_JOBS)?;
-    txn.open_table(VALIDATIONS)?;
-    txn.open_table(CURSORS)?;
-    txn.open_table(NODES)?;
-    txn.open_table(USERS)?;
-    txn.open_table(USERS_BY_EMAIL)?;
-    txn.open_table(REQUEST_KEYS)?;
-    txn.open_table(DOCUMENTS)?;
-    txn.open_table(CHANGED)?;
-    txn.open_table(CHANGED_OF)?;
+/// Something that is done with every table.
+pub(super) trait Visit {
+    /// One of them.
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<(), ReadError>;
+}
+
+/// Shows every table, in an order that never matters.
+pub(super) fn visit_all(visit: &mut impl Visit) -> Result<(), ReadError> {
+    visit.table(META)?;
+    visit.table(COUNTERS)?;
+    visit.table(JOBS)?;
+    visit.table(OPEN_JOBS)?;
+    visit.table(VALIDATIONS)?;
+    visit.table(CURSORS)?;
+    visit.table(NODES)?;
+    visit.table(USERS)?;
+    visit.table(USERS_BY_EMAIL)?;
+    visit.table(REQUEST_KEYS)?;
+    visit.table(DOCUMENTS)?;
+    visit.table(CHANGED)?;
+    visit.table(CHANGED_OF)?;
     for series in [POINTS, LOGS] {
-        txn.open_table(series.chunks)?;
-        txn.open_table(series.by_job)?;
+        visit.table(series.chunks)?;
+        visit.table(series.by_job)?;
     }
     Ok(())
+}
+
+/// Creates what is missing, so that no reader meets a missing table.
+pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), ReadError> {
+    struct Create<'t>(&'t WriteTransaction);
+    impl Visit for Create<'_> {
+        fn table<K: Key + 'static, V: Value + 'static>(
+            &mut self,
+            definition: TableDefinition<'static, K, V>,
+        ) -> Result<(), ReadError> {
+            self.0.open_table(definition)?;
+            Ok(())
+        }
+    }
+    visit_all(&mut Create(txn))
 }

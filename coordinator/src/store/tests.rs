@@ -23,6 +23,7 @@ use trainyard_core::{
 
 use super::*;
 
+mod care;
 mod opening;
 
 const A1: AttemptNo = AttemptNo(1);

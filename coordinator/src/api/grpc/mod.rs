@@ -10,6 +10,7 @@ mod datasets;
 mod jobs;
 mod nodes;
 mod projects;
+mod store;
 mod trackers;
 mod users;
 
@@ -22,7 +23,8 @@ use trainyard_proto::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
         dataset_service_server::DatasetServiceServer, job_service_server::JobServiceServer,
         node_service_server::NodeServiceServer, project_service_server::ProjectServiceServer,
-        tracker_service_server::TrackerServiceServer, user_service_server::UserServiceServer,
+        store_service_server::StoreServiceServer, tracker_service_server::TrackerServiceServer,
+        user_service_server::UserServiceServer,
     },
 };
 
@@ -55,6 +57,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let datasets = DatasetServiceServer::new(datasets::DatasetDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
     let trackers = TrackerServiceServer::new(trackers::TrackerDoor(service.clone()));
+    let store = StoreServiceServer::new(store::StoreDoor(service.clone()));
     let routes = Routes::new(health_service)
         .add_service(reflect().build_v1()?)
         .add_service(reflect().build_v1alpha()?)
@@ -65,6 +68,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(datasets)
         .add_service(projects)
         .add_service(trackers)
+        .add_service(store)
         .add_service(agents.max_decoding_message_size(MESSAGE));
     Ok(routes.into_axum_router().reset_fallback())
 }

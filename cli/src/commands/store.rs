@@ -1,0 +1,332 @@
+//! `trainyard store`: check, back up, compact and write out a coordinator's store.
+//!
+//! Only a backup talks to a coordinator; the rest opens the file, which no coordinator may hold. Never
+//! changes a row.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tonic::Streaming;
+use trainyard_coordinator::store::care::{Care, Part, Report};
+use trainyard_core::resources::format_bytes;
+use trainyard_proto::v1::{
+    BackupRequest, BackupResponse, backup_response, store_service_client::StoreServiceClient,
+};
+
+use super::Context;
+use crate::{
+    exit::Exit,
+    output::{
+        self, Screen,
+        table::{Lean, Table},
+    },
+};
+
+/// The commands of `trainyard store`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read every row of a store and say what is damaged
+    ///
+    /// The coordinator must be stopped, or PATH be a backup. Exits with 1 when something is wrong.
+    Check(Where),
+    /// Save the store of a running coordinator to a file
+    ///
+    /// The file is the store as of one moment; a coordinator starts with it when it lies in the data folder as
+    /// trainyard.redb. It holds every secret of the coordinator. With --offline a stopped coordinator's store is copied.
+    Backup(BackupArgs),
+    /// Give unused space of a store back to the disk; the coordinator must be stopped
+    Compact(Where),
+    /// Write jobs, points, logs, validation results and nodes as JSON, a line a row
+    ///
+    /// The coordinator must be stopped, or PATH be a backup. Passwords, keys and tokens are left out.
+    Export(ExportArgs),
+}
+
+/// Which store.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// The coordinator's data folder, or a file
+    #[arg(default_value = "data", value_name = "PATH")]
+    path: PathBuf,
+}
+
+/// Flags of `trainyard store backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write; it must not be there yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Copy the store of a coordinator that is stopped: its data folder, or a file
+    #[arg(long, value_name = "PATH")]
+    offline: Option<PathBuf>,
+}
+
+/// Flags of `trainyard store export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    place: Where,
+    /// Only what belongs to this job
+    #[arg(long, value_name = "ID")]
+    job: Option<u64>,
+    /// Only these; may be given often [default: all]
+    #[arg(long = "part", value_enum, value_name = "PART")]
+    parts: Vec<PartName>,
+}
+
+/// A part by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PartName {
+    Jobs,
+    Points,
+    Logs,
+    Validations,
+    Nodes,
+}
+
+impl From<PartName> for Part {
+    fn from(name: PartName) -> Self {
+        match name {
+            PartName::Jobs => Self::Jobs,
+            PartName::Points => Self::Points,
+            PartName::Logs => Self::Logs,
+            PartName::Validations => Self::Validations,
+            PartName::Nodes => Self::Nodes,
+        }
+    }
+}
+
+/// Runs one of them.
+pub(crate) async fn run(context: &Context<'_>, command: StoreCommand) -> anyhow::Result<Exit> {
+    let screen = context.screen;
+    match command {
+        StoreCommand::Check(place) => check(&screen, &place.path),
+        StoreCommand::Backup(args) => match &args.offline {
+            Some(store) => copy(&screen, store, &args.file),
+            None => Box::pin(back_up(context, &args.file)).await,
+        },
+        StoreCommand::Compact(place) => compact(&screen, &place.path),
+        StoreCommand::Export(args) => export(&args),
+    }
+}
+
+fn check(screen: &Screen, path: &Path) -> anyhow::Result<Exit> {
+    let care = Care::open(path, true)?;
+    let report = care.check()?;
+    let document = || json!({"path": care.path(), "sound": report.is_sound(), "report": report});
+    screen.show(document, || words(screen, care.path(), &report))?;
+    Ok(if report.is_sound() {
+        Exit::Ok
+    } else {
+        Exit::Error
+    })
+}
+
+fn words(screen: &Screen, path: &Path, report: &Report) -> String {
+    let columns = [
+        ("TABLE", Lean::Left),
+        ("ROWS", Lean::Right),
+        ("SIZE", Lean::Right),
+    ];
+    let mut table = Table::new(screen, &columns);
+    for row in &report.tables {
+        let (name, rows) = (row.name.to_owned(), row.rows.to_string());
+        table.row(&[name, rows, format_bytes(row.bytes)]);
+    }
+    let mut text = table.render();
+    for problem in &report.problems {
+        let (table, key, words) = (problem.table, &problem.key, &problem.problem);
+        text.push_str(&format!("\n{table} {key}: {words}"));
+    }
+    let told = report.problems.len() as u64;
+    if report.problem_count > told {
+        text.push_str(&format!("\n… and {} more", report.problem_count - told));
+    }
+    let path = path.display();
+    text.push_str(&match (report.is_sound(), report.pages_intact) {
+        (true, _) => format!("\n{path} is sound (schema version {})", report.schema),
+        (false, true) => format!(
+            "\n{path} is damaged in {} places; restore it from a backup, or save what can be read with `trainyard store export`",
+            report.problem_count
+        ),
+        (false, false) => format!(
+            "\n{path} had damaged pages, which were left out; restore it from a backup, or save what can be read with `trainyard store export`"
+        ),
+    });
+    text
+}
+
+fn copy(screen: &Screen, store: &Path, file: &Path) -> anyhow::Result<Exit> {
+    let copied = Care::open(store, false)?.copy(file)?;
+    told(screen, file, copied.bytes, copied.rows)
+}
+
+fn told(screen: &Screen, file: &Path, bytes: u64, rows: u64) -> anyhow::Result<Exit> {
+    let document = || json!({"file": file, "bytes": bytes, "rows": rows});
+    let text = || format!("{}: {rows} rows, {}", file.display(), format_bytes(bytes));
+    screen.show(document, text)?;
+    Ok(Exit::Ok)
+}
+
+fn compact(screen: &Screen, path: &Path) -> anyhow::Result<Exit> {
+    let mut care = Care::open(path, false)?;
+    let (before, after) = care.compact()?;
+    let document = || json!({"path": care.path(), "bytes_before": before, "bytes_after": after});
+    let text = || {
+        let (before, after) = (format_bytes(before), format_bytes(after));
+        format!("{}: {before} before, {after} now", care.path().display())
+    };
+    screen.show(document, text)?;
+    Ok(Exit::Ok)
+}
+
+fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
+    let all = [
+        Part::Jobs,
+        Part::Points,
+        Part::Logs,
+        Part::Validations,
+        Part::Nodes,
+    ];
+    let wanted: Vec<Part> = args.parts.iter().copied().map(Part::from).collect();
+    let parts = all
+        .into_iter()
+        .filter(|part| wanted.is_empty() || wanted.contains(part));
+    // What belongs to one job are no nodes.
+    let parts: Vec<Part> = parts
+        .filter(|part| args.job.is_none() || *part != Part::Nodes)
+        .collect();
+    let care = Care::open(&args.place.path, false)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = care.export(&parts, args.job, &mut out)?;
+    let damaged = done.damaged;
+    if damaged > 0 {
+        output::note(&format!(
+            "{damaged} rows are damaged and were left out; `trainyard store check` names them"
+        ));
+        return Ok(Exit::Error);
+    }
+    Ok(Exit::Ok)
+}
+
+async fn back_up(context: &Context<'_>, file: &Path) -> anyhow::Result<Exit> {
+    let cannot = || format!("cannot write the backup {}", file.display());
+    if file.exists() {
+        anyhow::bail!(
+            "{} is there already; name a file that is not",
+            file.display()
+        );
+    }
+    let mut client = context.client().await?;
+    let parts = client
+        .call(async |via| StoreServiceClient::new(via).backup(BackupRequest {}).await)
+        .await?;
+    let draft = Draft::beside(file).with_context(cannot)?;
+    let bar = bar(&context.screen);
+    let whole = receive(parts, &draft.file, &bar).await;
+    bar.finish_and_clear();
+    let (bytes, rows) = match whole {
+        Ok(whole) => whole,
+        Err(Broken::Call(status)) => return Err(client.diagnosed(*status).await.into()),
+        Err(Broken::File(error)) => return Err(error).with_context(cannot),
+        Err(Broken::Short) => anyhow::bail!("the backup did not arrive whole; try again"),
+    };
+    draft.keep(file).with_context(cannot)?;
+    told(&context.screen, file, bytes, rows)
+}
+
+fn bar(screen: &Screen) -> ProgressBar {
+    if !screen.terminal || screen.json {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_invalid) => bar,
+    }
+}
+
+/// Why a backup did not arrive.
+enum Broken {
+    /// The coordinator or the way to it.
+    Call(Box<tonic::Status>),
+    /// This machine's disk.
+    File(io::Error),
+    /// It ended early, or is not what was sent.
+    Short,
+}
+
+/// Writes what arrives; bytes and rows once all of it is on disk.
+async fn receive(
+    mut parts: Streaming<BackupResponse>,
+    mut file: &File,
+    bar: &ProgressBar,
+) -> Result<(u64, u64), Broken> {
+    let mut digest = blake3::Hasher::new();
+    let (mut bytes, mut rows) = (0, 0);
+    loop {
+        let message = parts.message().await;
+        let message = message.map_err(|status| Broken::Call(Box::new(status)))?;
+        let Some(part) = message.and_then(|message| message.part) else {
+            return Err(Broken::Short);
+        };
+        match part {
+            backup_response::Part::Begin(begin) => {
+                rows = begin.rows;
+                bar.set_length(begin.size_bytes);
+            }
+            backup_response::Part::Data(data) => {
+                digest.update(&data);
+                file.write_all(&data).map_err(Broken::File)?;
+                bytes += data.len() as u64;
+                bar.set_position(bytes);
+            }
+            backup_response::Part::End(end) => {
+                if end.digest != digest.finalize().to_hex().as_str() {
+                    return Err(Broken::Short);
+                }
+                file.sync_all().map_err(Broken::File)?;
+                return Ok((bytes, rows));
+            }
+        }
+    }
+}
+
+/// The file until it is whole; goes when it is dropped.
+struct Draft {
+    path: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    /// The store holds secrets, so a backup is its owner's alone.
+    fn beside(file: &Path) -> io::Result<Self> {
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let path = file.with_file_name(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    fn keep(self, path: &Path) -> io::Result<()> {
+        // A link, not a rename: it fails where somebody has made the file meanwhile.
+        fs::hard_link(&self.path, path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}

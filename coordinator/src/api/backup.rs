@@ -1,0 +1,118 @@
+//! A backup of the store while it is written on, handed to the caller piece by piece.
+//!
+//! Owns who may have one, and that there is room for it. The copy lies in the data folder without a name
+//! while it is handed out, so that none stays behind whatever ends. Called by the gRPC door.
+
+use std::{fs, io, path::Path};
+
+use futures::Stream;
+use tokio::io::AsyncReadExt as _;
+use trainyard_core::{access::Permission, resources::format_bytes};
+use trainyard_proto::status::Kind;
+
+use super::{ApiError, Caller, Service, access::Target, service::stopping};
+use crate::store::{
+    Store,
+    care::{Copied, CopyError, FILE},
+};
+
+/// Bytes of one piece.
+const PIECE: usize = 1 << 20;
+
+/// A part of the backup, in order.
+#[derive(Debug)]
+pub enum Piece {
+    /// What follows.
+    Begin {
+        /// Of the file.
+        bytes: u64,
+        /// Of all tables.
+        rows: u64,
+    },
+    /// The next bytes.
+    Data(Vec<u8>),
+    /// All of it was told.
+    End {
+        /// blake3 of all bytes, in hex.
+        digest: String,
+    },
+}
+
+impl Service {
+    /// A copy of the store as it is now. It holds every secret of the coordinator.
+    ///
+    /// # Errors
+    /// When the caller may not administer users, another backup is under way, or there is no room.
+    pub async fn back_up(
+        &self,
+        caller: Caller,
+    ) -> Result<impl Stream<Item = Result<Piece, ApiError>> + Send + use<>, ApiError> {
+        self.require(&caller, Permission::AdministerUsers, Target::Cluster)?;
+        let turn = self.store().copy_turn().try_acquire_owned();
+        let turn = turn.ok().ok_or_else(|| {
+            let words = "another backup is under way; try again when it has ended";
+            ApiError::new(Kind::Exhausted, words)
+        })?;
+        let store = self.store().clone();
+        let made = tokio::task::spawn_blocking(move || make(&store)).await;
+        let (file, copied) = made.ok().ok_or_else(stopping)??;
+        tracing::info!(by = %caller.user.email, bytes = copied.bytes, "the store is backed up");
+        let (service, mut file) = (self.clone(), tokio::fs::File::from_std(file));
+        Ok(async_stream::try_stream! {
+            let _turn = turn;
+            yield Piece::Begin { bytes: copied.bytes, rows: copied.rows };
+            let mut digest = blake3::Hasher::new();
+            loop {
+                service.still(&caller)?;
+                let mut bytes = Vec::with_capacity(PIECE);
+                let read = (&mut file).take(PIECE as u64).read_to_end(&mut bytes).await;
+                if read.map_err(unreadable)? == 0 {
+                    break;
+                }
+                digest.update(&bytes);
+                yield Piece::Data(bytes);
+            }
+            yield Piece::End { digest: digest.finalize().to_hex().to_string() };
+        })
+    }
+}
+
+/// The copy, opened and without a name.
+fn make(store: &Store) -> Result<(fs::File, Copied), ApiError> {
+    let folder = store.folder();
+    has_room(folder, &folder.join(FILE))?;
+    let path = folder.join(format!("backup-{:016x}.redb", rand::random::<u64>()));
+    let copied = store.copy(&path).map_err(|error| {
+        tracing::error!(%error, "the store could not be backed up");
+        match error {
+            CopyError::Target { .. } => ApiError::new(Kind::Exhausted, error.to_string()),
+            CopyError::Rows { .. } => ApiError::new(Kind::Internal, error.to_string()),
+        }
+    })?;
+    let opened = fs::File::open(&path);
+    fs::remove_file(&path).map_err(unreadable)?;
+    Ok((opened.map_err(unreadable)?, copied))
+}
+
+/// A copy is at most as large as the store, and jobs go on being written meanwhile.
+fn has_room(folder: &Path, store: &Path) -> Result<(), ApiError> {
+    let stat = rustix::fs::statvfs(folder).map_err(|error| unreadable(error.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let needed = fs::metadata(store).map_err(unreadable)?.len();
+    if free > needed.saturating_mul(5) / 4 {
+        return Ok(());
+    }
+    let words = format!(
+        "a backup needs up to {} beside the store and {} is free there; free some space, or stop the coordinator and copy its file",
+        format_bytes(needed),
+        format_bytes(free)
+    );
+    Err(ApiError::new(Kind::Exhausted, words))
+}
+
+fn unreadable(error: io::Error) -> ApiError {
+    ApiError::new(
+        Kind::Internal,
+        format!("the backup cannot be read: {error}"),
+    )
+}

@@ -1,0 +1,364 @@
+//! Whether every row is what was written, and whether the tables agree.
+//!
+//! Owns what is wrong with a store, row by row. Only reads. A row's checksum is ours, because redb does not
+//! verify its own on reads; a thorough opening has compared those of the pages too.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
+
+use redb::{Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+use trainyard_core::record::{LogLine, Progress};
+
+use super::Care;
+use crate::store::{
+    NodeRow, UserRow,
+    codec::{self, Place},
+    error::{CareError, ReadError},
+    series,
+    tables::{
+        CHANGED, CHANGED_OF, COUNTERS, CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS,
+        POINTS, REQUEST_KEYS, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+    },
+};
+
+/// Problems that are told one by one; the rest is counted.
+const TOLD: usize = 1_000;
+
+/// What a check has found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The schema version of the file.
+    pub schema: u32,
+    /// Whether redb's own checksums were right; a file that was not was mended by redb from what is left.
+    pub pages_intact: bool,
+    /// Every table that was read.
+    pub tables: Vec<TableReport>,
+    /// How many rows are damaged or contradict each other.
+    pub problem_count: u64,
+    /// The first thousand of them.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.pages_intact && self.problem_count == 0
+    }
+}
+
+/// One table.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Its rows; of points and logs, chunks.
+    pub rows: u64,
+    /// Of its values.
+    pub bytes: u64,
+}
+
+/// One row that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Where.
+    pub table: &'static str,
+    /// Which row.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl Care {
+    /// Reads every row. Blocks, for as long as the disk takes.
+    ///
+    /// # Errors
+    /// When a table cannot be read at all.
+    pub fn check(&self) -> Result<Report, CareError> {
+        let failed = |source| CareError::Read {
+            path: self.path.clone(),
+            source,
+        };
+        let txn = self.db.begin_read().map_err(|error| failed(error.into()))?;
+        let mut check = Check {
+            txn: &txn,
+            report: Report {
+                schema: self.schema,
+                pages_intact: self.intact,
+                tables: Vec::new(),
+                problem_count: 0,
+                problems: Vec::new(),
+            },
+        };
+        check.all().map_err(failed)?;
+        Ok(check.report)
+    }
+}
+
+struct Check<'t> {
+    txn: &'t ReadTransaction,
+    report: Report,
+}
+
+impl Check<'_> {
+    fn all(&mut self) -> Result<(), ReadError> {
+        self.sealed("meta", META, |key| {
+            String::from_utf8_lossy(key).into_owned()
+        })?;
+        self.sealed("documents", DOCUMENTS, |(kind, key)| {
+            format!("{kind}/{key}")
+        })?;
+        self.nodes()?;
+        self.users()?;
+        let jobs = self.jobs()?;
+        self.of_jobs(&jobs)?;
+        self.series::<Progress>(POINTS, &jobs)?;
+        self.series::<LogLine>(LOGS, &jobs)?;
+        self.changes(&jobs)
+    }
+
+    /// Rows with a checksum whose meaning is their owner's.
+    fn sealed<K: Key + 'static>(
+        &mut self,
+        table: &'static str,
+        definition: TableDefinition<'static, K, &'static [u8]>,
+        name: impl Fn(K::SelfType<'_>) -> String,
+    ) -> Result<(), ReadError> {
+        self.rows(table, definition, |check, key, bytes| {
+            let key = name(key);
+            let place = Place { table, key: &key };
+            if let Err(error) = codec::unseal(place, bytes) {
+                check.damaged(table, &key, error);
+            }
+        })
+    }
+
+    fn nodes(&mut self) -> Result<(), ReadError> {
+        self.rows("nodes", NODES, |check, key, bytes| {
+            let key = String::from_utf8_lossy(key).into_owned();
+            check.json::<NodeRow>("nodes", &key, bytes);
+        })
+    }
+
+    fn users(&mut self) -> Result<(), ReadError> {
+        let mut by_email = BTreeMap::new();
+        self.rows("users", USERS, |check, id, bytes| {
+            if let Some(user) = check.json::<UserRow>("users", &id, bytes) {
+                by_email.insert(user.email, id);
+            }
+        })?;
+        let index = self.txn.open_table(USERS_BY_EMAIL)?;
+        for row in index.iter()? {
+            let (email, id) = row?;
+            let email = String::from_utf8_lossy(email.value()).into_owned();
+            if by_email.remove(&email) != Some(id.value()) {
+                self.wrong("users_by_email", &email, "names no user with this address");
+            }
+        }
+        for (email, id) in by_email {
+            let words = format!("{email} is not in users_by_email");
+            self.wrong("users", &id, words);
+        }
+        Ok(())
+    }
+
+    /// Every job's number, and whether it has ended.
+    fn jobs(&mut self) -> Result<BTreeMap<u64, Option<bool>>, ReadError> {
+        let mut jobs = BTreeMap::new();
+        self.rows("jobs", JOBS, |check, id, bytes| {
+            let place = Place {
+                table: "jobs",
+                key: &id,
+            };
+            let ended = match codec::job_from_json(place, bytes) {
+                Ok(job) => {
+                    if job.id.0 != id {
+                        check.wrong("jobs", &id, format!("holds job {}", job.id));
+                    }
+                    Some(job.state.is_terminal())
+                }
+                Err(error) => {
+                    check.damaged("jobs", &id, error);
+                    None
+                }
+            };
+            jobs.insert(id, ended);
+        })?;
+        let mut open = BTreeSet::new();
+        for row in self.txn.open_table(OPEN_JOBS)?.iter()? {
+            open.insert(row?.0.value());
+        }
+        for (id, ended) in &jobs {
+            if *ended == Some(open.contains(id)) {
+                let words = "open_jobs does not agree with whether it has ended";
+                self.wrong("jobs", id, words);
+            }
+        }
+        for id in open.iter().filter(|id| !jobs.contains_key(id)) {
+            self.wrong("open_jobs", id, "names a job that is not there");
+        }
+        Ok(jobs)
+    }
+
+    /// Rows that belong to a job and have no reader of their own.
+    fn of_jobs(&mut self, jobs: &BTreeMap<u64, Option<bool>>) -> Result<(), ReadError> {
+        self.rows("validations", VALIDATIONS, |check, (job, epoch), bytes| {
+            let key = format!("{job}/{epoch}");
+            let place = Place {
+                table: "validations",
+                key: &key,
+            };
+            if let Err(error) = codec::to_text(place, bytes) {
+                check.damaged("validations", &key, error);
+            }
+            check.owned("validations", &key, jobs.contains_key(&job));
+        })?;
+        for row in self.txn.open_table(CURSORS)?.iter()? {
+            let (job, attempt, rank) = row?.0.value();
+            let key = format!("{job}/{attempt}/{rank}");
+            self.owned("cursors", &key, jobs.contains_key(&job));
+        }
+        for row in self.txn.open_table(REQUEST_KEYS)?.iter()? {
+            let (key, job) = row?;
+            let key = String::from_utf8_lossy(key.value()).into_owned();
+            self.owned("request_keys", &key, jobs.contains_key(&job.value()));
+        }
+        Ok(())
+    }
+
+    fn series<T: DeserializeOwned>(
+        &mut self,
+        series: Series,
+        jobs: &BTreeMap<u64, Option<bool>>,
+    ) -> Result<(), ReadError> {
+        let name = series.name;
+        let index = self.txn.open_table(series.by_job)?;
+        let mut counts = BTreeMap::new();
+        for row in index.iter()? {
+            let (key, count) = row?;
+            let (job, first) = key.value();
+            self.owned(name, &first, jobs.contains_key(&job));
+            counts.insert(first, count.value());
+        }
+        let mut end = 1;
+        self.rows(name, series.chunks, |check, first, bytes| {
+            let rows = match series::rows::<T>(series, first, bytes) {
+                Ok(rows) => rows.len() as u64,
+                Err(error) => {
+                    check.damaged(name, &first, error);
+                    0
+                }
+            };
+            if first < end {
+                check.wrong(name, &first, "begins before the chunk before it ends");
+            }
+            end = first + rows;
+            let counted = counts.remove(&first).map(u64::from);
+            if rows > 0 && counted != Some(rows) {
+                let words = format!("has {rows} rows, the index says {counted:?}");
+                check.wrong(name, &first, words);
+            }
+        })?;
+        for first in counts.keys() {
+            self.wrong(name, first, "the index names a chunk that is not there");
+        }
+        let counters = self.txn.open_table(COUNTERS)?;
+        let next = counters
+            .get(name.as_bytes())?
+            .map_or(1, |next| next.value());
+        if next < end {
+            let words = format!(
+                "the next row would be {next}, but there are rows up to {}",
+                end - 1
+            );
+            self.wrong("counters", &name, words);
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self, jobs: &BTreeMap<u64, Option<bool>>) -> Result<(), ReadError> {
+        let mut of = BTreeMap::new();
+        for row in self.txn.open_table(CHANGED_OF)?.iter()? {
+            let (job, number) = row?;
+            of.insert(job.value(), number.value());
+        }
+        for row in self.txn.open_table(CHANGED)?.iter()? {
+            let (number, job) = row?;
+            if of.remove(&job.value()) != Some(number.value()) {
+                self.wrong("changed", &number.value(), "does not agree with changed_of");
+            }
+            self.owned("changed", &number.value(), jobs.contains_key(&job.value()));
+        }
+        for (job, _) in of {
+            self.wrong("changed_of", &job, "does not agree with changed");
+        }
+        Ok(())
+    }
+
+    /// Every row of a table, counted.
+    fn rows<K: Key + 'static>(
+        &mut self,
+        name: &'static str,
+        definition: TableDefinition<'static, K, &'static [u8]>,
+        mut look: impl FnMut(&mut Self, K::SelfType<'_>, &[u8]),
+    ) -> Result<(), ReadError> {
+        let table = self.txn.open_table(definition)?;
+        let mut count = TableReport {
+            name,
+            rows: 0,
+            bytes: 0,
+        };
+        for row in table.iter()? {
+            let (key, bytes) = row?;
+            count.rows += 1;
+            count.bytes += bytes.value().len() as u64;
+            look(self, key.value(), bytes.value());
+        }
+        self.report.tables.push(count);
+        Ok(())
+    }
+
+    fn json<T: DeserializeOwned>(
+        &mut self,
+        table: &'static str,
+        key: &dyn Display,
+        bytes: &[u8],
+    ) -> Option<T> {
+        match codec::from_json(Place { table, key }, bytes) {
+            Ok(row) => Some(row),
+            Err(error) => {
+                self.damaged(table, key, error);
+                None
+            }
+        }
+    }
+
+    fn owned(&mut self, table: &'static str, key: &dyn Display, is_owned: bool) {
+        if !is_owned {
+            self.wrong(table, key, "belongs to a job that is not there");
+        }
+    }
+
+    fn damaged(&mut self, table: &'static str, key: &dyn Display, error: ReadError) {
+        let words = match error {
+            ReadError::Checksum { .. } => "its checksum is wrong".to_owned(),
+            ReadError::Decode { reason, .. } => format!("it cannot be decoded: {reason}"),
+            ReadError::Storage(source) => format!("it cannot be read: {source}"),
+        };
+        self.wrong(table, key, words);
+    }
+
+    fn wrong(&mut self, table: &'static str, key: &dyn Display, words: impl Into<String>) {
+        self.report.problem_count += 1;
+        if self.report.problems.len() < TOLD {
+            self.report.problems.push(Problem {
+                table,
+                key: key.to_string(),
+                problem: words.into(),
+            });
+        }
+    }
+}
