@@ -42,6 +42,11 @@ pub(crate) enum StoreCommand {
     /// The file is the store as of one moment; a coordinator starts with it when it lies in the data folder as
     /// trainyard.redb. It holds every secret of the coordinator. With --offline a stopped coordinator's store is copied.
     Backup(BackupArgs),
+    /// Take damaged rows out of a store, so that a coordinator starts with the rest
+    ///
+    /// For when there is no backup. What is taken out goes to FILE as JSON lines, in hex; a job whose row is damaged
+    /// is lost with its points and lines. The coordinator must be stopped.
+    Mend(MendArgs),
     /// Give unused space of a store back to the disk; the coordinator must be stopped
     Compact(Where),
     /// Write jobs, points, logs, validation results and nodes as JSON, a line a row
@@ -67,6 +72,16 @@ pub(crate) struct BackupArgs {
     /// Copy the store of a coordinator that is stopped: its data folder, or a file
     #[arg(long, value_name = "PATH")]
     offline: Option<PathBuf>,
+}
+
+/// Flags of `trainyard store mend`.
+#[derive(Debug, Args)]
+pub(crate) struct MendArgs {
+    #[command(flatten)]
+    place: Where,
+    /// Where the damaged rows go; the file must not be there yet
+    #[arg(long, value_name = "FILE")]
+    aside: PathBuf,
 }
 
 /// Flags of `trainyard store export`.
@@ -113,6 +128,7 @@ pub(crate) async fn run(context: &Context<'_>, command: StoreCommand) -> anyhow:
             Some(store) => copy(&screen, store, &args.file),
             None => Box::pin(back_up(context, &args.file)).await,
         },
+        StoreCommand::Mend(args) => mend(&screen, &args),
         StoreCommand::Compact(place) => compact(&screen, &place.path),
         StoreCommand::Export(args) => export(&args),
     }
@@ -154,7 +170,7 @@ fn words(screen: &Screen, path: &Path, report: &Report) -> String {
     text.push_str(&match (report.is_sound(), report.pages_intact) {
         (true, _) => format!("\n{path} is sound (schema version {})", report.schema),
         (false, true) => format!(
-            "\n{path} is damaged in {} places; restore it from a backup, or save what can be read with `trainyard store export`",
+            "\n{path} is damaged in {} places; restore it from a backup, or have the damaged rows taken out with `trainyard store mend`",
             report.problem_count
         ),
         (false, false) => format!(
@@ -185,6 +201,17 @@ fn compact(screen: &Screen, path: &Path) -> anyhow::Result<Exit> {
         format!("{}: {before} before, {after} now", care.path().display())
     };
     screen.show(document, text)?;
+    Ok(Exit::Ok)
+}
+
+fn mend(screen: &Screen, args: &MendArgs) -> anyhow::Result<Exit> {
+    let care = Care::open(&args.place.path, true)?;
+    let set_aside = care.mend(&args.aside)?.set_aside;
+    let document = || json!({"path": care.path(), "aside": args.aside, "set_aside": set_aside});
+    let (path, aside) = (care.path().display(), args.aside.display());
+    screen.show(document, || {
+        format!("{path}: {set_aside} damaged rows were taken out and are in {aside}")
+    })?;
     Ok(Exit::Ok)
 }
 

@@ -46,7 +46,7 @@ pub enum OpenError {
     },
     /// Cannot be read as a store.
     #[error(
-        "the store {} is damaged ({reason}); restore the file from a backup, or move it away to start with an empty store",
+        "the store {} is damaged ({reason}); `trainyard store check` names all of the damage: restore the file from a backup, have `trainyard store mend` set the damaged rows aside, or move it away to start with an empty store",
         .path.display()
     )]
     Damaged {
@@ -168,9 +168,7 @@ pub enum FatalStoreError {
 #[non_exhaustive]
 pub enum ReadError {
     /// The bytes are not those that were written.
-    #[error(
-        "the checksum of row {key} of table {table} is wrong: the store is damaged there; restore it from a backup"
-    )]
+    #[error("the checksum of row {key} of table {table} is wrong: the store is damaged there")]
     Checksum {
         /// The table.
         table: String,

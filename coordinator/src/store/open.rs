@@ -11,11 +11,12 @@ use std::{
     path::Path,
 };
 
-use redb::{Database, DatabaseError, StorageError, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableError};
 
 use super::{
     StoreOptions,
     apply::put_meta,
+    care::check,
     codec::{self, Place},
     error::{OpenError, ReadError},
     tables::{self, INSTANCE_KEY, META, SCHEMA, SCHEMA_KEY},
@@ -67,6 +68,9 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
         None => format!("{:032x}", rand::random::<u128>()),
     };
     initialise(&db, &instance).map_err(unreadable)?;
+    let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
+    check::first_damage(&txn).map_err(unreadable)?;
+    drop(txn);
     Ok(Opened { db, instance })
 }
 
@@ -96,7 +100,6 @@ fn initialise(db: &Database, instance: &str) -> Result<(), ReadError> {
 
 /// A value of `META`; none when the file is new.
 pub(super) fn meta(db: &Database, key: &str) -> Result<Option<String>, ReadError> {
-    use redb::ReadableDatabase as _;
     let txn = db.begin_read()?;
     let table = match txn.open_table(META) {
         Ok(table) => table,

@@ -295,7 +295,7 @@ impl Store {
     }
 }
 
-fn decode_job(id: u64, bytes: &[u8]) -> Result<Job, ReadError> {
+pub(super) fn decode_job(id: u64, bytes: &[u8]) -> Result<Job, ReadError> {
     let place = Place {
         table: "jobs",
         key: &id,

@@ -1,11 +1,12 @@
 //! Care of a store that no coordinator holds: check it, copy it, make it small, write it out.
 //!
-//! Owns how such a file is opened: never made, never upgraded, a newer one refused. Repairs no row; it
-//! says which are damaged. Called by `trainyard store`, and by the running coordinator for its backups.
+//! Owns how such a file is opened: never made, never upgraded, a newer one refused. Mends no row; it
+//! says which are damaged, and takes them out when asked to. Called by `trainyard store`, and by the running coordinator for its backups.
 
-mod check;
+pub(super) mod check;
 mod copy;
 mod export;
+mod mend;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,6 +18,7 @@ use redb::Database;
 pub use check::{Problem, Report, TableReport};
 pub use copy::{Copied, CopyError};
 pub use export::{ExportError, Exported, Part};
+pub use mend::{MendError, Mended};
 
 use super::{
     error::{CareError, ReadError},

@@ -230,6 +230,78 @@ async fn an_export_passes_damaged_rows_over_and_counts_them() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_stops_the_start_with_the_way_out_and_mending_lets_it_start() {
+    let (folder, path) = filled().await;
+    behind(&path, |txn| {
+        let mut jobs = txn.open_table(JOBS).unwrap();
+        let row = jobs.get(1).unwrap().unwrap().value().to_vec();
+        jobs.insert(2, row.as_slice()).unwrap();
+        jobs.insert(3, &[0u8; 20][..]).unwrap();
+        let mut open = txn.open_table(OPEN_JOBS).unwrap();
+        open.insert(3, ()).unwrap();
+        let mut chunks = txn.open_table(LOGS.chunks).unwrap();
+        chunks.insert(1, &[0u8; 9][..]).unwrap();
+    });
+    let error = Store::open(StoreOptions::new(&path), no_fatal()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    for words in ["row 3 of table jobs", "trainyard store mend"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+
+    let aside = folder.path().join("aside.jsonl");
+    let care = Care::open(&path, true).unwrap();
+    assert_eq!(care.mend(&aside).unwrap().set_aside, 2);
+    let again = care.mend(&aside).unwrap_err();
+    assert!(again.to_string().contains("not there yet"), "{again}");
+    drop(care);
+    let lines = fs::read_to_string(&aside).unwrap();
+    let tables: Vec<String> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["table"].to_string())
+        .collect();
+    assert_eq!(tables, [r#""jobs""#, r#""logs""#]);
+
+    let store = open_at(&path);
+    assert!(store.job(JobId(1)).unwrap().is_some());
+    assert_eq!(store.count_points(JobId(1)).unwrap(), 3);
+    let left = store.logs(JobId(1), 0, 9).unwrap();
+    assert_eq!(left.len(), 1, "the line of the other chunk");
+    assert_eq!(left[0].line.text, "second");
+    assert_eq!(
+        store.user_by_email("ada@example.com").unwrap(),
+        Some(user())
+    );
+    let more = store.commit_and_wait(vec![log(1, "third")]).await.unwrap();
+    assert_eq!(more.first_rows, [3], "no number is given twice");
+}
+
+#[tokio::test]
+async fn mending_makes_the_indexes_anew() {
+    let (folder, path) = filled().await;
+    behind(&path, |txn| {
+        txn.open_table(OPEN_JOBS).unwrap().remove(1).unwrap();
+        txn.open_table(OPEN_JOBS).unwrap().insert(77, ()).unwrap();
+        txn.open_table(USERS_BY_EMAIL)
+            .unwrap()
+            .retain(|_, _| false)
+            .unwrap();
+        txn.open_table(POINTS.by_job)
+            .unwrap()
+            .insert((1, 1), 9)
+            .unwrap();
+        txn.open_table(crate::store::tables::CHANGED)
+            .unwrap()
+            .retain(|_, _| false)
+            .unwrap();
+    });
+    assert_ne!(problems(&path), Vec::<String>::new());
+    let care = Care::open(&path, true).unwrap();
+    care.mend(&folder.path().join("aside")).unwrap();
+    drop(care);
+    assert_eq!(problems(&path), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_is_no_store_or_in_use_is_not_touched() {
     let (folder, store) = fresh();
     let error = Care::open(folder.path(), false).unwrap_err();

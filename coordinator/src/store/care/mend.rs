@@ -1,0 +1,275 @@
+//! The way on when a row is damaged and there is no backup: what is damaged is set aside, and the indexes are
+//! made anew from the rows that are left.
+//!
+//! Owns what follows from a row that is gone. One transaction; the rows that it takes out are on disk elsewhere
+//! before. Never guesses what a row said.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use redb::{Key, ReadableTable as _, TableDefinition, WriteTransaction};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use thiserror::Error;
+use trainyard_core::record::{LogLine, Progress};
+
+use super::Care;
+use crate::store::{
+    NodeRow, UserRow, changed,
+    codec::{self, Place},
+    error::ReadError,
+    read::decode_job,
+    series,
+    tables::{
+        CHANGED, CHANGED_OF, COUNTERS, CURSORS, DOCUMENTS, JOBS, LOGS, NODES, OPEN_JOBS, POINTS,
+        REQUEST_KEYS, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+    },
+};
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Mended {
+    /// Rows that were taken out and written to the file.
+    pub set_aside: u64,
+}
+
+/// Why a store was not mended; it is as it was.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MendError {
+    /// The file for the rows cannot be written.
+    #[error("cannot write {}: {source}; name a file that is not there yet", .path.display())]
+    Aside {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Rows(#[from] ReadError),
+}
+
+impl Care {
+    /// Takes damaged rows out, into a new file of JSON lines, and makes the indexes anew. Blocks.
+    ///
+    /// # Errors
+    /// When the file or the store cannot be written; the store is then as it was.
+    pub fn mend(&self, aside: &Path) -> Result<Mended, MendError> {
+        let failed = |source| MendError::Aside {
+            path: aside.to_path_buf(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(aside);
+        let mut txn = self.db.begin_write().map_err(ReadError::from)?;
+        txn.set_quick_repair(true);
+        let mut mend = Mend {
+            txn: &txn,
+            aside: BufWriter::new(file.map_err(failed)?),
+            unwritten: None,
+            done: Mended::default(),
+        };
+        mend.all()?;
+        let Mend {
+            aside,
+            unwritten,
+            done,
+            ..
+        } = mend;
+        if let Some(error) = unwritten {
+            return Err(failed(error));
+        }
+        let file = aside
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)?;
+        txn.commit().map_err(ReadError::from)?;
+        Ok(done)
+    }
+}
+
+struct Mend<'t> {
+    txn: &'t WriteTransaction,
+    aside: BufWriter<File>,
+    unwritten: Option<io::Error>,
+    done: Mended,
+}
+
+impl Mend<'_> {
+    fn all(&mut self) -> Result<(), ReadError> {
+        self.sift("documents", DOCUMENTS, |(kind, key), bytes| {
+            let key = format!("{kind}/{key}");
+            let place = Place {
+                table: "documents",
+                key: &key,
+            };
+            codec::unseal(place, bytes)
+                .err()
+                .map(|error| error.to_string())
+        })?;
+        self.sift("nodes", NODES, |_, bytes| unread::<NodeRow>(bytes))?;
+        self.users()?;
+        let jobs = self.jobs()?;
+        let orphan = |job: &u64| (!jobs.contains(job)).then(|| "its job is not there".to_owned());
+        self.sift("validations", VALIDATIONS, |(job, _), bytes| {
+            let place = Place {
+                table: "validations",
+                key: &job,
+            };
+            let damage = codec::to_text(place, bytes).err();
+            damage
+                .map(|error| error.to_string())
+                .or_else(|| orphan(&job))
+        })?;
+        self.sift_numbers(&orphan)?;
+        self.series::<Progress>(POINTS, &orphan)?;
+        self.series::<LogLine>(LOGS, &orphan)?;
+        self.changes(&jobs)
+    }
+
+    fn users(&mut self) -> Result<(), ReadError> {
+        self.sift("users", USERS, |_, bytes| unread::<UserRow>(bytes))?;
+        let mut by_email = self.txn.open_table(USERS_BY_EMAIL)?;
+        by_email.retain(|_, _| false)?;
+        for row in self.txn.open_table(USERS)?.iter()? {
+            let (id, bytes) = row?;
+            let place = Place {
+                table: "users",
+                key: &id.value(),
+            };
+            let user: UserRow = codec::from_json(place, bytes.value())?;
+            by_email.insert(user.email.as_bytes(), id.value())?;
+        }
+        Ok(())
+    }
+
+    /// The jobs that are left.
+    fn jobs(&mut self) -> Result<BTreeSet<u64>, ReadError> {
+        self.sift("jobs", JOBS, |id, bytes| {
+            let read = decode_job(id, bytes);
+            read.err().map(|error| error.to_string())
+        })?;
+        let mut left = BTreeSet::new();
+        let mut open = self.txn.open_table(OPEN_JOBS)?;
+        open.retain(|_, ()| false)?;
+        for row in self.txn.open_table(JOBS)?.iter()? {
+            let (id, bytes) = row?;
+            let id = id.value();
+            if !decode_job(id, bytes.value())?.state.is_terminal() {
+                open.insert(id, ())?;
+            }
+            left.insert(id);
+        }
+        Ok(left)
+    }
+
+    /// Rows that are a number each, of a job that is gone.
+    fn sift_numbers(&self, orphan: &impl Fn(&u64) -> Option<String>) -> Result<(), ReadError> {
+        let mut cursors = self.txn.open_table(CURSORS)?;
+        cursors.retain(|(job, _, _), _| orphan(&job).is_none())?;
+        let mut keys = self.txn.open_table(REQUEST_KEYS)?;
+        keys.retain(|_, job| orphan(&job).is_none())?;
+        Ok(())
+    }
+
+    fn series<T: DeserializeOwned>(
+        &mut self,
+        series: Series,
+        orphan: &impl Fn(&u64) -> Option<String>,
+    ) -> Result<(), ReadError> {
+        // Only the index knows whose a chunk is.
+        let mut owners = BTreeMap::new();
+        for row in self.txn.open_table(series.by_job)?.iter()? {
+            let (job, first) = row?.0.value();
+            owners.insert(first, job);
+        }
+        let mut kept = Vec::new();
+        self.sift(series.name, series.chunks, |first, bytes| {
+            let rows = match series::rows::<T>(series, first, bytes) {
+                Ok(rows) => rows.len(),
+                Err(error) => return Some(error.to_string()),
+            };
+            let Some(job) = owners.get(&first) else {
+                return Some("nothing says whose it is".to_owned());
+            };
+            if let Some(reason) = orphan(job) {
+                return Some(reason);
+            }
+            kept.push((*job, first, u32::try_from(rows).unwrap_or(u32::MAX)));
+            None
+        })?;
+        let mut index = self.txn.open_table(series.by_job)?;
+        index.retain(|_, _| false)?;
+        let mut end = 1;
+        for (job, first, count) in kept {
+            index.insert((job, first), count)?;
+            end = end.max(first + u64::from(count));
+        }
+        let mut counters = self.txn.open_table(COUNTERS)?;
+        let key = series.name.as_bytes();
+        let next = counters.get(key)?.map_or(1, |next| next.value());
+        counters.insert(key, next.max(end))?;
+        Ok(())
+    }
+
+    /// Whoever follows all jobs looks at each once more.
+    fn changes(&self, jobs: &BTreeSet<u64>) -> Result<(), ReadError> {
+        self.txn.open_table(CHANGED)?.retain(|_, _| false)?;
+        self.txn.open_table(CHANGED_OF)?.retain(|_, _| false)?;
+        changed::number(self.txn, jobs).map(drop)
+    }
+
+    /// Takes out what `bad` has a reason for.
+    fn sift<K: Key + 'static>(
+        &mut self,
+        name: &str,
+        definition: TableDefinition<'static, K, &'static [u8]>,
+        mut bad: impl FnMut(K::SelfType<'_>, &[u8]) -> Option<String>,
+    ) -> Result<(), ReadError> {
+        let mut table = self.txn.open_table(definition)?;
+        let mut gone = Vec::new();
+        for row in table.iter()? {
+            let (key, bytes) = row?;
+            let raw = K::as_bytes(&key.value()).as_ref().to_vec();
+            if let Some(reason) = bad(key.value(), bytes.value()) {
+                let line = json!({
+                    "table": name,
+                    "key": hex(&raw),
+                    "reason": reason,
+                    "value": hex(bytes.value()),
+                });
+                if let Err(error) = writeln!(self.aside, "{line}") {
+                    self.unwritten = Some(error);
+                }
+                gone.push(raw);
+            }
+        }
+        for raw in gone {
+            table.remove(K::from_bytes(&raw))?;
+            self.done.set_aside += 1;
+        }
+        Ok(())
+    }
+}
+
+fn unread<T: DeserializeOwned>(bytes: &[u8]) -> Option<String> {
+    let place = Place {
+        table: "",
+        key: &"",
+    };
+    match codec::from_json::<T>(place, bytes) {
+        Ok(_) => None,
+        Err(ReadError::Checksum { .. }) => Some("its checksum is wrong".to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
