@@ -17,4 +17,5 @@ pub mod exec;
 pub mod folder;
 pub mod inventory;
 pub mod link;
+pub mod objects;
 pub mod spool;

@@ -166,6 +166,7 @@ impl Preparation {
         Place {
             node: node.name.clone(),
             callback_url: node.callback_url(&self.order.secret),
+            storage: node.callbacks,
             working_folder: node.working_folder(task),
             sdk: node.extracted.sdk_dir.clone(),
             weights: weights.is_dir().then_some(weights),

@@ -26,6 +26,7 @@ use crate::{
     callbacks::TaskEndpoint,
     exec::{ExitRecord, LaunchSpec, ProcIdent, watch::ShimVanished},
     folder::{Order, TaskFolder},
+    objects::TaskObjects,
     spool::{Spool, SpoolError},
 };
 
@@ -324,11 +325,18 @@ impl State {
 
 /// From now on the task's trainer is heard.
 pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
+    let folder = node.working_folder(order.task);
     let endpoint = TaskEndpoint {
         job: order.task.job,
         total_epochs: order.spec.epochs,
         spool,
-        checkpoint_root: node.working_folder(order.task),
+        objects: TaskObjects::new(
+            order.task.job,
+            order.snapshot.as_ref(),
+            TaskFolder::of(&node.tasks(), order.task).view(),
+            &folder,
+        ),
+        checkpoint_root: folder,
     };
     node.registry.register(order.secret.expose(), endpoint);
 }

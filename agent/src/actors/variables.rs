@@ -4,13 +4,14 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value, json};
 use trainyard_core::snapshot::Snapshot;
 
-use crate::folder::Order;
+use crate::{folder::Order, objects};
 
 /// What the platform says, whatever the user wants.
 const RESERVED: [&str; 6] = [
@@ -29,6 +30,8 @@ pub(super) struct Place {
     pub(super) node: String,
     /// Whom the trainer calls back.
     pub(super) callback_url: String,
+    /// Where its S3 is.
+    pub(super) storage: SocketAddr,
     /// Where it starts.
     pub(super) working_folder: PathBuf,
     /// Holds `trainyard_sdk`.
@@ -65,7 +68,7 @@ fn of_job(order: &Order) -> BTreeMap<String, String> {
         ("TASK_TYPE", spec.task_type.clone()),
         ("FRAMEWORK", spec.framework.clone()),
         ("DATASET_ID", spec.dataset_id.clone().unwrap_or_default()),
-        ("DATASET_S3_URI", of_snapshot(order, s3_uri)),
+        ("DATASET_S3_URI", dataset_s3_uri(order)),
         ("SNAPSHOT_ID", of_snapshot(order, |snapshot| &snapshot.id)),
         (
             "DATASET_VERSION_HASH",
@@ -98,9 +101,10 @@ fn of_snapshot(order: &Order, what: impl Fn(&Snapshot) -> &str) -> String {
     snapshot.map(what).unwrap_or_default().to_owned()
 }
 
-fn s3_uri(snapshot: &Snapshot) -> &str {
-    let path = snapshot.storage_path.as_str();
-    if path.starts_with("s3://") { path } else { "" }
+/// Where the trainer's own S3 has it.
+fn dataset_s3_uri(order: &Order) -> String {
+    let snapshot = order.snapshot.as_ref();
+    snapshot.map(objects::dataset_uri).unwrap_or_default()
 }
 
 fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
@@ -125,6 +129,16 @@ fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    let storage = objects::variables(
+        order.secret.expose(),
+        order.snapshot.as_ref(),
+        place.storage,
+    );
+    all.extend(
+        storage
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value)),
+    );
     if let Some(dataset) = &place.dataset {
         // The id goes before a path that a job may name too.
         all.insert("LOCAL_DATASET_PATH".to_owned(), text(dataset));
@@ -211,6 +225,7 @@ mod tests {
         Place {
             node: "n1".into(),
             callback_url: "http://127.0.0.1:9/t/x/api/v1".into(),
+            storage: SocketAddr::from(([127, 0, 0, 1], 9)),
             working_folder: "/d/jobs/7/attempt-2".into(),
             sdk: "/d/sdk".into(),
             weights: None,
@@ -252,14 +267,22 @@ mod tests {
             ("TRAINYARD_JOB_ID", "7"),
             ("TRAINYARD_ATTEMPT", "2"),
             ("TRAINYARD_NODE", "n1"),
+            ("EXTERNAL_STORAGE_ENDPOINT", "http://127.0.0.1:9"),
+            ("INTERNAL_STORAGE_ENDPOINT", "http://127.0.0.1:9"),
+            ("EXTERNAL_BUCKET_DATASETS", "training-datasets"),
+            ("INTERNAL_BUCKET_CHECKPOINTS", "training-checkpoints"),
         ];
         for (name, value) in expected {
             assert_eq!(all.get(name).map(String::as_str), Some(value), "{name}");
         }
+        for name in ["EXTERNAL_STORAGE", "INTERNAL_STORAGE"] {
+            assert_eq!(all[&format!("{name}_ACCESS_KEY")].len(), 20);
+            assert_eq!(all[&format!("{name}_SECRET_KEY")].len(), 40);
+        }
         assert_eq!(
             all.len(),
-            expected.len() + 1,
-            "and CONFIG, no more: {all:?}"
+            expected.len() + 5,
+            "and CONFIG and four keys, no more: {all:?}"
         );
     }
 

@@ -1,16 +1,17 @@
-//! Which secret stands for which task. Keeps only hashes of secrets and never writes to disk: the
+//! Which secret stands for which task, and which S3 keys. Keeps only hashes of secrets, and never writes to disk: the
 //! agent registers its tasks again after a restart. Called by whoever starts and ends tasks, and by
 //! `routes`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use trainyard_core::ids::JobId;
 use trainyard_core::time::Timestamp;
 
 use super::answers::Refusal;
+use crate::objects::{KeyPair, TaskObjects};
 use crate::spool::Spool;
 
 /// Tells the time; the shell's clock, or a test's.
@@ -27,6 +28,8 @@ pub struct TaskEndpoint {
     pub spool: Spool,
     /// Where relative checkpoint paths start.
     pub checkpoint_root: PathBuf,
+    /// What it sees as S3.
+    pub objects: TaskObjects,
 }
 
 /// The tasks that may report. A cheap handle.
@@ -34,7 +37,16 @@ pub struct TaskEndpoint {
 pub struct Registry {
     /// None: the task is there, and is not ready to be reported for.
     tasks: Arc<RwLock<BTreeMap<[u8; 32], Option<TaskEndpoint>>>>,
+    /// By access key.
+    signers: Arc<RwLock<BTreeMap<String, Signer>>>,
     clock: Clock,
+}
+
+/// Who signs with an access key.
+struct Signer {
+    secret_key: String,
+    /// None as with the tasks.
+    objects: Option<TaskObjects>,
 }
 
 impl fmt::Debug for Registry {
@@ -49,6 +61,7 @@ impl Registry {
     pub fn new(clock: Clock) -> Self {
         Self {
             tasks: Arc::default(),
+            signers: Arc::default(),
             clock,
         }
     }
@@ -58,16 +71,29 @@ impl Registry {
     pub fn expect(&self, secret: &str) {
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
         tasks.entry(hash(secret)).or_insert(None);
+        let keys = KeyPair::of(secret);
+        let mut signers = self.signers();
+        signers.entry(keys.access).or_insert(Signer {
+            secret_key: keys.secret,
+            objects: None,
+        });
     }
 
     /// From now on `secret` stands for the task; an earlier meaning of it is forgotten.
     pub fn register(&self, secret: &str, task: TaskEndpoint) {
+        let keys = KeyPair::of(secret);
+        let signer = Signer {
+            secret_key: keys.secret,
+            objects: Some(task.objects.clone()),
+        };
+        self.signers().insert(keys.access, signer);
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
         tasks.insert(hash(secret), Some(task));
     }
 
     /// From now on `secret` stands for nothing. True when it stood for a task.
     pub fn unregister(&self, secret: &str) -> bool {
+        self.signers().remove(&KeyPair::of(secret).access);
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
         tasks.remove(&hash(secret)).is_some()
     }
@@ -79,6 +105,24 @@ impl Registry {
             Some(None) => Err(Refusal::Starting),
             None => Err(Refusal::NoTask),
         }
+    }
+
+    /// With what the task that has this access key signs.
+    pub(crate) fn secret_key(&self, access_key: &str) -> Option<String> {
+        let signers = self.signers();
+        let signer = signers.get(access_key)?;
+        Some(signer.secret_key.clone())
+    }
+
+    /// What the task with this access key sees; the inner none where it is being found again.
+    pub(crate) fn objects(&self, access_key: &str) -> Option<Option<TaskObjects>> {
+        let signers = self.signers();
+        let signer = signers.get(access_key)?;
+        Some(signer.objects.clone())
+    }
+
+    fn signers(&self) -> RwLockWriteGuard<'_, BTreeMap<String, Signer>> {
+        self.signers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use trainyard_proto::http;
 
 use super::answers::Refusal;
 use super::registry::{Registry, TaskEndpoint};
+use crate::objects::{Objects, is_signed};
 
 /// The largest body that is read.
 pub const BODY_LIMIT: usize = 4 << 20;
@@ -29,6 +31,7 @@ type Answer = Result<Json<Value>, Refusal>;
 
 /// All that a trainer may call.
 pub fn router(registry: Registry) -> Router {
+    let objects = Objects::new(registry.clone());
     let api = Router::new()
         .route("/training/jobs/{id}/callback/progress", post(progress))
         .route("/training/jobs/{id}/callback/completion", post(completion))
@@ -37,7 +40,15 @@ pub fn router(registry: Registry) -> Router {
         .route("/validation/jobs/{id}/results", post(validation));
     Router::new()
         .nest("/t/{secret}/api/v1", api)
-        .fallback(async || detail(StatusCode::NOT_FOUND, "Not Found"))
+        .fallback(move |request: Request| {
+            let objects = objects.clone();
+            async move {
+                if is_signed(&request) {
+                    return objects.call(request).await;
+                }
+                detail(StatusCode::NOT_FOUND, "Not Found").into_response()
+            }
+        })
         .method_not_allowed_fallback(async || {
             detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         })
@@ -53,7 +64,7 @@ async fn progress(State(registry): State<Registry>, names: Named, body: Body) ->
     }
     let status = body.status.clone();
     let mut records = body.records(registry.now());
-    measure(&task.checkpoint_root, &mut records).await;
+    measure(&task, &mut records).await;
     task.spool.append_once(plain(records)).await?;
     Ok(taken("Progress received", &json!(status)))
 }
@@ -63,7 +74,7 @@ async fn completion(State(registry): State<Registry>, names: Named, body: Body) 
     let body = http::completion(&bytes).map_err(Refusal::BadBody)?;
     let status = body.status();
     let mut records = vec![body.record()];
-    measure(&task.checkpoint_root, &mut records).await;
+    measure(&task, &mut records).await;
     task.spool.append_once(plain(records)).await?;
     Ok(taken("Completion received", &json!(status)))
 }
@@ -102,8 +113,9 @@ fn open(registry: &Registry, names: &Named, body: Body) -> Result<(TaskEndpoint,
     Ok((task, bytes))
 }
 
-/// Adds the sizes of the checkpoints that lie on this machine.
-async fn measure(root: &FilePath, records: &mut [Record]) {
+/// Adds the sizes of the checkpoints that lie on this machine, and the path of those that were put into the
+/// task's bucket: they lie on this machine too.
+async fn measure(task: &TaskEndpoint, records: &mut [Record]) {
     for record in records {
         let (one, other) = match record {
             Record::Progress(report) => (&mut report.checkpoint, &mut report.best_checkpoint),
@@ -111,7 +123,19 @@ async fn measure(root: &FilePath, records: &mut [Record]) {
             Record::Log(_) | Record::Validation { .. } => continue,
         };
         for checkpoint in [one, other].into_iter().flatten() {
-            checkpoint.size_bytes = size(root, checkpoint).await;
+            let stored = task.objects.checkpoint_file(&checkpoint.path);
+            let stored = stored.map(|file| file.display().to_string());
+            if let Some(path) = stored {
+                let here = Checkpoint {
+                    path,
+                    size_bytes: None,
+                };
+                // What was never put there keeps the name that the trainer told.
+                if size(&task.checkpoint_root, &here).await.is_some() {
+                    *checkpoint = here;
+                }
+            }
+            checkpoint.size_bytes = size(&task.checkpoint_root, checkpoint).await;
         }
     }
 }

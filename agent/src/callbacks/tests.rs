@@ -14,6 +14,7 @@ use trainyard_core::record::{LogStream, Record};
 use trainyard_core::time::Timestamp;
 
 use super::*;
+use crate::objects::TaskObjects;
 use crate::spool::{Spool, TaskSpool};
 
 const PROGRESS: &str = "/t/s3cret/api/v1/training/jobs/7/callback/progress";
@@ -28,6 +29,7 @@ fn registry(spool: Spool, root: &Path) -> Registry {
         total_epochs: 3,
         spool,
         checkpoint_root: root.to_owned(),
+        objects: TaskObjects::new(JobId(7), None, root.join("view"), root),
     };
     registry.register("s3cret", task);
     registry
@@ -334,6 +336,7 @@ async fn a_trainer_found_again_is_told_to_wait_until_its_task_is_ready() {
         total_epochs: 3,
         spool,
         checkpoint_root: folder.path().to_owned(),
+        objects: TaskObjects::new(JobId(7), None, folder.path().join("view"), folder.path()),
     };
     registry.register("later", task);
     // What is expected late changes nothing.

@@ -18,8 +18,9 @@ use s3s::{
     S3, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
     dto::{
-        DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
-        HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput,
+        DeleteObjectInput, DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput,
+        HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput,
+        PutObjectOutput,
     },
     service::S3ServiceBuilder,
 };
@@ -37,8 +38,6 @@ use crate::{
 
 const KEY: &str = "access-key-of-the-platform";
 const SECRET: &str = "secret-key-of-the-platform";
-/// Keys on a page, as with S3 itself.
-const PAGE: usize = 1_000;
 
 /// How often objects were fetched, and how long each of them takes.
 #[derive(Debug, Default)]
@@ -47,7 +46,7 @@ struct Fetches {
     millis: AtomicU64,
 }
 
-/// The files, with pages of keys, which s3s-fs does not have.
+/// The files, with ETags in listings, which s3s-fs does not have.
 #[derive(Debug)]
 struct Paged(FileSystem, Arc<Fetches>);
 
@@ -57,23 +56,11 @@ impl S3 for Paged {
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let after = request.input.continuation_token.clone().unwrap_or_default();
         let mut answer = self.0.list_objects_v2(request).await?;
-        let output = &mut answer.output;
-        let key = |object: &s3s::dto::Object| object.key.clone().unwrap_or_default();
-        let mut objects = output.contents.take().unwrap_or_default();
-        objects.retain(|object| key(object) > after);
-        output.is_truncated = Some(objects.len() > PAGE);
-        objects.truncate(PAGE);
-        output.next_continuation_token = objects
-            .last()
-            .map(key)
-            .filter(|_| output.is_truncated == Some(true));
-        for object in &mut objects {
-            object.e_tag = Some(format!("\"{:?}-{:?}\"", object.size, object.last_modified));
+        for object in answer.output.contents.iter_mut().flatten() {
+            let tag = format!("{:?}-{:?}", object.size, object.last_modified);
+            object.e_tag = Some(ETag::Strong(tag));
         }
-        output.key_count = i32::try_from(objects.len()).ok();
-        output.contents = Some(objects);
         Ok(answer)
     }
 
@@ -126,19 +113,14 @@ impl Server {
         let files = FileSystem::new(root.path()).unwrap();
         let mut service = S3ServiceBuilder::new(Paged(files, Arc::clone(&fetches)));
         service.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = service.build().into_shared();
+        let service = service.build();
         let answer = move |request: Request| {
             let service = service.clone();
             async move {
                 let (parts, body) = request.into_parts();
                 let bytes = axum::body::to_bytes(body, 64 << 20).await.unwrap();
                 let request = http::Request::from_parts(parts, s3s::Body::from(bytes));
-                service
-                    .as_ref()
-                    .call(request)
-                    .await
-                    .unwrap()
-                    .map(AxumBody::new)
+                service.call(request).await.unwrap().map(AxumBody::new)
             }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
