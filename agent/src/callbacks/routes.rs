@@ -47,7 +47,7 @@ pub fn router(registry: Registry) -> Router {
 
 async fn progress(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::progress(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::progress(&bytes, task.job).map_err(Refusal::BadBody)?;
     if body.total_epochs != task.total_epochs {
         tracing::warn!(job = %task.job, said = body.total_epochs, wanted = task.total_epochs, "the trainer runs another number of epochs");
     }
@@ -60,7 +60,7 @@ async fn progress(State(registry): State<Registry>, names: Named, body: Body) ->
 
 async fn completion(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::completion(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::completion(&bytes, task.job).map_err(Refusal::BadBody)?;
     let status = body.status();
     let mut records = vec![body.record()];
     measure(&task.checkpoint_root, &mut records).await;
@@ -70,7 +70,7 @@ async fn completion(State(registry): State<Registry>, names: Named, body: Body) 
 
 async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::log(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::log(&bytes, task.job).map_err(Refusal::BadBody)?;
     let records = body.records(registry.now());
     task.spool.append(plain(records)).await?;
     Ok(taken("Log received", &Value::Null))
@@ -78,7 +78,7 @@ async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answ
 
 async fn validation(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::validation(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::validation(&bytes, task.job).map_err(Refusal::BadBody)?;
     let epoch = body.epoch;
     let seq = task.spool.append(plain(vec![body.record()])).await?;
     Ok(Json(json!({

@@ -1,7 +1,7 @@
 //! One tracker: walks the jobs that changed, by its own cursor, and backs off while it is away.
 //!
-//! Child of the supervisor, which starts it again from the store after a fault. Owns the cursor, the
-//! time of the next try and its place on the board. Waits for the tracker in its handler, so nobody
+//! Child of the supervisor, which starts it again from the store after a fault. Owns the cursor, the jobs
+//! that are left behind for now, the time of the next try and its place on the board. Waits for the tracker in its handler, so nobody
 //! ever asks it anything: its state stands on the board. It is killed at the end, wherever it is:
 //! whatever it had sent and not noted is sent again, which is harmless.
 
@@ -28,7 +28,8 @@ use super::{
     hooks::Hook,
     http::{self, Failure},
     mlflow::Mlflow,
-    rows::CursorRow,
+    parked::Parked,
+    rows::{CursorRow, ParkedRow},
     status::{self, Board, Kind},
 };
 use crate::{
@@ -110,7 +111,9 @@ pub(super) struct State {
     board: Board,
     worker: Worker,
     cursor: CursorRow,
-    /// Failures in a row.
+    /// Jobs that it does not take for now.
+    parked: Parked,
+    /// Times in a row that it was left alone.
     failures: u32,
     /// Until the next try, wakes are ignored.
     backs_off: bool,
@@ -150,6 +153,7 @@ impl Actor for Tracker {
         args.board.put(shown);
         let state = State {
             worker: worker(&args)?,
+            parked: Parked::open(&args.store, &name)?,
             name,
             store: args.store,
             board: args.board,
@@ -199,9 +203,6 @@ impl State {
                 shown.last_success = Some(now);
             }
         });
-        if tally.success {
-            self.recovered();
-        }
         match outcome {
             Ok(Left::More) => {
                 self.show(status::State::Sending);
@@ -211,47 +212,70 @@ impl State {
                 self.recovered();
                 self.show(status::State::Idle);
             }
-            Ok(Left::After(wait)) => self.arm(myself, wait),
+            Ok(Left::After(wait)) => {
+                if self.lacks_something() {
+                    self.show(status::State::Retrying);
+                }
+                self.arm(myself, wait);
+            }
             Err(failure) => self.failed(myself, &failure),
         }
         Ok(())
     }
 
-    /// One step: some jobs that changed, in the order of their changes; of a webhook, deliveries then.
+    /// One step: some jobs that changed, in the order of their changes, and those left behind that are due;
+    /// of a webhook, deliveries then.
     async fn work(&mut self, tally: &mut Tally) -> Result<Left, Failure> {
-        let full = matches!(&self.worker, Worker::Webhook(hook) if hook.is_full());
+        let outbox_is_full = matches!(&self.worker, Worker::Webhook(hook) if hook.is_full());
+        let full = outbox_is_full || self.parked.is_full();
         let everything = !full && self.walk(tally).await?;
-        let Worker::Webhook(hook) = &mut self.worker else {
-            return Ok(if everything {
-                Left::Nothing
-            } else {
-                Left::More
-            });
-        };
-        hook.deliver(tally).await?;
+        self.retry(tally).await?;
+        let mut next = self.parked.next_due();
+        if let Worker::Webhook(hook) = &mut self.worker {
+            let delivered = hook.deliver(tally).await;
+            next = hook.next_due();
+            if tally.success {
+                self.recovered();
+            }
+            if let Some(failure) = delivered? {
+                self.note_failure(&failure);
+            }
+        }
         let now = clock::now();
-        Ok(match hook.next_due() {
-            // A full outbox is emptied first.
+        Ok(match next {
+            // What is full is emptied first.
             Some(due) if due > now && (everything || full) => Left::After(due.since(now)),
             None if everything => Left::Nothing,
             Some(_) | None => Left::More,
         })
     }
 
-    /// Whether nothing has changed beyond what was walked.
+    /// Whether nothing has changed beyond what was walked. A job that is not taken is left behind.
     async fn walk(&mut self, tally: &mut Tally) -> Result<bool, Failure> {
         let changed = self.store.changed_jobs(self.cursor.change, STEP)?;
         let before = self.cursor.change;
         let mut walked = Ok(());
         for (number, job) in &changed {
-            walked = self.worker.job(*job, tally).await;
-            if walked.is_err() {
-                break;
+            // One that is left behind is tried by itself, with all that changed since.
+            let result = match self.parked.holds(*job) {
+                true => Ok(()),
+                false => self.attend(*job, tally).await,
+            };
+            if let Err(failure) = result {
+                let stands = !self.parked.may_take(&failure);
+                if !stands {
+                    self.park(*job, *number, &failure).await?;
+                }
+                if self.parked.failing().failed(*job, &failure) || stands {
+                    walked = Err(failure);
+                    break;
+                }
+                self.note_failure(&failure);
             }
             self.cursor.change = *number;
         }
         let everything = walked.is_ok() && changed.len() < STEP;
-        if everything && !changed.is_empty() {
+        if everything && !changed.is_empty() && self.parked.is_empty() {
             self.cursor.caught_up_at = clock::now();
         }
         if self.cursor.change != before {
@@ -260,13 +284,78 @@ impl State {
         walked.map(|()| everything)
     }
 
+    /// Tries those that were left behind and are due.
+    async fn retry(&mut self, tally: &mut Tally) -> Result<(), Failure> {
+        let now = clock::now();
+        for job in self.parked.due(now, STEP) {
+            match self.attend(job, tally).await {
+                Ok(()) => self.unpark(job).await?,
+                Err(failure) => {
+                    self.parked.put(job, now, backoff);
+                    if self.parked.failing().failed(job, &failure) {
+                        return Err(failure);
+                    }
+                    self.note_failure(&failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is lacking of one job.
+    async fn attend(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
+        let mut own = Tally::default();
+        let result = self.worker.job(job, &mut own).await;
+        tally.taken += own.taken;
+        tally.dropped += own.dropped;
+        tally.success |= own.success;
+        if own.success {
+            self.recovered();
+        }
+        result
+    }
+
+    /// The job's row and the cursor behind it are one commit.
+    async fn park(&mut self, job: JobId, change: u64, failure: &Failure) -> Result<(), Failure> {
+        let error = failure.words();
+        tracing::warn!(tracker = self.name, %job, error,
+            "the tracker does not take this job; the others go on, and it is tried again");
+        self.cursor.change = change;
+        let row = ParkedRow {
+            tracker: self.name.clone(),
+            job,
+            change,
+        };
+        let changes = vec![Change::put(&row), Change::put(&self.cursor)];
+        self.store.commit_and_wait(changes).await?;
+        self.parked.put(job, clock::now(), backoff);
+        Ok(())
+    }
+
+    async fn unpark(&mut self, job: JobId) -> Result<(), Failure> {
+        let name = &self.name;
+        tracing::info!(tracker = name, %job, "the tracker has a job that it did not take before");
+        let gone = Change::remove::<ParkedRow>(ParkedRow::key_of(name, job));
+        self.store.commit_and_wait(vec![gone]).await?;
+        self.parked.remove(job);
+        Ok(())
+    }
+
+    /// Something is left behind or waits for another try.
+    fn lacks_something(&self) -> bool {
+        let failing = matches!(&self.worker, Worker::Webhook(hook) if hook.is_failing());
+        failing || !self.parked.is_empty()
+    }
+
     /// What it took and could not say is asked of the store again.
     async fn note_cursor(&self) -> Result<(), crate::store::StoreError> {
         let changes = vec![Change::put(&self.cursor)];
         self.store.commit_and_wait(changes).await.map(drop)
     }
 
+    /// It has taken something.
     fn recovered(&mut self) {
+        self.parked.failing().taken();
         if self.failures > 0 {
             tracing::info!(
                 tracker = self.name,
@@ -277,10 +366,9 @@ impl State {
         }
     }
 
+    /// It is left alone for a while.
     fn failed(&mut self, myself: &ActorRef<TrackerMsg>, failure: &Failure) {
-        let now = clock::now();
-        let words = failure.words().to_owned();
-        let refused = matches!(failure, Failure::Refused(_));
+        let words = failure.words();
         if self.failures == 0 {
             tracing::warn!(
                 tracker = self.name,
@@ -294,23 +382,33 @@ impl State {
                 "the tracker failed again"
             );
         }
-        self.board.change(&self.name, |shown| {
-            shown.state = match refused {
-                true => status::State::Refused,
-                false => status::State::Retrying,
-            };
-            shown.failures += 1;
-            shown.last_error = Some(words);
-            shown.last_error_at = Some(now);
-        });
+        self.note_failure(failure);
         let wait = match failure {
-            Failure::Later(_, Some(wait)) => (*wait).max(FIRST_WAIT),
+            Failure::Away(_, Some(wait)) | Failure::Later(_, Some(wait)) => (*wait).max(FIRST_WAIT),
             Failure::Refused(_) => LONGEST_WAIT,
-            Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => backoff(self.failures),
+            Failure::Away(..) | Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => {
+                backoff(self.failures)
+            }
         };
         self.failures = self.failures.saturating_add(1);
         self.backs_off = true;
         self.arm(myself, wait);
+    }
+
+    /// Shows it.
+    fn note_failure(&self, failure: &Failure) {
+        let now = clock::now();
+        self.board.change(&self.name, |shown| {
+            shown.state = match failure {
+                Failure::Refused(_) => status::State::Refused,
+                Failure::Away(..) | Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => {
+                    status::State::Retrying
+                }
+            };
+            shown.failures += 1;
+            shown.last_error = Some(failure.words().to_owned());
+            shown.last_error_at = Some(now);
+        });
     }
 
     /// One timer at a time.

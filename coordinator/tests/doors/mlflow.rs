@@ -25,6 +25,12 @@ pub(crate) struct Told {
     pub(crate) metrics: BTreeSet<(String, u64, i64, String)>,
     pub(crate) params: BTreeMap<String, String>,
     pub(crate) status: BTreeMap<String, String>,
+    /// Key, step and value of metrics by run.
+    pub(crate) points: BTreeMap<String, BTreeSet<(String, u64, String)>>,
+    /// The run whose every call is answered with 500.
+    pub(crate) ill: Option<String>,
+    /// A batch with something of this key is refused.
+    pub(crate) refused: Option<String>,
 }
 
 /// The server and what it was told.
@@ -48,6 +54,14 @@ impl Mlflow {
 fn answer(told: &mut Told, call: &Call) -> Response {
     let body: Value = serde_json::from_str(&call.body).unwrap_or_default();
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+    if told.ill.as_ref().is_some_and(|ill| *ill == text("run_id")) {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let is_refused = |key: &String| call.body.contains(&format!(r#""key":"{key}""#));
+    if told.refused.as_ref().is_some_and(is_refused) {
+        let words = json!({"error_code": "INVALID_PARAMETER_VALUE", "message": "too strange"});
+        return (StatusCode::BAD_REQUEST, Json(words)).into_response();
+    }
     match call.path.trim_start_matches("/api/2.0/mlflow/") {
         "experiments/get-by-name" => match told.experiments.first() {
             Some(_) => Json(json!({"experiment": {"experiment_id": "1"}})).into_response(),
@@ -79,6 +93,15 @@ fn answer(told: &mut Told, call: &Call) -> Response {
         }
         "runs/log-batch" => {
             let metrics = body["metrics"].as_array().cloned().unwrap_or_default();
+            let points = told.points.entry(text("run_id")).or_default();
+            points.extend(metrics.iter().map(|metric| {
+                let key = metric["key"].as_str().unwrap().to_owned();
+                (
+                    key,
+                    metric["step"].as_u64().unwrap(),
+                    metric["value"].to_string(),
+                )
+            }));
             told.metrics.extend(metrics.iter().map(|metric| {
                 let key = metric["key"].as_str().unwrap().to_owned();
                 let step = metric["step"].as_u64().unwrap();

@@ -125,6 +125,29 @@ async fn a_delivery_that_is_refused_for_good_is_given_up_and_the_next_is_sent() 
 }
 
 #[tokio::test]
+async fn a_receiver_that_answers_404_while_it_is_replaced_gets_everything_later() {
+    let receiver = Receiver::at("127.0.0.1:0", fine).await;
+    receiver.mood(Mood::Status(404));
+    let world = world(hook(receiver.url(), &[])).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    let seen = until_shown(&world, "ops", |tracker| {
+        tracker["failures"].as_u64().unwrap() > 1
+    })
+    .await;
+    assert_eq!(seen["dropped"], 0);
+    let before = receiver.calls().len();
+    receiver.mood(Mood::Well);
+    let seen = until_shown(&world, "ops", has_everything).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(4), &json!(0))
+    );
+    let expected = ["submitted", "started", "checkpoint", "completed"];
+    assert_eq!(events(&receiver.calls()[before..]), expected);
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed() {
     let elsewhere = Receiver::at("127.0.0.1:0", fine).await;
     let to = elsewhere.url();
