@@ -68,15 +68,20 @@ async fn schemathesis_finds_nothing_in_the_reports_of_trainers() {
     ];
     let header = format!("Authorization: Bearer {secret}");
     let at_the_agent = format!("{endpoint}/t/{secret}");
+    // Without the secret it is 404 by the contract. At the agent the secret is in the address and not in a
+    // header, and reads are not served; that bad bodies are refused is looked at where the secret is a header.
+    let (any, fewer) = (
+        "ignored_auth",
+        "ignored_auth,unsupported_method,allow_header_conformance,negative_data_rejection",
+    );
     for more in [
-        vec!["--header", &header],
-        // There the secret stands in the address, so a call without a header is no call without a secret.
-        vec!["--url", &at_the_agent, "--exclude-checks", "ignored_auth"],
+        ["--header", &header, "--exclude-checks", any],
+        ["--url", &at_the_agent, "--exclude-checks", fewer],
     ] {
-        let mut command = schemathesis(&cluster, &python, "callbacks.toml");
+        let mut command = schemathesis(&cluster, &python);
         command
-            .args(["--include-tag", "callbacks", "--include-method", "POST"])
-            .args(&more)
+            .args(["--include-tag", "callbacks"])
+            .args(more)
             .envs(variables.clone());
         finds_nothing(command, &more).await;
     }
@@ -105,18 +110,18 @@ async fn trainer(cluster: &Cluster) -> (u64, String) {
 
 async fn run(cluster: &Cluster, python: &Path, which: &[&str]) {
     let token = log_in(cluster).await;
-    let mut command = schemathesis(cluster, python, "schemathesis.toml");
+    let mut command = schemathesis(cluster, python);
     command
         .args(["--header", &format!("Authorization: Bearer {token}")])
         .args(which);
     finds_nothing(command, which).await;
 }
 
-fn schemathesis(cluster: &Cluster, python: &Path, config: &str) -> Command {
+fn schemathesis(cluster: &Cluster, python: &Path) -> Command {
     let mut command = Command::new(python);
     command
         .args(["-m", "schemathesis.cli", "--config-file"])
-        .arg(Path::new(FOLDER).join(config))
+        .arg(Path::new(FOLDER).join("schemathesis.toml"))
         .args(["run", &format!("{}/api/v1/openapi.json", cluster.url())])
         // Bounded and the same each time.
         .args(["--checks", "all", "--max-examples", "10", "--seed", "7"])

@@ -51,7 +51,7 @@ async fn progress(State(registry): State<Registry>, names: Named, body: Body) ->
     if body.total_epochs != task.total_epochs {
         tracing::warn!(job = %task.job, said = body.total_epochs, wanted = task.total_epochs, "the trainer runs another number of epochs");
     }
-    let status = body.status.clone();
+    let status = known(&body.status);
     let mut records = body.records(registry.now());
     measure(&task.checkpoint_root, &mut records).await;
     task.spool.append_once(plain(records)).await?;
@@ -87,6 +87,13 @@ async fn validation(State(registry): State<Registry>, names: Named, body: Body) 
         "job_id": task.job,
         "epoch": epoch,
     })))
+}
+
+/// The status of a job as clients know it, in the trainer's words where those are such a status.
+fn known(said: &str) -> &'static str {
+    let all = ["pending", "running", "completed", "failed", "cancelled"];
+    let found = all.into_iter().find(|status| *status == said);
+    found.unwrap_or("running")
 }
 
 /// The secret comes first: without it nothing is told, not even what is wrong with the call.

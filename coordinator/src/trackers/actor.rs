@@ -29,7 +29,7 @@ use super::{
     http::{self, Failure},
     mlflow::Mlflow,
     parked::Parked,
-    rows::{CursorRow, ParkedRow},
+    rows::CursorRow,
     status::{self, Board, Kind},
 };
 use crate::{
@@ -43,9 +43,6 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest one, which is also how long a tracker that is back may go unnoticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Jobs that are walked in one step.
-const STEP: usize = 32;
-
 /// Which tracker, and how it is reached.
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
@@ -97,7 +94,7 @@ pub(super) enum TrackerMsg {
 }
 
 #[derive(Debug)]
-enum Worker {
+pub(super) enum Worker {
     Mlflow(Feed<Mlflow>),
     Clearml(Feed<Clearml>),
     Webhook(Hook),
@@ -106,13 +103,13 @@ enum Worker {
 /// Where it stands.
 #[derive(Debug)]
 pub(super) struct State {
-    name: String,
-    store: Store,
-    board: Board,
-    worker: Worker,
-    cursor: CursorRow,
+    pub(super) name: String,
+    pub(super) store: Store,
+    pub(super) board: Board,
+    pub(super) worker: Worker,
+    pub(super) cursor: CursorRow,
     /// Jobs that it does not take for now.
-    parked: Parked,
+    pub(super) parked: Parked,
     /// Times in a row that it was left alone.
     failures: u32,
     /// Until the next try, wakes are ignored.
@@ -250,97 +247,6 @@ impl State {
         })
     }
 
-    /// Whether nothing has changed beyond what was walked. A job that is not taken is left behind.
-    async fn walk(&mut self, tally: &mut Tally) -> Result<bool, Failure> {
-        let changed = self.store.changed_jobs(self.cursor.change, STEP)?;
-        let before = self.cursor.change;
-        let mut walked = Ok(());
-        for (number, job) in &changed {
-            // One that is left behind is tried by itself, with all that changed since.
-            let result = match self.parked.holds(*job) {
-                true => Ok(()),
-                false => self.attend(*job, tally).await,
-            };
-            if let Err(failure) = result {
-                let stands = !self.parked.may_take(&failure);
-                if !stands {
-                    self.park(*job, *number, &failure).await?;
-                }
-                if self.parked.failing().failed(*job, &failure) || stands {
-                    walked = Err(failure);
-                    break;
-                }
-                self.note_failure(&failure);
-            }
-            self.cursor.change = *number;
-        }
-        let everything = walked.is_ok() && changed.len() < STEP;
-        if everything && !changed.is_empty() && self.parked.is_empty() {
-            self.cursor.caught_up_at = clock::now();
-        }
-        if self.cursor.change != before {
-            self.note_cursor().await?;
-        }
-        walked.map(|()| everything)
-    }
-
-    /// Tries those that were left behind and are due.
-    async fn retry(&mut self, tally: &mut Tally) -> Result<(), Failure> {
-        let now = clock::now();
-        for job in self.parked.due(now, STEP) {
-            match self.attend(job, tally).await {
-                Ok(()) => self.unpark(job).await?,
-                Err(failure) => {
-                    self.parked.put(job, now, backoff);
-                    if self.parked.failing().failed(job, &failure) {
-                        return Err(failure);
-                    }
-                    self.note_failure(&failure);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what is lacking of one job.
-    async fn attend(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
-        let mut own = Tally::default();
-        let result = self.worker.job(job, &mut own).await;
-        tally.taken += own.taken;
-        tally.dropped += own.dropped;
-        tally.success |= own.success;
-        if own.success {
-            self.recovered();
-        }
-        result
-    }
-
-    /// The job's row and the cursor behind it are one commit.
-    async fn park(&mut self, job: JobId, change: u64, failure: &Failure) -> Result<(), Failure> {
-        let error = failure.words();
-        tracing::warn!(tracker = self.name, %job, error,
-            "the tracker does not take this job; the others go on, and it is tried again");
-        self.cursor.change = change;
-        let row = ParkedRow {
-            tracker: self.name.clone(),
-            job,
-            change,
-        };
-        let changes = vec![Change::put(&row), Change::put(&self.cursor)];
-        self.store.commit_and_wait(changes).await?;
-        self.parked.put(job, clock::now(), backoff);
-        Ok(())
-    }
-
-    async fn unpark(&mut self, job: JobId) -> Result<(), Failure> {
-        let name = &self.name;
-        tracing::info!(tracker = name, %job, "the tracker has a job that it did not take before");
-        let gone = Change::remove::<ParkedRow>(ParkedRow::key_of(name, job));
-        self.store.commit_and_wait(vec![gone]).await?;
-        self.parked.remove(job);
-        Ok(())
-    }
-
     /// Something is left behind or waits for another try.
     fn lacks_something(&self) -> bool {
         let failing = matches!(&self.worker, Worker::Webhook(hook) if hook.is_failing());
@@ -348,13 +254,13 @@ impl State {
     }
 
     /// What it took and could not say is asked of the store again.
-    async fn note_cursor(&self) -> Result<(), crate::store::StoreError> {
+    pub(super) async fn note_cursor(&self) -> Result<(), crate::store::StoreError> {
         let changes = vec![Change::put(&self.cursor)];
         self.store.commit_and_wait(changes).await.map(drop)
     }
 
     /// It has taken something.
-    fn recovered(&mut self) {
+    pub(super) fn recovered(&mut self) {
         self.parked.failing().taken();
         if self.failures > 0 {
             tracing::info!(
@@ -396,7 +302,7 @@ impl State {
     }
 
     /// Shows it.
-    fn note_failure(&self, failure: &Failure) {
+    pub(super) fn note_failure(&self, failure: &Failure) {
         let now = clock::now();
         self.board.change(&self.name, |shown| {
             shown.state = match failure {
@@ -425,7 +331,7 @@ impl State {
 }
 
 impl Worker {
-    async fn job(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
+    pub(super) async fn job(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
         match self {
             Self::Mlflow(feed) => feed.job(job, tally).await,
             Self::Clearml(feed) => feed.job(job, tally).await,

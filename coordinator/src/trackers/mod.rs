@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! supervisor   child of Root; starts one actor for each configured tracker, and again after a fault
-//! └ actor      walks the jobs that changed, by its cursor; backs off while its tracker is away
+//! └ actor      owns the cursor; backs off while its tracker is away
+//!    ├ walk      over the jobs that changed, and those left behind
 //!    ├ parked    jobs that are not taken for now; the others go on
 //!    ├ feed      runs and their points: what is still to be sent of a job (MLflow, ClearML)
 //!    │  ├ refusals   finds the one thing of a batch that is refused, so that only it is lost
@@ -33,6 +34,7 @@ mod rows;
 mod runs;
 mod status;
 mod supervisor;
+mod walk;
 
 pub use status::{Board, Kind, State, Status};
 pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};
