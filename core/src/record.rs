@@ -86,6 +86,18 @@ pub struct Completion {
     pub traceback: String,
     /// Metrics by name.
     pub final_metrics: BTreeMap<String, f64>,
+    /// Metrics of the best epoch, by name.
+    #[serde(default)]
+    pub best_metrics: BTreeMap<String, f64>,
+    /// Which epoch that was.
+    #[serde(default)]
+    pub best_epoch: Option<u32>,
+    /// Where its model lies: path or URL.
+    #[serde(default)]
+    pub model_artifacts: Option<String>,
+    /// A run at MLflow that the trainer made itself.
+    #[serde(default)]
+    pub mlflow_run_id: Option<String>,
     /// The best checkpoint.
     pub best_checkpoint: Option<Checkpoint>,
     /// The last checkpoint.

@@ -3,9 +3,11 @@
 //! Owns starting, killing and looking at processes of the `trainyard` binary. Never part of a
 //! product. Called by the suites and by the load generator.
 
+pub mod clearml;
 pub mod cluster;
 pub mod jobs;
 pub mod labeler;
 pub mod mlflow;
+pub mod needs;
 pub mod process;
 pub mod wait;

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use crate::{process::Process, wait::until_within};
+use crate::{needs, process::Process, wait::until_within};
 
 /// It imports a lot, and makes its tables at the first start.
 const STARTS_WITHIN: Duration = Duration::from_secs(240);
@@ -22,12 +22,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(240);
 /// The program, where it is installed.
 #[must_use]
 pub fn program() -> Option<PathBuf> {
-    let named = std::env::var_os("TRAINYARD_MLFLOW").map(PathBuf::from);
-    let usual = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../target/ci/env-mlflow/bin/mlflow"
-    );
-    named.or_else(|| Some(PathBuf::from(usual)).filter(|path| path.exists()))
+    needs::program("TRAINYARD_MLFLOW", "env-mlflow/bin/mlflow")
 }
 
 /// A server; all of it ends when it is dropped.

@@ -2,6 +2,8 @@
 //! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
 mod cancel;
+#[cfg(test)]
+mod clearml;
 mod conformance;
 mod crashes;
 mod datasets;

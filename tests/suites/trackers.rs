@@ -42,15 +42,6 @@ with TrainerSDK() as sdk:
     sdk.report_completed(final_metrics={"loss": 1 / 6}, best_checkpoint_path=path, last_checkpoint_path=path)
 "#;
 
-/// None where MLflow is not installed, which the output says.
-fn program() -> Option<std::path::PathBuf> {
-    let found = mlflow::program();
-    if found.is_none() {
-        println!("skipped: no MLflow below target/ci; .ci/run installs it");
-    }
-    found
-}
-
 fn installed_crypto() {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -137,7 +128,9 @@ async fn complete(mlflow: &Mlflow, run: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_a_job_is_at_mlflow_once_although_it_was_away_in_the_middle() {
-    let Some(program) = program() else { return };
+    let Some(program) = mlflow::program() else {
+        return;
+    };
     installed_crypto();
     let folder = tempfile::tempdir().expect("a folder");
     let mut mlflow = Mlflow::start(program, folder.path()).await;
@@ -248,7 +241,9 @@ async fn carry(mut client: TcpStream, to: u16, (armed, kept_back): (Arc<AtomicBo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_killed_after_mlflow_took_points_and_before_it_was_noted_doubles_none() {
-    let Some(program) = program() else { return };
+    let Some(program) = mlflow::program() else {
+        return;
+    };
     installed_crypto();
     let folder = tempfile::tempdir().expect("a folder");
     let mlflow = Mlflow::start(program, folder.path()).await;
@@ -268,4 +263,66 @@ async fn a_coordinator_killed_after_mlflow_took_points_and_before_it_was_noted_d
     until_it_has_everything(&cluster).await;
     let run = run_of(&cluster, id).await;
     complete(&mlflow, &run).await;
+}
+
+/// MLflow takes no metric and no parameter whose name has a vowel sign of Hindi, as its pattern of
+/// names is Python's.
+const STRANGE: &str = "\u{92e}\u{93e}\u{92a}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_mlflow_refuses_of_a_job_is_given_up_alone() {
+    let Some(program) = mlflow::program() else {
+        return;
+    };
+    installed_crypto();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mlflow = Mlflow::start(program, folder.path()).await;
+    let cluster = cluster(&mlflow.url()).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let script = format!(
+        r#"
+from trainyard_sdk import TrainerSDK
+with TrainerSDK() as sdk:
+    sdk.report_started(total_epochs=6)
+    for epoch in range(1, 7):
+        metrics = {{"loss": 1 / epoch, "metrics/mAP50(B)": epoch / 10, "{STRANGE}": 1.0}}
+        sdk.report_progress(epoch, 6, metrics, checkpoint_path="/c/last.pt")
+    sdk.report_completed(final_metrics={{"loss": 1 / 6}}, best_metrics={{"loss": 1 / 6}}, best_epoch=6,
+                         model_artifacts_path="s3://models/1")
+"#
+    );
+    let mut spec = python(&script);
+    spec.epochs = 6;
+    spec.batch_size = 4;
+    spec.learning_rate = 0.01;
+    spec.advanced_config_json = format!(r#"{{"{STRANGE}":1,"mosaic":true}}"#);
+    let id = jobs.submit(spec).await;
+    assert_eq!(jobs.ends(id).await.state(), JobState::Completed);
+    let seen = until_it_has_everything(&cluster).await;
+    // The metric and the parameter.
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&6.into(), &2.into())
+    );
+    let run = run_of(&cluster, id).await;
+    complete(&mlflow, &run).await;
+    assert_eq!(mlflow.history(&run, "best/loss").await, [(6, 1.0 / 6.0)]);
+    let run = mlflow.run(&run).await;
+    for (key, expected) in [("epochs", "6"), ("advanced_config.mosaic", "true")] {
+        assert_eq!(value(&run, "params", key), expected);
+    }
+    for (key, expected) in [
+        ("trainyard.last_checkpoint", "/c/last.pt"),
+        ("trainyard.model_artifacts", "s3://models/1"),
+        ("trainyard.best_epoch", "6"),
+    ] {
+        assert_eq!(value(&run, "tags", key), expected);
+    }
+    let keys = ["params", "metrics"].map(|kind| run["data"][kind].as_array().expect("a list"));
+    let named = |entry: &&Value| {
+        entry["key"]
+            .as_str()
+            .is_some_and(|key| key.contains(STRANGE))
+    };
+    assert_eq!(keys.into_iter().flatten().find(named), None, "{run}");
 }

@@ -58,11 +58,11 @@ pub fn router(registry: Registry) -> Router {
 
 async fn progress(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::progress(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::progress(&bytes, task.job).map_err(Refusal::BadBody)?;
     if body.total_epochs != task.total_epochs {
         tracing::warn!(job = %task.job, said = body.total_epochs, wanted = task.total_epochs, "the trainer runs another number of epochs");
     }
-    let status = body.status.clone();
+    let status = known(&body.status);
     let mut records = body.records(registry.now());
     measure(&task, &mut records).await;
     task.spool.append_once(plain(records)).await?;
@@ -71,7 +71,7 @@ async fn progress(State(registry): State<Registry>, names: Named, body: Body) ->
 
 async fn completion(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::completion(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::completion(&bytes, task.job).map_err(Refusal::BadBody)?;
     let status = body.status();
     let mut records = vec![body.record()];
     measure(&task, &mut records).await;
@@ -81,7 +81,7 @@ async fn completion(State(registry): State<Registry>, names: Named, body: Body) 
 
 async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::log(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::log(&bytes, task.job).map_err(Refusal::BadBody)?;
     let records = body.records(registry.now());
     task.spool.append(plain(records)).await?;
     Ok(taken("Log received", &Value::Null))
@@ -89,7 +89,7 @@ async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answ
 
 async fn validation(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
-    let body = http::validation(&bytes).map_err(Refusal::BadBody)?;
+    let body = http::validation(&bytes, task.job).map_err(Refusal::BadBody)?;
     let epoch = body.epoch;
     let seq = task.spool.append(plain(vec![body.record()])).await?;
     Ok(Json(json!({
@@ -98,6 +98,13 @@ async fn validation(State(registry): State<Registry>, names: Named, body: Body) 
         "job_id": task.job,
         "epoch": epoch,
     })))
+}
+
+/// The status of a job as clients know it, in the trainer's words where those are such a status.
+fn known(said: &str) -> &'static str {
+    let all = ["pending", "running", "completed", "failed", "cancelled"];
+    let found = all.into_iter().find(|status| *status == said);
+    found.unwrap_or("running")
 }
 
 /// The secret comes first: without it nothing is told, not even what is wrong with the call.

@@ -126,10 +126,12 @@ pub(super) fn job_from_json(place: Place<'_>, bytes: &[u8]) -> Result<Job, ReadE
 fn metric_maps(job: &mut Job) -> Vec<&mut BTreeMap<String, f64>> {
     let mut maps = vec![&mut job.final_metrics];
     maps.extend(job.progress.as_mut().map(|progress| &mut progress.values));
-    let completions = job
-        .attempts
-        .iter_mut()
-        .filter_map(|a| a.completion.as_mut());
-    maps.extend(completions.map(|completion| &mut completion.final_metrics));
+    let words = job.attempts.iter_mut();
+    let words = words.filter_map(|attempt| attempt.completion.as_mut());
+    let (last, best): (Vec<_>, Vec<_>) = words
+        .map(|word| (&mut word.final_metrics, &mut word.best_metrics))
+        .unzip();
+    maps.extend(last);
+    maps.extend(best);
     maps
 }

@@ -1,7 +1,7 @@
 //! One tracker: walks the jobs that changed, by its own cursor, and backs off while it is away.
 //!
-//! Child of the supervisor, which starts it again from the store after a fault. Owns the cursor, the
-//! time of the next try and its place on the board. Waits for the tracker in its handler, so nobody
+//! Child of the supervisor, which starts it again from the store after a fault. Owns the cursor, the jobs
+//! that are left behind for now, the time of the next try and its place on the board. Waits for the tracker in its handler, so nobody
 //! ever asks it anything: its state stands on the board. It is killed at the end, wherever it is:
 //! whatever it had sent and not noted is sent again, which is harmless.
 
@@ -28,6 +28,7 @@ use super::{
     hooks::Hook,
     http::{self, Failure},
     mlflow::Mlflow,
+    parked::Parked,
     rows::CursorRow,
     status::{self, Board, Kind},
 };
@@ -42,9 +43,6 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest one, which is also how long a tracker that is back may go unnoticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Jobs that are walked in one step.
-const STEP: usize = 32;
-
 /// Which tracker, and how it is reached.
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
@@ -96,7 +94,7 @@ pub(super) enum TrackerMsg {
 }
 
 #[derive(Debug)]
-enum Worker {
+pub(super) enum Worker {
     Mlflow(Feed<Mlflow>),
     Clearml(Feed<Clearml>),
     Webhook(Hook),
@@ -105,12 +103,14 @@ enum Worker {
 /// Where it stands.
 #[derive(Debug)]
 pub(super) struct State {
-    name: String,
-    store: Store,
-    board: Board,
-    worker: Worker,
-    cursor: CursorRow,
-    /// Failures in a row.
+    pub(super) name: String,
+    pub(super) store: Store,
+    pub(super) board: Board,
+    pub(super) worker: Worker,
+    pub(super) cursor: CursorRow,
+    /// Jobs that it does not take for now.
+    pub(super) parked: Parked,
+    /// Times in a row that it was left alone.
     failures: u32,
     /// Until the next try, wakes are ignored.
     backs_off: bool,
@@ -150,6 +150,7 @@ impl Actor for Tracker {
         args.board.put(shown);
         let state = State {
             worker: worker(&args)?,
+            parked: Parked::open(&args.store, &name)?,
             name,
             store: args.store,
             board: args.board,
@@ -199,9 +200,6 @@ impl State {
                 shown.last_success = Some(now);
             }
         });
-        if tally.success {
-            self.recovered();
-        }
         match outcome {
             Ok(Left::More) => {
                 self.show(status::State::Sending);
@@ -211,62 +209,59 @@ impl State {
                 self.recovered();
                 self.show(status::State::Idle);
             }
-            Ok(Left::After(wait)) => self.arm(myself, wait),
+            Ok(Left::After(wait)) => {
+                if self.lacks_something() {
+                    self.show(status::State::Retrying);
+                }
+                self.arm(myself, wait);
+            }
             Err(failure) => self.failed(myself, &failure),
         }
         Ok(())
     }
 
-    /// One step: some jobs that changed, in the order of their changes; of a webhook, deliveries then.
+    /// One step: some jobs that changed, in the order of their changes, and those left behind that are due;
+    /// of a webhook, deliveries then.
     async fn work(&mut self, tally: &mut Tally) -> Result<Left, Failure> {
-        let full = matches!(&self.worker, Worker::Webhook(hook) if hook.is_full());
+        let outbox_is_full = matches!(&self.worker, Worker::Webhook(hook) if hook.is_full());
+        let full = outbox_is_full || self.parked.is_full();
         let everything = !full && self.walk(tally).await?;
-        let Worker::Webhook(hook) = &mut self.worker else {
-            return Ok(if everything {
-                Left::Nothing
-            } else {
-                Left::More
-            });
-        };
-        hook.deliver(tally).await?;
+        self.retry(tally).await?;
+        let mut next = self.parked.next_due();
+        if let Worker::Webhook(hook) = &mut self.worker {
+            let delivered = hook.deliver(tally).await;
+            next = hook.next_due();
+            if tally.success {
+                self.recovered();
+            }
+            if let Some(failure) = delivered? {
+                self.note_failure(&failure);
+            }
+        }
         let now = clock::now();
-        Ok(match hook.next_due() {
-            // A full outbox is emptied first.
+        Ok(match next {
+            // What is full is emptied first.
             Some(due) if due > now && (everything || full) => Left::After(due.since(now)),
             None if everything => Left::Nothing,
             Some(_) | None => Left::More,
         })
     }
 
-    /// Whether nothing has changed beyond what was walked.
-    async fn walk(&mut self, tally: &mut Tally) -> Result<bool, Failure> {
-        let changed = self.store.changed_jobs(self.cursor.change, STEP)?;
-        let before = self.cursor.change;
-        let mut walked = Ok(());
-        for (number, job) in &changed {
-            walked = self.worker.job(*job, tally).await;
-            if walked.is_err() {
-                break;
-            }
-            self.cursor.change = *number;
-        }
-        let everything = walked.is_ok() && changed.len() < STEP;
-        if everything && !changed.is_empty() {
-            self.cursor.caught_up_at = clock::now();
-        }
-        if self.cursor.change != before {
-            self.note_cursor().await?;
-        }
-        walked.map(|()| everything)
+    /// Something is left behind or waits for another try.
+    fn lacks_something(&self) -> bool {
+        let failing = matches!(&self.worker, Worker::Webhook(hook) if hook.is_failing());
+        failing || !self.parked.is_empty()
     }
 
     /// What it took and could not say is asked of the store again.
-    async fn note_cursor(&self) -> Result<(), crate::store::StoreError> {
+    pub(super) async fn note_cursor(&self) -> Result<(), crate::store::StoreError> {
         let changes = vec![Change::put(&self.cursor)];
         self.store.commit_and_wait(changes).await.map(drop)
     }
 
-    fn recovered(&mut self) {
+    /// It has taken something.
+    pub(super) fn recovered(&mut self) {
+        self.parked.failing().taken();
         if self.failures > 0 {
             tracing::info!(
                 tracker = self.name,
@@ -277,10 +272,9 @@ impl State {
         }
     }
 
+    /// It is left alone for a while.
     fn failed(&mut self, myself: &ActorRef<TrackerMsg>, failure: &Failure) {
-        let now = clock::now();
-        let words = failure.words().to_owned();
-        let refused = matches!(failure, Failure::Refused(_));
+        let words = failure.words();
         if self.failures == 0 {
             tracing::warn!(
                 tracker = self.name,
@@ -294,23 +288,33 @@ impl State {
                 "the tracker failed again"
             );
         }
-        self.board.change(&self.name, |shown| {
-            shown.state = match refused {
-                true => status::State::Refused,
-                false => status::State::Retrying,
-            };
-            shown.failures += 1;
-            shown.last_error = Some(words);
-            shown.last_error_at = Some(now);
-        });
+        self.note_failure(failure);
         let wait = match failure {
-            Failure::Later(_, Some(wait)) => (*wait).max(FIRST_WAIT),
+            Failure::Away(_, Some(wait)) | Failure::Later(_, Some(wait)) => (*wait).max(FIRST_WAIT),
             Failure::Refused(_) => LONGEST_WAIT,
-            Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => backoff(self.failures),
+            Failure::Away(..) | Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => {
+                backoff(self.failures)
+            }
         };
         self.failures = self.failures.saturating_add(1);
         self.backs_off = true;
         self.arm(myself, wait);
+    }
+
+    /// Shows it.
+    pub(super) fn note_failure(&self, failure: &Failure) {
+        let now = clock::now();
+        self.board.change(&self.name, |shown| {
+            shown.state = match failure {
+                Failure::Refused(_) => status::State::Refused,
+                Failure::Away(..) | Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => {
+                    status::State::Retrying
+                }
+            };
+            shown.failures += 1;
+            shown.last_error = Some(failure.words().to_owned());
+            shown.last_error_at = Some(now);
+        });
     }
 
     /// One timer at a time.
@@ -327,7 +331,7 @@ impl State {
 }
 
 impl Worker {
-    async fn job(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
+    pub(super) async fn job(&mut self, job: JobId, tally: &mut Tally) -> Result<(), Failure> {
         match self {
             Self::Mlflow(feed) => feed.job(job, tally).await,
             Self::Clearml(feed) => feed.job(job, tally).await,

@@ -8,11 +8,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Client, header::CONTENT_TYPE};
 use serde_json::{Value, json};
-use trainyard_core::time::Timestamp;
+use trainyard_core::{job::Tracker, time::Timestamp};
 
 use super::{
     feed::{News, Sink},
     http::{self, Answer, Failure},
+    refusals::{Item, Refusals},
     runs::{End, Run, Verdict, cut, millis},
 };
 use crate::{clock, config::ClearmlConfig, store::StoredPoint};
@@ -21,8 +22,10 @@ use crate::{clock, config::ClearmlConfig, store::StoredPoint};
 const LIFE: Duration = Duration::from_secs(3_600);
 /// Events in one call.
 const EVENTS: usize = 1_000;
-/// Parameters in one call.
-const PARAMETERS: usize = 500;
+/// Parameters or artifacts in one call.
+const LIST: usize = 500;
+const PARAMETERS: (&str, &str) = ("tasks.edit_hyper_params", "hyperparams");
+const ARTIFACTS: (&str, &str) = ("tasks.add_or_update_artifacts", "artifacts");
 /// Characters of a name.
 const NAME: usize = 250;
 /// Characters of a value or a message.
@@ -159,44 +162,89 @@ impl Clearml {
         Ok(id)
     }
 
-    async fn create_in(&mut self, project: &str, run: &Run<'_>) -> Result<String, Failure> {
+    /// Without `whole`, only what it is found and known by.
+    async fn create_in(
+        &mut self,
+        project: &str,
+        run: &Run<'_>,
+        whole: bool,
+    ) -> Result<String, Failure> {
         let project = self.project(project).await?;
         let mut tags = vec![run.label(), "trainyard".to_owned()];
-        tags.extend(run.job.spec.tags.clone().unwrap_or_default());
-        let body = json!({
-            "name": cut(&run.name(), NAME),
-            "type": "training",
-            "project": project,
-            "tags": tags,
-            "comment": cut(run.job.spec.notes.as_deref().unwrap_or_default(), VALUE),
-        });
+        let mut body = json!({"type": "training", "project": project});
+        if let Some(fields) = body.as_object_mut() {
+            let notes = run.job.spec.notes.as_deref().unwrap_or_default();
+            let mut name = format!("job {}", run.job.id);
+            if whole {
+                name = cut(&run.name(), NAME);
+                tags.extend(run.job.spec.tags.clone().unwrap_or_default());
+                fields.insert("comment".to_owned(), json!(cut(notes, VALUE)));
+            }
+            fields.insert("name".to_owned(), json!(name));
+            fields.insert("tags".to_owned(), json!(tags));
+        }
         text(&self.call("tasks.create", &body).await?, "id")
     }
 
-    async fn events(&mut self, task: &str, points: &[StoredPoint]) -> Result<(), Failure> {
-        for batch in events(task, points).chunks(EVENTS) {
-            let lines: String = batch.iter().map(|event| format!("{event}\n")).collect();
-            let kind = "application/json-lines";
-            let taken = self.send("events.add_batch", kind, lines).await?;
-            let errors = taken.get("errors").and_then(Value::as_u64).unwrap_or(0);
-            if errors > 0 {
-                tracing::warn!(task, errors, "ClearML did not take some events of a batch");
+    async fn events(
+        &mut self,
+        task: &str,
+        news: News<'_>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        let events = events(task, news.points, news.iterations);
+        let mut parts = refusals.parts("metric", events, EVENTS);
+        while let Some(part) = parts.next(refusals) {
+            match self.add_batch(&part).await {
+                Ok(()) => {}
+                Err(Failure::Never(words)) => parts.refused(part, &words, refusals),
+                Err(failure) => return Err(failure),
             }
         }
         Ok(())
     }
 
-    async fn parameters(&mut self, task: &str, items: &[Value]) -> Result<(), Failure> {
-        for batch in items.chunks(PARAMETERS) {
-            let body = json!({"task": task, "hyperparams": batch, "force": true});
-            self.call("tasks.edit_hyper_params", &body).await?;
+    /// An answer may be a success although some events were not taken: that is a refusal of the batch.
+    async fn add_batch(&mut self, events: &[Item]) -> Result<(), Failure> {
+        let lines = events.iter().map(|event| format!("{}\n", event.body));
+        let kind = "application/json-lines";
+        let taken = match self.send("events.add_batch", kind, lines.collect()).await {
+            Err(Failure::Never(words)) => return Err(not_added(words)),
+            answer => answer?,
+        };
+        match taken.get("errors").and_then(Value::as_u64) {
+            None | Some(0) => Ok(()),
+            Some(errors) => {
+                let info = taken.get("errors_info").unwrap_or(&Value::Null);
+                Err(not_added(format!("{errors} not added: {info}")))
+            }
+        }
+    }
+
+    /// Sends entries of a list, each of which may be refused.
+    async fn list(
+        &mut self,
+        (path, key): (&str, &'static str),
+        task: &str,
+        items: Vec<Item>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        let mut parts = refusals.parts(key, items, LIST);
+        while let Some(part) = parts.next(refusals) {
+            let batch: Vec<_> = part.iter().map(|item| &item.body).collect();
+            let body = json!({"task": task, key: batch, "force": true});
+            match self.call(path, &body).await {
+                Ok(_) => {}
+                Err(Failure::Never(words)) => parts.refused(part, &words, refusals),
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(())
     }
 }
 
 impl Sink for Clearml {
-    const NOTES_RUN: bool = false;
+    const TRACKER: Tracker = Tracker::Clearml;
 
     async fn find(&mut self, run: &Run<'_>) -> Result<Option<String>, Failure> {
         let query =
@@ -206,51 +254,65 @@ impl Sink for Clearml {
         Ok(id.map(str::to_owned))
     }
 
-    async fn create(&mut self, run: &Run<'_>) -> Result<String, Failure> {
+    async fn create(&mut self, run: &Run<'_>, refusals: &mut Refusals) -> Result<String, Failure> {
         let name = cut(&run.group(&self.config.project), NAME);
         let remembered = self.projects.contains_key(&name);
-        match self.create_in(&name, run).await {
+        let mut created = self.create_in(&name, run, true).await;
+        if remembered && matches!(created, Err(Failure::Never(_))) {
             // The project may have been removed there since.
-            Err(Failure::Never(_)) if remembered => {
-                self.projects.remove(&name);
-                self.create_in(&name, run).await
-            }
-            created => created,
+            self.projects.remove(&name);
+            created = self.create_in(&name, run, true).await;
         }
+        let Err(Failure::Never(words)) = created else {
+            return created;
+        };
+        let id = self.create_in(&name, run, false).await?;
+        refusals.note("task", "name, tags and notes", &words);
+        Ok(id)
     }
 
-    async fn describe(&mut self, id: &str, run: &Run<'_>) -> Result<(), Failure> {
-        self.parameters(id, &parameters(run)).await?;
+    async fn describe(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        self.list(PARAMETERS, id, parameters(run), refusals).await?;
         let body = json!({"task": id, "force": true, "status_reason": "started by Trainyard"});
         self.call("tasks.started", &body).await.map(drop)
     }
 
-    async fn tell(&mut self, id: &str, news: News<'_>) -> Result<(), Failure> {
-        self.events(id, news.points).await?;
-        let artifact = |(key, uri): (&str, Option<&str>)| {
-            let uri = uri?;
-            Some(json!({"key": key, "type": "custom", "mode": "output", "uri": uri}))
-        };
+    async fn tell(
+        &mut self,
+        id: &str,
+        news: News<'_>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        self.events(id, news, refusals).await?;
         let told = [
             ("best_checkpoint", news.best),
             ("last_checkpoint", news.last),
         ];
-        let artifacts: Vec<_> = told.into_iter().filter_map(artifact).collect();
-        if artifacts.is_empty() {
-            return Ok(());
-        }
-        let body = json!({"task": id, "artifacts": artifacts, "force": true});
-        let path = "tasks.add_or_update_artifacts";
-        self.call(path, &body).await.map(drop)
+        let told = told
+            .into_iter()
+            .filter_map(|(key, uri)| Some(artifact(key, uri?)));
+        self.list(ARTIFACTS, id, told.collect(), refusals).await
     }
 
-    async fn finish(&mut self, id: &str, run: &Run<'_>, end: &End) -> Result<(), Failure> {
-        let last = run.final_metrics();
-        let items: Vec<_> = last
-            .iter()
-            .map(|(name, value)| item("final_metrics", name, &value.to_string()))
-            .collect();
-        self.parameters(id, &items).await?;
+    async fn finish(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+        end: &End,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        self.list(PARAMETERS, id, last_parameters(run), refusals)
+            .await?;
+        let word = run.attempt.completion.as_ref();
+        let model = word.and_then(|word| word.model_artifacts.as_deref());
+        let model = model.map(|uri| artifact("model_artifacts", uri));
+        self.list(ARTIFACTS, id, model.into_iter().collect(), refusals)
+            .await?;
         let (path, reason) = match end.verdict {
             Verdict::Completed => ("tasks.completed", "completed"),
             Verdict::Failed => ("tasks.failed", "failed"),
@@ -285,45 +347,83 @@ fn escaped(name: &str) -> String {
     text
 }
 
-fn item(section: &str, name: &str, value: &str) -> Value {
-    // Names with dots or dollars are paths in its database.
-    let name = name.replace('.', "/").replace('$', "_");
-    json!({"section": section, "name": cut(&name, NAME), "value": cut(value, VALUE)})
+/// Why events were not added. What its own store could not take now is tried again; what an event lacks
+/// will never be taken.
+fn not_added(words: String) -> Failure {
+    match words.contains("indexing") {
+        true => Failure::later(words),
+        false => Failure::Never(words),
+    }
 }
 
-fn parameters(run: &Run<'_>) -> Vec<Value> {
-    let facts = run.facts();
-    let facts = facts.iter().map(|(name, value)| {
+fn artifact(key: &str, uri: &str) -> Item {
+    Item {
+        name: key.to_owned(),
+        body: json!({"key": key, "type": "custom", "mode": "output", "uri": uri}),
+    }
+}
+
+fn item(section: &str, name: &str, value: &str) -> Item {
+    // Names with dots or dollars are paths in its database.
+    let name = cut(&name.replace('.', "/").replace('$', "_"), NAME);
+    Item {
+        body: json!({"section": section, "name": name, "value": cut(value, VALUE)}),
+        name: format!("{section}/{name}"),
+    }
+}
+
+fn facts(facts: &[(&'static str, String)]) -> Vec<Item> {
+    let fact = |(name, value): &(&str, String)| {
         let name = name.trim_start_matches("trainyard.");
         item("trainyard", name, value)
-    });
+    };
+    facts.iter().map(fact).collect()
+}
+
+/// What the trainer's last word says.
+fn last_parameters(run: &Run<'_>) -> Vec<Item> {
+    let of = |section: &'static str, values: Vec<(String, f64)>| {
+        let values = values.into_iter();
+        values.map(move |(name, value)| item(section, &name, &value.to_string()))
+    };
+    let (_, best) = run.best_metrics();
+    let mut found = facts(&run.last_facts());
+    found.extend(of("final_metrics", run.final_metrics()));
+    found.extend(of("best_metrics", best));
+    found
+}
+
+fn parameters(run: &Run<'_>) -> Vec<Item> {
+    let facts = facts(&run.facts());
     let general = run.parameters();
     let general = general
         .iter()
         .map(|(name, value)| item("General", name, value));
-    facts.chain(general).collect()
+    facts.into_iter().chain(general).collect()
 }
 
 /// `metrics/mAP50` is variant `mAP50` of metric `metrics`. JSON has no NaN, so such values are left out.
-fn events(task: &str, points: &[StoredPoint]) -> Vec<Value> {
-    let of_point = |point: &StoredPoint| {
+fn events(task: &str, points: &[StoredPoint], iterations: &[u64]) -> Vec<Item> {
+    let of_point = |(point, iteration): (&StoredPoint, &u64)| {
         let report = &point.progress;
         let finite = report.values.iter().filter(|(_, value)| value.is_finite());
         let event = |(name, value): (&String, &f64)| {
             let (metric, variant) = name.split_once('/').unwrap_or((name, name));
-            json!({
+            let body = json!({
                 "type": "training_stats_scalar",
                 "task": task,
-                "iter": report.epoch,
+                "iter": iteration,
                 "metric": metric,
                 "variant": variant,
                 "value": value,
                 "timestamp": millis(report.at),
-            })
+            });
+            let name = name.clone();
+            Item { name, body }
         };
         finite.map(event).collect::<Vec<_>>()
     };
-    points.iter().flat_map(of_point).collect()
+    points.iter().zip(iterations).flat_map(of_point).collect()
 }
 
 #[cfg(test)]
@@ -353,9 +453,9 @@ mod tests {
             attempt: AttemptNo(1),
             progress,
         };
-        let found = events("t", &[point]);
-        let names: Vec<_> = found
-            .iter()
+        let found = events("t", &[point], &[40]);
+        let bodies = found.iter().map(|event| &event.body);
+        let names: Vec<_> = bodies
             .map(|event| (event["metric"].as_str(), event["variant"].as_str()))
             .collect();
         let expected = [
@@ -363,8 +463,8 @@ mod tests {
             (Some("metrics"), Some("mAP50(B)")),
         ];
         assert_eq!(names, expected);
-        assert_eq!(found[0]["iter"], 3);
-        assert_eq!(found[0]["timestamp"], 1_795_396_822_543_i64);
+        assert_eq!(found[0].body["iter"], 40);
+        assert_eq!(found[0].body["timestamp"], 1_795_396_822_543_i64);
     }
 
     #[test]
@@ -375,7 +475,8 @@ mod tests {
         });
         let found = parameters(&run(&job, 0));
         let has = |section: &str, name: &str, value: &str| {
-            found.contains(&json!({"section": section, "name": name, "value": value}))
+            let body = json!({"section": section, "name": name, "value": value});
+            found.iter().any(|item| item.body == body)
         };
         assert!(has("General", "advanced_config/optimizer/name", "sgd"));
         assert!(has("trainyard", "job_id", "7"), "{found:?}");

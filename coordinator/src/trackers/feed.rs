@@ -6,11 +6,12 @@
 
 use trainyard_core::{
     ids::{AttemptNo, JobId},
-    job::{Event, Job},
+    job::{Event, Job, Tracker},
 };
 
 use super::{
     http::Failure,
+    refusals::Refusals,
     rows::RunRow,
     runs::{End, Run},
 };
@@ -32,6 +33,8 @@ const PAGE: usize = 500;
 pub(super) struct News<'a> {
     /// In order.
     pub(super) points: &'a [StoredPoint],
+    /// One a point; it grows, and no two points of the attempt share one.
+    pub(super) iterations: &'a [u64],
     /// The best checkpoint, if it is another one.
     pub(super) best: Option<&'a str>,
     /// The last checkpoint, if it is another one.
@@ -40,8 +43,8 @@ pub(super) struct News<'a> {
 
 /// A tracker of runs. Each call may be repeated.
 pub(super) trait Sink: Send + 'static {
-    /// The run's id is shown on the job.
-    const NOTES_RUN: bool;
+    /// The run's id is shown on the job as one of this tracker.
+    const TRACKER: Tracker;
 
     /// The id of a run that may have been created before.
     fn find(
@@ -50,13 +53,18 @@ pub(super) trait Sink: Send + 'static {
     ) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
 
     /// Creates the run, and says its id.
-    fn create(&mut self, run: &Run<'_>) -> impl Future<Output = Result<String, Failure>> + Send;
+    fn create(
+        &mut self,
+        run: &Run<'_>,
+        refusals: &mut Refusals,
+    ) -> impl Future<Output = Result<String, Failure>> + Send;
 
-    /// Sends its parameters.
+    /// Sends its parameters and tags.
     fn describe(
         &mut self,
         id: &str,
         run: &Run<'_>,
+        refusals: &mut Refusals,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Sends points and checkpoints.
@@ -64,6 +72,7 @@ pub(super) trait Sink: Send + 'static {
         &mut self,
         id: &str,
         news: News<'_>,
+        refusals: &mut Refusals,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Sends its end.
@@ -72,6 +81,7 @@ pub(super) trait Sink: Send + 'static {
         id: &str,
         run: &Run<'_>,
         end: &End,
+        refusals: &mut Refusals,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
@@ -80,7 +90,7 @@ pub(super) trait Sink: Send + 'static {
 pub(super) struct Tally {
     /// Points or deliveries that were taken.
     pub(super) taken: u64,
-    /// Attempts or deliveries that were given up.
+    /// Attempts, parts of them or deliveries that were given up.
     pub(super) dropped: u64,
     /// The tracker took something.
     pub(super) success: bool,
@@ -121,7 +131,7 @@ impl<S: Sink> Feed<S> {
         Ok(())
     }
 
-    /// What will never be taken is given up, so that it does not hold up the others.
+    /// An attempt that will never be taken is given up. What is refused of one is lost by itself.
     async fn attempt(
         &mut self,
         run: Run<'_>,
@@ -147,17 +157,21 @@ impl<S: Sink> Feed<S> {
         row: &mut RunRow,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        let id = self.create(&run, row).await?;
+        let id = self.create(&run, row, tally).await?;
         self.note_run(&run, &id).await?;
         if !row.described {
-            self.sink.describe(&id, &run).await?;
+            let mut refusals = Refusals::after(row.refused.clone());
+            self.sink.describe(&id, &run, &mut refusals).await?;
+            self.lost(refusals, row, tally);
             row.described = true;
             tally.success = true;
             self.note(row).await?;
         }
         self.points(&id, &run, row, tally).await?;
         if let Some(end) = run.end() {
-            self.sink.finish(&id, &run, &end).await?;
+            let mut refusals = Refusals::after(row.refused.clone());
+            self.sink.finish(&id, &run, &end, &mut refusals).await?;
+            self.lost(refusals, row, tally);
             row.done = true;
             tally.success = true;
             self.note(row).await?;
@@ -166,7 +180,12 @@ impl<S: Sink> Feed<S> {
     }
 
     /// Creation cannot be repeated: that it was begun is noted first, and then it is looked for.
-    async fn create(&mut self, run: &Run<'_>, row: &mut RunRow) -> Result<String, Failure> {
+    async fn create(
+        &mut self,
+        run: &Run<'_>,
+        row: &mut RunRow,
+        tally: &mut Tally,
+    ) -> Result<String, Failure> {
         if let Some(id) = &row.run {
             return Ok(id.clone());
         }
@@ -178,10 +197,12 @@ impl<S: Sink> Feed<S> {
                 None
             }
         };
+        let mut refusals = Refusals::after(row.refused.clone());
         let id = match found {
             Some(id) => id,
-            None => self.sink.create(run).await?,
+            None => self.sink.create(run, &mut refusals).await?,
         };
+        self.lost(refusals, row, tally);
         row.run = Some(id.clone());
         self.note(row).await?;
         Ok(id)
@@ -199,9 +220,16 @@ impl<S: Sink> Feed<S> {
             let page = self.store.points(row.job, row.last_point, PAGE)?;
             let more = page.len() == PAGE;
             let (own, upto) = own(page, row.attempt, row.last_point);
+            let mut counted = row.iterations.clone();
+            let iteration = |point: &StoredPoint| {
+                let report = &point.progress;
+                counted.next(report.epoch, report.step)
+            };
+            let iterations: Vec<_> = own.iter().map(iteration).collect();
             let is_new = |now: &Option<String>, told: &Option<String>| now.is_some() && now != told;
             let news = News {
                 points: &own,
+                iterations: &iterations,
                 best: best.as_deref().filter(|_| is_new(&best, &row.best)),
                 last: last.as_deref().filter(|_| is_new(&last, &row.last)),
             };
@@ -210,11 +238,14 @@ impl<S: Sink> Feed<S> {
                 return Ok(());
             }
             if !nothing {
-                self.sink.tell(id, news).await?;
+                let mut refusals = Refusals::after(row.refused.clone());
+                self.sink.tell(id, news, &mut refusals).await?;
+                self.lost(refusals, row, tally);
                 tally.taken += u64::try_from(own.len()).unwrap_or(u64::MAX);
                 tally.success = true;
             }
             row.last_point = upto;
+            row.iterations = counted;
             row.best = best.clone().or_else(|| row.best.take());
             row.last = last.clone().or_else(|| row.last.take());
             self.note(row).await?;
@@ -224,13 +255,29 @@ impl<S: Sink> Feed<S> {
         }
     }
 
+    /// What was refused is told once, and kept with what the tracker has.
+    fn lost(&self, refusals: Refusals, row: &mut RunRow, tally: &mut Tally) {
+        let (known, news) = refusals.end();
+        row.refused = known;
+        for (what, why) in news {
+            let (job, attempt) = (row.job, row.attempt.0);
+            tracing::warn!(tracker = self.name, %job, attempt, what, error = why,
+                "the tracker does not take this; the rest of the attempt is sent");
+            tally.dropped += 1;
+        }
+    }
+
     /// Answered once it is stored. A job that was queued anew shows nothing of its earlier run.
     async fn note_run(&self, run: &Run<'_>, id: &str) -> Result<(), Failure> {
         let job = run.job;
-        if !S::NOTES_RUN || !run.is_newest() || job.mlflow_run_id.as_deref() == Some(id) {
+        let shown = match S::TRACKER {
+            Tracker::Mlflow => &job.mlflow_run_id,
+            Tracker::Clearml => &job.clearml_task_id,
+        };
+        if !run.is_newest() || shown.as_deref() == Some(id) {
             return Ok(());
         }
-        let event = Event::Tracked(run.attempt.number, id.to_owned());
+        let event = Event::Tracked(run.attempt.number, S::TRACKER, id.to_owned());
         let question = |reply| JobsMsg::Route(job.id, JobMsg::Event(event, Some(reply)));
         match ask(&self.jobs, question).await {
             Ok(Ok(_) | Err(_)) => Ok(()),

@@ -11,7 +11,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use futures::future::join_all;
-use reqwest::{Client, header::CONTENT_TYPE};
+use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
 use trainyard_core::{ids::JobId, time::Timestamp};
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     events::untold,
     feed::Tally,
     http::{self, Failure},
+    parked::Failing,
     rows::{DeliveryRow, ToldRow},
 };
 use crate::{
@@ -47,6 +48,7 @@ pub(super) struct Hook {
     queues: BTreeMap<JobId, Queue>,
     waiting: usize,
     last_number: u64,
+    failing: Failing,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +74,7 @@ impl Hook {
             queues: BTreeMap::new(),
             waiting: 0,
             last_number: 0,
+            failing: Failing::default(),
         };
         for delivery in kept {
             hook.last_number = hook.last_number.max(delivery.number);
@@ -87,6 +90,11 @@ impl Hook {
         }
         queue.numbers.push_back(delivery.number);
         self.waiting += 1;
+    }
+
+    /// Something was not taken, and nothing was since.
+    pub(super) fn is_failing(&self) -> bool {
+        !self.failing.is_empty()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -156,9 +164,9 @@ impl Hook {
         }
     }
 
-    /// Sends the oldest delivery of some jobs that are due. When none of them is taken for a reason
-    /// that will pass, the receiver is left alone for a while.
-    pub(super) async fn deliver(&mut self, tally: &mut Tally) -> Result<(), Failure> {
+    /// Sends the oldest delivery of some jobs that are due, and says what failed of them. An error says
+    /// that the receiver is to be left alone for a while: none was taken, and that is not one job's fault.
+    pub(super) async fn deliver(&mut self, tally: &mut Tally) -> Result<Option<Failure>, Failure> {
         let now = clock::now();
         let due = self.queues.iter().filter(|(_, queue)| queue.due_at <= now);
         let heads: Vec<_> = due
@@ -173,17 +181,24 @@ impl Hook {
         let sent = join_all(rows.iter().map(|row| self.post(row))).await;
         let mut changes = Vec::new();
         let mut worst = None;
-        let mut moved = false;
+        let (mut moved, mut stands) = (false, false);
         for (row, result) in rows.into_iter().zip(sent) {
+            let job = row.job;
             match self.settle(row, result, tally, &mut changes) {
-                Some(failure) => worst = Some(failure),
+                Some(failure) => {
+                    stands |= self.failing.failed(job, &failure);
+                    worst = Some(failure);
+                }
                 None => moved = true,
             }
         }
+        if moved {
+            self.failing.taken();
+        }
         self.store.commit_and_wait(changes).await?;
         match worst {
-            Some(failure) if !moved => Err(failure),
-            _ => Ok(()),
+            Some(failure) if stands && !moved => Err(failure),
+            failed => Ok(failed),
         }
     }
 
@@ -215,7 +230,7 @@ impl Hook {
             }
             Err(failure) => {
                 let asked = match &failure {
-                    Failure::Later(_, asked) => *asked,
+                    Failure::Away(_, asked) | Failure::Later(_, asked) => *asked,
                     Failure::Refused(_) | Failure::Never(_) | Failure::Ours(_) => None,
                 };
                 let wait = asked.unwrap_or_else(|| backoff(row.tries));
@@ -264,7 +279,15 @@ impl Hook {
             return Ok(());
         }
         let words = http::without(&[&self.config.secret], &answer.text);
-        Err(http::judge(&answer, &words))
+        let failure = http::judge(&answer, &words);
+        // A receiver that is being replaced has no such address for a while; 410 says that it is gone.
+        match answer.status {
+            StatusCode::NOT_FOUND => Err(Failure::Later(
+                failure.words().to_owned(),
+                answer.retry_after,
+            )),
+            _ => Err(failure),
+        }
     }
 }
 

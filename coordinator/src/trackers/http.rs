@@ -21,7 +21,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 /// Why something was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Try again: it is away, too slow or overloaded. It may say when.
+    /// Try again: it is away or wants to be left alone, so it would take nothing else now either. It may
+    /// say when.
+    Away(String, Option<Duration>),
+    /// Try again: it failed with what was sent, or is ill; others may be taken. It may say when.
     Later(String, Option<Duration>),
     /// Try again, seldom: it does not know our credentials, which an operator must change.
     Refused(String),
@@ -39,7 +42,8 @@ impl Failure {
     /// In words, for people.
     pub(super) fn words(&self) -> &str {
         match self {
-            Self::Later(words, _)
+            Self::Away(words, _)
+            | Self::Later(words, _)
             | Self::Refused(words)
             | Self::Never(words)
             | Self::Ours(words) => words,
@@ -110,15 +114,15 @@ pub(super) fn judge(answer: &Answer, words: &str) -> Failure {
         "" => format!("it answered {status}"),
         words => format!("it answered {status}: {}", shortened(words)),
     };
-    let again = status.is_server_error()
-        || status.is_redirection()
-        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    let again = status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
     if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
         Failure::Refused(format!("{said}; check its credentials in the settings"))
     } else if status.is_redirection() {
-        Failure::later(format!(
-            "{said}; redirects are not followed, so give the address that it points to"
-        ))
+        let words =
+            format!("{said}; redirects are not followed, so give the address that it points to");
+        Failure::Away(words, None)
+    } else if status == StatusCode::TOO_MANY_REQUESTS {
+        Failure::Away(said, answer.retry_after)
     } else if again {
         Failure::Later(said, answer.retry_after)
     } else {
@@ -139,6 +143,7 @@ pub(super) fn without(secrets: &[&Secret], text: &str) -> String {
 
 /// The words of an error without the address, which may hold a token.
 fn failed(error: reqwest::Error) -> Failure {
+    let gone = error.is_connect();
     let what = if error.is_timeout() {
         "no answer in time"
     } else if error.is_connect() {
@@ -151,7 +156,11 @@ fn failed(error: reqwest::Error) -> Failure {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    Failure::later(format!("{what} ({cause})"))
+    let words = format!("{what} ({cause})");
+    match gone {
+        true => Failure::Away(words, None),
+        false => Failure::later(words),
+    }
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
@@ -183,9 +192,13 @@ mod tests {
 
     #[test]
     fn only_what_can_never_succeed_is_given_up() {
-        for status in [500, 502, 503, 408, 429, 301] {
+        for status in [500, 502, 503, 408] {
             let failure = judge(&answer(status, None), "");
             assert!(matches!(failure, Failure::Later(..)), "{status}");
+        }
+        for status in [429, 301] {
+            let failure = judge(&answer(status, None), "");
+            assert!(matches!(failure, Failure::Away(..)), "{status}");
         }
         for status in [401, 403] {
             let failure = judge(&answer(status, None), "");
@@ -197,7 +210,7 @@ mod tests {
         }
         let busy = judge(&answer(429, Some(7)), "slow down");
         let words = "it answered 429 Too Many Requests: slow down".to_owned();
-        assert_eq!(busy, Failure::Later(words, Some(Duration::from_secs(7))));
+        assert_eq!(busy, Failure::Away(words, Some(Duration::from_secs(7))));
     }
 
     #[test]

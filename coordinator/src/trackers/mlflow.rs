@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use reqwest::Client;
 use serde_json::{Value, json};
 use trainyard_config::Secret;
+use trainyard_core::job::Tracker;
 
 use super::{
     feed::{News, Sink},
     http::{self, Answer, Failure},
+    refusals::{Item, Refusals},
     runs::{End, Run, Verdict, cut, millis},
 };
 use crate::{config::MlflowConfig, store::StoredPoint};
@@ -153,7 +155,8 @@ impl Mlflow {
             "experiment_id": experiment,
             "run_name": cut(&run.name(), NAME),
             "start_time": millis(run.began()),
-            "tags": tags(run),
+            // All others follow, so that one that is refused does not cost the run.
+            "tags": [tag("trainyard.label", &run.label())],
         });
         let created = self.call("runs/create", &body).await?;
         text(
@@ -162,18 +165,34 @@ impl Mlflow {
         )
     }
 
-    async fn log(&self, run: &str, kind: &str, entries: &[Value]) -> Result<(), Failure> {
+    async fn log(
+        &self,
+        run: &str,
+        kind: &'static str,
+        entries: Vec<Value>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
         let most = if kind == "metrics" { METRICS } else { PAIRS };
-        for batch in entries.chunks(most) {
+        let mut parts = refusals.parts(kind, entries.into_iter().map(item).collect(), most);
+        while let Some(part) = parts.next(refusals) {
+            let batch: Vec<_> = part.iter().map(|item| &item.body).collect();
             let body = json!({"run_id": run, kind: batch});
-            self.call("runs/log-batch", &body).await?;
+            match self.call("runs/log-batch", &body).await {
+                Ok(_) => {}
+                // The run itself is gone.
+                Err(Failure::Never(words)) if words.contains("RESOURCE_DOES_NOT_EXIST") => {
+                    return Err(Failure::Never(words));
+                }
+                Err(Failure::Never(words)) => parts.refused(part, &words, refusals),
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(())
     }
 }
 
 impl Sink for Mlflow {
-    const NOTES_RUN: bool = true;
+    const TRACKER: Tracker = Tracker::Mlflow;
 
     async fn find(&mut self, run: &Run<'_>) -> Result<Option<String>, Failure> {
         let experiment = self.experiment(&experiment_name(&self.config, run)).await?;
@@ -188,7 +207,7 @@ impl Sink for Mlflow {
         Ok(id.map(str::to_owned))
     }
 
-    async fn create(&mut self, run: &Run<'_>) -> Result<String, Failure> {
+    async fn create(&mut self, run: &Run<'_>, _: &mut Refusals) -> Result<String, Failure> {
         let name = experiment_name(&self.config, run);
         let remembered = self.experiments.contains_key(&name);
         match self.create_in(&name, run).await {
@@ -201,12 +220,24 @@ impl Sink for Mlflow {
         }
     }
 
-    async fn describe(&mut self, id: &str, run: &Run<'_>) -> Result<(), Failure> {
-        self.log(id, "params", &params(run)).await
+    async fn describe(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        self.log(id, "tags", tags(run), refusals).await?;
+        self.log(id, "params", params(run), refusals).await
     }
 
-    async fn tell(&mut self, id: &str, news: News<'_>) -> Result<(), Failure> {
-        self.log(id, "metrics", &metrics(news.points)).await?;
+    async fn tell(
+        &mut self,
+        id: &str,
+        news: News<'_>,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        self.log(id, "metrics", metrics(news.points), refusals)
+            .await?;
         let told = [
             ("trainyard.best_checkpoint", news.best),
             ("trainyard.last_checkpoint", news.last),
@@ -214,22 +245,24 @@ impl Sink for Mlflow {
         let told = told
             .into_iter()
             .filter_map(|(key, uri)| Some(tag(key, uri?)));
-        self.log(id, "tags", &told.collect::<Vec<_>>()).await
+        self.log(id, "tags", told.collect(), refusals).await
     }
 
-    async fn finish(&mut self, id: &str, run: &Run<'_>, end: &End) -> Result<(), Failure> {
-        let epochs = run.attempt.completion.as_ref();
-        let step = epochs.map_or(0, |word| word.epochs_completed);
-        let metric = |(name, value): &(String, f64)| {
-            let name = key(&format!("final/{name}"));
-            metric(&name, *value, (millis(end.at), step))
-        };
-        let last: Vec<_> = run.final_metrics().iter().map(metric).collect();
-        self.log(id, "metrics", &last).await?;
+    async fn finish(
+        &mut self,
+        id: &str,
+        run: &Run<'_>,
+        end: &End,
+        refusals: &mut Refusals,
+    ) -> Result<(), Failure> {
+        self.log(id, "metrics", last_metrics(run, end), refusals)
+            .await?;
+        let mut facts = run.last_facts();
         if !end.message.is_empty() {
-            let words = tag("trainyard.outcome", &end.message);
-            self.log(id, "tags", &[words]).await?;
+            facts.push(("trainyard.outcome", end.message.clone()));
         }
+        let facts = facts.iter().map(|(key, value)| tag(key, value));
+        self.log(id, "tags", facts.collect(), refusals).await?;
         let status = match end.verdict {
             Verdict::Completed => "FINISHED",
             Verdict::Failed => "FAILED",
@@ -251,6 +284,15 @@ fn text(value: &Value, key: &str) -> Result<String, Failure> {
             "its answer has no {key}; is trackers.mlflow.url the address of an MLflow server?"
         ))
     })
+}
+
+/// An entry of a batch, which all have a key.
+fn item(body: Value) -> Item {
+    let name = body.get("key").and_then(Value::as_str).unwrap_or_default();
+    Item {
+        name: name.to_owned(),
+        body,
+    }
 }
 
 fn tag(key: &str, value: &str) -> Value {
@@ -300,6 +342,21 @@ fn metrics(points: &[StoredPoint]) -> Vec<Value> {
         entries
     };
     points.iter().flat_map(of_point).collect()
+}
+
+/// Those of the trainer's last word: the last ones, and those of its best epoch.
+fn last_metrics(run: &Run<'_>, end: &End) -> Vec<Value> {
+    let epochs = run.attempt.completion.as_ref();
+    let last = epochs.map_or(0, |word| word.epochs_completed);
+    let (best_epoch, best) = run.best_metrics();
+    let of = |prefix: &'static str, values: Vec<(String, f64)>, step: u32| {
+        let at = (millis(end.at), step);
+        values
+            .into_iter()
+            .map(move |(name, value)| metric(&key(&format!("{prefix}/{name}")), value, at))
+    };
+    let best = of("best", best, best_epoch.unwrap_or(last));
+    of("final", run.final_metrics(), last).chain(best).collect()
 }
 
 /// JSON has no NaN; protobuf's JSON spells it as a text.

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! supervisor   child of Root; starts one actor for each configured tracker, and again after a fault
-//! └ actor      walks the jobs that changed, by its cursor; backs off while its tracker is away
+//! └ actor      owns the cursor; backs off while its tracker is away
+//!    ├ walk      over the jobs that changed, and those left behind
+//!    ├ parked    jobs that are not taken for now; the others go on
 //!    ├ feed      runs and their points: what is still to be sent of a job (MLflow, ClearML)
+//!    │  ├ refusals   finds the one thing of a batch that is refused, so that only it is lost
+//!    │  ├ iterations how points are counted where there are no epochs
 //!    │  ├ mlflow   its calls         ┐
 //!    │  └ clearml  its calls         ├ what a job looks like there is in `runs`, pure
 //!    └ hooks     changes into a durable outbox, and out of it; which changes is in `events`, pure
@@ -22,11 +26,15 @@ mod events;
 mod feed;
 mod hooks;
 mod http;
+mod iterations;
 mod mlflow;
+mod parked;
+mod refusals;
 mod rows;
 mod runs;
 mod status;
 mod supervisor;
+mod walk;
 
 pub use status::{Board, Kind, State, Status};
 pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};

@@ -8,6 +8,7 @@ use trainyard_core::{
     time::Timestamp,
 };
 
+use super::{iterations::Iterations, refusals::Refused};
 use crate::store::Document;
 
 /// A tracker: up to which change it has everything.
@@ -23,7 +24,7 @@ pub(super) struct CursorRow {
     /// Points or deliveries that it took, ever.
     #[serde(default)]
     pub(super) delivered: u64,
-    /// Attempts or deliveries that were given up, ever.
+    /// Attempts, parts of them or deliveries that were given up, ever.
     #[serde(default)]
     pub(super) dropped: u64,
 }
@@ -33,6 +34,31 @@ impl Document for CursorRow {
 
     fn key(&self) -> String {
         self.tracker.clone()
+    }
+}
+
+/// A job that a tracker does not take for now: the cursor has passed it, and it is tried by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ParkedRow {
+    /// The tracker.
+    pub(super) tracker: String,
+    /// The job.
+    pub(super) job: JobId,
+    /// The change at which it was left behind.
+    pub(super) change: u64,
+}
+
+impl ParkedRow {
+    pub(super) fn key_of(tracker: &str, job: JobId) -> String {
+        format!("{tracker}/{:020}", job.0)
+    }
+}
+
+impl Document for ParkedRow {
+    const KIND: &'static str = "tracker_parked";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.tracker, self.job)
     }
 }
 
@@ -57,6 +83,12 @@ pub(super) struct RunRow {
     /// All points up to this id are there.
     #[serde(default)]
     pub(super) last_point: u64,
+    /// How its points are counted there.
+    #[serde(default)]
+    pub(super) iterations: Iterations,
+    /// What of it was refused.
+    #[serde(default)]
+    pub(super) refused: Refused,
     /// The best checkpoint as it was last told.
     #[serde(default)]
     pub(super) best: Option<String>,

@@ -176,6 +176,29 @@ impl Run<'_> {
         metrics.unwrap_or_default().into_iter().collect()
     }
 
+    /// Metrics of its best epoch by the trainer's last word, by name, and which epoch that was.
+    pub(super) fn best_metrics(&self) -> (Option<u32>, Vec<(String, f64)>) {
+        let word = self.attempt.completion.as_ref();
+        let metrics = word.map(|word| word.best_metrics.clone());
+        let epoch = word.and_then(|word| word.best_epoch);
+        (epoch, metrics.unwrap_or_default().into_iter().collect())
+    }
+
+    /// What is known once the trainer has said its last word, by name.
+    pub(super) fn last_facts(&self) -> Vec<(&'static str, String)> {
+        let Some(word) = &self.attempt.completion else {
+            return Vec::new();
+        };
+        let epoch = word.best_epoch.map(|epoch| epoch.to_string());
+        let facts = [
+            ("trainyard.best_epoch", epoch),
+            ("trainyard.model_artifacts", word.model_artifacts.clone()),
+            ("trainyard.trainer_mlflow_run", word.mlflow_run_id.clone()),
+        ];
+        let known = |(name, value): (&'static str, Option<String>)| Some((name, value?));
+        facts.into_iter().filter_map(known).collect()
+    }
+
     /// When it began, as far as is known.
     pub(super) fn began(&self) -> Timestamp {
         self.attempt.started_at.unwrap_or(self.attempt.placed_at)

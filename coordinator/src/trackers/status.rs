@@ -3,11 +3,14 @@
 //! Owns the board on which each tracker's actor writes and which anyone reads, so that nobody ever
 //! waits for a tracker's actor. Never sends. Read by both doors, by health and by the metrics.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use trainyard_core::{ids::JobId, time::Timestamp};
 
-use super::rows::{CursorRow, DeliveryRow, RunRow};
+use super::rows::{CursorRow, DeliveryRow, ParkedRow, RunRow};
 use crate::{
     clock,
     store::{ReadError, Store},
@@ -85,7 +88,7 @@ pub struct Status {
     pub seconds_behind: u64,
     /// Points or deliveries that it took, ever.
     pub delivered: u64,
-    /// Attempts or deliveries that were given up, ever.
+    /// Attempts, parts of them or deliveries that were given up, ever.
     pub dropped: u64,
     /// Calls that failed since the coordinator started.
     pub failures: u64,
@@ -164,21 +167,21 @@ impl Board {
 fn add_lag(status: &mut Status, store: &Store) -> Result<(), ReadError> {
     let cursor = store.document::<CursorRow>(&status.name)?;
     let cursor = cursor.unwrap_or_default();
-    let pending = store.changed_jobs(cursor.change, usize::MAX)?;
-    status.jobs_pending = count(pending.len());
+    let changed = store.changed_jobs(cursor.change, usize::MAX)?;
+    let mut pending: BTreeSet<JobId> = changed.into_iter().map(|(_, job)| job).collect();
+    let own = format!("{}/", status.name);
     if status.kind == Kind::Webhook {
-        let waiting = store.documents::<DeliveryRow>(&format!("{}/", status.name))?;
-        let mut jobs: Vec<JobId> = pending.iter().map(|(_, job)| *job).collect();
-        jobs.extend(waiting.iter().map(|delivery| delivery.job));
-        jobs.sort_unstable();
-        jobs.dedup();
-        status.jobs_pending = count(jobs.len());
+        let waiting = store.documents::<DeliveryRow>(&own)?;
+        pending.extend(waiting.iter().map(|delivery| delivery.job));
         status.points_pending = count(waiting.len());
     } else {
-        for (_, job) in pending.iter().take(LOOKED_AT) {
+        let parked = store.documents::<ParkedRow>(&own)?;
+        pending.extend(parked.iter().map(|row| row.job));
+        for job in pending.iter().take(LOOKED_AT) {
             status.points_pending += points_behind(store, &status.name, *job)?;
         }
     }
+    status.jobs_pending = count(pending.len());
     if status.jobs_pending > 0 {
         status.seconds_behind = clock::now().since(cursor.caught_up_at).as_secs();
     }

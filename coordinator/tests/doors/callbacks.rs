@@ -7,6 +7,7 @@ use trainyard_proto::v1;
 
 use crate::{
     agent::{Agent, epoch, exited, line},
+    live::Watcher,
     world::{World, keys, yolo},
 };
 
@@ -150,6 +151,72 @@ async fn a_late_report_changes_nothing() {
     assert_eq!(run.epochs("").await, [1, 2]);
     let lines = run.read("/logs?log_type=stderr").await;
     assert_eq!(lines.as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_trainer_says_at_its_end_is_kept_whole_and_told() {
+    let mut run = Run::begin().await;
+    run.two_epochs().await;
+    let last = json!({"job_id": run.id, "status": "completed", "total_epochs_completed": 2,
+        "final_metrics": {"loss": 0.25}, "best_metrics": {"loss": 0.125, "extra_metrics": {"mAP50": 0.9}},
+        "best_epoch": 2, "model_artifacts_path": "s3://models/1", "mlflow_run_id": "its-own", "exit_code": 0});
+    let answer = run.says("completion", &last).await;
+    assert_eq!(answer, taken("Completion received"));
+    let task = run.start.task.unwrap();
+    run.agent.report(exited(task, 0, 0)).await;
+    run.agent.forget().await;
+    assert_eq!(run.read("").await["mlflow_run_id"], "its-own");
+    let mut watcher = Watcher::on(&run.world, &format!("?job_id={}", run.id)).await;
+    let told = watcher.until_the_end().await;
+    let end = told.last().unwrap();
+    assert_eq!(
+        (&end["type"], &end["best_epoch"]),
+        (&json!("training_complete"), &json!(2))
+    );
+    let best = &end["best_metrics"];
+    assert_eq!(
+        (&best["loss"], &best["extra_metrics"]),
+        (&json!(0.125), &json!({"mAP50": 0.9}))
+    );
+    let request = v1::GetJobRequest { job_id: run.id };
+    let answer = run.world.jobs().await.get_job(request).await.unwrap();
+    let job = answer.into_inner().job.unwrap();
+    assert_eq!(
+        (job.mlflow_run_id.as_str(), job.best_epoch),
+        ("its-own", Some(2))
+    );
+    assert_eq!(job.model_artifacts_path, "s3://models/1");
+    let best = [("loss".to_owned(), 0.125), ("mAP50".to_owned(), 0.9)];
+    assert_eq!(job.best_metrics, best.into());
+    let (status, _) = run
+        .world
+        .post(&format!("/training/jobs/{}/restart", run.id))
+        .await;
+    assert_eq!(status, 200);
+    assert_eq!(run.read("").await["mlflow_run_id"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_body_that_names_another_job_than_the_path_is_refused_and_changes_nothing() {
+    let run = Run::begin().await;
+    let other = run.id + 1;
+    let mut wrong = progress(1, json!({"loss": 0.5}));
+    wrong["job_id"] = json!(other);
+    let line = json!({"job_id": other, "event_type": "x", "message": "x"});
+    let last = json!({"job_id": other, "status": "completed", "total_epochs_completed": 1});
+    for (name, body) in [("progress", wrong), ("logs", line), ("completion", last)] {
+        let (status, answer) = run.says(name, &body).await;
+        assert_eq!(status, 422, "{answer}");
+        let problem = &answer["detail"][0];
+        assert_eq!(problem["loc"], json!(["body", "job_id"]));
+        let words = problem["msg"].as_str().unwrap();
+        assert!(
+            words.contains("the body names job") && words.contains("JOB_ID"),
+            "{words}"
+        );
+    }
+    assert_eq!(run.epochs("").await, [0; 0]);
+    assert_eq!(run.read("/logs").await, json!([]));
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! A ClearML server that checks each request as its API documentation (2.23) says: credentials, token,
 //! required fields, types, and no field that it does not know.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     Json,
@@ -12,12 +15,14 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use trainyard_config::Secret;
 use trainyard_coordinator::config::Config;
+use trainyard_core::record::{Progress, Record};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, epoch, exited},
+    live::Watcher,
     receiver::{Call, Receiver},
     trackers::{has_everything, job, shown, until_shown},
-    world::World,
+    world::{World, yolo},
 };
 
 /// Type by field; the first so many are required.
@@ -165,6 +170,8 @@ struct Told {
     params: Vec<Value>,
     artifacts: Vec<Value>,
     events: Vec<Value>,
+    /// Its own store takes no events.
+    indexing_fails: bool,
 }
 
 fn envelope(code: u16, message: &str, data: Value) -> Response {
@@ -212,17 +219,39 @@ fn carry_out(told: &mut Told, path: &str, call: &Call) -> Result<Value, String> 
         if call.header("content-type") != "application/json-lines" {
             return Err("events.add_batch: not json-lines".to_owned());
         }
-        let mut added = 0;
+        let (mut added, mut errors, mut indexing) = (0, 0, 0);
         for line in call.body.lines() {
             let event: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
             check("event", EVENT, &event)?;
             if event["type"] != "training_stats_scalar" {
                 return Err("event: unknown type".to_owned());
             }
+            // As the server does: some are added, and the answer counts the others.
+            if event["variant"] == "refused" {
+                errors += 1;
+                continue;
+            }
+            if told.indexing_fails {
+                indexing += 1;
+                continue;
+            }
             told.events.push(event);
             added += 1;
         }
-        return Ok(json!({"added": added, "errors": 0, "errors_info": {}}));
+        let mut info = Map::new();
+        if errors > 0 {
+            info.insert("Invalid event".to_owned(), json!(errors));
+        }
+        if indexing > 0 {
+            info.insert(
+                "Error when indexing events batch".to_owned(),
+                json!(indexing),
+            );
+        }
+        if added == 0 {
+            return Err(format!("events not added: {}", json!(info)));
+        }
+        return Ok(json!({"added": added, "errors": errors + indexing, "errors_info": info}));
     }
     let body: Value = serde_json::from_str(&call.body).map_err(|error| error.to_string())?;
     let schema = schema(path).ok_or_else(|| format!("{path}: unknown endpoint"))?;
@@ -265,8 +294,11 @@ async fn clearml_is_told_all_of_a_job_by_requests_that_its_schema_allows() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::set_up(folder, at(receiver.url(), "s3cret")).await;
     let mut agent = Agent::join(&world, "n1", 4).await;
-    job(&world, &mut agent).await;
+    let id = job(&world, &mut agent).await;
     until_shown(&world, "clearml", has_everything).await;
+    let mut watcher = Watcher::on(&world, &format!("?job_id={id}")).await;
+    let messages = watcher.until_the_end().await;
+    assert_eq!(messages.last().unwrap()["clearml_task_id"], "t1");
     let told = told.lock().unwrap();
     assert_eq!(told.faults, [""; 0]);
     assert_eq!(told.status, ["tasks.started", "tasks.completed"]);
@@ -302,6 +334,111 @@ async fn clearml_is_told_all_of_a_job_by_requests_that_its_schema_allows() {
     assert_eq!(uris, [Some("/c/best.pt"), Some("/c/last.pt")]);
     // Each token was good for five calls.
     assert!(told.logins >= 2, "{told:?}");
+}
+
+fn points(values: &[(u32, Option<u64>, &str, f64)]) -> Vec<Record> {
+    let point = |(number, step, name, value): &(u32, Option<u64>, &str, f64)| {
+        let Record::Progress(report) = epoch(*number, &[(name, *value)]) else {
+            panic!("not a progress");
+        };
+        let step = *step;
+        Record::Progress(Progress { step, ..report })
+    };
+    values.iter().map(point).collect()
+}
+
+/// Runs a job that reports these, and ends well.
+async fn reports(world: &World, agent: &mut Agent, records: &[Record]) -> u64 {
+    let id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(world).await;
+    data.deliver(task, 1, records).await;
+    let last = u64::try_from(records.len()).unwrap();
+    agent.report(exited(task, 0, last)).await;
+    agent.forget().await;
+    world.until(id, "completed").await;
+    id
+}
+
+/// Iteration, variant and value of each event, as the server keeps them: the last of one name and
+/// iteration.
+fn kept(told: &Told) -> Vec<(u64, String, String)> {
+    let mut kept = BTreeMap::new();
+    for event in &told.events {
+        let variant = event["variant"].as_str().unwrap().to_owned();
+        let key = (event["iter"].as_u64().unwrap(), variant);
+        kept.insert(key, event["value"].to_string());
+    }
+    let row = |((iteration, variant), value)| (iteration, variant, value);
+    kept.into_iter().map(row).collect()
+}
+
+#[tokio::test]
+async fn no_report_within_an_epoch_is_lost_at_clearml() {
+    let (receiver, told) = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, at(receiver.url(), "s3cret")).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let records = points(&[
+        (1, Some(10), "loss", 0.9),
+        (1, Some(20), "loss", 0.8),
+        (1, None, "loss", 0.85),
+        (2, Some(10), "loss", 0.7),
+        (2, Some(20), "loss", 0.6),
+    ]);
+    reports(&world, &mut agent, &records).await;
+    until_shown(&world, "clearml", has_everything).await;
+    let values: Vec<_> = kept(&told.lock().unwrap())
+        .into_iter()
+        .map(|(iteration, _, value)| (iteration, value))
+        .collect();
+    let expected = [
+        (10, "0.9"),
+        (20, "0.8"),
+        (21, "0.85"),
+        (31, "0.7"),
+        (41, "0.6"),
+    ];
+    assert_eq!(values, expected.map(|(n, value)| (n, value.to_owned())));
+}
+
+#[tokio::test]
+async fn events_that_clearml_does_not_add_are_given_up_alone_and_told() {
+    let (receiver, told) = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, at(receiver.url(), "s3cret")).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let names = ["loss", "refused"];
+    let values: Vec<_> = (1..=8)
+        .flat_map(|n| names.map(|name| (1, Some(n), name, f64::from(u32::try_from(n).unwrap()))))
+        .enumerate()
+        .map(|(at, (number, _, name, value))| (number, Some(at as u64 + 1), name, value))
+        .collect();
+    reports(&world, &mut agent, &points(&values)).await;
+    let seen = until_shown(&world, "clearml", has_everything).await;
+    assert_eq!(seen["dropped"], 1, "{seen}");
+    let told = told.lock().unwrap();
+    let kept = kept(&told);
+    assert_eq!(kept.len(), 8, "{kept:?}");
+    assert_eq!(told.status, ["tasks.started", "tasks.completed"]);
+}
+
+#[tokio::test]
+async fn events_that_the_store_of_clearml_cannot_take_now_are_sent_again() {
+    let (receiver, told) = server().await;
+    told.lock().unwrap().indexing_fails = true;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, at(receiver.url(), "s3cret")).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    reports(&world, &mut agent, &points(&[(1, None, "loss", 0.5)])).await;
+    until_shown(&world, "clearml", |tracker| tracker["failures"] != 0).await;
+    told.lock().unwrap().indexing_fails = false;
+    let seen = until_shown(&world, "clearml", has_everything).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(kept(&told.lock().unwrap()).len(), 1);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A watching client.
-struct Watcher(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub(crate) struct Watcher(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Watcher {
     async fn open(world: &World, query: &str, token: Option<&str>) -> Result<Self, Box<Error>> {
@@ -29,7 +29,7 @@ impl Watcher {
         opened.map(|(socket, _)| Self(socket)).map_err(Box::new)
     }
 
-    async fn on(world: &World, query: &str) -> Self {
+    pub(crate) async fn on(world: &World, query: &str) -> Self {
         let mut watcher = Self::open(world, query, Some(&world.token)).await.unwrap();
         let first = watcher.next().await;
         assert_eq!(keys(&first), ["type", "message", "timestamp"]);
@@ -54,7 +54,7 @@ impl Watcher {
     }
 
     /// All messages up to the job's end.
-    async fn until_the_end(&mut self) -> Vec<Value> {
+    pub(crate) async fn until_the_end(&mut self) -> Vec<Value> {
         let mut seen = Vec::new();
         loop {
             let message = self.next().await;

@@ -25,6 +25,12 @@ pub(crate) struct Told {
     pub(crate) metrics: BTreeSet<(String, u64, i64, String)>,
     pub(crate) params: BTreeMap<String, String>,
     pub(crate) status: BTreeMap<String, String>,
+    /// Key, step and value of metrics by run.
+    pub(crate) points: BTreeMap<String, BTreeSet<(String, u64, String)>>,
+    /// The run whose every call is answered with 500.
+    pub(crate) ill: Option<String>,
+    /// A batch with something of this key is refused.
+    pub(crate) refused: Option<String>,
 }
 
 /// The server and what it was told.
@@ -48,6 +54,9 @@ impl Mlflow {
 fn answer(told: &mut Told, call: &Call) -> Response {
     let body: Value = serde_json::from_str(&call.body).unwrap_or_default();
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+    if let Some(refusal) = refusal(told, &text("run_id"), call) {
+        return refusal;
+    }
     match call.path.trim_start_matches("/api/2.0/mlflow/") {
         "experiments/get-by-name" => match told.experiments.first() {
             Some(_) => Json(json!({"experiment": {"experiment_id": "1"}})).into_response(),
@@ -78,17 +87,7 @@ fn answer(told: &mut Told, call: &Call) -> Response {
             Json(json!({"runs": runs})).into_response()
         }
         "runs/log-batch" => {
-            let metrics = body["metrics"].as_array().cloned().unwrap_or_default();
-            told.metrics.extend(metrics.iter().map(|metric| {
-                let key = metric["key"].as_str().unwrap().to_owned();
-                let step = metric["step"].as_u64().unwrap();
-                let at = metric["timestamp"].as_i64().unwrap();
-                (key, step, at, metric["value"].to_string())
-            }));
-            told.params.extend(pairs(&body["params"]));
-            if let Some(tags) = told.runs.get_mut(&text("run_id")) {
-                tags.extend(pairs(&body["tags"]));
-            }
+            log(told, &text("run_id"), &body);
             Json(json!({})).into_response()
         }
         "runs/update" => {
@@ -96,6 +95,42 @@ fn answer(told: &mut Told, call: &Call) -> Response {
             Json(json!({})).into_response()
         }
         path => panic!("an unknown call: {path}"),
+    }
+}
+
+/// What it answers whatever it is asked.
+fn refusal(told: &Told, run: &str, call: &Call) -> Option<Response> {
+    if told.ill.as_ref().is_some_and(|ill| ill == run) {
+        return Some(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    }
+    let key = told.refused.as_ref()?;
+    if !call.body.contains(&format!(r#""key":"{key}""#)) {
+        return None;
+    }
+    let words = json!({"error_code": "INVALID_PARAMETER_VALUE", "message": "too strange"});
+    Some((StatusCode::BAD_REQUEST, Json(words)).into_response())
+}
+
+fn log(told: &mut Told, run: &str, body: &Value) {
+    let metrics = body["metrics"].as_array().cloned().unwrap_or_default();
+    let points = told.points.entry(run.to_owned()).or_default();
+    points.extend(metrics.iter().map(|metric| {
+        let key = metric["key"].as_str().unwrap().to_owned();
+        (
+            key,
+            metric["step"].as_u64().unwrap(),
+            metric["value"].to_string(),
+        )
+    }));
+    told.metrics.extend(metrics.iter().map(|metric| {
+        let key = metric["key"].as_str().unwrap().to_owned();
+        let step = metric["step"].as_u64().unwrap();
+        let at = metric["timestamp"].as_i64().unwrap();
+        (key, step, at, metric["value"].to_string())
+    }));
+    told.params.extend(pairs(&body["params"]));
+    if let Some(tags) = told.runs.get_mut(run) {
+        tags.extend(pairs(&body["tags"]));
     }
 }
 

@@ -212,6 +212,115 @@ async fn a_job_that_a_tracker_will_never_take_does_not_hold_up_the_next() {
     complete(&mlflow);
 }
 
+/// What one job comes to, whichever run it is.
+fn whole(mlflow: &Mlflow, run: &str) {
+    let told = mlflow.told.lock().unwrap();
+    let points: Vec<_> = told.points[run]
+        .iter()
+        .map(|(key, step, value)| (key.as_str(), *step, value.as_str()))
+        .collect();
+    let expected = [
+        ("final/loss", 2, "0.25"),
+        ("loss", 1, "0.5"),
+        ("loss", 2, "0.25"),
+        ("map/50_B_", 2, "\"NaN\""),
+    ];
+    assert_eq!(points, expected, "{run}");
+    assert_eq!(told.status[run], "FINISHED", "{run}");
+    let best = &told.runs[run]["trainyard.best_checkpoint"];
+    assert_eq!(best, "/c/best.pt", "{run}");
+}
+
+#[tokio::test]
+async fn a_job_that_is_answered_500_for_ever_holds_up_no_other_and_is_whole_when_that_is_over() {
+    let mlflow = Mlflow::at("127.0.0.1:0").await;
+    mlflow.told.lock().unwrap().ill = Some("run-1".to_owned());
+    let first = world(at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&first, "n1", 4).await;
+    job(&first, &mut agent).await;
+    until_shown(&first, "mlflow", |tracker| tracker["failures"] != 0).await;
+    for _ in 0..50 {
+        job(&first, &mut agent).await;
+    }
+    let all_but_one = |tracker: &Value| {
+        let lacks_one = tracker["jobs_pending"] == 1 && tracker["state"] == "retrying";
+        lacks_one && tracker["points_pending"] == 2
+    };
+    let seen = until_shown(&first, "mlflow", all_but_one).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(100), &json!(0))
+    );
+    assert!(
+        seen["last_error"].as_str().unwrap().contains("500"),
+        "{seen}"
+    );
+    (2..=51).for_each(|run| whole(&mlflow, &format!("run-{run}")));
+
+    // It is still left behind after a restart, and still nobody waits for it.
+    drop(agent);
+    let folder = first.stop().await;
+    let again = World::set_up(folder, at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&again, "n1", 4).await;
+    job(&again, &mut agent).await;
+    until_shown(&again, "mlflow", |tracker| {
+        all_but_one(tracker) && tracker["delivered"] == 102
+    })
+    .await;
+    whole(&mlflow, "run-52");
+    assert!(!mlflow.told.lock().unwrap().status.contains_key("run-1"));
+
+    mlflow.told.lock().unwrap().ill = None;
+    let seen = until_shown(&again, "mlflow", has_everything).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(104), &json!(0))
+    );
+    whole(&mlflow, "run-1");
+}
+
+#[tokio::test]
+async fn what_is_refused_of_an_attempt_is_given_up_alone() {
+    for (refused, what) in [
+        ("map/50_B_", "a metric"),
+        ("learning_rate", "a parameter"),
+        ("trainyard.user", "a tag"),
+        ("trainyard.best_checkpoint", "a tag of the way"),
+    ] {
+        let mlflow = Mlflow::at("127.0.0.1:0").await;
+        mlflow.told.lock().unwrap().refused = Some(refused.to_owned());
+        let world = world(at(mlflow.receiver.url())).await;
+        let mut agent = Agent::join(&world, "n1", 4).await;
+        job(&world, &mut agent).await;
+        let seen = until_shown(&world, "mlflow", has_everything).await;
+        assert_eq!(
+            (&seen["delivered"], &seen["dropped"]),
+            (&json!(2), &json!(1)),
+            "{what}"
+        );
+        let told = mlflow.told.lock().unwrap();
+        assert_eq!(told.status["run-1"], "FINISHED", "{what}");
+        let is_there = |key: &str| {
+            let keys = told.metrics.iter().any(|(name, ..)| name == key);
+            keys || told.params.contains_key(key) || told.runs["run-1"].contains_key(key)
+        };
+        for key in [
+            "loss",
+            "final/loss",
+            "map/50_B_",
+            "epochs",
+            "learning_rate",
+            "batch_size",
+            "trainyard.user",
+            "trainyard.node",
+            "trainyard.best_checkpoint",
+            "trainyard.last_checkpoint",
+        ] {
+            assert_eq!(is_there(key), key != refused, "{what}: {key}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_stands_at_a_wrong_address_makes_nothing_be_given_up() {
     let mlflow = Mlflow::at("127.0.0.1:0").await;

@@ -125,6 +125,61 @@ async fn a_delivery_that_is_refused_for_good_is_given_up_and_the_next_is_sent() 
 }
 
 #[tokio::test]
+async fn a_receiver_that_answers_404_while_it_is_replaced_gets_everything_later() {
+    let receiver = Receiver::at("127.0.0.1:0", fine).await;
+    receiver.mood(Mood::Status(404));
+    let world = world(hook(receiver.url(), &[])).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    let seen = until_shown(&world, "ops", |tracker| {
+        tracker["failures"].as_u64().unwrap() > 1
+    })
+    .await;
+    assert_eq!(seen["dropped"], 0);
+    let before = receiver.calls().len();
+    receiver.mood(Mood::Well);
+    let seen = until_shown(&world, "ops", has_everything).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(4), &json!(0))
+    );
+    let expected = ["submitted", "started", "checkpoint", "completed"];
+    assert_eq!(events(&receiver.calls()[before..]), expected);
+}
+
+#[tokio::test]
+async fn a_job_whose_deliveries_fail_for_ever_holds_up_no_other() {
+    let of_the_first = |call: &Call| call.body.contains(r#""id":1,"#);
+    let ill = move |call: &Call| match of_the_first(call) {
+        true => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        false => fine(call),
+    };
+    let receiver = Receiver::at("127.0.0.1:0", ill).await;
+    let world = world(hook(receiver.url(), &[])).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    assert_eq!(job(&world, &mut agent).await, 1);
+    for _ in 0..10 {
+        job(&world, &mut agent).await;
+    }
+    let others = |tracker: &Value| tracker["delivered"] == 40 && tracker["jobs_pending"] == 1;
+    let seen = until_shown(&world, "ops", others).await;
+    assert_eq!(
+        (&seen["points_pending"], &seen["dropped"]),
+        (&json!(4), &json!(0))
+    );
+    let calls = receiver.calls();
+    let first: Vec<_> = calls.iter().filter(|call| of_the_first(call)).collect();
+    let again: Vec<_> = first
+        .iter()
+        .map(|call| call.header("x-trainyard-event"))
+        .collect();
+    assert!(
+        again.iter().all(|event| *event == "submitted"),
+        "in order: {again:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed() {
     let elsewhere = Receiver::at("127.0.0.1:0", fine).await;
     let to = elsewhere.url();

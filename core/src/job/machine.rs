@@ -1,6 +1,6 @@
 //! The transitions. Each function is one event; each says in which states it is taken.
 
-use super::{Attempt, Effect, Event, Illegal, Job, JobState, Resume, Step};
+use super::{Attempt, Effect, Event, Illegal, Job, JobState, Resume, Step, Tracker};
 use crate::{
     failure::{FailureClass, Outcome, StopCause, TaskEnd, judge},
     ids::AttemptNo,
@@ -38,7 +38,7 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         }
         Event::StartRequested(from) => next.start_requested(&from)?,
         Event::AttemptLost(attempt, why) => next.attempt_lost(attempt, why)?,
-        Event::Tracked(attempt, run) => next.tracked(attempt, run)?,
+        Event::Tracked(attempt, tracker, run) => next.tracked(attempt, tracker, run)?,
     }
     Ok(Step {
         job: next.job,
@@ -146,6 +146,9 @@ impl Draft {
             keep(&mut self.job.last_checkpoint, word.last_checkpoint.as_ref());
             keep(&mut self.job.best_checkpoint, word.best_checkpoint.as_ref());
             self.job.final_metrics.clone_from(&word.final_metrics);
+            if self.job.mlflow_run_id.is_none() {
+                self.job.mlflow_run_id.clone_from(&word.mlflow_run_id);
+            }
             self.live(attempt)?.completion = Some(*word);
         }
         self.finish_if_drained();
@@ -204,6 +207,7 @@ impl Draft {
         self.job.started_at = None;
         self.job.ended_at = None;
         self.job.mlflow_run_id = None;
+        self.job.clearml_task_id = None;
         self.effects.push(Effect::Enqueue);
         self.enter(JobState::Queued);
         Ok(())
@@ -231,13 +235,16 @@ impl Draft {
     }
 
     /// A fact about the newest attempt, live or over; a job that is queued anew shows nothing of it.
-    fn tracked(&mut self, seen: AttemptNo, run: String) -> Result<(), Illegal> {
+    fn tracked(&mut self, seen: AttemptNo, tracker: Tracker, run: String) -> Result<(), Illegal> {
         let newest = self.job.attempts.last().map(|attempt| attempt.number);
         let waits = matches!(self.job.state, JobState::Pending | JobState::Queued);
         if newest != Some(seen) || waits {
             return Err(Illegal::Fenced { seen, live: newest });
         }
-        self.job.mlflow_run_id = Some(run);
+        match tracker {
+            Tracker::Mlflow => self.job.mlflow_run_id = Some(run),
+            Tracker::Clearml => self.job.clearml_task_id = Some(run),
+        }
         Ok(())
     }
 

@@ -84,9 +84,22 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// When it reached its terminal state.
     pub ended_at: Option<Timestamp>,
-    /// The run of its newest attempt at MLflow, once there is one.
+    /// The run of its newest attempt at MLflow, once there is one: that of the tracker, else the one
+    /// that the trainer named at its end.
     #[serde(default)]
     pub mlflow_run_id: Option<String>,
+    /// The task of its newest attempt at ClearML, once there is one.
+    #[serde(default)]
+    pub clearml_task_id: Option<String>,
+}
+
+/// Where attempts are runs that the job shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracker {
+    /// An MLflow tracking server.
+    Mlflow,
+    /// A ClearML server.
+    Clearml,
 }
 
 /// What happens to a job. Past tense: facts.
@@ -128,8 +141,8 @@ pub enum Event {
     StartRequested(Resume),
     /// The node is lost, or came back without a trace of the attempt.
     AttemptLost(AttemptNo, String),
-    /// The attempt has this run at MLflow; may come long after its end.
-    Tracked(AttemptNo, String),
+    /// The attempt has this run at a tracker; may come long after its end.
+    Tracked(AttemptNo, Tracker, String),
 }
 
 /// Where a trainer begins.
@@ -212,6 +225,7 @@ impl Job {
             started_at: None,
             ended_at: None,
             mlflow_run_id: None,
+            clearml_task_id: None,
         }
     }
 

@@ -280,15 +280,21 @@ fn a_cancel_while_the_last_records_are_under_way_changes_nothing_of_the_end() {
 #[test]
 fn a_run_at_a_tracker_is_noted_also_after_the_end_and_forgotten_at_a_restart() {
     let ended = after(vec![Event::Prepared, placed(), exit(0, 0)]).job;
-    let tracked = Event::Tracked(A1, "r1".into());
+    let tracked = Event::Tracked(A1, Tracker::Mlflow, "r1".into());
     let step = ended.step(T, tracked.clone()).unwrap();
     assert_eq!(step.job.mlflow_run_id.as_deref(), Some("r1"));
     assert_eq!(
         (step.job.state, step.effects),
         (JobState::Completed, vec![])
     );
-    let again = step.job.step(T, Event::RestartRequested).unwrap().job;
-    assert_eq!(again.mlflow_run_id, None);
+    let both = Event::Tracked(A1, Tracker::Clearml, "t1".into());
+    let both = step.job.step(T, both).unwrap().job;
+    assert_eq!(both.clearml_task_id.as_deref(), Some("t1"));
+    let again = both.step(T, Event::RestartRequested).unwrap().job;
+    assert_eq!(
+        (&again.mlflow_run_id, &again.clearml_task_id),
+        (&None, &None)
+    );
     assert!(again.step(T, tracked.clone()).is_err());
     let second = again.step(T, placed()).unwrap().job;
     assert!(second.step(T, tracked).is_err());
@@ -323,7 +329,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         attempt
             .clone()
             .prop_map(|a| Event::AttemptLost(a, "gone".into())),
-        attempt.prop_map(|a| Event::Tracked(a, "run".into())),
+        attempt.prop_map(|a| Event::Tracked(a, Tracker::Mlflow, "run".into())),
     ]
 }
 

@@ -222,6 +222,9 @@ impl From<Job> for v1::Job {
     /// The attempt's secret stays behind.
     fn from(core: Job) -> Self {
         let (primary, _) = core.spec.primary();
+        let newest = core.attempts.last();
+        let word = newest.and_then(|newest| newest.completion.clone());
+        let word = word.unwrap_or_default();
         let progress = core.progress.map(|report| v1::Progress {
             epoch: report.epoch,
             total_epochs: report.total_epochs,
@@ -245,6 +248,11 @@ impl From<Job> for v1::Job {
             started_at: core.started_at.map(timestamp),
             ended_at: core.ended_at.map(timestamp),
             snapshot_id: core.snapshot_id.unwrap_or_default(),
+            mlflow_run_id: core.mlflow_run_id.unwrap_or_default(),
+            clearml_task_id: core.clearml_task_id.unwrap_or_default(),
+            best_metrics: word.best_metrics,
+            best_epoch: word.best_epoch,
+            model_artifacts_path: word.model_artifacts.unwrap_or_default(),
         }
     }
 }

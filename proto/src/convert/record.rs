@@ -5,7 +5,7 @@ use trainyard_core::{
     time::Timestamp,
 };
 
-use super::{WireError, time, timestamp};
+use super::{WireError, given, time, timestamp};
 use crate::v1::{self, record::Body};
 
 impl From<LogStream> for v1::LogStream {
@@ -126,6 +126,10 @@ impl From<Completion> for v1::CompletionRecord {
             error_message: core.error_message,
             traceback: core.traceback,
             final_metrics: core.final_metrics,
+            best_metrics: core.best_metrics,
+            best_epoch: core.best_epoch,
+            model_artifacts_path: core.model_artifacts.unwrap_or_default(),
+            mlflow_run_id: core.mlflow_run_id.unwrap_or_default(),
             best_checkpoint: core.best_checkpoint.map(Into::into),
             last_checkpoint: core.last_checkpoint.map(Into::into),
             epochs_completed: core.epochs_completed,
@@ -141,6 +145,10 @@ impl From<v1::CompletionRecord> for Completion {
             error_message: wire.error_message,
             traceback: wire.traceback,
             final_metrics: wire.final_metrics,
+            best_metrics: wire.best_metrics,
+            best_epoch: wire.best_epoch,
+            model_artifacts: given(wire.model_artifacts_path),
+            mlflow_run_id: given(wire.mlflow_run_id),
             best_checkpoint: wire.best_checkpoint.map(Into::into),
             last_checkpoint: wire.last_checkpoint.map(Into::into),
             epochs_completed: wire.epochs_completed,

@@ -37,6 +37,10 @@ fn records() -> Vec<Record> {
             succeeded: true,
             exit_code: Some(0),
             epochs_completed: 5,
+            best_metrics: [("accuracy".to_owned(), 0.75)].into(),
+            best_epoch: Some(3),
+            model_artifacts: Some("s3://models/1".into()),
+            mlflow_run_id: Some("own".into()),
             ..Completion::default()
         }),
         Record::Validation {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use trainyard_core::ids::JobId;
 
 use super::fields::{Fields, problem};
 use super::json::{Parsed, parse, plain};
@@ -43,6 +44,14 @@ pub struct CompletionBody {
     pub epochs_completed: u32,
     /// By name.
     pub final_metrics: BTreeMap<String, f64>,
+    /// Those of the best epoch, by name.
+    pub best_metrics: BTreeMap<String, f64>,
+    /// Which epoch that was.
+    pub best_epoch: Option<u32>,
+    /// Where its model lies.
+    pub model_artifacts: Option<String>,
+    /// A run at MLflow of its own.
+    pub mlflow_run_id: Option<String>,
     /// The best checkpoint.
     pub best_checkpoint: Option<String>,
     /// The last checkpoint.
@@ -71,13 +80,13 @@ pub struct ValidationBody {
     pub text: String,
 }
 
-/// Reads a body of `…/callback/progress`.
+/// Reads a body of `…/callback/progress` whose path names `job`.
 ///
 /// # Errors
 /// Everything that is wrong, as entries of a 422.
-pub fn progress(body: &[u8]) -> Result<ProgressBody, Problems> {
+pub fn progress(body: &[u8], job: JobId) -> Result<ProgressBody, Problems> {
     read(body, |fields, _| {
-        fields.whole("job_id", i64::MIN);
+        of_job(fields, job);
         fields.percent("progress_percent");
         fields.optional_number("epoch_duration_seconds");
         fields.optional_number("estimated_time_remaining");
@@ -103,26 +112,31 @@ pub fn progress(body: &[u8]) -> Result<ProgressBody, Problems> {
     })
 }
 
-/// Reads a body of `…/callback/completion`.
+/// Reads a body of `…/callback/completion` whose path names `job`.
 ///
 /// # Errors
 /// Everything that is wrong, as entries of a 422.
-pub fn completion(body: &[u8]) -> Result<CompletionBody, Problems> {
+pub fn completion(body: &[u8], job: JobId) -> Result<CompletionBody, Problems> {
     read(body, |fields, _| {
-        fields.whole("job_id", i64::MIN);
+        of_job(fields, job);
         let status = fields.text("status");
         let exit_code = fields
             .optional_whole("exit_code", i64::from(i32::MIN))
             .map(|code| i32::try_from(code).unwrap_or(i32::MAX));
         let succeeded = exit_code.map_or(status == "completed", |code| code == 0);
         let on_failure = |text: Option<String>| text.filter(|_| !succeeded).unwrap_or_default();
-        fields.metrics("best_metrics");
+        let best_epoch = fields.whole_within("best_epoch", &[]);
         let older = fields.optional_text("final_checkpoint_path");
         CompletionBody {
             succeeded,
             exit_code,
             epochs_completed: small(fields.whole("total_epochs_completed", 0)),
             final_metrics: fields.metrics("final_metrics").unwrap_or_default(),
+            best_metrics: fields.metrics("best_metrics").unwrap_or_default(),
+            // Below zero stands for "none" with some trainers.
+            best_epoch: best_epoch.and_then(|epoch| u32::try_from(epoch).ok()),
+            model_artifacts: some_text(fields, "model_artifacts_path"),
+            mlflow_run_id: some_text(fields, "mlflow_run_id"),
             best_checkpoint: fields.optional_text("best_checkpoint_path"),
             last_checkpoint: fields.optional_text("last_checkpoint_path").or(older),
             error_message: on_failure(fields.optional_text("error_message")),
@@ -131,13 +145,13 @@ pub fn completion(body: &[u8]) -> Result<CompletionBody, Problems> {
     })
 }
 
-/// Reads a body of `…/callback/logs`.
+/// Reads a body of `…/callback/logs` whose path names `job`.
 ///
 /// # Errors
 /// Everything that is wrong, as entries of a 422.
-pub fn log(body: &[u8]) -> Result<LogBody, Problems> {
+pub fn log(body: &[u8], job: JobId) -> Result<LogBody, Problems> {
     read(body, |fields, _| {
-        fields.whole("job_id", i64::MIN);
+        of_job(fields, job);
         fields.text("event_type");
         let mut message = fields.text("message");
         if let Some(data) = fields.get("data") {
@@ -152,13 +166,13 @@ pub fn log(body: &[u8]) -> Result<LogBody, Problems> {
     })
 }
 
-/// Reads a body of `/validation/jobs/{id}/results`.
+/// Reads a body of `/validation/jobs/{id}/results` whose path names `job`.
 ///
 /// # Errors
 /// Everything that is wrong, as entries of a 422.
-pub fn validation(body: &[u8]) -> Result<ValidationBody, Problems> {
+pub fn validation(body: &[u8], job: JobId) -> Result<ValidationBody, Problems> {
     read(body, |fields, parsed| {
-        fields.whole("job_id", i64::MIN);
+        of_job(fields, job);
         fields.text("task_type");
         fields.optional_text("primary_metric_name");
         fields.optional_number("primary_metric_value");
@@ -216,6 +230,24 @@ pub fn read<T>(
     } else {
         Err(fields.errors)
     }
+}
+
+/// A body that names another job than its path is a mistake that would mix up two jobs.
+fn of_job(fields: &mut Fields<'_>, job: JobId) {
+    let before = fields.errors.len();
+    let said = fields.whole("job_id", i64::MIN);
+    if fields.errors.len() == before && u64::try_from(said) != Ok(job.0) {
+        let words = format!(
+            "the body names job {said} and the path job {job}; send the number of JOB_ID in both"
+        );
+        fields.refuse("job_id", &words);
+    }
+}
+
+/// A text that says something.
+fn some_text(fields: &mut Fields<'_>, name: &str) -> Option<String> {
+    let text = fields.optional_text(name);
+    text.filter(|text| !text.is_empty())
 }
 
 /// Epochs beyond four thousand million are no epochs; they stay at the end of the range.

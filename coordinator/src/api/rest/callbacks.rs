@@ -68,7 +68,7 @@ pub(super) struct ResultTaken {
     responses((status = 200, description = "Stored", body = Taken), Reporting)
 )]
 pub(super) async fn progress(State(service): State<Service>, report: Report) -> Answer<Taken> {
-    let records = http::progress(&report.body)?.records(clock::now());
+    let records = http::progress(&report.body, report.job)?.records(clock::now());
     let job = store(&service, report, records).await?;
     Ok(taken("Progress received", job.state))
 }
@@ -84,7 +84,7 @@ pub(super) async fn progress(State(service): State<Service>, report: Report) -> 
     responses((status = 200, description = "Stored", body = Taken), Reporting)
 )]
 pub(super) async fn completion(State(service): State<Service>, report: Report) -> Answer<Taken> {
-    let record = http::completion(&report.body)?.record();
+    let record = http::completion(&report.body, report.job)?.record();
     let job = store(&service, report, vec![record]).await?;
     Ok(taken("Completion received", job.state))
 }
@@ -118,7 +118,7 @@ pub(super) async fn log(state: State<Service>, report: Report) -> Answer<Taken> 
 }
 
 async fn said(State(service): State<Service>, report: Report) -> Answer<Taken> {
-    let records = http::log(&report.body)?.records(clock::now());
+    let records = http::log(&report.body, report.job)?.records(clock::now());
     let job = store(&service, report, records).await?;
     Ok(taken("Log received", job.state))
 }
@@ -139,7 +139,7 @@ pub(super) async fn validation(
     State(service): State<Service>,
     report: Report,
 ) -> Answer<ResultTaken> {
-    let body = http::validation(&report.body)?;
+    let body = http::validation(&report.body, report.job)?;
     let epoch = body.epoch;
     let job_id = store(&service, report, vec![body.record()]).await?.id;
     Ok(Json(ResultTaken {

@@ -22,7 +22,7 @@ use tokio_stream::{StreamExt as _, StreamMap};
 use trainyard_core::{
     ids::JobId,
     job::{Job, JobState},
-    record::{LogLine, LogStream},
+    record::{Completion, LogLine, LogStream},
 };
 use trainyard_proto::{http::Bound, status::Kind};
 
@@ -312,24 +312,42 @@ fn end(job: Job, best: Option<StoredPoint>) -> Said {
     let total_epochs_completed = completion.map_or(reported, |word| word.epochs_completed);
     let status = job.state.contract_name();
     let completed = job.state == JobState::Completed;
-    let best_epoch = best.as_ref().map(|best| best.progress.epoch);
+    let (best_epoch, best_metrics) = best_of(completion, best);
     let outcome = job.outcome.filter(|_| !completed);
     let end = Box::new(End {
         job_id: job.id,
         status,
         total_epochs_completed,
         final_metrics: (!job.final_metrics.is_empty()).then(|| metrics(job.final_metrics)),
-        best_metrics: best.map(|best| metrics(best.progress.values)),
+        best_metrics: best_metrics.map(metrics),
         best_epoch,
         final_checkpoint_path: job.last_checkpoint.map(|checkpoint| checkpoint.path),
         best_checkpoint_path: job.best_checkpoint.map(|checkpoint| checkpoint.path),
-        clearml_task_id: None,
+        clearml_task_id: job.clearml_task_id,
         error_message: outcome.map(|outcome| outcome.message),
     });
     match completed {
         true => Said::TrainingComplete(end),
         false => Said::TrainingError(end),
     }
+}
+
+/// What the trainer said is its best epoch; else the best point.
+fn best_of(
+    word: Option<&Completion>,
+    best: Option<StoredPoint>,
+) -> (Option<u32>, Option<BTreeMap<String, f64>>) {
+    let found = best.map(|best| (best.progress.epoch, best.progress.values));
+    let said = word.filter(|word| word.best_epoch.is_some() || !word.best_metrics.is_empty());
+    let Some(word) = said else {
+        return found.unzip();
+    };
+    let same = found.filter(|(epoch, _)| Some(*epoch) == word.best_epoch);
+    let own = Some(word.best_metrics.clone()).filter(|own| !own.is_empty());
+    (
+        word.best_epoch,
+        own.or_else(|| same.map(|(_, values)| values)),
+    )
 }
 
 fn metrics(mut values: BTreeMap<String, f64>) -> Metrics {

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 /// How far a training is.
 #[derive(Debug, ToSchema)]
 pub(super) struct ProgressRequest {
+    /// That of the path.
     job_id: i64,
     status: String,
     #[schema(minimum = 0)]
@@ -50,18 +51,20 @@ struct MetricsRequest {
 /// How a training ended.
 #[derive(Debug, ToSchema)]
 pub(super) struct CompletionRequest {
+    /// That of the path.
     job_id: i64,
     status: String,
     #[schema(minimum = 0)]
     total_epochs_completed: i64,
     final_metrics: Option<MetricsRequest>,
     best_metrics: Option<MetricsRequest>,
-    best_epoch: Option<Value>,
+    best_epoch: Option<i64>,
     final_checkpoint_path: Option<String>,
     best_checkpoint_path: Option<String>,
     last_checkpoint_path: Option<String>,
-    model_artifacts_path: Option<Value>,
-    mlflow_run_id: Option<Value>,
+    model_artifacts_path: Option<String>,
+    /// A run at MLflow of the trainer's own; shown on the job unless a tracker has made one.
+    mlflow_run_id: Option<String>,
     total_duration_seconds: Option<Value>,
     error_message: Option<String>,
     traceback: Option<String>,
@@ -72,6 +75,7 @@ pub(super) struct CompletionRequest {
 /// A line for the log.
 #[derive(Debug, ToSchema)]
 pub(super) struct LogRequest {
+    /// That of the path.
     job_id: i64,
     event_type: String,
     message: String,
@@ -85,6 +89,7 @@ pub(super) struct LogRequest {
 /// What a validation found.
 #[derive(Debug, ToSchema)]
 pub(super) struct ValidationRequest {
+    /// That of the path.
     job_id: i64,
     #[schema(minimum = 0)]
     epoch: i64,

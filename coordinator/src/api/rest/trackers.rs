@@ -40,7 +40,7 @@ pub(super) struct TrackerView {
     seconds_behind: u64,
     /// Points or deliveries that it took, ever.
     delivered: u64,
-    /// Attempts or deliveries that were given up, ever.
+    /// Attempts, single parameters, metrics or tags of one, or deliveries that were given up, ever.
     dropped: u64,
     /// Calls that failed since the coordinator started.
     failures: u64,
