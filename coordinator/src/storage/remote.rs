@@ -196,10 +196,15 @@ impl Remote {
     }
 
     async fn head(self, name: String) -> Result<Entry, StorageError> {
-        let meta = self.store.head(&self.at(&name)?).await;
-        let meta = meta.map_err(|error| self.told(&name, &error))?;
+        self.stat(&name).await
+    }
+
+    /// One object without its bytes.
+    pub(super) async fn stat(&self, name: &str) -> Result<Entry, StorageError> {
+        let meta = self.store.head(&self.at(name)?).await;
+        let meta = meta.map_err(|error| self.told(name, &error))?;
         Ok(Entry {
-            path: name,
+            path: name.to_owned(),
             size: meta.size,
             stamp: meta.e_tag.filter(|tag| !tag.starts_with("W/")),
             changed_at: None,
@@ -260,6 +265,16 @@ impl Remote {
         let at = self.at(relative)?;
         let put = self.store.put(&at, bytes.into()).await;
         put.map(drop).map_err(|error| self.told(relative, &error))
+    }
+
+    /// Gives an object another name; what had it is replaced. The store copies it, in one request.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        if self.web {
+            return Err(read_only(&self.url));
+        }
+        let copied = self.store.copy(&self.at(from)?, &self.at(to)?).await;
+        copied.map_err(|error| self.told(from, &error))?;
+        self.remove(from).await
     }
 
     pub(super) async fn remove(&self, relative: &str) -> Result<(), StorageError> {

@@ -18,8 +18,9 @@ use s3s::{
     S3, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
     dto::{
-        DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
-        HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput,
+        CopyObjectInput, CopyObjectOutput, DeleteObjectInput, DeleteObjectOutput, GetObjectInput,
+        GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input,
+        ListObjectsV2Output, PutObjectInput, PutObjectOutput,
     },
     service::S3ServiceBuilder,
 };
@@ -101,6 +102,13 @@ impl S3 for Paged {
         self.0.put_object(request).await
     }
 
+    async fn copy_object(
+        &self,
+        request: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        self.0.copy_object(request).await
+    }
+
     async fn delete_object(
         &self,
         request: S3Request<DeleteObjectInput>,
@@ -170,7 +178,7 @@ impl Server {
         self.fetches.count.load(Ordering::Relaxed)
     }
 
-    fn bucket(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn bucket(&self, name: &str) -> std::path::PathBuf {
         self.root.path().join(name)
     }
 }
