@@ -35,7 +35,7 @@ impl Store {
             name: root.display().to_string(),
             world,
             root,
-            late: 409,
+            late: 400,
             _server: None,
         }
     }
