@@ -257,7 +257,6 @@ impl Secret {
         let (_, stranger) = world.somebody("stranger", "standard_engineer").await;
         world.member(project, id, "member").await;
         let mut body = command();
-        body["project_id"] = json!(project);
         body["config"]["project_id"] = json!(project);
         let job = world.submit(&body).await;
         let (_, shown) = world.get(&format!("/training/jobs/{job}")).await;
