@@ -154,7 +154,6 @@ impl Service {
         (task, secret): (TaskKey, String),
         filename: &str,
     ) -> Result<(), ApiError> {
-        self.alive(task, &secret)?;
         let service = self.clone();
         let live = move || service.alive(task, &secret);
         self.data().publish(task, filename, live).await

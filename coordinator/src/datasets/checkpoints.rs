@@ -185,15 +185,15 @@ impl Datasets {
         let key = published(job, filename);
         let storage = &self.inner.storage;
         let place = storage.artifacts();
-        let size = place.size(&key).await.map_err(|error| match error {
-            StorageError::NotFound(_) => {
-                let words = format!(
-                    "checkpoint '{}' is not in the artifact store; start the job from another one, or from none",
-                    place.location(&key)
-                );
-                ApiError::new(Kind::NotFound, words)
+        let size = place.size(&key).await.map_err(|error| {
+            if !matches!(error, StorageError::NotFound(_)) {
+                return error.into();
             }
-            other => other.into(),
+            let words = format!(
+                "checkpoint '{}' is not in the artifact store; start the job from another one, or from none",
+                place.location(&key)
+            );
+            ApiError::new(Kind::NotFound, words)
         })?;
         let name = format!("artifacts/{key}");
         let url = storage

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tests::wait::until;
 use tonic::{Code, Status};
 use trainyard_core::record::{Checkpoint, Progress, Record};
 use trainyard_proto::v1::{self, StartTask, agent_service_client::AgentServiceClient};
@@ -24,7 +25,7 @@ struct Store {
     name: String,
     /// What a late upload is answered with.
     late: u16,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl Store {
@@ -36,7 +37,7 @@ impl Store {
             world,
             root,
             late: 400,
-            _server: None,
+            server: None,
         }
     }
 
@@ -52,7 +53,7 @@ impl Store {
             name: "s3://artifacts/train".to_owned(),
             // The bucket knows nothing of attempts.
             late: 200,
-            _server: Some(server),
+            server: Some(server),
         }
     }
 
@@ -190,6 +191,47 @@ async fn what_an_older_attempt_sends_late_replaces_nothing_in_a_bucket() {
     an_older_attempt(Store::bucket().await).await;
 }
 
+#[tokio::test]
+async fn a_publication_that_waits_is_refused_when_its_attempt_is_over_by_then() {
+    let store = Store::bucket().await;
+    let server = store.server.as_ref().unwrap();
+    let mut agent = Agent::join(&store.world, "n1", 4).await;
+    let job = store.world.submit(&command()).await;
+    let first = agent.run().await;
+    for file in ["best.pt", "last.pt"] {
+        let way = store.way(&first, file).await.unwrap();
+        assert_eq!(store.send(&way, "of the first").await, 200);
+    }
+    let held = server.hold_copies().await;
+    let begun = async || {
+        until("a copy is under way", async || {
+            (server.copies() == 1).then_some(())
+        })
+        .await;
+    };
+    let (copied, waited, second) = tokio::join!(
+        store.publish(&first, "best.pt"),
+        async {
+            begun().await;
+            store.publish(&first, "last.pt").await
+        },
+        async {
+            begun().await;
+            let second = next(&store, &mut agent, &first, "").await;
+            drop(held);
+            second
+        },
+    );
+    copied.unwrap();
+    assert_eq!(waited.unwrap_err().code(), Code::NotFound);
+    let way = store.way(&second, "best.pt").await.unwrap();
+    assert_eq!(store.send(&way, "of the second").await, 200);
+    store.publish(&second, "best.pt").await.unwrap();
+    assert_eq!(store.kept(job, "best.pt"), "of the second");
+    let kept = store.root.join(format!("checkpoints/{job}/last.pt"));
+    assert!(!kept.exists(), "the first is over");
+}
+
 /// A job that goes on from its last checkpoint, and one that begins with another's.
 async fn beginnings(store: Store) {
     let mut agent = Agent::join(&store.world, "n1", 4).await;
@@ -257,7 +299,7 @@ impl Secret {
         let (_, stranger) = world.somebody("stranger", "standard_engineer").await;
         world.member(project, id, "member").await;
         let mut body = command();
-        body["config"]["project_id"] = json!(project);
+        body["project_id"] = json!(project);
         let job = world.submit(&body).await;
         let (_, shown) = world.get(&format!("/training/jobs/{job}")).await;
         assert_eq!(shown["project_id"], json!(project), "{shown}");

@@ -41,11 +41,13 @@ const SECRET: &str = "secret-key-of-the-platform";
 /// Keys on a page, as with S3 itself.
 const PAGE: usize = 1_000;
 
-/// How often objects were fetched, and how long each of them takes.
+/// How often objects were fetched, and how long each of them takes; and what copies wait for.
 #[derive(Debug, Default)]
 struct Fetches {
     count: AtomicU64,
     millis: AtomicU64,
+    copies: AtomicU64,
+    copying: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The files, with pages of keys, which s3s-fs does not have.
@@ -106,6 +108,8 @@ impl S3 for Paged {
         &self,
         request: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
+        self.1.copies.fetch_add(1, Ordering::Relaxed);
+        let _free = self.1.copying.lock().await;
         self.0.copy_object(request).await
     }
 
@@ -179,6 +183,16 @@ impl Server {
             self.endpoint
         );
         config.storage_options = BTreeMap::from([("s3".to_owned(), Secret::new(options))]);
+    }
+
+    /// No copy ends while this is held.
+    pub(crate) async fn hold_copies(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.fetches.copying).lock_owned().await
+    }
+
+    /// Copies that were asked for.
+    pub(crate) fn copies(&self) -> u64 {
+        self.fetches.copies.load(Ordering::Relaxed)
     }
 
     fn fetched(&self) -> u64 {
