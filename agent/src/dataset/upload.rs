@@ -33,8 +33,6 @@ const ANSWER: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 1 << 20;
 /// How long the coordinator may think about a way.
 const SIGN: Duration = Duration::from_secs(20);
-/// How long a store may take to give a file its name; a bucket copies it.
-const PUBLISH: Duration = Duration::from_secs(120);
 
 /// What became of the checkpoints.
 #[derive(Debug, Default)]
@@ -142,7 +140,8 @@ impl Datasets {
         let answer = answer.map_err(|error| Refusal::Passing(http::words(error)))?;
         match answer.status() {
             status if status.is_success() => {
-                let published = self.publish(order, name.into_owned()).await;
+                // A bucket copies it.
+                let published = self.publish(order, name.into_owned(), limit).await;
                 published.map_err(|status| refusal(&status))?;
                 Ok(signed.location)
             }
@@ -172,15 +171,20 @@ impl Datasets {
     }
 
     /// The bytes are there: from now on they are the checkpoint.
-    async fn publish(&self, order: &Order, filename: String) -> Result<(), Status> {
+    async fn publish(
+        &self,
+        order: &Order,
+        filename: String,
+        limit: Duration,
+    ) -> Result<(), Status> {
         let request = PublishUploadRequest {
             task: Some(order.task.into()),
             secret: order.secret.expose().to_owned(),
             filename,
         };
         let asking = async { self.calls().await?.publish_upload(request).await };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {PUBLISH:?}"));
-        let answer = tokio::time::timeout(PUBLISH, asking).await;
+        let late = |_| Status::deadline_exceeded(format!("no answer within {limit:?}"));
+        let answer = tokio::time::timeout(limit, asking).await;
         answer.map_err(late)?.map(drop)
     }
 }

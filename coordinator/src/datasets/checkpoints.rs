@@ -19,7 +19,7 @@ pub(crate) const UPLOAD: Duration = Duration::from_secs(3_600);
 /// Checkpoints of one job that are listed.
 const MOST: usize = 10_000;
 /// How long a publication waits for another one of its job.
-const TURN: Duration = Duration::from_secs(60);
+const TURN: Duration = Duration::from_secs(600);
 /// What published checkpoints' keys start with.
 const PUBLISHED: &str = "checkpoints";
 /// What the keys of uploads that are not published yet start with.

@@ -3,6 +3,8 @@
 //! Owns how a store is built from its URL and the settings, and that answers are bounded. Never shows a
 //! credential: trainers get URLs that are signed here. Called by `storage`.
 
+mod copy;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
@@ -265,16 +267,6 @@ impl Remote {
         let at = self.at(relative)?;
         let put = self.store.put(&at, bytes.into()).await;
         put.map(drop).map_err(|error| self.told(relative, &error))
-    }
-
-    /// Gives an object another name; what had it is replaced. The store copies it, in one request.
-    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        if self.web {
-            return Err(read_only(&self.url));
-        }
-        let copied = self.store.copy(&self.at(from)?, &self.at(to)?).await;
-        copied.map_err(|error| self.told(from, &error))?;
-        self.remove(from).await
     }
 
     pub(super) async fn remove(&self, relative: &str) -> Result<(), StorageError> {

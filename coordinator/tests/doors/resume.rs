@@ -139,46 +139,68 @@ async fn next(store: &Store, agent: &mut Agent, start: &StartTask, query: &str) 
     agent.run().await
 }
 
+/// A job whose second attempt has stored a checkpoint, and a way of its first one.
+struct Overtaken {
+    store: Store,
+    agent: Agent,
+    job: u64,
+    first: StartTask,
+    second: StartTask,
+    late: String,
+}
+
+impl Overtaken {
+    async fn on(store: Store) -> Self {
+        let mut agent = Agent::join(&store.world, "n1", 4).await;
+        let job = store.world.submit(&command()).await;
+        let first = agent.run().await;
+        let late = store.way(&first, "last.pt").await.unwrap();
+        let never = store.way(&first, "best.pt").await.unwrap();
+        assert_eq!(store.send(&never, "never published").await, 200);
+        let second = next(&store, &mut agent, &first, "").await;
+        Self {
+            store,
+            agent,
+            job,
+            first,
+            second,
+            late,
+        }
+    }
+
+    async fn the_second_stores(&self, text: &str) {
+        let way = self.store.way(&self.second, "last.pt").await.unwrap();
+        assert_eq!(self.store.send(&way, text).await, 200);
+        self.store.publish(&self.second, "last.pt").await.unwrap();
+        assert_eq!(self.store.kept(self.job, "last.pt"), text);
+        let waiting = self.store.waiting(self.job);
+        assert_eq!(waiting, [""; 0], "what was left is cleared away");
+    }
+
+    /// Its way is good for an hour, and its agent has not heard.
+    async fn the_first_harms_nothing(&self) {
+        let Self { store, first, .. } = self;
+        assert_eq!(store.send(&self.late, "of the first").await, store.late);
+        let published = store.publish(first, "last.pt").await;
+        assert_eq!(published.unwrap_err().code(), Code::NotFound);
+        let way = store.way(first, "last.pt").await;
+        assert_eq!(way.unwrap_err().code(), Code::NotFound);
+        let path = format!("/training/jobs/{}/checkpoints", self.job);
+        let (_, listed) = store.world.get(&path).await;
+        let listed = listed["checkpoints"].as_array().unwrap().len();
+        assert_eq!(listed, 1, "what is not published is not there");
+    }
+}
+
 async fn an_older_attempt(store: Store) {
-    let mut agent = Agent::join(&store.world, "n1", 4).await;
-    let job = store.world.submit(&command()).await;
-    let first = agent.run().await;
-    let [late, never] = [
-        store.way(&first, "last.pt").await.unwrap(),
-        store.way(&first, "best.pt").await.unwrap(),
-    ];
-    assert_eq!(store.send(&never, "never published").await, 200);
-    let second = next(&store, &mut agent, &first, "").await;
-    let way = store.way(&second, "last.pt").await.unwrap();
-    assert_eq!(store.send(&way, "of the second").await, 200);
-    store.publish(&second, "last.pt").await.unwrap();
-    assert_eq!(store.kept(job, "last.pt"), "of the second");
-    assert_eq!(store.waiting(job), [""; 0], "what was left is cleared away");
-    // The way of the first is good for an hour, and its agent has not heard.
-    assert_eq!(store.send(&late, "of the first").await, store.late);
-    let refused = store.publish(&first, "last.pt").await.unwrap_err();
-    assert_eq!(refused.code(), Code::NotFound);
-    assert_eq!(
-        store.way(&first, "last.pt").await.unwrap_err().code(),
-        Code::NotFound
-    );
-    assert_eq!(store.kept(job, "last.pt"), "of the second");
-    let (_, listed) = store
-        .world
-        .get(&format!("/training/jobs/{job}/checkpoints"))
-        .await;
-    assert_eq!(
-        listed["checkpoints"].as_array().unwrap().len(),
-        1,
-        "{listed}"
-    );
-    // The newest goes on as it likes.
-    assert_eq!(store.send(&way, "and once more").await, 200);
-    store.publish(&second, "last.pt").await.unwrap();
-    assert_eq!(store.kept(job, "last.pt"), "and once more");
-    assert_eq!(store.waiting(job), [""; 0]);
-    let nothing = store.publish(&second, "best.pt").await.unwrap_err();
-    assert_eq!(nothing.code(), Code::NotFound, "{nothing:?}");
+    let job = Overtaken::on(store).await;
+    job.the_second_stores("of the second").await;
+    job.the_first_harms_nothing().await;
+    assert_eq!(job.store.kept(job.job, "last.pt"), "of the second");
+    job.the_second_stores("and once more").await;
+    let nothing = job.store.publish(&job.second, "best.pt").await;
+    assert_eq!(nothing.unwrap_err().code(), Code::NotFound);
+    drop(job.agent);
 }
 
 #[tokio::test]
@@ -232,44 +254,48 @@ async fn a_publication_that_waits_is_refused_when_its_attempt_is_over_by_then() 
     assert!(!kept.exists(), "the first is over");
 }
 
-/// A job that goes on from its last checkpoint, and one that begins with another's.
+/// A job that names nothing, then its checkpoint, then a path of a node.
 async fn beginnings(store: Store) {
     let mut agent = Agent::join(&store.world, "n1", 4).await;
     let job = store.world.submit(&command()).await;
     let first = agent.run().await;
-    let none = store.download(&first).await.unwrap();
-    assert_eq!(none, v1::SignDownloadResponse::default(), "it names none");
+    let none = v1::SignDownloadResponse::default();
+    assert_eq!(store.download(&first).await.unwrap(), none);
     let location = store.put(job, "last.pt", "weights");
     let query = format!("?checkpoint_path={location}&resume=true");
     let second = next(&store, &mut agent, &first, &query).await;
     assert_eq!(second.spec.as_ref().unwrap().resume_from, location);
-    let way = store.download(&second).await.unwrap();
-    assert_eq!(way.size_bytes, 7);
-    let got = store.world.http.get(store.url(&way.url)).send().await;
-    assert_eq!(got.unwrap().text().await.unwrap(), "weights");
-    let other = store.url(&way.url).replace("last.pt", "best.pt");
-    store.put(job, "best.pt", "secret");
-    assert_eq!(
-        store.world.http.get(other).send().await.unwrap().status(),
-        403
-    );
-    for (secret, attempt) in [("guessed", 2), (&*second.secret, 1), (&*second.secret, 3)] {
-        let task = second.task.map(|task| v1::TaskKey { attempt, ..task });
-        let stranger = StartTask {
-            task,
-            secret: secret.to_owned(),
-            ..second.clone()
-        };
-        let refused = store.download(&stranger).await.unwrap_err();
-        assert_eq!(refused.code(), Code::NotFound);
-    }
+    a_way_is_for_one_file(&store, &second).await;
+    no_stranger_gets_it(&store, &second).await;
     fs::remove_file(store.root.join(format!("checkpoints/{job}/last.pt"))).unwrap();
     let gone = store.download(&second).await.unwrap_err();
-    assert_eq!(gone.code(), Code::NotFound);
     let words = format!("checkpoint '{location}' is not in the artifact store");
     assert!(gone.message().starts_with(&words), "{gone:?}");
     let third = next(&store, &mut agent, &second, "?checkpoint_path=/nfs/last.pt").await;
     assert_eq!(store.download(&third).await.unwrap(), none);
+}
+
+async fn a_way_is_for_one_file(store: &Store, start: &StartTask) {
+    let way = store.download(start).await.unwrap();
+    assert_eq!(way.size_bytes, 7);
+    let got = store.world.http.get(store.url(&way.url)).send().await;
+    assert_eq!(got.unwrap().text().await.unwrap(), "weights");
+    store.put(start.task.unwrap().job_id, "best.pt", "secret");
+    let other = store.url(&way.url).replace("last.pt", "best.pt");
+    let got = store.world.http.get(other).send().await;
+    assert_eq!(got.unwrap().status(), 403);
+}
+
+async fn no_stranger_gets_it(store: &Store, start: &StartTask) {
+    for (secret, attempt) in [("guessed", 2), (&*start.secret, 1), (&*start.secret, 3)] {
+        let stranger = StartTask {
+            task: start.task.map(|task| v1::TaskKey { attempt, ..task }),
+            secret: secret.to_owned(),
+            ..start.clone()
+        };
+        let refused = store.download(&stranger).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound);
+    }
 }
 
 #[tokio::test]
