@@ -15,6 +15,18 @@ from typing import Any, Callable, Dict, Optional
 
 from trainyard_sdk import CheckpointError
 
+# What torch raises for a file that is none of its own, or one of classes that are not here.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    pickle.PickleError,
+)
+
 
 @dataclass
 class Beginning:
@@ -77,8 +89,8 @@ def _load(path: Path) -> Dict[str, Any]:
     try:
         # The model is stored as an object, so there is no reading it without running what it says.
         state = torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, ImportError, pickle.PickleError) as e:
-        raise CheckpointError(f"RESUME_FROM {str(path)!r} is no checkpoint of Ultralytics: {e}") from e
+    except _UNREADABLE as error:
+        raise CheckpointError(f"RESUME_FROM {str(path)!r} is no checkpoint of Ultralytics: {error}") from error
     if not isinstance(state, dict) or (state.get("ema") is None and state.get("model") is None):
         raise CheckpointError(f"RESUME_FROM {str(path)!r} is no checkpoint of Ultralytics: it holds no model")
     return state

@@ -1,9 +1,9 @@
 """Trainer: Ultralytics YOLO for detection, classification, segmentation and pose.
 
 Started as `python train.py --log-level INFO`, in any working folder; everything it writes goes there and into
-CHECKPOINT_DIR. First weights are looked for in the working folder and in WEIGHTS_DIR, then downloaded if that begins
-within seconds; without them training starts from random weights. RESUME_FROM goes before all of that. Exit codes: 0 completed, 1 failure, 2 a callback was
-not accepted.
+CHECKPOINT_DIR. RESUME_FROM names a checkpoint to go on from or whose weights to begin with. Else first weights are
+looked for in the working folder and in WEIGHTS_DIR, then downloaded if that begins within seconds; without them
+training starts from random weights. Exit codes: 0 completed, 1 failure, 2 a callback was not accepted.
 """
 
 from __future__ import annotations
