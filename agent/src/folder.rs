@@ -101,6 +101,12 @@ impl TaskFolder {
         self.path.join("dataset")
     }
 
+    /// Where the checkpoint that the trainer begins with is brought.
+    #[must_use]
+    pub fn beginning(&self) -> PathBuf {
+        self.path.join("resume")
+    }
+
     /// Creates the folder with the order in it, durably.
     pub fn create(&self, order: &Order) -> io::Result<()> {
         private_folder(&self.path)?;

@@ -54,7 +54,7 @@ pub struct JobSpec {
     pub custom_prompts: Option<Vec<String>>,
     /// How such words are used; `offline` unless said otherwise.
     pub prompt_mode: Option<String>,
-    /// A checkpoint to begin with, as the trainer's node sees it.
+    /// A checkpoint to begin with: its location in the artifact store, or a path as the trainer's node sees it.
     pub resume_from: Option<String>,
     /// Go on where that checkpoint ended, epochs and optimizer included; else only its weights count.
     pub resume: bool,

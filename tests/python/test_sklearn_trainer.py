@@ -67,6 +67,57 @@ class SklearnTrainer(unittest.TestCase):
         self.assertNotEqual(curve({"seed": 1}, BATCH_SIZE="16"), first)
         self.assertNotEqual(curve({"seed": 1, "advanced_config": {"optimizer": {"type": "sgd"}}}), first)
 
+    def test_a_run_that_goes_on_has_the_curve_of_one_without_a_break(self) -> None:
+        def curve(**env: str) -> List[Any]:
+            return [(body["current_epoch"], body["metrics"]) for body in self.run_job(config, **env)[1:]]
+
+        for number, solver in enumerate(("adam", {"type": "sgd", "momentum": 0.8})):
+            config = {"seed": 3, "optimizer": solver, "hidden_layer_sizes": [24, 12]}
+            folders = [str(self.work / f"{name}-{number}") for name in ("whole", "first", "second")]
+            whole = curve(EPOCHS="5", CHECKPOINT_DIR=folders[0])
+            end = self.completion()
+            first = curve(EPOCHS="2", CHECKPOINT_DIR=folders[1])
+            resumed = {"RESUME_FROM": f"{folders[1]}/last.npz", "CHECKPOINT_DIR": folders[2], "EPOCHS": "5"}
+            second = curve(RESUME="true", **resumed)
+            self.assertEqual(first + second, whole)
+            self.assertEqual([epoch for epoch, _ in second], [3, 4, 5])
+            again = self.completion()
+            for key in ("final_metrics", "best_metrics", "best_epoch", "total_epochs_completed"):
+                self.assertEqual(again[key], end[key], key)
+            last = [Path(folder, "last.npz").read_bytes() for folder in (folders[0], folders[2])]
+            self.assertEqual(last[0], last[1], "the checkpoints are the same to the last bit")
+            # With the weights alone it begins anew, and not where an untrained network does.
+            anew = curve(RESUME="false", **resumed)
+            self.assertEqual([epoch for epoch, _ in anew], [1, 2, 3, 4, 5])
+            self.assertLess(anew[0][1]["loss"], whole[0][1]["loss"])
+
+    def test_a_run_that_has_nothing_left_to_do_says_what_it_came_to(self) -> None:
+        self.run_job(EPOCHS="2", CHECKPOINT_DIR=str(self.work / "a"))
+        before = self.completion()
+        named = str(self.work / "a" / "last.npz")
+        progress = self.run_job(EPOCHS="2", CHECKPOINT_DIR=str(self.work / "b"), RESUME_FROM=named)
+        self.assertEqual(len(progress), 1)
+        end = self.completion()
+        self.assertEqual(end["final_metrics"], before["final_metrics"])
+        self.assertEqual((end["last_checkpoint_path"], end["exit_code"]), (named, 0))
+
+    def test_a_checkpoint_that_does_not_fit_is_refused_in_words(self) -> None:
+        self.run_job(EPOCHS="1", CHECKPOINT_DIR=str(self.work / "a"))
+        named = str(self.work / "a" / "last.npz")
+        (self.work / "text.npz").write_text("no checkpoint")
+        cases = [
+            ({}, str(self.work / "none.npz"), "is not a file on this machine"),
+            ({}, str(self.work / "text.npz"), "is no checkpoint of this trainer"),
+            ({"hidden_layer_sizes": [32]}, named, "is of another network"),
+            ({"optimizer": "sgd"}, named, "has solver 'adam', but this job has 'sgd'"),
+            ({"activation": "tanh"}, named, "has activation 'relu', but this job has 'tanh'"),
+        ]
+        for config, path, words in cases:
+            self.run_job(config, code=1, RESUME_FROM=path)
+            message = self.completion()["error_message"]
+            self.assertIn("[CheckpointError] RESUME_FROM", message)
+            self.assertIn(words, message)
+
     def test_imagefolder_and_unknown_settings(self) -> None:
         data = self.make("--kind", "imagefolder", "--train", "60", "--val", "20")
         self.assertEqual(len(list((data / "train").glob("*/*.png"))), 60)

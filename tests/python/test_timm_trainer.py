@@ -236,6 +236,12 @@ class TimmTrainer(unittest.TestCase):
         self.assertEqual(self.curve(), whole[2:])
         self.assertEqual(end["total_epochs_completed"], 4)
         self.assertTrue(any("going on after epoch 2" in words for words in self.messages("INFO")))
+        # With the weights alone it begins anew, and not where an untrained network does.
+        self.run_job(config, EPOCHS="1", RESUME_FROM=str(self.root / "from.pt"), RESUME="false")
+        anew = self.curve()
+        self.assertEqual(len(anew), 1)
+        self.assertNotEqual(anew[0], whole[0])
+        self.assertTrue(any(words.startswith("first weights: ") for words in self.messages("INFO")))
 
     def test_first_weights_are_taken_from_the_weights_folder(self) -> None:
         self.folders()

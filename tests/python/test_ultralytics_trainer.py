@@ -163,6 +163,55 @@ class UltralyticsTrainer(unittest.TestCase):
         given = self.arguments()
         self.assertEqual({key: given[key] for key in wanted}, wanted)
 
+    def test_an_interrupted_run_goes_on_elsewhere_and_a_complete_one_gives_its_weights(self) -> None:
+        import shutil
+
+        self.scenes(8)
+        config = {"checkpoint_interval": 1, "seed": 1, "pretrained": False}
+        self.run_job("detection", config, EPOCHS="4", LEARNING_RATE="0.004")
+        made = self.work / "runs" / "train" / "weights"
+        # What is written after an epoch is what a run leaves that ends there; last.pt is that of a complete one.
+        interrupted, complete = self.root / "last.pt", self.root / "complete.pt"
+        shutil.copy(made / "epoch1.pt", interrupted)
+        shutil.copy(made / "last.pt", complete)
+        shutil.rmtree(self.work)  # the other node's folder is gone
+
+        def begin(epochs: str, path: Path, code: int = 0, **env: str) -> Any:
+            self.work = self.root / f"work-{len(list(self.root.iterdir()))}"
+            self.work.mkdir()
+            self.platform.calls.clear()
+            given = {"EPOCHS": epochs, "LEARNING_RATE": "0.004", "RESUME_FROM": str(path), **env}
+            end = self.run_job("detection", config, code, **given)
+            told = [body["message"] for body in self.platform.bodies("logs")]
+            return [body["current_epoch"] for body in self.platform.bodies("progress")], end, "\n".join(told)
+
+        # More epochs than the first run was asked for.
+        epochs, end, told = begin("5", interrupted, RESUME="true", CHECKPOINT_DIR=str(self.root / "ck"))
+        self.assertEqual(epochs, [0, 3, 4, 5])
+        self.assertIn("going on after epoch 2", told)
+        self.assertEqual((end["total_epochs_completed"], self.arguments()["epochs"]), (5, 5))
+        self.assertTrue(self.arguments()["save_dir"].startswith(str(self.work)), "it works in its own folder")
+        self.assertEqual(end["last_checkpoint_path"], str(self.root / "ck" / "last.pt"))
+        self.assertIsNotNone(end["best_epoch"])
+
+        epochs, _, told = begin("1", interrupted, RESUME="false")
+        self.assertEqual(epochs, [0, 1])
+        self.assertIn(f"first weights: {interrupted}", told)
+        epochs, _, told = begin("1", complete)
+        self.assertEqual(epochs, [0, 1])
+        self.assertIn("whose run is complete", told)
+        self.assertNotIn("random weights", told)
+
+        (self.root / "text.pt").write_text("no checkpoint")
+        for path, asked, words in (
+            (interrupted, "2", "has done 2 epochs and the job asks for 2"),
+            (self.root / "none.pt", "2", "is not a file on this machine"),
+            (self.root / "text.pt", "2", "is no checkpoint of Ultralytics"),
+        ):
+            _, end, _ = begin(asked, path, 1)
+            self.assertIn("[CheckpointError] RESUME_FROM", end["error_message"])
+            self.assertIn(words, end["error_message"])
+
     def test_learning_rate_is_honoured_without_an_optimizer(self) -> None:
         self.scenes(6)
         end = self.run_job("segmentation", LEARNING_RATE="0.004", EPOCHS="1")

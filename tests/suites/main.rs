@@ -12,6 +12,7 @@ mod fuzz;
 mod people;
 mod python;
 mod refusals;
+mod resume;
 mod secrets;
 mod snapshots;
 mod store;

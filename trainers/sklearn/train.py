@@ -3,7 +3,8 @@
 Started as `python train.py --log-level INFO`. Settings beyond the common ones, all in CONFIG:
 `seed`, `hidden_layer_sizes`, `activation`, `optimizer` (`adam`, `sgd`, or an object with `type`, `momentum`,
 `weight_decay`), `alpha`, `image_size`, and `epoch_delay_seconds`, a pause after each epoch that makes a
-demonstration watchable (0 unless set). Exit codes: 0 completed, 1 failure, 2 a callback was not accepted.
+demonstration watchable (0 unless set). RESUME_FROM names a checkpoint to go on from, or to begin with its weights when
+RESUME is false. Exit codes: 0 completed, 1 failure, 2 a callback was not accepted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ try:
     from trainyard_sdk import CheckpointError, ConfigError, TrainerConfig, TrainerSDK
 except ImportError:
     sys.exit("trainyard_sdk is not importable; add the folder sdk/python to PYTHONPATH")
+
+import checkpoint
 
 LOGGER = logging.getLogger("trainer")
 MAX_SIDE = 64
@@ -61,25 +64,25 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         f"{len(samples.train_x)} training and {len(samples.val_x)} validation samples, {len(samples.classes)} classes, "
         f"{samples.train_x.shape[1]} inputs"
     )
-    best: Optional[Dict[str, float]] = None
-    best_epoch = 0
-    metrics: Dict[str, float] = {}
+    done, best, best_epoch, metrics = _begin(sdk, model, samples)
     paths = {name: config.checkpoint_dir / f"{name}.npz" for name in ("best", "last")}
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(done + 1, config.epochs + 1):
         started = time.monotonic()
         model.partial_fit(samples.train_x, samples.train_y, classes=range(len(samples.classes)))
         metrics = _evaluate(model, samples)
-        _save(paths["last"], model, samples, epoch, metrics)
-        if best is None or metrics["accuracy"] > best["accuracy"]:
+        better = best is None or metrics["accuracy"] > best["accuracy"]
+        if better:
             best, best_epoch = metrics, epoch
-            _save(paths["best"], model, samples, epoch, metrics)
+        progress = {"epoch": epoch, "metrics": metrics, "best": {"epoch": best_epoch, "metrics": best}}
+        for name in ("last", "best") if better else ("last",):
+            checkpoint.save(paths[name], model, samples, progress)
         LOGGER.info("epoch %d/%d %s", epoch, config.epochs, json.dumps(metrics))
         sdk.report_progress(
             epoch,
             config.epochs,
             metrics,
             checkpoint_path=str(paths["last"]),
-            best_checkpoint_path=str(paths["best"]),
+            best_checkpoint_path=_there(paths["best"]),
             epoch_duration_seconds=round(time.monotonic() - started, 4),
         )
         _validation(sdk, epoch, metrics)
@@ -89,10 +92,35 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         final_metrics=metrics,
         best_metrics=best,
         best_epoch=best_epoch,
-        best_checkpoint_path=str(paths["best"]),
-        last_checkpoint_path=str(paths["last"]),
-        total_epochs_completed=config.epochs,
+        best_checkpoint_path=_there(paths["best"]),
+        last_checkpoint_path=_there(paths["last"]) or os.environ.get("RESUME_FROM"),
+        total_epochs_completed=max(done, config.epochs),
     )
+
+
+def _begin(
+    sdk: TrainerSDK, model: Any, samples: Any
+) -> Tuple[int, Optional[Dict[str, float]], int, Dict[str, float]]:
+    """Go on from RESUME_FROM, if it is set: the epochs that are done, the best metrics, their epoch, the last ones."""
+    named = os.environ.get("RESUME_FROM", "").strip()
+    if not named:
+        return 0, None, 0, {}
+    path = Path(named)
+    if not path.is_file():
+        raise CheckpointError(f"RESUME_FROM is {named!r}, which is not a file on this machine")
+    whole = os.environ.get("RESUME", "true").strip().lower() != "false"
+    about = checkpoint.restore(path, model, samples, whole)
+    if not whole:
+        sdk.log(f"first weights: {path}")
+        return 0, None, 0, {}
+    sdk.log(f"going on after epoch {about['epoch']} of {path}")
+    best = about["best"]
+    return about["epoch"], best["metrics"], best["epoch"], about["metrics"]
+
+
+def _there(path: Path) -> Optional[str]:
+    """A checkpoint that this run has written: one that goes on may never be better than the run before it."""
+    return str(path) if path.is_file() else None
 
 
 def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
@@ -198,28 +226,6 @@ def _validation(sdk: TrainerSDK, epoch: int, metrics: Dict[str, float]) -> None:
         primary_metric_value=metrics["accuracy"],
         overall_loss=metrics["val_loss"],
     )
-
-
-def _save(path: Path, model: Any, samples: Any, epoch: int, metrics: Dict[str, float]) -> None:
-    """Write the weights as npz in one step, so that a reader or a crash never meets half a file."""
-    import numpy
-
-    arrays = {f"weights_{i}": layer for i, layer in enumerate(model.coefs_)}
-    arrays.update({f"biases_{i}": layer for i, layer in enumerate(model.intercepts_)})
-    arrays["mean"] = samples.mean
-    about = {"epoch": epoch, "classes": list(samples.classes), "activation": model.activation, "metrics": metrics}
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as stream:
-            numpy.savez(stream, about=numpy.array(json.dumps(about)), **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?"
-        ) from error
 
 
 def _set_up_logging(argv: Optional[List[str]]) -> None:

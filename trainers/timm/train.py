@@ -171,7 +171,7 @@ class Job:
         )
 
     def _resume(self, run: Any) -> int:
-        """Go on from RESUME_FROM; the number of the last epoch that is done."""
+        """Go on from RESUME_FROM, or begin with its weights; the number of the last epoch that is done."""
         import model as networks
 
         named = os.environ.get("RESUME_FROM", "").strip()
@@ -180,6 +180,9 @@ class Job:
         path = Path(named)
         if not path.is_file():
             raise CheckpointError(f"RESUME_FROM is {named!r}, which is not a file on this machine")
+        if os.environ.get("RESUME", "true").strip().lower() == "false":
+            networks.load_weights(run.model, path, self._sdk.log)
+            return 0
         state = networks.read(path)
         if state.get("classes") != list(self._data.classes):
             raise CheckpointError(f"RESUME_FROM {named!r} is of a job with other classes than this dataset's")

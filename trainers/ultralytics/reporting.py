@@ -89,6 +89,11 @@ class Reporter:
             state = self._state
         return state
 
+    def go_on(self, done: int, best_epoch: Optional[int], best_fitness: Optional[float]) -> None:
+        """Begin after the epochs of an earlier run, with its best one to be beaten."""
+        best = None if best_fitness is None else {"fitness": best_fitness}
+        self._state.update(epoch=done, best_epoch=best_epoch, best_metrics=best)
+
     def on_pretrain_routine_start(self, _trainer: Any) -> None:
         offline.seal()
 

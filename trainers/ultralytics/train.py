@@ -1,9 +1,9 @@
 """Trainer: Ultralytics YOLO for detection, classification, segmentation and pose.
 
 Started as `python train.py --log-level INFO`, in any working folder; everything it writes goes there and into
-CHECKPOINT_DIR. First weights are looked for in the working folder and in WEIGHTS_DIR, then downloaded if that begins
-within seconds; without them training starts from random weights. Exit codes: 0 completed, 1 failure, 2 a callback was
-not accepted.
+CHECKPOINT_DIR. RESUME_FROM names a checkpoint to go on from or whose weights to begin with. Else first weights are
+looked for in the working folder and in WEIGHTS_DIR, then downloaded if that begins within seconds; without them
+training starts from random weights. Exit codes: 0 completed, 1 failure, 2 a callback was not accepted.
 """
 
 from __future__ import annotations
@@ -65,8 +65,12 @@ def _train(sdk: TrainerSDK, config: TrainerConfig, work: Path, level: int) -> No
     offline.seal()
 
     import reporting
+    import resume
 
-    model = _model(sdk, config, plan.arguments, work)
+    run = work / "runs" / "train"
+    arguments = {**plan.arguments, "data": data, "project": str(run.parent), "name": run.name, "exist_ok": True}
+    begun = resume.read(arguments, work, sdk.log)
+    model = _model(sdk, config, plan.arguments, work, begun.weights if begun else None)
     folder = os.environ.get("CHECKPOINT_DIR", "").strip()
     state_file = work / "progress.json"
     state_file.unlink(missing_ok=True)
@@ -74,9 +78,11 @@ def _train(sdk: TrainerSDK, config: TrainerConfig, work: Path, level: int) -> No
         sdk, config.task_type, plan.hooks, state_file, Path(folder).absolute() if folder else None, threads
     )
     reporter.attach(model)
-    run = work / "runs" / "train"
+    if begun and begun.done:
+        reporter.go_on(begun.done, begun.best_epoch, begun.best_fitness)
+        arguments["resume"] = True
     shutil.rmtree(run, ignore_errors=True)  # what an earlier try in this folder left would pass for this run's
-    model.train(data=data, project=str(run.parent), name=run.name, exist_ok=True, **plan.arguments)
+    model.train(**arguments)
     _report_end(sdk, reporter, run)
 
 
@@ -134,13 +140,20 @@ def _check_arguments(arguments: Dict[str, Any]) -> None:
         raise ConfigError(f"CONFIG: {error}") from error
 
 
-def _model(sdk: TrainerSDK, config: TrainerConfig, arguments: Dict[str, Any], work: Path) -> Any:
-    """A model with the best first weights at hand."""
+def _model(
+    sdk: TrainerSDK, config: TrainerConfig, arguments: Dict[str, Any], work: Path, checkpoint: Optional[Path]
+) -> Any:
+    """The model of a checkpoint, or one with the best first weights at hand."""
     from ultralytics import YOLO
 
     name = config.model_name or "yolo11n"
     file, architecture = settings.model_file(name, config.task_type)
     task = settings.TASKS[config.task_type]
+    if checkpoint is not None:
+        model = YOLO(str(checkpoint), task=task)
+        if model.task != task:
+            raise ConfigError(f"TASK_TYPE is {config.task_type!r}, but RESUME_FROM is a model for {model.task}")
+        return model
     source, why = _first_weights(sdk, arguments, file, work)
     if source is not None:
         sdk.log(f"first weights: {source}")

@@ -53,6 +53,7 @@ impl Preparation {
         };
         let place = Place {
             dataset,
+            checkpoint: self.checkpoint(&tell).await?,
             ..self.place()
         };
         lay_out(place.working_folder.clone(), trainer).await?;
@@ -89,6 +90,25 @@ impl Preparation {
         let text = shown.map_err(|error| error.failure(snapshot))?;
         self.scribe.note(Level::Info, text);
         Ok(Some(view))
+    }
+
+    /// The checkpoint to begin with, fetched when it lies in the artifact store; one that is named as
+    /// this node sees it is left to the trainer.
+    async fn checkpoint(
+        &self,
+        tell: &(impl Fn(String) + Send + Sync),
+    ) -> Result<Option<PathBuf>, Failure> {
+        let Some(location) = &self.order.spec.resume_from else {
+            return Ok(None);
+        };
+        tell(format!("fetching checkpoint {location}"));
+        let folder = TaskFolder::of(&self.node.tasks(), self.order.task).beginning();
+        let fetching = self.node.datasets.fetch_checkpoint(&self.order, &folder);
+        let Some((path, text)) = fetching.await? else {
+            return Ok(None);
+        };
+        self.scribe.note(Level::Info, text);
+        Ok(Some(path))
     }
 
     async fn check_dataset(&self) -> Result<(), Failure> {
@@ -172,6 +192,7 @@ impl Preparation {
             weights: weights.is_dir().then_some(weights),
             path: node.path.clone(),
             dataset: None,
+            checkpoint: None,
         }
     }
 }

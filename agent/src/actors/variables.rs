@@ -42,6 +42,8 @@ pub(super) struct Place {
     pub(super) path: String,
     /// What is shown of the snapshot's dataset, if there is one.
     pub(super) dataset: Option<PathBuf>,
+    /// The checkpoint that the trainer begins with, when it came from the artifact store.
+    pub(super) checkpoint: Option<PathBuf>,
 }
 
 /// The variables, and the names that the user wanted and did not get.
@@ -143,6 +145,9 @@ fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
         // The id goes before a path that a job may name too.
         all.insert("LOCAL_DATASET_PATH".to_owned(), text(dataset));
     }
+    if let Some(checkpoint) = &place.checkpoint {
+        all.insert("RESUME_FROM".to_owned(), text(checkpoint));
+    }
     if let Some(weights) = &place.weights {
         all.insert("WEIGHTS_DIR".to_owned(), text(weights));
     }
@@ -231,6 +236,7 @@ mod tests {
             weights: None,
             path: "/usr/bin:/bin".into(),
             dataset: None,
+            checkpoint: None,
         }
     }
 
@@ -319,6 +325,12 @@ mod tests {
             (all["RESUME_FROM"].as_str(), all["RESUME"].as_str()),
             ("/c/last.pt", "true")
         );
+        let fetched = Place {
+            checkpoint: Some("/d/tasks/7-2-0/resume/last.pt".into()),
+            ..place()
+        };
+        let (all, _) = variables(&again, &fetched);
+        assert_eq!(all["RESUME_FROM"], "/d/tasks/7-2-0/resume/last.pt");
         assert_eq!(config["primary_metric"], "mAP50");
         assert_eq!(config["primary_metric_mode"], "max");
         assert_eq!(config["split_config"]["default"], "80/20");

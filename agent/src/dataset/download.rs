@@ -21,8 +21,16 @@ const MOST_REFUSALS: u32 = 3;
 /// A content that differs is fetched once more: it may be the transfer's fault.
 const MOST_CONTENTS: u32 = 2;
 
+/// What a file must turn out to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Content {
+    pub(super) size: u64,
+    /// Where it is known.
+    pub(super) digest: Option<[u8; 32]>,
+}
+
 /// Why a try came to nothing.
-enum Trouble {
+pub(super) enum Trouble {
     /// The way is refused: expired, or the file is gone.
     Refused(StatusCode),
     /// The file is there and is another.
@@ -45,11 +53,15 @@ pub(super) async fn download(
             "a file without a way".to_owned(),
         ));
     };
+    let content = Content {
+        size: file.size,
+        digest: Some(file.digest),
+    };
     let mut target = Target::create(to).await.map_err(disk)?;
     let (mut retry, mut refusals, mut contents) = (Retry::new(PATIENCE), 0, 0);
     loop {
         let before = target.written;
-        let Err(trouble) = target.fill(datasets, file, &way).await else {
+        let Err(trouble) = target.fill(datasets, content, &way).await else {
             return Ok(());
         };
         if target.written > before {
@@ -104,14 +116,14 @@ fn disk(error: std::io::Error) -> FetchError {
 }
 
 /// What has come so far.
-struct Target {
+pub(super) struct Target {
     file: File,
     hasher: blake3::Hasher,
-    written: u64,
+    pub(super) written: u64,
 }
 
 impl Target {
-    async fn create(path: &Path) -> std::io::Result<Self> {
+    pub(super) async fn create(path: &Path) -> std::io::Result<Self> {
         Ok(Self {
             file: File::create_new(path).await?,
             hasher: blake3::Hasher::new(),
@@ -119,7 +131,7 @@ impl Target {
         })
     }
 
-    async fn restart(&mut self) -> std::io::Result<()> {
+    pub(super) async fn restart(&mut self) -> std::io::Result<()> {
         use tokio::io::AsyncSeekExt as _;
         self.file.set_len(0).await?;
         self.file.rewind().await?;
@@ -129,10 +141,10 @@ impl Target {
     }
 
     /// Goes on with the rest, or begins again where the server does not give a part.
-    async fn fill(
+    pub(super) async fn fill(
         &mut self,
         datasets: &Datasets,
-        file: &ManifestFile,
+        content: Content,
         way: &str,
     ) -> Result<(), Trouble> {
         let url = datasets.coordinator.join(way);
@@ -152,7 +164,7 @@ impl Target {
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 return Err(Trouble::Differs(format!(
                     "is shorter than {} bytes",
-                    file.size
+                    content.size
                 )));
             }
             status if is_refusal(status) => return Err(Trouble::Refused(status)),
@@ -163,25 +175,28 @@ impl Target {
                 break;
             };
             self.written += chunk.len() as u64;
-            if self.written > file.size {
+            if self.written > content.size {
                 return Err(Trouble::Differs(format!(
                     "is longer than {} bytes",
-                    file.size
+                    content.size
                 )));
             }
             self.hasher.update(&chunk);
             self.file.write_all(&chunk).await.map_err(Trouble::Disk)?;
         }
         self.file.flush().await.map_err(Trouble::Disk)?;
-        self.check(file)
+        self.check(content)
     }
 
-    fn check(&self, file: &ManifestFile) -> Result<(), Trouble> {
-        if self.written != file.size {
-            let how = format!("has {} bytes in place of {}", self.written, file.size);
+    fn check(&self, content: Content) -> Result<(), Trouble> {
+        if self.written != content.size {
+            let how = format!("has {} bytes in place of {}", self.written, content.size);
             return Err(Trouble::Differs(how));
         }
-        if *self.hasher.finalize().as_bytes() != file.digest {
+        if content
+            .digest
+            .is_some_and(|digest| *self.hasher.finalize().as_bytes() != digest)
+        {
             return Err(Trouble::Differs("has another content".to_owned()));
         }
         Ok(())

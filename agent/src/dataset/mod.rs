@@ -14,6 +14,7 @@ mod download;
 mod error;
 pub mod http;
 mod manifest;
+mod resume;
 mod retry;
 mod show;
 mod upload;

@@ -4,9 +4,21 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::{Code, Status};
 
 const FIRST: Duration = Duration::from_millis(100);
 const MOST: Duration = Duration::from_secs(5);
+
+/// Whether another try may help against a refusal of the coordinator.
+pub(super) fn may_pass(status: &Status) -> bool {
+    let passing = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Unknown,
+        Code::Internal,
+    ];
+    passing.contains(&status.code())
+}
 
 /// Waits between tries, until there was no progress for too long.
 #[derive(Debug)]

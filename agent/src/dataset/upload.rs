@@ -11,11 +11,15 @@ use std::{
 
 use reqwest::{StatusCode, header};
 use tokio::fs::File;
-use tonic::{Code, Status};
+use tonic::Status;
 use trainyard_core::record::{Checkpoint, Progress};
-use trainyard_proto::v1::{SignUploadRequest, SignUploadResponse};
+use trainyard_proto::v1::{PublishUploadRequest, SignUploadRequest, SignUploadResponse};
 
-use super::{Datasets, http, retry::Retry, size_text};
+use super::{
+    Datasets, http,
+    retry::{self, Retry},
+    size_text,
+};
 use crate::{clock, folder::Order};
 
 /// How long a store that takes nothing is borne, for all checkpoints together: the end of a job waits
@@ -123,7 +127,7 @@ impl Datasets {
 
     async fn try_to_store(&self, order: &Order, path: &Path, size: u64) -> Result<String, Refusal> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let signed = self.sign(order, name.into_owned(), size).await;
+        let signed = self.sign(order, name.clone().into_owned(), size).await;
         let signed = signed.map_err(|status| refusal(&status))?;
         let url = self.coordinator.join(&signed.url);
         let url = url.map_err(|error| Refusal::Final(format!("its way is no URL: {error}")))?;
@@ -135,7 +139,12 @@ impl Datasets {
         let answer = request.send().await;
         let answer = answer.map_err(|error| Refusal::Passing(http::words(error)))?;
         match answer.status() {
-            status if status.is_success() => Ok(signed.location),
+            status if status.is_success() => {
+                // A bucket copies it.
+                let published = self.publish(order, name.into_owned(), limit).await;
+                published.map_err(|status| refusal(&status))?;
+                Ok(signed.location)
+            }
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::INSUFFICIENT_STORAGE => Err(
                 Refusal::Final(format!("the store answers {}", answer.status())),
             ),
@@ -160,17 +169,29 @@ impl Datasets {
         let answer = tokio::time::timeout(SIGN, asking).await;
         Ok(answer.map_err(late)??.into_inner())
     }
+
+    /// The bytes are there: from now on they are the checkpoint.
+    async fn publish(
+        &self,
+        order: &Order,
+        filename: String,
+        limit: Duration,
+    ) -> Result<(), Status> {
+        let request = PublishUploadRequest {
+            task: Some(order.task.into()),
+            secret: order.secret.expose().to_owned(),
+            filename,
+        };
+        let asking = async { self.calls().await?.publish_upload(request).await };
+        let late = |_| Status::deadline_exceeded(format!("no answer within {limit:?}"));
+        let answer = tokio::time::timeout(limit, asking).await;
+        answer.map_err(late)?.map(drop)
+    }
 }
 
 fn refusal(status: &Status) -> Refusal {
     let why = status.message().to_owned();
-    let passing = [
-        Code::Unavailable,
-        Code::DeadlineExceeded,
-        Code::Unknown,
-        Code::Internal,
-    ];
-    if passing.contains(&status.code()) {
+    if retry::may_pass(status) {
         Refusal::Passing(why)
     } else {
         Refusal::Final(why)

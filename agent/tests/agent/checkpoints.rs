@@ -4,7 +4,7 @@
     reason = "a case that looks where nothing is has failed"
 )]
 
-use trainyard_proto::v1::{Checkpoint, LogStream, record::Body};
+use trainyard_proto::v1::{Checkpoint, LogStream, connect_response::Frame, record::Body};
 
 use crate::fake::Fake;
 use crate::harness::{cluster, command, said, shell, start_of};
@@ -31,6 +31,7 @@ pub(crate) async fn checkpoints_are_stored_and_their_place_is_told() {
         .await;
     assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
     assert_eq!(store.shelf().uploads["best.pt"], b"best.pt");
+    assert_eq!(fake.known().published, ["best.pt", "last.pt"]);
     let records = fake.records(1);
     let told = records
         .iter()
@@ -76,4 +77,75 @@ async fn said_nothing(fake: &Fake) {
     .await;
     said(fake, 1, "done").await;
     assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+}
+
+pub(crate) async fn what_is_not_published_is_not_told() {
+    let (fake, agent, _data) = cluster().await;
+    fake.known().uploads = Some(Store::start().await);
+    fake.known().refuse_publication = true;
+    said_nothing(&fake).await;
+    let told = fake.records(1);
+    let told = told
+        .iter()
+        .any(|record| matches!(&record.body, Some(Body::Progress(_))));
+    assert!(
+        !told,
+        "the store has another attempt's file under that name"
+    );
+    let own = fake.lines(1, LogStream::System);
+    assert!(own.iter().any(|line| line.contains("stays at")), "{own:?}");
+    agent.stop().await;
+}
+
+const LOCATION: &str = "s3://training-checkpoints/checkpoints/7/last.pt";
+
+/// A job that says what it finds where it is to begin.
+fn resumed(from: &str) -> Frame {
+    let mut spec = shell("echo \"$RESUME $RESUME_FROM\"; cat \"$RESUME_FROM\"");
+    spec.resume_from = from.to_owned();
+    spec.resume = true;
+    start_of(1, spec)
+}
+
+pub(crate) async fn a_stored_checkpoint_is_a_file_of_the_task_when_its_trainer_begins() {
+    let (fake, agent, data) = cluster().await;
+    let store = Store::start().await;
+    let weights = "weights\n".repeat(1_000);
+    let path = "checkpoints/7/last.pt".to_owned();
+    store
+        .shelf()
+        .files
+        .insert(path.clone(), weights.clone().into());
+    store.shelf().broken = 2;
+    fake.known().beginning = Some((store, path));
+    fake.known().busy = 1;
+    fake.send(resumed(LOCATION)).await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    let said = fake.lines(1, LogStream::Stdout);
+    let file = data.path().join("tasks/1-1-0/resume/last.pt");
+    assert_eq!(said[0], format!("true {}", file.display()));
+    assert_eq!(said[1..].join("\n") + "\n", weights, "whole, and once");
+    agent.stop().await;
+}
+
+pub(crate) async fn a_stored_checkpoint_that_is_gone_fails_the_job_in_words() {
+    let (fake, agent, _data) = cluster().await;
+    fake.known().beginning = Some((Store::start().await, "gone".to_owned()));
+    fake.send(resumed(LOCATION)).await;
+    let end = fake.whole_end(1).await;
+    assert_eq!(end.error, "checkpoint 'x' is not in the store");
+    assert!(!end.infrastructure, "another node would not find it either");
+    agent.stop().await;
+}
+
+pub(crate) async fn a_checkpoint_that_the_node_knows_by_its_path_is_left_as_it_is() {
+    let (fake, agent, data) = cluster().await;
+    let own = data.path().join("own.pt");
+    std::fs::write(&own, "mine\n").expect("a file is written");
+    let own = own.display().to_string();
+    fake.send(resumed(&own)).await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    let said = fake.lines(1, LogStream::Stdout);
+    assert_eq!(said, [format!("true {own}"), "mine".to_owned()]);
+    agent.stop().await;
 }

@@ -53,6 +53,14 @@ pub(crate) struct Known {
     pub(crate) broken: u32,
     /// Where uploads go; refused without.
     pub(crate) uploads: Option<Store>,
+    /// Uploads that were given their names.
+    pub(crate) published: Vec<String>,
+    /// Whether the attempt is over when an upload is there.
+    pub(crate) refuse_publication: bool,
+    /// The checkpoint that a job's resume_from names in the artifact store; without, it names nothing.
+    pub(crate) beginning: Option<(Store, String)>,
+    /// Requests for its way that are refused for now.
+    pub(crate) busy: u32,
     /// Details of reports, in order.
     pub(crate) details: Vec<String>,
 }
@@ -243,6 +251,45 @@ impl AgentService for Fake {
         Ok(Response::new(SignUploadResponse {
             url: format!("http://{}/uploads/{name}", store.address),
             location: format!("s3://training-checkpoints/checkpoints/{job}/{name}"),
+        }))
+    }
+
+    async fn publish_upload(
+        &self,
+        request: Request<v1::PublishUploadRequest>,
+    ) -> Result<Response<v1::PublishUploadResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.secret, format!("secret-{}", job(request.task)));
+        let mut known = self.known();
+        if known.refuse_publication {
+            return Err(Status::not_found("Training job not found"));
+        }
+        let store = known.uploads.clone().expect("there was a way");
+        let there = store.shelf().uploads.contains_key(&request.filename);
+        assert!(there, "the bytes go before the word");
+        known.published.push(request.filename);
+        Ok(Response::new(v1::PublishUploadResponse {}))
+    }
+
+    async fn sign_download(
+        &self,
+        request: Request<v1::SignDownloadRequest>,
+    ) -> Result<Response<v1::SignDownloadResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.secret, format!("secret-{}", job(request.task)));
+        let mut known = self.known();
+        if known.busy > 0 {
+            known.busy -= 1;
+            return Err(Status::unavailable("busy"));
+        }
+        let Some((store, path)) = known.beginning.clone() else {
+            return Ok(Response::new(v1::SignDownloadResponse::default()));
+        };
+        let size = store.shelf().files.get(&path).map(Vec::len);
+        let size = size.ok_or_else(|| Status::not_found("checkpoint 'x' is not in the store"))?;
+        Ok(Response::new(v1::SignDownloadResponse {
+            url: store.way(&path),
+            size_bytes: size as u64,
         }))
     }
 

@@ -74,7 +74,11 @@ cases! {
         a_cancel_while_fetching_works_at_once,
         an_agent_that_restarts_while_fetching_begins_again;
     checkpoints: checkpoints_are_stored_and_their_place_is_told,
-        a_store_that_takes_no_checkpoint_fails_no_job;
+        a_store_that_takes_no_checkpoint_fails_no_job,
+        what_is_not_published_is_not_told,
+        a_stored_checkpoint_is_a_file_of_the_task_when_its_trainer_begins,
+        a_stored_checkpoint_that_is_gone_fails_the_job_in_words,
+        a_checkpoint_that_the_node_knows_by_its_path_is_left_as_it_is;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,
         a_data_folder_has_one_agent,

@@ -6,12 +6,15 @@ use futures::Stream;
 use trainyard_core::{
     access::Permission,
     ids::{JobId, TaskKey},
+    job::{Job, Resume},
     snapshot::Snapshot,
 };
 use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, access::Target};
-use crate::datasets::{DatasetRow, ManifestPage, NewDataset, StoredCheckpoint, Upload};
+use crate::datasets::{
+    Beginning, DatasetRow, Download, ManifestPage, NewDataset, StoredCheckpoint, Upload, attempt_of,
+};
 
 impl Service {
     /// Registers a dataset in the catalog.
@@ -123,7 +126,7 @@ impl Service {
         Ok(self.data().manifest(snapshot, after, live))
     }
 
-    /// A way for a live task to store a checkpoint.
+    /// A way for a live task to upload a checkpoint.
     ///
     /// # Errors
     /// When the secret is not that of the live attempt, or the name or size is not taken.
@@ -139,7 +142,104 @@ impl Service {
             let words = format!("is {size}; at most {most} bytes are taken (storage.upload_mib)");
             return Err(ApiError::field("size_bytes", words));
         }
-        self.data().upload(task.job, filename).await
+        self.data().upload_of(task, filename).await
+    }
+
+    /// Gives a live task's upload its checkpoint's name.
+    ///
+    /// # Errors
+    /// When the secret is not that of the live attempt, or nothing was uploaded.
+    pub async fn publish_upload(
+        &self,
+        (task, secret): (TaskKey, String),
+        filename: &str,
+    ) -> Result<(), ApiError> {
+        let service = self.clone();
+        let live = move || service.alive(task, &secret);
+        self.data().publish(task, filename, live).await
+    }
+
+    /// Whether a file with this key is still wanted: what an attempt sends when it is over is not.
+    ///
+    /// # Errors
+    /// Says which attempt is over.
+    pub fn takes_upload(&self, key: &str) -> Result<(), ApiError> {
+        let Some((id, number)) = attempt_of(key) else {
+            return Ok(());
+        };
+        let job = self
+            .store()
+            .job(id)?
+            .filter(|job| job.allocation().is_some());
+        let live = job.and_then(|job| job.attempt().map(|live| live.number));
+        if live == Some(number) {
+            return Ok(());
+        }
+        let words = format!(
+            "attempt {} of job {id} is over; what it sends is not stored",
+            number.0
+        );
+        Err(ApiError::new(Kind::Conflict, words))
+    }
+
+    /// A way to the checkpoint that a live task begins with; none when its job names nothing of the
+    /// artifact store.
+    ///
+    /// # Errors
+    /// When the secret is not that of the live attempt, or the store does not have the file.
+    pub async fn sign_download(
+        &self,
+        (task, secret): (TaskKey, &str),
+    ) -> Result<Option<Download>, ApiError> {
+        self.alive(task, secret)?;
+        let job = self.store().job(task.job)?.ok_or_else(ApiError::no_job)?;
+        let text = job.spec.resume_from.unwrap_or_default();
+        match self.data().beginning(&text) {
+            Beginning::Elsewhere => Ok(None),
+            Beginning::Stored(of, filename) => self.data().download(of, &filename).await.map(Some),
+            Beginning::Nothing => Err(ApiError::new(Kind::NotFound, no_checkpoint(&text))),
+        }
+    }
+
+    /// Refuses to begin with a checkpoint of the artifact store whose job the caller may not read; a
+    /// job that is hidden answers as one that is not there.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub(super) fn may_begin_with(
+        &self,
+        caller: &Caller,
+        (field, text): (&str, &str),
+    ) -> Result<(), ApiError> {
+        let refused = || ApiError::field(field, no_checkpoint(text));
+        match self.data().beginning(text) {
+            Beginning::Elsewhere => Ok(()),
+            Beginning::Nothing => Err(refused()),
+            Beginning::Stored(id, _) => match self.readable(caller, id) {
+                Err(error) if error.kind == Kind::NotFound => Err(refused()),
+                read => read.map(drop),
+            },
+        }
+    }
+
+    /// Where a job is to begin, said outright and checked: its last checkpoint is what its trainer has
+    /// called so, which may be anything.
+    pub(super) fn beginning_of(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        wanted: Resume,
+    ) -> Result<Resume, ApiError> {
+        let last = job.last_checkpoint.as_ref().filter(|_| wanted.whole);
+        let last = last.map(|checkpoint| checkpoint.path.clone());
+        let checkpoint = wanted.checkpoint.or(last);
+        if let Some(text) = &checkpoint {
+            self.may_begin_with(caller, ("checkpoint_path", text))?;
+        }
+        Ok(Resume {
+            whole: wanted.whole && checkpoint.is_some(),
+            checkpoint,
+        })
     }
 
     /// A way for a user to store a checkpoint of a job.
@@ -177,4 +277,11 @@ impl Service {
             .then_some(())
             .ok_or_else(ApiError::no_job)
     }
+}
+
+fn no_checkpoint(text: &str) -> String {
+    let shown: String = text.chars().take(300).collect();
+    format!(
+        "'{shown}' is no checkpoint of a job that you may read; GET /training/jobs/{{id}}/checkpoints says where those of a job lie"
+    )
 }

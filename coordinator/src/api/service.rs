@@ -238,6 +238,9 @@ impl Service {
             self.require(caller, Permission::ReadJob, Target::Job(&job))?;
             return Ok(job);
         }
+        if let Some(text) = &spec.resume_from {
+            self.may_begin_with(caller, ("resume_from", text))?;
+        }
         let _permit = self.admit()?;
         let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
         if let Some(unfit) = ask(&self.inner.tree.scheduler, question).await? {
@@ -363,9 +366,11 @@ impl Service {
     /// that has ended runs again.
     ///
     /// # Errors
-    /// When there is no such job, the caller may not change it, or it runs already.
+    /// When there is no such job, the caller may not change it or not read the checkpoint, or it runs
+    /// already.
     pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
-        self.changeable(caller, id)?;
+        let job = self.changeable(caller, id)?;
+        let from = self.beginning_of(caller, &job, from)?;
         let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::StartRequested(from), "start").await
     }

@@ -22,7 +22,7 @@ pub struct StorageConfig {
     pub public_url: String,
     /// Life of a way to a dataset's file in minutes.
     pub way_minutes: u32,
-    /// The largest checkpoint that a folder takes, in MiB.
+    /// The largest checkpoint that is taken, in MiB.
     pub upload_mib: u32,
 }
 

@@ -1,22 +1,29 @@
-//! Checkpoints in the artifact store: a way to store one, and what is there.
+//! Checkpoints in the artifact store: ways to store one and to read one back, and what is there.
 //!
-//! Owns their names, `checkpoints/{job}/{file}`. Whoever asks is checked by the service. Never hands out a
-//! key of the platform.
+//! Owns their names: `checkpoints/{job}/{file}` once they are published, and below `uploads/` while they
+//! are an attempt's own. Whoever asks is checked by the service. Never hands out a key of the platform.
 
 use std::time::Duration;
 
-use trainyard_core::ids::JobId;
+use trainyard_core::ids::{AttemptNo, JobId, TaskKey};
+use trainyard_proto::status::Kind;
 
 use super::Datasets;
 use crate::{
     api::ApiError,
-    storage::{Use, check_key},
+    storage::{StorageError, Use, check_key},
 };
 
-/// How long a way to store a checkpoint is good; the contract tells it to callers.
+/// How long a way to store or to read a checkpoint is good; the contract tells it to callers.
 pub(crate) const UPLOAD: Duration = Duration::from_secs(3_600);
 /// Checkpoints of one job that are listed.
 const MOST: usize = 10_000;
+/// How long a publication waits for another one of its job.
+const TURN: Duration = Duration::from_secs(600);
+/// What published checkpoints' keys start with.
+const PUBLISHED: &str = "checkpoints";
+/// What the keys of uploads that are not published yet start with.
+const UPLOADS: &str = "uploads";
 
 /// A checkpoint that the store has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,19 +47,53 @@ pub struct Upload {
     pub location: String,
 }
 
+/// A way to read a checkpoint back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Download {
+    /// GET the bytes here; absolute, or a path on the coordinator.
+    pub url: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What a text that says where to begin leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// A file of this job in the artifact store.
+    Stored(JobId, String),
+    /// Into the artifact store, and to no checkpoint.
+    Nothing,
+    /// Not into the artifact store: it is a path as a node sees it.
+    Elsewhere,
+}
+
 impl Datasets {
-    /// A way to store a checkpoint of a job.
+    /// A way to store a checkpoint of a job under its published name.
     ///
     /// # Errors
     /// When the name is none, or the store cannot sign.
     pub async fn upload(&self, job: JobId, filename: &str) -> Result<Upload, ApiError> {
         check_filename(filename)?;
-        let key = format!("checkpoints/{job}/{filename}");
+        let key = published(job, filename);
+        self.way_to_store(&key, key.clone()).await
+    }
+
+    /// A way for one attempt to store a checkpoint; nobody sees it before [`Datasets::publish`].
+    ///
+    /// # Errors
+    /// When the name is none, or the store cannot sign.
+    pub async fn upload_of(&self, task: TaskKey, filename: &str) -> Result<Upload, ApiError> {
+        check_filename(filename)?;
+        let at = uploaded(task, filename);
+        self.way_to_store(&at, published(task.job, filename)).await
+    }
+
+    async fn way_to_store(&self, at: &str, key: String) -> Result<Upload, ApiError> {
         let storage = &self.inner.storage;
         let place = storage.artifacts();
-        let name = format!("artifacts/{key}");
+        let name = format!("artifacts/{at}");
         let url = storage
-            .way(Use::Write, (place, &key), (&name, UPLOAD))
+            .way(Use::Write, (place, at), (&name, UPLOAD))
             .await?;
         Ok(Upload {
             url,
@@ -61,13 +102,113 @@ impl Datasets {
         })
     }
 
+    /// Gives an attempt's upload the checkpoint's name. `live` is asked when nothing else of the job is
+    /// being published: what a newer attempt has stored is never replaced.
+    ///
+    /// # Errors
+    /// When `live` refuses, nothing was uploaded, or the file is too large.
+    pub async fn publish<L>(&self, task: TaskKey, filename: &str, live: L) -> Result<(), ApiError>
+    where
+        L: FnOnce() -> Result<(), ApiError> + Send + 'static,
+    {
+        check_filename(filename)?;
+        let (from, to) = (uploaded(task, filename), published(task.job, filename));
+        let datasets = self.clone();
+        let publishing = async move {
+            let name = task.job.to_string();
+            let turn = datasets.inner.publishing.take(&name, TURN).await;
+            let _alone = turn.ok_or_else(busy)?;
+            live()?;
+            datasets.promote(&from, &to).await?;
+            datasets.clear(task).await;
+            Ok(())
+        };
+        let stop = self.inner.stop.clone();
+        // A caller that goes away must not leave a copy under way that the next one does not wait for.
+        let done = async move { stop.run_until_cancelled(publishing).await };
+        let done = self.inner.tasks.spawn(done).await;
+        let fault = |error: tokio::task::JoinError| {
+            let words = format!("the checkpoint could not be published: {error}");
+            ApiError::new(Kind::Internal, words)
+        };
+        done.map_err(fault)?.ok_or_else(crate::api::stopping)?
+    }
+
+    async fn promote(&self, from: &str, to: &str) -> Result<(), ApiError> {
+        let place = self.inner.storage.artifacts();
+        let (size, most) = (place.size(from).await?, self.inner.storage.upload_bytes());
+        if size > most {
+            // A bucket takes what a signed URL sends.
+            place.remove(from).await?;
+            let words =
+                format!("the file is {size} bytes; at most {most} are taken (storage.upload_mib)");
+            return Err(ApiError::new(Kind::Invalid, words));
+        }
+        Ok(place.rename(from, to).await?)
+    }
+
+    /// Removes what attempts before this one have uploaded and never published.
+    async fn clear(&self, task: TaskKey) {
+        let place = self.inner.storage.artifacts();
+        let found = place.list(&format!("{UPLOADS}/{}", task.job), MOST).await;
+        let found = found.unwrap_or_else(|error| {
+            tracing::warn!(job = %task.job, %error, "uploads of earlier attempts cannot be listed");
+            Vec::new()
+        });
+        for entry in found {
+            let earlier = attempt_of(&entry.path).is_some_and(|(_, of)| of < task.attempt);
+            if earlier && let Err(error) = place.remove(&entry.path).await {
+                tracing::warn!(path = %entry.path, %error, "an upload of an earlier attempt stays behind");
+            }
+        }
+    }
+
+    /// What `text` leads to. Only the very words that [`Place::location`] says are a file of the store.
+    ///
+    /// [`Place::location`]: crate::storage::Place::location
+    #[must_use]
+    pub fn beginning(&self, text: &str) -> Beginning {
+        let root = self.inner.storage.artifacts().location("");
+        match text.strip_prefix(&root) {
+            None => Beginning::Elsewhere,
+            Some(key) => parse(key).map_or(Beginning::Nothing, |(job, name)| {
+                Beginning::Stored(job, name.to_owned())
+            }),
+        }
+    }
+
+    /// A way to a published checkpoint.
+    ///
+    /// # Errors
+    /// When the store does not have it, or cannot sign.
+    pub async fn download(&self, job: JobId, filename: &str) -> Result<Download, ApiError> {
+        let key = published(job, filename);
+        let storage = &self.inner.storage;
+        let place = storage.artifacts();
+        let size = place.size(&key).await.map_err(|error| {
+            if !matches!(error, StorageError::NotFound(_)) {
+                return error.into();
+            }
+            let words = format!(
+                "checkpoint '{}' is not in the artifact store; start the job from another one, or from none",
+                place.location(&key)
+            );
+            ApiError::new(Kind::NotFound, words)
+        })?;
+        let name = format!("artifacts/{key}");
+        let url = storage
+            .way(Use::Read, (place, &key), (&name, UPLOAD))
+            .await?;
+        Ok(Download { url, size })
+    }
+
     /// The checkpoints of a job that the store has.
     ///
     /// # Errors
     /// When it cannot be read.
     pub async fn stored_checkpoints(&self, job: JobId) -> Result<Vec<StoredCheckpoint>, ApiError> {
         let place = self.inner.storage.artifacts();
-        let found = place.list(&format!("checkpoints/{job}"), MOST).await?;
+        let found = place.list(&format!("{PUBLISHED}/{job}"), MOST).await?;
         let row = |entry: crate::storage::Entry| StoredCheckpoint {
             filename: entry.path.rsplit('/').next().unwrap_or_default().to_owned(),
             location: place.location(&entry.path),
@@ -75,6 +216,41 @@ impl Datasets {
         };
         Ok(found.into_iter().map(row).collect())
     }
+}
+
+fn published(job: JobId, filename: &str) -> String {
+    format!("{PUBLISHED}/{job}/{filename}")
+}
+
+fn uploaded(task: TaskKey, filename: &str) -> String {
+    let TaskKey { job, attempt, rank } = task;
+    format!("{UPLOADS}/{job}/{}-{}-{filename}", attempt.0, rank.0)
+}
+
+/// The attempt whose upload has this key; none for keys of anything else.
+pub(crate) fn attempt_of(key: &str) -> Option<(JobId, AttemptNo)> {
+    let (job, file) = key
+        .strip_prefix(UPLOADS)?
+        .strip_prefix('/')?
+        .split_once('/')?;
+    let (attempt, _) = file.split_once('-')?;
+    Some((JobId(job.parse().ok()?), AttemptNo(attempt.parse().ok()?)))
+}
+
+/// The job and the file of a published key, if it is written as we write it.
+fn parse(key: &str) -> Option<(JobId, &str)> {
+    let (job, filename) = key
+        .strip_prefix(PUBLISHED)?
+        .strip_prefix('/')?
+        .split_once('/')?;
+    let id = JobId(job.parse().ok()?);
+    check_filename(filename).ok()?;
+    (id.to_string() == job).then_some((id, filename))
+}
+
+fn busy() -> ApiError {
+    let words = "another checkpoint of the job is still being published; try again in a moment";
+    ApiError::new(Kind::Unavailable, words)
 }
 
 /// Refuses what is no plain name of a file.
@@ -114,5 +290,33 @@ mod tests {
             let error = check_filename(name).unwrap_err();
             assert!(error.message.contains("checkpoint_filename"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written_and_in_no_other_way() {
+        let of = |key| parse(key).map(|(job, name)| (job.0, name));
+        assert_eq!(of("checkpoints/7/last.pt"), Some((7, "last.pt")));
+        for key in [
+            "checkpoints/7",
+            "checkpoints/7/",
+            "checkpoints/07/last.pt",
+            "checkpoints/+7/last.pt",
+            "checkpoints/7/../8/last.pt",
+            "checkpoints/7/a/b.pt",
+            "checkpoints//last.pt",
+            "checkpointsx/7/last.pt",
+            "uploads/7/1-0-last.pt",
+            "snapshots/7/metadata.json",
+        ] {
+            assert_eq!(of(key), None, "{key}");
+        }
+        let task = TaskKey {
+            job: JobId(7),
+            attempt: AttemptNo(12),
+            rank: trainyard_core::ids::Rank(0),
+        };
+        let key = uploaded(task, "a-1.pt");
+        assert_eq!(attempt_of(&key), Some((JobId(7), AttemptNo(12))));
+        assert_eq!(attempt_of("checkpoints/7/1-0-x"), None);
     }
 }

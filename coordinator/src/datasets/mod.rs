@@ -27,11 +27,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_core::{dataset::Format, snapshot::Snapshot, spec::JobSpec};
 use trainyard_proto::status::Kind;
 
-pub(crate) use self::checkpoints::UPLOAD;
+pub(crate) use self::checkpoints::{UPLOAD, attempt_of};
 pub(crate) use self::wire::dataset as dataset_to_wire;
 pub use self::{
     catalog::NewDataset,
-    checkpoints::{StoredCheckpoint, Upload},
+    checkpoints::{Beginning, Download, StoredCheckpoint, Upload},
     labeler::Health,
     manifest::ManifestPage,
     rows::DatasetRow,
@@ -66,11 +66,29 @@ struct Inner {
     digests: Digests,
     limit: Duration,
     most: usize,
-    locks: Mutex<BTreeMap<String, Arc<Lock<()>>>>,
+    locks: Turns,
+    /// Of jobs whose checkpoints are being published.
+    publishing: Turns,
     readers: Arc<Semaphore>,
     places: Cache<String, Place>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Who may go on, one at a time for each name.
+#[derive(Debug, Default)]
+struct Turns(Mutex<BTreeMap<String, Arc<Lock<()>>>>);
+
+impl Turns {
+    /// The turn of this name, unless it does not come within `patience`.
+    async fn take(&self, name: &str, patience: Duration) -> Option<OwnedMutexGuard<()>> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(name.to_owned()).or_default())
+        };
+        tokio::time::timeout(patience, lock.lock_owned()).await.ok()
+    }
 }
 
 /// A dataset as a submit needs it.
@@ -110,7 +128,8 @@ impl Datasets {
                 digests: Digests::new(folder, count(config.datasets.parallel)),
                 limit: Duration::from_secs(config.datasets.snapshot_seconds.into()),
                 most: count(config.datasets.max_files),
-                locks: Mutex::default(),
+                locks: Turns::default(),
+                publishing: Turns::default(),
                 readers: Arc::new(Semaphore::new(READERS)),
                 places: Cache::builder()
                     .max_capacity(PLACES)
@@ -269,17 +288,8 @@ impl Datasets {
 
     /// The right to read a dataset, or to forget what was read.
     async fn lock(&self, dataset: &str) -> Result<OwnedMutexGuard<()>, ApiError> {
-        let lock = {
-            let mut locks = self
-                .inner
-                .locks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(dataset.to_owned()).or_default())
-        };
-        let held = tokio::time::timeout(self.inner.limit, lock.lock_owned()).await;
-        held.ok().ok_or_else(|| {
+        let held = self.inner.locks.take(dataset, self.inner.limit).await;
+        held.ok_or_else(|| {
             let words = format!(
                 "dataset '{dataset}' is still being read for another submission; try again later"
             );

@@ -203,6 +203,24 @@ impl Folder {
         draft.keep(relative)
     }
 
+    /// Gives a file another name, on disk when this returns; what had it is replaced.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        super::check_key(from)?;
+        super::check_key(to)?;
+        let folder = match to.rsplit_once('/') {
+            Some((folder, _)) => self.folders(folder)?,
+            None => self.root()?,
+        };
+        let last = to.rsplit('/').next().unwrap_or(to);
+        let (before, old) = from.rsplit_once('/').unwrap_or((".", from));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let renamed = self
+            .flags(before, flags, ResolveFlags::NO_SYMLINKS)
+            .and_then(|before| renameat(&before, old, &folder, last));
+        renamed.map_err(|error| told(from, error))?;
+        rustix::fs::fsync(&folder).map_err(|error| told(to, error))
+    }
+
     /// Removes a file; one that is not there is no error.
     pub(super) fn remove(&self, relative: &str) -> Result<(), StorageError> {
         super::check_key(relative)?;

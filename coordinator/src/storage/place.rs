@@ -150,6 +150,34 @@ impl Place {
         }
     }
 
+    /// The size of a file.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    pub async fn size(&self, file: &str) -> Result<u64, StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, file) = (folder.clone(), file.to_owned());
+                blocking(move || folder.read(&file).map(|(_, size)| size)).await
+            }
+            Kind::Remote(remote) => remote.stat(file).await.map(|entry| entry.size),
+        }
+    }
+
+    /// Gives a file another name; what had it is replaced.
+    ///
+    /// # Errors
+    /// When it is not there, or the place is only read or cannot be written.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, from, to) = (folder.clone(), from.to_owned(), to.to_owned());
+                blocking(move || folder.rename(&from, &to)).await
+            }
+            Kind::Remote(remote) => remote.rename(from, to).await,
+        }
+    }
+
     /// Removes a file; one that is not there is no error.
     ///
     /// # Errors

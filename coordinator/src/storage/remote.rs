@@ -3,6 +3,8 @@
 //! Owns how a store is built from its URL and the settings, and that answers are bounded. Never shows a
 //! credential: trainers get URLs that are signed here. Called by `storage`.
 
+mod copy;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
@@ -196,10 +198,15 @@ impl Remote {
     }
 
     async fn head(self, name: String) -> Result<Entry, StorageError> {
-        let meta = self.store.head(&self.at(&name)?).await;
-        let meta = meta.map_err(|error| self.told(&name, &error))?;
+        self.stat(&name).await
+    }
+
+    /// One object without its bytes.
+    pub(super) async fn stat(&self, name: &str) -> Result<Entry, StorageError> {
+        let meta = self.store.head(&self.at(name)?).await;
+        let meta = meta.map_err(|error| self.told(name, &error))?;
         Ok(Entry {
-            path: name,
+            path: name.to_owned(),
             size: meta.size,
             stamp: meta.e_tag.filter(|tag| !tag.starts_with("W/")),
             changed_at: None,

@@ -43,6 +43,8 @@ mod receiver;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod roles;
 #[cfg(test)]
 mod s3;

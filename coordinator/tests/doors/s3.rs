@@ -17,11 +17,7 @@ use reqwest::Method;
 use s3s::{
     S3, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
-    dto::{
-        DeleteObjectInput, DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput,
-        HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput,
-        PutObjectOutput,
-    },
+    dto::*,
     service::S3ServiceBuilder,
 };
 use s3s_fs::FileSystem;
@@ -39,11 +35,13 @@ use crate::{
 const KEY: &str = "access-key-of-the-platform";
 const SECRET: &str = "secret-key-of-the-platform";
 
-/// How often objects were fetched, and how long each of them takes.
+/// How often objects were fetched, and how long each of them takes; and what copies wait for.
 #[derive(Debug, Default)]
 struct Fetches {
     count: AtomicU64,
     millis: AtomicU64,
+    copies: AtomicU64,
+    copying: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The files, with ETags in listings, which s3s-fs does not have.
@@ -86,6 +84,22 @@ impl S3 for Paged {
         request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
         self.0.put_object(request).await
+    }
+
+    async fn copy_object(
+        &self,
+        request: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        self.1.copies.fetch_add(1, Ordering::Relaxed);
+        let _free = self.1.copying.lock().await;
+        self.0.copy_object(request).await
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        self.0.delete_objects(request).await
     }
 
     async fn delete_object(
@@ -148,11 +162,21 @@ impl Server {
         config.storage_options = BTreeMap::from([("s3".to_owned(), Secret::new(options))]);
     }
 
+    /// No copy ends while this is held.
+    pub(crate) async fn hold_copies(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.fetches.copying).lock_owned().await
+    }
+
+    /// Copies that were asked for.
+    pub(crate) fn copies(&self) -> u64 {
+        self.fetches.copies.load(Ordering::Relaxed)
+    }
+
     fn fetched(&self) -> u64 {
         self.fetches.count.load(Ordering::Relaxed)
     }
 
-    fn bucket(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn bucket(&self, name: &str) -> std::path::PathBuf {
         self.root.path().join(name)
     }
 }

@@ -116,6 +116,34 @@ impl AgentService for AgentDoor {
         }))
     }
 
+    async fn publish_upload(
+        &self,
+        request: Request<v1::PublishUploadRequest>,
+    ) -> Result<Response<v1::PublishUploadResponse>, Status> {
+        self.agent(&request)?;
+        let asked = request.into_inner();
+        let task = (key(asked.task)?, asked.secret);
+        self.service.publish_upload(task, &asked.filename).await?;
+        Ok(Response::new(v1::PublishUploadResponse {}))
+    }
+
+    async fn sign_download(
+        &self,
+        request: Request<v1::SignDownloadRequest>,
+    ) -> Result<Response<v1::SignDownloadResponse>, Status> {
+        self.agent(&request)?;
+        let asked = request.into_inner();
+        let task = (key(asked.task)?, asked.secret.as_str());
+        let found = self.service.sign_download(task).await?;
+        let answer = found.map_or_else(v1::SignDownloadResponse::default, |found| {
+            v1::SignDownloadResponse {
+                url: found.url,
+                size_bytes: found.size,
+            }
+        });
+        Ok(Response::new(answer))
+    }
+
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
 
     async fn connect(

@@ -109,6 +109,7 @@ pub(super) async fn put(
         .map_err(ApiError::from)?;
     match receive(body, incoming, most).await {
         Received::Whole(incoming) => {
+            service.takes_upload(key)?;
             incoming.keep(key).await.map_err(ApiError::from)?;
             Ok(StatusCode::OK.into_response())
         }

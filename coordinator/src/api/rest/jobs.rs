@@ -251,7 +251,7 @@ pub(super) async fn restart(
     security(("token" = []), ("login" = [])),
     params(
         ("id" = i64, Path, description = "The job"),
-        ("checkpoint_path" = Option<String>, Query, description = "A checkpoint as the trainer's node sees it"),
+        ("checkpoint_path" = Option<String>, Query, description = "A stored checkpoint by its location, or a path as the trainer's node sees it"),
         ("resume" = Option<bool>, Query, description = "Go on where that checkpoint ended, epochs and optimizer included"),
     ),
     responses((status = 200, description = "The job, which waits", body = TrainingJob), Acting)
