@@ -12,7 +12,7 @@ use trainyard_core::{
         VersionHasher,
     },
     snapshot::Snapshot,
-    spec::TaskType,
+    spec::{TaskType, Violation},
 };
 use trainyard_proto::status::Kind;
 
@@ -37,6 +37,8 @@ const ROW: usize = 1_024;
 pub(super) struct Order {
     pub(super) found: Found,
     pub(super) task: Option<TaskType>,
+    /// By one of our trainers, which needs what the task needs.
+    pub(super) trained: bool,
     pub(super) strategy: Option<Value>,
     /// Number and e-mail address.
     pub(super) by: (u64, String),
@@ -164,12 +166,18 @@ impl Datasets {
     /// Parsing large documents takes a thread that may block.
     async fn split(&self, read: &Arc<Read>, order: &Order) -> Result<Split, ApiError> {
         let (read, found, task) = (Arc::clone(read), order.found.clone(), order.task);
+        let trained = order.trained;
         let strategy = order.strategy.clone();
         let work = move || {
             let dataset = view(&found, task, &read.files);
-            let inventory = dataset::inventory(&dataset, &read.documents)?;
-            let resolved = Resolved::new(strategy.as_ref(), &inventory)?;
-            let assignment = dataset::assign(&inventory.images, &resolved)?;
+            let told = |error| refused(&found.id, error);
+            let inventory = dataset::inventory(&dataset, &read.documents);
+            let mut inventory = inventory.map_err(told)?;
+            if let Some(lack) = inventory.lacks.take().filter(|_| trained) {
+                return Err(lacking(&found.id, &lack));
+            }
+            let resolved = Resolved::new(strategy.as_ref(), &inventory).map_err(told)?;
+            let assignment = dataset::assign(&inventory.images, &resolved).map_err(told)?;
             Ok(Split {
                 summary: resolved.summary(&assignment),
                 named_parts: resolved.named_parts(),
@@ -177,8 +185,7 @@ impl Datasets {
             })
         };
         let done = tokio::task::spawn_blocking(work).await;
-        let done = done.ok().ok_or_else(crate::api::stopping)?;
-        done.map_err(|error| refused(&order.found.id, error))
+        done.ok().ok_or_else(crate::api::stopping)?
     }
 
     /// Metadata last: where it is, the rest is too.
@@ -286,6 +293,14 @@ fn of_dataset(id: &str, error: StorageError) -> ApiError {
     let gone = matches!(error, StorageError::NotFound(_));
     let kind = if gone { Kind::Conflict } else { error.kind() };
     ApiError::new(kind, format!("dataset '{id}': {error}"))
+}
+
+/// The dataset is sound, but not for this task.
+fn lacking(id: &str, lack: &DatasetError) -> ApiError {
+    ApiError::misfit(Violation {
+        field: "task_type".to_owned(),
+        message: format!("dataset '{id}': {lack}"),
+    })
 }
 
 fn refused(id: &str, error: DatasetError) -> ApiError {

@@ -370,3 +370,60 @@ async fn the_catalog_lists_in_pages_and_refuses_names_twice() {
         assert_eq!(answer.0, status, "{}", answer.1);
     }
 }
+
+#[tokio::test]
+async fn a_dataset_that_lacks_what_the_task_needs_is_422_at_the_field_and_leaves_nothing() {
+    let world = World::start().await;
+    let set = tempfile::tempdir().unwrap();
+    folders(set.path(), 3);
+    add(&world, "pets", set.path().to_str().unwrap()).await;
+    let boxes = tempfile::tempdir().unwrap();
+    fs::create_dir(boxes.path().join("images")).unwrap();
+    for number in 0..4 {
+        let file = boxes.path().join(format!("images/{number}.png"));
+        fs::write(file, number.to_string()).unwrap();
+    }
+    let images: Vec<Value> = (0..4)
+        .map(|number| json!({"id": number, "file_name": format!("{number}.png")}))
+        .collect();
+    let document = json!({
+        "categories": [{"id": 1, "name": "dog"}], "images": images,
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+    });
+    let file = boxes.path().join("annotations.json");
+    fs::write(file, document.to_string()).unwrap();
+    add(&world, "boxes", boxes.path().to_str().unwrap()).await;
+    let ask = |dataset: &str, framework: &str, task: &str| {
+        let mut body = snapshot_job(dataset);
+        body["config"]["framework"] = json!(framework);
+        body["config"]["task_type"] = json!(task);
+        body
+    };
+    for (dataset, task, field, words) in [
+        ("pets", "object_detection", "dataset_format", "has the format 'imagefolder'"),
+        ("pets", "pose", "dataset_format", "needs keypoints"),
+        ("boxes", "segmentation", "task_type", "annotations.json: annotations have no 'segmentation'"),
+    ] {
+        let body = ask(dataset, "ultralytics", task);
+        let (status, answer) = world.post_json("/training/jobs", &body).await;
+        let entry = &answer["detail"][0];
+        assert_eq!((status, &entry["loc"]), (422, &json!(["body", "config", field])), "{answer}");
+        let told = entry["msg"].as_str().unwrap();
+        assert!(told.contains(words), "{told}");
+    }
+    let listed = world.get("/snapshots").await.1;
+    assert_eq!(listed["snapshots"], json!([]), "{listed}");
+    // The same datasets are good for what they hold, and for a program, which knows best.
+    for (dataset, framework, task) in [
+        ("pets", "timm", "classification"),
+        ("boxes", "ultralytics", "detection"),
+        ("boxes", "command", "segmentation"),
+    ] {
+        let mut body = ask(dataset, framework, task);
+        if framework == "command" {
+            body["config"]["command"] = json!(["true"]);
+        }
+        let (status, answer) = world.post_json("/training/jobs", &body).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+}
