@@ -98,19 +98,23 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
 def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
     """The job's dataset; the bundled digits when LOCAL_DATASET_PATH is not set."""
     import data
+    from trainyard_sdk import datasets, kinds, splits
 
     split = config.config.get("split_config") or {}
-    for key in ("splits", "custom_splits", "exclude_images"):
-        if split.get(key):
-            sdk.log(f"setting 'split_config.{key}' has no meaning for this trainer and is not used", level="WARNING")
     if config.local_dataset_path is None:
+        for key in ("splits", "custom_splits", "exclude_images"):
+            if split.get(key):
+                sdk.log(f"setting 'split_config.{key}' has no meaning for digits and is not used", level="WARNING")
         sdk.log("LOCAL_DATASET_PATH is not set: using the handwritten digits that come with scikit-learn")
         return data.bundled(split)
     side = config.option("image_size", int, 0) or config.imgsz or DEFAULT_SIDE
     if side > MAX_SIDE:
         sdk.log(f"image size {side} is reduced to {MAX_SIDE} pixels: a perceptron has no use for more", level="WARNING")
         side = MAX_SIDE
-    return data.imagefolder(config.require_dataset(), side, split)
+    found = datasets.read_classification(config.require_dataset(), splits.read(split), kinds.pillow_reads)
+    if found.left_out:
+        sdk.log(kinds.told(found.left_out), level="WARNING")
+    return data.pictures(found, side)
 
 
 def _model(sdk: TrainerSDK, config: TrainerConfig, samples: int) -> Any:

@@ -400,14 +400,28 @@ async fn a_dataset_that_lacks_what_the_task_needs_is_422_at_the_field_and_leaves
         body
     };
     for (dataset, task, field, words) in [
-        ("pets", "object_detection", "dataset_format", "has the format 'imagefolder'"),
+        (
+            "pets",
+            "object_detection",
+            "dataset_format",
+            "has the format 'imagefolder'",
+        ),
         ("pets", "pose", "dataset_format", "needs keypoints"),
-        ("boxes", "segmentation", "task_type", "annotations.json: annotations have no 'segmentation'"),
+        (
+            "boxes",
+            "segmentation",
+            "task_type",
+            "annotations.json: annotations have no 'segmentation'",
+        ),
     ] {
         let body = ask(dataset, "ultralytics", task);
         let (status, answer) = world.post_json("/training/jobs", &body).await;
         let entry = &answer["detail"][0];
-        assert_eq!((status, &entry["loc"]), (422, &json!(["body", "config", field])), "{answer}");
+        assert_eq!(
+            (status, &entry["loc"]),
+            (422, &json!(["body", "config", field])),
+            "{answer}"
+        );
         let told = entry["msg"].as_str().unwrap();
         assert!(told.contains(words), "{told}");
     }

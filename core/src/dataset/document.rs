@@ -367,7 +367,8 @@ mod tests {
             Document::parse("a.json", text.as_bytes()).unwrap()
         };
         let box_only = r#"{"image_id":1,"category_id":1,"bbox":[0,0,1,1],"segmentation":[]}"#;
-        let outline = r#"{"image_id":1,"category_id":1,"segmentation":{"counts":"1","size":[1,1]}}"#;
+        let outline =
+            r#"{"image_id":1,"category_id":1,"segmentation":{"counts":"1","size":[1,1]}}"#;
         let background = r#"{"image_id":1,"category_id":2}"#;
         let told = flat(box_only).lacks(TaskType::Segmentation).unwrap();
         assert_eq!(

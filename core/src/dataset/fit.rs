@@ -126,11 +126,7 @@ mod tests {
     fn the_task_is_judged_first_and_without_a_format_alone() {
         for framework in ["timm", "sklearn"] {
             assert_eq!(field(framework, TaskType::Classification, None), None);
-            for task in [
-                TaskType::Detection,
-                TaskType::Segmentation,
-                TaskType::Pose,
-            ] {
+            for task in [TaskType::Detection, TaskType::Segmentation, TaskType::Pose] {
                 for format in [None, Some(Format::Dice), Some(Format::ImageFolder)] {
                     assert_eq!(field(framework, task, format), Some("task_type".into()));
                 }

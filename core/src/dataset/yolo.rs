@@ -390,7 +390,10 @@ mod tests {
         };
         let plain = "train: images\nnames: [x]\n";
         let told = lacks(TaskType::Pose, plain).unwrap();
-        assert!(told.starts_with("data.yaml: kpt_shape is missing"), "{told}");
+        assert!(
+            told.starts_with("data.yaml: kpt_shape is missing"),
+            "{told}"
+        );
         assert_eq!(lacks(TaskType::Detection, plain), None);
         let shaped = "train: images\nnames: [x]\nkpt_shape: [2, 3]\n";
         assert_eq!(lacks(TaskType::Pose, shaped), None);

@@ -43,8 +43,15 @@ pub(super) fn refusal(body: &[u8], error: ApiError) -> Refusal {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let entry = |found: &Violation| {
         let place = json!(["body", "config", found.field]);
-        let given = body.get("config").and_then(|config| config.get(&found.field));
-        problem("value_error", &place, &found.message, given.unwrap_or(&Value::Null))
+        let given = body
+            .get("config")
+            .and_then(|config| config.get(&found.field));
+        problem(
+            "value_error",
+            &place,
+            &found.message,
+            given.unwrap_or(&Value::Null),
+        )
     };
     Refusal::Fields(error.violations.iter().map(entry).collect())
 }
