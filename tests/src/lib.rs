@@ -7,5 +7,6 @@ pub mod cluster;
 pub mod jobs;
 pub mod labeler;
 pub mod mlflow;
+pub mod pictures;
 pub mod process;
 pub mod wait;

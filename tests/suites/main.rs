@@ -6,6 +6,7 @@ mod conformance;
 mod crashes;
 mod datasets;
 mod demo;
+mod formats;
 mod fuzz;
 mod people;
 mod python;

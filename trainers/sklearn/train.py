@@ -56,6 +56,7 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         sdk.log(f"setting {key!r} has no meaning for this trainer and is not used", level="WARNING")
     samples = _samples(sdk, config)
     model = _model(sdk, config, len(samples.train_x))
+    _write_arguments(config, model, Path.cwd())
     delay = config.option("epoch_delay_seconds", float, 0.0)
     sdk.log(
         f"{len(samples.train_x)} training and {len(samples.val_x)} validation samples, {len(samples.classes)} classes, "
@@ -142,6 +143,15 @@ def _model(sdk: TrainerSDK, config: TrainerConfig, samples: int) -> Any:
         random_state=numpy.random.RandomState(seed),
         **settings,
     )
+
+
+def _write_arguments(config: TrainerConfig, model: Any, work: Path) -> None:
+    """The settings that training is really done with, read back from the network, as `args.json`."""
+    given = {name: value for name, value in model.get_params().items() if isinstance(value, (str, int, float, tuple))}
+    seed = config.option("seed", int, 42)
+    # scikit-learn's own `learning_rate` is a schedule.
+    document = {**given, "epochs": config.epochs, "learning_rate": model.learning_rate_init, "seed": seed}
+    (work / "args.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _optimizer(sdk: TrainerSDK, config: TrainerConfig) -> Dict[str, Any]:

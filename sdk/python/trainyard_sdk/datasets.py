@@ -69,10 +69,7 @@ def read_classification(
     if not root.is_dir():
         raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no folder; classification needs one")
     document = next((root / name for name in DOCUMENTS if (root / name).is_file()), None)
-    if document is None:
-        made = _from_folders(root, split, readable)
-    else:
-        made = _from_document(root, document, split, readable)
+    made = _from_folders(root, split, readable) if document is None else _from_document(root, document, split, readable)
     if len(made.classes) < 2:
         raise DatasetError(
             f"{root} (from LOCAL_DATASET_PATH) has {len(made.classes)} classes, but classification needs at least 2; "
