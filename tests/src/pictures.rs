@@ -168,24 +168,33 @@ fn picture(number: usize) -> Vec<u8> {
     bytes
 }
 
-/// The object of a picture as an annotation: flat with a class's id, nested with its name too.
+/// An object with these fields added.
+fn with(mut object: Value, fields: Value) -> Value {
+    if let (Some(all), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        all.extend(fields);
+    }
+    object
+}
+
+/// The object of a picture as an annotation; its class is added by each shape.
 fn annotation(number: usize, task: &str) -> Value {
     let [x, y, w, h] = object(number);
-    let mut made = json!({
+    let plain = json!({
         "id": 100 + number, "image_id": number, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0,
     });
-    if task == "segmentation" {
-        made["segmentation"] = if number == 0 {
-            runs([x, y, w, h])
-        } else {
-            json!([[x, y, x + w, y, x + w, y + h, x, y + h]])
-        };
+    let outline = match number {
+        0 => runs([x, y, w, h]),
+        _ => json!([[x, y, x + w, y, x + w, y + h, x, y + h]]),
+    };
+    let points = json!([x, y, 2, x + w, y, 2, x + w / 2, y + h, 1]);
+    match task {
+        "segmentation" => with(plain, json!({"segmentation": outline})),
+        "pose" => with(
+            plain,
+            json!({"keypoints": points, "num_keypoints": KEYPOINTS}),
+        ),
+        _ => plain,
     }
-    if task == "pose" {
-        made["keypoints"] = json!([x, y, 2, x + w, y, 2, x + w / 2, y + h, 1]);
-        made["num_keypoints"] = json!(KEYPOINTS);
-    }
-    made
 }
 
 /// A mask in run lengths, columns from the top left.
@@ -207,9 +216,10 @@ fn flat(numbers: &[usize], task: &str) -> Value {
         if !has_object(number) {
             return json!({"id": 100 + number, "image_id": number, "category_id": BACKGROUND});
         }
-        let mut made = annotation(number, task);
-        made["category_id"] = json!(class(number).0);
-        made
+        with(
+            annotation(number, task),
+            json!({"category_id": class(number).0}),
+        )
     });
     json!({
         "images": numbers.iter().map(|number| image(*number)).collect::<Vec<_>>(),
@@ -220,20 +230,22 @@ fn flat(numbers: &[usize], task: &str) -> Value {
 
 fn nested(task: &str) -> Value {
     let images = (0..COUNT).map(|number| {
-        let mut made = image(number);
-        made["split"] = json!(part(number));
-        made["annotations"] = if has_object(number) {
-            let mut own = annotation(number, task);
-            let (id, name) = class(number);
-            own["class_id"] = json!(id);
-            own["class_name"] = json!(name);
-            own["bbox_format"] = json!("xywh");
-            own["attributes"] = json!({});
-            json!([own])
-        } else {
-            json!([{"id": 100 + number, "image_id": number, "class_id": BACKGROUND, "class_name": "__background__"}])
+        let (id, name) = class(number);
+        let fields = json!({
+            "class_id": id, "class_name": name, "bbox_format": "xywh", "attributes": {},
+        });
+        let background = json!({
+            "id": 100 + number, "image_id": number, "class_id": BACKGROUND,
+            "class_name": "__background__",
+        });
+        let own = match has_object(number) {
+            true => with(annotation(number, task), fields),
+            false => background,
         };
-        made
+        with(
+            image(number),
+            json!({"split": part(number), "annotations": [own]}),
+        )
     });
     json!({
         "format_version": "1.0", "dataset_id": "scene", "dataset_name": "scene", "task_type": task,

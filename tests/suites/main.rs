@@ -6,6 +6,7 @@ mod conformance;
 mod crashes;
 mod datasets;
 mod demo;
+#[cfg(test)]
 mod formats;
 mod fuzz;
 mod people;

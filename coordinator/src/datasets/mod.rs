@@ -8,6 +8,7 @@
 mod catalog;
 mod checkpoints;
 mod digests;
+mod document;
 mod labeler;
 mod make;
 mod manifest;
@@ -83,6 +84,7 @@ struct Found {
     id: String,
     storage_path: String,
     format: Format,
+    document: Option<document::Named>,
 }
 
 /// A snapshot for a job that is about to be stored; while this is held nobody else reads or forgets the
@@ -193,6 +195,7 @@ impl Datasets {
                 format: known_format(id, &row.format)?,
                 id: row.id,
                 storage_path: row.storage_path,
+                document: None,
             });
         };
         let told = labeler.dataset(id, caller.user.id).await?;
@@ -200,6 +203,7 @@ impl Datasets {
         Ok(Found {
             format: known_format(id, format)?,
             storage_path: labeler.storage_path(&told, id)?,
+            document: labeler.document(&told),
             id: id.to_owned(),
         })
     }

@@ -66,6 +66,13 @@ pub(super) fn is_coco(path: &str) -> bool {
 /// The documents of a COCO dataset: those of the task where there are several kinds, else all
 /// `.json` at the top when there is but one.
 pub(super) fn coco(dataset: &Dataset<'_>) -> Result<Vec<String>, DatasetError> {
+    // One that was put there for the task goes before all others.
+    let own = dataset
+        .task
+        .map(|task| format!("annotations_{}.json", task.name()));
+    if let Some(own) = own.filter(|own| dataset.files.iter().any(|file| file.path == *own)) {
+        return Ok(vec![own]);
+    }
     let json = || {
         let all = dataset.files.iter().map(|file| file.path.as_str());
         all.filter(|path| path.ends_with(".json"))
