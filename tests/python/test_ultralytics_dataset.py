@@ -139,6 +139,9 @@ class DatasetCase(unittest.TestCase):
             self.assertEqual(label.read_text(), line, task)
         self.assertEqual(made["kpt_shape"], [2, 3])
 
+    @unittest.skipUnless(
+        importlib.util.find_spec("numpy"), "numpy is not importable; run with the trainer's environment"
+    )
     def test_several_polygons_of_one_object_become_one_outline_of_the_same_area(self) -> None:
         self.images("images", 2)
         squares = [[10, 10, 20, 10, 20, 20, 10, 20], [40, 40, 60, 40, 60, 60, 40, 60], [1, 2]]

@@ -33,12 +33,12 @@ def joined(polygons: Sequence[Sequence[float]]) -> List[float]:
     Each further polygon is entered and left by the same bridge, between the two points that are nearest to each
     other, so that the area stays that of all of them.
     """
+    flat = [[float(value) for value in ring[: len(ring) // 2 * 2]] for ring in polygons if len(ring) >= 6]
+    if len(flat) < 2:
+        return flat[0] if flat else []
     import numpy
 
-    rings = [numpy.asarray(ring[: len(ring) // 2 * 2], dtype=float).reshape(-1, 2) for ring in polygons]
-    rings = [ring for ring in rings if len(ring) >= 3]
-    if not rings:
-        return []
+    rings = [numpy.asarray(ring).reshape(-1, 2) for ring in flat]
     outline = rings[0]
     for ring in rings[1:]:
         apart = ((outline[:, None, :] - ring[None, :, :]) ** 2).sum(axis=2)

@@ -7,7 +7,7 @@ import re
 from typing import Any, Dict, Iterator, List
 
 import pytest
-from conftest import JOB_KEYS, Api, problems, shows, yolo
+from conftest import JOB_KEYS, Api, problems, program, shows, yolo
 
 
 @pytest.fixture
