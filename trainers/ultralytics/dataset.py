@@ -44,19 +44,19 @@ def resolve(root: Path, task: str, split: Split, work: Path, tell: Callable[[str
     if task == "classification":
         return _class_folders(root, split, work, tell)
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
-        return _from_yaml(root, split, work, tell)
+        return _checked(_from_yaml(root, split, work, tell), task, tell)
     if not root.is_dir():
         raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no dataset; expected {_LAYOUTS}")
     described = next((root / name for name in _YAML_NAMES if (root / name).is_file()), None)
     if described is not None:
-        return _from_yaml(described, split, work, tell)
+        return _checked(_from_yaml(described, split, work, tell), task, tell)
     document = annotations_json.find(root, task)
     if document is not None:
         made = annotations_json.convert(root, document, task, split, work, _reads, tell)
         # Image ids are spent here: a file that happens to be called like an id must not be taken for that image.
         return _finish(made, Split(split.share, split.seed), work, tell)
     if (root / "images").is_dir() and (root / "labels").is_dir():
-        return _from_folders(root, split, work, tell)
+        return _checked(_from_folders(root, split, work, tell), task, tell)
     raise DatasetError(f"{root} (from LOCAL_DATASET_PATH) has none of the known layouts; expected {_LAYOUTS}")
 
 
@@ -67,6 +67,39 @@ def images_below(folder: Path) -> List[Path]:
 
 def _reads(path: Path) -> bool:
     return path.suffix.lower() not in _NOT_READ and kinds.pillow_reads(path)
+
+
+def _checked(description: str, task: str, tell: Callable[[str], None]) -> str:
+    """The description again, when its labels have outlines where outlines are wanted."""
+    if task != "segmentation":
+        return description
+    document = yaml.safe_load(Path(description).read_text(encoding="utf-8"))
+    boxed, outlined = 0, 0
+    for part in ("train", "val"):
+        for image in _files(document[part]):
+            columns = _columns(Path(image))
+            boxed += any(count == 5 for count in columns)
+            outlined += any(count > 6 for count in columns)
+    if boxed and not outlined:
+        raise DatasetError(
+            f"the labels in {document['path']} hold boxes, but segmentation needs outlines (class x1 y1 x2 y2 x3 y3 …); "
+            "add them, or choose TASK_TYPE detection"
+        )
+    if boxed:
+        tell(
+            f"the labels of {boxed} images hold boxes, of which Ultralytics makes nothing in a segmentation; it may "
+            "leave out those images, or all outlines: give every object an outline"
+        )
+    return description
+
+
+def _columns(image: Path) -> List[int]:
+    """How many values each line of an image's label has, where Ultralytics looks for it."""
+    head, folder, rest = str(image).rpartition("/images/")
+    label = Path(f"{head}/labels/{rest}" if folder else str(image)).with_suffix(".txt")
+    if not label.is_file():
+        return []
+    return [len(line.split()) for line in label.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def _from_yaml(file: Path, split: Split, work: Path, tell: Callable[[str], None]) -> str:
