@@ -38,4 +38,16 @@ pub struct Snapshot {
     /// Free text.
     #[serde(default)]
     pub notes: String,
+    /// The annotation document, where it is none of the files at `storage_path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<Elsewhere>,
+}
+
+/// A file that is shown as one of the dataset's although it lies elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// Its path in the dataset, as everybody sees it.
+    pub path: String,
+    /// Where it lies: a path, or a URL such as `s3://bucket/key`.
+    pub location: String,
 }

@@ -144,6 +144,25 @@ pub enum TaskType {
 }
 
 impl TaskType {
+    /// All.
+    pub const ALL: [Self; 4] = [
+        Self::Classification,
+        Self::Detection,
+        Self::Segmentation,
+        Self::Pose,
+    ];
+
+    /// The short name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::Detection => "detection",
+            Self::Segmentation => "segmentation",
+            Self::Pose => "pose",
+        }
+    }
+
     /// Reads a long or short name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

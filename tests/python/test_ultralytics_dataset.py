@@ -70,6 +70,21 @@ class DatasetCase(unittest.TestCase):
         self.assertEqual(self.files(self.resolve(split={"ratio": [0.7, 0.3], "seed": 1})["val"]), val)
         self.assertNotEqual(self.files(self.resolve(split={"ratio": [0.7, 0.3], "seed": 2})["val"]), val)
 
+    def test_boxes_in_place_of_outlines_are_told(self) -> None:
+        for part in ("train", "val"):
+            self.images(f"images/{part}", 2)
+            (self.root / "labels" / part).mkdir(parents=True)
+            (self.root / "labels" / part / "0.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+        (self.root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
+        self.resolve("detection")
+        with self.assertRaisesRegex(DatasetError, "hold boxes, but segmentation needs outlines"):
+            self.resolve("segmentation")
+        (self.root / "labels" / "train" / "1.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n")
+        told: List[str] = []
+        dataset.resolve(self.root, "segmentation", splits.read({}), self.work, told.append)
+        self.assertEqual(len(told), 1)
+        self.assertIn("of 2 images hold boxes", told[0])
+
     def test_folders_without_description(self) -> None:
         self.images("images/train", 2)
         self.images("images/val", 1)
@@ -139,6 +154,9 @@ class DatasetCase(unittest.TestCase):
             self.assertEqual(label.read_text(), line, task)
         self.assertEqual(made["kpt_shape"], [2, 3])
 
+    @unittest.skipUnless(
+        importlib.util.find_spec("numpy"), "numpy is not importable; run with the trainer's environment"
+    )
     def test_several_polygons_of_one_object_become_one_outline_of_the_same_area(self) -> None:
         self.images("images", 2)
         squares = [[10, 10, 20, 10, 20, 20, 10, 20], [40, 40, 60, 40, 60, 60, 40, 60], [1, 2]]

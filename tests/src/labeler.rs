@@ -120,13 +120,24 @@ impl Labeler {
 
     /// A dataset that these users may read.
     pub fn dataset(&self, id: &str, format: &str, storage_path: &str, readers: &[&str]) {
-        let dataset = json!({
-            "id": id, "name": format!("set {id}"), "description": null, "format": format,
-            "labeled": true, "storage_type": "local", "storage_path": storage_path,
-            "annotation_path": null, "num_classes": 2, "num_images": 10, "class_names": ["a", "b"],
+        self.dataset_with(
+            id,
+            json!({"format": format, "storage_path": storage_path}),
+            readers,
+        );
+    }
+
+    /// As [`Labeler::dataset`], with any of its fields: `annotation_path`, `task_type` and so on.
+    pub fn dataset_with(&self, id: &str, fields: Value, readers: &[&str]) {
+        let mut dataset = json!({
+            "id": id, "name": format!("set {id}"), "description": null, "format": "imagefolder",
+            "labeled": true, "storage_type": "local", "storage_path": "", "annotation_path": null, "num_classes": 2, "num_images": 10, "class_names": ["a", "b"],
             "tags": [], "visibility": "private", "owner_id": 1, "created_at": "2026-01-01T00:00:00",
             "updated_at": "2026-01-01T00:00:00", "version": 1, "content_hash": null,
         });
+        if let (Some(all), Value::Object(fields)) = (dataset.as_object_mut(), fields) {
+            all.extend(fields);
+        }
         let mut told = self.lock();
         told.datasets.insert(id.to_owned(), dataset);
         for reader in readers {

@@ -9,5 +9,6 @@ pub mod jobs;
 pub mod labeler;
 pub mod mlflow;
 pub mod needs;
+pub mod pictures;
 pub mod process;
 pub mod wait;

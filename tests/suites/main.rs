@@ -8,6 +8,8 @@ mod conformance;
 mod crashes;
 mod datasets;
 mod demo;
+#[cfg(test)]
+mod formats;
 mod fuzz;
 mod people;
 mod python;

@@ -1,4 +1,4 @@
-"""Owns where the samples come from: the bundled digits or a folder of images per class, and the split in two.
+"""Owns where the samples come from: the bundled digits, which it splits in two, or a dataset of pictures.
 
 Callers: `train`. It never downloads anything and never writes.
 """
@@ -6,14 +6,12 @@ Callers: `train`. It never downloads anything and never writes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 from digits import CLASSES, load_digits
+from trainyard_sdk.datasets import Classification, Sample
 from trainyard_sdk.errors import ConfigError, DatasetError
-
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
 
 
 @dataclass(frozen=True)
@@ -40,30 +38,15 @@ def bundled(split: Mapping[str, Any]) -> Samples:
     return _centred(flat[train], labels[train], flat[val], labels[val], CLASSES)
 
 
-def imagefolder(root: Path, side: int, split: Mapping[str, Any]) -> Samples:
-    """Images in one folder per class, directly under `root` or under its `train/` and `val/`.
-
-    Args:
-        root: the dataset's folder.
-        side: every image becomes grey and `side` x `side` pixels.
-        split: `ratio`/`default_ratio` and `seed`, used only where there is no `train/` folder.
+def pictures(data: Classification, side: int) -> Samples:
+    """A dataset of pictures; every one becomes grey and `side` x `side` pixels.
 
     Raises:
-        DatasetError: no class folders, no images, an unreadable image, or fewer than two classes.
+        DatasetError: a picture that is not readable.
     """
-    if not root.is_dir():
-        raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no folder; an imagefolder is needed")
-    validation = next((root / name for name in ("val", "valid", "test") if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and validation is not None:
-        classes = _classes(root / "train")
-        train_x, train_y = _read(root / "train", classes, side)
-        val_x, val_y = _read(validation, classes, side)
-        return _centred(train_x, train_y, val_x, val_y, classes)
-    top = root / "train" if (root / "train").is_dir() else root
-    classes = _classes(top)
-    x, y = _read(top, classes, side)
-    train, val = _split_indices(y, split)
-    return _centred(x[train], y[train], x[val], y[val], classes)
+    train_x, train_y = _read(data.part("train"), side)
+    val_x, val_y = _read(data.part("val"), side)
+    return _centred(train_x, train_y, val_x, val_y, data.classes)
 
 
 def _centred(train_x: Any, train_y: Any, val_x: Any, val_y: Any, classes: Tuple[str, ...]) -> Samples:
@@ -72,41 +55,18 @@ def _centred(train_x: Any, train_y: Any, val_x: Any, val_y: Any, classes: Tuple[
     return Samples(train_x - mean, train_y, val_x - mean, val_y, classes, mean)
 
 
-def _classes(top: Path) -> Tuple[str, ...]:
-    """Names of the class folders, sorted, so that indices do not depend on the file system's order."""
-    names = sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(names) < 2:
-        raise DatasetError(
-            f"{top} (from LOCAL_DATASET_PATH) holds {len(names)} class folders, but classification needs at least 2; "
-            "expected <class>/*.png, or train/<class>/*.png and val/<class>/*.png"
-        )
-    return tuple(names)
-
-
-def _read(top: Path, classes: Sequence[str], side: int) -> Tuple[Any, Any]:
+def _read(samples: Sequence[Sample], side: int) -> Tuple[Any, Any]:
     from PIL import Image, UnidentifiedImageError  # not needed for the bundled digits
 
-    unknown = {entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - set(
-        classes
-    )
-    if unknown:
-        raise DatasetError(f"{top} has class folders that the training set lacks: {', '.join(sorted(unknown))}")
     rows: List[Any] = []
-    labels: List[int] = []
-    for index, name in enumerate(classes):
-        for file in sorted((top / name).rglob("*")):
-            if file.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            try:
-                with Image.open(file) as image:
-                    grey = image.convert("L").resize((side, side), Image.Resampling.BOX)
-            except (OSError, UnidentifiedImageError) as error:
-                raise DatasetError(f"image {file} is not readable: {error}") from error
-            rows.append(np.asarray(grey, dtype=np.float32).reshape(-1) / 255.0)
-            labels.append(index)
-    if not rows:
-        raise DatasetError(f"{top} (from LOCAL_DATASET_PATH) holds no images; expected files like <class>/*.png")
-    return np.stack(rows), np.asarray(labels, dtype=np.int64)
+    for sample in samples:
+        try:
+            with Image.open(sample.path) as image:
+                grey = image.convert("L").resize((side, side), Image.Resampling.BOX)
+        except (OSError, UnidentifiedImageError) as error:
+            raise DatasetError(f"image {sample.path} is not readable: {error}") from error
+        rows.append(np.asarray(grey, dtype=np.float32).reshape(-1) / 255.0)
+    return np.stack(rows), np.asarray([sample.label for sample in samples], dtype=np.int64)
 
 
 def _split_indices(labels: Any, split: Mapping[str, Any]) -> Tuple[Any, Any]:

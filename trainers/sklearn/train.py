@@ -59,6 +59,7 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         sdk.log(f"setting {key!r} has no meaning for this trainer and is not used", level="WARNING")
     samples = _samples(sdk, config)
     model = _model(sdk, config, len(samples.train_x))
+    _write_arguments(config, model, Path.cwd())
     delay = config.option("epoch_delay_seconds", float, 0.0)
     sdk.log(
         f"{len(samples.train_x)} training and {len(samples.val_x)} validation samples, {len(samples.classes)} classes, "
@@ -126,19 +127,23 @@ def _there(path: Path) -> Optional[str]:
 def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
     """The job's dataset; the bundled digits when LOCAL_DATASET_PATH is not set."""
     import data
+    from trainyard_sdk import datasets, kinds, splits
 
     split = config.config.get("split_config") or {}
-    for key in ("splits", "custom_splits", "exclude_images"):
-        if split.get(key):
-            sdk.log(f"setting 'split_config.{key}' has no meaning for this trainer and is not used", level="WARNING")
     if config.local_dataset_path is None:
+        for key in ("splits", "custom_splits", "exclude_images"):
+            if split.get(key):
+                sdk.log(f"setting 'split_config.{key}' has no meaning for digits and is not used", level="WARNING")
         sdk.log("LOCAL_DATASET_PATH is not set: using the handwritten digits that come with scikit-learn")
         return data.bundled(split)
     side = config.option("image_size", int, 0) or config.imgsz or DEFAULT_SIDE
     if side > MAX_SIDE:
         sdk.log(f"image size {side} is reduced to {MAX_SIDE} pixels: a perceptron has no use for more", level="WARNING")
         side = MAX_SIDE
-    return data.imagefolder(config.require_dataset(), side, split)
+    found = datasets.read_classification(config.require_dataset(), splits.read(split), kinds.pillow_reads)
+    if found.left_out:
+        sdk.log(kinds.told(found.left_out), level="WARNING")
+    return data.pictures(found, side)
 
 
 def _model(sdk: TrainerSDK, config: TrainerConfig, samples: int) -> Any:
@@ -166,6 +171,15 @@ def _model(sdk: TrainerSDK, config: TrainerConfig, samples: int) -> Any:
         random_state=numpy.random.RandomState(seed),
         **settings,
     )
+
+
+def _write_arguments(config: TrainerConfig, model: Any, work: Path) -> None:
+    """The settings that training is really done with, read back from the network, as `args.json`."""
+    given = {name: value for name, value in model.get_params().items() if isinstance(value, (str, int, float, tuple))}
+    seed = config.option("seed", int, 42)
+    # scikit-learn's own `learning_rate` is a schedule.
+    document = {**given, "epochs": config.epochs, "learning_rate": model.learning_rate_init, "seed": seed}
+    (work / "args.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _optimizer(sdk: TrainerSDK, config: TrainerConfig) -> Dict[str, Any]:

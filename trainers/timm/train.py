@@ -28,6 +28,7 @@ try:
         TrainerConfig,
         TrainerSDK,
         datasets,
+        kinds,
         splits,
     )
 except ImportError:
@@ -52,10 +53,16 @@ def main(argv: Optional[List[str]] = None) -> int:
         config = TrainerConfig.from_env(default_task="classification")
         if config.task_type != "classification":
             raise ConfigError(f"TASK_TYPE is {config.task_type!r}, but this trainer only does classification")
-        data = datasets.read_classification(
-            config.require_dataset(), splits.read(config.config.get("split_config") or {})
-        )
+        split = splits.read(config.config.get("split_config") or {})
+        data = datasets.read_classification(config.require_dataset(), split, kinds.pillow_reads)
         sdk.report_started(total_epochs=config.epochs)
+        if data.left_out:
+            sdk.log(kinds.told(data.left_out), level="WARNING")
+        counts = data.counts()
+        sdk.log(
+            f"{counts.get('train', 0)} training and {counts.get('val', 0)} validation samples, "
+            f"{len(data.classes)} classes"
+        )
         try:
             Job(sdk, config, data, Path.cwd()).run()
         except (RuntimeError, MemoryError) as error:

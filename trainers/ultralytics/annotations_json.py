@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from trainyard_sdk.splits import PARTS, Split
+from trainyard_sdk import kinds
 from trainyard_sdk.errors import DatasetError
+from trainyard_sdk.splits import PARTS, Split
 
 BACKGROUND = "__background__"
+CROWD = "crowd regions (iscrowd), which mark a group and not one object"
+NO_AREA = "objects whose bbox has no area"
+NO_KEYPOINTS = "objects without keypoints"
+NO_OUTLINE = "objects whose segmentation has no outline of at least 3 points"
 
 
 def find(root: Path, task: str) -> Optional[Path]:
@@ -24,7 +30,34 @@ def find(root: Path, task: str) -> Optional[Path]:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def convert(root: Path, file: Path, task: str, split: Split, work: Path) -> Dict[str, Any]:
+@dataclass
+class Reading:
+    """A document that is being read for a task, and how many of its objects were left out, by reason."""
+
+    file: Path
+    task: str
+    keypoints: int
+    skipped: Dict[str, int] = field(default_factory=dict)
+
+    def left_out(self, reason: str) -> str:
+        """Count an object; the line that stands for it is empty."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        return ""
+
+    def told(self) -> List[str]:
+        """One sentence for each reason."""
+        return [f"{self.file.name}: left out {reason}: {count}" for reason, count in sorted(self.skipped.items())]
+
+
+def convert(
+    root: Path,
+    file: Path,
+    task: str,
+    split: Split,
+    work: Path,
+    readable: Callable[[Path], bool],
+    tell: Callable[[str], None],
+) -> Dict[str, Any]:
     """Write links and labels below `work/converted` and return what a data.yaml holds.
 
     Args:
@@ -33,9 +66,11 @@ def convert(root: Path, file: Path, task: str, split: Split, work: Path) -> Dict
         task: detection, segmentation or pose.
         split: the job's split; see `splits` for what wins.
         work: folder for what is written.
+        readable: says of a picture whether it can be trained on.
+        tell: hears, in a sentence each, what is left out.
 
     Raises:
-        DatasetError: the document is unreadable, or an image it names is missing.
+        DatasetError: the document is unreadable, an image it names is missing, or no object is left.
     """
     document = _read(file)
     classes = _classes(document, file)
@@ -47,14 +82,26 @@ def convert(root: Path, file: Path, task: str, split: Split, work: Path) -> Dict
     images = [image for image in images if not split.is_excluded(image.get("id"), image.get("file_name"))]
     if len(images) < 2:
         raise DatasetError(f"{file} lists {len(images)} images; at least 2 are needed")
+    sources = {id(image): _source(root, str(image.get("file_name", "")), file) for image in images}
+    unread = {source for source in sources.values() if not readable(source)}
+    if unread:
+        tell(kinds.told(sorted(unread)))
+        images = [image for image in images if sources[id(image)] not in unread]
     parts = _parts(images, split)
     top = work / "converted"
     taken: Dict[Tuple[str, str], Path] = {}
     objects = {id(image): image.get("annotations") or flat.get(image.get("id"), []) for image in images}
     keypoints = max((len(item.get("keypoints") or []) // 3 for items in objects.values() for item in items), default=0)
+    reading = Reading(file, task, keypoints)
+    lines: List[str] = []
     for image in images:
-        lines = [_line(item, image, index, task, file, keypoints) for item in objects[id(image)]]
-        _place(root, str(image.get("file_name", "")), parts[id(image)], [x for x in lines if x], top, file, taken)
+        own = [line for line in (_line(item, image, index, reading) for item in objects[id(image)]) if line]
+        lines += own
+        _place(sources[id(image)], str(image.get("file_name", "")), parts[id(image)], own, top, taken)
+    for words in reading.told():
+        tell(words)
+    if not lines and reading.skipped:
+        raise DatasetError(f"{file} leaves no object for task {task}: {'; '.join(reading.told())}")
     made: Dict[str, Any] = {"path": str(top.absolute()), "names": dict(enumerate(classes.values()))}
     made.update({part: str((top / "images" / part).absolute()) for part in sorted(set(parts.values()))})
     if task == "pose":
@@ -100,59 +147,49 @@ def _parts(images: Sequence[Mapping[str, Any]], split: Split) -> Dict[int, str]:
     return parts
 
 
-def _line(
-    item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[Any, int], task: str, file: Path, keypoints: int
-) -> Optional[str]:
-    """One line of a label file; None for the background, crowds and what has no shape for this task.
+def _line(item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[Any, int], reading: "Reading") -> str:
+    """One line of a label file; empty for the background, and for what is told as left out.
 
     Every line of a pose has the same number of keypoints: those that an object lacks are marked as not labelled.
     """
     number = index.get(item.get("category_id", item.get("class_id")))
-    if number is None or item.get("iscrowd"):
-        return None
+    if number is None:
+        return ""
+    if item.get("iscrowd"):
+        return reading.left_out(CROWD)
     try:
         width, height = float(image["width"]), float(image["height"])
-        if task == "segmentation":
-            polygons = item.get("segmentation")
-            if not isinstance(polygons, list) or not polygons:
-                return None
-            points = _joined(polygons) if isinstance(polygons[0], list) else polygons
-            shares = [float(p) / (height if i % 2 else width) for i, p in enumerate(points)]
-            return _join(number, shares) if len(shares) >= 6 else None
+        if reading.task == "segmentation":
+            shares = _outline(item.get("segmentation"), (width, height))
+            return _join(number, shares) if len(shares) >= 6 else reading.left_out(NO_OUTLINE)
         x, y, w, h = (float(value) for value in item["bbox"])
         if w <= 0 or h <= 0:
-            return None
+            return reading.left_out(NO_AREA)
         shares = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
-        if task == "pose":
+        if reading.task == "pose":
             if not item.get("keypoints"):
-                return None
+                return reading.left_out(NO_KEYPOINTS)
             scale = (width, height, 1.0)
             given = [float(value) / scale[i % 3] for i, value in enumerate(item["keypoints"])]
-            shares += given + [0.0] * (3 * keypoints - len(given))
+            shares += given + [0.0] * (3 * reading.keypoints - len(given))
         return _join(number, shares)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        name = image.get("file_name")
-        raise DatasetError(f"{file}: annotation {item.get('id')} of image {name!r} is not usable: {error!r}") from error
+        raise DatasetError(
+            f"{reading.file}: annotation {item.get('id')} of image {image.get('file_name')!r} is not usable: {error!r}"
+        ) from error
 
 
-def _joined(polygons: Sequence[Sequence[float]]) -> List[float]:
-    """One outline around all polygons of an object, flat as they are: a label file has room for one.
+def _outline(segmentation: Any, size: Tuple[float, float]) -> List[float]:
+    """The outline of an object as shares of the image's sides, from polygons or from run lengths; empty without one."""
+    import outlines
 
-    Each further polygon is entered and left by the same bridge, between the two points that are nearest to each
-    other, so that the area stays that of all of them.
-    """
-    rings = [list(zip(map(float, ring[0::2]), map(float, ring[1::2]))) for ring in polygons if len(ring) >= 6]
-    if not rings:
-        return []
-    outline = rings[0]
-    for ring in rings[1:]:
-        _, near, far = min(
-            ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2, i, j)
-            for i, a in enumerate(outline)
-            for j, b in enumerate(ring)
-        )
-        outline = outline[: near + 1] + ring[far:] + ring[: far + 1] + outline[near:]
-    return [value for point in outline for value in point]
+    polygons = segmentation or []
+    if isinstance(segmentation, dict):
+        polygons, size = outlines.of_runs(segmentation)
+    elif polygons and not isinstance(polygons[0], list):
+        polygons = [polygons]
+    points = outlines.joined(polygons)
+    return [value / size[i % 2] for i, value in enumerate(points)]
 
 
 def _join(number: int, shares: Sequence[float]) -> str:
@@ -161,14 +198,18 @@ def _join(number: int, shares: Sequence[float]) -> str:
     return f"{number} " + " ".join(f"{value:.6f}" for value in last)
 
 
-def _place(
-    root: Path, name: str, part: str, lines: Sequence[str], top: Path, file: Path, taken: Dict[Tuple[str, str], Path]
-) -> None:
-    """Link one image and write its labels; an image without objects gets an empty file."""
+def _source(root: Path, name: str, file: Path) -> Path:
     candidates = [root / "images" / name, root / name]
     source = next((path for path in candidates if name and path.is_file()), None)
     if source is None or ".." in Path(name).parts:
         raise DatasetError(f"{file} names the image {name!r}, which is not in {root / 'images'}")
+    return source
+
+
+def _place(
+    source: Path, name: str, part: str, lines: Sequence[str], top: Path, taken: Dict[Tuple[str, str], Path]
+) -> None:
+    """Link one image and write its labels; an image without objects gets an empty file."""
     flat = "_".join(Path(name).parts[1:] if name.startswith("images/") else Path(name).parts)
     # Of two images that differ only in their folder or ending, each needs a label of its own.
     while taken.setdefault((part, Path(flat).stem), source) != source:

@@ -6,16 +6,20 @@ folder of classes. It never writes into the dataset, which other jobs may be usi
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import annotations_json
 import yaml
-from trainyard_sdk.splits import Split, spellings
+from trainyard_sdk import datasets, kinds
 from trainyard_sdk.errors import DatasetError
+from trainyard_sdk.splits import Split, spellings
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dng", ".mpo"))
+LOGGER = logging.getLogger("trainer")
+_NOT_READ = frozenset((".gif",))
+"""Kinds that Ultralytics passes over without a word."""
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _LAYOUTS = (
     "a data.yaml; a folder with data.yaml; images/{train,val} and labels/{train,val}; "
@@ -23,7 +27,7 @@ _LAYOUTS = (
 )
 
 
-def resolve(root: Path, task: str, split: Split, work: Path) -> str:
+def resolve(root: Path, task: str, split: Split, work: Path, tell: Callable[[str], None] = LOGGER.warning) -> str:
     """Return the absolute path that goes into `data=`: a yaml file, or for classification a folder.
 
     Args:
@@ -31,36 +35,74 @@ def resolve(root: Path, task: str, split: Split, work: Path) -> str:
         task: short name of the task.
         split: the job's split; see `splits` for what wins.
         work: folder for what is written.
+        tell: hears, in a sentence each, what is left out of the dataset.
 
     Raises:
         DatasetError: the layout is none of the known ones, or something it names is missing.
     """
     work.mkdir(parents=True, exist_ok=True)
     if task == "classification":
-        return _class_folders(root, split, work)
+        return _class_folders(root, split, work, tell)
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
-        return _from_yaml(root, split, work)
+        return _checked(_from_yaml(root, split, work, tell), task, tell)
     if not root.is_dir():
         raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no dataset; expected {_LAYOUTS}")
     described = next((root / name for name in _YAML_NAMES if (root / name).is_file()), None)
     if described is not None:
-        return _from_yaml(described, split, work)
+        return _checked(_from_yaml(described, split, work, tell), task, tell)
     document = annotations_json.find(root, task)
     if document is not None:
-        made = annotations_json.convert(root, document, task, split, work)
+        made = annotations_json.convert(root, document, task, split, work, _reads, tell)
         # Image ids are spent here: a file that happens to be called like an id must not be taken for that image.
-        return _finish(made, Split(split.share, split.seed), work)
+        return _finish(made, Split(split.share, split.seed), work, tell)
     if (root / "images").is_dir() and (root / "labels").is_dir():
-        return _from_folders(root, split, work)
+        return _checked(_from_folders(root, split, work, tell), task, tell)
     raise DatasetError(f"{root} (from LOCAL_DATASET_PATH) has none of the known layouts; expected {_LAYOUTS}")
 
 
 def images_below(folder: Path) -> List[Path]:
     """Image files below a folder, sorted, so that a split does not depend on the file system's order."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in folder.rglob("*") if kinds.is_picture(p) and p.is_file())
 
 
-def _from_yaml(file: Path, split: Split, work: Path) -> str:
+def _reads(path: Path) -> bool:
+    return path.suffix.lower() not in _NOT_READ and kinds.pillow_reads(path)
+
+
+def _checked(description: str, task: str, tell: Callable[[str], None]) -> str:
+    """The description again, when its labels have outlines where outlines are wanted."""
+    if task != "segmentation":
+        return description
+    document = yaml.safe_load(Path(description).read_text(encoding="utf-8"))
+    boxed, outlined = 0, 0
+    for part in ("train", "val"):
+        for image in _files(document[part]):
+            columns = _columns(Path(image))
+            boxed += any(count == 5 for count in columns)
+            outlined += any(count > 6 for count in columns)
+    if boxed and not outlined:
+        raise DatasetError(
+            f"the labels in {document['path']} hold boxes, but segmentation needs outlines (class x1 y1 x2 y2 x3 y3 …); "
+            "add them, or choose TASK_TYPE detection"
+        )
+    if boxed:
+        tell(
+            f"the labels of {boxed} images hold boxes, of which Ultralytics makes nothing in a segmentation; it may "
+            "leave out those images, or all outlines: give every object an outline"
+        )
+    return description
+
+
+def _columns(image: Path) -> List[int]:
+    """How many values each line of an image's label has, where Ultralytics looks for it."""
+    head, folder, rest = str(image).rpartition("/images/")
+    label = Path(f"{head}/labels/{rest}" if folder else str(image)).with_suffix(".txt")
+    if not label.is_file():
+        return []
+    return [len(line.split()) for line in label.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+def _from_yaml(file: Path, split: Split, work: Path, tell: Callable[[str], None]) -> str:
     """Read a data.yaml and make its paths absolute, starting from the folder it lies in."""
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -81,7 +123,7 @@ def _from_yaml(file: Path, split: Split, work: Path) -> str:
         if document.get(part):
             document[part] = _located(document[part], bases, file, part)
     document["path"] = str(bases[0])
-    return _finish(document, split, work)
+    return _finish(document, split, work, tell)
 
 
 def _bases(home: Path, named: Any) -> List[Path]:
@@ -111,7 +153,7 @@ def _located(entry: Any, bases: Sequence[Path], file: Path, part: str) -> Any:
     raise DatasetError(f"{file} says {part}: {text}, which does not exist; looked for {candidates[0]}")
 
 
-def _from_folders(root: Path, split: Split, work: Path) -> str:
+def _from_folders(root: Path, split: Split, work: Path, tell: Callable[[str], None]) -> str:
     """images/ and labels/ without a description: names come from classes.txt, or are made from the labels."""
     images = root / "images"
     document: Dict[str, Any] = {"path": str(root.resolve()), "names": _names(root)}
@@ -122,7 +164,7 @@ def _from_folders(root: Path, split: Split, work: Path) -> str:
             document["val"] = str(val.resolve())
     else:
         document["train"] = str(images.resolve())
-    return _finish(document, split, work)
+    return _finish(document, split, work, tell)
 
 
 def _names(root: Path) -> Dict[int, str]:
@@ -141,12 +183,16 @@ def _names(root: Path) -> Dict[int, str]:
     return {number: f"class_{number}" for number in range(highest + 1)}
 
 
-def _finish(document: Dict[str, Any], split: Split, work: Path) -> str:
+def _finish(document: Dict[str, Any], split: Split, work: Path, tell: Callable[[str], None]) -> str:
     """Split where the dataset does not, check that there are images, and write the description."""
     parts = {part: _files(document[part]) for part in ("train", "val", "test") if document.get(part)}
+    unread = {Path(file) for files in parts.values() for file in files if not _reads(Path(file))}
+    if unread:
+        tell(kinds.told(sorted(unread)))
+        parts = {part: [file for file in files if Path(file) not in unread] for part, files in parts.items()}
     if not parts["train"]:
         raise DatasetError(f"the training set {document['train']} holds no images")
-    if "val" not in parts or split.explicit:
+    if "val" not in parts or split.explicit or unread:
         parts = _applied(parts, split)
         for part, files in parts.items():
             listing = work / f"{part}.txt"
@@ -194,24 +240,45 @@ def _files(entry: Any) -> List[str]:
     return [str(path.parent / line[2:]) if line.startswith("./") else line for line in lines]
 
 
-def _class_folders(root: Path, split: Split, work: Path) -> str:
+def _class_folders(root: Path, split: Split, work: Path, tell: Callable[[str], None]) -> str:
     """A folder with train/ and val/; else, or when the split names images, a tree of links, split class by class."""
     if not root.is_dir():
         raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no folder; classification needs one")
+    if not (root / "train").is_dir() and annotations_json.find(root, "classification") is not None:
+        return _described_classes(root, split, work, tell)
     val = next((root / name for name in ("val", "validation", "valid", "test") if (root / name).is_dir()), None)
     complete = (root / "train").is_dir() and val is not None
     top = root / "train" if (root / "train").is_dir() else root
     names = _class_names(top)
+    folders = {"train": top, **({"val": val} if complete and val is not None else {})}
+    unread = {file for folder in folders.values() for file in images_below(folder) if not _reads(file)}
+    if unread:
+        tell(kinds.told(sorted(unread)))
     if complete and not split.explicit:
-        return str(root.resolve())
+        return str(root.resolve())  # Ultralytics passes over what it cannot read
     for name in names:
-        parts = {"train": [str(file) for file in images_below(top / name)]}
-        if complete and val is not None:
-            parts["val"] = [str(file) for file in images_below(val / name)]
+        parts = {
+            part: [str(file) for file in images_below(folder / name) if file not in unread]
+            for part, folder in folders.items()
+        }
         for part, files in _applied(parts, split).items():
             if not files:
                 raise DatasetError(f"class {name!r} in {top} has no images for {part!r}; each class needs some of both")
             _link([Path(file) for file in files], root, work / "classes" / part / name)
+    return str((work / "classes").absolute())
+
+
+def _described_classes(root: Path, split: Split, work: Path, tell: Callable[[str], None]) -> str:
+    """A tree of links for a document that says the class of each image."""
+    found = datasets.read_classification(root, split, _reads)
+    if found.left_out:
+        tell(kinds.told(found.left_out))
+    names = [name.replace("/", "_") for name in found.classes]
+    for part in ("train", "val"):
+        for name in names:  # in each part, so that its number is the same
+            (work / "classes" / part / name).mkdir(parents=True, exist_ok=True)
+    for sample in found.samples:
+        _link([sample.path], root, work / "classes" / sample.part / names[sample.label])
     return str((work / "classes").absolute())
 
 

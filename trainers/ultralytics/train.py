@@ -52,7 +52,7 @@ def _train(sdk: TrainerSDK, config: TrainerConfig, work: Path, level: int) -> No
     """Prepare, train and report the end."""
     threads = 0 if os.environ.get("OMP_NUM_THREADS") else _cores()
     offline.prepare(work)
-    data = _dataset(config, work)
+    data = _dataset(sdk, config, work)
     on_cpu = _check_device(config)
     plan = settings.plan(
         config.epochs, config.batch_size, config.advanced, config.imgsz, config.device, config.learning_rate, on_cpu
@@ -102,14 +102,18 @@ def _report_end(sdk: TrainerSDK, reporter: Any, run: Path) -> None:
     )
 
 
-def _dataset(config: TrainerConfig, work: Path) -> str:
+def _dataset(sdk: TrainerSDK, config: TrainerConfig, work: Path) -> str:
     try:
         import dataset
         from trainyard_sdk import splits
     except ImportError as error:
         raise FrameworkError(f"{error}; install this trainer's environment with `uv sync`") from error
     split = splits.read(config.config.get("split_config") or {})
-    return dataset.resolve(config.require_dataset(), config.task_type, split, work / "dataset")
+
+    def tell(words: str) -> None:
+        sdk.log(words, level="WARNING")
+
+    return dataset.resolve(config.require_dataset(), config.task_type, split, work / "dataset", tell)
 
 
 def _check_device(config: TrainerConfig) -> bool:

@@ -206,6 +206,7 @@ impl Set {
             created_by: "a@example.com".to_owned(),
             created_at: Timestamp(1),
             notes: String::new(),
+            document: None,
         };
         let named = resolved.named_parts().map(|parts| parts.to_string());
         (snapshot, named.unwrap_or_default(), assignment)

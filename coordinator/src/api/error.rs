@@ -23,6 +23,8 @@ pub struct ApiError {
     pub message: String,
     /// Every bad field; only with [`Kind::Invalid`].
     pub violations: Vec<Violation>,
+    /// Each field is right in itself, but together they make no job.
+    pub misfit: bool,
     /// Seconds after which trying again may help, where that is known.
     pub retry_after: Option<u64>,
 }
@@ -35,6 +37,7 @@ impl ApiError {
             kind,
             message: message.into(),
             violations: Vec::new(),
+            misfit: false,
             retry_after: None,
         }
     }
@@ -50,6 +53,7 @@ impl ApiError {
             kind: Kind::Invalid,
             message: words.join("; "),
             violations,
+            misfit: false,
             retry_after: None,
         }
     }
@@ -68,6 +72,15 @@ impl ApiError {
             field: field.to_owned(),
             message: message.into(),
         }])
+    }
+
+    /// A field that does not go with the others.
+    #[must_use]
+    pub fn misfit(found: Violation) -> Self {
+        Self {
+            misfit: true,
+            ..Self::invalid(vec![found])
+        }
     }
 
     /// The contract's answer to an unknown job.

@@ -34,7 +34,7 @@ use crate::{
     },
     auth::Keys,
     config::Http,
-    datasets::Datasets,
+    datasets::{self, Datasets},
     store::Store,
     telemetry::Telemetry,
     trackers::Board,
@@ -232,6 +232,7 @@ impl Service {
         if !violations.is_empty() {
             return Err(ApiError::invalid(violations));
         }
+        datasets::fits(&spec, None)?;
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
         let key = key.map(|key| format!("{}:{key}", caller.user.id));
         if let Some(job) = self.submitted(key.as_deref())? {

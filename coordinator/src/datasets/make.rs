@@ -11,14 +11,15 @@ use trainyard_core::{
         self, Dataset, DatasetError, Documents, FileEntry, MOST_DOCUMENT_BYTES, Resolved,
         VersionHasher,
     },
-    snapshot::Snapshot,
-    spec::TaskType,
+    snapshot::{Elsewhere, Snapshot},
+    spec::{TaskType, Violation},
 };
 use trainyard_proto::status::Kind;
 
 use super::{
     Datasets, Found, Held,
     digests::{Digest, Taken},
+    document::Document,
     manifest::{self, Line},
     rows,
 };
@@ -37,6 +38,8 @@ const ROW: usize = 1_024;
 pub(super) struct Order {
     pub(super) found: Found,
     pub(super) task: Option<TaskType>,
+    /// By one of our trainers, which needs what the task needs.
+    pub(super) trained: bool,
     pub(super) strategy: Option<Value>,
     /// Number and e-mail address.
     pub(super) by: (u64, String),
@@ -47,6 +50,7 @@ struct Read {
     files: Vec<FileEntry>,
     digests: Vec<Digest>,
     documents: Documents,
+    elsewhere: Option<Elsewhere>,
 }
 
 /// What a split came to.
@@ -107,32 +111,31 @@ impl Datasets {
         let id = &order.found.id;
         let told = |error| of_dataset(id, error);
         let entries = place.list("", self.inner.most).await.map_err(told)?;
-        let files: Vec<FileEntry> = entries
+        let document = self.document(order, place, &entries).await?;
+        let mut files: Vec<FileEntry> = entries
             .iter()
             .map(|entry| FileEntry {
                 path: entry.path.clone(),
                 size: entry.size,
             })
             .collect();
+        if let Some(document) = &document {
+            document.join(&mut files);
+        }
         let needed = dataset::needed(&view(&order.found, order.task, &files));
         let needed = needed.map_err(|error| refused(id, error))?;
-        let digests = self.digests(place, &entries, order).await?;
-        let mut documents = Documents::new();
-        for path in needed {
-            let bytes = place.read(&path, MOST_DOCUMENT_BYTES).await.map_err(told)?;
-            let at = entries
-                .binary_search_by(|entry| entry.path.as_str().cmp(&path))
-                .ok();
-            let digest = at.and_then(|at| digests.get(at));
-            if digest != Some(blake3::hash(&bytes).as_bytes()) {
-                return Err(told(StorageError::Changed(path)));
-            }
-            documents.insert(path, bytes);
+        let mut digests = self.digests(place, &entries, order).await?;
+        if let Some(document) = &document {
+            document.digest(&files, &mut digests);
         }
+        let own = (document.as_ref(), files.as_slice(), digests.as_slice());
+        let documents = read_all(place, needed, own).await;
+        let documents = documents.map_err(told)?;
         Ok(Read {
             files,
             digests,
             documents,
+            elsewhere: document.map(|document| document.elsewhere),
         })
     }
 
@@ -164,12 +167,18 @@ impl Datasets {
     /// Parsing large documents takes a thread that may block.
     async fn split(&self, read: &Arc<Read>, order: &Order) -> Result<Split, ApiError> {
         let (read, found, task) = (Arc::clone(read), order.found.clone(), order.task);
+        let trained = order.trained;
         let strategy = order.strategy.clone();
         let work = move || {
             let dataset = view(&found, task, &read.files);
-            let inventory = dataset::inventory(&dataset, &read.documents)?;
-            let resolved = Resolved::new(strategy.as_ref(), &inventory)?;
-            let assignment = dataset::assign(&inventory.images, &resolved)?;
+            let told = |error| refused(&found.id, error);
+            let inventory = dataset::inventory(&dataset, &read.documents);
+            let mut inventory = inventory.map_err(told)?;
+            if let Some(lack) = inventory.lacks.take().filter(|_| trained) {
+                return Err(lacking(&found.id, &lack));
+            }
+            let resolved = Resolved::new(strategy.as_ref(), &inventory).map_err(told)?;
+            let assignment = dataset::assign(&inventory.images, &resolved).map_err(told)?;
             Ok(Split {
                 summary: resolved.summary(&assignment),
                 named_parts: resolved.named_parts(),
@@ -177,8 +186,7 @@ impl Datasets {
             })
         };
         let done = tokio::task::spawn_blocking(work).await;
-        let done = done.ok().ok_or_else(crate::api::stopping)?;
-        done.map_err(|error| refused(&order.found.id, error))
+        done.ok().ok_or_else(crate::api::stopping)?
     }
 
     /// Metadata last: where it is, the rest is too.
@@ -206,6 +214,7 @@ impl Datasets {
             "dataset_id": snapshot.dataset_id,
             "dataset_path": snapshot.storage_path,
             "dataset_format": snapshot.format,
+            "annotation_document": snapshot.document,
             "split_config": snapshot.split,
             "dataset_version_hash": snapshot.version_hash,
             "assignment_hash": snapshot.assignment_hash,
@@ -218,6 +227,31 @@ impl Datasets {
         let metadata = metadata.to_string().into_bytes();
         Ok(artifacts.write(&at(manifest::METADATA), metadata).await?)
     }
+}
+
+/// The contents of files, which must be those that were hashed.
+async fn read_all(
+    place: &Place,
+    needed: Vec<String>,
+    (apart, files, digests): (Option<&Document>, &[FileEntry], &[Digest]),
+) -> Result<Documents, StorageError> {
+    let mut documents = Documents::new();
+    for path in needed {
+        if let Some(document) = apart.filter(|own| own.elsewhere.path == path) {
+            documents.insert(path, document.bytes.clone());
+            continue;
+        }
+        let bytes = place.read(&path, MOST_DOCUMENT_BYTES).await?;
+        let at = files
+            .binary_search_by(|file| file.path.as_str().cmp(&path))
+            .ok();
+        let digest = at.and_then(|at| digests.get(at));
+        if digest != Some(blake3::hash(&bytes).as_bytes()) {
+            return Err(StorageError::Changed(path));
+        }
+        documents.insert(path, bytes);
+    }
+    Ok(documents)
 }
 
 fn view<'a>(found: &Found, task: Option<TaskType>, files: &'a [FileEntry]) -> Dataset<'a> {
@@ -253,6 +287,7 @@ fn draft(
         created_by: order.by.1.clone(),
         created_at: clock::now(),
         notes: String::new(),
+        document: read.elsewhere.clone(),
     };
     let row = serde_json::to_vec(&snapshot).unwrap_or_default();
     if row.len() > ROW {
@@ -281,11 +316,19 @@ fn lines(read: &Read) -> Vec<u8> {
 }
 
 /// What is wrong with where a dataset lies, for who submits a job with it.
-fn of_dataset(id: &str, error: StorageError) -> ApiError {
+pub(super) fn of_dataset(id: &str, error: StorageError) -> ApiError {
     // 404 is for a dataset that nobody knows.
     let gone = matches!(error, StorageError::NotFound(_));
     let kind = if gone { Kind::Conflict } else { error.kind() };
     ApiError::new(kind, format!("dataset '{id}': {error}"))
+}
+
+/// The dataset is sound, but not for this task.
+fn lacking(id: &str, lack: &DatasetError) -> ApiError {
+    ApiError::misfit(Violation {
+        field: "task_type".to_owned(),
+        message: format!("dataset '{id}': {lack}"),
+    })
 }
 
 fn refused(id: &str, error: DatasetError) -> ApiError {

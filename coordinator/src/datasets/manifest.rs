@@ -71,7 +71,7 @@ impl Datasets {
                 }
                 live()?;
                 first = false;
-                let files = datasets.ways(&snapshot.id, &place, page).await?;
+                let files = datasets.ways(&snapshot, &place, page).await?;
                 yield ManifestPage { files, named_parts_json: std::mem::take(&mut named_parts_json) };
             }
         }
@@ -93,18 +93,21 @@ impl Datasets {
 
     async fn ways(
         &self,
-        id: &str,
+        snapshot: &Snapshot,
         place: &Place,
         page: Vec<Line>,
     ) -> Result<Vec<v1::SnapshotFile>, ApiError> {
         let storage = &self.inner.storage;
         let mut files = Vec::with_capacity(page.len());
         for line in page {
-            let name = format!("snapshots/{id}/{}", line.path);
+            let name = format!("snapshots/{}/{}", snapshot.id, line.path);
             let span = storage.way_for();
-            let url = storage
-                .way(Use::Read, (place, &line.path), (&name, span))
-                .await?;
+            let apart = self.apart(snapshot, &line.path).await?;
+            let (place, file) = match &apart {
+                Some((place, file)) => (place, file),
+                None => (place, &line.path),
+            };
+            let url = storage.way(Use::Read, (place, file), (&name, span)).await?;
             let digest = blake3::Hash::from_hex(&line.digest).map_err(|_damaged| damaged())?;
             files.push(v1::SnapshotFile {
                 path: line.path,
@@ -114,6 +117,18 @@ impl Datasets {
             });
         }
         Ok(files)
+    }
+
+    /// The place and name of a file that does not lie where the others do.
+    async fn apart(
+        &self,
+        snapshot: &Snapshot,
+        path: &str,
+    ) -> Result<Option<(Place, String)>, ApiError> {
+        match &snapshot.document {
+            Some(document) if document.path == path => Ok(Some(self.at(&document.location).await?)),
+            Some(_) | None => Ok(None),
+        }
     }
 
     /// A file that a signed way on the coordinator names, as its size and bytes.
@@ -127,6 +142,9 @@ impl Datasets {
             "snapshots" => {
                 let (id, path) = rest.split_once('/').ok_or_else(unknown)?;
                 let snapshot = self.snapshot(id)?;
+                if let Some((place, file)) = self.apart(&snapshot, path).await? {
+                    return Ok(place.stream(&file).await?);
+                }
                 let place = self.place(&snapshot.storage_path).await?;
                 Ok(place.stream(path).await?)
             }

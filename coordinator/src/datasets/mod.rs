@@ -8,6 +8,7 @@
 mod catalog;
 mod checkpoints;
 mod digests;
+mod document;
 mod labeler;
 mod make;
 mod manifest;
@@ -24,7 +25,11 @@ use std::{
 use moka::future::Cache;
 use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use trainyard_core::{dataset::Format, snapshot::Snapshot, spec::JobSpec};
+use trainyard_core::{
+    dataset::{Format, misfit, trained_tasks},
+    snapshot::Snapshot,
+    spec::{JobSpec, TaskType},
+};
 use trainyard_proto::status::Kind;
 
 pub(crate) use self::checkpoints::{UPLOAD, attempt_of};
@@ -97,6 +102,7 @@ struct Found {
     id: String,
     storage_path: String,
     format: Format,
+    document: Option<document::Named>,
 }
 
 /// A snapshot for a job that is about to be stored; while this is held nobody else reads or forgets the
@@ -170,10 +176,12 @@ impl Datasets {
             return Ok(None);
         };
         let found = self.find(&id, caller).await?;
+        fits(spec, Some(found.format))?;
         found.format.name().clone_into(&mut spec.dataset_format);
         let order = make::Order {
             found,
-            task: trainyard_core::spec::TaskType::parse(&spec.task_type),
+            task: TaskType::parse(&spec.task_type),
+            trained: trained_tasks(&spec.framework).is_some(),
             strategy: spec.split_strategy.clone(),
             by: (caller.user.id, caller.user.email.clone()),
         };
@@ -206,6 +214,7 @@ impl Datasets {
                 format: known_format(id, &row.format)?,
                 id: row.id,
                 storage_path: row.storage_path,
+                document: None,
             });
         };
         let told = labeler.dataset(id, caller.user.id).await?;
@@ -213,6 +222,7 @@ impl Datasets {
         Ok(Found {
             format: known_format(id, format)?,
             storage_path: labeler.storage_path(&told, id)?,
+            document: labeler.document(&told),
             id: id.to_owned(),
         })
     }
@@ -309,6 +319,16 @@ impl Datasets {
             .try_get_with_by_ref(path, self.inner.storage.place(path));
         opened.await.map_err(|error| (*error).clone().into())
     }
+}
+
+/// Refuses what no trainer could train; `format` is that of a dataset that a provider knows.
+///
+/// # Errors
+/// At the field that does not go with the others.
+pub(crate) fn fits(spec: &JobSpec, format: Option<Format>) -> Result<(), ApiError> {
+    let task = TaskType::parse(&spec.task_type);
+    let found = task.and_then(|task| misfit(&spec.framework, task, format));
+    found.map_or(Ok(()), |found| Err(ApiError::misfit(found)))
 }
 
 fn known_format(id: &str, name: &str) -> Result<Format, ApiError> {

@@ -73,8 +73,13 @@ fn key_of(snapshot: &Snapshot) -> String {
         &snapshot.assignment_hash,
         &split,
     ];
+    // Snapshots without one keep the keys that they have.
+    let location = snapshot
+        .document
+        .as_ref()
+        .map(|document| &document.location);
     let mut hasher = blake3::Hasher::new();
-    for part in parts {
+    for part in parts.into_iter().chain(location) {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }

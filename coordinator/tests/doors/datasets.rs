@@ -370,3 +370,73 @@ async fn the_catalog_lists_in_pages_and_refuses_names_twice() {
         assert_eq!(answer.0, status, "{}", answer.1);
     }
 }
+
+/// A dataset of four pictures whose only object has a box and nothing else.
+fn boxes(root: &Path) {
+    fs::create_dir(root.join("images")).unwrap();
+    for number in 0..4 {
+        fs::write(
+            root.join(format!("images/{number}.png")),
+            number.to_string(),
+        )
+        .unwrap();
+    }
+    let image = |number| json!({"id": number, "file_name": format!("{number}.png")});
+    let document = json!({
+        "categories": [{"id": 1, "name": "dog"}], "images": [image(0), image(1), image(2), image(3)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+    });
+    fs::write(root.join("annotations.json"), document.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn a_dataset_that_lacks_what_the_task_needs_is_422_at_the_field_and_leaves_nothing() {
+    let world = World::start().await;
+    let sets = tempfile::tempdir().unwrap();
+    for name in ["pets", "boxes"] {
+        let set = sets.path().join(name);
+        fs::create_dir(&set).unwrap();
+        match name {
+            "pets" => folders(&set, 3),
+            _ => boxes(&set),
+        }
+        add(&world, name, set.to_str().unwrap()).await;
+    }
+    let ask = |dataset: &str, framework: &str, task: &str| {
+        let mut body = snapshot_job(dataset);
+        body["config"]["framework"] = json!(framework);
+        body["config"]["task_type"] = json!(task);
+        body["config"]["command"] = json!((framework == "command").then_some(["true"]));
+        body
+    };
+    let lacking = "dataset 'boxes': annotations.json: annotations have no 'segmentation'";
+    for (dataset, task, field, words) in [
+        (
+            "pets",
+            "object_detection",
+            "dataset_format",
+            "has the format 'imagefolder'",
+        ),
+        ("pets", "pose", "dataset_format", "needs keypoints"),
+        ("boxes", "segmentation", "task_type", lacking),
+    ] {
+        let body = ask(dataset, "ultralytics", task);
+        let (status, answer) = world.post_json("/training/jobs", &body).await;
+        let entry = &answer["detail"][0];
+        let place = json!(["body", "config", field]);
+        assert_eq!((status, &entry["loc"]), (422, &place), "{answer}");
+        assert!(entry["msg"].as_str().unwrap().contains(words), "{answer}");
+    }
+    let listed = world.get("/snapshots").await.1;
+    assert_eq!(listed["snapshots"], json!([]), "{listed}");
+    // The same datasets are good for what they hold, and for a program, which knows best.
+    for (dataset, framework, task) in [
+        ("pets", "timm", "classification"),
+        ("boxes", "ultralytics", "detection"),
+        ("boxes", "command", "segmentation"),
+    ] {
+        let body = ask(dataset, framework, task);
+        let (status, answer) = world.post_json("/training/jobs", &body).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+}

@@ -210,6 +210,7 @@ async fn the_framework_is_timm_when_none_is_named() {
     let world = World::start().await;
     let mut body = yolo();
     body["config"].as_object_mut().unwrap().remove("framework");
+    body["config"]["task_type"] = json!("classification");
     let (status, job) = world.post_json("/training/jobs", &body).await;
     assert_eq!((status, &job["framework"]), (200, &json!("timm")));
 }
@@ -293,4 +294,23 @@ async fn an_empty_dataset_id_is_none_and_the_path_is_shown() {
     body["config"]["dataset_id"] = json!("");
     let (status, job) = world.post_json("/training/jobs", &body).await;
     assert_eq!((status, &job["dataset_path"]), (200, &json!("/data/set")));
+}
+
+#[tokio::test]
+async fn a_task_that_the_framework_cannot_train_is_422_at_the_task() {
+    let world = World::start().await;
+    for framework in ["timm", "sklearn"] {
+        let mut body = yolo();
+        body["config"]["framework"] = json!(framework);
+        let (status, answer) = world.post_json("/training/jobs", &body).await;
+        let words = format!(
+            "'detection' cannot be trained by framework '{framework}', which trains classification; choose framework ultralytics"
+        );
+        let entry = json!({
+            "type": "value_error", "loc": ["body", "config", "task_type"], "msg": words,
+            "input": "object_detection",
+        });
+        assert_eq!((status, answer), (422, json!({"detail": [entry]})));
+    }
+    assert_eq!(world.get("/training/jobs").await.1["jobs"], json!([]));
 }

@@ -14,6 +14,7 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use super::{DatasetError, Part};
+use crate::spec::TaskType;
 
 /// Marks samples without an object.
 pub(super) const BACKGROUND: &str = "__background__";
@@ -197,6 +198,48 @@ impl Document {
         Ok(self.images.iter().map(class).collect())
     }
 
+    /// What the task needs and none of the objects has; `None` also where there are no objects.
+    pub(super) fn lacks(&self, task: TaskType) -> Option<DatasetError> {
+        let (key, what) = match task {
+            TaskType::Classification => return None,
+            TaskType::Detection => ("bbox", "boxes"),
+            TaskType::Segmentation => ("segmentation", "outlines"),
+            TaskType::Pose => ("keypoints", "keypoints"),
+        };
+        let names = self.category_names();
+        let is_object = |fields: &Fields| {
+            let id = fields
+                .text("category_id")
+                .or_else(|| fields.text("class_id"));
+            id.and_then(|id| names.get(&id))
+                .is_some_and(|name| name != BACKGROUND)
+        };
+        let mut objects = self.objects().filter(is_object).peekable();
+        objects.peek()?;
+        let empty = |raw: &RawValue| matches!(raw.get(), "null" | "[]" | "{}");
+        let has = |fields: Fields| fields.get(key).is_some_and(|raw| !empty(raw));
+        let none = || {
+            let message = format!(
+                "have no '{key}': task {} needs {what}; add them, or choose another task",
+                task.name()
+            );
+            DatasetError::document(&self.path, "annotations", message)
+        };
+        (!objects.any(has)).then(none)
+    }
+
+    /// All annotations, one read after the other.
+    fn objects(&self) -> impl Iterator<Item = Fields> {
+        let flat = self.annotations.iter().flatten();
+        let flat = flat.filter_map(|row| serde_json::from_str(row.row.get()).ok());
+        let nested = self
+            .images
+            .iter()
+            .filter_map(|image| image.fields.get("annotations"));
+        let nested = nested.filter_map(|raw| serde_json::from_str::<Vec<Fields>>(raw.get()).ok());
+        flat.chain(nested.flatten())
+    }
+
     /// Names of classes by their ids, as far as they can be read.
     pub(super) fn category_names(&self) -> std::collections::BTreeMap<String, String> {
         self.categories().unwrap_or_default()
@@ -312,6 +355,42 @@ mod tests {
             let document = Document::parse("a.json", text.as_bytes()).unwrap();
             assert_eq!(document.classes().unwrap(), [Some("cat".to_owned()), None]);
         }
+    }
+
+    #[test]
+    fn what_a_task_needs_and_no_object_has_is_named() {
+        let flat = |annotations: &str| {
+            let text = format!(
+                r#"{{"categories":[{{"id":1,"name":"cat"}},{{"id":2,"name":"__background__"}}],
+                "images":[{{"id":1,"file_name":"a"}}],"annotations":[{annotations}]}}"#
+            );
+            Document::parse("a.json", text.as_bytes()).unwrap()
+        };
+        let box_only = r#"{"image_id":1,"category_id":1,"bbox":[0,0,1,1],"segmentation":[]}"#;
+        let outline =
+            r#"{"image_id":1,"category_id":1,"segmentation":{"counts":"1","size":[1,1]}}"#;
+        let background = r#"{"image_id":1,"category_id":2}"#;
+        let told = flat(box_only).lacks(TaskType::Segmentation).unwrap();
+        assert_eq!(
+            told.to_string(),
+            "a.json: annotations have no 'segmentation': task segmentation needs outlines; add them, or choose another task"
+        );
+        assert!(flat(outline).lacks(TaskType::Detection).is_some());
+        assert!(flat(box_only).lacks(TaskType::Pose).is_some());
+        for (annotations, task) in [
+            (format!("{box_only},{outline}"), TaskType::Segmentation),
+            (box_only.to_owned(), TaskType::Detection),
+            (box_only.to_owned(), TaskType::Classification),
+            (background.to_owned(), TaskType::Segmentation),
+            (String::new(), TaskType::Pose),
+        ] {
+            assert_eq!(flat(&annotations).lacks(task), None, "{annotations}");
+        }
+        let nested = r#"{"classes":[{"id":"c","name":"cat"}],
+            "images":[{"id":1,"file_name":"a","annotations":[{"class_id":"c","bbox":[0,0,1,1]}]}]}"#;
+        let nested = Document::parse("a.json", nested.as_bytes()).unwrap();
+        assert_eq!(nested.lacks(TaskType::Detection), None);
+        assert!(nested.lacks(TaskType::Segmentation).is_some());
     }
 
     #[test]

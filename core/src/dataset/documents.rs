@@ -22,15 +22,6 @@ pub(super) struct Described {
     pub(super) keys: Vec<Vec<String>>,
 }
 
-fn task_name(task: TaskType) -> &'static str {
-    match task {
-        TaskType::Classification => "classification",
-        TaskType::Detection => "detection",
-        TaskType::Segmentation => "segmentation",
-        TaskType::Pose => "pose",
-    }
-}
-
 /// The document for the task: its own, else the older one for all tasks.
 pub(super) fn dice<'a>(dataset: &Dataset<'a>) -> Result<&'a str, DatasetError> {
     let there: Vec<&str> = dataset
@@ -41,7 +32,7 @@ pub(super) fn dice<'a>(dataset: &Dataset<'a>) -> Result<&'a str, DatasetError> {
         .filter(|path| !path.contains('/'))
         .collect();
     let find = |name: &str| there.iter().copied().find(|path| *path == name);
-    let own = |task| find(&format!("annotations_{}.json", task_name(task)));
+    let own = |task: TaskType| find(&format!("annotations_{}.json", task.name()));
     let any = || {
         use TaskType::{Classification, Detection, Pose, Segmentation};
         let known = [Detection, Segmentation, Pose, Classification];
@@ -52,7 +43,7 @@ pub(super) fn dice<'a>(dataset: &Dataset<'a>) -> Result<&'a str, DatasetError> {
         None => find(OLDER).or_else(any),
     };
     found.ok_or_else(|| {
-        let task = dataset.task.map_or("<task>", task_name);
+        let task = dataset.task.map_or("<task>", TaskType::name);
         let there = if there.is_empty() {
             "none".to_owned()
         } else {
@@ -75,6 +66,13 @@ pub(super) fn is_coco(path: &str) -> bool {
 /// The documents of a COCO dataset: those of the task where there are several kinds, else all
 /// `.json` at the top when there is but one.
 pub(super) fn coco(dataset: &Dataset<'_>) -> Result<Vec<String>, DatasetError> {
+    // One that was put there for the task goes before all others.
+    let own = dataset
+        .task
+        .map(|task| format!("annotations_{}.json", task.name()));
+    if let Some(own) = own.filter(|own| dataset.files.iter().any(|file| file.path == *own)) {
+        return Ok(vec![own]);
+    }
     let json = || {
         let all = dataset.files.iter().map(|file| file.path.as_str());
         all.filter(|path| path.ends_with(".json"))
@@ -183,6 +181,13 @@ pub(super) fn inventory(
         let own = document.split_config();
         inventory.split_config = inventory.split_config.or(own);
     }
+    let lacks = |task| {
+        let mut documents = described.documents.iter();
+        // One that has it is enough: the others may hold samples without objects.
+        let all = documents.try_fold(None, |_, document| document.lacks(task).map(Some));
+        all.flatten()
+    };
+    inventory.lacks = dataset.task.and_then(lacks);
     Ok(inventory)
 }
 

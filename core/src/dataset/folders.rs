@@ -43,7 +43,7 @@ pub(super) fn inventory(files: &[FileEntry]) -> Result<Inventory, DatasetError> 
     }
     Ok(Inventory {
         images,
-        split_config: None,
+        ..Inventory::default()
     })
 }
 

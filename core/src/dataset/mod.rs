@@ -15,6 +15,7 @@
 mod assign;
 mod document;
 mod documents;
+mod fit;
 mod folders;
 mod hash;
 mod names;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use assign::{Assignment, assign};
+pub use fit::{misfit, trained_tasks};
 pub use hash::VersionHasher;
 pub use paths::check_path;
 pub use plan::{Plan, layout};
@@ -163,6 +165,8 @@ pub struct Inventory {
     pub images: Vec<Image>,
     /// The extension `split_config` of a document.
     pub split_config: Option<Value>,
+    /// What the task needs and no object has, for trainers to whom that matters.
+    pub lacks: Option<DatasetError>,
 }
 
 /// Contents of the files that [`needed`] has named, by path.
@@ -265,7 +269,7 @@ pub fn needed(dataset: &Dataset<'_>) -> Result<Vec<String>, DatasetError> {
 pub fn inventory(dataset: &Dataset<'_>, documents: &Documents) -> Result<Inventory, DatasetError> {
     let mut inventory = match dataset.format {
         Format::Dice | Format::Coco => documents::inventory(dataset, documents)?,
-        Format::Yolo => yolo::inventory(dataset.files, documents)?,
+        Format::Yolo => yolo::inventory(dataset, documents)?,
         Format::ImageFolder => folders::inventory(dataset.files)?,
     };
     inventory.images.sort_by(|a, b| a.key.cmp(&b.key));

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_yaml_ng::{Mapping, Value as Yaml};
 
-use super::{DatasetError, Documents, FileEntry, Image, Inventory, Part, paths};
+use super::{Dataset, DatasetError, Documents, FileEntry, Image, Inventory, Part, paths};
+use crate::spec::TaskType;
 
 const DESCRIPTIONS: [&str; 4] = ["data.yaml", "data.yml", "dataset.yaml", "dataset.yml"];
 /// Names of classes, one a line.
@@ -74,16 +75,19 @@ pub(super) fn describe(name: &str, documents: &Documents) -> Result<Mapping, Dat
 
 /// All images, with the part that the description or their folders say.
 pub(super) fn inventory(
-    files: &[FileEntry],
+    dataset: &Dataset<'_>,
     documents: &Documents,
 ) -> Result<Inventory, DatasetError> {
+    let files = dataset.files;
     let mut parts = BTreeMap::new();
+    let mut keypoints = false;
     if let Some(name) = description(files) {
         let described = describe(name, documents)?;
         if described.get("names").is_none() && described.get("nc").is_none() {
             let message = "is missing; add the class names";
             return Err(DatasetError::document(name, "names", message));
         }
+        keypoints = described.get("kpt_shape").is_some();
         let entries = Entries {
             name,
             files,
@@ -118,7 +122,14 @@ pub(super) fn inventory(
     Ok(Inventory {
         images: images.collect(),
         split_config: None,
+        lacks: (dataset.task == Some(TaskType::Pose) && !keypoints).then(no_keypoints),
     })
+}
+
+/// Labels alone do not say how many values a keypoint has.
+fn no_keypoints() -> DatasetError {
+    let message = "is missing: task pose needs it; add a line such as `kpt_shape: [17, 3]`, or choose another task";
+    DatasetError::document("data.yaml", "kpt_shape", message)
 }
 
 fn by_folder(path: &str) -> Option<Part> {
@@ -273,12 +284,25 @@ mod tests {
         files
     }
 
+    fn read_all(
+        task: Option<TaskType>,
+        paths: &[&str],
+        documents: &[(&str, &str)],
+    ) -> Result<Inventory, DatasetError> {
+        let read = |(path, text): &(&str, &str)| ((*path).to_owned(), text.as_bytes().to_vec());
+        let dataset = Dataset {
+            format: super::super::Format::Yolo,
+            task,
+            files: &files(paths),
+        };
+        inventory(&dataset, &documents.iter().map(read).collect())
+    }
+
     fn of(
         paths: &[&str],
         documents: &[(&str, &str)],
     ) -> Result<Vec<(String, Option<Part>)>, DatasetError> {
-        let read = |(path, text): &(&str, &str)| ((*path).to_owned(), text.as_bytes().to_vec());
-        let found = inventory(&files(paths), &documents.iter().map(read).collect())?;
+        let found = read_all(None, paths, documents)?;
         Ok(found
             .images
             .into_iter()
@@ -355,6 +379,24 @@ mod tests {
     fn without_a_description_the_folders_tell() {
         let found = of(&["images/a.png", "images/valid/b.png", "labels/a.txt"], &[]).unwrap();
         assert_eq!((found[0].1, found[1].1), (None, Some(Part::Val)));
+    }
+
+    #[test]
+    fn keypoints_need_a_shape_in_the_description() {
+        let paths = ["data.yaml", "images/a.png", "labels/a.txt"];
+        let lacks = |task, yaml| {
+            let found = read_all(Some(task), &paths, &[("data.yaml", yaml)]).unwrap();
+            found.lacks.map(|lack| lack.to_string())
+        };
+        let plain = "train: images\nnames: [x]\n";
+        let told = lacks(TaskType::Pose, plain).unwrap();
+        assert!(
+            told.starts_with("data.yaml: kpt_shape is missing"),
+            "{told}"
+        );
+        assert_eq!(lacks(TaskType::Detection, plain), None);
+        let shaped = "train: images\nnames: [x]\nkpt_shape: [2, 3]\n";
+        assert_eq!(lacks(TaskType::Pose, shaped), None);
     }
 
     #[test]

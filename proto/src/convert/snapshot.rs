@@ -51,6 +51,8 @@ impl TryFrom<v1::Snapshot> for Snapshot {
             created_by: wire.created_by,
             created_at: wire.created_at.as_ref().map(time).unwrap_or_default(),
             notes: wire.notes,
+            // Where files lie is for the coordinator, which hands out ways to them.
+            document: None,
         })
     }
 }
@@ -63,6 +65,7 @@ mod tests {
     #[test]
     fn a_snapshot_comes_back_as_it_went() {
         let snapshot = Snapshot {
+            document: None,
             id: "snap_0123456789ab".into(),
             dataset_id: "d".into(),
             storage_path: "s3://bucket/d".into(),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import DatasetError
+from .kinds import is_picture
 from .splits import PARTS, Split, spellings
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
 BACKGROUND = "__background__"
 DOCUMENTS = ("annotations_classification.json", "annotations.json")
 
@@ -31,10 +31,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Classification:
-    """A dataset: class names, whose order gives the labels, and all samples, sorted by path within a part."""
+    """A dataset: class names, whose order gives the labels, and all samples, sorted by path within a part.
+
+    `left_out` are pictures that the trainer cannot read.
+    """
 
     classes: Tuple[str, ...]
     samples: Tuple[Sample, ...]
+    left_out: Tuple[Path, ...] = ()
 
     def part(self, name: str) -> Tuple[Sample, ...]:
         """The samples of one part."""
@@ -48,8 +52,15 @@ class Classification:
         return found
 
 
-def read_classification(root: Path, split: Split) -> Classification:
+def read_classification(
+    root: Path, split: Split, readable: Callable[[Path], bool] = lambda path: True
+) -> Classification:
     """Read the dataset in `root`; see `splits` for what wins where parts are named several times.
+
+    Args:
+        root: the dataset's folder.
+        split: the job's split.
+        readable: says of a picture whether the trainer can open it, such as `kinds.pillow_reads`.
 
     Raises:
         DatasetError: no layout that is known, fewer than two classes, a picture that is named but not there, or
@@ -58,7 +69,7 @@ def read_classification(root: Path, split: Split) -> Classification:
     if not root.is_dir():
         raise DatasetError(f"LOCAL_DATASET_PATH points to {str(root)!r}, which is no folder; classification needs one")
     document = next((root / name for name in DOCUMENTS if (root / name).is_file()), None)
-    made = _from_folders(root, split) if document is None else _from_document(root, document, split)
+    made = _from_folders(root, split, readable) if document is None else _from_document(root, document, split, readable)
     if len(made.classes) < 2:
         raise DatasetError(
             f"{root} (from LOCAL_DATASET_PATH) has {len(made.classes)} classes, but classification needs at least 2; "
@@ -70,7 +81,7 @@ def read_classification(root: Path, split: Split) -> Classification:
     return made
 
 
-def _from_folders(root: Path, split: Split) -> Classification:
+def _from_folders(root: Path, split: Split, readable: Callable[[Path], bool]) -> Classification:
     """Folders of classes. A class that only the validation set has is an error, not a new class."""
     tops = _part_folders(root)
     classes = _class_names(tops.get("train", root))
@@ -88,10 +99,10 @@ def _from_folders(root: Path, split: Split) -> Classification:
     settled = "val" in tops or any(part == "val" for _, _, part in found)
     if not settled:
         found = [(path, label, None if part == "train" else part) for path, label, part in found]
-    return Classification(tuple(classes), _divided(found, split))
+    return _made(classes, found, split, readable)
 
 
-def _from_document(root: Path, file: Path, split: Split) -> Classification:
+def _from_document(root: Path, file: Path, split: Split, readable: Callable[[Path], bool]) -> Classification:
     document = _load(file)
     listed = document.get("categories") or document.get("classes") or []
     try:
@@ -112,7 +123,18 @@ def _from_document(root: Path, file: Path, split: Split) -> Classification:
         found.append((_picture(root, image.get("file_name"), file), label, split.part_of(*keys) or own))
     if "val" not in {part for _, _, part in found} and all(part is not None for _, _, part in found):
         found = [(path, label, None if part == "train" else part) for path, label, part in found]
-    return Classification(tuple(names.values()), _divided(found, split))
+    return _made(list(names.values()), found, split, readable)
+
+
+def _made(
+    classes: Sequence[str],
+    found: Sequence[Tuple[Path, int, Optional[str]]],
+    split: Split,
+    readable: Callable[[Path], bool],
+) -> Classification:
+    left_out = {path for path, _, _ in found if not readable(path)}
+    kept = [sample for sample in found if sample[0] not in left_out]
+    return Classification(tuple(classes), _divided(kept, split), tuple(sorted(left_out)))
 
 
 def _objects(document: Mapping[str, Any], key: str) -> List[Mapping[str, Any]]:
@@ -170,7 +192,7 @@ def _class_names(top: Path) -> List[str]:
 def _images_below(folder: Path) -> List[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in folder.rglob("*") if is_picture(path) and path.is_file())
 
 
 def _picture(root: Path, name: Any, file: Path) -> Path:

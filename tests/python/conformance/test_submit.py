@@ -7,7 +7,7 @@ import re
 from typing import Any, Dict, Iterator, List
 
 import pytest
-from conftest import JOB_KEYS, Api, problems, shows, yolo
+from conftest import JOB_KEYS, Api, problems, program, shows, yolo
 
 
 @pytest.fixture
@@ -206,6 +206,9 @@ def test_an_unknown_project_is_404(api: Api) -> None:
     shows(api.post("/training/jobs", json={**yolo(), "project_id": 987654}), 404, "Project not found")
 
 
+CLASSES = {"task_type": "image_classification", "model_name": "yolo11n-cls"}
+
+
 @pytest.fixture(scope="module")
 def dataset() -> str:
     """An imagefolder of the Labeler that the user may read."""
@@ -213,23 +216,34 @@ def dataset() -> str:
 
 
 def test_with_a_dataset_id_there_is_a_snapshot(api: Api, submit: Any, dataset: str) -> None:
-    job = submit(yolo(dataset_id=dataset, dataset_path=...))
+    job = submit(yolo(**CLASSES, dataset_id=dataset, dataset_path=...))
     assert re.fullmatch(r"snap_[0-9a-f]{12}", job["dataset_snapshot_id"])
     assert job["dataset_path"] == dataset
     assert api.job(job["id"])["dataset_snapshot_id"] == job["dataset_snapshot_id"]
 
 
 def test_the_format_of_the_dataset_replaces_the_one_that_was_sent(submit: Any, dataset: str) -> None:
-    assert submit(yolo(dataset_id=dataset, dataset_path=..., dataset_format="yolo"))["dataset_format"] == "imagefolder"
+    assert submit(yolo(**CLASSES, dataset_id=dataset, dataset_path=..., dataset_format="yolo"))["dataset_format"] == "imagefolder"
 
 
 def test_the_id_wins_over_the_path(submit: Any, dataset: str) -> None:
-    assert submit(yolo(dataset_id=dataset, dataset_path="/data/set"))["dataset_path"] == dataset
+    assert submit(yolo(**CLASSES, dataset_id=dataset, dataset_path="/data/set"))["dataset_path"] == dataset
+
+
+def test_what_no_trainer_could_train_is_422_at_its_field(api: Api, submit: Any, dataset: str) -> None:
+    answer = api.post("/training/jobs", json=yolo(framework="timm"))
+    assert problems(answer) == [("body.config.task_type", "value_error")]
+    answer = api.post("/training/jobs", json=yolo(dataset_id=dataset, dataset_path=...))
+    assert problems(answer) == [("body.config.dataset_format", "value_error")]
+    # A path is judged by the trainer, whatever format was sent: clients that send none send imagefolder.
+    assert submit(yolo(dataset_format=...))["dataset_format"] == "imagefolder"
+    assert submit(yolo(**CLASSES, dataset_format="yolo"))["dataset_format"] == "yolo"
+    assert submit(program("true", dataset_id=dataset, task_type="object_detection"))["dataset_path"] == dataset
 
 
 def test_an_unchanged_dataset_has_one_snapshot(submit: Any, dataset: str) -> None:
-    first = submit(yolo(dataset_id=dataset, dataset_path=...))["dataset_snapshot_id"]
-    assert submit(yolo(dataset_id=dataset, dataset_path=...))["dataset_snapshot_id"] == first
+    first = submit(yolo(**CLASSES, dataset_id=dataset, dataset_path=...))["dataset_snapshot_id"]
+    assert submit(yolo(**CLASSES, dataset_id=dataset, dataset_path=...))["dataset_snapshot_id"] == first
 
 
 def test_a_dataset_of_others_is_403(api: Api) -> None:

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use trainyard_core::{
     resources::{ResourceRequest, parse_bytes},
-    spec::JobSpec,
+    spec::{JobSpec, Violation},
 };
 use trainyard_proto::{
-    http::{self, Bound, Fields, SAFE, plain},
+    http::{self, Bound, Fields, SAFE, plain, problem},
     status::Kind,
 };
 
@@ -33,6 +33,27 @@ pub(super) fn spec(body: &[u8]) -> Result<JobSpec, Refusal> {
     missing(&spec).map_or(Ok(spec), |words| {
         Err(ApiError::new(Kind::Invalid, words).into())
     })
+}
+
+/// The service's refusal. Fields that do not go together are shown as fields of a wrong shape are.
+pub(super) fn refusal(body: &[u8], error: ApiError) -> Refusal {
+    if !error.misfit {
+        return error.into();
+    }
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let entry = |found: &Violation| {
+        let place = json!(["body", "config", found.field]);
+        let given = body
+            .get("config")
+            .and_then(|config| config.get(&found.field));
+        problem(
+            "value_error",
+            &place,
+            &found.message,
+            given.unwrap_or(&Value::Null),
+        )
+    };
+    Refusal::Fields(error.violations.iter().map(entry).collect())
 }
 
 fn missing(spec: &JobSpec) -> Option<&'static str> {

@@ -91,7 +91,8 @@ pub(super) async fn create(
 ) -> Answer<TrainingJob> {
     let key = key(&headers)?;
     let spec = create::spec(&body)?;
-    let job = service.submit(&caller, spec, key).await?;
+    let job = service.submit(&caller, spec, key).await;
+    let job = job.map_err(|error| create::refusal(&body, error))?;
     shown(&service, job)
 }
 

@@ -10,7 +10,10 @@
 
 use std::collections::BTreeMap;
 
-use trainyard_core::spec::FRAMEWORKS;
+use trainyard_core::{
+    dataset::trained_tasks,
+    spec::{FRAMEWORKS, TaskType},
+};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -158,10 +161,7 @@ impl ToSchema for ConfigRequest {
 
 impl PartialSchema for ConfigRequest {
     fn schema() -> RefOr<Schema> {
-        let trainers = FRAMEWORKS.iter().filter(|name| **name != "command");
-        // The contract's default is no help where that trainer does not ship.
-        let named = (!FRAMEWORKS.contains(&"timm")).then_some("framework");
-        let training = |dataset: &str| {
+        let training = |framework: &'static str, dataset: &str| {
             let none = ArrayBuilder::new()
                 .items(Object::with_type(Type::String))
                 .max_items(Some(0));
@@ -170,15 +170,19 @@ impl PartialSchema for ConfigRequest {
                 .min_length(Some(1))
                 .build();
             let object = Object::builder()
-                .property("framework", words(trainers.clone().copied()))
+                .property("framework", words([framework]))
                 .property("model_name", given.clone())
-                .property("task_type", words(TASKS))
+                .property("task_type", words(tasks_of(framework)))
                 .property(dataset, given)
                 .property("command", nullable(none))
                 .required("model_name")
                 .required("task_type")
                 .required(dataset);
-            named.into_iter().fold(object, ObjectBuilder::required)
+            // It is the contract's default.
+            match framework {
+                "timm" => object,
+                _ => object.required("framework"),
+            }
         };
         let first = Object::builder()
             .schema_type(Type::String)
@@ -192,10 +196,12 @@ impl PartialSchema for ConfigRequest {
             .property("command", program)
             .required("framework")
             .required("command");
-        let kinds = AnyOfBuilder::new()
-            .item(training("dataset_path"))
-            .item(training("dataset_id"))
-            .item(command);
+        let trainers = FRAMEWORKS.iter().filter(|name| **name != "command");
+        let kinds = trainers.fold(AnyOfBuilder::new(), |kinds, framework| {
+            let of = |dataset| training(framework, dataset);
+            kinds.item(of("dataset_path")).item(of("dataset_id"))
+        });
+        let kinds = kinds.item(command);
         AllOfBuilder::new()
             .item(SettingsRequest::schema())
             .item(kinds)
@@ -214,6 +220,15 @@ const TASKS: [&str; 8] = [
     "segmentation",
     "pose",
 ];
+
+/// Those that a trainer knows, under all their names.
+fn tasks_of(framework: &str) -> impl Iterator<Item = &'static str> {
+    let known = trained_tasks(framework).unwrap_or(&TaskType::ALL);
+    let trained = |task: TaskType| known.contains(&task);
+    TASKS
+        .into_iter()
+        .filter(move |name| TaskType::parse(name).is_some_and(trained))
+}
 
 fn words<'w>(words: impl IntoIterator<Item = &'w str>) -> ObjectBuilder {
     Object::builder()

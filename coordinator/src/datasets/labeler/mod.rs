@@ -19,6 +19,7 @@ use trainyard_proto::status::Kind;
 use url::Url;
 
 use self::{breaker::Breaker, token::Signer};
+use super::document::Named;
 use crate::{api::ApiError, clock, config::LabelerConfig};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub(super) struct Told {
     pub(super) format: Option<String>,
     #[serde(default)]
     pub(super) storage_path: Option<String>,
+    #[serde(default)]
+    pub(super) annotation_path: Option<String>,
     #[serde(default)]
     pub(super) task_type: Option<String>,
     #[serde(default)]
@@ -178,6 +181,22 @@ impl Labeler {
         self.get(&["datasets"], &query, user)
             .await
             .map_err(|error| explained(&error))
+    }
+
+    /// Where a dataset's annotation document lies, when one is named.
+    pub(super) fn document(&self, told: &Told) -> Option<Named> {
+        let text = told.annotation_path.as_deref().unwrap_or_default();
+        if !text.to_ascii_lowercase().ends_with(".json") {
+            return None;
+        }
+        let full = match text.contains("://") || text.starts_with('/') {
+            true => text.to_owned(),
+            false => format!("{}/{text}", self.storage_root),
+        };
+        Some(Named {
+            text: text.to_owned(),
+            full,
+        })
     }
 
     /// Where a dataset's files lie.

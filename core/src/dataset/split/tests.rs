@@ -10,6 +10,7 @@ fn inventory(parts: &[Option<Part>], config: Option<Value>) -> Inventory {
         class: None,
     };
     Inventory {
+        lacks: None,
         images: parts.iter().enumerate().map(image).collect(),
         split_config: config,
     }
