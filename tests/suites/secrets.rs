@@ -112,7 +112,7 @@ fn stored(
     }
     let job = store.job(JobId(job)).expect("a read").expect("the job");
     let attempt = job.attempt().expect("an attempt");
-    secrets.insert("the attempt's secret", attempt.secret.clone());
+    secrets.insert("the attempt's secret", attempt.secret.expose().to_owned());
     for user in store.users().expect("the users") {
         let shown = !user.service && log.contains(&user.password_hash);
         assert!(!shown, "the hash of a password is logged");

@@ -19,6 +19,8 @@ mod reader;
 mod reads;
 pub mod rest;
 mod service;
+mod streams;
+mod submit;
 mod trackers;
 pub mod users;
 

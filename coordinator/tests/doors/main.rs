@@ -29,15 +29,21 @@ mod labels;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod listening;
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod mlflow;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
 mod oidc;
+#[cfg(test)]
+mod pages;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]
@@ -46,8 +52,6 @@ mod rest;
 mod roles;
 #[cfg(test)]
 mod s3;
-#[cfg(test)]
-mod security;
 #[cfg(test)]
 mod submit;
 #[cfg(test)]
