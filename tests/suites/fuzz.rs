@@ -5,7 +5,7 @@
 use std::{path::Path, process::Command};
 
 use serde_json::Value;
-use tests::cluster::{Cluster, EMAIL, PASSWORD};
+use tests::cluster::{Cluster, CoordinatorSetup, EMAIL, PASSWORD};
 use trainyard_agent::environment::EnvironmentStore;
 
 use crate::{TRAINYARD, text};
@@ -31,15 +31,24 @@ async fn schemathesis_finds_nothing() {
     let store = EnvironmentStore::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"));
     let environment = store.prepare(folder, &mut |_| {}).await;
     let python = environment.expect("its environment is built").python;
-    let cluster = Cluster::start(TRAINYARD).await;
+    let cluster = Cluster::start_with(TRAINYARD, setup()).await;
     let others: Vec<_> = OWN
         .iter()
         .flat_map(|name| ["--exclude-name", *name])
         .collect();
     run(&cluster, &python, &others).await;
     for name in OWN {
-        let cluster = Cluster::start(TRAINYARD).await;
+        let cluster = Cluster::start_with(TRAINYARD, setup()).await;
         run(&cluster, &python, &["--include-name", name]).await;
+    }
+}
+
+/// More accounts are registered here than by people from one address.
+fn setup() -> CoordinatorSetup {
+    let name = "TRAINYARD__LOGIN__REGISTRATIONS_PER_ADDRESS".to_owned();
+    CoordinatorSetup {
+        variables: [(name, "1000000".to_owned())].into(),
+        ..CoordinatorSetup::default()
     }
 }
 

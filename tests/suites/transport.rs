@@ -297,6 +297,27 @@ async fn plain_text_leaves_this_machine_only_where_it_is_said() {
     ] {
         assert!(said.contains(word), "{word}: {said}");
     }
+    // Encrypted or not: the password of --dev is known to everybody.
+    let certificates = Certificates::make(&[]);
+    let [_, cert, _, key] = certificates.flags("server");
+    let (said, code) = failure(&mut start(&[
+        "--dev",
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+    ]));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(
+        said.contains("--dev") && said.contains("--insecure"),
+        "{said}"
+    );
+    let mut outward = start(&["--insecure"]);
+    let (said, code) = failure(outward.env("TRAINYARD__LABELER__URL", "http://192.0.2.1:8011"));
+    assert_eq!(code, Some(78), "{said}");
+    for word in ["labeler.url", "192.0.2.1", "server.insecure_outward = true"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
     let ready = cluster.path("exposed.ready");
     let flags = [
         "--dev",
