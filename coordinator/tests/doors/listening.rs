@@ -171,4 +171,5 @@ async fn those_who_never_say_hello_take_no_place_from_those_who_do() {
     }
     let connected = tokio::time::timeout(PATIENCE, port.connection.connect()).await;
     connected.expect("there is a place").unwrap();
+    assert_eq!(held.len(), 3);
 }

@@ -252,8 +252,9 @@ fn credential(cluster: &Cluster) -> String {
     let file = cluster.agent_data("one").join("credential");
     let kept = fs::read_to_string(file).expect("it has joined");
     let kept: Value = serde_json::from_str(&kept).expect("it is JSON");
-    let credential = kept["credential"].as_str().expect("a credential");
+    let credential = kept.get("credential").and_then(Value::as_str);
     // Its name is no secret.
+    let credential = credential.expect("a credential");
     credential.rsplit(':').next().unwrap_or_default().to_owned()
 }
 

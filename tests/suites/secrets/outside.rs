@@ -132,8 +132,14 @@ impl Outside {
             let output = cluster.cli(&["trackers", "--json"]);
             let said: Value = serde_json::from_slice(&output.stdout)
                 .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
-            let all = said["trackers"].as_array().expect("a list").clone();
-            let failed = |one: &Value| !one["last_error"].as_str().unwrap_or_default().is_empty();
+            let all = said.get("trackers").and_then(Value::as_array).cloned();
+            let all = all.expect("a list");
+            let failed = |one: &Value| {
+                !one.get("last_error")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .is_empty()
+            };
             (all.len() == 3 && all.iter().all(failed)).then_some(())
         })
         .await;
@@ -147,9 +153,10 @@ async fn refuse(listener: TcpListener) {
         b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno";
     while let Ok((mut stream, _)) = listener.accept().await {
         let mut asked = vec![0; 1 << 16];
-        // Whoever asked may be gone already.
-        stream.read(&mut asked).await.ok();
-        stream.write_all(ANSWER).await.ok();
-        stream.shutdown().await.ok();
+        if stream.read(&mut asked).await.is_ok_and(|bytes| bytes > 0) {
+            // Whoever asked may be gone already.
+            stream.write_all(ANSWER).await.ok();
+            stream.shutdown().await.ok();
+        }
     }
 }

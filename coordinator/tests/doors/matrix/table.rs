@@ -137,7 +137,7 @@ fn row(line: &'static str) -> Row {
 impl Row {
     /// The route without what it is about, as it stands in the document; none where there is none.
     pub(super) fn route(&self) -> Option<String> {
-        let route = self.rest.split(['#', '?']).next().unwrap();
+        let route = self.rest.split(['#', '?']).next()?;
         (route != "-").then(|| shape(route))
     }
 
