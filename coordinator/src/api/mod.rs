@@ -17,6 +17,7 @@ pub mod peer;
 pub mod projects;
 mod reader;
 mod reads;
+mod reports;
 pub mod rest;
 mod service;
 mod streams;

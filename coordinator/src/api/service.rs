@@ -27,7 +27,7 @@ use super::{
 use crate::{
     actors::{
         ask,
-        job::{ActError, DirectReport, JobMsg},
+        job::{ActError, JobMsg},
         jobs::JobsMsg,
         root::Tree,
         scheduler::SchedulerMsg,
@@ -335,44 +335,6 @@ impl Service {
             .filter(|job| job.state.is_terminal());
         let snapshot = job.as_ref().and_then(|job| job.snapshot_id.as_deref());
         self.inner.datasets.hold(snapshot).await
-    }
-
-    /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
-    ///
-    /// # Errors
-    /// When it is not: then nothing is told about the job.
-    pub fn may_report(&self, id: JobId, secret: &str) -> Result<(), ApiError> {
-        let job = self.inner.store.job(id)?;
-        let live = job.as_ref().filter(|job| job.allocation().is_some());
-        let hash = |text: &str| blake3::hash(text.as_bytes());
-        let right = live
-            .and_then(|job| job.attempt())
-            .is_some_and(|attempt| hash(attempt.secret.expose()) == hash(secret));
-        right.then_some(()).ok_or_else(ApiError::no_job)
-    }
-
-    /// A report that a trainer sends to the coordinator itself; on disk when this returns.
-    ///
-    /// # Errors
-    /// When `secret` is not that of the job's live attempt: then nothing is told about the job.
-    pub async fn report(
-        &self,
-        id: JobId,
-        secret: String,
-        report: DirectReport,
-    ) -> Result<Job, ApiError> {
-        let question = |reply| {
-            let message = JobMsg::Direct {
-                secret: secret.into(),
-                report: Box::new(report),
-                reply,
-            };
-            JobsMsg::Route(id, message)
-        };
-        match ask(&self.inner.tree.jobs, question).await? {
-            Ok(job) => Ok(job),
-            Err(_) => Err(ApiError::no_job()),
-        }
     }
 
     async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {

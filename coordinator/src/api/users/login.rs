@@ -213,9 +213,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let users = users(folder.path());
         let registering = &users.inner.registering;
-        let _busy = registering.acquire_many(1).await.unwrap();
+        let busy = registering.acquire_many(1).await.unwrap();
         let right = users.check("x".to_owned(), NOBODY.to_owned()).await;
         assert_eq!(right, Ok(false));
+        drop(busy);
+        let _checked = users.inner.checks.acquire_many(2).await.unwrap();
+        let hashing = users.hash_of_stranger("x");
+        let hashed = tokio::time::timeout(Duration::from_secs(30), hashing).await;
+        hashed.expect("logins do not hold it up").unwrap();
         // As many wait as may, and the next one is told so.
         let _waiting = users.inner.waiting.try_acquire_many(32).unwrap();
         let refused = users.hash_of_stranger("x").await.unwrap_err();
