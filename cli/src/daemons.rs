@@ -70,7 +70,7 @@ pub(crate) async fn coordinator(
         }
     }
     config.server.insecure |= transport.insecure;
-    config.check_transport().map_err(configuration)?;
+    config.check_transport(args.dev).map_err(configuration)?;
     let options = coordinator_boot::CoordinatorOptions {
         config,
         dev: args.dev,

@@ -124,7 +124,7 @@ pub async fn run(
     options: CoordinatorOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
-    options.config.check_transport()?;
+    options.config.check_transport(options.dev)?;
     let certificates = Certificates::load(&options.config.tls)?;
     let (failed, failure) = watch::channel(None);
     let store = open_store(&options.config, failed.clone()).await?;
@@ -285,6 +285,7 @@ fn service(
         limits: Limits {
             open_jobs: u64::from(config.limits.open_jobs),
             streams: count(config.limits.streams),
+            streams_per_caller: count(config.limits.streams_per_caller),
             page_rows: count(config.limits.page_rows),
         },
         stop: closing.clone(),
@@ -299,6 +300,7 @@ fn user_settings(config: &Config) -> Result<UserSettings, BootError> {
         open_registration: config.auth.open_registration,
         open_reads: config.auth.open_reads,
         failures: (login.failures_per_account, login.failures_per_address),
+        registrations: login.registrations_per_address,
         window: Duration::from_secs(u64::from(login.window_seconds)),
         trusted_proxies: login.trusted(),
         oidc: oidc.cloned().map(Oidc::new).transpose()?,

@@ -6,6 +6,7 @@
 mod access;
 mod datasets;
 mod http;
+mod outward;
 mod tls;
 mod trackers;
 
@@ -18,6 +19,7 @@ use std::{
 pub use access::{Login, OidcConfig};
 pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 pub use http::Http;
+pub(crate) use outward::is_exposed;
 use serde::Deserialize;
 pub use tls::{ClientCert, Tls};
 use trainyard_config::Shipped;
@@ -74,14 +76,22 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Plain text may leave this machine.
     pub insecure: bool,
+    /// Services that settings name may be called in plain text on other machines.
+    pub insecure_outward: bool,
     /// Connections at once.
     pub connections: u32,
+    /// Connections from one address at once.
+    pub connections_per_address: u32,
     /// TLS handshakes at once.
     pub handshakes: u32,
     /// How long one may take, in seconds.
     pub handshake_timeout_seconds: u32,
     /// How long a connection may ask for nothing, or take to ask, in seconds.
     pub header_timeout_seconds: u32,
+    /// How long a connection may ask for nothing more, in seconds.
+    pub idle_timeout_seconds: u32,
+    /// How long a client may take nothing of its answer, in seconds.
+    pub stall_timeout_seconds: u32,
 }
 
 /// Where the coordinator remembers.
@@ -136,6 +146,8 @@ pub struct Limits {
     pub request_mib: u32,
     /// Streams followed at once.
     pub streams: u32,
+    /// Of them by one caller.
+    pub streams_per_caller: u32,
     /// Rows on a page.
     pub page_rows: u32,
 }
@@ -201,14 +213,22 @@ impl Config {
         }
     }
 
-    /// What flags may have changed since the settings were loaded.
+    /// What flags may have changed since the settings were loaded; with `dev` there is a user with a
+    /// password that everybody knows.
     ///
     /// # Errors
-    /// When plain text would leave this machine and nobody has said so; when files of TLS are missing.
-    pub fn check_transport(&self) -> Result<(), ConfigError> {
+    /// When plain text would leave this machine and nobody has said so, or the known password would be
+    /// good from elsewhere; when files of TLS are missing.
+    pub fn check_transport(&self, dev: bool) -> Result<(), ConfigError> {
         self.tls.check()?;
+        self.check_outward()?;
         let listen = self.server.listen;
         let exposed = !listen.ip().to_canonical().is_loopback();
+        if exposed && dev && !self.server.insecure {
+            return Err(ConfigError::Check(format!(
+                "--dev makes a user whose password everybody knows, and server.listen is {listen}, which other machines reach; leave --dev out and set auth.first_user_email and auth.first_user_password, listen on 127.0.0.1, or say --insecure (server.insecure = true) if the network is yours alone"
+            )));
+        }
         if exposed && !self.tls.is_on() && !self.server.insecure {
             return Err(ConfigError::Check(format!(
                 "server.listen is {listen}, which other machines reach, and nothing is encrypted: tokens could be read on the way; make certificates with `trainyard tls init` and give --tls-cert and --tls-key, or say --insecure (server.insecure = true) if the network is yours alone"

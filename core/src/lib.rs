@@ -16,6 +16,7 @@ pub mod node;
 pub mod record;
 pub mod resources;
 pub mod sched;
+pub mod secret;
 pub mod snapshot;
 pub mod spec;
 pub mod task;

@@ -2,12 +2,12 @@
 //!
 //! `check` reports every bad field at once; each finding names the field and the way out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::resources::ResourceRequest;
+use crate::{resources::ResourceRequest, secret::Environment};
 
 /// Frameworks whose trainers ship with the agent; `command` runs any program.
 pub const FRAMEWORKS: [&str; 4] = ["command", "sklearn", "timm", "ultralytics"];
@@ -61,7 +61,7 @@ pub struct JobSpec {
     /// Program and arguments of framework `command`.
     pub command: Vec<String>,
     /// Variables for the trainer.
-    pub environment: BTreeMap<String, String>,
+    pub environment: Environment,
     /// What one task holds.
     pub resources: ResourceRequest,
     /// Higher runs first; -1,000 to 1,000.
@@ -107,7 +107,7 @@ impl Default for JobSpec {
             resume_from: None,
             resume: false,
             command: Vec::new(),
-            environment: BTreeMap::new(),
+            environment: Environment::default(),
             resources: ResourceRequest::default(),
             priority: 0,
             time_limit: None,

@@ -50,6 +50,8 @@ pub type Authenticated = InterceptedService<Channel, Bearer>;
 pub struct CoordinatorSetup {
     /// Variables of the environment, such as `TRAINYARD__LEASES__LOST_AFTER_SECONDS`.
     pub variables: BTreeMap<String, String>,
+    /// A file of settings, as TOML; empty for none.
+    pub settings: String,
     /// Whom its clients trust and what they show; with an authority they speak TLS.
     pub tls: ClientTls,
 }
@@ -119,6 +121,11 @@ impl Cluster {
             .arg("--ready-file")
             .arg(&ready)
             .envs(&self.setup.variables);
+        if !self.setup.settings.is_empty() {
+            let file = self.path("coordinator.toml");
+            fs::write(&file, &self.setup.settings).expect("the settings are written");
+            command.arg("--config").arg(file);
+        }
         let mut process = Process::start(&mut command, &self.path("coordinator.log"));
         let said = read_ready(&ready, &mut process).await;
         self.address = text(&said, "address");

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tests::{
-    cluster::{Cluster, EMAIL, PASSWORD},
+    cluster::{Cluster, CoordinatorSetup, EMAIL, PASSWORD},
     jobs::{Jobs, shell},
     wait::until,
 };
@@ -36,14 +36,14 @@ async fn schemathesis_finds_nothing() {
         .install_default()
         .ok();
     let python = python().await;
-    let cluster = Cluster::start(TRAINYARD).await;
+    let cluster = Cluster::start_with(TRAINYARD, setup()).await;
     let others: Vec<_> = OWN
         .iter()
         .flat_map(|name| ["--exclude-name", *name])
         .collect();
     run(&cluster, &python, &others).await;
     for name in OWN {
-        let cluster = Cluster::start(TRAINYARD).await;
+        let cluster = Cluster::start_with(TRAINYARD, setup()).await;
         run(&cluster, &python, &["--include-name", name]).await;
     }
 }
@@ -106,6 +106,15 @@ async fn trainer(cluster: &Cluster) -> (u64, String) {
         std::fs::read_to_string(&file).ok()
     });
     (id, address.await.trim().to_owned())
+}
+
+/// More accounts are registered here than by people from one address.
+fn setup() -> CoordinatorSetup {
+    let name = "TRAINYARD__LOGIN__REGISTRATIONS_PER_ADDRESS".to_owned();
+    CoordinatorSetup {
+        variables: [(name, "1000000".to_owned())].into(),
+        ..CoordinatorSetup::default()
+    }
 }
 
 async fn run(cluster: &Cluster, python: &Path, which: &[&str]) {

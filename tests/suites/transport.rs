@@ -278,16 +278,19 @@ async fn renewed_certificates_are_taken_up_and_connections_that_stand_go_on() {
     connection.connect().await.expect("the old ones are in use");
 }
 
+/// A coordinator that other machines would reach.
+fn exposed(cluster: &Cluster, more: &[&str]) -> Command {
+    let data = cluster.path("exposed").display().to_string();
+    let mut command = cluster.command();
+    command.args(["coordinator", "--listen", "0.0.0.0:0", "--data-dir", &data]);
+    command.args(more);
+    command
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_text_leaves_this_machine_only_where_it_is_said() {
     let cluster = Cluster::start(TRAINYARD).await;
-    let start = |more: &[&str]| {
-        let data = cluster.path("exposed").display().to_string();
-        let mut command = cluster.command();
-        command.args(["coordinator", "--listen", "0.0.0.0:0", "--data-dir", &data]);
-        command.args(more);
-        command
-    };
+    let start = |more: &[&str]| exposed(&cluster, more);
     let (said, code) = failure(&mut start(&[]));
     assert_eq!(code, Some(78), "{said}");
     for word in [
@@ -323,6 +326,29 @@ async fn plain_text_leaves_this_machine_only_where_it_is_said() {
         said.contains("not encrypted") && said.contains("--insecure"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_password_and_services_without_tls_are_for_this_machine_until_it_is_said() {
+    let cluster = Cluster::start(TRAINYARD).await;
+    // Encrypted or not: the password of --dev is known to everybody.
+    let certificates = Certificates::make(&[]);
+    let [_, cert, _, key] = certificates.flags("server");
+    let (said, code) = failure(&mut exposed(
+        &cluster,
+        &["--dev", "--tls-cert", &cert, "--tls-key", &key],
+    ));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(
+        said.contains("--dev") && said.contains("--insecure"),
+        "{said}"
+    );
+    let mut outward = exposed(&cluster, &["--insecure"]);
+    let (said, code) = failure(outward.env("TRAINYARD__LABELER__URL", "http://192.0.2.1:8011"));
+    assert_eq!(code, Some(78), "{said}");
+    for word in ["labeler.url", "192.0.2.1", "server.insecure_outward = true"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,7 @@ pub(super) fn variables(order: &Order, place: &Place) -> (BTreeMap<String, Strin
     let mut all = of_job(order);
     all.extend(of_place(order, place));
     let mut refused = Vec::new();
-    for (name, value) in &order.spec.environment {
+    for (name, value) in order.spec.environment.iter() {
         if RESERVED.contains(&name.as_str()) {
             refused.push(name.clone());
         } else {

@@ -120,16 +120,20 @@ impl Access {
     /// # Errors
     /// When the node has not joined, or the coordinator cannot be reached.
     pub async fn calls(&self) -> Result<Calls, AccessError> {
-        let credential = self.credential().ok_or(AccessError::NotJoined)?;
-        let header = format!("Bearer {}", credential.expose());
-        let mut header: MetadataValue<Ascii> =
-            header.parse().map_err(|_invalid| AccessError::NotJoined)?;
-        header.set_sensitive(true);
+        let header = self.header().ok_or(AccessError::NotJoined)?;
         let channel = self.connection().connect().await?;
         let calls = AgentServiceClient::with_interceptor(channel, Bearer(header));
         Ok(calls
             .max_decoding_message_size(wire::MOST_BYTES)
             .max_encoding_message_size(wire::MOST_BYTES))
+    }
+
+    /// The credential as metadata, once there is one.
+    pub(super) fn header(&self) -> Option<MetadataValue<Ascii>> {
+        let header = format!("Bearer {}", self.credential()?.expose());
+        let mut header: MetadataValue<Ascii> = header.parse().ok()?;
+        header.set_sensitive(true);
+        Some(header)
     }
 
     /// Whether this agent has anything to show.

@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use trainyard_net::{ClientTls, Connection, Plain, client::SetupError};
 use trainyard_proto::v1::{
     ConnectRequest, ConnectResponse, agent_service_client::AgentServiceClient,
@@ -52,7 +52,12 @@ pub(super) async fn open(
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MOST_BYTES)
             .max_encoding_message_size(MOST_BYTES);
-        let response = client.connect(ReceiverStream::new(requests)).await;
+        let mut request = Request::new(ReceiverStream::new(requests));
+        if let Some(header) = access.header() {
+            // Known before the first frame is read, which may then be a large one.
+            request.metadata_mut().insert("authorization", header);
+        }
+        let response = client.connect(request).await;
         let response = response.map_err(|status| of_status(&status))?;
         Ok(response.into_inner())
     };

@@ -27,7 +27,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const TAIL: usize = 15;
 
 /// What the coordinator writes once it serves.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(super) struct Ready {
     /// Where it serves.
     pub(super) address: String,

@@ -1,6 +1,6 @@
 //! What the demo submits, and what must arrive at the trainer. Pure. Called by `demo`.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
 use trainyard_core::spec::JobSpec;
@@ -60,7 +60,7 @@ fn detector(dataset: &Path) -> JobSpec {
             "seed": 1,
         })),
         // Pictures so small gain nothing by a second thread, and one gives the same figures anywhere.
-        environment: [("OMP_NUM_THREADS".to_owned(), "1".to_owned())].into(),
+        environment: BTreeMap::from([("OMP_NUM_THREADS".to_owned(), "1".to_owned())]).into(),
         ..on(dataset)
     }
 }
@@ -87,7 +87,7 @@ fn classifier(dataset: &Path) -> JobSpec {
             "pretrained": false,
             "seed": 1,
         })),
-        environment: [("OMP_NUM_THREADS".to_owned(), "1".to_owned())].into(),
+        environment: BTreeMap::from([("OMP_NUM_THREADS".to_owned(), "1".to_owned())]).into(),
         ..on(dataset)
     }
 }

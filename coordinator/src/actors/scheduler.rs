@@ -13,6 +13,7 @@ use trainyard_core::{
     job::{Event, Job, JobState},
     resources::{Capacity, ResourceRequest},
     sched::{Allocation, Ledger, QueuedJob, Unfit, largest_node_misfit, reason, solve},
+    secret::Secret,
     time::Timestamp,
 };
 
@@ -86,7 +87,7 @@ pub struct Scheduler;
 struct Proposal {
     queued_at: Timestamp,
     allocation: Allocation,
-    secret: String,
+    secret: Secret,
 }
 
 impl From<Proposal> for JobMsg {
@@ -312,8 +313,8 @@ pub(super) fn queued(job: &Job) -> QueuedJob {
 }
 
 /// 128 random bits for the callback URL of an attempt.
-fn secret() -> String {
-    format!("{:032x}", rand::rng().random::<u128>())
+fn secret() -> Secret {
+    format!("{:032x}", rand::rng().random::<u128>()).into()
 }
 
 /// A caller that no longer waits is not an error.

@@ -265,6 +265,18 @@ impl Service {
         self.data().stored_checkpoints(id).await
     }
 
+    /// Whether the task is one of this node's: an agent has no business with the tasks of another, even if
+    /// it came to know their secret.
+    ///
+    /// # Errors
+    /// When it is not, as if there were no such job.
+    pub fn is_on(&self, task: TaskKey, node: &str) -> Result<(), ApiError> {
+        let job = self.store().job(task.job)?;
+        let place = job.as_ref().and_then(|job| job.allocation());
+        let here = place.is_some_and(|place| place.node.0 == node);
+        here.then_some(()).ok_or_else(ApiError::no_job)
+    }
+
     /// Whether `secret` is that of this live attempt.
     fn alive(&self, task: TaskKey, secret: &str) -> Result<(), ApiError> {
         self.may_report(task.job, secret)?;

@@ -43,7 +43,7 @@ impl Service {
         caller: Caller,
         id: JobId,
     ) -> Result<impl Stream<Item = Result<Update, ApiError>> + Send + use<>, ApiError> {
-        let permit = self.stream()?;
+        let permit = self.stream(&caller)?;
         let mut changes = self.store().changes(id);
         let mut at = self.begin(&caller, id)?;
         let service = self.clone();

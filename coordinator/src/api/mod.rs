@@ -18,8 +18,11 @@ pub mod peer;
 pub mod projects;
 mod reader;
 mod reads;
+mod reports;
 pub mod rest;
 mod service;
+mod streams;
+mod submit;
 mod trackers;
 pub mod users;
 

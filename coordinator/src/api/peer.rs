@@ -72,6 +72,17 @@ fn origin(socket: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     origin
 }
 
+/// One address, or the network of 2^64 that one IPv6 customer has: what is counted as one caller.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// The token of an `Authorization: Bearer` header.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let header = headers.get(AUTHORIZATION)?.to_str().ok()?;

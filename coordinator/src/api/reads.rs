@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use futures::{Stream, StreamExt};
-use tokio::sync::OwnedSemaphorePermit;
 use trainyard_core::{
     ids::{AttemptNo, JobId},
     job::Job,
@@ -17,6 +16,7 @@ use trainyard_core::{
 use super::{
     ApiError, Caller,
     service::{Page, Service, stopping},
+    streams::Following,
 };
 use crate::store::{ReadError, Store, StoredLine, StoredPoint};
 
@@ -113,7 +113,7 @@ impl Service {
     ) -> Result<impl Stream<Item = Result<Vec<StoredPoint>, ApiError>> + Send + use<>, ApiError>
     {
         self.readable(caller, id)?;
-        let permit = self.stream()?;
+        let permit = self.stream(caller)?;
         let read = Store::points;
         let rows = self
             .follower(id)
@@ -133,7 +133,7 @@ impl Service {
     ) -> Result<impl Stream<Item = Result<Vec<StoredLine>, ApiError>> + Send + use<>, ApiError>
     {
         self.readable(caller, id)?;
-        let permit = self.stream()?;
+        let permit = self.stream(caller)?;
         let read = Store::logs;
         let rows = self
             .follower(id)
@@ -151,7 +151,7 @@ impl Service {
         id: JobId,
     ) -> Result<impl Stream<Item = Result<Job, ApiError>> + Send + use<>, ApiError> {
         self.readable(caller, id)?;
-        let permit = self.stream()?;
+        let permit = self.stream(caller)?;
         let service = self.clone();
         let states = self.follower(id).states().map(self.guard(caller, id));
         let states = states.then(move |job| {
@@ -380,7 +380,7 @@ fn each_point(
 
 /// `rows`, with `permit` given back at their end.
 fn holding<T>(
-    permit: OwnedSemaphorePermit,
+    permit: Following,
     rows: impl Stream<Item = T> + Send,
 ) -> impl Stream<Item = T> + Send {
     rows.map(move |row| {

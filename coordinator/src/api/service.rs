@@ -1,19 +1,17 @@
 //! The service: what both doors can ask for, in core types.
 //!
-//! Owns the order of checks at a submit, the answers of the contract to what a state does not allow,
-//! and the bounds on what is accepted at once. Decides nothing about jobs; the actors and the core
+//! Owns the answers of the contract to what a state does not allow, and what both doors share. Decides nothing about jobs; the actors and the core
 //! do. Called by `grpc` and `rest`.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     access::Permission,
     ids::JobId,
     job::{Event, Job, JobState, Resume},
-    spec::JobSpec,
 };
 use trainyard_proto::status::Kind;
 
@@ -22,26 +20,25 @@ use super::{
     access::Target,
     agents::{AgentPolicy, Agents},
     follow::Follower,
+    streams::{Following, Streams},
+    submit,
     users::{UserSettings, Users},
 };
 use crate::{
     actors::{
         ask,
-        job::{ActError, DirectReport, JobMsg},
-        jobs::{JobsMsg, Submission},
+        job::{ActError, JobMsg},
+        jobs::JobsMsg,
         root::Tree,
         scheduler::SchedulerMsg,
     },
     auth::Keys,
     config::Http,
-    datasets::{self, Datasets},
+    datasets::Datasets,
     store::Store,
     telemetry::Telemetry,
     trackers::Board,
 };
-
-/// Submissions that may be under way at once; beyond it callers are told to try again.
-const SUBMITS: usize = 4_096;
 
 /// Clients give up on an answer after about 30 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
@@ -53,6 +50,8 @@ pub struct Limits {
     pub open_jobs: u64,
     /// Streams followed at once.
     pub streams: usize,
+    /// Of them by one caller.
+    pub streams_per_caller: usize,
     /// Rows on a page.
     pub page_rows: usize,
 }
@@ -106,7 +105,7 @@ struct Inner {
     stop: CancellationToken,
     board: Board,
     submits: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    streams: Arc<Streams>,
 }
 
 /// Which jobs to list, newest first.
@@ -143,13 +142,13 @@ impl Service {
             tree: args.tree,
             datasets: args.datasets,
             public_url: args.public_url,
-            streams: Arc::new(Semaphore::new(args.limits.streams)),
+            streams: Streams::new(args.limits.streams, args.limits.streams_per_caller),
             limits: args.limits,
             http: args.http,
             telemetry: args.telemetry,
             stop: args.stop,
             board: args.board,
-            submits: Arc::new(Semaphore::new(SUBMITS)),
+            submits: Arc::new(Semaphore::new(submit::UNDER_WAY)),
         };
         Self {
             inner: Arc::new(inner),
@@ -174,6 +173,16 @@ impl Service {
     /// Where calls are counted.
     pub(super) fn telemetry(&self) -> &Telemetry {
         &self.inner.telemetry
+    }
+
+    /// How much is accepted.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Places of submissions under way.
+    pub(super) fn submits(&self) -> &Arc<Semaphore> {
+        &self.inner.submits
     }
 
     /// Rows on a page at most.
@@ -215,63 +224,6 @@ impl Service {
     /// Proxies whose word about addresses is believed.
     pub(super) fn trusted_proxies(&self) -> &[ipnet::IpNet] {
         &self.users().settings().trusted_proxies
-    }
-
-    /// Accepts a job; it is on disk when this returns.
-    ///
-    /// # Errors
-    /// Every bad field at once; a project that is not there or where the caller may not submit; a job
-    /// larger than any node; no room on disk or in the queue.
-    pub async fn submit(
-        &self,
-        caller: &Caller,
-        mut spec: JobSpec,
-        key: Option<String>,
-    ) -> Result<Job, ApiError> {
-        let violations = spec.check();
-        if !violations.is_empty() {
-            return Err(ApiError::invalid(violations));
-        }
-        datasets::fits(&spec, None)?;
-        self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
-        let key = key.map(|key| format!("{}:{key}", caller.user.id));
-        if let Some(job) = self.submitted(key.as_deref())? {
-            self.require(caller, Permission::ReadJob, Target::Job(&job))?;
-            return Ok(job);
-        }
-        if let Some(text) = &spec.resume_from {
-            self.may_begin_with(caller, ("resume_from", text))?;
-        }
-        let _permit = self.admit()?;
-        let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
-        if let Some(unfit) = ask(&self.inner.tree.scheduler, question).await? {
-            let words = format!(
-                "no node could ever hold the job: {}; the largest is {}",
-                unfit.shortage, unfit.largest
-            );
-            return Err(ApiError::field("resources", words));
-        }
-        let mut held = self.inner.datasets.prepare(caller, &mut spec).await?;
-        let submission = Submission {
-            spec,
-            submitted_by: caller.user.email.clone(),
-            key,
-            snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
-        };
-        let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
-        // The dataset is held until its snapshot is stored, so that the next submit finds it.
-        let job = ask(&self.inner.tree.jobs, question).await?;
-        self.inner.telemetry.submitted();
-        Ok(job)
-    }
-
-    /// The job that a submission with this key has become.
-    fn submitted(&self, key: Option<&str>) -> Result<Option<Job>, ApiError> {
-        let Some(key) = key else { return Ok(None) };
-        match self.inner.store.request_key(key)? {
-            Some(id) => Ok(self.inner.store.job(id)?),
-            None => Ok(None),
-        }
     }
 
     /// One job, with the reason why it waits.
@@ -387,44 +339,6 @@ impl Service {
         self.inner.datasets.hold(snapshot).await
     }
 
-    /// Whether `secret` is that of the job's live attempt, before anything of a report is read.
-    ///
-    /// # Errors
-    /// When it is not: then nothing is told about the job.
-    pub fn may_report(&self, id: JobId, secret: &str) -> Result<(), ApiError> {
-        let job = self.inner.store.job(id)?;
-        let live = job.as_ref().filter(|job| job.allocation().is_some());
-        let hash = |text: &str| blake3::hash(text.as_bytes());
-        let right = live
-            .and_then(|job| job.attempt())
-            .is_some_and(|attempt| hash(&attempt.secret) == hash(secret));
-        right.then_some(()).ok_or_else(ApiError::no_job)
-    }
-
-    /// A report that a trainer sends to the coordinator itself; on disk when this returns.
-    ///
-    /// # Errors
-    /// When `secret` is not that of the job's live attempt: then nothing is told about the job.
-    pub async fn report(
-        &self,
-        id: JobId,
-        secret: String,
-        report: DirectReport,
-    ) -> Result<Job, ApiError> {
-        let question = |reply| {
-            let message = JobMsg::Direct {
-                secret,
-                report: Box::new(report),
-                reply,
-            };
-            JobsMsg::Route(id, message)
-        };
-        match ask(&self.inner.tree.jobs, question).await? {
-            Ok(job) => Ok(job),
-            Err(_) => Err(ApiError::no_job()),
-        }
-    }
-
     async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {
         let question = |reply| JobsMsg::Route(id, JobMsg::Event(event, Some(reply)));
         match ask(&self.inner.tree.jobs, question).await? {
@@ -437,30 +351,9 @@ impl Service {
         }
     }
 
-    /// A place among the submissions under way, if there is room for one more job.
-    fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        self.inner.store.room()?;
-        let most = self.inner.limits.open_jobs;
-        if self.inner.store.count_open()? >= most {
-            let words = format!(
-                "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
-            );
-            return Err(ApiError::new(Kind::Exhausted, words));
-        }
-        let permit = Arc::clone(&self.inner.submits).try_acquire_owned();
-        permit.ok().ok_or_else(|| {
-            let words = format!("{SUBMITS} submissions are under way; try again in a moment");
-            ApiError::new(Kind::Exhausted, words)
-        })
-    }
-
-    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = Arc::clone(&self.inner.streams).try_acquire_owned();
-        permit.ok().ok_or_else(|| {
-            let most = self.inner.limits.streams;
-            let words = format!("{most} streams are followed already (limits.streams); close some");
-            ApiError::new(Kind::Exhausted, words)
-        })
+    /// A place for a stream of this caller.
+    pub(super) fn stream(&self, caller: &Caller) -> Result<Following, ApiError> {
+        self.inner.streams.take(caller)
     }
 
     pub(super) async fn with_reason(&self, mut job: Job) -> Job {

@@ -19,7 +19,10 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 use trainyard_core::{access::SystemRole, time::Timestamp};
 
-use crate::{clock, config::OidcConfig};
+use crate::{
+    clock,
+    config::{OidcConfig, is_exposed},
+};
 
 /// Clocks may differ by this many seconds.
 const LEEWAY: u64 = 30;
@@ -243,6 +246,12 @@ impl Oidc {
                 found.issuer
             );
             return Err(OidcError::Issuer(words));
+        }
+        // Whoever could write into that answer could sign any token.
+        if is_exposed(&found.jwks_uri) && !is_exposed(&self.settings.issuer) {
+            let words =
+                "its discovery document leads to keys at an http:// address of another machine";
+            return Err(OidcError::Issuer(words.to_owned()));
         }
         self.get(&found.jwks_uri).await
     }

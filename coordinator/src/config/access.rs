@@ -18,6 +18,8 @@ pub struct Login {
     pub failures_per_account: u32,
     /// Wrong passwords from one address within the window.
     pub failures_per_address: u32,
+    /// Accounts registered from one address within the window.
+    pub registrations_per_address: u32,
     /// The window in seconds.
     pub window_seconds: u32,
     /// Proxies whose X-Forwarded-For is believed: networks, comma-separated.

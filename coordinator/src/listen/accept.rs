@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor};
@@ -15,6 +15,7 @@ use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor};
 use super::{
     Certificates, PeerCertificate,
     connection::{Asker, Door},
+    places::{Full, Place, Places},
     socket::{Socket, Stream},
 };
 use crate::config::Server;
@@ -40,10 +41,8 @@ pub(super) async fn run(
     listener: TcpListener,
     door: Door,
     certificates: Option<Arc<Certificates>>,
-    limits: &Server,
+    (limits, places): (&Server, Arc<Places>),
 ) {
-    let count = |n: u32| usize::try_from(n).unwrap_or(Semaphore::MAX_PERMITS);
-    let places = Arc::new(Semaphore::new(count(limits.connections)));
     let closing = door.closing().clone();
     let mut tasks = JoinSet::new();
     if let Some(certificates) = &certificates {
@@ -52,10 +51,11 @@ pub(super) async fn run(
     let hall = Arc::new(Hall {
         door,
         certificates,
-        handshakes: Semaphore::new(count(limits.handshakes)),
+        handshakes: Semaphore::new(
+            usize::try_from(limits.handshakes).unwrap_or(Semaphore::MAX_PERMITS),
+        ),
         patience: Duration::from_secs(u64::from(limits.handshake_timeout_seconds)),
     });
-    let mut full = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -71,29 +71,36 @@ pub(super) async fn run(
                 continue;
             }
         };
-        let place = Arc::clone(&places).try_acquire_owned();
-        if std::mem::replace(&mut full, place.is_err()) != full && full {
-            tracing::warn!(
-                most = limits.connections,
-                "no more connections are taken (server.connections)"
-            );
-        }
-        if let Ok(place) = place {
-            tasks.spawn(Arc::clone(&hall).welcome(stream, peer, place));
+        match places.take(peer.ip()) {
+            Ok(place) => {
+                tasks.spawn(Arc::clone(&hall).welcome(stream, peer, place));
+            }
+            Err(full) => refused(full, peer, limits),
         }
     }
     drop(listener);
     while tasks.join_next().await.is_some() {}
 }
 
+/// Says once why connections are closed, until there is a place again.
+fn refused(full: Full, peer: SocketAddr, limits: &Server) {
+    match full {
+        Full::All { first: true } => tracing::warn!(
+            most = limits.connections,
+            "no more connections are taken (server.connections)"
+        ),
+        Full::Address { first: true } => tracing::warn!(
+            address = %peer.ip(),
+            most = limits.connections_per_address,
+            "no more connections are taken from an address (server.connections_per_address; name proxies in login.trusted_proxies)"
+        ),
+        Full::All { first: false } | Full::Address { first: false } => {}
+    }
+}
+
 impl Hall {
     /// One connection, from its first byte to its end.
-    async fn welcome(
-        self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) {
+    async fn welcome(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a connection stays slow");
         }
@@ -129,9 +136,10 @@ impl Hall {
         if stream.peek(&mut first).await? == 1 && first != [HANDSHAKE] {
             return Err(plain(stream).await);
         }
+        // One that never says hello costs no work, so it takes no place from those that do.
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         // Beyond the bound a client waits, and the time-out goes on.
         let _place = self.handshakes.acquire().await.map_err(io::Error::other)?;
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let stream = start.into_stream(certificates.current()).await?;
         let chain = stream.get_ref().1.peer_certificates();
         let shown = chain.and_then(|chain| chain.first());
@@ -153,7 +161,61 @@ async fn plain(mut stream: TcpStream) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::USE_TLS;
+    use std::net::Ipv4Addr;
+
+    use axum::{Router, routing::get};
+    use tokio::{io::AsyncReadExt as _, net::TcpSocket};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// No condition takes longer, however busy the machine is.
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A connection from an address of this machine that has answered once; none when it is closed.
+    async fn caller(from: [u8; 4], to: SocketAddr) -> Option<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(SocketAddr::from((Ipv4Addr::from(from), 0)))
+            .unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .ok()?;
+        let mut first = [0; 8];
+        let read = tokio::time::timeout(LONG, stream.read_exact(&mut first));
+        read.await.expect("an answer or an end").ok()?;
+        Some(stream)
+    }
+
+    #[tokio::test]
+    async fn one_address_gets_no_more_connections_than_its_share_and_others_get_theirs() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Config::load(None, []).unwrap().server;
+        let router = Router::new().route("/", get(async || "here"));
+        let door = Door::new(router, &limits, CancellationToken::new());
+        let places = Places::new(100, 2, Vec::new());
+        let serving = run(listener, door, None, (&limits, places));
+        let calling = async {
+            let (one, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+            let first = caller(one, address).await.unwrap();
+            let _second = caller(one, address).await.unwrap();
+            assert!(caller(one, address).await.is_none());
+            let _other = caller(other, address).await.unwrap();
+            drop(first);
+            let again = async { while caller(one, address).await.is_none() {} };
+            tokio::time::timeout(LONG, again)
+                .await
+                .expect("a place is free again");
+        };
+        tokio::select! {
+            () = serving => panic!("it serves no more"),
+            () = calling => {}
+        }
+    }
 
     #[test]
     fn the_hint_is_as_long_as_it_says() {

@@ -1,19 +1,25 @@
 //! The port: gRPC and REST on one listener, plain or encrypted.
 //!
-//! Owns accepting connections, their number, how long one may be silent before it asks for something,
-//! and the limits of HTTP. Nagle's algorithm is off, or small answers wait for 40 ms; keep-alive finds
+//! Owns accepting connections, their number in all and of one address, how long one may be silent before
+//! it asks for something or while it takes an answer, and the limits of HTTP. Nagle's algorithm is off, or small answers wait for 40 ms; keep-alive finds
 //! peers that vanished without a word. Requests carry [`Peer`], and [`PeerCertificate`] where the
 //! client has shown one. Called by `boot`.
 
 mod accept;
+mod calls;
 mod certificates;
 mod connection;
+mod places;
 mod socket;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -60,8 +66,19 @@ pub(crate) async fn serve(
     let router = router.layer(introduce);
     let door = connection::Door::new(router, &config.server, closing.clone());
     let certificates = certificates.map(Arc::new);
-    accept::run(listener, door, certificates, &config.server).await;
+    let limits = &config.server;
+    let most = (limits.connections, limits.connections_per_address);
+    let places = places::Places::new(most.0, most.1, shared(config));
+    accept::run(listener, door, certificates, (limits, places)).await;
     Ok(())
+}
+
+/// Where connections of many come from as if of one: proxies, and whatever runs on this machine.
+fn shared(config: &Config) -> Vec<IpNet> {
+    let mut networks = config.login.trusted();
+    networks.extend(Ipv4Net::new(Ipv4Addr::LOCALHOST, 8).map(IpNet::from));
+    networks.extend(Ipv6Net::new(Ipv6Addr::LOCALHOST, 128).map(IpNet::from));
+    networks
 }
 
 /// What nobody serves, in the words of the door that was knocked at.

@@ -9,9 +9,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
+
+use super::places::Place;
 
 /// What bytes go through.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(super) enum Stream {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) stream: Stream,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
 }
 
 impl AsyncRead for Socket {

@@ -255,6 +255,12 @@ fn words(text: &str) -> Options {
         .collect()
 }
 
+/// The addresses among the options of a section, with their names, for the check of the settings.
+pub(crate) fn endpoints(text: &str) -> Vec<(String, String)> {
+    let named = words(text).into_iter();
+    named.filter(|(key, _)| key.contains("endpoint")).collect()
+}
+
 /// What is wrong with the options of a section, for the check of the settings. Shows no value.
 #[must_use]
 pub fn bad_options(name: &str, text: &str) -> Option<String> {

@@ -313,7 +313,11 @@ pub(super) mod tests {
             framework: "command".into(),
             command: vec!["sh".into(), "-c".into()],
             advanced_config: Some(config),
-            environment: [("API_KEY".to_owned(), "hunter2".to_owned())].into(),
+            environment: std::collections::BTreeMap::from([(
+                "API_KEY".to_owned(),
+                "hunter2".to_owned(),
+            )])
+            .into(),
             time_limit: Some(std::time::Duration::from_secs(60)),
             ..JobSpec::default()
         }

@@ -7,6 +7,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use trainyard_coordinator::config::Config;
 use trainyard_net::{
     ClientTls, Connection, Plain,
     pki::{self, Wanted},
@@ -77,35 +78,59 @@ fn certificates(dir: &Path) -> pki::Folder {
     pki::init(dir, &wanted).unwrap()
 }
 
+/// A coordinator that speaks TLS.
+struct Encrypted {
+    address: String,
+    connection: Connection,
+    _stop: tokio::sync::oneshot::Sender<()>,
+    _running: tokio::task::JoinSet<Result<(), trainyard_coordinator::boot::BootError>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Encrypted {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = certificates(&folder.path().join("tls"));
+        let mut config = Config::load(None, []).unwrap();
+        config.server.listen = "127.0.0.1:0".parse().unwrap();
+        config.store.data_dir = folder.path().join("data");
+        config.store.reserve_mib = 0;
+        config.tls.cert = made.server.cert;
+        config.tls.key = made.server.key;
+        change(&mut config);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let ready = folder.path().join("ready.json");
+        let options = trainyard_coordinator::boot::CoordinatorOptions {
+            config,
+            dev: true,
+            ready_file: Some(ready.clone()),
+        };
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(trainyard_coordinator::boot::run(options, async {
+            stopped.await.ok();
+        }));
+        let said = crate::world::ready(&ready, &mut running).await;
+        let address = said["address"].as_str().unwrap().to_owned();
+        let url = format!("https://{address}");
+        assert_eq!(said["url"], url);
+        let tls = ClientTls {
+            ca: Some(made.ca.cert),
+            ..ClientTls::default()
+        };
+        Self {
+            address,
+            connection: Connection::new(&url, tls, Plain::Loopback).unwrap(),
+            _stop: stop,
+            _running: running,
+            _folder: folder,
+        }
+    }
+}
+
 #[tokio::test]
 async fn plain_text_on_an_encrypted_port_is_told_so_and_a_handshake_that_stops_is_closed() {
-    let folder = tempfile::tempdir().unwrap();
-    let made = certificates(&folder.path().join("tls"));
-    let config = trainyard_coordinator::config::Config::load(None, []).unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let ready = folder.path().join("ready.json");
-    let options = trainyard_coordinator::boot::CoordinatorOptions {
-        config: {
-            let mut config = config;
-            config.server.listen = "127.0.0.1:0".parse().unwrap();
-            config.server.handshake_timeout_seconds = 1;
-            config.store.data_dir = folder.path().join("data");
-            config.store.reserve_mib = 0;
-            config.tls.cert = made.server.cert;
-            config.tls.key = made.server.key;
-            config
-        },
-        dev: true,
-        ready_file: Some(ready.clone()),
-    };
-    let mut running = tokio::task::JoinSet::new();
-    running.spawn(trainyard_coordinator::boot::run(options, async {
-        stopped.await.ok();
-    }));
-    let said = crate::world::ready(&ready, &mut running).await;
-    let address = said["address"].as_str().unwrap();
-    assert_eq!(said["url"], format!("https://{address}"));
-
+    let port = Encrypted::start(|config| config.server.handshake_timeout_seconds = 1).await;
+    let address = port.address.as_str();
     let mut plain = TcpStream::connect(address).await.unwrap();
     let request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
     plain.write_all(request).await.unwrap();
@@ -120,13 +145,8 @@ async fn plain_text_on_an_encrypted_port_is_told_so_and_a_handshake_that_stops_i
         .unwrap();
     until_closed(&mut stops).await;
 
-    let tls = ClientTls {
-        ca: Some(made.ca.cert),
-        ..ClientTls::default()
-    };
-    let connection = Connection::new(&format!("https://{address}"), tls, Plain::Loopback).unwrap();
-    connection.connect().await.unwrap();
-    let http = connection.http().unwrap().build().unwrap();
+    port.connection.connect().await.unwrap();
+    let http = port.connection.http().unwrap().build().unwrap();
     let answer = http
         .get(format!("https://{address}/health"))
         .send()
@@ -134,5 +154,22 @@ async fn plain_text_on_an_encrypted_port_is_told_so_and_a_handshake_that_stops_i
         .unwrap();
     assert_eq!(answer.version(), reqwest::Version::HTTP_11);
     assert!(answer.status().is_success());
-    drop(stop);
+}
+
+#[tokio::test]
+async fn those_who_never_say_hello_take_no_place_from_those_who_do() {
+    let port = Encrypted::start(|config| {
+        config.server.handshakes = 1;
+        config.server.handshake_timeout_seconds = 600;
+    })
+    .await;
+    let mut held = Vec::new();
+    for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"] {
+        let mut stream = TcpStream::connect(&port.address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        held.push(stream);
+    }
+    let connected = tokio::time::timeout(PATIENCE, port.connection.connect()).await;
+    connected.expect("there is a place").unwrap();
+    assert_eq!(held.len(), 3);
 }

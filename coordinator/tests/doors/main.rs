@@ -29,15 +29,21 @@ mod labels;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod listening;
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod mlflow;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
 mod oidc;
+#[cfg(test)]
+mod pages;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]
@@ -48,8 +54,6 @@ mod resume;
 mod roles;
 #[cfg(test)]
 mod s3;
-#[cfg(test)]
-mod security;
 #[cfg(test)]
 mod submit;
 #[cfg(test)]

@@ -93,6 +93,8 @@ struct Issuer {
     url: String,
     keys: Arc<Mutex<Vec<Value>>>,
     fetched: Arc<AtomicUsize>,
+    /// Where its discovery document says that the keys are; none is where they are.
+    keys_at: Arc<Mutex<Option<String>>>,
 }
 
 impl Issuer {
@@ -102,6 +104,7 @@ impl Issuer {
             url: format!("http://{}/realm", listener.local_addr().unwrap()),
             keys: Arc::new(Mutex::new(vec![first.published("one")])),
             fetched: Arc::default(),
+            keys_at: Arc::default(),
         };
         let discovery = "/realm/.well-known/openid-configuration";
         let router = Router::new()
@@ -144,7 +147,9 @@ impl Issuer {
 }
 
 async fn describe(State(issuer): State<Issuer>) -> Json<Value> {
-    Json(json!({"issuer": issuer.url, "jwks_uri": format!("{}/keys", issuer.url)}))
+    let keys = issuer.keys_at.lock().unwrap().clone();
+    let keys = keys.unwrap_or_else(|| format!("{}/keys", issuer.url));
+    Json(json!({"issuer": issuer.url, "jwks_uri": keys}))
 }
 
 async fn keys(State(issuer): State<Issuer>) -> Json<Value> {
@@ -347,4 +352,17 @@ async fn who_registered_an_address_loses_it_to_whom_the_issuer_has_verified() {
     assert_eq!(me(&world, token).await.0, 401);
     let again = world.login("ada@example.org", "not hers at all").await;
     assert_eq!(again.0, 401);
+}
+
+#[tokio::test]
+async fn keys_in_plain_text_from_elsewhere_are_not_asked_for() {
+    let key = Key::rsa();
+    let issuer = Issuer::start(&key).await;
+    // It is there, but by its name not on this machine.
+    let elsewhere = issuer.url.replace("127.0.0.1", "0.0.0.0") + "/keys";
+    *issuer.keys_at.lock().unwrap() = Some(elsewhere);
+    let world = issuer.world().await;
+    let token = issuer.token(&key, "one", |_| ());
+    assert_eq!(me(&world, &token).await.0, 401);
+    assert_eq!(issuer.fetched.load(Ordering::SeqCst), 0);
 }

@@ -6,6 +6,7 @@ use crate::{
     ids::AttemptNo,
     record::{Completion, Progress},
     sched::Allocation,
+    secret::Secret,
     time::Timestamp,
 };
 
@@ -64,7 +65,7 @@ impl Draft {
         &mut self,
         queued_at: Timestamp,
         allocation: Allocation,
-        secret: String,
+        secret: Secret,
     ) -> Result<(), Illegal> {
         self.only_in(&[JobState::Queued], "placed")?;
         // Queued anew since: that place may have been given to another job.

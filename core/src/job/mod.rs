@@ -19,6 +19,7 @@ use crate::{
     ids::{AttemptNo, JobId, NodeName},
     record::{Checkpoint, Completion, Progress},
     sched::Allocation,
+    secret::Secret,
     spec::JobSpec,
     time::Timestamp,
 };
@@ -31,7 +32,7 @@ pub struct Attempt {
     /// Where and with what.
     pub allocation: Allocation,
     /// Known to this attempt's trainer alone; part of its callback URL.
-    pub secret: String,
+    pub secret: Secret,
     /// When it was given its place.
     pub placed_at: Timestamp,
     /// When its trainer process started.
@@ -114,7 +115,7 @@ pub enum Event {
         /// The place.
         allocation: Allocation,
         /// Drawn by the caller, who has randomness.
-        secret: String,
+        secret: Secret,
     },
     /// Its node is busy with it: fetching, building.
     Preparing(AttemptNo, String),

@@ -25,7 +25,7 @@ fn placed() -> Event {
     Event::Placed {
         queued_at: T,
         allocation: allocation(),
-        secret: "s".into(),
+        secret: "s".to_owned().into(),
     }
 }
 

@@ -39,7 +39,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             primary_metric: given(wire.primary_metric),
             primary_metric_mode: given(wire.primary_metric_mode),
             command: wire.command,
-            environment: wire.environment,
+            environment: wire.environment.into(),
             resources: wire.resources.unwrap_or_default().into(),
             priority: wire.priority,
             time_limit: wire
@@ -92,7 +92,7 @@ impl From<JobSpec> for v1::JobSpec {
             primary_metric: core.primary_metric.unwrap_or_default(),
             primary_metric_mode: core.primary_metric_mode.unwrap_or_default(),
             command: core.command,
-            environment: core.environment,
+            environment: core.environment.into(),
             resources: Some(core.resources.into()),
             priority: core.priority,
             time_limit: core.time_limit.map(duration),

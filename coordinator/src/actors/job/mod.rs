@@ -16,6 +16,7 @@ use trainyard_core::{
     failure::StopCause,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
+    secret::Secret,
     snapshot::Snapshot,
     task::{Phase, Report},
     time::Timestamp,
@@ -63,7 +64,7 @@ pub enum JobMsg {
     /// What a trainer reports to the coordinator itself.
     Direct {
         /// Must be that of the live attempt.
-        secret: String,
+        secret: Secret,
         /// What it says.
         report: Box<DirectReport>,
         /// Answered once it is on disk.
@@ -335,7 +336,7 @@ impl State {
             spec: Some(self.job.spec.clone().into()),
             gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
             world_size: 1,
-            secret: live.map_or_else(String::new, |live| live.secret.clone()),
+            secret: live.map_or_else(String::new, |live| live.secret.expose().to_owned()),
             snapshot: self.snapshot().map(Into::into),
         })
     }

@@ -86,9 +86,10 @@ impl AgentService for AgentDoor {
         &self,
         request: Request<v1::FetchManifestRequest>,
     ) -> Result<Response<Self::FetchManifestStream>, Status> {
-        self.agent(&request)?;
+        let agent = self.agent(&request)?;
         let asked = request.into_inner();
         let task = key(asked.task)?;
+        self.service.is_on(task, &agent.agent.node)?;
         let pages = self
             .service
             .manifest(task, asked.secret, asked.after_path)?;
@@ -103,9 +104,10 @@ impl AgentService for AgentDoor {
         &self,
         request: Request<v1::SignUploadRequest>,
     ) -> Result<Response<v1::SignUploadResponse>, Status> {
-        self.agent(&request)?;
+        let agent = self.agent(&request)?;
         let asked = request.into_inner();
         let task = (key(asked.task)?, asked.secret.as_str());
+        self.service.is_on(task.0, &agent.agent.node)?;
         let signed = self
             .service
             .sign_upload(task, &asked.filename, asked.size_bytes);
@@ -307,11 +309,8 @@ struct Shown {
 
 impl Shown {
     fn of<T>(request: &Request<T>) -> Self {
-        let header = request.metadata().get("authorization");
-        let header = header.and_then(|value| value.to_str().ok());
-        let credential = header.and_then(|value| value.strip_prefix("Bearer "));
         Self {
-            credential: credential.map(str::to_owned),
+            credential: super::token(request).map(str::to_owned),
             certificate: request.extensions().get::<PeerCertificate>().cloned(),
         }
     }

@@ -5,6 +5,7 @@
 
 mod agents;
 mod auth;
+mod bounds;
 mod data;
 mod datasets;
 mod jobs;
@@ -28,7 +29,10 @@ use trainyard_proto::{
     },
 };
 
-use super::{Caller, Service, peer::Peer};
+use super::{
+    Caller, Service,
+    peer::{Peer, bearer},
+};
 
 /// The largest request of a user that is read, in bytes: as at the REST door.
 const REQUEST: usize = 1 << 20;
@@ -62,26 +66,29 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(reflect().build_v1()?)
         .add_service(reflect().build_v1alpha()?)
         .add_service(jobs.max_decoding_message_size(REQUEST))
-        .add_service(nodes)
-        .add_service(auth)
-        .add_service(users)
-        .add_service(datasets)
-        .add_service(projects)
-        .add_service(trackers)
-        .add_service(store)
+        .add_service(nodes.max_decoding_message_size(REQUEST))
+        .add_service(auth.max_decoding_message_size(bounds::STRANGER))
+        .add_service(users.max_decoding_message_size(REQUEST))
+        .add_service(datasets.max_decoding_message_size(REQUEST))
+        .add_service(projects.max_decoding_message_size(REQUEST))
+        .add_service(trackers.max_decoding_message_size(REQUEST))
+        .add_service(store.max_decoding_message_size(REQUEST))
         .add_service(agents.max_decoding_message_size(MESSAGE));
-    Ok(routes.into_axum_router().reset_fallback())
+    let routes = routes.into_axum_router().reset_fallback();
+    Ok(bounds::around(routes, service))
 }
 
-/// The user who calls.
+/// The user who calls, as the bounds have found before the message was read.
 fn caller<T>(service: &Service, request: &Request<T>) -> Result<Caller, Status> {
-    Ok(service.caller(token(request))?)
+    match request.extensions().get::<Caller>() {
+        Some(caller) => Ok(caller.clone()),
+        None => Ok(service.caller(token(request))?),
+    }
 }
 
 /// The token that the call carries.
 fn token<T>(request: &Request<T>) -> Option<&str> {
-    let header = request.metadata().get("authorization")?;
-    header.to_str().ok()?.strip_prefix("Bearer ")
+    bearer(request.metadata().as_ref())
 }
 
 /// Where the call comes from.

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Form, State, rejection::FormRejection},
+    extract::State,
     http::{Extensions, HeaderMap, StatusCode},
 };
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::{Answer, Refusal},
+    form::Form,
     openapi::{Open, Sending, Signed},
     request::{Asked, Body, User, parameters, read},
 };
@@ -25,8 +26,6 @@ use crate::{
     auth::TokenPair,
     store::UserRow,
 };
-
-type LoginForm = Result<Form<Vec<(String, String)>>, FormRejection>;
 
 /// The calls.
 pub(super) fn router() -> OpenApiRouter<Service> {
@@ -73,7 +72,7 @@ pub(super) struct Message {
 
 /// Log in
 ///
-/// Too many wrong passwords of late, for one account or from one address, answer 429 with
+/// The form may also come as `multipart/form-data`. Too many wrong passwords of late, for one account or from one address, answer 429 with
 /// `Retry-After`; right ones do not count.
 #[utoipa::path(
     post,
@@ -85,14 +84,8 @@ pub(super) struct Message {
 pub(super) async fn login(
     State(service): State<Service>,
     extensions: Extensions,
-    form: LoginForm,
+    Form(pairs): Form,
 ) -> Answer<Tokens> {
-    let pairs = match form {
-        Ok(Form(pairs)) => pairs,
-        Err(FormRejection::BytesRejection(rejection)) => return Err(Refusal::Body(rejection)),
-        // A body that is no form has none of the fields.
-        Err(_) => Vec::new(),
-    };
     let given = pairs.into_iter().filter(|(_, text)| !text.is_empty());
     let form = parameters(given.collect());
     let (email, password) = read(&form, "body", |fields| {
@@ -190,7 +183,8 @@ pub(super) struct ProfileRequest {
 
 /// Register
 ///
-/// The account is a guest's: it sees nothing until somebody invites it into a project.
+/// The account is a guest's: it sees nothing until somebody invites it into a project. Too many accounts
+/// from one address answer 429 with `Retry-After`.
 #[utoipa::path(
     post,
     path = "/auth/register",
@@ -200,10 +194,12 @@ pub(super) struct ProfileRequest {
 )]
 pub(super) async fn register(
     State(service): State<Service>,
+    extensions: Extensions,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<UserView>), Refusal> {
     let new = http::read(&body, |fields, _| new_user(fields))?;
-    let user = service.register(new).await?;
+    let Peer(from) = Peer::of(&extensions);
+    let user = service.register(new, from).await?;
     Ok((StatusCode::CREATED, Json(UserView::of(user))))
 }
 

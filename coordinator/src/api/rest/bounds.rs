@@ -40,7 +40,12 @@ pub(super) fn around(routes: Router, service: &Service) -> Router {
     let routes = routes
         .layer(RequestBodyTimeoutLayer::new(http.body_timeout()))
         .layer(from_fn_with_state(state, bounded));
-    match cors(http) {
+    for_pages(routes, service)
+}
+
+/// Says to browsers which web pages may call.
+pub(super) fn for_pages(routes: Router, service: &Service) -> Router {
+    match cors(service.http()) {
         Some(cors) => routes.layer(cors),
         None => routes,
     }

@@ -164,7 +164,10 @@ fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
         image_size: image_size.or(imgsz).map(small),
         device: device(fields),
         command: fields.texts("command").unwrap_or_default(),
-        environment: fields.texts_by_name("environment").unwrap_or_default(),
+        environment: fields
+            .texts_by_name("environment")
+            .unwrap_or_default()
+            .into(),
         resources: fields.nested("resources", resources).unwrap_or_default(),
         priority: i32::try_from(priority).unwrap_or_default(),
         time_limit: time_limit(fields),

@@ -14,7 +14,10 @@ use axum::{
     response::Response,
 };
 use futures::Stream;
-use http::HeaderMap;
+use http::{
+    HeaderMap, HeaderValue,
+    header::{HOST, ORIGIN},
+};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
@@ -30,6 +33,7 @@ use super::{error::Refusal, request::Asked};
 use crate::{
     api::{ApiError, Caller, Service, live::Update, peer::bearer},
     clock,
+    config::Http,
     store::StoredPoint,
 };
 
@@ -110,6 +114,7 @@ pub(super) async fn training(
     asked: Asked,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
+    from_page(&headers, service.http())?;
     let (job, token) = asked.read(|fields| {
         let job = fields.whole_within("job_id", &[Bound::Ge(0)]);
         (job, fields.optional_text("token"))
@@ -135,6 +140,26 @@ pub(super) async fn training(
         // A client that is gone needs no answer.
         watcher.run(job).await.ok();
     }))
+}
+
+/// Browsers ask nobody before they open a WebSocket, so what CORS is for other calls is looked at here: a
+/// page may call from its own coordinator or from an origin of the settings. Who is no browser names none.
+fn from_page(headers: &HeaderMap, settings: &Http) -> Result<(), Refusal> {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
+    let own = || {
+        let host = headers.get(HOST)?.to_str().ok()?;
+        let (_, page) = origin.to_str().ok()?.split_once("://")?;
+        Some(page.eq_ignore_ascii_case(host))
+    };
+    let listed = |known: &HeaderValue| known == "*" || known == origin;
+    if settings.origins().iter().any(listed) || own() == Some(true) {
+        return Ok(());
+    }
+    let words =
+        "pages of this origin may not call (http.cors_origins in the coordinator's settings)";
+    Err(ApiError::new(Kind::Forbidden, words).into())
 }
 
 /// The client is gone, or takes nothing.

@@ -14,6 +14,7 @@ mod datasets;
 mod error;
 mod figures;
 mod files;
+mod form;
 mod health;
 mod jobs;
 mod live;
@@ -65,7 +66,8 @@ pub fn router(service: &Service) -> Router {
         .with_state(service.clone())
         .merge(docs);
     // Large files take their time: they have bounds of their own.
-    bounds::around(routes, service).merge(files::router(service))
+    let files = bounds::for_pages(files::router(service), service);
+    bounds::around(routes, service).merge(files)
 }
 
 /// Every call that is described.

@@ -42,7 +42,7 @@ pub(super) struct JoinTokenView {
 }
 
 /// A new join token.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct NewTokenView {
     /// What the agent is given; told once.
     token: String,

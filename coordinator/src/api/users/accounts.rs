@@ -48,13 +48,17 @@ pub struct Change {
     pub active: Option<bool>,
 }
 
+/// Who makes an account.
+#[derive(Clone, Copy, Debug)]
+enum Maker {
+    /// Whoever it is of, from an address.
+    Themselves(Option<IpAddr>),
+    /// An administrator, with a role.
+    Administrator(SystemRole),
+}
+
 impl Users {
-    async fn create(
-        &self,
-        new: NewUser,
-        role: SystemRole,
-        registered: bool,
-    ) -> Result<UserRow, ApiError> {
+    async fn create(&self, new: NewUser, by: Maker) -> Result<UserRow, ApiError> {
         let bad = |field: &str, words: &str| Err(ApiError::field(field, words));
         if let Some(words) = email_problem(&new.email) {
             return bad("email", words);
@@ -67,8 +71,18 @@ impl Users {
             );
         }
         let email = normal_email(&new.email);
+        let (role, registered) = match by {
+            Maker::Themselves(from) => {
+                self.charge_registration(from)?;
+                (SystemRole::Guest, true)
+            }
+            Maker::Administrator(role) => (role, false),
+        };
         self.vacant(&email)?;
-        let password_hash = self.hash(&new.password).await?;
+        let password_hash = match registered {
+            true => self.hash_of_stranger(&new.password).await?,
+            false => self.hash(&new.password).await?,
+        };
         let mut user = UserRow {
             email,
             password_hash,
@@ -179,13 +193,14 @@ impl Service {
     /// Makes a guest of whoever asks.
     ///
     /// # Errors
-    /// Bad address or password; an address that is taken; when registration is closed.
-    pub async fn register(&self, new: NewUser) -> Result<UserRow, ApiError> {
+    /// Bad address or password; an address that is taken; when registration is closed; too many of late
+    /// from where it comes.
+    pub async fn register(&self, new: NewUser, from: Option<IpAddr>) -> Result<UserRow, ApiError> {
         if !self.users().settings().open_registration {
             let words = "Registration is closed (auth.open_registration); ask an administrator for an account";
             return Err(ApiError::new(Kind::Forbidden, words));
         }
-        self.users().create(new, SystemRole::Guest, true).await
+        self.users().create(new, Maker::Themselves(from)).await
     }
 
     /// Makes a user of any role.
@@ -199,7 +214,7 @@ impl Service {
         role: SystemRole,
     ) -> Result<UserRow, ApiError> {
         self.require(caller, Permission::AdministerUsers, Target::Cluster)?;
-        self.users().create(new, role, false).await
+        self.users().create(new, Maker::Administrator(role)).await
     }
 
     /// Changes the caller's own profile; nothing else of the account.

@@ -5,12 +5,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use trainyard_core::account::normal_email;
 use trainyard_proto::status::Kind;
 
 use super::{Users, no_user};
 use crate::{
-    api::{ApiError, Service, service::stopping},
+    api::{ApiError, Service, peer::network, service::stopping},
     auth::{PasswordError, TokenPair, hash_password, verify_password},
     clock,
     store::UserRow,
@@ -85,33 +86,42 @@ impl Users {
         })
     }
 
-    /// The hash of a new password.
+    /// Counts an account that somebody registers from an address.
+    pub(super) fn charge_registration(&self, from: Option<IpAddr>) -> Result<(), ApiError> {
+        let Some(from) = from.map(network) else {
+            return Ok(());
+        };
+        let charged = self.inner.by_registrar.charge(&from, clock::now());
+        charged.map_err(|wait| {
+            let seconds = wait.as_secs().saturating_add(1);
+            let words = format!(
+                "Too many accounts were registered from this address; try again in {seconds} s (login.registrations_per_address in the coordinator's settings)"
+            );
+            ApiError::new(Kind::Exhausted, words).retry_after(seconds)
+        })
+    }
+
+    /// The hash of a new password, of somebody who is let in already.
     pub(super) async fn hash(&self, password: &str) -> Result<String, ApiError> {
         let password = password.to_owned();
-        self.slowly(move || hash_password(&password, rand::random()))
-            .await
+        let work = move || hash_password(&password, rand::random());
+        slowly(&self.inner.checks, work).await
+    }
+
+    /// The hash of a new password, of somebody who registers: few wait, and no login waits for them.
+    pub(super) async fn hash_of_stranger(&self, password: &str) -> Result<String, ApiError> {
+        let _waits = self.inner.waiting.try_acquire().map_err(|_full| {
+            let words = "many are registering just now; try again in a moment";
+            ApiError::new(Kind::Exhausted, words).retry_after(1)
+        })?;
+        let password = password.to_owned();
+        let work = move || hash_password(&password, rand::random());
+        slowly(&self.inner.registering, work).await
     }
 
     async fn check(&self, password: String, hash: String) -> Result<bool, ApiError> {
-        self.slowly(move || verify_password(&password, &hash)).await
-    }
-
-    /// Runs what takes memory and a core, a few at once.
-    async fn slowly<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, PasswordError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let permit = Arc::clone(&self.inner.checks).acquire_owned().await;
-        let permit = permit.ok().ok_or_else(stopping)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work();
-            drop(permit);
-            done
-        });
-        done.await.ok().ok_or_else(stopping)?.map_err(|error| {
-            tracing::error!(%error, "a password could not be hashed or checked");
-            ApiError::new(Kind::Internal, "the password could not be checked")
-        })
+        let work = move || verify_password(&password, &hash);
+        slowly(&self.inner.checks, work).await
     }
 
     /// Another password for a user whose sessions all end with it.
@@ -128,15 +138,22 @@ impl Users {
     }
 }
 
-/// One address, or the network of 2^64 that one IPv6 customer has.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
+/// Runs what takes memory and a core, as many at once as there are `places`.
+async fn slowly<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, PasswordError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let permit = Arc::clone(places).acquire_owned().await;
+    let permit = permit.ok().ok_or_else(stopping)?;
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    });
+    done.await.ok().ok_or_else(stopping)?.map_err(|error| {
+        tracing::error!(%error, "a password could not be hashed or checked");
+        ApiError::new(Kind::Internal, "the password could not be checked")
+    })
 }
 
 fn too_many(what: &str, wait: Duration) -> ApiError {
@@ -159,5 +176,57 @@ impl Service {
         from: Option<IpAddr>,
     ) -> Result<TokenPair, ApiError> {
         self.users().login((email, password), from).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::UserSettings,
+        auth::{Keys, Lives},
+        store::{Store, StoreOptions},
+    };
+
+    fn users(folder: &std::path::Path) -> Users {
+        let options = StoreOptions::new(folder.join("s.redb"));
+        let store = Store::open(options, Box::new(|_| ())).unwrap();
+        let hour = Duration::from_secs(3_600);
+        let lives = Lives {
+            access: hour,
+            refresh: hour,
+        };
+        let settings = UserSettings {
+            open_registration: true,
+            open_reads: false,
+            failures: (10, 10),
+            registrations: 10,
+            window: hour,
+            trusted_proxies: Vec::new(),
+            oidc: None,
+        };
+        Users::new(store, Keys::new(&[], lives), settings)
+    }
+
+    #[tokio::test]
+    async fn no_login_waits_for_those_who_register() {
+        let folder = tempfile::tempdir().unwrap();
+        let users = users(folder.path());
+        let registering = &users.inner.registering;
+        let busy = registering.acquire_many(1).await.unwrap();
+        let right = users.check("x".to_owned(), NOBODY.to_owned()).await;
+        assert_eq!(right, Ok(false));
+        drop(busy);
+        let _checked = users.inner.checks.acquire_many(2).await.unwrap();
+        let hashing = users.hash_of_stranger("x");
+        let hashed = tokio::time::timeout(Duration::from_secs(30), hashing).await;
+        hashed.expect("logins do not hold it up").unwrap();
+        // As many wait as may, and the next one is told so.
+        let _waiting = users.inner.waiting.try_acquire_many(32).unwrap();
+        let refused = users.hash_of_stranger("x").await.unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.retry_after),
+            (Kind::Exhausted, Some(1))
+        );
     }
 }

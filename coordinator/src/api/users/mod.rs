@@ -36,6 +36,11 @@ use crate::{
 
 /// Passwords checked or hashed at once: each takes 19 MiB and a core for tens of milliseconds.
 const CHECKS: usize = 2;
+/// Passwords of those who register hashed at once, beside those checked: registering never makes a
+/// login wait.
+const REGISTERING: usize = 1;
+/// Registrations that wait for their turn at most.
+const WAITING: usize = 32;
 
 /// Locks over users; those whose numbers fall together wait for each other.
 const LOCKS: u64 = 64;
@@ -79,6 +84,8 @@ pub struct UserSettings {
     pub open_reads: bool,
     /// Wrong passwords for one account and from one address within the window.
     pub failures: (u32, u32),
+    /// Accounts that one address may register within the window.
+    pub registrations: u32,
     /// The window.
     pub window: Duration,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -99,12 +106,16 @@ struct Inner {
     keys: RwLock<Keys>,
     settings: UserSettings,
     checks: Arc<Semaphore>,
+    registering: Arc<Semaphore>,
+    /// Places before that.
+    waiting: Semaphore,
     /// Held over changes of accounts: unique addresses, the last administrator, projects.
     accounts: Mutex<()>,
     /// Held over changes of one user's sessions.
     sessions: Vec<Mutex<()>>,
     by_account: Throttle<[u8; 32]>,
     by_address: Throttle<IpAddr>,
+    by_registrar: Throttle<IpAddr>,
     foreign: Foreign,
     swept_at: AtomicI64,
 }
@@ -116,6 +127,9 @@ impl Users {
             store,
             keys: RwLock::new(keys),
             checks: Arc::new(Semaphore::new(CHECKS)),
+            registering: Arc::new(Semaphore::new(REGISTERING)),
+            waiting: Semaphore::new(WAITING),
+            by_registrar: Throttle::new(settings.registrations, settings.window),
             accounts: Mutex::default(),
             sessions: (0..LOCKS).map(|_| Mutex::default()).collect(),
             by_account: Throttle::new(account, settings.window),

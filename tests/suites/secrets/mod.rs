@@ -1,12 +1,14 @@
 //! No secret is ever logged: coordinator and agent run at the most talkative level through every flow
-//! that touches one, and then their logs are searched for each.
+//! that touches one, and then their logs, those of trainers and what the client prints are searched for each.
 
-use std::collections::BTreeMap;
+mod outside;
 
-use reqwest::{Client, Method};
+use std::{collections::BTreeMap, fs};
+
+use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, CoordinatorSetup, PASSWORD},
+    cluster::{Cluster, PASSWORD},
     jobs::{Jobs, shell},
 };
 use trainyard_coordinator::{
@@ -16,6 +18,7 @@ use trainyard_coordinator::{
 use trainyard_core::ids::JobId;
 use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
 
+use self::outside::Outside;
 use crate::{TRAINYARD, text};
 
 /// One who calls over REST, and remembers every secret that went over the wire.
@@ -33,6 +36,26 @@ impl Caller {
         let answer = request.json(&body).send().await.expect("an answer");
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         answer.json().await.expect("it is JSON")
+    }
+
+    /// A call that may fail.
+    async fn try_call(&self, path: &str, body: &Value) -> StatusCode {
+        let url = format!("{}/api/v1{path}", self.url);
+        let request = self.http.post(url).bearer_auth(&self.token).json(body);
+        request.send().await.expect("an answer").status()
+    }
+
+    /// Opens a WebSocket with the token in the query, as browsers must.
+    async fn watch(&self, job: u64) {
+        let query = format!("job_id={job}&token={}", self.token);
+        let request = self
+            .http
+            .get(format!("{}/api/v1/ws/training?{query}", self.url))
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(request.send().await.expect("an answer").status(), 101);
     }
 
     /// Keeps the text at `key` of `answer` as the secret `name`.
@@ -112,21 +135,59 @@ fn stored(
     }
     let job = store.job(JobId(job)).expect("a read").expect("the job");
     let attempt = job.attempt().expect("an attempt");
-    secrets.insert("the attempt's secret", attempt.secret.clone());
+    secrets.insert("the attempt's secret", attempt.secret.expose().to_owned());
     for user in store.users().expect("the users") {
         let shown = !user.service && log.contains(&user.password_hash);
         assert!(!shown, "the hash of a password is logged");
     }
 }
 
+/// A job that shows its whole environment, which holds secrets of its own and none of anybody else.
+async fn job(cluster: &Cluster, caller: &mut Caller) -> (u64, String) {
+    let mut jobs = Jobs::of(cluster).await;
+    let mut spec = shell("env; cat /proc/$PPID/cmdline | tr '\\0' ' '");
+    let own = "environment5ecret0123456789abcdef";
+    spec.environment = [("API_KEY".to_owned(), own.to_owned())].into();
+    caller
+        .secrets
+        .insert("of a job's environment", own.to_owned());
+    let id = jobs.submit(spec).await;
+    jobs.ends(id).await;
+    let said = jobs.output(id).await.join("\n");
+    assert!(said.contains(own), "it shows its environment: {said}");
+    (id, said)
+}
+
+/// What the client prints when it does what touches no secret, and when it is refused.
+fn client(cluster: &Cluster) -> String {
+    let calls: [&[&str]; 5] = [
+        &["users", "list"],
+        &["node", "list-tokens"],
+        &["api-keys", "list"],
+        &["trackers"],
+        &["status"],
+    ];
+    let mut said = String::new();
+    for arguments in calls {
+        let output = cluster.cli(arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        said += &text(&output.stdout);
+        said += &text(&output.stderr);
+    }
+    let mut refused = cluster.command();
+    let refused = refused
+        .args(["jobs", "--coordinator", &cluster.url()])
+        .env("TRAINYARD_LOG", "trace")
+        .env("TRAINYARD_API_KEY", "ty_1_wrong5ecret0123456789abcdef");
+    let output = refused.output().expect("the client starts");
+    assert!(!output.status.success());
+    said + &text(&output.stdout) + &text(&output.stderr)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_stands_in_any_log() {
-    let variables = [("TRAINYARD_LOG".to_owned(), "trace".to_owned())];
-    let setup = CoordinatorSetup {
-        variables: variables.into(),
-        ..CoordinatorSetup::default()
-    };
-    let mut cluster = Cluster::start_with(TRAINYARD, setup).await;
+    let outside = Outside::start().await;
+    let mut cluster = Cluster::start_with(TRAINYARD, outside.setup()).await;
     cluster
         .agent_with("one", &["--slots", "1"], &[("TRAINYARD_LOG", "trace")])
         .await;
@@ -145,34 +206,61 @@ async fn no_secret_stands_in_any_log() {
         .login(request)
         .await;
     let tokens = login.expect("a login").into_inner().tokens.expect("tokens");
-    let mut jobs = Jobs::of(&cluster).await;
-    let id = jobs.submit(shell("true")).await;
-    jobs.ends(id).await;
-    let output = cluster.cli(&["users", "list"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (id, trainer) = job(&cluster, &mut caller).await;
+    caller.watch(id).await;
+    let asked = outside.ask_all(&cluster, &mut caller).await;
+    let printed = client(&cluster);
+    let made = cluster.cli(&["node", "token"]);
+    let one_time = text(&made.stdout).trim().to_owned();
 
-    let mut secrets = caller.secrets;
+    let mut secrets = std::mem::take(&mut caller.secrets);
+    secrets.extend(asked);
     secrets.insert("gRPC access token", tokens.access_token);
     secrets.insert("gRPC refresh token", tokens.refresh_token);
     secrets.insert("the first user's token", cluster.token().to_owned());
     secrets.insert("the first user's password", PASSWORD.to_owned());
     secrets.insert("join token", cluster.join_token.clone());
+    secrets.insert("one-time join token", one_time);
+    secrets.insert("the agent's credential", credential(&cluster));
+    secrets.insert("a wrong API key", "wrong5ecret0123456789abcdef".to_owned());
     cluster.coordinator().stop().await;
     let log = cluster.coordinator().log();
     stored(&cluster, (id, &log), &mut secrets);
 
     // A log that says nothing would prove nothing.
     assert!(log.contains("TRACE"), "the log is not talkative");
-    let logs = [
-        ("coordinator", log),
-        ("agent", cluster.agent_process("one").log()),
-    ];
-    for (whose, log) in &logs {
+    let agent = cluster.agent_process("one").log();
+    assert!(agent.contains("TRACE"), "the agent's log is not talkative");
+    for (whose, log) in [
+        ("coordinator", &log),
+        ("agent", &agent),
+        ("client", &printed),
+    ] {
         for (name, secret) in &secrets {
-            let found = log.lines().find(|line| line.contains(telling(secret)));
-            assert!(found.is_none(), "{name} in the {whose}'s log: {found:?}");
+            hides(log, whose, (name, secret));
         }
     }
+    // What is the job's own it may show.
+    let own = ["the attempt's secret", "of a job's environment"];
+    for (name, secret) in secrets.iter().filter(|(name, _)| !own.contains(name)) {
+        hides(&trainer, "trainer", (name, secret));
+    }
+}
+
+/// What the coordinator believes the agent by.
+fn credential(cluster: &Cluster) -> String {
+    let file = cluster.agent_data("one").join("credential");
+    let kept = fs::read_to_string(file).expect("it has joined");
+    let kept: Value = serde_json::from_str(&kept).expect("it is JSON");
+    let credential = kept.get("credential").and_then(Value::as_str);
+    // Its name is no secret.
+    let credential = credential.expect("a credential");
+    credential.rsplit(':').next().unwrap_or_default().to_owned()
+}
+
+fn hides(log: &str, whose: &str, (name, secret): (&str, &str)) {
+    let found = log.lines().find(|line| line.contains(telling(secret)));
+    assert!(found.is_none(), "{name} in the {whose}'s log: {found:?}");
 }
 
 /// What of a secret must not leak: of a token the signature, of an API key the part after its id.

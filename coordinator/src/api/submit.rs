@@ -1,0 +1,99 @@
+//! Accepting jobs: the order of checks at a submit, and how many may be under way at once.
+//!
+//! The part of the service that makes jobs. Decides nothing about them; the actors and the core do.
+//! Called by both doors.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use trainyard_core::{access::Permission, job::Job, spec::JobSpec};
+use trainyard_proto::status::Kind;
+
+use super::{ApiError, Caller, Service, access::Target};
+use crate::{
+    actors::{
+        ask,
+        jobs::{JobsMsg, Submission},
+        scheduler::SchedulerMsg,
+    },
+    datasets,
+};
+
+/// Submissions that may be under way at once; beyond it callers are told to try again.
+pub(super) const UNDER_WAY: usize = 4_096;
+
+impl Service {
+    /// Accepts a job; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// Every bad field at once; a project that is not there or where the caller may not submit; a job
+    /// larger than any node; no room on disk or in the queue.
+    pub async fn submit(
+        &self,
+        caller: &Caller,
+        mut spec: JobSpec,
+        key: Option<String>,
+    ) -> Result<Job, ApiError> {
+        let violations = spec.check();
+        if !violations.is_empty() {
+            return Err(ApiError::invalid(violations));
+        }
+        datasets::fits(&spec, None)?;
+        self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
+        let key = key.map(|key| format!("{}:{key}", caller.user.id));
+        if let Some(job) = self.submitted(key.as_deref())? {
+            self.require(caller, Permission::ReadJob, Target::Job(&job))?;
+            return Ok(job);
+        }
+        if let Some(text) = &spec.resume_from {
+            self.may_begin_with(caller, ("resume_from", text))?;
+        }
+        let _permit = self.admit()?;
+        let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
+        if let Some(unfit) = ask(&self.tree().scheduler, question).await? {
+            let words = format!(
+                "no node could ever hold the job: {}; the largest is {}",
+                unfit.shortage, unfit.largest
+            );
+            return Err(ApiError::field("resources", words));
+        }
+        let mut held = self.data().prepare(caller, &mut spec).await?;
+        let submission = Submission {
+            spec,
+            submitted_by: caller.user.email.clone(),
+            key,
+            snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
+        };
+        let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+        // The dataset is held until its snapshot is stored, so that the next submit finds it.
+        let job = ask(&self.tree().jobs, question).await?;
+        self.telemetry().submitted();
+        Ok(job)
+    }
+
+    /// The job that a submission with this key has become.
+    fn submitted(&self, key: Option<&str>) -> Result<Option<Job>, ApiError> {
+        let Some(key) = key else { return Ok(None) };
+        match self.store().request_key(key)? {
+            Some(id) => Ok(self.store().job(id)?),
+            None => Ok(None),
+        }
+    }
+
+    /// A place among the submissions under way, if there is room for one more job.
+    fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.store().room()?;
+        let most = self.limits().open_jobs;
+        if self.store().count_open()? >= most {
+            let words = format!(
+                "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
+            );
+            return Err(ApiError::new(Kind::Exhausted, words));
+        }
+        let permit = Arc::clone(self.submits()).try_acquire_owned();
+        permit.ok().ok_or_else(|| {
+            let words = format!("{UNDER_WAY} submissions are under way; try again in a moment");
+            ApiError::new(Kind::Exhausted, words)
+        })
+    }
+}
