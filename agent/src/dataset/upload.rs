@@ -9,13 +9,16 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{StatusCode, header};
-use tokio::fs::File;
 use tonic::{Code, Status};
 use trainyard_core::record::{Checkpoint, Progress};
 use trainyard_proto::v1::{SignUploadRequest, SignUploadResponse};
 
-use super::{Datasets, http, retry::Retry, size_text};
+use super::{
+    Datasets,
+    put::{Refusal, Span, put},
+    retry::Retry,
+    size_text,
+};
 use crate::{clock, folder::Order};
 
 /// How long a store that takes nothing is borne, for all checkpoints together: the end of a job waits
@@ -23,12 +26,10 @@ use crate::{clock, folder::Order};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often one checkpoint is tried at most.
 const MOST_TRIES: u32 = 40;
-/// How long the store may take beside the transfer.
-const ANSWER: Duration = Duration::from_secs(60);
-/// How slow a store may be: this many bytes a second, and a while for its answer.
-const SLOWEST: u64 = 1 << 20;
+/// How often a fresh way may be refused.
+const MOST_WAYS: u32 = 3;
 /// How long the coordinator may think about a way.
-const SIGN: Duration = Duration::from_secs(20);
+pub(super) const SIGN: Duration = Duration::from_secs(20);
 
 /// What became of the checkpoints.
 #[derive(Debug, Default)]
@@ -37,12 +38,6 @@ pub struct Stored {
     pub report: Option<Progress>,
     /// For the task's log: whether it went well, and the words.
     pub notes: Vec<(bool, String)>,
-}
-
-enum Refusal {
-    /// No other try helps.
-    Final(String),
-    Passing(String),
 }
 
 impl Datasets {
@@ -103,44 +98,50 @@ impl Datasets {
         size: u64,
         retry: &mut Retry,
     ) -> Result<String, String> {
-        let mut tries = 0;
+        let (mut tries, mut ways) = (0, 0);
         loop {
             tries += 1;
-            match self.try_to_store(order, path, size).await {
+            let why = match self.try_to_store(order, (path, size), retry).await {
                 Ok(location) => {
                     retry.progress();
                     return Ok(location);
                 }
                 Err(Refusal::Final(why)) => return Err(why),
-                Err(Refusal::Passing(why)) => {
-                    if tries >= MOST_TRIES || !retry.again().await {
+                Err(Refusal::Way(why)) => {
+                    ways += 1;
+                    if ways >= MOST_WAYS {
                         return Err(why);
                     }
+                    why
                 }
+                Err(Refusal::Passing(why)) => why,
+            };
+            if tries >= MOST_TRIES || !retry.again().await {
+                return Err(why);
             }
         }
     }
 
-    async fn try_to_store(&self, order: &Order, path: &Path, size: u64) -> Result<String, Refusal> {
+    async fn try_to_store(
+        &self,
+        order: &Order,
+        (path, size): (&Path, u64),
+        retry: &mut Retry,
+    ) -> Result<String, Refusal> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let signed = self.sign(order, name.into_owned(), size).await;
         let signed = signed.map_err(|status| refusal(&status))?;
+        if let Some(parts) = &signed.parts {
+            return self.store_parts(order, path, (&signed, parts), retry).await;
+        }
         let url = self.coordinator.join(&signed.url);
         let url = url.map_err(|error| Refusal::Final(format!("its way is no URL: {error}")))?;
-        let file = File::open(path).await;
-        let file = file.map_err(|error| Refusal::Final(error.to_string()))?;
-        let limit = ANSWER + Duration::from_secs(size / SLOWEST);
-        let request = self.http.put(url).header(header::CONTENT_LENGTH, size);
-        let request = request.timeout(limit).body(file);
-        let answer = request.send().await;
-        let answer = answer.map_err(|error| Refusal::Passing(http::words(error)))?;
-        match answer.status() {
-            status if status.is_success() => Ok(signed.location),
-            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::INSUFFICIENT_STORAGE => Err(
-                Refusal::Final(format!("the store answers {}", answer.status())),
-            ),
-            status => Err(Refusal::Passing(format!("the store answers {status}"))),
-        }
+        let span = Span {
+            path,
+            from: 0,
+            size,
+        };
+        put(&self.http, url, span).await.map(|_tag| signed.location)
     }
 
     async fn sign(
@@ -162,7 +163,7 @@ impl Datasets {
     }
 }
 
-fn refusal(status: &Status) -> Refusal {
+pub(super) fn refusal(status: &Status) -> Refusal {
     let why = status.message().to_owned();
     let passing = [
         Code::Unavailable,

@@ -74,6 +74,8 @@ cases! {
         a_cancel_while_fetching_works_at_once,
         an_agent_that_restarts_while_fetching_begins_again;
     checkpoints: checkpoints_are_stored_and_their_place_is_told,
+        a_large_checkpoint_goes_in_parts_and_a_part_that_is_there_is_not_sent_again,
+        what_the_store_will_say_again_is_asked_once_and_its_words_are_told,
         a_store_that_takes_no_checkpoint_fails_no_job;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,

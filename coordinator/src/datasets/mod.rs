@@ -11,6 +11,8 @@ mod digests;
 mod labeler;
 mod make;
 mod manifest;
+mod orphans;
+mod parts;
 mod rows;
 mod wire;
 
@@ -34,6 +36,7 @@ pub use self::{
     checkpoints::{StoredCheckpoint, Upload},
     labeler::Health,
     manifest::ManifestPage,
+    parts::Sent,
     rows::DatasetRow,
 };
 
@@ -66,6 +69,7 @@ struct Inner {
     digests: Digests,
     limit: Duration,
     most: usize,
+    documents: u64,
     locks: Mutex<BTreeMap<String, Arc<Lock<()>>>>,
     readers: Arc<Semaphore>,
     places: Cache<String, Place>,
@@ -110,6 +114,7 @@ impl Datasets {
                 digests: Digests::new(folder, count(config.datasets.parallel)),
                 limit: Duration::from_secs(config.datasets.snapshot_seconds.into()),
                 most: count(config.datasets.max_files),
+                documents: u64::from(config.datasets.documents_mib) << 20,
                 locks: Mutex::default(),
                 readers: Arc::new(Semaphore::new(READERS)),
                 places: Cache::builder()

@@ -13,6 +13,8 @@ mod callbacks;
 #[cfg(test)]
 mod clearml;
 #[cfg(test)]
+mod clouds;
+#[cfg(test)]
 mod datasets;
 #[cfg(test)]
 mod faults;
@@ -38,6 +40,8 @@ mod mlflow;
 mod models;
 #[cfg(test)]
 mod oidc;
+#[cfg(test)]
+mod places;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]

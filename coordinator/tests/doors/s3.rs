@@ -18,8 +18,11 @@ use s3s::{
     S3, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
     dto::{
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
+        CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
         DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
         HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput,
+        UploadPartInput, UploadPartOutput,
     },
     service::S3ServiceBuilder,
 };
@@ -36,7 +39,7 @@ use crate::{
 };
 
 const KEY: &str = "access-key-of-the-platform";
-const SECRET: &str = "secret-key-of-the-platform";
+pub(crate) const SECRET: &str = "secret-key-of-the-platform";
 /// Keys on a page, as with S3 itself.
 const PAGE: usize = 1_000;
 
@@ -99,6 +102,34 @@ impl S3 for Paged {
         request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
         self.0.put_object(request).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        self.0.create_multipart_upload(request).await
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.0.upload_part(request).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        self.0.complete_multipart_upload(request).await
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.0.abort_multipart_upload(request).await
     }
 
     async fn delete_object(
@@ -170,7 +201,7 @@ impl Server {
         self.fetches.count.load(Ordering::Relaxed)
     }
 
-    fn bucket(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn bucket(&self, name: &str) -> std::path::PathBuf {
         self.root.path().join(name)
     }
 }

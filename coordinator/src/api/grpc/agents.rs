@@ -27,7 +27,9 @@ use crate::{
         session::{SessionMsg, SessionRef},
     },
     api::{ApiError, Service, agents::bad_name},
+    datasets::Sent,
     listen::PeerCertificate,
+    storage::{Part, Parts},
 };
 
 /// The only version of the conversation so far.
@@ -110,10 +112,31 @@ impl AgentService for AgentDoor {
             .service
             .sign_upload(task, &asked.filename, asked.size_bytes);
         let upload = signed.await?;
+        let parts = self
+            .service
+            .begin_parts(&upload.key, asked.size_bytes)
+            .await?;
         Ok(Response::new(v1::SignUploadResponse {
             url: upload.url,
             location: upload.location,
+            parts: parts.map(|parts| parts_to_wire(parts, upload.key)),
         }))
+    }
+
+    async fn complete_upload(
+        &self,
+        request: Request<v1::CompleteUploadRequest>,
+    ) -> Result<Response<v1::CompleteUploadResponse>, Status> {
+        self.agent(&request)?;
+        let asked = request.into_inner();
+        let task = (key(asked.task)?, asked.secret.as_str());
+        let sent = Sent {
+            id: asked.upload_id,
+            key: asked.key,
+            tags: asked.tags,
+        };
+        self.service.end_parts(task, sent).await?;
+        Ok(Response::new(v1::CompleteUploadResponse {}))
     }
 
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
@@ -236,6 +259,18 @@ impl AgentDoor {
         self.readers.spawn(async move {
             stop.run_until_cancelled(reading).await;
         });
+    }
+}
+
+fn parts_to_wire(parts: Parts, key: String) -> v1::UploadParts {
+    let part = |part: Part| v1::UploadPart {
+        url: part.url,
+        size_bytes: part.size,
+    };
+    v1::UploadParts {
+        upload_id: parts.id,
+        key,
+        parts: parts.parts.into_iter().map(part).collect(),
     }
 }
 
