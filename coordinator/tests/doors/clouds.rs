@@ -8,9 +8,14 @@ use trainyard_proto::v1::{self, agent_service_client::AgentServiceClient};
 
 use crate::{
     agent::Agent,
+    datasets::{add, manifest, snapshot_job, snapshot_of},
+    emulators::{self, Emulator},
     s3::{SECRET, Server},
     world::{World, command},
 };
+
+/// What agents say for Azure.
+const BLOB: (&str, &str) = ("x-ms-blob-type", "BlockBlob");
 
 /// What goes in parts, and the start of the task that sends it.
 async fn signed(world: &World, start: &v1::StartTask, size: u64) -> v1::SignUploadResponse {
@@ -47,7 +52,8 @@ async fn send(world: &World, parts: &v1::UploadParts, content: &[u8]) -> Vec<Str
     for part in &parts.parts {
         let (bytes, more) = rest.split_at(usize::try_from(part.size_bytes).unwrap());
         rest = more;
-        let put = world.http.put(&part.url).body(bytes.to_vec());
+        let put = world.http.put(&part.url).header(BLOB.0, BLOB.1);
+        let put = put.body(bytes.to_vec());
         let answer = put.send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         let tag = answer.headers().get("etag");
@@ -109,4 +115,86 @@ async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one
     let put = world.http.put(&again.parts[0].url).body("x").send().await;
     assert!(!put.unwrap().status().is_success());
     assert!(fs::read(&stored).unwrap() == content);
+}
+
+/// Lists, reads, hashes, writes and signs.
+async fn whole_story(emulator: &Emulator) {
+    for number in 0..20 {
+        let class = if number % 2 == 0 { "cat" } else { "dog" };
+        let key = format!("pets/v1/{class}/{number:02}.png");
+        emulator.fill(&key, &format!("image {number}")).await;
+    }
+    emulator.fill("pets/v1/cat/odd name+ü.png", "odd").await;
+    emulator.fill("pets/v10/cat/other.png", "other").await;
+    let world = World::with(|config| emulator.settings(config)).await;
+    let set = format!("{}://sets/pets/v1", emulator.scheme);
+    let added = add(&world, "pets", &set).await;
+    assert_eq!(added["format"], "imagefolder");
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let id = snapshot_of(&world, &snapshot_job("pets")).await;
+    let start = agent.start().await;
+    let (_, snapshot) = world.get(&format!("/snapshots/{id}")).await;
+    assert_eq!(snapshot["files"], 21, "each page, nothing of its neighbour");
+    fetched(&world, &start).await;
+    stored(&world, &start).await;
+}
+
+async fn status(request: reqwest::RequestBuilder) -> u16 {
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// Each file comes by its way, and no other.
+async fn fetched(world: &World, start: &v1::StartTask) {
+    let files = manifest(world, start, "").await.unwrap();
+    assert_eq!(files.len(), 21);
+    for file in &files {
+        assert!(!file.url.contains(emulators::SECRET), "{}", file.url);
+        let answer = world.http.get(&file.url).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", file.path);
+        let digest = blake3::hash(&answer.bytes().await.unwrap());
+        assert_eq!(digest.as_bytes().as_slice(), file.digest, "{}", file.path);
+    }
+    let url = &files[0].url;
+    let forged = url.replace("/cat/00.png", "/cat/02.png");
+    assert_ne!(forged, *url);
+    assert_eq!(status(world.http.get(forged)).await, 403);
+    let write = world.http.put(url).header(BLOB.0, BLOB.1).body("x");
+    assert_eq!(status(write).await, 403, "a way to read is none to write");
+}
+
+/// A small checkpoint, then a large one in its place.
+async fn stored(world: &World, start: &v1::StartTask) {
+    let put = |url: &str| world.http.put(url).header(BLOB.0, BLOB.1);
+    let small = signed(world, start, 7).await;
+    let taken = status(put(&small.url).body("weights")).await;
+    assert!(matches!(taken, 200 | 201), "{taken}");
+    let content = content();
+    let large = signed(world, start, content.len() as u64).await;
+    assert_eq!(small.location, large.location);
+    match large.parts {
+        Some(parts) => {
+            let tags = send(world, &parts, &content).await;
+            end(world, start, &parts, tags).await.unwrap();
+        }
+        None => assert_eq!(status(put(&large.url).body(content.clone())).await, 200),
+    }
+    let job = start.task.unwrap().job_id;
+    let path = format!("/training/jobs/{job}/checkpoints");
+    let (_, listed) = world.get(&path).await;
+    let found = &listed["checkpoints"][0]["path"];
+    assert_eq!(*found, json!(large.location), "{listed}");
+}
+
+#[tokio::test]
+async fn azures_store_is_listed_read_written_and_signed_for() {
+    if let Some(emulator) = Emulator::azure().await {
+        whole_story(&emulator).await;
+    }
+}
+
+#[tokio::test]
+async fn googles_store_is_listed_read_written_and_signed_for() {
+    if let Some(emulator) = Emulator::google().await {
+        whole_story(&emulator).await;
+    }
 }

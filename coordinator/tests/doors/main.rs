@@ -17,6 +17,8 @@ mod clouds;
 #[cfg(test)]
 mod datasets;
 #[cfg(test)]
+mod emulators;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod files;

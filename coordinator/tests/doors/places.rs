@@ -90,7 +90,7 @@ async fn without_roots_only_administrators_register_folders_and_with_them_engine
         ("manager", 403),
         ("admin", 200),
     ] {
-        let (_, token) = free.somebody(role, role).await;
+        let (_, token) = free.somebody(&format!("an-{role}"), role).await;
         let (told, answer) = register(&free, &token, &inside).await;
         assert_eq!(told, status, "{role}: {answer}");
         if matches!(role, "advanced_engineer" | "manager") {

@@ -71,28 +71,22 @@ pub(super) fn retries() -> RetryConfig {
     }
 }
 
-/// Bodies may take as long as they like while they move.
-fn client() -> ClientOptions {
+/// Bodies may take as long as they like while they move. Plain text is for an endpoint that says so.
+fn client(options: &Options) -> ClientOptions {
+    let endpoint = |key: &str| key.contains("endpoint") || key.contains("base_url");
+    let plain = |(key, value): &(String, String)| endpoint(key) && value.starts_with("http://");
     ClientOptions::new()
+        .with_allow_http(options.iter().any(plain))
         .with_connect_timeout(CONNECT)
         .with_timeout_disabled()
         .with_read_timeout(SILENCE)
-}
-
-fn plain_http(options: &Options) -> bool {
-    options
-        .iter()
-        .any(|(key, value)| key.contains("endpoint") && value.starts_with("http://"))
 }
 
 fn s3(bucket: &str, options: &Options) -> Result<AmazonS3> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_retry(retries())
-        .with_client_options(client());
-    if plain_http(options) {
-        builder = builder.with_allow_http(true);
-    }
+        .with_client_options(client(options));
     for (key, value) in options {
         builder = match key.as_str() {
             "path_style" => builder.with_virtual_hosted_style_request(value == "false"),
@@ -106,7 +100,7 @@ fn gcs(bucket: &str, options: &Options) -> Result<GoogleCloudStorage> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket)
         .with_retry(retries())
-        .with_client_options(client());
+        .with_client_options(client(options));
     for (key, value) in options {
         builder = builder.with_config(key.parse()?, value);
     }
@@ -117,10 +111,7 @@ fn azure(container: &str, options: &Options) -> Result<MicrosoftAzure> {
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
         .with_retry(retries())
-        .with_client_options(client());
-    if plain_http(options) {
-        builder = builder.with_allow_http(true);
-    }
+        .with_client_options(client(options));
     for (key, value) in options {
         builder = builder.with_config(key.parse()?, value);
     }
