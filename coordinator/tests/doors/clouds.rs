@@ -117,8 +117,8 @@ async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one
     assert!(fs::read(&stored).unwrap() == content);
 }
 
-/// Lists, reads, hashes, writes and signs.
-async fn whole_story(emulator: &Emulator) {
+/// A dataset of 21 images, and one beside it.
+async fn fill(emulator: &Emulator) {
     for number in 0..20 {
         let class = if number % 2 == 0 { "cat" } else { "dog" };
         let key = format!("pets/v1/{class}/{number:02}.png");
@@ -126,6 +126,11 @@ async fn whole_story(emulator: &Emulator) {
     }
     emulator.fill("pets/v1/cat/odd name+ü.png", "odd").await;
     emulator.fill("pets/v10/cat/other.png", "other").await;
+}
+
+/// Lists, reads, hashes, writes and signs.
+async fn whole_story(emulator: &Emulator) {
+    fill(emulator).await;
     let world = World::with(|config| emulator.settings(config)).await;
     let set = format!("{}://sets/pets/v1", emulator.scheme);
     let added = add(&world, "pets", &set).await;
@@ -149,7 +154,12 @@ async fn fetched(world: &World, start: &v1::StartTask) {
     assert_eq!(files.len(), 21);
     for file in &files {
         assert!(!file.url.contains(emulators::SECRET), "{}", file.url);
-        let answer = world.http.get(&file.url).send().await.unwrap();
+        let url = match file.url.strip_prefix('/') {
+            // Azure's client signs no odd name.
+            Some(path) if file.path.contains(' ') => format!("http://{}/{path}", world.address),
+            _ => file.url.clone(),
+        };
+        let answer = world.http.get(url).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{}", file.path);
         let digest = blake3::hash(&answer.bytes().await.unwrap());
         assert_eq!(digest.as_bytes().as_slice(), file.digest, "{}", file.path);

@@ -218,7 +218,7 @@ impl Remote {
         }
     }
 
-    /// A URL signed by the store; none where the store signs nothing.
+    /// A URL signed by the store; none where the store signs nothing, or not this name.
     pub(super) async fn sign(
         &self,
         method: http::Method,
@@ -229,6 +229,12 @@ impl Remote {
             return Ok(None);
         };
         let at = self.at(relative)?;
+        if !bucket.signs(&at) {
+            return match method {
+                http::Method::GET => Ok(None),
+                _ => Err(odd_name(relative)),
+            };
+        }
         let signed = bucket.signer.signed_url(method, &at, span).await;
         signed
             .map(Some)
@@ -242,6 +248,21 @@ impl Remote {
     fn told(&self, relative: &str, error: &object_store::Error) -> StorageError {
         told::told(self.name(relative), self.is_web(), error)
     }
+}
+
+impl Bucket {
+    /// Azure's signature is over the name as it is, `object_store`'s over the name as a URL has it: it is
+    /// good only where both are the same.
+    fn signs(&self, at: &Path) -> bool {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/!$&'()*+,;=:@".contains(c);
+        self.service != Service::Azure || at.as_ref().chars().all(plain)
+    }
+}
+
+fn odd_name(name: &str) -> StorageError {
+    StorageError::Refused(format!(
+        "'{name}' cannot be sent to Azure's store: rename it to letters, digits, '.', '_' and '-'"
+    ))
 }
 
 fn read_only(url: &str) -> StorageError {

@@ -56,6 +56,9 @@ impl Remote {
             return Ok(None);
         };
         let at = self.at(relative)?;
+        if !bucket.signs(&at) {
+            return Err(super::odd_name(relative));
+        }
         let told = |error| self.told(relative, &error);
         let id = match bucket.service {
             // Azure has no name for an upload: blocks of two must not be taken for each other.
