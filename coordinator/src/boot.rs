@@ -133,6 +133,7 @@ pub async fn run(
     keep_join_token(&token_file, identity.join_token.as_ref())?;
     let board = Board::default();
     let datasets = open_datasets(&options.config, &store, &identity).await?;
+    datasets.tend();
     let args = RootArgs {
         store: store.clone(),
         lease: options.config.lease(),
@@ -244,6 +245,7 @@ async fn open_datasets(
         key: identity.way_key.clone(),
         way_for: Duration::from_secs(u64::from(config.storage.way_minutes) * 60),
         upload_bytes: u64::from(config.storage.upload_mib) << 20,
+        part_bytes: u64::from(config.storage.part_mib) << 20,
     };
     let opening = tokio::task::spawn_blocking(move || Storage::open(args)).await;
     let gone = |error: tokio::task::JoinError| BootError::Failed(error.to_string());

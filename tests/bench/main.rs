@@ -4,6 +4,7 @@
 //! JSON document. Build the binary with `--release` first; see docs/performance.md.
 
 mod api;
+mod datasets;
 mod latency;
 mod memory;
 mod spawn;
@@ -50,6 +51,12 @@ enum What {
         #[arg(long, default_value_t = 4_500)]
         requests: usize,
     },
+    /// Submits with a dataset of many small files.
+    Datasets {
+        /// How many.
+        #[arg(long, default_value_t = 100_000)]
+        files: usize,
+    },
     /// Resident memory of an idle coordinator and an idle agent.
     Memory,
     /// Processes of /bin/true that this machine starts and reaps by itself.
@@ -89,6 +96,7 @@ async fn measure(binary: &str, what: &What) -> Result<Value> {
         What::Latency { jobs } => latency::measure(binary, *jobs).await?,
         What::Throughput { jobs, slots } => throughput::measure(binary, *jobs, *slots).await?,
         What::Api { requests } => api::measure(binary, *requests).await?,
+        What::Datasets { files } => datasets::measure(binary, *files).await?,
         What::Memory => memory::measure(binary).await?,
         What::Spawn { processes } => spawn::measure(*processes)?,
         What::Stamp => Value::Null,

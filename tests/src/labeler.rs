@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, Query, Request, State},
     http::{StatusCode, header::AUTHORIZATION},
     middleware::{self, Next},
@@ -55,6 +55,8 @@ struct Told {
     mood: Mood,
     datasets: BTreeMap<String, Value>,
     readers: BTreeSet<(String, String)>,
+    /// Datasets of which a user is not even told.
+    hidden: BTreeSet<(String, String)>,
     asked: BTreeMap<&'static str, u32>,
     refused: Vec<String>,
 }
@@ -77,6 +79,7 @@ impl Labeler {
                 mood: Mood::Well,
                 datasets: BTreeMap::new(),
                 readers: BTreeSet::new(),
+                hidden: BTreeSet::new(),
                 asked: BTreeMap::new(),
                 refused: Vec::new(),
             }),
@@ -150,6 +153,11 @@ impl Labeler {
         self.lock().readers.retain(|(dataset, _)| dataset != id);
     }
 
+    /// Answers this user with 403 when asked for this dataset.
+    pub fn hide(&self, id: &str, user: &str) {
+        self.lock().hidden.insert((id.to_owned(), user.to_owned()));
+    }
+
     /// How often it was asked for `dataset`, `permission`, `list` or `health`.
     pub fn asked(&self, what: &str) -> u32 {
         self.lock().asked.get(what).copied().unwrap_or(0)
@@ -209,13 +217,20 @@ async fn fare(State(shared): State<Arc<Shared>>, request: Request, next: Next) -
     }
 }
 
-async fn verify(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+/// For whom a service token asks.
+#[derive(Clone)]
+struct Asker(String);
+
+async fn verify(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(AUTHORIZATION);
     let token = header
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.strip_prefix("Bearer "));
     match claims(&shared, token.unwrap_or_default()) {
-        Ok(()) => next.run(request).await,
+        Ok(user) => {
+            request.extensions_mut().insert(Asker(user));
+            next.run(request).await
+        }
         Err((status, words)) => {
             lock(&shared).refused.push(words.to_owned());
             refusal(status, words).into_response()
@@ -224,7 +239,7 @@ async fn verify(State(shared): State<Arc<Shared>>, request: Request, next: Next)
 }
 
 /// The contract's check of a service token.
-fn claims(shared: &Shared, token: &str) -> Result<(), (StatusCode, &'static str)> {
+fn claims(shared: &Shared, token: &str) -> Result<String, (StatusCode, &'static str)> {
     let invalid = (StatusCode::UNAUTHORIZED, "Invalid service token");
     let header = decode_header(token).map_err(|_bad| invalid)?;
     let key = header
@@ -260,7 +275,7 @@ fn claims(shared: &Shared, token: &str) -> Result<(), (StatusCode, &'static str)
     }
     let scopes = claims.get("scopes").and_then(Value::as_array);
     match scopes.is_some_and(|scopes| scopes.contains(&json!("labeler:read"))) {
-        true => Ok(()),
+        true => Ok(text("sub").to_owned()),
         false => Err((
             StatusCode::FORBIDDEN,
             "Insufficient scope: labeler:read is needed",
@@ -275,7 +290,11 @@ async fn health() -> Json<Value> {
 async fn dataset(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
+    Extension(Asker(user)): Extension<Asker>,
 ) -> Result<Json<Value>, Refusal> {
+    if lock(&shared).hidden.contains(&(id.clone(), user)) {
+        return Err(refusal(StatusCode::FORBIDDEN, "Access denied"));
+    }
     let found = lock(&shared).datasets.get(&id).cloned();
     found
         .map(Json)

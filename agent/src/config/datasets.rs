@@ -10,6 +10,8 @@ use crate::dataset::DatasetOptions;
 pub struct DatasetsConfig {
     /// What the cache may hold, in MiB.
     pub cache_mib: u64,
+    /// What fetching leaves free on the cache's disk, in MiB.
+    pub reserve_mib: u64,
     /// Files of one dataset that are fetched at once.
     pub parallel: u32,
 }
@@ -28,6 +30,7 @@ impl DatasetsConfig {
     pub fn options(self, checkpoints: CheckpointsConfig) -> DatasetOptions {
         DatasetOptions {
             cache_bytes: self.cache_mib.saturating_mul(1 << 20),
+            reserve_bytes: self.reserve_mib.saturating_mul(1 << 20),
             parallel: self.parallel.clamp(1, 64) as usize,
             upload_checkpoints: checkpoints.upload,
         }

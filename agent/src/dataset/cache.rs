@@ -36,6 +36,8 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     folder: PathBuf,
     limit: u64,
+    /// What stays free on the disk.
+    reserve: u64,
     state: Mutex<State>,
     flights: Mutex<Flights>,
 }
@@ -164,21 +166,14 @@ impl Inner {
 
     /// Removes the longest unused until there is a tenth of room.
     fn make_room(&self) {
-        let mut unused: Vec<(u64, Digest)> = {
+        {
             let state = self.state();
             if state.total <= self.limit || state.total < state.look_again_at {
                 return;
             }
-            let free = |digest: &&Digest| !state.pins.contains_key(*digest);
-            let entries = state.entries.iter();
-            let entries = entries.filter(|(digest, _)| free(digest));
-            entries
-                .map(|(digest, entry)| (entry.used, *digest))
-                .collect()
-        };
-        unused.sort_unstable();
+        }
         let enough = self.limit / 10 * 9;
-        for (_, digest) in unused {
+        for (_, digest) in self.unused().into_iter().rev() {
             if self.state().total <= enough {
                 break;
             }
@@ -192,6 +187,36 @@ impl Inner {
         } else {
             0
         };
+    }
+
+    /// Whether `size` more bytes leave enough of the disk free; the longest unused goes for it. What is free
+    /// and what is wanted, if not.
+    fn has_room(&self, size: u64) -> io::Result<Result<(), (u64, u64)>> {
+        let wanted = size.saturating_add(self.reserve);
+        let mut unused = None;
+        loop {
+            let stat = rustix::fs::statvfs(&self.folder)?;
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            if free >= wanted {
+                return Ok(Ok(()));
+            }
+            let unused = unused.get_or_insert_with(|| self.unused());
+            let Some((_, digest)) = unused.pop() else {
+                return Ok(Err((free, wanted)));
+            };
+            self.remove_unused(&digest)?;
+        }
+    }
+
+    /// What no lease names, the longest unused last.
+    fn unused(&self) -> Vec<(u64, Digest)> {
+        let state = self.state();
+        let free = |digest: &&Digest| !state.pins.contains_key(*digest);
+        let entries = state.entries.iter().filter(|(digest, _)| free(digest));
+        let entries = entries.map(|(digest, entry)| (entry.used, *digest));
+        let mut unused: Vec<_> = entries.collect();
+        unused.sort_unstable_by(|a, b| b.cmp(a));
+        unused
     }
 
     fn remove_unused(&self, digest: &Digest) -> io::Result<()> {
@@ -224,11 +249,12 @@ fn now() -> SystemTime {
 }
 
 impl Cache {
-    /// Takes in what an earlier life has left in `folder`. Blocks on the disk.
+    /// Takes in what an earlier life has left in `folder`; holds `limit` bytes at most and leaves `reserve`
+    /// of the disk free. Blocks on the disk.
     ///
     /// # Errors
     /// When the folder cannot be read or written.
-    pub fn open(folder: PathBuf, limit: u64) -> io::Result<Self> {
+    pub fn open(folder: PathBuf, (limit, reserve): (u64, u64)) -> io::Result<Self> {
         let tmp = folder.join("tmp");
         match fs::remove_dir_all(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -258,6 +284,7 @@ impl Cache {
         let inner = Inner {
             folder,
             limit,
+            reserve,
             state: Mutex::default(),
             flights: Mutex::default(),
         };
@@ -266,6 +293,22 @@ impl Cache {
         }
         inner.make_room();
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Makes room for `size` more bytes on the disk.
+    ///
+    /// # Errors
+    /// When what is not in use is too little.
+    pub async fn make_room(&self, size: u64) -> Result<(), FetchError> {
+        let found = self.blocking(move |inner| inner.has_room(size)).await?;
+        let Err((free, wanted)) = found else {
+            return Ok(());
+        };
+        Err(FetchError::Infrastructure(format!(
+            "the disk of this node's data folder has {} free where {} are needed (datasets.reserve_mib of them stay free); make room there",
+            super::size_text(free),
+            super::size_text(wanted)
+        )))
     }
 
     /// For one preparation.

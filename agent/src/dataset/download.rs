@@ -28,6 +28,8 @@ pub(super) struct Content {
     /// Where it is known.
     pub(super) digest: Option<[u8; 32]>,
 }
+/// Others write to the disk too: how often it is looked at while a file comes, in bytes.
+const LOOK_EVERY: u64 = 64 << 20;
 
 /// Why a try came to nothing.
 pub(super) enum Trouble {
@@ -39,6 +41,8 @@ pub(super) enum Trouble {
     Passing(String),
     /// This node's disk.
     Disk(std::io::Error),
+    /// There is no room on it any more.
+    Full(FetchError),
 }
 
 /// Fetches file `number` to `to`, where nothing is yet.
@@ -57,6 +61,7 @@ pub(super) async fn download(
         size: file.size,
         digest: Some(file.digest),
     };
+    datasets.cache.make_room(file.size).await?;
     let mut target = Target::create(to).await.map_err(disk)?;
     let (mut retry, mut refusals, mut contents) = (Retry::new(PATIENCE), 0, 0);
     loop {
@@ -70,6 +75,7 @@ pub(super) async fn download(
         }
         match trouble {
             Trouble::Disk(error) => return Err(disk(error)),
+            Trouble::Full(error) => return Err(error),
             Trouble::Differs(how) => {
                 contents += 1;
                 if contents >= MOST_CONTENTS {
@@ -170,11 +176,21 @@ impl Target {
             status if is_refusal(status) => return Err(Trouble::Refused(status)),
             status => return Err(Trouble::Passing(format!("the server answers {status}"))),
         }
+        let mut looked_at = self.written;
         loop {
             let Some(chunk) = in_time(answer.chunk()).await? else {
                 break;
             };
             self.written += chunk.len() as u64;
+            if self.written - looked_at >= LOOK_EVERY {
+                looked_at = self.written;
+                let left = content.size.saturating_sub(self.written);
+                datasets
+                    .cache
+                    .make_room(left)
+                    .await
+                    .map_err(Trouble::Full)?;
+            }
             if self.written > content.size {
                 return Err(Trouble::Differs(format!(
                     "is longer than {} bytes",
@@ -212,13 +228,11 @@ async fn in_time<T>(answer: impl Future<Output = reqwest::Result<T>>) -> Result<
         .map_err(|error| Trouble::Passing(http::words(error)))
 }
 
+/// Whether it will be said so again, but perhaps for a fresh way.
 fn is_refusal(status: StatusCode) -> bool {
-    matches!(
+    let passing = matches!(
         status,
-        StatusCode::UNAUTHORIZED
-            | StatusCode::FORBIDDEN
-            | StatusCode::NOT_FOUND
-            | StatusCode::GONE
-            | StatusCode::BAD_REQUEST
-    )
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+    );
+    status.is_client_error() && !passing
 }

@@ -14,6 +14,8 @@ mod download;
 mod error;
 pub mod http;
 mod manifest;
+mod parts;
+mod put;
 mod resume;
 mod retry;
 mod show;
@@ -54,6 +56,8 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 pub struct DatasetOptions {
     /// What the cache may hold, in bytes; what a running job uses stays also beyond it.
     pub cache_bytes: u64,
+    /// What fetching leaves free on the cache's disk, in bytes.
+    pub reserve_bytes: u64,
     /// Files of one dataset that are fetched at once.
     pub parallel: usize,
     /// Whether checkpoints go to the coordinator's store when a trainer has ended.
@@ -64,6 +68,7 @@ impl Default for DatasetOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 50 << 30,
+            reserve_bytes: 256 << 20,
             parallel: 8,
             upload_checkpoints: true,
         }
@@ -281,7 +286,8 @@ pub async fn open(
     let coordinator = Url::parse(access.connection().url());
     let coordinator = coordinator.map_err(|error| format!("the coordinator's URL: {error}"))?;
     let folder = cache_folder(data_dir);
-    let opened = tokio::task::spawn_blocking(move || Cache::open(folder, options.cache_bytes));
+    let limits = (options.cache_bytes, options.reserve_bytes);
+    let opened = tokio::task::spawn_blocking(move || Cache::open(folder, limits));
     let cache = opened.await.map_err(|error| error.to_string())?;
     let cache = cache.map_err(|error| format!("the cache of datasets cannot be used: {error}"))?;
     Ok(Arc::new(Datasets {

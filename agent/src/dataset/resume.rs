@@ -83,6 +83,7 @@ impl Datasets {
             tries += 1;
             let why = match trouble {
                 Trouble::Disk(error) => return Err(disk(&error)),
+                Trouble::Full(error) => return Err(nodes(location, &error.to_string())),
                 Trouble::Passing(why) => why,
                 Trouble::Differs(how) => {
                     refusals += 1;

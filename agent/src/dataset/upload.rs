@@ -9,14 +9,13 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{StatusCode, header};
-use tokio::fs::File;
 use tonic::Status;
 use trainyard_core::record::{Checkpoint, Progress};
 use trainyard_proto::v1::{PublishUploadRequest, SignUploadRequest, SignUploadResponse};
 
 use super::{
-    Datasets, http,
+    Datasets,
+    put::{Refusal, Span, limit, put},
     retry::{self, Retry},
     size_text,
 };
@@ -27,12 +26,10 @@ use crate::{clock, folder::Order};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often one checkpoint is tried at most.
 const MOST_TRIES: u32 = 40;
-/// How long the store may take beside the transfer.
-const ANSWER: Duration = Duration::from_secs(60);
-/// How slow a store may be: this many bytes a second, and a while for its answer.
-const SLOWEST: u64 = 1 << 20;
+/// How often a fresh way may be refused.
+const MOST_WAYS: u32 = 3;
 /// How long the coordinator may think about a way.
-const SIGN: Duration = Duration::from_secs(20);
+pub(super) const SIGN: Duration = Duration::from_secs(20);
 
 /// What became of the checkpoints.
 #[derive(Debug, Default)]
@@ -41,12 +38,6 @@ pub struct Stored {
     pub report: Option<Progress>,
     /// For the task's log: whether it went well, and the words.
     pub notes: Vec<(bool, String)>,
-}
-
-enum Refusal {
-    /// No other try helps.
-    Final(String),
-    Passing(String),
 }
 
 impl Datasets {
@@ -107,49 +98,54 @@ impl Datasets {
         size: u64,
         retry: &mut Retry,
     ) -> Result<String, String> {
-        let mut tries = 0;
+        let (mut tries, mut ways) = (0, 0);
         loop {
             tries += 1;
-            match self.try_to_store(order, path, size).await {
+            let why = match self.try_to_store(order, (path, size), retry).await {
                 Ok(location) => {
                     retry.progress();
                     return Ok(location);
                 }
                 Err(Refusal::Final(why)) => return Err(why),
-                Err(Refusal::Passing(why)) => {
-                    if tries >= MOST_TRIES || !retry.again().await {
+                Err(Refusal::Way(why)) => {
+                    ways += 1;
+                    if ways >= MOST_WAYS {
                         return Err(why);
                     }
+                    why
                 }
+                Err(Refusal::Passing(why)) => why,
+            };
+            if tries >= MOST_TRIES || !retry.again().await {
+                return Err(why);
             }
         }
     }
 
-    async fn try_to_store(&self, order: &Order, path: &Path, size: u64) -> Result<String, Refusal> {
+    async fn try_to_store(
+        &self,
+        order: &Order,
+        (path, size): (&Path, u64),
+        retry: &mut Retry,
+    ) -> Result<String, Refusal> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let signed = self.sign(order, name.clone().into_owned(), size).await;
         let signed = signed.map_err(|status| refusal(&status))?;
+        if let Some(parts) = &signed.parts {
+            self.store_parts(order, path, parts, retry).await?;
+            self.publish(order, name.into_owned(), size).await?;
+            return Ok(signed.location);
+        }
         let url = self.coordinator.join(&signed.url);
         let url = url.map_err(|error| Refusal::Final(format!("its way is no URL: {error}")))?;
-        let file = File::open(path).await;
-        let file = file.map_err(|error| Refusal::Final(error.to_string()))?;
-        let limit = ANSWER + Duration::from_secs(size / SLOWEST);
-        let request = self.http.put(url).header(header::CONTENT_LENGTH, size);
-        let request = request.timeout(limit).body(file);
-        let answer = request.send().await;
-        let answer = answer.map_err(|error| Refusal::Passing(http::words(error)))?;
-        match answer.status() {
-            status if status.is_success() => {
-                // A bucket copies it.
-                let published = self.publish(order, name.into_owned(), limit).await;
-                published.map_err(|status| refusal(&status))?;
-                Ok(signed.location)
-            }
-            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::INSUFFICIENT_STORAGE => Err(
-                Refusal::Final(format!("the store answers {}", answer.status())),
-            ),
-            status => Err(Refusal::Passing(format!("the store answers {status}"))),
-        }
+        let span = Span {
+            path,
+            from: 0,
+            size,
+        };
+        put(&self.http, url, span).await?;
+        self.publish(order, name.into_owned(), size).await?;
+        Ok(signed.location)
     }
 
     async fn sign(
@@ -170,26 +166,23 @@ impl Datasets {
         Ok(answer.map_err(late)??.into_inner())
     }
 
-    /// The bytes are there: from now on they are the checkpoint.
-    async fn publish(
-        &self,
-        order: &Order,
-        filename: String,
-        limit: Duration,
-    ) -> Result<(), Status> {
+    /// The bytes are there: from now on they are the checkpoint. A bucket copies them.
+    async fn publish(&self, order: &Order, filename: String, size: u64) -> Result<(), Refusal> {
         let request = PublishUploadRequest {
             task: Some(order.task.into()),
             secret: order.secret.expose().to_owned(),
             filename,
         };
+        let limit = limit(size);
         let asking = async { self.calls().await?.publish_upload(request).await };
         let late = |_| Status::deadline_exceeded(format!("no answer within {limit:?}"));
         let answer = tokio::time::timeout(limit, asking).await;
-        answer.map_err(late)?.map(drop)
+        let answer = answer.unwrap_or_else(|elapsed| Err(late(elapsed)));
+        answer.map(drop).map_err(|status| refusal(&status))
     }
 }
 
-fn refusal(status: &Status) -> Refusal {
+pub(super) fn refusal(status: &Status) -> Refusal {
     let why = status.message().to_owned();
     if retry::may_pass(status) {
         Refusal::Passing(why)

@@ -136,7 +136,7 @@ mod tests {
 
     fn lay(root: &Path, plan: &Plan) -> io::Result<()> {
         let folder = root.with_file_name("cache");
-        let cache = Cache::open(folder, 1 << 20)?;
+        let cache = Cache::open(folder, (1 << 20, 0))?;
         lay_out(
             root,
             plan,

@@ -69,10 +69,48 @@ pub(crate) async fn a_store_that_takes_no_checkpoint_fails_no_job() {
     agent.stop().await;
 }
 
+pub(crate) async fn a_large_checkpoint_goes_in_parts_and_a_part_that_is_there_is_not_sent_again() {
+    let (fake, agent, _data) = cluster().await;
+    let store = Store::start().await;
+    store.shelf().refuse_uploads = 1;
+    fake.known().uploads = Some(store.clone());
+    fake.known().part_bytes = Some(4);
+    said_nothing(&fake).await;
+    let own = fake.lines(1, LogStream::System);
+    assert!(
+        own.iter()
+            .any(|line| line.contains("stored as s3://training-checkpoints/checkpoints/1/best.pt")),
+        "{own:?}"
+    );
+    assert_eq!(store.shelf().uploads["best.pt"], b"0123456789");
+    // The first was refused once; the last is shorter.
+    let came = ["best.pt.0", "best.pt.0", "best.pt.1", "best.pt.2"];
+    assert_eq!(store.shelf().came, came);
+    assert_eq!(store.shelf().ended, [("best.pt".to_owned(), 3)]);
+    agent.stop().await;
+}
+
+pub(crate) async fn what_the_store_will_say_again_is_asked_once_and_its_words_are_told() {
+    let (fake, agent, _data) = cluster().await;
+    let store = Store::start().await;
+    store.shelf().refuse_uploads = 1;
+    store.shelf().refuse_with = Some(axum::http::StatusCode::BAD_REQUEST);
+    fake.known().uploads = Some(store.clone());
+    fake.known().part_bytes = Some(4);
+    said_nothing(&fake).await;
+    let own = fake.lines(1, LogStream::System);
+    let words = "the store answers 400 Bad Request: as the case wants it";
+    assert!(own.iter().any(|line| line.ends_with(words)), "{own:?}");
+    assert_eq!(store.shelf().came, ["best.pt.0"]);
+    let given_up = [("best.pt".to_owned(), 0)];
+    assert_eq!(store.shelf().ended, given_up);
+    agent.stop().await;
+}
+
 async fn said_nothing(fake: &Fake) {
     fake.send(start_of(
         1,
-        shell("echo x > $CHECKPOINT_DIR/best.pt; echo done"),
+        shell("printf 0123456789 > $CHECKPOINT_DIR/best.pt; echo done"),
     ))
     .await;
     said(fake, 1, "done").await;

@@ -61,6 +61,8 @@ pub(crate) struct Known {
     pub(crate) beginning: Option<(Store, String)>,
     /// Requests for its way that are refused for now.
     pub(crate) busy: u32,
+    /// Uploads go in parts of so many bytes.
+    pub(crate) part_bytes: Option<u64>,
     /// Details of reports, in order.
     pub(crate) details: Vec<String>,
 }
@@ -251,6 +253,7 @@ impl AgentService for Fake {
         Ok(Response::new(SignUploadResponse {
             url: format!("http://{}/uploads/{name}", store.address),
             location: format!("s3://training-checkpoints/checkpoints/{job}/{name}"),
+            parts: self.parts(&store, &name, request.size_bytes),
         }))
     }
 
@@ -291,6 +294,28 @@ impl AgentService for Fake {
             url: store.way(&path),
             size_bytes: size as u64,
         }))
+    }
+
+    async fn complete_upload(
+        &self,
+        request: Request<v1::CompleteUploadRequest>,
+    ) -> Result<Response<v1::CompleteUploadResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.upload_id, "upload");
+        let store = self.known().uploads.clone().expect("it has signed");
+        let mut shelf = store.shelf();
+        let mut whole = Vec::new();
+        for (number, tag) in request.tags.iter().enumerate() {
+            let name = format!("{}.{number}", request.key);
+            let part = shelf.uploads.remove(&name).expect("it was sent");
+            assert_eq!(*tag, format!("\"tag of {name}\""));
+            whole.extend(part);
+        }
+        shelf.ended.push((request.key.clone(), request.tags.len()));
+        if !request.tags.is_empty() {
+            shelf.uploads.insert(request.key, whole);
+        }
+        Ok(Response::new(v1::CompleteUploadResponse {}))
     }
 
     async fn join(
@@ -334,6 +359,21 @@ impl AgentService for Fake {
 }
 
 impl Fake {
+    /// The parts of an upload, where a case wants such.
+    fn parts(&self, store: &Store, name: &str, size: u64) -> Option<v1::UploadParts> {
+        let most = self.known().part_bytes?;
+        let sizes = (0..size.div_ceil(most)).map(|number| most.min(size - number * most));
+        let part = |(number, size_bytes)| v1::UploadPart {
+            url: format!("http://{}/uploads/{name}.{number}", store.address),
+            size_bytes,
+        };
+        Some(v1::UploadParts {
+            upload_id: "upload".to_owned(),
+            key: name.to_owned(),
+            parts: sizes.enumerate().map(part).collect(),
+        })
+    }
+
     async fn control(self, hello: Hello, mut incoming: Streaming<ConnectRequest>, out: Out) {
         let session = self.known().sessions + 1;
         let welcome = Frame::Welcome(v1::Welcome {

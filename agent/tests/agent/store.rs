@@ -28,6 +28,12 @@ pub(crate) struct Shelf {
     pub(crate) uploads: BTreeMap<String, Vec<u8>>,
     /// Uploads that are refused before one is taken.
     pub(crate) refuse_uploads: u32,
+    /// With this status.
+    pub(crate) refuse_with: Option<StatusCode>,
+    /// Names of uploads that came, taken or not.
+    pub(crate) came: Vec<String>,
+    /// Uploads in parts that were ended, with the number of their parts.
+    pub(crate) ended: Vec<(String, usize)>,
     /// Ways signed before this number have expired.
     pub(crate) valid_from: u64,
     /// Answers that break off in the middle.
@@ -128,12 +134,16 @@ async fn file(
     (status, rest).into_response()
 }
 
-async fn upload(State(store): State<Store>, Path(name): Path<String>, body: Bytes) -> StatusCode {
+async fn upload(State(store): State<Store>, Path(name): Path<String>, body: Bytes) -> Response {
     let mut shelf = store.shelf();
+    shelf.came.push(name.clone());
     if shelf.refuse_uploads > 0 {
         shelf.refuse_uploads -= 1;
-        return StatusCode::SERVICE_UNAVAILABLE;
+        let status = shelf.refuse_with.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let words = "<Error><Message>as the case wants it</Message></Error>";
+        return (status, words).into_response();
     }
+    let tag = format!("\"tag of {name}\"");
     shelf.uploads.insert(name, body.to_vec());
-    StatusCode::OK
+    ([(header::ETAG, tag)], StatusCode::OK).into_response()
 }

@@ -4,7 +4,7 @@
 
 use futures::Stream;
 use trainyard_core::{
-    access::Permission,
+    access::{Permission, SystemRole},
     ids::{JobId, TaskKey},
     job::{Job, Resume},
     snapshot::Snapshot,
@@ -12,8 +12,12 @@ use trainyard_core::{
 use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, access::Target};
-use crate::datasets::{
-    Beginning, DatasetRow, Download, ManifestPage, NewDataset, StoredCheckpoint, Upload, attempt_of,
+use crate::{
+    datasets::{
+        Beginning, DatasetRow, Download, ManifestPage, NewDataset, Sent, StoredCheckpoint, Upload,
+        attempt_of,
+    },
+    storage::{Address, Parts},
 };
 
 impl Service {
@@ -27,7 +31,19 @@ impl Service {
         new: NewDataset,
     ) -> Result<DatasetRow, ApiError> {
         self.require(caller, Permission::RegisterDatasets, Target::Cluster)?;
+        self.may_name(caller, &new.storage_path)?;
         self.data().add(caller, new).await
+    }
+
+    /// Any folder of this machine is for administrators to name; others keep to those that were set.
+    fn may_name(&self, caller: &Caller, path: &str) -> Result<(), ApiError> {
+        let admin = SystemRole::parse(&caller.user.role) == Some(SystemRole::Admin);
+        let local = matches!(Address::parse(path), Ok(Address::Folder(_)));
+        if admin || !local || self.data().storage().has_roots() {
+            return Ok(());
+        }
+        let words = "folders of the coordinator's machine are registered by administrators only while no folder is set for everybody (datasets.local_roots); ask an administrator for either";
+        Err(ApiError::new(Kind::Forbidden, words))
     }
 
     /// Takes a dataset out of the catalog; its files and its snapshots stay.
@@ -240,6 +256,28 @@ impl Service {
             whole: wanted.whole && checkpoint.is_some(),
             checkpoint,
         })
+    }
+
+    /// The parts in which a live task sends a checkpoint that it was given a way for; none where it goes
+    /// in one request.
+    ///
+    /// # Errors
+    /// When the store cannot begin it, or does not take so much.
+    pub async fn begin_parts(&self, key: &str, size: u64) -> Result<Option<Parts>, ApiError> {
+        self.data().begin_parts(key, size).await
+    }
+
+    /// Makes a checkpoint of a live task of its parts, or forgets them.
+    ///
+    /// # Errors
+    /// When the secret is not that of the live attempt, or a part is missing.
+    pub async fn end_parts(
+        &self,
+        (task, secret): (TaskKey, &str),
+        sent: Sent,
+    ) -> Result<(), ApiError> {
+        self.alive(task, secret)?;
+        self.data().end_parts(task, sent).await
     }
 
     /// A way for a user to store a checkpoint of a job.

@@ -24,6 +24,8 @@ pub struct StorageConfig {
     pub way_minutes: u32,
     /// The largest checkpoint that is taken, in MiB.
     pub upload_mib: u32,
+    /// About how much of a checkpoint goes into a bucket in one request, in MiB.
+    pub part_mib: u32,
 }
 
 /// Who knows datasets.
@@ -52,6 +54,8 @@ pub struct DatasetsConfig {
     pub parallel: u32,
     /// Files of one dataset at most.
     pub max_files: u32,
+    /// Annotation documents of one dataset together at most, in MiB.
+    pub documents_mib: u32,
 }
 
 /// The Labeler.
@@ -108,6 +112,13 @@ impl Config {
             if let Some(words) = storage::bad_options(name, text.expose()) {
                 return Err(ConfigError::Check(words));
             }
+        }
+        if !(5..=4_000).contains(&self.storage.part_mib) {
+            let words = format!(
+                "storage.part_mib is {}; it must be from 5 to 4000, which is what S3 and Azure take",
+                self.storage.part_mib
+            );
+            return Err(ConfigError::Check(words));
         }
         let labeler = &self.labeler;
         if self.datasets.provider == Provider::Labeler {
@@ -198,6 +209,8 @@ mod tests {
                 "datasets.allow_private_urls",
             ),
             ("LABELER__URL", "labeler", "labeler.url"),
+            ("STORAGE__PART_MIB", "4", "storage.part_mib"),
+            ("STORAGE__PART_MIB", "4001", "storage.part_mib"),
             ("STORAGE_OPTIONS__S3", "hunter2", "storage_options"),
         ] {
             let told = error(&[(name, value)]);

@@ -11,6 +11,7 @@ use super::{Datasets, rows::DatasetRow};
 use crate::{
     api::{ApiError, Caller},
     clock,
+    storage::Entry,
     store::Change,
 };
 
@@ -50,13 +51,10 @@ impl Datasets {
             let listed = listed.ok_or_else(late)?;
             let entries =
                 listed.map_err(|error| ApiError::field("storage_path", error.to_string()))?;
-            let file = |entry: crate::storage::Entry| FileEntry {
-                path: entry.path,
-                size: entry.size,
-            };
-            let files: Vec<_> = entries.into_iter().map(file).collect();
-            Format::detect(&files).ok_or_else(|| {
-                let count = files.len();
+            let count = entries.len();
+            let looking = tokio::task::spawn_blocking(move || detect(entries));
+            let found = looking.await.ok().ok_or_else(crate::api::stopping)?;
+            found.ok_or_else(|| {
                 let words = format!("cannot be told from the {count} files there; say dice, yolo, coco or imagefolder");
                 ApiError::field("format", words)
             })?
@@ -164,6 +162,16 @@ impl Datasets {
             Some(_) => Err(ApiError::new(Kind::Conflict, words)),
         }
     }
+}
+
+/// What format these files have. Takes a while for many.
+fn detect(entries: Vec<Entry>) -> Option<Format> {
+    let file = |entry: Entry| FileEntry {
+        path: entry.path,
+        size: entry.size,
+    };
+    let files: Vec<_> = entries.into_iter().map(file).collect();
+    Format::detect(&files)
 }
 
 fn check(new: &NewDataset) -> Result<(), ApiError> {

@@ -41,6 +41,8 @@ pub struct StoredCheckpoint {
 pub struct Upload {
     /// PUT the bytes here; absolute, or a path on the coordinator.
     pub url: String,
+    /// Where the bytes lie then: the key itself, or an attempt's own.
+    pub at: String,
     /// `checkpoints/{job}/{file}`.
     pub key: String,
     /// What the file is called from then on.
@@ -97,6 +99,7 @@ impl Datasets {
             .await?;
         Ok(Upload {
             url,
+            at: at.to_owned(),
             location: place.location(&key),
             key,
         })
@@ -222,9 +225,14 @@ fn published(job: JobId, filename: &str) -> String {
     format!("{PUBLISHED}/{job}/{filename}")
 }
 
-fn uploaded(task: TaskKey, filename: &str) -> String {
+/// Where an attempt's files lie until they are published.
+pub(super) fn uploads_of(task: TaskKey) -> String {
     let TaskKey { job, attempt, rank } = task;
-    format!("{UPLOADS}/{job}/{}-{}-{filename}", attempt.0, rank.0)
+    format!("{UPLOADS}/{job}/{}-{}-", attempt.0, rank.0)
+}
+
+fn uploaded(task: TaskKey, filename: &str) -> String {
+    format!("{}{filename}", uploads_of(task))
 }
 
 /// The attempt whose upload has this key; none for keys of anything else.

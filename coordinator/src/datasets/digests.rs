@@ -8,10 +8,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -63,52 +60,55 @@ impl Digests {
         }
     }
 
-    /// The digest of every entry of `place`, within `limit`.
+    /// The digest of every entry of `place`, within `limit`. What may be long for a large dataset is done
+    /// where it blocks nobody.
     pub(super) async fn take(
         &self,
         place: &Place,
-        entries: &[Entry],
+        entries: &Arc<[Entry]>,
         limit: Duration,
     ) -> Result<Taken, StorageError> {
         let file = self.file(&place.name());
-        let known = Arc::new(read(file.clone()).await);
-        let fresh: Mutex<BTreeMap<String, Kept>> = Mutex::default();
-        let done = AtomicU64::new(0);
         let began = clock::now();
-        let one = |entry: Entry| {
-            let (known, place) = (Arc::clone(&known), place.clone());
-            let (fresh, done) = (&fresh, &done);
-            async move {
-                let before = known.get(&entry.path).and_then(|kept| still(kept, &entry));
-                let digest = match before {
-                    Some(digest) => digest,
-                    None => place.digest(entry.clone()).await?,
-                };
-                done.fetch_add(1, Ordering::Relaxed);
-                if let Some(kept) = keep(&entry, &digest, began) {
-                    let mut fresh = fresh.lock().unwrap_or_else(PoisonError::into_inner);
-                    fresh.insert(entry.path, kept);
-                }
-                Ok(digest)
-            }
+        let looked = {
+            let (file, entries) = (file.clone(), Arc::clone(entries));
+            tokio::task::spawn_blocking(move || look_up(read(&file), &entries))
         };
-        let work = stream::iter(entries.iter().cloned().map(one)).buffered(self.parallel);
-        let taken = tokio::time::timeout(limit, work.try_collect::<Vec<_>>()).await;
-        let fresh = fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if taken.is_ok() {
-            save(file, &known, fresh).await;
-        } else {
-            // What was not reached this time is still known.
-            let all = known
-                .iter()
-                .map(|(path, kept)| (path.clone(), kept.clone()));
-            let all = all.chain(fresh).collect();
-            save(file, &known, all).await;
+        let (known, mut digests) = looked.await.map_err(|error| broken(&error))?;
+        let one = |number: usize, entry: Entry| async move {
+            let digest = place.digest(entry).await?;
+            Ok::<_, StorageError>((number, digest))
+        };
+        let missing = missing(entries, &digests);
+        let missing = missing
+            .into_iter()
+            .map(|(number, entry)| one(number, entry));
+        let mut work = std::pin::pin!(stream::iter(missing).buffered(self.parallel));
+        let mut fresh = Vec::new();
+        let taking = async {
+            while let Some(taken) = work.try_next().await? {
+                fresh.push(taken);
+            }
+            Ok(())
+        };
+        let outcome = tokio::time::timeout(limit, taking).await;
+        let entries = Arc::clone(entries);
+        let keeping = tokio::task::spawn_blocking(move || {
+            for (number, digest) in fresh {
+                if let Some(place) = digests.get_mut(number) {
+                    *place = Some(digest);
+                }
+            }
+            remember(&file, known, (&entries, &digests), began);
+            digests
+        });
+        let digests = keeping.await.map_err(|error| broken(&error))?;
+        if let Ok(Err(error)) = outcome {
+            return Err(error);
         }
-        match taken {
-            Ok(digests) => digests.map(Taken::All),
-            Err(_) => Ok(Taken::Some(done.load(Ordering::Relaxed))),
-        }
+        let count = digests.iter().flatten().count() as u64;
+        let all: Option<Vec<Digest>> = digests.into_iter().collect();
+        Ok(all.map_or(Taken::Some(count), Taken::All))
     }
 
     fn file(&self, place: &str) -> PathBuf {
@@ -136,45 +136,73 @@ fn keep(entry: &Entry, digest: &Digest, began: Timestamp) -> Option<Kept> {
     })
 }
 
-async fn read(file: PathBuf) -> BTreeMap<String, Kept> {
-    let reading = move || {
-        let Ok(source) = std::fs::File::open(file) else {
-            return BTreeMap::new();
-        };
-        let lines = BufReader::new(source).lines().map_while(Result::ok);
-        let kept = lines.filter_map(|line| serde_json::from_str::<Kept>(&line).ok());
-        kept.map(|kept| (kept.path.clone(), kept)).collect()
+/// By path. Blocks.
+type Known = BTreeMap<String, Kept>;
+
+fn read(file: &Path) -> Known {
+    let Ok(source) = std::fs::File::open(file) else {
+        return Known::new();
     };
-    tokio::task::spawn_blocking(reading)
-        .await
-        .unwrap_or_default()
+    let lines = BufReader::new(source).lines().map_while(Result::ok);
+    let kept = lines.filter_map(|line| serde_json::from_str::<Kept>(&line).ok());
+    kept.map(|kept| (kept.path.clone(), kept)).collect()
 }
 
-/// Replaces the file as a whole, when there is something new.
-async fn save(file: PathBuf, known: &BTreeMap<String, Kept>, all: BTreeMap<String, Kept>) {
-    if *known == all {
+/// What is known, and of that the digest of each entry.
+fn look_up(known: Known, entries: &[Entry]) -> (Known, Vec<Option<Digest>>) {
+    let digest = |entry: &Entry| known.get(&entry.path).and_then(|kept| still(kept, entry));
+    let digests = entries.iter().map(digest).collect();
+    (known, digests)
+}
+
+/// The entries without a digest, by number.
+fn missing(entries: &[Entry], digests: &[Option<Digest>]) -> Vec<(usize, Entry)> {
+    let all = entries.iter().zip(digests).enumerate();
+    all.filter(|(_, (_, digest))| digest.is_none())
+        .map(|(number, (entry, _))| (number, entry.clone()))
+        .collect()
+}
+
+fn broken(error: &tokio::task::JoinError) -> StorageError {
+    StorageError::Failed(format!("the digests could not be taken: {error}"))
+}
+
+/// Keeps the digests that were taken and, of files that were not reached this time, those known before.
+fn remember(
+    file: &Path,
+    known: Known,
+    (entries, digests): (&[Entry], &[Option<Digest>]),
+    began: Timestamp,
+) {
+    let mut all = Known::new();
+    for (entry, digest) in entries.iter().zip(digests) {
+        let kept = match digest {
+            Some(digest) => keep(entry, digest, began),
+            None => known.get(&entry.path).cloned(),
+        };
+        all.extend(kept.map(|kept| (kept.path.clone(), kept)));
+    }
+    if all == known {
         return;
     }
-    let writing = move || -> std::io::Result<()> {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let draft = file.with_extension(format!("{:016x}.new", rand::random::<u64>()));
-        let mut out = BufWriter::new(std::fs::File::create(&draft)?);
-        for kept in all.values() {
-            serde_json::to_writer(&mut out, kept)?;
-            out.write_all(b"\n")?;
-        }
-        out.flush()?;
-        std::fs::rename(draft, file)
-    };
-    match tokio::task::spawn_blocking(writing).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "digests could not be kept; they are taken again next time")
-        }
-        Err(error) => tracing::warn!(%error, "digests could not be kept"),
+    if let Err(error) = save(file, &all) {
+        tracing::warn!(%error, "digests could not be kept; they are taken again next time");
     }
+}
+
+/// Replaces the file as a whole.
+fn save(file: &Path, all: &Known) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let draft = file.with_extension(format!("{:016x}.new", rand::random::<u64>()));
+    let mut out = BufWriter::new(std::fs::File::create(&draft)?);
+    for kept in all.values() {
+        serde_json::to_writer(&mut out, kept)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    std::fs::rename(draft, file)
 }
 
 #[cfg(test)]
@@ -186,6 +214,7 @@ mod tests {
             path: "a".into(),
             size: 3,
             stamp: stamp.map(str::to_owned),
+            written_at: None,
             changed_at: changed_at.map(Timestamp),
         }
     }

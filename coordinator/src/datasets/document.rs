@@ -145,6 +145,7 @@ mod tests {
             path: (*path).to_owned(),
             size: 1,
             stamp: None,
+            written_at: None,
             changed_at: None,
         };
         paths.iter().map(entry).collect()

@@ -3,7 +3,7 @@
 //! Owns the time that it may take. All is in the artifact store before the row is. Called by
 //! `datasets::prepare`, on a task of its own.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use trainyard_core::{
@@ -63,10 +63,11 @@ struct Split {
 impl Datasets {
     pub(super) async fn make(&self, order: Order) -> Result<Held, ApiError> {
         let lock = self.lock(&order.found.id).await?;
+        let id = order.found.id.clone();
+        let order = Arc::new(order);
         let late = |_| {
             let words = format!(
-                "dataset '{}' could not be read within {} s (datasets.snapshot_seconds); try again later",
-                order.found.id,
+                "dataset '{id}' could not be read within {} s (datasets.snapshot_seconds); try again later",
                 self.inner.limit.as_secs()
             );
             ApiError::new(Kind::Unavailable, words)
@@ -80,7 +81,12 @@ impl Datasets {
         let read = tokio::time::timeout(patience, self.read(&place, &order));
         let read = Arc::new(read.await.map_err(late)??);
         let split = self.split(&read, &order).await?;
-        let snapshot = draft(&order, (&place, &read), &split)?;
+        let split = Arc::new(split);
+        let snapshot = {
+            let (order, read, split) = (Arc::clone(&order), Arc::clone(&read), Arc::clone(&split));
+            let place = place.name();
+            aside(move || draft(&order, (place, &read), &split)).await??
+        };
         if let Some(same) = rows::same(&self.inner.store, &snapshot)? {
             let prepared = Prepared {
                 id: same.id,
@@ -111,38 +117,53 @@ impl Datasets {
         let id = &order.found.id;
         let told = |error| of_dataset(id, error);
         let entries = place.list("", self.inner.most).await.map_err(told)?;
-        let document = self.document(order, place, &entries).await?;
-        let mut files: Vec<FileEntry> = entries
-            .iter()
-            .map(|entry| FileEntry {
-                path: entry.path.clone(),
-                size: entry.size,
-            })
-            .collect();
-        if let Some(document) = &document {
-            document.join(&mut files);
-        }
-        let needed = dataset::needed(&view(&order.found, order.task, &files));
-        let needed = needed.map_err(|error| refused(id, error))?;
+        let document = self.document(order, place, &entries).await?.map(Arc::new);
+        let (entries, files, needed) = self.survey(entries, document.clone(), order).await?;
         let mut digests = self.digests(place, &entries, order).await?;
         if let Some(document) = &document {
             document.digest(&files, &mut digests);
         }
-        let own = (document.as_ref(), files.as_slice(), digests.as_slice());
-        let documents = read_all(place, needed, own).await;
+        let own = (document.as_deref(), files.as_slice(), digests.as_slice());
+        let documents = read_all(place, needed, own, self.inner.documents).await;
         let documents = documents.map_err(told)?;
         Ok(Read {
             files,
             digests,
             documents,
-            elsewhere: document.map(|document| document.elsewhere),
+            elsewhere: document.map(|document| document.elsewhere.clone()),
         })
+    }
+
+    /// The files as decisions see them, and which of them are documents to be read. For a large dataset
+    /// this takes a while.
+    async fn survey(
+        &self,
+        entries: Vec<Entry>,
+        document: Option<Arc<Document>>,
+        order: &Order,
+    ) -> Result<(Arc<[Entry]>, Vec<FileEntry>, Vec<String>), ApiError> {
+        let (found, task, most) = (order.found.clone(), order.task, self.inner.documents);
+        let work = move || {
+            let file = |entry: &Entry| FileEntry {
+                path: entry.path.clone(),
+                size: entry.size,
+            };
+            let mut files: Vec<FileEntry> = entries.iter().map(file).collect();
+            if let Some(document) = &document {
+                document.join(&mut files);
+            }
+            let needed = dataset::needed(&view(&found, task, &files));
+            let needed = needed.map_err(|error| refused(&found.id, error))?;
+            in_bounds(&found.id, (&files, &needed), most)?;
+            Ok((entries.into(), files, needed))
+        };
+        aside(work).await?
     }
 
     async fn digests(
         &self,
         place: &Place,
-        entries: &[Entry],
+        entries: &Arc<[Entry]>,
         order: &Order,
     ) -> Result<Vec<Digest>, ApiError> {
         let id = &order.found.id;
@@ -185,8 +206,7 @@ impl Datasets {
                 hash: assignment.hash(),
             })
         };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.ok().ok_or_else(crate::api::stopping)?
+        aside(work).await?
     }
 
     /// Metadata last: where it is, the rest is too.
@@ -200,8 +220,7 @@ impl Datasets {
         let at = |name| manifest::at(&snapshot.id, name);
         let lines = {
             let read = Arc::clone(read);
-            let done = tokio::task::spawn_blocking(move || lines(&read)).await;
-            done.ok().ok_or_else(crate::api::stopping)?
+            aside(move || lines(&read)).await?
         };
         artifacts.write(&at(manifest::MANIFEST), lines).await?;
         if let Some(parts) = &split.named_parts {
@@ -234,14 +253,17 @@ async fn read_all(
     place: &Place,
     needed: Vec<String>,
     (apart, files, digests): (Option<&Document>, &[FileEntry], &[Digest]),
+    most: u64,
 ) -> Result<Documents, StorageError> {
     let mut documents = Documents::new();
+    let mut left = most;
     for path in needed {
         if let Some(document) = apart.filter(|own| own.elsewhere.path == path) {
             documents.insert(path, document.bytes.clone());
             continue;
         }
-        let bytes = place.read(&path, MOST_DOCUMENT_BYTES).await?;
+        let bytes = place.read(&path, left.min(MOST_DOCUMENT_BYTES)).await?;
+        left = left.saturating_sub(bytes.len() as u64);
         let at = files
             .binary_search_by(|file| file.path.as_str().cmp(&path))
             .ok();
@@ -252,6 +274,40 @@ async fn read_all(
         documents.insert(path, bytes);
     }
     Ok(documents)
+}
+
+/// Does what takes a while for a large dataset on a thread that may block.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.ok().ok_or_else(crate::api::stopping)
+}
+
+/// Refuses documents that are too large together, before any of them is read.
+fn in_bounds(
+    id: &str,
+    (files, needed): (&[FileEntry], &[String]),
+    most: u64,
+) -> Result<(), ApiError> {
+    let needed: BTreeSet<&str> = needed.iter().map(String::as_str).collect();
+    let documents = files
+        .iter()
+        .filter(|file| needed.contains(file.path.as_str()));
+    let (mut count, mut bytes) = (0_u64, 0_u64);
+    for file in documents {
+        count += 1;
+        bytes = bytes.saturating_add(file.size);
+    }
+    if bytes <= most {
+        return Ok(());
+    }
+    let words = format!(
+        "dataset '{id}': its {count} annotation documents are {} MiB together; at most {} MiB are read (datasets.documents_mib): split the dataset, or ask an administrator for more",
+        bytes.div_ceil(1 << 20),
+        most >> 20
+    );
+    Err(ApiError::new(Kind::Invalid, words))
 }
 
 fn view<'a>(found: &Found, task: Option<TaskType>, files: &'a [FileEntry]) -> Dataset<'a> {
@@ -265,7 +321,7 @@ fn view<'a>(found: &Found, task: Option<TaskType>, files: &'a [FileEntry]) -> Da
 /// The row, which is small whatever the dataset is.
 fn draft(
     order: &Order,
-    (place, read): (&Place, &Read),
+    (place, read): (String, &Read),
     split: &Split,
 ) -> Result<Snapshot, ApiError> {
     let id = &order.found.id;
@@ -277,7 +333,7 @@ fn draft(
     let snapshot = Snapshot {
         id: format!("snap_{:012x}", rand::random::<u64>() >> 16),
         dataset_id: id.clone(),
-        storage_path: place.name(),
+        storage_path: place,
         format: order.found.format.name().to_owned(),
         split: split.summary.clone(),
         version_hash: hasher.finish(),

@@ -12,6 +12,8 @@ mod document;
 mod labeler;
 mod make;
 mod manifest;
+mod orphans;
+mod parts;
 mod rows;
 mod wire;
 
@@ -39,6 +41,7 @@ pub use self::{
     checkpoints::{Beginning, Download, StoredCheckpoint, Upload},
     labeler::Health,
     manifest::ManifestPage,
+    parts::Sent,
     rows::DatasetRow,
 };
 
@@ -74,6 +77,7 @@ struct Inner {
     locks: Turns,
     /// Of jobs whose checkpoints are being published.
     publishing: Turns,
+    documents: u64,
     readers: Arc<Semaphore>,
     places: Cache<String, Place>,
     tasks: TaskTracker,
@@ -136,6 +140,7 @@ impl Datasets {
                 most: count(config.datasets.max_files),
                 locks: Turns::default(),
                 publishing: Turns::default(),
+                documents: u64::from(config.datasets.documents_mib) << 20,
                 readers: Arc::new(Semaphore::new(READERS)),
                 places: Cache::builder()
                     .max_capacity(PLACES)

@@ -11,10 +11,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use object_store::{
-    ClientOptions,
-    client::{HttpClient, HttpConnector},
-};
 use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     redirect::{Attempt, Policy},
@@ -155,22 +151,6 @@ async fn resolve(
             address: found.ip(),
         })),
         None => Ok(found),
-    }
-}
-
-/// Gives object stores the guarded client.
-#[derive(Debug)]
-pub(super) struct Guarded(pub(super) Guard);
-
-impl HttpConnector for Guarded {
-    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = self.0.client();
-        client
-            .map(HttpClient::new)
-            .map_err(|error| object_store::Error::Generic {
-                store: "HTTP",
-                source: Box::new(error),
-            })
     }
 }
 

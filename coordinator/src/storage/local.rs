@@ -19,14 +19,14 @@ use rustix::fs::{
 use rustix::io::Errno;
 use trainyard_core::time::Timestamp;
 
-use super::{Entry, StorageError};
+use super::{Entry, StorageError, walk::walk};
 
 /// Bytes read at once when a file is hashed.
 const CHUNK: usize = 256 << 10;
 /// How often a file is tried to be opened while its folder changes.
 const TRIES: usize = 64;
 /// Where files are written before they are whole.
-const DRAFTS: &str = ".drafts";
+pub(super) const DRAFTS: &str = ".drafts";
 
 /// An open folder. A clone is cheap.
 #[derive(Clone, Debug)]
@@ -37,9 +37,10 @@ pub(super) struct Folder {
 
 /// What a file is recognised by when it is met again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     size: u64,
     stamp: String,
+    written_at: Timestamp,
     changed_at: Timestamp,
 }
 
@@ -66,7 +67,7 @@ impl Folder {
         &self.path
     }
 
-    fn flags(
+    pub(super) fn flags(
         &self,
         relative: &str,
         flags: OFlags,
@@ -90,7 +91,7 @@ impl Folder {
     }
 
     /// An ordinary file below the folder, and what it is recognised by.
-    fn file(&self, relative: &str) -> Result<(File, Seen), StorageError> {
+    pub(super) fn file(&self, relative: &str) -> Result<(File, Seen), StorageError> {
         let opened = self.flags(relative, OFlags::RDONLY, ResolveFlags::empty());
         let handle = opened.map_err(|error| told(relative, error))?;
         let stat = fstat(&handle).map_err(|error| told(relative, error))?;
@@ -106,55 +107,10 @@ impl Folder {
         Ok((file, seen.size))
     }
 
-    /// Every file below `prefix`, at most `most`. Symbolic links to files below the folder are files;
-    /// links out of it, links to folders, sockets and the like are refused by name.
+    /// Every file below `prefix`, sorted by path, at most `most`. Symbolic links to files below the folder
+    /// are files; links out of it, links to folders, sockets and the like are refused by name.
     pub(super) fn list(&self, prefix: &str, most: usize) -> Result<Vec<Entry>, StorageError> {
-        let mut found = Vec::new();
-        let mut waiting = vec![prefix.trim_matches('/').to_owned()];
-        while let Some(folder) = waiting.pop() {
-            let place = if folder.is_empty() { "." } else { &folder };
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let handle = match self.flags(place, flags, ResolveFlags::NO_SYMLINKS) {
-                Ok(handle) => handle,
-                Err(Errno::NOENT) if folder == prefix => return Ok(found),
-                Err(error) => return Err(told(place, error)),
-            };
-            let entries = Dir::read_from(&handle).map_err(|error| told(place, error))?;
-            for entry in entries {
-                let entry = entry.map_err(|error| told(place, error))?;
-                let name = entry.file_name();
-                let Ok(name) = name.to_str() else {
-                    let name = Path::new(&folder).join(name.to_string_lossy().as_ref());
-                    let words =
-                        format!("the file name '{}' is not UTF-8; rename it", name.display());
-                    return Err(StorageError::Refused(words));
-                };
-                if matches!(name, "." | "..") || (folder.is_empty() && name == DRAFTS) {
-                    continue;
-                }
-                let path = match folder.is_empty() {
-                    true => name.to_owned(),
-                    false => format!("{folder}/{name}"),
-                };
-                let stat = statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW);
-                let stat = stat.map_err(|error| told(&path, error))?;
-                let kind = FileType::from_raw_mode(stat.st_mode);
-                if kind == FileType::Directory {
-                    waiting.push(path);
-                } else if kind == FileType::RegularFile {
-                    found.push(entry_of(path, seen(&stat)));
-                } else if kind == FileType::Symlink {
-                    let (_, seen) = self.file(&path).map_err(|error| link(&path, error))?;
-                    found.push(entry_of(path, seen));
-                } else {
-                    return Err(not_a_file(&path));
-                }
-                if found.len() > most {
-                    return Err(super::too_many(&self.path.display().to_string(), most));
-                }
-            }
-        }
-        Ok(found)
+        walk(self, prefix.trim_matches('/'), most)
     }
 
     /// The blake3 of a file that is still what the list said, and stays so while it is read.
@@ -233,6 +189,31 @@ impl Folder {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(told(relative, error)),
         }
+    }
+
+    /// Removes drafts that were last written before a time; says how many.
+    pub(super) fn remove_drafts(&self, before: Timestamp) -> Result<u64, StorageError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let handle = match self.flags(DRAFTS, flags, ResolveFlags::NO_SYMLINKS) {
+            Ok(handle) => handle,
+            Err(Errno::NOENT) => return Ok(0),
+            Err(error) => return Err(told(DRAFTS, error)),
+        };
+        let mut removed = 0;
+        for entry in Dir::read_from(&handle).map_err(|error| told(DRAFTS, error))? {
+            let entry = entry.map_err(|error| told(DRAFTS, error))?;
+            let name = entry.file_name();
+            // One may be kept or dropped meanwhile.
+            let Ok(stat) = statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if file && seen(&stat).written_at < before {
+                unlinkat(&handle, name, AtFlags::empty()).map_err(|error| told(DRAFTS, error))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     /// Makes the folders of `relative` that are missing.
@@ -317,35 +298,37 @@ impl Drop for Draft {
     }
 }
 
-fn seen(stat: &Stat) -> Seen {
+pub(super) fn seen(stat: &Stat) -> Seen {
     let nanos = |seconds: i64, nanos: i128| i128::from(seconds) * 1_000_000_000 + nanos;
     let written = nanos(stat.st_mtime, i128::from(stat.st_mtime_nsec));
     let changed = nanos(stat.st_ctime, i128::from(stat.st_ctime_nsec));
-    let newest = written.max(changed) / 1_000;
+    let micros = |nanos: i128| Timestamp(i64::try_from(nanos / 1_000).unwrap_or(i64::MAX));
     Seen {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         stamp: format!("{written}.{changed}.{}", stat.st_ino),
-        changed_at: Timestamp(i64::try_from(newest).unwrap_or(i64::MAX)),
+        written_at: micros(written),
+        changed_at: micros(written.max(changed)),
     }
 }
 
-fn entry_of(path: String, seen: Seen) -> Entry {
+pub(super) fn entry_of(path: String, seen: Seen) -> Entry {
     Entry {
         path,
         size: seen.size,
         stamp: Some(seen.stamp),
+        written_at: Some(seen.written_at),
         changed_at: Some(seen.changed_at),
     }
 }
 
-fn not_a_file(path: &str) -> StorageError {
+pub(super) fn not_a_file(path: &str) -> StorageError {
     StorageError::Refused(format!(
         "'{path}' is neither a file nor a folder; a dataset holds only those"
     ))
 }
 
 /// What is wrong with a symbolic link, in words about links.
-fn link(path: &str, error: StorageError) -> StorageError {
+pub(super) fn link(path: &str, error: StorageError) -> StorageError {
     if matches!(error, StorageError::NotFound(_)) {
         return StorageError::Refused(format!(
             "'{path}' is a symbolic link to nothing; remove it or mend it"
@@ -359,7 +342,7 @@ fn link(path: &str, error: StorageError) -> StorageError {
     error
 }
 
-fn told(path: &str, error: Errno) -> StorageError {
+pub(super) fn told(path: &str, error: Errno) -> StorageError {
     match error {
         Errno::NOENT => StorageError::NotFound(path.to_owned()),
         Errno::XDEV => StorageError::Refused(format!(

@@ -132,3 +132,54 @@ fn a_write_is_whole_or_nothing_and_stays_inside() {
     folder.remove("x/y/z.json").unwrap();
     assert!(!set.join("x/y/z.json").exists());
 }
+
+#[test]
+fn a_wide_and_deep_tree_is_found_whole_and_in_order_by_many_threads() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = outer.path().canonicalize().unwrap();
+    let mut expected = Vec::new();
+    for shelf in 0..40 {
+        let name = format!("{shelf:02}/deep/er");
+        fs::create_dir_all(root.join(&name)).unwrap();
+        for file in 0..40 {
+            expected.push(format!("{name}/{file}"));
+        }
+    }
+    // More than one thread looks at in one go.
+    fs::create_dir_all(root.join("wide")).unwrap();
+    expected.extend((0..2_000).map(|file| format!("wide/{file}")));
+    expected.sort();
+    for path in &expected {
+        fs::write(root.join(path), path).unwrap();
+    }
+    let folder = Folder::open(&root).unwrap();
+    for _ in 0..5 {
+        let found = folder.list("", expected.len()).unwrap();
+        let found: Vec<_> = found.into_iter().map(|entry| entry.path).collect();
+        assert!(found == expected);
+        let error = folder.list("", expected.len() - 1).unwrap_err();
+        assert!(matches!(error, StorageError::TooLarge(_)), "{error}");
+    }
+}
+
+#[test]
+fn of_all_that_is_wrong_the_first_by_its_path_is_told_however_the_threads_run() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = outer.path().canonicalize().unwrap();
+    for shelf in 0..60 {
+        let at = root.join(format!("{shelf:02}/below"));
+        fs::create_dir_all(&at).unwrap();
+        for file in 0..20 {
+            fs::write(at.join(format!("{file}")), "x").unwrap();
+        }
+        if shelf >= 7 {
+            symlink("gone", at.join("a-link")).unwrap();
+        }
+    }
+    symlink("/etc", root.join("07/below/0-first")).unwrap();
+    let folder = Folder::open(&root).unwrap();
+    for _ in 0..20 {
+        let told = folder.list("", 10_000).unwrap_err().to_string();
+        assert!(told.contains("'07/below/0-first'"), "{told}");
+    }
+}

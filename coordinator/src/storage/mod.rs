@@ -10,6 +10,7 @@ mod guard;
 mod local;
 mod place;
 mod remote;
+mod walk;
 mod ways;
 
 use std::{
@@ -26,6 +27,7 @@ pub use address::{Address, Service};
 pub use error::StorageError;
 pub use guard::Guard;
 pub use place::{Bits, Incoming, Place};
+pub use remote::{Part, Parts};
 pub use ways::{Shown, Use, Ways};
 
 use self::{
@@ -34,6 +36,9 @@ use self::{
     remote::{Options, Remote},
 };
 use crate::clock;
+
+/// Folders that are never a dataset: what the kernel shows, settings, and where secrets are mounted.
+const SYSTEM: [&str; 6] = ["/proc", "/sys", "/dev", "/etc", "/run", "/boot"];
 
 /// One file of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +49,10 @@ pub struct Entry {
     pub size: u64,
     /// The same as long as the content is: times and inode, or a strong tag. None where nothing says so.
     pub stamp: Option<String>,
-    /// When a local file was last changed: one that was changed just now may change again unseen.
+    /// When it was written, as its place says.
+    pub written_at: Option<Timestamp>,
+    /// When it was last changed, where the stamp is made of times: one that was changed just now may
+    /// change again unseen.
     pub changed_at: Option<Timestamp>,
 }
 
@@ -67,6 +75,8 @@ pub struct StorageArgs {
     pub way_for: Duration,
     /// The largest file that is taken.
     pub upload_bytes: u64,
+    /// About how much of a file goes into a bucket in one request.
+    pub part_bytes: u64,
 }
 
 /// All of storage. A clone is cheap.
@@ -85,6 +95,7 @@ struct Inner {
     ways: Ways,
     way_for: Duration,
     upload_bytes: u64,
+    part_bytes: u64,
 }
 
 impl Storage {
@@ -119,6 +130,7 @@ impl Storage {
                 ways: Ways::new(&args.key),
                 way_for: args.way_for,
                 upload_bytes: args.upload_bytes,
+                part_bytes: args.part_bytes,
             }),
         })
     }
@@ -133,6 +145,12 @@ impl Storage {
     #[must_use]
     pub fn upload_bytes(&self) -> u64 {
         self.inner.upload_bytes
+    }
+
+    /// About how much of a file goes into a bucket in one request.
+    #[must_use]
+    pub fn part_bytes(&self) -> u64 {
+        self.inner.part_bytes
     }
 
     /// How long ways to a dataset's files are good.
@@ -171,6 +189,7 @@ impl Storage {
 
     fn folder(&self, path: &Path) -> Result<Folder, StorageError> {
         let path = local::canonical(path)?;
+        self.never(&path)?;
         let roots = &self.inner.roots;
         let root = |root: &PathBuf| root.canonicalize().is_ok_and(|root| path.starts_with(root));
         if !roots.is_empty() && !roots.iter().any(root) {
@@ -184,14 +203,38 @@ impl Storage {
                 roots.join(" or ")
             )));
         }
-        let own = self.inner.own.canonicalize();
-        if own.is_ok_and(|own| path.starts_with(&own) || own.starts_with(&path)) {
+        Folder::open(&path)
+    }
+
+    /// Refuses what is no dataset whatever the settings say: our own files and those of the system.
+    fn never(&self, path: &Path) -> Result<(), StorageError> {
+        let meets = |other: &Path| path.starts_with(other) || other.starts_with(path);
+        let mut own = vec![self.inner.own.clone()];
+        if let Kind::Folder(folder) = &self.inner.artifacts.0 {
+            own.push(folder.path().to_owned());
+        }
+        let path = path.display();
+        if own
+            .iter()
+            .filter_map(|own| own.canonicalize().ok())
+            .any(|own| meets(&own))
+        {
             return Err(StorageError::Refused(format!(
-                "'{}' holds the coordinator's own data and cannot be a dataset",
-                path.display()
+                "'{path}' holds the coordinator's own data and cannot be a dataset"
             )));
         }
-        Folder::open(&path)
+        match SYSTEM.iter().find(|system| meets(Path::new(system))) {
+            Some(system) => Err(StorageError::Refused(format!(
+                "'{path}' meets {system}, which belongs to the system and is never a dataset, whatever datasets.local_roots says; put the dataset into a folder of its own"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether folders that users may name were set (datasets.local_roots).
+    #[must_use]
+    pub fn has_roots(&self) -> bool {
+        !self.inner.roots.is_empty()
     }
 
     /// A way to one file: signed by its store, or a path on the coordinator under `name`.

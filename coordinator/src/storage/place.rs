@@ -2,14 +2,17 @@
 //!
 //! Owns that nothing here blocks the runtime. Made by `storage`; called by `datasets` and the doors.
 
+use std::time::Duration;
+
 use futures::{StreamExt as _, stream::BoxStream};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::bytes::Bytes;
+use trainyard_core::time::Timestamp;
 
 use super::{
     Entry, StorageError, blocking,
     local::{Draft, Folder},
-    remote::Remote,
+    remote::{Parts, Remote},
 };
 
 /// Bytes handed on at once when a file is served.
@@ -49,15 +52,13 @@ impl Place {
     /// # Errors
     /// When there are more than `most`, or something is no file, or the place cannot be read.
     pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<Entry>, StorageError> {
-        let mut found = match &self.0 {
+        match &self.0 {
             Kind::Folder(folder) => {
                 let (folder, prefix) = (folder.clone(), prefix.to_owned());
-                blocking(move || folder.list(&prefix, most)).await?
+                blocking(move || folder.list(&prefix, most)).await
             }
-            Kind::Remote(remote) => remote.list(prefix, most).await?,
-        };
-        found.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(found)
+            Kind::Remote(remote) => remote.list(prefix, most).await,
+        }
     }
 
     /// The blake3 of a listed file, which must not have changed since.
@@ -189,6 +190,68 @@ impl Place {
                 blocking(move || folder.remove(&file)).await
             }
             Kind::Remote(remote) => remote.remove(file).await,
+        }
+    }
+
+    /// Removes files that were begun, never kept, and last written before a time; says how many.
+    ///
+    /// # Errors
+    /// When the place cannot be read or written.
+    pub async fn remove_drafts(&self, before: Timestamp) -> Result<u64, StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || folder.remove_drafts(before)).await
+            }
+            // A store shows nothing that is not whole.
+            Kind::Remote(_) => Ok(0),
+        }
+    }
+
+    /// Begins a file of `size` bytes in parts of about `part`, each with a URL of its own; none where it
+    /// goes in one request.
+    ///
+    /// # Errors
+    /// When the store cannot begin it, or does not take so much.
+    pub async fn begin(
+        &self,
+        file: &str,
+        sizes: (u64, u64),
+        span: Duration,
+    ) -> Result<Option<Parts>, StorageError> {
+        match &self.0 {
+            Kind::Folder(_) => Ok(None),
+            Kind::Remote(remote) => remote.begin(file, sizes, span).await,
+        }
+    }
+
+    /// Makes a file of its parts; `tags` are what the store answered to each, in order.
+    ///
+    /// # Errors
+    /// When a part is missing, or the place takes no parts.
+    pub async fn complete(
+        &self,
+        file: &str,
+        (id, tags): (&str, Vec<String>),
+    ) -> Result<(), StorageError> {
+        self.in_parts()?.complete(file, (id, tags)).await
+    }
+
+    /// Forgets the parts of a file that will not be whole.
+    ///
+    /// # Errors
+    /// When the store cannot, or the place takes no parts.
+    pub async fn abort(&self, file: &str, id: &str) -> Result<(), StorageError> {
+        self.in_parts()?.abort(file, id).await
+    }
+
+    fn in_parts(&self) -> Result<&Remote, StorageError> {
+        match &self.0 {
+            Kind::Remote(remote) => Ok(remote),
+            Kind::Folder(_) => {
+                let words = "files of this place come in one request, not in parts";
+                Err(StorageError::Refused(words.to_owned()))
+            }
         }
     }
 

@@ -130,6 +130,36 @@ async fn metadata_is_remembered_and_a_permission_is_asked_for_each_time() {
 }
 
 #[tokio::test]
+async fn what_one_user_is_told_or_refused_decides_nothing_for_another() {
+    let story = Story::begin(|_| {}).await;
+    let (reader, token) = story.world.somebody("ada", "standard_engineer").await;
+    let (stranger, other) = story.world.somebody("bob", "standard_engineer").await;
+    let path = story.set.path().to_str().unwrap();
+    story
+        .labeler
+        .dataset("9", "imagefolder", path, &[&reader.to_string()]);
+    story.labeler.hide("9", &stranger.to_string());
+    // Both ask before either is answered.
+    story.labeler.fares(Mood::Slow(Duration::from_millis(300)));
+    let submit = |token| {
+        let call = (reqwest::Method::POST, "/training/jobs");
+        story.world.call(token, call, snapshot_job("9"))
+    };
+    let denied = (403, detail("Access denied to dataset '9'"));
+    let (refused, taken) = tokio::join!(submit(&other), submit(&token));
+    assert_eq!((refused, taken.0), (denied.clone(), 200), "{}", taken.1);
+    // What was told to the one is remembered for the one.
+    story.labeler.fares(Mood::Well);
+    assert_eq!(submit(&other).await, denied);
+    let (status, shown) = story
+        .world
+        .call(&other, (reqwest::Method::GET, "/datasets/9"), Value::Null)
+        .await;
+    assert_eq!(status, 403, "{shown}");
+    assert_eq!(submit(&token).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_failure_is_tried_again_and_an_unreachable_labeler_is_503() {
     let mut story = Story::begin(|labeler| labeler.failures = 1_000).await;
     story.labeler.fares(Mood::Failing(500));

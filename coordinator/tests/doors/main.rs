@@ -13,7 +13,11 @@ mod callbacks;
 #[cfg(test)]
 mod clearml;
 #[cfg(test)]
+mod clouds;
+#[cfg(test)]
 mod datasets;
+#[cfg(test)]
+mod emulators;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
@@ -44,6 +48,8 @@ mod models;
 mod oidc;
 #[cfg(test)]
 mod pages;
+#[cfg(test)]
+mod places;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]

@@ -15,10 +15,7 @@ use std::{
 use axum::{Router, body::Body as AxumBody, extract::Request};
 use reqwest::Method;
 use s3s::{
-    S3, S3Request, S3Response, S3Result,
-    auth::SimpleAuth,
-    dto::*,
-    service::S3ServiceBuilder,
+    S3, S3Request, S3Response, S3Result, auth::SimpleAuth, dto::*, service::S3ServiceBuilder,
 };
 use s3s_fs::FileSystem;
 use serde_json::json;
@@ -33,7 +30,7 @@ use crate::{
 };
 
 const KEY: &str = "access-key-of-the-platform";
-const SECRET: &str = "secret-key-of-the-platform";
+pub(crate) const SECRET: &str = "secret-key-of-the-platform";
 
 /// How often objects were fetched, and how long each of them takes; and what copies wait for.
 #[derive(Debug, Default)]
@@ -100,6 +97,34 @@ impl S3 for Paged {
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         self.0.delete_objects(request).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        self.0.create_multipart_upload(request).await
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.0.upload_part(request).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        self.0.complete_multipart_upload(request).await
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.0.abort_multipart_upload(request).await
     }
 
     async fn delete_object(

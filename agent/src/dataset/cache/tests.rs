@@ -20,7 +20,7 @@ async fn put(cache: &Cache, lease: &Lease, text: &str) -> bool {
 #[tokio::test]
 async fn concurrent_wishes_for_one_content_fetch_it_once() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path().join("cache"), 1 << 20).unwrap();
+    let cache = Cache::open(folder.path().join("cache"), (1 << 20, 0)).unwrap();
     let (lease, fetched) = (cache.lease(), AtomicUsize::new(0));
     let one = || {
         let get = |path: PathBuf| async {
@@ -39,7 +39,7 @@ async fn concurrent_wishes_for_one_content_fetch_it_once() {
 #[tokio::test]
 async fn the_longest_unused_goes_but_never_what_a_view_or_a_lease_has() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path().join("cache"), 40).unwrap();
+    let cache = Cache::open(folder.path().join("cache"), (40, 0)).unwrap();
     let texts = ["a", "b", "c", "d"].map(|letter| letter.repeat(10));
     for text in &texts {
         put(&cache, &cache.lease(), text).await;
@@ -59,7 +59,7 @@ async fn the_longest_unused_goes_but_never_what_a_view_or_a_lease_has() {
     drop(lease);
     fs::remove_file(shown).unwrap();
     drop(cache);
-    let cache = Cache::open(folder.path().join("cache"), 20).unwrap();
+    let cache = Cache::open(folder.path().join("cache"), (20, 0)).unwrap();
     assert_eq!(cache.total(), 10, "a later life keeps the bound too");
     assert!(
         cache.read(&digest(&"e".repeat(10))).is_ok(),
@@ -70,7 +70,7 @@ async fn the_longest_unused_goes_but_never_what_a_view_or_a_lease_has() {
 #[tokio::test]
 async fn what_somebody_has_written_to_is_fetched_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path().join("cache"), 1 << 20).unwrap();
+    let cache = Cache::open(folder.path().join("cache"), (1 << 20, 0)).unwrap();
     put(&cache, &cache.lease(), "good").await;
     assert!(put(&cache, &cache.lease(), "good").await);
     let path = cache.0.path(&digest("good"));
@@ -85,7 +85,7 @@ async fn what_somebody_has_written_to_is_fetched_anew() {
 #[tokio::test]
 async fn a_fetch_that_is_given_up_leaves_nothing_and_blocks_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path().join("cache"), 1 << 20).unwrap();
+    let cache = Cache::open(folder.path().join("cache"), (1 << 20, 0)).unwrap();
     let lease = cache.lease();
     let never = |path: PathBuf| async move {
         fs::write(path, "ha").unwrap();
@@ -102,4 +102,23 @@ async fn a_fetch_that_is_given_up_leaves_nothing_and_blocks_nobody() {
     drop(stuck);
     assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
     assert!(!put(&cache, &lease, "half").await);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_too_full_costs_what_is_unused_and_then_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    // No disk has so much free.
+    let cache = Cache::open(folder.path().join("cache"), (1 << 20, 1 << 60)).unwrap();
+    put(&cache, &cache.lease(), "unused").await;
+    let lease = cache.lease();
+    put(&cache, &lease, "leased").await;
+    let error = cache.make_room(1 << 30).await.unwrap_err().to_string();
+    assert!(
+        error.contains("free where") && error.contains("datasets.reserve_mib"),
+        "{error}"
+    );
+    assert!(cache.read(&digest("unused")).is_err());
+    assert_eq!(cache.read(&digest("leased")).unwrap(), b"leased");
+    let roomy = Cache::open(folder.path().join("other"), (1 << 20, 0)).unwrap();
+    roomy.make_room(1).await.unwrap();
 }

@@ -27,7 +27,9 @@ use crate::{
         session::{SessionMsg, SessionRef},
     },
     api::{ApiError, Service, agents::bad_name},
+    datasets::Sent,
     listen::PeerCertificate,
+    storage::{Part, Parts},
 };
 
 /// The only version of the conversation so far.
@@ -112,9 +114,14 @@ impl AgentService for AgentDoor {
             .service
             .sign_upload(task, &asked.filename, asked.size_bytes);
         let upload = signed.await?;
+        let parts = self
+            .service
+            .begin_parts(&upload.at, asked.size_bytes)
+            .await?;
         Ok(Response::new(v1::SignUploadResponse {
             url: upload.url,
             location: upload.location,
+            parts: parts.map(|parts| parts_to_wire(parts, upload.at)),
         }))
     }
 
@@ -122,9 +129,10 @@ impl AgentService for AgentDoor {
         &self,
         request: Request<v1::PublishUploadRequest>,
     ) -> Result<Response<v1::PublishUploadResponse>, Status> {
-        self.agent(&request)?;
+        let agent = self.agent(&request)?;
         let asked = request.into_inner();
         let task = (key(asked.task)?, asked.secret);
+        self.service.is_on(task.0, &agent.agent.node)?;
         self.service.publish_upload(task, &asked.filename).await?;
         Ok(Response::new(v1::PublishUploadResponse {}))
     }
@@ -133,9 +141,10 @@ impl AgentService for AgentDoor {
         &self,
         request: Request<v1::SignDownloadRequest>,
     ) -> Result<Response<v1::SignDownloadResponse>, Status> {
-        self.agent(&request)?;
+        let agent = self.agent(&request)?;
         let asked = request.into_inner();
         let task = (key(asked.task)?, asked.secret.as_str());
+        self.service.is_on(task.0, &agent.agent.node)?;
         let found = self.service.sign_download(task).await?;
         let answer = found.map_or_else(v1::SignDownloadResponse::default, |found| {
             v1::SignDownloadResponse {
@@ -144,6 +153,23 @@ impl AgentService for AgentDoor {
             }
         });
         Ok(Response::new(answer))
+    }
+
+    async fn complete_upload(
+        &self,
+        request: Request<v1::CompleteUploadRequest>,
+    ) -> Result<Response<v1::CompleteUploadResponse>, Status> {
+        let agent = self.agent(&request)?;
+        let asked = request.into_inner();
+        let task = (key(asked.task)?, asked.secret.as_str());
+        self.service.is_on(task.0, &agent.agent.node)?;
+        let sent = Sent {
+            id: asked.upload_id,
+            key: asked.key,
+            tags: asked.tags,
+        };
+        self.service.end_parts(task, sent).await?;
+        Ok(Response::new(v1::CompleteUploadResponse {}))
     }
 
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
@@ -266,6 +292,18 @@ impl AgentDoor {
         self.readers.spawn(async move {
             stop.run_until_cancelled(reading).await;
         });
+    }
+}
+
+fn parts_to_wire(parts: Parts, key: String) -> v1::UploadParts {
+    let part = |part: Part| v1::UploadPart {
+        url: part.url,
+        size_bytes: part.size,
+    };
+    v1::UploadParts {
+        upload_id: parts.id,
+        key,
+        parts: parts.parts.into_iter().map(part).collect(),
     }
 }
 

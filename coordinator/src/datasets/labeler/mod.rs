@@ -85,7 +85,8 @@ pub(super) struct Labeler {
     base: Url,
     signer: Signer,
     breaker: Breaker,
-    cache: Cache<String, Arc<Told>>,
+    /// By user and dataset: what one was told, or refused, decides nothing for another.
+    cache: Cache<(u64, String), Arc<Told>>,
     storage_root: Arc<str>,
 }
 
@@ -138,7 +139,8 @@ impl Labeler {
         if self.breaker.is_open(Instant::now()) {
             return Err(unreachable("it has failed again and again"));
         }
-        let fetched = self.cache.try_get_with_by_ref(id, async {
+        let key = (user, id.to_owned());
+        let fetched = self.cache.try_get_with(key, async {
             let told: Told = self.get(&["datasets", id], &[], user).await?;
             Ok::<_, CallError>(Arc::new(told))
         });

@@ -25,7 +25,7 @@ impl Remote {
 
     /// The store itself copies objects of at most `at_once` bytes.
     async fn rename_within(&self, from: &str, to: &str, at_once: u64) -> Result<(), StorageError> {
-        if self.web {
+        if self.is_web() {
             return Err(read_only(&self.url));
         }
         let large = self.stat(from).await?.size > at_once;
@@ -65,16 +65,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::storage::address::Service;
 
     #[tokio::test]
     async fn an_object_too_large_to_be_copied_at_once_gets_its_new_name_too() {
-        let remote = Remote {
-            store: Arc::new(object_store::memory::InMemory::new()),
-            signer: None,
-            prefix: Path::from("train"),
-            url: "s3://b/train".into(),
-            web: false,
-        };
+        let mut remote = Remote::bucket((Service::S3, "b", "train"), &Vec::new()).unwrap();
+        remote.store = Arc::new(object_store::memory::InMemory::new());
         let large: Vec<u8> = (0..=250).cycle().take(PART + 7).collect();
         for (at_once, old) in [(1, "old"), (u64::MAX, "older")] {
             remote.write("to", old.into()).await.unwrap();

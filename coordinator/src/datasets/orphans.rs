@@ -1,0 +1,107 @@
+//! What nobody knows in the artifact store: files of snapshots whose row was never committed, and files
+//! that were never whole.
+//!
+//! Owns how old such must be. Looks at the start and now and then. Never touches a dataset or a
+//! checkpoint. Started by `boot`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use trainyard_core::{snapshot::Snapshot, time::Timestamp};
+
+use super::Datasets;
+use crate::{api::ApiError, clock, storage::Entry};
+
+/// What is younger may belong to a submit or an upload that is under way.
+const AGE: Duration = Duration::from_secs(86_400);
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(6 * 3_600);
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Collected {
+    snapshots: u64,
+    files: u64,
+    drafts: u64,
+}
+
+impl Datasets {
+    /// Looks for what nobody knows, until this is closed.
+    pub fn tend(&self) {
+        let (datasets, stop) = (self.clone(), self.inner.stop.clone());
+        self.inner.tasks.spawn(async move {
+            let tending = async {
+                loop {
+                    datasets.look().await;
+                    tokio::time::sleep(EVERY).await;
+                }
+            };
+            stop.run_until_cancelled(tending).await
+        });
+    }
+
+    async fn look(&self) {
+        let before = Timestamp(clock::now().0.saturating_sub(micros(AGE)));
+        match self.collect(before).await {
+            Ok(gone) if gone == Collected::default() => {}
+            Ok(gone) => tracing::info!(
+                snapshots = gone.snapshots,
+                files = gone.files,
+                drafts = gone.drafts,
+                "removed from the artifact store what nobody knew"
+            ),
+            Err(error) => {
+                tracing::warn!(error = %error.message, "the artifact store could not be tidied up; it is tried again later");
+            }
+        }
+    }
+
+    async fn collect(&self, before: Timestamp) -> Result<Collected, ApiError> {
+        let artifacts = self.inner.storage.artifacts();
+        let listed = artifacts.list("snapshots", usize::MAX).await?;
+        // Asked after the listing: what has a row by now had its files before.
+        let known = self.snapshots(None).await?;
+        let orphans = orphans(listed, &known, before);
+        let mut gone = Collected {
+            drafts: artifacts.remove_drafts(before).await?,
+            ..Collected::default()
+        };
+        for files in orphans.into_values() {
+            for file in &files {
+                artifacts.remove(file).await?;
+                gone.files += 1;
+            }
+            gone.snapshots += 1;
+        }
+        Ok(gone)
+    }
+}
+
+/// The files of snapshots without a row, all of which are older.
+fn orphans(
+    listed: Vec<Entry>,
+    known: &[Snapshot],
+    before: Timestamp,
+) -> BTreeMap<String, Vec<String>> {
+    let known: BTreeSet<&str> = known.iter().map(|snapshot| snapshot.id.as_str()).collect();
+    let (mut old, mut young) = (BTreeMap::<String, Vec<String>>::new(), BTreeSet::new());
+    for entry in listed {
+        let id = entry.path.split('/').nth(1).unwrap_or_default().to_owned();
+        if known.contains(id.as_str()) || entry.path.split('/').count() != 3 {
+            continue;
+        }
+        if entry.written_at.is_none_or(|at| at >= before) {
+            young.insert(id);
+        } else {
+            old.entry(id).or_default().push(entry.path);
+        }
+    }
+    old.retain(|id, _| !young.contains(id));
+    old
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
