@@ -96,24 +96,27 @@ impl TaskObjects {
 
 /// Bucket and prefix of a snapshot's dataset: its own where it lies in a bucket.
 fn place(snapshot: &Snapshot) -> (String, String) {
-    let own = snapshot.storage_path.strip_prefix("s3://");
-    let own = own.and_then(|path| path.split_once('/'));
-    match own {
-        Some((bucket, prefix)) if !bucket.is_empty() && !prefix.trim_matches('/').is_empty() => {
-            (bucket.to_owned(), prefix.trim_matches('/').to_owned())
-        }
-        Some(_) | None => (
-            DATASETS.to_owned(),
-            format!("datasets/{}", snapshot.dataset_id),
-        ),
-    }
+    own_place(snapshot).unwrap_or_else(|| {
+        let prefix = format!("datasets/{}", snapshot.dataset_id);
+        (DATASETS.to_owned(), prefix)
+    })
+}
+
+fn own_place(snapshot: &Snapshot) -> Option<(String, String)> {
+    let own = snapshot.storage_path.strip_prefix("s3://")?;
+    let (bucket, prefix) = own.split_once('/')?;
+    let prefix = prefix.trim_matches('/');
+    let is_named = !bucket.is_empty() && !prefix.is_empty();
+    is_named.then(|| (bucket.to_owned(), prefix.to_owned()))
 }
 
 /// `DATASET_S3_URI` of a snapshot.
 #[must_use]
 pub(crate) fn dataset_uri(snapshot: &Snapshot) -> String {
-    let (bucket, prefix) = place(snapshot);
-    format!("s3://{bucket}/{prefix}/")
+    match own_place(snapshot) {
+        Some(_) => snapshot.storage_path.clone(),
+        None => format!("s3://{DATASETS}/datasets/{}/", snapshot.dataset_id),
+    }
 }
 
 /// The contract's storage variables of a task whose secret is `secret`.

@@ -46,6 +46,17 @@ async fn end(
     client.complete_upload(request).await.map(drop)
 }
 
+/// What was sent becomes the checkpoint.
+async fn published(world: &World, start: &v1::StartTask) {
+    let request = world.of_agent(v1::PublishUploadRequest {
+        task: start.task,
+        secret: start.secret.clone(),
+        filename: "best.pt".to_owned(),
+    });
+    let mut client = AgentServiceClient::new(world.channel().await);
+    client.publish_upload(request).await.unwrap();
+}
+
 /// Sends each part of `content` by its way; the tags that come back.
 async fn send(world: &World, parts: &v1::UploadParts, content: &[u8]) -> Vec<String> {
     let (mut tags, mut rest) = (Vec::new(), content);
@@ -101,8 +112,14 @@ async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one
     let (_, listed) = world
         .get(&format!("/training/jobs/{job}/checkpoints"))
         .await;
+    assert_eq!(listed["checkpoints"], json!([]), "nobody sees it yet");
+    published(&world, &start).await;
+    let (_, listed) = world
+        .get(&format!("/training/jobs/{job}/checkpoints"))
+        .await;
     assert_eq!(listed["checkpoints"][0]["filename"], json!("best.pt"));
-    let stored = server.bucket("artifacts").join("train").join(&parts.key);
+    let stored = server.bucket("artifacts").join("train");
+    let stored = stored.join(format!("checkpoints/{job}/best.pt"));
     assert!(
         fs::read(&stored).unwrap() == content,
         "each part is in its place"
@@ -182,6 +199,7 @@ async fn stored(world: &World, start: &v1::StartTask) {
     let small = signed(world, start, 7).await;
     let taken = status(put(&small.url).body("weights")).await;
     assert!(matches!(taken, 200 | 201), "{taken}");
+    published(world, start).await;
     let content = content();
     let large = signed(world, start, content.len() as u64).await;
     assert_eq!(small.location, large.location);
@@ -192,6 +210,7 @@ async fn stored(world: &World, start: &v1::StartTask) {
         }
         None => assert_eq!(status(put(&large.url).body(content.clone())).await, 200),
     }
+    published(world, start).await;
     let job = start.task.unwrap().job_id;
     let path = format!("/training/jobs/{job}/checkpoints");
     let (_, listed) = world.get(&path).await;

@@ -101,6 +101,40 @@ impl Scene {
         self.client().await.sign_upload(request).await.map(|_| ())
     }
 
+    async fn publish(&self, credential: &str) -> Result<(), Status> {
+        let request = v1::PublishUploadRequest {
+            task: self.task.task,
+            secret: self.task.secret.clone(),
+            filename: "best.pt".into(),
+        };
+        let request = with(Request::new(request), Some(credential));
+        let answer = self.client().await.publish_upload(request).await;
+        answer.map(|_| ())
+    }
+
+    async fn complete(&self, credential: &str) -> Result<(), Status> {
+        let request = v1::CompleteUploadRequest {
+            task: self.task.task,
+            secret: self.task.secret.clone(),
+            upload_id: "upload".into(),
+            key: "none of its own".into(),
+            tags: Vec::new(),
+        };
+        let request = with(Request::new(request), Some(credential));
+        let answer = self.client().await.complete_upload(request).await;
+        answer.map(|_| ())
+    }
+
+    async fn download(&self, credential: &str) -> Result<(), Status> {
+        let request = v1::SignDownloadRequest {
+            task: self.task.task,
+            secret: self.task.secret.clone(),
+        };
+        let request = with(Request::new(request), Some(credential));
+        let answer = self.client().await.sign_download(request).await;
+        answer.map(|_| ())
+    }
+
     async fn join(&self, token: &str) -> Result<(), Status> {
         let request = v1::JoinRequest {
             token: token.to_owned(),
@@ -148,11 +182,32 @@ async fn an_agent_gets_nowhere_with_what_is_not_its_own() {
             beside[at],
             "SignUpload with {what}"
         );
+        let others = [
+            ("PublishUpload", scene.publish(shown).await),
+            ("CompleteUpload", scene.complete(shown).await),
+            ("SignDownload", scene.download(shown).await),
+        ];
+        for (call, answer) in others {
+            assert_eq!(code(answer), beside[at], "{call} with {what}");
+        }
         assert_eq!(code(scene.join(shown).await), nobody, "Join with {what}");
     }
     // So the refusals came of the credential, and nobody has taken the place of the agent.
     let own = scene.world.credential("n1").unwrap();
     assert_eq!(code(scene.manifest(&own).await), Code::Ok);
     assert_eq!(code(scene.upload(&own).await), Code::Ok);
+    assert_eq!(code(scene.download(&own).await), Code::Ok);
+    assert_eq!(code(scene.publish(&own).await), Code::NotFound);
+    let words = scene.publish(&own).await.unwrap_err();
+    assert!(
+        words.message().contains("best.pt"),
+        "nothing was sent: {words}"
+    );
+    let none = scene.complete(&own).await;
+    assert_eq!(
+        code(none),
+        Code::InvalidArgument,
+        "it is no upload of the task"
+    );
     assert_eq!(code(scene.connect(&own, false, true).await), Code::Ok);
 }

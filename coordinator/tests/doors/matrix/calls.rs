@@ -137,7 +137,7 @@ pub(super) async fn message(stage: &Stage, row: &Row, target: &Target) -> Vec<u8
         "ProjectService" => of_projects(row.grpc, target),
         "JobService" => of_jobs(row.grpc, target),
         "DatasetService" => of_datasets(stage, row.grpc, target),
-        "NodeService" | "TrackerService" => of_nodes(row.grpc, target),
+        "NodeService" | "TrackerService" | "StoreService" => of_nodes(row.grpc, target),
         _ => panic!("{}", row.grpc),
     }
 }
@@ -297,7 +297,8 @@ fn of_nodes(method: &str, target: &Target) -> Vec<u8> {
         "NodeService/ListNodes"
         | "NodeService/CreateJoinToken"
         | "NodeService/ListJoinTokens"
-        | "TrackerService/ListTrackers" => Vec::new(),
+        | "TrackerService/ListTrackers"
+        | "StoreService/Backup" => Vec::new(),
         "NodeService/RevokeJoinToken" => v1::RevokeJoinTokenRequest { id }.encode_to_vec(),
         // The name is the first field of each.
         "NodeService/GetNode"

@@ -92,6 +92,7 @@ GET:/snapshots/{snapshot}                      DatasetService/GetSnapshot      4
 DELETE:/snapshots/{snapshot}                   DatasetService/DeleteSnapshot   401  403 403 200 200 200  403 403 403  403 403
 
 GET:/trackers                                  TrackerService/ListTrackers     401  403 403 403 403 200  403 403 403  403 403
+-                                              StoreService/Backup             401  403 403 403 403 200  403 403 403  403 403
 POST:/nodes/tokens                             NodeService/CreateJoinToken     401  403 403 403 403 201  403 403 403  403 403
 GET:/nodes/tokens                              NodeService/ListJoinTokens      401  403 403 403 403 200  403 403 403  403 403
 DELETE:/nodes/tokens/{token}                   NodeService/RevokeJoinToken     401  403 403 403 403 200  403 403 403  403 403
