@@ -326,16 +326,13 @@ impl State {
 /// From now on the task's trainer is heard.
 pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
     let folder = node.working_folder(order.task);
+    let own = TaskFolder::of(&node.tasks(), order.task);
+    let objects = TaskObjects::new(order.task.job, order.snapshot.as_ref(), own.view(), &folder);
     let endpoint = TaskEndpoint {
         job: order.task.job,
         total_epochs: order.spec.epochs,
         spool,
-        objects: TaskObjects::new(
-            order.task.job,
-            order.snapshot.as_ref(),
-            TaskFolder::of(&node.tasks(), order.task).view(),
-            &folder,
-        ),
+        objects: objects.beginning_with(order.spec.resume_from.as_deref(), own.beginning()),
         checkpoint_root: folder,
     };
     node.registry.register(order.secret.expose(), endpoint);

@@ -19,7 +19,9 @@ use tonic::async_trait;
 
 use super::{
     TaskObjects,
-    files::{Place, blocking, internal, keep, open, place, remove, tag, tag_of, target, write},
+    files::{
+        Place, blocking, digest_of, internal, keep, open, place, remove, tag, tag_of, target, write,
+    },
     list::{self, Asked, Found, PAGE, Page},
     multipart,
 };
@@ -126,6 +128,24 @@ fn prefixes(found: &[String]) -> Option<Vec<CommonPrefix>> {
         prefix: Some(prefix.clone()),
     };
     (!found.is_empty()).then(|| found.iter().map(one).collect())
+}
+
+/// The parts of an upload by number and digest, strictly ascending.
+fn named(upload: Option<CompletedMultipartUpload>) -> S3Result<Vec<(i32, String)>> {
+    let parts = upload.and_then(|named| named.parts).unwrap_or_default();
+    let one = |part: &CompletedPart| {
+        let tag = part.e_tag.as_ref()?.value().strip_suffix("-1")?.to_owned();
+        Some((part.part_number?, tag))
+    };
+    let named: Option<Vec<_>> = parts.iter().map(one).collect();
+    let named = named.ok_or_else(|| s3_error!(InvalidPart, "name each part by number and ETag"))?;
+    let ascending = named
+        .windows(2)
+        .all(|pair| matches!(pair, [(a, _), (b, _)] if a < b));
+    if named.is_empty() || !ascending {
+        return Err(s3_error!(InvalidPartOrder));
+    }
+    Ok(named)
 }
 
 fn most(max_keys: Option<i32>) -> usize {
@@ -342,11 +362,15 @@ impl S3 for Door {
     ) -> S3Result<S3Response<UploadPartOutput>> {
         let task = self.task(&req)?;
         let input = req.input;
-        let part = multipart::part(&task.checkpoints, &input.upload_id, input.part_number);
-        let part = part.ok_or_else(|| s3_error!(NoSuchUpload))?;
-        let digest = write(input.body, &part).await?;
+        let (id, number) = (&input.upload_id, input.part_number);
+        let draft = multipart::draft(&task.checkpoints, id, number);
+        let draft = draft.ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let written = write(input.body, &draft).await;
+        let digest = digest_of(written.as_ref().ok());
+        let part = multipart::part(&draft, number, &digest);
+        keep(written.is_ok(), &draft, &part).await?;
         Ok(S3Response::new(UploadPartOutput {
-            e_tag: Some(tag(&digest.to_hex())),
+            e_tag: Some(tag(&written?.to_hex())),
             ..UploadPartOutput::default()
         }))
     }
@@ -358,23 +382,25 @@ impl S3 for Door {
         let task = self.task(&req)?;
         let input = req.input;
         let (file, draft) = target(&task, &input.bucket, &input.key).await?;
-        let parts = input
-            .multipart_upload
-            .and_then(|named| named.parts)
-            .unwrap_or_default();
-        let numbers: Vec<i32> = parts.iter().filter_map(|part| part.part_number).collect();
-        if numbers.is_empty() || !numbers.is_sorted() {
-            return Err(s3_error!(InvalidPartOrder));
-        }
+        let named = named(input.multipart_upload)?;
         let (folder, id, to) = (task.checkpoints.clone(), input.upload_id, draft.clone());
         let joined = blocking(move || {
-            multipart::join(&folder, &id, &numbers, &to)?;
-            multipart::end(&folder, &id)
-        })
-        .await;
-        keep(joined.is_ok(), &draft, &file).await?;
+            if multipart::is_done(&folder, &id) {
+                return Ok(None);
+            }
+            multipart::join(&folder, &id, &named, &to)?;
+            Ok(Some((folder, id)))
+        });
+        let joined = joined.await;
+        let is_fresh = matches!(joined, Ok(Some(_)));
+        // The object is in its place before its parts go.
+        keep(is_fresh, &draft, &file).await?;
         match joined {
-            Ok(_) => {}
+            Ok(None) => {}
+            Ok(Some((folder, id))) => {
+                let tidied = blocking(move || multipart::finish(&folder, &id)).await;
+                tidied.map_err(internal)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(s3_error!(InvalidPart));
             }
@@ -395,7 +421,7 @@ impl S3 for Door {
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let task = self.task(&req)?;
         let id = req.input.upload_id;
-        let ended = blocking(move || multipart::end(&task.checkpoints, &id)).await;
+        let ended = blocking(move || multipart::abort(&task.checkpoints, &id)).await;
         if !ended.map_err(internal)? {
             return Err(s3_error!(NoSuchUpload));
         }

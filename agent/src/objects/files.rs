@@ -52,9 +52,17 @@ pub(super) async fn open(
             (task.checkpoints.clone(), rest.and_then(path::relative))
         }
     };
-    let relative = relative.ok_or_else(missing)?;
+    let beginning = task.beginning.clone();
+    let beginning = beginning.filter(|own| bucket == CHECKPOINTS && own.key == key);
     let opened = blocking(move || {
-        let file = path::read(&folder, &relative)?;
+        let nothing = || io::Error::from(io::ErrorKind::NotFound);
+        let own = relative.map(|relative| path::read(&folder, &relative));
+        let file = match (own, beginning) {
+            // What this attempt has kept goes before what it began with.
+            (Some(Ok(file)), _) => file,
+            (_, Some(begun)) => path::read(&begun.folder, &begun.name)?,
+            (own, None) => own.ok_or_else(nothing)??,
+        };
         let about = file.metadata()?;
         Ok((file, about.len(), about.modified()?))
     });
@@ -111,6 +119,12 @@ pub(super) async fn write(body: Option<StreamingBlob>, to: &Path) -> S3Result<bl
     }
     file.sync_all().await.map_err(internal)?;
     Ok(digest.finalize())
+}
+
+/// What a tag begins with.
+pub(super) fn digest_of(hash: Option<&blake3::Hash>) -> String {
+    let hex = hash.map(|hash| hash.to_hex().to_string());
+    hex.unwrap_or_default().chars().take(32).collect()
 }
 
 /// As S3 gives it for uploads in parts, where it is no MD5 either.

@@ -38,6 +38,16 @@ pub struct TaskObjects {
     dataset: Option<Shown>,
     /// Holds what lies below `checkpoints/{job}/`.
     checkpoints: PathBuf,
+    /// What the task begins with, under the key that everybody knows.
+    beginning: Option<Beginning>,
+}
+
+/// A stored checkpoint that was fetched.
+#[derive(Clone, Debug)]
+struct Beginning {
+    key: String,
+    folder: PathBuf,
+    name: PathBuf,
 }
 
 /// A dataset as objects.
@@ -73,7 +83,20 @@ impl TaskObjects {
             job,
             dataset: snapshot.map(shown),
             checkpoints: working_folder.join("checkpoints"),
+            beginning: None,
         }
+    }
+
+    /// With the checkpoint that the task begins with, named by its location, which was fetched into `folder`.
+    #[must_use]
+    pub fn beginning_with(mut self, location: Option<&str>, folder: PathBuf) -> Self {
+        let key = location.and_then(|text| text.get(text.rfind("checkpoints/")?..));
+        self.beginning = key.and_then(|key| {
+            let name = path::relative(key.rsplit('/').next()?)?;
+            let key = key.to_owned();
+            Some(Beginning { key, folder, name })
+        });
+        self
     }
 
     /// The file that a location in the bucket of checkpoints stands for, such as

@@ -60,7 +60,8 @@ pub(super) fn folder_of(folder: &Path, relative: &Path) -> io::Result<PathBuf> {
 }
 
 fn open(folder: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // The folder itself is the trainer's, and must be no link either.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat2(CWD, folder, flags, Mode::empty(), ResolveFlags::empty())?;
     Ok(File::from(opened))
 }

@@ -1,12 +1,14 @@
 //! The S3 of a task against a real client of S3, over a socket.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use futures::TryStreamExt as _;
 use object_store::{
     Attributes, Error, GetOptions, ObjectStore, ObjectStoreExt as _, PutMultipartOptions,
     aws::{AmazonS3, AmazonS3Builder},
+    multipart::{MultipartStore, PartId},
     path::Path as Key,
+    signer::Signer as _,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -210,6 +212,17 @@ async fn checkpoints_are_kept_in_the_tasks_folder_whole_or_in_parts() {
     let mut given_up = store.put_multipart(&best).await.unwrap();
     given_up.put_part("x".into()).await.unwrap();
     given_up.abort().await.unwrap();
+    let uploads = hidden(&world.checkpoint(""));
+    assert_eq!(
+        uploads.len(),
+        1,
+        "of the one that ended, which may be asked for again: {uploads:?}"
+    );
+    assert_eq!(
+        fs::read_dir(&uploads[0]).unwrap().count(),
+        1,
+        "no part stays"
+    );
 
     let listed = keys(&store, "checkpoints/7").await;
     assert_eq!(
@@ -217,9 +230,119 @@ async fn checkpoints_are_kept_in_the_tasks_folder_whole_or_in_parts() {
         ["checkpoints/7/last.pt", "checkpoints/7/weights/best.pt"]
     );
     let left = fs::read_dir(world.checkpoint("")).unwrap().count();
-    assert_eq!(left, 2, "no draft and no part stays");
+    assert_eq!(left, 3, "no draft stays");
     store.delete(&last).await.unwrap();
     assert!(!world.checkpoint("last.pt").exists());
+}
+
+fn hidden(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let is_hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with('.')
+    };
+    entries.filter(is_hidden).collect()
+}
+
+#[tokio::test]
+async fn a_part_that_breaks_off_or_comes_twice_harms_no_checkpoint() {
+    let world = World::new("/data/d-1").await;
+    let store = world.client("training-checkpoints", SECRET);
+    let key = Key::from("checkpoints/7/best.pt");
+    let id = MultipartStore::create_multipart(&store, &key)
+        .await
+        .unwrap();
+    let put = async |number: usize, text: &'static str| {
+        let part = store.put_part(&key, &id, number, text.into()).await;
+        part.unwrap()
+    };
+    let first = put(0, "first ").await;
+    let other = put(0, "another ").await;
+    let second = put(1, "second").await;
+    // A repetition that ends early.
+    let span = Duration::from_secs(60);
+    let signed = store.signed_url(reqwest::Method::PUT, &key, span);
+    let signed = signed.await.unwrap();
+    broken_off(&world, &signed).await;
+    assert!(
+        !world.checkpoint("best.pt").exists(),
+        "half a body is no object"
+    );
+
+    let wrong = PartId {
+        content_id: "\"0123456789abcdef0123456789abcdef-1\"".into(),
+    };
+    let refused = store
+        .complete_multipart(&key, &id, vec![wrong, second.clone()])
+        .await;
+    refused.expect_err("no such part was sent");
+    assert!(!world.checkpoint("best.pt").exists());
+    let named = vec![first, second];
+    store
+        .complete_multipart(&key, &id, named.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        fs::read(world.checkpoint("best.pt")).unwrap(),
+        b"first second"
+    );
+    // Whoever did not hear of it asks again.
+    store.complete_multipart(&key, &id, named).await.unwrap();
+    assert_eq!(
+        fs::read(world.checkpoint("best.pt")).unwrap(),
+        b"first second"
+    );
+    drop(other);
+}
+
+/// Sends half of a body and goes.
+async fn broken_off(world: &World, url: &url::Url) {
+    use tokio::io::AsyncWriteExt as _;
+    let mut socket = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let (path, query) = (url.path(), url.query().unwrap_or_default());
+    let head = format!(
+        "PUT {path}?{query} HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000\r\n\r\n",
+        world.address
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.write_all(&[7; 500]).await.unwrap();
+    socket.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut answer)
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn the_checkpoint_that_a_task_begins_with_is_there_under_its_name() {
+    let world = World::new("/data/d-1").await;
+    let folder = world.folder.path().join("resume");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("last.pt"), "of attempt 1").unwrap();
+    let root = world.folder.path().join("job-7");
+    let objects = TaskObjects::new(JobId(7), None, world.folder.path().join("view"), &root);
+    let location = Some("/artifacts/checkpoints/7/last.pt");
+    let endpoint = TaskEndpoint {
+        job: JobId(7),
+        total_epochs: 3,
+        spool: Spool::open(world.folder.path().join("again"))
+            .await
+            .unwrap(),
+        objects: objects.beginning_with(location, folder),
+        checkpoint_root: root,
+    };
+    world.registry.register("again", endpoint);
+    let store = world.client("training-checkpoints", "again");
+    let key = "checkpoints/7/last.pt";
+    assert_eq!(text(&store, key).await.unwrap(), "of attempt 1");
+    assert!(text(&store, "checkpoints/7/best.pt").await.is_err());
+    store
+        .put(&Key::from(key), "of attempt 2".into())
+        .await
+        .unwrap();
+    assert_eq!(text(&store, key).await.unwrap(), "of attempt 2");
 }
 
 #[tokio::test]
