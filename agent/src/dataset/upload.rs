@@ -30,7 +30,6 @@ const MOST_TRIES: u32 = 40;
 const MOST_WAYS: u32 = 3;
 /// How long the coordinator may think about a way.
 pub(super) const SIGN: Duration = Duration::from_secs(20);
-
 /// How often a call that takes long may get no answer in time.
 const MOST_LATE: u32 = 3;
 
