@@ -19,7 +19,7 @@ use super::{Datasets, Digest, FetchError, Wanted, retry::Retry};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long one message may take.
 const MESSAGE: Duration = Duration::from_secs(60);
-/// The largest message: the parts of images that are named one by one come in one.
+/// The largest message: a piece of the parts of images that are named one by one, or files with their ways.
 const MOST_BYTES: usize = 64 << 20;
 
 /// One file.
@@ -36,6 +36,8 @@ pub(super) struct Manifest<'a> {
     wanted: &'a Wanted<'a>,
     pub(super) files: Vec<ManifestFile>,
     pub(super) named_parts: Option<Value>,
+    /// The text of the parts, as far as it has come.
+    parts: String,
     ways: Mutex<Vec<Arc<str>>>,
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -51,6 +53,7 @@ impl<'a> Manifest<'a> {
             wanted,
             files: Vec::new(),
             named_parts: None,
+            parts: String::new(),
             ways: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
         };
@@ -59,12 +62,17 @@ impl<'a> Manifest<'a> {
             manifest.bear(&status, &mut retry).await?;
         }
         manifest.verify()?;
+        manifest.read_parts()?;
         Ok(manifest)
     }
 
     /// Reads on from where it is. The inner error is the connection's.
     async fn go_on(&mut self, retry: &mut Retry) -> Result<Result<(), Status>, FetchError> {
         let after = self.files.last().map_or("", |file| &file.path).to_owned();
+        if after.is_empty() {
+            // They come anew.
+            self.parts.clear();
+        }
         let mut stream = match self.ask(after).await {
             Ok(stream) => stream,
             Err(status) => return Ok(Err(status)),
@@ -96,12 +104,7 @@ impl<'a> Manifest<'a> {
     }
 
     fn take(&mut self, page: FetchManifestResponse) -> Result<(), FetchError> {
-        if !page.named_parts_json.is_empty() {
-            let read = serde_json::from_str(&page.named_parts_json);
-            self.named_parts = Some(read.map_err(|error| {
-                FetchError::Infrastructure(format!("the coordinator's list of parts: {error}"))
-            })?);
-        }
+        self.parts.push_str(&page.named_parts_json);
         for wire in page.files {
             let (file, way) = parse(wire)?;
             if self.files.last().is_some_and(|last| last.path >= file.path) {
@@ -110,6 +113,17 @@ impl<'a> Manifest<'a> {
             }
             self.files.push(file);
             self.ways().push(way);
+        }
+        Ok(())
+    }
+
+    fn read_parts(&mut self) -> Result<(), FetchError> {
+        let text = std::mem::take(&mut self.parts);
+        if !text.is_empty() {
+            let read = serde_json::from_str(&text);
+            self.named_parts = Some(read.map_err(|error| {
+                FetchError::Infrastructure(format!("the coordinator's list of parts: {error}"))
+            })?);
         }
         Ok(())
     }
@@ -149,7 +163,7 @@ impl<'a> Manifest<'a> {
                 .and_then(|before| self.files.get(before));
             let after = before.map_or("", |file| &file.path).to_owned();
             let page = match self.ask(after).await {
-                Ok(mut stream) => message(&mut stream).await,
+                Ok(mut stream) => files(&mut stream).await,
                 Err(status) => Err(status),
             };
             match page {
@@ -209,6 +223,18 @@ async fn message(
 ) -> Result<Option<FetchManifestResponse>, Status> {
     let next = tokio::time::timeout(MESSAGE, stream.message()).await;
     next.map_err(late)?
+}
+
+/// The next message with files; pieces of the parts are known already.
+async fn files(
+    stream: &mut Streaming<FetchManifestResponse>,
+) -> Result<Option<FetchManifestResponse>, Status> {
+    loop {
+        match message(stream).await? {
+            Some(page) if page.files.is_empty() => {}
+            page => return Ok(page),
+        }
+    }
 }
 
 fn late(_: tokio::time::error::Elapsed) -> Status {

@@ -10,9 +10,9 @@ use trainyard_proto::v1::{CompleteUploadRequest, UploadPart, UploadParts};
 
 use super::{
     Datasets,
-    put::{Refusal, Span, put},
+    put::{Refusal, Span, limit, put},
     retry::Retry,
-    upload::{SIGN, refusal},
+    upload::{SIGN, in_time, insist},
 };
 use crate::folder::Order;
 
@@ -26,12 +26,12 @@ impl Datasets {
         retry: &mut Retry,
     ) -> Result<(), Refusal> {
         let stored = match self.send(path, &parts.parts, retry).await {
-            Ok(tags) => self.end(order, parts, tags).await,
+            Ok(tags) => self.complete(order, parts, tags).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = stored {
-            if let Err(error) = self.end(order, parts, Vec::new()).await {
-                tracing::warn!(task = ?order.task, ?error, "parts of a checkpoint stay in the store");
+            if let Err(error) = in_time(SIGN, self.end(order, parts, Vec::new())).await {
+                tracing::warn!(task = ?order.task, %error, "parts of a checkpoint stay in the store");
             }
             return Err(refusal);
         }
@@ -68,15 +68,26 @@ impl Datasets {
         loop {
             let url = self.coordinator.join(url);
             let url = url.map_err(|error| Refusal::Final(format!("its way is no URL: {error}")))?;
-            match put(&self.http, url, span).await {
+            match put(&self.http, url, span, retry.moved()).await {
                 Err(Refusal::Passing(why)) => {
                     if !retry.again().await {
-                        return Err(Refusal::Passing(why));
+                        return Err(Refusal::Final(why));
                     }
                 }
                 done => return done,
             }
         }
+    }
+
+    /// Has one upload made of the parts, which may take minutes; the parts are not sent again for it.
+    async fn complete(
+        &self,
+        order: &Order,
+        parts: &UploadParts,
+        tags: Vec<String>,
+    ) -> Result<(), Refusal> {
+        let limit = limit(size(parts));
+        insist(limit, || self.end(order, parts, tags.clone())).await
     }
 
     /// Tells the coordinator that the parts are there, or that they will not be.
@@ -85,18 +96,20 @@ impl Datasets {
         order: &Order,
         parts: &UploadParts,
         tags: Vec<String>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Status> {
         let request = CompleteUploadRequest {
             task: Some(order.task.into()),
             secret: order.secret.expose().to_owned(),
             upload_id: parts.upload_id.clone(),
             key: parts.key.clone(),
             tags,
+            size_bytes: size(parts),
         };
-        let asking = async { self.calls().await?.complete_upload(request).await };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {SIGN:?}"));
-        let answer = tokio::time::timeout(SIGN, asking).await;
-        let answer = answer.unwrap_or_else(|elapsed| Err(late(elapsed)));
-        answer.map(drop).map_err(|status| refusal(&status))
+        let answer = self.calls().await?.complete_upload(request).await;
+        answer.map(drop)
     }
+}
+
+fn size(parts: &UploadParts) -> u64 {
+    parts.parts.iter().map(|part| part.size_bytes).sum()
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::http;
+use super::{http, retry::Moved};
 
 /// How long the store may take beside the transfer.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -19,6 +19,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 1 << 20;
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
+/// What was taken beyond this has left the node: so much fits into the buffers of a connection.
+const BUFFERED: u64 = 8 << 20;
 /// How much of an answer that is no success is read.
 const REFUSAL_BYTES: usize = 8 << 10;
 /// Azure's store takes nothing without being told what it is; others do not read it.
@@ -48,9 +50,14 @@ pub(super) fn limit(size: u64) -> Duration {
     ANSWER + Duration::from_secs(size / SLOWEST)
 }
 
-/// Stores the bytes by a way; answers with the tag that the store gives them.
-pub(super) async fn put(client: &Client, url: Url, span: Span<'_>) -> Result<String, Refusal> {
-    let body = body(span).await;
+/// Stores the bytes by a way, and tells when they move; answers with the tag that the store gives them.
+pub(super) async fn put(
+    client: &Client,
+    url: Url,
+    span: Span<'_>,
+    moved: Moved,
+) -> Result<String, Refusal> {
+    let body = body(span, moved).await;
     let body = body.map_err(|error| Refusal::Final(format!("it cannot be read: {error}")))?;
     let limit = limit(span.size);
     let request = client
@@ -71,21 +78,27 @@ pub(super) async fn put(client: &Client, url: Url, span: Span<'_>) -> Result<Str
 }
 
 /// The bytes, read as they are sent.
-async fn body(span: Span<'_>) -> std::io::Result<Body> {
+async fn body(span: Span<'_>, moved: Moved) -> std::io::Result<Body> {
     let mut file = File::open(span.path).await?;
     file.seek(SeekFrom::Start(span.from)).await?;
-    let bytes = futures::stream::try_unfold((file, span.size), |(mut file, left)| async move {
-        let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        if room == 0 {
-            return Ok(None);
+    let size = span.size;
+    let bytes = futures::stream::try_unfold((file, size), move |(mut file, left)| {
+        if size - left > BUFFERED {
+            moved.now();
         }
-        let mut buffer = vec![0; room];
-        let read = file.read(&mut buffer).await?;
-        if read == 0 {
-            return Err(std::io::Error::other("it became shorter while it was sent"));
+        async move {
+            let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            if room == 0 {
+                return Ok(None);
+            }
+            let mut buffer = vec![0; room];
+            let read = file.read(&mut buffer).await?;
+            if read == 0 {
+                return Err(std::io::Error::other("it became shorter while it was sent"));
+            }
+            buffer.truncate(read);
+            Ok(Some((buffer, (file, left - read as u64))))
         }
-        buffer.truncate(read);
-        Ok(Some((buffer, (file, left - read as u64))))
     });
     Ok(Body::wrap_stream(bytes))
 }
@@ -174,5 +187,36 @@ mod tests {
         let told = refusal(StatusCode::BAD_REQUEST, large);
         let words = "the store answers 400 Bad Request: Too large".to_owned();
         assert_eq!(told, Refusal::Final(words));
+    }
+
+    /// A store that reads so many bytes of a request, then hangs up.
+    async fn reads(most: usize) -> Url {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio_util::task::TaskTracker::new().spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut left = vec![0; most];
+            stream.read_exact(&mut left).await.unwrap();
+        });
+        Url::parse(&format!("http://{address}/x")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn bytes_that_went_out_are_told_though_they_came_to_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let size = 4 * BUFFERED;
+        file.as_file().set_len(size).unwrap();
+        for (most, moves) in [(1, false), (16 << 20, true)] {
+            let retry = crate::dataset::retry::Retry::new(Duration::ZERO);
+            let (moved, begun) = (retry.moved(), retry.moved().at());
+            let span = Span {
+                path: file.path(),
+                from: 0,
+                size,
+            };
+            let put = put(&Client::new(), reads(most).await, span, retry.moved()).await;
+            assert!(matches!(put, Err(Refusal::Passing(_))), "{put:?}");
+            assert_eq!(moved.at() > begun, moves, "after {most} bytes");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tonic::Status;
+use tonic::{Code, Status};
 use trainyard_core::record::{Checkpoint, Progress};
 use trainyard_proto::v1::{PublishUploadRequest, SignUploadRequest, SignUploadResponse};
 
@@ -30,6 +30,8 @@ const MOST_TRIES: u32 = 40;
 const MOST_WAYS: u32 = 3;
 /// How long the coordinator may think about a way.
 pub(super) const SIGN: Duration = Duration::from_secs(20);
+/// How often a call that takes long may get no answer in time.
+const MOST_LATE: u32 = 3;
 
 /// What became of the checkpoints.
 #[derive(Debug, Default)]
@@ -133,7 +135,7 @@ impl Datasets {
         let signed = signed.map_err(|status| refusal(&status))?;
         if let Some(parts) = &signed.parts {
             self.store_parts(order, path, parts, retry).await?;
-            self.publish(order, name.into_owned(), size).await?;
+            self.publish(order, &name, size).await?;
             return Ok(signed.location);
         }
         let url = self.coordinator.join(&signed.url);
@@ -143,8 +145,8 @@ impl Datasets {
             from: 0,
             size,
         };
-        put(&self.http, url, span).await?;
-        self.publish(order, name.into_owned(), size).await?;
+        put(&self.http, url, span, retry.moved()).await?;
+        self.publish(order, &name, size).await?;
         Ok(signed.location)
     }
 
@@ -161,28 +163,65 @@ impl Datasets {
             size_bytes,
         };
         let asking = async { self.calls().await?.sign_upload(request).await };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {SIGN:?}"));
-        let answer = tokio::time::timeout(SIGN, asking).await;
-        Ok(answer.map_err(late)??.into_inner())
+        Ok(in_time(SIGN, asking).await?.into_inner())
     }
 
-    /// The bytes are there: from now on they are the checkpoint. A bucket copies them.
-    async fn publish(&self, order: &Order, filename: String, size: u64) -> Result<(), Refusal> {
-        let request = PublishUploadRequest {
-            task: Some(order.task.into()),
-            secret: order.secret.expose().to_owned(),
-            filename,
+    /// The bytes are there: from now on they are the checkpoint. A bucket copies them. They are not sent
+    /// again for it, unless they are not there.
+    async fn publish(&self, order: &Order, filename: &str, size: u64) -> Result<(), Refusal> {
+        let publish = async || {
+            let request = PublishUploadRequest {
+                task: Some(order.task.into()),
+                secret: order.secret.expose().to_owned(),
+                filename: filename.to_owned(),
+            };
+            let answer = self.calls().await?.publish_upload(request).await;
+            answer.map(drop)
         };
-        let limit = limit(size);
-        let asking = async { self.calls().await?.publish_upload(request).await };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {limit:?}"));
-        let answer = tokio::time::timeout(limit, asking).await;
-        let answer = answer.unwrap_or_else(|elapsed| Err(late(elapsed)));
-        answer.map(drop).map_err(|status| refusal(&status))
+        insist(limit(size), publish).await
     }
 }
 
-pub(super) fn refusal(status: &Status) -> Refusal {
+/// Asks the coordinator for what takes `limit` at most, again where that may help. What was sent and is not
+/// there asks for a fresh way.
+pub(super) async fn insist<A>(limit: Duration, ask: impl Fn() -> A) -> Result<(), Refusal>
+where
+    A: Future<Output = Result<(), Status>>,
+{
+    let (mut retry, mut late) = (Retry::new(PATIENCE), 0);
+    loop {
+        let Err(status) = in_time(limit, ask()).await else {
+            return Ok(());
+        };
+        let why = status.message().to_owned();
+        if status.code() == Code::NotFound {
+            return Err(Refusal::Way(why));
+        }
+        if !retry::may_pass(&status) {
+            return Err(Refusal::Final(why));
+        }
+        if status.code() == Code::DeadlineExceeded {
+            late += 1;
+            // It was not refused; the wait was long enough.
+            retry.progress();
+        }
+        if late >= MOST_LATE || !retry.again().await {
+            return Err(Refusal::Final(why));
+        }
+    }
+}
+
+/// The answer, unless there is none within `limit`.
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no answer within {limit:?}"));
+    let answer = tokio::time::timeout(limit, asking).await;
+    answer.unwrap_or_else(|elapsed| Err(late(elapsed)))
+}
+
+fn refusal(status: &Status) -> Refusal {
     let why = status.message().to_owned();
     if retry::may_pass(status) {
         Refusal::Passing(why)

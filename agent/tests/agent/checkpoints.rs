@@ -135,6 +135,43 @@ pub(crate) async fn what_is_not_published_is_not_told() {
     agent.stop().await;
 }
 
+const PARTS: [&str; 3] = ["best.pt.0", "best.pt.1", "best.pt.2"];
+
+pub(crate) async fn an_answer_that_is_lost_is_asked_for_again_and_no_byte_is_sent_for_it() {
+    let (fake, agent, _data) = cluster().await;
+    let store = Store::start().await;
+    fake.known().uploads = Some(store.clone());
+    fake.known().part_bytes = Some(4);
+    fake.known().lost = (2, 2);
+    said_nothing(&fake).await;
+    assert_eq!(store.shelf().came, PARTS);
+    assert_eq!(store.shelf().ended, [("best.pt".to_owned(), 3)]);
+    assert_eq!(fake.known().published, ["best.pt"; 3]);
+    let own = fake.lines(1, LogStream::System);
+    assert!(own.iter().any(|line| line.contains("stored as")), "{own:?}");
+    agent.stop().await;
+}
+
+pub(crate) async fn parts_whose_attempt_is_over_when_they_are_there_are_not_told_and_not_sent_again()
+ {
+    let (fake, agent, _data) = cluster().await;
+    let store = Store::start().await;
+    fake.known().uploads = Some(store.clone());
+    fake.known().part_bytes = Some(4);
+    fake.known().refuse_publication = true;
+    said_nothing(&fake).await;
+    assert_eq!(store.shelf().came, PARTS);
+    let told = fake.records(1);
+    let told = told
+        .iter()
+        .any(|record| matches!(&record.body, Some(Body::Progress(_))));
+    assert!(!told, "it is not published");
+    let own = fake.lines(1, LogStream::System);
+    let words = "Training job not found";
+    assert!(own.iter().any(|line| line.ends_with(words)), "{own:?}");
+    agent.stop().await;
+}
+
 const LOCATION: &str = "s3://training-checkpoints/checkpoints/7/last.pt";
 
 /// A job that says what it finds where it is to begin.

@@ -57,6 +57,10 @@ pub(crate) struct Known {
     pub(crate) published: Vec<String>,
     /// Whether the attempt is over when an upload is there.
     pub(crate) refuse_publication: bool,
+    /// Answers that are lost, of what makes parts one upload and of publications.
+    pub(crate) lost: (u32, u32),
+    /// It was refused.
+    over: bool,
     /// The checkpoint that a job's resume_from names in the artifact store; without, it names nothing.
     pub(crate) beginning: Option<(Store, String)>,
     /// Requests for its way that are refused for now.
@@ -232,8 +236,16 @@ impl AgentService for Fake {
                 })
             })
             .collect();
-        if let Some(Ok(first)) = pages.first_mut() {
-            first.named_parts_json = manifest.named_parts_json;
+        let parts = manifest.named_parts_json;
+        if request.after_path.is_empty() && !parts.is_empty() {
+            let (first, second) = parts.split_at(parts.len() / 2);
+            let piece = |text: &str| {
+                Ok(FetchManifestResponse {
+                    files: Vec::new(),
+                    named_parts_json: text.to_owned(),
+                })
+            };
+            pages.splice(0..0, [piece(first), piece(second)]);
         }
         if breaks {
             pages.truncate(1);
@@ -249,6 +261,9 @@ impl AgentService for Fake {
         let request = request.into_inner();
         let store = self.known().uploads.clone();
         let store = store.ok_or_else(|| Status::unimplemented("no store"))?;
+        if self.known().over {
+            return Err(Status::not_found("Training job not found"));
+        }
         let (job, name) = (job(request.task), request.filename);
         Ok(Response::new(SignUploadResponse {
             url: format!("http://{}/uploads/{name}", store.address),
@@ -265,12 +280,17 @@ impl AgentService for Fake {
         assert_eq!(request.secret, format!("secret-{}", job(request.task)));
         let mut known = self.known();
         if known.refuse_publication {
+            known.over = true;
             return Err(Status::not_found("Training job not found"));
         }
         let store = known.uploads.clone().expect("there was a way");
         let there = store.shelf().uploads.contains_key(&request.filename);
         assert!(there, "the bytes go before the word");
         known.published.push(request.filename);
+        if known.lost.1 > 0 {
+            known.lost.1 -= 1;
+            return Err(Status::unavailable("the answer is lost"));
+        }
         Ok(Response::new(v1::PublishUploadResponse {}))
     }
 
@@ -304,6 +324,10 @@ impl AgentService for Fake {
         assert_eq!(request.upload_id, "upload");
         let store = self.known().uploads.clone().expect("it has signed");
         let mut shelf = store.shelf();
+        let made = shelf.uploads.get(&request.key).map(Vec::len);
+        if !request.tags.is_empty() && made.map(|size| size as u64) == Some(request.size_bytes) {
+            return Ok(Response::new(v1::CompleteUploadResponse {}));
+        }
         let mut whole = Vec::new();
         for (number, tag) in request.tags.iter().enumerate() {
             let name = format!("{}.{number}", request.key);
@@ -314,6 +338,12 @@ impl AgentService for Fake {
         shelf.ended.push((request.key.clone(), request.tags.len()));
         if !request.tags.is_empty() {
             shelf.uploads.insert(request.key, whole);
+        }
+        drop(shelf);
+        let mut known = self.known();
+        if known.lost.0 > 0 {
+            known.lost.0 -= 1;
+            return Err(Status::unavailable("the answer is lost"));
         }
         Ok(Response::new(v1::CompleteUploadResponse {}))
     }

@@ -76,6 +76,8 @@ cases! {
     checkpoints: checkpoints_are_stored_and_their_place_is_told,
         a_store_that_takes_no_checkpoint_fails_no_job,
         what_is_not_published_is_not_told,
+        an_answer_that_is_lost_is_asked_for_again_and_no_byte_is_sent_for_it,
+        parts_whose_attempt_is_over_when_they_are_there_are_not_told_and_not_sent_again,
         a_large_checkpoint_goes_in_parts_and_a_part_that_is_there_is_not_sent_again,
         what_the_store_will_say_again_is_asked_once_and_its_words_are_told,
         a_stored_checkpoint_is_a_file_of_the_task_when_its_trainer_begins,

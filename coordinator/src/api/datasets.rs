@@ -183,12 +183,7 @@ impl Service {
         let Some((id, number)) = attempt_of(key) else {
             return Ok(());
         };
-        let job = self
-            .store()
-            .job(id)?
-            .filter(|job| job.allocation().is_some());
-        let live = job.and_then(|job| job.attempt().map(|live| live.number));
-        if live == Some(number) {
+        if self.data().is_live(id, number)? {
             return Ok(());
         }
         let words = format!(

@@ -23,7 +23,7 @@ const TURN: Duration = Duration::from_secs(600);
 /// What published checkpoints' keys start with.
 const PUBLISHED: &str = "checkpoints";
 /// What the keys of uploads that are not published yet start with.
-const UPLOADS: &str = "uploads";
+pub(super) const UPLOADS: &str = "uploads";
 
 /// A checkpoint that the store has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,8 @@ impl Datasets {
     }
 
     /// Gives an attempt's upload the checkpoint's name. `live` is asked when nothing else of the job is
-    /// being published: what a newer attempt has stored is never replaced.
+    /// being published: what a newer attempt has stored is never replaced. What this task has published
+    /// already is so: its answer may have been lost.
     ///
     /// # Errors
     /// When `live` refuses, nothing was uploaded, or the file is too large.
@@ -115,39 +116,78 @@ impl Datasets {
         L: FnOnce() -> Result<(), ApiError> + Send + 'static,
     {
         check_filename(filename)?;
-        let (from, to) = (uploaded(task, filename), published(task.job, filename));
-        let datasets = self.clone();
+        let (datasets, filename) = (self.clone(), filename.to_owned());
         let publishing = async move {
-            let name = task.job.to_string();
-            let turn = datasets.inner.publishing.take(&name, TURN).await;
-            let _alone = turn.ok_or_else(busy)?;
             live()?;
-            datasets.promote(&from, &to).await?;
+            datasets.promote(task, filename).await?;
             datasets.clear(task).await;
             Ok(())
         };
+        self.in_turn(task.job.to_string(), publishing).await
+    }
+
+    /// Does work on uploads when no other of this name is under way.
+    pub(super) async fn in_turn(
+        &self,
+        name: String,
+        work: impl Future<Output = Result<(), ApiError>> + Send + 'static,
+    ) -> Result<(), ApiError> {
+        let datasets = self.clone();
+        let working = async move {
+            let turn = datasets.inner.publishing.take(&name, TURN).await;
+            let _alone = turn.ok_or_else(busy)?;
+            work.await
+        };
         let stop = self.inner.stop.clone();
         // A caller that goes away must not leave a copy under way that the next one does not wait for.
-        let done = async move { stop.run_until_cancelled(publishing).await };
+        let done = async move { stop.run_until_cancelled(working).await };
         let done = self.inner.tasks.spawn(done).await;
         let fault = |error: tokio::task::JoinError| {
-            let words = format!("the checkpoint could not be published: {error}");
+            let words = format!("the checkpoint could not be stored: {error}");
             ApiError::new(Kind::Internal, words)
         };
         done.map_err(fault)?.ok_or_else(crate::api::stopping)?
     }
 
-    async fn promote(&self, from: &str, to: &str) -> Result<(), ApiError> {
-        let place = self.inner.storage.artifacts();
-        let (size, most) = (place.size(from).await?, self.inner.storage.upload_bytes());
+    async fn promote(&self, task: TaskKey, filename: String) -> Result<(), ApiError> {
+        let (from, to) = (uploaded(task, &filename), published(task.job, &filename));
+        let (place, last) = (self.inner.storage.artifacts(), &self.inner.published);
+        let size = match place.size(&from).await {
+            Err(StorageError::NotFound(name)) => {
+                // A trainer that has ended changes no file: it would be the same once more.
+                let of = last.get(&(task.job, filename)).await;
+                let gone = StorageError::NotFound(name);
+                return if of == Some(task) {
+                    Ok(())
+                } else {
+                    Err(gone.into())
+                };
+            }
+            size => size?,
+        };
+        let most = self.inner.storage.upload_bytes();
         if size > most {
             // A bucket takes what a signed URL sends.
-            place.remove(from).await?;
+            place.remove(&from).await?;
             let words =
                 format!("the file is {size} bytes; at most {most} are taken (storage.upload_mib)");
             return Err(ApiError::new(Kind::Invalid, words));
         }
-        Ok(place.rename(from, to).await?)
+        // Whatever comes of it, what was there is not what it was.
+        last.invalidate(&(task.job, filename.clone())).await;
+        place.rename(&from, &to).await?;
+        last.insert((task.job, filename), task).await;
+        Ok(())
+    }
+
+    /// Whether an attempt is its job's live one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_live(&self, job: JobId, attempt: AttemptNo) -> Result<bool, ApiError> {
+        let job = self.inner.store.job(job)?;
+        let job = job.filter(|job| job.allocation().is_some());
+        Ok(job.and_then(|job| job.attempt().map(|live| live.number)) == Some(attempt))
     }
 
     /// Removes what attempts before this one have uploaded and never published.
@@ -257,7 +297,7 @@ fn parse(key: &str) -> Option<(JobId, &str)> {
 }
 
 fn busy() -> ApiError {
-    let words = "another checkpoint of the job is still being published; try again in a moment";
+    let words = "another upload of the job is still being worked on; try again in a moment";
     ApiError::new(Kind::Unavailable, words)
 }
 

@@ -56,7 +56,7 @@ struct Read {
 /// What a split came to.
 struct Split {
     summary: Value,
-    named_parts: Option<Value>,
+    named_parts: Option<String>,
     hash: String,
 }
 
@@ -200,9 +200,13 @@ impl Datasets {
             }
             let resolved = Resolved::new(strategy.as_ref(), &inventory).map_err(told)?;
             let assignment = dataset::assign(&inventory.images, &resolved).map_err(told)?;
+            let named_parts = resolved.named_parts().map(|parts| parts.to_string());
+            if let Some(parts) = &named_parts {
+                manifest::nameable(&found.id, parts.len() as u64)?;
+            }
             Ok(Split {
                 summary: resolved.summary(&assignment),
-                named_parts: resolved.named_parts(),
+                named_parts,
                 hash: assignment.hash(),
             })
         };
@@ -225,7 +229,7 @@ impl Datasets {
         artifacts.write(&at(manifest::MANIFEST), lines).await?;
         if let Some(parts) = &split.named_parts {
             artifacts
-                .write(&at(manifest::PARTS), parts.to_string().into_bytes())
+                .write(&at(manifest::PARTS), parts.clone().into_bytes())
                 .await?;
         }
         let metadata = json!({

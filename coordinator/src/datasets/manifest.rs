@@ -28,6 +28,9 @@ const LINE: usize = 64 << 10;
 /// The largest list of images that are named one by one.
 const NAMED: u64 = 256 << 20;
 
+/// How much of it comes in one message.
+const PIECE: usize = 16 << 20;
+
 /// Where a file of a snapshot lies in the artifact store.
 pub(super) fn at(snapshot: &str, name: &str) -> String {
     format!("snapshots/{snapshot}/{name}")
@@ -60,7 +63,12 @@ impl Datasets {
         async_stream::try_stream! {
             live()?;
             let place = datasets.place(&snapshot.storage_path).await?;
-            let mut named_parts_json = datasets.named_parts(&snapshot.id).await?;
+            if after.is_empty() {
+                for named_parts_json in datasets.named_parts(&snapshot.id).await? {
+                    live()?;
+                    yield ManifestPage { files: Vec::new(), named_parts_json };
+                }
+            }
             let (_, bits) = datasets.inner.storage.artifacts().stream(&at(&snapshot.id, MANIFEST)).await?;
             let mut lines = Lines { bits, buffer: Vec::new(), seen: 0, ended: false };
             let mut first = true;
@@ -72,12 +80,13 @@ impl Datasets {
                 live()?;
                 first = false;
                 let files = datasets.ways(&snapshot, &place, page).await?;
-                yield ManifestPage { files, named_parts_json: std::mem::take(&mut named_parts_json) };
+                yield ManifestPage { files, named_parts_json: String::new() };
             }
         }
     }
 
-    async fn named_parts(&self, id: &str) -> Result<String, ApiError> {
+    /// The parts of images that are named one by one, in pieces that an agent takes in one message.
+    async fn named_parts(&self, id: &str) -> Result<Vec<String>, ApiError> {
         let read = self
             .inner
             .storage
@@ -85,8 +94,8 @@ impl Datasets {
             .read(&at(id, PARTS), NAMED)
             .await;
         match read {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(StorageError::NotFound(_)) => Ok(String::new()),
+            Ok(bytes) => Ok(pieces(&String::from_utf8_lossy(&bytes), PIECE)),
+            Err(StorageError::NotFound(_)) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
     }
@@ -203,7 +212,54 @@ impl Lines {
     }
 }
 
+/// Refuses a list of images that no agent could be sent.
+pub(super) fn nameable(id: &str, bytes: u64) -> Result<(), ApiError> {
+    if bytes <= NAMED {
+        return Ok(());
+    }
+    let words = format!(
+        "dataset '{id}': the parts of images that are named one by one are {} MiB; at most {} MiB are taken: split it by ratios, or split the dataset",
+        bytes.div_ceil(1 << 20),
+        NAMED >> 20
+    );
+    Err(ApiError::new(Kind::Invalid, words))
+}
+
+/// A text in pieces of at most `most` bytes.
+fn pieces(mut text: &str, most: usize) -> Vec<String> {
+    let mut pieces = Vec::new();
+    while !text.is_empty() {
+        let (piece, rest) = text.split_at(text.floor_char_boundary(most));
+        pieces.push(piece.to_owned());
+        text = rest;
+    }
+    pieces
+}
+
 fn damaged() -> ApiError {
     let words = "the list of the snapshot's files is damaged; submit the job anew";
     ApiError::new(Kind::Internal, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_comes_in_pieces_that_together_are_the_whole() {
+        let text = "{\"ä\":\"träin\"}".repeat(9);
+        let some = pieces(&text, 5);
+        assert!(some.len() > 9 && some.iter().all(|piece| piece.len() <= 5));
+        assert_eq!(some.concat(), text);
+        assert_eq!(pieces("", 5), [""; 0]);
+    }
+
+    #[test]
+    fn a_list_that_no_agent_could_be_sent_is_refused_at_the_submit() {
+        assert_eq!(nameable("pets", NAMED), Ok(()));
+        let told = nameable("pets", NAMED + 1).unwrap_err();
+        assert_eq!(told.kind, Kind::Invalid);
+        let words = "are 257 MiB; at most 256 MiB are taken: split it by ratios";
+        assert!(told.message.contains(words), "{}", told.message);
+    }
 }

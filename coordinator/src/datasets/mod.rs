@@ -29,6 +29,7 @@ use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_core::{
     dataset::{Format, misfit, trained_tasks},
+    ids::{JobId, TaskKey},
     snapshot::Snapshot,
     spec::{JobSpec, TaskType},
 };
@@ -60,6 +61,10 @@ const READERS: usize = 4;
 const PLACES: u64 = 64;
 const KEPT: Duration = Duration::from_secs(60);
 
+/// Publications that are remembered, and for how long.
+const PUBLISHED: u64 = 10_000;
+const REMEMBERED: Duration = Duration::from_secs(86_400);
+
 /// Datasets and snapshots. A clone is cheap.
 #[derive(Clone, Debug)]
 pub struct Datasets {
@@ -77,6 +82,8 @@ struct Inner {
     locks: Turns,
     /// Of jobs whose checkpoints are being published.
     publishing: Turns,
+    /// Whose upload was last given a name, for an agent that has not heard the answer.
+    published: Cache<(JobId, String), TaskKey>,
     documents: u64,
     readers: Arc<Semaphore>,
     places: Cache<String, Place>,
@@ -140,6 +147,10 @@ impl Datasets {
                 most: count(config.datasets.max_files),
                 locks: Turns::default(),
                 publishing: Turns::default(),
+                published: Cache::builder()
+                    .max_capacity(PUBLISHED)
+                    .time_to_live(REMEMBERED)
+                    .build(),
                 documents: u64::from(config.datasets.documents_mib) << 20,
                 readers: Arc::new(Semaphore::new(READERS)),
                 places: Cache::builder()

@@ -1,8 +1,8 @@
-//! What nobody knows in the artifact store: files of snapshots whose row was never committed, and files
-//! that were never whole.
+//! What nobody knows in the artifact store: files of snapshots whose row was never committed, files that
+//! were never whole, and uploads of attempts that are over.
 //!
 //! Owns how old such must be. Looks at the start and now and then. Never touches a dataset or a
-//! checkpoint. Started by `boot`.
+//! published checkpoint. Started by `boot`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,10 @@ use std::{
 
 use trainyard_core::{snapshot::Snapshot, time::Timestamp};
 
-use super::Datasets;
+use super::{
+    Datasets,
+    checkpoints::{UPLOADS, attempt_of},
+};
 use crate::{api::ApiError, clock, storage::Entry};
 
 /// What is younger may belong to a submit or an upload that is under way.
@@ -25,6 +28,7 @@ struct Collected {
     snapshots: u64,
     files: u64,
     drafts: u64,
+    uploads: u64,
 }
 
 impl Datasets {
@@ -50,6 +54,7 @@ impl Datasets {
                 snapshots = gone.snapshots,
                 files = gone.files,
                 drafts = gone.drafts,
+                uploads = gone.uploads,
                 "removed from the artifact store what nobody knew"
             ),
             Err(error) => {
@@ -66,6 +71,7 @@ impl Datasets {
         let orphans = orphans(listed, &known, before);
         let mut gone = Collected {
             drafts: artifacts.remove_drafts(before).await?,
+            uploads: self.collect_uploads(before).await?,
             ..Collected::default()
         };
         for files in orphans.into_values() {
@@ -75,6 +81,27 @@ impl Datasets {
             }
             gone.snapshots += 1;
         }
+        Ok(gone)
+    }
+
+    /// Removes what attempts that are over have sent and nobody has published.
+    async fn collect_uploads(&self, before: Timestamp) -> Result<u64, ApiError> {
+        let artifacts = self.inner.storage.artifacts();
+        let mut gone = 0;
+        for entry in artifacts.list(UPLOADS, usize::MAX).await? {
+            if entry.written_at.is_none_or(|at| at >= before) {
+                continue;
+            }
+            let wanted = match attempt_of(&entry.path) {
+                Some((job, attempt)) => self.is_live(job, attempt)?,
+                None => false,
+            };
+            if !wanted {
+                artifacts.remove(&entry.path).await?;
+                gone += 1;
+            }
+        }
+        artifacts.remove_empty(UPLOADS, before).await?;
         Ok(gone)
     }
 }

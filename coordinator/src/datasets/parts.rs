@@ -25,6 +25,8 @@ pub struct Sent {
     pub key: String,
     /// What the store has answered to each part; none to give it up.
     pub tags: Vec<String>,
+    /// How large they are together.
+    pub size: u64,
 }
 
 impl Datasets {
@@ -49,10 +51,20 @@ impl Datasets {
                 "is the key of no upload of this task; give the one that came with the parts";
             return Err(ApiError::field("key", words));
         }
-        let place = self.inner.storage.artifacts();
-        if sent.tags.is_empty() {
-            return Ok(place.abort(&sent.key, &sent.id).await?);
-        }
-        Ok(place.complete(&sent.key, (&sent.id, sent.tags)).await?)
+        let place = self.inner.storage.artifacts().clone();
+        let Sent {
+            id,
+            key,
+            tags,
+            size,
+        } = sent;
+        let name = key.clone();
+        let ending = async move {
+            if tags.is_empty() {
+                return Ok(place.abort(&key, &id).await?);
+            }
+            Ok(place.complete(&key, (&id, tags), size).await?)
+        };
+        self.in_turn(name, ending).await
     }
 }

@@ -216,6 +216,33 @@ impl Folder {
         Ok(removed)
     }
 
+    /// Removes folders in `below` that are empty and were last changed before a time.
+    pub(super) fn remove_empty(&self, below: &str, before: Timestamp) -> Result<(), StorageError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let handle = match self.flags(below, flags, ResolveFlags::NO_SYMLINKS) {
+            Ok(handle) => handle,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(told(below, error)),
+        };
+        for entry in Dir::read_from(&handle).map_err(|error| told(below, error))? {
+            let entry = entry.map_err(|error| told(below, error))?;
+            let name = entry.file_name();
+            let Ok(stat) = statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let up = matches!(name.to_bytes(), b"." | b"..");
+            if !folder || up || seen(&stat).written_at >= before {
+                continue;
+            }
+            match unlinkat(&handle, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => {}
+                Err(error) => return Err(told(below, error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the folders of `relative` that are missing.
     fn folders(&self, relative: &str) -> Result<OwnedFd, StorageError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;

@@ -208,6 +208,21 @@ impl Place {
         }
     }
 
+    /// Removes folders in `below` that are empty and were last changed before a time.
+    ///
+    /// # Errors
+    /// When the place cannot be read or written.
+    pub async fn remove_empty(&self, below: &str, before: Timestamp) -> Result<(), StorageError> {
+        match &self.0 {
+            Kind::Folder(folder) => {
+                let (folder, below) = (folder.clone(), below.to_owned());
+                blocking(move || folder.remove_empty(&below, before)).await
+            }
+            // A store has none.
+            Kind::Remote(_) => Ok(()),
+        }
+    }
+
     /// Begins a file of `size` bytes in parts of about `part`, each with a URL of its own; none where it
     /// goes in one request.
     ///
@@ -225,7 +240,8 @@ impl Place {
         }
     }
 
-    /// Makes a file of its parts; `tags` are what the store answered to each, in order.
+    /// Makes a file of its parts; `tags` are what the store answered to each, in order. One that was made
+    /// already, and has that size, is good.
     ///
     /// # Errors
     /// When a part is missing, or the place takes no parts.
@@ -233,8 +249,9 @@ impl Place {
         &self,
         file: &str,
         (id, tags): (&str, Vec<String>),
+        size: u64,
     ) -> Result<(), StorageError> {
-        self.in_parts()?.complete(file, (id, tags)).await
+        self.in_parts()?.complete(file, (id, tags), size).await
     }
 
     /// Forgets the parts of a file that will not be whole.

@@ -7,7 +7,7 @@ use tonic::Code;
 use trainyard_proto::v1::{self, agent_service_client::AgentServiceClient};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, exited},
     datasets::{add, manifest, snapshot_job, snapshot_of},
     emulators::{self, Emulator},
     s3::{SECRET, Server},
@@ -41,6 +41,7 @@ async fn end(
         upload_id: parts.upload_id.clone(),
         key: parts.key.clone(),
         tags,
+        size_bytes: parts.parts.iter().map(|part| part.size_bytes).sum(),
     });
     let mut client = AgentServiceClient::new(world.channel().await);
     client.complete_upload(request).await.map(drop)
@@ -48,13 +49,17 @@ async fn end(
 
 /// What was sent becomes the checkpoint.
 async fn published(world: &World, start: &v1::StartTask) {
+    publish(world, start).await.unwrap();
+}
+
+async fn publish(world: &World, start: &v1::StartTask) -> Result<(), tonic::Status> {
     let request = world.of_agent(v1::PublishUploadRequest {
         task: start.task,
         secret: start.secret.clone(),
         filename: "best.pt".to_owned(),
     });
     let mut client = AgentServiceClient::new(world.channel().await);
-    client.publish_upload(request).await.unwrap();
+    client.publish_upload(request).await.map(drop)
 }
 
 /// Sends each part of `content` by its way; the tags that come back.
@@ -108,11 +113,17 @@ async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one
     stranger.key = format!("checkpoints/{}/best.pt", job + 1);
     let refused = end(&world, &start, &stranger, tags.clone()).await;
     assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
-    end(&world, &start, &parts, tags).await.unwrap();
+    ended_twice(&world, &start, &parts, tags.clone()).await;
+    let mut longer = parts.clone();
+    longer.parts[0].size_bytes += 1;
+    let refused = end(&world, &start, &longer, tags).await;
+    assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     let (_, listed) = world
         .get(&format!("/training/jobs/{job}/checkpoints"))
         .await;
     assert_eq!(listed["checkpoints"], json!([]), "nobody sees it yet");
+    published(&world, &start).await;
+    // As one does who has not heard the answer.
     published(&world, &start).await;
     let (_, listed) = world
         .get(&format!("/training/jobs/{job}/checkpoints"))
@@ -132,6 +143,61 @@ async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one
     let put = world.http.put(&again.parts[0].url).body("x").send().await;
     assert!(!put.unwrap().status().is_success());
     assert!(fs::read(&stored).unwrap() == content);
+}
+
+#[tokio::test]
+async fn parts_of_an_attempt_that_is_over_and_those_that_are_too_many_are_refused() {
+    let server = Server::start().await;
+    let world = World::with(|config| {
+        server.settings(config);
+        config.storage.artifacts = "s3://artifacts/train".to_owned();
+        config.storage.part_mib = 5;
+        config.storage.upload_mib = 7;
+    });
+    let world = world.await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let job = world.submit(&command()).await;
+    let first = agent.run().await;
+    let most = 7 << 20;
+    let large = world.of_agent(v1::SignUploadRequest {
+        task: first.task,
+        secret: first.secret.clone(),
+        filename: "best.pt".to_owned(),
+        size_bytes: most + 1,
+    });
+    let mut client = AgentServiceClient::new(world.channel().await);
+    let refused = client.sign_upload(large).await.unwrap_err();
+    assert!(refused.message().contains("storage.upload_mib"));
+    let parts = signed(&world, &first, most).await.parts.unwrap();
+    let sent = send(&world, &parts, &content()[..7 << 20]).await;
+
+    // A way bounds no size: what is longer than was said is refused when it is to be published.
+    let mut longer = signed(&world, &first, most).await.parts.unwrap();
+    longer.parts[1].size_bytes = 6 << 20;
+    let tags = send(&world, &longer, &content()).await;
+    end(&world, &first, &longer, tags).await.unwrap();
+    let refused = publish(&world, &first).await.unwrap_err();
+    assert!(
+        refused.message().contains("storage.upload_mib"),
+        "{refused}"
+    );
+    let gone = publish(&world, &first).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+
+    agent.report(exited(first.task.unwrap(), 0, 0)).await;
+    agent.forget().await;
+    let path = format!("/training/jobs/{job}/start");
+    assert_eq!(world.post(&path).await.0, 200);
+    let second = agent.run().await;
+    let late = end(&world, &first, &parts, sent.clone()).await;
+    assert_eq!(late.unwrap_err().code(), Code::NotFound);
+    let stolen = end(&world, &second, &parts, sent).await;
+    assert_eq!(stolen.unwrap_err().code(), Code::InvalidArgument);
+    let folder = server.bucket("artifacts").join("train");
+    for below in ["uploads", "checkpoints"] {
+        let file = fs::read_dir(folder.join(format!("{below}/{job}")));
+        assert_eq!(file.into_iter().flatten().count(), 0, "{below}");
+    }
 }
 
 /// A dataset of 21 images, and one beside it.
@@ -193,6 +259,28 @@ async fn fetched(world: &World, start: &v1::StartTask) {
     assert_eq!(status(write).await, 403, "a way to read is none to write");
 }
 
+/// The second time as one does who has not heard the answer.
+async fn ended_twice(
+    world: &World,
+    start: &v1::StartTask,
+    parts: &v1::UploadParts,
+    tags: Vec<String>,
+) {
+    end(world, start, parts, tags.clone()).await.unwrap();
+    let repeated = end(world, start, parts, tags).await;
+    repeated.expect("it is there: only the answer was lost");
+}
+
+async fn sent_in_parts(
+    world: &World,
+    start: &v1::StartTask,
+    parts: &v1::UploadParts,
+    content: &[u8],
+) {
+    let tags = send(world, parts, content).await;
+    ended_twice(world, start, parts, tags).await;
+}
+
 /// A small checkpoint, then a large one in its place.
 async fn stored(world: &World, start: &v1::StartTask) {
     let put = |url: &str| world.http.put(url).header(BLOB.0, BLOB.1);
@@ -204,10 +292,7 @@ async fn stored(world: &World, start: &v1::StartTask) {
     let large = signed(world, start, content.len() as u64).await;
     assert_eq!(small.location, large.location);
     match large.parts {
-        Some(parts) => {
-            let tags = send(world, &parts, &content).await;
-            end(world, start, &parts, tags).await.unwrap();
-        }
+        Some(parts) => sent_in_parts(world, start, &parts, &content).await,
         None => assert_eq!(status(put(&large.url).body(content.clone())).await, 200),
     }
     published(world, start).await;

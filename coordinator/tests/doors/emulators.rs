@@ -268,6 +268,9 @@ impl Front {
         if url.query_pairs().any(|(name, _)| name == "list-type") {
             return self.list(&url).await;
         }
+        if let Some(source) = parts.headers.get("x-goog-copy-source") {
+            return self.copy(source.to_str().unwrap(), &url).await;
+        }
         let body = axum::body::to_bytes(body, 64 << 20).await.unwrap();
         self.hand_on(parts.method, &url, body).await
     }
@@ -360,17 +363,34 @@ impl Front {
         ([(header::CONTENT_TYPE, "application/xml")], text).into_response()
     }
 
+    /// Only its JSON interface copies, and removes.
+    fn object(path: &str) -> String {
+        let (bucket, key) = path.trim_start_matches('/').split_once('/').unwrap();
+        let key = key.replace("%2F", "/").replace('/', "%2F");
+        format!("b/{bucket}/o/{key}")
+    }
+
+    async fn copy(&self, source: &str, url: &Url) -> Response {
+        let (from, to) = (Self::object(source), Self::object(url.path()));
+        let copied = self
+            .client
+            .post(format!("{}/storage/v1/{from}/copyTo/{to}", self.behind));
+        let status = copied.send().await.unwrap().status().as_u16();
+        let text = "<?xml version=\"1.0\"?><CopyObjectResult></CopyObjectResult>";
+        (StatusCode::from_u16(status).unwrap(), text).into_response()
+    }
+
     async fn hand_on(&self, method: Method, url: &Url, body: Bytes) -> Response {
         let mut bare = url.clone();
         bare.set_query(None);
         let request = match method {
-            // Only its JSON interface removes.
             Method::DELETE => {
-                let (bucket, key) = url.path().trim_start_matches('/').split_once('/').unwrap();
-                let key = key.replace('/', "%2F");
+                let object = Self::object(url.path());
                 self.client
-                    .delete(format!("{}/storage/v1/b/{bucket}/o/{key}", self.behind))
+                    .delete(format!("{}/storage/v1/{object}", self.behind))
             }
+            // It knows no HEAD; the body of this answer is not sent.
+            Method::HEAD => self.client.get(bare),
             method => self.client.request(method, bare).body(body),
         };
         let answer = request.send().await.unwrap();

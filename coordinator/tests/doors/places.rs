@@ -19,6 +19,7 @@ use tests::wait::until;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
+    agent::Agent,
     datasets::{add, detail, folders, snapshot_job, snapshot_of},
     world::World,
 };
@@ -248,9 +249,13 @@ async fn annotation_documents_are_bounded_together_before_any_is_read() {
 fn aged(path: &Path) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, "x").unwrap();
-    let at = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(2 * 86_400);
     let file = fs::File::options().write(true).open(path).unwrap();
-    file.set_modified(SystemTime::UNIX_EPOCH + at).unwrap();
+    file.set_modified(two_days_ago()).unwrap();
+}
+
+fn two_days_ago() -> SystemTime {
+    let at = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(2 * 86_400);
+    SystemTime::UNIX_EPOCH + at
 }
 
 #[tokio::test]
@@ -261,9 +266,17 @@ async fn what_nobody_knows_is_removed_at_the_start_when_it_is_a_day_old() {
     add(&world, "pets", set.path().to_str().unwrap()).await;
     let known = snapshot_of(&world, &snapshot_job("pets")).await;
     let artifacts = world.data().join("artifacts");
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let live = agent.run().await.task.unwrap();
+    let live = format!("uploads/{}/{}-0-last.pt", live.job_id, live.attempt);
     let folder = world.stop().await;
     let at = |name: &str| artifacts.join(name);
+    fs::create_dir_all(at("uploads/8")).unwrap();
+    let empty = fs::File::open(at("uploads/8")).unwrap();
+    empty.set_modified(two_days_ago()).unwrap();
     for name in [
+        "uploads/7000/1-0-last.pt",
+        &live,
         "snapshots/snap_0000000000aa/manifest.jsonl",
         "snapshots/snap_0000000000aa/parts.json",
         "snapshots/snap_0000000000bb/manifest.jsonl",
@@ -277,12 +290,19 @@ async fn what_nobody_knows_is_removed_at_the_start_when_it_is_a_day_old() {
     // One that is being made has a young file.
     fs::write(at("snapshots/snap_0000000000bb/parts.json"), "x").unwrap();
     fs::write(at(".drafts/of-today"), "x").unwrap();
+    fs::create_dir_all(at("uploads/7001")).unwrap();
+    fs::write(at("uploads/7001/1-0-last.pt"), "x").unwrap();
     let world = World::on(folder).await;
     until("what nobody knows is gone", async || {
         let gone = ["manifest.jsonl", "parts.json"]
             .iter()
             .all(|name| !at("snapshots/snap_0000000000aa").join(name).exists());
-        (gone && !at(".drafts/of-yesterday").exists()).then_some(())
+        let others = [
+            ".drafts/of-yesterday",
+            "uploads/7000/1-0-last.pt",
+            "uploads/8",
+        ];
+        (gone && others.iter().all(|name| !at(name).exists())).then_some(())
     })
     .await;
     for name in [
@@ -292,6 +312,8 @@ async fn what_nobody_knows_is_removed_at_the_start_when_it_is_a_day_old() {
         &format!("snapshots/{known}/manifest.jsonl"),
         ".drafts/of-today",
         "checkpoints/7/best.pt",
+        "uploads/7001/1-0-last.pt",
+        &live,
     ] {
         assert!(at(name).exists(), "{name}");
     }

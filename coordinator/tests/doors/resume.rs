@@ -172,6 +172,8 @@ impl Overtaken {
         let way = self.store.way(&self.second, "last.pt").await.unwrap();
         assert_eq!(self.store.send(&way, text).await, 200);
         self.store.publish(&self.second, "last.pt").await.unwrap();
+        let again = self.store.publish(&self.second, "last.pt").await;
+        again.expect("it is so already: only the answer was lost");
         assert_eq!(self.store.kept(self.job, "last.pt"), text);
         let waiting = self.store.waiting(self.job);
         assert_eq!(waiting, [""; 0], "what was left is cleared away");
@@ -211,6 +213,30 @@ async fn what_an_older_attempt_sends_late_replaces_nothing_in_a_folder() {
 #[tokio::test]
 async fn what_an_older_attempt_sends_late_replaces_nothing_in_a_bucket() {
     an_older_attempt(Store::bucket().await).await;
+}
+
+#[tokio::test]
+async fn what_is_sent_again_while_its_publication_goes_on_is_published() {
+    let store = Store::bucket().await;
+    let server = store.server.as_ref().unwrap();
+    let mut agent = Agent::join(&store.world, "n1", 4).await;
+    let job = store.world.submit(&command()).await;
+    let start = agent.run().await;
+    let way = store.way(&start, "last.pt").await.unwrap();
+    assert_eq!(store.send(&way, "weights").await, 200);
+    let held = server.hold_copies().await;
+    let begun = until("a copy is under way", async || {
+        (server.copies() == 1).then_some(())
+    });
+    // Its agent hears nothing and begins anew.
+    tokio::select! {
+        _ = store.publish(&start, "last.pt") => panic!("copies are held"),
+        () = begun => {}
+    }
+    assert_eq!(store.send(&way, "weights").await, 200);
+    drop(held);
+    store.publish(&start, "last.pt").await.unwrap();
+    assert_eq!(store.kept(job, "last.pt"), "weights");
 }
 
 #[tokio::test]

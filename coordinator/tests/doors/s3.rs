@@ -15,7 +15,8 @@ use std::{
 use axum::{Router, body::Body as AxumBody, extract::Request};
 use reqwest::Method;
 use s3s::{
-    S3, S3Request, S3Response, S3Result, auth::SimpleAuth, dto::*, service::S3ServiceBuilder,
+    S3, S3ErrorCode, S3Request, S3Response, S3Result, auth::SimpleAuth, dto::*,
+    service::S3ServiceBuilder,
 };
 use s3s_fs::FileSystem;
 use serde_json::json;
@@ -117,7 +118,12 @@ impl S3 for Paged {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        self.0.complete_multipart_upload(request).await
+        let made = self.0.complete_multipart_upload(request).await;
+        // The files say so of an upload that is no more.
+        made.map_err(|error| match error.code() == &S3ErrorCode::AccessDenied {
+            true => S3ErrorCode::NoSuchUpload.into(),
+            false => error,
+        })
     }
 
     async fn abort_multipart_upload(

@@ -167,6 +167,7 @@ impl AgentService for AgentDoor {
             id: asked.upload_id,
             key: asked.key,
             tags: asked.tags,
+            size: asked.size_bytes,
         };
         self.service.end_parts(task, sent).await?;
         Ok(Response::new(v1::CompleteUploadResponse {}))

@@ -21,6 +21,8 @@ use crate::storage::Service;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a store may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The same where it works on much before it answers: it copies 5 GiB, or makes one file of parts.
+const WORK: Duration = Duration::from_secs(900);
 /// How long a request with its repetitions may take.
 const RETRIES: Duration = Duration::from_secs(60);
 
@@ -28,16 +30,22 @@ const RETRIES: Duration = Duration::from_secs(60);
 pub(super) struct Made {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) signer: Arc<dyn Signer>,
+    /// Bears a longer silence.
+    pub(super) patient: Arc<dyn ObjectStore>,
     pub(super) parts: Arc<dyn MultipartStore>,
 }
 
-fn made<S: ObjectStore + Signer + MultipartStore>(store: S) -> Made {
-    let store = Arc::new(store);
-    Made {
+/// Of two clients, the second of which bears a longer silence.
+fn made<S: ObjectStore + Signer + MultipartStore>(
+    build: impl Fn(Duration) -> Result<S>,
+) -> Result<Made> {
+    let (store, patient) = (Arc::new(build(SILENCE)?), Arc::new(build(WORK)?));
+    Ok(Made {
         store: Arc::clone(&store) as Arc<dyn ObjectStore>,
-        signer: Arc::clone(&store) as Arc<dyn Signer>,
-        parts: store,
-    }
+        signer: store,
+        patient: Arc::clone(&patient) as Arc<dyn ObjectStore>,
+        parts: patient,
+    })
 }
 
 /// A bucket of a service.
@@ -47,9 +55,9 @@ pub(super) fn bucket(
     options: &Options,
 ) -> std::result::Result<Made, StorageError> {
     let built = match service {
-        Service::S3 => s3(name, options).map(made),
-        Service::Gcs => gcs(name, options).map(made),
-        Service::Azure => azure(name, options).map(made),
+        Service::S3 => made(|silence| s3(name, options, silence)),
+        Service::Gcs => made(|silence| gcs(name, options, silence)),
+        Service::Azure => made(|silence| azure(name, options, silence)),
     };
     // The words of the builder may repeat a value of the settings.
     built.map_err(|error| {
@@ -72,21 +80,21 @@ pub(super) fn retries() -> RetryConfig {
 }
 
 /// Bodies may take as long as they like while they move. Plain text is for an endpoint that says so.
-fn client(options: &Options) -> ClientOptions {
+fn client(options: &Options, silence: Duration) -> ClientOptions {
     let endpoint = |key: &str| key.contains("endpoint") || key.contains("base_url");
     let plain = |(key, value): &(String, String)| endpoint(key) && value.starts_with("http://");
     ClientOptions::new()
         .with_allow_http(options.iter().any(plain))
         .with_connect_timeout(CONNECT)
         .with_timeout_disabled()
-        .with_read_timeout(SILENCE)
+        .with_read_timeout(silence)
 }
 
-fn s3(bucket: &str, options: &Options) -> Result<AmazonS3> {
+fn s3(bucket: &str, options: &Options, silence: Duration) -> Result<AmazonS3> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_retry(retries())
-        .with_client_options(client(options));
+        .with_client_options(client(options, silence));
     for (key, value) in options {
         builder = match key.as_str() {
             "path_style" => builder.with_virtual_hosted_style_request(value == "false"),
@@ -96,22 +104,22 @@ fn s3(bucket: &str, options: &Options) -> Result<AmazonS3> {
     builder.build()
 }
 
-fn gcs(bucket: &str, options: &Options) -> Result<GoogleCloudStorage> {
+fn gcs(bucket: &str, options: &Options, silence: Duration) -> Result<GoogleCloudStorage> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket)
         .with_retry(retries())
-        .with_client_options(client(options));
+        .with_client_options(client(options, silence));
     for (key, value) in options {
         builder = builder.with_config(key.parse()?, value);
     }
     builder.build()
 }
 
-fn azure(container: &str, options: &Options) -> Result<MicrosoftAzure> {
+fn azure(container: &str, options: &Options, silence: Duration) -> Result<MicrosoftAzure> {
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
         .with_retry(retries())
-        .with_client_options(client(options));
+        .with_client_options(client(options, silence));
     for (key, value) in options {
         builder = builder.with_config(key.parse()?, value);
     }

@@ -3,7 +3,7 @@
 //! Owns how an object is copied that is too large for one request. Called by [`super::Remote`]'s callers.
 
 use futures::TryStreamExt as _;
-use object_store::{ObjectStoreExt as _, WriteMultipart, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart, path::Path};
 
 use super::{Remote, StorageError, read_only};
 
@@ -14,6 +14,13 @@ const PART: usize = 32 << 20;
 const PARTS: usize = 3;
 
 impl Remote {
+    /// A store says nothing while it copies.
+    fn copier(&self) -> &dyn ObjectStore {
+        self.bucket
+            .as_ref()
+            .map_or(&*self.store, |bucket| &*bucket.patient)
+    }
+
     /// Gives an object another name; what had it is replaced, by a whole object or not at all.
     pub(in crate::storage) async fn rename(
         &self,
@@ -32,7 +39,7 @@ impl Remote {
         let (source, target) = (self.at(from)?, self.at(to)?);
         let copied = match large {
             true => self.copy_in_parts(&source, &target).await,
-            false => self.store.copy(&source, &target).await,
+            false => self.copier().copy(&source, &target).await,
         };
         copied.map_err(|error| self.told(from, &error))?;
         self.remove(from).await
@@ -40,7 +47,7 @@ impl Remote {
 
     async fn copy_in_parts(&self, from: &Path, to: &Path) -> object_store::Result<()> {
         let mut bytes = self.store.get(from).await?.into_stream();
-        let target = self.store.put_multipart(to).await?;
+        let target = self.copier().put_multipart(to).await?;
         let mut target = WriteMultipart::new_with_chunk_size(target, PART);
         let written = async {
             while let Some(chunk) = bytes.try_next().await? {
@@ -71,6 +78,7 @@ mod tests {
     async fn an_object_too_large_to_be_copied_at_once_gets_its_new_name_too() {
         let mut remote = Remote::bucket((Service::S3, "b", "train"), &Vec::new()).unwrap();
         remote.store = Arc::new(object_store::memory::InMemory::new());
+        remote.bucket.as_mut().unwrap().patient = Arc::clone(&remote.store);
         let large: Vec<u8> = (0..=250).cycle().take(PART + 7).collect();
         for (at_once, old) in [(1, "old"), (u64::MAX, "older")] {
             remote.write("to", old.into()).await.unwrap();

@@ -39,6 +39,8 @@ pub(super) struct Remote {
 struct Bucket {
     service: Service,
     signer: Arc<dyn Signer>,
+    /// Waits longer for an answer: a copy of much, or one file of many parts, takes minutes.
+    patient: Arc<dyn ObjectStore>,
     parts: Arc<dyn MultipartStore>,
 }
 
@@ -70,6 +72,7 @@ impl Remote {
             bucket: Some(Bucket {
                 service,
                 signer: made.signer,
+                patient: made.patient,
                 parts: made.parts,
             }),
             prefix,

@@ -74,11 +74,13 @@ impl Remote {
         Ok(Some(Parts { id, parts }))
     }
 
-    /// Makes one file of parts that are all there; `tags` are what the store answered to each.
+    /// Makes one file of parts that are all there; `tags` are what the store answered to each. One that
+    /// was made already, and is `size` bytes, is good: the answer may have been lost.
     pub(in crate::storage) async fn complete(
         &self,
         relative: &str,
         (id, tags): (&str, Vec<String>),
+        size: u64,
     ) -> Result<(), StorageError> {
         let bucket = self.in_parts()?;
         let at = self.at(relative)?;
@@ -91,7 +93,19 @@ impl Remote {
         let parts = (1..).zip(tags).map(part).collect();
         let id = id.to_owned();
         let done = bucket.parts.complete_multipart(&at, &id, parts).await;
-        done.map(drop).map_err(|error| self.told(relative, &error))
+        let Err(error) = done else { return Ok(()) };
+        let error = self.told(relative, &error);
+        let gone = match bucket.service {
+            Service::S3 | Service::Gcs => matches!(error, StorageError::NotFound(_)),
+            // Of blocks that are in the file already it says that they are no good list.
+            Service::Azure => {
+                matches!(error, StorageError::NotFound(_) | StorageError::Refused(_))
+            }
+        };
+        match self.stat(relative).await {
+            Ok(there) if gone && there.size == size => Ok(()),
+            Ok(_) | Err(_) => Err(error),
+        }
     }
 
     /// Forgets parts that will never be a file.

@@ -119,6 +119,7 @@ impl Scene {
             upload_id: "upload".into(),
             key: "none of its own".into(),
             tags: Vec::new(),
+            size_bytes: 1,
         };
         let request = with(Request::new(request), Some(credential));
         let answer = self.client().await.complete_upload(request).await;
