@@ -301,7 +301,7 @@ fn declared(images: &[Image]) -> bool {
 
 /// Two or three shares that make a whole, as a list or as an object; in millionths.
 ///
-/// What is called `test` is never trained or measured on, so it does not stand in for a share of `val`.
+/// Whoever asks for a share of `test` wants it held out, so it does not stand in for one of `val`.
 fn ratio(field: &str, value: Option<&Value>) -> Result<Option<[u32; 3]>, DatasetError> {
     let wrong = || {
         let message = "is no ratio; give 2 or 3 numbers above 0 that make 1, such as [0.8, 0.2]";
