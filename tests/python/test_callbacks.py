@@ -15,6 +15,8 @@ from unittest import mock
 
 from support import Platform
 
+from trainyard_sdk.callbacks.reporter import numbers
+
 HAS_LIGHTNING = importlib.util.find_spec("lightning") is not None
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 HAS_ULTRALYTICS = importlib.util.find_spec("ultralytics") is not None
@@ -43,6 +45,20 @@ class CallbackCase(unittest.TestCase):
         ends = self.platform.bodies("completion")
         self.assertEqual(len(ends), 1)
         return ends[0]
+
+
+class Names(unittest.TestCase):
+    def test_two_metrics_never_become_one(self) -> None:
+        cases: List[Any] = [
+            ({"val_acc": 0.7, "acc": 0.9}, {"accuracy": 0.7, "acc": 0.9}),
+            ({"acc": 0.9, "val_acc": 0.7}, {"accuracy": 0.7, "acc": 0.9}),
+            ({"accuracy": 0.9, "eval_accuracy": 0.7}, {"accuracy": 0.7, "train_accuracy": 0.9}),
+            ({"train_loss": 0.2, "loss": 0.3, "val/loss": 0.4}, {"train_loss": 0.2, "loss": 0.3, "val_loss": 0.4}),
+            ({"acc": 0.9}, {"accuracy": 0.9}),
+            ({"train_loss": 0.2, "train_loss_epoch": 0.3}, {"loss": 0.3}),
+        ]
+        for given, expected in cases:
+            self.assertEqual(numbers(given), expected)
 
 
 @unittest.skipUnless(HAS_LIGHTNING, "lightning is not importable; run with the environment of tests/python/callbacks")

@@ -124,6 +124,27 @@ class Documents(DatasetCase):
             self.assertEqual(self.names(data, "test"), ["images/5.png"])
             self.assertEqual(self.names(data, "train"), [f"images/{n}.png" for n in (0, 2, 3, 6, 7)])
 
+    def test_ids_are_the_same_as_text_and_as_numbers_and_what_has_no_class_is_told(self) -> None:
+        made = self.document(nested=False)
+        plain = self.read()
+        for image in made["images"]:
+            image["id"] = str(image["id"])
+        for item in made["annotations"]:
+            item.update(category_id=None, class_id=str(item["category_id"]))
+        path = self.root / "annotations_classification.json"
+        path.write_text(json.dumps(made))
+        self.assertEqual((self.read(), plain.notes), (plain, ()))
+        made["annotations"][0]["class_id"] = 12
+        del made["annotations"][1]
+        path.write_text(json.dumps(made))
+        self.assertEqual(
+            self.read().notes,
+            (
+                "annotations_classification.json: left out pictures of no known class: 1",
+                "annotations_classification.json: left out pictures without an annotation: 1",
+            ),
+        )
+
     def test_the_job_s_own_parts_win(self) -> None:
         self.document(True, ["train"] * 5 + ["val"] * 5)
         data = self.read(method="custom", custom_splits={"100": "val", "7.png": "train"}, exclude_images=["108"])

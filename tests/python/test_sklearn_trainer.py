@@ -101,6 +101,32 @@ class SklearnTrainer(unittest.TestCase):
         self.assertEqual(end["final_metrics"], before["final_metrics"])
         self.assertEqual((end["last_checkpoint_path"], end["exit_code"]), (named, 0))
 
+    def test_a_run_that_is_never_better_reports_the_best_checkpoint_of_the_run_before_it(self) -> None:
+        config = {"seed": 3, "hidden_layer_sizes": [8]}
+        rate = {"LEARNING_RATE": "0.3"}  # so wide a step that the curve goes up and down
+        self.run_job(config, EPOCHS="6", CHECKPOINT_DIR=str(self.work / "a"), **rate)
+        before = self.completion()
+        self.assertLess(before["best_epoch"], 6)
+        first = Path(before["best_checkpoint_path"]).read_bytes()
+        last = self.work / "a" / "last.npz"
+        alone = self.work / "alone" / "last.npz"
+        alone.parent.mkdir()
+        alone.write_bytes(last.read_bytes())
+        # Each has nothing left to do, and so nothing that is better.
+        for source, found in ((last, True), (Path(before["best_checkpoint_path"]), True), (alone, False)):
+            best = self.work / f"after-{source.parent.name}-{source.stem}" / "best.npz"
+            epochs = "6" if source.stem == "last" else str(before["best_epoch"])
+            more = {"CHECKPOINT_DIR": str(best.parent), "RESUME_FROM": str(source), "EPOCHS": epochs}
+            self.run_job(config, **more, **rate)
+            end = self.completion()
+            self.assertEqual((end["best_epoch"], end["best_metrics"]), (before["best_epoch"], before["best_metrics"]))
+            self.assertEqual(end.get("best_checkpoint_path"), str(best) if found else None)
+            told = [body["message"] for body in self.platform.bodies("logs")]
+            missing = f"the best checkpoint so far, of epoch {before['best_epoch']}, stays"
+            self.assertEqual(any(words.startswith(missing) for words in told), not found, told)
+            if found:
+                self.assertEqual(best.read_bytes(), first)
+
     def test_a_checkpoint_that_does_not_fit_is_refused_in_words(self) -> None:
         self.run_job(EPOCHS="1", CHECKPOINT_DIR=str(self.work / "a"))
         named = str(self.work / "a" / "last.npz")

@@ -253,6 +253,54 @@ class TimmTrainer(unittest.TestCase):
         self.assertIs(self.arguments()["pretrained"], True)
         self.assertTrue(any(words.startswith("first weights: ") for words in self.messages("INFO")))
 
+    def test_a_run_that_is_never_better_reports_the_best_checkpoint_of_the_run_before_it(self) -> None:
+        self.folders(train=8, val=4)
+        config = {"primary_metric": "loss", "primary_metric_mode": "max"}  # the best epoch is the first
+        config["scheduler"] = "constant"
+        before = self.run_job(config, EPOCHS="3")
+        self.assertEqual((before["best_epoch"], before["total_epochs_completed"]), (1, 3))
+        first = (self.root / "ck" / "best.pt").read_bytes()
+        (self.root / "alone").mkdir()
+        shutil.copy(self.root / "ck" / "last.pt", self.root / "alone" / "last.pt")
+        for name, found in (("ck/last.pt", True), ("ck/best.pt", True), ("alone/last.pt", False)):
+            folder = self.root / f"after-{name.replace('/', '-')}"
+            # Going on from best.pt, the second epoch is made again.
+            epochs = "2" if name.endswith("best.pt") else "4"
+            more = {"CHECKPOINT_DIR": str(folder), "RESUME_FROM": str(self.root / name)}
+            end = self.run_job(config, EPOCHS=epochs, **more)
+            self.assertEqual((end["best_epoch"], end["best_metrics"]), (1, before["best_metrics"]))
+            self.assertEqual(end.get("best_checkpoint_path"), str(folder / "best.pt") if found else None)
+            told = any(
+                words.startswith("the best checkpoint so far, of epoch 1, ") for words in self.messages("WARNING")
+            )
+            self.assertEqual(told, not found)
+            if found:
+                self.assertEqual((folder / "best.pt").read_bytes(), first)
+
+    def test_weights_of_a_model_for_other_classes_are_begun_with_but_for_its_head(self) -> None:
+        import timm
+        import torch
+
+        self.folders(train=8, val=4)
+        weights = self.root / "weights"
+        weights.mkdir()
+        torch.manual_seed(7)
+        given = timm.create_model("test_resnet", pretrained=False, num_classes=5).state_dict()
+        torch.save(given, weights / "test_resnet.pth")
+        # Steps too small to be seen: what is saved is what training began with.
+        tiny = {"WEIGHTS_DIR": str(weights), "EPOCHS": "1", "LEARNING_RATE": "0.000000000001"}
+        self.run_job(**tiny)
+        self.assertTrue(any(words.endswith("test_resnet.pth; random: fc") for words in self.messages("INFO")))
+        self.assertEqual(self.messages("WARNING"), [])
+        saved = torch.load(self.root / "ck" / "last.pt", weights_only=True)["model"]
+        self.assertEqual((saved["fc.weight"].shape[0], given["fc.weight"].shape[0]), (2, 5))
+        backbone = [name for name, value in given.items() if value.ndim == 4]
+        self.assertGreater(len(backbone), 3)
+        for name in backbone:
+            torch.testing.assert_close(saved[name], given[name], msg=name)
+        untrained = timm.create_model("test_resnet", pretrained=False, num_classes=2).state_dict()
+        self.assertFalse(torch.allclose(untrained[backbone[0]], given[backbone[0]]), "chance gives no such tensor")
+
     def test_early_stopping(self) -> None:
         self.folders(train=8, val=4)
         config = {"validation": {"early_stopping": {"patience": 1}}, "scheduler": "constant"}

@@ -154,6 +154,79 @@ class DatasetCase(unittest.TestCase):
             self.assertEqual(label.read_text(), line, task)
         self.assertEqual(made["kpt_shape"], [2, 3])
 
+    def described(self, task: str, objects: List[Dict[str, Any]], images: Any = None, **more: Any) -> Any:
+        """Labels by image, and what is told, of a document with two images of 100 by 100."""
+        self.images("images", 2)
+        sized = {"width": 100, "height": 100}
+        listed = [{"id": n, "file_name": f"{n}.png", **sized, "split": ("train", "val")[n]} for n in range(2)]
+        document = {"categories": [{"id": 1, "name": "dog"}], "images": images or listed, "annotations": objects}
+        (self.root / f"annotations_{task}.json").write_text(json.dumps({**document, **more}))
+        told: List[str] = []
+        made = yaml.safe_load(
+            Path(dataset.resolve(self.root, task, splits.read({}), self.work, told.append)).read_text()
+        )
+        folders = [Path(made[part].replace("images", "labels")) for part in ("train", "val")]
+        return [file.read_text() for folder in folders for file in sorted(folder.glob("*.txt"))], told
+
+    def test_ids_are_the_same_as_text_and_as_numbers(self) -> None:
+        images = [
+            {"id": str(n), "file_name": f"{n}.png", "width": 100, "height": 100, "split": ("train", "val")[n]}
+            for n in range(2)
+        ]
+        objects = [
+            {"id": 1, "image_id": 0, "category_id": "1", "bbox": [0, 0, 50, 50]},
+            {"id": 2, "image_id": "1", "category_id": None, "class_id": 1, "bbox": [0, 0, 50, 50]},
+        ]
+        line = "0 0.250000 0.250000 0.500000 0.500000\n"
+        self.assertEqual(self.described("detection", objects, images), ([line, line], []))
+
+    def test_objects_of_no_known_class_or_image_are_told_and_the_background_is_not(self) -> None:
+        box = [0, 0, 50, 50]
+        objects = [
+            {"image_id": 0, "category_id": 1, "bbox": box},
+            {"image_id": 0, "category_id": 8, "bbox": box},
+            {"image_id": 1, "bbox": box},
+            {"image_id": 1, "category_id": "0", "bbox": box},
+            {"image_id": 7, "category_id": 1, "bbox": box},
+        ]
+        classes = [{"id": 0, "name": "__background__"}, {"id": 1, "name": "dog"}]
+        labels, told = self.described("detection", objects, categories=classes)
+        self.assertEqual(labels, ["0 0.250000 0.250000 0.500000 0.500000\n", ""])
+        self.assertEqual(
+            told,
+            [
+                "annotations_detection.json: left out objects of no known class: 2",
+                "annotations_detection.json: left out objects whose image_id is no image of the document: 1",
+            ],
+        )
+
+    def test_what_reaches_beyond_an_image_is_cut_and_told(self) -> None:
+        objects: List[Dict[str, Any]] = [
+            {"image_id": 0, "category_id": 1, "bbox": [80, -1, 60, 51], "keypoints": [130, 20, 2, 90, 20, 1]},
+            {"image_id": 1, "category_id": 1, "bbox": [200, 0, 50, 50], "keypoints": [210, 20, 2, 220, 20, 1]},
+        ]
+        box = "0 0.900000 0.250000 0.200000 0.500000"
+        expected = {"detection": f"{box}\n", "pose": f"{box} 1.000000 0.200000 2.000000 0.900000 0.200000 1.000000\n"}
+        for task, line in expected.items():
+            labels, told = self.described(task, objects)
+            self.assertEqual(labels, [line, ""])
+            self.assertEqual(
+                told,
+                [
+                    f"annotations_{task}.json: left out objects that lie outside their image: 1",
+                    f"annotations_{task}.json: cut objects that reach beyond their image's edge: 1",
+                ],
+            )
+
+    @unittest.skipUnless(
+        importlib.util.find_spec("numpy"), "numpy is not importable; run with the trainer's environment"
+    )
+    def test_an_outline_is_cut_at_the_edge(self) -> None:
+        objects = [{"image_id": 0, "category_id": 1, "segmentation": [[50, 50, 150, 50, 150, 90]]}]
+        labels, told = self.described("segmentation", objects)
+        self.assertEqual(labels[0], "0 0.500000 0.500000 1.000000 0.500000 1.000000 0.900000\n")
+        self.assertEqual(told, ["annotations_segmentation.json: cut objects that reach beyond their image's edge: 1"])
+
     @unittest.skipUnless(
         importlib.util.find_spec("numpy"), "numpy is not importable; run with the trainer's environment"
     )

@@ -212,6 +212,39 @@ class UltralyticsTrainer(unittest.TestCase):
             self.assertIn("[CheckpointError] RESUME_FROM", end["error_message"])
             self.assertIn(words, end["error_message"])
 
+    def test_a_run_that_is_never_better_reports_the_best_checkpoint_of_the_run_before_it(self) -> None:
+        import torch
+
+        self.scenes(8)
+        config = {"checkpoint_interval": 1, "seed": 1, "pretrained": False}
+        self.run_job("detection", config, EPOCHS="3")
+        state = torch.load(self.work / "runs" / "train" / "weights" / "epoch1.pt", weights_only=False)
+
+        def lay(path: Path, mark: str, done: int, best_epoch: int) -> Path:
+            path.parent.mkdir(exist_ok=True)
+            stopper = {"best_fitness": 0.99, "best_epoch": best_epoch}
+            made = {**state, "epoch": done - 1, "best_fitness": 0.99, "stopper": stopper, "mark": mark}
+            torch.save(made, path)
+            return path
+
+        itself = lay(self.root / "itself" / "last.pt", "itself", 2, 2)
+        beside = lay(self.root / "beside" / "last.pt", "not this", 2, 1)
+        lay(self.root / "beside" / "best.pt", "beside", 1, 1)
+        other = lay(self.root / "other" / "last.pt", "not this", 2, 1)
+        lay(self.root / "other" / "best.pt", "of another epoch", 2, 2)
+        for source, mark in ((itself, "itself"), (beside, "beside"), (other, None)):
+            folder = self.root / f"after-{source.parent.name}"
+            self.platform.calls.clear()
+            end = self.run_job("detection", config, EPOCHS="3", RESUME_FROM=str(source), CHECKPOINT_DIR=str(folder))
+            best = folder / "best.pt"
+            self.assertEqual(end.get("best_checkpoint_path"), str(best) if mark else None)
+            self.assertEqual((end["best_epoch"], end["total_epochs_completed"]), (2 if mark == "itself" else 1, 3))
+            self.assertEqual(torch.load(best, weights_only=False)["mark"] if mark else best.exists(), mark or False)
+            told = [body["message"] for body in self.platform.bodies("logs")]
+            self.assertEqual(
+                any("best checkpoint so far, of epoch 1, stays" in words for words in told), mark is None, told
+            )
+
     def test_learning_rate_is_honoured_without_an_optimizer(self) -> None:
         self.scenes(6)
         end = self.run_job("segmentation", LEARNING_RATE="0.004", EPOCHS="1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -97,6 +98,36 @@ def restore(path: Path, model: Any, samples: Any, whole: bool) -> Dict[str, Any]
     key = numpy.asarray(arrays["random_key"], dtype=numpy.uint32)
     model.random_state.set_state(("MT19937", key, chance["pos"], chance["has_gauss"], chance["gauss"]))
     return about
+
+
+def take_over_best(source: Path, about: Dict[str, Any], target: Path) -> bool:
+    """Copy the best checkpoint of the run that `source` is of, if that is `source` itself or lies beside it or there.
+
+    Args:
+        source: the checkpoint that a run goes on from.
+        about: what `restore` has returned for it.
+        target: where this run's best checkpoint lies.
+    """
+    best = about["best"]
+    for candidate in (source, source.with_name(target.name), target):
+        try:
+            held = about if candidate == source else _read(candidate)[1] if candidate.is_file() else {}
+        except CheckpointError:
+            continue
+        if held.get("epoch") != best["epoch"] or held.get("metrics") != best["metrics"]:
+            continue
+        part = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (target.is_file() and target.samefile(candidate)):
+                shutil.copyfile(candidate, part)
+                os.replace(part, target)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {target} could not be written: {error}; is CHECKPOINT_DIR writable?"
+            ) from error
+        return True
+    return False
 
 
 def _plain(value: Any) -> Any:

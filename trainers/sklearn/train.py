@@ -65,15 +65,15 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         f"{len(samples.train_x)} training and {len(samples.val_x)} validation samples, {len(samples.classes)} classes, "
         f"{samples.train_x.shape[1]} inputs"
     )
-    done, best, best_epoch, metrics = _begin(sdk, model, samples)
     paths = {name: config.checkpoint_dir / f"{name}.npz" for name in ("best", "last")}
+    done, best, best_epoch, metrics, best_path = _begin(sdk, model, samples, paths["best"])
     for epoch in range(done + 1, config.epochs + 1):
         started = time.monotonic()
         model.partial_fit(samples.train_x, samples.train_y, classes=range(len(samples.classes)))
         metrics = _evaluate(model, samples)
         better = best is None or metrics["accuracy"] > best["accuracy"]
         if better:
-            best, best_epoch = metrics, epoch
+            best, best_epoch, best_path = metrics, epoch, str(paths["best"])
         progress = {"epoch": epoch, "metrics": metrics, "best": {"epoch": best_epoch, "metrics": best}}
         for name in ("last", "best") if better else ("last",):
             checkpoint.save(paths[name], model, samples, progress)
@@ -83,7 +83,7 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
             config.epochs,
             metrics,
             checkpoint_path=str(paths["last"]),
-            best_checkpoint_path=_there(paths["best"]),
+            best_checkpoint_path=best_path,
             epoch_duration_seconds=round(time.monotonic() - started, 4),
         )
         _validation(sdk, epoch, metrics)
@@ -93,19 +93,23 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         final_metrics=metrics,
         best_metrics=best,
         best_epoch=best_epoch,
-        best_checkpoint_path=_there(paths["best"]),
-        last_checkpoint_path=_there(paths["last"]) or os.environ.get("RESUME_FROM"),
+        best_checkpoint_path=best_path,
+        last_checkpoint_path=str(paths["last"]) if paths["last"].is_file() else os.environ.get("RESUME_FROM"),
         total_epochs_completed=max(done, config.epochs),
     )
 
 
 def _begin(
-    sdk: TrainerSDK, model: Any, samples: Any
-) -> Tuple[int, Optional[Dict[str, float]], int, Dict[str, float]]:
-    """Go on from RESUME_FROM, if it is set: the epochs that are done, the best metrics, their epoch, the last ones."""
+    sdk: TrainerSDK, model: Any, samples: Any, best_path: Path
+) -> Tuple[int, Optional[Dict[str, float]], int, Dict[str, float], Optional[str]]:
+    """Go on from RESUME_FROM, if it is set.
+
+    Returns:
+        The epochs that are done, the best metrics, their epoch, the last ones, and the best checkpoint if it is here.
+    """
     named = os.environ.get("RESUME_FROM", "").strip()
     if not named:
-        return 0, None, 0, {}
+        return 0, None, 0, {}, None
     path = Path(named)
     if not path.is_file():
         raise CheckpointError(f"RESUME_FROM is {named!r}, which is not a file on this machine")
@@ -113,15 +117,18 @@ def _begin(
     about = checkpoint.restore(path, model, samples, whole)
     if not whole:
         sdk.log(f"first weights: {path}")
-        return 0, None, 0, {}
+        return 0, None, 0, {}, None
     sdk.log(f"going on after epoch {about['epoch']} of {path}")
     best = about["best"]
-    return about["epoch"], best["metrics"], best["epoch"], about["metrics"]
-
-
-def _there(path: Path) -> Optional[str]:
-    """A checkpoint that this run has written: one that goes on may never be better than the run before it."""
-    return str(path) if path.is_file() else None
+    # This run may never be better than the one before it.
+    found = checkpoint.take_over_best(path, about, best_path)
+    if not found:
+        sdk.log(
+            f"the best checkpoint so far, of epoch {best['epoch']}, stays where the run before this one left it: "
+            f"it is not beside {path}; none is reported until a better one is made",
+            level="WARNING",
+        )
+    return about["epoch"], best["metrics"], best["epoch"], about["metrics"], str(best_path) if found else None
 
 
 def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
@@ -143,6 +150,8 @@ def _samples(sdk: TrainerSDK, config: TrainerConfig) -> Any:
     found = datasets.read_classification(config.require_dataset(), splits.read(split), kinds.pillow_reads)
     if found.left_out:
         sdk.log(kinds.told(found.left_out), level="WARNING")
+    for words in found.notes:
+        sdk.log(words, level="WARNING")
     return data.pictures(found, side)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         sdk.report_started(total_epochs=config.epochs)
         if data.left_out:
             sdk.log(kinds.told(data.left_out), level="WARNING")
+        for words in data.notes:
+            sdk.log(words, level="WARNING")
         counts = data.counts()
         sdk.log(
             f"{counts.get('train', 0)} training and {counts.get('val', 0)} validation samples, "
@@ -86,6 +89,7 @@ class Job:
         self._folder = config.checkpoint_dir
         self._best: Dict[str, Any] = {"epoch": 0, "metrics": None}
         self._metrics: Dict[str, float] = {}
+        self._has_best = False
 
     def run(self) -> None:
         """Prepare, train epoch by epoch, and report the end."""
@@ -197,7 +201,29 @@ class Job:
         self._best = state["best"]
         self._metrics = state["metrics"]
         self._sdk.log(f"going on after epoch {state['epoch']} of {path}")
+        if self._best["epoch"]:
+            self._keep_earlier_best(path, state)
         return int(state["epoch"])
+
+    def _keep_earlier_best(self, path: Path, state: Dict[str, Any]) -> None:
+        """Take over the best checkpoint so far: this run may never be better. It is told where it cannot be found."""
+        import model as networks
+
+        target = self._folder / "best.pt"
+        for candidate in (path, path.with_name("best.pt"), target):
+            try:
+                held = state if candidate == path else networks.read(candidate) if candidate.is_file() else {}
+            except CheckpointError:
+                continue
+            if held.get("epoch") == self._best["epoch"] and held.get("metrics") == self._best["metrics"]:
+                _copy(candidate, target)
+                self._has_best = True
+                return
+        self._sdk.log(
+            f"the best checkpoint so far, of epoch {self._best['epoch']}, stays where the run before this one left it: "
+            f"it is not beside {path}; none is reported until a better one is made",
+            level="WARNING",
+        )
 
     def _epoch(self, run: Any, batches: Any, plan: settings.Plan, epoch: int) -> None:
         """Train, validate, save and report."""
@@ -253,13 +279,13 @@ class Job:
         engine.save(self._folder / "last.pt", state)
         if better:
             engine.save(self._folder / "best.pt", state)
+            self._has_best = True
         if plan.checkpoint_interval and epoch % plan.checkpoint_interval == 0:
             engine.save(self._folder / f"epoch{epoch}.pt", state)
 
     def _best_path(self) -> Optional[str]:
-        """The best checkpoint, when this run has written it or a run before it has left it here."""
-        path = self._folder / "best.pt"
-        return str(path) if path.is_file() else None
+        """The best checkpoint, when this run has written it or taken it over from the run before it."""
+        return str(self._folder / "best.pt") if self._has_best else None
 
     def _report_validation(
         self, plan: settings.Plan, epoch: int, metrics: Dict[str, float], confusion: List[List[int]]
@@ -290,6 +316,20 @@ class Job:
             best_checkpoint_path=self._best_path(),
             last_checkpoint_path=str(last) if last.is_file() else resumed or None,
         )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint in one step, unless it is there already."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (target.is_file() and target.samefile(source)):
+            shutil.copyfile(source, part)
+            os.replace(part, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {target} could not be written: {error}; is CHECKPOINT_DIR writable?"
+        ) from error
 
 
 def _device(config: TrainerConfig) -> Any:

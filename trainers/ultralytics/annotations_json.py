@@ -11,9 +11,9 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from trainyard_sdk import kinds
+from trainyard_sdk import ids, kinds
 from trainyard_sdk.errors import DatasetError
 from trainyard_sdk.splits import PARTS, Split
 
@@ -22,6 +22,11 @@ CROWD = "crowd regions (iscrowd), which mark a group and not one object"
 NO_AREA = "objects whose bbox has no area"
 NO_KEYPOINTS = "objects without keypoints"
 NO_OUTLINE = "objects whose segmentation has no outline of at least 3 points"
+NO_CLASS = "objects of no known class"
+NO_IMAGE = "objects whose image_id is no image of the document"
+OUTSIDE = "objects that lie outside their image"
+OVER = 0.05
+"""What may lie over an image's edge without being told, as a share of the side: boxes are often off by a pixel."""
 
 
 def find(root: Path, task: str) -> Optional[Path]:
@@ -37,7 +42,15 @@ class Reading:
     file: Path
     task: str
     keypoints: int
+    background: FrozenSet[str] = frozenset()
     skipped: Dict[str, int] = field(default_factory=dict)
+    cut: int = 0
+
+    def inside(self, shares: Sequence[float]) -> List[float]:
+        """Shares of an image's sides, cut at its edges: of one above 1 Ultralytics would drop the whole image."""
+        if any(value < -OVER or value > 1.0 + OVER for value in shares):
+            self.cut += 1
+        return [min(max(value, 0.0), 1.0) for value in shares]
 
     def left_out(self, reason: str) -> str:
         """Count an object; the line that stands for it is empty."""
@@ -46,7 +59,10 @@ class Reading:
 
     def told(self) -> List[str]:
         """One sentence for each reason."""
-        return [f"{self.file.name}: left out {reason}: {count}" for reason, count in sorted(self.skipped.items())]
+        told = [f"{self.file.name}: left out {reason}: {count}" for reason, count in sorted(self.skipped.items())]
+        if self.cut:
+            told.append(f"{self.file.name}: cut objects that reach beyond their image's edge: {self.cut}")
+        return told
 
 
 def convert(
@@ -73,12 +89,13 @@ def convert(
         DatasetError: the document is unreadable, an image it names is missing, or no object is left.
     """
     document = _read(file)
-    classes = _classes(document, file)
+    classes, background = _classes(document, file)
     index = {identity: number for number, identity in enumerate(classes)}
-    flat: Dict[Any, List[Mapping[str, Any]]] = {}
+    flat: Dict[Optional[str], List[Mapping[str, Any]]] = {}
     for item in document.get("annotations") or []:
-        flat.setdefault(item.get("image_id"), []).append(item)
+        flat.setdefault(ids.text(item.get("image_id")), []).append(item)
     images = [image for image in document.get("images") or [] if isinstance(image, dict)]
+    astray = set(flat) - {ids.text(image.get("id")) for image in images}
     images = [image for image in images if not split.is_excluded(image.get("id"), image.get("file_name"))]
     if len(images) < 2:
         raise DatasetError(f"{file} lists {len(images)} images; at least 2 are needed")
@@ -90,9 +107,11 @@ def convert(
     parts = _parts(images, split)
     top = work / "converted"
     taken: Dict[Tuple[str, str], Path] = {}
-    objects = {id(image): image.get("annotations") or flat.get(image.get("id"), []) for image in images}
+    objects = {id(image): image.get("annotations") or flat.get(ids.text(image.get("id")), []) for image in images}
     keypoints = max((len(item.get("keypoints") or []) // 3 for items in objects.values() for item in items), default=0)
-    reading = Reading(file, task, keypoints)
+    reading = Reading(file, task, keypoints, background)
+    for _ in (item for identity in astray for item in flat[identity]):
+        reading.left_out(NO_IMAGE)
     lines: List[str] = []
     for image in images:
         own = [line for line in (_line(item, image, index, reading) for item in objects[id(image)]) if line]
@@ -119,13 +138,17 @@ def _read(file: Path) -> Dict[str, Any]:
     return document
 
 
-def _classes(document: Mapping[str, Any], file: Path) -> Dict[Any, str]:
-    """Class names by the id they have in the document, in its order; the background is no class."""
+def _classes(document: Mapping[str, Any], file: Path) -> Tuple[Dict[str, str], FrozenSet[str]]:
+    """Class names by the id they have in the document, in its order, and the ids of the background, which is none."""
     listed = document.get("categories") or document.get("classes") or []
-    classes = {item["id"]: str(item["name"]) for item in listed if item.get("name") != BACKGROUND}
+    try:
+        named = [(ids.text(item["id"]), str(item["name"])) for item in listed]
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{file}: each class needs an id and a name ({error!r})") from error
+    classes = {identity: name for identity, name in named if identity is not None and name != BACKGROUND}
     if not classes:
         raise DatasetError(f"{file} names no classes under 'categories' or 'classes'")
-    return classes
+    return classes, frozenset(identity for identity, name in named if identity is not None and name == BACKGROUND)
 
 
 def _parts(images: Sequence[Mapping[str, Any]], split: Split) -> Dict[int, str]:
@@ -147,31 +170,42 @@ def _parts(images: Sequence[Mapping[str, Any]], split: Split) -> Dict[int, str]:
     return parts
 
 
-def _line(item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[Any, int], reading: "Reading") -> str:
+def _line(item: Mapping[str, Any], image: Mapping[str, Any], index: Mapping[str, int], reading: "Reading") -> str:
     """One line of a label file; empty for the background, and for what is told as left out.
 
     Every line of a pose has the same number of keypoints: those that an object lacks are marked as not labelled.
     """
-    number = index.get(item.get("category_id", item.get("class_id")))
+    identity = ids.class_of(item)
+    number = None if identity is None else index.get(identity)
     if number is None:
-        return ""
+        return "" if identity in reading.background else reading.left_out(NO_CLASS)
     if item.get("iscrowd"):
         return reading.left_out(CROWD)
     try:
         width, height = float(image["width"]), float(image["height"])
         if reading.task == "segmentation":
-            shares = _outline(item.get("segmentation"), (width, height))
-            return _join(number, shares) if len(shares) >= 6 else reading.left_out(NO_OUTLINE)
+            outline = _outline(item.get("segmentation"), (width, height))
+            if len(outline) < 6:
+                return reading.left_out(NO_OUTLINE)
+            if _is_outside(outline):
+                return reading.left_out(OUTSIDE)
+            return _join(number, reading.inside(outline))
         x, y, w, h = (float(value) for value in item["bbox"])
         if w <= 0 or h <= 0:
             return reading.left_out(NO_AREA)
-        shares = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+        corners = [x / width, y / height, (x + w) / width, (y + h) / height]
+        if _is_outside(corners):
+            return reading.left_out(OUTSIDE)
+        given = [float(value) for value in item.get("keypoints") or []] if reading.task == "pose" else []
+        if reading.task == "pose" and not given:
+            return reading.left_out(NO_KEYPOINTS)
+        points = [value / (width, height)[i % 3] for i, value in enumerate(given) if i % 3 < 2]
+        left, top, right, bottom, *points = reading.inside([*corners, *points])
+        shares = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         if reading.task == "pose":
-            if not item.get("keypoints"):
-                return reading.left_out(NO_KEYPOINTS)
-            scale = (width, height, 1.0)
-            given = [float(value) / scale[i % 3] for i, value in enumerate(item["keypoints"])]
-            shares += given + [0.0] * (3 * reading.keypoints - len(given))
+            for i in range(len(given) // 3):
+                shares += [*points[2 * i : 2 * i + 2], given[3 * i + 2]]
+            shares += [0.0] * (4 + 3 * reading.keypoints - len(shares))
         return _join(number, shares)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DatasetError(
@@ -192,10 +226,13 @@ def _outline(segmentation: Any, size: Tuple[float, float]) -> List[float]:
     return [value / size[i % 2] for i, value in enumerate(points)]
 
 
+def _is_outside(shares: Sequence[float]) -> bool:
+    """Whether all points, as shares of the image's sides, lie beyond one of its edges."""
+    return any(max(side) <= 0.0 or min(side) >= 1.0 for side in (shares[0::2], shares[1::2]))
+
+
 def _join(number: int, shares: Sequence[float]) -> str:
-    # Boxes may reach a pixel over the edge; a share above 1 would make Ultralytics drop the whole image.
-    last = [min(max(value, 0.0), 1.0) if value <= 1.05 else value for value in shares]
-    return f"{number} " + " ".join(f"{value:.6f}" for value in last)
+    return f"{number} " + " ".join(f"{value:.6f}" for value in shares)
 
 
 def _source(root: Path, name: str, file: Path) -> Path:

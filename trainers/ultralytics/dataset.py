@@ -273,6 +273,8 @@ def _described_classes(root: Path, split: Split, work: Path, tell: Callable[[str
     found = datasets.read_classification(root, split, _reads)
     if found.left_out:
         tell(kinds.told(found.left_out))
+    for words in found.notes:
+        tell(words)
     names = [name.replace("/", "_") for name in found.classes]
     for part in ("train", "val"):
         for name in names:  # in each part, so that its number is the same

@@ -37,12 +37,14 @@ class Beginning:
         done: epochs that are behind it; 0 when only the weights count.
         best_epoch: the best of them, if there are any.
         best_fitness: its fitness.
+        best: the checkpoint of that epoch, if it is at hand.
     """
 
     weights: Path
     done: int = 0
     best_epoch: Optional[int] = None
     best_fitness: Optional[float] = None
+    best: Optional[Path] = None
 
 
 def read(arguments: Dict[str, Any], work: Path, log: Callable[[str], Any]) -> Optional[Beginning]:
@@ -74,13 +76,35 @@ def read(arguments: Dict[str, Any], work: Path, log: Callable[[str], Any]) -> Op
             "ask for more, or begin with its weights alone (resume=false)"
         )
     log(f"going on after epoch {done} of {path}")
+    best = _best(path, state, done)
+    best_epoch = (state.get("stopper") or {}).get("best_epoch")
+    if best is None and best_epoch:
+        log(
+            f"the best checkpoint so far, of epoch {best_epoch}, stays where the run before this one left it: "
+            f"it is not beside {path}; none is reported until a better one is made"
+        )
     run = Path(arguments["project"]) / arguments["name"]
     state["train_args"] = {**(state.get("train_args") or {}), **arguments, "save_dir": str(run)}
     copy = work / "resume.pt"
     _save(state, copy)
-    best = (state.get("stopper") or {}).get("best_epoch")
     fitness = state.get("best_fitness")
-    return Beginning(copy, done, best, None if fitness is None else float(fitness))
+    return Beginning(copy, done, best_epoch, None if fitness is None else float(fitness), best)
+
+
+def _best(path: Path, state: Dict[str, Any], done: int) -> Optional[Path]:
+    """The checkpoint of the best epoch so far: this one or best.pt beside it, if that is the very one."""
+    wanted = (state.get("stopper") or {}).get("best_epoch")
+    if not wanted:
+        return None
+    if wanted == done:
+        return path
+    beside = path.with_name("best.pt")
+    try:
+        held = _load(beside) if beside.is_file() else {}
+    except CheckpointError:
+        return None
+    same = held.get("best_fitness") is not None and held["best_fitness"] == state.get("best_fitness")
+    return beside if same and int(held.get("epoch", -1)) + 1 == wanted else None
 
 
 def _load(path: Path) -> Dict[str, Any]:

@@ -82,6 +82,10 @@ def _train(sdk: TrainerSDK, config: TrainerConfig, work: Path, level: int) -> No
         reporter.go_on(begun.done, begun.best_epoch, begun.best_fitness)
         arguments["resume"] = True
     shutil.rmtree(run, ignore_errors=True)  # what an earlier try in this folder left would pass for this run's
+    if begun and begun.best:
+        # This run may never be better than the one before it.
+        (run / "weights").mkdir(parents=True)
+        shutil.copyfile(begun.best, run / "weights" / "best.pt")
     model.train(**arguments)
     _report_end(sdk, reporter, run)
 

@@ -18,14 +18,10 @@ pub(super) struct Iterations {
 
 impl Iterations {
     /// The iteration of the next point. Without steps it is the epoch. With them it is the step, counted
-    /// on where a trainer counts from the beginning in each epoch; whatever would not grow is one more
-    /// than the last.
+    /// on where a trainer counts from the beginning in each epoch; whatever would not grow, such as an
+    /// epoch that is reported again, is one more than the last.
     pub(super) fn next(&mut self, epoch: u32, step: Option<u64>) -> u64 {
-        let epoch = u64::from(epoch);
-        if step.is_none() && self.step.is_none() {
-            self.last = Some(self.last.map_or(epoch, |last| last.max(epoch)));
-            return epoch;
-        }
+        let stepless = step.is_none() && self.step.is_none();
         let least = self.last.map_or(0, |last| last.saturating_add(1));
         let wanted = step.map(|step| {
             if self.step.is_some_and(|seen| step <= seen) {
@@ -34,6 +30,7 @@ impl Iterations {
             self.step = Some(step);
             self.base.saturating_add(step)
         });
+        let wanted = wanted.or_else(|| stepless.then(|| u64::from(epoch)));
         // ClearML's numbers are signed.
         let most = u64::MAX / 2;
         let iteration = wanted.unwrap_or(0).max(least).min(most);
@@ -55,6 +52,12 @@ mod tests {
     #[test]
     fn without_steps_an_iteration_is_the_epoch() {
         assert_eq!(counted(&[(1, None), (2, None), (5, None)]), [1, 2, 5]);
+    }
+
+    #[test]
+    fn an_epoch_that_is_reported_again_gets_an_iteration_of_its_own() {
+        let points = [(1, None), (1, None), (1, None), (2, None), (7, None)];
+        assert_eq!(counted(&points), [1, 2, 3, 4, 7]);
     }
 
     #[test]
@@ -80,7 +83,9 @@ mod tests {
     fn no_two_points_share_an_iteration_whatever_is_reported() {
         let points = [
             (1, None),
+            (1, None),
             (2, None),
+            (1, None),
             (2, Some(0)),
             (2, Some(0)),
             (3, Some(1)),

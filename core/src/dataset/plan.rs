@@ -150,9 +150,9 @@ impl Draft {
         for (image, part) in shown.iter() {
             let rest = rest_of(&image.key);
             let to = self.place(&format!("images/{}", part.name()), rest, &image.key);
-            let label = yolo::label_of(&image.key);
-            if there(&label) {
-                self.link(&label, yolo::label_of(&to));
+            let labels = yolo::labels_of(&image.key);
+            if let Some(label) = labels.iter().find(|label| there(label)) {
+                self.link(label, yolo::label_of(&to));
             }
             self.link(&image.key, to);
         }

@@ -178,10 +178,8 @@ fn merge(sheets: &mut Vec<Sheet>) -> Result<Sheet, DatasetError> {
     let none = || DatasetError::Layout("a coco dataset without a document".to_owned());
     let rest = sheets.split_off(1.min(sheets.len()));
     let mut merged = sheets.pop().ok_or_else(none)?;
-    let ids =
-        |sheet: &Sheet| -> Vec<String> { sheet.images.iter().map(|row| row.id.clone()).collect() };
-    let mut seen: BTreeSet<String> = ids(&merged).into_iter().collect();
-    let all_differ = rest.iter().flat_map(ids).all(|id| seen.insert(id));
+    let all_differ =
+        all_differ(&merged, &rest, image_ids) && all_differ(&merged, &rest, object_ids);
     let mut next = 1;
     if !all_differ {
         renumber(&mut merged, &mut next)?;
@@ -206,6 +204,31 @@ fn merge(sheets: &mut Vec<Sheet>) -> Result<Sheet, DatasetError> {
         }
     }
     Ok(merged)
+}
+
+/// Whether no document of `rest` has an id that stands before it.
+fn all_differ(first: &Sheet, rest: &[Sheet], ids: fn(&Sheet) -> Vec<String>) -> bool {
+    let mut seen: BTreeSet<String> = if rest.is_empty() {
+        BTreeSet::new()
+    } else {
+        ids(first).into_iter().collect()
+    };
+    rest.iter().flat_map(ids).all(|id| seen.insert(id))
+}
+
+fn image_ids(sheet: &Sheet) -> Vec<String> {
+    sheet.images.iter().map(|row| row.id.clone()).collect()
+}
+
+/// Those of its annotations, as far as they have one.
+fn object_ids(sheet: &Sheet) -> Vec<String> {
+    let rows = sheet.annotations.iter().flatten();
+    let id = |row: &AnnotationRow| {
+        serde_json::from_str::<Fields>(row.row.get())
+            .ok()?
+            .text("id")
+    };
+    rows.filter_map(id).collect()
 }
 
 fn renumber(sheet: &mut Sheet, next: &mut u64) -> Result<(), DatasetError> {

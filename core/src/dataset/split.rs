@@ -300,6 +300,8 @@ fn declared(images: &[Image]) -> bool {
 }
 
 /// Two or three shares that make a whole, as a list or as an object; in millionths.
+///
+/// Whoever asks for a share of `test` wants it held out, so it does not stand in for one of `val`.
 fn ratio(field: &str, value: Option<&Value>) -> Result<Option<[u32; 3]>, DatasetError> {
     let wrong = || {
         let message = "is no ratio; give 2 or 3 numbers above 0 that make 1, such as [0.8, 0.2]";
@@ -311,6 +313,17 @@ fn ratio(field: &str, value: Option<&Value>) -> Result<Option<[u32; 3]>, Dataset
         Some(Value::Object(shares)) => {
             if shares.keys().any(|key| Part::parse(key).is_none()) {
                 return Err(wrong());
+            }
+            let has = |part| shares.keys().any(|key| Part::parse(key) == Some(part));
+            if let Some(part) = [Part::Train, Part::Val]
+                .into_iter()
+                .find(|part| !has(*part))
+            {
+                let message = format!(
+                    "has no share for {}; give one, such as {{\"train\": 0.7, \"val\": 0.1, \"test\": 0.2}}",
+                    part.name()
+                );
+                return Err(DatasetError::split(field, message));
             }
             let of = |part| {
                 shares

@@ -152,6 +152,11 @@ pub(super) fn label_of(path: &str) -> String {
     names.join("/") + ".txt"
 }
 
+/// Where an image's label may lie, best first: some exports have it beside the image.
+pub(super) fn labels_of(path: &str) -> [String; 2] {
+    [label_of(path), paths::stem(path).to_owned() + ".txt"]
+}
+
 /// Resolves what a description says under train, val and test.
 struct Entries<'a> {
     name: &'a str,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from . import ids
 from .errors import DatasetError
 from .kinds import is_picture
 from .splits import PARTS, Split, spellings
@@ -33,12 +34,14 @@ class Sample:
 class Classification:
     """A dataset: class names, whose order gives the labels, and all samples, sorted by path within a part.
 
-    `left_out` are pictures that the trainer cannot read.
+    `left_out` are pictures that the trainer cannot read; `notes` tell of the others that are not among the samples, a
+    sentence for each reason.
     """
 
     classes: Tuple[str, ...]
     samples: Tuple[Sample, ...]
     left_out: Tuple[Path, ...] = ()
+    notes: Tuple[str, ...] = ()
 
     def part(self, name: str) -> Tuple[Sample, ...]:
         """The samples of one part."""
@@ -106,24 +109,33 @@ def _from_document(root: Path, file: Path, split: Split, readable: Callable[[Pat
     document = _load(file)
     listed = document.get("categories") or document.get("classes") or []
     try:
-        names = {item["id"]: str(item["name"]) for item in listed if item.get("name") != BACKGROUND}
+        known = {ids.text(item["id"]): str(item["name"]) for item in listed}
     except (AttributeError, KeyError, TypeError) as error:
         raise DatasetError(f"{file}: each class needs an id and a name ({error!r})") from error
+    names = {identity: name for identity, name in known.items() if identity is not None and name != BACKGROUND}
     labels = {identity: number for number, identity in enumerate(names)}
-    flat: Dict[Any, List[Any]] = {}
+    flat: Dict[Optional[str], List[Any]] = {}
     for item in _objects(document, "annotations"):
-        flat.setdefault(item.get("image_id"), []).append(item)
+        flat.setdefault(ids.text(item.get("image_id")), []).append(item)
+    classless: Dict[str, int] = {}
     found: List[Tuple[Path, int, Optional[str]]] = []
     for image in _objects(document, "images"):
         keys = (image.get("id"), image.get("file_name"))
-        label = _label(_objects(image, "annotations") or flat.get(image.get("id"), []), labels)
-        if label is None or split.is_excluded(*keys):
+        if split.is_excluded(*keys):
+            continue
+        items = _objects(image, "annotations") or flat.get(ids.text(image.get("id")), [])
+        label = _label(items, labels)
+        if label is None:
+            strange = [item for item in items if known.get(ids.class_of(item)) != BACKGROUND]
+            reason = "pictures without an annotation" if not items else "pictures of no known class" if strange else ""
+            classless[reason] = classless.get(reason, 0) + 1
             continue
         own = PARTS.get(str(image.get("split", "")).lower())
         found.append((_picture(root, image.get("file_name"), file), label, split.part_of(*keys) or own))
     if "val" not in {part for _, _, part in found} and all(part is not None for _, _, part in found):
         found = [(path, label, None if part == "train" else part) for path, label, part in found]
-    return _made(list(names.values()), found, split, readable)
+    notes = [f"{file.name}: left out {reason}: {count}" for reason, count in sorted(classless.items()) if reason]
+    return _made(list(names.values()), found, split, readable, notes)
 
 
 def _made(
@@ -131,10 +143,11 @@ def _made(
     found: Sequence[Tuple[Path, int, Optional[str]]],
     split: Split,
     readable: Callable[[Path], bool],
+    notes: Sequence[str] = (),
 ) -> Classification:
     left_out = {path for path, _, _ in found if not readable(path)}
     kept = [sample for sample in found if sample[0] not in left_out]
-    return Classification(tuple(classes), _divided(kept, split), tuple(sorted(left_out)))
+    return Classification(tuple(classes), _divided(kept, split), tuple(sorted(left_out)), tuple(notes))
 
 
 def _objects(document: Mapping[str, Any], key: str) -> List[Mapping[str, Any]]:
@@ -143,10 +156,10 @@ def _objects(document: Mapping[str, Any], key: str) -> List[Mapping[str, Any]]:
     return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
-def _label(items: Sequence[Any], labels: Mapping[Any, int]) -> Optional[int]:
+def _label(items: Sequence[Any], labels: Mapping[str, int]) -> Optional[int]:
     """The class of a picture: that of its first annotation that names one; None for the background."""
     for item in items:
-        label = labels.get(item.get("category_id", item.get("class_id")))
+        label = labels.get(ids.class_of(item) or "")
         if label is not None:
             return label
     return None

@@ -113,17 +113,24 @@ impl Sorted {
             match record {
                 Record::Log(line) => sorted.lines.push(line),
                 Record::Progress(report) if report.only_checkpoints() => sorted.stored(report),
-                Record::Progress(report) => {
-                    if report.has_metrics {
-                        sorted.points.push(report.clone());
-                    }
-                    sorted.progress = Some(Box::new(report));
-                }
+                Record::Progress(report) => sorted.told(report),
                 Record::Completion(word) => sorted.completion = Some(Box::new(word)),
                 Record::Validation { epoch, body } => sorted.validations.push((epoch, body)),
             }
         }
         sorted
+    }
+
+    /// The newest report counts, but a checkpoint that it does not name is still there.
+    fn told(&mut self, mut report: Progress) {
+        if report.has_metrics {
+            self.points.push(report.clone());
+        }
+        if let Some(before) = self.progress.take() {
+            report.checkpoint = report.checkpoint.or(before.checkpoint);
+            report.best_checkpoint = report.best_checkpoint.or(before.best_checkpoint);
+        }
+        self.progress = Some(Box::new(report));
     }
 
     /// Checkpoints that the trainer has told of before, now in the store.
@@ -174,6 +181,41 @@ impl Sorted {
 mod tests {
     use super::*;
     use trainyard_core::{record::Checkpoint, time::Timestamp};
+
+    #[test]
+    fn a_checkpoint_outlives_a_later_report_of_the_same_batch_that_names_none() {
+        let place = |path: &str| {
+            Some(Checkpoint {
+                path: path.into(),
+                size_bytes: None,
+            })
+        };
+        let progress = |epoch, checkpoint, best_checkpoint| {
+            Record::Progress(Progress {
+                at: Timestamp(1),
+                epoch,
+                total_epochs: 3,
+                step: None,
+                values: [].into(),
+                has_metrics: true,
+                checkpoint,
+                best_checkpoint,
+            })
+        };
+        let records = [
+            progress(1, place("/d/last.pt"), place("/d/best.pt")),
+            progress(2, place("/d/last2.pt"), None),
+            progress(3, None, None),
+        ];
+        let sorted = Sorted::of(records.into_iter());
+        let said = sorted.progress.unwrap();
+        assert_eq!(
+            (said.epoch, said.checkpoint, said.best_checkpoint),
+            (3, place("/d/last2.pt"), place("/d/best.pt"))
+        );
+        let own = sorted.points.last().unwrap();
+        assert_eq!((sorted.points.len(), &own.checkpoint), (3, &None));
+    }
 
     #[test]
     fn a_stored_checkpoint_goes_before_the_path_that_the_trainer_told_in_the_same_batch() {

@@ -333,6 +333,69 @@ fn coco_documents_are_written_by_part_and_together_with_numbers_of_their_own() {
 }
 
 #[test]
+fn coco_annotations_get_numbers_of_their_own_when_only_theirs_meet() {
+    let document = |file: &str, first: usize| {
+        let images: Vec<Value> = (first..first + 2)
+            .map(|id| json!({"id": id, "file_name": format!("{file}{id}.png")}))
+            .collect();
+        let rows: Vec<Value> = (first..first + 2)
+            .map(|image| json!({"id": image - first, "image_id": image, "category_id": 1, "bbox": [0, 0, image, 9]}))
+            .collect();
+        json!({"categories": [{"id": 1, "name": "cat"}], "images": images, "annotations": rows})
+            .to_string()
+    };
+    let texts = [
+        ("annotations/instances_train2017.json", document("t", 10)),
+        ("annotations/instances_val2017.json", document("v", 20)),
+    ];
+    let others = [
+        "train2017/t10.png",
+        "train2017/t11.png",
+        "val2017/v20.png",
+        "val2017/v21.png",
+    ];
+    let set = Memory::new(Format::Coco, TaskType::Detection, &texts, &others);
+    let all = json_of(&set.plan(None).unwrap(), "annotations.json");
+    let rows = all["annotations"].as_array().unwrap();
+    let ids: BTreeSet<u64> = rows.iter().map(|row| row["id"].as_u64().unwrap()).collect();
+    assert_eq!((rows.len(), ids.len()), (4, 4), "{rows:?}");
+    let widths = |name: &str| -> Vec<&Value> {
+        let images = all["images"].as_array().unwrap().iter();
+        let image = images.clone().find(|image| image["file_name"] == name);
+        let id = &image.unwrap()["id"];
+        let own = rows.iter().filter(|row| row["image_id"] == *id);
+        own.map(|row| &row["bbox"][2]).collect()
+    };
+    assert_eq!(widths("val2017/v21.png"), [&json!(21)]);
+    assert_eq!(widths("train2017/t10.png"), [&json!(10)]);
+}
+
+#[test]
+fn a_yolo_label_beside_its_image_is_shown_where_trainers_look() {
+    let yaml = "train: images\nnames: [a]\n".to_owned();
+    let others = [
+        "images/0.png",
+        "images/0.txt",
+        "images/1.png",
+        "images/1.txt",
+        "images/2.png",
+        "images/2.txt",
+        "labels/2.txt",
+    ];
+    let texts = [("data.yaml", yaml)];
+    let set = Memory::new(Format::Yolo, TaskType::Detection, &texts, &others);
+    let plan = set.plan(None).unwrap();
+    let shown = |label: &str| {
+        let found = plan.links.iter().find(|(from, _)| from == label);
+        found.map(|(_, to)| (to.starts_with("labels/"), paths::file_name(to)))
+    };
+    assert_eq!(shown("images/0.txt"), Some((true, "0.txt")));
+    assert_eq!(shown("images/1.txt"), Some((true, "1.txt")));
+    assert_eq!(shown("images/2.txt"), None, "the usual place goes before");
+    assert_eq!(shown("labels/2.txt"), Some((true, "2.txt")));
+}
+
+#[test]
 fn a_file_that_leads_out_of_the_dataset_is_refused() {
     let set = Memory::new(
         Format::ImageFolder,

@@ -186,6 +186,22 @@ fn what_cannot_be_is_refused_with_the_field_and_the_way_out() {
 }
 
 #[test]
+fn shares_by_name_go_to_the_parts_that_they_name() {
+    let with = inventory(&[None; 20], None);
+    let wish = json!({"method": "auto", "ratio": {"test": 0.2, "validation": 0.1, "train": 0.7}});
+    let counts = &summary(Some(wish), &with)["counts"];
+    assert_eq!(counts, &json!({"train": 14, "val": 2, "test": 4}));
+    for (ratio, part) in [
+        (json!({"train": 0.8, "test": 0.2}), "val"),
+        (json!({"val": 0.8, "test": 0.2}), "train"),
+    ] {
+        let error = refusal(json!({"method": "auto", "ratio": ratio}), &with);
+        let words = format!("split_strategy.ratio: has no share for {part}; give one");
+        assert!(error.starts_with(&words), "{error}");
+    }
+}
+
+#[test]
 fn a_name_that_stands_for_several_images_is_refused() {
     let mut with = inventory(&[None; 2], None);
     with.images[0].key = "cat/1.png".to_owned();

@@ -99,23 +99,30 @@ class Reporter:
 def numbers(values: Mapping[str, Any]) -> Dict[str, float]:
     """What is a finite number, under names without the parts that frameworks add (`eval_`, `_epoch`).
 
-    A training loss is `loss`, a validation loss `val_loss`.
+    A training loss is `loss`, a validation loss `val_loss`. Where two metrics would have one name, that of the
+    validation has it, and the other keeps its own.
     """
-    made: Dict[str, float] = {}
+    found: Dict[str, float] = {}
     for key, value in values.items():
         number = number_of(value)
         if number is not None:
-            made[short(str(key))] = number
+            found[_plain(str(key))] = number
+    made: Dict[str, float] = {}
+    for name in sorted(found, key=lambda name: (not name.startswith("val_"), name in _CHARTS)):
+        choices = (_CHARTS.get(name, name), name, f"train_{name}")
+        made[next((choice for choice in choices if choice not in made), name)] = found[name]
     return made
 
 
-def short(key: str) -> str:
-    """The name under which the platform's charts know a metric."""
+_CHARTS = {"train_loss": "loss", "val_accuracy": "accuracy", "val_acc": "accuracy", "acc": "accuracy"}
+"""The names under which the platform's charts know a metric."""
+
+
+def _plain(key: str) -> str:
+    """A metric's own name, without what frameworks add."""
     name = key.replace("/", "_")
     name = name[: -len("_epoch")] if name.endswith("_epoch") else name
-    name = "val_" + name[len("eval_") :] if name.startswith("eval_") else name
-    known = {"train_loss": "loss", "val_accuracy": "accuracy", "val_acc": "accuracy", "acc": "accuracy"}
-    return known.get(name, name)
+    return "val_" + name[len("eval_") :] if name.startswith("eval_") else name
 
 
 def number_of(value: Any) -> Optional[float]:
