@@ -4,7 +4,7 @@ Loaded by name from SCHEMATHESIS_HOOKS. Shares of a split must make 1, and a cus
 only values that the document allows are changed, so that the refusal of others is tested as before.
 """
 
-from typing import Any
+from typing import Any, Dict
 
 import schemathesis
 
@@ -19,12 +19,11 @@ def _are_shares(value: Any) -> bool:
 
 
 @schemathesis.hook
-def map_body(_context: schemathesis.HookContext, body: Any) -> Any:
+def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kwargs: Dict[str, Any]) -> None:
     """Shares that make 1, in place of any others."""
-    config = body.get("config") if isinstance(body, dict) else None
+    config = case.body.get("config") if isinstance(case.body, dict) else None
     split = config.get("split_strategy") if isinstance(config, dict) else None
     if isinstance(split, dict):
         lacking = split.get("method") == "custom" and not split.get("custom_splits") and split.get("ratio") is None
         if lacking or _are_shares(split.get("ratio")):
             split["ratio"] = [0.75, 0.25]
-    return body
