@@ -72,6 +72,22 @@ async fn every_bad_field_of_a_dataset_or_an_account_is_named_at_once() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_no_trainer_can_be_given_is_refused_at_a_start() {
+    let world = World::start().await;
+    let job = world.submit(&command()).await;
+    world.post(&format!("/training/jobs/{job}/cancel")).await;
+    let long = "x".repeat(4_097);
+    for (path, words) in [("a%00", "NUL"), (long.as_str(), "4096 characters")] {
+        let call = format!("/training/jobs/{job}/start?checkpoint_path={path}");
+        let (status, answer) = world.post(&call).await;
+        let said = answer["detail"].as_str().unwrap_or_default();
+        assert_eq!(status, 400, "{answer}");
+        assert!(said.starts_with("checkpoint_path: "), "{answer}");
+        assert!(said.contains(words), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_is_no_text_is_the_name_of_nothing() {
     let world = World::start().await;
     for (method, path) in [

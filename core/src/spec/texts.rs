@@ -97,6 +97,16 @@ fn nuls(spec: &JobSpec, found: &mut Findings) {
     }
 }
 
+/// What is wrong with a path that a trainer is to be given.
+#[must_use]
+pub fn path_problem(path: &str) -> Option<String> {
+    if path.contains('\0') {
+        return Some(no_nul("it"));
+    }
+    let long = path.chars().count() > LONGEST_PATH;
+    long.then(|| format!("is longer than {LONGEST_PATH} characters; shorten it"))
+}
+
 fn no_nul(what: &str) -> String {
     format!("has a NUL character, which no process can be given; take it out of {what}")
 }
