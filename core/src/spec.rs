@@ -2,12 +2,14 @@
 //!
 //! `check` reports every bad field at once; each finding names the field and the way out.
 
-use std::time::Duration;
+pub mod texts;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{resources::ResourceRequest, secret::Environment};
+use crate::{dataset::split_problems, resources::ResourceRequest, secret::Environment};
 
 /// Frameworks whose trainers ship with the agent; `command` runs any program.
 pub const FRAMEWORKS: [&str; 4] = ["command", "sklearn", "timm", "ultralytics"];
@@ -194,7 +196,24 @@ impl JobSpec {
             self.check_training(&mut found);
         }
         self.check_limits(&mut found);
+        self.check_settings(&mut found);
+        texts::check(self, &mut found);
         found.0
+    }
+
+    /// The same for every submission that asks for the same, whatever version wrote it: what is as it is by
+    /// default does not count.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let fields = |spec: &Self| -> BTreeMap<String, Value> {
+            let value = serde_json::to_value(spec).and_then(serde_json::from_value);
+            value.unwrap_or_default()
+        };
+        let plain = fields(&Self::default());
+        let mut asked = fields(self);
+        asked.retain(|name, value| plain.get(name) != Some(value));
+        let text = serde_json::to_string(&asked).unwrap_or_default();
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// The metric that names the best epoch and whether it grows: as asked for, else by the task.
@@ -277,12 +296,9 @@ impl JobSpec {
                 "is zero; leave it out for no limit".to_owned(),
             );
         }
-        if self.name.chars().count() > 200 {
-            found.add(
-                "name",
-                "is longer than 200 characters; shorten it".to_owned(),
-            );
-        }
+    }
+
+    fn check_settings(&self, found: &mut Findings) {
         for (field, value) in [
             ("advanced_config", &self.advanced_config),
             ("split_strategy", &self.split_strategy),
@@ -291,10 +307,15 @@ impl JobSpec {
                 found.add(field, "is not a JSON object".to_owned());
             }
         }
-        if let Some(bad) = self.environment.keys().find(|name| !is_variable(name)) {
+        if let Some(wish @ Value::Object(_)) = &self.split_strategy {
+            found.0.extend(split_problems(wish));
+        }
+        let mode = self.primary_metric_mode.as_deref().unwrap_or("max");
+        if !["max", "min"].contains(&mode) {
+            let shown: String = mode.chars().take(100).collect();
             found.add(
-                "environment",
-                format!("'{bad}' is not the name of a variable; use letters, digits and _"),
+                "primary_metric_mode",
+                format!("is '{shown}'; give max or min"),
             );
         }
     }
@@ -373,6 +394,30 @@ mod tests {
         assert_eq!(spec.check(), []);
         spec.command.clear();
         assert_eq!(spec.check()[0].field, "command");
+    }
+
+    #[test]
+    fn a_fingerprint_tells_submissions_apart() {
+        assert_eq!(yolo().fingerprint(), yolo().fingerprint());
+        let mut other = yolo();
+        other.environment = [("A".to_owned(), "b".to_owned())]
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
+            .into();
+        assert_ne!(yolo().fingerprint(), other.fingerprint());
+        other = yolo();
+        other.learning_rate = 0.002;
+        assert_ne!(yolo().fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn a_split_and_a_mode_are_checked_whatever_the_dataset_is() {
+        let mut spec = yolo();
+        spec.split_strategy = Some(serde_json::json!({"method": "auto", "ratio": [5, -1]}));
+        spec.primary_metric_mode = Some("up".into());
+        let found = spec.check();
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["split_strategy.ratio", "primary_metric_mode"]);
     }
 
     #[test]

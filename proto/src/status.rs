@@ -16,6 +16,8 @@ pub enum Kind {
     Conflict,
     /// The sender's number is of the past.
     Stale,
+    /// What was to be new stands for something else already.
+    Taken,
     /// No room: a queue or a disk is full.
     Exhausted,
     /// Nobody knows who calls.
@@ -30,11 +32,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Invalid,
         Self::NotFound,
         Self::Conflict,
         Self::Stale,
+        Self::Taken,
         Self::Exhausted,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -50,6 +53,7 @@ impl Kind {
             Self::NotFound => Code::NotFound,
             Self::Conflict => Code::FailedPrecondition,
             Self::Stale => Code::Aborted,
+            Self::Taken => Code::AlreadyExists,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Forbidden => Code::PermissionDenied,
@@ -64,7 +68,7 @@ impl Kind {
         match self {
             Self::Invalid | Self::Conflict => 400,
             Self::NotFound => 404,
-            Self::Stale => 409,
+            Self::Stale | Self::Taken => 409,
             Self::Exhausted => 429,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,

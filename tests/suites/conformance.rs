@@ -24,10 +24,11 @@ async fn a_foreign_client_meets_the_whole_contract() {
     let python = environment.expect("its environment is built").python;
     let pictures = tempfile::tempdir().expect("a folder");
     let labeler = labeler(pictures.path()).await;
-    let mut cluster = Cluster::start_with(TRAINYARD, setup(&labeler)).await;
+    let mut cluster = Cluster::start_with(TRAINYARD, setup(&labeler.url())).await;
     // One GPU, which the suite holds, so that a job that asks for one stays pending.
     let machine = ["--slots", "8", "--simulate-gpus", "1xA100-80GB"];
     cluster.agent("one", &machine).await;
+    let lonely = Cluster::start_with(TRAINYARD, setup("http://127.0.0.1:1")).await;
     let mut command = Command::new(python);
     command
         .args(["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"])
@@ -35,6 +36,7 @@ async fn a_foreign_client_meets_the_whole_contract() {
         .current_dir(cluster.path(""))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("BASE_URL", cluster.url())
+        .env("LONELY_URL", lonely.url())
         .env("EMAIL", EMAIL)
         .env("PASSWORD", PASSWORD)
         .env("DATASET_ID", "7")
@@ -70,11 +72,11 @@ async fn labeler(pictures: &Path) -> Labeler {
     labeler
 }
 
-fn setup(labeler: &Labeler) -> CoordinatorSetup {
-    let url = labeler.url();
+fn setup(url: &str) -> CoordinatorSetup {
     let settings = [
         ("DATASETS__PROVIDER", "labeler"),
-        ("LABELER__URL", &url),
+        ("LABELER__URL", url),
+        ("HTTP__CORS_ORIGINS", "https://front.example"),
         ("LABELER__SECRET", SECRET),
         ("LABELER__KID", "conformance"),
     ];

@@ -20,6 +20,10 @@ use crate::{TRAINYARD, text};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/python/fuzz");
 
+/// As many as CI has time for.
+const EXAMPLES: &str = "25";
+const SEED: &str = "12345";
+
 /// Calls that end the caller's own session or account: each runs by itself, in a cluster of its own.
 const OWN: [&str; 6] = [
     "POST /api/v1/auth/logout",
@@ -63,7 +67,6 @@ async fn schemathesis_finds_nothing_in_the_reports_of_trainers() {
     let secret = secret.trim_end_matches("/api/v1");
     let variables = [
         ("JOB", id.to_string()),
-        ("PYTHONPATH", FOLDER.to_owned()),
         ("SCHEMATHESIS_HOOKS", "callbacks".to_owned()),
     ];
     let header = format!("Authorization: Bearer {secret}");
@@ -127,18 +130,35 @@ async fn run(cluster: &Cluster, python: &Path, which: &[&str]) {
 }
 
 fn schemathesis(cluster: &Cluster, python: &Path) -> Command {
+    let (examples, seed) = bounds();
     let mut command = Command::new(python);
     command
         .args(["-m", "schemathesis.cli", "--config-file"])
         .arg(Path::new(FOLDER).join("schemathesis.toml"))
         .args(["run", &format!("{}/api/v1/openapi.json", cluster.url())])
-        // Bounded and the same each time.
-        .args(["--checks", "all", "--max-examples", "10", "--seed", "7"])
+        // Bounded, and the same each time unless somebody wants to look further.
+        .args(["--checks", "all", "--max-examples", &examples])
+        .args(["--seed", &seed])
         .args(["--continue-on-failure", "--no-color", "--warnings", "off"])
         .current_dir(cluster.path(""))
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONPATH", FOLDER)
+        .env("SCHEMATHESIS_HOOKS", "submissions")
         .env("XDG_CONFIG_HOME", cluster.path("home"));
     command
+}
+
+/// Examples of each call, and the seed that they come from: as the environment says, else always the same.
+#[expect(
+    clippy::print_stderr,
+    reason = "who sees a failure must be able to have it again"
+)]
+fn bounds() -> (String, String) {
+    let or = |name, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let examples = or("TRAINYARD_FUZZ_EXAMPLES", EXAMPLES);
+    let seed = or("TRAINYARD_FUZZ_SEED", SEED);
+    eprintln!("TRAINYARD_FUZZ_EXAMPLES={examples} TRAINYARD_FUZZ_SEED={seed}");
+    (examples, seed)
 }
 
 async fn finds_nothing(mut command: Command, which: &[&str]) {

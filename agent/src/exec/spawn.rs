@@ -79,7 +79,13 @@ fn start(mut command: Command, cgroup: Option<&Path>) -> io::Result<Spawned> {
 
 /// Says why there is no trainer. If that fails too, the parent sees a trainer that ended at once.
 fn tell(fail: &mut PipeWriter, error: &io::Error) {
-    let code = error.raw_os_error().unwrap_or(Errno::EIO as i32);
+    // A NUL is found before the system is asked.
+    let plain = if error.kind() == io::ErrorKind::InvalidInput {
+        Errno::EINVAL
+    } else {
+        Errno::EIO
+    };
+    let code = error.raw_os_error().unwrap_or(plain as i32);
     fail.write_all(&code.to_le_bytes()).ok();
 }
 
@@ -101,6 +107,39 @@ fn refusal(error: &io::Error) -> Hello {
         Some(Errno::ENOEXEC) => {
             Hello::NotExecutable("neither a binary nor a script with a #! line".to_owned())
         }
+        Some(Errno::E2BIG) => Hello::Failed(
+            "its arguments and variables are more than Linux hands to a process: at most 128 KiB in one of them (CONFIG, which holds advanced_config twice, is one) and about 2 MiB in all; put large values into a file".to_owned(),
+        ),
+        Some(Errno::EINVAL) => Hello::Failed(
+            "an argument or a variable has a NUL character, or the name of a variable is none; mend the command or the environment".to_owned(),
+        ),
         Some(_) | None => Hello::Failed(format!("starting it failed: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(argument: &str, variable: &str) -> String {
+        let spec = LaunchSpec {
+            argv: vec!["/bin/true".to_owned(), argument.to_owned()],
+            cwd: "/".into(),
+            env: [("A".to_owned(), variable.to_owned())].into(),
+            grace_ms: 0,
+        };
+        match spawn_trainer(&spec, None) {
+            Err(Hello::Failed(words)) => words,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_process_cannot_be_given_is_said_in_words() {
+        let long = "x".repeat(200_000);
+        assert!(words("", &long).contains("128 KiB"));
+        assert!(words(&long, "").contains("128 KiB"));
+        assert!(words("\0", "").contains("NUL"));
+        assert!(words("", "\0").contains("NUL"));
     }
 }

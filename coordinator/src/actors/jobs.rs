@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
 };
+use serde::{Deserialize, Serialize};
 use trainyard_core::{
     ids::JobId,
     job::{Event, Job},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{Change, ReadError, Store},
+    store::{Change, Document, ReadError, Store},
 };
 
 /// Where to send [`JobsMsg`].
@@ -36,9 +37,26 @@ pub struct Submission {
     /// By whom.
     pub submitted_by: String,
     /// The same key again answers with the first job.
-    pub key: Option<String>,
+    pub key: Option<RequestKey>,
     /// What it trains on, when it names a dataset by its id.
     pub snapshot: Option<Prepared>,
+}
+
+/// What a caller calls its submission, and what it asked for by that name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    /// Made unique by the caller's number.
+    pub key: String,
+    /// Of the specification.
+    pub fingerprint: String,
+}
+
+impl Document for RequestKey {
+    const KIND: &'static str = "request_key";
+
+    fn key(&self) -> String {
+        self.key.clone()
+    }
 }
 
 /// A snapshot that is ready in the artifact store.
@@ -163,7 +181,7 @@ impl State {
         submission: Submission,
         reply: RpcReplyPort<Job>,
     ) -> Result<(), ActorProcessingErr> {
-        match self.earlier(submission.key.as_deref()) {
+        match self.earlier(submission.key.as_ref()) {
             Ok(Some(job)) => {
                 answer(reply, job);
                 return Ok(());
@@ -186,11 +204,11 @@ impl State {
         let job = accepted.step(now, Event::Prepared)?.job;
         changes.push(Change::PutJob(Box::new(job.clone())));
         let keyed = submission.key.is_some();
-        changes.extend(
-            submission
-                .key
-                .map(|key| Change::PutRequestKey { key, job: id }),
-        );
+        if let Some(asked) = submission.key {
+            changes.push(Change::put(&asked));
+            let key = asked.key;
+            changes.push(Change::PutRequestKey { key, job: id });
+        }
         let scheduler = self.peers.scheduler.clone();
         let then = move || {
             scheduler
@@ -209,9 +227,9 @@ impl State {
         Ok(())
     }
 
-    fn earlier(&self, key: Option<&str>) -> Result<Option<Job>, ReadError> {
-        let Some(key) = key else { return Ok(None) };
-        match self.peers.store.request_key(key)? {
+    fn earlier(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ReadError> {
+        let Some(asked) = key else { return Ok(None) };
+        match self.peers.store.request_key(&asked.key)? {
             Some(job) => self.peers.store.job(job),
             None => Ok(None),
         }

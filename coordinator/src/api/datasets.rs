@@ -8,6 +8,7 @@ use trainyard_core::{
     ids::{JobId, TaskKey},
     job::{Job, Resume},
     snapshot::Snapshot,
+    spec::texts::path_problem,
 };
 use trainyard_proto::status::Kind;
 
@@ -222,6 +223,9 @@ impl Service {
         caller: &Caller,
         (field, text): (&str, &str),
     ) -> Result<(), ApiError> {
+        if let Some(words) = path_problem(text) {
+            return Err(ApiError::field(field, words));
+        }
         let refused = || ApiError::field(field, no_checkpoint(text));
         match self.data().beginning(text) {
             Beginning::Elsewhere => Ok(()),

@@ -13,7 +13,7 @@ use super::{ApiError, Caller, Service, access::Target};
 use crate::{
     actors::{
         ask,
-        jobs::{JobsMsg, Submission},
+        jobs::{JobsMsg, RequestKey, Submission},
         scheduler::SchedulerMsg,
     },
     datasets,
@@ -26,7 +26,7 @@ impl Service {
     /// Accepts a job; it is on disk when this returns.
     ///
     /// # Errors
-    /// Every bad field at once; a project that is not there or where the caller may not submit; a job
+    /// Every bad field at once; a key of another submission; a project that is not there or where the caller may not submit; a job
     /// larger than any node; no room on disk or in the queue.
     pub async fn submit(
         &self,
@@ -40,8 +40,11 @@ impl Service {
         }
         datasets::fits(&spec, None)?;
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
-        let key = key.map(|key| format!("{}:{key}", caller.user.id));
-        if let Some(job) = self.submitted(key.as_deref())? {
+        let key = key.map(|key| RequestKey {
+            key: format!("{}:{key}", caller.user.id),
+            fingerprint: spec.fingerprint(),
+        });
+        if let Some(job) = self.submitted(key.as_ref())? {
             self.require(caller, Permission::ReadJob, Target::Job(&job))?;
             return Ok(job);
         }
@@ -61,23 +64,39 @@ impl Service {
         let submission = Submission {
             spec,
             submitted_by: caller.user.email.clone(),
-            key,
+            key: key.clone(),
             snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
         // The dataset is held until its snapshot is stored, so that the next submit finds it.
         let job = ask(&self.tree().jobs, question).await?;
+        // Another one with this key may have come first.
+        key.map_or(Ok(()), |asked| self.same_request(&asked))?;
         self.telemetry().submitted();
         Ok(job)
     }
 
     /// The job that a submission with this key has become.
-    fn submitted(&self, key: Option<&str>) -> Result<Option<Job>, ApiError> {
-        let Some(key) = key else { return Ok(None) };
-        match self.store().request_key(key)? {
-            Some(id) => Ok(self.store().job(id)?),
-            None => Ok(None),
+    fn submitted(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ApiError> {
+        let Some(asked) = key else { return Ok(None) };
+        let Some(id) = self.store().request_key(&asked.key)? else {
+            return Ok(None);
+        };
+        self.same_request(asked)?;
+        Ok(self.store().job(id)?)
+    }
+
+    /// Refuses a key that stands for another submission. Of keys from before this was kept nothing is known.
+    fn same_request(&self, asked: &RequestKey) -> Result<(), ApiError> {
+        let first = self.store().document::<RequestKey>(&asked.key)?;
+        if first.is_none_or(|first| first.fingerprint == asked.fingerprint) {
+            return Ok(());
         }
+        let job = self.store().request_key(&asked.key)?.unwrap_or_default();
+        let words = format!(
+            "this Idempotency-Key has made job {job} from another submission; send the same one again to get that job, or choose another key"
+        );
+        Err(ApiError::new(Kind::Taken, words))
     }
 
     /// A place among the submissions under way, if there is room for one more job.

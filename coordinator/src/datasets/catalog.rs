@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use trainyard_core::dataset::{FileEntry, Format};
+use trainyard_core::{
+    dataset::{FileEntry, Format},
+    spec::{TaskType, Violation},
+};
 use trainyard_proto::status::Kind;
 
 use super::{Datasets, rows::DatasetRow};
@@ -33,6 +36,66 @@ pub struct NewDataset {
     pub description: String,
 }
 
+impl NewDataset {
+    /// Every field that is wrong whatever the storage has, in the words of the wire.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Violation> {
+        let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let id = &self.id;
+        let mut found = Vec::new();
+        let mut add = |field: &str, message: String| {
+            let field = field.to_owned();
+            found.push(Violation { field, message });
+        };
+        if !(1..=100).contains(&id.len()) || !id.chars().all(fine) || id.chars().all(|c| c == '.') {
+            let shown: String = id.chars().take(100).collect();
+            add(
+                "dataset_id",
+                format!(
+                    "'{shown}' is no name for a dataset; use 1 to 100 letters, digits, '.', '_' and '-'"
+                ),
+            );
+        }
+        if self.storage_path.is_empty() {
+            add(
+                "storage_path",
+                "is empty; give a folder's absolute path on the coordinator, or a URL".to_owned(),
+            );
+        }
+        for (field, text, most) in [
+            ("storage_path", &self.storage_path, 300),
+            ("description", &self.description, 2_000),
+        ] {
+            if text.chars().count() > most {
+                add(
+                    field,
+                    format!("is longer than {most} characters; shorten it"),
+                );
+            }
+        }
+        let short = |text: &str| text.chars().take(100).collect::<String>();
+        if !self.format.is_empty() && Format::parse(&self.format).is_none() {
+            add(
+                "format",
+                format!(
+                    "'{}' is not known; known are dice, yolo, coco and imagefolder",
+                    short(&self.format)
+                ),
+            );
+        }
+        if !self.task_type.is_empty() && TaskType::parse(&self.task_type).is_none() {
+            add(
+                "task_type",
+                format!(
+                    "'{}' is not known; known are classification, detection, segmentation, pose",
+                    short(&self.task_type)
+                ),
+            );
+        }
+        found
+    }
+}
+
 impl Datasets {
     /// Registers a dataset.
     ///
@@ -41,7 +104,10 @@ impl Datasets {
     /// unknown, or cannot be found out.
     pub async fn add(&self, caller: &Caller, new: NewDataset) -> Result<DatasetRow, ApiError> {
         self.own()?;
-        check(&new)?;
+        let problems = new.problems();
+        if !problems.is_empty() {
+            return Err(ApiError::invalid(problems));
+        }
         let place = self.inner.storage.place(&new.storage_path).await;
         let place = place.map_err(|error| ApiError::field("storage_path", error.to_string()))?;
         let format = if new.format.is_empty() {
@@ -172,30 +238,6 @@ fn detect(entries: Vec<Entry>) -> Option<Format> {
     };
     let files: Vec<_> = entries.into_iter().map(file).collect();
     Format::detect(&files)
-}
-
-fn check(new: &NewDataset) -> Result<(), ApiError> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let id = &new.id;
-    if id.is_empty() || id.len() > 100 || !id.chars().all(fine) || id.chars().all(|c| c == '.') {
-        let words = format!(
-            "'{id}' is no name for a dataset; use 1 to 100 letters, digits, '.', '_' and '-'"
-        );
-        return Err(ApiError::field("dataset_id", words));
-    }
-    for (field, text, most) in [
-        ("storage_path", &new.storage_path, 300),
-        ("task_type", &new.task_type, 100),
-        ("description", &new.description, 2_000),
-    ] {
-        if text.len() > most {
-            return Err(ApiError::field(
-                field,
-                format!("is longer than {most} bytes; shorten it"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// A dataset of the Labeler.

@@ -256,10 +256,6 @@ async fn a_split_that_the_dataset_does_not_allow_names_the_field() {
             "split_strategy.method: is 'use_dataset', but the dataset declares no parts",
         ),
         (
-            json!({"method": "auto", "ratio": [2.0]}),
-            "split_strategy.ratio",
-        ),
-        (
             json!({"method": "custom", "custom_splits": {"nowhere.png": "train"}}),
             "split_strategy.custom_splits",
         ),
@@ -359,10 +355,10 @@ async fn the_catalog_lists_in_pages_and_refuses_names_twice() {
         (vec!["c".to_owned()], &Value::Null)
     );
     for (body, status) in [
-        (json!({"id": "../x", "storage_path": set.path()}), 400),
+        (json!({"id": "../x", "storage_path": set.path()}), 422),
         (
             json!({"id": "x", "storage_path": set.path(), "format": "zip"}),
-            400,
+            422,
         ),
         (json!({"storage_path": 5}), 422),
     ] {

@@ -200,6 +200,10 @@ async fn an_idempotency_key_gives_the_first_job_again() {
     assert_eq!(submit("k").await, first);
     assert_ne!(submit("other").await, first);
     assert_ne!(submit("").await, first);
+    let mut other = spec();
+    other.priority = 1;
+    let refused = jobs.submit_job(submission(other, "k")).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused:?}");
 }
 
 #[tokio::test]

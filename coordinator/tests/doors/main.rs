@@ -68,3 +68,5 @@ mod trackers;
 mod webhooks;
 #[cfg(test)]
 mod world;
+#[cfg(test)]
+mod wrong;

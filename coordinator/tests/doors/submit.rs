@@ -59,7 +59,7 @@ const INTEGER: &str =
 const STRING: &str = "string_type: Input should be a valid string";
 
 /// Where each finding stands and what it says.
-const FINDINGS: [(&str, &str); 16] = [
+const FINDINGS: [(&str, &str); 17] = [
     ("body.session_id", INTEGER),
     (
         "body.experiment_name",
@@ -92,6 +92,10 @@ const FINDINGS: [(&str, &str); 16] = [
     (
         "body.config.advanced_config",
         "model_attributes_type: Input should be a valid dictionary or object to extract fields from",
+    ),
+    (
+        "body.config.dataset_path",
+        "value_error: Either dataset_id or dataset_path must be provided",
     ),
     ("body.config.environment.A", STRING),
     (
@@ -169,24 +173,6 @@ async fn what_a_submission_lacks_is_told_in_the_words_of_the_contract() {
             "Either dataset_id or dataset_path must be provided",
         ),
         (
-            "task_type",
-            json!("sing"),
-            400,
-            "task_type: unknown task 'sing'; known are classification, detection, segmentation, pose",
-        ),
-        (
-            "framework",
-            json!("pytorch"),
-            400,
-            "framework: unknown framework 'pytorch'; known are command, sklearn, timm, ultralytics",
-        ),
-        (
-            "command",
-            json!(["x"]),
-            400,
-            "command: is only for framework 'command'; leave it out",
-        ),
-        (
             "dataset_id",
             json!("d1"),
             404,
@@ -198,11 +184,75 @@ async fn what_a_submission_lacks_is_told_in_the_words_of_the_contract() {
         let answer = world.post_json("/training/jobs", &body).await;
         assert_eq!(answer, (status, detail(words)), "{field}");
     }
-    let mut both = yolo();
-    both["config"]["epochs"] = json!(0);
-    both["config"]["model_name"] = json!("");
-    assert_eq!(world.post_json("/training/jobs", &both).await.0, 422);
     assert_eq!(world.get("/training/jobs").await.1["jobs"], json!([]));
+}
+
+#[tokio::test]
+async fn what_a_submission_names_wrong_is_told_at_once_with_what_it_lacks() {
+    let world = World::start().await;
+    let body = json!({
+        "notes": "n".repeat(65_537), "tags": vec!["t"; 101],
+        "config": {
+            "framework": "zz", "task_type": "yy", "model_name": "", "epochs": 0,
+            "dataset_path": "/data\u{0}", "custom_docker_image": "i".repeat(1_001),
+            "split_strategy": {"method": "auto", "ratio": [5, -1], "custom_splits": {"a": "foo"}},
+            "primary_metric_mode": "up", "command": ["x"], "environment": {"1A": "b"},
+        },
+    });
+    let (status, answer) = world.post_json("/training/jobs", &body).await;
+    assert_eq!(status, 422, "{answer}");
+    let told = answer["detail"].as_array().unwrap().iter().map(told);
+    let mut found: Vec<_> = told
+        .map(|(place, _)| place.replacen("body.", "", 1))
+        .collect();
+    found.sort();
+    let wanted = [
+        "config.command",
+        "config.custom_docker_image",
+        "config.dataset_path",
+        "config.environment",
+        "config.epochs",
+        "config.framework",
+        "config.model_name",
+        "config.primary_metric_mode",
+        "config.split_strategy.custom_splits",
+        "config.split_strategy.ratio",
+        "config.task_type",
+        "notes",
+        "tags",
+    ];
+    assert_eq!(found, wanted);
+    assert_eq!(world.get("/training/jobs").await.1["jobs"], json!([]));
+}
+
+#[tokio::test]
+async fn a_wrong_word_is_422_at_its_field() {
+    let world = World::start().await;
+    for (field, value, words) in [
+        (
+            "task_type",
+            json!("sing"),
+            "unknown task 'sing'; known are classification, detection, segmentation, pose",
+        ),
+        (
+            "framework",
+            json!("pytorch"),
+            "unknown framework 'pytorch'; known are command, sklearn, timm, ultralytics",
+        ),
+        (
+            "command",
+            json!(["x"]),
+            "is only for framework 'command'; leave it out",
+        ),
+    ] {
+        let mut body = yolo();
+        body["config"][field] = value.clone();
+        let entry = json!({
+            "type": "value_error", "loc": ["body", "config", field], "msg": words, "input": value,
+        });
+        let answer = world.post_json("/training/jobs", &body).await;
+        assert_eq!(answer, (422, json!({"detail": [entry]})), "{field}");
+    }
 }
 
 #[tokio::test]
@@ -285,6 +335,41 @@ async fn an_idempotency_key_gives_the_first_job_again() {
         (status, place),
         (422, &json!(["header", "idempotency-key"]))
     );
+}
+
+#[tokio::test]
+async fn an_idempotency_key_of_another_submission_is_409() {
+    let world = World::start().await;
+    let submit = async |body: &Value| {
+        let request = world
+            .plain(Method::POST, "/training/jobs")
+            .bearer_auth(&world.token);
+        world
+            .send(request.header("idempotency-key", "k").json(body))
+            .await
+    };
+    let (_, first) = submit(&command()).await;
+    let mut other = command();
+    other["config"]["priority"] = json!(1);
+    let words = format!(
+        "this Idempotency-Key has made job {} from another submission; send the same one again to get that job, or choose another key",
+        first["id"]
+    );
+    assert_eq!(submit(&other).await, (409, detail(&words)));
+    // The job may have changed meanwhile; what was asked for has not.
+    world
+        .post(&format!("/training/jobs/{}/cancel", first["id"]))
+        .await;
+    let (status, again) = submit(&command()).await;
+    assert_eq!((status, &again["id"]), (200, &first["id"]));
+    let (_, all) = world.get("/training/jobs").await;
+    assert_eq!(all["jobs"].as_array().unwrap().len(), 1);
+    let somebody = world.somebody("bob", "standard_engineer").await.1;
+    let request = world
+        .plain(Method::POST, "/training/jobs")
+        .bearer_auth(somebody);
+    let request = request.header("idempotency-key", "k").json(&other);
+    assert_eq!(world.send(request).await.0, 200);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod paths;
 mod plan;
 mod rewrite;
 mod split;
+mod wish;
 mod yolo;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub use hash::VersionHasher;
 pub use paths::check_path;
 pub use plan::{Plan, layout};
 pub use split::{Resolved, Source as SplitSource};
+pub use wish::split_problems;
 
 use crate::spec::TaskType;
 

@@ -302,7 +302,7 @@ fn declared(images: &[Image]) -> bool {
 /// Two or three shares that make a whole, as a list or as an object; in millionths.
 ///
 /// Whoever asks for a share of `test` wants it held out, so it does not stand in for one of `val`.
-fn ratio(field: &str, value: Option<&Value>) -> Result<Option<[u32; 3]>, DatasetError> {
+pub(super) fn ratio(field: &str, value: Option<&Value>) -> Result<Option<[u32; 3]>, DatasetError> {
     let wrong = || {
         let message = "is no ratio; give 2 or 3 numbers above 0 that make 1, such as [0.8, 0.2]";
         DatasetError::split(field, message)
@@ -362,7 +362,7 @@ fn millionths(share: f64) -> u32 {
     (share * MILLION).round() as u32
 }
 
-fn seed(field: &str, value: Option<&Value>) -> Result<i64, DatasetError> {
+pub(super) fn seed(field: &str, value: Option<&Value>) -> Result<i64, DatasetError> {
     match value {
         None | Some(Value::Null) => Ok(DEFAULT_SEED),
         Some(value) => value
@@ -372,7 +372,10 @@ fn seed(field: &str, value: Option<&Value>) -> Result<i64, DatasetError> {
 }
 
 /// Images and parts, given as image and part or as part and images.
-fn named(field: &str, value: Option<&Value>) -> Result<Vec<(String, Part)>, DatasetError> {
+pub(super) fn named(
+    field: &str,
+    value: Option<&Value>,
+) -> Result<Vec<(String, Part)>, DatasetError> {
     let object = match value {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Object(object)) => object,
@@ -402,7 +405,7 @@ fn named(field: &str, value: Option<&Value>) -> Result<Vec<(String, Part)>, Data
     Ok(found)
 }
 
-fn listed(field: &str, value: Option<&Value>) -> Result<Vec<String>, DatasetError> {
+pub(super) fn listed(field: &str, value: Option<&Value>) -> Result<Vec<String>, DatasetError> {
     let wrong = || DatasetError::split(field, "is no list of images");
     let one = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),

@@ -1,6 +1,8 @@
 //! Reads the fields of an object one by one and remembers every one that is wrong, in the words that
 //! existing clients know. Never stops at the first. Called by `bodies` and by the REST door.
 
+mod also;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};

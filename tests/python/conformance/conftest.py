@@ -1,7 +1,8 @@
 """Owns what the suite shares: a foreign client on plain `requests`, jobs to look at, and bounded waiting.
 
 The coordinator is given by BASE_URL, EMAIL and PASSWORD, its Labeler's datasets by DATASET_ID (an imagefolder that the
-user may read) and DATASET_OF_OTHERS; TRAINYARD_BIN is the command line, for what has no HTTP call.
+user may read) and DATASET_OF_OTHERS; LONELY_URL is a coordinator whose Labeler
+cannot be reached; TRAINYARD_BIN is the command line, for what has no HTTP call.
 """
 
 from __future__ import annotations
@@ -153,6 +154,13 @@ def tokens(root: str, email: str, password: str) -> Dict[str, str]:
 @pytest.fixture(scope="session")
 def api(root: str, tokens: Dict[str, str]) -> Api:
     return Api(root, tokens["access_token"])
+
+
+@pytest.fixture(scope="session")
+def lonely(email: str, password: str) -> Api:
+    """A coordinator whose Labeler cannot be reached."""
+    made = Api(os.environ["LONELY_URL"].rstrip("/"), None)
+    return Api(made.root, log_in(made, email, password).json()["access_token"])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -171,7 +171,16 @@ def test_validation_results_are_one_row_an_epoch(api: Api, trainer: Trainer) -> 
         assert found["results"][1][key] == body[key], key
     summary = api.get(f"/validation/jobs/{trainer.id}/summary")
     assert summary.status_code == 200
-    assert summary.json()["job_id"] == trainer.id
+    rows = [
+        {
+            "epoch": epoch,
+            "primary_metric_name": body["primary_metric_name"],
+            "primary_metric_value": value,
+            "overall_loss": body["overall_loss"],
+        }
+        for epoch, value in ((1, 0.75), (2, body["primary_metric_value"]))
+    ]
+    assert summary.json() == {"job_id": trainer.id, "total_epochs": 2, "last_epoch": 2, "epochs": rows}
 
 
 def test_validation_results_need_a_token_and_a_job(api: Api, trainer: Trainer) -> None:

@@ -129,3 +129,25 @@ def test_a_body_of_more_than_a_mebibyte_is_413(api: Api) -> None:
     answer = api.post("/training/jobs", json={**yolo(), "notes": "x" * (3 << 20)})
     assert answer.status_code == 413
     assert isinstance(answer.json()["detail"], str)
+
+
+PAGE = "https://front.example"
+"""The one origin that the coordinator's settings allow."""
+
+
+def test_a_page_of_an_allowed_origin_may_call(api: Api) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    answer = api.call("OPTIONS", "/training/jobs", token=None, headers={"Origin": PAGE, **asked})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower()
+    assert "authorization" in allowed and "content-type" in allowed
+    called = api.get("/auth/me", headers={"Origin": PAGE})
+    assert (called.status_code, called.headers["Access-Control-Allow-Origin"]) == (200, PAGE)
+
+
+def test_a_page_of_another_origin_may_not(api: Api) -> None:
+    asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    answer = api.call("OPTIONS", "/training/jobs", token=None, headers=asked)
+    assert "Access-Control-Allow-Origin" not in answer.headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from typing import Any, Dict, Iterator, List
 
 import pytest
@@ -69,10 +70,28 @@ def test_framework_is_timm_by_default(submit: Any) -> None:
     assert submit(body)["framework"] == "timm"
 
 
-def test_an_unknown_framework_is_400(api: Api) -> None:
-    answer = api.post("/training/jobs", json=yolo(framework="no-such-framework"))
-    assert answer.status_code == 400
-    assert "no-such-framework" in answer.json()["detail"]
+def test_an_unknown_framework_is_422_beside_all_else_that_is_wrong(api: Api) -> None:
+    answer = api.post("/training/jobs", json=yolo(framework="no-such-framework", task_type="sing", epochs=0))
+    found = {("body.config.framework", "value_error"), ("body.config.task_type", "value_error")}
+    assert set(problems(answer)) == {*found, ("body.config.epochs", "greater_than_equal")}
+    assert "no-such-framework" in answer.text
+
+
+def test_the_same_key_with_another_submission_is_409(api: Api) -> None:
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    first = api.post("/training/jobs", json=yolo(), headers=headers).json()
+    assert api.post("/training/jobs", json=yolo(), headers=headers).json()["id"] == first["id"]
+    answer = api.post("/training/jobs", json=yolo(epochs=3), headers=headers)
+    assert answer.status_code == 409
+    assert f"job {first['id']}" in answer.json()["detail"]
+    api.post(f"/training/jobs/{first['id']}/cancel")
+
+
+def test_a_labeler_that_cannot_be_reached_is_503(lonely: Api) -> None:
+    answer = lonely.post("/training/jobs", json=yolo(dataset_id="7", dataset_path=...))
+    assert answer.status_code == 503
+    assert list(answer.json()) == ["detail"]
+    assert "Labeler" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("field", ["model_name", "task_type"])
@@ -184,6 +203,11 @@ def test_advanced_config_is_kept_as_a_tree(submit: Any) -> None:
 def test_the_primary_metric_by_task(submit: Any, task: str, metric: str, mode: str) -> None:
     job = submit(yolo(task_type=task))
     assert (job["primary_metric"], job["primary_metric_mode"]) == (metric, mode)
+
+
+def test_the_primary_metric_of_what_is_none_of_these_tasks(submit: Any) -> None:
+    job = submit(program("true", resources={"gpus": 1}))
+    assert (job["primary_metric"], job["primary_metric_mode"]) == ("loss", "min")
 
 
 def test_a_primary_metric_of_ones_own(submit: Any) -> None:

@@ -16,7 +16,7 @@ use trainyard_proto::{
 };
 
 use super::error::Refusal;
-use crate::api::ApiError;
+use crate::{api::ApiError, datasets};
 
 /// The largest number that a setting can hold.
 const MOST: Bound<i64> = Bound::Le(u32::MAX as i64);
@@ -27,9 +27,32 @@ const LONGEST: f64 = 315_360_000.0;
 /// A day.
 const LONGEST_GRACE: f64 = 86_400.0;
 
-/// Reads the body: first its shape, all of it at once, then what the contract wants to be there.
+/// The contract's words, which core says as well.
+const NO_MODEL: &str = "model_name is required";
+const NO_TASK: &str = "task_type is required";
+const NO_DATASET: &str = "Either dataset_id or dataset_path must be provided";
+const LACKING: [&str; 3] = [NO_MODEL, NO_TASK, NO_DATASET];
+
+/// Reads the body: all that is wrong in it at once, then what the contract wants to be there.
 pub(super) fn spec(body: &[u8]) -> Result<JobSpec, Refusal> {
-    let spec = http::read(body, |fields, _| job(fields))?;
+    let spec = http::read(body, |fields, _| {
+        let spec = job(fields);
+        let mut found = spec.check();
+        found.extend(
+            datasets::fits(&spec, None)
+                .err()
+                .into_iter()
+                .flat_map(|error| error.violations),
+        );
+        let lacking = found
+            .iter()
+            .all(|one| LACKING.contains(&one.message.as_str()));
+        // Where something is only missing, the contract has an answer of its own.
+        if !(lacking && fields.errors.is_empty()) {
+            fields.also(&found, place);
+        }
+        spec
+    })?;
     missing(&spec).map_or(Ok(spec), |words| {
         Err(ApiError::new(Kind::Invalid, words).into())
     })
@@ -42,18 +65,29 @@ pub(super) fn refusal(body: &[u8], error: ApiError) -> Refusal {
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let entry = |found: &Violation| {
-        let place = json!(["body", "config", found.field]);
-        let given = body
-            .get("config")
-            .and_then(|config| config.get(&found.field));
-        problem(
-            "value_error",
-            &place,
-            &found.message,
-            given.unwrap_or(&Value::Null),
-        )
+        let path = place(&found.field);
+        let given = path.iter().try_fold(&body, |value, key| value.get(key));
+        let given = given.unwrap_or(&Value::Null);
+        let place: Vec<_> = std::iter::once("body")
+            .chain(path.iter().map(String::as_str))
+            .collect();
+        problem("value_error", &json!(place), &found.message, given)
     };
     Refusal::Fields(error.violations.iter().map(entry).collect())
+}
+
+/// Where the body has what the specification calls so.
+fn place(field: &str) -> Vec<String> {
+    let owned = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
+    match field {
+        "name" => owned(&["experiment_name"]),
+        "tags" | "notes" | "project_id" | "session_id" => owned(&[field]),
+        "time_limit" => owned(&["config", "time_limit_seconds"]),
+        field => {
+            let parts: Vec<_> = std::iter::once("config").chain(field.split('.')).collect();
+            owned(&parts)
+        }
+    }
 }
 
 fn missing(spec: &JobSpec) -> Option<&'static str> {
@@ -61,11 +95,11 @@ fn missing(spec: &JobSpec) -> Option<&'static str> {
     if spec.framework == "command" {
         None
     } else if spec.model_name.is_empty() {
-        Some("model_name is required")
+        Some(NO_MODEL)
     } else if spec.task_type.is_empty() {
-        Some("task_type is required")
+        Some(NO_TASK)
     } else if !given(&spec.dataset_id) && !given(&spec.dataset_path) {
-        Some("Either dataset_id or dataset_path must be provided")
+        Some(NO_DATASET)
     } else {
         None
     }

@@ -1,9 +1,6 @@
 //! Datasets, snapshots, and where to put a checkpoint.
 
-use axum::{
-    Json,
-    extract::{Path, State, rejection::PathRejection},
-};
+use axum::{Json, extract::State};
 use http::{HeaderMap, header::HOST};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     error::{Answer, Refusal},
     openapi::{About, Acting, Sending},
-    request::{Asked, Body, Id, User},
+    request::{Asked, Body, Id, Named, User},
 };
 use crate::{
     api::Service,
@@ -37,15 +34,25 @@ pub(super) fn router() -> OpenApiRouter<Service> {
 #[expect(dead_code, reason = "describes a body that is read field by field")]
 pub(super) struct DatasetRequest {
     /// Its name, unique: letters, digits, `.`, `_` and `-`.
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+    )]
     id: String,
     /// A folder's absolute path on the coordinator, or a URL such as `s3://bucket/prefix`.
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, max_length = 300)]
     storage_path: String,
-    /// `dice`, `yolo`, `coco` or `imagefolder`; found out when it is left out.
+    /// Found out when it is left out or empty.
+    #[schema(pattern = "^(dice|yolo|coco|imagefolder|image_folder|)$")]
     format: Option<String>,
-    /// For people.
+    /// For people: the task that it is made for, under its long or short name.
+    #[schema(
+        pattern = "^((image_)?classification|(object_)?detection|(instance_)?segmentation|pose(_estimation)?|)$"
+    )]
     task_type: Option<String>,
     /// For people.
+    #[schema(max_length = 2000)]
     description: Option<String>,
 }
 
@@ -160,13 +167,6 @@ impl From<Snapshot> for SnapshotView {
     }
 }
 
-/// A name in a path; one that cannot be read is that of nothing.
-type Named = Result<Path<String>, PathRejection>;
-
-fn name(named: Named) -> String {
-    named.map(|Path(name)| name).unwrap_or_default()
-}
-
 /// Register a dataset
 #[utoipa::path(
     post,
@@ -184,13 +184,19 @@ pub(super) async fn add(
     let new = bodies::read(&body, |fields, _| {
         let mut optional = |name| fields.optional_text(name).unwrap_or_default();
         let (format, task_type) = (optional("format"), optional("task_type"));
-        NewDataset {
+        let new = NewDataset {
             format,
             task_type,
             description: optional("description"),
             id: fields.text("id"),
             storage_path: fields.text("storage_path"),
-        }
+        };
+        let place = |field: &str| match field {
+            "dataset_id" => vec!["id".to_owned()],
+            field => vec![field.to_owned()],
+        };
+        fields.also(&new.problems(), place);
+        new
     })?;
     Ok(Json(service.add_dataset(&caller, new).await?.into()))
 }
@@ -233,9 +239,9 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Service>,
     User(caller): User,
-    id: Named,
+    Named(id): Named,
 ) -> Answer<DatasetView> {
-    Ok(Json(service.dataset(&caller, &name(id)).await?.into()))
+    Ok(Json(service.dataset(&caller, &id).await?.into()))
 }
 
 /// Take a dataset out of the catalog
@@ -252,9 +258,8 @@ pub(super) async fn show(
 pub(super) async fn remove(
     State(service): State<Service>,
     User(caller): User,
-    id: Named,
+    Named(id): Named,
 ) -> Answer<Removed> {
-    let id = name(id);
     service.remove_dataset(&caller, &id).await?;
     let message = format!("dataset '{id}' removed; its files and snapshots stay");
     Ok(Json(Removed { message }))
@@ -301,9 +306,9 @@ pub(super) async fn snapshots(
 pub(super) async fn snapshot(
     State(service): State<Service>,
     User(caller): User,
-    id: Named,
+    Named(id): Named,
 ) -> Answer<SnapshotView> {
-    Ok(Json(service.snapshot(&caller, &name(id))?.into()))
+    Ok(Json(service.snapshot(&caller, &id)?.into()))
 }
 
 /// Forget a snapshot
@@ -320,9 +325,8 @@ pub(super) async fn snapshot(
 pub(super) async fn delete_snapshot(
     State(service): State<Service>,
     User(caller): User,
-    id: Named,
+    Named(id): Named,
 ) -> Answer<Removed> {
-    let id = name(id);
     service.delete_snapshot(&caller, &id).await?;
     let message = format!("snapshot '{id}' deleted; the dataset is as it was");
     Ok(Json(Removed { message }))

@@ -72,14 +72,15 @@ pub(super) struct Stopped {
 
 /// Submit a job
 ///
-/// It is on disk when this answers. The same `Idempotency-Key` again answers with the first job.
+/// It is on disk when this answers. The same `Idempotency-Key` with the same
+/// submission again answers with the first job; with another submission it is refused with 409.
 #[utoipa::path(
     post,
     path = "/training/jobs",
     tag = "training",
     security(("token" = []), ("login" = [])),
     params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]*$", max_length = 200,
-        description = "Chosen by the caller; a second submission with it makes no second job")),
+        description = "Chosen by the caller; the same submission with it makes no second job, another one is refused with 409")),
     request_body = TrainingJobRequest,
     responses((status = 200, description = "Accepted", body = TrainingJob), Sending)
 )]

@@ -1,6 +1,6 @@
 //! What can be trained. Known to anyone: it stands in the open source as well.
 
-use axum::{Json, extract::Path};
+use axum::Json;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use trainyard_core::spec::TaskType;
@@ -8,7 +8,11 @@ use trainyard_proto::status::Kind;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{error::Answer, openapi::Finding, request::Asked};
+use super::{
+    error::Answer,
+    openapi::Finding,
+    request::{Asked, ModelName, Named},
+};
 use crate::api::{
     ApiError, Service,
     models::{self, Capabilities, Model},
@@ -109,7 +113,7 @@ pub(super) async fn get(asked: Asked) -> Answer<ModelView> {
     ),
     responses((status = 200, description = "The model", body = ModelView), Finding)
 )]
-pub(super) async fn model(Path((framework, name)): Path<(String, String)>) -> Answer<ModelView> {
+pub(super) async fn model(ModelName(framework, name): ModelName) -> Answer<ModelView> {
     found(&framework, &name)
 }
 
@@ -121,7 +125,7 @@ pub(super) async fn model(Path((framework, name)): Path<(String, String)>) -> An
     params(("framework" = String, Path, description = "The framework")),
     responses((status = 200, description = "Its models and more", body = CapabilitiesView), Finding)
 )]
-pub(super) async fn capabilities(Path(framework): Path<String>) -> Answer<CapabilitiesView> {
+pub(super) async fn capabilities(Named(framework): Named) -> Answer<CapabilitiesView> {
     let trainer = trainer(&framework)?;
     let models = trainer.models.iter().map(|model| view(trainer, model));
     Ok(Json(CapabilitiesView {

@@ -4,11 +4,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use trainyard_core::join::JoinToken;
 use trainyard_proto::http::{Bound, read};
@@ -18,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     error::Refusal,
     openapi::{About, Sending, Signed},
-    request::{Body, User},
+    request::{Body, Named, User},
 };
 use crate::api::{NewJoinToken, Service};
 
@@ -142,7 +138,7 @@ pub(super) async fn list(
 pub(super) async fn remove(
     State(service): State<Service>,
     User(caller): User,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<Done>, Refusal> {
     service.revoke_join_token(&caller, &id).await?;
     let message = format!("join token {id} is revoked");
@@ -161,7 +157,7 @@ pub(super) async fn remove(
 pub(super) async fn revoke(
     State(service): State<Service>,
     User(caller): User,
-    Path(name): Path<String>,
+    Named(name): Named,
 ) -> Result<Json<Done>, Refusal> {
     service.revoke_agent(&caller, &name).await?;
     let message = format!("the agent of node {name} is revoked");

@@ -159,7 +159,10 @@ fn refusals(statuses: &[u16]) -> BTreeMap<String, RefOr<Response>> {
                 "There is no such thing, or none that the caller may see",
                 "Detail",
             ),
-            409 => ("There is such a thing already", "Detail"),
+            409 => (
+                "There is such a thing already, or the key of a submission stands for another one",
+                "Detail",
+            ),
             413 => ("The body is too large", "Detail"),
             422 => ("Fields are wrong: every one of them", "WrongFields"),
             429 => ("There is no room for more at present", "Detail"),

@@ -78,15 +78,28 @@ impl<S: Send + Sync> FromRequestParts<S> for UserId {
     }
 }
 
-/// What the path names, whatever it is called.
+/// What the path names, whatever it is called; what cannot be read is the name of nothing.
 pub(super) struct Named(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let names = names(parts, state).await;
+        Ok(Self(names.into_values().next().unwrap_or_default()))
+    }
+}
+
+/// The model that the path names: its framework and its name.
+pub(super) struct ModelName(pub(super) String, pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ModelName {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let mut names = names(parts, state).await;
-        Ok(Self(names.remove("id").unwrap_or_default()))
+        let mut name = |key| names.remove(key).unwrap_or_default();
+        Ok(Self(name("framework"), name("model")))
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) async fn status(
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 when it is left out"),
         ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "`asc`: the oldest ones, oldest first; `desc`: the newest ones, newest first"),
         ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
-        ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of every attempt: a reader that names the last id it has seen loses nothing and is told nothing twice"),
+        ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of every attempt: a reader that names the last id it has seen loses nothing and is told nothing twice; `order` and `since_epoch` do not count then"),
     ),
     responses((status = 200, description = "Points", body = Vec<MetricRow>), About)
 )]
@@ -112,17 +112,19 @@ pub(super) async fn metrics(
     asked: Asked,
 ) -> Answer<Vec<MetricRow>> {
     let most = service.page_rows();
-    let after = asked.read(|fields| (after(fields), fields.limit(100, most)))?;
-    if let (Some(after), limit) = after {
-        let points = service.points(&caller, id, (after, limit))?.rows;
+    let (after, wanted) = asked.read(|fields| {
+        let wanted = Points {
+            limit: fields.limit(100, most),
+            newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
+            since_epoch: fields.since_epoch(),
+        };
+        (after(fields), wanted)
+    })?;
+    if let Some(after) = after {
+        let points = service.points(&caller, id, (after, wanted.limit))?.rows;
         let points = points.into_iter().map(|point| MetricRow::of(id, point));
         return Ok(Json(points.collect()));
     }
-    let wanted = asked.read(|fields| Points {
-        limit: fields.limit(100, most),
-        newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
-        since_epoch: fields.since_epoch(),
-    })?;
     let points = service.points_from(&caller, id, wanted).await?.into_iter();
     Ok(Json(points.map(|point| MetricRow::of(id, point)).collect()))
 }

@@ -12,7 +12,13 @@ use std::collections::BTreeMap;
 
 use trainyard_core::{
     dataset::trained_tasks,
-    spec::{FRAMEWORKS, TaskType},
+    spec::{
+        FRAMEWORKS, TaskType,
+        texts::{
+            LONGEST_NAME, LONGEST_STRING, LONGEST_TAG, LONGEST_WORD, MOST_ARGUMENTS, MOST_TAGS,
+            MOST_VARIABLES,
+        },
+    },
 };
 use utoipa::{
     PartialSchema, ToSchema,
@@ -34,7 +40,10 @@ pub(super) struct TrainingJobRequest {
     project_id: Option<i64>,
     #[schema(max_length = 200)]
     experiment_name: Option<String>,
+    /// At most 100 of at most 200 characters.
+    #[schema(schema_with = tags)]
     tags: Option<Vec<String>>,
+    #[schema(max_length = 65536)]
     notes: Option<String>,
     /// What is to run: a training from a dataset by its id or its path, or a program.
     config: ConfigRequest,
@@ -47,17 +56,21 @@ struct SettingsRequest {
     #[schema(required = false, default = "timm")]
     framework: String,
     /// Not used by `command`.
+    #[schema(max_length = 1000, pattern = "^[^\\x00]*$")]
     model_name: Option<String>,
     /// Not used by `command`. Both the long and the short names are known.
+    #[schema(max_length = 1000, pattern = "^[^\\x00]*$")]
     task_type: Option<String>,
     #[schema(minimum = 2, maximum = 4294967295_i64)]
     num_classes: Option<u32>,
     /// A dataset that a provider knows; goes before `dataset_path`.
+    #[schema(max_length = 1000, pattern = "^[^\\x00]*$")]
     dataset_id: Option<String>,
     /// A dataset as the agents see it.
+    #[schema(max_length = 4096, pattern = "^[^\\x00]*$")]
     dataset_path: Option<String>,
     /// The provider's own word replaces it when `dataset_id` is given.
-    #[schema(required = false, default = "imagefolder")]
+    #[schema(required = false, default = "imagefolder", max_length = 1000)]
     dataset_format: String,
     split_strategy: Option<SplitStrategyRequest>,
     #[schema(required = false, default = 50, minimum = 1, maximum = 1000)]
@@ -71,18 +84,21 @@ struct SettingsRequest {
         exclusive_maximum = 1
     )]
     learning_rate: f64,
-    /// `optimizer`, `scheduler`, `augmentation` and so on, handed to the trainer.
+    /// `optimizer`, `scheduler`, `augmentation` and so on, handed to the trainer in its variable `CONFIG`, where
+    /// they stand twice: 52,000 bytes as JSON, less where a split or prompts stand there too.
     #[schema(value_type = Option<Object>)]
     advanced_config: Option<serde_json::Value>,
     /// By the task when it is left out.
+    #[schema(max_length = 1000)]
     primary_metric: Option<String>,
-    #[schema(required = false, default = "max")]
+    #[schema(required = false, default = "max", pattern = "^(max|min)$")]
     primary_metric_mode: String,
     /// Words for models that are asked in words, handed to the trainer.
     custom_prompts: Option<Vec<String>>,
-    #[schema(required = false, default = "offline")]
+    #[schema(required = false, default = "offline", max_length = 1000)]
     prompt_mode: String,
     /// Given by old clients, kept for them.
+    #[schema(max_length = 1000)]
     custom_docker_image: Option<String>,
     /// Pixels.
     #[schema(minimum = 1, maximum = 4294967295_i64)]
@@ -93,9 +109,10 @@ struct SettingsRequest {
     /// `cpu`, `0`, `0,1`; the trainer chooses when it is left out.
     #[schema(schema_with = device)]
     device: Option<serde_json::Value>,
-    /// Program and arguments of framework `command`.
+    /// Program and arguments of framework `command`: 120,000 bytes each, 500,000 in all.
+    #[schema(schema_with = arguments)]
     command: Option<Vec<String>>,
-    /// Variables for the trainer.
+    /// Variables for the trainer: 120,000 bytes each with its name, 500,000 in all.
     #[schema(schema_with = environment)]
     environment: Option<BTreeMap<String, String>>,
     resources: Option<ResourcesRequest>,
@@ -115,12 +132,15 @@ struct SettingsRequest {
 struct SplitStrategyRequest {
     #[schema(pattern = "^(use_dataset|auto|custom)$")]
     method: String,
-    /// Shares of train, validation and test.
+    /// Shares of train, validation and test, which make 1.
+    #[schema(schema_with = shares)]
     ratio: Option<Vec<f64>>,
     /// 42 when it is left out.
     #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
     seed: Option<i64>,
-    /// The part of an image, by the image's id.
+    /// The part of an image, by the image's id. With `dataset_path` they must fit into the trainer's variable
+    /// `CONFIG`, some 104,000 bytes as JSON; with `dataset_id` there may be any number.
+    #[schema(schema_with = parts)]
     custom_splits: Option<BTreeMap<String, String>>,
     /// Images that take no part.
     exclude_images: Option<Vec<String>>,
@@ -184,12 +204,10 @@ impl PartialSchema for ConfigRequest {
                 _ => object.required("framework"),
             }
         };
-        let first = Object::builder()
-            .schema_type(Type::String)
-            .min_length(Some(1));
+        let first = given().min_length(Some(1));
         let program = ArrayBuilder::new()
             .prefix_items([first.build()])
-            .items(Object::with_type(Type::String))
+            .items(given())
             .min_items(Some(1));
         let command = Object::builder()
             .property("framework", words(["command"]))
@@ -243,18 +261,68 @@ fn nullable(array: ArrayBuilder) -> Array {
 
 fn device() -> RefOr<Schema> {
     let kinds = [Type::String, Type::Number, Type::Null];
-    let kinds = SchemaType::from_iter(kinds);
-    Object::builder().schema_type(kinds).into()
+    Object::builder()
+        .schema_type(SchemaType::from_iter(kinds))
+        .max_length(Some(LONGEST_WORD))
+        .pattern(Some("^[^\\x00]*$"))
+        .into()
+}
+
+fn tags() -> RefOr<Schema> {
+    let tag = Object::builder().schema_type(Type::String);
+    let tag = tag.max_length(Some(LONGEST_TAG));
+    let tags = ArrayBuilder::new().items(tag).max_items(Some(MOST_TAGS));
+    nullable(tags).into()
+}
+
+/// A text that a process can be given.
+fn given() -> ObjectBuilder {
+    Object::builder()
+        .schema_type(Type::String)
+        .max_length(Some(LONGEST_STRING))
+        .pattern(Some("^[^\\x00]*$"))
+}
+
+fn arguments() -> RefOr<Schema> {
+    let arguments = ArrayBuilder::new().items(given());
+    nullable(arguments.max_items(Some(MOST_ARGUMENTS))).into()
+}
+
+/// Above 0 for what is trained and measured on; that they make 1 no schema can say.
+fn shares() -> RefOr<Schema> {
+    let share = Object::builder().schema_type(Type::Number);
+    let share = share.minimum(Some(0)).exclusive_maximum(Some(1));
+    let shares = ArrayBuilder::new().items(share);
+    nullable(shares.min_items(Some(2)).max_items(Some(3))).into()
+}
+
+fn parts() -> RefOr<Schema> {
+    let part = words([
+        "train",
+        "training",
+        "val",
+        "valid",
+        "validation",
+        "test",
+        "testing",
+    ]);
+    let values = AdditionalProperties::RefOr(part.into());
+    Object::builder()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .additional_properties(Some(values))
+        .into()
 }
 
 fn environment() -> RefOr<Schema> {
     let kinds = SchemaType::from_iter([Type::Object, Type::Null]);
     let name = Object::builder()
         .schema_type(Type::String)
+        .max_length(Some(LONGEST_NAME))
         .pattern(Some("^[A-Za-z_][A-Za-z0-9_]*$"));
-    let values = AdditionalProperties::RefOr(Object::with_type(Type::String).into());
+    let values = AdditionalProperties::RefOr(given().into());
     Object::builder()
         .schema_type(kinds)
+        .max_properties(Some(MOST_VARIABLES))
         .property_names(Some(name))
         .additional_properties(Some(values))
         .into()

@@ -6,6 +6,8 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use trainyard_core::{
     access::{ProjectRole, SystemRole},
+    account::name_problem,
+    spec::Violation,
     time::Timestamp,
 };
 use trainyard_proto::http::{self, Fields, SAFE};
@@ -245,8 +247,14 @@ pub(super) async fn create_account(
 ) -> Result<(StatusCode, Json<UserView>), Refusal> {
     let new = http::read(&body, |fields, _| {
         let project_role = project_role(fields, "project_role");
+        let name = fields.text("name");
+        let problem = name_problem(&name).map(|words| Violation {
+            field: "name".to_owned(),
+            message: words.to_owned(),
+        });
+        fields.also(problem.as_slice(), |field| vec![field.to_owned()]);
         NewServiceAccount {
-            name: fields.text("name"),
+            name,
             role: role(fields).unwrap_or(SystemRole::StandardEngineer),
             project: fields
                 .whole_within("project_id", &SAFE)

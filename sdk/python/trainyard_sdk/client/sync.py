@@ -121,8 +121,8 @@ class Client:
 
         Args:
             spec: the description.
-            idempotency_key: the same key again answers with the first job; made up when None, so that a retry
-                after a lost answer makes no second job.
+            idempotency_key: the same submission with it again answers with the first job, another one is refused
+                with 409; made up when None, so that a retry after a lost answer makes no second job.
             settings: win over the same fields of `spec`.
 
         Raises:
