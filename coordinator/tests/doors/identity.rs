@@ -272,7 +272,7 @@ async fn too_many_wrong_passwords_are_told_when_to_come_back_and_right_ones_do_n
         let body: Value = answer.json().await.unwrap();
         let words = body["detail"].as_str().unwrap();
         assert!(
-            words.starts_with("Too many failed logins for this account"),
+            words.starts_with("Too many wrong passwords for this account"),
             "{words}"
         );
     }
@@ -347,6 +347,13 @@ async fn a_service_account_calls_with_its_key_at_both_doors_until_it_is_revoked(
     assert_eq!(status, 200);
     assert!(!listed.to_string().contains(key));
     assert!(listed[0]["last_used_at"].is_string(), "{listed}");
+    let out = (Method::POST, "/auth/logout");
+    let (status, answer) = world.call(key, out, Value::Null).await;
+    let words = answer["detail"].as_str().unwrap();
+    assert!(
+        status == 400 && words.contains("api-keys revoke"),
+        "{words}"
+    );
     let last = if key.ends_with('0') { "1" } else { "0" };
     let wrong = format!("{}{last}", key.split_at(key.len() - 1).0);
     for bad in [wrong, key.replace("ty_", "tz_")] {

@@ -303,7 +303,7 @@ pub(super) async fn snapshot(
     User(caller): User,
     id: Named,
 ) -> Answer<SnapshotView> {
-    Ok(Json(service.snapshot(&caller, &name(id))?.into()))
+    Ok(Json(service.snapshot(&caller, &name(id)).await?.into()))
 }
 
 /// Forget a snapshot
