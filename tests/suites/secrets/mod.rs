@@ -63,19 +63,20 @@ impl Caller {
     }
 
     /// Stores a checkpoint by a signed way, and has the job begin with it, for which its agent gets another.
-    async fn store(&mut self, job: u64) {
+    async fn store(&mut self, cluster: &Cluster, job: u64) {
         let path = format!("/training/jobs/{job}/checkpoints/upload-url");
         let body =
             json!({"checkpoint_filename": "last.pt", "content_type": "application/octet-stream"});
         let told = self.call(Method::POST, &path, body).await;
-        let url = told["upload_url"].as_str().expect("a way").to_owned();
+        let url = text_at(&told, "upload_url");
         let signature = url.split("signature=").nth(1).expect("it is signed");
         self.secrets.insert("a signed way", signature.to_owned());
         let sent = self.http.put(&url).body("weights").send().await;
         assert!(sent.expect("an answer").status().is_success());
-        let stored = told["object_key"].as_str().expect("a place");
+        let stored = text_at(&told, "object_key");
         let path = format!("/training/jobs/{job}/start?checkpoint_path={stored}");
         self.call(Method::POST, &path, Value::Null).await;
+        Jobs::of(cluster).await.ends(job).await;
     }
 
     /// Keeps the text at `key` of `answer` as the secret `name`.
@@ -233,8 +234,7 @@ async fn no_secret_stands_in_any_log() {
     let tokens = login.expect("a login").into_inner().tokens.expect("tokens");
     let (id, trainer) = job(&cluster, &mut caller).await;
     caller.watch(id).await;
-    caller.store(id).await;
-    Jobs::of(&cluster).await.ends(id).await;
+    caller.store(&cluster, id).await;
     let asked = outside.ask_all(&cluster, &mut caller).await;
     let printed = client(&cluster);
     let made = cluster.cli(&["node", "token"]);
@@ -263,11 +263,7 @@ async fn no_secret_stands_in_any_log() {
         ("agent", &agent),
         ("client", &printed),
     ] {
-        for (name, secret) in &secrets {
-            hides(log, whose, (name, secret));
-        }
-        // Those that agents get are known to nobody else.
-        hides(log, whose, ("a signed way", "signature="));
+        hides_all(log, whose, &secrets);
     }
     // What is the job's own it may show.
     let own = [
@@ -289,6 +285,19 @@ fn credential(cluster: &Cluster) -> String {
     // Its name is no secret.
     let credential = credential.expect("a credential");
     credential.rsplit(':').next().unwrap_or_default().to_owned()
+}
+
+fn text_at(answer: &Value, key: &str) -> String {
+    let text = answer.get(key).and_then(Value::as_str);
+    text.expect("it is there").to_owned()
+}
+
+fn hides_all(log: &str, whose: &str, secrets: &BTreeMap<&'static str, String>) {
+    for (name, secret) in secrets {
+        hides(log, whose, (name, secret));
+    }
+    // Those that agents get are known to nobody else.
+    hides(log, whose, ("a signed way", "signature="));
 }
 
 fn hides(log: &str, whose: &str, (name, secret): (&str, &str)) {
