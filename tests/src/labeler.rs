@@ -59,6 +59,8 @@ struct Told {
     hidden: BTreeSet<(String, String)>,
     asked: BTreeMap<&'static str, u32>,
     refused: Vec<String>,
+    /// The last service token.
+    token: String,
 }
 
 type Refusal = (StatusCode, Json<Value>);
@@ -82,6 +84,7 @@ impl Labeler {
                 hidden: BTreeSet::new(),
                 asked: BTreeMap::new(),
                 refused: Vec::new(),
+                token: String::new(),
             }),
         });
         let mut labeler = Self {
@@ -163,6 +166,11 @@ impl Labeler {
         self.lock().asked.get(what).copied().unwrap_or(0)
     }
 
+    /// The last service token that it was shown.
+    pub fn shown(&self) -> String {
+        self.lock().token.clone()
+    }
+
     /// Why it has refused tokens.
     pub fn refused(&self) -> Vec<String> {
         self.lock().refused.clone()
@@ -226,6 +234,9 @@ async fn verify(State(shared): State<Arc<Shared>>, mut request: Request, next: N
     let token = header
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.strip_prefix("Bearer "));
+    token
+        .unwrap_or_default()
+        .clone_into(&mut lock(&shared).token);
     match claims(&shared, token.unwrap_or_default()) {
         Ok(user) => {
             request.extensions_mut().insert(Asker(user));

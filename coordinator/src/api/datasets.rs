@@ -80,10 +80,12 @@ impl Service {
             .await
     }
 
-    /// A page of snapshots by id after a token, of one dataset or of all, and the next page's token.
+    /// A page of snapshots by id after a token, of one dataset or of all, and the next page's token. With
+    /// the Labeler those whose datasets it does not let the caller read are left out: a page may be
+    /// short, or empty, and not be the last.
     ///
     /// # Errors
-    /// When the caller may not see them.
+    /// When the caller may not see them, or the Labeler cannot be asked.
     pub async fn snapshots(
         &self,
         caller: &Caller,
@@ -91,7 +93,7 @@ impl Service {
         (token, limit): (&str, usize),
     ) -> Result<(Vec<Snapshot>, Option<String>), ApiError> {
         self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
-        let limit = self.page(limit);
+        let limit = self.data().snapshot_rows(self.page(limit));
         let all = self.data().snapshots(dataset).await?;
         let mut rows: Vec<Snapshot> = all
             .into_iter()
@@ -101,24 +103,32 @@ impl Service {
         let more = rows.len() > limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-        Ok((rows, next))
+        Ok((self.data().readable(caller, rows).await?, next))
     }
 
     /// One snapshot.
     ///
     /// # Errors
-    /// When the caller may not see it, or there is none.
-    pub fn snapshot(&self, caller: &Caller, id: &str) -> Result<Snapshot, ApiError> {
+    /// When the caller may not see it or its dataset, or there is none.
+    pub async fn snapshot(&self, caller: &Caller, id: &str) -> Result<Snapshot, ApiError> {
         self.require(caller, Permission::ReadDatasets, Target::Cluster)?;
-        self.data().snapshot(id)
+        let found = self.data().snapshot(id)?;
+        self.data().may_read(caller, &found.dataset_id).await?;
+        Ok(found)
     }
 
     /// Forgets a snapshot; the dataset is not touched.
     ///
     /// # Errors
-    /// When the caller may not, there is none, or a job that has not ended trains on it.
+    /// When the caller may not or may not read its dataset, there is none, or a job that has not ended
+    /// trains on it.
     pub async fn delete_snapshot(&self, caller: &Caller, id: &str) -> Result<(), ApiError> {
         self.require(caller, Permission::RegisterDatasets, Target::Cluster)?;
+        // Administrators clean up what nobody can read any more, such as of a dataset that is gone.
+        if SystemRole::parse(&caller.user.role) != Some(SystemRole::Admin) {
+            let found = self.data().snapshot(id)?;
+            self.data().may_read(caller, &found.dataset_id).await?;
+        }
         self.data().delete_snapshot(id).await
     }
 

@@ -30,7 +30,8 @@ pub use agents::{AgentPolicy, NewJoinToken};
 pub use error::ApiError;
 pub use nodes::Node;
 pub use reads::Points;
-pub use service::{Jobs, Limits, Page, Service, ServiceArgs};
+pub use service::{Jobs, JobsPage, Limits, Page, Service, ServiceArgs};
 pub use users::{Caller, UserSettings};
 
+use service::LONGEST_WAIT;
 pub(crate) use service::stopping;

@@ -35,13 +35,13 @@ use crate::{
     auth::Keys,
     config::Http,
     datasets::Datasets,
-    store::Store,
+    store::{Bounds, Store},
     telemetry::Telemetry,
     trackers::Board,
 };
 
 /// Clients give up on an answer after about 30 s.
-const LONGEST_WAIT: Duration = Duration::from_secs(25);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
 /// How much is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,24 @@ pub struct Jobs {
     pub project_id: Option<i64>,
     /// At most so many; 0 takes 50.
     pub limit: usize,
+    /// At most so much text, in bytes, and one job in any case; 0 takes [`PAGE_BYTES`].
+    pub bytes: usize,
 }
+
+/// A page of jobs. It may be short, or even empty, and not be the last.
+#[derive(Debug)]
+pub struct JobsPage {
+    /// Newest first.
+    pub rows: Vec<Job>,
+    /// There may be more before this one.
+    pub next: Option<JobId>,
+}
+
+/// Text of jobs in one answer, in bytes: a job may bring a MiB of notes.
+const PAGE_BYTES: usize = 8 << 20;
+/// Jobs that are looked at for one page, for each row that a page may have: whoever may read none would
+/// have all of them looked at.
+const LOOKS: usize = 10;
 
 /// A page of something, and whether there is more.
 #[derive(Clone, Debug)]
@@ -240,16 +257,22 @@ impl Service {
     ///
     /// # Errors
     /// `Project not found`; when the store cannot be read.
-    pub async fn jobs(&self, caller: &Caller, wanted: Jobs) -> Result<Page<Job>, ApiError> {
+    pub async fn jobs(&self, caller: &Caller, wanted: Jobs) -> Result<JobsPage, ApiError> {
         if let Some(project) = wanted.project_id {
             self.require(caller, Permission::ReadProject, Target::Project(project))?;
         }
         let reader = self.reader(caller)?;
-        let limit = self.page(wanted.limit);
-        let store = self.inner.store.clone();
+        let bounds = Bounds {
+            rows: self.page(wanted.limit),
+            bytes: match wanted.bytes {
+                0 => PAGE_BYTES,
+                bytes => bytes,
+            },
+            looks: self.page_rows().saturating_mul(LOOKS),
+        };
         let waiting = |state: &JobState| !state.is_terminal();
         let only_open = !wanted.states.is_empty() && wanted.states.iter().all(waiting);
-        let scan = move || {
+        let scan = move |store: &Store| {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
@@ -257,19 +280,18 @@ impl Service {
             };
             if only_open {
                 // Few among many that have ended.
-                store.jobs_open(wanted.before, limit, keep)
+                store.jobs_open(wanted.before, bounds, keep)
             } else {
-                store.jobs(wanted.before, limit, keep)
+                store.jobs(wanted.before, bounds, keep)
             }
         };
-        let found = tokio::task::spawn_blocking(scan).await;
-        let found = found.ok().ok_or_else(stopping)??;
-        let more = found.len() == limit;
-        let mut rows = Vec::with_capacity(found.len());
-        for job in found {
+        let found = self.blocking(scan).await?;
+        let mut rows = Vec::with_capacity(found.jobs.len());
+        for job in found.jobs {
             rows.push(self.with_reason(job).await);
         }
-        Ok(Page { rows, more })
+        let next = found.next;
+        Ok(JobsPage { rows, next })
     }
 
     /// Asks for a stop, wherever the job stands; answers with the job as it is then.

@@ -18,12 +18,13 @@ mod rows;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures::StreamExt as _;
 use moka::future::Cache;
 use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,6 +58,10 @@ use crate::{
 
 /// Datasets that are read at once: each may hold its annotations in memory.
 const READERS: usize = 4;
+/// Snapshots on a page while the Labeler is asked about each dataset, and how many questions are open at
+/// once.
+const LABELER_ROWS: usize = 100;
+const ASKED: usize = 8;
 /// Places that are kept open, and for how long after their last use.
 const PLACES: u64 = 64;
 const KEPT: Duration = Duration::from_secs(60);
@@ -250,6 +255,57 @@ impl Datasets {
     pub fn snapshot(&self, id: &str) -> Result<Snapshot, ApiError> {
         let found = self.inner.store.document::<Snapshot>(id)?;
         found.ok_or_else(|| ApiError::new(Kind::NotFound, format!("there is no snapshot '{id}'")))
+    }
+
+    /// Whether the caller may see a dataset's snapshots: with the Labeler, as it says.
+    ///
+    /// # Errors
+    /// When the Labeler denies it, or cannot be asked.
+    pub async fn may_read(&self, caller: &Caller, dataset: &str) -> Result<(), ApiError> {
+        match &self.inner.labeler {
+            None => Ok(()),
+            Some(labeler) => labeler.may_read(dataset, caller.user.id).await,
+        }
+    }
+
+    /// Of these snapshots the ones whose datasets the caller may read; each dataset is asked for once.
+    ///
+    /// # Errors
+    /// When the Labeler cannot be asked.
+    pub async fn readable(
+        &self,
+        caller: &Caller,
+        mut rows: Vec<Snapshot>,
+    ) -> Result<Vec<Snapshot>, ApiError> {
+        if self.inner.labeler.is_none() {
+            return Ok(rows);
+        }
+        let named: BTreeSet<String> = rows.iter().map(|row| row.dataset_id.clone()).collect();
+        let asked = futures::stream::iter(named).map(async |id| {
+            let said = self.may_read(caller, &id).await;
+            (id, said)
+        });
+        let mut asked = std::pin::pin!(asked.buffer_unordered(ASKED));
+        let mut hidden = BTreeSet::new();
+        while let Some((id, said)) = asked.next().await {
+            match said {
+                Ok(()) => {}
+                Err(error) if error.kind == Kind::Forbidden => {
+                    hidden.insert(id);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        rows.retain(|row| !hidden.contains(&row.dataset_id));
+        Ok(rows)
+    }
+
+    /// How many snapshots a page has at most.
+    pub fn snapshot_rows(&self, wanted: usize) -> usize {
+        match &self.inner.labeler {
+            None => wanted,
+            Some(_) => wanted.min(LABELER_ROWS),
+        }
     }
 
     /// Snapshots by id, of one dataset or of all.

@@ -33,6 +33,7 @@ use trainyard_core::ids::JobId;
 
 pub use documents::Document;
 pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
+pub use read::{Bounds, FoundJobs};
 pub use rows::{Change, Committed, NodeRow, Profile, StoredLine, StoredPoint, UserRow};
 
 use self::{

@@ -22,6 +22,80 @@ use super::{
     },
 };
 
+/// Where a list of jobs ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// After so many that are wanted.
+    pub rows: usize,
+    /// Before their text grows beyond so many bytes; one alone may be larger.
+    pub bytes: usize,
+    /// After so many that were looked at, wanted or not.
+    pub looks: usize,
+}
+
+/// Jobs of a list, newest first.
+#[derive(Debug, Default)]
+pub struct FoundJobs {
+    /// Those that were wanted.
+    pub jobs: Vec<Job>,
+    /// The list ended at its bounds: it goes on before this job.
+    pub next: Option<JobId>,
+}
+
+/// Text that is read of jobs that are not wanted, in bytes, for one list.
+const LOOKED: usize = 64 << 20;
+
+/// A list under way.
+struct Gathered {
+    found: FoundJobs,
+    left: Bounds,
+    read: usize,
+}
+
+impl Gathered {
+    fn within(bounds: Bounds) -> Self {
+        Self {
+            found: FoundJobs::default(),
+            left: bounds,
+            read: LOOKED,
+        }
+    }
+
+    /// Looks at a row, and says whether to look at the next one.
+    fn take(
+        &mut self,
+        id: u64,
+        bytes: &[u8],
+        keep: impl Fn(&Job) -> bool,
+    ) -> Result<bool, ReadError> {
+        let size = bytes.len();
+        if self.left.rows == 0 || self.left.looks == 0 || self.read == 0 {
+            return Ok(false);
+        }
+        let job = decode_job(id, bytes)?;
+        if keep(&job) {
+            if size > self.left.bytes && !self.found.jobs.is_empty() {
+                return Ok(false);
+            }
+            self.left.bytes = self.left.bytes.saturating_sub(size);
+            self.left.rows -= 1;
+            self.found.jobs.push(job);
+        }
+        self.left.looks -= 1;
+        self.read = self.read.saturating_sub(size);
+        self.found.next = Some(JobId(id));
+        Ok(true)
+    }
+
+    /// The list, when nothing is left to look at.
+    fn whole(self) -> FoundJobs {
+        FoundJobs {
+            next: None,
+            ..self.found
+        }
+    }
+}
+
 impl Store {
     fn read(&self) -> Result<ReadTransaction, ReadError> {
         Ok(self.inner.shared.db.begin_read()?)
@@ -65,51 +139,44 @@ impl Store {
         Ok(self.read()?.open_table(OPEN_JOBS)?.len()?)
     }
 
-    /// Jobs that `keep` wants, newest first, older than `before`, at most `limit`.
+    /// Jobs that `keep` wants, newest first, older than `before`, within `bounds`.
     pub fn jobs(
         &self,
         before: Option<JobId>,
-        limit: usize,
+        bounds: Bounds,
         keep: impl Fn(&Job) -> bool,
-    ) -> Result<Vec<Job>, ReadError> {
+    ) -> Result<FoundJobs, ReadError> {
         let table = self.read()?.open_table(JOBS)?;
         let end = before.map_or(u64::MAX, |job| job.0);
-        let mut found = Vec::new();
+        let mut found = Gathered::within(bounds);
         for entry in table.range(..end)?.rev() {
-            if found.len() >= limit {
-                break;
-            }
             let (id, bytes) = entry?;
-            let job = decode_job(id.value(), bytes.value())?;
-            if keep(&job) {
-                found.push(job);
+            if !found.take(id.value(), bytes.value(), &keep)? {
+                return Ok(found.found);
             }
         }
-        Ok(found)
+        Ok(found.whole())
     }
 
     /// As [`Store::jobs`], of those that have not ended.
     pub fn jobs_open(
         &self,
         before: Option<JobId>,
-        limit: usize,
+        bounds: Bounds,
         keep: impl Fn(&Job) -> bool,
-    ) -> Result<Vec<Job>, ReadError> {
+    ) -> Result<FoundJobs, ReadError> {
         let txn = self.read()?;
         let jobs = txn.open_table(JOBS)?;
         let end = before.map_or(u64::MAX, |job| job.0);
-        let mut found = Vec::new();
+        let mut found = Gathered::within(bounds);
         for entry in txn.open_table(OPEN_JOBS)?.range(..end)?.rev() {
-            if found.len() >= limit {
-                break;
-            }
             let id = entry?.0.value();
-            if let Some(bytes) = jobs.get(id)? {
-                let job = decode_job(id, bytes.value())?;
-                found.extend(Some(job).filter(|job| keep(job)));
+            let Some(bytes) = jobs.get(id)? else { continue };
+            if !found.take(id, bytes.value(), &keep)? {
+                return Ok(found.found);
             }
         }
-        Ok(found)
+        Ok(found.whole())
     }
 
     /// The highest number of a job; 0 when there is none.

@@ -165,9 +165,27 @@ async fn jobs_are_listed_newest_first_and_a_terminal_one_is_not_open() {
     store.commit_and_wait(put(ended.clone())).await.unwrap();
     let numbers = |jobs: Vec<Job>| jobs.iter().map(|job| job.id.0).collect::<Vec<_>>();
     assert_eq!(numbers(store.open_jobs().unwrap()), [1, 3, 4, 5]);
-    assert_eq!(numbers(store.jobs(None, 2, |_| true).unwrap()), [5, 4]);
-    let before = store.jobs(Some(JobId(4)), 9, |job| job.id != JobId(1));
-    assert_eq!(numbers(before.unwrap()), [3, 2]);
+    let within = |rows, bytes, looks| Bounds { rows, bytes, looks };
+    let found = store.jobs(None, within(2, 1 << 20, 9), |_| true).unwrap();
+    assert_eq!(
+        (numbers(found.jobs), found.next),
+        (vec![5, 4], Some(JobId(4)))
+    );
+    let plenty = within(9, 1 << 20, 9);
+    let found = store.jobs(Some(JobId(4)), plenty, |job| job.id != JobId(1));
+    let found = found.unwrap();
+    assert_eq!((numbers(found.jobs), found.next), (vec![3, 2], None));
+    // One is given however large it is; nothing is wanted, and the list says where it stopped looking.
+    let found = store.jobs(None, within(9, 1, 9), |_| true).unwrap();
+    assert_eq!((numbers(found.jobs), found.next), (vec![5], Some(JobId(5))));
+    for found in [
+        store.jobs(None, within(9, 1 << 20, 3), |_| false).unwrap(),
+        store
+            .jobs_open(None, within(9, 1 << 20, 3), |_| false)
+            .unwrap(),
+    ] {
+        assert_eq!((numbers(found.jobs), found.next), (vec![], Some(JobId(3))));
+    }
     ended.state = JobState::Queued;
     store.commit_and_wait(put(ended)).await.unwrap();
     assert_eq!(numbers(store.open_jobs().unwrap()), [1, 2, 3, 4, 5]);

@@ -94,6 +94,12 @@ async fn only_pages_of_the_origins_in_the_settings_may_call() {
     };
     assert_eq!(ask(page).await.as_deref(), Some(page));
     assert_eq!(ask("https://evil.example.com").await, None);
+    let called = world.plain(Method::GET, "/health").header("Origin", page);
+    let called = called.send().await.unwrap();
+    let shown = called.headers()["access-control-expose-headers"]
+        .to_str()
+        .unwrap();
+    assert!(shown.contains("retry-after"), "{shown}");
     let closed = World::start().await;
     let answer = closed.plain(Method::GET, "/health").header("Origin", page);
     let answer = answer.send().await.unwrap();
@@ -124,6 +130,39 @@ async fn figures_are_told_to_prometheus() {
     }
     assert!(text.contains("trainyard_http_request_duration_seconds_bucket"));
     assert!(text.contains("trainyard_store_commits_total"));
+}
+
+#[tokio::test]
+async fn methods_that_a_caller_makes_up_are_counted_as_one() {
+    let world = World::start().await;
+    for n in 0..50 {
+        let method = Method::from_bytes(format!("MADEUP{n}").as_bytes()).unwrap();
+        let long = Method::from_bytes("X".repeat(4_000 + n).as_bytes()).unwrap();
+        for method in [method, long] {
+            world.plain(method, "/health").send().await.unwrap();
+        }
+    }
+    let url = format!("http://{}/metrics", world.address);
+    let text = world
+        .http
+        .get(url)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let count = text.lines().filter_map(|line| {
+        let known =
+            line.starts_with("trainyard_http_requests_total") && line.contains("method=\"other\"");
+        line.rsplit(' ')
+            .next()
+            .filter(|_| known)?
+            .parse::<u64>()
+            .ok()
+    });
+    assert_eq!(count.sum::<u64>(), 100, "{text}");
+    assert!(!text.contains("MADEUP") && !text.contains("XXXX"));
 }
 
 #[tokio::test]

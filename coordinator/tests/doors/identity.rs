@@ -272,7 +272,7 @@ async fn too_many_wrong_passwords_are_told_when_to_come_back_and_right_ones_do_n
         let body: Value = answer.json().await.unwrap();
         let words = body["detail"].as_str().unwrap();
         assert!(
-            words.starts_with("Too many failed logins for this account"),
+            words.starts_with("Too many wrong passwords for this account"),
             "{words}"
         );
     }
@@ -309,6 +309,26 @@ async fn an_address_that_tries_many_accounts_is_stopped_by_where_it_comes_from()
     // What the client wrote itself, further left, moves it nowhere.
     assert_eq!(attempt(9, "1.2.3.4, 198.51.100.7").await, 429);
     assert_eq!(attempt(9, "203.0.113.5").await, 401);
+}
+
+#[tokio::test]
+async fn an_api_key_does_not_log_out_and_the_answer_says_how_it_ends() {
+    let world = World::start().await;
+    let (_, account) = world
+        .post_json("/service-accounts", &json!({"name": "ci"}))
+        .await;
+    let body = json!({"user_id": account["id"], "name": "main"});
+    let (_, made) = world.post_json("/api-keys", &body).await;
+    let key = made["key"].as_str().unwrap();
+    let out = (Method::POST, "/auth/logout");
+    let (status, answer) = world.call(key, out, Value::Null).await;
+    assert_eq!(status, 400, "{answer}");
+    let way = format!("api-keys revoke {}", made["id"].as_str().unwrap());
+    assert!(
+        answer["detail"].as_str().unwrap().contains(&way),
+        "{answer}"
+    );
+    assert_eq!(me(&world, key).await, 200);
 }
 
 #[tokio::test]

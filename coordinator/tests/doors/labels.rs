@@ -9,6 +9,8 @@ use tests::{
     wait::until,
 };
 
+use trainyard_proto::v1::{self, dataset_service_client::DatasetServiceClient};
+
 use crate::{
     datasets::{folders, snapshot_job},
     world::World,
@@ -157,6 +159,59 @@ async fn what_one_user_is_told_or_refused_decides_nothing_for_another() {
         .await;
     assert_eq!(status, 403, "{shown}");
     assert_eq!(submit(&token).await.0, 200);
+}
+
+#[tokio::test]
+async fn snapshots_are_shown_to_those_whom_the_labeler_lets_read_their_dataset() {
+    let story = Story::begin(|_| {}).await;
+    let path = story.set.path().to_str().unwrap();
+    let (reader, token) = story.world.somebody("ada", "advanced_engineer").await;
+    story
+        .labeler
+        .dataset("9", "imagefolder", path, &["1", &reader.to_string()]);
+    let mut made = Vec::new();
+    for dataset in ["7", "9"] {
+        let (status, job) = story.submit(dataset).await;
+        assert_eq!(status, 200, "{job}");
+        made.push(job["dataset_snapshot_id"].as_str().unwrap().to_owned());
+    }
+    let call = async |method: reqwest::Method, path: &str| {
+        story.world.call(&token, (method, path), Value::Null).await
+    };
+    let asked = story.labeler.asked("permission");
+    let (status, listed) = call(reqwest::Method::GET, "/snapshots").await;
+    let shown: Vec<_> = listed["snapshots"].as_array().unwrap().iter().collect();
+    assert_eq!((status, shown.len()), (200, 1), "{listed}");
+    assert_eq!(shown[0]["snapshot_id"], json!(made[1]));
+    assert_eq!(story.labeler.asked("permission") - asked, 2);
+    let denied = (403, detail("Access denied to dataset '7'"));
+    let hidden = format!("/snapshots/{}", made[0]);
+    for method in [reqwest::Method::GET, reqwest::Method::DELETE] {
+        assert_eq!(call(method, &hidden).await, denied);
+    }
+    let seen = format!("/snapshots/{}", made[1]);
+    assert_eq!(call(reqwest::Method::GET, &seen).await.0, 200);
+
+    let mut request = tonic::Request::new(v1::ListSnapshotsRequest::default());
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    let mut datasets = DatasetServiceClient::new(story.world.channel().await);
+    let listed = datasets.list_snapshots(request).await.unwrap().into_inner();
+    let shown: Vec<_> = listed
+        .snapshots
+        .iter()
+        .map(|row| &row.snapshot_id)
+        .collect();
+    assert_eq!(shown, [&made[1]]);
+    // An administrator may clean up what the Labeler shows to nobody.
+    story.labeler.forbid("7");
+    assert_eq!(story.world.get(&hidden).await, denied);
+    let request = story.world.plain(reqwest::Method::DELETE, &hidden);
+    let request = request.bearer_auth(&story.world.token);
+    let (status, answer) = story.world.send(request).await;
+    // Not for the permission: a job waits for it.
+    let words = answer["detail"].as_str().unwrap();
+    assert!(status == 400 && words.contains("is what job"), "{words}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Live updates over a WebSocket: each message of the contract, and that none is lost or told twice.
 
 use futures::{SinkExt as _, StreamExt as _};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -218,6 +219,69 @@ async fn a_connection_follows_so_many_jobs_and_no_more() {
         let expected = if number < 16 { "subscribed" } else { "error" };
         assert_eq!(kind, expected, "{number}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_whose_login_has_ended_subscribes_to_nothing_and_is_closed() {
+    let world = World::start().await;
+    let id = world.submit(&command()).await;
+    let (_, tokens) = world.login("admin@example.com", "admin123").await;
+    let token = tokens["access_token"].as_str().unwrap();
+    let mut watcher = Watcher::open(&world, "", Some(token)).await.unwrap();
+    watcher.next().await;
+    // A number as text is one, as everywhere else.
+    let subscribe = json!({"type": "subscribe", "job_id": id.to_string()});
+    watcher.send(&subscribe).await;
+    let subscribed = json!({"type": "subscribed", "job_id": id});
+    assert_eq!(watcher.next().await, subscribed);
+    watcher
+        .send(&json!({"type": "unsubscribe", "job_id": id}))
+        .await;
+    let out = (Method::POST, "/auth/logout");
+    assert_eq!(world.call(token, out, Value::Null).await.0, 200);
+    watcher.send(&subscribe).await;
+    let refused = json!({"type": "error", "message": "Could not validate credentials"});
+    assert_eq!(watcher.next().await, refused);
+    let closed = async {
+        loop {
+            match watcher.0.next().await {
+                Some(Ok(Message::Close(frame))) => return frame,
+                Some(Ok(_)) => {}
+                other => panic!("not closed in order: {other:?}"),
+            }
+        }
+    };
+    let frame = tokio::time::timeout(PATIENCE, closed)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(u16::from(frame.code), 1008);
+}
+
+#[tokio::test]
+async fn a_connection_of_a_revoked_api_key_subscribes_to_nothing() {
+    let world = World::start().await;
+    let id = world.submit(&command()).await;
+    let body = json!({"name": "ci", "system_role": "admin"});
+    let (_, account) = world.post_json("/service-accounts", &body).await;
+    let body = json!({"user_id": account["id"], "name": "main"});
+    let (_, made) = world.post_json("/api-keys", &body).await;
+    let key = made["key"].as_str().unwrap();
+    let mut watcher = Watcher::open(&world, "", Some(key)).await.unwrap();
+    watcher.next().await;
+    // Its first look at the key is behind it.
+    watcher.send(&json!({"type": "ping"})).await;
+    watcher.next().await;
+    let path = format!("/api-keys/{}", made["id"].as_str().unwrap());
+    let revoke = (Method::DELETE, path.as_str());
+    assert_eq!(world.call(&world.token, revoke, Value::Null).await.0, 200);
+    watcher
+        .send(&json!({"type": "subscribe", "job_id": id}))
+        .await;
+    assert_eq!(
+        watcher.next().await["message"],
+        "Could not validate credentials"
+    );
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ mod limits;
 #[cfg(test)]
 mod listening;
 #[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod live;
 #[cfg(test)]
 mod matrix;

@@ -198,6 +198,13 @@ async fn an_issuers_user_is_made_on_first_sight_and_is_the_same_ever_after() {
     );
     assert_eq!(issuer.fetched.load(Ordering::SeqCst), 1);
 
+    let out = (Method::POST, "/auth/logout");
+    let (status, answer) = world.call(&token, out, Value::Null).await;
+    let words = answer["detail"].as_str().unwrap();
+    assert!(
+        status == 400 && words.contains("ends at its issuer"),
+        "{words}"
+    );
     let path = format!("/users/{}", user["id"]);
     let off = json!({"is_active": false});
     assert_eq!(

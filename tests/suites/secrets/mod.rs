@@ -2,6 +2,7 @@
 //! that touches one, and then their logs, those of trainers and what the client prints are searched for each.
 
 mod outside;
+mod private;
 
 use std::{collections::BTreeMap, fs};
 
@@ -20,6 +21,9 @@ use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
 
 use self::outside::Outside;
 use crate::{TRAINYARD, text};
+
+/// What a trainer signs its calls of S3 with.
+const TRAINERS_KEY: &str = "a trainer's storage key";
 
 /// One who calls over REST, and remembers every secret that went over the wire.
 struct Caller {
@@ -56,6 +60,23 @@ impl Caller {
             .header("sec-websocket-version", "13")
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(request.send().await.expect("an answer").status(), 101);
+    }
+
+    /// Stores a checkpoint by a signed way, and has the job begin with it, for which its agent gets another.
+    async fn store(&mut self, cluster: &Cluster, job: u64) {
+        let path = format!("/training/jobs/{job}/checkpoints/upload-url");
+        let body =
+            json!({"checkpoint_filename": "last.pt", "content_type": "application/octet-stream"});
+        let told = self.call(Method::POST, &path, body).await;
+        let url = text_at(&told, "upload_url");
+        let signature = url.split("signature=").nth(1).expect("it is signed");
+        self.secrets.insert("a signed way", signature.to_owned());
+        let sent = self.http.put(&url).body("weights").send().await;
+        assert!(sent.expect("an answer").status().is_success());
+        let stored = text_at(&told, "object_key");
+        let path = format!("/training/jobs/{job}/start?checkpoint_path={stored}");
+        self.call(Method::POST, &path, Value::Null).await;
+        Jobs::of(cluster).await.ends(job).await;
     }
 
     /// Keeps the text at `key` of `answer` as the secret `name`.
@@ -155,6 +176,11 @@ async fn job(cluster: &Cluster, caller: &mut Caller) -> (u64, String) {
     jobs.ends(id).await;
     let said = jobs.output(id).await.join("\n");
     assert!(said.contains(own), "it shows its environment: {said}");
+    let keys = said.split("EXTERNAL_STORAGE_SECRET_KEY=").nth(1);
+    let keys = keys.and_then(|rest| rest.split_whitespace().next());
+    caller
+        .secrets
+        .insert(TRAINERS_KEY, keys.expect("it has keys").to_owned());
     (id, said)
 }
 
@@ -208,6 +234,7 @@ async fn no_secret_stands_in_any_log() {
     let tokens = login.expect("a login").into_inner().tokens.expect("tokens");
     let (id, trainer) = job(&cluster, &mut caller).await;
     caller.watch(id).await;
+    caller.store(&cluster, id).await;
     let asked = outside.ask_all(&cluster, &mut caller).await;
     let printed = client(&cluster);
     let made = cluster.cli(&["node", "token"]);
@@ -236,12 +263,14 @@ async fn no_secret_stands_in_any_log() {
         ("agent", &agent),
         ("client", &printed),
     ] {
-        for (name, secret) in &secrets {
-            hides(log, whose, (name, secret));
-        }
+        hides_all(log, whose, &secrets);
     }
     // What is the job's own it may show.
-    let own = ["the attempt's secret", "of a job's environment"];
+    let own = [
+        "the attempt's secret",
+        "of a job's environment",
+        TRAINERS_KEY,
+    ];
     for (name, secret) in secrets.iter().filter(|(name, _)| !own.contains(name)) {
         hides(&trainer, "trainer", (name, secret));
     }
@@ -256,6 +285,19 @@ fn credential(cluster: &Cluster) -> String {
     // Its name is no secret.
     let credential = credential.expect("a credential");
     credential.rsplit(':').next().unwrap_or_default().to_owned()
+}
+
+fn text_at(answer: &Value, key: &str) -> String {
+    let text = answer.get(key).and_then(Value::as_str);
+    text.expect("it is there").to_owned()
+}
+
+fn hides_all(log: &str, whose: &str, secrets: &BTreeMap<&'static str, String>) {
+    for (name, secret) in secrets {
+        hides(log, whose, (name, secret));
+    }
+    // Those that agents get are known to nobody else.
+    hides(log, whose, ("a signed way", "signature="));
 }
 
 fn hides(log: &str, whose: &str, (name, secret): (&str, &str)) {

@@ -34,6 +34,10 @@ const GIVEN: [(&str, &str); 9] = [
     ("a store's session", "storeSession0123456789abcdef0123"),
 ];
 
+/// Of a user `ada` at MLflow, and as the header of a request holds both.
+pub(super) const PASSWORD: &str = "mlflowPass5ecret0123456789abcdef";
+pub(super) const PASSWORD_IN_BASE64: &str = "YWRhOm1sZmxvd1Bhc3M1ZWNyZXQwMTIzNDU2Nzg5YWJjZGVm";
+
 fn given(name: &str) -> &'static str {
     let found = GIVEN.iter().find(|(known, _)| *known == name);
     found.expect("it is one of them").1
@@ -105,6 +109,17 @@ impl Outside {
         }
     }
 
+    /// Settings of a coordinator that shows MLflow a password.
+    pub(super) fn by_password(&self) -> BTreeMap<String, String> {
+        let variables = [
+            ("TRAINYARD__TRACKERS__MLFLOW__URL", self.refuser.as_str()),
+            ("TRAINYARD__TRACKERS__MLFLOW__USERNAME", "ada"),
+            ("TRAINYARD__TRACKERS__MLFLOW__PASSWORD", PASSWORD),
+        ];
+        let set = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        variables.map(set).into()
+    }
+
     /// Each of them is asked, with its secret, and refuses.
     pub(super) async fn ask_all(&self, cluster: &Cluster, caller: &mut Caller) -> Secrets {
         let mut secrets: Secrets = GIVEN
@@ -121,6 +136,7 @@ impl Outside {
             "{refused}"
         );
         assert!(self.labeler.asked("dataset") > 0, "the Labeler was asked");
+        secrets.insert("a service token", self.labeler.shown());
 
         // {"alg":"RS256","kid":"k"}.{}
         let foreign = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsifQ.e30.foreign5ignature0123456789abcdef";

@@ -90,7 +90,7 @@ impl DatasetService for DatasetDoor {
     ) -> Answer<v1::GetSnapshotResponse> {
         let caller = caller(&self.0, &request)?;
         let id = request.into_inner().snapshot_id;
-        let snapshot = Some(self.0.snapshot(&caller, &id)?.into());
+        let snapshot = Some(self.0.snapshot(&caller, &id).await?.into());
         Ok(Response::new(v1::GetSnapshotResponse { snapshot }))
     }
 

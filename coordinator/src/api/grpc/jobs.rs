@@ -23,6 +23,8 @@ use crate::{
 
 /// Text in one message of lines, so that any client's limit of 4 MiB is kept.
 const TEXT: usize = 1 << 20;
+/// Text of jobs in one message, in bytes: clients take 4 MiB.
+const JOBS: usize = 2 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -74,11 +76,11 @@ impl JobService for JobDoor {
                 states: states?,
                 project_id: request.project_id,
                 limit: size(request.page_size),
+                bytes: JOBS,
             },
         );
         let page = page.await?;
-        let last = page.rows.last().filter(|_| page.more);
-        let next_page_token = last.map(|job| job.id.to_string()).unwrap_or_default();
+        let next_page_token = page.next.map(|id| id.to_string()).unwrap_or_default();
         let jobs = page.rows.into_iter().map(Into::into).collect();
         Ok(Response::new(v1::ListJobsResponse {
             jobs,

@@ -117,7 +117,8 @@ pub(super) async fn refresh(State(service): State<Service>, asked: Asked) -> Ans
 /// Log out
 ///
 /// The session of the access token ends: its tokens are refused from now on. So does that of a
-/// refresh token, if one comes in the query or the body.
+/// refresh token, if one comes in the query or the body. 400 for an API key, which is revoked, and for a
+/// token of an issuer, whose logins end there.
 #[utoipa::path(
     post,
     path = "/auth/logout",

@@ -308,7 +308,7 @@ pub(super) async fn snapshot(
     User(caller): User,
     Named(id): Named,
 ) -> Answer<SnapshotView> {
-    Ok(Json(service.snapshot(&caller, &id)?.into()))
+    Ok(Json(service.snapshot(&caller, &id).await?.into()))
 }
 
 /// Forget a snapshot

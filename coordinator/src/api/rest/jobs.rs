@@ -2,8 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::{Json, extract::State};
-use http::HeaderMap;
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use futures::stream::BoxStream;
+use http::{HeaderMap, header};
 use serde::Serialize;
 use serde_json::json;
 use trainyard_core::{
@@ -18,14 +24,16 @@ use super::{
     create,
     error::{Answer, Refusal},
     openapi::{About, Acting, Sending},
-    request::{Asked, Body, Id, ProjectId, Reader, User},
+    request::{Asked, Body as Given, Id, ProjectId, Reader, User},
     submission::TrainingJobRequest,
     views::TrainingJob,
 };
-use crate::api::{Jobs, Service};
+use crate::api::{Jobs, LONGEST_WAIT, Service};
 
 /// How long after its grace a job may take to end before a cancel is answered without its end.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Text of jobs that is held while all of a project are sent, in bytes.
+const PART: usize = 1 << 20;
 /// The same key again answers with the first job.
 const KEY: &str = "idempotency-key";
 /// Characters of such a key.
@@ -52,7 +60,8 @@ pub(super) fn router() -> OpenApiRouter<Service> {
         .routes(routes!(experiments))
 }
 
-/// A page of jobs, newest first.
+/// A page of jobs, newest first. It may be shorter than asked for, or empty, and not be the last:
+/// only a null `next_cursor` says that.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct JobPage {
     jobs: Vec<TrainingJob>,
@@ -65,8 +74,9 @@ pub(super) struct JobPage {
 pub(super) struct Stopped {
     #[schema(value_type = u64)]
     job_id: JobId,
-    /// Always `stopped`.
+    /// Always `stopped`, also while the trainer is still given its time to end.
     status: &'static str,
+    /// Says whether it has ended, or is still being stopped.
     message: String,
 }
 
@@ -88,7 +98,7 @@ pub(super) async fn create(
     State(service): State<Service>,
     User(caller): User,
     headers: HeaderMap,
-    Body(body): Body,
+    Given(body): Given,
 ) -> Answer<TrainingJob> {
     let key = key(&headers)?;
     let spec = create::spec(&body)?;
@@ -116,7 +126,9 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 
 /// List jobs
 ///
-/// Those that the caller may read, newest first.
+/// Those that the caller may read, newest first. A page ends at `limit`, at 8 MiB of text, or when many
+/// jobs that are not asked for, or not the caller's to read, were looked at: it may be short or even empty
+/// and still have a `next_cursor`. Go on until that is null.
 #[utoipa::path(
     get,
     path = "/training/jobs",
@@ -147,15 +159,18 @@ pub(super) async fn list(
             .whole_within("cursor", &[Bound::Ge(0), SAFE[1]])
             .and_then(|id| u64::try_from(id).ok())
             .map(JobId),
+        bytes: 0,
     })?;
     let page = service.jobs(&caller, wanted).await?;
-    let last = page.rows.last().filter(|_| page.more);
-    let next_cursor = last.map(|job| job.id.to_string());
+    let next_cursor = page.next.map(|id| id.to_string());
     let jobs = Names::of(&service).all(page.rows)?;
     Ok(Json(JobPage { jobs, next_cursor }))
 }
 
 /// All jobs of a project, newest first
+///
+/// Sent as they are read, however many there are; a fault in the middle breaks the connection. Parts of the
+/// list: `GET /training/jobs?project_id=`.
 #[utoipa::path(
     get,
     path = "/projects/{id}/experiments",
@@ -168,24 +183,48 @@ pub(super) async fn experiments(
     State(service): State<Service>,
     Reader(caller): Reader,
     ProjectId(project): ProjectId,
-) -> Answer<Vec<TrainingJob>> {
-    let mut names = Names::of(&service);
-    let mut found = Vec::new();
-    let mut before = None;
-    loop {
-        let wanted = Jobs {
-            before,
-            project_id: Some(project),
-            limit: usize::MAX,
-            ..Jobs::default()
-        };
-        let page = service.jobs(&caller, wanted).await?;
-        before = page.rows.last().map(|job| job.id);
-        found.extend(names.all(page.rows)?);
-        if !page.more {
-            return Ok(Json(found));
+) -> Result<Response, Refusal> {
+    let wanted = move |before| Jobs {
+        before,
+        project_id: Some(project),
+        limit: usize::MAX,
+        bytes: PART,
+        ..Jobs::default()
+    };
+    // A refusal has a status only before the first byte.
+    let mut page = service.jobs(&caller, wanted(None)).await?;
+    let parts = async_stream::try_stream! {
+        let mut text = vec![b'['];
+        let mut first = true;
+        loop {
+            for job in Names::of(&service).all(page.rows).map_err(broken)? {
+                if !std::mem::take(&mut first) {
+                    text.push(b',');
+                }
+                serde_json::to_writer(&mut text, &job).map_err(broken)?;
+            }
+            let Some(next) = page.next else { break };
+            if !text.is_empty() {
+                yield Bytes::from(std::mem::take(&mut text));
+            }
+            page = service.jobs(&caller, wanted(Some(next))).await.map_err(broken)?;
         }
-    }
+        text.push(b']');
+        yield Bytes::from(text);
+    };
+    let parts: BoxStream<'static, Result<Bytes, Broken>> = Box::pin(parts);
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((json, Body::from_stream(parts)).into_response())
+}
+
+/// A list that cannot be gone on with: what was sent is not the whole, so the connection breaks.
+#[derive(Debug, thiserror::Error)]
+#[error("the list could not be read to its end")]
+struct Broken;
+
+fn broken(error: impl std::fmt::Debug) -> Broken {
+    tracing::warn!(?error, "a list of jobs broke in the middle");
+    Broken
 }
 
 /// Look at a job
@@ -207,14 +246,15 @@ pub(super) async fn job(
 
 /// Stop a job
 ///
-/// Waits for its end as long as its grace allows; 400 when it has ended already.
+/// Waits for its end as long as its grace allows, and 25 s at most: with a longer grace the job that is
+/// shown may still be `running`, and ends later by itself. 400 when it has ended already.
 #[utoipa::path(
     post,
     path = "/training/jobs/{id}/cancel",
     tag = "training",
     security(("token" = []), ("login" = [])),
     params(("id" = i64, Path, description = "The job")),
-    responses((status = 200, description = "The job as it is then", body = TrainingJob), Acting)
+    responses((status = 200, description = "The job as it is then: `cancelled`, or still on its way out", body = TrainingJob), Acting)
 )]
 pub(super) async fn cancel(
     State(service): State<Service>,
@@ -274,6 +314,8 @@ pub(super) async fn start(
 }
 
 /// The older way to stop a job
+///
+/// Waits as `cancel` does; `message` says when the job has not ended yet.
 #[utoipa::path(
     post,
     path = "/training/stop/{id}",
@@ -287,12 +329,27 @@ pub(super) async fn stop(
     User(caller): User,
     Id(id): Id,
 ) -> Answer<Stopped> {
-    service.cancel_and_wait(&caller, id, PATIENCE).await?;
-    Ok(Json(Stopped {
+    let job = service.cancel_and_wait(&caller, id, PATIENCE).await?;
+    Ok(Json(stopped(&job)))
+}
+
+/// What is told of a stop: not that it is over when it is not.
+fn stopped(job: &Job) -> Stopped {
+    let id = job.id;
+    let message = match job.state.is_terminal() {
+        true => format!("Training job {id} stopped"),
+        false => format!(
+            "Training job {id} is being stopped and is still {}: its trainer has {} s to end by itself, an answer waits {} s at most; look at GET /training/jobs/{id}",
+            job.state.contract_name(),
+            job.spec.grace_period.as_secs(),
+            LONGEST_WAIT.as_secs()
+        ),
+    };
+    Stopped {
         job_id: id,
         status: "stopped",
-        message: format!("Training job {id} stopped"),
-    }))
+        message,
+    }
 }
 
 /// One job as the contract shows it.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use axum::{
     extract::{
         State, WebSocketUpgrade,
-        ws::{Message, WebSocket, rejection::WebSocketUpgradeRejection},
+        ws::{CloseFrame, Message, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
     },
     response::Response,
 };
@@ -27,7 +27,10 @@ use trainyard_core::{
     job::{Job, JobState},
     record::{Completion, LogLine, LogStream},
 };
-use trainyard_proto::{http::Bound, status::Kind};
+use trainyard_proto::{
+    http::{Bound, Fields},
+    status::Kind,
+};
 
 use super::{error::Refusal, request::Asked};
 use crate::{
@@ -43,9 +46,10 @@ const JOBS: usize = 16;
 const MESSAGE: usize = 4 << 10;
 /// How long a client may take to take one message.
 const TAKE: Duration = Duration::from_secs(10);
-/// How often a client is asked whether it is there, and after how many silent times it is not.
-const BEAT: Duration = Duration::from_secs(20);
-const SILENT: u32 = 3;
+/// How often a client is asked whether it is there, and looked at whether it may still be; and after how
+/// many silent times it is not.
+const BEAT: Duration = Duration::from_secs(10);
+const SILENT: u32 = 6;
 
 /// What the server says.
 #[derive(Debug, Serialize)]
@@ -212,10 +216,7 @@ impl Watcher {
                 },
                 _ = beat.tick() => {
                     silent += 1;
-                    if silent > SILENT {
-                        return Err(Gone);
-                    }
-                    self.send(Message::Ping(axum::body::Bytes::new())).await?;
+                    self.ask(silent).await?;
                 }
                 () = stop.cancelled() => return Ok(()),
             }
@@ -225,7 +226,7 @@ impl Watcher {
     async fn answer(&mut self, text: &str) -> Result<(), Gone> {
         let said: Value = serde_json::from_str(text).unwrap_or_default();
         let kind = said.get("type").and_then(Value::as_str);
-        let job = said.get("job_id").and_then(Value::as_u64).map(JobId);
+        let job = job_id(&said);
         match (kind, job) {
             (Some("ping"), _) => self.say(&Said::Pong).await,
             (Some("subscribe"), Some(job_id)) => match self.follow(job_id) {
@@ -254,8 +255,31 @@ impl Watcher {
         }
     }
 
-    /// A job that is followed already is followed on.
+    /// Asks whether the client is there, if it still may be.
+    async fn ask(&mut self, silent: u32) -> Result<(), Gone> {
+        if silent > SILENT {
+            return Err(Gone);
+        }
+        if let Err(error) = self.service.still(&self.caller) {
+            self.dismiss(error).await?;
+            return Err(Gone);
+        }
+        self.send(Message::Ping(axum::body::Bytes::new())).await
+    }
+
+    /// Says why, and closes.
+    async fn dismiss(&mut self, error: ApiError) -> Result<(), Gone> {
+        self.refuse(error.message).await?;
+        let frame = CloseFrame {
+            code: close_code::POLICY,
+            reason: "the login has ended".into(),
+        };
+        self.send(Message::Close(Some(frame))).await
+    }
+
+    /// A job that is followed already is followed on. Asks with the caller's rights of this moment.
     fn follow(&mut self, id: JobId) -> Result<(), ApiError> {
+        self.caller = self.service.still(&self.caller)?;
         if self.jobs.contains_key(&id) {
             return Ok(());
         }
@@ -287,6 +311,13 @@ impl Watcher {
             Ok(Err(_)) | Err(_) => Err(Gone),
         }
     }
+}
+
+/// The job of a message: a number, or one as text, as in the paths and queries of REST.
+fn job_id(said: &Value) -> Option<JobId> {
+    let mut fields = Fields::new(said.as_object()?, Vec::new());
+    let id = fields.whole_within("job_id", &[Bound::Ge(0)]);
+    id.and_then(|id| u64::try_from(id).ok()).map(JobId)
 }
 
 fn said(job_id: JobId, update: Update) -> Said {

@@ -159,7 +159,7 @@ async fn slowly<T: Send + 'static>(
 fn too_many(what: &str, wait: Duration) -> ApiError {
     let seconds = wait.as_secs().saturating_add(1);
     let words = format!(
-        "Too many failed logins {what}; try again in {seconds} s (login.* in the coordinator's settings)"
+        "Too many wrong passwords {what}; try again in {seconds} s (login.* in the coordinator's settings)"
     );
     ApiError::new(Kind::Exhausted, words).retry_after(seconds)
 }

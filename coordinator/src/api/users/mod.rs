@@ -29,7 +29,7 @@ pub use self::{
 };
 use super::{ApiError, Service};
 use crate::{
-    auth::{ApiKey, Keys, Oidc, SessionRow, Subject, Throttle},
+    auth::{ApiKey, ApiKeyRow, Keys, Oidc, SessionRow, Subject, Throttle},
     clock,
     store::{Store, UserRow},
 };
@@ -50,8 +50,20 @@ const LOCKS: u64 = 64;
 pub struct Caller {
     /// The user's row, as it is now.
     pub user: UserRow,
-    /// The session of the access token, if it is one of ours: its row's key.
-    session: Option<String>,
+    shown: Shown,
+}
+
+/// What a caller has shown.
+#[derive(Clone, Debug)]
+enum Shown {
+    /// Nothing.
+    Nothing,
+    /// An access token of ours; the key of its session's row.
+    Session(String),
+    /// An API key; its id.
+    ApiKey(String),
+    /// A token of the issuer.
+    Foreign,
 }
 
 impl Caller {
@@ -64,7 +76,7 @@ impl Caller {
                 active: true,
                 ..UserRow::default()
             },
-            session: None,
+            shown: Shown::Nothing,
         }
     }
 
@@ -150,35 +162,39 @@ impl Users {
     /// The user behind a token of any kind; an issuer's token was met before ([`Service::meet`]).
     pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, ApiError> {
         let token = token.ok_or_else(not_authenticated)?;
-        let user = if let Some(key) = ApiKey::parse(token) {
-            self.of_api_key(&key)?.map(|user| (user, None))
+        let found = if let Some(key) = ApiKey::parse(token) {
+            let user = self.of_api_key(&key)?;
+            user.map(|user| (user, Shown::ApiKey(key.id)))
         } else {
             match self.of_access_token(token)? {
-                Some((user, session)) => Some((user, Some(session))),
-                None => self.of_foreign(token)?.map(|user| (user, None)),
+                Some((user, session)) => Some((user, Shown::Session(session))),
+                None => self.of_foreign(token)?.map(|user| (user, Shown::Foreign)),
             }
         };
-        let found = user.filter(|(user, _)| user.active);
-        let (user, session) = found.ok_or_else(no_credentials)?;
-        Ok(Caller { user, session })
+        let found = found.filter(|(user, _)| user.active);
+        let (user, shown) = found.ok_or_else(no_credentials)?;
+        Ok(Caller { user, shown })
     }
 
     /// The caller as it is now, for what goes on after the call began: refused when the user was
-    /// deactivated or the session has ended.
+    /// deactivated, the session has ended or the API key is good no more.
     fn still(&self, caller: &Caller) -> Result<Caller, ApiError> {
-        if caller.is_anonymous() {
-            return Ok(caller.clone());
-        }
         let store = &self.inner.store;
-        if let Some(key) = &caller.session
-            && store.document::<SessionRow>(key)?.is_none()
-        {
-            return Err(no_credentials());
-        }
-        let user = store.user(caller.user.id)?.filter(|user| user.active);
+        let good = match &caller.shown {
+            Shown::Nothing => return Ok(caller.clone()),
+            Shown::Session(key) => store.document::<SessionRow>(key)?.is_some(),
+            Shown::ApiKey(id) => {
+                let row = store.document::<ApiKeyRow>(id)?;
+                let now = clock::now();
+                row.is_some_and(|row| row.expires_at.is_none_or(|at| now < at))
+            }
+            Shown::Foreign => true,
+        };
+        let user = store.user(caller.user.id)?;
+        let user = user.filter(|user| user.active && good);
         Ok(Caller {
             user: user.ok_or_else(no_credentials)?,
-            session: caller.session.clone(),
+            shown: caller.shown.clone(),
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use trainyard_core::time::Timestamp;
 use trainyard_proto::status::Kind;
 
-use super::{Users, draw, no_credentials, subject};
+use super::{Shown, Users, draw, no_credentials, subject};
 use crate::{
     api::{ApiError, Caller, Service},
     auth::{Refresh, SessionRow, TokenPair},
@@ -167,7 +167,7 @@ impl Service {
     /// Ends the session of the access token, and that of the refresh token if one is given.
     ///
     /// # Errors
-    /// When the caller is not known.
+    /// When the caller is not known, or has shown what no logout ends.
     pub async fn logout(
         &self,
         access: Option<&str>,
@@ -175,6 +175,19 @@ impl Service {
     ) -> Result<(), ApiError> {
         let caller = self.caller(access)?;
         let access = access.unwrap_or_default();
+        let words = match &caller.shown {
+            Shown::Session(_) | Shown::Nothing => None,
+            Shown::ApiKey(id) => Some(format!(
+                "An API key does not log out, it is good until it is revoked; an administrator does that with `trainyard api-keys revoke {id}` or DELETE /api-keys/{id}"
+            )),
+            Shown::Foreign => Some(
+                "This login is not the coordinator's and ends at its issuer; log out there. The token is taken until it expires"
+                    .to_owned(),
+            ),
+        };
+        if let Some(words) = words {
+            return Err(ApiError::new(Kind::Conflict, words));
+        }
         self.users().logout(&caller, access, refresh).await
     }
 }

@@ -21,7 +21,7 @@ POST:/auth/register                            -                               2
 GET:/auth/me                                   AuthService/Me                  401  200 200 200 200 200  200 200 200  200 200
 PUT:/auth/me                                   -                               401  200 200 200 200 200  200 200 200  200 200
 PUT:/auth/password                             UserService/SetMyPassword       401  400 400 400 400 400  400 400 400  400 400
-POST:/auth/logout                              UserService/Logout              401  200 200 200 200 200  200 200 200  200 200
+POST:/auth/logout                              UserService/Logout              401  200 200 200 200 200  200 200 200  200 400
 GET:/health                                    -                               200  200 200 200 200 200  200 200 200  200 200
 GET:/metrics                                   -                               200  200 200 200 200 200  200 200 200  200 200
 GET:/models/list                               -                               200  200 200 200 200 200  200 200 200  200 200
