@@ -1,7 +1,7 @@
 //! Folders of web servers: listed by WebDAV, or by a file with one path a line.
 //!
 //! Owns the bounds of both lists. Read by a client that keeps to the [`Guard`]. Called by
-//! [`Remote`](super::Remote).
+//! [`Remote`].
 
 use std::sync::Arc;
 
