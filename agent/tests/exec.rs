@@ -221,7 +221,8 @@ async fn a_trainer_that_ignores_sigterm_is_killed_after_the_grace() {
     let script = "trap 'echo asked' TERM; echo $$ > $DIR/ready; while :; do sleep 1000; done";
     let mut launched = start(&task, script).await;
     pid_in(&task, "ready").await;
-    let grace = Duration::from_millis(200);
+    // Long enough for its word on a busy machine.
+    let grace = Duration::from_secs(2);
     let stop = request_stop(task.path(), &launched.shim, grace).expect("it is signalled");
     assert_eq!(stop, Stop::Asked);
     let record = end_of(&task, &mut launched).await;

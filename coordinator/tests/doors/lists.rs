@@ -74,7 +74,7 @@ async fn a_page_of_jobs_ends_by_their_text_and_a_projects_jobs_are_sent_as_they_
     let mut body = command();
     body["project_id"] = json!(project);
     // Whatever holds much text.
-    let much: Vec<_> = (0..10)
+    let much: Vec<_> = (0..5)
         .map(|n| (format!("K{n}"), "x".repeat(90_000)))
         .collect();
     body["config"]["environment"] = Value::Object(
@@ -83,7 +83,7 @@ async fn a_page_of_jobs_ends_by_their_text_and_a_projects_jobs_are_sent_as_they_
             .collect(),
     );
     let mut expected = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..24 {
         expected.push(world.submit(&body).await);
     }
     expected.reverse();

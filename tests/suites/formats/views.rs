@@ -46,7 +46,11 @@ async fn a_view_of_every_format_holds_the_recorded_split_and_all_that_the_task_n
     story.agent().await;
     let cells = Cell::all();
     let specs = cells.iter().map(|cell| cell.job(python(LOOK))).collect();
-    for (cell, job) in cells.iter().zip(story.run(specs).await) {
+    let ran = story.run(specs).await;
+    // Whoever looks at the snapshots asks too, below.
+    let asked = story.labeler.asked("permission");
+    assert_eq!(asked as usize, cells.len(), "once for each submit");
+    for (cell, job) in cells.iter().zip(ran) {
         let counts = story.counts(&job);
         assert_eq!(
             counts.values().sum::<usize>(),
@@ -65,8 +69,6 @@ async fn a_view_of_every_format_holds_the_recorded_split_and_all_that_the_task_n
             assert_eq!(counts["val"], val.count(), "{cell:?}");
         }
     }
-    let asked = story.labeler.asked("permission");
-    assert_eq!(asked as usize, cells.len(), "once for each submit");
     assert_eq!(story.labeler.refused(), Vec::<String>::new());
 }
 
