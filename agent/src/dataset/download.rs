@@ -62,7 +62,7 @@ pub(super) async fn download(
         digest: Some(file.digest),
     };
     datasets.cache.make_room(file.size).await?;
-    let mut target = Target::create(to).await.map_err(disk)?;
+    let mut target = Target::create(to).map_err(disk)?;
     let (mut retry, mut refusals, mut contents) = (Retry::new(PATIENCE), 0, 0);
     loop {
         let before = target.written;
@@ -129,9 +129,11 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) async fn create(path: &Path) -> std::io::Result<Self> {
+    /// Not on another thread: whoever gives up while that makes the file would remove it too early.
+    pub(super) fn create(path: &Path) -> std::io::Result<Self> {
+        let file = std::fs::File::create_new(path)?;
         Ok(Self {
-            file: File::create_new(path).await?,
+            file: File::from_std(file),
             hasher: blake3::Hasher::new(),
             written: 0,
         })

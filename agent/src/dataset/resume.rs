@@ -147,7 +147,7 @@ async fn create(path: &Path) -> io::Result<Target> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    Target::create(path).await
+    Target::create(path)
 }
 
 fn users(error: String) -> Failure {
