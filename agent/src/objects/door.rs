@@ -148,10 +148,19 @@ fn named(upload: Option<CompletedMultipartUpload>) -> S3Result<Vec<(i32, String)
     Ok(named)
 }
 
-fn most(max_keys: Option<i32>) -> usize {
-    usize::try_from(max_keys.unwrap_or(1_000))
-        .unwrap_or(0)
-        .min(PAGE)
+/// What both ways to list ask for. An empty delimiter is none.
+fn asked(
+    (prefix, delimiter): (&Option<String>, &Option<String>),
+    after: Option<&String>,
+    max_keys: Option<i32>,
+) -> Asked {
+    let most = usize::try_from(max_keys.unwrap_or(1_000)).unwrap_or(0);
+    Asked {
+        prefix: prefix.clone().unwrap_or_default(),
+        delimiter: delimiter.clone().filter(|delimiter| !delimiter.is_empty()),
+        after: after.cloned().unwrap_or_default(),
+        most: most.min(PAGE),
+    }
 }
 
 #[async_trait]
@@ -178,19 +187,9 @@ impl S3 for Door {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let task = self.task(&req)?;
         let input = req.input;
-        let after = input
-            .continuation_token
-            .clone()
-            .or_else(|| input.start_after.clone());
-        let asked = Asked {
-            prefix: input.prefix.clone().unwrap_or_default(),
-            delimiter: input
-                .delimiter
-                .clone()
-                .filter(|delimiter| !delimiter.is_empty()),
-            after: after.unwrap_or_default(),
-            most: most(input.max_keys),
-        };
+        let token = input.continuation_token.as_ref();
+        let after = token.or(input.start_after.as_ref());
+        let asked = asked((&input.prefix, &input.delimiter), after, input.max_keys);
         let page = self.list(&task, &input.bucket, asked).await?;
         let count = page.objects.len() + page.prefixes.len();
         Ok(S3Response::new(ListObjectsV2Output {
@@ -215,15 +214,8 @@ impl S3 for Door {
     ) -> S3Result<S3Response<ListObjectsOutput>> {
         let task = self.task(&req)?;
         let input = req.input;
-        let asked = Asked {
-            prefix: input.prefix.clone().unwrap_or_default(),
-            delimiter: input
-                .delimiter
-                .clone()
-                .filter(|delimiter| !delimiter.is_empty()),
-            after: input.marker.clone().unwrap_or_default(),
-            most: most(input.max_keys),
-        };
+        let after = input.marker.as_ref();
+        let asked = asked((&input.prefix, &input.delimiter), after, input.max_keys);
         let page = self.list(&task, &input.bucket, asked).await?;
         Ok(S3Response::new(ListObjectsOutput {
             name: Some(input.bucket),

@@ -3,20 +3,22 @@
 //! Owns the cases that only a kernel can answer. It never sleeps: it waits for conditions, bounded.
 //! `cargo test` calls it.
 
+mod support;
+
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
-use std::collections::BTreeMap;
 use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use tempfile::TempDir;
-use trainyard_agent::exec::launch::{LaunchError, Launched, launch, read_processes};
-use trainyard_agent::exec::output::{OutputLine, OutputReader, Stream};
+use trainyard_agent::exec::launch::{LaunchError, launch, read_processes};
+use trainyard_agent::exec::output::{OutputReader, Stream};
 use trainyard_agent::exec::shims::Shims;
 use trainyard_agent::exec::watch::{ShimVanished, Stop, request_stop, wait_exit};
-use trainyard_agent::exec::{ExitRecord, LaunchSpec, ProcIdent, ident, shim};
+use trainyard_agent::exec::{ProcIdent, ident, shim};
+
+use support::*;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The command under which this binary watches a task without any file descriptor left.
@@ -70,89 +72,6 @@ fn run(name: &str, case: impl Future<Output = ()>) -> Result<(), Failed> {
     runtime
         .block_on(async { tokio::time::timeout(LIMIT, case).await })
         .map_err(|_late| Failed::from(format!("{name} took more than {LIMIT:?}")))
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a folder for the task")
-}
-
-fn spec(argv: &[&str]) -> LaunchSpec {
-    LaunchSpec {
-        argv: argv.iter().map(|&word| word.to_owned()).collect(),
-        cwd: PathBuf::from("/"),
-        env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
-        grace_ms: 10_000,
-    }
-}
-
-fn shim_command() -> Vec<String> {
-    let me = std::env::current_exe().expect("the path of this test");
-    vec![me.display().to_string(), "shim".to_owned()]
-}
-
-async fn start(task: &TempDir, script: &str) -> Launched {
-    let mut spec = spec(&["sh", "-c", script]);
-    spec.env
-        .insert("DIR".to_owned(), task.path().display().to_string());
-    launch(&Shims::new(shim_command()), task.path(), &spec)
-        .await
-        .expect("the trainer starts")
-}
-
-async fn refusal(task: &TempDir, spec: &LaunchSpec) -> LaunchError {
-    let launched = launch(&Shims::new(shim_command()), task.path(), spec).await;
-    launched.expect_err("it cannot be started")
-}
-
-/// Runs `script` to its end.
-async fn finish(task: &TempDir, script: &str) -> ExitRecord {
-    let mut launched = start(task, script).await;
-    end_of(task, &mut launched).await
-}
-
-async fn end_of(task: &TempDir, launched: &mut Launched) -> ExitRecord {
-    let record = wait_exit(task.path(), &launched.shim)
-        .await
-        .expect("the exit is recorded");
-    let status = launched.child.wait().await.expect("the shim is reaped");
-    assert!(status.success(), "the shim ended with {status}");
-    record
-}
-
-fn output(task: &TempDir) -> Vec<OutputLine> {
-    OutputReader::open(&task.path().join("output.log"), 0)
-        .and_then(|mut reader| reader.read_lines(usize::MAX))
-        .expect("the output is read")
-}
-
-fn texts(task: &TempDir) -> Vec<String> {
-    output(task).into_iter().map(|line| line.text).collect()
-}
-
-/// Waits until `condition` holds; the case's own limit bounds it.
-async fn until(mut condition: impl FnMut() -> bool) {
-    let mut tick = tokio::time::interval(Duration::from_millis(5));
-    while !condition() {
-        tick.tick().await;
-    }
-}
-
-/// The pid that a script wrote to `name` in its task's folder.
-async fn pid_in(task: &TempDir, name: &str) -> i32 {
-    let mut pid = None;
-    until(|| {
-        pid = std::fs::read_to_string(task.path().join(name))
-            .ok()
-            .and_then(|text| text.strip_suffix('\n')?.parse().ok());
-        pid.is_some()
-    })
-    .await;
-    pid.expect("it was waited for")
-}
-
-/// Whether `pid` is there and no zombie.
-fn alive(pid: i32) -> bool {
-    ProcIdent::of(pid).is_ok_and(|ident| ident::adopt(&ident).is_ok_and(|held| held.is_some()))
 }
 
 async fn an_exit_code_is_recorded() {
