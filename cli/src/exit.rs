@@ -82,7 +82,7 @@ impl Exit {
             (v1::JobState::Completed, _) => Self::Ok,
             (v1::JobState::Cancelled, _) | (_, v1::FailureClass::Cancelled) => Self::JobCancelled,
             (_, v1::FailureClass::Timeout) => Self::JobTimedOut,
-            (_, v1::FailureClass::Infrastructure) => Self::Infrastructure,
+            (_, v1::FailureClass::Infrastructure | v1::FailureClass::Lost) => Self::Infrastructure,
             (
                 v1::JobState::Unspecified
                 | v1::JobState::Pending
@@ -147,6 +147,7 @@ mod tests {
             (State::Cancelled, Class::Cancelled, 4),
             (State::Failed, Class::Timeout, 5),
             (State::Failed, Class::Infrastructure, 6),
+            (State::Failed, Class::Lost, 6),
         ] {
             assert_eq!(Exit::of_job(&ended(state, class)).code(), code, "{class:?}");
         }

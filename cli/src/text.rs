@@ -148,6 +148,7 @@ pub(crate) fn class(class: v1::FailureClass) -> Option<&'static str> {
         v1::FailureClass::User => Some(FailureClass::User.name()),
         v1::FailureClass::OutOfMemory => Some(FailureClass::OutOfMemory.name()),
         v1::FailureClass::Infrastructure => Some(FailureClass::Infrastructure.name()),
+        v1::FailureClass::Lost => Some(FailureClass::Lost.name()),
         v1::FailureClass::Cancelled => Some(FailureClass::Cancelled.name()),
         v1::FailureClass::Timeout => Some(FailureClass::Timeout.name()),
     }

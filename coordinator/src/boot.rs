@@ -137,6 +137,7 @@ pub async fn run(
     let args = RootArgs {
         store: store.clone(),
         lease: options.config.lease(),
+        cordon_after: options.config.nodes.cordon_after_failures,
         failed,
         trackers: options.config.trackers.clone(),
         board: board.clone(),

@@ -52,6 +52,8 @@ pub struct Config {
     pub oidc: OidcConfig,
     /// How long a silent node is believed.
     pub leases: Leases,
+    /// When a node gets no more jobs.
+    pub nodes: NodesConfig,
     /// How much it takes.
     pub limits: Limits,
     /// What is asked of HTTP clients.
@@ -134,6 +136,14 @@ pub struct Leases {
     pub suspect_after_seconds: u32,
     /// Silence in seconds after which it is lost.
     pub lost_after_seconds: u32,
+}
+
+/// When a node gets no more jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodesConfig {
+    /// After so many launches in a row that failed by the node's fault; 0 for never.
+    pub cordon_after_failures: u32,
 }
 
 /// How much the coordinator takes.

@@ -17,6 +17,8 @@ pub enum FailureClass {
     OutOfMemory,
     /// The platform's or the node's.
     Infrastructure,
+    /// Its node was silent beyond its lease, or came back without a trace of it.
+    Lost,
     /// Somebody stopped it.
     Cancelled,
     /// It ran longer than its limit.
@@ -31,6 +33,7 @@ impl FailureClass {
             Self::User => "user",
             Self::OutOfMemory => "out_of_memory",
             Self::Infrastructure => "infrastructure",
+            Self::Lost => "lost",
             Self::Cancelled => "cancelled",
             Self::Timeout => "timeout",
         }
@@ -63,6 +66,9 @@ pub struct TaskEnd {
     pub error: Option<String>,
     /// That error is the node's and not the job's.
     pub infrastructure: bool,
+    /// Nobody knows how it ended: its node is gone, or has no trace of it.
+    #[serde(default)]
+    pub lost: bool,
     /// The last lines of output, oldest first.
     pub last_lines: Vec<String>,
     /// Number of the task's last record; 0 when it has none.
@@ -125,7 +131,9 @@ fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureCla
         });
     }
     if let Some(error) = &end.error {
-        let class = if end.infrastructure {
+        let class = if end.lost {
+            FailureClass::Lost
+        } else if end.infrastructure {
             FailureClass::Infrastructure
         } else {
             FailureClass::User

@@ -9,7 +9,12 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{dataset::split_problems, resources::ResourceRequest, secret::Environment};
+use crate::{
+    dataset::split_problems,
+    resources::ResourceRequest,
+    retry::{LONGEST_WAIT, OnMemory, RetryPolicy},
+    secret::Environment,
+};
 
 /// Frameworks whose trainers ship with the agent; `command` runs any program.
 pub const FRAMEWORKS: [&str; 4] = ["command", "sklearn", "timm", "ultralytics"];
@@ -72,6 +77,8 @@ pub struct JobSpec {
     pub time_limit: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
     pub grace_period: Duration,
+    /// When an attempt fails.
+    pub retry: RetryPolicy,
     /// Free words.
     pub tags: Option<Vec<String>>,
     /// Free text.
@@ -114,6 +121,7 @@ impl Default for JobSpec {
             priority: 0,
             time_limit: None,
             grace_period: Duration::from_secs(10),
+            retry: RetryPolicy::default(),
             tags: None,
             notes: None,
             session_id: None,
@@ -276,6 +284,15 @@ impl JobSpec {
         found.range("epochs", self.epochs.into(), 1, 1_000);
         found.range("batch_size", self.batch_size.into(), 1, 512);
         found.range("priority", self.priority.into(), -1_000, 1_000);
+        found.range("retry.limit", self.retry.limit.into(), 0, 100);
+        if self.retry.backoff > LONGEST_WAIT {
+            let message = format!("is too long; give at most {} s", LONGEST_WAIT.as_secs());
+            found.add("retry.backoff", message);
+        }
+        if self.retry.out_of_memory == OnMemory::HalveBatch && self.framework == "command" {
+            let message = "a command has no batch to halve; leave it out".to_owned();
+            found.add("retry.out_of_memory", message);
+        }
         found.range("resources.cpus", self.resources.cpus.into(), 1, 4_096);
         found.range("resources.gpus", self.resources.gpus.into(), 0, 1_024);
         if !(self.learning_rate > 0.0 && self.learning_rate < 1.0) {

@@ -15,6 +15,7 @@ mod people;
 mod python;
 mod refusals;
 mod resume;
+mod retries;
 mod secrets;
 mod snapshots;
 mod store;

@@ -10,6 +10,7 @@
 //! Runs and Link share a `Board`: the newest report and the spool of each task. Link casts what the
 //! coordinator wants to Runs; nobody calls anybody.
 
+mod courier;
 mod follow;
 mod give_up;
 pub mod node;

@@ -19,6 +19,7 @@ use trainyard_core::{
 };
 
 use super::{
+    courier::Courier,
     node::Node,
     scribe::{Level, Scribe, scribe},
 };
@@ -86,6 +87,7 @@ pub struct State {
     shim: Option<ProcIdent>,
     child: Option<Child>,
     preparation: CancellationToken,
+    courier: Courier,
     tasks: TaskTracker,
     end: CancellationToken,
     /// Ends the tasks also when this actor fails.
@@ -112,6 +114,7 @@ impl Actor for Run {
             shim: None,
             child: None,
             preparation: end.child_token(),
+            courier: Courier::new(Arc::clone(&args.node), Arc::clone(&args.order), &end),
             tasks: TaskTracker::new(),
             _guard: end.clone().drop_guard(),
             end,

@@ -1,5 +1,7 @@
 //! Settings of the cache of datasets and of checkpoints. Checked when they are loaded.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::dataset::DatasetOptions;
@@ -22,6 +24,8 @@ pub struct DatasetsConfig {
 pub struct CheckpointsConfig {
     /// Whether they are copied to the coordinator's store.
     pub upload: bool,
+    /// How often while a trainer works, in seconds; 0 for not before it has ended.
+    pub every_seconds: u32,
 }
 
 impl DatasetsConfig {
@@ -33,6 +37,8 @@ impl DatasetsConfig {
             reserve_bytes: self.reserve_mib.saturating_mul(1 << 20),
             parallel: self.parallel.clamp(1, 64) as usize,
             upload_checkpoints: checkpoints.upload,
+            checkpoints_every: (checkpoints.every_seconds > 0)
+                .then(|| Duration::from_secs(checkpoints.every_seconds.into())),
         }
     }
 }

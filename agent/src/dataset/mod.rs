@@ -19,6 +19,7 @@ mod put;
 mod resume;
 mod retry;
 mod show;
+mod still;
 mod upload;
 mod view;
 
@@ -38,7 +39,7 @@ use url::Url;
 pub use cache::{Cache, Digest};
 pub use error::FetchError;
 pub use show::counts_text;
-pub use upload::Stored;
+pub use upload::{Sent, Stored, When};
 pub use view::remove_tree;
 
 use crate::{
@@ -60,8 +61,10 @@ pub struct DatasetOptions {
     pub reserve_bytes: u64,
     /// Files of one dataset that are fetched at once.
     pub parallel: usize,
-    /// Whether checkpoints go to the coordinator's store when a trainer has ended.
+    /// Whether checkpoints go to the coordinator's store.
     pub upload_checkpoints: bool,
+    /// How often they go there while a trainer works; none for not before it has ended.
+    pub checkpoints_every: Option<Duration>,
 }
 
 impl Default for DatasetOptions {
@@ -71,6 +74,7 @@ impl Default for DatasetOptions {
             reserve_bytes: 256 << 20,
             parallel: 8,
             upload_checkpoints: true,
+            checkpoints_every: Some(Duration::from_secs(60)),
         }
     }
 }

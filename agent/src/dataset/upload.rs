@@ -1,9 +1,10 @@
-//! Checkpoints on their way to the coordinator's store, once their trainer has ended.
+//! Checkpoints on their way to the coordinator's store, while their trainer works and once it has ended.
 //!
 //! Owns finding the best and the last one and bringing them there, again where it fails. Never fails
-//! a job: what could not be stored stays on this node. Called by the run's end.
+//! a job: what could not be stored stays on this node. Called by the run's courier and by its end.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -18,6 +19,7 @@ use super::{
     put::{Refusal, Span, limit, put},
     retry::{self, Retry},
     size_text,
+    still::{self, Mark},
 };
 use crate::{clock, folder::Order};
 
@@ -42,44 +44,75 @@ pub struct Stored {
     pub notes: Vec<(bool, String)>,
 }
 
+/// What of a task's checkpoints is in the store already.
+#[derive(Debug, Default)]
+pub struct Sent(BTreeMap<&'static str, (Mark, Checkpoint)>);
+
+/// Which of them are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When<'a> {
+    /// The trainer may write to them at any moment: only those that it leaves alone, copied into this folder first.
+    Working(&'a Path),
+    /// Nobody writes any more: all of them.
+    Ended,
+}
+
 impl Datasets {
-    /// Stores `best.*` and `last.*` of `folder`.
-    pub async fn store_checkpoints(&self, order: &Order, folder: &Path) -> Stored {
+    /// Stores `best.*` and `last.*` of `folder`, unless they are in the store as they are.
+    pub async fn store_checkpoints(
+        &self,
+        order: &Order,
+        folder: &Path,
+        (when, sent): (When<'_>, &mut Sent),
+    ) -> Stored {
         let mut stored = Stored::default();
         if !self.options.upload_checkpoints {
             return stored;
         }
-        let mut report = Progress {
-            at: clock::now(),
-            epoch: 0,
-            total_epochs: order.spec.epochs,
-            step: None,
-            values: std::collections::BTreeMap::new(),
-            has_metrics: false,
-            checkpoint: None,
-            best_checkpoint: None,
-        };
+        let mut report = nothing(order);
         let mut retry = Retry::new(PATIENCE);
         for stem in ["best", "last"] {
-            let Some((path, size)) = find(folder, stem).await else {
+            let place = match stem {
+                "best" => &mut report.best_checkpoint,
+                _ => &mut report.checkpoint,
+            };
+            let Some((path, mark)) = find(folder, stem).await else {
                 continue;
             };
+            if let Some((known, checkpoint)) = sent.0.get(stem)
+                && *known == mark
+            {
+                // What the trainer says at its end names the file here: it is told again where it is.
+                *place = Some(checkpoint.clone()).filter(|_| when == When::Ended);
+                continue;
+            }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            match self.store(order, &path, size, &mut retry).await {
-                Ok(location) => {
-                    let text = format!(
-                        "checkpoint {name} ({}) stored as {location}",
-                        size_text(size)
-                    );
-                    stored.notes.push((true, text));
-                    let checkpoint = Some(Checkpoint {
-                        path: location,
-                        size_bytes: Some(size),
-                    });
-                    match stem {
-                        "best" => report.best_checkpoint = checkpoint,
-                        _ => report.checkpoint = checkpoint,
+            let kept = match when {
+                When::Ended => {
+                    self.store(order, (&path, &name), mark.size, &mut retry)
+                        .await
+                }
+                When::Working(copies) => match still::copy(&path, &mark, copies).await {
+                    Ok(Some(copy)) => {
+                        let kept = self.store(order, (copy.path(), &name), mark.size, &mut retry);
+                        kept.await
                     }
+                    // It is being written: there is a next time.
+                    Ok(None) => continue,
+                    Err(error) => Err(format!("it cannot be copied: {error}")),
+                },
+            };
+            match kept {
+                Ok(location) => {
+                    let size = size_text(mark.size);
+                    let text = format!("checkpoint {name} ({size}) stored as {location}");
+                    stored.notes.push((true, text));
+                    let checkpoint = Checkpoint {
+                        path: location,
+                        size_bytes: Some(mark.size),
+                    };
+                    *place = Some(checkpoint.clone());
+                    sent.0.insert(stem, (mark, checkpoint));
                 }
                 Err(why) => {
                     let path = path.display();
@@ -96,14 +129,14 @@ impl Datasets {
     async fn store(
         &self,
         order: &Order,
-        path: &Path,
+        (path, name): (&Path, &str),
         size: u64,
         retry: &mut Retry,
     ) -> Result<String, String> {
         let (mut tries, mut ways) = (0, 0);
         loop {
             tries += 1;
-            let why = match self.try_to_store(order, (path, size), retry).await {
+            let why = match self.try_to_store(order, (path, name, size), retry).await {
                 Ok(location) => {
                     retry.progress();
                     return Ok(location);
@@ -127,15 +160,14 @@ impl Datasets {
     async fn try_to_store(
         &self,
         order: &Order,
-        (path, size): (&Path, u64),
+        (path, name, size): (&Path, &str, u64),
         retry: &mut Retry,
     ) -> Result<String, Refusal> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let signed = self.sign(order, name.clone().into_owned(), size).await;
+        let signed = self.sign(order, name.to_owned(), size).await;
         let signed = signed.map_err(|status| refusal(&status))?;
         if let Some(parts) = &signed.parts {
             self.store_parts(order, path, parts, retry).await?;
-            self.publish(order, &name, size).await?;
+            self.publish(order, name, size).await?;
             return Ok(signed.location);
         }
         let url = self.coordinator.join(&signed.url);
@@ -146,7 +178,7 @@ impl Datasets {
             size,
         };
         put(&self.http, url, span, retry.moved()).await?;
-        self.publish(order, &name, size).await?;
+        self.publish(order, name, size).await?;
         Ok(signed.location)
     }
 
@@ -230,19 +262,32 @@ fn refusal(status: &Status) -> Refusal {
     }
 }
 
+fn nothing(order: &Order) -> Progress {
+    Progress {
+        at: clock::now(),
+        epoch: 0,
+        total_epochs: order.spec.epochs,
+        step: None,
+        values: BTreeMap::new(),
+        has_metrics: false,
+        checkpoint: None,
+        best_checkpoint: None,
+    }
+}
+
 /// The newest file of that stem.
-async fn find(folder: &Path, stem: &'static str) -> Option<(PathBuf, u64)> {
+async fn find(folder: &Path, stem: &'static str) -> Option<(PathBuf, Mark)> {
     let folder = folder.to_owned();
-    let look = move || -> io::Result<Option<(PathBuf, u64)>> {
+    let look = move || -> io::Result<Option<(PathBuf, Mark)>> {
         let mut newest = None;
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let (path, about) = (entry.path(), entry.metadata()?);
             if about.is_file() && path.file_stem().is_some_and(|name| name == stem) {
-                newest = newest.max(Some((about.modified()?, path, about.len())));
+                newest = newest.max(Some((Mark::of(&about)?, path)));
             }
         }
-        Ok(newest.map(|(_, path, size)| (path, size)))
+        Ok(newest.map(|(mark, path)| (path, mark)))
     };
     tokio::task::spawn_blocking(look).await.ok()?.ok()?
 }

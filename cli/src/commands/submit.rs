@@ -41,6 +41,20 @@ const EXAMPLES: &str = "Examples:
     resources = { cpus = 2, memory = \"8GiB\" }
     advanced = { hidden_layer_sizes = [64, 32] }";
 
+/// What to do when a node is lost.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WhenLost {
+    Retry,
+    Wait,
+}
+
+/// What to do when memory runs out.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WhenFull {
+    Fail,
+    HalveBatch,
+}
+
 /// Flags of `trainyard submit`; each goes over the file.
 #[derive(Debug, Default, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -141,6 +155,18 @@ pub(crate) struct SubmitArgs {
     /// Time between SIGTERM and SIGKILL when it is stopped [default: 10s]
     #[arg(long, value_name = "SPAN", help_heading = "Scheduling")]
     grace: Option<String>,
+    /// New attempts after failures of the platform or of a node, 0 to 100 [default: 3]
+    #[arg(long, value_name = "N", help_heading = "Scheduling")]
+    retries: Option<u32>,
+    /// Time before the first of them, doubled for each further one [default: 10s]
+    #[arg(long, value_name = "SPAN", help_heading = "Scheduling")]
+    retry_backoff: Option<String>,
+    /// When its node is lost: another attempt elsewhere, or wait for the node [default: retry]
+    #[arg(long, value_name = "WHAT", help_heading = "Scheduling")]
+    on_lost: Option<WhenLost>,
+    /// When memory runs out: fail, or try once more with half the batch [default: fail]
+    #[arg(long, value_name = "WHAT", help_heading = "Scheduling")]
+    on_oom: Option<WhenFull>,
     /// The project that owns the job
     #[arg(long, value_name = "ID", help_heading = "Scheduling")]
     project: Option<i64>,
@@ -257,7 +283,15 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         Mode::Min => "min",
     });
     let tags = (!args.tags.is_empty()).then_some(&args.tags);
-    let rows: [(&str, &str, Value); 25] = [
+    let lost = args.on_lost.map(|lost| match lost {
+        WhenLost::Retry => "retry",
+        WhenLost::Wait => "wait",
+    });
+    let memory = args.on_oom.map(|memory| match memory {
+        WhenFull::Fail => "fail",
+        WhenFull::HalveBatch => "halve_batch",
+    });
+    let rows: [(&str, &str, Value); 29] = [
         ("name", "--name", json!(args.name)),
         ("framework", "--framework", json!(args.framework)),
         ("model_name", "--model", json!(args.model)),
@@ -289,6 +323,14 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         ("priority", "--priority", json!(args.priority)),
         ("time_limit", "--time-limit", json!(args.time_limit)),
         ("grace_period", "--grace", json!(args.grace)),
+        ("retry.limit", "--retries", json!(args.retries)),
+        (
+            "retry.backoff",
+            "--retry-backoff",
+            json!(args.retry_backoff),
+        ),
+        ("retry.on_lost", "--on-lost", json!(lost)),
+        ("retry.out_of_memory", "--on-oom", json!(memory)),
         ("notes", "--notes", json!(args.notes)),
         ("tags", "--tag", json!(tags)),
     ];

@@ -45,7 +45,7 @@ const fn field(path: &'static str, also: &'static [&'static str], kind: Kind) ->
 }
 
 /// All fields; a test holds it against the specification.
-pub(super) const FIELDS: [Field; 36] = [
+pub(super) const FIELDS: [Field; 40] = [
     field("name", &[], Kind::Text),
     field("framework", &[], Kind::Text),
     field("model_name", &["model"], Kind::Text),
@@ -88,6 +88,17 @@ pub(super) const FIELDS: [Field; 36] = [
     ),
     field("time_limit", &[], Kind::Span),
     field("grace_period", &["grace"], Kind::Span),
+    field(
+        "retry.limit",
+        &["retries"],
+        Kind::Whole {
+            least: 0,
+            most: 100,
+        },
+    ),
+    field("retry.backoff", &["retry_backoff"], Kind::Span),
+    field("retry.on_lost", &["on_lost"], Kind::Text),
+    field("retry.out_of_memory", &["on_oom"], Kind::Text),
     field("tags", &[], Kind::Texts),
     field("notes", &[], Kind::Text),
     field("session_id", &["session"], ID),
@@ -108,7 +119,7 @@ pub(super) fn find(key: &str) -> Option<&'static Field> {
 
 /// Whether the key opens a section of fields.
 pub(super) fn is_section(key: &str) -> bool {
-    key == "resources"
+    matches!(key, "resources" | "retry")
 }
 
 /// The known key that is most like `key`.

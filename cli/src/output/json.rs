@@ -97,6 +97,7 @@ fn spec(spec: &v1::JobSpec) -> Value {
         "priority": spec.priority,
         "time_limit": spec.time_limit.as_ref().map(seconds),
         "grace_period": spec.grace_period.as_ref().map(seconds),
+        "retry": spec.retry.as_ref().map(retry),
         "tags": (!spec.tags.is_empty()).then_some(&spec.tags),
         "notes": given(&spec.notes),
         "session_id": spec.session_id,
@@ -202,6 +203,23 @@ fn given(text: &str) -> Option<&str> {
 
 fn parsed(text: &str) -> Option<Value> {
     given(text).map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.into()))
+}
+
+fn retry(policy: &v1::RetryPolicy) -> Value {
+    let lost = match policy.on_lost() {
+        v1::OnLost::Unspecified | v1::OnLost::Retry => "retry",
+        v1::OnLost::Wait => "wait",
+    };
+    let memory = match policy.out_of_memory() {
+        v1::OnMemory::Unspecified | v1::OnMemory::Fail => "fail",
+        v1::OnMemory::HalveBatch => "halve_batch",
+    };
+    json!({
+        "limit": policy.limit,
+        "backoff": policy.backoff.as_ref().map(seconds),
+        "on_lost": lost,
+        "out_of_memory": memory,
+    })
 }
 
 /// Whole seconds as a whole number.

@@ -38,6 +38,8 @@ pub struct RootArgs {
     pub store: Store,
     /// For how long a silent node is believed.
     pub lease: Lease,
+    /// Launches in a row that may fail on a node before it gets no more jobs; 0 for any number.
+    pub cordon_after: u32,
     /// Set to the reason when the process must end.
     pub failed: watch::Sender<Option<String>>,
     /// Who is told what jobs do.
@@ -81,6 +83,7 @@ impl Actor for Root {
             store: args.store.clone(),
             scheduler: scheduler.clone(),
             lease: args.lease,
+            cordon_after: args.cordon_after,
         };
         let (nodes, _) = Nodes::spawn_linked(None, Nodes, of_nodes, cell.clone()).await?;
         let of_jobs = JobsArgs {

@@ -4,7 +4,10 @@
 //! no durable state: at start Root tells it what the store says. If it fails, the process ends and
 //! begins again from the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use rand::Rng;
@@ -21,6 +24,7 @@ use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
 };
+use crate::clock;
 
 /// Where to send [`SchedulerMsg`].
 pub type SchedulerRef = ActorRef<SchedulerMsg>;
@@ -113,6 +117,8 @@ pub struct State {
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
     jobs: Option<JobsRef>,
     dirty: bool,
+    /// When the queue is looked at next for jobs whose wait is over.
+    alarm: Option<Timestamp>,
 }
 
 impl Actor for Scheduler {
@@ -137,7 +143,7 @@ impl Actor for Scheduler {
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
-            SchedulerMsg::Solve => return state.solve(),
+            SchedulerMsg::Solve => return state.solve(&myself),
             SchedulerMsg::Misfit(request, reply) => {
                 answer(reply, largest_node_misfit(&state.ledger, &request));
             }
@@ -249,14 +255,35 @@ impl State {
     fn node_lost(&mut self, name: &NodeName, why: &str) {
         for job in self.jobs_on(name) {
             if let Some(attempt) = self.attempts.get(&job).copied() {
-                let event = Event::AttemptLost(attempt, why.to_owned());
+                let event = Event::NodeLost(attempt, why.to_owned());
                 self.tell(job, JobMsg::Event(event, None));
             }
         }
     }
 
-    fn solve(&mut self) -> Result<(), ActorProcessingErr> {
-        for placement in solve(&mut self.ledger, self.queue.values()) {
+    /// Looks again when the next job that is tried again may start.
+    fn wake_for(&mut self, myself: &SchedulerRef, now: Timestamp) {
+        let waits = self.queue.values().filter(|queued| !queued.is_due(now));
+        let next = waits.filter_map(|queued| queued.not_before).min();
+        let set = self.alarm.filter(|alarm| *alarm > now);
+        self.alarm = set;
+        let Some(next) = next.filter(|next| set.is_none_or(|set| *next < set)) else {
+            return;
+        };
+        self.alarm = Some(next);
+        let span = next.since(now).max(Duration::from_millis(1));
+        myself.send_after(span, || SchedulerMsg::Solve);
+    }
+
+    fn solve(&mut self, myself: &SchedulerRef) -> Result<(), ActorProcessingErr> {
+        let now = clock::now();
+        self.place(now)?;
+        self.wake_for(myself, now);
+        Ok(())
+    }
+
+    fn place(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
+        for placement in solve(&mut self.ledger, now, self.queue.values()) {
             let Some(queued) = self.queue.remove(&placement.job) else {
                 continue;
             };
@@ -281,7 +308,16 @@ impl State {
 
     fn reason(&self, job: JobId) -> Option<String> {
         let queued = self.queue.get(&job)?;
-        Some(reason(&self.ledger, &queued.request))
+        let words = reason(&self.ledger, &queued.request);
+        let now = clock::now();
+        let wait = queued.not_before.filter(|_| !queued.is_due(now));
+        Some(match wait {
+            Some(then) => format!(
+                "starts in {} s at the earliest",
+                then.since(now).as_secs() + 1
+            ),
+            None => words,
+        })
     }
 
     fn view(&self) -> Vec<NodeView> {
@@ -309,6 +345,12 @@ pub(super) fn queued(job: &Job) -> QueuedJob {
         request: job.spec.resources.clone(),
         priority: job.spec.priority,
         queued_at: job.state_since,
+        age: match job.tried.again {
+            0 => job.state_since,
+            _ => job.created_at,
+        },
+        not_before: job.not_before,
+        avoid: job.failed_on.clone(),
     }
 }
 
@@ -352,13 +394,13 @@ mod tests {
     fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() {
         let mut state = one_cpu();
         state.job_is(waiting(1, 10));
-        state.solve().unwrap();
+        state.place(Timestamp(1_000)).unwrap();
         let mut urgent = waiting(2, 20);
         urgent.spec.priority = 5;
         state.job_is(urgent);
         // Said before the placement reached it.
         state.job_is(waiting(1, 10));
-        state.solve().unwrap();
+        state.place(Timestamp(1_000)).unwrap();
         assert!(holds(&state, 1) && !holds(&state, 2));
         let proposal = state.unanswered.get(&JobId(1)).cloned().unwrap();
         let JobMsg::Event(placed, None) = proposal.into() else {
@@ -374,11 +416,11 @@ mod tests {
     fn a_job_cancelled_before_its_place_reached_it_gives_it_back() {
         let mut state = one_cpu();
         state.job_is(waiting(1, 10));
-        state.solve().unwrap();
+        state.place(Timestamp(1_000)).unwrap();
         state.job_is(waiting(2, 20));
         let cancelled = waiting(1, 10).step(Timestamp(30), Event::CancelRequested);
         state.job_is(cancelled.unwrap().job);
-        state.solve().unwrap();
+        state.place(Timestamp(1_000)).unwrap();
         assert!(!holds(&state, 1) && holds(&state, 2));
         // Queued anew: the place from before is not what it waits for.
         state.job_is(waiting(1, 40));

@@ -4,7 +4,13 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use trainyard_core::{
-    job::JobState, node::Lease, resources::Capacity, spec::JobSpec, time::Timestamp,
+    ids::JobId,
+    job::{Job, JobState},
+    node::Lease,
+    resources::Capacity,
+    retry::RetryPolicy,
+    spec::JobSpec,
+    time::Timestamp,
 };
 use trainyard_proto::{
     convert::timestamp,
@@ -29,14 +35,16 @@ struct World {
     _folder: tempfile::TempDir,
 }
 
-async fn world() -> World {
+/// The tree over a new store, with nodes that are believed for as long as this.
+async fn world(lease: Lease) -> World {
     let folder = tempfile::tempdir().unwrap();
     let options = StoreOptions::new(folder.path().join("trainyard.redb"));
     let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
     let (failed_sender, failed) = watch::channel(None);
     let args = RootArgs {
         store: store.clone(),
-        lease: Lease::default(),
+        lease,
+        cordon_after: 3,
         failed: failed_sender,
         trackers: crate::config::Config::load(None, []).unwrap().trackers,
         board: crate::trackers::Board::default(),
@@ -52,17 +60,19 @@ async fn world() -> World {
     }
 }
 
+mod retries;
+
 type Frames = mpsc::Receiver<Result<v1::ConnectResponse, Status>>;
 
 /// A node of one slot.
-async fn node(world: &World) -> (SessionRef, Frames) {
+async fn node(world: &World, name: &str) -> (SessionRef, Frames) {
     let (outgoing, frames) = mpsc::channel(64);
     let capacity = Capacity {
         cpus: 1,
         ..Capacity::default()
     };
     let hello = Box::new(v1::Hello {
-        node_name: "n1".into(),
+        node_name: name.into(),
         capacity: Some(capacity.into()),
         ..v1::Hello::default()
     });
@@ -73,6 +83,23 @@ async fn node(world: &World) -> (SessionRef, Frames) {
     };
     let session = ask(&world.tree.nodes, question).await.unwrap().unwrap();
     (session, frames)
+}
+
+async fn submit(world: &World, retry: RetryPolicy) -> JobId {
+    let spec = JobSpec {
+        framework: "command".into(),
+        command: vec!["true".into()],
+        retry,
+        ..JobSpec::default()
+    };
+    let submission = Submission {
+        spec,
+        submitted_by: "ada".into(),
+        key: None,
+        snapshot: None,
+    };
+    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    ask(&world.tree.jobs, question).await.unwrap().id
 }
 
 async fn start_of(frames: &mut Frames) -> v1::StartTask {
@@ -86,21 +113,9 @@ async fn start_of(frames: &mut Frames) -> v1::StartTask {
 
 #[tokio::test]
 async fn a_job_whose_actor_fails_goes_on_from_the_store_and_nobody_else_notices() {
-    let world = world().await;
-    let (session, mut frames) = node(&world).await;
-    let spec = JobSpec {
-        framework: "command".into(),
-        command: vec!["true".into()],
-        ..JobSpec::default()
-    };
-    let submission = Submission {
-        spec,
-        submitted_by: "ada".into(),
-        key: None,
-        snapshot: None,
-    };
-    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
-    let job = ask(&world.tree.jobs, question).await.unwrap().id;
+    let world = world(Lease::default()).await;
+    let (session, mut frames) = node(&world, "n1").await;
+    let job = submit(&world, RetryPolicy::default()).await;
     let start = start_of(&mut frames).await;
     let mut changes = world.store.changes(job);
 

@@ -98,10 +98,10 @@ impl Service {
         })
     }
 
-    /// The best point of the newest attempt by the primary metric; the earliest of equal ones.
+    /// The best point that counts by the primary metric; the earliest of equal ones.
     async fn best_point(&self, job: &Job) -> Result<Option<StoredPoint>, ApiError> {
         let (metric, mode) = job.spec.primary();
-        let of = job.attempt().map(|newest| newest.number);
+        let curve = job.curve();
         let id = job.id;
         let value = move |point: &StoredPoint| {
             let value = point.progress.values.get(&metric).copied();
@@ -120,7 +120,10 @@ impl Service {
                     return Ok(best.map(|(_, point)| point));
                 };
                 after = last.id;
-                for point in points.into_iter().filter(|point| Some(point.attempt) == of) {
+                for point in points
+                    .into_iter()
+                    .filter(|point| curve.has(point.attempt, point.progress.epoch))
+                {
                     let Some(new) = value(&point) else { continue };
                     if best.as_ref().is_none_or(|(old, _)| better(new, *old)) {
                         best = Some((new, point));

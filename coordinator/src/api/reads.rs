@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use futures::{Stream, StreamExt};
 use trainyard_core::{
-    ids::{AttemptNo, JobId},
-    job::Job,
+    ids::JobId,
+    job::{Curve, Job},
     record::LogLine,
 };
 
@@ -166,7 +166,7 @@ impl Service {
         Ok(holding(permit, states))
     }
 
-    /// Points of the newest attempt from an epoch on, from either end.
+    /// Points that count from an epoch on, from either end.
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -176,11 +176,11 @@ impl Service {
         id: JobId,
         wanted: Points,
     ) -> Result<Vec<StoredPoint>, ApiError> {
-        let of = self.newest_attempt(caller, id)?;
+        let curve = self.readable(caller, id)?.curve();
         let limit = self.page(wanted.limit);
         self.blocking(move |store| {
             let mut kept = VecDeque::new();
-            each_point(store, (id, of), |point| {
+            each_point(store, (id, &curve), |point| {
                 if point.progress.epoch < wanted.since_epoch {
                     return true;
                 }
@@ -199,7 +199,7 @@ impl Service {
         .await
     }
 
-    /// The newest points of the newest attempt, oldest of them first.
+    /// The newest points that count, oldest of them first.
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -209,13 +209,13 @@ impl Service {
         id: JobId,
         limit: usize,
     ) -> Result<Vec<StoredPoint>, ApiError> {
-        let of = self.newest_attempt(caller, id)?;
+        let curve = self.readable(caller, id)?.curve();
         let mut rows = self.store().newest_points(id, self.page(limit))?;
-        rows.retain(|point| Some(point.attempt) == of);
+        rows.retain(|point| curve.has(point.attempt, point.progress.epoch));
         Ok(rows)
     }
 
-    /// The names of the newest attempt's metrics, and how many points it has.
+    /// The names of the job's metrics, and how many points count.
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -224,10 +224,10 @@ impl Service {
         caller: &Caller,
         id: JobId,
     ) -> Result<(BTreeSet<String>, u64), ApiError> {
-        let of = self.newest_attempt(caller, id)?;
+        let curve = self.readable(caller, id)?.curve();
         self.blocking(move |store| {
             let (mut names, mut count) = (BTreeSet::new(), 0);
-            each_point(store, (id, of), |point| {
+            each_point(store, (id, &curve), |point| {
                 count += 1;
                 names.extend(point.progress.values.into_keys());
                 true
@@ -237,7 +237,7 @@ impl Service {
         .await
     }
 
-    /// Checkpoints of the newest attempt by path, in the order in which they were first reported, each with the epoch of
+    /// Checkpoints of points that count by path, in the order in which they were first reported, each with the epoch of
     /// its newest report.
     ///
     /// # Errors
@@ -247,10 +247,10 @@ impl Service {
         caller: &Caller,
         id: JobId,
     ) -> Result<Vec<(String, u32)>, ApiError> {
-        let of = self.newest_attempt(caller, id)?;
+        let curve = self.readable(caller, id)?.curve();
         self.blocking(move |store| {
             let mut found: Vec<(String, u32)> = Vec::new();
-            each_point(store, (id, of), |point| {
+            each_point(store, (id, &curve), |point| {
                 let progress = point.progress;
                 if let Some(checkpoint) = progress.checkpoint {
                     match found.iter_mut().find(|(path, _)| *path == checkpoint.path) {
@@ -341,11 +341,6 @@ impl Service {
         Ok(self.store().count_open()?)
     }
 
-    fn newest_attempt(&self, caller: &Caller, id: JobId) -> Result<Option<AttemptNo>, ApiError> {
-        let job = self.readable(caller, id)?;
-        Ok(job.attempt().map(|newest| newest.number))
-    }
-
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
@@ -356,10 +351,10 @@ impl Service {
     }
 }
 
-/// Points of an attempt in order while `take` wants more.
+/// Points that count in order while `take` wants more.
 fn each_point(
     store: &Store,
-    (id, of): (JobId, Option<AttemptNo>),
+    (id, curve): (JobId, &Curve),
     mut take: impl FnMut(StoredPoint) -> bool,
 ) -> Result<(), ReadError> {
     const ROWS: usize = 1_000;
@@ -371,7 +366,7 @@ fn each_point(
         };
         after = last.id;
         for row in rows {
-            if Some(row.attempt) == of && !take(row) {
+            if curve.has(row.attempt, row.progress.epoch) && !take(row) {
                 return Ok(());
             }
         }

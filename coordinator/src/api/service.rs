@@ -383,7 +383,12 @@ impl Service {
             let question = |reply| SchedulerMsg::Reason(job.id, reply);
             // Without an answer it is shown without a reason.
             let reason = ask(&self.inner.tree.scheduler, question).await;
-            job.reason = reason.ok().flatten().unwrap_or_default();
+            let reason = reason.ok().flatten().unwrap_or_default();
+            // One that is tried again says why, beside what it waits for.
+            job.reason = match job.reason.as_str() {
+                "" => reason,
+                why => format!("{why}; {reason}"),
+            };
         }
         job
     }

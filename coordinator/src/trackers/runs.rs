@@ -152,7 +152,7 @@ impl Run<'_> {
             Some(judge(end, attempt.completion.as_ref()))
         };
         let lost = || Outcome {
-            class: Some(FailureClass::Infrastructure),
+            class: Some(FailureClass::Lost),
             message: "its end is not known".to_owned(),
             ..Outcome::default()
         };

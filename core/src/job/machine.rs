@@ -4,7 +4,8 @@ use super::{Attempt, Effect, Event, Illegal, Job, JobState, Resume, Step, Tracke
 use crate::{
     failure::{FailureClass, Outcome, StopCause, TaskEnd, judge},
     ids::AttemptNo,
-    record::{Completion, Progress},
+    record::{Checkpoint, Completion, Progress},
+    retry::{Again, OnLost, Tried},
     sched::Allocation,
     secret::Secret,
     time::Timestamp,
@@ -31,7 +32,13 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
             seq,
             progress,
             completion,
-        } => next.stored(attempt, seq, progress, completion)?,
+            first_epoch,
+            kept,
+        } => {
+            next.began_at(attempt, first_epoch)?;
+            next.kept(kept);
+            next.stored(attempt, seq, progress, completion)?;
+        }
         Event::CancelRequested => next.cancel_requested()?,
         Event::RestartRequested => {
             next.job.begin_with(&Resume::default());
@@ -39,6 +46,8 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         }
         Event::StartRequested(from) => next.start_requested(&from)?,
         Event::AttemptLost(attempt, why) => next.attempt_lost(attempt, why)?,
+        Event::NodeLost(attempt, why) => next.node_lost(attempt, why)?,
+        Event::Heard(attempt) => next.heard(attempt)?,
         Event::Tracked(attempt, tracker, run) => next.tracked(attempt, tracker, run)?,
     }
     Ok(Step {
@@ -86,7 +95,10 @@ impl Draft {
             end: None,
             stored_seq: 0,
             completion: None,
+            first_epoch: None,
+            anew: !self.job.spec.resume,
         });
+        self.job.not_before = None;
         self.enter(JobState::Starting);
         Ok(())
     }
@@ -200,6 +212,9 @@ impl Draft {
             event,
         )?;
         self.job.cancel_requested = false;
+        self.job.tried = Tried::default();
+        self.job.failed_on.clear();
+        self.job.resumable = None;
         self.job.outcome = None;
         self.job.progress = None;
         self.job.final_metrics.clear();
@@ -222,7 +237,7 @@ impl Draft {
         let end = live.end.get_or_insert_with(|| TaskEnd {
             stop_cause,
             error: Some(why),
-            infrastructure: true,
+            lost: true,
             ..TaskEnd::default()
         });
         // What was not delivered never will be.
@@ -233,6 +248,34 @@ impl Draft {
         }
         self.finish_if_drained();
         Ok(())
+    }
+
+    /// Unknown is not failed: a job may want its node to be waited for. One that is to stop does not.
+    fn node_lost(&mut self, attempt: AttemptNo, why: String) -> Result<(), Illegal> {
+        self.live(attempt)?;
+        let waits = self.job.spec.retry.on_lost == OnLost::Wait && !self.job.cancel_requested;
+        if !waits {
+            return self.attempt_lost(attempt, why);
+        }
+        self.job.reason = format!("{why}; it is waited for, as the job asks (on_lost: wait)");
+        Ok(())
+    }
+
+    fn heard(&mut self, attempt: AttemptNo) -> Result<(), Illegal> {
+        self.live(attempt)?;
+        self.only_in(&[JobState::Running], "heard")?;
+        self.job.reason.clear();
+        Ok(())
+    }
+
+    fn began_at(&mut self, attempt: AttemptNo, epoch: Option<u32>) -> Result<(), Illegal> {
+        let live = self.live(attempt)?;
+        live.first_epoch = live.first_epoch.or(epoch);
+        Ok(())
+    }
+
+    fn kept(&mut self, checkpoint: Option<Checkpoint>) {
+        keep(&mut self.job.resumable, checkpoint.as_ref());
     }
 
     /// A fact about the newest attempt, live or over; a job that is queued anew shows nothing of it.
@@ -259,16 +302,60 @@ impl Draft {
             return;
         }
         let outcome = judge(end, live.completion.as_ref());
+        let released = [
+            Effect::Release,
+            Effect::Forget(live.allocation.node.clone(), live.number),
+        ];
+        self.effects.extend(released);
+        if let Some(again) = self.again(&outcome) {
+            self.try_again(again, &outcome);
+            return;
+        }
         let state = match outcome.class {
             None => JobState::Completed,
             Some(FailureClass::Cancelled) => JobState::Cancelled,
             Some(_) => JobState::Failed,
         };
-        self.effects.push(Effect::Release);
-        self.effects
-            .push(Effect::Forget(live.allocation.node.clone(), live.number));
         self.job.outcome = Some(outcome);
         self.enter(state);
+    }
+
+    fn again(&self, outcome: &Outcome) -> Option<Again> {
+        let class = outcome.class.filter(|_| !self.job.cancel_requested)?;
+        let again = self.job.spec.retry.again(class, &self.job.tried, self.now);
+        let smallest = self.job.spec.batch_size < 2;
+        again.filter(|again| !(smallest && *again == Again::HalfBatch))
+    }
+
+    /// Another attempt, from the last checkpoint that other nodes can reach.
+    fn try_again(&mut self, again: Again, outcome: &Outcome) {
+        let why = &outcome.message;
+        let words = match again {
+            Again::Elsewhere { not_before } => {
+                let node = self.job.attempts.last().map(|a| a.allocation.node.clone());
+                self.job.failed_on.extend(node);
+                self.job.tried.again += 1;
+                self.job.not_before = Some(not_before);
+                let (done, limit) = (self.job.tried.again, self.job.spec.retry.limit);
+                format!("is tried again ({done} of {limit}): {why}")
+            }
+            Again::HalfBatch => {
+                self.job.tried.halved = true;
+                self.job.spec.batch_size /= 2;
+                let batch = self.job.spec.batch_size;
+                format!("is tried again with batch_size {batch}: {why}")
+            }
+        };
+        if let Some(checkpoint) = &self.job.resumable {
+            self.job.spec.resume_from = Some(checkpoint.path.clone());
+            self.job.spec.resume = true;
+        }
+        self.job.final_metrics.clear();
+        self.job.mlflow_run_id = None;
+        self.job.clearml_task_id = None;
+        self.effects.push(Effect::Enqueue);
+        self.enter(JobState::Queued);
+        self.job.reason = words;
     }
 
     fn stop(&mut self, cause: StopCause) {

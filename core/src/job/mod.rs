@@ -4,20 +4,23 @@
 //! of an older attempt is `Illegal` data to log, never a transition. INV-04: no report ever leaves a
 //! terminal state; only a user's restart does, with a new attempt.
 
+mod curve;
 mod machine;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use curve::Curve;
 pub use state::{EDGES, JobState};
 
 use crate::{
-    failure::{Outcome, StopCause, TaskEnd},
+    failure::{Outcome, StopCause, TaskEnd, judge},
     ids::{AttemptNo, JobId, NodeName},
     record::{Checkpoint, Completion, Progress},
+    retry::Tried,
     sched::Allocation,
     secret::Secret,
     spec::JobSpec,
@@ -45,6 +48,27 @@ pub struct Attempt {
     pub stored_seq: u64,
     /// The trainer's own last word.
     pub completion: Option<Completion>,
+    /// The epoch of its first report with metrics: what earlier attempts said of it and of later ones is
+    /// superseded.
+    #[serde(default)]
+    pub first_epoch: Option<u32>,
+    /// It begins at the beginning: nothing that was reported before it counts.
+    #[serde(default = "anew")]
+    pub anew: bool,
+}
+
+impl Attempt {
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        let end = self.end.as_ref()?;
+        Some(judge(end, self.completion.as_ref()))
+    }
+}
+
+/// As attempts were that have no word of it.
+fn anew() -> bool {
+    true
 }
 
 /// A job and its whole history: one row of the store.
@@ -71,6 +95,18 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// A user wants it stopped.
     pub cancel_requested: bool,
+    /// What has been tried since a user last started it.
+    #[serde(default)]
+    pub tried: Tried,
+    /// It waits, before it is tried again, at least until then.
+    #[serde(default)]
+    pub not_before: Option<Timestamp>,
+    /// Where it was tried in vain since a user last started it: other nodes go before these.
+    #[serde(default)]
+    pub failed_on: BTreeSet<NodeName>,
+    /// The newest checkpoint that is known to be in the artifact store: where another node can go on from.
+    #[serde(default)]
+    pub resumable: Option<Checkpoint>,
     /// The newest report.
     pub progress: Option<Progress>,
     /// How it ended.
@@ -133,6 +169,10 @@ pub enum Event {
         progress: Option<Box<Progress>>,
         /// The trainer's last word, if it was among them.
         completion: Option<Box<Completion>>,
+        /// The epoch of the first report with metrics among them.
+        first_epoch: Option<u32>,
+        /// The newest last checkpoint among them that its agent has put into the artifact store.
+        kept: Option<Checkpoint>,
     },
     /// A user wants it stopped.
     CancelRequested,
@@ -140,8 +180,12 @@ pub enum Event {
     RestartRequested,
     /// A user wants it started: one that waits is started anyway, one that has ended runs again.
     StartRequested(Resume),
-    /// The node is lost, or came back without a trace of the attempt.
+    /// The attempt is gone: its node came back without a trace of it.
     AttemptLost(AttemptNo, String),
+    /// Its node has been silent for longer than its lease.
+    NodeLost(AttemptNo, String),
+    /// Its node speaks of the attempt again, as of one that runs.
+    Heard(AttemptNo),
     /// The attempt has this run at a tracker; may come long after its end.
     Tracked(AttemptNo, Tracker, String),
 }
@@ -218,6 +262,10 @@ impl Job {
             reason: String::new(),
             attempts: Vec::new(),
             cancel_requested: false,
+            tried: Tried::default(),
+            not_before: None,
+            failed_on: BTreeSet::new(),
+            resumable: None,
             progress: None,
             outcome: None,
             best_checkpoint: None,

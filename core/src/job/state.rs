@@ -26,8 +26,9 @@ pub enum JobState {
 
 use JobState::{Cancelled, Completed, Failed, Finishing, Pending, Queued, Running, Starting};
 
-/// Every edge that exists. What is not here never happens. The three last rows are a user's restart.
-pub const EDGES: [(JobState, JobState); 16] = [
+/// Every edge that exists. What is not here never happens. From finishing to queued goes a job that is tried again by
+/// itself; the three last rows are a user's restart.
+pub const EDGES: [(JobState, JobState); 17] = [
     (Pending, Queued),
     (Pending, Cancelled),
     (Queued, Starting),
@@ -40,6 +41,7 @@ pub const EDGES: [(JobState, JobState); 16] = [
     (Finishing, Completed),
     (Finishing, Failed),
     (Finishing, Cancelled),
+    (Finishing, Queued),
     (Starting, Cancelled),
     (Completed, Queued),
     (Failed, Queued),

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::failure::FailureClass;
+use crate::{
+    failure::FailureClass,
+    retry::{OnLost, OnMemory, RetryPolicy, Tried},
+};
 
 const T: Timestamp = Timestamp(1_000);
 const A1: AttemptNo = AttemptNo(1);
@@ -44,6 +47,8 @@ fn stored(seq: u64) -> Event {
         seq,
         progress: None,
         completion: None,
+        first_epoch: None,
+        kept: None,
     }
 }
 
@@ -196,6 +201,8 @@ fn a_restarted_job_shows_nothing_of_its_earlier_run() {
         seq: 1,
         progress: None,
         completion: Some(Box::new(word)),
+        first_epoch: None,
+        kept: None,
     };
     let ended = after(vec![
         Event::Prepared,
@@ -218,19 +225,133 @@ fn a_restarted_job_shows_nothing_of_its_earlier_run() {
     );
 }
 
+/// A job with these wishes, running as its first attempt.
+fn running(retry: RetryPolicy) -> Job {
+    let mut job = accepted();
+    job.spec.retry = retry;
+    for event in [Event::Prepared, placed(), Event::Started(A1, T)] {
+        job = job.step(T, event).unwrap().job;
+    }
+    job
+}
+
 #[test]
-fn a_lost_attempt_fails_as_infrastructure_and_gives_its_place_back() {
-    let step = after(vec![
-        Event::Prepared,
-        placed(),
-        Event::Started(A1, T),
-        Event::AttemptLost(A1, "node n1 was silent for 5 minutes".into()),
-    ]);
+fn a_lost_attempt_gives_its_place_back_and_the_job_waits_for_another_node() {
+    let node = NodeName("n1".into());
+    let mut job = running(RetryPolicy::default());
+    let kept = Checkpoint {
+        path: "s3://b/last.pt".into(),
+        size_bytes: Some(1),
+    };
+    let Event::Stored {
+        attempt,
+        seq,
+        progress,
+        completion,
+        ..
+    } = stored(3)
+    else {
+        panic!("not stored");
+    };
+    let said = Event::Stored {
+        attempt,
+        seq,
+        progress,
+        completion,
+        first_epoch: Some(1),
+        kept: Some(kept),
+    };
+    job = job.step(T, said).unwrap().job;
+    let lost = Event::NodeLost(A1, "node n1 was silent for 5 minutes".into());
+    let step = job.step(T, lost).unwrap();
+    let gone = Effect::Forget(node.clone(), A1);
+    assert_eq!(step.effects, [Effect::Release, gone, Effect::Enqueue]);
+    let job = step.job;
+    assert_eq!((job.state, &job.outcome), (JobState::Queued, &None));
+    assert_eq!(
+        job.reason,
+        "is tried again (1 of 3): node n1 was silent for 5 minutes"
+    );
+    assert_eq!(
+        job.not_before,
+        Some(T.plus(std::time::Duration::from_secs(10)))
+    );
+    assert!(job.failed_on.contains(&node));
+    assert_eq!(job.spec.resume_from.as_deref(), Some("s3://b/last.pt"));
+    assert!(job.spec.resume);
+    // What the old attempt says from now on changes nothing.
+    assert!(job.step(T, exit(0, 3)).is_err());
+    let second = job.step(T, placed()).unwrap().job;
+    assert_eq!(second.attempt().unwrap().number, AttemptNo(2));
+    assert!(second.step(T, stored(4)).is_err());
+}
+
+#[test]
+fn a_job_that_has_no_try_left_has_failed_and_says_why() {
+    let once = RetryPolicy {
+        limit: 1,
+        ..RetryPolicy::default()
+    };
+    let lost = |attempt| Event::NodeLost(attempt, "node n1 was silent".into());
+    let mut job = running(once).step(T, lost(A1)).unwrap().job;
+    assert_eq!(job.state, JobState::Queued);
+    job = job.step(T, placed()).unwrap().job;
+    let step = job.step(T, lost(AttemptNo(2))).unwrap();
     assert_eq!(step.job.state, JobState::Failed);
-    let outcome = step.job.outcome.unwrap();
-    assert_eq!(outcome.class, Some(FailureClass::Infrastructure));
-    assert_eq!(outcome.message, "node n1 was silent for 5 minutes");
-    assert_eq!(step.effects.first(), Some(&Effect::Release));
+    let outcome = step.job.outcome.clone().unwrap();
+    assert_eq!(outcome.class, Some(FailureClass::Lost));
+    assert_eq!(outcome.message, "node n1 was silent");
+    // A user's restart begins to count anew.
+    let again = step.job.step(T, Event::RestartRequested).unwrap().job;
+    assert_eq!((again.tried, again.failed_on.len()), (Tried::default(), 0));
+}
+
+#[test]
+fn a_job_that_waits_for_a_lost_node_goes_on_when_it_speaks_again_and_ends_when_it_is_cancelled() {
+    let patient = RetryPolicy {
+        on_lost: OnLost::Wait,
+        ..RetryPolicy::default()
+    };
+    let lost = Event::NodeLost(A1, "node n1 is silent".into());
+    let job = running(patient).step(T, lost.clone()).unwrap().job;
+    assert_eq!(job.state, JobState::Running);
+    assert!(job.reason.contains("it is waited for"), "{}", job.reason);
+    assert_eq!(job.step(T, lost.clone()).unwrap().job, job, "said once");
+    let heard = job.step(T, Event::Heard(A1)).unwrap().job;
+    assert_eq!(
+        (heard.state, heard.reason.as_str()),
+        (JobState::Running, "")
+    );
+    let cancelled = job.step(T, Event::CancelRequested).unwrap().job;
+    let step = cancelled.step(T, lost).unwrap();
+    assert_eq!(step.job.state, JobState::Cancelled);
+    // Without a trace of it there is nothing to wait for.
+    let gone = Event::AttemptLost(A1, "node n1 came back without a trace".into());
+    assert_eq!(job.step(T, gone).unwrap().job.state, JobState::Queued);
+}
+
+#[test]
+fn a_job_that_ran_out_of_memory_is_tried_once_more_with_half_its_batch() {
+    let asks = RetryPolicy {
+        out_of_memory: OnMemory::HalveBatch,
+        ..RetryPolicy::default()
+    };
+    let killed = |attempt| {
+        let end = TaskEnd {
+            signal: Some(9),
+            oom_killed: true,
+            ..TaskEnd::default()
+        };
+        Event::Ended(attempt, end)
+    };
+    let job = running(asks).step(T, killed(A1)).unwrap().job;
+    assert_eq!((job.state, job.spec.batch_size), (JobState::Queued, 16));
+    assert_eq!(job.not_before, None);
+    let second = job.step(T, placed()).unwrap().job;
+    let step = second.step(T, killed(AttemptNo(2))).unwrap();
+    assert_eq!(step.job.state, JobState::Failed);
+    let plain = running(RetryPolicy::default()).step(T, killed(A1)).unwrap();
+    assert_eq!(plain.job.state, JobState::Failed);
 }
 
 #[test]
@@ -321,7 +442,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             attempt,
             seq,
             progress: None,
-            completion: None
+            completion: None,
+            first_epoch: None,
+            kept: None,
         }),
         Just(Event::CancelRequested),
         Just(Event::RestartRequested),
@@ -329,6 +452,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         attempt
             .clone()
             .prop_map(|a| Event::AttemptLost(a, "gone".into())),
+        attempt
+            .clone()
+            .prop_map(|a| Event::NodeLost(a, "silent".into())),
+        attempt.clone().prop_map(Event::Heard),
         attempt.prop_map(|a| Event::Tracked(a, Tracker::Mlflow, "run".into())),
     ]
 }
@@ -351,7 +478,7 @@ proptest! {
                 prop_assert!(!job.state.is_terminal() || user, "INV-04");
             }
             let released = step.effects.contains(&Effect::Release);
-            prop_assert_eq!(released, job.allocation().is_some() && step.job.state.is_terminal());
+            prop_assert_eq!(released, job.allocation().is_some() && step.job.allocation().is_none());
             prop_assert_eq!(step.job.outcome.is_some(), step.job.state.is_terminal());
             job = step.job;
         }
@@ -381,6 +508,8 @@ fn where_a_checkpoint_is_stored_replaces_its_path_and_not_the_epoch() {
         seq,
         progress: Some(Box::new(progress(epoch, path))),
         completion: None,
+        first_epoch: None,
+        kept: None,
     };
     let job = after(vec![
         Event::Prepared,

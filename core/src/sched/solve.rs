@@ -1,10 +1,11 @@
 //! The decision itself: priority, then age; the node that is left fullest by the placement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     ids::{JobId, NodeName},
     resources::{Capacity, ResourceRequest, format_bytes},
+    retry::LONGEST_WAIT,
     sched::ledger::{Allocation, Ledger, NodeEntry},
     time::Timestamp,
 };
@@ -18,8 +19,23 @@ pub struct QueuedJob {
     pub request: ResourceRequest,
     /// Higher first.
     pub priority: i32,
-    /// Since when; the oldest first among equals.
+    /// Since when it stands in the queue.
     pub queued_at: Timestamp,
+    /// The oldest first among equals: one that is tried again stands where it stood.
+    pub age: Timestamp,
+    /// It is tried again, and not before this moment.
+    pub not_before: Option<Timestamp>,
+    /// Where it was tried in vain: other nodes go before these.
+    pub avoid: BTreeSet<NodeName>,
+}
+
+impl QueuedJob {
+    /// Whether it may start now. A moment that lies further ahead than any wait says that the clock was set back.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.not_before
+            .is_none_or(|then| now >= then || then.since(now) > LONGEST_WAIT)
+    }
 }
 
 /// One job and what it is given. Complete: nothing is left to choose.
@@ -42,9 +58,10 @@ pub struct Unfit {
 
 /// Places what fits, in order of priority and age, and takes it in the ledger. A job that does not
 /// fit is passed over, so that a large one never holds up small ones that fit beside it.
-/// Solving again at once places nothing.
+/// Solving again at the same moment places nothing.
 pub fn solve<'q>(
     ledger: &mut Ledger,
+    now: Timestamp,
     queue: impl IntoIterator<Item = &'q QueuedJob>,
 ) -> Vec<Placement> {
     let mut placements = Vec::new();
@@ -57,14 +74,15 @@ pub fn solve<'q>(
     if offers.is_empty() {
         return placements;
     }
-    let mut order: Vec<&QueuedJob> = queue.into_iter().collect();
-    order.sort_by_key(|queued| (-i64::from(queued.priority), queued.queued_at, queued.job));
+    let due = queue.into_iter().filter(|queued| queued.is_due(now));
+    let mut order: Vec<&QueuedJob> = due.collect();
+    order.sort_by_key(|queued| (-i64::from(queued.priority), queued.age, queued.job));
     for queued in order {
         // Every job needs a CPU slot: on full nodes nothing more is looked at.
         if offers.is_empty() {
             break;
         }
-        let Some(allocation) = best(&offers, &queued.request) else {
+        let Some(allocation) = place(ledger, &offers, queued) else {
             continue;
         };
         let node = allocation.node.clone();
@@ -84,10 +102,36 @@ pub fn solve<'q>(
 }
 
 /// Best fit: fewest GPUs left over, then fewest CPUs, so that room for large jobs stays whole.
-fn best(offers: &BTreeMap<NodeName, Capacity>, request: &ResourceRequest) -> Option<Allocation> {
+/// A place for the job: a node where it has failed is taken only when no other that is open could ever hold it.
+fn place(
+    ledger: &Ledger,
+    offers: &BTreeMap<NodeName, Capacity>,
+    queued: &QueuedJob,
+) -> Option<Allocation> {
+    if queued.avoid.is_empty() {
+        return best(offers.iter(), &queued.request);
+    }
+    let elsewhere = offers
+        .iter()
+        .filter(|(name, _)| !queued.avoid.contains(*name));
+    let found = best(elsewhere, &queued.request);
+    let could = |(name, entry): (&NodeName, &NodeEntry)| {
+        entry.open
+            && !queued.avoid.contains(name)
+            && queued.request.shortage(&entry.capacity).is_none()
+    };
+    if found.is_some() || ledger.nodes().any(could) {
+        return found;
+    }
+    best(offers.iter(), &queued.request)
+}
+
+fn best<'o>(
+    offers: impl Iterator<Item = (&'o NodeName, &'o Capacity)>,
+    request: &ResourceRequest,
+) -> Option<Allocation> {
     let fits = |(_, free): &(&NodeName, &Capacity)| request.shortage(free).is_none();
     let (name, free) = offers
-        .iter()
         .filter(fits)
         .min_by_key(|(name, free)| (free.gpus.len(), free.cpus, (*name).clone()))?;
     NodeEntry::carve(name, free, request)

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::resources::{Capacity, parse_gpus};
 
+const NOW: Timestamp = Timestamp(1_000_000_000);
+
 fn node(ledger: &mut Ledger, name: &str, cpus: u32, gpus: &str) {
     let gpus = if gpus.is_empty() {
         Vec::new()
@@ -29,6 +31,9 @@ fn job(id: u64, cpus: u32, gpus: u32, priority: i32) -> QueuedJob {
         },
         priority,
         queued_at: Timestamp(i64::try_from(id).unwrap()),
+        age: Timestamp(i64::try_from(id).unwrap()),
+        not_before: None,
+        avoid: BTreeSet::new(),
     }
 }
 
@@ -44,7 +49,7 @@ fn priority_goes_before_age_and_the_oldest_before_the_rest() {
     let mut ledger = Ledger::default();
     node(&mut ledger, "a", 2, "");
     let queue = [job(3, 1, 0, 0), job(1, 1, 0, 0), job(2, 1, 0, 5)];
-    let placements = solve(&mut ledger, &queue);
+    let placements = solve(&mut ledger, NOW, &queue);
     assert_eq!(placed(&placements), [(2, "a"), (1, "a")]);
 }
 
@@ -53,7 +58,7 @@ fn a_cpu_job_leaves_gpu_nodes_free() {
     let mut ledger = Ledger::default();
     node(&mut ledger, "a-gpu", 8, "4xH100-80GB");
     node(&mut ledger, "b-cpu", 8, "");
-    let placements = solve(&mut ledger, &[job(1, 4, 0, 0)]);
+    let placements = solve(&mut ledger, NOW, &[job(1, 4, 0, 0)]);
     assert_eq!(placed(&placements), [(1, "b-cpu")]);
 }
 
@@ -63,7 +68,7 @@ fn the_smallest_gpu_that_does_is_taken_and_the_model_is_heeded() {
     node(&mut ledger, "a", 8, "1xA100-80GB,1xA100-40GB,1xT4-16GB");
     let mut wanted = job(1, 1, 1, 0);
     wanted.request.gpu_model = "a100".into();
-    let placements = solve(&mut ledger, &[wanted]);
+    let placements = solve(&mut ledger, NOW, &[wanted]);
     assert_eq!(placements[0].allocation.gpus, ["GPU-SIM-a-1"]);
 }
 
@@ -88,7 +93,7 @@ fn a_closed_node_gets_nothing_and_the_job_says_so() {
     node(&mut ledger, "a", 8, "");
     let capacity = ledger.node(&NodeName("a".into())).unwrap().capacity.clone();
     ledger.set_node(NodeName("a".into()), capacity, false);
-    assert_eq!(solve(&mut ledger, &[job(1, 1, 0, 0)]), []);
+    assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 0, 0)]), []);
     let words = reason(&ledger, &job(1, 1, 0, 0).request);
     assert_eq!(words, "1 nodes could hold it, but none is ready");
 }
@@ -98,14 +103,17 @@ fn a_node_that_came_back_smaller_breaks_nothing_and_gets_nothing_until_it_fits_a
     let mut ledger = Ledger::default();
     node(&mut ledger, "a", 4, "");
     let queue = [job(1, 2, 0, 0), job(2, 2, 0, 0)];
-    assert_eq!(solve(&mut ledger, &queue).len(), 2);
+    assert_eq!(solve(&mut ledger, NOW, &queue).len(), 2);
     node(&mut ledger, "a", 2, "");
     assert_eq!(ledger.violated(), None);
-    assert!(solve(&mut ledger, &[job(3, 1, 0, 0)]).is_empty());
+    assert!(solve(&mut ledger, NOW, &[job(3, 1, 0, 0)]).is_empty());
     ledger.release(JobId(1));
     assert_eq!(ledger.violated(), None);
     ledger.release(JobId(2));
-    assert_eq!(placed(&solve(&mut ledger, &[job(3, 2, 0, 0)])), [(3, "a")]);
+    assert_eq!(
+        placed(&solve(&mut ledger, NOW, &[job(3, 2, 0, 0)])),
+        [(3, "a")]
+    );
     // Beyond its capacity, and nobody has shrunk it: that is a bug of ours.
     let more = Allocation {
         node: NodeName("a".into()),
@@ -125,12 +133,12 @@ fn what_is_released_can_be_had_again() {
     let mut ledger = Ledger::default();
     node(&mut ledger, "a", 1, "");
     let queue = [job(1, 1, 0, 0), job(2, 1, 0, 0)];
-    assert_eq!(placed(&solve(&mut ledger, &queue)), [(1, "a")]);
+    assert_eq!(placed(&solve(&mut ledger, NOW, &queue)), [(1, "a")]);
     let words = reason(&ledger, &queue[1].request);
     assert_eq!(words, "waits for cpus: asks for 1, has 0 free on node a");
     assert!(ledger.release(JobId(1)).is_some());
     assert_eq!(ledger.release(JobId(1)), None);
-    assert_eq!(placed(&solve(&mut ledger, &queue[1..])), [(2, "a")]);
+    assert_eq!(placed(&solve(&mut ledger, NOW, &queue[1..])), [(2, "a")]);
 }
 
 proptest! {
@@ -148,10 +156,10 @@ proptest! {
             .zip(&jobs)
             .map(|(id, (cpus, gpus, priority))| job(id, *cpus, *gpus, *priority))
             .collect();
-        let placements = solve(&mut ledger, &queue);
+        let placements = solve(&mut ledger, NOW, &queue);
         prop_assert_eq!(ledger.violated(), None);
         queue.retain(|queued| placements.iter().all(|p| p.job != queued.job));
-        prop_assert_eq!(solve(&mut ledger, &queue), []);
+        prop_assert_eq!(solve(&mut ledger, NOW, &queue), []);
         for placement in &placements {
             ledger.release(placement.job);
         }
@@ -159,4 +167,42 @@ proptest! {
         let all: u32 = nodes.iter().map(|(cpus, _)| cpus).sum();
         prop_assert_eq!(free, all);
     }
+}
+
+#[test]
+fn a_job_that_is_tried_again_waits_its_time_and_goes_elsewhere_while_there_is_an_elsewhere() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 1, "");
+    let mut again = job(1, 1, 0, 0);
+    again.not_before = Some(Timestamp(NOW.0 + 5_000_000));
+    again.avoid.insert(NodeName("a".into()));
+    assert_eq!(solve(&mut ledger, NOW, [&again]), []);
+    // Later, and beside another node that could hold it but is full.
+    let later = Timestamp(NOW.0 + 5_000_000);
+    node(&mut ledger, "b", 1, "");
+    let other = Allocation {
+        node: NodeName("b".into()),
+        cpus: 1,
+        memory_bytes: 0,
+        gpus: vec![],
+    };
+    ledger.take(JobId(9), other).unwrap();
+    assert_eq!(solve(&mut ledger, later, [&again]), []);
+    ledger.release(JobId(9));
+    let elsewhere = solve(&mut ledger.clone(), later, [&again]);
+    assert_eq!(placed(&elsewhere), [(1, "b")]);
+    // A node that is closed is no elsewhere.
+    let capacity = ledger.node(&NodeName("b".into())).unwrap().capacity.clone();
+    ledger.set_node(NodeName("b".into()), capacity, false);
+    let back = solve(&mut ledger, later, [&again]);
+    assert_eq!(placed(&back), [(1, "a")]);
+}
+
+#[test]
+fn a_clock_that_was_set_back_keeps_no_job_waiting() {
+    let mut again = job(1, 1, 0, 0);
+    again.not_before = Some(Timestamp(NOW.0 + 3_600_000_000));
+    assert!(again.is_due(NOW));
+    again.not_before = Some(Timestamp(NOW.0 + 600_000_000));
+    assert!(!again.is_due(NOW));
 }

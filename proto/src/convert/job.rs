@@ -6,6 +6,7 @@ use trainyard_core::{
     job::{Attempt, Job, JobState},
     record::Checkpoint,
     resources::ResourceRequest,
+    retry::{OnLost, OnMemory, RetryPolicy},
     spec::JobSpec,
 };
 
@@ -60,6 +61,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             prompt_mode: given(wire.prompt_mode),
             resume_from: given(wire.resume_from),
             resume: wire.resume,
+            retry: retry(wire.retry.unwrap_or_default())?,
         };
         if is_command && spec.epochs == 0 && spec.batch_size == 0 {
             spec.epochs = 1;
@@ -67,6 +69,43 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             spec.learning_rate = defaults.learning_rate;
         }
         Ok(spec)
+    }
+}
+
+fn retry(wire: v1::RetryPolicy) -> Result<RetryPolicy, WireError> {
+    let defaults = RetryPolicy::default();
+    Ok(RetryPolicy {
+        limit: wire.limit.unwrap_or(defaults.limit),
+        backoff: wire.backoff.as_ref().map_or(Ok(defaults.backoff), |wait| {
+            span("spec.retry.backoff", wait)
+        })?,
+        on_lost: match wire.on_lost() {
+            v1::OnLost::Unspecified | v1::OnLost::Retry => OnLost::Retry,
+            v1::OnLost::Wait => OnLost::Wait,
+        },
+        out_of_memory: match wire.out_of_memory() {
+            v1::OnMemory::Unspecified | v1::OnMemory::Fail => OnMemory::Fail,
+            v1::OnMemory::HalveBatch => OnMemory::HalveBatch,
+        },
+    })
+}
+
+impl From<RetryPolicy> for v1::RetryPolicy {
+    fn from(core: RetryPolicy) -> Self {
+        let on_lost = match core.on_lost {
+            OnLost::Retry => v1::OnLost::Retry,
+            OnLost::Wait => v1::OnLost::Wait,
+        };
+        let out_of_memory = match core.out_of_memory {
+            OnMemory::Fail => v1::OnMemory::Fail,
+            OnMemory::HalveBatch => v1::OnMemory::HalveBatch,
+        };
+        Self {
+            limit: Some(core.limit),
+            backoff: Some(duration(core.backoff)),
+            on_lost: on_lost.into(),
+            out_of_memory: out_of_memory.into(),
+        }
     }
 }
 
@@ -106,6 +145,7 @@ impl From<JobSpec> for v1::JobSpec {
             prompt_mode: core.prompt_mode.unwrap_or_default(),
             resume_from: core.resume_from.unwrap_or_default(),
             resume: core.resume,
+            retry: Some(core.retry.into()),
         }
     }
 }
@@ -168,6 +208,7 @@ impl From<FailureClass> for v1::FailureClass {
             FailureClass::User => Self::User,
             FailureClass::OutOfMemory => Self::OutOfMemory,
             FailureClass::Infrastructure => Self::Infrastructure,
+            FailureClass::Lost => Self::Lost,
             FailureClass::Cancelled => Self::Cancelled,
             FailureClass::Timeout => Self::Timeout,
         }
@@ -189,7 +230,10 @@ impl From<Outcome> for v1::Outcome {
 
 impl From<Attempt> for v1::Attempt {
     fn from(core: Attempt) -> Self {
+        let outcome = core.outcome();
         Self {
+            outcome: outcome.map(Into::into),
+            first_epoch: core.first_epoch,
             number: core.number.0,
             node: core.allocation.node.0,
             gpu_uuids: core.allocation.gpus,

@@ -131,6 +131,7 @@ impl From<v1::TaskEnd> for TaskEnd {
             stop_cause: stop_cause(wire.stop_cause()),
             error: given(wire.error),
             infrastructure: wire.infrastructure,
+            lost: false,
             last_lines: wire.last_lines,
             last_seq: wire.last_seq,
         }

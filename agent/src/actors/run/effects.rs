@@ -6,22 +6,19 @@ use std::{io, sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
-    record::Record,
     task::{Ended, Gone, Input, Stop},
     time::Timestamp,
 };
 
 use super::{RunMsg, RunRef, State, blocking};
 use crate::{
-    actors::{node::Node, prepare::Preparation, scribe::Level, words},
+    actors::{prepare::Preparation, scribe::Level, words},
     clock,
     exec::{
         ExitRecord,
         launch::{LaunchError, launch},
         watch::{ShimVanished, request_stop, wait_exit},
     },
-    folder::Order,
-    spool::Spool,
 };
 
 /// How soon a file is written again that the disk refused.
@@ -78,6 +75,8 @@ impl State {
         };
         if let Some(scribe) = &self.scribe {
             scribe.follow();
+            let rounds = self.courier.clone().go_round(scribe.clone());
+            self.tasks.spawn(rounds);
         }
         let (folder, child) = (self.folder.clone(), self.child.take());
         let (myself, end) = (myself.clone(), self.end.clone());
@@ -157,12 +156,10 @@ impl State {
             scribe.finish(words).await;
             return;
         }
-        let spool = node.board.spool_of(order.task);
-        let (node, order, end) = (Arc::clone(node), Arc::clone(order), self.end.clone());
+        let (courier, end) = (self.courier.clone(), self.end.clone());
         self.tasks.spawn(async move {
-            let work = store_checkpoints(&node, &order, spool, words);
-            if let Some(words) = end.run_until_cancelled(work).await {
-                scribe.finish(words).await;
+            if let Some(about) = end.run_until_cancelled(courier.finish()).await {
+                scribe.finish([words, about].concat()).await;
             }
         });
     }
@@ -184,25 +181,4 @@ impl State {
         myself.stop(None);
         Ok(())
     }
-}
-
-/// Brings checkpoints to the store and tells of them; the trainer's last words, and those about it.
-async fn store_checkpoints(
-    node: &Node,
-    order: &Order,
-    spool: Option<Spool>,
-    mut words: Vec<(Level, String)>,
-) -> Vec<(Level, String)> {
-    let folder = node.working_folder(order.task).join("checkpoints");
-    let stored = node.datasets.store_checkpoints(order, &folder).await;
-    for (well, text) in stored.notes {
-        let level = if well { Level::Info } else { Level::Warning };
-        words.push((level, text));
-    }
-    if let (Some(report), Some(spool)) = (stored.report, spool)
-        && let Err(error) = spool.append(vec![(Record::Progress(report), None)]).await
-    {
-        tracing::warn!(task = %order.task, %error, "where the checkpoints are stored cannot be told");
-    }
-    words
 }

@@ -70,6 +70,8 @@ impl State {
             seq: 0,
             progress: sorted.progress,
             completion: sorted.completion,
+            first_epoch: sorted.first_epoch,
+            kept: sorted.kept,
         };
         let step = self.job.step(clock::now(), event)?;
         Ok(self.take(step, changes, Done::Answer(Some(reply))).await?)

@@ -30,7 +30,7 @@ pub use self::{
 };
 use super::{
     jobs::{JobsMsg, JobsRef},
-    nodes::{NodesMsg, NodesRef},
+    nodes::{Launch, NodesMsg, NodesRef},
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
@@ -239,9 +239,16 @@ impl State {
                 }
                 Event::Ended(attempt, ended.end)
             }
+            Phase::Running(_) if self.is_waited_for() => Event::Heard(attempt),
             Phase::Preparing | Phase::Running(_) => return self.stop_again(node, attempt),
         };
         self.event(event, None).await
+    }
+
+    /// Its node was lost, the job waits for it, and here it speaks.
+    fn is_waited_for(&self) -> bool {
+        let runs = self.job.state == JobState::Running && !self.job.cancel_requested;
+        runs && !self.job.reason.is_empty()
     }
 
     /// A stop may have been lost on the way: a live task of a cancelled job hears of it again.
@@ -296,6 +303,7 @@ impl State {
             changes.push(Change::PutJob(Box::new(self.job.clone())));
         }
         let moved = before.state != self.job.state;
+        let launch = Launch::between(&before, &self.job);
         let frames = self.frames(&step.effects);
         let job = self.job.clone();
         let peers = Arc::clone(&self.peers);
@@ -304,6 +312,9 @@ impl State {
                 tracing::info!(job = %job.id, state = job.state.name(), "job");
                 let told = SchedulerMsg::JobIs(Box::new(job.clone()));
                 peers.scheduler.cast(told).ok();
+            }
+            if let Some((node, launch)) = launch {
+                peers.nodes.cast(NodesMsg::Launched(node, launch)).ok();
             }
             for (node, frame) in frames {
                 peers.nodes.cast(NodesMsg::Send(node, Box::new(frame))).ok();

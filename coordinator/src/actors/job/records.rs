@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use trainyard_core::{
     ids::TaskKey,
     job::Event,
-    record::{Completion, LogLine, Progress, Record},
+    record::{Checkpoint, Completion, LogLine, Progress, Record},
 };
 
 use super::{Done, State};
@@ -90,6 +90,8 @@ impl State {
             seq: last,
             progress: sorted.progress,
             completion: sorted.completion,
+            first_epoch: sorted.first_epoch,
+            kept: sorted.kept,
         };
         let step = self.job.step(clock::now(), event)?;
         Ok(self.take(step, changes, done(last)).await?)
@@ -104,6 +106,8 @@ pub(super) struct Sorted {
     validations: Vec<(u32, String)>,
     pub(super) progress: Option<Box<Progress>>,
     pub(super) completion: Option<Box<Completion>>,
+    pub(super) first_epoch: Option<u32>,
+    pub(super) kept: Option<Checkpoint>,
 }
 
 impl Sorted {
@@ -124,6 +128,7 @@ impl Sorted {
     /// The newest report counts, but a checkpoint that it does not name is still there.
     fn told(&mut self, mut report: Progress) {
         if report.has_metrics {
+            self.first_epoch.get_or_insert(report.epoch);
             self.points.push(report.clone());
         }
         if let Some(before) = self.progress.take() {
@@ -135,6 +140,7 @@ impl Sorted {
 
     /// Checkpoints that the trainer has told of before, now in the store.
     fn stored(&mut self, report: Progress) {
+        self.kept = report.checkpoint.clone().or(self.kept.take());
         if let Some(word) = &mut self.completion {
             let (best, last) = (report.best_checkpoint.clone(), report.checkpoint.clone());
             word.best_checkpoint = best.or_else(|| word.best_checkpoint.take());
@@ -180,7 +186,7 @@ impl Sorted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trainyard_core::{record::Checkpoint, time::Timestamp};
+    use trainyard_core::time::Timestamp;
 
     #[test]
     fn a_checkpoint_outlives_a_later_report_of_the_same_batch_that_names_none() {

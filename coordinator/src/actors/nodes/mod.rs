@@ -5,6 +5,7 @@
 //! disk before it is welcomed. Decides nothing about jobs: the scheduler hears when a node is up,
 //! closed or lost.
 
+mod launches;
 mod register;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -19,6 +20,7 @@ use trainyard_core::{
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
 
+pub use self::launches::Launch;
 use super::{
     jobs::JobsRef,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
@@ -71,6 +73,8 @@ pub enum NodesMsg {
     Seen(NodeName),
     /// For the agent of a node; lost if it is not connected, since it is told all when it is.
     Send(NodeName, Box<Frame>),
+    /// How the launch of an attempt went.
+    Launched(NodeName, Launch),
     /// Look at the leases.
     LeaseTick,
     /// All nodes.
@@ -88,6 +92,8 @@ pub struct NodesArgs {
     pub scheduler: SchedulerRef,
     /// For how long a silent node is believed.
     pub lease: Lease,
+    /// Launches in a row that may fail on a node before it gets no more jobs; 0 for any number.
+    pub cordon_after: u32,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -126,6 +132,8 @@ pub struct State {
     jobs: Option<JobsRef>,
     /// When the leases were last looked at.
     looked: Timestamp,
+    /// Launches that failed in a row, by node.
+    failed_launches: BTreeMap<NodeName, u32>,
 }
 
 /// Under this name the last number of a session is stored.
@@ -169,6 +177,7 @@ impl Actor for Nodes {
             last_session,
             jobs: None,
             looked: now,
+            failed_launches: BTreeMap::new(),
         })
     }
 
@@ -204,6 +213,7 @@ impl Actor for Nodes {
             }
             NodesMsg::Seen(node) => state.seen(&node)?,
             NodesMsg::Send(node, frame) => state.send(&node, frame),
+            NodesMsg::Launched(node, launch) => state.launched(&node, launch).await?,
             NodesMsg::LeaseTick => {
                 state.look_at_leases()?;
                 myself.send_after(heartbeat(&state.args.lease), || NodesMsg::LeaseTick);
@@ -344,6 +354,7 @@ impl State {
         let Some(entry) = self.nodes.get_mut(node) else {
             return Ok(None);
         };
+        self.failed_launches.remove(node);
         entry.row.drained = reason;
         let change = Change::PutNode(entry.row.clone());
         self.args.store.commit_and_wait(vec![change]).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use trainyard_core::{
     resources::{ResourceRequest, parse_bytes},
+    retry::{LONGEST_WAIT, OnLost, OnMemory, RetryPolicy},
     spec::{JobSpec, Violation},
 };
 use trainyard_proto::{
@@ -206,7 +207,28 @@ fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
         priority: i32::try_from(priority).unwrap_or_default(),
         time_limit: time_limit(fields),
         grace_period: Duration::try_from_secs_f64(grace).unwrap_or(spec.grace_period),
+        retry: fields.nested("retry", retry).unwrap_or_default(),
         ..spec
+    }
+}
+
+fn retry(fields: &mut Fields<'_>) -> RetryPolicy {
+    let plain = RetryPolicy::default();
+    let limit = fields.whole_or("limit", plain.limit.into(), &[Bound::Ge(0), Bound::Le(100)]);
+    let bounds = [Bound::Ge(0.0), Bound::Le(LONGEST_WAIT.as_secs_f64())];
+    let backoff = plain.backoff.as_secs_f64();
+    let backoff = fields.number_or("backoff_seconds", backoff, &bounds);
+    RetryPolicy {
+        limit: small(limit),
+        backoff: Duration::try_from_secs_f64(backoff).unwrap_or(plain.backoff),
+        on_lost: match fields.one_of("on_lost", &["retry", "wait"]) {
+            Some("wait") => OnLost::Wait,
+            Some(_) | None => OnLost::Retry,
+        },
+        out_of_memory: match fields.one_of("out_of_memory", &["fail", "halve_batch"]) {
+            Some("halve_batch") => OnMemory::HalveBatch,
+            Some(_) | None => OnMemory::Fail,
+        },
     }
 }
 

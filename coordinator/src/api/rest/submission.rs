@@ -125,6 +125,25 @@ struct SettingsRequest {
     /// Between SIGTERM and SIGKILL.
     #[schema(required = false, default = 10.0, minimum = 0, maximum = 86400)]
     grace_period_seconds: f64,
+    retry: Option<RetryRequest>,
+}
+
+/// When a job is tried again by itself: never after a failure of its own.
+#[expect(dead_code, reason = "it describes the body; `create` reads it")]
+#[derive(Debug, ToSchema)]
+struct RetryRequest {
+    /// New attempts after failures of the platform or of a node.
+    #[schema(required = false, default = 3, minimum = 0, maximum = 100)]
+    limit: u32,
+    /// Before the first of them, doubled for each further one.
+    #[schema(required = false, default = 10.0, minimum = 0, maximum = 600)]
+    backoff_seconds: f64,
+    /// When its node is lost: another attempt elsewhere, or wait for the node.
+    #[schema(required = false, default = "retry", pattern = "^(retry|wait)$")]
+    on_lost: String,
+    /// Once with half of the batch, for trainers that have one.
+    #[schema(required = false, default = "fail", pattern = "^(fail|halve_batch)$")]
+    out_of_memory: String,
 }
 
 /// Which images train, validate and test.

@@ -20,7 +20,7 @@ from .errors import (
     ValidationError,
     WaitTimeout,
 )
-from .jobspec import JobConfig, JobSpec, Resources, SplitStrategy
+from .jobspec import JobConfig, JobSpec, Resources, Retry, SplitStrategy
 from .models import (
     Checkpoint,
     JobPage,
@@ -56,6 +56,7 @@ __all__ = [
     "RateLimited",
     "RequestTimeout",
     "Resources",
+    "Retry",
     "ServerError",
     "SplitStrategy",
     "Tokens",

@@ -32,6 +32,16 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """When it is tried again by itself: `on_lost` is retry or wait, `out_of_memory` fail or halve_batch."""
+
+    limit: Optional[int] = None
+    backoff_seconds: Optional[float] = None
+    on_lost: Optional[str] = None
+    out_of_memory: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """What to train with what. Ranges: epochs 1..1000, batch_size 1..512, learning_rate above 0 and below 1.
 
@@ -63,6 +73,7 @@ class JobConfig:
     priority: Optional[int] = None
     time_limit_seconds: Optional[float] = None
     grace_period_seconds: Optional[float] = None
+    retry: Union[Retry, Mapping[str, Any], None] = None
 
 
 @dataclass(frozen=True)

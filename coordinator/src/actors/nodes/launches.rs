@@ -1,0 +1,65 @@
+//! Nodes where launches fail one after the other: such a node gets no more jobs until an operator has looked at it.
+//!
+//! Owns the count, in memory: what is lost with a restart of the coordinator is at most a few launches. Never ends
+//! anything. Called by the supervisor of sessions and by jobs, once what they tell is stored.
+
+use ractor::ActorProcessingErr;
+use trainyard_core::{
+    failure::FailureClass,
+    ids::NodeName,
+    job::{Job, JobState},
+};
+
+use super::{Entry, State};
+
+/// How a launch went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launch {
+    /// The trainer's process runs.
+    Started,
+    /// It never ran, and that was the node's fault.
+    Failed(String),
+}
+
+impl Launch {
+    /// What a step of a job says of the node of its attempt, if anything.
+    #[must_use]
+    pub fn between(before: &Job, after: &Job) -> Option<(NodeName, Self)> {
+        let attempt = after.attempt()?;
+        let node = attempt.allocation.node.clone();
+        if before.state == JobState::Starting && after.state == JobState::Running {
+            return Some((node, Self::Started));
+        }
+        let over = before.allocation().is_some() && after.allocation().is_none();
+        let outcome = attempt.outcome().filter(|_| over)?;
+        let is_nodes_fault = outcome.class == Some(FailureClass::Infrastructure);
+        let failed = is_nodes_fault && attempt.started_at.is_none();
+        failed.then_some((node, Self::Failed(outcome.message)))
+    }
+}
+
+impl State {
+    pub(super) async fn launched(
+        &mut self,
+        node: &NodeName,
+        launch: Launch,
+    ) -> Result<(), ActorProcessingErr> {
+        let most = self.args.cordon_after;
+        let Launch::Failed(why) = launch else {
+            self.failed_launches.remove(node);
+            return Ok(());
+        };
+        let failed = self.failed_launches.entry(node.clone()).or_default();
+        *failed += 1;
+        let failed = *failed;
+        let open = |entry: &Entry| entry.row.drained.is_none();
+        let is_open = self.nodes.get(node).is_some_and(open);
+        if most == 0 || failed < most || !is_open {
+            return Ok(());
+        }
+        let reason = format!("{failed} launches in a row failed, the last one: {why}");
+        tracing::warn!(%node, %reason, "the node gets no more jobs until it is resumed");
+        self.set_drain(node, Some(reason)).await?;
+        Ok(())
+    }
+}

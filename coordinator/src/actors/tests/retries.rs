@@ -1,0 +1,240 @@
+//! Jobs that are tried again by themselves: after launches that fail, and after nodes that are lost.
+
+use std::time::Duration;
+
+use trainyard_core::{ids::NodeName, retry::OnLost};
+
+use super::*;
+use crate::actors::nodes::NodeInfo;
+
+/// Nodes are believed for half a second.
+fn short() -> Lease {
+    Lease {
+        suspect_after: Duration::from_millis(250),
+        lost_after: Duration::from_millis(500),
+    }
+}
+
+fn at_once() -> RetryPolicy {
+    RetryPolicy {
+        limit: 20,
+        backoff: Duration::ZERO,
+        ..RetryPolicy::default()
+    }
+}
+
+/// Waits for a state of the job, at most half a minute.
+async fn until(world: &World, job: JobId, what: impl Fn(&Job) -> bool) -> Job {
+    let mut changes = world.store.changes(job);
+    let wait = async {
+        loop {
+            let stored = world.store.job(job).unwrap().unwrap();
+            if what(&stored) {
+                return stored;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, wait).await.expect("in time")
+}
+
+async fn info(world: &World, name: &str) -> NodeInfo {
+    let nodes = ask(&world.tree.nodes, NodesMsg::List).await.unwrap();
+    let is_it = |node: &NodeInfo| node.row.name == NodeName(name.into());
+    nodes.into_iter().find(is_it).unwrap()
+}
+
+async fn set_drain(world: &World, name: &str, reason: Option<String>) {
+    let name = NodeName(name.into());
+    let question = |reply| NodesMsg::SetDrain(name, reason, reply);
+    ask(&world.tree.nodes, question).await.unwrap();
+}
+
+fn say(session: &SessionRef, report: v1::TaskReport) {
+    let frame = connect_request::Frame::Report(report);
+    session.cast(SessionMsg::Incoming(Box::new(frame))).unwrap();
+}
+
+fn runs(task: Option<v1::TaskKey>) -> v1::TaskReport {
+    v1::TaskReport {
+        task,
+        phase: TaskPhase::Running.into(),
+        started_at: Some(timestamp(Timestamp(0))),
+        ..v1::TaskReport::default()
+    }
+}
+
+fn broken(task: Option<v1::TaskKey>) -> v1::TaskReport {
+    v1::TaskReport {
+        task,
+        phase: TaskPhase::NotStarted.into(),
+        end: Some(v1::TaskEnd {
+            error: "no space left on device".into(),
+            infrastructure: true,
+            ..v1::TaskEnd::default()
+        }),
+        ..v1::TaskReport::default()
+    }
+}
+
+/// The tasks that a node has been told to start since it was last asked.
+fn starts(frames: &mut Frames) -> Vec<Option<v1::TaskKey>> {
+    let mut found = Vec::new();
+    while let Ok(frame) = frames.try_recv() {
+        if let Some(Frame::Start(start)) = frame.unwrap().frame {
+            found.push(start.task);
+        }
+    }
+    found
+}
+
+/// Signs of life of a node, until it is dropped.
+struct Beats(tokio::task::JoinHandle<()>);
+
+impl Beats {
+    fn of(session: &SessionRef) -> Self {
+        let session = session.clone();
+        Self(tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                tick.tick().await;
+                let beat = connect_request::Frame::Heartbeat(v1::Heartbeat::default());
+                session.cast(SessionMsg::Incoming(Box::new(beat))).ok();
+            }
+        }))
+    }
+}
+
+impl Drop for Beats {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test]
+async fn node_that_fails_every_launch_is_cordoned_after_a_few() {
+    let world = world(Lease::default()).await;
+    let (session, mut frames) = node(&world, "n1").await;
+    submit(&world, at_once()).await;
+    // Each launch fails, until there are no more.
+    let failing = async {
+        loop {
+            if let Some(why) = info(&world, "n1").await.row.drained {
+                return why;
+            }
+            for task in starts(&mut frames) {
+                say(&session, broken(task));
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    let why = tokio::time::timeout(limit, failing).await.unwrap();
+    assert_eq!(
+        why,
+        "3 launches in a row failed, the last one: no space left on device"
+    );
+    // Another node gets it; one more launch may have been on its way to this one.
+    let (_other, mut others) = node(&world, "n2").await;
+    let elsewhere = async {
+        loop {
+            for task in starts(&mut frames) {
+                say(&session, broken(task));
+            }
+            if let Some(task) = starts(&mut others).pop() {
+                return task.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let attempt = tokio::time::timeout(limit, elsewhere)
+        .await
+        .unwrap()
+        .attempt;
+    assert!((4..=5).contains(&attempt), "{attempt}");
+    // Resumed, and alone, it begins to count anew.
+    set_drain(&world, "n2", Some("a case wants it".to_owned())).await;
+    set_drain(&world, "n1", None).await;
+    submit(&world, at_once()).await;
+    let start = start_of(&mut frames).await;
+    say(&session, broken(start.task));
+    let again = tokio::time::timeout(limit, start_of(&mut frames)).await;
+    assert_eq!(again.unwrap().task.unwrap().attempt, 2);
+    assert_eq!(info(&world, "n1").await.row.drained, None);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
+    let world = world(short()).await;
+    let (first, mut frames) = node(&world, "n1").await;
+    let job = submit(&world, at_once()).await;
+    let start = start_of(&mut frames).await;
+    say(&first, runs(start.task.clone()));
+    until(&world, job, |job| job.state == JobState::Running).await;
+    let (second, mut others) = node(&world, "n2").await;
+    let _alive = Beats::of(&second);
+    // n1 says nothing more: its lease runs out, and the job begins anew elsewhere.
+    let again = start_of(&mut others).await;
+    assert_eq!(again.task.as_ref().unwrap().attempt, 2);
+    say(&second, runs(again.task));
+    let on = until(&world, job, |job| job.state == JobState::Running).await;
+    let lost = on.attempts.first().unwrap().outcome().unwrap();
+    assert_eq!(lost.class.map(|class| class.name()), Some("lost"));
+    // Here it is again, with a task that has even ended well.
+    say(&first, runs(start.task.clone()));
+    let stop = async {
+        loop {
+            match frames.recv().await.unwrap().unwrap().frame {
+                Some(Frame::Stop(stop)) => return stop,
+                Some(_) | None => {}
+            }
+        }
+    };
+    let limit = Duration::from_secs(30);
+    let stop = tokio::time::timeout(limit, stop).await.unwrap();
+    assert_eq!(
+        (stop.task, stop.cause()),
+        (start.task.clone(), v1::StopCause::Fenced)
+    );
+    say(
+        &first,
+        v1::TaskReport {
+            task: start.task,
+            phase: TaskPhase::Exited.into(),
+            started_at: Some(timestamp(Timestamp(0))),
+            end: Some(v1::TaskEnd {
+                exit_code: Some(0),
+                ..v1::TaskEnd::default()
+            }),
+            ..v1::TaskReport::default()
+        },
+    );
+    // What is asked behind the report: it has changed nothing.
+    info(&world, "n1").await;
+    let still = world.store.job(job).unwrap().unwrap();
+    assert_eq!((still.state, still.attempts.len()), (JobState::Running, 2));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_its_node_is_running_again_when_the_node_speaks() {
+    let world = world(short()).await;
+    let (session, mut frames) = node(&world, "n1").await;
+    let wait = RetryPolicy {
+        on_lost: OnLost::Wait,
+        ..at_once()
+    };
+    let job = submit(&world, wait).await;
+    let start = start_of(&mut frames).await;
+    say(&session, runs(start.task.clone()));
+    let waited_for = |job: &Job| job.reason.contains("it is waited for");
+    let silent = until(&world, job, waited_for).await;
+    assert_eq!(silent.state, JobState::Running);
+    let _alive = Beats::of(&session);
+    say(&session, runs(start.task));
+    let back = until(&world, job, |job| job.reason.is_empty()).await;
+    assert_eq!((back.state, back.attempts.len()), (JobState::Running, 1));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
