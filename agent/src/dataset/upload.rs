@@ -94,8 +94,8 @@ impl Datasets {
                 }
                 When::Working(copies) => match still::copy(&path, &mark, copies).await {
                     Ok(Some(copy)) => {
-                        let kept = self.store(order, (copy.path(), &name), mark.size, &mut retry);
-                        kept.await
+                        self.store(order, (&copy, &name), mark.size, &mut retry)
+                            .await
                     }
                     // It is being written: there is a next time.
                     Ok(None) => continue,
