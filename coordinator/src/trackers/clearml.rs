@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use trainyard_core::{job::Tracker, time::Timestamp};
 
 use super::{
-    feed::{News, Sink},
+    feed::{News, Notes, Sink},
     http::{self, Answer, Failure},
+    names::Names,
     refusals::{Item, Refusals},
     runs::{End, Run, Verdict, cut, millis},
 };
-use crate::{clock, config::ClearmlConfig, store::StoredPoint};
+use crate::{clock, config::ClearmlConfig};
 
 /// Life of a token that is asked for.
 const LIFE: Duration = Duration::from_secs(3_600);
@@ -190,9 +191,10 @@ impl Clearml {
         &mut self,
         task: &str,
         news: News<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        let events = events(task, news.points, news.iterations);
+        let events = events(task, &news, &mut notes.names);
+        let refusals = &mut notes.refusals;
         let mut parts = refusals.parts("metric", events, EVENTS);
         while let Some(part) = parts.next(refusals) {
             match self.add_batch(&part).await {
@@ -254,7 +256,7 @@ impl Sink for Clearml {
         Ok(id.map(str::to_owned))
     }
 
-    async fn create(&mut self, run: &Run<'_>, refusals: &mut Refusals) -> Result<String, Failure> {
+    async fn create(&mut self, run: &Run<'_>, notes: &mut Notes) -> Result<String, Failure> {
         let name = cut(&run.group(&self.config.project), NAME);
         let remembered = self.projects.contains_key(&name);
         let mut created = self.create_in(&name, run, true).await;
@@ -267,7 +269,7 @@ impl Sink for Clearml {
             return created;
         };
         let id = self.create_in(&name, run, false).await?;
-        refusals.note("task", "name, tags and notes", &words);
+        notes.refusals.note("task", "name, tags and notes", &words);
         Ok(id)
     }
 
@@ -275,20 +277,16 @@ impl Sink for Clearml {
         &mut self,
         id: &str,
         run: &Run<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        self.list(PARAMETERS, id, parameters(run), refusals).await?;
+        self.list(PARAMETERS, id, parameters(run), &mut notes.refusals)
+            .await?;
         let body = json!({"task": id, "force": true, "status_reason": "started by Trainyard"});
         self.call("tasks.started", &body).await.map(drop)
     }
 
-    async fn tell(
-        &mut self,
-        id: &str,
-        news: News<'_>,
-        refusals: &mut Refusals,
-    ) -> Result<(), Failure> {
-        self.events(id, news, refusals).await?;
+    async fn tell(&mut self, id: &str, news: News<'_>, notes: &mut Notes) -> Result<(), Failure> {
+        self.events(id, news, notes).await?;
         let told = [
             ("best_checkpoint", news.best),
             ("last_checkpoint", news.last),
@@ -296,7 +294,8 @@ impl Sink for Clearml {
         let told = told
             .into_iter()
             .filter_map(|(key, uri)| Some(artifact(key, uri?)));
-        self.list(ARTIFACTS, id, told.collect(), refusals).await
+        self.list(ARTIFACTS, id, told.collect(), &mut notes.refusals)
+            .await
     }
 
     async fn finish(
@@ -304,15 +303,20 @@ impl Sink for Clearml {
         id: &str,
         run: &Run<'_>,
         end: &End,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        self.list(PARAMETERS, id, last_parameters(run), refusals)
+        self.list(PARAMETERS, id, last_parameters(run), &mut notes.refusals)
             .await?;
         let word = run.attempt.completion.as_ref();
         let model = word.and_then(|word| word.model_artifacts.as_deref());
         let model = model.map(|uri| artifact("model_artifacts", uri));
-        self.list(ARTIFACTS, id, model.into_iter().collect(), refusals)
-            .await?;
+        self.list(
+            ARTIFACTS,
+            id,
+            model.into_iter().collect(),
+            &mut notes.refusals,
+        )
+        .await?;
         let (path, reason) = match end.verdict {
             Verdict::Completed => ("tasks.completed", "completed"),
             Verdict::Failed => ("tasks.failed", "failed"),
@@ -364,12 +368,26 @@ fn artifact(key: &str, uri: &str) -> Item {
 }
 
 fn item(section: &str, name: &str, value: &str) -> Item {
-    // Names with dots or dollars are paths in its database.
-    let name = cut(&name.replace('.', "/").replace('$', "_"), NAME);
     Item {
         body: json!({"section": section, "name": name, "value": cut(value, VALUE)}),
         name: format!("{section}/{name}"),
     }
+}
+
+/// Names with dots or dollars are paths in its database.
+fn key(name: &str) -> String {
+    cut(&name.replace('.', "/").replace('$', "_"), NAME)
+}
+
+/// Entries of one section.
+fn items(section: &str, values: &[(String, String)]) -> Vec<Item> {
+    let mut names = Names::default();
+    names.of_report(values.iter().map(|(name, _)| name), key);
+    let entry = |(name, value): &(String, String)| {
+        let name = names.spell(name, key(name));
+        item(section, &name, value)
+    };
+    values.iter().map(entry).collect()
 }
 
 fn facts(facts: &[(&'static str, String)]) -> Vec<Item> {
@@ -382,9 +400,10 @@ fn facts(facts: &[(&'static str, String)]) -> Vec<Item> {
 
 /// What the trainer's last word says.
 fn last_parameters(run: &Run<'_>) -> Vec<Item> {
-    let of = |section: &'static str, values: Vec<(String, f64)>| {
-        let values = values.into_iter();
-        values.map(move |(name, value)| item(section, &name, &value.to_string()))
+    let of = |section: &str, values: Vec<(String, f64)>| {
+        let text = |(name, value): (String, f64)| (name, value.to_string());
+        let values: Vec<_> = values.into_iter().map(text).collect();
+        items(section, &values)
     };
     let (_, best) = run.best_metrics();
     let mut found = facts(&run.last_facts());
@@ -394,21 +413,21 @@ fn last_parameters(run: &Run<'_>) -> Vec<Item> {
 }
 
 fn parameters(run: &Run<'_>) -> Vec<Item> {
-    let facts = facts(&run.facts());
-    let general = run.parameters();
-    let general = general
-        .iter()
-        .map(|(name, value)| item("General", name, value));
-    facts.into_iter().chain(general).collect()
+    let mut found = facts(&run.facts());
+    found.extend(items("General", &run.parameters()));
+    found
 }
 
-/// `metrics/mAP50` is variant `mAP50` of metric `metrics`. JSON has no NaN, so such values are left out.
-fn events(task: &str, points: &[StoredPoint], iterations: &[u64]) -> Vec<Item> {
-    let of_point = |(point, iteration): (&StoredPoint, &u64)| {
+/// JSON has no NaN, so such values are left out.
+fn events(task: &str, news: &News<'_>, names: &mut Names) -> Vec<Item> {
+    let mut found = Vec::new();
+    for (point, iteration) in news.points.iter().zip(news.iterations) {
         let report = &point.progress;
+        names.of_report(report.values.keys(), series);
         let finite = report.values.iter().filter(|(_, value)| value.is_finite());
-        let event = |(name, value): (&String, &f64)| {
-            let (metric, variant) = name.split_once('/').unwrap_or((name, name));
+        for (name, value) in finite {
+            let series = names.spell(name, series(name));
+            let (metric, variant) = series.split_once('/').unwrap_or((&series, &series));
             let body = json!({
                 "type": "training_stats_scalar",
                 "task": task,
@@ -419,11 +438,18 @@ fn events(task: &str, points: &[StoredPoint], iterations: &[u64]) -> Vec<Item> {
                 "timestamp": millis(report.at),
             });
             let name = name.clone();
-            Item { name, body }
-        };
-        finite.map(event).collect::<Vec<_>>()
-    };
-    points.iter().zip(iterations).flat_map(of_point).collect()
+            found.push(Item { name, body });
+        }
+    }
+    found
+}
+
+/// Metric and variant: `metrics/mAP50` is variant `mAP50` of metric `metrics`, and `loss` is its own variant.
+fn series(name: &str) -> String {
+    match name.contains('/') {
+        true => name.to_owned(),
+        false => format!("{name}/{name}"),
+    }
 }
 
 #[cfg(test)]
@@ -434,6 +460,7 @@ mod tests {
         super::runs::tests::{run, running},
         *,
     };
+    use crate::store::StoredPoint;
 
     #[test]
     fn a_point_is_an_event_for_each_finite_value() {
@@ -453,7 +480,13 @@ mod tests {
             attempt: AttemptNo(1),
             progress,
         };
-        let found = events("t", &[point], &[40]);
+        let news = News {
+            points: &[point],
+            iterations: &[40],
+            best: None,
+            last: None,
+        };
+        let found = events("t", &news, &mut Names::default());
         let bodies = found.iter().map(|event| &event.body);
         let names: Vec<_> = bodies
             .map(|event| (event["metric"].as_str(), event["variant"].as_str()))
@@ -470,7 +503,7 @@ mod tests {
     #[test]
     fn parameters_stand_in_sections_and_their_names_are_no_paths() {
         let job = running(JobSpec {
-            advanced_config: Some(json!({"optimizer": {"name": "sgd"}})),
+            advanced_config: Some(json!({"optimizer": {"name": "sgd"}, "optimizer/name": "adam"})),
             ..JobSpec::default()
         });
         let found = parameters(&run(&job, 0));
@@ -479,6 +512,7 @@ mod tests {
             found.iter().any(|item| item.body == body)
         };
         assert!(has("General", "advanced_config/optimizer/name", "sgd"));
+        assert!(has("General", "advanced_config/optimizer/name_2", "adam"));
         assert!(has("trainyard", "job_id", "7"), "{found:?}");
     }
 

@@ -7,6 +7,7 @@
 //!    ├ parked    jobs that are not taken for now; the others go on
 //!    ├ feed      runs and their points: what is still to be sent of a job (MLflow, ClearML)
 //!    │  ├ refusals   finds the one thing of a batch that is refused, so that only it is lost
+//!    │  ├ names    two names of ours are never one there
 //!    │  ├ iterations how points are counted where there are no epochs
 //!    │  ├ mlflow   its calls         ┐
 //!    │  └ clearml  its calls         ├ what a job looks like there is in `runs`, pure
@@ -28,6 +29,7 @@ mod hooks;
 mod http;
 mod iterations;
 mod mlflow;
+mod names;
 mod parked;
 mod refusals;
 mod rows;
@@ -35,6 +37,9 @@ mod runs;
 mod status;
 mod supervisor;
 mod walk;
+
+#[cfg(test)]
+mod tests;
 
 pub use status::{Board, Kind, State, Status};
 pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};
