@@ -329,7 +329,7 @@ with TrainerSDK() as sdk:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mlflow_has_the_end_of_jobs_that_failed_or_were_cancelled_and_each_report_of_one_within_epochs()
-{
+ {
     let Some(program) = mlflow::program() else {
         return;
     };

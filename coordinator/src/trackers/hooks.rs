@@ -15,12 +15,12 @@ use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
 use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
 
 use super::{
-    actor::wait_after,
     events::{Event, Page, untold},
     feed::Tally,
     http::{self, Failure},
     parked::Failing,
     rows::{DeliveryRow, ToldRow, WaitingRow},
+    waits::wait_after,
 };
 use crate::{
     clock,

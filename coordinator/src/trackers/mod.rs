@@ -12,6 +12,7 @@
 //!    │  ├ mlflow   its calls         ┐
 //!    │  └ clearml  its calls         ├ what a job looks like there is in `runs`, pure
 //!    └ hooks     changes into a durable outbox, and out of it; which changes is in `events`, pure
+//! waits        how long something is left alone after it was not taken
 //! http         the one client: time-outs, what a refusal means
 //! rows         cursors and outbox as they are stored
 //! status       what is shown of each
@@ -36,6 +37,7 @@ mod rows;
 mod runs;
 mod status;
 mod supervisor;
+mod waits;
 mod walk;
 
 #[cfg(test)]

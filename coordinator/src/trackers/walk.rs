@@ -5,13 +5,7 @@
 
 use trainyard_core::ids::JobId;
 
-use super::{
-    actor::{State, wait_after},
-    feed::Tally,
-    http::Failure,
-    rows::ParkedRow,
-    status,
-};
+use super::{actor::State, feed::Tally, http::Failure, rows::ParkedRow, status, waits::wait_after};
 use crate::{clock, store::Change};
 
 /// Jobs that are walked in one step.
