@@ -74,7 +74,7 @@ pub(super) fn untold(
         }
     }
     let looked_at = page.more.map(|(_, id)| id);
-    let last = looked_at.or(page.points.last().map(|point| point.id));
+    let last = looked_at.or_else(|| page.points.last().map(|point| point.id));
     next.last_point = next.last_point.max(last.unwrap_or(0));
     let events = facts.into_iter().map(|fact| event(instance, job, fact));
     (events.collect(), next)

@@ -227,42 +227,7 @@ fn answer(told: &mut Told, call: &Call) -> Response {
 
 fn carry_out(told: &mut Told, path: &str, call: &Call) -> Result<Value, String> {
     if path == "events.add_batch" {
-        if call.header("content-type") != "application/json-lines" {
-            return Err("events.add_batch: not json-lines".to_owned());
-        }
-        let (mut added, mut errors, mut indexing) = (0, 0, 0);
-        for line in call.body.lines() {
-            let event: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-            check("event", EVENT, &event)?;
-            if event["type"] != "training_stats_scalar" {
-                return Err("event: unknown type".to_owned());
-            }
-            // As the server does: some are added, and the answer counts the others.
-            if event["variant"] == "refused" {
-                errors += 1;
-                continue;
-            }
-            if told.indexing_fails {
-                indexing += 1;
-                continue;
-            }
-            told.events.push(event);
-            added += 1;
-        }
-        let mut info = Map::new();
-        if errors > 0 {
-            info.insert("Invalid event".to_owned(), json!(errors));
-        }
-        if indexing > 0 {
-            info.insert(
-                "Error when indexing events batch".to_owned(),
-                json!(indexing),
-            );
-        }
-        if added == 0 {
-            return Err(format!("events not added: {}", json!(info)));
-        }
-        return Ok(json!({"added": added, "errors": errors + indexing, "errors_info": info}));
+        return add_batch(told, call);
     }
     let body: Value = serde_json::from_str(&call.body).map_err(|error| error.to_string())?;
     let schema = schema(path).ok_or_else(|| format!("{path}: unknown endpoint"))?;
@@ -302,6 +267,46 @@ fn carry_out(told: &mut Told, path: &str, call: &Call) -> Result<Value, String> 
         status => told.status.push(status.to_owned()),
     }
     Ok(json!({"updated": 1}))
+}
+
+/// Some may be added, and the answer counts the others.
+fn add_batch(told: &mut Told, call: &Call) -> Result<Value, String> {
+    if call.header("content-type") != "application/json-lines" {
+        return Err("events.add_batch: not json-lines".to_owned());
+    }
+    let (mut added, mut errors, mut indexing) = (0, 0, 0);
+    for line in call.body.lines() {
+        let event: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        check("event", EVENT, &event)?;
+        if event["type"] != "training_stats_scalar" {
+            return Err("event: unknown type".to_owned());
+        }
+        // As the server does: some are added, and the answer counts the others.
+        if event["variant"] == "refused" {
+            errors += 1;
+            continue;
+        }
+        if told.indexing_fails {
+            indexing += 1;
+            continue;
+        }
+        told.events.push(event);
+        added += 1;
+    }
+    let mut info = Map::new();
+    if errors > 0 {
+        info.insert("Invalid event".to_owned(), json!(errors));
+    }
+    if indexing > 0 {
+        info.insert(
+            "Error when indexing events batch".to_owned(),
+            json!(indexing),
+        );
+    }
+    if added == 0 {
+        return Err(format!("events not added: {}", json!(info)));
+    }
+    Ok(json!({"added": added, "errors": errors + indexing, "errors_info": info}))
 }
 
 /// The text that a regular expression means which means one text only.
