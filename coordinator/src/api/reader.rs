@@ -13,7 +13,7 @@ use trainyard_core::{
 
 use super::{
     ApiError, Caller, Service,
-    access::{MemberRow, ProjectRow, Target},
+    access::{MemberRow, ProjectRow, Target, no_project},
 };
 
 /// A caller's standing in every project, so that a list asks the store once.
@@ -61,6 +61,18 @@ impl Service {
     /// The job, if the caller may stop it or run it again.
     pub(super) fn changeable(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         self.job_for(caller, id, Permission::ChangeJob)
+    }
+
+    /// Lets whoever may list the jobs of a project through: who sees it, and everybody where reads are
+    /// open, for its jobs are no secret then.
+    ///
+    /// # Errors
+    /// `Project not found`.
+    pub(super) fn lists(&self, caller: &Caller, project: i64) -> Result<(), ApiError> {
+        match self.open_reads() {
+            true => self.project_name(project)?.map(drop).ok_or_else(no_project),
+            false => self.require(caller, Permission::ReadProject, Target::Project(project)),
+        }
     }
 
     /// The name of a project; none when it is gone.

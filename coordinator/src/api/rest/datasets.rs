@@ -1,7 +1,7 @@
 //! Datasets, snapshots, and where to put a checkpoint.
 
 use axum::{Json, extract::State};
-use http::{HeaderMap, header::HOST};
+use http::{HeaderMap, Uri, header::HOST};
 use serde::Serialize;
 use serde_json::Value;
 use trainyard_core::snapshot::Snapshot;
@@ -10,13 +10,13 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    error::{Answer, Refusal},
+    error::{Answer, Refusal, both},
     openapi::{About, Acting, Sending},
     request::{Asked, Body, Id, Named, User},
 };
 use crate::{
     api::Service,
-    datasets::{DatasetRow, NewDataset, UPLOAD},
+    datasets::{DatasetRow, NewDataset, UPLOAD, check_filename},
 };
 
 /// The calls.
@@ -110,8 +110,12 @@ pub(super) struct SnapshotPage {
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes a body that is read field by field")]
 pub(super) struct UploadUrlRequest {
-    /// Such as `best.pt`: no folders.
-    #[schema(min_length = 1, max_length = 200, pattern = "^[^./\\\\][^/\\\\]*$")]
+    /// Such as `best.pt`: no folders, at most 200 bytes.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = "^[^./\\\\\\x00-\\x1f\\x7f-\\x9f][^/\\\\\\x00-\\x1f\\x7f-\\x9f]*$"
+    )]
     checkpoint_filename: String,
     /// Taken and not needed.
     content_type: Option<String>,
@@ -345,17 +349,26 @@ pub(super) async fn delete_snapshot(
 pub(super) async fn upload_url(
     State(service): State<Service>,
     User(caller): User,
-    Id(id): Id,
+    id: Result<Id, Refusal>,
+    uri: Uri,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Answer<UploadUrl> {
     let filename = bodies::read(&body, |fields, _| {
         fields.optional_text("content_type");
-        fields.text("checkpoint_filename")
-    })?;
+        let name = fields.text("checkpoint_filename");
+        let wrong = check_filename(&name).err();
+        let wrong = wrong.iter().flat_map(|error| &error.violations).next();
+        fields.check(
+            "checkpoint_filename",
+            wrong.map(|found| found.message.as_str()),
+        );
+        name
+    });
+    let (Id(id), filename) = both(id, filename)?;
     let upload = service.upload_url(&caller, id, &filename).await?;
     let upload_url = match upload.url.strip_prefix('/') {
-        Some(path) => format!("{}/{path}", base(&service, &headers)),
+        Some(path) => format!("{}/{path}", base(&service, &uri, &headers)),
         None => upload.url,
     };
     Ok(Json(UploadUrl {
@@ -365,18 +378,20 @@ pub(super) async fn upload_url(
     }))
 }
 
-/// How the caller reaches this coordinator: as the settings say, else as the request was addressed.
-fn base(service: &Service, headers: &HeaderMap) -> String {
+/// How the caller reaches this coordinator: as the settings say, else as the request was addressed. What
+/// comes in encrypted is never answered with a link in plain text: the link is as good as a login for
+/// one file.
+fn base(service: &Service, uri: &Uri, headers: &HeaderMap) -> String {
     if let Some(url) = service.public_url() {
         return url.trim_end_matches('/').to_owned();
     }
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let scheme = match header("x-forwarded-proto") {
-        Some("https") => "https",
-        _ => "http",
-    };
-    let host = header(HOST.as_str()).unwrap_or("localhost");
-    format!("{scheme}://{host}")
+    let encrypted = service.encrypts() || header("x-forwarded-proto") == Some("https");
+    let scheme = if encrypted { "https" } else { "http" };
+    // HTTP/2 has no `Host`: there the request's target names the place.
+    let target = uri.authority().map(http::uri::Authority::as_str);
+    let host = target.or_else(|| header(HOST.as_str()));
+    format!("{scheme}://{}", host.unwrap_or("localhost"))
 }
 
 fn page(service: &Service, asked: &Asked) -> Result<(String, usize), Refusal> {
