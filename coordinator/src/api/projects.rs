@@ -205,15 +205,30 @@ impl Service {
     }
 }
 
+impl ProjectText {
+    /// Whether each text is in order.
+    fn check(&self) -> Result<(), ApiError> {
+        let name = self.name.as_deref().and_then(project_name_problem);
+        let name = name.map_or(Ok(()), |words| Err(ApiError::field("name", words)));
+        let text = self.description.as_deref().unwrap_or_default();
+        let description = match text.chars().count() > DESCRIPTION {
+            true => {
+                let words = format!("must have at most {DESCRIPTION} characters");
+                Err(ApiError::field("description", words))
+            }
+            false => Ok(()),
+        };
+        ApiError::both(name, description).map(|_| ())
+    }
+}
+
 fn apply(
     project: &mut ProjectRow,
     text: ProjectText,
     projects: &[ProjectRow],
 ) -> Result<(), ApiError> {
+    text.check()?;
     if let Some(name) = text.name {
-        if let Some(words) = project_name_problem(&name) {
-            return Err(ApiError::field("name", words));
-        }
         let same = |other: &ProjectRow| other.id != project.id && other.name == name;
         if projects.iter().any(same) {
             let words = format!("There is a project '{name}' already; choose another name");
@@ -222,10 +237,6 @@ fn apply(
         project.name = name;
     }
     if let Some(description) = text.description {
-        if description.chars().count() > DESCRIPTION {
-            let words = format!("must have at most {DESCRIPTION} characters");
-            return Err(ApiError::field("description", words));
-        }
         project.description = description;
     }
     Ok(())

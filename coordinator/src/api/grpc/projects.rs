@@ -76,7 +76,7 @@ impl ProjectService for ProjectDoor {
     ) -> Result<Response<v1::SetMemberResponse>, Status> {
         let caller = caller(&self.0, &request)?;
         let asked = request.into_inner();
-        let role = project_role(&asked.role, ProjectRole::Member)?;
+        let role = project_role(("role", &asked.role), ProjectRole::Member)?;
         let who = (Who::Email(&asked.email), role);
         let set = self.0.set_member(&caller, asked.project_id, who).await?;
         let member = Some(member(set));
