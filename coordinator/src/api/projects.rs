@@ -3,7 +3,7 @@
 //! Owns their rows and that names are unique. Who may do what is `access`. Called by both doors.
 
 use trainyard_core::{
-    access::{Permission, ProjectRole, Standing, SystemRole},
+    access::{Permission, ProjectRole},
     account::{normal_email, project_name_problem},
 };
 use trainyard_proto::status::Kind;
@@ -86,23 +86,14 @@ impl Service {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn projects(&self, caller: &Caller) -> Result<Vec<ProjectRow>, ApiError> {
-        let members = self.store().documents::<MemberRow>("")?;
-        let role_in = |id| {
-            let own = |row: &&MemberRow| row.project_id == id && row.user_id == caller.user.id;
-            members.iter().find(own).map(|row| row.role)
-        };
-        let system = SystemRole::parse(&caller.user.role).unwrap_or_default();
-        let visible = |project: &ProjectRow| {
-            let standing = Standing {
-                system,
-                project: role_in(project.id),
-                own: false,
-            };
-            standing.allows(Permission::ReadProject)
-        };
-        let projects = self.store().documents::<ProjectRow>("")?;
-        Ok(projects.into_iter().filter(visible).collect())
+    pub async fn projects(&self, caller: &Caller) -> Result<Vec<ProjectRow>, ApiError> {
+        let reader = self.reader(caller);
+        self.blocking(move |store| {
+            let mut projects = store.documents::<ProjectRow>("")?;
+            projects.retain(|project| reader.sees(store, project.id));
+            reader.checked(projects)
+        })
+        .await
     }
 
     /// One project.

@@ -264,7 +264,7 @@ impl Service {
         if let Some(project) = wanted.project_id {
             self.lists(caller, project)?;
         }
-        let reader = self.reader(caller)?;
+        let reader = self.reader(caller);
         let bounds = Bounds {
             rows: self.page(wanted.limit),
             bytes: match wanted.bytes {
@@ -279,14 +279,15 @@ impl Service {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
-                    && reader.reads(job)
+                    && reader.reads(store, job)
             };
-            if only_open {
+            let found = if only_open {
                 // Few among many that have ended.
                 store.jobs_open(wanted.before, bounds, keep)
             } else {
                 store.jobs(wanted.before, bounds, keep)
-            }
+            };
+            reader.checked(found?)
         };
         let found = self.blocking(scan).await?;
         let mut rows = Vec::with_capacity(found.jobs.len());

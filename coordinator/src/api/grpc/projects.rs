@@ -25,7 +25,8 @@ impl ProjectService for ProjectDoor {
         request: Request<v1::ListProjectsRequest>,
     ) -> Result<Response<v1::ListProjectsResponse>, Status> {
         let caller = caller(&self.0, &request)?;
-        let projects = self.0.projects(&caller)?.into_iter().map(wire).collect();
+        let projects = self.0.projects(&caller).await?;
+        let projects = projects.into_iter().map(wire).collect();
         Ok(Response::new(v1::ListProjectsResponse { projects }))
     }
 

@@ -35,8 +35,8 @@ impl UserService for UserDoor {
     ) -> Result<Response<v1::ListUsersResponse>, Status> {
         let caller = caller(&self.0, &request)?;
         let users = match request.into_inner().only_service {
-            true => self.0.service_accounts(&caller)?,
-            false => self.0.list_users(&caller)?,
+            true => self.0.service_accounts(&caller).await?,
+            false => self.0.list_users(&caller).await?,
         };
         let users = users.into_iter().map(user).collect();
         Ok(Response::new(v1::ListUsersResponse { users }))
@@ -169,7 +169,7 @@ impl UserService for UserDoor {
             true => None,
             false => Some(self.0.service_account(&caller, &account)?.id),
         };
-        let users = self.0.service_accounts(&caller)?;
+        let users = self.0.service_accounts(&caller).await?;
         let name = |id: u64| {
             let found = users.iter().find(|user| user.id == id);
             found.map(|user| user.email.clone()).unwrap_or_default()

@@ -1,7 +1,6 @@
 //! Datasets, snapshots, and where to put a checkpoint.
 
 use axum::{Json, extract::State};
-use http::{HeaderMap, Uri, header::HOST};
 use serde::Serialize;
 use serde_json::Value;
 use trainyard_core::snapshot::Snapshot;
@@ -12,7 +11,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     error::{Answer, Refusal, both},
     openapi::{About, Acting, Sending},
-    request::{Asked, Body, Id, Named, User},
+    request::{Asked, Base, Body, Id, Named, User},
 };
 use crate::{
     api::Service,
@@ -350,8 +349,7 @@ pub(super) async fn upload_url(
     State(service): State<Service>,
     User(caller): User,
     id: Result<Id, Refusal>,
-    uri: Uri,
-    headers: HeaderMap,
+    Base(base): Base,
     Body(body): Body,
 ) -> Answer<UploadUrl> {
     let filename = bodies::read(&body, |fields, _| {
@@ -368,7 +366,7 @@ pub(super) async fn upload_url(
     let (Id(id), filename) = both(id, filename)?;
     let upload = service.upload_url(&caller, id, &filename).await?;
     let upload_url = match upload.url.strip_prefix('/') {
-        Some(path) => format!("{}/{path}", base(&service, &uri, &headers)),
+        Some(path) => format!("{base}/{path}"),
         None => upload.url,
     };
     Ok(Json(UploadUrl {
@@ -376,22 +374,6 @@ pub(super) async fn upload_url(
         object_key: upload.key,
         expires_in: UPLOAD.as_secs(),
     }))
-}
-
-/// How the caller reaches this coordinator: as the settings say, else as the request was addressed. What
-/// comes in encrypted is never answered with a link in plain text: the link is as good as a login for
-/// one file.
-fn base(service: &Service, uri: &Uri, headers: &HeaderMap) -> String {
-    if let Some(url) = service.public_url() {
-        return url.trim_end_matches('/').to_owned();
-    }
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let encrypted = service.encrypts() || header("x-forwarded-proto") == Some("https");
-    let scheme = if encrypted { "https" } else { "http" };
-    // HTTP/2 has no `Host`: there the request's target names the place.
-    let target = uri.authority().map(http::uri::Authority::as_str);
-    let host = target.or_else(|| header(HOST.as_str()));
-    format!("{scheme}://{}", host.unwrap_or("localhost"))
 }
 
 fn page(service: &Service, asked: &Asked) -> Result<(String, usize), Refusal> {

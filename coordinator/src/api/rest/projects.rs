@@ -93,7 +93,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     User(caller): User,
 ) -> Answer<Vec<ProjectView>> {
-    let projects = service.projects(&caller)?;
+    let projects = service.projects(&caller).await?;
     Ok(Json(projects.into_iter().map(view).collect()))
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     User(caller): User,
 ) -> Answer<Vec<UserView>> {
-    let users = service.list_users(&caller)?;
+    let users = service.list_users(&caller).await?;
     Ok(Json(users.into_iter().map(UserView::of).collect()))
 }
 
@@ -228,7 +228,7 @@ pub(super) async fn accounts(
     State(service): State<Service>,
     User(caller): User,
 ) -> Answer<Vec<UserView>> {
-    let users = service.service_accounts(&caller)?;
+    let users = service.service_accounts(&caller).await?;
     Ok(Json(users.into_iter().map(UserView::of).collect()))
 }
 

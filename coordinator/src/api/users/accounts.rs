@@ -15,7 +15,7 @@ use super::{Users, no_user};
 use crate::{
     api::{ApiError, Caller, Service, access::Target},
     clock,
-    store::{Change as Row, UserRow},
+    store::{Change as Row, Store, UserRow},
 };
 
 /// Names of profile fields, each with its new value; none clears it.
@@ -261,9 +261,10 @@ impl Service {
     ///
     /// # Errors
     /// When the caller may not.
-    pub fn list_users(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
+    pub async fn list_users(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
         self.require(caller, Permission::AdministerUsers, Target::Cluster)?;
-        Ok(self.store().users()?)
+        // Anyone may register: they may be many.
+        self.blocking(Store::users).await
     }
 
     /// One user.

@@ -175,8 +175,8 @@ impl Service {
     ///
     /// # Errors
     /// When the caller may not.
-    pub fn service_accounts(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
-        let users = self.list_users(caller)?;
+    pub async fn service_accounts(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
+        let users = self.list_users(caller).await?;
         Ok(users.into_iter().filter(|user| user.service).collect())
     }
 
