@@ -2,17 +2,22 @@
 //!
 //! Owns the loop that never misses a row: the watch is marked as seen before the store is read, so
 //! whatever is committed meanwhile wakes it again. Never keeps a transaction and never buffers more
-//! than one page.
+//! than one page. Also ends what is followed by whoever may no longer be told it.
 
-use futures::Stream;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{ids::JobId, job::Job};
 
-use super::ApiError;
+use super::{ApiError, Caller, Service};
 use crate::store::{ReadError, Store};
 
 /// Rows on one message.
 const PAGE: usize = 1_000;
+/// How often it is looked at, of a stream that tells nothing, whether its caller may still be told.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// Everything that is needed to follow one job.
 #[derive(Clone, Debug)]
@@ -85,5 +90,41 @@ impl Follower {
     fn over(&self) -> Result<bool, ApiError> {
         let job = self.store.job(self.job)?;
         Ok(job.is_none_or(|job| job.state.is_terminal()))
+    }
+}
+
+impl Service {
+    /// What is told, while the caller may still be told it: a stream outlives logins and memberships. It
+    /// ends with the refusal, also while nothing happens to the job.
+    pub(super) fn guarded<T, S>(
+        &self,
+        (caller, id): (&Caller, JobId),
+        told: S,
+    ) -> impl Stream<Item = Result<T, ApiError>> + Send + use<T, S>
+    where
+        T: Send + 'static,
+        S: Stream<Item = Result<T, ApiError>> + Send + 'static,
+    {
+        let (service, caller) = (self.clone(), caller.clone());
+        let may = move || service.readable(&service.still(&caller)?, id).map(drop);
+        let mut told = Box::pin(told);
+        async_stream::try_stream! {
+            let mut beat = tokio::time::interval(BEAT);
+            beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let next = tokio::select! {
+                    next = told.next() => Some(next),
+                    _ = beat.tick() => None,
+                };
+                match next {
+                    Some(None) => break,
+                    Some(Some(next)) => {
+                        may()?;
+                        yield next?;
+                    }
+                    None => may()?,
+                }
+            }
+        }
     }
 }

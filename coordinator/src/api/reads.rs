@@ -86,21 +86,6 @@ impl Service {
         .await
     }
 
-    /// Lets what is told next through only while the caller may still be told it: a stream outlives
-    /// logins and memberships.
-    fn guard<T>(
-        &self,
-        caller: &Caller,
-        id: JobId,
-    ) -> impl FnMut(Result<T, ApiError>) -> Result<T, ApiError> + Send + use<T> {
-        let (service, caller) = (self.clone(), caller.clone());
-        move |told| {
-            let caller = service.still(&caller)?;
-            service.readable(&caller, id)?;
-            told
-        }
-    }
-
     /// Pages of points after `after`, until the job has ended.
     ///
     /// # Errors
@@ -118,7 +103,7 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, true, read, |point: &StoredPoint| point.id);
-        Ok(holding(permit, rows.map(self.guard(caller, id))))
+        Ok(holding(permit, self.guarded((caller, id), rows)))
     }
 
     /// Pages of lines after `after`; with `follow` until the job has ended.
@@ -138,7 +123,7 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, follow, read, |line: &StoredLine| line.id);
-        Ok(holding(permit, rows.map(self.guard(caller, id))))
+        Ok(holding(permit, self.guarded((caller, id), rows)))
     }
 
     /// The job now and after each change, until it has ended.
@@ -153,7 +138,7 @@ impl Service {
         self.readable(caller, id)?;
         let permit = self.stream(caller)?;
         let service = self.clone();
-        let states = self.follower(id).states().map(self.guard(caller, id));
+        let states = self.guarded((caller, id), self.follower(id).states());
         let states = states.then(move |job| {
             let service = service.clone();
             async move {

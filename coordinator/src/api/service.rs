@@ -9,7 +9,6 @@ use futures::StreamExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
-    access::Permission,
     ids::JobId,
     job::{Event, Job, JobState, Resume},
 };
@@ -17,7 +16,6 @@ use trainyard_proto::status::Kind;
 
 use super::{
     ApiError, Caller,
-    access::Target,
     agents::{AgentPolicy, Agents},
     follow::Follower,
     streams::{Following, Streams},
@@ -217,6 +215,11 @@ impl Service {
         Some(self.inner.public_url.as_str()).filter(|url| !url.is_empty())
     }
 
+    /// Whether it is reached over TLS without anything in between.
+    pub(super) fn encrypts(&self) -> bool {
+        self.inner.agents.policy().tls.is_on()
+    }
+
     /// The store, for what only one door reads.
     pub(super) fn store(&self) -> &Store {
         &self.inner.store
@@ -259,9 +262,9 @@ impl Service {
     /// `Project not found`; when the store cannot be read.
     pub async fn jobs(&self, caller: &Caller, wanted: Jobs) -> Result<JobsPage, ApiError> {
         if let Some(project) = wanted.project_id {
-            self.require(caller, Permission::ReadProject, Target::Project(project))?;
+            self.lists(caller, project)?;
         }
-        let reader = self.reader(caller)?;
+        let reader = self.reader(caller);
         let bounds = Bounds {
             rows: self.page(wanted.limit),
             bytes: match wanted.bytes {
@@ -276,14 +279,15 @@ impl Service {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
-                    && reader.reads(job)
+                    && reader.reads(store, job)
             };
-            if only_open {
+            let found = if only_open {
                 // Few among many that have ended.
                 store.jobs_open(wanted.before, bounds, keep)
             } else {
                 store.jobs(wanted.before, bounds, keep)
-            }
+            };
+            reader.checked(found?)
         };
         let found = self.blocking(scan).await?;
         let mut rows = Vec::with_capacity(found.jobs.len());

@@ -305,7 +305,7 @@ fn busy() -> ApiError {
 ///
 /// # Errors
 /// Names the field.
-pub(super) fn check_filename(name: &str) -> Result<(), ApiError> {
+pub(crate) fn check_filename(name: &str) -> Result<(), ApiError> {
     let plain = !name.contains(['/', '\\']) && !name.starts_with('.') && name.len() <= 200;
     if plain && check_key(name).is_ok() {
         return Ok(());

@@ -36,7 +36,7 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-pub(crate) use self::checkpoints::{UPLOAD, attempt_of};
+pub(crate) use self::checkpoints::{UPLOAD, attempt_of, check_filename};
 pub(crate) use self::wire::dataset as dataset_to_wire;
 pub use self::{
     catalog::NewDataset,

@@ -19,6 +19,8 @@ mod datasets;
 #[cfg(test)]
 mod emulators;
 #[cfg(test)]
+mod ended;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod files;

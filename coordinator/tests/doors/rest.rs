@@ -279,6 +279,29 @@ async fn a_queued_job_is_cancelled_started_again_and_stopped() {
 }
 
 #[tokio::test]
+async fn health_says_503_when_the_store_cannot_be_read() {
+    // Nothing is remembered of the file, so that the next look at it is one.
+    let world = World::with(|config| config.store.cache_mib = 0).await;
+    world.submit(&command()).await;
+    let file = world.data().join("trainyard.redb");
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(0).unwrap();
+    for url in ["health", "api/v1/health"] {
+        let url = format!("http://{}/{url}", world.address);
+        let (status, health) = world.send(world.http.get(url)).await;
+        assert_eq!(status, 503, "{health}");
+        assert_eq!(health["status"], "unhealthy");
+        assert_eq!(health["database"], "unreadable");
+        assert_eq!(health["open_jobs"], Value::Null);
+        // What works is said to work.
+        assert_eq!(
+            (&health["scheduler"], &health["nodes"]),
+            (&json!("running"), &json!(0))
+        );
+    }
+}
+
+#[tokio::test]
 async fn health_tells_what_it_has_looked_up() {
     let world = World::start().await;
     world.submit(&command()).await;

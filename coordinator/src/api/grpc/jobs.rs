@@ -11,7 +11,7 @@ use trainyard_core::{
     spec::{JobSpec, Violation},
 };
 use trainyard_proto::{
-    convert::timestamp,
+    convert::{WireError, job_spec, timestamp},
     v1::{self, job_service_server::JobService},
 };
 
@@ -45,7 +45,8 @@ impl JobService for JobDoor {
             idempotency_key: key,
         } = request.into_inner();
         let missing = || ApiError::field("spec", "is missing; say what is to be run");
-        let spec = JobSpec::try_from(spec.ok_or_else(missing)?).map_err(ApiError::from)?;
+        let (spec, wrong) = job_spec(spec.ok_or_else(missing)?);
+        well_formed(&spec, wrong)?;
         let key = (!key.is_empty()).then_some(key);
         let job = self.0.submit(&caller, spec, key).await;
         let job = Some(job.map_err(below_spec)?.into());
@@ -213,11 +214,29 @@ impl JobService for JobDoor {
     }
 }
 
+/// Names what could not be read together with what is wrong in what could.
+fn well_formed(spec: &JobSpec, wrong: Vec<WireError>) -> Result<(), ApiError> {
+    if wrong.is_empty() {
+        // The service's check says the same.
+        return Ok(());
+    }
+    let unread = wrong.into_iter().map(|error| Violation {
+        field: error.field().to_owned(),
+        message: error.to_string(),
+    });
+    let found = below(spec.check());
+    Err(ApiError::invalid(unread.chain(found).collect()))
+}
+
 /// The violations of a specification are those of the field that holds it.
 fn below_spec(error: ApiError) -> Status {
     if error.violations.is_empty() {
         return error.into();
     }
+    ApiError::invalid(below(error.violations)).into()
+}
+
+fn below(found: Vec<Violation>) -> Vec<Violation> {
     let below = |found: Violation| Violation {
         field: match found.field.as_str() {
             // On the wire they are texts.
@@ -226,7 +245,7 @@ fn below_spec(error: ApiError) -> Status {
         },
         message: found.message,
     };
-    ApiError::invalid(error.violations.into_iter().map(below).collect()).into()
+    found.into_iter().map(below).collect()
 }
 
 fn size(wanted: u32) -> usize {

@@ -62,9 +62,10 @@ pub fn router(service: &Service) -> Router {
         .route("/api/v1/ws/training", get(live::training))
         .route("/health", get(health::health))
         .route("/metrics", get(figures::figures))
-        .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
-        .merge(docs);
+        .merge(docs)
+        // Last, so that it is that of the pages of the document as well.
+        .method_not_allowed_fallback(not_allowed);
     // Large files take their time: they have bounds of their own.
     let files = bounds::for_pages(files::router(service), service);
     bounds::around(routes, service).merge(files)

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    error::Answer,
+    error::{Answer, Refusal, both},
     jobs::Names,
     openapi::About,
     request::{Asked, Id, Reader},
@@ -108,18 +108,19 @@ pub(super) async fn status(
 pub(super) async fn metrics(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<Vec<MetricRow>> {
     let most = service.page_rows();
-    let (after, wanted) = asked.read(|fields| {
+    let wanted = asked.read(|fields| {
         let wanted = Points {
             limit: fields.limit(100, most),
             newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
             since_epoch: fields.since_epoch(),
         };
         (after(fields), wanted)
-    })?;
+    });
+    let (Id(id), (after, wanted)) = both(id, wanted)?;
     if let Some(after) = after {
         let points = service.points(&caller, id, (after, wanted.limit))?.rows;
         let points = points.into_iter().map(|point| MetricRow::of(id, point));
@@ -174,15 +175,16 @@ pub(super) async fn schema(
 pub(super) async fn logs(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<Vec<LogRow>> {
     let most = service.page_rows();
-    let (limit, kind, after) = asked.read(|fields| {
+    let wanted = asked.read(|fields| {
         let limit = fields.limit(500.min(most), most);
         let kind = fields.one_of("log_type", &LogType::NAMES);
         (limit, kind.and_then(LogType::parse), after(fields))
-    })?;
+    });
+    let (Id(id), (limit, kind, after)) = both(id, wanted)?;
     let keep = move |line: &_| kind.is_none_or(|kind| log_type(line) == kind);
     if let Some(after) = after {
         let rows = service.lines(&caller, id, (after, limit), keep).await?.rows;

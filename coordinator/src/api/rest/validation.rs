@@ -9,7 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     callbacks::validation_id,
-    error::Answer,
+    error::{Answer, Refusal, both},
     openapi::About,
     request::{Asked, Id, Reader},
 };
@@ -90,11 +90,12 @@ pub(super) struct ValidationEpoch {
 pub(super) async fn results(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(job_id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<ValidationResults> {
     let most = service.page_rows();
-    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)))?;
+    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)));
+    let (Id(job_id), wanted) = both(id, wanted)?;
     let (rows, total_count) = service.validations(&caller, job_id, wanted).await?;
     let results = rows
         .into_iter()
