@@ -1,17 +1,17 @@
 //! Following a job: what is stored, then what is stored next, until it has ended.
 //!
 //! Owns the loop that never misses a row: the watch is marked as seen before the store is read, so
-//! whatever is committed meanwhile wakes it again. Never keeps a transaction and never buffers more
+//! whatever is committed meanwhile wakes it again. Rows are read on a thread that may wait. Never keeps a transaction and never buffers more
 //! than one page.
 
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{ids::JobId, job::Job};
 
-use super::ApiError;
+use super::{ApiError, stopping};
 use crate::store::{ReadError, Store};
 
-/// Rows on one message.
+/// Rows that are read at once, unless their texts are long.
 const PAGE: usize = 1_000;
 
 /// Everything that is needed to follow one job.
@@ -30,7 +30,7 @@ impl Follower {
         self,
         after: u64,
         follow: bool,
-        read: impl Fn(&Store, JobId, u64, usize) -> Result<Vec<T>, ReadError> + Send + 'static,
+        read: impl Fn(&Store, JobId, u64, usize) -> Result<Vec<T>, ReadError> + Copy + Send + 'static,
         id: impl Fn(&T) -> u64 + Send + 'static,
     ) -> impl Stream<Item = Result<Vec<T>, ApiError>> + Send {
         async_stream::try_stream! {
@@ -40,7 +40,10 @@ impl Follower {
                 changes.borrow_and_update();
                 // Before the rows: a job that is over now has all its rows stored.
                 let over = self.over()?;
-                let rows = read(&self.store, self.job, after, PAGE)?;
+                let (store, job) = (self.store.clone(), self.job);
+                let page = move || read(&store, job, after, PAGE);
+                let rows = tokio::task::spawn_blocking(page).await;
+                let rows = rows.ok().ok_or_else(stopping)??;
                 match rows.last() {
                     Some(last) => {
                         after = id(last);

@@ -8,12 +8,12 @@ use redb::{
 };
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
-    job::Job,
+    job::{Job, JobState},
     record::LogLine,
 };
 
 use super::{
-    NodeRow, ReadError, Store, StoredLine, StoredPoint, UserRow,
+    Most, NodeRow, ReadError, Store, StoredLine, StoredPoint, UserRow,
     codec::{self, Place},
     series,
     tables::{
@@ -134,6 +134,28 @@ impl Store {
         Ok((total(POINTS.name)?, total(LOGS.name)?))
     }
 
+    /// How many jobs are in each state of those that have not ended. Reads no more of a job than its state.
+    pub fn count_states(&self) -> Result<Vec<(JobState, u64)>, ReadError> {
+        let txn = self.read()?;
+        let jobs = txn.open_table(JOBS)?;
+        let open = JobState::ALL
+            .into_iter()
+            .filter(|state| !state.is_terminal());
+        let mut counts: Vec<_> = open.map(|state| (state, 0)).collect();
+        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
+            let id = entry?.0.value();
+            let Some(bytes) = jobs.get(id)? else { continue };
+            let place = Place {
+                table: "jobs",
+                key: &id,
+            };
+            let state = codec::state_from_json(place, bytes.value())?;
+            let of_state = counts.iter_mut().filter(|(known, _)| *known == state);
+            of_state.for_each(|(_, count)| *count += 1);
+        }
+        Ok(counts)
+    }
+
     /// How many jobs have not ended.
     pub fn count_open(&self) -> Result<u64, ReadError> {
         Ok(self.read()?.open_table(OPEN_JOBS)?.len()?)
@@ -186,20 +208,20 @@ impl Store {
         Ok(last.map_or(JobId(0), |(id, _)| JobId(id.value())))
     }
 
-    /// Points of a job with an id above `after`, ascending, at most `limit`.
+    /// Points of a job with an id above `after`, ascending: a page of at most `limit`, see [`Most`].
     pub fn points(
         &self,
         job: JobId,
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredPoint>, ReadError> {
-        let rows = series::after(&self.read()?, POINTS, job, (after, limit))?;
+        let rows = series::after(&self.read()?, POINTS, job, (after, Most::rows(limit)))?;
         Ok(rows.into_iter().map(point).collect())
     }
 
-    /// The newest points of a job, ascending, at most `limit`.
-    pub fn newest_points(&self, job: JobId, limit: usize) -> Result<Vec<StoredPoint>, ReadError> {
-        let rows = series::newest(&self.read()?, POINTS, job, (limit, |_: &_| true))?;
+    /// The newest points of a job, ascending.
+    pub fn newest_points(&self, job: JobId, most: Most) -> Result<Vec<StoredPoint>, ReadError> {
+        let rows = series::newest(&self.read()?, POINTS, job, (most, |_: &_| true))?;
         Ok(rows.into_iter().map(point).collect())
     }
 
@@ -213,20 +235,20 @@ impl Store {
         series::count_after(&self.read()?, POINTS, job, after)
     }
 
-    /// Lines of a job's log with an id above `after`, ascending, at most `limit`.
+    /// Lines of a job's log with an id above `after`, ascending: a page of at most `limit`, see [`Most`].
     pub fn logs(&self, job: JobId, after: u64, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
-        let rows = series::after(&self.read()?, LOGS, job, (after, limit))?;
+        let rows = series::after(&self.read()?, LOGS, job, (after, Most::rows(limit)))?;
         Ok(rows.into_iter().map(line).collect())
     }
 
-    /// The newest lines of a job's log that `keep` wants, ascending, at most `limit`.
+    /// The newest lines of a job's log that `keep` wants, ascending.
     pub fn newest_logs(
         &self,
         job: JobId,
-        limit: usize,
+        most: Most,
         keep: impl Fn(&LogLine) -> bool,
     ) -> Result<Vec<StoredLine>, ReadError> {
-        let rows = series::newest(&self.read()?, LOGS, job, (limit, keep))?;
+        let rows = series::newest(&self.read()?, LOGS, job, (most, keep))?;
         Ok(rows.into_iter().map(line).collect())
     }
 
@@ -249,6 +271,13 @@ impl Store {
     pub fn count_validations(&self, job: JobId) -> Result<usize, ReadError> {
         let table = self.read()?.open_table(VALIDATIONS)?;
         Ok(table.range((job.0, 0)..=(job.0, u32::MAX))?.count())
+    }
+
+    /// The last epoch of which a job has a validation result.
+    pub fn last_validation(&self, job: JobId) -> Result<Option<u32>, ReadError> {
+        let table = self.read()?.open_table(VALIDATIONS)?;
+        let last = table.range((job.0, 0)..=(job.0, u32::MAX))?.next_back();
+        Ok(last.transpose()?.map(|(key, _)| key.value().1))
     }
 
     /// Hands out validation results of a job from an epoch on, one by one, while `take` wants more.
