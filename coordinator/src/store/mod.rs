@@ -13,6 +13,7 @@ mod error;
 mod open;
 mod page;
 mod read;
+mod results;
 mod rows;
 mod series;
 mod tables;

@@ -18,7 +18,7 @@ use super::{
     series,
     tables::{
         COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
-        USERS_BY_EMAIL, VALIDATIONS,
+        USERS_BY_EMAIL,
     },
 };
 
@@ -97,7 +97,7 @@ impl Gathered {
 }
 
 impl Store {
-    fn read(&self) -> Result<ReadTransaction, ReadError> {
+    pub(super) fn read(&self) -> Result<ReadTransaction, ReadError> {
         Ok(self.inner.shared.db.begin_read()?)
     }
 
@@ -255,52 +255,6 @@ impl Store {
     /// How many lines a job's log has.
     pub fn count_logs(&self, job: JobId) -> Result<u64, ReadError> {
         series::count(&self.read()?, LOGS, job)
-    }
-
-    /// Validation results of a job by epoch, ascending.
-    pub fn validations(&self, job: JobId) -> Result<Vec<(u32, String)>, ReadError> {
-        let mut found = Vec::new();
-        self.each_validation(job, 0, |epoch, text| {
-            found.push((epoch, text));
-            true
-        })?;
-        Ok(found)
-    }
-
-    /// How many validation results a job has.
-    pub fn count_validations(&self, job: JobId) -> Result<usize, ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
-        Ok(table.range((job.0, 0)..=(job.0, u32::MAX))?.count())
-    }
-
-    /// The last epoch of which a job has a validation result.
-    pub fn last_validation(&self, job: JobId) -> Result<Option<u32>, ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
-        let last = table.range((job.0, 0)..=(job.0, u32::MAX))?.next_back();
-        Ok(last.transpose()?.map(|(key, _)| key.value().1))
-    }
-
-    /// Hands out validation results of a job from an epoch on, one by one, while `take` wants more.
-    pub fn each_validation(
-        &self,
-        job: JobId,
-        since: u32,
-        mut take: impl FnMut(u32, String) -> bool,
-    ) -> Result<(), ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
-        for entry in table.range((job.0, since)..=(job.0, u32::MAX))? {
-            let (key, bytes) = entry?;
-            let epoch = key.value().1;
-            let key = format!("{job}/{epoch}");
-            let place = Place {
-                table: "validations",
-                key: &key,
-            };
-            if !take(epoch, codec::to_text(place, bytes.value())?) {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// Up to which number the records of each task of a job are stored.

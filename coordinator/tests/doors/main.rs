@@ -55,8 +55,9 @@ mod places;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]
-mod rest;
+mod reports;
 #[cfg(test)]
+mod rest;
 mod resume;
 #[cfg(test)]
 mod roles;
