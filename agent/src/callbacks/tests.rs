@@ -163,9 +163,11 @@ async fn lines_that_are_sent_again_because_the_answer_was_lost_are_there_once() 
         }
     })
     .await;
-    let texts = on_disk(&folder).into_iter().map(|record| match record {
-        Record::Log(line) => line.text,
-        other => panic!("{other:?}"),
+    let texts = on_disk(&folder).into_iter().map(|record| {
+        let Record::Log(line) = record else {
+            panic!("{record:?}");
+        };
+        line.text
     });
     assert_eq!(texts.collect::<Vec<_>>(), ["a", "b", "a", "c", "c"]);
 }

@@ -114,9 +114,11 @@ mod tests {
         let long = "x".repeat(2 * LONGEST_LINE + 1);
         let text = format!("{long}\r\nshort\n");
         let texts: Vec<String> = lines(Timestamp(1), "INFO", &text)
-            .map(|record| match record {
-                Record::Log(line) => line.text,
-                other => panic!("{other:?}"),
+            .map(|record| {
+                let Record::Log(line) = record else {
+                    panic!("{record:?}");
+                };
+                line.text
             })
             .collect();
         assert_eq!(texts.len(), 4);

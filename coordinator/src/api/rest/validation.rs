@@ -155,10 +155,8 @@ pub(super) async fn summary(
 
 /// A name or a number as text is short; one that is not was taken before that was checked.
 fn short(value: Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(text.chars().take(SHORT).collect()),
-        other => other,
-    }
+    let short = |text: &str| Value::String(text.chars().take(SHORT).collect());
+    value.as_str().map(short).unwrap_or(value)
 }
 
 fn result(job_id: JobId, epoch: u32, text: &str) -> ValidationResult {
