@@ -58,6 +58,7 @@ mod receiver;
 mod reports;
 #[cfg(test)]
 mod rest;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod roles;
