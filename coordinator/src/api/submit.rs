@@ -1,4 +1,4 @@
-//! Accepting jobs: the order of checks at a submit, and how many may be under way at once.
+//! Accepting jobs: the order of checks at a submit, and whether there is room for one more, new or run again.
 //!
 //! The part of the service that makes jobs. Decides nothing about them; the actors and the core do.
 //! Called by both doors.
@@ -97,6 +97,12 @@ impl Service {
             "this Idempotency-Key has made job {job} from another submission; send the same one again to get that job, or choose another key"
         );
         Err(ApiError::new(Kind::Taken, words))
+    }
+
+    /// As [`Service::admit`], for a job that is to run again; one that has not ended has its room already.
+    pub(super) fn admit_again(&self, job: &Job) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        let over = job.state.is_terminal();
+        over.then(|| self.admit()).transpose()
     }
 
     /// A place among the submissions under way, if there is room for one more job.

@@ -174,7 +174,7 @@ impl Datasets {
         &self.inner.storage
     }
 
-    /// How the Labeler fares, asked now; none when there is none.
+    /// How the Labeler fares, asked a few seconds ago at most; none when there is none.
     pub async fn labeler_health(&self) -> Option<Health> {
         match &self.inner.labeler {
             Some(labeler) => Some(labeler.health().await),

@@ -26,7 +26,7 @@ use crate::{
     store::{Change, Store, StoredPoint},
 };
 
-/// Points that are read and sent at once.
+/// Points that are read and sent at once, unless their texts are long.
 const PAGE: usize = 500;
 
 /// What is new of an attempt.
@@ -260,7 +260,6 @@ impl<S: Sink> Feed<S> {
         let (best, last) = run.checkpoints();
         loop {
             let page = self.store.points(row.job, row.last_point, PAGE)?;
-            let more = page.len() == PAGE;
             let (own, upto) = own(page, row.attempt, row.last_point);
             let mut counted = row.iterations.clone();
             let iteration = |point: &StoredPoint| {
@@ -290,10 +289,8 @@ impl<S: Sink> Feed<S> {
             row.iterations = counted;
             row.best = best.clone().or_else(|| row.best.take());
             row.last = last.clone().or_else(|| row.last.take());
+            // A page may be short and not the last: the next one says so by being empty.
             self.note(row).await?;
-            if !more {
-                return Ok(());
-            }
         }
     }
 

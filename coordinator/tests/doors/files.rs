@@ -367,3 +367,18 @@ async fn a_user_stores_a_checkpoint_by_a_link_and_finds_it_listed() {
         404
     );
 }
+
+#[tokio::test]
+async fn an_artifact_store_that_is_not_in_order_is_no_fault_of_who_lists_checkpoints() {
+    let world = World::start().await;
+    let job = world.submit(&command()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let folder = world.data().join("artifacts/checkpoints");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), folder.join(job.to_string())).unwrap();
+    let path = format!("/training/jobs/{job}/checkpoints");
+    let (status, answer) = world.get(&path).await;
+    assert_eq!(status, 500, "{answer}");
+    let words = answer["detail"].as_str().unwrap();
+    assert!(words.contains("an administrator has to look"), "{words}");
+}

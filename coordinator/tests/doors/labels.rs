@@ -369,3 +369,14 @@ async fn the_test_server_itself_refuses_what_the_contract_refuses() {
         );
     }
 }
+
+#[tokio::test]
+async fn however_often_anyone_asks_for_health_the_labeler_is_hardly_asked() {
+    let story = Story::begin(|_| {}).await;
+    let asked = (0..50).map(async |_| story.world.get("/health").await.1);
+    for health in futures::future::join_all(asked).await {
+        assert_eq!(health["labeler"], "healthy");
+    }
+    // A machine that is so busy that this takes longer may ask once more.
+    assert!(story.labeler.asked("health") <= 5);
+}

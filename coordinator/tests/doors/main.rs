@@ -57,6 +57,8 @@ mod places;
 #[cfg(test)]
 mod receiver;
 #[cfg(test)]
+mod reports;
+#[cfg(test)]
 mod rest;
 #[cfg(test)]
 mod resume;

@@ -138,6 +138,36 @@ async fn a_tracker_that_is_down_delays_nothing_and_has_everything_when_it_is_bac
 }
 
 #[tokio::test]
+async fn points_that_fill_more_pages_than_one_by_their_text_all_reach_a_tracker() {
+    let address = nobody().await;
+    let world = world(at(format!("http://{address}"))).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(&world).await;
+    for number in 1..=5 {
+        let Record::Progress(mut long) = epoch(number, &[("loss", 0.5)]) else {
+            panic!("not a progress");
+        };
+        long.checkpoint = Some(Checkpoint {
+            path: "x".repeat(2 << 20),
+            size_bytes: None,
+        });
+        let records = [Record::Progress(long)];
+        data.deliver(task, number.into(), &records).await;
+    }
+    agent.report(exited(task, 0, 5)).await;
+    agent.forget().await;
+    world.until(id, "completed").await;
+    let mlflow = Mlflow::at(&address).await;
+    until_shown(&world, "mlflow", has_everything).await;
+    let told = mlflow.told.lock().unwrap();
+    let epochs: Vec<_> = told.metrics.iter().map(|(_, step, _, _)| *step).collect();
+    assert_eq!(epochs, [1, 2, 3, 4, 5]);
+    assert_eq!(told.status["run-1"], "FINISHED");
+}
+
+#[tokio::test]
 async fn a_tracker_that_never_answers_holds_up_no_job() {
     let mlflow = Mlflow::at("127.0.0.1:0").await;
     let gate = Arc::new(Notify::new());

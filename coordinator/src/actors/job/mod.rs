@@ -116,6 +116,8 @@ pub struct State {
     peers: Arc<Peers>,
     /// Epochs and steps that the live attempt has reported; read from the store when first needed.
     reported: Option<(AttemptNo, direct::Reported)>,
+    /// Identity of the last lines that a trainer has sent to the coordinator itself.
+    last_body: Option<(u64, AttemptNo)>,
 }
 
 impl Actor for JobActor {
@@ -133,6 +135,7 @@ impl Actor for JobActor {
             job,
             peers,
             reported: None,
+            last_body: None,
         })
     }
 

@@ -17,11 +17,11 @@ use trainyard_proto::{
 
 use super::caller;
 use crate::{
-    api::{ApiError, Jobs, Service},
-    store::{StoredLine, StoredPoint},
+    api::{ApiError, Jobs, Page, Service},
+    store::{Sizable, StoredLine, StoredPoint},
 };
 
-/// Text in one message of lines, so that any client's limit of 4 MiB is kept.
+/// Text in one message of lines or points, so that any client's limit of 4 MiB is kept.
 const TEXT: usize = 1 << 20;
 /// Text of jobs in one message, in bytes: clients take 4 MiB.
 const JOBS: usize = 2 << 20;
@@ -129,10 +129,12 @@ impl JobService for JobDoor {
         let job = JobId(request.job_id);
         let page = self
             .0
-            .points(&caller, job, (after, size(request.page_size)))?;
-        let last = page.rows.last().filter(|_| page.more);
+            .points(&caller, job, (after, size(request.page_size)))
+            .await?;
+        let (rows, more) = first_message(page);
+        let last = rows.last().filter(|_| more);
         let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
-        let points = page.rows.into_iter().map(point).collect();
+        let points = rows.into_iter().map(point).collect();
         Ok(Response::new(v1::ListMetricsResponse {
             points,
             next_page_token,
@@ -150,11 +152,11 @@ impl JobService for JobDoor {
         let pages = self
             .0
             .follow_points(&caller, JobId(request.job_id), request.after_point_id)?;
-        let pages = pages.map_err(Status::from).map_ok(|page| {
-            let points = page.into_iter().map(point).collect();
+        let messages = messages(pages).map_ok(|rows| {
+            let points = rows.into_iter().map(point).collect();
             v1::StreamMetricsResponse { points }
         });
-        Ok(Response::new(Box::pin(pages)))
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn list_logs(
@@ -171,13 +173,7 @@ impl JobService for JobDoor {
             .0
             .lines(&caller, job, (after, size(request.page_size)), keep)
             .await?;
-        let mut messages = by_text(page.rows);
-        let more = page.more || messages.len() > 1;
-        let rows = if messages.is_empty() {
-            Vec::new()
-        } else {
-            messages.swap_remove(0)
-        };
+        let (rows, more) = first_message(page);
         let last = rows.last().filter(|_| more);
         let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
         let lines = rows.into_iter().map(line).collect();
@@ -202,11 +198,7 @@ impl JobService for JobDoor {
         let pages = self
             .0
             .follow_lines(&caller, JobId(job_id), (after_line_id, follow))?;
-        let messages = pages.flat_map(|page| match page {
-            Ok(rows) => stream::iter(by_text(rows).into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => stream::iter(vec![Err(Status::from(error))]),
-        });
-        let messages = messages.map_ok(|rows: Vec<StoredLine>| {
+        let messages = messages(pages).map_ok(|rows| {
             let lines = rows.into_iter().map(line).collect();
             v1::StreamLogsResponse { lines }
         });
@@ -316,12 +308,12 @@ fn line(row: StoredLine) -> v1::LogLine {
     }
 }
 
-/// Rows in groups whose text fits into one message.
-fn by_text(rows: Vec<StoredLine>) -> Vec<Vec<StoredLine>> {
-    let mut groups: Vec<Vec<StoredLine>> = Vec::new();
+/// Rows in groups that each fit into one message.
+fn by_text<T: Sizable>(rows: Vec<T>) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
     let mut size = 0;
     for row in rows {
-        let text = row.line.text.len() + 64;
+        let text = row.size();
         match groups.last_mut() {
             Some(group) if size + text <= TEXT => {
                 size += text;
@@ -334,6 +326,23 @@ fn by_text(rows: Vec<StoredLine>) -> Vec<Vec<StoredLine>> {
         }
     }
     groups
+}
+
+/// What of a page fits into one message, and whether there is more.
+fn first_message<T: Sizable>(page: Page<T>) -> (Vec<T>, bool) {
+    let mut messages = by_text(page.rows).into_iter();
+    let first = messages.next().unwrap_or_default();
+    (first, page.more || messages.next().is_some())
+}
+
+/// Pages as messages.
+fn messages<T: Sizable + Send>(
+    pages: impl Stream<Item = Result<Vec<T>, ApiError>> + Send,
+) -> impl Stream<Item = Result<Vec<T>, Status>> + Send {
+    pages.flat_map(|page| match page {
+        Ok(rows) => stream::iter(by_text(rows).into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(Status::from(error))]),
+    })
 }
 
 #[cfg(test)]

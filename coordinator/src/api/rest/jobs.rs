@@ -24,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     create,
     error::{Answer, Refusal, both},
-    openapi::{About, Acting, Sending},
+    openapi::{About, Acting, Again, Sending},
     request::{Asked, Body as Given, Id, ProjectId, Reader, User},
     submission::TrainingJobRequest,
     views::TrainingJob,
@@ -272,7 +272,7 @@ pub(super) async fn cancel(
     tag = "training",
     security(("token" = []), ("login" = [])),
     params(("id" = i64, Path, description = "The job")),
-    responses((status = 200, description = "The job, which waits again", body = TrainingJob), Acting)
+    responses((status = 200, description = "The job, which waits again", body = TrainingJob), Again)
 )]
 pub(super) async fn restart(
     State(service): State<Service>,
@@ -296,7 +296,7 @@ pub(super) async fn restart(
         ("checkpoint_path" = Option<String>, Query, max_length = 4096, pattern = "^[^\\x00]*$", description = "A stored checkpoint by its location, or a path as the trainer's node sees it"),
         ("resume" = Option<bool>, Query, description = "Go on where that checkpoint ended, epochs and optimizer included"),
     ),
-    responses((status = 200, description = "The job, which waits", body = TrainingJob), Acting)
+    responses((status = 200, description = "The job, which waits", body = TrainingJob), Again)
 )]
 pub(super) async fn start(
     State(service): State<Service>,

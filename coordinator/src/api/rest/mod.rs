@@ -53,7 +53,8 @@ pub fn router(service: &Service) -> Router {
     let (api, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", calls())
         .split_for_parts();
-    openapi::finish(&mut document, service.page_rows());
+    let most = (service.page_rows(), service.series_rows());
+    openapi::finish(&mut document, most);
     let (reports, _) = callbacks().split_for_parts();
     let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
     let routes = Router::new()

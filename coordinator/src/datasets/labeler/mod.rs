@@ -14,7 +14,7 @@ use moka::future::Cache;
 use reqwest::{Client, StatusCode, redirect::Policy};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 use trainyard_proto::status::Kind;
 use url::Url;
 
@@ -27,6 +27,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const TOTAL: Duration = Duration::from_secs(30);
 /// For a question about its health.
 const HEALTH: Duration = Duration::from_secs(2);
+/// How long its word about its health is kept.
+const HEALTH_KEPT: Duration = Duration::from_secs(5);
 /// Repetitions after a failure.
 const AGAIN: usize = 2;
 /// The longest answer.
@@ -88,6 +90,7 @@ pub(super) struct Labeler {
     /// By user and dataset: what one was told, or refused, decides nothing for another.
     cache: Cache<(u64, String), Arc<Told>>,
     storage_root: Arc<str>,
+    health: Arc<Mutex<Option<(Health, Instant)>>>,
 }
 
 /// What a call came to.
@@ -125,6 +128,7 @@ impl Labeler {
                 .time_to_live(Duration::from_secs(config.cache_seconds.into()))
                 .build(),
             storage_root: config.storage_root.trim_end_matches('/').into(),
+            health: Arc::default(),
         })
     }
 
@@ -231,7 +235,20 @@ impl Labeler {
         Ok(format!("{}/{below}", self.storage_root))
     }
 
+    /// How it fares, as of a few seconds ago at most: anyone may ask, and those who ask at once share one call.
     pub(super) async fn health(&self) -> Health {
+        let mut last = self.health.lock().await;
+        if let Some((said, at)) = *last
+            && at.elapsed() < HEALTH_KEPT
+        {
+            return said;
+        }
+        let said = self.ask_health().await;
+        *last = Some((said, Instant::now()));
+        said
+    }
+
+    async fn ask_health(&self) -> Health {
         let Ok(url) = self.base.join("/health") else {
             return Health::Unreachable;
         };
