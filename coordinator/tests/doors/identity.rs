@@ -60,6 +60,12 @@ async fn somebody_registers_as_a_guest_and_keeps_a_profile() {
     );
     let taken = (400, detail("Email already registered"));
     assert_eq!(register(&world, &body).await, taken);
+    // Whoever makes users is told as of any other name that is taken.
+    let taken = (409, detail("Email already registered"));
+    assert_eq!(world.post_json("/users", &body).await, taken);
+    let account = json!({"name": "ci"});
+    assert_eq!(world.post_json("/service-accounts", &account).await.0, 201);
+    assert_eq!(world.post_json("/service-accounts", &account).await, taken);
     assert_eq!(world.login("ada@example.org", "engines!").await.0, 200);
     let (status, tokens) = world.login("ADA@example.org", "engines!").await;
     assert_eq!(status, 200, "{tokens}");

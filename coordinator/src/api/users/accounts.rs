@@ -127,7 +127,7 @@ impl Users {
 
     fn vacant(&self, email: &str) -> Result<(), ApiError> {
         match self.inner.store.user_by_email(email)? {
-            Some(_) => Err(ApiError::new(Kind::Conflict, "Email already registered")),
+            Some(_) => Err(ApiError::new(Kind::Taken, "Email already registered")),
             None => Ok(()),
         }
     }
