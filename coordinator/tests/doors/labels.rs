@@ -17,14 +17,16 @@ use crate::{
 };
 
 /// A Labeler with one dataset that the development user may read, and a coordinator that asks it.
-struct Story {
-    labeler: Labeler,
-    world: World,
-    set: TempDir,
+pub(crate) struct Story {
+    pub(crate) labeler: Labeler,
+    pub(crate) world: World,
+    pub(crate) set: TempDir,
 }
 
 impl Story {
-    async fn begin(change: impl FnOnce(&mut trainyard_coordinator::config::LabelerConfig)) -> Self {
+    pub(crate) async fn begin(
+        change: impl FnOnce(&mut trainyard_coordinator::config::LabelerConfig),
+    ) -> Self {
         let set = tempfile::tempdir().unwrap();
         folders(set.path(), 5);
         let labeler = Labeler::start(&[
@@ -50,7 +52,7 @@ impl Story {
         }
     }
 
-    async fn submit(&self, id: &str) -> (u16, Value) {
+    pub(crate) async fn submit(&self, id: &str) -> (u16, Value) {
         self.world
             .post_json("/training/jobs", &snapshot_job(id))
             .await

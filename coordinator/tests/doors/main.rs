@@ -29,6 +29,8 @@ mod identity;
 #[cfg(test)]
 mod joining;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod labels;
 #[cfg(test)]
 mod life;
@@ -46,6 +48,8 @@ mod matrix;
 mod mlflow;
 #[cfg(test)]
 mod models;
+#[cfg(test)]
+mod odd_answers;
 #[cfg(test)]
 mod oidc;
 #[cfg(test)]

@@ -97,6 +97,9 @@ enum CallError {
     Down(String),
     /// It answered with this status.
     Said(StatusCode),
+    /// It answered well, and what it says cannot be used: asked again it says the same, and to other questions
+    /// it may answer better.
+    Unread(String),
 }
 
 impl Labeler {
@@ -147,7 +150,9 @@ impl Labeler {
         let told = fetched.await.map_err(|error| match error.as_ref() {
             CallError::Said(StatusCode::NOT_FOUND) => not_found(id),
             CallError::Said(StatusCode::FORBIDDEN) => denied(id),
-            error @ (CallError::Down(_) | CallError::Said(_)) => explained(error),
+            error @ (CallError::Down(_) | CallError::Said(_) | CallError::Unread(_)) => {
+                explained(error, "dataset_id")
+            }
         })?;
         self.permit(id, user).await?;
         Ok(told)
@@ -193,18 +198,23 @@ impl Labeler {
         ];
         self.get(&["datasets"], &query, user)
             .await
-            .map_err(|error| explained(&error))
+            .map_err(|error| explained(&error, "page_token"))
     }
 
-    /// Where a dataset's annotation document lies, when one is named.
+    /// Where a dataset's annotation document lies, when one is named: below the store of a Labeler that names
+    /// none, else in the bucket of the dataset's files.
     pub(super) fn document(&self, told: &Told) -> Option<Named> {
         let text = told.annotation_path.as_deref().unwrap_or_default();
         if !text.to_ascii_lowercase().ends_with(".json") {
             return None;
         }
+        let root = match &*self.storage_root {
+            "" => bucket_of(told.storage_path.as_deref().unwrap_or_default()),
+            root => Some(root.to_owned()),
+        };
         let full = match text.contains("://") || text.starts_with('/') {
-            true => text.to_owned(),
-            false => format!("{}/{text}", self.storage_root),
+            true => Some(text.to_owned()),
+            false => root.map(|root| format!("{root}/{text}")),
         };
         Some(Named {
             text: text.to_owned(),
@@ -303,14 +313,20 @@ impl Labeler {
         while let Some(chunk) = answer.chunk().await.map_err(down)? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER {
-                return Err(CallError::Down(
-                    "its answer is longer than 8 MiB".to_owned(),
-                ));
+                return Err(CallError::Unread("is longer than 8 MiB".to_owned()));
             }
         }
         serde_json::from_slice(&body)
-            .map_err(|error| CallError::Down(format!("its answer cannot be read: {error}")))
+            .map_err(|error| CallError::Unread(format!("cannot be read: {error}")))
     }
+}
+
+/// `s3://name` of a path in a bucket.
+fn bucket_of(path: &str) -> Option<String> {
+    let url = Url::parse(path).ok()?;
+    let in_bucket = matches!(url.scheme(), "s3" | "s3a" | "gs" | "az" | "azure");
+    let name = url.host_str().filter(|_| in_bucket)?;
+    Some(format!("{}://{name}", url.scheme()))
 }
 
 fn root(error: &dyn std::error::Error) -> String {
@@ -321,9 +337,22 @@ fn root(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-fn explained(error: &CallError) -> ApiError {
+/// What a failed call is to its caller; `field` is what was asked for.
+fn explained(error: &CallError, field: &str) -> ApiError {
     match error {
         CallError::Down(why) => unreachable(why),
+        CallError::Unread(why) => {
+            let words = format!(
+                "the Labeler's answer {why}; try again later, or tell who keeps the Labeler"
+            );
+            ApiError::new(Kind::Unavailable, words)
+        }
+        CallError::Said(status @ (StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)) => {
+            ApiError::field(
+                field,
+                format!("is refused by the Labeler, which answered {status}; check it"),
+            )
+        }
         CallError::Said(StatusCode::UNAUTHORIZED) => {
             unreachable("it refuses the coordinator's service token (labeler.secret, labeler.kid)")
         }
@@ -345,4 +374,50 @@ fn not_found(id: &str) -> ApiError {
 
 fn denied(id: &str) -> ApiError {
     ApiError::new(Kind::Forbidden, format!("Access denied to dataset '{id}'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_document_lies_below_the_root_or_in_the_bucket_of_its_dataset_and_never_on_this_disk()
+     {
+        let full = |root: &str, storage: &str, annotation: &str| {
+            let mut config = crate::config::Config::load(None, []).unwrap().labeler;
+            config.url = "http://127.0.0.1:8011".to_owned();
+            config.storage_root = root.to_owned();
+            let told = serde_json::json!({"id": 7, "storage_path": storage, "annotation_path": annotation});
+            let told: Told = serde_json::from_value(told).unwrap();
+            let named = Labeler::new(&config).unwrap().document(&told);
+            named.and_then(|named| named.full)
+        };
+        for (root, storage, annotation, lies) in [
+            (
+                "s3://root/",
+                "datasets/7",
+                "x/a.json",
+                Some("s3://root/x/a.json"),
+            ),
+            (
+                "",
+                "s3://sets/datasets/7",
+                "x/a.json",
+                Some("s3://sets/x/a.json"),
+            ),
+            ("", "gs://sets", "a.json", Some("gs://sets/a.json")),
+            (
+                "",
+                "s3://sets/7",
+                "s3://other/a.json",
+                Some("s3://other/a.json"),
+            ),
+            ("", "/data/7", "x/a.json", None),
+            ("", "https://host/7", "x/a.json", None),
+            ("", "datasets/7", "etc/a.json", None),
+        ] {
+            let found = full(root, storage, annotation);
+            assert_eq!(found.as_deref(), lies, "{root} {storage} {annotation}");
+        }
+    }
 }
