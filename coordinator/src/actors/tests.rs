@@ -199,3 +199,25 @@ async fn a_job_whose_snapshot_is_gone_or_damaged_fails_in_words_and_never_reache
     }
     world.root.stop_and_wait(None, None).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_dataset_is_held_until_its_job_is_stored_although_the_caller_has_gone() {
+    let world = world().await;
+    let lock = std::sync::Arc::new(tokio::sync::Mutex::new(()));
+    let mut submission = submission();
+    submission.snapshot = Some(Prepared {
+        id: "snap_x".to_owned(),
+        held: Some(std::sync::Arc::clone(&lock).lock_owned().await),
+        ..Prepared::default()
+    });
+    let (reply, gone) = ractor::concurrency::oneshot();
+    drop(gone);
+    let message = JobsMsg::Submit(Box::new(submission), reply.into());
+    world.tree.jobs.cast(message).unwrap();
+    let limit = std::time::Duration::from_secs(30);
+    let freed = tokio::time::timeout(limit, lock.lock()).await;
+    drop(freed.expect("it is let go"));
+    let stored = world.store.job(trainyard_core::ids::JobId(1)).unwrap();
+    assert_eq!(stored.unwrap().snapshot_id.as_deref(), Some("snap_x"));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}

@@ -213,7 +213,8 @@ impl Slow {
         let (seen, lists) = (Arc::clone(&gets), Arc::clone(&list));
         let router = Router::new().fallback(move |request: Request<Body>| {
             let (seen, lists, opened) = (Arc::clone(&seen), Arc::clone(&lists), opened.clone());
-            async move { answer(request, &seen, &lists, opened).await }
+            let asked = (request.method().clone(), request.uri().path().to_owned());
+            answer(asked, seen, lists, opened)
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/set", listener.local_addr().unwrap());
@@ -238,24 +239,23 @@ impl Slow {
 }
 
 async fn answer(
-    request: Request<Body>,
-    seen: &Mutex<Vec<String>>,
-    lists: &Semaphore,
+    (method, path): (Verb, String),
+    seen: Arc<Mutex<Vec<String>>>,
+    lists: Arc<Semaphore>,
     mut opened: watch::Receiver<bool>,
 ) -> Response {
-    if *request.method() == Verb::from_bytes(b"PROPFIND").unwrap() {
+    if method == Verb::from_bytes(b"PROPFIND").unwrap() {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
-    let path = request.uri().path().to_owned();
     if path == "/set/files.txt" {
         lists.acquire().await.unwrap().forget();
         return "cat/1.png\ncat/2.png\ndog/1.png\ndog/2.png".into_response();
     }
-    if request.method() == Verb::GET {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.push(path.clone());
-        drop(seen);
-        if path == "/set/cat/1.png" {
+    if method == Verb::GET {
+        let slow = path == "/set/cat/1.png";
+        let gets = seen.lock();
+        gets.unwrap_or_else(PoisonError::into_inner).push(path);
+        if slow {
             opened.wait_for(|open| *open).await.ok();
         }
     }
