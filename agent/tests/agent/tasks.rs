@@ -204,7 +204,7 @@ pub(crate) async fn a_dataset_without_its_snapshot_is_not_taken_for_a_path() {
     let (fake, agent, data) = cluster().await;
     let ran = data.path().join("ran");
     let spec = JobSpec {
-        dataset_id: Some("pets".to_owned()),
+        dataset_id: "pets".to_owned(),
         ..shell(&format!("touch {}", ran.display()))
     };
     fake.send(start_of(1, spec)).await;

@@ -9,6 +9,7 @@ use tests::{
     wait::until,
 };
 
+use trainyard_coordinator::config::{Config, LabelerConfig};
 use trainyard_proto::v1::{self, dataset_service_client::DatasetServiceClient};
 
 use crate::{
@@ -24,9 +25,12 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    pub(crate) async fn begin(
-        change: impl FnOnce(&mut trainyard_coordinator::config::LabelerConfig),
-    ) -> Self {
+    pub(crate) async fn begin(change: impl FnOnce(&mut LabelerConfig)) -> Self {
+        Self::begin_with(|config| change(&mut config.labeler)).await
+    }
+
+    /// With any settings.
+    pub(crate) async fn begin_with(change: impl FnOnce(&mut Config)) -> Self {
         let set = tempfile::tempdir().unwrap();
         folders(set.path(), 5);
         let labeler = Labeler::start(&[
@@ -42,7 +46,7 @@ impl Story {
             config.labeler.secret =
                 trainyard_coordinator::config::Secret::new("secret-of-this-year".to_owned());
             config.labeler.kid = "new".to_owned();
-            change(&mut config.labeler);
+            change(config);
         });
         let world = world.await;
         Self {

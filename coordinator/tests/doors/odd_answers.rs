@@ -81,3 +81,21 @@ async fn a_document_that_lies_nowhere_is_told_with_the_setting_and_never_looked_
     let words = "lie at 'elsewhere/annotations.json', which is none of its files and names no store; an administrator has to set labeler.storage_root";
     assert!(detail(&answer).contains(words), "{answer}");
 }
+
+#[tokio::test]
+async fn a_document_elsewhere_is_bounded_as_those_among_the_files_are() {
+    let story = Story::begin_with(|config| config.datasets.documents_mib = 1).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let document = elsewhere.path().join("boxes.json");
+    std::fs::write(&document, vec![b' '; (1 << 20) + 1]).unwrap();
+    let fields = json!({"format": "dice", "storage_path": story.set.path(),
+        "annotation_path": document});
+    story.labeler.dataset_with("8", fields, &["1"]);
+    let mut body = snapshot_job("8");
+    body["config"]["task_type"] = json!("object_detection");
+    let (status, answer) = story.world.post_json("/training/jobs", &body).await;
+    assert_eq!(status, 400, "{answer}");
+    let words =
+        "its annotation document is larger than the 1 MiB that are read (datasets.documents_mib)";
+    assert!(detail(&answer).contains(words), "{answer}");
+}
