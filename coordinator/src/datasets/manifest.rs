@@ -190,10 +190,10 @@ fn unless_gone<T>(found: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
 /// What is wrong with a file that was fine when its snapshot was made. One that would be refused now has
 /// been replaced: the file of the snapshot is gone.
 fn of_file(error: StorageError) -> ApiError {
-    match error {
-        StorageError::Refused(words) => ApiError::new(Kind::NotFound, words),
-        other => other.into(),
+    if let StorageError::Refused(words) = error {
+        return ApiError::new(Kind::NotFound, words);
     }
+    error.into()
 }
 
 /// The lines of a manifest, read as they come.

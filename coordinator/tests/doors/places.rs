@@ -278,7 +278,7 @@ fn aged(path: &Path) {
     file.set_modified(two_days_ago()).unwrap();
 }
 
-fn two_days_ago() -> SystemTime {
+pub(crate) fn two_days_ago() -> SystemTime {
     let at = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(2 * 86_400);
     SystemTime::UNIX_EPOCH + at
 }
