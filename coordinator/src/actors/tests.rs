@@ -1,10 +1,11 @@
-//! The tree as a whole: what becomes of a job whose actor fails.
+//! The tree as a whole: what becomes of a job whose actor fails, or whose snapshot is gone.
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use trainyard_core::{
-    job::JobState, node::Lease, resources::Capacity, spec::JobSpec, time::Timestamp,
+    failure::FailureClass, job::JobState, node::Lease, resources::Capacity, snapshot::Snapshot,
+    spec::JobSpec, time::Timestamp,
 };
 use trainyard_proto::{
     convert::timestamp,
@@ -14,12 +15,12 @@ use trainyard_proto::{
 use super::{
     ask,
     job::JobMsg,
-    jobs::{JobsMsg, Submission},
+    jobs::{JobsMsg, Prepared, Submission},
     nodes::NodesMsg,
     root::{Root, RootArgs, RootMsg, Tree},
     session::{SessionMsg, SessionRef},
 };
-use crate::store::{Store, StoreOptions};
+use crate::store::{Change, Document, Store, StoreOptions};
 
 struct World {
     tree: Tree,
@@ -75,6 +76,32 @@ async fn node(world: &World) -> (SessionRef, Frames) {
     (session, frames)
 }
 
+fn submission() -> Submission {
+    let spec = JobSpec {
+        framework: "command".into(),
+        command: vec!["true".into()],
+        ..JobSpec::default()
+    };
+    Submission {
+        spec,
+        submitted_by: "ada".into(),
+        key: None,
+        snapshot: None,
+    }
+}
+
+/// A row of a snapshot that says nothing of one.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Damaged(String);
+
+impl Document for Damaged {
+    const KIND: &'static str = <Snapshot as Document>::KIND;
+
+    fn key(&self) -> String {
+        self.0.clone()
+    }
+}
+
 async fn start_of(frames: &mut Frames) -> v1::StartTask {
     loop {
         let frame = frames.recv().await.unwrap().unwrap().frame;
@@ -88,18 +115,7 @@ async fn start_of(frames: &mut Frames) -> v1::StartTask {
 async fn a_job_whose_actor_fails_goes_on_from_the_store_and_nobody_else_notices() {
     let world = world().await;
     let (session, mut frames) = node(&world).await;
-    let spec = JobSpec {
-        framework: "command".into(),
-        command: vec!["true".into()],
-        ..JobSpec::default()
-    };
-    let submission = Submission {
-        spec,
-        submitted_by: "ada".into(),
-        key: None,
-        snapshot: None,
-    };
-    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    let question = |reply| JobsMsg::Submit(Box::new(submission()), reply);
     let job = ask(&world.tree.jobs, question).await.unwrap().id;
     let start = start_of(&mut frames).await;
     let mut changes = world.store.changes(job);
@@ -136,5 +152,72 @@ async fn a_job_whose_actor_fails_goes_on_from_the_store_and_nobody_else_notices(
     let stored = world.store.job(job).unwrap().unwrap();
     assert_eq!(stored.attempts.len(), 1);
     assert_eq!(*world.failed.borrow(), None);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_whose_snapshot_is_gone_or_damaged_fails_in_words_and_never_reaches_a_node() {
+    let world = world().await;
+    let (_session, mut frames) = node(&world).await;
+    let damaged = Damaged("snap_damaged".to_owned());
+    let change = vec![Change::put(&damaged)];
+    world.store.commit_and_wait(change).await.unwrap();
+    for (id, words, class) in [
+        ("snap_gone", "is gone", FailureClass::User),
+        (
+            "snap_damaged",
+            "cannot be read",
+            FailureClass::Infrastructure,
+        ),
+    ] {
+        let mut submission = submission();
+        submission.snapshot = Some(Prepared {
+            id: id.to_owned(),
+            ..Prepared::default()
+        });
+        let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+        let job = ask(&world.tree.jobs, question).await.unwrap().id;
+        let mut changes = world.store.changes(job);
+        let failed = async {
+            while world.store.job(job).unwrap().unwrap().state != JobState::Failed {
+                changes.changed().await.unwrap();
+            }
+        };
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, failed)
+            .await
+            .expect("the job fails");
+        let outcome = world.store.job(job).unwrap().unwrap().outcome.unwrap();
+        assert_eq!(outcome.class, Some(class), "{}", outcome.message);
+        let told = format!("snapshot '{id}' of the job {words}");
+        assert!(outcome.message.contains(&told), "{}", outcome.message);
+    }
+    // Whatever was sent to the node until now is no order to begin.
+    while let Ok(frame) = frames.try_recv() {
+        let frame = frame.unwrap().frame;
+        assert!(!matches!(frame, Some(Frame::Start(_))), "{frame:?}");
+    }
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dataset_is_held_until_its_job_is_stored_although_the_caller_has_gone() {
+    let world = world().await;
+    let lock = std::sync::Arc::new(tokio::sync::Mutex::new(()));
+    let mut submission = submission();
+    submission.snapshot = Some(Prepared {
+        id: "snap_x".to_owned(),
+        held: Some(std::sync::Arc::clone(&lock).lock_owned().await),
+        ..Prepared::default()
+    });
+    let (reply, gone) = ractor::concurrency::oneshot();
+    drop(gone);
+    let message = JobsMsg::Submit(Box::new(submission), reply.into());
+    world.tree.jobs.cast(message).unwrap();
+    let limit = std::time::Duration::from_secs(30);
+    let freed = tokio::time::timeout(limit, lock.lock()).await;
+    drop(freed.expect("it is let go"));
+    let stored = world.store.job(trainyard_core::ids::JobId(1)).unwrap();
+    assert_eq!(stored.unwrap().snapshot_id.as_deref(), Some("snap_x"));
     world.root.stop_and_wait(None, None).await.unwrap();
 }

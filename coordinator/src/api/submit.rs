@@ -60,15 +60,14 @@ impl Service {
             );
             return Err(ApiError::field("resources", words));
         }
-        let mut held = self.data().prepare(caller, &mut spec).await?;
+        let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
             submitted_by: caller.user.email.clone(),
             key: key.clone(),
-            snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
+            snapshot,
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
-        // The dataset is held until its snapshot is stored, so that the next submit finds it.
         let job = ask(&self.tree().jobs, question).await?;
         // Another one with this key may have come first.
         key.map_or(Ok(()), |asked| self.same_request(&asked))?;

@@ -31,6 +31,8 @@ mod identity;
 #[cfg(test)]
 mod joining;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod labels;
 #[cfg(test)]
 mod life;
@@ -48,6 +50,8 @@ mod matrix;
 mod mlflow;
 #[cfg(test)]
 mod models;
+#[cfg(test)]
+mod odd_answers;
 #[cfg(test)]
 mod oidc;
 #[cfg(test)]
