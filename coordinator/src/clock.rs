@@ -13,5 +13,23 @@ use trainyard_core::time::Timestamp;
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let micros = since.map_or(0, |span| span.as_micros());
-    Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
+    let now = Timestamp(i64::try_from(micros).unwrap_or(i64::MAX));
+    #[cfg(test)]
+    let now = now.plus(ahead::AHEAD.get());
+    now
+}
+
+/// The clock of one test, and of what runs on its thread, can be put forward.
+#[cfg(test)]
+pub(crate) mod ahead {
+    use std::{cell::Cell, time::Duration};
+
+    thread_local! {
+        pub(super) static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    /// So much time passes at once.
+    pub(crate) fn pass(time: Duration) {
+        AHEAD.set(AHEAD.get() + time);
+    }
 }

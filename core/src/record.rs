@@ -6,7 +6,37 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::{ids::JobId, time::Timestamp};
+
+/// The longest text of one line, in bytes; a longer one is cut into lines of this size.
+pub const LONGEST_LINE: usize = 64 << 10;
+
+/// The last epoch of which there may be validation results.
+pub const LAST_VALIDATED_EPOCH: u32 = RESULTS_OF_A_JOB - 1;
+const RESULTS_OF_A_JOB: u32 = 1_000_000;
+
+/// The number of a job's validation results of an epoch. There is one row a job and epoch, so whoever knows
+/// both knows the number: the agent that took the results and the coordinator that shows them. Up to nine
+/// thousand million jobs it is one that JavaScript holds exactly.
+#[must_use]
+pub fn validation_id(job: JobId, epoch: u32) -> u64 {
+    let first = job.0.saturating_mul(RESULTS_OF_A_JOB.into());
+    first.saturating_add(epoch.into())
+}
+
+/// A text as lines of at most [`LONGEST_LINE`] bytes; nothing of it is lost.
+pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        if text.len() <= LONGEST_LINE {
+            return rest.take();
+        }
+        let (piece, behind) = text.split_at(text.floor_char_boundary(LONGEST_LINE));
+        rest = Some(behind);
+        Some(piece)
+    })
+}
 
 /// Where a line of a job's log comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,4 +152,27 @@ pub enum Record {
         /// JSON.
         body: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_nothing_is_lost() {
+        let text = "ä".repeat(LONGEST_LINE) + "x";
+        let cut: Vec<&str> = pieces(&text).collect();
+        assert_eq!(cut.concat(), text);
+        assert!(cut.iter().all(|piece| piece.len() <= LONGEST_LINE));
+        assert_eq!(cut.len(), 3);
+        assert_eq!(pieces("").collect::<Vec<_>>(), [""]);
+    }
+
+    #[test]
+    fn no_two_validation_results_share_a_number_and_javascript_reads_each() {
+        let last = validation_id(JobId(7), LAST_VALIDATED_EPOCH);
+        assert_eq!(validation_id(JobId(7), 2), 7_000_002);
+        assert_eq!(last + 1, validation_id(JobId(8), 0));
+        assert!(validation_id(JobId(9_000_000_000), LAST_VALIDATED_EPOCH) < 1 << 53);
+    }
 }

@@ -15,6 +15,7 @@ from unittest import mock
 
 from support import Platform
 
+from trainyard_sdk import TrainerSDK
 from trainyard_sdk.callbacks.reporter import numbers
 
 HAS_LIGHTNING = importlib.util.find_spec("lightning") is not None
@@ -139,7 +140,7 @@ class Lightning(CallbackCase):
     HAS_TRANSFORMERS, "transformers is not importable; run with the environment of tests/python/callbacks"
 )
 class HuggingFace(CallbackCase):
-    def fit(self, **settings: Any) -> None:
+    def fit(self, fail_after: int = 99, sdk: Any = None, **settings: Any) -> None:
         import torch
         from transformers import Trainer, TrainingArguments
         from trainyard_sdk.callbacks.huggingface import TrainyardCallback
@@ -148,8 +149,12 @@ class HuggingFace(CallbackCase):
             def __init__(self) -> None:
                 super().__init__()
                 self.layer = torch.nn.Linear(1, 1)
+                self.steps = 0
 
             def forward(self, x: Any, labels: Any = None) -> Any:
+                self.steps += self.training
+                if self.steps > fail_after:
+                    raise ValueError("the data ran out")
                 made = self.layer(x)
                 return {"loss": ((made - labels) ** 2).mean(), "logits": made}
 
@@ -178,7 +183,7 @@ class HuggingFace(CallbackCase):
             train_dataset=data,  # type: ignore[arg-type]
             eval_dataset=data,  # type: ignore[arg-type]
             compute_metrics=lambda _found: {"accuracy": 0.5},
-            callbacks=[TrainyardCallback()],
+            callbacks=[TrainyardCallback(sdk)],
         )
         trainer.train()
 
@@ -205,9 +210,18 @@ class HuggingFace(CallbackCase):
         self.assertNotIn("best_checkpoint_path", self.end())
 
 
+    def test_a_failure_is_reported_by_the_sdk_that_the_callback_was_given(self) -> None:
+        with self.assertRaises(ValueError), TrainerSDK() as sdk:
+            self.fit(fail_after=6, sdk=sdk)
+        self.assertEqual([body["current_epoch"] for body in self.epochs()], [1])
+        end = self.end()
+        self.assertEqual((end["status"], end["exit_code"], end["total_epochs_completed"]), ("failed", 1, 1))
+        self.assertIn("the data ran out", end["error_message"])
+
+
 @unittest.skipUnless(HAS_ULTRALYTICS, "ultralytics is not importable; run with the environment of trainers/ultralytics")
 class Ultralytics(CallbackCase):
-    def test_epochs_checkpoints_and_the_end(self) -> None:
+    def fit(self, fail_in: int = 99, sdk: Any = None) -> None:
         from PIL import Image
         from trainyard_sdk.callbacks.ultralytics import attach
 
@@ -219,12 +233,28 @@ class Ultralytics(CallbackCase):
                     Image.new("RGB", (32, 32), colour).save(folder / f"{number}.png")
         from ultralytics import YOLO
 
+        def fail(trainer: Any) -> None:
+            if trainer.epoch >= fail_in:
+                raise ValueError("the data ran out")
+
         model = YOLO("yolo11n-cls.yaml")
-        attach(model)
+        attach(model, sdk)
+        model.add_callback("on_train_batch_start", fail)
         model.train(
             data=str(self.work / "data"), epochs=2, imgsz=32, batch=4, device="cpu", workers=0, plots=False,
             project=str(self.work / "runs"), name="train",
         )  # fmt: skip
+
+    def test_a_failure_is_reported_by_the_sdk_that_the_callback_was_given(self) -> None:
+        with self.assertRaises(ValueError), TrainerSDK() as sdk:
+            self.fit(fail_in=1, sdk=sdk)
+        self.assertEqual([body["current_epoch"] for body in self.epochs()], [1])
+        end = self.end()
+        self.assertEqual((end["status"], end["exit_code"], end["total_epochs_completed"]), ("failed", 1, 1))
+        self.assertIn("the data ran out", end["error_message"])
+
+    def test_epochs_checkpoints_and_the_end(self) -> None:
+        self.fit()
         bodies = self.epochs()
         self.assertEqual([body["current_epoch"] for body in bodies], [1, 2])
         self.assertLessEqual(

@@ -242,6 +242,48 @@ class Retries(SdkCase):
         numbers = [body.get("current_epoch") for _, body in self.platform.calls]
         self.assertEqual(numbers, [1, 2, None])
 
+    def test_a_kept_call_that_is_refused_is_dropped_alone(self) -> None:
+        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
+        self.platform.answers = [503, 503, 503]
+        with contextlib.redirect_stderr(io.StringIO()):
+            for epoch in (1, 2, 3):
+                sdk.report_progress(epoch, 3, {})
+        self.platform.calls.clear()
+        self.platform.answers = [200, 422]
+        sdk.report_completed({})
+        self.assertTrue(sdk.ended)
+        sent = [(path.rsplit("/", 1)[-1], body.get("current_epoch")) for path, body in self.platform.calls]
+        wanted = [("progress", 1), ("progress", 2), ("logs", None), ("progress", 3), ("completion", None)]
+        self.assertEqual(sent, wanted)
+        warning = self.platform.bodies("logs")[0]
+        self.assertEqual(warning["level"], "WARNING")
+        self.assertIn("progress report of epoch 2 is dropped", warning["message"])
+
+    def test_an_end_that_is_refused_raises_after_the_kept_calls_went_out(self) -> None:
+        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
+        self.platform.answers = [503]
+        with contextlib.redirect_stderr(io.StringIO()):
+            sdk.report_progress(1, 1, {})
+        self.platform.answers = [200, 422]
+        with self.assertRaises(CallbackError) as caught:
+            sdk.report_completed({})
+        self.assertEqual(caught.exception.status, 422)
+        self.assertFalse(sdk.ended)
+        self.platform.calls.clear()
+        sdk.report_completed({})
+        self.assertEqual(len(self.platform.calls), 1, "nothing of before is sent again")
+
+    def test_an_end_that_finds_no_answer_leaves_what_was_kept(self) -> None:
+        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
+        self.platform.answers = [503, 503]
+        with contextlib.redirect_stderr(io.StringIO()):
+            sdk.report_progress(1, 1, {})
+        with self.assertRaises(CallbackError):
+            sdk.report_completed({})
+        self.platform.calls.clear()
+        sdk.flush()
+        self.assertEqual([body["current_epoch"] for body in self.platform.bodies("progress")], [1])
+
     def test_kept_calls_do_not_hide_a_refusal(self) -> None:
         sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
         self.platform.answers = [404]

@@ -301,6 +301,39 @@ class TimmTrainer(unittest.TestCase):
         untrained = timm.create_model("test_resnet", pretrained=False, num_classes=2).state_dict()
         self.assertFalse(torch.allclose(untrained[backbone[0]], given[backbone[0]]), "chance gives no such tensor")
 
+    def test_a_frozen_backbone_keeps_its_weights_and_its_statistics(self) -> None:
+        import timm
+        import torch
+
+        self.folders(train=16, val=4)
+        weights = self.root / "weights"
+        weights.mkdir()
+        torch.manual_seed(7)
+        given = timm.create_model("test_resnet", pretrained=False, num_classes=2).state_dict()
+        torch.save(given, weights / "test_resnet.pth")
+        self.run_job({"freeze_backbone": True}, EPOCHS="2", WEIGHTS_DIR=str(weights))
+        saved = torch.load(self.root / "ck" / "last.pt", weights_only=True)["model"]
+        changed = {name for name, value in saved.items() if not torch.equal(value, given[name])}
+        self.assertIn("bn1.running_mean", saved)
+        self.assertEqual(changed, {"fc.weight", "fc.bias"})
+
+    def test_a_plateau_is_judged_by_the_primary_metric_alone(self) -> None:
+        from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+        self.folders(train=8, val=4)
+        config = {"scheduler": {"type": "plateau"}, "validation": {"interval": 2}}
+        usual, seen = ReduceLROnPlateau.step, []
+
+        def step(scheduler: Any, figure: Any, *more: Any) -> None:
+            seen.append(figure)
+            usual(scheduler, figure, *more)
+
+        with mock.patch.object(ReduceLROnPlateau, "step", step):
+            self.run_job(config, EPOCHS="5")
+        measured = [body["primary_metric_value"] for body in self.platform.bodies("/validation/jobs/5/results")]
+        self.assertEqual(len(measured), 3)
+        self.assertEqual(seen, measured)
+
     def test_early_stopping(self) -> None:
         self.folders(train=8, val=4)
         config = {"validation": {"early_stopping": {"patience": 1}}, "scheduler": "constant"}

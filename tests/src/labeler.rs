@@ -33,6 +33,8 @@ pub enum Mood {
     Failing(u16),
     /// Only permissions are answered with this status.
     NoPermissions(u16),
+    /// It answers well, with something that is no JSON.
+    Babbling,
 }
 
 /// The server. It ends with this.
@@ -221,6 +223,7 @@ async fn fare(State(shared): State<Arc<Shared>>, request: Request, next: Next) -
             tokio::time::sleep(span).await;
             next.run(request).await
         }
+        Mood::Babbling => "<html>as the test wants it</html>".into_response(),
         Mood::Well | Mood::NoPermissions(_) => next.run(request).await,
     }
 }
@@ -338,8 +341,12 @@ async fn list(
             .unwrap_or(default)
     };
     let (page, limit) = (number("page", 1), number("limit", 20));
+    let user = asked.get("user_id").cloned().unwrap_or_default();
     let told = lock(&shared);
+    let may = |id: &String| user.is_empty() || told.readers.contains(&(id.clone(), user.clone()));
+    let all = told.datasets.iter().filter(|(id, _)| may(id));
+    let all: Vec<&Value> = all.map(|(_, dataset)| dataset).collect();
     let first = page.saturating_sub(1).saturating_mul(limit);
-    let rows: Vec<&Value> = told.datasets.values().skip(first).take(limit).collect();
-    Json(json!({"datasets": rows, "total": told.datasets.len(), "page": page, "limit": limit}))
+    let rows: Vec<&&Value> = all.iter().skip(first).take(limit).collect();
+    Json(json!({"datasets": rows, "total": all.len(), "page": page, "limit": limit}))
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tests::{
     clearml::{self, Clearml},
     cluster::{Cluster, CoordinatorSetup},
-    jobs::{Jobs, python},
+    jobs::{Jobs, python, shell},
     wait::until,
 };
 use trainyard_proto::v1::JobState;
@@ -24,6 +24,9 @@ with TrainerSDK() as sdk:
     sdk.report_completed(final_metrics={"loss": 0.025}, best_metrics={"loss": 0.02}, best_epoch=2,
                          best_checkpoint_path="/c/best.pt", model_artifacts_path="s3://models/1")
 "#;
+
+/// A name that means something else as a regular expression.
+const PROJECT: &str = "a.b (c)/d+1 [x]";
 
 /// As `trainyard trackers --json` shows it.
 fn shown(cluster: &Cluster) -> Value {
@@ -51,6 +54,7 @@ async fn all_of_a_job_is_at_clearml_by_requests_that_its_own_package_allows() {
         ("URL", url.as_str()),
         ("ACCESS_KEY", key),
         ("SECRET_KEY", secret),
+        ("PROJECT", PROJECT),
     ];
     let variables = settings.map(|(name, value)| {
         (
@@ -73,17 +77,39 @@ async fn all_of_a_job_is_at_clearml_by_requests_that_its_own_package_allows() {
     let id = jobs.submit(spec).await;
     let job = jobs.ends(id).await;
     assert_eq!(job.state(), JobState::Completed, "{job:?}");
-    let seen = until("ClearML has everything", async || {
-        let seen = shown(&cluster);
-        (seen["state"] == "idle" && seen["jobs_pending"] == 0).then_some(seen)
-    })
-    .await;
+    let seen = until_it_has_everything(&cluster).await;
     assert_eq!(
         (&seen["delivered"], &seen["dropped"]),
         (&json!(4), &json!(1))
     );
     check(&server.told().await);
     assert_eq!(jobs.get(id).await.clearml_task_id, "t1");
+
+    // What it remembered of projects is gone with the process.
+    cluster.kill_coordinator();
+    cluster.start_coordinator().await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let failed = jobs.submit(shell("exit 3")).await;
+    assert_eq!(jobs.ends(failed).await.state(), JobState::Failed);
+    until_it_has_everything(&cluster).await;
+    let cancelled = jobs.submit(shell("sleep 600")).await;
+    jobs.reaches(cancelled, JobState::Running).await;
+    jobs.cancel(cancelled).await.expect("it is cancelled");
+    jobs.reaches(cancelled, JobState::Cancelled).await;
+    until_it_has_everything(&cluster).await;
+    let told = server.told().await;
+    assert_eq!(told["projects"], json!([PROJECT]), "the project is found");
+    let ends = ["t2", "t3"].map(|task| told["tasks"][task]["status"].as_str());
+    assert_eq!(ends, [Some("failed"), Some("stopped")]);
+    assert_eq!(told["tasks"]["t2"]["status_message"], "exit code 3");
+}
+
+async fn until_it_has_everything(cluster: &Cluster) -> Value {
+    until("ClearML has everything", async || {
+        let seen = shown(cluster);
+        (seen["state"] == "idle" && seen["jobs_pending"] == 0).then_some(seen)
+    })
+    .await
 }
 
 fn check(told: &Value) {

@@ -54,7 +54,7 @@ async fn a_foreign_client_meets_the_whole_contract() {
 }
 
 /// Two classes in two parts that the development user may read, and a dataset that it may not.
-async fn labeler(pictures: &Path) -> Labeler {
+pub(crate) async fn labeler(pictures: &Path) -> Labeler {
     for part in ["train", "val"] {
         for class in ["cats", "dogs"] {
             let folder = pictures.join(part).join(class);
@@ -72,7 +72,8 @@ async fn labeler(pictures: &Path) -> Labeler {
     labeler
 }
 
-fn setup(url: &str) -> CoordinatorSetup {
+/// A coordinator whose datasets are those of the Labeler at `url`.
+pub(crate) fn setup(url: &str) -> CoordinatorSetup {
     let settings = [
         ("DATASETS__PROVIDER", "labeler"),
         ("LABELER__URL", url),

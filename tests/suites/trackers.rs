@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tests::{
     cluster::{Cluster, CoordinatorSetup},
-    jobs::{Jobs, python},
+    jobs::{Jobs, python, shell},
     mlflow::{self, Mlflow},
     wait::until,
 };
@@ -325,4 +325,63 @@ with TrainerSDK() as sdk:
             .is_some_and(|key| key.contains(STRANGE))
     };
     assert_eq!(keys.into_iter().flatten().find(named), None, "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mlflow_has_the_end_of_jobs_that_failed_or_were_cancelled_and_each_report_of_one_within_epochs()
+ {
+    let Some(program) = mlflow::program() else {
+        return;
+    };
+    installed_crypto();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mlflow = Mlflow::start(program, folder.path()).await;
+    let cluster = cluster(&mlflow.url()).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let script = r#"
+from trainyard_sdk import TrainerSDK
+with TrainerSDK() as sdk:
+    sdk.report_started(total_epochs=2)
+    for epoch in (1, 2):
+        for step in (10, 20):
+            sdk.report_progress(epoch, 2, {"acc@1": epoch / step, "acc#1": step}, step=step)
+    raise SystemExit(3)
+"#;
+    let failed = jobs.submit(python(script)).await;
+    assert_eq!(jobs.ends(failed).await.state(), JobState::Failed);
+    let cancelled = jobs.submit(shell("sleep 600")).await;
+    jobs.reaches(cancelled, JobState::Running).await;
+    jobs.cancel(cancelled).await.expect("it is cancelled");
+    jobs.reaches(cancelled, JobState::Cancelled).await;
+    let seen = until_it_has_everything(&cluster).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&4.into(), &0.into())
+    );
+    for (job, end) in [(failed, "FAILED"), (cancelled, "KILLED")] {
+        let run = mlflow.run(&run_of(&cluster, job).await).await;
+        assert_eq!(run["info"]["status"], end, "{run}");
+    }
+    let run = run_of(&cluster, failed).await;
+    // Both names are `acc_1` to MLflow.
+    let first = mlflow.history(&run, "acc_1").await;
+    assert_eq!(first, [(10, 10.0), (20, 20.0), (30, 10.0), (40, 20.0)]);
+    let second = mlflow.history(&run, "acc_1_2").await;
+    assert_eq!(second, [(10, 0.1), (20, 0.05), (30, 0.2), (40, 0.1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trackers_that_are_not_configured_are_said_once_whatever_jobs_do() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "2"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    for script in ["true", "exit 3"] {
+        let id = jobs.submit(shell(script)).await;
+        jobs.ends(id).await;
+    }
+    let log = std::fs::read_to_string(cluster.path("coordinator.log")).expect("the log");
+    for what in ["tracker mlflow is", "tracker clearml is", "webhooks are"] {
+        let line = format!("{what} off: not configured");
+        assert_eq!(log.matches(&line).count(), 1, "{line}: {log}");
+    }
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import figures
+import model as networks
 import torch
 from pictures import Batches
 from settings import Plan
@@ -52,6 +53,8 @@ class Run:
         """
         plan = self._plan
         self.model.train()
+        if plan.freeze_backbone:
+            networks.hold_statistics(self.model)
         criterion = _criterion(plan, data.mixing is not None)
         total, seen, count = torch.zeros((), device=self._device), 0, len(data.train)
         for number, (pictures, labels) in enumerate(data.train, start=1):
@@ -92,8 +95,8 @@ class Run:
         rows: List[List[int]] = confusion.tolist()
         return figures.of_validation(rows, top5, loss / max(int(confusion.sum()), 1)), rows
 
-    def end_epoch(self, epoch: int, figure: float) -> None:
-        """Settle the learning rate of the next epoch."""
+    def end_epoch(self, epoch: int, figure: Optional[float]) -> None:
+        """Settle the learning rate of the next epoch; `figure` is the primary metric, None when it was not measured."""
         if self._scheduler is not None:
             self._scheduler.step(epoch, figure)
 

@@ -57,9 +57,24 @@ def _settle_input(plan: Plan, model: Any) -> None:
 def _freeze(model: Any) -> None:
     for parameter in model.parameters():
         parameter.requires_grad = False
+    for head in _heads(model):
+        for parameter in head.parameters():
+            parameter.requires_grad = True
+
+
+def hold_statistics(model: Any) -> None:
+    """Keep the running means of a frozen backbone, which training mode would go on to change without any gradient."""
+    trained = {module for head in _heads(model) for module in head.modules()}
+    for module in model.modules():
+        # Batch and instance norms; torch has no public name for what they have in common.
+        if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module not in trained:
+            module.eval()
+
+
+def _heads(model: Any) -> List[Any]:
+    """The classifier; some networks have two."""
     head = model.get_classifier()
-    for parameter in head.parameters():
-        parameter.requires_grad = True
+    return list(head) if isinstance(head, (list, tuple)) else [head]
 
 
 def find_weights(name: str, work: Path) -> Optional[Path]:

@@ -242,7 +242,7 @@ class Job:
         self._metrics = metrics
         if better:
             self._best = {"epoch": epoch, "metrics": metrics}
-        run.end_epoch(epoch, metrics.get(plan.primary_metric, metrics["loss"]))
+        run.end_epoch(epoch, metrics.get(plan.primary_metric))
         self._save(run, plan, epoch, better)
         LOGGER.info("epoch %d/%d %s", epoch, plan.epochs, metrics)
         self._sdk.report_progress(

@@ -77,6 +77,7 @@ impl Preparation {
         tell: &(impl Fn(String) + Send + Sync),
     ) -> Result<Option<PathBuf>, Failure> {
         let Some(snapshot) = &self.order.snapshot else {
+            self.without_snapshot()?;
             self.check_dataset().await?;
             return Ok(None);
         };
@@ -90,6 +91,20 @@ impl Preparation {
         let text = shown.map_err(|error| error.failure(snapshot))?;
         self.scribe.note(Level::Info, text);
         Ok(Some(view))
+    }
+
+    /// A dataset by its id comes with a snapshot. Without one nobody knows what would be trained on.
+    fn without_snapshot(&self) -> Result<(), Failure> {
+        let named = self.order.spec.dataset_id.as_deref().unwrap_or_default();
+        if named.is_empty() {
+            return Ok(());
+        }
+        Err(Failure {
+            error: format!(
+                "the coordinator has sent no snapshot of dataset '{named}'; submit the job anew"
+            ),
+            infrastructure: true,
+        })
     }
 
     /// The checkpoint to begin with, fetched when it lies in the artifact store; one that is named as

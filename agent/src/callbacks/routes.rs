@@ -13,7 +13,7 @@ use axum::response::IntoResponse as _;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use trainyard_core::record::{Checkpoint, Record};
+use trainyard_core::record::{Checkpoint, Record, validation_id};
 use trainyard_proto::http;
 
 use super::answers::Refusal;
@@ -82,8 +82,11 @@ async fn completion(State(registry): State<Registry>, names: Named, body: Body) 
 async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::log(&bytes, task.job).map_err(Refusal::BadBody)?;
-    let records = body.records(registry.now());
-    task.spool.append(plain(records)).await?;
+    let records = plain(body.records(registry.now()));
+    match body.identity {
+        Some(identity) => drop(task.spool.append_body(records, identity).await?),
+        None => drop(task.spool.append(records).await?),
+    }
     Ok(taken("Log received", &Value::Null))
 }
 
@@ -91,10 +94,10 @@ async fn validation(State(registry): State<Registry>, names: Named, body: Body) 
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::validation(&bytes, task.job).map_err(Refusal::BadBody)?;
     let epoch = body.epoch;
-    let seq = task.spool.append(plain(vec![body.record()])).await?;
+    task.spool.append(plain(vec![body.record()])).await?;
     Ok(Json(json!({
         "status": "success",
-        "validation_result_id": seq,
+        "validation_result_id": validation_id(task.job, epoch),
         "job_id": task.job,
         "epoch": epoch,
     })))

@@ -117,10 +117,11 @@ async fn a_progress_is_on_disk_when_it_is_answered_and_nan_is_kept() {
 }
 
 #[tokio::test]
-async fn an_epoch_that_is_sent_again_is_taken_and_written_once() {
+async fn of_two_reports_of_an_epoch_the_first_stands_and_a_start_is_none() {
     let folder = tempfile::tempdir().unwrap();
     with_server(&folder, async |port| {
-        for metrics in ["null", r#"{"loss": 1}"#] {
+        let (one, other) = (r#"{"loss": 1}"#, r#"{"loss": 2, "accuracy": 0.5}"#);
+        for metrics in ["null", "null", one, one, other] {
             let (status, body) = post(port, PROGRESS, &epoch(0, metrics)).await;
             assert_eq!((status, &body["success"]), (200, &json!(true)));
         }
@@ -129,10 +130,46 @@ async fn an_epoch_that_is_sent_again_is_taken_and_written_once() {
     })
     .await;
     let records = on_disk(&folder);
-    let [Record::Progress(first), Record::Progress(stepped)] = records.as_slice() else {
+    let [
+        Record::Progress(start),
+        Record::Progress(first),
+        Record::Progress(stepped),
+    ] = records.as_slice()
+    else {
         panic!("{records:?}");
     };
-    assert!(!first.has_metrics && stepped.step == Some(5));
+    assert!(!start.has_metrics && stepped.step == Some(5));
+    assert_eq!(first.values, [("loss".to_owned(), 1.0)].into());
+}
+
+#[tokio::test]
+async fn lines_that_are_sent_again_because_the_answer_was_lost_are_there_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = |message: &str, time: &str| {
+        format!(r#"{{"job_id":7,"event_type":"log","message":"{message}","timestamp":"{time}"}}"#)
+    };
+    let (exact, coarse) = ("2026-11-23T01:20:22.543843", "2026-11-23T01:20:22");
+    with_server(&folder, async |port| {
+        for (message, time) in [
+            ("a", exact),
+            ("a", exact),
+            ("b", exact),
+            ("a", exact),
+            // Two lines of one second may well be the same.
+            ("c", coarse),
+            ("c", coarse),
+        ] {
+            assert_eq!(post(port, LOGS, &body(message, time)).await.0, 200);
+        }
+    })
+    .await;
+    let texts = on_disk(&folder).into_iter().map(|record| {
+        let Record::Log(line) = record else {
+            panic!("{record:?}");
+        };
+        line.text
+    });
+    assert_eq!(texts.collect::<Vec<_>>(), ["a", "b", "a", "c", "c"]);
 }
 
 #[tokio::test]
@@ -198,8 +235,10 @@ async fn validation_results_are_kept_as_they_came() {
     let folder = tempfile::tempdir().unwrap();
     let body = r#"{"job_id":7, "epoch":2, "task_type":"detection", "metrics":{"b":1,"a":2}}"#;
     with_server(&folder, async |port| {
+        // The number under which the coordinator shows them.
+        let id = trainyard_core::record::validation_id(JobId(7), 2);
         let expected =
-            json!({"status": "success", "validation_result_id": 1, "job_id": 7, "epoch": 2});
+            json!({"status": "success", "validation_result_id": id, "job_id": 7, "epoch": 2});
         assert_eq!(post(port, VALIDATION, body).await, (200, expected));
     })
     .await;

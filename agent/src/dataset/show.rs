@@ -109,7 +109,9 @@ impl Work {
             &self.given_up,
         )
         .map_err(disk)?;
-        Ok(counts_text(&self.snapshot.split))
+        let mut text = counts_text(&self.snapshot.split);
+        text.push_str(&left_out(inventory.unclassed));
+        Ok(text)
     }
 }
 
@@ -117,6 +119,15 @@ fn disk(error: io::Error) -> FetchError {
     FetchError::Infrastructure(format!(
         "its view cannot be laid out: {error}; see the data folder's free disk space and permissions"
     ))
+}
+
+/// What is not shown, by number and reason; nothing where all is.
+fn left_out(unclassed: u64) -> String {
+    match unclassed {
+        0 => String::new(),
+        1 => "; 1 picture without a class is left out".to_owned(),
+        count => format!("; {count} pictures without a class are left out"),
+    }
 }
 
 /// Such as `80 train, 20 val`.

@@ -34,10 +34,10 @@ fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Reads `path` as JSON; `None` if there is no such file.
@@ -56,5 +56,19 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_is_a_file_of_the_working_folder() {
+        let name = format!("durable-{}.json", std::process::id());
+        let path = Path::new(&name);
+        write_json(path, &7).unwrap();
+        assert_eq!(read_json::<u32>(path).unwrap(), Some(7));
+        remove_if_there(path).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// The longest text of one record; a longer line is cut into pieces of this size.
-pub(crate) const MAX_LINE: usize = 64 * 1024;
+pub(crate) const MAX_LINE: usize = trainyard_core::record::LONGEST_LINE;
 
 /// Cuts one stream into lines. A bare carriage return overwrites what stood before it.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use trainyard_core::record::Record;
+use trainyard_core::record::{Progress, Record};
 
 use super::error::SpoolError;
 use super::frame::{self, Next, Spooled};
@@ -16,12 +16,20 @@ const INDEX_STEP: u64 = 256;
 /// How far behind a bad record a good one is looked for.
 const LOOK_AHEAD: u64 = 2 * frame::MOST_BYTES as u64;
 
+/// Epoch, step, and whether there are metrics: a trainer that counts its epochs from 0 says first that it
+/// has started, then what the first epoch came to.
+type Key = (u32, Option<u64>, bool);
+
+fn key(report: &Progress) -> Key {
+    (report.epoch, report.step, report.has_metrics)
+}
+
 /// What became of records that are to be kept at most once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// Written; the number of the last one.
     Stored(u64),
-    /// The same (epoch, step), or a completion, is in the spool already; nothing was written.
+    /// The same (epoch, step), a completion, or the same body is in the spool already; nothing was written.
     AlreadyThere,
 }
 
@@ -45,8 +53,10 @@ pub struct TaskSpool {
     durable: Head,
     acked: u64,
     index: Vec<u64>,
-    keys: BTreeSet<(u32, Option<u64>)>,
-    fresh_keys: Vec<(u32, Option<u64>)>,
+    keys: BTreeSet<Key>,
+    fresh_keys: Vec<Key>,
+    /// The last record and the identity of the last body that has one; not known after a start.
+    last_body: Option<(u64, u64)>,
     /// A record's number and its place: where the last read stopped.
     cursor: (u64, u64),
     syncs: u64,
@@ -83,6 +93,7 @@ impl TaskSpool {
             index: Vec::new(),
             keys: BTreeSet::new(),
             fresh_keys: Vec::new(),
+            last_body: None,
             cursor: (1, 0),
             syncs: 0,
             unnamed: false,
@@ -122,7 +133,7 @@ impl TaskSpool {
         records: &[(Record, Option<u64>)],
     ) -> Result<Appended, SpoolError> {
         let there = records.first().is_some_and(|(first, _)| match first {
-            Record::Progress(progress) => self.keys.contains(&(progress.epoch, progress.step)),
+            Record::Progress(progress) => self.keys.contains(&key(progress)),
             Record::Completion(_) => self.head.completed,
             Record::Log(_) | Record::Validation { .. } => false,
         });
@@ -130,6 +141,20 @@ impl TaskSpool {
             return Ok(Appended::AlreadyThere);
         }
         self.append(records).map(Appended::Stored)
+    }
+
+    /// As `append`, unless the body of this identity was the last one already.
+    pub fn append_body(
+        &mut self,
+        records: &[(Record, Option<u64>)],
+        identity: u64,
+    ) -> Result<Appended, SpoolError> {
+        if self.last_body.is_some_and(|(_, last)| last == identity) {
+            return Ok(Appended::AlreadyThere);
+        }
+        let seq = self.append(records)?;
+        self.last_body = Some((seq, identity));
+        Ok(Appended::Stored(seq))
     }
 
     /// Waits until all that was appended is on disk. When that fails, all of it is taken back.
@@ -225,9 +250,9 @@ impl TaskSpool {
         self.durable.completed
     }
 
-    /// The (epoch, step) of every progress in the spool.
+    /// The epoch and step of every progress in the spool, and whether it has metrics.
     #[must_use]
-    pub fn progress_keys(&self) -> &BTreeSet<(u32, Option<u64>)> {
+    pub fn progress_keys(&self) -> &BTreeSet<Key> {
         &self.keys
     }
 
@@ -299,7 +324,7 @@ impl TaskSpool {
         self.head.source_offset = source_offset.or(self.head.source_offset);
         match record {
             Record::Progress(progress) => {
-                let key = (progress.epoch, progress.step);
+                let key = key(progress);
                 if self.keys.insert(key) {
                     self.fresh_keys.push(key);
                 }
@@ -341,6 +366,8 @@ impl TaskSpool {
         for key in self.fresh_keys.drain(..) {
             self.keys.remove(&key);
         }
+        let last = self.head.last_seq;
+        self.last_body = self.last_body.filter(|(seq, _)| *seq <= last);
         let kept = self.head.last_seq.div_ceil(INDEX_STEP);
         self.index
             .truncate(usize::try_from(kept).unwrap_or(usize::MAX));

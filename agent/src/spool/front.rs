@@ -33,11 +33,22 @@ pub struct SpoolState {
 
 type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 
+/// When records are not written because they are there already.
+#[derive(Clone, Copy, Debug)]
+enum Once {
+    /// Never.
+    No,
+    /// The same progress or completion is there.
+    ByWord,
+    /// The last body had this identity.
+    ByBody(u64),
+}
+
 #[derive(Debug)]
 enum Request {
     Append {
         records: Vec<(Record, Option<u64>)>,
-        once: bool,
+        once: Once,
         reply: Reply<Appended>,
     },
     Read {
@@ -86,7 +97,7 @@ impl Spool {
 
     /// Appends the records, all or none; returns the last number once all are on disk.
     pub async fn append(&self, records: Vec<(Record, Option<u64>)>) -> Result<u64, SpoolError> {
-        match self.write(records, false).await? {
+        match self.write(records, Once::No).await? {
             Appended::Stored(seq) => Ok(seq),
             Appended::AlreadyThere => Err(SpoolError::Closed),
         }
@@ -98,7 +109,17 @@ impl Spool {
         &self,
         records: Vec<(Record, Option<u64>)>,
     ) -> Result<Appended, SpoolError> {
-        self.write(records, true).await
+        self.write(records, Once::ByWord).await
+    }
+
+    /// As `append`, unless the body of this identity was the last one already; answered once that one is on
+    /// disk.
+    pub async fn append_body(
+        &self,
+        records: Vec<(Record, Option<u64>)>,
+        identity: u64,
+    ) -> Result<Appended, SpoolError> {
+        self.write(records, Once::ByBody(identity)).await
     }
 
     /// Records on disk that follow number `after`, see [`TaskSpool::unsent_after`].
@@ -143,7 +164,7 @@ impl Spool {
     async fn write(
         &self,
         records: Vec<(Record, Option<u64>)>,
-        once: bool,
+        once: Once,
     ) -> Result<Appended, SpoolError> {
         self.ask(|reply| Request::Append {
             records,
@@ -242,15 +263,14 @@ fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
     match request {
         Request::Append {
             records,
-            once: true,
-            reply,
-        } => waiting.appends.push((reply, spool.append_once(&records))),
-        Request::Append {
-            records,
-            once: false,
+            once,
             reply,
         } => {
-            let outcome = spool.append(&records).map(Appended::Stored);
+            let outcome = match once {
+                Once::No => spool.append(&records).map(Appended::Stored),
+                Once::ByWord => spool.append_once(&records),
+                Once::ByBody(identity) => spool.append_body(&records, identity),
+            };
             waiting.appends.push((reply, outcome));
         }
         Request::Read {
@@ -280,7 +300,7 @@ mod tests {
             let records = vec![(line(&number.to_string()), None)];
             let request = Request::Append {
                 records,
-                once: false,
+                once: Once::No,
                 reply,
             };
             requests.try_send(request).unwrap();

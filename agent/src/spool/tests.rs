@@ -142,7 +142,7 @@ fn a_doubled_epoch_is_reported_as_already_there_also_after_a_restart() {
     assert_eq!(spool.append_once(&end).unwrap(), Appended::Stored(2));
     drop(spool);
     let mut spool = TaskSpool::open(&path).unwrap();
-    assert!(spool.progress_keys().contains(&(4, None)) && spool.completed());
+    assert!(spool.progress_keys().contains(&(4, None, true)) && spool.completed());
     assert_eq!(
         spool.append_once(&[(progress(4), None)]).unwrap(),
         Appended::AlreadyThere
@@ -181,6 +181,7 @@ fn a_flush_that_fails_takes_back_all_that_it_was_to_keep() {
     let (_folder, path) = place();
     let mut spool = filled(&path, 300);
     spool.append(&[(progress(1), None)]).unwrap();
+    spool.append_body(&[(line("said"), None)], 5).unwrap();
     // A pipe cannot be flushed to disk.
     let (_out, pipe) = std::io::pipe().unwrap();
     let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(pipe));
@@ -189,11 +190,16 @@ fn a_flush_that_fails_takes_back_all_that_it_was_to_keep() {
     spool.writer = real;
     assert!(spool.progress_keys().is_empty());
     assert_eq!(
+        spool.append_body(&[(line("said"), None)], 5).unwrap(),
+        Appended::Stored(301),
+        "what was taken back was not said"
+    );
+    assert_eq!(
         spool.append_once(&[(progress(1), None)]).unwrap(),
-        Appended::Stored(301)
+        Appended::Stored(302)
     );
     spool.sync().unwrap();
-    assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 301);
+    assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 302);
 }
 
 #[test]

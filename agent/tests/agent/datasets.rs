@@ -205,6 +205,29 @@ stat -c %a "$LOCAL_DATASET_PATH" "$LOCAL_DATASET_PATH"/val/cat/00.png"#;
     agent.stop().await;
 }
 
+pub(crate) async fn pictures_without_a_class_are_told_by_number() {
+    let (fake, agent, _data) = cluster().await;
+    let store = Store::start().await;
+    for (job, beside, words) in [
+        (1, ["a.png"].as_slice(), "1 picture without a class is"),
+        (2, &["a.png", "b.png"], "2 pictures without a class are"),
+    ] {
+        let mut set = Set::folders();
+        let files = beside
+            .iter()
+            .map(|name| ((*name).to_owned(), b"x".to_vec()));
+        set.files.extend(files);
+        let (snapshot, named, _) = set.snapshot(None);
+        set.offer(&fake, &store, job, &named);
+        fake.send(set.start(job, snapshot, "exit 0")).await;
+        assert_eq!(fake.whole_end(job).await.exit_code, Some(0));
+        let own = fake.lines(job, LogStream::System);
+        let words = format!("16 train, 4 val; {words} left out");
+        assert!(own[0].ends_with(&words), "{own:?}");
+    }
+    agent.stop().await;
+}
+
 /// The end of a job whose dataset was changed by `change` after its snapshot was made.
 async fn end_after(change: impl FnOnce(&Set, &Fake, &Store)) -> (TaskEnd, bool) {
     let (fake, agent, data) = cluster().await;

@@ -49,6 +49,7 @@ cases! {
         a_trainer_that_calls_back_is_heard,
         a_time_limit_stops_a_trainer,
         a_missing_dataset_is_the_users_error_and_named,
+        a_dataset_without_its_snapshot_is_not_taken_for_a_path,
         a_missing_program_is_the_users_error_and_named,
         an_unknown_framework_is_answered_with_the_known_ones;
     lives: records_of_a_lost_data_stream_come_again_and_none_is_missing,
@@ -65,6 +66,7 @@ cases! {
         after_a_new_start_of_the_machine_nobody_else_is_taken_for_the_trainer;
     datasets: every_format_and_method_shows_exactly_the_recorded_split,
         a_trainer_is_told_of_its_dataset_and_finds_it_read_only,
+        pictures_without_a_class_are_told_by_number,
         the_first_file_that_differs_is_named_and_the_job_is_at_fault,
         a_path_that_leads_out_is_refused,
         a_split_that_comes_out_another_way_runs_nothing,

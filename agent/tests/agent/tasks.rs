@@ -200,6 +200,24 @@ pub(crate) async fn a_missing_dataset_is_the_users_error_and_named() {
     );
 }
 
+pub(crate) async fn a_dataset_without_its_snapshot_is_not_taken_for_a_path() {
+    let (fake, agent, data) = cluster().await;
+    let ran = data.path().join("ran");
+    let spec = JobSpec {
+        dataset_id: "pets".to_owned(),
+        ..shell(&format!("touch {}", ran.display()))
+    };
+    fake.send(start_of(1, spec)).await;
+    assert_eq!(fake.end(1).await.phase(), TaskPhase::NotStarted);
+    let end = fake.whole_end(1).await;
+    assert_eq!(
+        end.error,
+        "the coordinator has sent no snapshot of dataset 'pets'; submit the job anew"
+    );
+    assert!(end.infrastructure && !ran.exists());
+    agent.stop().await;
+}
+
 pub(crate) async fn a_missing_program_is_the_users_error_and_named() {
     let error = user_error(command(&["no-such-program"])).await;
     assert!(error.contains("no-such-program not found"), "{error}");

@@ -176,7 +176,7 @@ pub(crate) struct SubmitArgs {
     /// Free text
     #[arg(long, value_name = "TEXT")]
     notes: Option<String>,
-    /// The same key again gives the job that the first submission made
+    /// The same submission with this key again gives the first job; another one is refused (409)
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Follow the job and exit with its outcome (see `trainyard help exit-codes`)

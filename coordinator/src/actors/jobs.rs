@@ -10,6 +10,7 @@ use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 use trainyard_core::{
     ids::JobId,
     job::{Event, Job},
@@ -67,6 +68,9 @@ pub struct Prepared {
     /// What makes it known; stored with the job, so that neither is there without the other. Empty for
     /// one that is known already.
     pub changes: Vec<Change>,
+    /// The right to the dataset's snapshots. It goes with the submission, whatever becomes of the caller,
+    /// and ends when the job is stored, so that nobody forgets a snapshot that a job is about to have.
+    pub held: Option<OwnedMutexGuard<()>>,
 }
 
 /// What Jobs takes.
@@ -196,10 +200,10 @@ impl State {
         self.last = id;
         let now = clock::now();
         let mut accepted = Job::accepted(id, submission.spec, submission.submitted_by, now);
-        let mut changes = Vec::new();
+        let (mut changes, mut held) = (Vec::new(), None);
         if let Some(snapshot) = submission.snapshot {
             accepted.snapshot_id = Some(snapshot.id);
-            changes = snapshot.changes;
+            (changes, held) = (snapshot.changes, snapshot.held);
         }
         let job = accepted.step(now, Event::Prepared)?.job;
         changes.push(Change::PutJob(Box::new(job.clone())));
@@ -211,6 +215,7 @@ impl State {
         }
         let scheduler = self.peers.scheduler.clone();
         let then = move || {
+            drop(held);
             scheduler
                 .cast(SchedulerMsg::JobIs(Box::new(job.clone())))
                 .ok();

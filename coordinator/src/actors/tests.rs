@@ -1,14 +1,16 @@
-//! The tree as a whole: what becomes of a job whose actor fails.
+//! The tree as a whole: what becomes of a job whose actor fails, or whose snapshot is gone.
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use trainyard_core::{
+    failure::FailureClass,
     ids::JobId,
     job::{Job, JobState},
     node::Lease,
     resources::Capacity,
     retry::RetryPolicy,
+    snapshot::Snapshot,
     spec::JobSpec,
     time::Timestamp,
 };
@@ -20,12 +22,12 @@ use trainyard_proto::{
 use super::{
     ask,
     job::JobMsg,
-    jobs::{JobsMsg, Submission},
+    jobs::{JobsMsg, Prepared, Submission},
     nodes::NodesMsg,
     root::{Root, RootArgs, RootMsg, Tree},
     session::{SessionMsg, SessionRef},
 };
-use crate::store::{Store, StoreOptions};
+use crate::store::{Change, Document, Store, StoreOptions};
 
 struct World {
     tree: Tree,
@@ -85,21 +87,37 @@ async fn node(world: &World, name: &str) -> (SessionRef, Frames) {
     (session, frames)
 }
 
-async fn submit(world: &World, retry: RetryPolicy) -> JobId {
+fn submission(retry: RetryPolicy) -> Submission {
     let spec = JobSpec {
         framework: "command".into(),
         command: vec!["true".into()],
         retry,
         ..JobSpec::default()
     };
-    let submission = Submission {
+    Submission {
         spec,
         submitted_by: "ada".into(),
         key: None,
         snapshot: None,
-    };
-    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    }
+}
+
+async fn submit(world: &World, retry: RetryPolicy) -> JobId {
+    let submission = Box::new(submission(retry));
+    let question = |reply| JobsMsg::Submit(submission, reply);
     ask(&world.tree.jobs, question).await.unwrap().id
+}
+
+/// A row of a snapshot that says nothing of one.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Damaged(String);
+
+impl Document for Damaged {
+    const KIND: &'static str = <Snapshot as Document>::KIND;
+
+    fn key(&self) -> String {
+        self.0.clone()
+    }
 }
 
 async fn start_of(frames: &mut Frames) -> v1::StartTask {
@@ -151,5 +169,70 @@ async fn a_job_whose_actor_fails_goes_on_from_the_store_and_nobody_else_notices(
     let stored = world.store.job(job).unwrap().unwrap();
     assert_eq!(stored.attempts.len(), 1);
     assert_eq!(*world.failed.borrow(), None);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_whose_snapshot_is_gone_or_damaged_fails_in_words_and_never_reaches_a_node() {
+    let world = world(Lease::default()).await;
+    let (_session, mut frames) = node(&world, "n1").await;
+    let damaged = Damaged("snap_damaged".to_owned());
+    let change = vec![Change::put(&damaged)];
+    world.store.commit_and_wait(change).await.unwrap();
+    for (id, words) in [("snap_gone", "is gone"), ("snap_damaged", "cannot be read")] {
+        let mut submission = submission(RetryPolicy::default());
+        submission.snapshot = Some(Prepared {
+            id: id.to_owned(),
+            ..Prepared::default()
+        });
+        let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+        let job = ask(&world.tree.jobs, question).await.unwrap().id;
+        let mut changes = world.store.changes(job);
+        let failed = async {
+            while world.store.job(job).unwrap().unwrap().state != JobState::Failed {
+                changes.changed().await.unwrap();
+            }
+        };
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, failed)
+            .await
+            .expect("the job fails");
+        let outcome = world.store.job(job).unwrap().unwrap().outcome.unwrap();
+        assert_eq!(
+            outcome.class,
+            Some(FailureClass::User),
+            "{}",
+            outcome.message
+        );
+        let told = format!("snapshot '{id}' of the job {words}");
+        assert!(outcome.message.contains(&told), "{}", outcome.message);
+    }
+    // Whatever was sent to the node until now is no order to begin.
+    while let Ok(frame) = frames.try_recv() {
+        let frame = frame.unwrap().frame;
+        assert!(!matches!(frame, Some(Frame::Start(_))), "{frame:?}");
+    }
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dataset_is_held_until_its_job_is_stored_although_the_caller_has_gone() {
+    let world = world(Lease::default()).await;
+    let lock = std::sync::Arc::new(tokio::sync::Mutex::new(()));
+    let mut submission = submission(RetryPolicy::default());
+    submission.snapshot = Some(Prepared {
+        id: "snap_x".to_owned(),
+        held: Some(std::sync::Arc::clone(&lock).lock_owned().await),
+        ..Prepared::default()
+    });
+    let (reply, gone) = ractor::concurrency::oneshot();
+    drop(gone);
+    let message = JobsMsg::Submit(Box::new(submission), reply.into());
+    world.tree.jobs.cast(message).unwrap();
+    let limit = std::time::Duration::from_secs(30);
+    let freed = tokio::time::timeout(limit, lock.lock()).await;
+    drop(freed.expect("it is let go"));
+    let stored = world.store.job(trainyard_core::ids::JobId(1)).unwrap();
+    assert_eq!(stored.unwrap().snapshot_id.as_deref(), Some("snap_x"));
     world.root.stop_and_wait(None, None).await.unwrap();
 }

@@ -141,7 +141,12 @@ fn standing(store: &Store, caller: &Caller, target: Target<'_>) -> Result<Standi
     })
 }
 
-fn member(store: &Store, project: i64, user: u64) -> Result<Option<ProjectRole>, ReadError> {
+/// A user's role in a project.
+pub(super) fn member(
+    store: &Store,
+    project: i64,
+    user: u64,
+) -> Result<Option<ProjectRole>, ReadError> {
     let row = store.document::<MemberRow>(&MemberRow::key_of(project, user))?;
     Ok(row.map(|row| row.role))
 }

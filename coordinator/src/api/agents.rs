@@ -106,6 +106,11 @@ impl Agents {
         }
     }
 
+    /// What agents must show beside their credential.
+    pub(super) const fn policy(&self) -> &AgentPolicy {
+        &self.policy
+    }
+
     /// The live credential that `text` is.
     fn known(&self, text: &str) -> Result<AgentCredential, ApiError> {
         let refused = |words: &str| ApiError::new(Kind::Unauthenticated, words);

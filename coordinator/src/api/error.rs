@@ -74,6 +74,21 @@ impl ApiError {
         }])
     }
 
+    /// Both, or every bad field of either.
+    ///
+    /// # Errors
+    /// The first one's, together with the other's where both are about fields.
+    pub fn both<A, B>(one: Result<A, Self>, other: Result<B, Self>) -> Result<(A, B), Self> {
+        match (one, other) {
+            (Ok(one), Ok(other)) => Ok((one, other)),
+            (Err(mut one), Err(other)) if !one.violations.is_empty() => {
+                one.violations.extend(other.violations);
+                Err(Self::invalid(one.violations))
+            }
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        }
+    }
+
     /// A field that does not go with the others.
     #[must_use]
     pub fn misfit(found: Violation) -> Self {

@@ -2,10 +2,13 @@
 //!
 //! The part of the service that `/metrics` asks. Owns no counter: those are `telemetry`.
 
-use trainyard_core::{job::JobState, node::NodeState};
+use trainyard_core::node::NodeState;
 
 use super::{ApiError, Service};
-use crate::telemetry::Now;
+use crate::{store::Store, telemetry::Now};
+
+/// Jobs by state, as they were at so many commits.
+pub(super) type Counted = tokio::sync::Mutex<Option<(u64, Vec<(&'static str, u64)>)>>;
 
 impl Service {
     /// Everything as the text of Prometheus.
@@ -18,22 +21,12 @@ impl Service {
             let of_state = nodes.iter().filter(|node| node.info.state == wanted);
             u64::try_from(of_state.count()).unwrap_or(u64::MAX)
         };
-        let open = JobState::ALL
-            .into_iter()
-            .filter(|state| !state.is_terminal());
+        let jobs = self.states().await?;
         let mut now = self
             .blocking(move |store| {
-                let jobs = store.open_jobs()?;
-                let of_state = |state: JobState| {
-                    let of_state = jobs.iter().filter(|job| job.state == state);
-                    (
-                        state.name(),
-                        u64::try_from(of_state.count()).unwrap_or(u64::MAX),
-                    )
-                };
                 let (points, lines) = store.totals()?;
                 Ok(Now {
-                    jobs: open.map(of_state).collect(),
+                    jobs,
                     nodes: Vec::new(),
                     commits: store.commits(),
                     points,
@@ -47,5 +40,22 @@ impl Service {
             ("lost", state(NodeState::Lost)),
         ];
         Ok(self.telemetry().text(&now))
+    }
+
+    /// How many jobs are in each state. Anyone may ask, so they are counted once for all who ask at once, and
+    /// not again while nothing was committed.
+    async fn states(&self) -> Result<Vec<(&'static str, u64)>, ApiError> {
+        let mut counted = self.counted().lock().await;
+        // Before the rows: what is committed meanwhile makes them be counted again.
+        let commits = self.store().commits();
+        if let Some((of, states)) = counted.as_ref()
+            && *of == commits
+        {
+            return Ok(states.clone());
+        }
+        let states = self.blocking(Store::count_states).await?.into_iter();
+        let states: Vec<_> = states.map(|(state, count)| (state.name(), count)).collect();
+        *counted = Some((commits, states.clone()));
+        Ok(states)
     }
 }

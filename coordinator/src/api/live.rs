@@ -2,15 +2,15 @@
 //!
 //! The part of the service behind live updates. It follows the store by cursors, as every follower does:
 //! nothing that is stored after the beginning is lost or told twice, however slow the watcher is, and no
-//! more than a page is held. Stays with the job over restarts. Called by the REST door's WebSocket.
+//! more than a page is held. Reads on threads that may wait. Stays with the job over restarts. Called by the REST door's WebSocket.
 
 use futures::Stream;
 use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
 
 use super::{ApiError, Caller, Service};
-use crate::store::{StoredLine, StoredPoint};
+use crate::store::{Most, StoredLine, StoredPoint};
 
-/// Rows that are read at once.
+/// Rows that are read at once, unless their texts are long.
 const PAGE: usize = 200;
 
 /// Something that happened to a job.
@@ -58,7 +58,8 @@ impl Service {
                     yield Update::Progress(Box::new(job.clone()), None);
                 }
                 loop {
-                    let points = service.store().points(id, at.point, PAGE)?;
+                    let after = at.point;
+                    let points = service.blocking(move |store| store.points(id, after, PAGE)).await?;
                     let Some(last) = points.last() else { break };
                     at.point = last.id;
                     for point in points {
@@ -66,7 +67,8 @@ impl Service {
                     }
                 }
                 loop {
-                    let lines = service.store().logs(id, at.line, PAGE)?;
+                    let after = at.line;
+                    let lines = service.blocking(move |store| store.logs(id, after, PAGE)).await?;
                     let Some(last) = lines.last() else { break };
                     at.line = last.id;
                     for line in lines {
@@ -88,8 +90,8 @@ impl Service {
 
     fn begin(&self, caller: &Caller, id: JobId) -> Result<Cursor, ApiError> {
         let job = self.readable(caller, id)?;
-        let points = self.store().newest_points(id, 1)?;
-        let lines = self.store().newest_logs(id, 1, |_| true)?;
+        let points = self.store().newest_points(id, Most::rows(1), |_, _| true)?;
+        let lines = self.store().newest_logs(id, Most::rows(1), |_| true)?;
         Ok(Cursor {
             point: points.last().map_or(0, |point| point.id),
             line: lines.last().map_or(0, |line| line.id),

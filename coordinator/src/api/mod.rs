@@ -20,6 +20,7 @@ mod reader;
 mod reads;
 mod reports;
 pub mod rest;
+mod results;
 mod service;
 mod streams;
 mod submit;
@@ -29,8 +30,8 @@ pub mod users;
 pub use agents::{AgentPolicy, NewJoinToken};
 pub use error::ApiError;
 pub use nodes::Node;
-pub use reads::Points;
-pub use service::{Jobs, JobsPage, Limits, Page, Service, ServiceArgs};
+pub use reads::{Page, Points};
+pub use service::{Jobs, JobsPage, Limits, Service, ServiceArgs};
 pub use users::{Caller, UserSettings};
 
 use service::LONGEST_WAIT;

@@ -3,7 +3,7 @@
 //! Owns their rows and that names are unique. Who may do what is `access`. Called by both doors.
 
 use trainyard_core::{
-    access::{Permission, ProjectRole, Standing, SystemRole},
+    access::{Permission, ProjectRole},
     account::{normal_email, project_name_problem},
 };
 use trainyard_proto::status::Kind;
@@ -86,23 +86,14 @@ impl Service {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn projects(&self, caller: &Caller) -> Result<Vec<ProjectRow>, ApiError> {
-        let members = self.store().documents::<MemberRow>("")?;
-        let role_in = |id| {
-            let own = |row: &&MemberRow| row.project_id == id && row.user_id == caller.user.id;
-            members.iter().find(own).map(|row| row.role)
-        };
-        let system = SystemRole::parse(&caller.user.role).unwrap_or_default();
-        let visible = |project: &ProjectRow| {
-            let standing = Standing {
-                system,
-                project: role_in(project.id),
-                own: false,
-            };
-            standing.allows(Permission::ReadProject)
-        };
-        let projects = self.store().documents::<ProjectRow>("")?;
-        Ok(projects.into_iter().filter(visible).collect())
+    pub async fn projects(&self, caller: &Caller) -> Result<Vec<ProjectRow>, ApiError> {
+        let reader = self.reader(caller);
+        self.blocking(move |store| {
+            let mut projects = store.documents::<ProjectRow>("")?;
+            projects.retain(|project| reader.sees(store, project.id));
+            reader.checked(projects)
+        })
+        .await
     }
 
     /// One project.
@@ -205,15 +196,30 @@ impl Service {
     }
 }
 
+impl ProjectText {
+    /// Whether each text is in order.
+    fn check(&self) -> Result<(), ApiError> {
+        let name = self.name.as_deref().and_then(project_name_problem);
+        let name = name.map_or(Ok(()), |words| Err(ApiError::field("name", words)));
+        let text = self.description.as_deref().unwrap_or_default();
+        let description = match text.chars().count() > DESCRIPTION {
+            true => {
+                let words = format!("must have at most {DESCRIPTION} characters");
+                Err(ApiError::field("description", words))
+            }
+            false => Ok(()),
+        };
+        ApiError::both(name, description).map(|_| ())
+    }
+}
+
 fn apply(
     project: &mut ProjectRow,
     text: ProjectText,
     projects: &[ProjectRow],
 ) -> Result<(), ApiError> {
+    text.check()?;
     if let Some(name) = text.name {
-        if let Some(words) = project_name_problem(&name) {
-            return Err(ApiError::field("name", words));
-        }
         let same = |other: &ProjectRow| other.id != project.id && other.name == name;
         if projects.iter().any(same) {
             let words = format!("There is a project '{name}' already; choose another name");
@@ -222,10 +228,6 @@ fn apply(
         project.name = name;
     }
     if let Some(description) = text.description {
-        if description.chars().count() > DESCRIPTION {
-            let words = format!("must have at most {DESCRIPTION} characters");
-            return Err(ApiError::field("description", words));
-        }
         project.description = description;
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! The part of the service that every call about jobs goes through, whichever door it came by. Owns no
 //! rule: those are `core::access`. Called by the service and by what it reads.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use trainyard_core::{
     access::{Permission, ProjectRole, Standing, SystemRole},
@@ -13,44 +13,79 @@ use trainyard_core::{
 
 use super::{
     ApiError, Caller, Service,
-    access::{MemberRow, ProjectRow, Target},
+    access::{ProjectRow, Target, member, no_project},
 };
+use crate::store::{ReadError, Store};
 
-/// A caller's standing in every project, so that a list asks the store once.
+/// A caller's standing in every project that a list comes by. A role is looked up once, when the first row
+/// of its project comes: so the work does not grow with the memberships of everybody.
 #[derive(Debug)]
 pub(super) struct Reader {
     /// `auth.open_reads`: everybody may.
     open: bool,
     system: SystemRole,
+    user: u64,
     email: String,
-    roles: BTreeMap<i64, ProjectRole>,
+    roles: RefCell<BTreeMap<i64, Option<ProjectRole>>>,
+    /// What kept a role from being read.
+    failed: RefCell<Option<ReadError>>,
 }
 
 impl Reader {
     /// Whether the caller may read this job.
-    pub(super) fn reads(&self, job: &Job) -> bool {
+    pub(super) fn reads(&self, store: &Store, job: &Job) -> bool {
         let project = job.spec.project_id;
-        let standing = Standing {
+        let own = project.is_none() && job.submitted_by == self.email;
+        self.open || self.allows(store, Permission::ReadJob, (project, own))
+    }
+
+    /// Whether the caller may see this project.
+    pub(super) fn sees(&self, store: &Store, project: i64) -> bool {
+        self.allows(store, Permission::ReadProject, (Some(project), false))
+    }
+
+    /// What was found with it, unless something kept it from looking.
+    pub(super) fn checked<T>(self, found: T) -> Result<T, ReadError> {
+        self.failed.into_inner().map_or(Ok(found), Err)
+    }
+
+    fn allows(
+        &self,
+        store: &Store,
+        wanted: Permission,
+        (project, own): (Option<i64>, bool),
+    ) -> bool {
+        let with = |project| Standing {
             system: self.system,
-            project: project.and_then(|id| self.roles.get(&id).copied()),
-            own: project.is_none() && job.submitted_by == self.email,
+            project,
+            own,
         };
-        self.open || standing.allows(Permission::ReadJob)
+        with(None).allows(wanted)
+            || project.is_some_and(|id| with(self.role_in(store, id)).allows(wanted))
+    }
+
+    fn role_in(&self, store: &Store, project: i64) -> Option<ProjectRole> {
+        let mut roles = self.roles.borrow_mut();
+        *roles.entry(project).or_insert_with(|| {
+            member(store, project, self.user).unwrap_or_else(|error| {
+                self.failed.replace(Some(error));
+                None
+            })
+        })
     }
 }
 
 impl Service {
     /// The caller's standing everywhere.
-    pub(super) fn reader(&self, caller: &Caller) -> Result<Reader, ApiError> {
-        let user = caller.user.id;
-        let rows = self.store().documents::<MemberRow>("")?.into_iter();
-        let own = rows.filter(|row| row.user_id == user);
-        Ok(Reader {
+    pub(super) fn reader(&self, caller: &Caller) -> Reader {
+        Reader {
             open: self.open_reads(),
             system: SystemRole::parse(&caller.user.role).unwrap_or_default(),
+            user: caller.user.id,
             email: caller.user.email.clone(),
-            roles: own.map(|row| (row.project_id, row.role)).collect(),
-        })
+            roles: RefCell::default(),
+            failed: RefCell::default(),
+        }
     }
 
     /// The job, if the caller may read it.
@@ -61,6 +96,18 @@ impl Service {
     /// The job, if the caller may stop it or run it again.
     pub(super) fn changeable(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         self.job_for(caller, id, Permission::ChangeJob)
+    }
+
+    /// Lets whoever may list the jobs of a project through: who sees it, and everybody where reads are
+    /// open, for its jobs are no secret then.
+    ///
+    /// # Errors
+    /// `Project not found`.
+    pub(super) fn lists(&self, caller: &Caller, project: i64) -> Result<(), ApiError> {
+        match self.open_reads() {
+            true => self.project_name(project)?.map(drop).ok_or_else(no_project),
+            false => self.require(caller, Permission::ReadProject, Target::Project(project)),
+        }
     }
 
     /// The name of a project; none when it is gone.

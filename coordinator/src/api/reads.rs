@@ -1,7 +1,7 @@
-//! What is read of a job: points, lines, validation results; once or followed until it has ended.
+//! What is read of a job: points and lines; once or followed until it has ended.
 //!
 //! The part of the service that only reads. Clients of the HTTP contract know nothing of attempts: they
-//! see the points of the newest one, so that a job that was restarted has each epoch once. Owns the bounds on pages and on streams followed at
+//! see the points that count, so that a job that was restarted or went on has each epoch once. Owns the bounds on pages and on streams followed at
 //! once. A long scan runs on a blocking thread.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -10,18 +10,22 @@ use futures::{Stream, StreamExt};
 use trainyard_core::{
     ids::JobId,
     job::{Curve, Job},
-    record::LogLine,
+    record::{LogLine, Progress},
 };
 
 use super::{
     ApiError, Caller,
-    service::{Page, Service, stopping},
+    service::{Service, stopping},
     streams::Following,
 };
-use crate::store::{ReadError, Store, StoredLine, StoredPoint};
+use crate::store::{Filling, Most, ReadError, Sizable as _, Store, StoredLine, StoredPoint};
 
-/// Text of validation results in one answer, in bytes; more only when one result alone is larger.
-pub(super) const RESULTS: usize = 16 << 20;
+/// Text of points, lines or validation results in one answer, in bytes; more only when one alone is larger.
+pub(super) const TEXT: usize = 16 << 20;
+/// Rows that are read of the store at once.
+const AT_ONCE: usize = 1_000;
+/// Text of the names of a job's metrics in one answer, in bytes: a trainer may make up new ones all the time.
+const NAMES: usize = 1 << 20;
 
 /// What is wanted of a job's points.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,25 +38,60 @@ pub struct Points {
     pub newest: bool,
 }
 
+/// A page of something, and whether there is more.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// There may be more after the last row.
+    pub more: bool,
+}
+
+impl<T> Page<T> {
+    /// Nothing is behind it.
+    fn whole(rows: Vec<T>) -> Self {
+        let more = false;
+        Self { rows, more }
+    }
+
+    /// It may go on behind its last row.
+    fn part(rows: Vec<T>) -> Self {
+        let more = true;
+        Self { rows, more }
+    }
+}
+
 impl Service {
-    /// Points after `after`, ascending.
+    /// Points after `after`, ascending. A page ends early when its text would grow beyond [`TEXT`].
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
-    pub fn points(
+    pub async fn points(
         &self,
         caller: &Caller,
         id: JobId,
         (after, limit): (u64, usize),
     ) -> Result<Page<StoredPoint>, ApiError> {
         self.readable(caller, id)?;
-        let limit = self.page(limit);
-        let rows = self.store().points(id, after, limit)?;
-        let more = rows.len() == limit;
-        Ok(Page { rows, more })
+        let mut page = Filling::to(self.most(limit));
+        self.blocking(move |store| {
+            let mut after = after;
+            loop {
+                let batch = store.points(id, after, AT_ONCE)?;
+                let Some(last) = batch.last() else {
+                    return Ok(Page::whole(page.rows));
+                };
+                after = last.id;
+                let mut batch = batch.into_iter();
+                if !batch.all(|row| page.take(row.size(), row)) || page.is_full() {
+                    return Ok(Page::part(page.rows));
+                }
+            }
+        })
+        .await
     }
 
-    /// Lines after `after`, ascending, of `stream` or of all.
+    /// Lines after `after` that `keep` wants, ascending. A page ends early when its text would grow beyond [`TEXT`].
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -64,41 +103,23 @@ impl Service {
         keep: impl Fn(&LogLine) -> bool + Send + 'static,
     ) -> Result<Page<StoredLine>, ApiError> {
         self.readable(caller, id)?;
-        let limit = self.page(limit);
-        let at_once = self.page_rows();
+        let mut page = Filling::to(self.most(limit));
         // Wanted lines may be few among many.
         self.blocking(move |store| {
-            let mut rows: Vec<StoredLine> = Vec::new();
             let mut after = after;
             loop {
-                let batch = store.logs(id, after, at_once)?;
+                let batch = store.logs(id, after, AT_ONCE)?;
                 let Some(last) = batch.last() else {
-                    return Ok(Page { rows, more: false });
+                    return Ok(Page::whole(page.rows));
                 };
                 after = last.id;
-                rows.extend(batch.into_iter().filter(|row| keep(&row.line)));
-                if rows.len() >= limit {
-                    rows.truncate(limit);
-                    return Ok(Page { rows, more: true });
+                let mut wanted = batch.into_iter().filter(|row| keep(&row.line));
+                if !wanted.all(|row| page.take(row.size(), row)) || page.is_full() {
+                    return Ok(Page::part(page.rows));
                 }
             }
         })
         .await
-    }
-
-    /// Lets what is told next through only while the caller may still be told it: a stream outlives
-    /// logins and memberships.
-    fn guard<T>(
-        &self,
-        caller: &Caller,
-        id: JobId,
-    ) -> impl FnMut(Result<T, ApiError>) -> Result<T, ApiError> + Send + use<T> {
-        let (service, caller) = (self.clone(), caller.clone());
-        move |told| {
-            let caller = service.still(&caller)?;
-            service.readable(&caller, id)?;
-            told
-        }
     }
 
     /// Pages of points after `after`, until the job has ended.
@@ -118,7 +139,7 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, true, read, |point: &StoredPoint| point.id);
-        Ok(holding(permit, rows.map(self.guard(caller, id))))
+        Ok(holding(permit, self.guarded((caller, id), rows)))
     }
 
     /// Pages of lines after `after`; with `follow` until the job has ended.
@@ -138,7 +159,7 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, follow, read, |line: &StoredLine| line.id);
-        Ok(holding(permit, rows.map(self.guard(caller, id))))
+        Ok(holding(permit, self.guarded((caller, id), rows)))
     }
 
     /// The job now and after each change, until it has ended.
@@ -153,7 +174,7 @@ impl Service {
         self.readable(caller, id)?;
         let permit = self.stream(caller)?;
         let service = self.clone();
-        let states = self.follower(id).states().map(self.guard(caller, id));
+        let states = self.guarded((caller, id), self.follower(id).states());
         let states = states.then(move |job| {
             let service = service.clone();
             async move {
@@ -166,7 +187,7 @@ impl Service {
         Ok(holding(permit, states))
     }
 
-    /// Points that count from an epoch on, from either end.
+    /// Points that count from an epoch on, from either end; as many as fit into [`TEXT`].
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -177,16 +198,22 @@ impl Service {
         wanted: Points,
     ) -> Result<Vec<StoredPoint>, ApiError> {
         let curve = self.readable(caller, id)?.curve();
-        let limit = self.page(wanted.limit);
+        let limit = self.rows(wanted.limit);
         self.blocking(move |store| {
-            let mut kept = VecDeque::new();
+            let (mut kept, mut text) = (VecDeque::new(), 0);
             each_point(store, (id, &curve), |point| {
                 if point.progress.epoch < wanted.since_epoch {
                     return true;
                 }
+                let full = text + point.size() > TEXT && !kept.is_empty();
+                if full && !wanted.newest {
+                    return false;
+                }
+                text += point.size();
                 kept.push_back(point);
-                if kept.len() > limit {
-                    kept.pop_front();
+                while kept.len() > limit || (text > TEXT && kept.len() > 1) {
+                    let oldest = kept.pop_front();
+                    text -= oldest.map_or(0, |point| point.size());
                 }
                 wanted.newest || kept.len() < limit
             })?;
@@ -199,23 +226,24 @@ impl Service {
         .await
     }
 
-    /// The newest points that count, oldest of them first.
+    /// The newest points that count, oldest of them first; as many as fit into [`TEXT`].
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
-    pub fn latest_points(
+    pub async fn latest_points(
         &self,
         caller: &Caller,
         id: JobId,
         limit: usize,
     ) -> Result<Vec<StoredPoint>, ApiError> {
         let curve = self.readable(caller, id)?.curve();
-        let mut rows = self.store().newest_points(id, self.page(limit))?;
-        rows.retain(|point| curve.has(point.attempt, point.progress.epoch));
-        Ok(rows)
+        let most = self.most(limit);
+        let keep = move |attempt, point: &Progress| curve.has(attempt, point.epoch);
+        self.blocking(move |store| store.newest_points(id, most, keep))
+            .await
     }
 
-    /// The names of the job's metrics, and how many points count.
+    /// The names of the job's metrics, as many as fit into [`NAMES`], and how many points count.
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -226,10 +254,15 @@ impl Service {
     ) -> Result<(BTreeSet<String>, u64), ApiError> {
         let curve = self.readable(caller, id)?.curve();
         self.blocking(move |store| {
-            let (mut names, mut count) = (BTreeSet::new(), 0);
+            let (mut names, mut count, mut text) = (BTreeSet::new(), 0, 0);
             each_point(store, (id, &curve), |point| {
                 count += 1;
-                names.extend(point.progress.values.into_keys());
+                for name in point.progress.values.into_keys() {
+                    let size = name.len();
+                    if text + size <= NAMES && names.insert(name) {
+                        text += size;
+                    }
+                }
                 true
             })?;
             Ok((names, count))
@@ -265,7 +298,7 @@ impl Service {
         .await
     }
 
-    /// The newest lines that `keep` wants, oldest of them first.
+    /// The newest lines that `keep` wants, oldest of them first; as many as fit into [`TEXT`].
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
@@ -277,60 +310,9 @@ impl Service {
         keep: impl Fn(&LogLine) -> bool + Send + 'static,
     ) -> Result<Vec<StoredLine>, ApiError> {
         self.readable(caller, id)?;
-        let limit = self.page(limit);
-        self.blocking(move |store| store.newest_logs(id, limit, keep))
+        let most = self.most(limit);
+        self.blocking(move |store| store.newest_logs(id, most, keep))
             .await
-    }
-
-    /// Validation results from an epoch on, as JSON, and how many the job has in all. A page ends
-    /// early when its text would grow beyond [`RESULTS`].
-    ///
-    /// # Errors
-    /// When there is no such job, or none that the caller may read.
-    pub async fn validations(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        (since, limit): (u32, usize),
-    ) -> Result<(Vec<(u32, String)>, usize), ApiError> {
-        self.readable(caller, id)?;
-        let limit = self.page(limit);
-        self.blocking(move |store| {
-            let mut rows = Vec::new();
-            let mut size = 0;
-            store.each_validation(id, since, |epoch, text| {
-                size += text.len();
-                if !rows.is_empty() && size > RESULTS {
-                    return false;
-                }
-                rows.push((epoch, text));
-                rows.len() < limit
-            })?;
-            Ok((rows, store.count_validations(id)?))
-        })
-        .await
-    }
-
-    /// What `read` finds in each validation result, by epoch; one result is in memory at a time.
-    ///
-    /// # Errors
-    /// When there is no such job, or none that the caller may read.
-    pub async fn validation_summary<T: Send + 'static>(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        read: impl Fn(u32, &str) -> T + Send + 'static,
-    ) -> Result<Vec<T>, ApiError> {
-        self.readable(caller, id)?;
-        self.blocking(move |store| {
-            let mut rows = Vec::new();
-            store.each_validation(id, 0, |epoch, text| {
-                rows.push(read(epoch, &text));
-                true
-            })?;
-            Ok(rows)
-        })
-        .await
     }
 
     /// How many jobs have not ended: read from the store, so that it also says whether that works.
@@ -339,6 +321,19 @@ impl Service {
     /// When the store cannot be read.
     pub fn open_jobs(&self) -> Result<u64, ApiError> {
         Ok(self.store().count_open()?)
+    }
+
+    /// As many rows as a page of points or lines has at most.
+    fn rows(&self, wanted: usize) -> usize {
+        match wanted {
+            0 => self.page(0),
+            wanted => wanted.min(self.series_rows()),
+        }
+    }
+
+    fn most(&self, wanted: usize) -> Most {
+        let rows = self.rows(wanted);
+        Most { rows, bytes: TEXT }
     }
 
     pub(super) async fn blocking<T: Send + 'static>(
@@ -357,10 +352,9 @@ fn each_point(
     (id, curve): (JobId, &Curve),
     mut take: impl FnMut(StoredPoint) -> bool,
 ) -> Result<(), ReadError> {
-    const ROWS: usize = 1_000;
     let mut after = 0;
     loop {
-        let rows = store.points(id, after, ROWS)?;
+        let rows = store.points(id, after, AT_ONCE)?;
         let Some(last) = rows.last() else {
             return Ok(());
         };

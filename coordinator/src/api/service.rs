@@ -9,7 +9,6 @@ use futures::StreamExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
-    access::Permission,
     ids::JobId,
     job::{Event, Job, JobState, Resume},
 };
@@ -17,8 +16,8 @@ use trainyard_proto::status::Kind;
 
 use super::{
     ApiError, Caller,
-    access::Target,
     agents::{AgentPolicy, Agents},
+    figures::Counted,
     follow::Follower,
     streams::{Following, Streams},
     submit,
@@ -52,7 +51,7 @@ pub struct Limits {
     pub streams: usize,
     /// Of them by one caller.
     pub streams_per_caller: usize,
-    /// Rows on a page.
+    /// Rows on a page of points or lines; lists of anything else have 1,000 at most.
     pub page_rows: usize,
 }
 
@@ -106,6 +105,7 @@ struct Inner {
     board: Board,
     submits: Arc<Semaphore>,
     streams: Arc<Streams>,
+    counted: Counted,
 }
 
 /// Which jobs to list, newest first.
@@ -134,18 +134,11 @@ pub struct JobsPage {
 
 /// Text of jobs in one answer, in bytes: a job may bring a MiB of notes.
 const PAGE_BYTES: usize = 8 << 20;
+/// Rows on a page of jobs, datasets or results, whatever the settings allow for points and lines.
+const LIST_ROWS: usize = 1_000;
 /// Jobs that are looked at for one page, for each row that a page may have: whoever may read none would
 /// have all of them looked at.
 const LOOKS: usize = 10;
-
-/// A page of something, and whether there is more.
-#[derive(Clone, Debug)]
-pub struct Page<T> {
-    /// The rows.
-    pub rows: Vec<T>,
-    /// There may be more after the last row.
-    pub more: bool,
-}
 
 impl Service {
     /// The service over a running tree.
@@ -160,6 +153,7 @@ impl Service {
             datasets: args.datasets,
             public_url: args.public_url,
             streams: Streams::new(args.limits.streams, args.limits.streams_per_caller),
+            counted: Counted::default(),
             limits: args.limits,
             http: args.http,
             telemetry: args.telemetry,
@@ -192,6 +186,11 @@ impl Service {
         &self.inner.telemetry
     }
 
+    /// What was counted of jobs at last.
+    pub(super) fn counted(&self) -> &Counted {
+        &self.inner.counted
+    }
+
     /// How much is accepted.
     pub(super) fn limits(&self) -> &Limits {
         &self.inner.limits
@@ -202,9 +201,14 @@ impl Service {
         &self.inner.submits
     }
 
-    /// Rows on a page at most.
-    pub(super) fn page_rows(&self) -> usize {
+    /// Rows on a page of points or lines at most.
+    pub(super) fn series_rows(&self) -> usize {
         self.inner.limits.page_rows
+    }
+
+    /// Rows on a page of anything else at most.
+    pub(super) fn page_rows(&self) -> usize {
+        self.series_rows().min(LIST_ROWS)
     }
 
     /// Datasets, snapshots and where files lie.
@@ -215,6 +219,11 @@ impl Service {
     /// How this coordinator is reached, if its settings say so.
     pub(super) fn public_url(&self) -> Option<&str> {
         Some(self.inner.public_url.as_str()).filter(|url| !url.is_empty())
+    }
+
+    /// Whether it is reached over TLS without anything in between.
+    pub(super) fn encrypts(&self) -> bool {
+        self.inner.agents.policy().tls.is_on()
     }
 
     /// The store, for what only one door reads.
@@ -259,9 +268,9 @@ impl Service {
     /// `Project not found`; when the store cannot be read.
     pub async fn jobs(&self, caller: &Caller, wanted: Jobs) -> Result<JobsPage, ApiError> {
         if let Some(project) = wanted.project_id {
-            self.require(caller, Permission::ReadProject, Target::Project(project))?;
+            self.lists(caller, project)?;
         }
-        let reader = self.reader(caller)?;
+        let reader = self.reader(caller);
         let bounds = Bounds {
             rows: self.page(wanted.limit),
             bytes: match wanted.bytes {
@@ -276,14 +285,15 @@ impl Service {
             let keep = |job: &Job| {
                 (wanted.states.is_empty() || wanted.states.contains(&job.state))
                     && (wanted.project_id.is_none() || wanted.project_id == job.spec.project_id)
-                    && reader.reads(job)
+                    && reader.reads(store, job)
             };
-            if only_open {
+            let found = if only_open {
                 // Few among many that have ended.
                 store.jobs_open(wanted.before, bounds, keep)
             } else {
                 store.jobs(wanted.before, bounds, keep)
-            }
+            };
+            reader.checked(found?)
         };
         let found = self.blocking(scan).await?;
         let mut rows = Vec::with_capacity(found.jobs.len());
@@ -330,9 +340,11 @@ impl Service {
     /// Runs an ended job again.
     ///
     /// # Errors
-    /// When there is no such job, the caller may not change it, it is not over, or its snapshot is gone.
+    /// When there is no such job, the caller may not change it, it is not over, its snapshot is gone, or there is
+    /// no room on disk or in the queue.
     pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
-        self.changeable(caller, id)?;
+        let job = self.changeable(caller, id)?;
+        let _permit = self.admit_again(&job)?;
         let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::RestartRequested, "restart").await
     }
@@ -341,11 +353,12 @@ impl Service {
     /// that has ended runs again.
     ///
     /// # Errors
-    /// When there is no such job, the caller may not change it or not read the checkpoint, or it runs
-    /// already.
+    /// When there is no such job, the caller may not change it or not read the checkpoint, it runs
+    /// already, or there is no room on disk or in the queue.
     pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
         let job = self.changeable(caller, id)?;
         let from = self.beginning_of(caller, &job, from)?;
+        let _permit = self.admit_again(&job)?;
         let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::StartRequested(from), "start").await
     }
@@ -402,7 +415,7 @@ impl Service {
     }
 
     pub(super) fn page(&self, wanted: usize) -> usize {
-        let most = self.inner.limits.page_rows;
+        let most = self.page_rows();
         if wanted == 0 {
             most.min(50)
         } else {

@@ -1,4 +1,4 @@
-//! Accepting jobs: the order of checks at a submit, and how many may be under way at once.
+//! Accepting jobs: the order of checks at a submit, and whether there is room for one more, new or run again.
 //!
 //! The part of the service that makes jobs. Decides nothing about them; the actors and the core do.
 //! Called by both doors.
@@ -60,15 +60,14 @@ impl Service {
             );
             return Err(ApiError::field("resources", words));
         }
-        let mut held = self.data().prepare(caller, &mut spec).await?;
+        let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
             submitted_by: caller.user.email.clone(),
             key: key.clone(),
-            snapshot: held.as_mut().map(|held| std::mem::take(&mut held.prepared)),
+            snapshot,
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
-        // The dataset is held until its snapshot is stored, so that the next submit finds it.
         let job = ask(&self.tree().jobs, question).await?;
         // Another one with this key may have come first.
         key.map_or(Ok(()), |asked| self.same_request(&asked))?;
@@ -97,6 +96,12 @@ impl Service {
             "this Idempotency-Key has made job {job} from another submission; send the same one again to get that job, or choose another key"
         );
         Err(ApiError::new(Kind::Taken, words))
+    }
+
+    /// As [`Service::admit`], for a job that is to run again; one that has not ended has its room already.
+    pub(super) fn admit_again(&self, job: &Job) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        let over = job.state.is_terminal();
+        over.then(|| self.admit()).transpose()
     }
 
     /// A place among the submissions under way, if there is room for one more job.

@@ -251,7 +251,8 @@ impl Datasets {
     /// When it cannot be read.
     pub async fn stored_checkpoints(&self, job: JobId) -> Result<Vec<StoredCheckpoint>, ApiError> {
         let place = self.inner.storage.artifacts();
-        let found = place.list(&format!("{PUBLISHED}/{job}"), MOST).await?;
+        let found = place.list(&format!("{PUBLISHED}/{job}"), MOST).await;
+        let found = found.map_err(|error| unlisted(job, error))?;
         let row = |entry: crate::storage::Entry| StoredCheckpoint {
             filename: entry.path.rsplit('/').next().unwrap_or_default().to_owned(),
             location: place.location(&entry.path),
@@ -259,6 +260,17 @@ impl Datasets {
         };
         Ok(found.into_iter().map(row).collect())
     }
+}
+
+/// Whoever asks what a job has stored has said nothing that could be wrong: what is, is the store.
+fn unlisted(job: JobId, error: StorageError) -> ApiError {
+    if error.kind() != Kind::Invalid {
+        return error.into();
+    }
+    let words = format!(
+        "the checkpoints of job {job} cannot be listed: {error}; an administrator has to look at the artifact store"
+    );
+    ApiError::new(Kind::Internal, words)
 }
 
 fn published(job: JobId, filename: &str) -> String {
@@ -305,7 +317,7 @@ fn busy() -> ApiError {
 ///
 /// # Errors
 /// Names the field.
-pub(super) fn check_filename(name: &str) -> Result<(), ApiError> {
+pub(crate) fn check_filename(name: &str) -> Result<(), ApiError> {
     let plain = !name.contains(['/', '\\']) && !name.starts_with('.') && name.len() <= 200;
     if plain && check_key(name).is_ok() {
         return Ok(());

@@ -5,15 +5,16 @@
 //! second change could carry the same stamp. Called when a snapshot is made.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 use trainyard_core::time::Timestamp;
 
 use crate::{
@@ -60,13 +61,13 @@ impl Digests {
         }
     }
 
-    /// The digest of every entry of `place`, within `limit`. What may be long for a large dataset is done
+    /// The digest of every entry of `place`, as far as they are taken before `deadline`. What may be long for a large dataset is done
     /// where it blocks nobody.
     pub(super) async fn take(
         &self,
         place: &Place,
         entries: &Arc<[Entry]>,
-        limit: Duration,
+        deadline: Instant,
     ) -> Result<Taken, StorageError> {
         let file = self.file(&place.name());
         let began = clock::now();
@@ -83,7 +84,8 @@ impl Digests {
         let missing = missing
             .into_iter()
             .map(|(number, entry)| one(number, entry));
-        let mut work = std::pin::pin!(stream::iter(missing).buffered(self.parallel));
+        // In whatever order: one that is slow holds up no others.
+        let mut work = std::pin::pin!(stream::iter(missing).buffer_unordered(self.parallel));
         let mut fresh = Vec::new();
         let taking = async {
             while let Some(taken) = work.try_next().await? {
@@ -91,7 +93,7 @@ impl Digests {
             }
             Ok(())
         };
-        let outcome = tokio::time::timeout(limit, taking).await;
+        let outcome = timeout_at(deadline, taking).await;
         let entries = Arc::clone(entries);
         let keeping = tokio::task::spawn_blocking(move || {
             for (number, digest) in fresh {
@@ -111,10 +113,29 @@ impl Digests {
         Ok(all.map_or(Taken::Some(count), Taken::All))
     }
 
+    /// Removes what was last written before a time and is of none of these places, drafts among it; says how
+    /// many files. Blocks.
+    pub(super) fn tidy(&self, places: &BTreeSet<String>, before: Timestamp) -> u64 {
+        let wanted: BTreeSet<PathBuf> = places.iter().map(|place| self.file(place)).collect();
+        // One that is not there yet has nothing to tidy.
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let gone = paths.filter(|path| !wanted.contains(path) && is_older(path, before));
+        let removed = gone.map(std::fs::remove_file);
+        removed.filter(Result::is_ok).count() as u64
+    }
+
     fn file(&self, place: &str) -> PathBuf {
         let name = blake3::hash(place.as_bytes()).to_hex();
         self.folder.join(format!("{name}.jsonl"))
     }
+}
+
+fn is_older(path: &Path, before: Timestamp) -> bool {
+    let written = path.metadata().and_then(|about| about.modified()).ok();
+    let since = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let micros = since.and_then(|since| i64::try_from(since.as_micros()).ok());
+    micros.is_some_and(|micros| micros < before.0)
 }
 
 /// The digest that was taken before, if the file is the same by all that can be seen.

@@ -9,6 +9,7 @@ use trainyard_core::{
     snapshot::Elsewhere,
     spec::TaskType,
 };
+use trainyard_proto::status::Kind;
 
 use super::{
     Datasets,
@@ -17,35 +18,40 @@ use super::{
 };
 use crate::{
     api::ApiError,
-    storage::{Entry, Place},
+    storage::{Entry, Place, StorageError},
 };
+
+/// Puts a file among the others, in place of one of that name.
+pub(super) fn join(entry: FileEntry, files: &mut Vec<FileEntry>) {
+    let at = files.binary_search_by(|file| file.path.cmp(&entry.path));
+    files.retain(|file| file.path != entry.path);
+    files.insert(at.unwrap_or_else(|at| at), entry);
+}
 
 /// What a provider says of where a dataset's annotations lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Named {
     /// As it was said.
     pub(super) text: String,
-    /// The same below the store of a provider that names none; equal where it names one.
-    pub(super) full: String,
+    /// The same below the store of a provider that names none; equal where it names one. None where nothing
+    /// tells which store is meant.
+    pub(super) full: Option<String>,
 }
 
 /// A document and where it belongs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Document {
     pub(super) elsewhere: Elsewhere,
     pub(super) bytes: Vec<u8>,
 }
 
 impl Document {
-    /// Puts it among the files, in place of one of that name.
-    pub(super) fn join(&self, files: &mut Vec<FileEntry>) {
-        let entry = FileEntry {
+    /// As one of the dataset's files.
+    pub(super) fn entry(&self) -> FileEntry {
+        FileEntry {
             path: self.elsewhere.path.clone(),
             size: self.bytes.len() as u64,
-        };
-        let at = files.binary_search_by(|file| file.path.cmp(&entry.path));
-        files.retain(|file| file.path != entry.path);
-        files.insert(at.unwrap_or_else(|at| at), entry);
+        }
     }
 
     /// Puts its digest among those of the dataset's own files; `files` hold it already.
@@ -75,15 +81,20 @@ impl Datasets {
         let Some(named) = order.found.document.as_ref().filter(|_| has_documents) else {
             return Ok(None);
         };
-        let location = match among(named, &order.found.storage_path, entries) {
-            Some(path) if is_usual(path) => return Ok(None),
-            Some(path) => place.location(path),
-            None => named.full.clone(),
+        let location = match (
+            among(named, &order.found.storage_path, entries),
+            &named.full,
+        ) {
+            (Some(path), _) if is_usual(path) => return Ok(None),
+            (Some(path), _) => place.location(path),
+            (None, Some(full)) => full.clone(),
+            (None, None) => return Err(unplaced(&order.found.id, &named.text)),
         };
         let bytes = self.at(&location).await;
         let (home, name) = bytes.map_err(|error| of_dataset(&order.found.id, error))?;
-        let bytes = home.read(&name, MOST_DOCUMENT_BYTES).await;
-        let bytes = bytes.map_err(|error| of_dataset(&order.found.id, error))?;
+        let most = self.inner.documents.min(MOST_DOCUMENT_BYTES);
+        let bytes = home.read(&name, most).await;
+        let bytes = bytes.map_err(|error| of_document(&order.found.id, error, most))?;
         let path = order.task.map_or_else(older, own);
         Ok(Some(Document {
             elsewhere: Elsewhere { path, location },
@@ -92,14 +103,31 @@ impl Datasets {
     }
 
     /// The folder of a file and its name there.
-    pub(super) async fn at(
-        &self,
-        location: &str,
-    ) -> Result<(Place, String), crate::storage::StorageError> {
+    pub(super) async fn at(&self, location: &str) -> Result<(Place, String), StorageError> {
         let (home, name) = location.rsplit_once('/').unwrap_or(("/", location));
         let home = if home.is_empty() { "/" } else { home };
         Ok((self.inner.storage.place(home).await?, name.to_owned()))
     }
+}
+
+/// A relative path of a provider, and nothing says below what.
+fn unplaced(id: &str, text: &str) -> ApiError {
+    let words = format!(
+        "the Labeler says that the annotations of dataset '{id}' lie at '{text}', which is none of its files and names no store; an administrator has to set labeler.storage_root"
+    );
+    ApiError::new(Kind::Unavailable, words)
+}
+
+/// One that is too large is told by the setting that bounds it.
+fn of_document(id: &str, error: StorageError, most: u64) -> ApiError {
+    if let StorageError::TooLarge(_) = error {
+        let words = format!(
+            "dataset '{id}': its annotation document is larger than the {} MiB that are read (datasets.documents_mib): split the dataset, or ask an administrator for more",
+            most >> 20
+        );
+        return ApiError::new(Kind::Invalid, words);
+    }
+    of_dataset(id, error)
 }
 
 fn older() -> String {
@@ -113,7 +141,8 @@ fn own(task: TaskType) -> String {
 /// Its path among the files of the dataset, if it is one of them.
 fn among<'a>(named: &'a Named, storage_path: &str, entries: &[Entry]) -> Option<&'a str> {
     let root = format!("{}/", storage_path.trim_end_matches('/'));
-    let below = named.full.strip_prefix(&root);
+    let full = named.full.as_deref();
+    let below = full.and_then(|full| full.strip_prefix(&root));
     let there = |path: &&str| {
         let found = entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
         found.is_ok()
@@ -178,7 +207,7 @@ mod tests {
         ] {
             let named = Named {
                 text: text.to_owned(),
-                full: full.to_owned(),
+                full: Some(full.to_owned()),
             };
             assert_eq!(
                 among(&named, "s3://sets/datasets/7/", &files),
@@ -204,7 +233,7 @@ mod tests {
         };
         let (mut files, mut digests) = (vec![file("a"), file("c")], vec![[1; 32], [3; 32]]);
         for _ in 0..2 {
-            document.join(&mut files);
+            join(document.entry(), &mut files);
             document.digest(&files, &mut digests);
             let seen: Vec<_> = files
                 .iter()

@@ -1,37 +1,35 @@
 //! Making a snapshot: list, hash, split, store; or find that there is one already.
 //!
-//! Owns the time that it may take. All is in the artifact store before the row is. Called by
+//! Owns the time that it may take. What is kept of one is up to `record`. Called by
 //! `datasets::prepare`, on a task of its own.
 
-use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 use trainyard_core::{
-    dataset::{
-        self, Dataset, DatasetError, Documents, FileEntry, MOST_DOCUMENT_BYTES, Resolved,
-        VersionHasher,
-    },
-    snapshot::{Elsewhere, Snapshot},
+    dataset::{self, Dataset, DatasetError, Documents, FileEntry, MOST_DOCUMENT_BYTES, Resolved},
+    snapshot::Elsewhere,
     spec::{TaskType, Violation},
 };
 use trainyard_proto::status::Kind;
 
 use super::{
-    Datasets, Found, Held,
+    Datasets, Found,
     digests::{Digest, Taken},
-    document::Document,
-    manifest::{self, Line},
+    document::{Document, join},
+    manifest,
+    record::{self, draft},
     rows,
 };
 use crate::{
     actors::jobs::Prepared,
     api::ApiError,
-    clock,
     storage::{Entry, Place, StorageError},
 };
 
-/// The largest row of a snapshot, in bytes.
-const ROW: usize = 1_024;
+/// For what is left to be read when all digests are taken.
+const DOCUMENTS: Duration = Duration::from_secs(30);
 
 /// What is to be made.
 #[derive(Debug)]
@@ -43,103 +41,120 @@ pub(super) struct Order {
     pub(super) strategy: Option<Value>,
     /// Number and e-mail address.
     pub(super) by: (u64, String),
+    /// What the job's owner has noted.
+    pub(super) notes: Option<String>,
 }
 
 /// What is known of a dataset's files.
-struct Read {
-    files: Vec<FileEntry>,
-    digests: Vec<Digest>,
+pub(super) struct Read {
+    pub(super) files: Vec<FileEntry>,
+    pub(super) digests: Vec<Digest>,
     documents: Documents,
-    elsewhere: Option<Elsewhere>,
+    pub(super) elsewhere: Option<Elsewhere>,
 }
 
+/// Entries and files, the documents to be read, and the one that lies elsewhere.
+type Survey = (Arc<[Entry]>, Vec<FileEntry>, Vec<String>, Option<Document>);
+
 /// What a split came to.
-struct Split {
-    summary: Value,
-    named_parts: Option<String>,
-    hash: String,
+pub(super) struct Split {
+    pub(super) summary: Value,
+    pub(super) named_parts: Option<String>,
+    pub(super) hash: String,
 }
 
 impl Datasets {
-    pub(super) async fn make(&self, order: Order) -> Result<Held, ApiError> {
+    pub(super) async fn make(&self, order: Order) -> Result<Prepared, ApiError> {
         let lock = self.lock(&order.found.id).await?;
-        let id = order.found.id.clone();
         let order = Arc::new(order);
-        let late = |_| {
-            let words = format!(
-                "dataset '{id}' could not be read within {} s (datasets.snapshot_seconds); try again later",
-                self.inner.limit.as_secs()
-            );
-            ApiError::new(Kind::Unavailable, words)
-        };
+        let late = |_| self.late(&order.found.id);
         let reader = tokio::time::timeout(self.inner.limit, self.inner.readers.acquire());
         let _reader = reader.await.map_err(late)?;
         let place = self.inner.storage.place(&order.found.storage_path).await;
         let place = place.map_err(|error| of_dataset(&order.found.id, error))?;
-        // Hashing keeps its own time, so that what it has done is kept; the rest is bounded here.
-        let patience = self.inner.limit.saturating_add(Duration::from_secs(30));
-        let read = tokio::time::timeout(patience, self.read(&place, &order));
-        let read = Arc::new(read.await.map_err(late)??);
-        let split = self.split(&read, &order).await?;
-        let split = Arc::new(split);
-        let snapshot = {
+        let read = Arc::new(self.read(&place, &order).await?);
+        let split = Arc::new(self.split(&read, &order).await?);
+        let made = {
             let (order, read, split) = (Arc::clone(&order), Arc::clone(&read), Arc::clone(&split));
             let place = place.name();
             aside(move || draft(&order, (place, &read), &split)).await??
         };
-        if let Some(same) = rows::same(&self.inner.store, &snapshot)? {
-            let prepared = Prepared {
-                id: same.id,
-                changes: Vec::new(),
-            };
-            return Ok(Held {
-                prepared,
-                _lock: lock,
-            });
-        }
-        let keeping = tokio::time::timeout(
-            self.inner.limit,
-            self.keep(&snapshot, (&read, &split), order.by.0),
-        );
-        keeping.await.map_err(late)??;
-        tracing::info!(snapshot = %snapshot.id, dataset = %snapshot.dataset_id, files = snapshot.files, bytes = snapshot.bytes, "snapshot made");
-        let prepared = Prepared {
-            changes: rows::remember(&snapshot),
-            id: snapshot.id,
+        let known = rows::same(&self.inner.store, &made)?;
+        let changes = match &known {
+            Some(_) => Vec::new(),
+            None => rows::remember(&made),
         };
-        Ok(Held {
-            prepared,
-            _lock: lock,
+        let is_known = known.is_some();
+        let snapshot = known.unwrap_or(made);
+        let files = {
+            let (snapshot, by) = (snapshot.clone(), order.by.0);
+            aside(move || record::files(&snapshot, (&read, &split), by)).await?
+        };
+        let keeping = async {
+            match is_known {
+                true => self.mend(&snapshot.id, files).await,
+                false => self.keep(&snapshot, files).await,
+            }
+        };
+        let keeping = tokio::time::timeout(self.inner.limit, keeping);
+        keeping.await.map_err(late)??;
+        Ok(Prepared {
+            id: snapshot.id,
+            changes,
+            held: Some(lock),
         })
     }
 
+    fn late(&self, id: &str) -> ApiError {
+        let words = format!(
+            "dataset '{id}' could not be read within {} s (datasets.snapshot_seconds); try again later",
+            self.inner.limit.as_secs()
+        );
+        ApiError::new(Kind::Unavailable, words)
+    }
+
+    /// Listing is part of the time in which digests are taken. Those end by themselves when it is over and
+    /// are never cut off, so that what was read is kept.
     async fn read(&self, place: &Place, order: &Order) -> Result<Read, ApiError> {
         let id = &order.found.id;
-        let told = |error| of_dataset(id, error);
-        let entries = place.list("", self.inner.most).await.map_err(told)?;
-        let document = self.document(order, place, &entries).await?.map(Arc::new);
-        let (entries, files, needed) = self.survey(entries, document.clone(), order).await?;
-        let mut digests = self.digests(place, &entries, order).await?;
+        let deadline = Instant::now() + self.inner.limit;
+        let late = |_| self.late(id);
+        let surveyed = timeout_at(deadline, self.survey(place, order)).await;
+        let (entries, files, needed, document) = surveyed.map_err(late)??;
+        let mut digests = self.digests(place, (&entries, deadline), order).await?;
         if let Some(document) = &document {
             document.digest(&files, &mut digests);
         }
-        let own = (document.as_deref(), files.as_slice(), digests.as_slice());
-        let documents = read_all(place, needed, own, self.inner.documents).await;
-        let documents = documents.map_err(told)?;
+        let elsewhere = document.as_ref().map(|own| own.elsewhere.clone());
+        let own = (document, files.as_slice(), digests.as_slice());
+        let reading = read_all(place, needed, own, self.inner.documents);
+        let documents = tokio::time::timeout(DOCUMENTS, reading).await;
+        let documents = documents.map_err(late)?;
+        let documents = documents.map_err(|error| of_dataset(id, error))?;
         Ok(Read {
             files,
             digests,
             documents,
-            elsewhere: document.map(|document| document.elsewhere.clone()),
+            elsewhere,
         })
+    }
+
+    /// All that is there, as far as that can be said without reading the dataset's files.
+    async fn survey(&self, place: &Place, order: &Order) -> Result<Survey, ApiError> {
+        let told = |error| of_dataset(&order.found.id, error);
+        let entries = place.list("", self.inner.most).await.map_err(told)?;
+        let document = self.document(order, place, &entries).await?;
+        let joining = document.as_ref().map(Document::entry);
+        let (entries, files, needed) = self.files(entries, joining, order).await?;
+        Ok((entries, files, needed, document))
     }
 
     /// The files as decisions see them, and which of them are documents to be read. For a large dataset
     /// this takes a while.
-    async fn survey(
+    async fn files(
         &self,
         entries: Vec<Entry>,
-        document: Option<Arc<Document>>,
+        document: Option<FileEntry>,
         order: &Order,
     ) -> Result<(Arc<[Entry]>, Vec<FileEntry>, Vec<String>), ApiError> {
         let (found, task, most) = (order.found.clone(), order.task, self.inner.documents);
@@ -149,8 +164,8 @@ impl Datasets {
                 size: entry.size,
             };
             let mut files: Vec<FileEntry> = entries.iter().map(file).collect();
-            if let Some(document) = &document {
-                document.join(&mut files);
+            if let Some(document) = document {
+                join(document, &mut files);
             }
             let needed = dataset::needed(&view(&found, task, &files));
             let needed = needed.map_err(|error| refused(&found.id, error))?;
@@ -163,15 +178,11 @@ impl Datasets {
     async fn digests(
         &self,
         place: &Place,
-        entries: &Arc<[Entry]>,
+        (entries, deadline): (&Arc<[Entry]>, Instant),
         order: &Order,
     ) -> Result<Vec<Digest>, ApiError> {
         let id = &order.found.id;
-        let taken = self
-            .inner
-            .digests
-            .take(place, entries, self.inner.limit)
-            .await;
+        let taken = self.inner.digests.take(place, entries, deadline).await;
         match taken.map_err(|error| of_dataset(id, error))? {
             Taken::All(digests) => Ok(digests),
             Taken::Some(done) => {
@@ -200,6 +211,9 @@ impl Datasets {
             }
             let resolved = Resolved::new(strategy.as_ref(), &inventory).map_err(told)?;
             let assignment = dataset::assign(&inventory.images, &resolved).map_err(told)?;
+            // What no node could lay out is refused here, and not hours later there.
+            dataset::check_layout(&dataset, &inventory, &assignment, &read.documents)
+                .map_err(told)?;
             let named_parts = resolved.named_parts().map(|parts| parts.to_string());
             if let Some(parts) = &named_parts {
                 manifest::nameable(&found.id, parts.len() as u64)?;
@@ -212,58 +226,20 @@ impl Datasets {
         };
         aside(work).await?
     }
-
-    /// Metadata last: where it is, the rest is too.
-    async fn keep(
-        &self,
-        snapshot: &Snapshot,
-        (read, split): (&Arc<Read>, &Split),
-        by: u64,
-    ) -> Result<(), ApiError> {
-        let artifacts = self.inner.storage.artifacts();
-        let at = |name| manifest::at(&snapshot.id, name);
-        let lines = {
-            let read = Arc::clone(read);
-            aside(move || lines(&read)).await?
-        };
-        artifacts.write(&at(manifest::MANIFEST), lines).await?;
-        if let Some(parts) = &split.named_parts {
-            artifacts
-                .write(&at(manifest::PARTS), parts.clone().into_bytes())
-                .await?;
-        }
-        let metadata = json!({
-            "snapshot_id": snapshot.id,
-            "dataset_id": snapshot.dataset_id,
-            "dataset_path": snapshot.storage_path,
-            "dataset_format": snapshot.format,
-            "annotation_document": snapshot.document,
-            "split_config": snapshot.split,
-            "dataset_version_hash": snapshot.version_hash,
-            "assignment_hash": snapshot.assignment_hash,
-            "files": snapshot.files,
-            "bytes": snapshot.bytes,
-            "created_by_user_id": by,
-            "created_at": snapshot.created_at.to_naive_iso(),
-            "notes": snapshot.notes,
-        });
-        let metadata = metadata.to_string().into_bytes();
-        Ok(artifacts.write(&at(manifest::METADATA), metadata).await?)
-    }
 }
 
 /// The contents of files, which must be those that were hashed.
 async fn read_all(
     place: &Place,
     needed: Vec<String>,
-    (apart, files, digests): (Option<&Document>, &[FileEntry], &[Digest]),
+    (mut apart, files, digests): (Option<Document>, &[FileEntry], &[Digest]),
     most: u64,
 ) -> Result<Documents, StorageError> {
     let mut documents = Documents::new();
     let mut left = most;
     for path in needed {
-        if let Some(document) = apart.filter(|own| own.elsewhere.path == path) {
-            documents.insert(path, document.bytes.clone());
+        if let Some(document) = apart.take_if(|own| own.elsewhere.path == path) {
+            documents.insert(path, document.bytes);
             continue;
         }
         let bytes = place.read(&path, left.min(MOST_DOCUMENT_BYTES)).await?;
@@ -322,59 +298,6 @@ fn view<'a>(found: &Found, task: Option<TaskType>, files: &'a [FileEntry]) -> Da
     }
 }
 
-/// The row, which is small whatever the dataset is.
-fn draft(
-    order: &Order,
-    (place, read): (String, &Read),
-    split: &Split,
-) -> Result<Snapshot, ApiError> {
-    let id = &order.found.id;
-    let mut hasher = VersionHasher::default();
-    for (file, digest) in read.files.iter().zip(&read.digests) {
-        let added = hasher.add(&file.path, file.size, digest);
-        added.map_err(|error| refused(id, error))?;
-    }
-    let snapshot = Snapshot {
-        id: format!("snap_{:012x}", rand::random::<u64>() >> 16),
-        dataset_id: id.clone(),
-        storage_path: place,
-        format: order.found.format.name().to_owned(),
-        split: split.summary.clone(),
-        version_hash: hasher.finish(),
-        assignment_hash: split.hash.clone(),
-        files: read.files.len() as u64,
-        bytes: read.files.iter().map(|file| file.size).sum(),
-        created_by: order.by.1.clone(),
-        created_at: clock::now(),
-        notes: String::new(),
-        document: read.elsewhere.clone(),
-    };
-    let row = serde_json::to_vec(&snapshot).unwrap_or_default();
-    if row.len() > ROW {
-        let words = format!(
-            "dataset '{id}': its path or id is too long for a snapshot ({} bytes; at most {ROW})",
-            row.len()
-        );
-        return Err(ApiError::new(Kind::Invalid, words));
-    }
-    Ok(snapshot)
-}
-
-fn lines(read: &Read) -> Vec<u8> {
-    let mut text = String::new();
-    for (file, digest) in read.files.iter().zip(&read.digests) {
-        let line = Line {
-            path: file.path.clone(),
-            size: file.size,
-            digest: blake3::Hash::from_bytes(*digest).to_hex().to_string(),
-        };
-        let line = serde_json::to_string(&line).unwrap_or_default();
-        // Writing to a text does not fail.
-        writeln!(text, "{line}").ok();
-    }
-    text.into_bytes()
-}
-
 /// What is wrong with where a dataset lies, for who submits a job with it.
 pub(super) fn of_dataset(id: &str, error: StorageError) -> ApiError {
     // 404 is for a dataset that nobody knows.
@@ -391,7 +314,7 @@ fn lacking(id: &str, lack: &DatasetError) -> ApiError {
     })
 }
 
-fn refused(id: &str, error: DatasetError) -> ApiError {
+pub(super) fn refused(id: &str, error: DatasetError) -> ApiError {
     if let DatasetError::Split { field, message } = error {
         return ApiError::field(&field, message);
     }

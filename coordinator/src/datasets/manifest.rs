@@ -14,6 +14,8 @@ use crate::{
     storage::{Bits, Place, StorageError, Use},
 };
 
+/// Where all of it lies in the artifact store.
+pub(super) const SNAPSHOTS: &str = "snapshots";
 /// What lies beside a snapshot.
 pub(super) const METADATA: &str = "metadata.json";
 pub(super) const MANIFEST: &str = "manifest.jsonl";
@@ -31,9 +33,14 @@ const NAMED: u64 = 256 << 20;
 /// How much of it comes in one message.
 const PIECE: usize = 16 << 20;
 
-/// Where a file of a snapshot lies in the artifact store.
+/// Where the files of a snapshot lie in the artifact store.
+pub(super) fn folder(snapshot: &str) -> String {
+    format!("{SNAPSHOTS}/{snapshot}")
+}
+
+/// Where one of them lies.
 pub(super) fn at(snapshot: &str, name: &str) -> String {
-    format!("snapshots/{snapshot}/{name}")
+    format!("{}/{name}", folder(snapshot))
 }
 
 /// One file.
@@ -62,7 +69,7 @@ impl Datasets {
         let datasets = self.clone();
         async_stream::try_stream! {
             live()?;
-            let place = datasets.place(&snapshot.storage_path).await?;
+            let place = unless_gone(datasets.place(&snapshot.storage_path).await)?;
             if after.is_empty() {
                 for named_parts_json in datasets.named_parts(&snapshot.id).await? {
                     live()?;
@@ -79,7 +86,7 @@ impl Datasets {
                 }
                 live()?;
                 first = false;
-                let files = datasets.ways(&snapshot, &place, page).await?;
+                let files = datasets.ways(&snapshot, place.as_ref(), page).await?;
                 yield ManifestPage { files, named_parts_json: String::new() };
             }
         }
@@ -100,10 +107,12 @@ impl Datasets {
         }
     }
 
+    /// A file whose folder is gone has a way on the coordinator: a node that has the file already needs it
+    /// not, and to another one it is told as missing.
     async fn ways(
         &self,
         snapshot: &Snapshot,
-        place: &Place,
+        place: Option<&Place>,
         page: Vec<Line>,
     ) -> Result<Vec<v1::SnapshotFile>, ApiError> {
         let storage = &self.inner.storage;
@@ -111,12 +120,19 @@ impl Datasets {
         for line in page {
             let name = format!("snapshots/{}/{}", snapshot.id, line.path);
             let span = storage.way_for();
-            let apart = self.apart(snapshot, &line.path).await?;
-            let (place, file) = match &apart {
-                Some((place, file)) => (place, file),
-                None => (place, &line.path),
+            let apart = unless_gone(self.apart(snapshot, &line.path).await)?;
+            let found = match &apart {
+                Some(Some((place, file))) => Some((place, file)),
+                Some(None) => place.map(|place| (place, &line.path)),
+                None => None,
             };
-            let url = storage.way(Use::Read, (place, file), (&name, span)).await?;
+            let url = match found {
+                Some((place, file)) => {
+                    let file = (place, file.as_str());
+                    storage.way(Use::Read, file, (&name, span)).await?
+                }
+                None => storage.own_way(Use::Read, (&name, span)),
+            };
             let digest = blake3::Hash::from_hex(&line.digest).map_err(|_damaged| damaged())?;
             files.push(v1::SnapshotFile {
                 path: line.path,
@@ -151,16 +167,33 @@ impl Datasets {
             "snapshots" => {
                 let (id, path) = rest.split_once('/').ok_or_else(unknown)?;
                 let snapshot = self.snapshot(id)?;
-                if let Some((place, file)) = self.apart(&snapshot, path).await? {
-                    return Ok(place.stream(&file).await?);
-                }
-                let place = self.place(&snapshot.storage_path).await?;
-                Ok(place.stream(path).await?)
+                let (place, file) = match self.apart(&snapshot, path).await? {
+                    Some(apart) => apart,
+                    None => (self.place(&snapshot.storage_path).await?, path.to_owned()),
+                };
+                place.stream(&file).await.map_err(of_file)
             }
             "artifacts" => Ok(self.inner.storage.artifacts().stream(rest).await?),
             _ => Err(unknown()),
         }
     }
+}
+
+/// None where there is nothing.
+fn unless_gone<T>(found: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
+    match found {
+        Err(error) if error.kind == Kind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// What is wrong with a file that was fine when its snapshot was made. One that would be refused now has
+/// been replaced: the file of the snapshot is gone.
+fn of_file(error: StorageError) -> ApiError {
+    if let StorageError::Refused(words) = error {
+        return ApiError::new(Kind::NotFound, words);
+    }
+    error.into()
 }
 
 /// The lines of a manifest, read as they come.

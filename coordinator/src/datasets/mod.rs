@@ -14,6 +14,7 @@ mod make;
 mod manifest;
 mod orphans;
 mod parts;
+mod record;
 mod rows;
 mod wire;
 
@@ -36,7 +37,7 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-pub(crate) use self::checkpoints::{UPLOAD, attempt_of};
+pub(crate) use self::checkpoints::{UPLOAD, attempt_of, check_filename};
 pub(crate) use self::wire::dataset as dataset_to_wire;
 pub use self::{
     catalog::NewDataset,
@@ -121,15 +122,6 @@ struct Found {
     document: Option<document::Named>,
 }
 
-/// A snapshot for a job that is about to be stored; while this is held nobody else reads or forgets the
-/// dataset's snapshots.
-#[derive(Debug)]
-pub struct Held {
-    /// What goes into the commit.
-    pub prepared: Prepared,
-    _lock: OwnedMutexGuard<()>,
-}
-
 impl Datasets {
     /// Over a store and a storage, by the settings.
     ///
@@ -174,7 +166,7 @@ impl Datasets {
         &self.inner.storage
     }
 
-    /// How the Labeler fares, asked now; none when there is none.
+    /// How the Labeler fares, asked a few seconds ago at most; none when there is none.
     pub async fn labeler_health(&self) -> Option<Health> {
         match &self.inner.labeler {
             Some(labeler) => Some(labeler.health().await),
@@ -183,7 +175,8 @@ impl Datasets {
     }
 
     /// The snapshot of the dataset that `spec` names by its id, made or found again; none without one. The
-    /// dataset's format goes into `spec`.
+    /// dataset's format goes into `spec`. Until the answer is dropped nobody else reads or forgets the
+    /// dataset's snapshots.
     ///
     /// # Errors
     /// As the contract words them for an unknown or forbidden dataset and an unreachable Labeler; a split
@@ -192,7 +185,7 @@ impl Datasets {
         &self,
         caller: &Caller,
         spec: &mut JobSpec,
-    ) -> Result<Option<Held>, ApiError> {
+    ) -> Result<Option<Prepared>, ApiError> {
         let Some(id) = spec.dataset_id.clone().filter(|id| !id.is_empty()) else {
             return Ok(None);
         };
@@ -205,6 +198,7 @@ impl Datasets {
             trained: trained_tasks(&spec.framework).is_some(),
             strategy: spec.split_strategy.clone(),
             by: (caller.user.id, caller.user.email.clone()),
+            notes: spec.notes.clone(),
         };
         let datasets = self.clone();
         let stop = self.inner.stop.clone();
@@ -343,11 +337,8 @@ impl Datasets {
         }
         let changes = rows::forget(&self.inner.store, &snapshot)?;
         self.inner.store.commit_and_wait(changes).await?;
-        let artifacts = self.inner.storage.artifacts();
-        for name in manifest::FILES {
-            if let Err(error) = artifacts.remove(&manifest::at(id, name)).await {
-                tracing::warn!(snapshot = %id, %error, "a file of a deleted snapshot stays behind");
-            }
+        if let Err(error) = self.remove_files(id).await {
+            tracing::warn!(snapshot = %id, %error, "files of a deleted snapshot stay behind for a day");
         }
         Ok(())
     }

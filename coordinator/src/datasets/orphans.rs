@@ -1,5 +1,5 @@
 //! What nobody knows in the artifact store: files of snapshots whose row was never committed, files that
-//! were never whole, and uploads of attempts that are over.
+//! were never whole, and uploads of attempts that are over; and kept digests of places that nobody names.
 //!
 //! Owns how old such must be. Looks at the start and now and then. Never touches a dataset or a
 //! published checkpoint. Started by `boot`.
@@ -12,8 +12,9 @@ use std::{
 use trainyard_core::{snapshot::Snapshot, time::Timestamp};
 
 use super::{
-    Datasets,
+    DatasetRow, Datasets,
     checkpoints::{UPLOADS, attempt_of},
+    manifest::SNAPSHOTS,
 };
 use crate::{api::ApiError, clock, storage::Entry};
 
@@ -29,6 +30,7 @@ struct Collected {
     files: u64,
     drafts: u64,
     uploads: u64,
+    digests: u64,
 }
 
 impl Datasets {
@@ -55,7 +57,8 @@ impl Datasets {
                 files = gone.files,
                 drafts = gone.drafts,
                 uploads = gone.uploads,
-                "removed from the artifact store what nobody knew"
+                digests = gone.digests,
+                "removed what nobody knew"
             ),
             Err(error) => {
                 tracing::warn!(error = %error.message, "the artifact store could not be tidied up; it is tried again later");
@@ -65,13 +68,14 @@ impl Datasets {
 
     async fn collect(&self, before: Timestamp) -> Result<Collected, ApiError> {
         let artifacts = self.inner.storage.artifacts();
-        let listed = artifacts.list("snapshots", usize::MAX).await?;
+        let listed = artifacts.list(SNAPSHOTS, usize::MAX).await?;
         // Asked after the listing: what has a row by now had its files before.
         let known = self.snapshots(None).await?;
         let orphans = orphans(listed, &known, before);
         let mut gone = Collected {
             drafts: artifacts.remove_drafts(before).await?,
             uploads: self.collect_uploads(before).await?,
+            digests: self.collect_digests(&known, before).await?,
             ..Collected::default()
         };
         for files in orphans.into_values() {
@@ -81,7 +85,28 @@ impl Datasets {
             }
             gone.snapshots += 1;
         }
+        artifacts.remove_empty(SNAPSHOTS, before).await?;
         Ok(gone)
+    }
+
+    /// Removes digests that were taken of places where neither a dataset nor a snapshot lies.
+    async fn collect_digests(
+        &self,
+        known: &[Snapshot],
+        before: Timestamp,
+    ) -> Result<u64, ApiError> {
+        let (store, digests) = (self.inner.store.clone(), self.inner.digests.clone());
+        let mut places: BTreeSet<String> = known
+            .iter()
+            .map(|snapshot| snapshot.storage_path.clone())
+            .collect();
+        let work = move || {
+            let rows = store.documents::<DatasetRow>("")?;
+            places.extend(rows.into_iter().map(|row| row.storage_path));
+            Ok(digests.tidy(&places, before))
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.ok().ok_or_else(crate::api::stopping)?
     }
 
     /// Removes what attempts that are over have sent and nobody has published.

@@ -91,6 +91,34 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether both are in one bucket, and one holds the other.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let (
+            Self::Bucket {
+                service,
+                name,
+                prefix,
+            },
+            Self::Bucket {
+                service: own,
+                name: named,
+                prefix: below,
+            },
+        ) = (self, other)
+        else {
+            return false;
+        };
+        let names = |prefix: &str| -> Vec<String> {
+            let names = prefix.split('/').filter(|name| !name.is_empty());
+            names.map(str::to_owned).collect()
+        };
+        let (here, there) = (names(prefix), names(below));
+        let one_bucket = service == own && name.eq_ignore_ascii_case(named);
+        one_bucket && (here.starts_with(&there) || there.starts_with(&here))
+    }
+}
+
 /// The text without what stands before an `@`.
 fn shown(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
@@ -158,6 +186,28 @@ mod tests {
             Address::parse("https://host/set").unwrap(),
             Address::Web(_)
         ));
+    }
+
+    #[test]
+    fn buckets_meet_where_one_prefix_holds_the_other() {
+        let address = |text: &str| Address::parse(text).unwrap();
+        let own = address("s3://b/own/files");
+        for (text, meets) in [
+            ("s3://b", true),
+            ("s3a://B/own/", true),
+            ("s3://b/own/files", true),
+            ("s3://b//own/./files/", true),
+            ("s3://b/own/files/checkpoints/7", true),
+            ("s3://b/own/files2", false),
+            ("s3://b/own/sets", false),
+            ("s3://c/own/files", false),
+            ("gs://b/own/files", false),
+            ("/own/files", false),
+        ] {
+            let parsed = Address::parse(text);
+            let found = parsed.as_ref().map_or(true, |found| found.meets(&own));
+            assert_eq!(found, meets, "{text}: {parsed:?}");
+        }
     }
 
     #[test]

@@ -282,4 +282,41 @@ mod tests {
         let allowed = ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap());
         Guard::new(allowed.to_vec()).look_up(&url).await.unwrap();
     }
+    /// A server that would be glad of anybody, and what it was asked.
+    async fn bait(address: &str, answer: String) -> (SocketAddr, tokio::task::JoinSet<usize>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1_024];
+            let read = stream.read(&mut asked).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            read
+        });
+        (at, serving)
+    }
+
+    #[tokio::test]
+    async fn the_client_itself_connects_to_no_name_that_leads_home() {
+        let fine = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned();
+        let (home, mut unasked) = bait("127.0.0.1", fine).await;
+        let inner = format!("http://localhost:{}/", home.port());
+        let moved = format!(
+            "HTTP/1.1 302 Found\r\nlocation: {inner}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        let (outside, mut asked) = bait("127.0.0.2", moved).await;
+        // The one address that leads on is allowed, and not where it leads.
+        let guard = Guard::new(vec!["127.0.0.2/32".parse().unwrap()]);
+        let client = guard.client().unwrap();
+        for url in [inner, format!("http://{outside}/")] {
+            let error = client.get(&url).send().await.expect_err(&url);
+            let told = format!("{error:?}");
+            assert!(told.contains("Private"), "{url}: {told}");
+        }
+        let asked = asked.join_next().await.unwrap().unwrap();
+        assert!(asked > 0, "the redirect was followed");
+        assert!(unasked.try_join_next().is_none(), "nobody came in");
+    }
 }

@@ -243,18 +243,20 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes the folders of `relative` that are missing.
+    /// Makes the folders of `relative` that are missing, each on disk when this returns.
     fn folders(&self, relative: &str) -> Result<OwnedFd, StorageError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let mut path = String::new();
         for name in relative.split('/') {
             let parent = if path.is_empty() { "." } else { &path };
             let parent = self.flags(parent, flags, ResolveFlags::NO_SYMLINKS);
-            let made = parent.and_then(|parent| mkdirat(&parent, name, Mode::RWXU));
-            match made {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(told(relative, error)),
-            }
+            let made = parent.and_then(|parent| match mkdirat(&parent, name, Mode::RWXU) {
+                // A file's own folder is flushed with the file; what leads there is here.
+                Ok(()) => rustix::fs::fsync(&parent),
+                Err(Errno::EXIST) => Ok(()),
+                Err(error) => Err(error),
+            });
+            made.map_err(|error| told(relative, error))?;
             if !path.is_empty() {
                 path.push('/');
             }
@@ -262,6 +264,20 @@ impl Folder {
         }
         let opened = self.flags(&path, flags, ResolveFlags::NO_SYMLINKS);
         opened.map_err(|error| told(relative, error))
+    }
+
+    /// Removes a folder if nothing is in it.
+    pub(super) fn remove_folder(&self, relative: &str) -> Result<(), StorageError> {
+        super::check_key(relative)?;
+        let (before, name) = relative.rsplit_once('/').unwrap_or((".", relative));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let removed = self
+            .flags(before, flags, ResolveFlags::NO_SYMLINKS)
+            .and_then(|before| unlinkat(&before, name, AtFlags::REMOVEDIR));
+        match removed {
+            Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(()),
+            Err(error) => Err(told(relative, error)),
+        }
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Storage {
 #[derive(Debug)]
 struct Inner {
     artifacts: Place,
+    /// As it was set.
+    artifacts_at: Address,
     options: BTreeMap<String, Secret>,
     roots: Vec<PathBuf>,
     own: PathBuf,
@@ -104,8 +106,9 @@ impl Storage {
     /// # Errors
     /// When it cannot be opened or made.
     pub fn open(args: StorageArgs) -> Result<Self, StorageError> {
-        let artifacts = match Address::parse(&args.artifacts)? {
-            Address::Folder(path) => Kind::Folder(Folder::create(&path)?),
+        let artifacts_at = Address::parse(&args.artifacts)?;
+        let artifacts = match &artifacts_at {
+            Address::Folder(path) => Kind::Folder(Folder::create(path)?),
             Address::Web(url) => {
                 let words =
                     format!("{url} is only read; give a folder or a bucket (storage.artifacts)");
@@ -116,13 +119,14 @@ impl Storage {
                 name,
                 prefix,
             } => {
-                let options = options(&args.options, service, &name);
-                Kind::Remote(Remote::bucket((service, &name, &prefix), &options)?)
+                let options = options(&args.options, *service, name);
+                Kind::Remote(Remote::bucket((*service, name, prefix), &options)?)
             }
         };
         Ok(Self {
             inner: Arc::new(Inner {
                 artifacts: Place(artifacts),
+                artifacts_at,
                 options: args.options,
                 roots: args.roots,
                 own: args.own,
@@ -164,7 +168,13 @@ impl Storage {
     /// # Errors
     /// When it is not there, is none of the folders that users may name, or leads into a private network.
     pub async fn place(&self, text: &str) -> Result<Place, StorageError> {
-        match Address::parse(text)? {
+        let address = Address::parse(text)?;
+        if address.meets(&self.inner.artifacts_at) {
+            return Err(StorageError::Refused(format!(
+                "'{text}' holds the coordinator's own data and cannot be a dataset; where both share a bucket, storage.artifacts needs a prefix of its own beside those of datasets"
+            )));
+        }
+        match address {
             Address::Folder(path) => {
                 let storage = self.clone();
                 blocking(move || storage.folder(&path))
@@ -257,7 +267,13 @@ impl Storage {
         {
             return Ok(url.into());
         }
-        Ok(self.inner.ways.sign(what, name, clock::now().plus(span)))
+        Ok(self.own_way(what, (name, span)))
+    }
+
+    /// A way to one file on the coordinator, whether it is there or not.
+    #[must_use]
+    pub fn own_way(&self, what: Use, (name, span): (&str, Duration)) -> String {
+        self.inner.ways.sign(what, name, clock::now().plus(span))
     }
 
     /// Whether a caller has shown the right signature for a file on the coordinator.

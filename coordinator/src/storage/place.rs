@@ -223,6 +223,21 @@ impl Place {
         }
     }
 
+    /// Removes a folder that may be empty; one that is not stays.
+    ///
+    /// # Errors
+    /// When the place cannot be written.
+    pub async fn remove_folder(&self, folder: &str) -> Result<(), StorageError> {
+        match &self.0 {
+            Kind::Folder(home) => {
+                let (home, folder) = (home.clone(), folder.to_owned());
+                blocking(move || home.remove_folder(&folder)).await
+            }
+            // A store has none.
+            Kind::Remote(_) => Ok(()),
+        }
+    }
+
     /// Begins a file of `size` bytes in parts of about `part`, each with a URL of its own; none where it
     /// goes in one request.
     ///

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use trainyard_core::job::Job;
+use trainyard_core::job::{Job, JobState};
 
 use super::error::ReadError;
 
@@ -120,6 +120,22 @@ pub(super) fn job_from_json(place: Place<'_>, bytes: &[u8]) -> Result<Job, ReadE
         }
     }
     Ok(job)
+}
+
+/// Of a job no more than its state: the rest is passed over.
+#[derive(Deserialize)]
+struct StateRow {
+    job: OnlyState,
+}
+
+#[derive(Deserialize)]
+struct OnlyState {
+    state: JobState,
+}
+
+pub(super) fn state_from_json(place: Place<'_>, bytes: &[u8]) -> Result<JobState, ReadError> {
+    let row: StateRow = from_json(place, bytes)?;
+    Ok(row.job.state)
 }
 
 /// Every map of metrics of a job, always in the same order.

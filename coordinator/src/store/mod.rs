@@ -11,7 +11,9 @@ mod codec;
 mod documents;
 mod error;
 mod open;
+mod page;
 mod read;
+mod results;
 mod rows;
 mod series;
 mod tables;
@@ -33,6 +35,8 @@ use trainyard_core::ids::JobId;
 
 pub use documents::Document;
 pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
+pub use page::Most;
+pub(crate) use page::{Filling, Sizable};
 pub use read::{Bounds, FoundJobs};
 pub use rows::{Change, Committed, NodeRow, Profile, StoredLine, StoredPoint, UserRow};
 

@@ -8,17 +8,17 @@ use redb::{
 };
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
-    job::Job,
-    record::LogLine,
+    job::{Job, JobState},
+    record::{LogLine, Progress},
 };
 
 use super::{
-    NodeRow, ReadError, Store, StoredLine, StoredPoint, UserRow,
+    Most, NodeRow, ReadError, Store, StoredLine, StoredPoint, UserRow,
     codec::{self, Place},
     series,
     tables::{
         COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
-        USERS_BY_EMAIL, VALIDATIONS,
+        USERS_BY_EMAIL,
     },
 };
 
@@ -97,7 +97,7 @@ impl Gathered {
 }
 
 impl Store {
-    fn read(&self) -> Result<ReadTransaction, ReadError> {
+    pub(super) fn read(&self) -> Result<ReadTransaction, ReadError> {
         Ok(self.inner.shared.db.begin_read()?)
     }
 
@@ -132,6 +132,28 @@ impl Store {
             Ok::<_, ReadError>(next.map_or(0, |next| next.value().saturating_sub(1)))
         };
         Ok((total(POINTS.name)?, total(LOGS.name)?))
+    }
+
+    /// How many jobs are in each state of those that have not ended. Reads no more of a job than its state.
+    pub fn count_states(&self) -> Result<Vec<(JobState, u64)>, ReadError> {
+        let txn = self.read()?;
+        let jobs = txn.open_table(JOBS)?;
+        let open = JobState::ALL
+            .into_iter()
+            .filter(|state| !state.is_terminal());
+        let mut counts: Vec<_> = open.map(|state| (state, 0)).collect();
+        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
+            let id = entry?.0.value();
+            let Some(bytes) = jobs.get(id)? else { continue };
+            let place = Place {
+                table: "jobs",
+                key: &id,
+            };
+            let state = codec::state_from_json(place, bytes.value())?;
+            let of_state = counts.iter_mut().filter(|(known, _)| *known == state);
+            of_state.for_each(|(_, count)| *count += 1);
+        }
+        Ok(counts)
     }
 
     /// How many jobs have not ended.
@@ -186,20 +208,25 @@ impl Store {
         Ok(last.map_or(JobId(0), |(id, _)| JobId(id.value())))
     }
 
-    /// Points of a job with an id above `after`, ascending, at most `limit`.
+    /// Points of a job with an id above `after`, ascending: a page of at most `limit`, see [`Most`].
     pub fn points(
         &self,
         job: JobId,
         after: u64,
         limit: usize,
     ) -> Result<Vec<StoredPoint>, ReadError> {
-        let rows = series::after(&self.read()?, POINTS, job, (after, limit))?;
+        let rows = series::after(&self.read()?, POINTS, job, (after, Most::rows(limit)))?;
         Ok(rows.into_iter().map(point).collect())
     }
 
-    /// The newest points of a job, ascending, at most `limit`.
-    pub fn newest_points(&self, job: JobId, limit: usize) -> Result<Vec<StoredPoint>, ReadError> {
-        let rows = series::newest(&self.read()?, POINTS, job, (limit, |_: &_| true))?;
+    /// The newest points of a job that `keep` wants, ascending.
+    pub fn newest_points(
+        &self,
+        job: JobId,
+        most: Most,
+        keep: impl Fn(AttemptNo, &Progress) -> bool,
+    ) -> Result<Vec<StoredPoint>, ReadError> {
+        let rows = series::newest(&self.read()?, POINTS, job, (most, keep))?;
         Ok(rows.into_iter().map(point).collect())
     }
 
@@ -213,65 +240,26 @@ impl Store {
         series::count_after(&self.read()?, POINTS, job, after)
     }
 
-    /// Lines of a job's log with an id above `after`, ascending, at most `limit`.
+    /// Lines of a job's log with an id above `after`, ascending: a page of at most `limit`, see [`Most`].
     pub fn logs(&self, job: JobId, after: u64, limit: usize) -> Result<Vec<StoredLine>, ReadError> {
-        let rows = series::after(&self.read()?, LOGS, job, (after, limit))?;
+        let rows = series::after(&self.read()?, LOGS, job, (after, Most::rows(limit)))?;
         Ok(rows.into_iter().map(line).collect())
     }
 
-    /// The newest lines of a job's log that `keep` wants, ascending, at most `limit`.
+    /// The newest lines of a job's log that `keep` wants, ascending.
     pub fn newest_logs(
         &self,
         job: JobId,
-        limit: usize,
+        most: Most,
         keep: impl Fn(&LogLine) -> bool,
     ) -> Result<Vec<StoredLine>, ReadError> {
-        let rows = series::newest(&self.read()?, LOGS, job, (limit, keep))?;
+        let rows = series::newest(&self.read()?, LOGS, job, (most, |_, line: &_| keep(line)))?;
         Ok(rows.into_iter().map(line).collect())
     }
 
     /// How many lines a job's log has.
     pub fn count_logs(&self, job: JobId) -> Result<u64, ReadError> {
         series::count(&self.read()?, LOGS, job)
-    }
-
-    /// Validation results of a job by epoch, ascending.
-    pub fn validations(&self, job: JobId) -> Result<Vec<(u32, String)>, ReadError> {
-        let mut found = Vec::new();
-        self.each_validation(job, 0, |epoch, text| {
-            found.push((epoch, text));
-            true
-        })?;
-        Ok(found)
-    }
-
-    /// How many validation results a job has.
-    pub fn count_validations(&self, job: JobId) -> Result<usize, ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
-        Ok(table.range((job.0, 0)..=(job.0, u32::MAX))?.count())
-    }
-
-    /// Hands out validation results of a job from an epoch on, one by one, while `take` wants more.
-    pub fn each_validation(
-        &self,
-        job: JobId,
-        since: u32,
-        mut take: impl FnMut(u32, String) -> bool,
-    ) -> Result<(), ReadError> {
-        let table = self.read()?.open_table(VALIDATIONS)?;
-        for entry in table.range((job.0, since)..=(job.0, u32::MAX))? {
-            let (key, bytes) = entry?;
-            let epoch = key.value().1;
-            let key = format!("{job}/{epoch}");
-            let place = Place {
-                table: "validations",
-                key: &key,
-            };
-            if !take(epoch, codec::to_text(place, bytes.value())?) {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// Up to which number the records of each task of a job are stored.

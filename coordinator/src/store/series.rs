@@ -1,7 +1,7 @@
 //! Rows in chunks: points and log lines, under ids that ascend over all jobs.
 //!
-//! Owns how a chunk is laid out and found again. Never looks into a row. Used by the committing
-//! thread to append and by the readers.
+//! Owns how a chunk is laid out and found again. Never looks into a row but for its size. Used by the
+//! committing thread to append and by the readers.
 
 use std::ops::RangeInclusive;
 
@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use trainyard_core::ids::{AttemptNo, JobId};
 
 use super::{
+    Most,
     codec::{self, Place},
     error::ReadError,
+    page::{Filling, Sizable},
     tables::{COUNTERS, Series},
 };
 
@@ -59,48 +61,53 @@ pub(super) fn append<T: Serialize>(
     Ok(first)
 }
 
-/// Rows with an id above `after`, ascending, at most `limit`.
-pub(super) fn after<T: DeserializeOwned>(
+/// Rows with an id above `after`, ascending, as many as the page holds.
+pub(super) fn after<T: DeserializeOwned + Sizable>(
     txn: &ReadTransaction,
     series: Series,
     job: JobId,
-    (after, limit): (u64, usize),
+    (after, most): (u64, Most),
 ) -> Result<Vec<Row<T>>, ReadError> {
     let index = txn.open_table(series.by_job)?;
     // The chunk that holds `after` may also hold the next rows.
     let holding = index.range(keys(job, 0..=after))?.next_back().transpose()?;
     let start = holding.map_or(0, |(key, _)| key.value().1);
-    let mut found = Vec::new();
+    let mut found = Filling::to(most);
     for entry in index.range(keys(job, start..=u64::MAX))? {
-        if found.len() >= limit {
-            break;
-        }
-        let chunk = read(txn, series, entry?.0.value().1)?;
-        found.extend(chunk.into_iter().filter(|(id, _, _)| *id > after));
-    }
-    found.truncate(limit);
-    Ok(found)
-}
-
-/// The newest rows that `keep` wants, ascending, at most `limit`.
-pub(super) fn newest<T: DeserializeOwned>(
-    txn: &ReadTransaction,
-    series: Series,
-    job: JobId,
-    (limit, keep): (usize, impl Fn(&T) -> bool),
-) -> Result<Vec<Row<T>>, ReadError> {
-    let index = txn.open_table(series.by_job)?;
-    let mut found = Vec::new();
-    for entry in index.range(keys(job, 0..=u64::MAX))?.rev() {
-        if found.len() >= limit {
+        if found.is_full() {
             break;
         }
         let chunk: Vec<Row<T>> = read(txn, series, entry?.0.value().1)?;
-        found.extend(chunk.into_iter().rev().filter(|(_, _, row)| keep(row)));
+        let mut behind = chunk.into_iter().filter(|(id, _, _)| *id > after);
+        if !behind.all(|row| found.take(row.2.size(), row)) {
+            break;
+        }
     }
-    found.truncate(limit);
-    found.reverse();
-    Ok(found)
+    Ok(found.rows)
+}
+
+/// The newest rows that `keep` wants, ascending, as many as the page holds.
+pub(super) fn newest<T: DeserializeOwned + Sizable>(
+    txn: &ReadTransaction,
+    series: Series,
+    job: JobId,
+    (most, keep): (Most, impl Fn(AttemptNo, &T) -> bool),
+) -> Result<Vec<Row<T>>, ReadError> {
+    let index = txn.open_table(series.by_job)?;
+    let mut found = Filling::to(most);
+    for entry in index.range(keys(job, 0..=u64::MAX))?.rev() {
+        if found.is_full() {
+            break;
+        }
+        let chunk: Vec<Row<T>> = read(txn, series, entry?.0.value().1)?;
+        let wanted = chunk.into_iter().rev();
+        let mut wanted = wanted.filter(|(_, attempt, row)| keep(*attempt, row));
+        if !wanted.all(|row| found.take(row.2.size(), row)) {
+            break;
+        }
+    }
+    found.rows.reverse();
+    Ok(found.rows)
 }
 
 /// How many rows a job has.

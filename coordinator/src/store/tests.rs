@@ -147,11 +147,59 @@ async fn points_are_read_after_an_id_inside_a_chunk_and_from_the_end() {
     assert_eq!(read(14, 9), [0_u64; 0]);
     assert_eq!(read(0, 0), [0_u64; 0]);
     assert_eq!(
-        ids(&store.newest_points(JobId(7), 5).unwrap()),
+        ids(&store
+            .newest_points(JobId(7), Most::rows(5), |_, _| true)
+            .unwrap()),
         [9, 11, 12, 13, 14]
     );
     assert_eq!(store.count_points(JobId(7)).unwrap(), 12);
     assert_eq!(store.points(JobId(9), 0, 9).unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_page_of_rows_ends_by_their_text_and_the_next_one_goes_on() {
+    let (_folder, store) = fresh();
+    let long = || log(1, &"x".repeat(Most::BYTES / 3));
+    store.commit_and_wait(vec![long(), long()]).await.unwrap();
+    let larger = log(1, &"x".repeat(Most::BYTES + 1));
+    let changes = vec![long(), larger, log(1, "short")];
+    store.commit_and_wait(changes).await.unwrap();
+    let ids = |rows: Vec<StoredLine>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
+    let (mut after, mut pages) = (0, Vec::new());
+    loop {
+        let page = ids(store.logs(JobId(1), after, 100).unwrap());
+        let Some(last) = page.last() else { break };
+        after = *last;
+        pages.push(page);
+    }
+    assert_eq!(pages, [vec![1, 2], vec![3], vec![4], vec![5]]);
+    let newest = |bytes, kept: &'static str| {
+        let most = Most { rows: 100, bytes };
+        let rows = store.newest_logs(JobId(1), most, |line| line.text.contains(kept));
+        ids(rows.unwrap())
+    };
+    assert_eq!(newest(Most::BYTES, ""), [5]);
+    assert_eq!(newest(3 * Most::BYTES, ""), [1, 2, 3, 4, 5]);
+    assert_eq!(newest(Most::BYTES, "x"), [4]);
+}
+
+#[tokio::test]
+async fn jobs_that_have_not_ended_are_counted_by_state() {
+    let (_folder, store) = fresh();
+    for id in 1..=3 {
+        store.commit_and_wait(put(job(id))).await.unwrap();
+    }
+    let mut running = job(2);
+    running.state = JobState::Running;
+    store.commit_and_wait(put(running)).await.unwrap();
+    let mut ended = job(3);
+    ended.state = JobState::Failed;
+    store.commit_and_wait(put(ended)).await.unwrap();
+    let counts = store.count_states().unwrap();
+    let some: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
+    let expected = [(job(1).state, 1), (JobState::Running, 1)];
+    assert_eq!(some, expected.iter().collect::<Vec<_>>());
+    assert!(counts.iter().all(|(state, _)| !state.is_terminal()));
 }
 
 #[tokio::test]

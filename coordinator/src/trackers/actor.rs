@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{
@@ -24,13 +23,14 @@ use trainyard_core::ids::JobId;
 
 use super::{
     clearml::Clearml,
-    feed::{Feed, Tally},
+    feed::{self, Feed, Tally},
     hooks::Hook,
     http::{self, Failure},
     mlflow::Mlflow,
-    parked::Parked,
+    parked::{Failing, Parked},
     rows::CursorRow,
     status::{self, Board, Kind},
+    waits::wait_after,
 };
 use crate::{
     actors::jobs::JobsRef,
@@ -39,10 +39,6 @@ use crate::{
     store::{Change, Store},
 };
 
-/// The first wait after a failure.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest one, which is also how long a tracker that is back may go unnoticed.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Which tracker, and how it is reached.
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
@@ -147,13 +143,18 @@ impl Actor for Tracker {
         TaskTracker::new().spawn(pump);
         let mut shown = status::Status::new(&name, kind, status::State::Sending);
         (shown.delivered, shown.dropped) = (cursor.delivered, cursor.dropped);
+        shown.behind_since = cursor.behind_since;
         args.board.put(shown);
+        let (store, board) = (args.store.clone(), args.board.clone());
+        // An outbox may be long.
+        let opened = tokio::task::spawn_blocking(move || opened(args)).await?;
+        let (worker, parked) = opened.map_err(|failure| failure.words().to_owned())?;
         let state = State {
-            worker: worker(&args)?,
-            parked: Parked::open(&args.store, &name)?,
+            worker,
+            parked,
             name,
-            store: args.store,
-            board: args.board,
+            store,
+            board,
             cursor,
             failures: 0,
             backs_off: false,
@@ -196,6 +197,7 @@ impl State {
         let cursor = &self.cursor;
         self.board.change(&self.name, |shown| {
             (shown.delivered, shown.dropped) = (cursor.delivered, cursor.dropped);
+            shown.behind_since = cursor.behind_since;
             if tally.success {
                 shown.last_success = Some(now);
             }
@@ -211,7 +213,11 @@ impl State {
             }
             Ok(Left::After(wait)) => {
                 if self.lacks_something() {
-                    self.show(status::State::Retrying);
+                    let refused = self.failing().is_refused();
+                    self.show(match refused {
+                        true => status::State::Refused,
+                        false => status::State::Retrying,
+                    });
                 }
                 self.arm(myself, wait);
             }
@@ -227,6 +233,9 @@ impl State {
         let full = outbox_is_full || self.parked.is_full();
         let everything = !full && self.walk(tally).await?;
         self.retry(tally).await?;
+        if everything {
+            self.caught_up().await?;
+        }
         let mut next = self.parked.next_due();
         if let Worker::Webhook(hook) = &mut self.worker {
             let delivered = hook.deliver(tally).await;
@@ -249,8 +258,15 @@ impl State {
 
     /// Something is left behind or waits for another try.
     fn lacks_something(&self) -> bool {
-        let failing = matches!(&self.worker, Worker::Webhook(hook) if hook.is_failing());
-        failing || !self.parked.is_empty()
+        !self.failing().is_empty() || !self.parked.is_empty()
+    }
+
+    /// Of a webhook, making its deliveries cannot fail: what counts is how they are taken.
+    fn failing(&self) -> &Failing {
+        match &self.worker {
+            Worker::Mlflow(_) | Worker::Clearml(_) => self.parked.failing(),
+            Worker::Webhook(hook) => hook.failing(),
+        }
     }
 
     /// What it took and could not say is asked of the store again.
@@ -261,7 +277,7 @@ impl State {
 
     /// It has taken something.
     pub(super) fn recovered(&mut self) {
-        self.parked.failing().taken();
+        self.parked.failing_mut().taken();
         if self.failures > 0 {
             tracing::info!(
                 tracker = self.name,
@@ -289,13 +305,7 @@ impl State {
             );
         }
         self.note_failure(failure);
-        let wait = match failure {
-            Failure::Away(_, Some(wait)) | Failure::Later(_, Some(wait)) => (*wait).max(FIRST_WAIT),
-            Failure::Refused(_) => LONGEST_WAIT,
-            Failure::Away(..) | Failure::Later(..) | Failure::Never(_) | Failure::Ours(_) => {
-                backoff(self.failures)
-            }
-        };
+        let wait = wait_after(failure, self.failures);
         self.failures = self.failures.saturating_add(1);
         self.backs_off = true;
         self.arm(myself, wait);
@@ -340,27 +350,29 @@ impl Worker {
     }
 }
 
-fn worker(args: &TrackerArgs) -> Result<Worker, ActorProcessingErr> {
-    let client = http::client()?;
-    let (name, store, jobs) = (args.plan.name(), args.store.clone(), args.jobs.clone());
-    Ok(match args.plan.clone() {
+/// With what was left of it in the store.
+fn opened(args: TrackerArgs) -> Result<(Worker, Parked), Failure> {
+    let client = http::client().map_err(|error| Failure::Ours(error.to_string()))?;
+    let (name, store, jobs) = (args.plan.name(), args.store, args.jobs);
+    let parked = Parked::open(&store, &name)?;
+    let worker = match args.plan {
         Plan::Mlflow(config) => Worker::Mlflow(Feed {
             name,
+            server: feed::server(&config.url),
             store,
             jobs,
             sink: Mlflow::new(client, config),
         }),
         Plan::Clearml(config) => Worker::Clearml(Feed {
             name,
+            server: feed::server(&config.url),
             store,
             jobs,
             sink: Clearml::new(client, config),
         }),
-        Plan::Webhook(config) => {
-            let hook = Hook::open(name, store, client, config);
-            Worker::Webhook(hook.map_err(|failure| failure.words().to_owned())?)
-        }
-    })
+        Plan::Webhook(config) => Worker::Webhook(Hook::open(name, store, client, config)?),
+    };
+    Ok((worker, parked))
 }
 
 /// A tracker that is new begins with what changes from now on, and then has all of such a job.
@@ -371,7 +383,6 @@ async fn cursor(store: &Store, name: &str) -> Result<CursorRow, ActorProcessingE
     let new = CursorRow {
         tracker: name.to_owned(),
         change: store.last_change()?,
-        caught_up_at: clock::now(),
         ..CursorRow::default()
     };
     store.commit_and_wait(vec![Change::put(&new)]).await?;
@@ -396,32 +407,5 @@ async fn pump(
         if !woken.swap(true, Ordering::SeqCst) && to.cast(TrackerMsg::Wake).is_err() {
             return;
         }
-    }
-}
-
-/// The wait after so many failures in a row: doubled each time, with jitter, bounded.
-pub(super) fn backoff(failures: u32) -> Duration {
-    let mut waits = ExponentialBuilder::default()
-        .with_min_delay(FIRST_WAIT)
-        .with_max_delay(LONGEST_WAIT / 2)
-        .with_factor(2.0)
-        .with_jitter()
-        .without_max_times()
-        .build();
-    let nth = usize::try_from(failures.min(32)).unwrap_or(32);
-    waits.nth(nth).unwrap_or(LONGEST_WAIT)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_and_stay_below_a_minute_however_often_it_fails() {
-        for failures in [0, 1, 5, 40, u32::MAX] {
-            let wait = backoff(failures);
-            assert!(wait >= FIRST_WAIT && wait <= LONGEST_WAIT, "{wait:?}");
-        }
-        assert!(backoff(6) > backoff(0));
     }
 }

@@ -1,6 +1,6 @@
 //! ClearML: its REST calls, with a token that is renewed before it expires.
 //!
-//! Owns how names are spelled for it, its envelope of answers and its credentials. Events of the same
+//! Owns its envelope of answers and its credentials; what is sent looks as `entries` says. Events of the same
 //! metric, variant and iteration are one event there; the other calls say a whole state, and are
 //! forced, so that each may be repeated. Never decides what is to be sent: the feed does.
 
@@ -10,13 +10,17 @@ use reqwest::{Client, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 use trainyard_core::{job::Tracker, time::Timestamp};
 
+mod entries;
+
+use entries::{artifact, events, last_parameters, parameters};
+
 use super::{
-    feed::{News, Sink},
+    feed::{News, Notes, Sink},
     http::{self, Answer, Failure},
     refusals::{Item, Refusals},
-    runs::{End, Run, Verdict, cut, millis},
+    runs::{End, Run, Verdict, cut},
 };
-use crate::{clock, config::ClearmlConfig, store::StoredPoint};
+use crate::{clock, config::ClearmlConfig};
 
 /// Life of a token that is asked for.
 const LIFE: Duration = Duration::from_secs(3_600);
@@ -190,9 +194,10 @@ impl Clearml {
         &mut self,
         task: &str,
         news: News<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        let events = events(task, news.points, news.iterations);
+        let events = events(task, &news, &mut notes.names);
+        let refusals = &mut notes.refusals;
         let mut parts = refusals.parts("metric", events, EVENTS);
         while let Some(part) = parts.next(refusals) {
             match self.add_batch(&part).await {
@@ -254,7 +259,7 @@ impl Sink for Clearml {
         Ok(id.map(str::to_owned))
     }
 
-    async fn create(&mut self, run: &Run<'_>, refusals: &mut Refusals) -> Result<String, Failure> {
+    async fn create(&mut self, run: &Run<'_>, notes: &mut Notes) -> Result<String, Failure> {
         let name = cut(&run.group(&self.config.project), NAME);
         let remembered = self.projects.contains_key(&name);
         let mut created = self.create_in(&name, run, true).await;
@@ -267,7 +272,7 @@ impl Sink for Clearml {
             return created;
         };
         let id = self.create_in(&name, run, false).await?;
-        refusals.note("task", "name, tags and notes", &words);
+        notes.refusals.note("task", "name, tags and notes", &words);
         Ok(id)
     }
 
@@ -275,20 +280,16 @@ impl Sink for Clearml {
         &mut self,
         id: &str,
         run: &Run<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        self.list(PARAMETERS, id, parameters(run), refusals).await?;
+        self.list(PARAMETERS, id, parameters(run), &mut notes.refusals)
+            .await?;
         let body = json!({"task": id, "force": true, "status_reason": "started by Trainyard"});
         self.call("tasks.started", &body).await.map(drop)
     }
 
-    async fn tell(
-        &mut self,
-        id: &str,
-        news: News<'_>,
-        refusals: &mut Refusals,
-    ) -> Result<(), Failure> {
-        self.events(id, news, refusals).await?;
+    async fn tell(&mut self, id: &str, news: News<'_>, notes: &mut Notes) -> Result<(), Failure> {
+        self.events(id, news, notes).await?;
         let told = [
             ("best_checkpoint", news.best),
             ("last_checkpoint", news.last),
@@ -296,7 +297,8 @@ impl Sink for Clearml {
         let told = told
             .into_iter()
             .filter_map(|(key, uri)| Some(artifact(key, uri?)));
-        self.list(ARTIFACTS, id, told.collect(), refusals).await
+        self.list(ARTIFACTS, id, told.collect(), &mut notes.refusals)
+            .await
     }
 
     async fn finish(
@@ -304,15 +306,20 @@ impl Sink for Clearml {
         id: &str,
         run: &Run<'_>,
         end: &End,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        self.list(PARAMETERS, id, last_parameters(run), refusals)
+        self.list(PARAMETERS, id, last_parameters(run), &mut notes.refusals)
             .await?;
         let word = run.attempt.completion.as_ref();
         let model = word.and_then(|word| word.model_artifacts.as_deref());
         let model = model.map(|uri| artifact("model_artifacts", uri));
-        self.list(ARTIFACTS, id, model.into_iter().collect(), refusals)
-            .await?;
+        self.list(
+            ARTIFACTS,
+            id,
+            model.into_iter().collect(),
+            &mut notes.refusals,
+        )
+        .await?;
         let (path, reason) = match end.verdict {
             Verdict::Completed => ("tasks.completed", "completed"),
             Verdict::Failed => ("tasks.failed", "failed"),
@@ -356,131 +363,9 @@ fn not_added(words: String) -> Failure {
     }
 }
 
-fn artifact(key: &str, uri: &str) -> Item {
-    Item {
-        name: key.to_owned(),
-        body: json!({"key": key, "type": "custom", "mode": "output", "uri": uri}),
-    }
-}
-
-fn item(section: &str, name: &str, value: &str) -> Item {
-    // Names with dots or dollars are paths in its database.
-    let name = cut(&name.replace('.', "/").replace('$', "_"), NAME);
-    Item {
-        body: json!({"section": section, "name": name, "value": cut(value, VALUE)}),
-        name: format!("{section}/{name}"),
-    }
-}
-
-fn facts(facts: &[(&'static str, String)]) -> Vec<Item> {
-    let fact = |(name, value): &(&str, String)| {
-        let name = name.trim_start_matches("trainyard.");
-        item("trainyard", name, value)
-    };
-    facts.iter().map(fact).collect()
-}
-
-/// What the trainer's last word says.
-fn last_parameters(run: &Run<'_>) -> Vec<Item> {
-    let of = |section: &'static str, values: Vec<(String, f64)>| {
-        let values = values.into_iter();
-        values.map(move |(name, value)| item(section, &name, &value.to_string()))
-    };
-    let (_, best) = run.best_metrics();
-    let mut found = facts(&run.last_facts());
-    found.extend(of("final_metrics", run.final_metrics()));
-    found.extend(of("best_metrics", best));
-    found
-}
-
-fn parameters(run: &Run<'_>) -> Vec<Item> {
-    let facts = facts(&run.facts());
-    let general = run.parameters();
-    let general = general
-        .iter()
-        .map(|(name, value)| item("General", name, value));
-    facts.into_iter().chain(general).collect()
-}
-
-/// `metrics/mAP50` is variant `mAP50` of metric `metrics`. JSON has no NaN, so such values are left out.
-fn events(task: &str, points: &[StoredPoint], iterations: &[u64]) -> Vec<Item> {
-    let of_point = |(point, iteration): (&StoredPoint, &u64)| {
-        let report = &point.progress;
-        let finite = report.values.iter().filter(|(_, value)| value.is_finite());
-        let event = |(name, value): (&String, &f64)| {
-            let (metric, variant) = name.split_once('/').unwrap_or((name, name));
-            let body = json!({
-                "type": "training_stats_scalar",
-                "task": task,
-                "iter": iteration,
-                "metric": metric,
-                "variant": variant,
-                "value": value,
-                "timestamp": millis(report.at),
-            });
-            let name = name.clone();
-            Item { name, body }
-        };
-        finite.map(event).collect::<Vec<_>>()
-    };
-    points.iter().zip(iterations).flat_map(of_point).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use trainyard_core::{ids::AttemptNo, record::Progress, spec::JobSpec};
-
-    use super::{
-        super::runs::tests::{run, running},
-        *,
-    };
-
-    #[test]
-    fn a_point_is_an_event_for_each_finite_value() {
-        let values = [("loss", 0.5), ("metrics/mAP50(B)", 0.25), ("nan", f64::NAN)];
-        let progress = Progress {
-            at: Timestamp(1_795_396_822_543_843),
-            epoch: 3,
-            total_epochs: 5,
-            step: None,
-            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-            has_metrics: true,
-            checkpoint: None,
-            best_checkpoint: None,
-        };
-        let point = StoredPoint {
-            id: 1,
-            attempt: AttemptNo(1),
-            progress,
-        };
-        let found = events("t", &[point], &[40]);
-        let bodies = found.iter().map(|event| &event.body);
-        let names: Vec<_> = bodies
-            .map(|event| (event["metric"].as_str(), event["variant"].as_str()))
-            .collect();
-        let expected = [
-            (Some("loss"), Some("loss")),
-            (Some("metrics"), Some("mAP50(B)")),
-        ];
-        assert_eq!(names, expected);
-        assert_eq!(found[0].body["iter"], 40);
-        assert_eq!(found[0].body["timestamp"], 1_795_396_822_543_i64);
-    }
-
-    #[test]
-    fn parameters_stand_in_sections_and_their_names_are_no_paths() {
-        let job = running(JobSpec {
-            advanced_config: Some(json!({"optimizer": {"name": "sgd"}})),
-            ..JobSpec::default()
-        });
-        let found = parameters(&run(&job, 0));
-        let has = |section: &str, name: &str, value: &str| {
-            let body = json!({"section": section, "name": name, "value": value});
-            found.iter().any(|item| item.body == body)
-        };
-        assert!(has("General", "advanced_config/optimizer/name", "sgd"));
-        assert!(has("trainyard", "job_id", "7"), "{found:?}");
-    }
+    use super::*;
 
     #[test]
     fn a_name_is_asked_for_as_itself() {

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 use trainyard_core::{
     failure::{FailureClass, Outcome, judge},
+    ids::AttemptNo,
     job::{Attempt, Job, JobState},
     time::Timestamp,
 };
@@ -34,13 +35,21 @@ struct Fact<'a> {
     more: Value,
 }
 
-/// All changes that are not told yet, in order, and what is told then. `points` are all those of the
-/// job with an id above `told.last_point` that name a checkpoint.
+/// The points of a job behind those that are told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Page {
+    /// Those that name a checkpoint, in order.
+    pub(super) points: Vec<StoredPoint>,
+    /// There may be more: the attempt and id of the last point that was looked at.
+    pub(super) more: Option<(AttemptNo, u64)>,
+}
+
+/// The changes that are not told yet, in order, up to the end of the page, and what is told then.
 pub(super) fn untold(
     instance: &str,
     job: &Job,
     told: &ToldRow,
-    points: &[StoredPoint],
+    page: &Page,
 ) -> (Vec<Event>, ToldRow) {
     let mut next = told.clone();
     let mut facts = Vec::new();
@@ -48,10 +57,14 @@ pub(super) fn untold(
         next.submitted = true;
         facts.push(fact("submitted", job.created_at, None));
     }
-    for attempt in &job.attempts {
-        of_attempt(job, attempt, points, &mut next, &mut facts);
+    let reached = |attempt: &&Attempt| page.more.is_none_or(|(last, _)| attempt.number <= last);
+    for attempt in job.attempts.iter().filter(reached) {
+        of_attempt(job, attempt, page, &mut next, &mut facts);
     }
-    if job.state == JobState::Cancelled && next.cancelled_at != Some(job.state_since) {
+    if page.more.is_none()
+        && job.state == JobState::Cancelled
+        && next.cancelled_at != Some(job.state_since)
+    {
         next.cancelled_at = Some(job.state_since);
         if !ended_by_attempt(job) {
             let mut waiting = fact("cancelled", job.state_since, None);
@@ -60,9 +73,9 @@ pub(super) fn untold(
             facts.push(waiting);
         }
     }
-    if let Some(last) = points.last() {
-        next.last_point = next.last_point.max(last.id);
-    }
+    let looked_at = page.more.map(|(_, id)| id);
+    let last = looked_at.or_else(|| page.points.last().map(|point| point.id));
+    next.last_point = next.last_point.max(last.unwrap_or(0));
     let events = facts.into_iter().map(|fact| event(instance, job, fact));
     (events.collect(), next)
 }
@@ -70,7 +83,7 @@ pub(super) fn untold(
 fn of_attempt<'a>(
     job: &Job,
     attempt: &'a Attempt,
-    points: &[StoredPoint],
+    page: &Page,
     next: &mut ToldRow,
     facts: &mut Vec<Fact<'a>>,
 ) {
@@ -81,7 +94,7 @@ fn of_attempt<'a>(
         facts.push(fact("started", at, Some(attempt)));
     }
     let own = |point: &&StoredPoint| point.attempt == attempt.number;
-    for point in points.iter().filter(own) {
+    for point in page.points.iter().filter(own) {
         let report = &point.progress;
         let mut checkpoint = fact("checkpoint", report.at, Some(attempt));
         checkpoint.mark = Some(point.id.to_string());
@@ -96,7 +109,8 @@ fn of_attempt<'a>(
         .attempt()
         .is_some_and(|newest| newest.number == attempt.number);
     let is_live = is_newest && job.allocation().is_some();
-    if is_live || next.ended >= attempt.number {
+    let goes_on = page.more.is_some_and(|(last, _)| last == attempt.number);
+    if is_live || goes_on || next.ended >= attempt.number {
         return;
     }
     next.ended = attempt.number;
@@ -190,7 +204,6 @@ fn event(instance: &str, job: &Job, fact: Fact<'_>) -> Event {
 mod tests {
     use trainyard_core::{
         failure::TaskEnd,
-        ids::AttemptNo,
         job::Event as Happened,
         record::{Checkpoint, Progress},
         spec::JobSpec,
@@ -227,6 +240,10 @@ mod tests {
         }
     }
 
+    fn page(points: Vec<StoredPoint>) -> Page {
+        Page { points, more: None }
+    }
+
     fn failed() -> Job {
         let end = TaskEnd {
             exit_code: Some(3),
@@ -238,7 +255,7 @@ mod tests {
     #[test]
     fn a_whole_life_that_nobody_was_told_of_is_told_in_order_and_once() {
         let job = failed();
-        let (events, told) = untold("i", &job, &ToldRow::default(), &[checkpoint(4)]);
+        let (events, told) = untold("i", &job, &ToldRow::default(), &page(vec![checkpoint(4)]));
         assert_eq!(
             kinds(&events),
             ["submitted", "started", "checkpoint", "failed"]
@@ -257,20 +274,36 @@ mod tests {
             !format!("{events:?}").contains("hush"),
             "no secret of an attempt"
         );
-        let (again, same) = untold("i", &job, &told, &[]);
+        let (again, same) = untold("i", &job, &told, &Page::default());
         assert_eq!((again, same), (vec![], told));
+    }
+
+    #[test]
+    fn the_end_of_an_attempt_comes_behind_the_checkpoints_of_its_last_page() {
+        let job = failed().step(T, Happened::RestartRequested).unwrap().job;
+        let job = job.step(T, Happened::CancelRequested).unwrap().job;
+        let first = Page {
+            points: vec![checkpoint(4)],
+            more: Some((AttemptNo(1), 9)),
+        };
+        let (events, told) = untold("i", &job, &ToldRow::default(), &first);
+        assert_eq!(kinds(&events), ["submitted", "started", "checkpoint"]);
+        assert_eq!(told.last_point, 9, "what names none is not read again");
+        let (events, told) = untold("i", &job, &told, &page(vec![checkpoint(12)]));
+        assert_eq!(kinds(&events), ["checkpoint", "failed", "cancelled"]);
+        assert_eq!(told.last_point, 12);
     }
 
     #[test]
     fn what_was_told_before_is_not_told_again_when_the_job_goes_on() {
         let live = running(JobSpec::default());
-        let (events, told) = untold("i", &live, &ToldRow::default(), &[]);
+        let (events, told) = untold("i", &live, &ToldRow::default(), &Page::default());
         assert_eq!(kinds(&events), ["submitted", "started"]);
         let end = TaskEnd {
             exit_code: Some(0),
             ..TaskEnd::default()
         };
-        let (events, _) = untold("i", &ended(&live, end), &told, &[]);
+        let (events, _) = untold("i", &ended(&live, end), &told, &Page::default());
         assert_eq!(kinds(&events), ["completed"]);
     }
 
@@ -278,19 +311,19 @@ mod tests {
     fn a_cancel_while_the_job_waits_is_told_for_each_time() {
         let accepted = failed();
         let mut told = ToldRow::default();
-        (_, told) = untold("i", &accepted, &told, &[]);
+        (_, told) = untold("i", &accepted, &told, &Page::default());
         let mut ids = Vec::new();
         let mut job = accepted;
         for at in [T, T.plus(std::time::Duration::from_secs(1))] {
             job = job.step(at, Happened::RestartRequested).unwrap().job;
             job = job.step(at, Happened::CancelRequested).unwrap().job;
-            let (events, next) = untold("i", &job, &told, &[]);
+            let (events, next) = untold("i", &job, &told, &Page::default());
             assert_eq!(kinds(&events), ["cancelled"]);
             ids.push(events[0].id.clone());
             told = next;
         }
         assert_ne!(ids[0], ids[1]);
-        assert_eq!(untold("i", &job, &told, &[]).0, []);
+        assert_eq!(untold("i", &job, &told, &Page::default()).0, []);
     }
 
     #[test]
@@ -300,7 +333,7 @@ mod tests {
             ..TaskEnd::default()
         };
         let job = ended(&running(JobSpec::default()), end);
-        let (events, _) = untold("i", &job, &ToldRow::default(), &[]);
+        let (events, _) = untold("i", &job, &ToldRow::default(), &Page::default());
         assert_eq!(kinds(&events), ["submitted", "started", "cancelled"]);
     }
 }

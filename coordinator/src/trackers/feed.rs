@@ -11,6 +11,7 @@ use trainyard_core::{
 
 use super::{
     http::Failure,
+    names::Names,
     refusals::Refusals,
     rows::RunRow,
     runs::{End, Run},
@@ -25,7 +26,7 @@ use crate::{
     store::{Change, Store, StoredPoint},
 };
 
-/// Points that are read and sent at once.
+/// Points that are read and sent at once, unless their texts are long.
 const PAGE: usize = 500;
 
 /// What is new of an attempt.
@@ -39,6 +40,24 @@ pub(super) struct News<'a> {
     pub(super) best: Option<&'a str>,
     /// The last checkpoint, if it is another one.
     pub(super) last: Option<&'a str>,
+}
+
+/// What is remembered of an attempt from one call to the next.
+#[derive(Debug)]
+pub(super) struct Notes {
+    /// What it does not take.
+    pub(super) refusals: Refusals,
+    /// Under which names its metrics stand there.
+    pub(super) names: Names,
+}
+
+impl Notes {
+    fn of(row: &RunRow) -> Self {
+        Self {
+            refusals: Refusals::after(row.refused.clone()),
+            names: row.names.clone(),
+        }
+    }
 }
 
 /// A tracker of runs. Each call may be repeated.
@@ -56,7 +75,7 @@ pub(super) trait Sink: Send + 'static {
     fn create(
         &mut self,
         run: &Run<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> impl Future<Output = Result<String, Failure>> + Send;
 
     /// Sends its parameters and tags.
@@ -64,7 +83,7 @@ pub(super) trait Sink: Send + 'static {
         &mut self,
         id: &str,
         run: &Run<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Sends points and checkpoints.
@@ -72,7 +91,7 @@ pub(super) trait Sink: Send + 'static {
         &mut self,
         id: &str,
         news: News<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Sends its end.
@@ -81,7 +100,7 @@ pub(super) trait Sink: Send + 'static {
         id: &str,
         run: &Run<'_>,
         end: &End,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
@@ -100,6 +119,8 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Feed<S> {
     pub(super) name: String,
+    /// A mark of the tracker's address: runs of another one are not there.
+    pub(super) server: String,
     pub(super) store: Store,
     pub(super) jobs: JobsRef,
     pub(super) sink: S,
@@ -157,26 +178,47 @@ impl<S: Sink> Feed<S> {
         row: &mut RunRow,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
+        self.here(&run, row).await?;
         let id = self.create(&run, row, tally).await?;
         self.note_run(&run, &id).await?;
         if !row.described {
-            let mut refusals = Refusals::after(row.refused.clone());
-            self.sink.describe(&id, &run, &mut refusals).await?;
-            self.lost(refusals, row, tally);
+            let mut notes = Notes::of(row);
+            self.sink.describe(&id, &run, &mut notes).await?;
+            self.lost(notes, row, tally);
             row.described = true;
             tally.success = true;
             self.note(row).await?;
         }
         self.points(&id, &run, row, tally).await?;
         if let Some(end) = run.end() {
-            let mut refusals = Refusals::after(row.refused.clone());
-            self.sink.finish(&id, &run, &end, &mut refusals).await?;
-            self.lost(refusals, row, tally);
+            let mut notes = Notes::of(row);
+            self.sink.finish(&id, &run, &end, &mut notes).await?;
+            self.lost(notes, row, tally);
             row.done = true;
             tally.success = true;
             self.note(row).await?;
         }
         Ok(())
+    }
+
+    /// A run that stands on another server is begun anew on this one, from its first point, unless it is found
+    /// here: then only the address is another one.
+    async fn here(&mut self, run: &Run<'_>, row: &mut RunRow) -> Result<(), Failure> {
+        if row.server == self.server {
+            return Ok(());
+        }
+        // Rows from before servers were told apart are of this one.
+        if !row.server.is_empty() && row.run.is_some() && self.sink.find(run).await? != row.run {
+            let (job, attempt) = (row.job, row.attempt.0);
+            tracing::info!(tracker = self.name, %job, attempt,
+                "this attempt stands on the server of an earlier address; it begins anew on this one");
+            *row = RunRow {
+                begun: true,
+                ..RunRow::new(&self.name, row.job, row.attempt)
+            };
+        }
+        row.server.clone_from(&self.server);
+        self.note(row).await
     }
 
     /// Creation cannot be repeated: that it was begun is noted first, and then it is looked for.
@@ -197,12 +239,12 @@ impl<S: Sink> Feed<S> {
                 None
             }
         };
-        let mut refusals = Refusals::after(row.refused.clone());
+        let mut notes = Notes::of(row);
         let id = match found {
             Some(id) => id,
-            None => self.sink.create(run, &mut refusals).await?,
+            None => self.sink.create(run, &mut notes).await?,
         };
-        self.lost(refusals, row, tally);
+        self.lost(notes, row, tally);
         row.run = Some(id.clone());
         self.note(row).await?;
         Ok(id)
@@ -218,7 +260,6 @@ impl<S: Sink> Feed<S> {
         let (best, last) = run.checkpoints();
         loop {
             let page = self.store.points(row.job, row.last_point, PAGE)?;
-            let more = page.len() == PAGE;
             let (own, upto) = own(page, row.attempt, row.last_point);
             let mut counted = row.iterations.clone();
             let iteration = |point: &StoredPoint| {
@@ -238,9 +279,9 @@ impl<S: Sink> Feed<S> {
                 return Ok(());
             }
             if !nothing {
-                let mut refusals = Refusals::after(row.refused.clone());
-                self.sink.tell(id, news, &mut refusals).await?;
-                self.lost(refusals, row, tally);
+                let mut notes = Notes::of(row);
+                self.sink.tell(id, news, &mut notes).await?;
+                self.lost(notes, row, tally);
                 tally.taken += u64::try_from(own.len()).unwrap_or(u64::MAX);
                 tally.success = true;
             }
@@ -248,17 +289,16 @@ impl<S: Sink> Feed<S> {
             row.iterations = counted;
             row.best = best.clone().or_else(|| row.best.take());
             row.last = last.clone().or_else(|| row.last.take());
+            // A page may be short and not the last: the next one says so by being empty.
             self.note(row).await?;
-            if !more {
-                return Ok(());
-            }
         }
     }
 
     /// What was refused is told once, and kept with what the tracker has.
-    fn lost(&self, refusals: Refusals, row: &mut RunRow, tally: &mut Tally) {
-        let (known, news) = refusals.end();
+    fn lost(&self, notes: Notes, row: &mut RunRow, tally: &mut Tally) {
+        let (known, news) = notes.refusals.end();
         row.refused = known;
+        row.names = notes.names;
         for (what, why) in news {
             let (job, attempt) = (row.job, row.attempt.0);
             tracing::warn!(tracker = self.name, %job, attempt, what, error = why,
@@ -290,6 +330,7 @@ impl<S: Sink> Feed<S> {
         let known = self.store.document::<RunRow>(&key)?;
         Ok(known.unwrap_or_else(|| RunRow {
             last_point: earlier,
+            server: self.server.clone(),
             ..RunRow::new(&self.name, job.id, attempt)
         }))
     }
@@ -308,6 +349,12 @@ impl<S: Sink> Feed<S> {
         self.store.commit_and_wait(vec![Change::put(row)]).await?;
         Ok(())
     }
+}
+
+/// By which a server is known again; the address itself is no matter of the store.
+pub(super) fn server(url: &str) -> String {
+    let hash = blake3::hash(url.trim_end_matches('/').as_bytes()).to_hex();
+    hash.chars().take(16).collect()
 }
 
 /// The points of an attempt, and up to where the page is settled: those of an older attempt are

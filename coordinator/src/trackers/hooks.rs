@@ -12,20 +12,20 @@ use std::{
 use aws_lc_rs::hmac;
 use futures::future::join_all;
 use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
-use trainyard_core::{ids::JobId, time::Timestamp};
+use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
 
 use super::{
-    actor::backoff,
-    events::untold,
+    events::{Event, Page, untold},
     feed::Tally,
     http::{self, Failure},
     parked::Failing,
-    rows::{DeliveryRow, ToldRow},
+    rows::{DeliveryRow, ToldRow, WaitingRow},
+    waits::wait_after,
 };
 use crate::{
     clock,
     config::WebhookConfig,
-    store::{Change, Store, StoredPoint},
+    store::{Change, Store},
 };
 
 /// Deliveries that wait before no more are made; what changes beyond that is found later.
@@ -65,7 +65,7 @@ impl Hook {
         client: Client,
         config: WebhookConfig,
     ) -> Result<Self, Failure> {
-        let kept = store.documents::<DeliveryRow>(&format!("{name}/"))?;
+        let kept = store.documents::<WaitingRow>(&format!("{name}/"))?;
         let mut hook = Self {
             name,
             store,
@@ -78,59 +78,69 @@ impl Hook {
         };
         for delivery in kept {
             hook.last_number = hook.last_number.max(delivery.number);
-            hook.enqueue(&delivery);
+            hook.enqueue(delivery.job, delivery.number, delivery.due_at);
         }
         Ok(hook)
     }
 
-    fn enqueue(&mut self, delivery: &DeliveryRow) {
-        let queue = self.queues.entry(delivery.job).or_default();
+    fn enqueue(&mut self, job: JobId, number: u64, due_at: Timestamp) {
+        let queue = self.queues.entry(job).or_default();
         if queue.numbers.is_empty() {
-            queue.due_at = delivery.due_at;
+            queue.due_at = due_at;
         }
-        queue.numbers.push_back(delivery.number);
+        queue.numbers.push_back(number);
         self.waiting += 1;
     }
 
-    /// Something was not taken, and nothing was since.
-    pub(super) fn is_failing(&self) -> bool {
-        !self.failing.is_empty()
+    /// What was not taken since anything was.
+    pub(super) fn failing(&self) -> &Failing {
+        &self.failing
     }
 
     pub(super) fn is_full(&self) -> bool {
         self.waiting >= MOST
     }
 
-    /// Puts what changed of a job into the outbox.
+    /// Puts what changed of a job into the outbox, a page of its points at a time.
     pub(super) async fn job(&mut self, id: JobId) -> Result<(), Failure> {
         let Some(job) = self.store.job(id)? else {
             return Ok(());
         };
         let key = ToldRow::key_of(&self.name, id);
         let told = self.store.document::<ToldRow>(&key)?;
-        let told = told.unwrap_or_else(|| ToldRow {
+        let mut told = told.unwrap_or_else(|| ToldRow {
             tracker: self.name.clone(),
             job: id,
             ..ToldRow::default()
         });
-        let points = self.checkpoints(id, told.last_point)?;
-        let (events, next) = untold(self.store.instance(), &job, &told, &points);
-        if next == told {
-            return Ok(());
+        loop {
+            let page = self.page(&job, told.last_point)?;
+            let (events, next) = untold(self.store.instance(), &job, &told, &page);
+            if next != told {
+                self.put(&next, events).await?;
+            }
+            if page.more.is_none() {
+                return Ok(());
+            }
+            told = next;
         }
+    }
+
+    /// The deliveries and the note that they are made are one commit.
+    async fn put(&mut self, next: &ToldRow, events: Vec<Event>) -> Result<(), Failure> {
         let wanted = |kind: &str| {
             let events = &self.config.events;
             events.is_empty() || events.iter().any(|event| event == kind)
         };
         let now = clock::now();
-        let mut changes = vec![Change::put(&next)];
-        let mut rows = Vec::new();
+        let mut changes = vec![Change::put(next)];
+        let first = self.last_number + 1;
         for event in events.into_iter().filter(|event| wanted(event.kind)) {
             self.last_number += 1;
             let row = DeliveryRow {
                 tracker: self.name.clone(),
                 number: self.last_number,
-                job: id,
+                job: next.job,
                 event: event.kind.to_owned(),
                 id: event.id,
                 body: event.body.to_string(),
@@ -139,42 +149,38 @@ impl Hook {
                 due_at: now,
             };
             changes.push(Change::put(&row));
-            rows.push(row);
         }
         self.store.commit_and_wait(changes).await?;
-        for row in &rows {
-            self.enqueue(row);
+        for number in first..=self.last_number {
+            self.enqueue(next.job, number, now);
         }
         Ok(())
     }
 
-    /// All points above `after` that name a checkpoint.
-    fn checkpoints(&self, job: JobId, mut after: u64) -> Result<Vec<StoredPoint>, Failure> {
-        let mut found = Vec::new();
-        loop {
-            let page = self.store.points(job, after, PAGE)?;
-            let Some(last) = page.last().map(|point| point.id) else {
-                return Ok(found);
-            };
-            after = last;
-            let named = |point: &StoredPoint| {
-                point.progress.checkpoint.is_some() || point.progress.best_checkpoint.is_some()
-            };
-            found.extend(page.into_iter().filter(named));
-        }
+    /// The next points of a job that name a checkpoint. Those of an attempt that began after the job was
+    /// read are left for the next time.
+    fn page(&self, job: &Job, after: u64) -> Result<Page, Failure> {
+        let newest = job.attempt().map(|newest| newest.number);
+        let mut points = self.store.points(job.id, after, PAGE)?;
+        let more = points.len() == PAGE;
+        let known = points.partition_point(|point| Some(point.attempt) <= newest);
+        points.truncate(known);
+        let more = more.then(|| points.last().map(|last| (last.attempt, last.id)));
+        points.retain(|point| {
+            point.progress.checkpoint.is_some() || point.progress.best_checkpoint.is_some()
+        });
+        Ok(Page {
+            points,
+            more: more.flatten(),
+        })
     }
 
     /// Sends the oldest delivery of some jobs that are due, and says what failed of them. An error says
     /// that the receiver is to be left alone for a while: none was taken, and that is not one job's fault.
     pub(super) async fn deliver(&mut self, tally: &mut Tally) -> Result<Option<Failure>, Failure> {
         let now = clock::now();
-        let due = self.queues.iter().filter(|(_, queue)| queue.due_at <= now);
-        let heads: Vec<_> = due
-            .filter_map(|(_, queue)| queue.numbers.front().copied())
-            .take(AT_ONCE)
-            .collect();
         let mut rows = Vec::new();
-        for number in heads {
+        for number in self.heads(now) {
             let key = DeliveryRow::key_of(&self.name, number);
             rows.extend(self.store.document::<DeliveryRow>(&key)?);
         }
@@ -200,6 +206,18 @@ impl Hook {
             Some(failure) if stands && !moved => Err(failure),
             failed => Ok(failed),
         }
+    }
+
+    /// The first of those queues that are due the longest: jobs that fail again and again come behind those
+    /// that were not tried yet.
+    fn heads(&self, now: Timestamp) -> Vec<u64> {
+        let due = self.queues.values().filter(|queue| queue.due_at <= now);
+        let mut heads: Vec<_> = due
+            .filter_map(|queue| Some((queue.due_at, *queue.numbers.front()?)))
+            .collect();
+        heads.sort_unstable();
+        heads.truncate(AT_ONCE);
+        heads.into_iter().map(|(_, number)| number).collect()
     }
 
     /// Takes a delivery out of the outbox, or notes when it is tried again and says why.
@@ -229,11 +247,7 @@ impl Hook {
                 tally.dropped += 1;
             }
             Err(failure) => {
-                let asked = match &failure {
-                    Failure::Away(_, asked) | Failure::Later(_, asked) => *asked,
-                    Failure::Refused(_) | Failure::Never(_) | Failure::Ours(_) => None,
-                };
-                let wait = asked.unwrap_or_else(|| backoff(row.tries));
+                let wait = wait_after(&failure, row.tries);
                 row.tries = row.tries.saturating_add(1);
                 row.due_at = now.plus(wait);
                 if let Some(queue) = self.queues.get_mut(&job) {

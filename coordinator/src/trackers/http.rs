@@ -26,7 +26,8 @@ pub(super) enum Failure {
     Away(String, Option<Duration>),
     /// Try again: it failed with what was sent, or is ill; others may be taken. It may say when.
     Later(String, Option<Duration>),
-    /// Try again, seldom: it does not know our credentials, which an operator must change.
+    /// Try again, seldom: it does not know our credentials, or they are not good for this job; an operator
+    /// must change that.
     Refused(String),
     /// It will never take this.
     Never(String),
@@ -37,6 +38,14 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn later(words: impl Into<String>) -> Self {
         Self::Later(words.into(), None)
+    }
+
+    /// It may be about one job alone: the next one may be taken.
+    pub(super) fn may_be_of_one_job(&self) -> bool {
+        match self {
+            Self::Later(..) | Self::Refused(_) => true,
+            Self::Away(..) | Self::Never(_) | Self::Ours(_) => false,
+        }
     }
 
     /// In words, for people.

@@ -11,12 +11,13 @@ use trainyard_config::Secret;
 use trainyard_core::job::Tracker;
 
 use super::{
-    feed::{News, Sink},
+    feed::{News, Notes, Sink},
     http::{self, Answer, Failure},
+    names::Names,
     refusals::{Item, Refusals},
     runs::{End, Run, Verdict, cut, millis},
 };
-use crate::{config::MlflowConfig, store::StoredPoint};
+use crate::config::MlflowConfig;
 
 /// Metrics in one call; with the tags of a call it stays below 1,000 entries in all.
 const METRICS: usize = 900;
@@ -207,7 +208,7 @@ impl Sink for Mlflow {
         Ok(id.map(str::to_owned))
     }
 
-    async fn create(&mut self, run: &Run<'_>, _: &mut Refusals) -> Result<String, Failure> {
+    async fn create(&mut self, run: &Run<'_>, _: &mut Notes) -> Result<String, Failure> {
         let name = experiment_name(&self.config, run);
         let remembered = self.experiments.contains_key(&name);
         match self.create_in(&name, run).await {
@@ -224,19 +225,16 @@ impl Sink for Mlflow {
         &mut self,
         id: &str,
         run: &Run<'_>,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        self.log(id, "tags", tags(run), refusals).await?;
-        self.log(id, "params", params(run), refusals).await
+        self.log(id, "tags", tags(run), &mut notes.refusals).await?;
+        self.log(id, "params", params(run), &mut notes.refusals)
+            .await
     }
 
-    async fn tell(
-        &mut self,
-        id: &str,
-        news: News<'_>,
-        refusals: &mut Refusals,
-    ) -> Result<(), Failure> {
-        self.log(id, "metrics", metrics(news.points), refusals)
+    async fn tell(&mut self, id: &str, news: News<'_>, notes: &mut Notes) -> Result<(), Failure> {
+        let metrics = metrics(&news, &mut notes.names);
+        self.log(id, "metrics", metrics, &mut notes.refusals)
             .await?;
         let told = [
             ("trainyard.best_checkpoint", news.best),
@@ -245,7 +243,8 @@ impl Sink for Mlflow {
         let told = told
             .into_iter()
             .filter_map(|(key, uri)| Some(tag(key, uri?)));
-        self.log(id, "tags", told.collect(), refusals).await
+        self.log(id, "tags", told.collect(), &mut notes.refusals)
+            .await
     }
 
     async fn finish(
@@ -253,16 +252,18 @@ impl Sink for Mlflow {
         id: &str,
         run: &Run<'_>,
         end: &End,
-        refusals: &mut Refusals,
+        notes: &mut Notes,
     ) -> Result<(), Failure> {
-        self.log(id, "metrics", last_metrics(run, end), refusals)
+        let metrics = last_metrics(run, end, &mut notes.names);
+        self.log(id, "metrics", metrics, &mut notes.refusals)
             .await?;
         let mut facts = run.last_facts();
         if !end.message.is_empty() {
             facts.push(("trainyard.outcome", end.message.clone()));
         }
         let facts = facts.iter().map(|(key, value)| tag(key, value));
-        self.log(id, "tags", facts.collect(), refusals).await?;
+        self.log(id, "tags", facts.collect(), &mut notes.refusals)
+            .await?;
         let status = match end.verdict {
             Verdict::Completed => "FINISHED",
             Verdict::Failed => "FAILED",
@@ -315,52 +316,49 @@ fn tags(run: &Run<'_>) -> Vec<Value> {
     tags
 }
 
-/// Two names that look the same to MLflow get numbers.
 fn params(run: &Run<'_>) -> Vec<Value> {
-    let mut taken: BTreeMap<String, u32> = BTreeMap::new();
-    let unique = |(name, value): (String, String)| {
-        let name = key(&name);
-        let seen = taken.entry(name.clone()).or_default();
-        *seen += 1;
-        let name = match *seen {
-            1 => name,
-            n => format!("{}_{n}", cut_key(&name)),
-        };
-        json!({"key": name, "value": cut(&value, VALUE)})
-    };
-    run.parameters().into_iter().map(unique).collect()
+    let (all, mut names) = (run.parameters(), Names::default());
+    names.of_report(all.iter().map(|(name, _)| name), key);
+    let param = |(name, value): &(String, String)| json!({"key": names.spell(name, key(name)), "value": cut(value, VALUE)});
+    all.iter().map(param).collect()
 }
 
-fn metrics(points: &[StoredPoint]) -> Vec<Value> {
-    let of_point = |point: &StoredPoint| {
+/// Each point has a step of its own: the epoch, or what is counted where steps are reported.
+fn metrics(news: &News<'_>, names: &mut Names) -> Vec<Value> {
+    let mut found = Vec::new();
+    for (point, iteration) in news.points.iter().zip(news.iterations) {
         let report = &point.progress;
-        let at = (millis(report.at), report.epoch);
-        let values = report.values.iter();
-        let entries: Vec<_> = values
-            .map(|(name, value)| metric(&key(name), *value, at))
-            .collect();
-        entries
-    };
-    points.iter().flat_map(of_point).collect()
+        let at = (millis(report.at), *iteration);
+        names.of_report(report.values.keys(), key);
+        for (name, value) in &report.values {
+            found.push(metric(&names.spell(name, key(name)), *value, at));
+        }
+    }
+    found
 }
 
-/// Those of the trainer's last word: the last ones, and those of its best epoch.
-fn last_metrics(run: &Run<'_>, end: &End) -> Vec<Value> {
+/// Those of the trainer's last word: the last ones, and those of its best epoch. Reports may have the same
+/// names, so these are names of their own.
+fn last_metrics(run: &Run<'_>, end: &End, names: &mut Names) -> Vec<Value> {
     let epochs = run.attempt.completion.as_ref();
     let last = epochs.map_or(0, |word| word.epochs_completed);
     let (best_epoch, best) = run.best_metrics();
-    let of = |prefix: &'static str, values: Vec<(String, f64)>, step: u32| {
-        let at = (millis(end.at), step);
-        values
-            .into_iter()
-            .map(move |(name, value)| metric(&key(&format!("{prefix}/{name}")), value, at))
-    };
-    let best = of("best", best, best_epoch.unwrap_or(last));
-    of("final", run.final_metrics(), last).chain(best).collect()
+    let mut found = Vec::new();
+    for (prefix, values, epoch) in [
+        ("final", run.final_metrics(), last),
+        ("best", best, best_epoch.unwrap_or(last)),
+    ] {
+        for (name, value) in values {
+            let spelled = key(&format!("{prefix}/{name}"));
+            let key = names.spell(&format!("{prefix}: {name}"), spelled);
+            found.push(metric(&key, value, (millis(end.at), u64::from(epoch))));
+        }
+    }
+    found
 }
 
 /// JSON has no NaN; protobuf's JSON spells it as a text.
-fn metric(key: &str, value: f64, (at, epoch): (i64, u32)) -> Value {
+fn metric(key: &str, value: f64, (at, step): (i64, u64)) -> Value {
     let value = if value.is_finite() {
         json!(value)
     } else if value.is_nan() {
@@ -370,7 +368,7 @@ fn metric(key: &str, value: f64, (at, epoch): (i64, u32)) -> Value {
     } else {
         json!("-Infinity")
     };
-    json!({"key": key, "value": value, "timestamp": at, "step": epoch})
+    json!({"key": key, "value": value, "timestamp": at, "step": step})
 }
 
 /// A name of characters that MLflow takes, and no path that leads elsewhere.
@@ -388,11 +386,6 @@ fn key(name: &str) -> String {
     parts.join("/").chars().take(NAME).collect()
 }
 
-/// Leaves room for a number.
-fn cut_key(name: &str) -> String {
-    name.chars().take(NAME - 8).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use trainyard_core::{ids::AttemptNo, record::Progress, spec::JobSpec, time::Timestamp};
@@ -401,6 +394,7 @@ mod tests {
         super::runs::tests::{run, running},
         *,
     };
+    use crate::store::StoredPoint;
 
     #[test]
     fn names_are_spelled_so_that_mlflow_takes_them() {
@@ -431,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_a_metric_for_each_value_with_its_epoch_and_time() {
+    fn a_point_is_a_metric_for_each_value_with_its_iteration_and_time() {
         let values = [("loss", 0.5), ("nan", f64::NAN), ("inf", f64::NEG_INFINITY)];
         let progress = Progress {
             at: Timestamp(1_795_396_822_543_843),
@@ -448,8 +442,14 @@ mod tests {
             attempt: AttemptNo(1),
             progress,
         };
-        let found = metrics(&[point]);
-        let expected = |key: &str, value: Value| json!({"key": key, "value": value, "timestamp": 1_795_396_822_543_i64, "step": 3});
+        let news = News {
+            points: &[point],
+            iterations: &[40],
+            best: None,
+            last: None,
+        };
+        let found = metrics(&news, &mut Names::default());
+        let expected = |key: &str, value: Value| json!({"key": key, "value": value, "timestamp": 1_795_396_822_543_i64, "step": 40});
         assert_eq!(
             found,
             [

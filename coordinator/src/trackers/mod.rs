@@ -7,10 +7,12 @@
 //!    ├ parked    jobs that are not taken for now; the others go on
 //!    ├ feed      runs and their points: what is still to be sent of a job (MLflow, ClearML)
 //!    │  ├ refusals   finds the one thing of a batch that is refused, so that only it is lost
+//!    │  ├ names    two names of ours are never one there
 //!    │  ├ iterations how points are counted where there are no epochs
 //!    │  ├ mlflow   its calls         ┐
 //!    │  └ clearml  its calls         ├ what a job looks like there is in `runs`, pure
 //!    └ hooks     changes into a durable outbox, and out of it; which changes is in `events`, pure
+//! waits        how long something is left alone after it was not taken
 //! http         the one client: time-outs, what a refusal means
 //! rows         cursors and outbox as they are stored
 //! status       what is shown of each
@@ -28,13 +30,18 @@ mod hooks;
 mod http;
 mod iterations;
 mod mlflow;
+mod names;
 mod parked;
 mod refusals;
 mod rows;
 mod runs;
 mod status;
 mod supervisor;
+mod waits;
 mod walk;
+
+#[cfg(test)]
+mod tests;
 
 pub use status::{Board, Kind, State, Status};
 pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};

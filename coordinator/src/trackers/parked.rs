@@ -34,24 +34,33 @@ struct Waiting {
 
 /// Jobs that failed since anything was taken.
 #[derive(Debug, Default)]
-pub(super) struct Failing(BTreeSet<JobId>);
+pub(super) struct Failing {
+    jobs: BTreeSet<JobId>,
+    /// The last one for the sake of credentials.
+    refused: bool,
+}
 
 impl Failing {
     /// Something was taken: the tracker is well.
     pub(super) fn taken(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     /// A job was not taken; whether the tracker is to be left alone altogether.
     pub(super) fn failed(&mut self, job: JobId, failure: &Failure) -> bool {
-        if self.0.len() < SEVERAL {
-            self.0.insert(job);
+        self.refused = matches!(failure, Failure::Refused(_));
+        if self.jobs.len() < SEVERAL {
+            self.jobs.insert(job);
         }
-        !matches!(failure, Failure::Later(..)) || self.0.len() >= SEVERAL
+        !failure.may_be_of_one_job() || self.jobs.len() >= SEVERAL
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.jobs.is_empty()
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
     }
 }
 
@@ -80,11 +89,7 @@ impl Parked {
 
     /// The failure may be this job's alone.
     pub(super) fn may_take(&self, failure: &Failure) -> bool {
-        let of_the_job = match failure {
-            Failure::Later(..) | Failure::Refused(_) => true,
-            Failure::Away(..) | Failure::Never(_) | Failure::Ours(_) => false,
-        };
-        of_the_job && !self.is_full()
+        failure.may_be_of_one_job() && !self.is_full()
     }
 
     /// The job is tried again after `wait`, which is made from how often it was tried.
@@ -98,7 +103,11 @@ impl Parked {
         self.jobs.remove(&job);
     }
 
-    pub(super) fn failing(&mut self) -> &mut Failing {
+    pub(super) fn failing(&self) -> &Failing {
+        &self.failing
+    }
+
+    pub(super) fn failing_mut(&mut self) -> &mut Failing {
         &mut self.failing
     }
 
@@ -136,7 +145,13 @@ mod tests {
         assert!(failing.failed(JobId(3), &later()));
         failing.taken();
         assert!(!failing.failed(JobId(3), &later()));
-        assert!(failing.failed(JobId(1), &Failure::Refused("401".into())));
+        assert!(!failing.failed(JobId(1), &Failure::Refused("403".into())));
+        assert!(failing.is_refused());
+        assert!(failing.failed(JobId(2), &Failure::Refused("401".into())));
+        failing.taken();
+        assert!(!failing.is_refused());
+        let gone = Failure::Away("no connection".into(), None);
+        assert!(failing.failed(JobId(1), &gone));
     }
 
     #[test]

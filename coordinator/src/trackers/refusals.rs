@@ -55,7 +55,10 @@ impl Refusals {
 
     /// `items` in parts of at most `most`.
     pub(super) fn parts(&self, kind: &'static str, items: Vec<Item>, most: usize) -> Parts {
-        let mut left: Vec<Vec<Item>> = items.chunks(most).map(<[Item]>::to_vec).collect();
+        let mut items = items.into_iter();
+        let part = || Some(items.by_ref().take(most).collect::<Vec<_>>());
+        let parts = std::iter::from_fn(part).take_while(|part| !part.is_empty());
+        let mut left: Vec<_> = parts.collect();
         left.reverse();
         Parts { kind, left }
     }

@@ -8,7 +8,7 @@ use trainyard_core::{
     time::Timestamp,
 };
 
-use super::{iterations::Iterations, refusals::Refused};
+use super::{iterations::Iterations, names::Names, refusals::Refused};
 use crate::store::Document;
 
 /// A tracker: up to which change it has everything.
@@ -18,9 +18,9 @@ pub(super) struct CursorRow {
     pub(super) tracker: String,
     /// The number of the last change that it has wholly.
     pub(super) change: u64,
-    /// When it last had everything.
+    /// When it was seen that it lacks something; none while it has everything.
     #[serde(default)]
-    pub(super) caught_up_at: Timestamp,
+    pub(super) behind_since: Option<Timestamp>,
     /// Points or deliveries that it took, ever.
     #[serde(default)]
     pub(super) delivered: u64,
@@ -71,6 +71,9 @@ pub(super) struct RunRow {
     pub(super) job: JobId,
     /// Its attempt.
     pub(super) attempt: AttemptNo,
+    /// On which server: a mark of its address; empty in rows from before it was kept.
+    #[serde(default)]
+    pub(super) server: String,
     /// Its creation was begun: it may be there although `run` is not known.
     #[serde(default)]
     pub(super) begun: bool,
@@ -86,6 +89,9 @@ pub(super) struct RunRow {
     /// How its points are counted there.
     #[serde(default)]
     pub(super) iterations: Iterations,
+    /// Under which names its metrics stand there.
+    #[serde(default)]
+    pub(super) names: Names,
     /// What of it was refused.
     #[serde(default)]
     pub(super) refused: Refused,
@@ -201,5 +207,24 @@ impl Document for DeliveryRow {
 
     fn key(&self) -> String {
         Self::key_of(&self.tracker, self.number)
+    }
+}
+
+/// A delivery without its body: as it is read to count and to order, and never written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WaitingRow {
+    pub(super) tracker: String,
+    pub(super) number: u64,
+    pub(super) job: JobId,
+    pub(super) since: Timestamp,
+    #[serde(default)]
+    pub(super) due_at: Timestamp,
+}
+
+impl Document for WaitingRow {
+    const KIND: &'static str = DeliveryRow::KIND;
+
+    fn key(&self) -> String {
+        DeliveryRow::key_of(&self.tracker, self.number)
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use trainyard_core::{ids::JobId, time::Timestamp};
 
-use super::rows::{CursorRow, DeliveryRow, ParkedRow, RunRow};
+use super::rows::{CursorRow, ParkedRow, RunRow, WaitingRow};
 use crate::{
     clock,
     store::{ReadError, Store},
@@ -86,6 +86,8 @@ pub struct Status {
     pub points_pending: u64,
     /// Since when it lacks something, in seconds; 0 when it has everything.
     pub seconds_behind: u64,
+    /// When its actor saw that it lacks something; none while it has everything.
+    pub behind_since: Option<Timestamp>,
     /// Points or deliveries that it took, ever.
     pub delivered: u64,
     /// Attempts, parts of them or deliveries that were given up, ever.
@@ -109,6 +111,7 @@ impl Status {
             jobs_pending: 0,
             points_pending: 0,
             seconds_behind: 0,
+            behind_since: None,
             delivered: 0,
             dropped: 0,
             failures: 0,
@@ -147,7 +150,16 @@ impl Board {
     pub(super) fn put(&self, status: Status) {
         let mut all = self.lock();
         match all.iter_mut().find(|known| known.name == status.name) {
-            Some(known) => *known = status,
+            // A tracker that starts again after a fault still shows what failed before.
+            Some(known) => {
+                *known = Status {
+                    failures: known.failures,
+                    last_success: known.last_success,
+                    last_error: known.last_error.take(),
+                    last_error_at: known.last_error_at,
+                    ..status
+                }
+            }
             None => all.push(status),
         }
     }
@@ -171,9 +183,11 @@ fn add_lag(status: &mut Status, store: &Store) -> Result<(), ReadError> {
     let mut pending: BTreeSet<JobId> = changed.into_iter().map(|(_, job)| job).collect();
     let own = format!("{}/", status.name);
     if status.kind == Kind::Webhook {
-        let waiting = store.documents::<DeliveryRow>(&own)?;
+        let waiting = store.documents::<WaitingRow>(&own)?;
         pending.extend(waiting.iter().map(|delivery| delivery.job));
         status.points_pending = count(waiting.len());
+        let oldest = waiting.iter().map(|delivery| delivery.since);
+        status.behind_since = oldest.chain(status.behind_since).min();
     } else {
         let parked = store.documents::<ParkedRow>(&own)?;
         pending.extend(parked.iter().map(|row| row.job));
@@ -183,7 +197,9 @@ fn add_lag(status: &mut Status, store: &Store) -> Result<(), ReadError> {
     }
     status.jobs_pending = count(pending.len());
     if status.jobs_pending > 0 {
-        status.seconds_behind = clock::now().since(cursor.caught_up_at).as_secs();
+        // A change that its actor has not looked at yet is none to worry about.
+        let since = status.behind_since;
+        status.seconds_behind = since.map_or(0, |since| clock::now().since(since).as_secs());
     }
     Ok(())
 }
@@ -196,4 +212,28 @@ fn points_behind(store: &Store, tracker: &str, job: JobId) -> Result<u64, ReadEr
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_before_a_tracker_started_again_is_still_shown() {
+        let board = Board::default();
+        board.put(Status::new("ops", Kind::Webhook, State::Sending));
+        board.change("ops", |shown| {
+            shown.failures = 3;
+            shown.last_error = Some("a fault".to_owned());
+            shown.last_error_at = Some(Timestamp(5));
+            shown.last_success = Some(Timestamp(4));
+        });
+        board.put(Status::new("ops", Kind::Webhook, State::Idle));
+        let all = board.snapshot();
+        let shown = (all[0].failures, all[0].last_error.as_deref());
+        assert_eq!(shown, (3, Some("a fault")));
+        let times = (all[0].last_error_at, all[0].last_success);
+        assert_eq!(times, (Some(Timestamp(5)), Some(Timestamp(4))));
+        assert_eq!((all.len(), all[0].state), (1, State::Idle));
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     actor::{Plan, Tracker, TrackerArgs, TrackerMsg},
     status::{Board, Kind, State as Shown, Status},
 };
-use crate::{actors::jobs::JobsRef, config::TrackersConfig, store::Store};
+use crate::{actors::jobs::JobsRef, clock, config::TrackersConfig, store::Store};
 
 /// Until a tracker that failed is started again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -151,6 +151,7 @@ impl State {
             shown.state = Shown::Retrying;
             shown.failures += 1;
             shown.last_error = Some("a fault of the coordinator; its log says more".to_owned());
+            shown.last_error_at = Some(clock::now());
         });
         // Nobody waits for the timer: it ends with the message.
         drop(myself.send_after(PAUSE, move || TrackersMsg::Start(number)));

@@ -5,13 +5,7 @@
 
 use trainyard_core::ids::JobId;
 
-use super::{
-    actor::{State, backoff},
-    feed::Tally,
-    http::Failure,
-    rows::ParkedRow,
-    status,
-};
+use super::{actor::State, feed::Tally, http::Failure, rows::ParkedRow, status, waits::wait_after};
 use crate::{clock, store::Change};
 
 /// Jobs that are walked in one step.
@@ -21,9 +15,14 @@ impl State {
     /// Whether nothing has changed beyond what was walked. A job that is not taken is left behind.
     pub(super) async fn walk(&mut self, tally: &mut Tally) -> Result<bool, Failure> {
         let changed = self.store.changed_jobs(self.cursor.change, STEP)?;
-        let before = self.cursor.change;
+        let before = self.cursor.clone();
+        if !(changed.is_empty() && self.parked.is_empty()) {
+            self.cursor.behind_since.get_or_insert_with(clock::now);
+        }
+        let behind_since = self.cursor.behind_since;
         // Who sees that it lacks nothing and is idle sees all that it took, too.
         self.board.change(&self.name, |shown| {
+            shown.behind_since = behind_since;
             if !changed.is_empty() && shown.state == status::State::Idle {
                 shown.state = status::State::Sending;
             }
@@ -40,7 +39,7 @@ impl State {
                 if !stands {
                     self.park(*job, *number, &failure).await?;
                 }
-                if self.parked.failing().failed(*job, &failure) || stands {
+                if self.parked.failing_mut().failed(*job, &failure) || stands {
                     walked = Err(failure);
                     break;
                 }
@@ -49,13 +48,21 @@ impl State {
             self.cursor.change = *number;
         }
         let everything = walked.is_ok() && changed.len() < STEP;
-        if everything && !changed.is_empty() && self.parked.is_empty() {
-            self.cursor.caught_up_at = clock::now();
+        if everything && self.parked.is_empty() {
+            self.cursor.behind_since = None;
         }
-        if self.cursor.change != before {
+        if self.cursor != before {
             self.note_cursor().await?;
         }
         walked.map(|()| everything)
+    }
+
+    /// Nothing has changed beyond what was walked: it lacks nothing if nothing is left behind either.
+    pub(super) async fn caught_up(&mut self) -> Result<(), Failure> {
+        if self.parked.is_empty() && self.cursor.behind_since.take().is_some() {
+            self.note_cursor().await?;
+        }
+        Ok(())
     }
 
     /// Tries those that were left behind and are due.
@@ -65,8 +72,9 @@ impl State {
             match self.attend(job, tally).await {
                 Ok(()) => self.unpark(job).await?,
                 Err(failure) => {
-                    self.parked.put(job, now, backoff);
-                    if self.parked.failing().failed(job, &failure) {
+                    self.parked
+                        .put(job, now, |tries| wait_after(&failure, tries));
+                    if self.parked.failing_mut().failed(job, &failure) {
                         return Err(failure);
                     }
                     self.note_failure(&failure);
@@ -102,7 +110,8 @@ impl State {
         };
         let changes = vec![Change::put(&row), Change::put(&self.cursor)];
         self.store.commit_and_wait(changes).await?;
-        self.parked.put(job, clock::now(), backoff);
+        self.parked
+            .put(job, clock::now(), |tries| wait_after(failure, tries));
         Ok(())
     }
 

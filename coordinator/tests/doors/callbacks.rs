@@ -11,21 +11,21 @@ use crate::{
     world::{World, keys, yolo},
 };
 
-fn progress(epoch: u32, metrics: Value) -> Value {
+pub(crate) fn progress(epoch: u32, metrics: Value) -> Value {
     json!({"job_id": 1, "status": "running", "current_epoch": epoch, "total_epochs": 2,
         "metrics": metrics, "checkpoint_path": format!("/c/{epoch}.pt"), "best_checkpoint_path": "/c/1.pt"})
 }
 
 /// A running job, and how its trainer reports.
-struct Run {
-    world: World,
-    agent: Agent,
-    start: v1::StartTask,
-    id: u64,
+pub(crate) struct Run {
+    pub(crate) world: World,
+    pub(crate) agent: Agent,
+    pub(crate) start: v1::StartTask,
+    pub(crate) id: u64,
 }
 
 impl Run {
-    async fn begin() -> Self {
+    pub(crate) async fn begin() -> Self {
         let world = World::start().await;
         let mut agent = Agent::join(&world, "n1", 4).await;
         let id = world.submit(&yolo()).await;
@@ -39,19 +39,19 @@ impl Run {
         }
     }
 
-    async fn says(&self, name: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn says(&self, name: &str, body: &Value) -> (u16, Value) {
         let path = format!("/training/jobs/{}/callback/{name}", self.id);
         self.world.callback(&self.start.secret, &path, body).await
     }
 
-    async fn read(&self, path: &str) -> Value {
+    pub(crate) async fn read(&self, path: &str) -> Value {
         let path = format!("/training/jobs/{}{path}", self.id);
         let (status, answer) = self.world.get(&path).await;
         assert_eq!(status, 200, "{answer}");
         answer
     }
 
-    async fn epochs(&self, query: &str) -> Vec<u64> {
+    pub(crate) async fn epochs(&self, query: &str) -> Vec<u64> {
         let rows = self.read(&format!("/metrics?{query}")).await;
         let rows = rows.as_array().unwrap().iter();
         rows.map(|row| row["epoch"].as_u64().unwrap()).collect()
@@ -294,6 +294,30 @@ async fn validation_results_are_kept_one_row_an_epoch() {
         (&json!(2), &json!(2))
     );
     assert_eq!(summary["epochs"][0]["primary_metric_value"], 0.1);
+    let one = path.replace("results", "summary?limit=1&since_epoch=2");
+    let (_, one) = world.get(&one).await;
+    assert_eq!(
+        (&one["total_epochs"], &one["last_epoch"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(one["epochs"].as_array().unwrap().len(), 1);
+    assert_eq!(one["epochs"][0]["epoch"], 2);
+    let mut beyond = json!({"job_id": id, "epoch": 1_000_000, "task_type": "detection",
+        "primary_metric_name": "x".repeat(201)});
+    let (status, refused) = world.callback(&start.secret, &path, &beyond).await;
+    let places = refused["detail"].as_array().unwrap().iter();
+    let places: Vec<_> = places.map(|entry| &entry["loc"][1]).collect();
+    assert_eq!(
+        (status, places),
+        (422, vec![&json!("primary_metric_name"), &json!("epoch")])
+    );
+    beyond["epoch"] = json!(999_999);
+    beyond["primary_metric_name"] = json!("mAP50");
+    let (status, last) = world.callback(&start.secret, &path, &beyond).await;
+    assert_eq!(
+        (status, &last["validation_result_id"]),
+        (200, &json!(id * 1_000_000 + 999_999))
+    );
 }
 
 #[tokio::test]

@@ -166,12 +166,15 @@ struct Told {
     token_calls: u32,
     faults: Vec<String>,
     status: Vec<String>,
+    projects: Vec<String>,
     tasks: Vec<Value>,
     params: Vec<Value>,
     artifacts: Vec<Value>,
     events: Vec<Value>,
     /// Its own store takes no events.
     indexing_fails: bool,
+    /// The next call of this path is carried out and answered with 500.
+    forgets: Option<&'static str>,
 }
 
 fn envelope(code: u16, message: &str, data: Value) -> Response {
@@ -206,6 +209,14 @@ fn answer(told: &mut Told, call: &Call) -> Response {
     }
     told.token_calls -= 1;
     match carry_out(told, path, call) {
+        Ok(_)
+            if told
+                .forgets
+                .take_if(|forgotten| *forgotten == path)
+                .is_some() =>
+        {
+            envelope(500, "Internal server error", json!({}))
+        }
         Ok(data) => envelope(200, "OK", data),
         Err(fault) => {
             told.faults.push(fault.clone());
@@ -216,60 +227,105 @@ fn answer(told: &mut Told, call: &Call) -> Response {
 
 fn carry_out(told: &mut Told, path: &str, call: &Call) -> Result<Value, String> {
     if path == "events.add_batch" {
-        if call.header("content-type") != "application/json-lines" {
-            return Err("events.add_batch: not json-lines".to_owned());
-        }
-        let (mut added, mut errors, mut indexing) = (0, 0, 0);
-        for line in call.body.lines() {
-            let event: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-            check("event", EVENT, &event)?;
-            if event["type"] != "training_stats_scalar" {
-                return Err("event: unknown type".to_owned());
-            }
-            // As the server does: some are added, and the answer counts the others.
-            if event["variant"] == "refused" {
-                errors += 1;
-                continue;
-            }
-            if told.indexing_fails {
-                indexing += 1;
-                continue;
-            }
-            told.events.push(event);
-            added += 1;
-        }
-        let mut info = Map::new();
-        if errors > 0 {
-            info.insert("Invalid event".to_owned(), json!(errors));
-        }
-        if indexing > 0 {
-            info.insert(
-                "Error when indexing events batch".to_owned(),
-                json!(indexing),
-            );
-        }
-        if added == 0 {
-            return Err(format!("events not added: {}", json!(info)));
-        }
-        return Ok(json!({"added": added, "errors": errors + indexing, "errors_info": info}));
+        return add_batch(told, call);
     }
     let body: Value = serde_json::from_str(&call.body).map_err(|error| error.to_string())?;
     let schema = schema(path).ok_or_else(|| format!("{path}: unknown endpoint"))?;
     check(path, schema, &body)?;
     let list = |key: &str| body[key].as_array().cloned().unwrap_or_default();
     match path {
-        "projects.get_all" => return Ok(json!({"projects": []})),
-        "projects.create" => return Ok(json!({"id": "p1"})),
-        "tasks.get_all" => return Ok(json!({"tasks": []})),
+        "projects.get_all" => {
+            let wanted = meant(body["name"].as_str().unwrap_or_default())?;
+            let known = (1..).zip(&told.projects);
+            let same = known.filter(|(_, name)| **name == wanted);
+            let found: Vec<_> = same
+                .map(|(number, name)| json!({"id": format!("p{number}"), "name": name}))
+                .collect();
+            return Ok(json!({"projects": found}));
+        }
+        "projects.create" => {
+            told.projects
+                .push(body["name"].as_str().unwrap_or_default().to_owned());
+            return Ok(json!({"id": format!("p{}", told.projects.len())}));
+        }
+        "tasks.get_all" => {
+            let wanted = list("tags");
+            let has = |task: &Value, tag| task["tags"].as_array().unwrap().contains(tag);
+            let known = (1..).zip(&told.tasks);
+            let same = known.filter(|(_, task)| wanted.iter().all(|tag| has(task, tag)));
+            let found: Vec<_> = same
+                .map(|(number, _)| json!({"id": format!("t{number}")}))
+                .collect();
+            return Ok(json!({"tasks": found}));
+        }
         "tasks.create" => {
             told.tasks.push(body);
-            return Ok(json!({"id": "t1"}));
+            return Ok(json!({"id": format!("t{}", told.tasks.len())}));
         }
         "tasks.edit_hyper_params" => told.params.extend(list("hyperparams")),
         "tasks.add_or_update_artifacts" => told.artifacts.extend(list("artifacts")),
         status => told.status.push(status.to_owned()),
     }
     Ok(json!({"updated": 1}))
+}
+
+/// Some may be added, and the answer counts the others.
+fn add_batch(told: &mut Told, call: &Call) -> Result<Value, String> {
+    if call.header("content-type") != "application/json-lines" {
+        return Err("events.add_batch: not json-lines".to_owned());
+    }
+    let (mut added, mut errors, mut indexing) = (0, 0, 0);
+    for line in call.body.lines() {
+        let event: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        check("event", EVENT, &event)?;
+        if event["type"] != "training_stats_scalar" {
+            return Err("event: unknown type".to_owned());
+        }
+        // As the server does: some are added, and the answer counts the others.
+        if event["variant"] == "refused" {
+            errors += 1;
+            continue;
+        }
+        if told.indexing_fails {
+            indexing += 1;
+            continue;
+        }
+        told.events.push(event);
+        added += 1;
+    }
+    let mut info = Map::new();
+    if errors > 0 {
+        info.insert("Invalid event".to_owned(), json!(errors));
+    }
+    if indexing > 0 {
+        info.insert(
+            "Error when indexing events batch".to_owned(),
+            json!(indexing),
+        );
+    }
+    if added == 0 {
+        return Err(format!("events not added: {}", json!(info)));
+    }
+    Ok(json!({"added": added, "errors": errors + indexing, "errors_info": info}))
+}
+
+/// The text that a regular expression means which means one text only.
+fn meant(pattern: &str) -> Result<String, String> {
+    let inner = pattern
+        .strip_prefix('^')
+        .and_then(|rest| rest.strip_suffix('$'));
+    let mut letters = inner.ok_or("name: not of the whole name")?.chars();
+    let mut text = String::new();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => text.extend(letters.next()),
+            letter if ".+*?()|[]{}^$".contains(letter) => {
+                return Err(format!("name: '{letter}' means more than itself"));
+            }
+            letter => text.push(letter),
+        }
+    }
+    Ok(text)
 }
 
 async fn server() -> (Receiver, Arc<Mutex<Told>>) {
@@ -336,7 +392,7 @@ async fn clearml_is_told_all_of_a_job_by_requests_that_its_schema_allows() {
     assert!(told.logins >= 2, "{told:?}");
 }
 
-fn points(values: &[(u32, Option<u64>, &str, f64)]) -> Vec<Record> {
+pub(crate) fn points(values: &[(u32, Option<u64>, &str, f64)]) -> Vec<Record> {
     let point = |(number, step, name, value): &(u32, Option<u64>, &str, f64)| {
         let Record::Progress(report) = epoch(*number, &[(name, *value)]) else {
             panic!("not a progress");
@@ -348,7 +404,7 @@ fn points(values: &[(u32, Option<u64>, &str, f64)]) -> Vec<Record> {
 }
 
 /// Runs a job that reports these, and ends well.
-async fn reports(world: &World, agent: &mut Agent, records: &[Record]) -> u64 {
+pub(crate) async fn reports(world: &World, agent: &mut Agent, records: &[Record]) -> u64 {
     let id = world.submit(&yolo()).await;
     let task = agent.run().await.task.unwrap();
     let mut data = agent.attach(world).await;
@@ -371,6 +427,50 @@ fn kept(told: &Told) -> Vec<(u64, String, String)> {
     }
     let row = |((iteration, variant), value)| (iteration, variant, value);
     kept.into_iter().map(row).collect()
+}
+
+#[tokio::test]
+async fn a_task_that_clearml_made_and_did_not_say_is_found_again_in_the_project_that_was_there() {
+    let project = "a.b (c)/d+1 [x]";
+    let (receiver, told) = server().await;
+    {
+        let mut told = told.lock().unwrap();
+        told.projects = vec!["another".to_owned(), project.to_owned()];
+        told.forgets = Some("tasks.create");
+    }
+    let settings = at(receiver.url(), "s3cret");
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, |config| {
+        settings(config);
+        config.trackers.clearml.project = project.to_owned();
+    })
+    .await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    let seen = until_shown(&world, "clearml", has_everything).await;
+    assert_ne!(seen["failures"], 0, "it was created and that was not said");
+    assert_eq!(seen["dropped"], 0);
+    let told = told.lock().unwrap();
+    assert_eq!(told.faults, [""; 0]);
+    assert_eq!(told.projects.len(), 2, "{told:?}");
+    assert_eq!(told.tasks.len(), 1, "{told:?}");
+    assert_eq!(told.tasks[0]["project"], "p2");
+    assert_eq!(told.status, ["tasks.started", "tasks.completed"]);
+}
+
+#[tokio::test]
+async fn two_metrics_that_are_one_series_at_clearml_are_told_apart() {
+    let (receiver, told) = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::set_up(folder, at(receiver.url(), "s3cret")).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let values = [(1, "loss", 0.9), (2, "loss/loss", 0.8), (3, "loss", 0.7)];
+    let values = values.map(|(number, name, value)| (number, None, name, value));
+    reports(&world, &mut agent, &points(&values)).await;
+    until_shown(&world, "clearml", has_everything).await;
+    let expected = [(1, "loss", "0.9"), (2, "loss_2", "0.8"), (3, "loss", "0.7")];
+    let expected = expected.map(|(n, name, value)| (n, name.to_owned(), value.to_owned()));
+    assert_eq!(kept(&told.lock().unwrap()), expected);
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ async fn a_link_is_good_for_one_file_and_for_reading_only() {
     fs::remove_file(set.join("cat/0000.png")).unwrap();
     symlink(outer.path().join("secret"), set.join("cat/0000.png")).unwrap();
     let answer = world.http.get(&url).send().await.unwrap();
-    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.status(), 404, "the file of the snapshot is gone");
     let told = answer.text().await.unwrap();
     assert!(
         told.contains("leads out of its folder") && !told.contains("secret\""),
@@ -354,7 +354,7 @@ async fn a_user_stores_a_checkpoint_by_a_link_and_finds_it_listed() {
         .collect();
     assert_eq!(names, ["last.pt"]);
     for (body, status) in [
-        (json!({"checkpoint_filename": "../x"}), 400),
+        (json!({"checkpoint_filename": "../x"}), 422),
         (json!({}), 422),
     ] {
         assert_eq!(world.post_json(&path, &body).await.0, status);
@@ -366,4 +366,19 @@ async fn a_user_stores_a_checkpoint_by_a_link_and_finds_it_listed() {
             .0,
         404
     );
+}
+
+#[tokio::test]
+async fn an_artifact_store_that_is_not_in_order_is_no_fault_of_who_lists_checkpoints() {
+    let world = World::start().await;
+    let job = world.submit(&command()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let folder = world.data().join("artifacts/checkpoints");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), folder.join(job.to_string())).unwrap();
+    let path = format!("/training/jobs/{job}/checkpoints");
+    let (status, answer) = world.get(&path).await;
+    assert_eq!(status, 500, "{answer}");
+    let words = answer["detail"].as_str().unwrap();
+    assert!(words.contains("an administrator has to look"), "{words}");
 }

@@ -14,7 +14,7 @@ use trainyard_proto::{
     convert::duration,
     v1::{
         self, connect_request::Frame, job_service_client::JobServiceClient,
-        node_service_client::NodeServiceClient,
+        node_service_client::NodeServiceClient, user_service_client::UserServiceClient,
     },
 };
 
@@ -280,4 +280,71 @@ async fn a_drained_node_takes_no_job_until_it_is_resumed() {
     let status = nodes.resume(unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("known are n1"), "{status}");
+}
+
+/// Names of the fields that a call is refused for.
+fn fields(refused: &tonic::Status) -> Vec<String> {
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    let details = refused.get_details_bad_request().unwrap();
+    let violations = details.field_violations.into_iter();
+    violations.map(|found| found.field).collect()
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_of_a_job_is_named_with_all_else_that_is_wrong() {
+    let world = World::start().await;
+    let spec = v1::JobSpec {
+        framework: "timm".into(),
+        model_name: "resnet18".into(),
+        task_type: "classification".into(),
+        dataset_path: "/data/set".into(),
+        epochs: 0,
+        batch_size: 8,
+        learning_rate: 0.01,
+        advanced_config_json: "{".into(),
+        split_strategy_json: "x".into(),
+        time_limit: Some(prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        }),
+        grace_period: Some(prost_types::Duration {
+            seconds: 0,
+            nanos: -1,
+        }),
+        ..v1::JobSpec::default()
+    };
+    let mut jobs = world.jobs().await;
+    let refused = jobs.submit_job(submission(spec, "")).await.unwrap_err();
+    let wanted = [
+        "spec.advanced_config_json",
+        "spec.split_strategy_json",
+        "spec.time_limit",
+        "spec.grace_period",
+        "spec.epochs",
+    ];
+    assert_eq!(fields(&refused), wanted);
+}
+
+#[tokio::test]
+async fn every_bad_field_of_an_account_is_named_at_once() {
+    let world = World::start().await;
+    let bearer = Bearer(world.token.clone());
+    let mut users = UserServiceClient::with_interceptor(world.channel().await, bearer);
+    let user = v1::CreateUserRequest {
+        email: "nobody".into(),
+        password: "x".into(),
+        role: "king".into(),
+        full_name: "x".repeat(201),
+    };
+    let refused = users.create_user(user).await.unwrap_err();
+    let wanted = ["role", "email", "password", "full_name"];
+    assert_eq!(fields(&refused), wanted);
+    let account = v1::CreateServiceAccountRequest {
+        name: "A B".into(),
+        role: "king".into(),
+        project_id: 1,
+        project_role: "boss".into(),
+    };
+    let refused = users.create_service_account(account).await.unwrap_err();
+    assert_eq!(fields(&refused), ["role", "project_role", "name"]);
 }

@@ -8,7 +8,10 @@ use trainyard_proto::v1::{
     self, auth_service_client::AuthServiceClient, job_service_client::JobServiceClient,
 };
 
-use crate::world::{Bearer, World, command, keys};
+use crate::{
+    live::Watcher,
+    world::{Bearer, World, command, keys},
+};
 
 fn detail(text: &str) -> Value {
     json!({"detail": text})
@@ -57,6 +60,12 @@ async fn somebody_registers_as_a_guest_and_keeps_a_profile() {
     );
     let taken = (400, detail("Email already registered"));
     assert_eq!(register(&world, &body).await, taken);
+    // Whoever makes users is told as of any other name that is taken.
+    let taken = (409, detail("Email already registered"));
+    assert_eq!(world.post_json("/users", &body).await, taken);
+    let account = json!({"name": "ci"});
+    assert_eq!(world.post_json("/service-accounts", &account).await.0, 201);
+    assert_eq!(world.post_json("/service-accounts", &account).await, taken);
     assert_eq!(world.login("ada@example.org", "engines!").await.0, 200);
     let (status, tokens) = world.login("ADA@example.org", "engines!").await;
     assert_eq!(status, 200, "{tokens}");
@@ -416,7 +425,23 @@ async fn reads_of_jobs_are_open_only_where_the_settings_say_so() {
     }
     let (status, page) = anyone(Method::GET, "/training/jobs").await;
     assert_eq!((status, page["jobs"].as_array().unwrap().len()), (200, 1));
-    for refused in ["/auth/me", "/users", "/projects", "/api-keys"] {
+    let project = open.project("vision").await;
+    let mut body = command();
+    body["project_id"] = json!(project);
+    let of_project = open.submit(&body).await;
+    let (status, page) = anyone(Method::GET, &format!("/training/jobs?project_id={project}")).await;
+    assert_eq!((status, &page["jobs"][0]["id"]), (200, &json!(of_project)));
+    let experiments = format!("/projects/{project}/experiments");
+    let (status, listed) = anyone(Method::GET, &experiments).await;
+    assert_eq!((status, &listed[0]["id"]), (200, &json!(of_project)));
+    let none = anyone(Method::GET, "/projects/77/experiments").await;
+    assert_eq!(none, (404, detail("Project not found")));
+    let mut watcher = Watcher::open(&open, &format!("?job_id={of_project}"), None)
+        .await
+        .unwrap();
+    assert_eq!(watcher.next().await["type"], "connected");
+    let project = format!("/projects/{project}");
+    for refused in ["/auth/me", "/users", "/projects", &project, "/api-keys"] {
         assert_eq!(anyone(Method::GET, refused).await.0, 401, "{refused}");
     }
     assert_eq!(anyone(Method::POST, &format!("{path}/cancel")).await.0, 401);
@@ -424,6 +449,8 @@ async fn reads_of_jobs_are_open_only_where_the_settings_say_so() {
     let bad = open.call("x.y.z", (Method::GET, &path), Value::Null).await;
     assert_eq!(bad.0, 401);
     let (_, guest) = open.user("guest@example.org", "guest").await;
+    let listed = open.call(access(&guest), (Method::GET, &experiments), Value::Null);
+    assert_eq!(listed.await.0, 200);
     assert_eq!(
         open.call(access(&guest), (Method::GET, &path), Value::Null)
             .await

@@ -198,14 +198,14 @@ async fn tokens_are_made_listed_and_revoked_over_http_without_showing_a_secret_t
     let gone = world.join_as(token, ("n1", "1")).await;
     refused(gone, Code::Unauthenticated, "not one of this coordinator's");
 
-    for (bad, status) in [
-        (json!({"uses": 0}), 422),
-        (json!({"ttl_seconds": 2_592_001}), 422),
-        (json!({"ttl_seconds": "soon"}), 422),
-        (json!({"node_name": "a b"}), 400),
+    for bad in [
+        json!({"uses": 0}),
+        json!({"ttl_seconds": 2_592_001}),
+        json!({"ttl_seconds": "soon"}),
+        json!({"node_name": "a b"}),
     ] {
-        let (got, said) = world.post_json("/nodes/tokens", &bad).await;
-        assert_eq!(got, status, "{bad}: {said}");
+        let (status, said) = world.post_json("/nodes/tokens", &bad).await;
+        assert_eq!(status, 422, "{bad}: {said}");
     }
     let paths = [
         (Method::POST, "/nodes/tokens"),

@@ -9,6 +9,7 @@ use tests::{
     wait::until,
 };
 
+use trainyard_coordinator::config::{Config, LabelerConfig};
 use trainyard_proto::v1::{self, dataset_service_client::DatasetServiceClient};
 
 use crate::{
@@ -17,14 +18,19 @@ use crate::{
 };
 
 /// A Labeler with one dataset that the development user may read, and a coordinator that asks it.
-struct Story {
-    labeler: Labeler,
-    world: World,
-    set: TempDir,
+pub(crate) struct Story {
+    pub(crate) labeler: Labeler,
+    pub(crate) world: World,
+    pub(crate) set: TempDir,
 }
 
 impl Story {
-    async fn begin(change: impl FnOnce(&mut trainyard_coordinator::config::LabelerConfig)) -> Self {
+    pub(crate) async fn begin(change: impl FnOnce(&mut LabelerConfig)) -> Self {
+        Self::begin_with(|config| change(&mut config.labeler)).await
+    }
+
+    /// With any settings.
+    pub(crate) async fn begin_with(change: impl FnOnce(&mut Config)) -> Self {
         let set = tempfile::tempdir().unwrap();
         folders(set.path(), 5);
         let labeler = Labeler::start(&[
@@ -40,7 +46,7 @@ impl Story {
             config.labeler.secret =
                 trainyard_coordinator::config::Secret::new("secret-of-this-year".to_owned());
             config.labeler.kid = "new".to_owned();
-            change(&mut config.labeler);
+            change(config);
         });
         let world = world.await;
         Self {
@@ -50,7 +56,7 @@ impl Story {
         }
     }
 
-    async fn submit(&self, id: &str) -> (u16, Value) {
+    pub(crate) async fn submit(&self, id: &str) -> (u16, Value) {
         self.world
             .post_json("/training/jobs", &snapshot_job(id))
             .await
@@ -368,4 +374,15 @@ async fn the_test_server_itself_refuses_what_the_contract_refuses() {
             words
         );
     }
+}
+
+#[tokio::test]
+async fn however_often_anyone_asks_for_health_the_labeler_is_hardly_asked() {
+    let story = Story::begin(|_| {}).await;
+    let asked = (0..50).map(async |_| story.world.get("/health").await.1);
+    for health in futures::future::join_all(asked).await {
+        assert_eq!(health["labeler"], "healthy");
+    }
+    // A machine that is so busy that this takes longer may ask once more.
+    assert!(story.labeler.asked("health") <= 5);
 }

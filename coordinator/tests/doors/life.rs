@@ -271,3 +271,41 @@ async fn a_stopped_coordinator_comes_back_with_jobs_points_lines_and_nodes() {
     assert_eq!(agent.start().await.task.unwrap().job_id, waiting);
     assert!(world.submit(&command()).await > waiting);
 }
+
+#[tokio::test]
+async fn a_job_that_runs_again_needs_room_as_a_new_one_does() {
+    let world = World::with(|config| config.limits.open_jobs = 1).await;
+    let first = world.submit(&command()).await;
+    let again = |verb: &str| format!("/training/jobs/{first}/{verb}");
+    // One that waits has its room.
+    assert_eq!(world.post(&again("start")).await.0, 200);
+    assert_eq!(world.post(&again("cancel")).await.0, 200);
+    let second = world.submit(&command()).await;
+    for verb in ["restart", "start", "start?resume=true"] {
+        let (status, answer) = world.post(&again(verb)).await;
+        assert_eq!(status, 429, "{verb}: {answer}");
+        let words = answer["detail"].as_str().unwrap();
+        assert!(words.contains("limits.open_jobs"), "{words}");
+    }
+    let (_, job) = world.get(&format!("/training/jobs/{first}")).await;
+    assert_eq!(job["status"], "cancelled");
+    world.post(&format!("/training/jobs/{second}/cancel")).await;
+    assert_eq!(world.post(&again("restart")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_job_that_runs_again() {
+    let folder = {
+        let world = World::start().await;
+        let id = world.submit(&command()).await;
+        world.post(&format!("/training/jobs/{id}/cancel")).await;
+        world.stop().await
+    };
+    let world = World::set_up(folder, |config| config.store.reserve_mib = 1 << 30).await;
+    for verb in ["restart", "start"] {
+        let (status, answer) = world.post(&format!("/training/jobs/1/{verb}")).await;
+        assert_eq!(status, 429, "{verb}: {answer}");
+        let words = answer["detail"].as_str().unwrap();
+        assert!(words.contains("store.reserve_mib"), "{words}");
+    }
+}

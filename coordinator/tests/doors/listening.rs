@@ -2,18 +2,21 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
 use tests::wait::until;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tonic::transport::Channel;
+use tower::{Service as _, ServiceExt as _};
 use trainyard_coordinator::config::Config;
 use trainyard_net::{
     ClientTls, Connection, Plain,
     pki::{self, Wanted},
 };
 
-use crate::world::{PATIENCE, World};
+use crate::world::{PATIENCE, World, command};
 
 /// Reads until the other side closes, or panics when it does not in time.
 async fn until_closed(stream: &mut TcpStream) -> String {
@@ -154,6 +157,54 @@ async fn plain_text_on_an_encrypted_port_is_told_so_and_a_handshake_that_stops_i
         .unwrap();
     assert_eq!(answer.version(), reqwest::Version::HTTP_11);
     assert!(answer.status().is_success());
+}
+
+/// What a request is answered over HTTP/2.
+async fn over_http2(channel: &mut Channel, request: http::request::Builder, body: String) -> Value {
+    let request = request.body(tonic::body::Body::new(body)).unwrap();
+    let answer = channel.ready().await.unwrap().call(request).await.unwrap();
+    assert_eq!(answer.version(), http::Version::HTTP_2);
+    assert!(answer.status().is_success(), "{}", answer.status());
+    let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20);
+    serde_json::from_slice(&body.await.unwrap()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn an_upload_link_leads_back_the_way_it_was_asked_for() {
+    let port = Encrypted::start(|_| ()).await;
+    let http = port.connection.http().unwrap().build().unwrap();
+    let api = format!("https://{}/api/v1", port.address);
+    let form = [("username", "admin@example.com"), ("password", "admin123")];
+    let login = http.post(format!("{api}/auth/login")).form(&form).send();
+    let tokens: Value = login.await.unwrap().json().await.unwrap();
+    let token = tokens["access_token"].as_str().unwrap();
+    let submit = http.post(format!("{api}/training/jobs")).json(&command());
+    let job = submit.bearer_auth(token).send().await.unwrap();
+    let job: Value = job.json().await.unwrap();
+    let path = format!("/training/jobs/{}/checkpoints/upload-url", job["id"]);
+    let wanted = |name: &str| json!({"checkpoint_filename": name});
+
+    let ask = http.post(format!("{api}{path}")).json(&wanted("one.pt"));
+    let told = ask.bearer_auth(token).send().await.unwrap();
+    assert_eq!(told.version(), reqwest::Version::HTTP_11);
+    let told: Value = told.json().await.unwrap();
+    let link = told["upload_url"].as_str().unwrap();
+    assert!(link.starts_with(&api), "{link}");
+    let put = http.put(link).body("one").send().await.unwrap();
+    assert_eq!(put.status(), 200);
+
+    // Where there is no header `Host`.
+    let mut channel = port.connection.connect().await.unwrap();
+    let ask = http::Request::post(format!("/api/v1{path}"));
+    let ask = ask.header("authorization", format!("Bearer {token}"));
+    let told = over_http2(&mut channel, ask, wanted("two.pt").to_string()).await;
+    let link = told["upload_url"].as_str().unwrap();
+    assert!(link.starts_with(&api), "{link}");
+    over_http2(&mut channel, http::Request::put(link), "two".to_owned()).await;
+    let stored = http.get(format!("{api}/training/jobs/{}/checkpoints", job["id"]));
+    let stored = stored.bearer_auth(token).send().await.unwrap();
+    let stored: Value = stored.json().await.unwrap();
+    assert_eq!(stored["checkpoints"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -19,7 +19,11 @@ use crate::{
 pub(crate) struct Watcher(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Watcher {
-    async fn open(world: &World, query: &str, token: Option<&str>) -> Result<Self, Box<Error>> {
+    pub(crate) async fn open(
+        world: &World,
+        query: &str,
+        token: Option<&str>,
+    ) -> Result<Self, Box<Error>> {
         let url = format!("ws://{}/api/v1/ws/training{query}", world.address);
         let mut request = url.into_client_request().unwrap();
         if let Some(token) = token {
@@ -45,13 +49,28 @@ impl Watcher {
             .unwrap();
     }
 
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
             if let Message::Text(text) = message.expect("a message in time").unwrap().unwrap() {
                 return serde_json::from_str(text.as_str()).unwrap();
             }
         }
+    }
+
+    /// The code with which it is closed in order.
+    pub(crate) async fn until_closed(&mut self) -> u16 {
+        let closed = async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame,
+                    Some(Ok(_)) => {}
+                    other => panic!("not closed in order: {other:?}"),
+                }
+            }
+        };
+        let frame = tokio::time::timeout(PATIENCE, closed).await.unwrap();
+        u16::from(frame.unwrap().code)
     }
 
     /// All messages up to the job's end.
@@ -242,20 +261,7 @@ async fn a_connection_whose_login_has_ended_subscribes_to_nothing_and_is_closed(
     watcher.send(&subscribe).await;
     let refused = json!({"type": "error", "message": "Could not validate credentials"});
     assert_eq!(watcher.next().await, refused);
-    let closed = async {
-        loop {
-            match watcher.0.next().await {
-                Some(Ok(Message::Close(frame))) => return frame,
-                Some(Ok(_)) => {}
-                other => panic!("not closed in order: {other:?}"),
-            }
-        }
-    };
-    let frame = tokio::time::timeout(PATIENCE, closed)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(u16::from(frame.code), 1008);
+    assert_eq!(watcher.until_closed().await, 1008);
 }
 
 #[tokio::test]

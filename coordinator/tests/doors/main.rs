@@ -19,6 +19,8 @@ mod datasets;
 #[cfg(test)]
 mod emulators;
 #[cfg(test)]
+mod ended;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod files;
@@ -28,6 +30,8 @@ mod grpc;
 mod identity;
 #[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod kept;
 #[cfg(test)]
 mod labels;
 #[cfg(test)]
@@ -47,6 +51,8 @@ mod mlflow;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod odd_answers;
+#[cfg(test)]
 mod oidc;
 #[cfg(test)]
 mod pages;
@@ -54,6 +60,8 @@ mod pages;
 mod places;
 #[cfg(test)]
 mod receiver;
+#[cfg(test)]
+mod reports;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub(crate) struct Told {
     pub(crate) status: BTreeMap<String, String>,
     /// Key, step and value of metrics by run.
     pub(crate) points: BTreeMap<String, BTreeSet<(String, u64, String)>>,
-    /// The run whose every call is answered with 500.
-    pub(crate) ill: Option<String>,
+    /// The run whose every call is answered with this status.
+    pub(crate) ill: Option<(String, u16)>,
     /// A batch with something of this key is refused.
     pub(crate) refused: Option<String>,
 }
@@ -100,8 +100,8 @@ fn answer(told: &mut Told, call: &Call) -> Response {
 
 /// What it answers whatever it is asked.
 fn refusal(told: &Told, run: &str, call: &Call) -> Option<Response> {
-    if told.ill.as_ref().is_some_and(|ill| ill == run) {
-        return Some(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    if let Some((_, status)) = told.ill.as_ref().filter(|(ill, _)| ill == run) {
+        return Some(StatusCode::from_u16(*status).unwrap().into_response());
     }
     let key = told.refused.as_ref()?;
     if !call.body.contains(&format!(r#""key":"{key}""#)) {

@@ -23,7 +23,7 @@ use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
 use crate::world::{Bearer, World};
 
 /// What signs.
-enum Key {
+pub(crate) enum Key {
     Rsa(RsaKeyPair),
     Ec(EcdsaKeyPair),
 }
@@ -33,7 +33,7 @@ impl Key {
         Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
     }
 
-    fn ec() -> Self {
+    pub(crate) fn ec() -> Self {
         Self::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
@@ -89,7 +89,7 @@ impl Key {
 
 /// The issuer's server.
 #[derive(Clone)]
-struct Issuer {
+pub(crate) struct Issuer {
     url: String,
     keys: Arc<Mutex<Vec<Value>>>,
     fetched: Arc<AtomicUsize>,
@@ -98,7 +98,7 @@ struct Issuer {
 }
 
 impl Issuer {
-    async fn start(first: &Key) -> Self {
+    pub(crate) async fn start(first: &Key) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = Self {
             url: format!("http://{}/realm", listener.local_addr().unwrap()),
@@ -118,7 +118,7 @@ impl Issuer {
         issuer
     }
 
-    async fn world(&self) -> World {
+    pub(crate) async fn world(&self) -> World {
         let url = self.url.clone();
         World::with(|config| {
             config.oidc.issuer = url;
@@ -138,7 +138,7 @@ impl Issuer {
         })
     }
 
-    fn token(&self, key: &Key, kid: &str, change: impl FnOnce(&mut Value)) -> String {
+    pub(crate) fn token(&self, key: &Key, kid: &str, change: impl FnOnce(&mut Value)) -> String {
         let mut claims = self.claims();
         change(&mut claims);
         let header = json!({"alg": key.algorithm(), "typ": "JWT", "kid": kid});

@@ -80,6 +80,31 @@ async fn the_systems_folders_and_the_coordinators_own_are_refused_whatever_the_r
 }
 
 #[tokio::test]
+async fn the_bucket_of_the_artifacts_is_no_dataset_nor_what_holds_it_or_lies_in_it() {
+    let world = World::with(|config| {
+        config.storage.artifacts = "s3://own/train/files".to_owned();
+        let options = "endpoint=http://127.0.0.1:9 region=x access_key_id=x secret_access_key=x";
+        let options = trainyard_coordinator::config::Secret::new(options.to_owned());
+        config.storage_options = [("s3".to_owned(), options)].into();
+    })
+    .await;
+    for (path, told) in [
+        ("s3://own", true),
+        ("s3://own/train/", true),
+        ("s3a://own/train/files", true),
+        ("s3://own/train/files/checkpoints/7", true),
+        ("s3://own/train/sets", false),
+        ("s3://others/train/files", false),
+    ] {
+        let (status, answer) = register(&world, &world.token, path).await;
+        let words = detail(&answer).contains("coordinator's own data");
+        assert_eq!((status == 400, words), (told, told), "{path}: {answer}");
+        let removed = (Method::DELETE, "/datasets/x");
+        world.call(&world.token, removed, Value::Null).await;
+    }
+}
+
+#[tokio::test]
 async fn without_roots_only_administrators_register_folders_and_with_them_engineers_below() {
     let set = tempfile::tempdir().unwrap();
     folders(&set.path().join("inside"), 2);
@@ -253,7 +278,7 @@ fn aged(path: &Path) {
     file.set_modified(two_days_ago()).unwrap();
 }
 
-fn two_days_ago() -> SystemTime {
+pub(crate) fn two_days_ago() -> SystemTime {
     let at = SystemTime::UNIX_EPOCH.elapsed().unwrap() - Duration::from_secs(2 * 86_400);
     SystemTime::UNIX_EPOCH + at
 }

@@ -166,16 +166,20 @@ async fn unknown_paths_methods_and_numbers_are_answered_as_the_contract_says() {
 async fn more_rows_than_a_page_has_are_refused_and_not_silently_cut() {
     let world = World::start().await;
     let id = world.submit(&command()).await;
-    for path in [
-        "/training/jobs?limit=1001".to_owned(),
-        format!("/training/jobs/{id}/metrics?limit=1001"),
-        format!("/training/jobs/{id}/logs?limit=1001"),
-        format!("/validation/jobs/{id}/results?limit=1001"),
+    for (path, most) in [
+        ("/training/jobs".to_owned(), 1_000),
+        (format!("/training/jobs/{id}/metrics"), 10_000),
+        (format!("/training/jobs/{id}/logs"), 10_000),
+        (format!("/validation/jobs/{id}/results"), 1_000),
+        (format!("/validation/jobs/{id}/summary"), 1_000),
     ] {
-        let (status, answer) = world.get(&path).await;
+        let beyond = most + 1;
+        let (status, answer) = world.get(&format!("{path}?limit={beyond}")).await;
         assert_eq!(status, 422, "{path}");
         let entry = &answer["detail"][0];
-        assert_eq!(entry["ctx"], json!({"le": 1000}), "{path}");
+        assert_eq!(entry["ctx"], json!({"le": most}), "{path}");
+        let (status, answer) = world.get(&format!("{path}?limit={most}")).await;
+        assert_eq!(status, 200, "{path}: {answer}");
     }
 }
 
@@ -276,6 +280,29 @@ async fn a_queued_job_is_cancelled_started_again_and_stopped() {
     assert_eq!(job["status"], "cancelled");
     let (status, job) = world.post(&path("start?resume=true")).await;
     assert_eq!((status, &job["status"]), (200, &json!("pending")));
+}
+
+#[tokio::test]
+async fn health_says_503_when_the_store_cannot_be_read() {
+    // Nothing is remembered of the file, so that the next look at it is one.
+    let world = World::with(|config| config.store.cache_mib = 0).await;
+    world.submit(&command()).await;
+    let file = world.data().join("trainyard.redb");
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(0).unwrap();
+    for url in ["health", "api/v1/health"] {
+        let url = format!("http://{}/{url}", world.address);
+        let (status, health) = world.send(world.http.get(url)).await;
+        assert_eq!(status, 503, "{health}");
+        assert_eq!(health["status"], "unhealthy");
+        assert_eq!(health["database"], "unreadable");
+        assert_eq!(health["open_jobs"], Value::Null);
+        // What works is said to work.
+        assert_eq!(
+            (&health["scheduler"], &health["nodes"]),
+            (&json!("running"), &json!(0))
+        );
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tests::wait::until;
+use tests::wait::{until, until_within};
 use tokio::sync::Notify;
 use trainyard_config::Secret;
 use trainyard_coordinator::config::Config;
@@ -11,9 +11,10 @@ use trainyard_core::record::{Checkpoint, Completion, Progress, Record};
 
 use crate::{
     agent::{Agent, epoch, exited},
+    clearml::{points, reports},
     mlflow::Mlflow,
     receiver::{Mood, nobody},
-    world::{World, yolo},
+    world::{PATIENCE, World, yolo},
 };
 
 fn at(url: String) -> impl FnOnce(&mut Config) {
@@ -137,6 +138,36 @@ async fn a_tracker_that_is_down_delays_nothing_and_has_everything_when_it_is_bac
 }
 
 #[tokio::test]
+async fn points_that_fill_more_pages_than_one_by_their_text_all_reach_a_tracker() {
+    let address = nobody().await;
+    let world = world(at(format!("http://{address}"))).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(&world).await;
+    for number in 1..=5 {
+        let Record::Progress(mut long) = epoch(number, &[("loss", 0.5)]) else {
+            panic!("not a progress");
+        };
+        long.checkpoint = Some(Checkpoint {
+            path: "x".repeat(2 << 20),
+            size_bytes: None,
+        });
+        let records = [Record::Progress(long)];
+        data.deliver(task, number.into(), &records).await;
+    }
+    agent.report(exited(task, 0, 5)).await;
+    agent.forget().await;
+    world.until(id, "completed").await;
+    let mlflow = Mlflow::at(&address).await;
+    until_shown(&world, "mlflow", has_everything).await;
+    let told = mlflow.told.lock().unwrap();
+    let epochs: Vec<_> = told.metrics.iter().map(|(_, step, _, _)| *step).collect();
+    assert_eq!(epochs, [1, 2, 3, 4, 5]);
+    assert_eq!(told.status["run-1"], "FINISHED");
+}
+
+#[tokio::test]
 async fn a_tracker_that_never_answers_holds_up_no_job() {
     let mlflow = Mlflow::at("127.0.0.1:0").await;
     let gate = Arc::new(Notify::new());
@@ -234,7 +265,7 @@ fn whole(mlflow: &Mlflow, run: &str) {
 #[tokio::test]
 async fn a_job_that_is_answered_500_for_ever_holds_up_no_other_and_is_whole_when_that_is_over() {
     let mlflow = Mlflow::at("127.0.0.1:0").await;
-    mlflow.told.lock().unwrap().ill = Some("run-1".to_owned());
+    mlflow.told.lock().unwrap().ill = Some(("run-1".to_owned(), 500));
     let first = world(at(mlflow.receiver.url())).await;
     let mut agent = Agent::join(&first, "n1", 4).await;
     job(&first, &mut agent).await;
@@ -277,6 +308,109 @@ async fn a_job_that_is_answered_500_for_ever_holds_up_no_other_and_is_whole_when
         (&json!(104), &json!(0))
     );
     whole(&mlflow, "run-1");
+}
+
+#[tokio::test]
+async fn a_job_that_is_answered_403_is_shown_and_holds_up_no_other() {
+    let mlflow = Mlflow::at("127.0.0.1:0").await;
+    mlflow.told.lock().unwrap().ill = Some(("run-1".to_owned(), 403));
+    let world = world(at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    let refused = |tracker: &Value| tracker["state"] == "refused";
+    until_shown(&world, "mlflow", refused).await;
+    for _ in 0..5 {
+        job(&world, &mut agent).await;
+    }
+    // Credentials are tried each minute: the others do not wait for that.
+    let others = until_within(PATIENCE, "the others are taken", async || {
+        let seen = shown(&world, "mlflow").await;
+        (seen["delivered"] == 10 && seen["state"] == "retrying").then_some(seen)
+    })
+    .await;
+    assert_eq!(
+        (&others["jobs_pending"], &others["dropped"]),
+        (&json!(1), &json!(0))
+    );
+    let words = others["last_error"].as_str().unwrap();
+    assert!(words.contains("403"), "{words}");
+    (2..=6).for_each(|run| whole(&mlflow, &format!("run-{run}")));
+}
+
+#[tokio::test]
+async fn reports_within_an_epoch_have_steps_of_their_own_at_mlflow() {
+    let mlflow = Mlflow::at("127.0.0.1:0").await;
+    let world = world(at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let records = points(&[
+        (1, Some(10), "loss", 0.9),
+        (1, Some(20), "loss", 0.8),
+        (1, None, "loss", 0.85),
+        (2, Some(10), "loss", 0.7),
+    ]);
+    reports(&world, &mut agent, &records).await;
+    until_shown(&world, "mlflow", has_everything).await;
+    let expected = [(10, "0.9"), (20, "0.8"), (21, "0.85"), (31, "0.7")];
+    let expected = expected.map(|(step, value)| ("loss".to_owned(), step, value.to_owned()));
+    assert_eq!(mlflow.told.lock().unwrap().points["run-1"], expected.into());
+}
+
+#[tokio::test]
+async fn two_metrics_that_mlflow_spells_alike_are_two_series_also_when_one_comes_later() {
+    let mlflow = Mlflow::at("127.0.0.1:0").await;
+    let world = world(at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let id = world.submit(&yolo()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(&world).await;
+    let pages: [&[(&str, f64)]; 3] = [
+        &[("acc@1", 0.1)],
+        &[("acc#1", 0.2), ("acc@1", 0.3)],
+        &[("acc#1", 0.4)],
+    ];
+    for (number, page) in (1..).zip(pages) {
+        data.deliver(task, u64::from(number), &[epoch(number, page)])
+            .await;
+        until_shown(&world, "mlflow", |tracker| tracker["delivered"] == number).await;
+    }
+    agent.report(exited(task, 0, 3)).await;
+    agent.forget().await;
+    world.until(id, "completed").await;
+    until_shown(&world, "mlflow", has_everything).await;
+    let expected = [
+        ("acc_1", 1, "0.1"),
+        ("acc_1", 2, "0.3"),
+        ("acc_1_2", 2, "0.2"),
+        ("acc_1_2", 3, "0.4"),
+    ];
+    let expected = expected.map(|(key, step, value)| (key.to_owned(), step, value.to_owned()));
+    assert_eq!(mlflow.told.lock().unwrap().points["run-1"], expected.into());
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_begun_on_another_server_is_whole_on_this_one() {
+    let old = Mlflow::at("127.0.0.1:0").await;
+    old.told.lock().unwrap().ill = Some(("run-1".to_owned(), 500));
+    let first = world(at(old.receiver.url())).await;
+    let mut agent = Agent::join(&first, "n1", 4).await;
+    job(&first, &mut agent).await;
+    until_shown(&first, "mlflow", |tracker| tracker["failures"] != 0).await;
+    drop(agent);
+    let folder = first.stop().await;
+    // The same server under another name is no other server.
+    let port = old.receiver.address.port();
+    let second = World::set_up(folder, at(format!("http://localhost:{port}"))).await;
+    until_shown(&second, "mlflow", |tracker| tracker["failures"] != 0).await;
+    assert_eq!(old.told.lock().unwrap().runs.len(), 1);
+    let folder = second.stop().await;
+    let new = Mlflow::at("127.0.0.1:0").await;
+    let third = World::set_up(folder, at(new.receiver.url())).await;
+    let seen = until_shown(&third, "mlflow", has_everything).await;
+    assert_eq!(
+        (&seen["delivered"], &seen["dropped"]),
+        (&json!(2), &json!(0))
+    );
+    complete(&new);
 }
 
 #[tokio::test]

@@ -4,14 +4,15 @@ use aws_lc_rs::hmac;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
+use tests::wait::until_within;
 use trainyard_config::Secret;
 use trainyard_coordinator::config::{Config, WebhookConfig};
 
 use crate::{
     agent::Agent,
     receiver::{Call, Mood, Receiver, nobody},
-    trackers::{has_everything, job, until_shown},
-    world::World,
+    trackers::{has_everything, job, shown, until_shown},
+    world::{PATIENCE, World},
 };
 
 const SECRET: &str = "shared s3cret";
@@ -177,6 +178,43 @@ async fn a_job_whose_deliveries_fail_for_ever_holds_up_no_other() {
         again.iter().all(|event| *event == "submitted"),
         "in order: {again:?}"
     );
+}
+
+/// Waits until the receiver took what does not begin with the first so many jobs.
+async fn takes_the_others(status: StatusCode, ill: u64, (well, delivered): (u64, u64)) {
+    let of_an_ill_one = move |call: &Call| {
+        let body: Value = serde_json::from_str(&call.body).unwrap();
+        body["job"]["id"].as_u64().unwrap() <= ill
+    };
+    let answers = move |call: &Call| match of_an_ill_one(call) {
+        true => status.into_response(),
+        false => fine(call),
+    };
+    let receiver = Receiver::at("127.0.0.1:0", answers).await;
+    let world = world(hook(receiver.url(), &["submitted"])).await;
+    for _ in 0..ill {
+        world.submit(&crate::world::command()).await;
+    }
+    until_shown(&world, "ops", |tracker| tracker["failures"] != 0).await;
+    for _ in 0..well {
+        world.submit(&crate::world::command()).await;
+    }
+    let others = until_within(PATIENCE, "the others are taken", async || {
+        let seen = shown(&world, "ops").await;
+        (seen["delivered"] == delivered && seen["jobs_pending"] == ill).then_some(seen)
+    })
+    .await;
+    assert_eq!(others["dropped"], 0);
+}
+
+#[tokio::test]
+async fn many_jobs_whose_deliveries_fail_do_not_keep_back_a_later_one() {
+    takes_the_others(StatusCode::INTERNAL_SERVER_ERROR, 20, (1, 1)).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_deliveries_are_answered_403_holds_up_no_other() {
+    takes_the_others(StatusCode::FORBIDDEN, 1, (5, 5)).await;
 }
 
 #[tokio::test]

@@ -69,6 +69,147 @@ async fn every_bad_field_of_a_dataset_or_an_account_is_named_at_once() {
     found.sort();
     let wanted = ["name", "project_id", "project_role", "system_role"];
     assert_eq!(found, wanted.map(|name| format!("body.{name}")));
+
+    let long = "x".repeat(2_001);
+    for (path, body, wanted) in [
+        (
+            "/api-keys",
+            json!({"name": "A B", "user_id": "x", "expires_in_seconds": 0}),
+            &["expires_in_seconds", "name", "user_id"][..],
+        ),
+        (
+            "/projects",
+            json!({"name": " x", "description": long}),
+            &["description", "name"],
+        ),
+        (
+            "/projects",
+            json!({"description": 7}),
+            &["description", "name"],
+        ),
+        (
+            "/nodes/tokens",
+            json!({"node_name": "a b", "uses": 0, "ttl_seconds": 0}),
+            &["node_name", "ttl_seconds", "uses"],
+        ),
+    ] {
+        let mut found = places(world.post_json(path, &body).await);
+        found.sort();
+        let wanted = wanted.iter().map(|name| format!("body.{name}"));
+        assert_eq!(found, wanted.collect::<Vec<_>>(), "{path}");
+    }
+    let project = world.project("vision").await;
+    let body = json!({"name": "x ", "description": long});
+    for method in [Method::PUT, Method::PATCH] {
+        let change = (method, &*format!("/projects/{project}"));
+        let found = places(world.call(&world.token, change, body.clone()).await);
+        assert_eq!(found, ["body.name", "body.description"]);
+    }
+}
+
+/// Calls with something wrong in several places: method, path, body, and what is named.
+const PLACES: [[&str; 4]; 11] = [
+    [
+        "GET",
+        "/training/jobs/abc/metrics?limit=x",
+        "",
+        "path.job_id query.limit",
+    ],
+    [
+        "GET",
+        "/training/jobs/abc/logs?log_type=x",
+        "",
+        "path.job_id query.log_type",
+    ],
+    [
+        "GET",
+        "/validation/jobs/abc/results?limit=x",
+        "",
+        "path.job_id query.limit",
+    ],
+    [
+        "POST",
+        "/training/jobs/abc/start?checkpoint_path=%00&resume=x",
+        "",
+        "path.job_id query.checkpoint_path query.resume",
+    ],
+    [
+        "POST",
+        "/training/jobs/abc/checkpoints/upload-url",
+        r#"{"checkpoint_filename": "a/b", "content_type": 5}"#,
+        "path.job_id body.content_type body.checkpoint_filename",
+    ],
+    [
+        "PATCH",
+        "/users/abc",
+        r#"{"system_role": "king"}"#,
+        "path.user_id body.system_role",
+    ],
+    [
+        "PUT",
+        "/users/abc/password",
+        r#"{"password": "x"}"#,
+        "path.user_id body.password",
+    ],
+    [
+        "PUT",
+        "/projects/abc",
+        r#"{"name": ""}"#,
+        "path.project_id body.name",
+    ],
+    [
+        "POST",
+        "/projects/abc/members",
+        r#"{"role": "boss"}"#,
+        "path.project_id body.email body.role",
+    ],
+    [
+        "PUT",
+        "/projects/abc/members/def",
+        r#"{"role": "boss"}"#,
+        "path.project_id path.user_id body.role",
+    ],
+    [
+        "DELETE",
+        "/projects/abc/members/def",
+        "",
+        "path.project_id path.user_id",
+    ],
+];
+
+#[tokio::test]
+async fn what_is_wrong_in_path_query_header_and_body_is_named_at_once() {
+    let world = World::start().await;
+    for [method, path, body, wanted] in PLACES {
+        let method = method.parse().unwrap();
+        let body = serde_json::from_str(body).unwrap_or_default();
+        let answer = world.call(&world.token, (method, path), body).await;
+        assert_eq!(places(answer).join(" "), wanted, "{path}");
+    }
+    let mut body = command();
+    body["config"]["priority"] = json!("x");
+    let submit = world.plain(Method::POST, "/training/jobs").json(&body);
+    let submit = submit.bearer_auth(&world.token);
+    let answer = world.send(submit.header("idempotency-key", "a b")).await;
+    let wanted = ["header.idempotency-key", "body.config.priority"];
+    assert_eq!(places(answer), wanted);
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_so_also_at_the_pages_of_the_document() {
+    let world = World::start().await;
+    for path in [
+        "docs",
+        "docs/",
+        "api/v1/openapi.json",
+        "api/v1/models/list",
+        "health",
+    ] {
+        let url = format!("http://{}/{path}", world.address);
+        let answer = world.send(world.http.post(url)).await;
+        let wanted = (405, json!({"detail": "Method Not Allowed"}));
+        assert_eq!(answer, wanted, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -80,10 +221,10 @@ async fn a_checkpoint_that_no_trainer_can_be_given_is_refused_at_a_start() {
     for (path, words) in [("a%00", "NUL"), (long.as_str(), "4096 characters")] {
         let call = format!("/training/jobs/{job}/start?checkpoint_path={path}");
         let (status, answer) = world.post(&call).await;
-        let said = answer["detail"].as_str().unwrap_or_default();
-        assert_eq!(status, 400, "{answer}");
-        assert!(said.starts_with("checkpoint_path: "), "{answer}");
-        assert!(said.contains(words), "{answer}");
+        assert_eq!(status, 422, "{answer}");
+        let entry = &answer["detail"][0];
+        assert_eq!(entry["loc"], json!(["query", "checkpoint_path"]));
+        assert!(entry["msg"].as_str().unwrap().contains(words), "{answer}");
     }
 }
 

@@ -204,9 +204,8 @@ mod tests {
 
     fn resolve(images: &[Image], wish: &serde_json::Value) -> Resolved {
         let inventory = Inventory {
-            lacks: None,
             images: images.to_vec(),
-            split_config: None,
+            ..Inventory::default()
         };
         Resolved::new(Some(wish), &inventory).unwrap()
     }

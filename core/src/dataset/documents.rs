@@ -156,6 +156,7 @@ pub(super) fn inventory(
 ) -> Result<Inventory, DatasetError> {
     let described = describe(dataset, documents)?;
     let several = described.documents.len() > 1;
+    same_categories(&described.documents)?;
     let mut inventory = Inventory::default();
     for (document, keys) in described.documents.iter().zip(&described.keys) {
         let of_file = part_of(&document.path).filter(|_| several);
@@ -169,6 +170,7 @@ pub(super) fn inventory(
                 .as_ref()
                 .map(|all| all.get(number).cloned().flatten());
             if class == Some(None) {
+                inventory.unclassed += 1;
                 continue;
             }
             inventory.images.push(Image {
@@ -189,6 +191,25 @@ pub(super) fn inventory(
     };
     inventory.lacks = dataset.task.and_then(lacks);
     Ok(inventory)
+}
+
+/// Documents that are shown as one must mean the same by a number.
+fn same_categories(documents: &[Document]) -> Result<(), DatasetError> {
+    let Some((first, rest)) = documents.split_first().filter(|(_, rest)| !rest.is_empty()) else {
+        return Ok(());
+    };
+    let names = first.category_names();
+    match rest.iter().find(|other| other.category_names() != names) {
+        Some(other) => Err(DatasetError::document(
+            &other.path,
+            "categories",
+            format!(
+                "are not those of {}; give all documents the same",
+                first.path
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn unique_ids(document: &Document) -> Result<(), DatasetError> {

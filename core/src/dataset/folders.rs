@@ -10,6 +10,7 @@ pub(super) fn inventory(files: &[FileEntry]) -> Result<Inventory, DatasetError> 
         .filter(|path| paths::is_image(path))
         .collect();
     let by_part = samples.iter().any(|path| part_and_rest(path).is_some());
+    let all = samples.len() as u64;
     let images: Vec<Image> = samples
         .into_iter()
         .filter_map(|path| {
@@ -42,6 +43,7 @@ pub(super) fn inventory(files: &[FileEntry]) -> Result<Inventory, DatasetError> 
         ));
     }
     Ok(Inventory {
+        unclassed: all - images.len() as u64,
         images,
         ..Inventory::default()
     })
@@ -77,7 +79,9 @@ mod tests {
             "valid/cat/c.png",
             "x.png",
         ]);
-        let images = found.unwrap().images;
+        let found = found.unwrap();
+        assert_eq!(found.unclassed, 1, "x.png is in no folder");
+        let images = found.images;
         let told: Vec<_> = images
             .iter()
             .map(|image| (image.part, image.class.as_deref()))

@@ -35,7 +35,7 @@ pub use assign::{Assignment, assign};
 pub use fit::{misfit, trained_tasks};
 pub use hash::VersionHasher;
 pub use paths::check_path;
-pub use plan::{Plan, layout};
+pub use plan::{Plan, check_layout, layout};
 pub use split::{Resolved, Source as SplitSource};
 pub use wish::split_problems;
 
@@ -169,6 +169,8 @@ pub struct Inventory {
     pub split_config: Option<Value>,
     /// What the task needs and no object has, for trainers to whom that matters.
     pub lacks: Option<DatasetError>,
+    /// Pictures without a class where the task is to tell one: no samples, and not shown.
+    pub unclassed: u64,
 }
 
 /// Contents of the files that [`needed`] has named, by path.

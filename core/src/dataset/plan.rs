@@ -5,7 +5,7 @@
 //! documents say the part of every image. Images of a classification that a document describes lie in
 //! folders of classes too. Pure; the agent carries the plan out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_yaml_ng::{Mapping, Value as Yaml};
 
@@ -36,25 +36,34 @@ pub fn layout(
     assignment: &Assignment,
     documents: &Documents,
 ) -> Result<Plan, DatasetError> {
-    let mut draft = Draft::default();
-    let shown = Shown {
-        images: &inventory.images,
-        assignment,
-    };
-    match dataset.format {
-        Format::ImageFolder => draft.class_folders(&shown, true),
-        Format::Yolo => draft.yolo(dataset, &shown, documents)?,
-        Format::Dice | Format::Coco => {
-            for (image, _) in shown.iter() {
-                draft.link(&image.key, shown_at(dataset, &image.key));
-            }
-            draft.plan.files = rewrite::documents(dataset, assignment, documents)?;
-            if dataset.task == Some(TaskType::Classification) {
-                draft.class_folders(&shown, false);
-            }
-        }
+    let mut draft = Draft::of(dataset, inventory, assignment, documents)?;
+    if has_documents(dataset) {
+        draft.plan.files = rewrite::documents(dataset, assignment, documents)?;
     }
     draft.finish()
+}
+
+/// Whether [`layout`] can be carried out, found out without writing any document anew.
+///
+/// # Errors
+/// As [`layout`].
+pub fn check_layout(
+    dataset: &Dataset<'_>,
+    inventory: &Inventory,
+    assignment: &Assignment,
+    documents: &Documents,
+) -> Result<(), DatasetError> {
+    let mut draft = Draft::of(dataset, inventory, assignment, documents)?;
+    if has_documents(dataset) {
+        let names = rewrite::names(dataset, assignment)?;
+        draft.plan.files = names.into_iter().map(|name| (name, Vec::new())).collect();
+    }
+    draft.finish().map(drop)
+}
+
+/// Whether annotation documents describe it.
+fn has_documents(dataset: &Dataset<'_>) -> bool {
+    matches!(dataset.format, Format::Dice | Format::Coco)
 }
 
 /// Where an image of a document is shown: where it is, but for a classification below `images/`, so
@@ -87,6 +96,33 @@ struct Draft {
 }
 
 impl Draft {
+    /// All but the documents written anew.
+    fn of(
+        dataset: &Dataset<'_>,
+        inventory: &Inventory,
+        assignment: &Assignment,
+        documents: &Documents,
+    ) -> Result<Self, DatasetError> {
+        let mut draft = Self::default();
+        let shown = Shown {
+            images: &inventory.images,
+            assignment,
+        };
+        match dataset.format {
+            Format::ImageFolder => draft.class_folders(&shown, true),
+            Format::Yolo => draft.yolo(dataset, &shown, documents)?,
+            Format::Dice | Format::Coco => {
+                for (image, _) in shown.iter() {
+                    draft.link(&image.key, shown_at(dataset, &image.key));
+                }
+                if dataset.task == Some(TaskType::Classification) {
+                    draft.class_folders(&shown, false);
+                }
+            }
+        }
+        Ok(draft)
+    }
+
     fn link(&mut self, from: &str, to: String) {
         self.plan.links.push((from.to_owned(), to));
     }
@@ -109,24 +145,23 @@ impl Draft {
     /// `<part>/<class>/<name>`; each class has a folder in each part, so that its number is the same.
     /// A class of a document may have any name, one of a folder has a good one.
     fn class_folders(&mut self, shown: &Shown<'_>, plain: bool) {
-        let name = |image: &Image| {
-            let class = image.class.as_deref()?;
-            Some(if plain {
-                class.to_owned()
-            } else {
-                paths::as_name(class)
-            })
-        };
-        let classes: BTreeSet<String> = shown.images.iter().filter_map(name).collect();
+        let classes = shown
+            .images
+            .iter()
+            .filter_map(|image| image.class.as_deref());
+        let folders = folders_of(classes.collect(), plain);
         let parts: BTreeSet<Part> = shown.iter().map(|(_, part)| part).collect();
         for part in parts {
-            let folders = classes
-                .iter()
-                .map(|class| format!("{}/{class}", part.name()));
+            let names: BTreeSet<&String> = folders.values().collect();
+            let names = names.into_iter();
+            let folders = names.map(|class| format!("{}/{class}", part.name()));
             self.plan.folders.extend(folders);
         }
         for (image, part) in shown.iter() {
-            let Some(class) = name(image) else { continue };
+            let class = image.class.as_deref();
+            let Some(class) = class.and_then(|class| folders.get(class)) else {
+                continue;
+            };
             let below = image.key.split_once(&format!("{class}/"));
             let rest = below.filter(|_| plain).map(|(_, rest)| rest);
             let rest = rest.unwrap_or_else(|| paths::file_name(&image.key));
@@ -190,6 +225,28 @@ impl Draft {
     }
 }
 
+/// The folder of each class: one of its own, for two that became one would be learned as one. A class that is
+/// called as its folder keeps its name; of others that meet, the first in order does.
+fn folders_of(classes: BTreeSet<&str>, plain: bool) -> BTreeMap<&str, String> {
+    let as_is = |class: &&str| plain || paths::as_name(class) == *class;
+    let (named, odd): (Vec<&str>, Vec<&str>) = classes.into_iter().partition(as_is);
+    let mut folders: BTreeMap<&str, String> = named
+        .into_iter()
+        .map(|class| (class, class.to_owned()))
+        .collect();
+    let mut taken: BTreeSet<String> = folders.values().cloned().collect();
+    for class in odd {
+        let mut name = paths::as_name(class);
+        let mut number = 2_u32;
+        while !taken.insert(name.clone()) {
+            name = format!("{}_{number}", paths::as_name(class));
+            number += 1;
+        }
+        folders.insert(class, name);
+    }
+    folders
+}
+
 /// The path below `images/` and the folder of a part.
 fn rest_of(key: &str) -> &str {
     let below = key.rsplit_once("images/").map_or(key, |(_, rest)| rest);
@@ -251,5 +308,7 @@ fn classes(listed: &str) -> Mapping {
         .collect()
 }
 
+#[cfg(test)]
+mod meeting;
 #[cfg(test)]
 mod tests;

@@ -50,17 +50,34 @@ pub(super) fn documents(
         let path = raw(&row.place)?;
         row.fields.set("file_name", path);
     }
+    let mut files = vec![(MERGED.to_owned(), merged.write(None)?)];
+    let parts: BTreeSet<Part> = merged.images.iter().map(|row| row.part).collect();
+    for part in parts {
+        files.push((of_part(dataset, part), merged.write(Some(part))?));
+    }
+    Ok(files)
+}
+
+/// The paths of these documents.
+pub(super) fn names(
+    dataset: &Dataset<'_>,
+    assignment: &Assignment,
+) -> Result<Vec<String>, DatasetError> {
+    if dataset.format != Format::Coco {
+        return Ok(vec![documents::dice(dataset)?.to_owned()]);
+    }
+    let of_part = |part: Part| of_part(dataset, part);
+    let parts = assignment.counts().into_keys().map(of_part);
+    Ok(std::iter::once(MERGED.to_owned()).chain(parts).collect())
+}
+
+/// Where COCO has the document of one part.
+fn of_part(dataset: &Dataset<'_>, part: Part) -> String {
     let kind = match dataset.task {
         Some(TaskType::Pose) => "person_keypoints",
         Some(_) | None => "instances",
     };
-    let mut files = vec![(MERGED.to_owned(), merged.write(None)?)];
-    let parts: BTreeSet<Part> = merged.images.iter().map(|row| row.part).collect();
-    for part in parts {
-        let path = format!("annotations/{kind}_{}.json", part.name());
-        files.push((path, merged.write(Some(part))?));
-    }
-    Ok(files)
+    format!("annotations/{kind}_{}.json", part.name())
 }
 
 struct Row {
@@ -91,14 +108,12 @@ impl Row {
 struct Sheet {
     path: String,
     fields: Fields,
-    categories: BTreeMap<String, String>,
     images: Vec<Row>,
     annotations: Option<Vec<AnnotationRow>>,
 }
 
 impl Sheet {
     fn new(document: Document, keys: &[String], assignment: &Assignment) -> Self {
-        let categories = document.category_names();
         let row = |(image, key): (ImageRow, &String)| {
             Some(Row {
                 part: assignment.part_of(key)?,
@@ -123,7 +138,6 @@ impl Sheet {
         Self {
             path: document.path,
             fields: document.fields,
-            categories,
             images,
             annotations,
         }
@@ -172,7 +186,7 @@ fn split_config(old: Option<&RawValue>, splits: Map<String, Value>) -> Value {
     Value::Object(config)
 }
 
-/// One document of several. Numbers of images and annotations are given anew when two documents use
+/// One document of several, whose categories are the same. Numbers of images and annotations are given anew when two documents use
 /// the same.
 fn merge(sheets: &mut Vec<Sheet>) -> Result<Sheet, DatasetError> {
     let none = || DatasetError::Layout("a coco dataset without a document".to_owned());
@@ -185,16 +199,6 @@ fn merge(sheets: &mut Vec<Sheet>) -> Result<Sheet, DatasetError> {
         renumber(&mut merged, &mut next)?;
     }
     for mut sheet in rest {
-        if sheet.categories != merged.categories {
-            return Err(DatasetError::document(
-                &sheet.path,
-                "categories",
-                format!(
-                    "are not those of {}; give all documents the same",
-                    merged.path
-                ),
-            ));
-        }
         if !all_differ {
             renumber(&mut sheet, &mut next)?;
         }

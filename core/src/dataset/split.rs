@@ -87,7 +87,7 @@ impl Resolved {
         let strategy = strategy.filter(|wish| !wish.is_null());
         match strategy {
             Some(wish) => of_job(wish, inventory),
-            None => of_dataset(inventory),
+            None => of_dataset(inventory).map(|(own, _)| own),
         }
     }
 
@@ -184,10 +184,13 @@ fn of_job(wish: &Value, inventory: &Inventory) -> Result<Resolved, DatasetError>
         .get("method")
         .and_then(Value::as_str)
         .unwrap_or_default();
+    let given = ratio(&at("ratio"), wish.get("ratio"))?;
+    let mut by_ratio = given.is_some();
     let mut resolved = match method {
         "auto" | "custom" => plain(Source::Job, method),
         "use_dataset" => {
-            let own = of_dataset(inventory)?;
+            let (own, has_ratio) = of_dataset(inventory)?;
+            by_ratio = has_ratio;
             if own.source == Source::Auto {
                 return Err(DatasetError::split(
                     at("method"),
@@ -207,7 +210,6 @@ fn of_job(wish: &Value, inventory: &Inventory) -> Result<Resolved, DatasetError>
             ));
         }
     };
-    let given = ratio(&at("ratio"), wish.get("ratio"))?;
     if method != "use_dataset" {
         resolved.seed = seed(&at("seed"), wish.get("seed"))?;
         resolved.ratio = given.unwrap_or(DEFAULT_RATIO);
@@ -226,14 +228,15 @@ fn of_job(wish: &Value, inventory: &Inventory) -> Result<Resolved, DatasetError>
         let key = index.find(&at("exclude_images"), &name)?;
         resolved.excluded.insert(key.to_owned());
     }
-    if resolved.rest == Rest::Ratio && given.is_none() {
+    if resolved.rest == Rest::Ratio && !by_ratio {
         resolved.rest = rest_beside(&resolved);
     }
     Ok(resolved)
 }
 
-/// The dataset's own split. Names of images that it no longer has are passed over.
-fn of_dataset(inventory: &Inventory) -> Result<Resolved, DatasetError> {
+/// The dataset's own split, and whether it gives a ratio. Names of images that it no longer has are
+/// passed over.
+fn of_dataset(inventory: &Inventory) -> Result<(Resolved, bool), DatasetError> {
     let at = |key: &str| format!("the dataset's split_config.{key}");
     let nothing = Value::Null;
     let config = inventory.split_config.as_ref().unwrap_or(&nothing);
@@ -269,7 +272,7 @@ fn of_dataset(inventory: &Inventory) -> Result<Resolved, DatasetError> {
     if !says && resolved.excluded.is_empty() && key("seed").is_none() {
         resolved.source = Source::Auto;
     }
-    Ok(resolved)
+    Ok((resolved, given.is_some()))
 }
 
 fn plain(source: Source, method: &str) -> Resolved {

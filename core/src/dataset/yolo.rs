@@ -121,8 +121,8 @@ pub(super) fn inventory(
     });
     Ok(Inventory {
         images: images.collect(),
-        split_config: None,
         lacks: (dataset.task == Some(TaskType::Pose) && !keypoints).then(no_keypoints),
+        ..Inventory::default()
     })
 }
 

@@ -197,7 +197,16 @@ impl Draft {
             JobState::Pending | JobState::Queued => self.job.begin_with(from),
             JobState::Completed | JobState::Failed | JobState::Cancelled => {
                 self.job.begin_with(from);
+                let best = self.job.best_checkpoint.clone();
+                let last = self.job.last_checkpoint.clone();
+                let goes_on = self.job.goes_on();
                 self.restart_requested("start")?;
+                // The trainer may never be better, or end before it has saved anything: then these still are the
+                // best and the last that there are, and the place to go on from once more.
+                if goes_on {
+                    self.job.best_checkpoint = best;
+                    self.job.last_checkpoint = last;
+                }
             }
             JobState::Starting | JobState::Running | JobState::Finishing => {
                 return Err(self.not_now("start"));

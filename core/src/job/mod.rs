@@ -287,6 +287,13 @@ impl Job {
         self.spec.resume = from.whole && self.spec.resume_from.is_some();
     }
 
+    /// Whether the next attempt goes on from where this job's own trainer was.
+    fn goes_on(&self) -> bool {
+        let own = [&self.last_checkpoint, &self.best_checkpoint];
+        let mut paths = own.into_iter().flatten().map(|own| &own.path);
+        self.spec.resume && paths.any(|path| Some(path) == self.spec.resume_from.as_ref())
+    }
+
     /// The newest attempt, live or over.
     #[must_use]
     pub fn attempt(&self) -> Option<&Attempt> {

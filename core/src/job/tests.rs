@@ -184,6 +184,33 @@ fn a_job_that_is_started_again_goes_on_from_its_checkpoint_when_that_is_wanted()
 }
 
 #[test]
+fn a_job_that_goes_on_from_its_own_checkpoint_keeps_the_best_one_until_there_is_a_better() {
+    let place = |path: &str| {
+        Some(Checkpoint {
+            path: path.to_owned(),
+            size_bytes: None,
+        })
+    };
+    let mut ended = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
+    ended.best_checkpoint = place("/c/best.pt");
+    ended.last_checkpoint = place("/c/last.pt");
+    let again = |checkpoint: Option<&str>, whole| {
+        let checkpoint = checkpoint.map(str::to_owned);
+        let event = Event::StartRequested(Resume { checkpoint, whole });
+        let job = ended.step(T, event).unwrap().job;
+        (job.best_checkpoint, job.last_checkpoint)
+    };
+    let both = (place("/c/best.pt"), place("/c/last.pt"));
+    assert_eq!(again(None, true), both);
+    assert_eq!(again(Some("/c/last.pt"), true), both);
+    assert_eq!(again(Some("/c/best.pt"), true), both);
+    // Anew, with its weights alone, or from elsewhere: another training.
+    assert_eq!(again(None, false), (None, None));
+    assert_eq!(again(Some("/c/last.pt"), false), (None, None));
+    assert_eq!(again(Some("/x.pt"), true), (None, None));
+}
+
+#[test]
 fn a_restarted_job_shows_nothing_of_its_earlier_run() {
     let checkpoint = Checkpoint {
         path: "/c/best.pt".into(),

@@ -16,60 +16,85 @@ use crate::v1;
 impl TryFrom<v1::JobSpec> for JobSpec {
     type Error = WireError;
 
-    /// Zero epochs, batch size and learning rate stand for "not given" on the wire only where the
-    /// framework is `command`; a training job that says 0 is refused by the core's checks.
+    /// The first of what [`read`] finds is the error.
     fn try_from(wire: v1::JobSpec) -> Result<Self, WireError> {
-        let defaults = Self::default();
-        let is_command = wire.framework == "command";
-        let mut spec = Self {
-            name: wire.name,
-            framework: wire.framework,
-            model_name: wire.model_name,
-            task_type: wire.task_type,
-            num_classes: wire.num_classes,
-            dataset_id: given(wire.dataset_id),
-            dataset_path: given(wire.dataset_path),
-            dataset_format: given(wire.dataset_format).unwrap_or(defaults.dataset_format),
-            epochs: wire.epochs,
-            batch_size: wire.batch_size,
-            learning_rate: wire.learning_rate,
-            image_size: wire.image_size,
-            device: wire.device,
-            advanced_config: json("spec.advanced_config_json", &wire.advanced_config_json)?,
-            split_strategy: json("spec.split_strategy_json", &wire.split_strategy_json)?,
-            primary_metric: given(wire.primary_metric),
-            primary_metric_mode: given(wire.primary_metric_mode),
-            command: wire.command,
-            environment: wire.environment.into(),
-            resources: wire.resources.unwrap_or_default().into(),
-            priority: wire.priority,
-            time_limit: wire
-                .time_limit
-                .map(|limit| span("spec.time_limit", &limit))
-                .transpose()?,
-            grace_period: wire
-                .grace_period
-                .map_or(Ok(defaults.grace_period), |grace| {
-                    span("spec.grace_period", &grace)
-                })?,
-            tags: (!wire.tags.is_empty()).then_some(wire.tags),
-            notes: given(wire.notes),
-            session_id: wire.session_id,
-            project_id: wire.project_id,
-            custom_docker_image: given(wire.custom_docker_image),
-            custom_prompts: (!wire.custom_prompts.is_empty()).then_some(wire.custom_prompts),
-            prompt_mode: given(wire.prompt_mode),
-            resume_from: given(wire.resume_from),
-            resume: wire.resume,
-            retry: retry(wire.retry.unwrap_or_default())?,
-        };
-        if is_command && spec.epochs == 0 && spec.batch_size == 0 {
-            spec.epochs = 1;
-            spec.batch_size = 1;
-            spec.learning_rate = defaults.learning_rate;
-        }
-        Ok(spec)
+        let (spec, wrong) = read(wire);
+        wrong.into_iter().next().map_or(Ok(spec), Err)
     }
+}
+
+/// The specification as far as it can be read, and every part that cannot: of those it has the defaults.
+///
+/// Zero epochs, batch size and learning rate stand for "not given" on the wire only where the framework is
+/// `command`; a training job that says 0 is refused by the core's checks.
+#[must_use]
+pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
+    let mut wrong = Vec::new();
+    let advanced_config = json("spec.advanced_config_json", &wire.advanced_config_json);
+    let advanced_config = or_default(advanced_config, &mut wrong);
+    let split_strategy = json("spec.split_strategy_json", &wire.split_strategy_json);
+    let split_strategy = or_default(split_strategy, &mut wrong);
+    let spans = [
+        ("spec.time_limit", &wire.time_limit),
+        ("spec.grace_period", &wire.grace_period),
+    ];
+    let spans = spans.map(|(field, given)| {
+        let read = given.as_ref().map(|given| span(field, given)).transpose();
+        or_default(read, &mut wrong)
+    });
+    let [time_limit, grace_period] = spans;
+    let retry = or_default(retry(wire.retry.unwrap_or_default()), &mut wrong);
+    let defaults = JobSpec::default();
+    let is_command = wire.framework == "command";
+    let mut spec = JobSpec {
+        name: wire.name,
+        framework: wire.framework,
+        model_name: wire.model_name,
+        task_type: wire.task_type,
+        num_classes: wire.num_classes,
+        dataset_id: given(wire.dataset_id),
+        dataset_path: given(wire.dataset_path),
+        dataset_format: given(wire.dataset_format).unwrap_or(defaults.dataset_format),
+        epochs: wire.epochs,
+        batch_size: wire.batch_size,
+        learning_rate: wire.learning_rate,
+        image_size: wire.image_size,
+        device: wire.device,
+        advanced_config,
+        split_strategy,
+        primary_metric: given(wire.primary_metric),
+        primary_metric_mode: given(wire.primary_metric_mode),
+        command: wire.command,
+        environment: wire.environment.into(),
+        resources: wire.resources.unwrap_or_default().into(),
+        priority: wire.priority,
+        time_limit,
+        grace_period: grace_period.unwrap_or(defaults.grace_period),
+        tags: (!wire.tags.is_empty()).then_some(wire.tags),
+        notes: given(wire.notes),
+        session_id: wire.session_id,
+        project_id: wire.project_id,
+        custom_docker_image: given(wire.custom_docker_image),
+        custom_prompts: (!wire.custom_prompts.is_empty()).then_some(wire.custom_prompts),
+        prompt_mode: given(wire.prompt_mode),
+        resume_from: given(wire.resume_from),
+        resume: wire.resume,
+        retry,
+    };
+    if is_command && spec.epochs == 0 && spec.batch_size == 0 {
+        spec.epochs = 1;
+        spec.batch_size = 1;
+        spec.learning_rate = defaults.learning_rate;
+    }
+    (spec, wrong)
+}
+
+/// What was read; what is wrong with it is kept.
+fn or_default<T: Default>(read: Result<T, WireError>, wrong: &mut Vec<WireError>) -> T {
+    read.unwrap_or_else(|error| {
+        wrong.push(error);
+        T::default()
+    })
 }
 
 fn retry(wire: v1::RetryPolicy) -> Result<RetryPolicy, WireError> {

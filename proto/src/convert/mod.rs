@@ -8,6 +8,8 @@ mod record;
 mod snapshot;
 mod task;
 
+pub use job::read as job_spec;
+
 use std::time::Duration;
 
 use thiserror::Error;

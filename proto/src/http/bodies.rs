@@ -1,13 +1,23 @@
 //! The four bodies that trainers send, typed, and the reading that they share with other bodies.
 //! Never touches a disk. Called by both callback endpoints and by the REST door.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, hash::Hasher as _};
 
 use serde_json::{Value, json};
-use trainyard_core::ids::JobId;
+use trainyard_core::{ids::JobId, record::LAST_VALIDATED_EPOCH};
 
+use super::bounds::Bound;
 use super::fields::{Fields, problem};
 use super::json::{Parsed, parse, plain};
+
+/// Epochs of which there may be results: no two results of any jobs share a number.
+const VALIDATED: [Bound<i64>; 2] = [Bound::Ge(0), Bound::Le(LAST_VALIDATED_EPOCH as i64)];
+/// Characters in the path of a checkpoint, as in one that a submission names.
+const PATH: usize = 4_096;
+/// Characters in the name of a metric that is shown by itself.
+const NAME: usize = 200;
+/// Characters in a level: it stands on each line of its report.
+const LEVEL: usize = 100;
 
 /// What was wrong, as entries of a 422.
 pub type Problems = Vec<Value>;
@@ -69,6 +79,9 @@ pub struct LogBody {
     pub level: String,
     /// The text, with its data.
     pub message: String,
+    /// Tells the body from any other, if it says when it was made to the microsecond: the same one directly
+    /// again is then the same call, sent again because its answer was lost.
+    pub identity: Option<u64>,
 }
 
 /// `/validation/jobs/{id}/results`.
@@ -98,8 +111,8 @@ pub fn progress(body: &[u8], job: JobId) -> Result<ProgressBody, Problems> {
                 .optional_whole("step", 0)
                 .and_then(|step| u64::try_from(step).ok()),
             metrics: fields.metrics("metrics"),
-            checkpoint: fields.optional_text("checkpoint_path"),
-            best_checkpoint: fields.optional_text("best_checkpoint_path"),
+            checkpoint: fields.short_text("checkpoint_path", PATH),
+            best_checkpoint: fields.short_text("best_checkpoint_path", PATH),
             notes: [
                 ("INFO", "logs"),
                 ("ERROR", "error_message"),
@@ -157,11 +170,12 @@ pub fn log(body: &[u8], job: JobId) -> Result<LogBody, Problems> {
         if let Some(data) = fields.get("data") {
             message = format!("{message} {}", plain(data));
         }
-        fields.optional_text("timestamp");
-        let level = fields.optional_text("level");
+        let made = fields.optional_text("timestamp");
+        let level = fields.short_text("level", LEVEL);
         LogBody {
             level: level.map_or_else(|| "INFO".to_owned(), |level| level.to_uppercase()),
             message,
+            identity: made.filter(|made| is_exact(made)).map(|_| hashed(body)),
         }
     })
 }
@@ -174,12 +188,12 @@ pub fn validation(body: &[u8], job: JobId) -> Result<ValidationBody, Problems> {
     read(body, |fields, parsed| {
         of_job(fields, job);
         fields.text("task_type");
-        fields.optional_text("primary_metric_name");
+        fields.short_text("primary_metric_name", NAME);
         fields.optional_number("primary_metric_value");
         fields.optional_number("overall_loss");
         let as_it_came = std::str::from_utf8(body).ok().filter(|_| !parsed.marked);
         ValidationBody {
-            epoch: small(fields.whole("epoch", 0)),
+            epoch: small(fields.whole_in("epoch", &VALIDATED)),
             text: as_it_came.map_or_else(|| plain(&parsed.value).to_string(), str::to_owned),
         }
     })
@@ -242,6 +256,18 @@ fn of_job(fields: &mut Fields<'_>, job: JobId) {
         );
         fields.refuse("job_id", &words);
     }
+}
+
+/// Whether a time has microseconds, so that no two lines of a trainer share it.
+fn is_exact(time: &str) -> bool {
+    let fraction = time.rsplit_once('.').map_or("", |(_, fraction)| fraction);
+    fraction.bytes().take_while(u8::is_ascii_digit).count() >= 6
+}
+
+fn hashed(body: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(body);
+    hasher.finish()
 }
 
 /// A text that says something.

@@ -138,6 +138,12 @@ impl<'a> Fields<'a> {
         self.optional_whole(name, least).unwrap_or_default()
     }
 
+    /// A whole number that must be there and lie within `bounds`.
+    pub fn whole_in(&mut self, name: &str, bounds: &[Bound<i64>]) -> i64 {
+        self.required(name, ("int_type", "Input should be a valid integer"));
+        self.whole_within(name, bounds).unwrap_or_default()
+    }
+
     /// A whole number that may be missing or null, and is at least `least`.
     pub fn optional_whole(&mut self, name: &str, least: i64) -> Option<i64> {
         // "At least 1" is known to clients as "greater than 0".

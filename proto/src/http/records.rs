@@ -2,14 +2,14 @@
 //! sizes of checkpoints. Called by both callback endpoints.
 
 use trainyard_core::{
-    record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record},
+    record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record, pieces},
     time::Timestamp,
 };
 
 use super::bodies::{CompletionBody, LogBody, ProgressBody, ValidationBody};
 
 /// Lines that one report is split into; the rest stays in the last, so that a body full of line ends
-/// does not become millions of records.
+/// does not become millions of records. Longer ones than the output of a trainer has are cut as that is.
 const MOST_LINES: usize = 10_000;
 
 impl ProgressBody {
@@ -91,12 +91,38 @@ fn checkpoint(path: Option<String>) -> Option<Checkpoint> {
 
 fn lines(at: Timestamp, level: &str, text: &str) -> impl Iterator<Item = Record> {
     let text = text.trim_end_matches(['\n', '\r']);
-    text.splitn(MOST_LINES, '\n').map(move |line| {
+    let lines = text.splitn(MOST_LINES, '\n');
+    let lines = lines.flat_map(|line| pieces(line.trim_end_matches('\r')));
+    lines.map(move |line| {
         Record::Log(LogLine {
             at,
             stream: LogStream::Callback,
             level: level.to_owned(),
-            text: line.trim_end_matches('\r').to_owned(),
+            text: line.to_owned(),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_core::record::LONGEST_LINE;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_callback_is_no_longer_than_one_of_the_output_and_nothing_is_lost() {
+        let long = "x".repeat(2 * LONGEST_LINE + 1);
+        let text = format!("{long}\r\nshort\n");
+        let texts: Vec<String> = lines(Timestamp(1), "INFO", &text)
+            .map(|record| {
+                let Record::Log(line) = record else {
+                    panic!("{record:?}");
+                };
+                line.text
+            })
+            .collect();
+        assert_eq!(texts.len(), 4);
+        assert!(texts.iter().all(|text| text.len() <= LONGEST_LINE));
+        assert_eq!((texts[..3].concat(), texts[3].as_str()), (long, "short"));
+    }
 }

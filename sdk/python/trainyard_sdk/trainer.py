@@ -231,14 +231,12 @@ class TrainerSDK:
         return delivered
 
     def flush(self, patience: float = 0.0) -> None:
-        """Send what `keep_undelivered` has kept, trying for `patience` seconds.
+        """Send what `keep_undelivered` has kept, trying for `patience` seconds; a warning tells what is refused.
 
         Raises:
-            CallbackError: not accepted; what is left stays kept.
+            CallbackError: no answer; what is left stays kept.
         """
-        while self._undelivered:
-            self._send(*self._undelivered[0], patience=patience)
-            self._undelivered.pop(0)
+        self._send_kept(patience)
 
     def __enter__(self) -> "TrainerSDK":
         return self
@@ -284,19 +282,31 @@ class TrainerSDK:
         bad: List[str] = []
         plain = to_json_value(body, bad=bad)
         self._warn_not_finite(bad)
-        self._undelivered.append((path, plain))
-        answer = None
         try:
-            while self._undelivered:
-                answer = self._send(*self._undelivered[0], patience=patience)
-                self._undelivered.pop(0)
+            self._send_kept(patience)
+            return self._send(path, plain, patience=patience)
         except CallbackError as error:
             if keep and error.transient:
+                self._undelivered.append((path, plain))
                 print(f"callback kept for later: {error}", file=sys.stderr, flush=True)
                 return None
-            self._undelivered.clear()
             raise
-        return answer
+
+    def _send_kept(self, patience: float) -> None:
+        """Send what is waiting, in order. What is refused would be refused again: it must not hold up the others."""
+        while self._undelivered:
+            path, body = self._undelivered[0]
+            try:
+                self._send(path, body, patience=patience)
+            except CallbackError as error:
+                if error.transient:
+                    raise
+                name = "validation" if path.endswith("/results") else path.rsplit("/", 1)[-1]
+                epoch = body.get("epoch", body.get("current_epoch"))
+                self.log(
+                    f"the kept {name} report of epoch {epoch} is dropped, it was refused: {error}", level="WARNING"
+                )
+            self._undelivered.pop(0)
 
     def _send(
         self, path: str, body: Dict[str, Any], patience: float = 0.0, delays: Optional[Sequence[float]] = None

@@ -9,6 +9,7 @@ was told. Started by tests/suites/clearml.rs as `server.py PORT`.
 import base64
 import copy
 import json
+import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
@@ -74,7 +75,9 @@ class Told:
     def carry_out(self, path: str, body: Dict[str, Any]) -> Dict[str, Any]:
         """The call's effect, and the data of its answer."""
         if path == "projects.get_all":
-            return {"projects": []}
+            # The name is a regular expression, as in the real server.
+            found = [(f"p{n}", name) for n, name in enumerate(self.projects, 1) if re.search(body["name"], name)]
+            return {"projects": [{"id": key, "name": name} for key, name in found]}
         if path == "projects.create":
             self.projects.append(body["name"])
             return {"id": f"p{len(self.projects)}"}

@@ -195,6 +195,14 @@ class Trainer:
         path = f"validation/jobs/{job}/results" if name == "validation" else f"training/jobs/{job}/callback/{name}"
         return requests.post(f"{self.url}/{path}", timeout=30, **({"json": body} if "data" not in more else {}), **more)
 
+    def runs(self) -> bool:
+        """Whether its process is there; the suite runs on the machine of the agent."""
+        try:
+            os.kill(int((self._folder / "pid").read_text()), 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def epoch(self, number: int, **more: Any) -> requests.Response:
         """The report of an epoch."""
         return self.says("progress", progress(self.id, number, **more))
@@ -225,7 +233,7 @@ def completion(job_id: int, **more: Any) -> Dict[str, Any]:
     return {"job_id": job_id, "status": "completed", "total_epochs_completed": 5, "exit_code": 0, **more}
 
 
-WAITER = 'echo "$CALLBACK_URL" > "$1/part-url"; mv "$1/part-url" "$1/url"; until [ -f "$1/exit" ]; do sleep 0.05; done; exit $(cat "$1/exit")'  # noqa: E501
+WAITER = 'echo $$ > "$1/pid"; echo "$CALLBACK_URL" > "$1/part-url"; mv "$1/part-url" "$1/url"; until [ -f "$1/exit" ]; do sleep 0.05; done; exit $(cat "$1/exit")'  # noqa: E501
 
 
 @pytest.fixture

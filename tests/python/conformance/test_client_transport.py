@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import time
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from trainyard_sdk.client import (
     RequestTimeout,
     ServerError,
     Unavailable,
+    WaitTimeout,
 )
 
 JOB = {key: None for key in JOB_KEYS}
@@ -203,6 +206,51 @@ def test_a_stream_outlasts_a_coordinator_that_is_away() -> None:
     away = [fails(httpx.ConnectError)] * 12
     script = Script(says(200, ended), *away, says(200, [row]), says(200, []))
     assert [line.content for line in client(script, retries=1).stream_logs(7)] == ["hi"]
+
+
+@pytest.fixture(params=["refused", "silent"])
+def away(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A port where nobody listens, or one where nobody ever answers."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            held.listen()
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def test_a_wait_is_bounded_while_the_coordinator_is_away(away: str) -> None:
+    begun = time.monotonic()
+    with Client(away, token="t") as made, pytest.raises(WaitTimeout) as caught:
+        made.wait(7, timeout=0.2)
+    assert caught.value.job is None
+
+    async def play() -> None:
+        async with AsyncClient(away, token="t") as made:
+            await made.wait(7, timeout=0.2)
+
+    with pytest.raises(WaitTimeout):
+        asyncio.run(play())
+    # The last look of each may take a second. One time-out of a client alone would be 30.
+    assert time.monotonic() - begun < 20.0
+
+
+def test_a_wait_that_loses_the_coordinator_tells_the_job_as_it_was_seen_last() -> None:
+    script = Script(says(200, {"job": JOB, "latest_metrics": []}), fails(httpx.ConnectError))
+    with pytest.raises(WaitTimeout) as caught:
+        client(script).wait(7, timeout=0.2)
+    assert caught.value.job.id == 7
+    with pytest.raises(Unavailable):
+        client(Script(says(503)), patience=0.0).wait(7, timeout=60)
+
+
+def test_a_renewal_is_not_cut_short_by_the_end_of_a_wait() -> None:
+    """Its token is spent once it is sent, so that its answer must be had."""
+    script = Script(says(401), renewing, says(200, {"job": {**JOB, "status": "completed"}, "latest_metrics": []}))
+    client(script, token="old", refresh_token="r1", timeout=30.0).wait(7, timeout=5.0)
+    limits = [request.extensions["timeout"]["read"] for request in script.seen]
+    assert paths(script) == ["status", "refresh", "status"]
+    assert limits[1] == 30.0
+    assert limits[0] <= 5.0 and limits[2] <= 5.0
 
 
 def test_certificates_are_checked_unless_said_otherwise(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_metrics_limit_gives_the_oldest_rows(api: Api, reported: Trainer) -> Non
     assert epochs(api, reported.id, "limit=2") == [1, 2]
 
 
+def test_metrics_without_a_limit_are_the_oldest_hundred(api: Api, trainer: Trainer) -> None:
+    for number in range(1, 103):
+        assert trainer.epoch(number, total_epochs=102, progress_percent=None).status_code == 200
+    until("the epochs are shown", lambda: epochs(api, trainer.id, "limit=1000")[-1:] == [102])
+    assert epochs(api, trainer.id) == list(range(1, 101))
+
+
 def test_metrics_in_descending_order_and_from_an_epoch(api: Api, reported: Trainer) -> None:
     assert epochs(api, reported.id, "order=desc&limit=2") == [5, 4]
     assert epochs(api, reported.id, "since_epoch=4") == [4, 5]
@@ -103,6 +110,17 @@ def test_logs_are_the_newest_in_order_of_time(api: Api) -> None:
     assert read(api, job, f"logs?after_id={rows[1]['id']}&limit=2") == rows[2:4]
 
 
+def test_logs_without_a_limit_are_the_newest_five_hundred(api: Api) -> None:
+    script = "n=0; while [ $n -lt 510 ]; do n=$((n + 1)); echo out $n; done"
+    job = api.submit(program("sh", "-c", script))["id"]
+    api.reaches(job, "completed")
+    rows = read(api, job, "logs")
+    assert len(rows) == 500
+    assert rows == read(api, job, "logs?limit=1000")[-500:]
+    own = [row["content"] for row in rows if row["content"].startswith("out ")]
+    assert own == [f"out {n}" for n in range(511 - len(own), 511)]
+
+
 def test_logs_of_an_unknown_type_are_422(api: Api, pending: Dict[str, Any]) -> None:
     answer = api.get(f"/training/jobs/{pending['id']}/logs?log_type=loud&limit=0")
     assert [place for place, _ in problems(answer)] == ["query.limit", "query.log_type"]
@@ -118,8 +136,10 @@ def test_cancel_gives_a_cancelled_job_and_a_second_one_is_400(api: Api) -> None:
 
 
 def test_cancel_reaches_the_process(api: Api, trainer: Trainer) -> None:
+    assert trainer.runs()
     answer = api.post(f"/training/jobs/{trainer.id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    until("the process is gone", lambda: not trainer.runs())
 
 
 def test_cancel_of_a_completed_job_is_400(api: Api) -> None:
@@ -146,6 +166,10 @@ def test_restart_of_a_job_that_has_not_ended_is_400(api: Api, pending: Dict[str,
     shows(api.post(f"/training/jobs/{pending['id']}/restart"), 400, "Cannot restart job with status 'pending'")
 
 
+def test_restart_of_a_running_job_is_400(api: Api, trainer: Trainer) -> None:
+    shows(api.post(f"/training/jobs/{trainer.id}/restart"), 400, "Cannot restart job with status 'running'")
+
+
 def test_start_of_a_pending_job_shows_it(api: Api, pending: Dict[str, Any]) -> None:
     answer = api.post(f"/training/jobs/{pending['id']}/start?checkpoint_path=/c/last.pt&resume=true")
     assert (answer.status_code, answer.json()["status"]) == (200, "pending")
@@ -153,6 +177,15 @@ def test_start_of_a_pending_job_shows_it(api: Api, pending: Dict[str, Any]) -> N
 
 def test_start_of_a_running_job_is_400(api: Api, trainer: Trainer) -> None:
     shows(api.post(f"/training/jobs/{trainer.id}/start"), 400, "Cannot start job with status 'running'")
+
+
+def test_start_of_an_ended_job_runs_it_again(api: Api) -> None:
+    """Old clients make a job, and start it whenever they like."""
+    job = api.submit(program("true"))["id"]
+    api.reaches(job, "completed")
+    answer = api.post(f"/training/jobs/{job}/start")
+    assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (200, job, "pending")
+    api.reaches(job, "completed")
 
 
 def test_the_older_stop(api: Api, pending: Dict[str, Any]) -> None:
@@ -229,6 +262,19 @@ def test_the_list_has_pages_and_filters(api: Api) -> None:
     found = api.get("/training/jobs", params={"status": "cancelled", "limit": 5}).json()["jobs"]
     assert [row["id"] for row in found] == sorted(jobs, reverse=True)
     assert [place for place, _ in problems(api.get("/training/jobs?status=lost"))] == ["query.status"]
+
+
+def test_the_list_of_a_project_has_its_jobs_alone(api: Api, root: str) -> None:
+    projects = [trainyard(root, str(api.token), "projects", "create", f"listed {n}") for n in (1, 2)]
+    numbers = [project.get("project_id") or project.get("id") for project in projects]
+    jobs = [api.submit({**yolo(), "project_id": number}) for number in (*numbers, numbers[0])]
+    for number in numbers:
+        found = api.get(f"/training/jobs?project_id={number}").json()
+        assert found == {"jobs": [job for job in reversed(jobs) if job["project_id"] == number], "next_cursor": None}
+    for job in jobs:
+        api.post(f"/training/jobs/{job['id']}/cancel")
+    shows(api.get("/training/jobs?project_id=987654"), 404, "Project not found")
+    assert problems(api.get("/training/jobs?project_id=x")) == [("query.project_id", "int_parsing")]
 
 
 def test_final_accuracy_and_checkpoints_are_on_the_completed_job(api: Api, reported: Trainer) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import Api, program
 
 OLD_TRAINER = r"""
-import json, os, sys, time, traceback, urllib.error, urllib.request
+import http.server, json, os, sys, threading, time, traceback, urllib.error, urllib.request
 
 BASE, JOB = os.environ["CALLBACK_URL"], int(os.environ["JOB_ID"])
 MODE = sys.argv[1]
@@ -34,14 +34,34 @@ def post(path, body, base=BASE):
                 raise
         time.sleep(delay)
 
-def callback(name, body):
-    return post(f"/training/jobs/{JOB}/callback/{name}", {"job_id": JOB, **body})
+class LosesOne(http.server.BaseHTTPRequestHandler):
+    # Passes calls on, and puts a 502 in place of the first answer: the call has arrived, its sender cannot know.
+    times = []
+    log_message = lambda *_words: None
 
-def epoch(number, metrics):
+    def do_POST(self):
+        self.times.append(time.monotonic())
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        request = urllib.request.Request(BASE + self.path, data=data, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            status, words = answer.status, answer.read()
+        status, words = (502, b"{}") if len(self.times) == 1 else (status, words)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(words)))
+        self.end_headers()
+        self.wfile.write(words)
+
+way = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LosesOne)
+threading.Thread(target=way.serve_forever, daemon=True).start()
+
+def callback(name, body, base=BASE):
+    return post(f"/training/jobs/{JOB}/callback/{name}", {"job_id": JOB, **body}, base)
+
+def epoch(number, metrics, base=BASE):
     return callback("progress", {
         "status": "running", "current_epoch": number, "total_epochs": 3, "progress_percent": number / 3 * 100,
         "metrics": metrics, "checkpoint_path": f"s3://training-checkpoints/checkpoints/{JOB}/last.pt",
-        "best_checkpoint_path": f"s3://training-checkpoints/checkpoints/{JOB}/best.pt"})
+        "best_checkpoint_path": f"s3://training-checkpoints/checkpoints/{JOB}/best.pt"}, base)
 
 def figures(number):
     extra = {"loss": 1 / number, "box_loss": 0.5, "cls_loss": 0.3, "dfl_loss": 0.2, "mAP50": number / 4,
@@ -52,7 +72,8 @@ answers = {}
 answers["start"] = callback("progress", {"status": "running", "current_epoch": 0, "total_epochs": 3,
                                          "progress_percent": 0, "metrics": None})
 for number in (1, 2, 3):
-    answers[f"epoch {number}"] = epoch(number, figures(number))
+    base = f"http://127.0.0.1:{way.server_port}" if number == 3 and MODE != "fails" else BASE
+    answers[f"epoch {number}"] = epoch(number, figures(number), base)
     answers[f"log {number}"] = callback("logs", {
         "event_type": "epoch", "message": f"epoch {number} done", "level": "INFO", "data": None,
         "timestamp": "2026-11-23T01:20:22.543843"})
@@ -89,6 +110,7 @@ else:
 answers["late epoch"] = epoch(9, figures(9))
 answers["late failure"] = callback("completion", {
     "status": "failed", "total_epochs_completed": 1, "exit_code": 1, "error_message": "forged"})
+print("CALLS", json.dumps(LosesOne.times), flush=True)
 print("ANSWERS", json.dumps(answers), flush=True)
 names = ("JOB_ID EPOCHS BATCH_SIZE LEARNING_RATE IMGSZ MODEL_NAME TASK_TYPE FRAMEWORK DEVICE CONFIG").split()
 print("ENVIRONMENT", json.dumps({name: os.environ.get(name) for name in names}), flush=True)
@@ -107,13 +129,15 @@ class Ran:
     """A job of the old trainer that has ended, and what it said."""
 
     def __init__(self, api: Api, mode: str, status: str) -> None:
-        config = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "imgsz": 96, "advanced_config": ADVANCED}
-        body = program("python3", "-c", OLD_TRAINER, mode, task_type="detection", model_name="yolo11n", **config)
+        config: Dict[str, Any] = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "imgsz": 96, "device": "cpu"}
+        config.update(task_type="detection", model_name="yolo11n", advanced_config=ADVANCED)
+        body = program("python3", "-c", OLD_TRAINER, mode, **config)
         self.api = api
         self.id = api.submit(body)["id"]
         self.job = api.reaches(self.id, status)
         self.lines: List[str] = [row["content"] for row in self.read("logs?limit=1000")]
         self.answers: Dict[str, Any] = self._said("ANSWERS")
+        self.calls: List[float] = self._said("CALLS")
         self.environment: Dict[str, str] = self._said("ENVIRONMENT")
 
     def read(self, part: str, base: str = "training") -> Any:
@@ -152,6 +176,13 @@ def test_each_epoch_is_there_once_although_one_was_sent_again(ran: Ran) -> None:
     extra = rows[2]["extra_metrics"]
     assert (extra["mAP50"], extra["mAP50-95"], extra["box_loss"], extra["fitness"]) == (0.75, 0.375, 0.5, 0.375)
     assert rows[2]["checkpoint_path"].endswith("/last.pt")
+
+
+def test_an_epoch_is_there_once_although_its_answer_was_lost(ran: Ran) -> None:
+    assert len(ran.calls) == 2
+    assert ran.calls[1] - ran.calls[0] >= 2.0
+    assert ran.answers["epoch 3"][0] == 200
+    assert [row["epoch"] for row in ran.read("metrics")].count(3) == 1
 
 
 def test_the_end_is_what_the_trainer_said(ran: Ran) -> None:
@@ -197,7 +228,9 @@ def test_hyper_parameters_reach_the_trainer(ran: Ran) -> None:
     assert found["JOB_ID"] == str(ran.id)
     assert (found["EPOCHS"], found["BATCH_SIZE"], found["LEARNING_RATE"]) == ("3", "4", "0.01")
     assert (found["IMGSZ"], found["MODEL_NAME"], found["FRAMEWORK"]) == ("96", "yolo11n", "command")
+    assert found["DEVICE"] == "cpu"
     config = json.loads(found["CONFIG"])
+    assert config["device"] == "cpu"
     assert (config["epochs"], config["batch"], config["learning_rate"], config["imgsz"]) == (3, 4, 0.01, 96)
     assert config["advanced_config"] == ADVANCED
     for key, value in ADVANCED.items():

@@ -1,6 +1,6 @@
 //! What a trainer reports to the coordinator itself, without an agent between.
 //!
-//! Such reports have no numbers, so each epoch and the completion count once by what they say. They
+//! Such reports have no numbers, so the metrics of each epoch and the completion count once by what they say. They
 //! need the secret of the live attempt and never leave a terminal state. Called by the job's actor.
 
 use std::collections::BTreeSet;
@@ -27,6 +27,8 @@ pub(super) type Reported = BTreeSet<(u32, Option<u64>)>;
 pub struct DirectReport {
     /// What it says; the first says whether it was said before.
     pub records: Vec<Record>,
+    /// Tells a body of lines from any other, if it can be told.
+    pub identity: Option<u64>,
 }
 
 /// Compared as hashes, so that the time tells nothing.
@@ -85,7 +87,13 @@ impl State {
                 !self.reported().await?.insert(key)
             }
             Some(Record::Completion(_)) => attempt.is_some_and(|live| live.completion.is_some()),
-            Some(Record::Progress(_) | Record::Log(_) | Record::Validation { .. }) | None => false,
+            Some(Record::Log(_)) => {
+                // Lines have no numbers; but the same body directly again is the same call, sent again.
+                let said = report.identity.zip(attempt.map(|live| live.number));
+                let before = std::mem::replace(&mut self.last_body, said);
+                said.is_some() && said == before
+            }
+            Some(Record::Progress(_) | Record::Validation { .. }) | None => false,
         })
     }
 

@@ -13,7 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use trainyard_core::{
-    failure::StopCause,
+    failure::{StopCause, TaskEnd},
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Effect, Event, Illegal, Job, JobState, Step},
     secret::Secret,
@@ -116,6 +116,8 @@ pub struct State {
     peers: Arc<Peers>,
     /// Epochs and steps that the live attempt has reported; read from the store when first needed.
     reported: Option<(AttemptNo, direct::Reported)>,
+    /// Identity of the last lines that a trainer has sent to the coordinator itself.
+    last_body: Option<(u64, AttemptNo)>,
 }
 
 impl Actor for JobActor {
@@ -133,6 +135,7 @@ impl Actor for JobActor {
             job,
             peers,
             reported: None,
+            last_body: None,
         })
     }
 
@@ -196,7 +199,11 @@ impl State {
         reply: Option<ActReply>,
     ) -> Result<(), ActorProcessingErr> {
         match self.job.step(clock::now(), event) {
-            Ok(step) => Ok(self.take(step, Vec::new(), Done::Answer(reply)).await?),
+            Ok(step) => {
+                let begun = step.effects.iter().find_map(begins);
+                self.take(step, Vec::new(), Done::Answer(reply)).await?;
+                self.end_without_snapshot(begun).await
+            }
             Err(illegal) => {
                 tracing::info!(job = %self.job.id, %illegal, "refused");
                 if let Some(reply) = reply {
@@ -275,7 +282,9 @@ impl State {
         }
         if self.job.state == JobState::Starting && !self.job.cancel_requested {
             let node = live.allocation.node.clone();
-            let start = self.start_frame(attempt);
+            let Ok(start) = self.start_frame(attempt) else {
+                return self.end_without_snapshot(Some(attempt)).await;
+            };
             return Ok(self
                 .peers
                 .nodes
@@ -327,7 +336,10 @@ impl State {
     /// Enqueue, dequeue and release are for the scheduler, who is told the whole job.
     fn frames(&self, effects: &[Effect]) -> Vec<(NodeName, Frame)> {
         let frame = |effect: &Effect| match effect {
-            Effect::Start(node, attempt) => Some((node.clone(), self.start_frame(*attempt))),
+            Effect::Start(node, attempt) => {
+                let start = self.start_frame(*attempt).ok()?;
+                Some((node.clone(), start))
+            }
             Effect::Stop(node, attempt, cause) => {
                 Some((node.clone(), self.stop_frame(*attempt, *cause)))
             }
@@ -340,33 +352,54 @@ impl State {
         effects.iter().filter_map(frame).collect()
     }
 
-    fn start_frame(&self, attempt: AttemptNo) -> Frame {
+    /// The order to begin an attempt; none without what the job trains on: the node would take it for a
+    /// job that names a path.
+    fn start_frame(&self, attempt: AttemptNo) -> Result<Frame, TaskEnd> {
+        let snapshot = self.snapshot()?;
         let live = self.job.attempts.iter().find(|a| a.number == attempt);
-        Frame::Start(v1::StartTask {
+        Ok(Frame::Start(v1::StartTask {
             task: Some(self.task(attempt).into()),
             spec: Some(self.job.spec.clone().into()),
             gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
             world_size: 1,
             secret: live.map_or_else(String::new, |live| live.secret.expose().to_owned()),
-            snapshot: self.snapshot().map(Into::into),
-        })
+            snapshot: snapshot.map(Into::into),
+        }))
     }
 
-    /// What the job trains on. Its row was stored with the job and stays while the job is open.
-    fn snapshot(&self) -> Option<Snapshot> {
-        let id = self.job.snapshot_id.as_deref()?;
-        let found = self.peers.store.document::<Snapshot>(id);
-        match found {
-            Ok(Some(snapshot)) => Some(snapshot),
-            Ok(None) => {
-                tracing::error!(job = %self.job.id, snapshot = %id, "the job's snapshot is gone");
-                None
-            }
-            Err(error) => {
-                tracing::error!(job = %self.job.id, %error, "the job's snapshot cannot be read");
-                None
-            }
+    /// What the job trains on. Its row was stored with the job and stays while the job is open; where it
+    /// is not, no attempt can begin.
+    fn snapshot(&self) -> Result<Option<Snapshot>, TaskEnd> {
+        let Some(id) = self.job.snapshot_id.as_deref() else {
+            return Ok(None);
+        };
+        // Another try would end the same way.
+        let end = |error: String| TaskEnd {
+            error: Some(error),
+            ..TaskEnd::default()
+        };
+        match self.peers.store.document::<Snapshot>(id) {
+            Ok(Some(snapshot)) => Ok(Some(snapshot)),
+            Ok(None) => Err(end(format!(
+                "snapshot '{id}' of the job is gone; submit the job anew"
+            ))),
+            Err(error) => Err(end(format!(
+                "snapshot '{id}' of the job cannot be read: {error}; submit the job anew"
+            ))),
         }
+    }
+
+    /// Ends an attempt of which the node was not told, for want of a snapshot.
+    async fn end_without_snapshot(
+        &mut self,
+        begun: Option<AttemptNo>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (Some(attempt), Err(end)) = (begun, self.snapshot()) else {
+            return Ok(());
+        };
+        tracing::error!(job = %self.job.id, error = end.error, "an attempt could not begin");
+        let step = self.job.step(clock::now(), Event::Ended(attempt, end))?;
+        Ok(self.take(step, Vec::new(), Done::Answer(None)).await?)
     }
 
     fn stop_frame(&self, attempt: AttemptNo, cause: StopCause) -> Frame {
@@ -395,6 +428,14 @@ impl State {
         };
         self.peers.store.commit(Vec::new(), Box::new(then)).await
     }
+}
+
+/// The attempt that an effect begins.
+fn begins(effect: &Effect) -> Option<AttemptNo> {
+    if let Effect::Start(_, attempt) = effect {
+        return Some(*attempt);
+    }
+    None
 }
 
 /// What to answer to a report of a task that nobody wants.

@@ -11,17 +11,17 @@ use trainyard_core::{
     spec::{JobSpec, Violation},
 };
 use trainyard_proto::{
-    convert::timestamp,
+    convert::{WireError, job_spec, timestamp},
     v1::{self, job_service_server::JobService},
 };
 
 use super::caller;
 use crate::{
-    api::{ApiError, Jobs, Service},
-    store::{StoredLine, StoredPoint},
+    api::{ApiError, Jobs, Page, Service},
+    store::{Sizable, StoredLine, StoredPoint},
 };
 
-/// Text in one message of lines, so that any client's limit of 4 MiB is kept.
+/// Text in one message of lines or points, so that any client's limit of 4 MiB is kept.
 const TEXT: usize = 1 << 20;
 /// Text of jobs in one message, in bytes: clients take 4 MiB.
 const JOBS: usize = 2 << 20;
@@ -45,7 +45,8 @@ impl JobService for JobDoor {
             idempotency_key: key,
         } = request.into_inner();
         let missing = || ApiError::field("spec", "is missing; say what is to be run");
-        let spec = JobSpec::try_from(spec.ok_or_else(missing)?).map_err(ApiError::from)?;
+        let (spec, wrong) = job_spec(spec.ok_or_else(missing)?);
+        well_formed(&spec, wrong)?;
         let key = (!key.is_empty()).then_some(key);
         let job = self.0.submit(&caller, spec, key).await;
         let job = Some(job.map_err(below_spec)?.into());
@@ -128,10 +129,12 @@ impl JobService for JobDoor {
         let job = JobId(request.job_id);
         let page = self
             .0
-            .points(&caller, job, (after, size(request.page_size)))?;
-        let last = page.rows.last().filter(|_| page.more);
+            .points(&caller, job, (after, size(request.page_size)))
+            .await?;
+        let (rows, more) = first_message(page);
+        let last = rows.last().filter(|_| more);
         let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
-        let points = page.rows.into_iter().map(point).collect();
+        let points = rows.into_iter().map(point).collect();
         Ok(Response::new(v1::ListMetricsResponse {
             points,
             next_page_token,
@@ -149,11 +152,11 @@ impl JobService for JobDoor {
         let pages = self
             .0
             .follow_points(&caller, JobId(request.job_id), request.after_point_id)?;
-        let pages = pages.map_err(Status::from).map_ok(|page| {
-            let points = page.into_iter().map(point).collect();
+        let messages = messages(pages).map_ok(|rows| {
+            let points = rows.into_iter().map(point).collect();
             v1::StreamMetricsResponse { points }
         });
-        Ok(Response::new(Box::pin(pages)))
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn list_logs(
@@ -170,13 +173,7 @@ impl JobService for JobDoor {
             .0
             .lines(&caller, job, (after, size(request.page_size)), keep)
             .await?;
-        let mut messages = by_text(page.rows);
-        let more = page.more || messages.len() > 1;
-        let rows = if messages.is_empty() {
-            Vec::new()
-        } else {
-            messages.swap_remove(0)
-        };
+        let (rows, more) = first_message(page);
         let last = rows.last().filter(|_| more);
         let next_page_token = last.map(|row| row.id.to_string()).unwrap_or_default();
         let lines = rows.into_iter().map(line).collect();
@@ -201,11 +198,7 @@ impl JobService for JobDoor {
         let pages = self
             .0
             .follow_lines(&caller, JobId(job_id), (after_line_id, follow))?;
-        let messages = pages.flat_map(|page| match page {
-            Ok(rows) => stream::iter(by_text(rows).into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => stream::iter(vec![Err(Status::from(error))]),
-        });
-        let messages = messages.map_ok(|rows: Vec<StoredLine>| {
+        let messages = messages(pages).map_ok(|rows| {
             let lines = rows.into_iter().map(line).collect();
             v1::StreamLogsResponse { lines }
         });
@@ -213,11 +206,29 @@ impl JobService for JobDoor {
     }
 }
 
+/// Names what could not be read together with what is wrong in what could.
+fn well_formed(spec: &JobSpec, wrong: Vec<WireError>) -> Result<(), ApiError> {
+    if wrong.is_empty() {
+        // The service's check says the same.
+        return Ok(());
+    }
+    let unread = wrong.into_iter().map(|error| Violation {
+        field: error.field().to_owned(),
+        message: error.to_string(),
+    });
+    let found = below(spec.check());
+    Err(ApiError::invalid(unread.chain(found).collect()))
+}
+
 /// The violations of a specification are those of the field that holds it.
 fn below_spec(error: ApiError) -> Status {
     if error.violations.is_empty() {
         return error.into();
     }
+    ApiError::invalid(below(error.violations)).into()
+}
+
+fn below(found: Vec<Violation>) -> Vec<Violation> {
     let below = |found: Violation| Violation {
         field: match found.field.as_str() {
             // On the wire they are texts.
@@ -226,7 +237,7 @@ fn below_spec(error: ApiError) -> Status {
         },
         message: found.message,
     };
-    ApiError::invalid(error.violations.into_iter().map(below).collect()).into()
+    found.into_iter().map(below).collect()
 }
 
 fn size(wanted: u32) -> usize {
@@ -297,12 +308,12 @@ fn line(row: StoredLine) -> v1::LogLine {
     }
 }
 
-/// Rows in groups whose text fits into one message.
-fn by_text(rows: Vec<StoredLine>) -> Vec<Vec<StoredLine>> {
-    let mut groups: Vec<Vec<StoredLine>> = Vec::new();
+/// Rows in groups that each fit into one message.
+fn by_text<T: Sizable>(rows: Vec<T>) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
     let mut size = 0;
     for row in rows {
-        let text = row.line.text.len() + 64;
+        let text = row.size();
         match groups.last_mut() {
             Some(group) if size + text <= TEXT => {
                 size += text;
@@ -315,6 +326,23 @@ fn by_text(rows: Vec<StoredLine>) -> Vec<Vec<StoredLine>> {
         }
     }
     groups
+}
+
+/// What of a page fits into one message, and whether there is more.
+fn first_message<T: Sizable>(page: Page<T>) -> (Vec<T>, bool) {
+    let mut messages = by_text(page.rows).into_iter();
+    let first = messages.next().unwrap_or_default();
+    (first, page.more || messages.next().is_some())
+}
+
+/// Pages as messages.
+fn messages<T: Sizable + Send>(
+    pages: impl Stream<Item = Result<Vec<T>, ApiError>> + Send,
+) -> impl Stream<Item = Result<Vec<T>, Status>> + Send {
+    pages.flat_map(|page| match page {
+        Ok(rows) => stream::iter(by_text(rows).into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(Status::from(error))]),
+    })
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ impl ProjectService for ProjectDoor {
         request: Request<v1::ListProjectsRequest>,
     ) -> Result<Response<v1::ListProjectsResponse>, Status> {
         let caller = caller(&self.0, &request)?;
-        let projects = self.0.projects(&caller)?.into_iter().map(wire).collect();
+        let projects = self.0.projects(&caller).await?;
+        let projects = projects.into_iter().map(wire).collect();
         Ok(Response::new(v1::ListProjectsResponse { projects }))
     }
 
@@ -76,7 +77,7 @@ impl ProjectService for ProjectDoor {
     ) -> Result<Response<v1::SetMemberResponse>, Status> {
         let caller = caller(&self.0, &request)?;
         let asked = request.into_inner();
-        let role = project_role(&asked.role, ProjectRole::Member)?;
+        let role = project_role(("role", &asked.role), ProjectRole::Member)?;
         let who = (Who::Email(&asked.email), role);
         let set = self.0.set_member(&caller, asked.project_id, who).await?;
         let member = Some(member(set));

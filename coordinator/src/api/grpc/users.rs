@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status, async_trait};
 use trainyard_core::{
     access::{ProjectRole, SystemRole},
+    account::name_problem,
     time::Timestamp,
 };
 use trainyard_proto::{
@@ -34,8 +35,8 @@ impl UserService for UserDoor {
     ) -> Result<Response<v1::ListUsersResponse>, Status> {
         let caller = caller(&self.0, &request)?;
         let users = match request.into_inner().only_service {
-            true => self.0.service_accounts(&caller)?,
-            false => self.0.list_users(&caller)?,
+            true => self.0.service_accounts(&caller).await?,
+            false => self.0.list_users(&caller).await?,
         };
         let users = users.into_iter().map(user).collect();
         Ok(Response::new(v1::ListUsersResponse { users }))
@@ -47,13 +48,14 @@ impl UserService for UserDoor {
     ) -> Result<Response<v1::CreateUserResponse>, Status> {
         let caller = caller(&self.0, &request)?;
         let asked = request.into_inner();
-        let role = role(&asked.role, SystemRole::Guest)?;
         let name = Some(asked.full_name).filter(|name| !name.is_empty());
         let new = NewUser {
             email: asked.email,
             password: asked.password,
             profile: vec![("full_name", name)],
         };
+        let role = role(&asked.role, SystemRole::Guest);
+        let (role, ()) = ApiError::both(role, new.check())?;
         let user = Some(user(self.0.create_user(&caller, new, role).await?));
         Ok(Response::new(v1::CreateUserResponse { user }))
     }
@@ -114,12 +116,18 @@ impl UserService for UserDoor {
         let caller = caller(&self.0, &request)?;
         let asked = request.into_inner();
         let project = match asked.project_id {
-            0 => None,
-            id => Some((id, project_role(&asked.project_role, ProjectRole::Member)?)),
+            0 => Ok(None),
+            id => {
+                let named = ("project_role", &*asked.project_role);
+                project_role(named, ProjectRole::Member).map(|role| Some((id, role)))
+            }
         };
+        let role = role(&asked.role, SystemRole::StandardEngineer);
+        let rest = ApiError::both(role, project);
+        let ((role, project), ()) = ApiError::both(rest, good_name(&asked.name))?;
         let new = NewServiceAccount {
             name: asked.name,
-            role: role(&asked.role, SystemRole::StandardEngineer)?,
+            role,
             project,
         };
         let user = Some(user(self.0.create_service_account(&caller, new).await?));
@@ -136,7 +144,8 @@ impl UserService for UserDoor {
             .expires_in
             .as_ref()
             .map(|life| span("expires_in", life));
-        let life = life.transpose().map_err(ApiError::from)?;
+        let life = life.transpose().map_err(ApiError::from);
+        let (life, ()) = ApiError::both(life, good_name(&asked.name))?;
         let account = self.0.service_account(&caller, &asked.account)?;
         let new = NewKey {
             user_id: account.id,
@@ -160,7 +169,7 @@ impl UserService for UserDoor {
             true => None,
             false => Some(self.0.service_account(&caller, &account)?.id),
         };
-        let users = self.0.service_accounts(&caller)?;
+        let users = self.0.service_accounts(&caller).await?;
         let name = |id: u64| {
             let found = users.iter().find(|user| user.id == id);
             found.map(|user| user.email.clone()).unwrap_or_default()
@@ -234,13 +243,21 @@ fn known_role(name: &str) -> Result<SystemRole, ApiError> {
     })
 }
 
-/// A role within a project; an empty text takes the default.
-pub(super) fn project_role(name: &str, default: ProjectRole) -> Result<ProjectRole, ApiError> {
+/// Whether it is a name of a service account or of a key.
+fn good_name(name: &str) -> Result<(), ApiError> {
+    name_problem(name).map_or(Ok(()), |words| Err(ApiError::field("name", words)))
+}
+
+/// A role within a project, from a field of the message; an empty text takes the default.
+pub(super) fn project_role(
+    (field, name): (&str, &str),
+    default: ProjectRole,
+) -> Result<ProjectRole, ApiError> {
     if name.is_empty() {
         return Ok(default);
     }
     ProjectRole::parse(name).ok_or_else(|| {
         let known = ProjectRole::ALL.map(ProjectRole::name).join(", ");
-        ApiError::field("role", format!("'{name}' is none of {known}"))
+        ApiError::field(field, format!("'{name}' is none of {known}"))
     })
 }

@@ -7,7 +7,10 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use trainyard_core::account::{PASSWORD, PROFILE, email_problem};
-use trainyard_proto::http::{self, Fields};
+use trainyard_proto::{
+    http::{self, Fields},
+    status::Kind,
+};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -200,7 +203,14 @@ pub(super) async fn register(
 ) -> Result<(StatusCode, Json<UserView>), Refusal> {
     let new = http::read(&body, |fields, _| new_user(fields))?;
     let Peer(from) = Peer::of(&extensions);
-    let user = service.register(new, from).await?;
+    let mut made = service.register(new, from).await;
+    if let Err(refused) = &mut made
+        && refused.kind == Kind::Taken
+    {
+        // What is taken is 409 everywhere else; of this call the contract says 400.
+        refused.kind = Kind::Conflict;
+    }
+    let user = made?;
     Ok((StatusCode::CREATED, Json(UserView::of(user))))
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use trainyard_core::{
     ids::JobId,
     job::{Job, JobState},
-    record::Record,
+    record::{Record, validation_id},
 };
 use trainyard_proto::http;
 use utoipa::ToSchema;
@@ -56,8 +56,9 @@ pub(super) struct ResultTaken {
 
 /// Report an epoch
 ///
-/// The first report, of epoch 0 without metrics, says that the training has begun. A second one of the
-/// same epoch replaces the first.
+/// The first report, of epoch 0 without metrics, says that the training has begun. Metrics count once for
+/// each epoch and step: a second report of them changes nothing, whatever it says, so one that is sent
+/// again because its answer was lost is no second row.
 #[utoipa::path(
     post,
     path = "/training/jobs/{id}/callback/progress",
@@ -90,6 +91,9 @@ pub(super) async fn completion(State(service): State<Service>, report: Report) -
 }
 
 /// Report a line
+///
+/// A line of more than 64 KiB becomes several, as in a trainer's output. The same body directly again changes
+/// nothing where its `timestamp` has microseconds; else its lines are there twice.
 #[utoipa::path(
     post,
     path = "/training/jobs/{id}/callback/logs",
@@ -118,14 +122,18 @@ pub(super) async fn log(state: State<Service>, report: Report) -> Answer<Taken> 
 }
 
 async fn said(State(service): State<Service>, report: Report) -> Answer<Taken> {
-    let records = http::log(&report.body, report.job)?.records(clock::now());
-    let job = store(&service, report, records).await?;
+    let body = http::log(&report.body, report.job)?;
+    let said = DirectReport {
+        records: body.records(clock::now()),
+        identity: body.identity,
+    };
+    let job = service.report(report.job, report.secret, said).await?;
     Ok(taken("Log received", job.state))
 }
 
 /// Report a validation result
 ///
-/// One row a job and epoch: a second one of the same epoch replaces the first.
+/// One row a job and epoch: a second one of the same epoch replaces the first, under the same number.
 #[utoipa::path(
     post,
     path = "/validation/jobs/{id}/results",
@@ -150,13 +158,9 @@ pub(super) async fn validation(
     }))
 }
 
-/// One row per job and epoch, so its number is made of both.
-pub(super) fn validation_id(job: JobId, epoch: u32) -> u64 {
-    job.0.saturating_mul(1_000_000).saturating_add(epoch.into())
-}
-
 async fn store(service: &Service, report: Report, records: Vec<Record>) -> Result<Job, ApiError> {
-    let said = DirectReport { records };
+    let identity = None;
+    let said = DirectReport { records, identity };
     service.report(report.job, report.secret, said).await
 }
 

@@ -1,7 +1,6 @@
 //! Datasets, snapshots, and where to put a checkpoint.
 
 use axum::{Json, extract::State};
-use http::{HeaderMap, header::HOST};
 use serde::Serialize;
 use serde_json::Value;
 use trainyard_core::snapshot::Snapshot;
@@ -10,13 +9,13 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    error::{Answer, Refusal},
+    error::{Answer, Refusal, both},
     openapi::{About, Acting, Sending},
-    request::{Asked, Body, Id, Named, User},
+    request::{Asked, Base, Body, Id, Named, User},
 };
 use crate::{
     api::Service,
-    datasets::{DatasetRow, NewDataset, UPLOAD},
+    datasets::{DatasetRow, NewDataset, UPLOAD, check_filename},
 };
 
 /// The calls.
@@ -110,8 +109,12 @@ pub(super) struct SnapshotPage {
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes a body that is read field by field")]
 pub(super) struct UploadUrlRequest {
-    /// Such as `best.pt`: no folders.
-    #[schema(min_length = 1, max_length = 200, pattern = "^[^./\\\\][^/\\\\]*$")]
+    /// Such as `best.pt`: no folders, at most 200 bytes.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = "^[^./\\\\\\x00-\\x1f\\x7f-\\x9f][^/\\\\\\x00-\\x1f\\x7f-\\x9f]*$"
+    )]
     checkpoint_filename: String,
     /// Taken and not needed.
     content_type: Option<String>,
@@ -345,17 +348,25 @@ pub(super) async fn delete_snapshot(
 pub(super) async fn upload_url(
     State(service): State<Service>,
     User(caller): User,
-    Id(id): Id,
-    headers: HeaderMap,
+    id: Result<Id, Refusal>,
+    Base(base): Base,
     Body(body): Body,
 ) -> Answer<UploadUrl> {
     let filename = bodies::read(&body, |fields, _| {
         fields.optional_text("content_type");
-        fields.text("checkpoint_filename")
-    })?;
+        let name = fields.text("checkpoint_filename");
+        let wrong = check_filename(&name).err();
+        let wrong = wrong.iter().flat_map(|error| &error.violations).next();
+        fields.check(
+            "checkpoint_filename",
+            wrong.map(|found| found.message.as_str()),
+        );
+        name
+    });
+    let (Id(id), filename) = both(id, filename)?;
     let upload = service.upload_url(&caller, id, &filename).await?;
     let upload_url = match upload.url.strip_prefix('/') {
-        Some(path) => format!("{}/{path}", base(&service, &headers)),
+        Some(path) => format!("{base}/{path}"),
         None => upload.url,
     };
     Ok(Json(UploadUrl {
@@ -363,20 +374,6 @@ pub(super) async fn upload_url(
         object_key: upload.key,
         expires_in: UPLOAD.as_secs(),
     }))
-}
-
-/// How the caller reaches this coordinator: as the settings say, else as the request was addressed.
-fn base(service: &Service, headers: &HeaderMap) -> String {
-    if let Some(url) = service.public_url() {
-        return url.trim_end_matches('/').to_owned();
-    }
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let scheme = match header("x-forwarded-proto") {
-        Some("https") => "https",
-        _ => "http",
-    };
-    let host = header(HOST.as_str()).unwrap_or("localhost");
-    format!("{scheme}://{host}")
 }
 
 fn page(service: &Service, asked: &Asked) -> Result<(String, usize), Refusal> {

@@ -43,6 +43,22 @@ impl From<Problems> for Refusal {
     }
 }
 
+/// What was read in two places, or what is wrong in either: the contract wants every bad field at once, be
+/// it in the path, the query, a header or the body.
+pub(super) fn both<A, B>(
+    one: Result<A, impl Into<Refusal>>,
+    other: Result<B, impl Into<Refusal>>,
+) -> Result<(A, B), Refusal> {
+    match (one.map_err(Into::into), other.map_err(Into::into)) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(Refusal::Fields(mut found)), Err(Refusal::Fields(more))) => {
+            found.extend(more);
+            Err(Refusal::Fields(found))
+        }
+        (Err(refusal), _) | (Ok(_), Err(refusal)) => Err(refusal),
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, detail) = match self {

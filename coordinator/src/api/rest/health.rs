@@ -1,4 +1,5 @@
-//! Whether the coordinator works: each value is looked up when it is asked for.
+//! Whether the coordinator works: each value is looked up when it is asked for; only the Labeler's own word is
+//! kept for some seconds, because anyone may ask.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ pub(super) struct Health {
     nodes: Option<usize>,
     /// Nodes that take work.
     nodes_ready: Option<usize>,
-    /// `healthy`, `unreachable` or `not configured`.
+    /// `healthy`, `unreachable` or `not configured`, as of five seconds ago at most.
     labeler: &'static str,
     /// The state of each tracker: shown only, nothing depends on them.
     trackers: BTreeMap<String, &'static str>,

@@ -15,6 +15,7 @@ use serde_json::json;
 use trainyard_core::{
     ids::JobId,
     job::{Job, JobState, Resume},
+    spec::texts::path_problem,
 };
 use trainyard_proto::http::{Bound, SAFE, problem};
 use utoipa::ToSchema;
@@ -22,8 +23,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     create,
-    error::{Answer, Refusal},
-    openapi::{About, Acting, Sending},
+    error::{Answer, Refusal, both},
+    openapi::{About, Acting, Again, Sending},
     request::{Asked, Body as Given, Id, ProjectId, Reader, User},
     submission::TrainingJobRequest,
     views::TrainingJob,
@@ -100,8 +101,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     Given(body): Given,
 ) -> Answer<TrainingJob> {
-    let key = key(&headers)?;
-    let spec = create::spec(&body)?;
+    let (key, spec) = both(key(&headers), create::spec(&body))?;
     let job = service.submit(&caller, spec, key).await;
     let job = job.map_err(|error| create::refusal(&body, error))?;
     shown(&service, job)
@@ -272,7 +272,7 @@ pub(super) async fn cancel(
     tag = "training",
     security(("token" = []), ("login" = [])),
     params(("id" = i64, Path, description = "The job")),
-    responses((status = 200, description = "The job, which waits again", body = TrainingJob), Acting)
+    responses((status = 200, description = "The job, which waits again", body = TrainingJob), Again)
 )]
 pub(super) async fn restart(
     State(service): State<Service>,
@@ -293,23 +293,28 @@ pub(super) async fn restart(
     security(("token" = []), ("login" = [])),
     params(
         ("id" = i64, Path, description = "The job"),
-        ("checkpoint_path" = Option<String>, Query, description = "A stored checkpoint by its location, or a path as the trainer's node sees it"),
+        ("checkpoint_path" = Option<String>, Query, max_length = 4096, pattern = "^[^\\x00]*$", description = "A stored checkpoint by its location, or a path as the trainer's node sees it"),
         ("resume" = Option<bool>, Query, description = "Go on where that checkpoint ended, epochs and optimizer included"),
     ),
-    responses((status = 200, description = "The job, which waits", body = TrainingJob), Acting)
+    responses((status = 200, description = "The job, which waits", body = TrainingJob), Again)
 )]
 pub(super) async fn start(
     State(service): State<Service>,
     User(caller): User,
-    Id(id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<TrainingJob> {
-    let wanted = asked.read(|fields| Resume {
-        checkpoint: fields
-            .optional_text("checkpoint_path")
-            .filter(|path| !path.is_empty()),
-        whole: fields.optional_flag("resume").unwrap_or(false),
-    })?;
+    let wanted = asked.read(|fields| {
+        let checkpoint = fields.optional_text("checkpoint_path");
+        let checkpoint = checkpoint.filter(|path| !path.is_empty());
+        fields.check(
+            "checkpoint_path",
+            checkpoint.as_deref().and_then(path_problem),
+        );
+        let whole = fields.optional_flag("resume").unwrap_or(false);
+        Resume { checkpoint, whole }
+    });
+    let (Id(id), wanted) = both(id, wanted)?;
     shown(&service, service.start(&caller, id, wanted).await?)
 }
 

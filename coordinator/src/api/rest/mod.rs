@@ -53,7 +53,8 @@ pub fn router(service: &Service) -> Router {
     let (api, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", calls())
         .split_for_parts();
-    openapi::finish(&mut document, service.page_rows());
+    let most = (service.page_rows(), service.series_rows());
+    openapi::finish(&mut document, most);
     let (reports, _) = callbacks().split_for_parts();
     let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
     let routes = Router::new()
@@ -62,9 +63,10 @@ pub fn router(service: &Service) -> Router {
         .route("/api/v1/ws/training", get(live::training))
         .route("/health", get(health::health))
         .route("/metrics", get(figures::figures))
-        .method_not_allowed_fallback(not_allowed)
         .with_state(service.clone())
-        .merge(docs);
+        .merge(docs)
+        // Last, so that it is that of the pages of the document as well.
+        .method_not_allowed_fallback(not_allowed);
     // Large files take their time: they have bounds of their own.
     let files = bounds::for_pages(files::router(service), service);
     bounds::around(routes, service).merge(files)

@@ -16,7 +16,7 @@ use super::{
     openapi::{About, Sending, Signed},
     request::{Body, Named, User},
 };
-use crate::api::{NewJoinToken, Service};
+use crate::api::{NewJoinToken, Service, agents::bad_name};
 
 /// A join token without its secret.
 #[derive(Debug, Serialize, ToSchema)]
@@ -99,9 +99,11 @@ pub(super) async fn create(
             .whole_within("ttl_seconds", &within(2_592_000))
             .unwrap_or(3_600);
         let uses = fields.whole_within("uses", &within(1_000)).unwrap_or(1);
+        let node = fields.optional_text("node_name");
+        fields.check("node_name", node.as_deref().and_then(bad_name));
         NewJoinToken {
             ttl: Duration::from_secs(u64::try_from(ttl).unwrap_or_default()),
-            node: fields.optional_text("node_name"),
+            node,
             uses: u32::try_from(uses).unwrap_or_default(),
         }
     })?;

@@ -117,6 +117,9 @@ pub(super) enum About {}
 /// As [`About`], for a call that a state may not allow.
 #[derive(Debug)]
 pub(super) enum Acting {}
+/// As [`Acting`], for a call that needs room for one more job.
+#[derive(Debug)]
+pub(super) enum Again {}
 /// As [`Acting`], for a call with a body.
 #[derive(Debug)]
 pub(super) enum Sending {}
@@ -142,6 +145,7 @@ refusals! {
     Asking: 401 403 422 500 503;
     About: 401 403 404 422 500 503;
     Acting: 400 401 403 404 422 500 503;
+    Again: 400 401 403 404 422 429 500 503;
     Sending: 400 401 403 404 409 413 422 429 500 503;
     Reporting: 400 404 413 422 429 500 503;
 }
@@ -179,8 +183,8 @@ fn refusals(statuses: &[u16]) -> BTreeMap<String, RefOr<Response>> {
 }
 
 /// What only the whole document can say: answers always show every key of theirs, and a page has at
-/// most `rows` rows.
-pub(super) fn finish(document: &mut OpenApi, rows: usize) {
+/// most `rows` rows, one of points or lines `series`.
+pub(super) fn finish(document: &mut OpenApi, (rows, series): (usize, usize)) {
     let schemas = document.components.iter_mut();
     let schemas = schemas.flat_map(|components| components.schemas.iter_mut());
     for (name, schema) in schemas {
@@ -189,7 +193,9 @@ pub(super) fn finish(document: &mut OpenApi, rows: usize) {
             object.required = object.properties.keys().cloned().collect();
         }
     }
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
+        let of_series = ["/metrics", "/logs"].iter().any(|end| path.ends_with(end));
+        let most = if of_series { series } else { rows };
         let parameters = item
             .get
             .iter_mut()
@@ -199,7 +205,7 @@ pub(super) fn finish(document: &mut OpenApi, rows: usize) {
             if let ("limit", Some(RefOr::T(Schema::Object(number)))) =
                 (given.name.as_str(), &mut given.schema)
             {
-                number.maximum = Some(rows.into());
+                number.maximum = Some(most.into());
             }
         }
     }

@@ -2,14 +2,14 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
-use trainyard_core::access::ProjectRole;
+use trainyard_core::{access::ProjectRole, account::project_name_problem};
 use trainyard_proto::http::{self, Fields};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     auth::Message,
-    error::{Answer, Refusal},
+    error::{Answer, Refusal, both},
     openapi::{About, Acting, Sending, Signed},
     request::{Body, ProjectId, User, UserId},
     users::project_role,
@@ -34,7 +34,11 @@ pub(super) fn router() -> OpenApiRouter<Service> {
 #[expect(dead_code, reason = "read field by field; this describes it")]
 pub(super) struct NewProjectRequest {
     /// Unique.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\x00-\\x1f\\x7f-\\x9f]([^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f])?$"
+    )]
     name: String,
     #[schema(max_length = 2000)]
     description: Option<String>,
@@ -44,7 +48,11 @@ pub(super) struct NewProjectRequest {
 #[derive(Deserialize, ToSchema)]
 #[expect(dead_code, reason = "read field by field; this describes it")]
 pub(super) struct ProjectRequest {
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\s\\x00-\\x1f\\x7f-\\x9f]([^\\x00-\\x1f\\x7f-\\x9f]*[^\\s\\x00-\\x1f\\x7f-\\x9f])?$"
+    )]
     name: Option<String>,
     #[schema(max_length = 2000)]
     description: Option<String>,
@@ -85,7 +93,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     User(caller): User,
 ) -> Answer<Vec<ProjectView>> {
-    let projects = service.projects(&caller)?;
+    let projects = service.projects(&caller).await?;
     Ok(Json(projects.into_iter().map(view).collect()))
 }
 
@@ -105,9 +113,9 @@ pub(super) async fn create(
     User(caller): User,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<ProjectView>), Refusal> {
-    let text = http::read(&body, |fields, _| ProjectText {
-        name: Some(fields.text("name")),
-        description: fields.short_text("description", 2_000),
+    let text = http::read(&body, |fields, _| {
+        let name = Some(fields.text("name"));
+        project_text(fields, name)
     })?;
     let project = service.create_project(&caller, text).await?;
     Ok((StatusCode::CREATED, Json(view(project))))
@@ -143,13 +151,14 @@ pub(super) async fn project(
 pub(super) async fn change(
     State(service): State<Service>,
     User(caller): User,
-    ProjectId(id): ProjectId,
+    id: Result<ProjectId, Refusal>,
     Body(body): Body,
 ) -> Answer<ProjectView> {
-    let text = http::read(&body, |fields, _| ProjectText {
-        name: fields.optional_text("name"),
-        description: fields.short_text("description", 2_000),
-    })?;
+    let text = http::read(&body, |fields, _| {
+        let name = fields.optional_text("name");
+        project_text(fields, name)
+    });
+    let (ProjectId(id), text) = both(id, text)?;
     let project = service.update_project(&caller, id, text).await?;
     Ok(Json(view(project)))
 }
@@ -167,7 +176,7 @@ pub(super) async fn change(
 pub(super) async fn replace(
     state: State<Service>,
     caller: User,
-    id: ProjectId,
+    id: Result<ProjectId, Refusal>,
     body: Body,
 ) -> Answer<ProjectView> {
     change(state, caller, id, body).await
@@ -223,12 +232,13 @@ pub(super) struct MemberRequest {
 pub(super) async fn add_member(
     State(service): State<Service>,
     User(caller): User,
-    ProjectId(id): ProjectId,
+    id: Result<ProjectId, Refusal>,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<MemberView>), Refusal> {
-    let (email, role) = http::read(&body, |fields, _| {
+    let member_to_be = http::read(&body, |fields, _| {
         (fields.text("email"), project_role(fields, "role"))
-    })?;
+    });
+    let (ProjectId(id), (email, role)) = both(id, member_to_be)?;
     let who = (Who::Email(&email), role.unwrap_or(ProjectRole::Member));
     let set = service.set_member(&caller, id, who).await?;
     Ok((StatusCode::CREATED, Json(member(set))))
@@ -252,11 +262,12 @@ pub(super) async fn add_member(
 pub(super) async fn change_member(
     State(service): State<Service>,
     User(caller): User,
-    ProjectId(id): ProjectId,
-    UserId(user): UserId,
+    id: Result<ProjectId, Refusal>,
+    user: Result<UserId, Refusal>,
     Body(body): Body,
 ) -> Answer<MemberView> {
-    let role = http::read(&body, |fields, _| required_role(fields))?;
+    let role = http::read(&body, |fields, _| required_role(fields));
+    let ((ProjectId(id), UserId(user)), role) = both(both(id, user), role)?;
     let who = (Who::Id(user), role.unwrap_or(ProjectRole::Member));
     Ok(Json(member(service.set_member(&caller, id, who).await?)))
 }
@@ -277,8 +288,8 @@ pub(super) async fn change_member(
 pub(super) async fn patch_member(
     state: State<Service>,
     caller: User,
-    id: ProjectId,
-    user: UserId,
+    id: Result<ProjectId, Refusal>,
+    user: Result<UserId, Refusal>,
     body: Body,
 ) -> Answer<MemberView> {
     change_member(state, caller, id, user, body).await
@@ -299,13 +310,22 @@ pub(super) async fn patch_member(
 pub(super) async fn remove_member(
     State(service): State<Service>,
     User(caller): User,
-    ProjectId(id): ProjectId,
-    UserId(user): UserId,
+    id: Result<ProjectId, Refusal>,
+    user: Result<UserId, Refusal>,
 ) -> Answer<Message> {
+    let (ProjectId(id), UserId(user)) = both(id, user)?;
     service.remove_member(&caller, id, Who::Id(user)).await?;
     Ok(Json(Message {
         message: "Member removed",
     }))
+}
+
+fn project_text(fields: &mut Fields<'_>, name: Option<String>) -> ProjectText {
+    fields.check("name", name.as_deref().and_then(project_name_problem));
+    ProjectText {
+        name,
+        description: fields.short_text("description", 2_000),
+    }
 }
 
 fn required_role(fields: &mut Fields<'_>) -> Option<ProjectRole> {

@@ -28,7 +28,9 @@ pub(super) struct ProgressRequest {
     #[schema(minimum = 0, maximum = 100)]
     progress_percent: Option<f64>,
     metrics: Option<MetricsRequest>,
+    #[schema(max_length = 4096)]
     checkpoint_path: Option<String>,
+    #[schema(max_length = 4096)]
     best_checkpoint_path: Option<String>,
     epoch_duration_seconds: Option<f64>,
     estimated_time_remaining: Option<f64>,
@@ -80,6 +82,7 @@ pub(super) struct LogRequest {
     event_type: String,
     message: String,
     /// INFO when it is left out.
+    #[schema(max_length = 100)]
     level: Option<String>,
     /// Shown behind the message.
     data: Option<Value>,
@@ -91,9 +94,10 @@ pub(super) struct LogRequest {
 pub(super) struct ValidationRequest {
     /// That of the path.
     job_id: i64,
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 999_999)]
     epoch: i64,
     task_type: String,
+    #[schema(max_length = 200)]
     primary_metric_name: Option<String>,
     primary_metric_value: Option<f64>,
     overall_loss: Option<f64>,

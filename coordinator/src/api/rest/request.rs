@@ -1,15 +1,15 @@
-//! What handlers take out of a request: the caller, the job's number, the query, the body, and a
-//! trainer's report with its secret.
+//! What handlers take out of a request: the caller, the job's number, the query, the body, how the caller
+//! reaches us, and a trainer's report with its secret.
 //!
 //! Each is refused here in the contract's words, so that a handler sees only what is in order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, convert::Infallible};
 
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
 };
-use http::request::Parts;
+use http::{header::HOST, request::Parts, uri::Authority};
 use serde_json::{Map, Value, json};
 use trainyard_core::ids::JobId;
 use trainyard_proto::http::{Fields, bad_number};
@@ -161,6 +161,27 @@ pub(super) fn read<T>(
         Ok(made)
     } else {
         Err(Refusal::Fields(fields.errors))
+    }
+}
+
+/// How the caller reaches this coordinator: as the settings say, else as the request was addressed. What
+/// comes in encrypted is never answered with a link in plain text: whoever has the link may use it.
+pub(super) struct Base(pub(super) String);
+
+impl FromRequestParts<Service> for Base {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Infallible> {
+        if let Some(url) = service.public_url() {
+            return Ok(Self(url.trim_end_matches('/').to_owned()));
+        }
+        let header = |name: &str| parts.headers.get(name)?.to_str().ok();
+        let encrypted = service.encrypts() || header("x-forwarded-proto") == Some("https");
+        let scheme = if encrypted { "https" } else { "http" };
+        // HTTP/2 has no `Host`: there the request's target names the place.
+        let target = parts.uri.authority().map(Authority::as_str);
+        let host = target.or_else(|| header(HOST.as_str()));
+        Ok(Self(format!("{scheme}://{}", host.unwrap_or("localhost"))))
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    error::Answer,
+    error::{Answer, Refusal, both},
     jobs::Names,
     openapi::About,
     request::{Asked, Id, Reader},
@@ -81,7 +81,7 @@ pub(super) async fn status(
     Id(id): Id,
 ) -> Answer<JobStatus> {
     let job = service.job(&caller, id).await?;
-    let points = service.latest_points(&caller, id, 10)?.into_iter();
+    let points = service.latest_points(&caller, id, 10).await?.into_iter();
     Ok(Json(JobStatus {
         job: Names::of(&service).one(job)?,
         latest_metrics: points.map(|point| MetricRow::of(id, point)).collect(),
@@ -90,7 +90,8 @@ pub(super) async fn status(
 
 /// Points of the newest attempt
 ///
-/// The oldest first, unless `order=desc` asks for the newest ones.
+/// The oldest first, unless `order=desc` asks for the newest ones. An answer ends early when it would grow
+/// beyond 16 MiB: with `after_id` go on until one is empty.
 #[utoipa::path(
     get,
     path = "/training/jobs/{id}/metrics",
@@ -98,7 +99,7 @@ pub(super) async fn status(
     security(("token" = []), ("login" = [])),
     params(
         ("id" = i64, Path, description = "The job"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 100 when it is left out"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "At most so many; 100 when it is left out"),
         ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "`asc`: the oldest ones, oldest first; `desc`: the newest ones, newest first"),
         ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
         ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of every attempt: a reader that names the last id it has seen loses nothing and is told nothing twice; `order` and `since_epoch` do not count then"),
@@ -108,20 +109,24 @@ pub(super) async fn status(
 pub(super) async fn metrics(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<Vec<MetricRow>> {
-    let most = service.page_rows();
-    let (after, wanted) = asked.read(|fields| {
+    let most = service.series_rows();
+    let wanted = asked.read(|fields| {
         let wanted = Points {
             limit: fields.limit(100, most),
             newest: fields.one_of("order", &["asc", "desc"]) == Some("desc"),
             since_epoch: fields.since_epoch(),
         };
         (after(fields), wanted)
-    })?;
+    });
+    let (Id(id), (after, wanted)) = both(id, wanted)?;
     if let Some(after) = after {
-        let points = service.points(&caller, id, (after, wanted.limit))?.rows;
+        let points = service
+            .points(&caller, id, (after, wanted.limit))
+            .await?
+            .rows;
         let points = points.into_iter().map(|point| MetricRow::of(id, point));
         return Ok(Json(points.collect()));
     }
@@ -158,6 +163,8 @@ pub(super) async fn schema(
 }
 
 /// The newest lines of a job's log, in the order of time
+///
+/// As many as fit into 16 MiB. With `after_id` go on until an answer is empty.
 #[utoipa::path(
     get,
     path = "/training/jobs/{id}/logs",
@@ -165,7 +172,7 @@ pub(super) async fn schema(
     security(("token" = []), ("login" = [])),
     params(
         ("id" = i64, Path, description = "The job"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 500 when it is left out"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "At most so many; 500 when it is left out"),
         ("log_type" = Option<String>, Query, pattern = "^(stdout|stderr)$", description = "Only lines of this kind"),
         ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first: a reader that names the last id it has seen loses nothing and is told nothing twice"),
     ),
@@ -174,15 +181,16 @@ pub(super) async fn schema(
 pub(super) async fn logs(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<Vec<LogRow>> {
-    let most = service.page_rows();
-    let (limit, kind, after) = asked.read(|fields| {
+    let most = service.series_rows();
+    let wanted = asked.read(|fields| {
         let limit = fields.limit(500.min(most), most);
         let kind = fields.one_of("log_type", &LogType::NAMES);
         (limit, kind.and_then(LogType::parse), after(fields))
-    })?;
+    });
+    let (Id(id), (limit, kind, after)) = both(id, wanted)?;
     let keep = move |line: &_| kind.is_none_or(|kind| log_type(line) == kind);
     if let Some(after) = after {
         let rows = service.lines(&caller, id, (after, limit), keep).await?.rows;

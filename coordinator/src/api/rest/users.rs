@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use trainyard_core::{
     access::{ProjectRole, SystemRole},
     account::name_problem,
-    spec::Violation,
     time::Timestamp,
 };
 use trainyard_proto::http::{self, Fields, SAFE};
@@ -16,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     auth::{Message, ProfileRequest, UserView, new_password, new_user},
-    error::{Answer, Refusal},
+    error::{Answer, Refusal, both},
     openapi::{About, Acting, Asking, Sending, Signed},
     request::{Asked, Body, Named, User, UserId},
 };
@@ -62,7 +61,7 @@ pub(super) struct NewUserRequest {
 pub(super) struct ChangeUserRequest {
     #[schema(pattern = "^(guest|standard_engineer|advanced_engineer|manager|admin)$")]
     system_role: Option<String>,
-    /// A user who is not active is refused at once.
+    /// A user who is not active is refused at once; logins end and API keys are revoked, for good.
     is_active: Option<bool>,
 }
 
@@ -78,7 +77,7 @@ pub(super) async fn list(
     State(service): State<Service>,
     User(caller): User,
 ) -> Answer<Vec<UserView>> {
-    let users = service.list_users(&caller)?;
+    let users = service.list_users(&caller).await?;
     Ok(Json(users.into_iter().map(UserView::of).collect()))
 }
 
@@ -134,13 +133,14 @@ pub(super) async fn user(
 pub(super) async fn change(
     State(service): State<Service>,
     User(caller): User,
-    UserId(id): UserId,
+    id: Result<UserId, Refusal>,
     Body(body): Body,
 ) -> Answer<UserView> {
     let wanted = http::read(&body, |fields, _| AccountChange {
         role: role(fields),
         active: fields.optional_flag("is_active"),
-    })?;
+    });
+    let (UserId(id), wanted) = both(id, wanted)?;
     let user = service.change_user(&caller, id, wanted).await?;
     Ok(Json(UserView::of(user)))
 }
@@ -158,7 +158,7 @@ pub(super) async fn change(
 pub(super) async fn replace(
     state: State<Service>,
     caller: User,
-    id: UserId,
+    id: Result<UserId, Refusal>,
     body: Body,
 ) -> Answer<UserView> {
     change(state, caller, id, body).await
@@ -187,10 +187,11 @@ pub(super) struct SetPasswordRequest {
 pub(super) async fn password(
     State(service): State<Service>,
     User(caller): User,
-    UserId(id): UserId,
+    id: Result<UserId, Refusal>,
     Body(body): Body,
 ) -> Answer<Message> {
-    let password = http::read(&body, |fields, _| new_password(fields, "password"))?;
+    let password = http::read(&body, |fields, _| new_password(fields, "password"));
+    let (UserId(id), password) = both(id, password)?;
     service.set_password(&caller, id, &password).await?;
     Ok(Json(Message {
         message: "Password set; the user's sessions have ended",
@@ -227,7 +228,7 @@ pub(super) async fn accounts(
     State(service): State<Service>,
     User(caller): User,
 ) -> Answer<Vec<UserView>> {
-    let users = service.service_accounts(&caller)?;
+    let users = service.service_accounts(&caller).await?;
     Ok(Json(users.into_iter().map(UserView::of).collect()))
 }
 
@@ -248,11 +249,7 @@ pub(super) async fn create_account(
     let new = http::read(&body, |fields, _| {
         let project_role = project_role(fields, "project_role");
         let name = fields.text("name");
-        let problem = name_problem(&name).map(|words| Violation {
-            field: "name".to_owned(),
-            message: words.to_owned(),
-        });
-        fields.also(problem.as_slice(), |field| vec![field.to_owned()]);
+        fields.check("name", name_problem(&name));
         NewServiceAccount {
             name,
             role: role(fields).unwrap_or(SystemRole::StandardEngineer),
@@ -341,9 +338,11 @@ pub(super) async fn create_key(
         let bounds = [http::Bound::Ge(1), http::Bound::Le(1_000_000_000)];
         let life = fields.whole_within("expires_in_seconds", &bounds);
         let life = life.and_then(|seconds| u64::try_from(seconds).ok());
+        let name = fields.text("name");
+        fields.check("name", name_problem(&name));
         NewKey {
             user_id: u64::try_from(fields.whole("user_id", i64::MIN)).unwrap_or(0),
-            name: fields.text("name"),
+            name,
             expires_at: life.map(|seconds| clock::now().plus(Duration::from_secs(seconds))),
         }
     })?;

@@ -3,17 +3,19 @@
 use axum::{Json, extract::State};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use trainyard_core::ids::JobId;
+use trainyard_core::{ids::JobId, record::validation_id};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    callbacks::validation_id,
-    error::Answer,
+    error::{Answer, Refusal, both},
     openapi::About,
     request::{Asked, Id, Reader},
 };
 use crate::api::Service;
+
+/// Characters of a text in a summary.
+const SHORT: usize = 200;
 
 /// The calls; trainers' own are in `callbacks`.
 pub(super) fn router() -> OpenApiRouter<Service> {
@@ -58,7 +60,9 @@ pub(super) struct ValidationResult {
 pub(super) struct ValidationSummary {
     #[schema(value_type = u64)]
     job_id: JobId,
+    /// How many the job has results of, on this page or not.
     total_epochs: usize,
+    /// The last of them.
     last_epoch: Option<u32>,
     epochs: Vec<ValidationEpoch>,
 }
@@ -90,11 +94,12 @@ pub(super) struct ValidationEpoch {
 pub(super) async fn results(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(job_id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<ValidationResults> {
     let most = service.page_rows();
-    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)))?;
+    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)));
+    let (Id(job_id), wanted) = both(id, wanted)?;
     let (rows, total_count) = service.validations(&caller, job_id, wanted).await?;
     let results = rows
         .into_iter()
@@ -107,35 +112,52 @@ pub(super) async fn results(
 }
 
 /// The numbers of each epoch, without what is large
+///
+/// Go on with `since_epoch` where there are more than fit on a page.
 #[utoipa::path(
     get,
     path = "/validation/jobs/{id}/summary",
     tag = "validation",
     security(("token" = []), ("login" = [])),
-    params(("id" = i64, Path, description = "The job")),
+    params(
+        ("id" = i64, Path, description = "The job"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "At most so many; 1000 when it is left out"),
+        ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
+    ),
     responses((status = 200, description = "Numbers by epoch", body = ValidationSummary), About)
 )]
 pub(super) async fn summary(
     State(service): State<Service>,
     Reader(caller): Reader,
     Id(job_id): Id,
+    asked: Asked,
 ) -> Answer<ValidationSummary> {
+    let most = service.page_rows();
+    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)))?;
     let small = |epoch, text: &str| {
         let mut said = said(text);
+        let mut take = |key| short(take(&mut said, key));
         ValidationEpoch {
             epoch,
-            primary_metric_name: take(&mut said, "primary_metric_name"),
-            primary_metric_value: take(&mut said, "primary_metric_value"),
-            overall_loss: take(&mut said, "overall_loss"),
+            primary_metric_name: take("primary_metric_name"),
+            primary_metric_value: take("primary_metric_value"),
+            overall_loss: take("overall_loss"),
         }
     };
-    let epochs = service.validation_summary(&caller, job_id, small).await?;
+    let summary = service.validation_summary(&caller, job_id, wanted, small);
+    let summary = summary.await?;
     Ok(Json(ValidationSummary {
         job_id,
-        total_epochs: epochs.len(),
-        last_epoch: epochs.last().map(|last| last.epoch),
-        epochs,
+        total_epochs: summary.total,
+        last_epoch: summary.last,
+        epochs: summary.rows,
     }))
+}
+
+/// A name or a number as text is short; one that is not was taken before that was checked.
+fn short(value: Value) -> Value {
+    let short = |text: &str| Value::String(text.chars().take(SHORT).collect());
+    value.as_str().map(short).unwrap_or(value)
 }
 
 fn result(job_id: JobId, epoch: u32, text: &str) -> ValidationResult {

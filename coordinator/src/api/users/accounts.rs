@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use trainyard_core::{
     access::{Permission, SystemRole},
     account::{PASSWORD, PROFILE, email_problem, normal_email, password_fits},
+    spec::Violation,
 };
 use trainyard_proto::status::Kind;
 
@@ -14,7 +15,7 @@ use super::{Users, no_user};
 use crate::{
     api::{ApiError, Caller, Service, access::Target},
     clock,
-    store::{Change as Row, UserRow},
+    store::{Change as Row, Store, UserRow},
 };
 
 /// Names of profile fields, each with its new value; none clears it.
@@ -57,19 +58,32 @@ enum Maker {
     Administrator(SystemRole),
 }
 
+impl NewUser {
+    /// Whether each field is in order.
+    ///
+    /// # Errors
+    /// Every bad one at once.
+    pub(in crate::api) fn check(&self) -> Result<(), ApiError> {
+        let email = email_problem(&self.email).map(str::to_owned);
+        let mut found = vec![("email", email), ("password", bad_length(&self.password))];
+        found.extend(self.profile.iter().map(bad_text));
+        let told = |(field, words): (&str, Option<String>)| {
+            Some(Violation {
+                field: field.to_owned(),
+                message: words?,
+            })
+        };
+        let found: Vec<_> = found.into_iter().filter_map(told).collect();
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(ApiError::invalid(found)),
+        }
+    }
+}
+
 impl Users {
     async fn create(&self, new: NewUser, by: Maker) -> Result<UserRow, ApiError> {
-        let bad = |field: &str, words: &str| Err(ApiError::field(field, words));
-        if let Some(words) = email_problem(&new.email) {
-            return bad("email", words);
-        }
-        if !password_fits(&new.password) {
-            let (least, most) = PASSWORD;
-            return bad(
-                "password",
-                &format!("must have {least} to {most} characters"),
-            );
-        }
+        new.check()?;
         let email = normal_email(&new.email);
         let (role, registered) = match by {
             Maker::Themselves(from) => {
@@ -113,7 +127,7 @@ impl Users {
 
     fn vacant(&self, email: &str) -> Result<(), ApiError> {
         match self.inner.store.user_by_email(email)? {
-            Some(_) => Err(ApiError::new(Kind::Conflict, "Email already registered")),
+            Some(_) => Err(ApiError::new(Kind::Taken, "Email already registered")),
             None => Ok(()),
         }
     }
@@ -146,8 +160,11 @@ impl Users {
         }
         let mut changes = match user.active {
             true => Vec::new(),
-            // Nothing comes back to life when the user is active again.
-            false => self.ending_all(id)?,
+            // Nothing comes back to life when the user is active again, also no API key.
+            false => {
+                let sessions = self.ending_all(id)?;
+                sessions.into_iter().chain(self.revoking_all(id)?).collect()
+            }
         };
         changes.push(Row::PutUser(user.clone()));
         self.inner.store.commit_and_wait(changes).await?;
@@ -160,17 +177,32 @@ fn is_admin(user: &UserRow) -> bool {
     user.active && !user.service && user.role == SystemRole::Admin.name()
 }
 
+/// What is wrong with the length of a password, if anything.
+fn bad_length(password: &str) -> Option<String> {
+    let (least, most) = PASSWORD;
+    let fits = password_fits(password);
+    (!fits).then(|| format!("must have {least} to {most} characters"))
+}
+
+/// What is wrong with a text of a profile, if anything.
+fn bad_text((name, value): &(&'static str, Option<String>)) -> (&'static str, Option<String>) {
+    let most = PROFILE.iter().find(|(known, _)| known == name);
+    let most = most.map_or(0, |(_, most)| *most);
+    let long = value
+        .as_ref()
+        .is_some_and(|text| text.chars().count() > most);
+    (
+        *name,
+        long.then(|| format!("must have at most {most} characters")),
+    )
+}
+
 fn apply(user: &mut UserRow, patch: Patch) -> Result<(), ApiError> {
-    for (name, value) in patch {
-        let most = PROFILE.iter().find(|(known, _)| *known == name);
-        let most = most.map_or(0, |(_, most)| *most);
-        if value
-            .as_ref()
-            .is_some_and(|text| text.chars().count() > most)
-        {
-            let words = format!("must have at most {most} characters");
+    for entry in patch {
+        if let (name, Some(words)) = bad_text(&entry) {
             return Err(ApiError::field(name, words));
         }
+        let (name, value) = entry;
         let profile = &mut user.profile;
         match name {
             "full_name" => user.full_name = value.unwrap_or_default(),
@@ -229,9 +261,10 @@ impl Service {
     ///
     /// # Errors
     /// When the caller may not.
-    pub fn list_users(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
+    pub async fn list_users(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
         self.require(caller, Permission::AdministerUsers, Target::Cluster)?;
-        Ok(self.store().users()?)
+        // Anyone may register: they may be many.
+        self.blocking(Store::users).await
     }
 
     /// One user.
@@ -253,7 +286,8 @@ impl Service {
         found.ok_or_else(no_user)
     }
 
-    /// Changes role and active flag; a user who is no longer active is refused from now on.
+    /// Changes role and active flag; a user who is no longer active is refused from now on, and what it
+    /// called with (sessions, API keys) is gone for good.
     ///
     /// # Errors
     /// When the caller may not, there is no such user, or it is the last active administrator.
@@ -306,9 +340,7 @@ impl Service {
     }
 
     async fn replace(&self, id: u64, (field, password): (&str, &str)) -> Result<(), ApiError> {
-        if !password_fits(password) {
-            let (least, most) = PASSWORD;
-            let words = format!("must have {least} to {most} characters");
+        if let Some(words) = bad_length(password) {
             return Err(ApiError::field(field, words));
         }
         self.users().replace_password(id, password).await

@@ -27,37 +27,49 @@ const BELIEVED: i64 = 60_000_000;
 /// Tokens remembered at once.
 const MOST: usize = 16_384;
 
-/// Tokens that were met, by hash: whom each speaks for, and until when it is believed.
+/// Tokens that were met, by hash.
 #[derive(Debug, Default)]
-pub(super) struct Foreign(Mutex<BTreeMap<[u8; 32], (u64, Timestamp)>>);
+pub(super) struct Foreign(Mutex<BTreeMap<[u8; 32], Met>>);
+
+/// A token that was verified.
+#[derive(Clone, Copy, Debug)]
+struct Met {
+    /// Whom it speaks for.
+    user: u64,
+    /// Until when it is believed without being verified again.
+    until: Timestamp,
+    /// When it expires.
+    ends: Timestamp,
+}
 
 impl Foreign {
-    fn find(&self, token: &str, now: Timestamp) -> Option<u64> {
+    fn find(&self, token: &str, now: Timestamp) -> Option<Met> {
         let met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (user, until) = met.get(blake3::hash(token.as_bytes()).as_bytes())?;
-        (now < *until).then_some(*user)
+        let found = met.get(blake3::hash(token.as_bytes()).as_bytes())?;
+        (now < found.until).then_some(*found)
     }
 
-    fn keep(&self, token: &str, user: u64, (now, until): (Timestamp, Timestamp)) {
+    fn keep(&self, token: &str, new: Met, now: Timestamp) {
         let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if met.len() >= MOST {
-            met.retain(|_, (_, until)| now < *until);
+            met.retain(|_, one| now < one.until);
         }
         if met.len() >= MOST {
             // Whoever is forgotten is verified again at the next request.
             met.pop_first();
         }
-        met.insert(*blake3::hash(token.as_bytes()).as_bytes(), (user, until));
+        met.insert(*blake3::hash(token.as_bytes()).as_bytes(), new);
     }
 }
 
 impl Users {
-    /// The user of a token that was met a moment ago.
-    pub(super) fn of_foreign(&self, token: &str) -> Result<Option<UserRow>, ApiError> {
-        match self.inner.foreign.find(token, clock::now()) {
-            Some(id) => Ok(self.inner.store.user(id)?),
-            None => Ok(None),
-        }
+    /// The user of a token that was met a moment ago, and when the token expires.
+    pub(super) fn of_foreign(&self, token: &str) -> Result<Option<(UserRow, Timestamp)>, ApiError> {
+        let Some(met) = self.inner.foreign.find(token, clock::now()) else {
+            return Ok(None);
+        };
+        let user = self.inner.store.user(met.user)?;
+        Ok(user.map(|user| (user, met.ends)))
     }
 
     /// Verifies an issuer's token and finds or makes its user. One that is not good is not kept, and
@@ -77,7 +89,12 @@ impl Users {
         let ends = Timestamp(person.exp.saturating_mul(1_000_000));
         let until = ends.min(Timestamp(now.0.saturating_add(BELIEVED)));
         match self.user_of_person(oidc.issuer(), person).await {
-            Ok(Some(user)) => self.inner.foreign.keep(token, user.id, (now, until)),
+            Ok(Some(user)) => {
+                let user = user.id;
+                self.inner
+                    .foreign
+                    .keep(token, Met { user, until, ends }, now);
+            }
             Ok(None) => {}
             Err(error) => tracing::warn!(error = %error.message, "an issuer's user was not made"),
         }
@@ -113,6 +130,12 @@ impl Users {
             return Ok(None);
         }
         let mut changes = Vec::new();
+        // Alone among those who change the account's sessions, until what ends them is stored: a refresh
+        // that has read its session would put it back. Taken after `alone`, as everywhere.
+        let _lock = match &known {
+            Some(user) => Some(self.lock(user.id).await?),
+            None => None,
+        };
         let user = match known {
             // Whoever registered it may not have been whose address it is: the password goes, and
             // every login with it.
@@ -160,5 +183,53 @@ impl Service {
         {
             users.meet(oidc, token).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::users::login::tests::users, auth::SessionRow};
+
+    #[tokio::test]
+    async fn a_refresh_that_is_under_way_does_not_survive_that_the_issuer_gives_the_account_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let users = users(folder.path());
+        let store = users.inner.store.clone();
+        let squatter = UserRow {
+            id: 7,
+            email: "ada@example.org".to_owned(),
+            active: true,
+            registered: true,
+            ..UserRow::default()
+        };
+        let mut session = SessionRow {
+            user_id: 7,
+            sid: "s".to_owned(),
+            jti: "one".to_owned(),
+            created_at: clock::now(),
+            expires_at: Timestamp(i64::MAX),
+        };
+        let rows = vec![Change::PutUser(squatter), Change::put(&session)];
+        store.commit_and_wait(rows).await.unwrap();
+        let ada = Person {
+            subject: "f:42".to_owned(),
+            email: "ada@example.org".to_owned(),
+            email_verified: Some(true),
+            name: "Ada".to_owned(),
+            role: None,
+            exp: i64::MAX,
+        };
+        // The refresh has read its session and is about to store the next.
+        let refreshing = users.lock(7).await.unwrap();
+        let mut taking = std::pin::pin!(users.user_of_person("https://issuer", ada));
+        assert!(futures::poll!(&mut taking).is_pending());
+        session.jti = "two".to_owned();
+        let next = vec![Change::put(&session)];
+        store.commit_and_wait(next).await.unwrap();
+        drop(refreshing);
+        assert_eq!(taking.await.unwrap().unwrap().id, 7);
+        let left = store.documents::<SessionRow>("").unwrap();
+        assert!(left.is_empty(), "{left:?}");
     }
 }

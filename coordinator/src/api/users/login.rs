@@ -180,7 +180,7 @@ impl Service {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         api::UserSettings,
@@ -188,7 +188,8 @@ mod tests {
         store::{Store, StoreOptions},
     };
 
-    fn users(folder: &std::path::Path) -> Users {
+    /// Users over an empty store in the folder.
+    pub(in crate::api::users) fn users(folder: &std::path::Path) -> Users {
         let options = StoreOptions::new(folder.join("s.redb"));
         let store = Store::open(options, Box::new(|_| ())).unwrap();
         let hour = Duration::from_secs(3_600);

@@ -110,13 +110,24 @@ impl Users {
         if self.inner.store.document::<ApiKeyRow>(id)?.is_none() {
             return Err(ApiError::new(Kind::NotFound, "API key not found"));
         }
-        let changes = vec![
-            Change::remove::<ApiKeyRow>(id),
-            Change::remove::<ApiKeyUseRow>(id),
-        ];
+        let changes = revoking(id).to_vec();
         self.inner.store.commit_and_wait(changes).await?;
         Ok(())
     }
+
+    /// What revokes every API key of a user; for whoever is `alone`.
+    pub(super) fn revoking_all(&self, user_id: u64) -> Result<Vec<Change>, ApiError> {
+        let keys = self.inner.store.documents::<ApiKeyRow>("")?;
+        let own = keys.iter().filter(|row| row.user_id == user_id);
+        Ok(own.flat_map(|row| revoking(&row.id)).collect())
+    }
+}
+
+fn revoking(id: &str) -> [Change; 2] {
+    [
+        Change::remove::<ApiKeyRow>(id),
+        Change::remove::<ApiKeyUseRow>(id),
+    ]
 }
 
 impl Service {
@@ -164,8 +175,8 @@ impl Service {
     ///
     /// # Errors
     /// When the caller may not.
-    pub fn service_accounts(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
-        let users = self.list_users(caller)?;
+    pub async fn service_accounts(&self, caller: &Caller) -> Result<Vec<UserRow>, ApiError> {
+        let users = self.list_users(caller).await?;
         Ok(users.into_iter().filter(|user| user.service).collect())
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
-use trainyard_core::access::SystemRole;
+use trainyard_core::{access::SystemRole, time::Timestamp};
 use trainyard_proto::status::Kind;
 
 use self::federation::Foreign;
@@ -62,8 +62,8 @@ enum Shown {
     Session(String),
     /// An API key; its id.
     ApiKey(String),
-    /// A token of the issuer.
-    Foreign,
+    /// A token of the issuer; when it expires.
+    Foreign(Timestamp),
 }
 
 impl Caller {
@@ -168,7 +168,10 @@ impl Users {
         } else {
             match self.of_access_token(token)? {
                 Some((user, session)) => Some((user, Shown::Session(session))),
-                None => self.of_foreign(token)?.map(|user| (user, Shown::Foreign)),
+                None => {
+                    let met = self.of_foreign(token)?;
+                    met.map(|(user, ends)| (user, Shown::Foreign(ends)))
+                }
             }
         };
         let found = found.filter(|(user, _)| user.active);
@@ -177,18 +180,23 @@ impl Users {
     }
 
     /// The caller as it is now, for what goes on after the call began: refused when the user was
-    /// deactivated, the session has ended or the API key is good no more.
+    /// deactivated, or the session, the API key or the issuer's token has ended.
     fn still(&self, caller: &Caller) -> Result<Caller, ApiError> {
         let store = &self.inner.store;
+        let now = clock::now();
         let good = match &caller.shown {
             Shown::Nothing => return Ok(caller.clone()),
-            Shown::Session(key) => store.document::<SessionRow>(key)?.is_some(),
+            Shown::Session(key) => {
+                let row = store.document::<SessionRow>(key)?;
+                // Refreshing moves its end; it is swept some time after it.
+                row.is_some_and(|row| now < row.expires_at)
+            }
             Shown::ApiKey(id) => {
                 let row = store.document::<ApiKeyRow>(id)?;
-                let now = clock::now();
                 row.is_some_and(|row| row.expires_at.is_none_or(|at| now < at))
             }
-            Shown::Foreign => true,
+            // It cannot be renewed: the next one is another login.
+            Shown::Foreign(ends) => now < *ends,
         };
         let user = store.user(caller.user.id)?;
         let user = user.filter(|user| user.active && good);
@@ -266,16 +274,16 @@ impl Service {
         }
     }
 
-    /// As [`Service::caller`], for a token that did not come in the `Authorization` header, such as
+    /// As [`Service::reader_of`], for a token that did not come in the `Authorization` header, such as
     /// one of a query: an issuer's token is looked at here.
     ///
     /// # Errors
-    /// As [`Service::caller`].
+    /// As [`Service::reader_of`].
     pub async fn identify(&self, token: Option<&str>) -> Result<Caller, ApiError> {
         if let Some(token) = token {
             self.meet(token).await;
         }
-        self.caller(token)
+        self.reader_of(token)
     }
 
     /// Whether anyone may read jobs.
@@ -309,4 +317,45 @@ fn no_credentials() -> ApiError {
 
 fn no_user() -> ApiError {
     ApiError::new(Kind::NotFound, "User not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Change;
+
+    #[tokio::test]
+    async fn what_goes_on_after_a_call_began_ends_with_the_login_that_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let users = login::tests::users(folder.path());
+        let user = UserRow {
+            id: 7,
+            active: true,
+            ..UserRow::default()
+        };
+        let now = clock::now();
+        let later = now.plus(Duration::from_secs(3_600));
+        let session = |sid: &str, expires_at| SessionRow {
+            user_id: 7,
+            sid: sid.to_owned(),
+            jti: "j".to_owned(),
+            created_at: now,
+            expires_at,
+        };
+        let rows = vec![
+            Change::PutUser(user.clone()),
+            Change::put(&session("over", now)),
+            Change::put(&session("good", later)),
+        ];
+        users.inner.store.commit_and_wait(rows).await.unwrap();
+        let still = |shown| {
+            let user = user.clone();
+            users.still(&Caller { user, shown }).is_ok()
+        };
+        let session = |sid| Shown::Session(SessionRow::key_of(7, sid));
+        assert!(still(session("good")) && still(Shown::Foreign(later)));
+        assert!(!still(session("over")), "an expired session");
+        assert!(!still(session("gone")), "a session that was ended");
+        assert!(!still(Shown::Foreign(now)), "an expired token of an issuer");
+    }
 }

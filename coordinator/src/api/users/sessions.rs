@@ -180,7 +180,7 @@ impl Service {
             Shown::ApiKey(id) => Some(format!(
                 "An API key does not log out, it is good until it is revoked; an administrator does that with `trainyard api-keys revoke {id}` or DELETE /api-keys/{id}"
             )),
-            Shown::Foreign => Some(
+            Shown::Foreign(_) => Some(
                 "This login is not the coordinator's and ends at its issuer; log out there. The token is taken until it expires"
                     .to_owned(),
             ),

@@ -14,7 +14,7 @@ use moka::future::Cache;
 use reqwest::{Client, StatusCode, redirect::Policy};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 use trainyard_proto::status::Kind;
 use url::Url;
 
@@ -27,6 +27,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const TOTAL: Duration = Duration::from_secs(30);
 /// For a question about its health.
 const HEALTH: Duration = Duration::from_secs(2);
+/// How long its word about its health is kept.
+const HEALTH_KEPT: Duration = Duration::from_secs(5);
 /// Repetitions after a failure.
 const AGAIN: usize = 2;
 /// The longest answer.
@@ -88,6 +90,9 @@ pub(super) struct Labeler {
     /// By user and dataset: what one was told, or refused, decides nothing for another.
     cache: Cache<(u64, String), Arc<Told>>,
     storage_root: Arc<str>,
+    health: Arc<Mutex<Option<(Health, Instant)>>>,
+    /// For a call with all its repetitions.
+    total: Duration,
 }
 
 /// What a call came to.
@@ -97,6 +102,9 @@ enum CallError {
     Down(String),
     /// It answered with this status.
     Said(StatusCode),
+    /// It answered well, and what it says cannot be used: asked again it says the same, and to other questions
+    /// it may answer better.
+    Unread(String),
 }
 
 impl Labeler {
@@ -125,6 +133,8 @@ impl Labeler {
                 .time_to_live(Duration::from_secs(config.cache_seconds.into()))
                 .build(),
             storage_root: config.storage_root.trim_end_matches('/').into(),
+            health: Arc::default(),
+            total: TOTAL,
         })
     }
 
@@ -147,7 +157,9 @@ impl Labeler {
         let told = fetched.await.map_err(|error| match error.as_ref() {
             CallError::Said(StatusCode::NOT_FOUND) => not_found(id),
             CallError::Said(StatusCode::FORBIDDEN) => denied(id),
-            error @ (CallError::Down(_) | CallError::Said(_)) => explained(error),
+            error @ (CallError::Down(_) | CallError::Said(_) | CallError::Unread(_)) => {
+                explained(error, "dataset_id")
+            }
         })?;
         self.permit(id, user).await?;
         Ok(told)
@@ -193,18 +205,23 @@ impl Labeler {
         ];
         self.get(&["datasets"], &query, user)
             .await
-            .map_err(|error| explained(&error))
+            .map_err(|error| explained(&error, "page_token"))
     }
 
-    /// Where a dataset's annotation document lies, when one is named.
+    /// Where a dataset's annotation document lies, when one is named: below the store of a Labeler that names
+    /// none, else in the bucket of the dataset's files.
     pub(super) fn document(&self, told: &Told) -> Option<Named> {
         let text = told.annotation_path.as_deref().unwrap_or_default();
         if !text.to_ascii_lowercase().ends_with(".json") {
             return None;
         }
+        let root = match &*self.storage_root {
+            "" => bucket_of(told.storage_path.as_deref().unwrap_or_default()),
+            root => Some(root.to_owned()),
+        };
         let full = match text.contains("://") || text.starts_with('/') {
-            true => text.to_owned(),
-            false => format!("{}/{text}", self.storage_root),
+            true => Some(text.to_owned()),
+            false => root.map(|root| format!("{root}/{text}")),
         };
         Some(Named {
             text: text.to_owned(),
@@ -231,7 +248,20 @@ impl Labeler {
         Ok(format!("{}/{below}", self.storage_root))
     }
 
+    /// How it fares, as of a few seconds ago at most: anyone may ask, and those who ask at once share one call.
     pub(super) async fn health(&self) -> Health {
+        let mut last = self.health.lock().await;
+        if let Some((said, at)) = *last
+            && at.elapsed() < HEALTH_KEPT
+        {
+            return said;
+        }
+        let said = self.ask_health().await;
+        *last = Some((said, Instant::now()));
+        said
+    }
+
+    async fn ask_health(&self) -> Health {
         let Ok(url) = self.base.join("/health") else {
             return Health::Unreachable;
         };
@@ -260,8 +290,11 @@ impl Labeler {
         let calls = call
             .retry(again)
             .when(|error| matches!(error, CallError::Down(_)));
-        let ended = tokio::time::timeout(TOTAL, calls).await;
-        let late = || Err(CallError::Down("it did not answer within 30 s".to_owned()));
+        let ended = tokio::time::timeout(self.total, calls).await;
+        let late = || {
+            let words = format!("it did not answer within {:?}", self.total);
+            Err(CallError::Down(words))
+        };
         let answer = ended.unwrap_or_else(|_| late());
         permit.done(!matches!(answer, Err(CallError::Down(_))), Instant::now());
         answer
@@ -303,14 +336,20 @@ impl Labeler {
         while let Some(chunk) = answer.chunk().await.map_err(down)? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER {
-                return Err(CallError::Down(
-                    "its answer is longer than 8 MiB".to_owned(),
-                ));
+                return Err(CallError::Unread("is longer than 8 MiB".to_owned()));
             }
         }
         serde_json::from_slice(&body)
-            .map_err(|error| CallError::Down(format!("its answer cannot be read: {error}")))
+            .map_err(|error| CallError::Unread(format!("cannot be read: {error}")))
     }
+}
+
+/// `s3://name` of a path in a bucket.
+fn bucket_of(path: &str) -> Option<String> {
+    let url = Url::parse(path).ok()?;
+    let in_bucket = matches!(url.scheme(), "s3" | "s3a" | "gs" | "az" | "azure");
+    let name = url.host_str().filter(|_| in_bucket)?;
+    Some(format!("{}://{name}", url.scheme()))
 }
 
 fn root(error: &dyn std::error::Error) -> String {
@@ -321,9 +360,22 @@ fn root(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-fn explained(error: &CallError) -> ApiError {
+/// What a failed call is to its caller; `field` is what was asked for.
+fn explained(error: &CallError, field: &str) -> ApiError {
     match error {
         CallError::Down(why) => unreachable(why),
+        CallError::Unread(why) => {
+            let words = format!(
+                "the Labeler's answer {why}; try again later, or tell who keeps the Labeler"
+            );
+            ApiError::new(Kind::Unavailable, words)
+        }
+        CallError::Said(status @ (StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)) => {
+            ApiError::field(
+                field,
+                format!("is refused by the Labeler, which answered {status}; check it"),
+            )
+        }
         CallError::Said(StatusCode::UNAUTHORIZED) => {
             unreachable("it refuses the coordinator's service token (labeler.secret, labeler.kid)")
         }
@@ -346,3 +398,6 @@ fn not_found(id: &str) -> ApiError {
 fn denied(id: &str) -> ApiError {
     ApiError::new(Kind::Forbidden, format!("Access denied to dataset '{id}'"))
 }
+
+#[cfg(test)]
+mod tests;

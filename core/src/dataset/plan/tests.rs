@@ -6,7 +6,7 @@ use super::*;
 use crate::dataset::{FileEntry, Resolved, assign, inventory, needed};
 
 /// A dataset in memory: paths, with the text of those that have one.
-struct Memory {
+pub(super) struct Memory {
     files: Vec<FileEntry>,
     texts: Documents,
     format: Format,
@@ -14,7 +14,12 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(format: Format, task: TaskType, texts: &[(&str, String)], others: &[&str]) -> Self {
+    pub(super) fn new(
+        format: Format,
+        task: TaskType,
+        texts: &[(&str, String)],
+        others: &[&str],
+    ) -> Self {
         let paths = texts
             .iter()
             .map(|(path, _)| *path)
@@ -36,7 +41,8 @@ impl Memory {
         }
     }
 
-    fn plan(&self, wish: Option<&Value>) -> Result<Plan, DatasetError> {
+    /// What a submit says of it must be what the node says.
+    pub(super) fn plan(&self, wish: Option<&Value>) -> Result<Plan, DatasetError> {
         let dataset = Dataset {
             format: self.format,
             task: self.task,
@@ -47,8 +53,15 @@ impl Memory {
         documents.retain(|path, _| wanted.contains(path));
         let found = inventory(&dataset, &documents)?;
         let assignment = assign(&found.images, &Resolved::new(wish, &found)?)?;
-        layout(&dataset, &found, &assignment, &documents)
+        let plan = layout(&dataset, &found, &assignment, &documents);
+        let checked = check_layout(&dataset, &found, &assignment, &documents);
+        alike(&checked, &plan);
+        plan
     }
+}
+
+fn alike(checked: &Result<(), DatasetError>, plan: &Result<Plan, DatasetError>) {
+    assert_eq!(checked.as_ref().err(), plan.as_ref().err());
 }
 
 fn places(plan: &Plan) -> Vec<&str> {
@@ -63,7 +76,7 @@ fn json_of(plan: &Plan, path: &str) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
-fn count(plan: &Plan, below: &str) -> usize {
+pub(super) fn count(plan: &Plan, below: &str) -> usize {
     plan.links
         .iter()
         .filter(|(_, to)| to.starts_with(below))
@@ -147,7 +160,7 @@ fn yolo_gets_folders_by_part_labels_beside_and_a_fresh_description() {
     );
 }
 
-fn flat() -> Value {
+pub(super) fn flat() -> Value {
     let image = |n: u32| json!({"id": n, "file_name": format!("{n}.png"), "width": 9, "height": 9});
     let box_of = |n: u32| {
         json!({"id": n, "image_id": n, "category_id": 1, "bbox": [0.1, 2, 3, 4], "iscrowd": 0,

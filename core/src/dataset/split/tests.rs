@@ -10,9 +10,9 @@ fn inventory(parts: &[Option<Part>], config: Option<Value>) -> Inventory {
         class: None,
     };
     Inventory {
-        lacks: None,
         images: parts.iter().enumerate().map(image).collect(),
         split_config: config,
+        ..Inventory::default()
     }
 }
 
@@ -77,6 +77,34 @@ fn parts_that_a_dataset_declares_are_its_split() {
     assert!(
         error.starts_with("split_strategy.method: is 'use_dataset', but"),
         "{error}"
+    );
+}
+
+#[test]
+fn use_dataset_is_the_datasets_own_split_to_the_last_image() {
+    let six = |config: Value| inventory(&[None; 6], Some(config));
+    let own = Some(json!({"method": "use_dataset"}));
+    for (config, train, val) in [
+        (
+            json!({"splits": {"id0": "val"}, "default_ratio": [0.8, 0.2]}),
+            4,
+            2,
+        ),
+        (json!({"splits": {"id0": "val"}}), 5, 1),
+        (json!({"seed": 3}), 5, 1),
+    ] {
+        let with = six(config);
+        let counts = json!({"train": train, "val": val});
+        assert_eq!(summary(None, &with)["counts"], counts, "{with:?}");
+        assert_eq!(summary(own.clone(), &with)["counts"], counts, "{with:?}");
+    }
+    // Whoever names what to validate on still means the rest for training, where nobody gives a ratio.
+    let named = Some(json!({"method": "use_dataset", "custom_splits": {"id1": "val"}}));
+    let counts = |config| summary(named.clone(), &six(config))["counts"].clone();
+    assert_eq!(counts(json!({"seed": 3})), json!({"train": 5, "val": 1}));
+    assert_eq!(
+        counts(json!({"default_ratio": [0.5, 0.5]})),
+        json!({"train": 3, "val": 3})
     );
 }
 

@@ -32,6 +32,15 @@ impl Fields<'_> {
         }
     }
 
+    /// Adds what is wrong with one field, if anything is.
+    pub fn check(&mut self, name: &str, words: Option<impl Into<String>>) {
+        let found = words.map(|words| Violation {
+            field: name.to_owned(),
+            message: words.into(),
+        });
+        self.also(found.as_slice(), |field| vec![field.to_owned()]);
+    }
+
     fn value(&self, path: &[String]) -> Option<Value> {
         let (first, rest) = path.split_first()?;
         let found = self.object.get(first)?;

@@ -66,8 +66,8 @@ class Calls:
     def job(self, job_id: int) -> Op[TrainingJob]:
         return build(TrainingJob, (yield from self._get(f"/training/jobs/{job_id}")))
 
-    def status(self, job_id: int) -> Op[JobStatus]:
-        answer = yield from self._get(f"/training/jobs/{job_id}/status")
+    def status(self, job_id: int, until: Optional[float] = None) -> Op[JobStatus]:
+        answer = yield from self._get(f"/training/jobs/{job_id}/status", until=until)
         points = _rows(MetricPoint, answer["latest_metrics"])
         return JobStatus(build(TrainingJob, answer["job"]), points)
 
@@ -127,17 +127,26 @@ class Calls:
         """Until the job has ended; `progress` gets the job and its newest point whenever one of them changed."""
         deadline = None if timeout is None else time.monotonic() + timeout
         shown: Any = None
+        job: Optional[TrainingJob] = None
         while True:
-            status = yield from self._patiently(lambda: self.status(job_id))
+            try:
+                status = yield from self._patiently(lambda: self.status(job_id, deadline), deadline)
+            except Unavailable as error:
+                if deadline is None or time.monotonic() < deadline:
+                    raise
+                raise WaitTimeout(
+                    f"the coordinator did not say in {timeout} s how job {job_id} is: {error}", job
+                ) from error
+            job = status.job
             newest = status.latest_metrics[-1] if status.latest_metrics else None
-            if progress is not None and (status.job, newest) != shown:
-                shown = (status.job, newest)
-                progress(status.job, newest)
-            if status.job.ended:
-                return status.job
+            if progress is not None and (job, newest) != shown:
+                shown = (job, newest)
+                progress(job, newest)
+            if job.ended:
+                return job
             left = poll if deadline is None else min(poll, deadline - time.monotonic())
             if left <= 0:
-                raise WaitTimeout(f"job {job_id} is still {status.job.status} after {timeout} s", status.job)
+                raise WaitTimeout(f"job {job_id} is still {job.status} after {timeout} s", job)
             yield Sleep(left)
 
     def stream_metrics(self, job_id: int, after_id: int, poll: float) -> Stream[MetricPoint]:
@@ -165,20 +174,24 @@ class Calls:
                 return
             yield Sleep(poll)
 
-    def _patiently(self, call: Callable[[], Op[T]]) -> Op[T]:
-        """A call that only reads, made again while the coordinator is away, for as long as patience lasts."""
+    def _patiently(self, call: Callable[[], Op[T]], until: Optional[float] = None) -> Op[T]:
+        """A call that only reads, made again while the coordinator is away: as long as patience lasts, and no longer
+        than the caller's own time."""
         deadline = time.monotonic() + self._patience
+        deadline = deadline if until is None else min(deadline, until)
         while True:
             try:
                 return (yield from call())
             except Unavailable:
-                if time.monotonic() >= deadline:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise
-                yield Sleep(1.0)
+                yield Sleep(min(1.0, left))
 
-    def _get(self, path: str, query: Optional[Mapping[str, Any]] = None) -> Op[Any]:
+    def _get(self, path: str, query: Optional[Mapping[str, Any]] = None, until: Optional[float] = None) -> Op[Any]:
         params = {key: value for key, value in (query or {}).items() if value is not None}
-        return (yield from self.session.call(Request("GET", path, params=params or None, repeatable=True)))
+        request = Request("GET", path, params=params or None, repeatable=True)
+        return (yield from self.session.call(request, until))
 
     def _act(self, path: str) -> Op[Any]:
         # Not repeated when the answer was lost: a second cancel is refused, a second restart would restart again.

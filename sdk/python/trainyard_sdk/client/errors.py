@@ -96,7 +96,7 @@ class RequestTimeout(Unavailable):
 
 
 class WaitTimeout(TrainyardError, TimeoutError):
-    """A bounded wait ended before the job did. `job` is the job as it was seen last."""
+    """A bounded wait ended before the job did. `job` is the job as it was seen last; None when it never was."""
 
     def __init__(self, message: str, job: Any) -> None:
         super().__init__(message)

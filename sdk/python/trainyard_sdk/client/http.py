@@ -48,8 +48,8 @@ def arguments(base: str, verify: Verify, timeout: float, transport: Any) -> Dict
     return made
 
 
-def request_of(step: Send) -> Dict[str, Any]:
-    """Keyword arguments of `request`."""
+def request_of(step: Send, usual: "httpx.Timeout") -> Dict[str, Any]:
+    """Keyword arguments of `request`; `usual` are the client's own time-outs, which a step may only shorten."""
     asked = step.request
     made: Dict[str, Any] = {
         "method": asked.method,
@@ -62,6 +62,10 @@ def request_of(step: Send) -> Dict[str, Any]:
         made["data"] = dict(asked.form)
     if asked.body is not None:
         made["json"] = asked.body
+    if step.timeout is not None:
+        bound = step.timeout
+        limits = {name: bound if own is None else min(own, bound) for name, own in usual.as_dict().items()}
+        made["timeout"] = load().Timeout(**limits)
     return made
 
 

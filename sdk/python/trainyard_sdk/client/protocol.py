@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Generator, Generic, Mapping, Optional, TypeVar, Union
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 API = "/api/v1"
 LOCAL = "http://127.0.0.1:8000"
 LONGEST_DELAY = 20.0
+LEAST_TIMEOUT = 1.0
+"""Seconds that an answer gets at least, however near the end of a bounded wait is: the last look must be possible."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Request:
         repeatable: sending it twice does no more than once, so it may be sent again when the answer was lost.
         conflict: a 400 means that the job's state does not allow it.
         open: it carries no credentials.
+        once: its answer cannot be had again, so it is waited for when the caller's time is up.
     """
 
     method: str
@@ -41,6 +45,7 @@ class Request:
     repeatable: bool = False
     conflict: bool = False
     open: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Send:
-    """Step: send it; the reply is an `Answer`, also when there was none."""
+    """Step: send it; the reply is an `Answer`, also when there was none. `timeout` shortens the client's own."""
 
     request: Request
     headers: Mapping[str, str]
+    timeout: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -139,44 +145,48 @@ class Session:
         self._retries = retries
         self._backoff = backoff
 
-    def call(self, request: Request) -> Op[Any]:
+    def call(self, request: Request, until: Optional[float] = None) -> Op[Any]:
         """Send with credentials and return the decoded answer.
+
+        Args:
+            request: what is sent.
+            until: when (monotonic) the caller's time is up: nothing is tried again after it.
 
         Raises:
             TrainyardError: the kind says what went wrong.
         """
         if request.open:
-            return (yield from self._tried(request, {}))
+            return (yield from self._tried(request, {}, until))
         if self.credentials.bearer is None:
-            yield Alone(self._renewed(None))
+            yield Alone(self._renewed(None, until))
         used = self.credentials.bearer
         try:
-            return (yield from self._tried(request, _authorization(used)))
+            return (yield from self._tried(request, _authorization(used), until))
         except AuthError:
             if not self._renewable:
                 raise
         # Refused before it was carried out, so every request may be sent again with a new token.
-        yield Alone(self._renewed(used))
-        return (yield from self._tried(request, _authorization(self.credentials.bearer)))
+        yield Alone(self._renewed(used, until))
+        return (yield from self._tried(request, _authorization(self.credentials.bearer), until))
 
-    def login(self, email: str, password: str) -> Op[Tokens]:
+    def login(self, email: str, password: str, until: Optional[float] = None) -> Op[Tokens]:
         """Log in and use the new tokens from now on."""
         form = {"grant_type": "password", "username": email, "password": password}
-        answer = yield from self._tried(Request("POST", "/auth/login", form=form, open=True), {})
+        answer = yield from self._tried(Request("POST", "/auth/login", form=form, open=True), {}, until)
         tokens = build(Tokens, answer)
         self._keep(tokens)
         self.credentials.email, self.credentials.password = email, password
         return tokens
 
-    def refresh(self) -> Op[Tokens]:
+    def refresh(self, until: Optional[float] = None) -> Op[Tokens]:
         """Change the refresh token for new tokens; the old one is spent by this."""
         spent = self.credentials.refresh_token
         if spent is None:
             raise AuthError("there is no refresh token; log in with email and password")
         self.credentials.refresh_token = None
-        request = Request("POST", "/auth/refresh", params={"refresh_token": spent}, open=True)
+        request = Request("POST", "/auth/refresh", params={"refresh_token": spent}, open=True, once=True)
         try:
-            answer = yield from self._tried(request, {})
+            answer = yield from self._tried(request, {}, until)
         except Unavailable as error:
             if not isinstance(error, RequestTimeout):
                 self.credentials.refresh_token = spent
@@ -194,20 +204,20 @@ class Session:
         held = self.credentials
         return bool(held.refresh_token or (held.email and held.password))
 
-    def _renewed(self, used: Optional[str]) -> Op[None]:
+    def _renewed(self, used: Optional[str], until: Optional[float]) -> Op[None]:
         """New tokens, unless another call has fetched them since `used` was refused."""
         held = self.credentials
         if held.bearer is not None and held.bearer != used:
             return
         if held.refresh_token is not None:
             try:
-                yield from self.refresh()
+                yield from self.refresh(until)
                 return
             except AuthError:
                 if not (held.email and held.password):
                     raise
         if held.email and held.password:
-            yield from self.login(held.email, held.password)
+            yield from self.login(held.email, held.password, until)
             return
         raise AuthError(
             "no credentials; pass token, api_key, or email and password, or set TRAINYARD_TOKEN or TRAINYARD_API_KEY"
@@ -217,11 +227,12 @@ class Session:
         self.credentials.token = tokens.access_token
         self.credentials.refresh_token = tokens.refresh_token or self.credentials.refresh_token
 
-    def _tried(self, request: Request, headers: Mapping[str, str]) -> Op[Any]:
+    def _tried(self, request: Request, headers: Mapping[str, str], until: Optional[float]) -> Op[Any]:
         """Send, again where that is safe, and decode."""
         attempt = 0
         while True:
-            answer: Answer = yield Send(request, headers)
+            timeout = None if until is None or request.once else max(until - time.monotonic(), LEAST_TIMEOUT)
+            answer: Answer = yield Send(request, headers, timeout)
             error = _error_of(answer, request)
             if error is None:
                 return _decoded(answer)
@@ -229,7 +240,10 @@ class Session:
             safe = request.repeatable or not answer.sent or answer.status == 429
             if not (safe and isinstance(error, Unavailable)) or attempt >= self._retries:
                 raise error
-            yield Sleep(_delay(self._backoff, attempt, error.retry_after))
+            delay = _delay(self._backoff, attempt, error.retry_after)
+            if until is not None and time.monotonic() + delay >= until:
+                raise error
+            yield Sleep(delay)
             attempt += 1
 
 

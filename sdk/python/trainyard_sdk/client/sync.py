@@ -182,12 +182,13 @@ class Client:
 
         Args:
             job_id: the job.
-            timeout: seconds at most; no bound when None.
+            timeout: seconds at most, also while the coordinator is away; no bound when None.
             poll: seconds between two looks.
             progress: called with the job and its newest point (or None) when one of them changed.
 
         Raises:
-            WaitTimeout: it has not ended in time.
+            WaitTimeout: it has not ended in time, or the coordinator did not say so in time.
+            Unavailable: the coordinator was away for longer than `patience`.
         """
         return self._run(self._calls.wait(job_id, timeout, poll, progress))
 
@@ -274,7 +275,7 @@ class Client:
     def _perform(self, step: Step) -> Any:
         if isinstance(step, Send):
             try:
-                return http.answer_of(self._http.request(**http.request_of(step)))
+                return http.answer_of(self._http.request(**http.request_of(step, self._http.timeout)))
             except self._httpx.HTTPError as error:
                 return http.failure_of(error)
         if isinstance(step, Alone):

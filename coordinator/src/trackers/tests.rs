@@ -1,0 +1,366 @@
+//! Trackers against a server in the test's hand, while hours pass for them: the clock is put forward, and a
+//! tracker is woken as its timer would.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    http::{StatusCode, Uri},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::wait::until;
+use tokio::{net::TcpListener, task::JoinSet};
+use trainyard_config::Secret;
+use trainyard_core::{
+    failure::TaskEnd,
+    ids::{AttemptNo, JobId},
+    job::Job,
+    record::{Checkpoint, Progress},
+    spec::JobSpec,
+    time::Timestamp,
+};
+
+use super::{
+    actor::{Plan, Tracker, TrackerArgs, TrackerMsg},
+    hooks::Hook,
+    http,
+    rows::DeliveryRow,
+    runs::tests::{ended, running},
+    status::{Board, State, Status},
+};
+use crate::{
+    actors::{
+        job::{ActError, JobMsg},
+        jobs::JobsMsg,
+    },
+    clock,
+    config::{MlflowConfig, WebhookConfig},
+    store::{Change, Store, StoreOptions},
+};
+
+/// The job of these tests.
+const JOB: JobId = JobId(7);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Knows no job: what a run is called is not stored.
+struct NoJobs;
+
+impl Actor for NoJobs {
+    type Msg = JobsMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<JobsMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<JobsMsg>,
+        message: JobsMsg,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        if let JobsMsg::Route(_, JobMsg::Event(_, Some(reply))) = message {
+            reply.send(Err(ActError::NotFound))?;
+        }
+        Ok(())
+    }
+}
+
+/// One tracker on a store of its own.
+struct Desk {
+    store: Store,
+    board: Board,
+    tracker: ActorRef<TrackerMsg>,
+    jobs: ActorRef<JobsMsg>,
+    _folder: TempDir,
+}
+
+impl Desk {
+    async fn of(plan: Plan) -> Self {
+        let (folder, store) = store();
+        let board = Board::default();
+        let (jobs, _) = Actor::spawn(None, NoJobs, ()).await.unwrap();
+        let args = TrackerArgs {
+            plan,
+            store: store.clone(),
+            jobs: jobs.clone(),
+            board: board.clone(),
+        };
+        let (tracker, _) = Actor::spawn(None, Tracker, args).await.unwrap();
+        Self {
+            store,
+            board,
+            tracker,
+            jobs,
+            _folder: folder,
+        }
+    }
+
+    async fn commit(&self, changes: Vec<Change>) {
+        let stored = self.store.commit_and_wait(changes);
+        let stored = tokio::time::timeout(MINUTE, stored).await;
+        stored.expect("nobody waits for a tracker").unwrap();
+    }
+
+    fn shown(&self) -> Status {
+        self.board.with_lag(&self.store).unwrap().remove(0)
+    }
+
+    /// Its timer comes.
+    fn due(&self) {
+        self.tracker.cast(TrackerMsg::Due).unwrap();
+    }
+
+    /// It is tried once more, and does not take it.
+    async fn fails_again(&self) {
+        let before = self.shown().failures;
+        self.due();
+        until("it failed again", async || {
+            (self.shown().failures > before).then_some(())
+        })
+        .await;
+    }
+
+    async fn has_everything(&self) -> Status {
+        until("it has everything", async || {
+            let shown = self.shown();
+            (shown.state == State::Idle && shown.jobs_pending == 0).then_some(shown)
+        })
+        .await
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.tracker.kill();
+        self.jobs.kill();
+    }
+}
+
+fn store() -> (TempDir, Store) {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok();
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = StoreOptions::new(folder.path().join("trainyard.redb"));
+    options.reserve_bytes = 0;
+    let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+    (folder, store)
+}
+
+/// An MLflow that keeps key and step of what it is told, and may be ill.
+#[derive(Clone, Debug, Default)]
+struct Server {
+    metrics: Arc<Mutex<Vec<(String, u64)>>>,
+    ended: Arc<AtomicBool>,
+    ill: Arc<AtomicBool>,
+}
+
+impl Server {
+    /// It ends with the set.
+    async fn at(&self, address: &str, serving: &mut JoinSet<()>) -> String {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = self.clone();
+        let router = Router::new()
+            .fallback(move |uri: Uri, body: Bytes| async move { server.answer(uri.path(), &body) });
+        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        format!("http://{address}")
+    }
+
+    fn answer(&self, path: &str, body: &[u8]) -> (StatusCode, Json<Value>) {
+        if self.ill.load(Ordering::SeqCst) {
+            return (StatusCode::SERVICE_UNAVAILABLE, Json(Value::Null));
+        }
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let answer = match path.trim_start_matches("/api/2.0/mlflow/") {
+            "experiments/get-by-name" => json!({"experiment": {"experiment_id": "1"}}),
+            "runs/create" => json!({"run": {"info": {"run_id": "run-1"}}}),
+            "runs/update" => {
+                self.ended.store(true, Ordering::SeqCst);
+                json!({})
+            }
+            _ => json!({}),
+        };
+        let metrics = body["metrics"].as_array().cloned().unwrap_or_default();
+        let metric = |metric: &Value| {
+            let key = metric["key"].as_str().unwrap().to_owned();
+            (key, metric["step"].as_u64().unwrap())
+        };
+        let metrics = metrics.iter().map(metric);
+        self.metrics.lock().unwrap().extend(metrics);
+        (StatusCode::OK, Json(answer))
+    }
+}
+
+fn mlflow(url: String) -> Plan {
+    Plan::Mlflow(MlflowConfig {
+        url,
+        experiment: "trainyard".to_owned(),
+        token: Secret::new(String::new()),
+        username: String::new(),
+        password: Secret::new(String::new()),
+    })
+}
+
+fn webhook(url: String) -> WebhookConfig {
+    WebhookConfig {
+        url,
+        secret: Secret::new("s3cret".to_owned()),
+        events: Vec::new(),
+        name: "ops".to_owned(),
+    }
+}
+
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn put(job: &Job) -> Change {
+    Change::PutJob(Box::new(job.clone()))
+}
+
+fn points(epochs: std::ops::RangeInclusive<u32>) -> Change {
+    let point = |epoch| Progress {
+        at: Timestamp(i64::from(epoch)),
+        epoch,
+        total_epochs: 60,
+        step: None,
+        values: [("loss".to_owned(), 0.5)].into(),
+        has_metrics: true,
+        checkpoint: Some(Checkpoint {
+            path: "/c/last.pt".to_owned(),
+            size_bytes: None,
+        }),
+        best_checkpoint: None,
+    };
+    Change::AppendPoints {
+        job: JOB,
+        attempt: AttemptNo(1),
+        points: epochs.map(point).collect(),
+    }
+}
+
+fn completed(job: &Job) -> Job {
+    let end = TaskEnd {
+        exit_code: Some(0),
+        ..TaskEnd::default()
+    };
+    ended(job, end)
+}
+
+#[tokio::test]
+async fn tracker_that_is_down_for_an_hour_delays_no_training_and_gets_every_point() {
+    let address = nobody().await;
+    let desk = Desk::of(mlflow(format!("http://{address}"))).await;
+    let job = running(JobSpec::default());
+    desk.commit(vec![put(&job)]).await;
+    for epoch in 1..=60 {
+        desk.commit(vec![points(epoch..=epoch)]).await;
+        desk.fails_again().await;
+        clock::ahead::pass(MINUTE);
+    }
+    desk.commit(vec![put(&completed(&job))]).await;
+    desk.fails_again().await;
+    let away = desk.shown();
+    assert_eq!(away.state, State::Retrying);
+    assert_eq!((away.jobs_pending, away.points_pending), (1, 60));
+    assert!((3_600..3_700).contains(&away.seconds_behind), "{away:?}");
+
+    let (server, mut serving) = (Server::default(), JoinSet::new());
+    server.at(&address, &mut serving).await;
+    desk.due();
+    let back = desk.has_everything().await;
+    let told: Vec<_> = (1..=60).map(|step| ("loss".to_owned(), step)).collect();
+    assert_eq!(*server.metrics.lock().unwrap(), told, "each point once");
+    assert!(server.ended.load(Ordering::SeqCst));
+    assert_eq!((back.delivered, back.dropped), (60, 0));
+    assert_eq!(back.seconds_behind, 0);
+}
+
+#[tokio::test]
+async fn a_tracker_that_had_nothing_to_do_for_hours_is_behind_since_the_change_that_it_lacks() {
+    let (server, mut serving) = (Server::default(), JoinSet::new());
+    let url = server.at("127.0.0.1:0", &mut serving).await;
+    let desk = Desk::of(mlflow(url)).await;
+    desk.commit(vec![put(&running(JobSpec::default())), points(1..=1)])
+        .await;
+    until("the first point is there", async || {
+        (desk.shown().delivered == 1).then_some(())
+    })
+    .await;
+    desk.has_everything().await;
+    clock::ahead::pass(180 * MINUTE);
+    server.ill.store(true, Ordering::SeqCst);
+    desk.commit(vec![points(2..=2)]).await;
+    until("it failed", async || {
+        (desk.shown().failures > 0).then_some(())
+    })
+    .await;
+    let behind = desk.shown();
+    assert_eq!((behind.jobs_pending, behind.points_pending), (1, 1));
+    assert!(behind.seconds_behind < 60, "{behind:?}");
+    // Later changes make it no less behind.
+    clock::ahead::pass(10 * MINUTE);
+    desk.commit(vec![points(3..=3)]).await;
+    desk.fails_again().await;
+    let behind = desk.shown();
+    assert!((600..660).contains(&behind.seconds_behind), "{behind:?}");
+    server.ill.store(false, Ordering::SeqCst);
+    clock::ahead::pass(MINUTE);
+    desk.due();
+    let back = desk.has_everything().await;
+    assert_eq!((back.delivered, back.behind_since), (3, None));
+}
+
+#[tokio::test]
+async fn a_webhook_is_behind_since_its_oldest_delivery() {
+    let url = format!("http://{}", nobody().await);
+    let desk = Desk::of(Plan::Webhook(webhook(url))).await;
+    let job = running(JobSpec::default());
+    desk.commit(vec![put(&job)]).await;
+    until("it failed", async || {
+        (desk.shown().failures > 0).then_some(())
+    })
+    .await;
+    clock::ahead::pass(60 * MINUTE);
+    desk.fails_again().await;
+    desk.commit(vec![put(&completed(&job))]).await;
+    desk.fails_again().await;
+    let behind = desk.shown();
+    assert_eq!((behind.jobs_pending, behind.points_pending), (1, 3));
+    assert!(
+        (3_600..3_700).contains(&behind.seconds_behind),
+        "{behind:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_is_told_of_any_number_of_checkpoints_in_order() {
+    let (_folder, store) = store();
+    let job = completed(&running(JobSpec::default()));
+    let changes = vec![put(&job), points(1..=1_000), points(1_001..=2_500)];
+    store.commit_and_wait(changes).await.unwrap();
+    let config = webhook("http://127.0.0.1:9".to_owned());
+    let client = http::client().unwrap();
+    let mut hook = Hook::open("ops".to_owned(), store.clone(), client, config).unwrap();
+    hook.job(JOB).await.unwrap();
+    hook.job(JOB).await.unwrap();
+    let waiting = store.documents::<DeliveryRow>("ops/").unwrap();
+    let mut kinds: Vec<_> = waiting.iter().map(|row| row.event.as_str()).collect();
+    assert_eq!(kinds.len(), 2_503);
+    kinds.dedup();
+    let expected = ["submitted", "started", "checkpoint", "completed"];
+    assert_eq!(kinds, expected);
+}
