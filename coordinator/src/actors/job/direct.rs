@@ -74,7 +74,8 @@ impl State {
             completion: sorted.completion,
         };
         let step = self.job.step(clock::now(), event)?;
-        Ok(self.take(step, changes, Done::Answer(Some(reply))).await?)
+        self.take(step, changes, Done::Answer(Some(reply))).await?;
+        Ok(())
     }
 
     async fn said_before(&mut self, report: &DirectReport) -> Result<bool, ActorProcessingErr> {

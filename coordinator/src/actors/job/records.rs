@@ -92,7 +92,8 @@ impl State {
             completion: sorted.completion,
         };
         let step = self.job.step(clock::now(), event)?;
-        Ok(self.take(step, changes, done(last)).await?)
+        self.take(step, changes, done(last)).await?;
+        Ok(())
     }
 }
 
