@@ -37,7 +37,7 @@ fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// Reads `path` as JSON; `None` if there is no such file.

@@ -28,7 +28,7 @@ use crate::{
     storage::{Entry, Place, StorageError},
 };
 
-/// For what is left to be read when all digests are taken.
+/// For what is left to be read when all digests are taken, at least.
 const DOCUMENTS: Duration = Duration::from_secs(30);
 
 /// What is to be made.
@@ -128,8 +128,8 @@ impl Datasets {
         let elsewhere = document.as_ref().map(|own| own.elsewhere.clone());
         let own = (document, files.as_slice(), digests.as_slice());
         let reading = read_all(place, needed, own, self.inner.documents);
-        let documents = tokio::time::timeout(DOCUMENTS, reading).await;
-        let documents = documents.map_err(late)?;
+        let until = deadline.max(Instant::now() + DOCUMENTS);
+        let documents = timeout_at(until, reading).await.map_err(late)?;
         let documents = documents.map_err(|error| of_dataset(id, error))?;
         Ok(Read {
             files,

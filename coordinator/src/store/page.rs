@@ -70,6 +70,8 @@ pub(crate) trait Sizable {
 
 /// What a row takes beside its texts.
 const ROW: usize = 64;
+/// What a metric takes beside its name, in memory more than on any wire.
+const METRIC: usize = 64;
 
 impl Sizable for LogLine {
     fn size(&self) -> usize {
@@ -80,7 +82,7 @@ impl Sizable for LogLine {
 impl Sizable for Progress {
     fn size(&self) -> usize {
         let names = self.values.keys();
-        let names = names.map(|name| name.len() + size_of::<f64>());
+        let names = names.map(|name| name.len() + METRIC);
         let named = [&self.checkpoint, &self.best_checkpoint];
         let paths = named.into_iter().flatten().map(|named| named.path.len());
         ROW + names.chain(paths).sum::<usize>()

@@ -162,7 +162,11 @@ impl Hook {
     fn page(&self, job: &Job, after: u64) -> Result<Page, Failure> {
         let newest = job.attempt().map(|newest| newest.number);
         let mut points = self.store.points(job.id, after, PAGE)?;
-        let more = points.len() == PAGE;
+        // A page may also end by its text.
+        let more = match points.last() {
+            Some(last) => !self.store.points(job.id, last.id, 1)?.is_empty(),
+            None => false,
+        };
         let known = points.partition_point(|point| Some(point.attempt) <= newest);
         points.truncate(known);
         let more = more.then(|| points.last().map(|last| (last.attempt, last.id)));
@@ -189,10 +193,10 @@ impl Hook {
         let mut worst = None;
         let (mut moved, mut stands) = (false, false);
         for (row, result) in rows.into_iter().zip(sent) {
-            let job = row.job;
+            let (job, again) = (row.job, row.tries > 0);
             match self.settle(row, result, tally, &mut changes) {
                 Some(failure) => {
-                    stands |= self.failing.failed(job, &failure);
+                    stands |= self.failing.failed(job, &failure, again);
                     worst = Some(failure);
                 }
                 None => moved = true,

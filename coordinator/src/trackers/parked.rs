@@ -46,9 +46,14 @@ impl Failing {
         *self = Self::default();
     }
 
-    /// A job was not taken; whether the tracker is to be left alone altogether.
-    pub(super) fn failed(&mut self, job: JobId, failure: &Failure) -> bool {
-        self.refused = matches!(failure, Failure::Refused(_));
+    /// A job was not taken; whether the tracker is to be left alone altogether. One that is refused `again` says
+    /// nothing new of the tracker.
+    pub(super) fn failed(&mut self, job: JobId, failure: &Failure, again: bool) -> bool {
+        let refused = matches!(failure, Failure::Refused(_));
+        if refused && again {
+            return false;
+        }
+        self.refused = refused;
         if self.jobs.len() < SEVERAL {
             self.jobs.insert(job);
         }
@@ -139,19 +144,29 @@ mod tests {
     fn a_job_or_two_that_fail_do_not_stop_the_others_and_several_do() {
         let mut failing = Failing::default();
         for _ in 0..10 {
-            assert!(!failing.failed(JobId(1), &later()));
-            assert!(!failing.failed(JobId(2), &later()));
+            assert!(!failing.failed(JobId(1), &later(), false));
+            assert!(!failing.failed(JobId(2), &later(), false));
         }
-        assert!(failing.failed(JobId(3), &later()));
+        assert!(failing.failed(JobId(3), &later(), false));
         failing.taken();
-        assert!(!failing.failed(JobId(3), &later()));
-        assert!(!failing.failed(JobId(1), &Failure::Refused("403".into())));
+        assert!(!failing.failed(JobId(3), &later(), false));
+        assert!(!failing.failed(JobId(1), &Failure::Refused("403".into()), false));
         assert!(failing.is_refused());
-        assert!(failing.failed(JobId(2), &Failure::Refused("401".into())));
+        assert!(failing.failed(JobId(2), &Failure::Refused("401".into()), false));
         failing.taken();
         assert!(!failing.is_refused());
         let gone = Failure::Away("no connection".into(), None);
-        assert!(failing.failed(JobId(1), &gone));
+        assert!(failing.failed(JobId(1), &gone, true));
+    }
+
+    #[test]
+    fn jobs_that_are_refused_again_and_again_never_stop_the_others() {
+        let mut failing = Failing::default();
+        for job in 0..10 {
+            let refused = Failure::Refused("403".into());
+            assert!(!failing.failed(JobId(job), &refused, true));
+        }
+        assert!(failing.is_empty());
     }
 
     #[test]

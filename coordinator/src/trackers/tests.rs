@@ -346,6 +346,55 @@ async fn a_webhook_is_behind_since_its_oldest_delivery() {
     );
 }
 
+/// A report of 2 MiB, with a checkpoint or without.
+fn large(epoch: u32, with_checkpoint: bool) -> Change {
+    let text = "x".repeat(2 << 20);
+    let checkpoint = Checkpoint {
+        path: text.clone(),
+        size_bytes: None,
+    };
+    let point = Progress {
+        at: Timestamp(i64::from(epoch)),
+        epoch,
+        total_epochs: 60,
+        step: None,
+        values: [(text, 0.5)].into(),
+        has_metrics: true,
+        checkpoint: Some(checkpoint).filter(|_| with_checkpoint),
+        best_checkpoint: None,
+    };
+    Change::AppendPoints {
+        job: JOB,
+        attempt: AttemptNo(1),
+        points: vec![point],
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_behind_reports_that_fill_a_page_by_their_text_are_told_before_the_end() {
+    let (_folder, store) = store();
+    let job = completed(&running(JobSpec::default()));
+    let mut changes = vec![put(&job)];
+    changes.extend((1..=5).map(|epoch| large(epoch, false)));
+    changes.extend((6..=8).map(|epoch| large(epoch, true)));
+    store.commit_and_wait(changes).await.unwrap();
+    let config = webhook("http://127.0.0.1:9".to_owned());
+    let client = http::client().unwrap();
+    let mut hook = Hook::open("ops".to_owned(), store.clone(), client, config).unwrap();
+    hook.job(JOB).await.unwrap();
+    let waiting = store.documents::<DeliveryRow>("ops/").unwrap();
+    let kinds: Vec<_> = waiting.iter().map(|row| row.event.as_str()).collect();
+    let expected = [
+        "submitted",
+        "started",
+        "checkpoint",
+        "checkpoint",
+        "checkpoint",
+        "completed",
+    ];
+    assert_eq!(kinds, expected);
+}
+
 #[tokio::test]
 async fn a_webhook_is_told_of_any_number_of_checkpoints_in_order() {
     let (_folder, store) = store();

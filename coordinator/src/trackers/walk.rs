@@ -39,7 +39,7 @@ impl State {
                 if !stands {
                     self.park(*job, *number, &failure).await?;
                 }
-                if self.parked.failing_mut().failed(*job, &failure) || stands {
+                if self.parked.failing_mut().failed(*job, &failure, false) || stands {
                     walked = Err(failure);
                     break;
                 }
@@ -74,7 +74,7 @@ impl State {
                 Err(failure) => {
                     self.parked
                         .put(job, now, |tries| wait_after(&failure, tries));
-                    if self.parked.failing_mut().failed(job, &failure) {
+                    if self.parked.failing_mut().failed(job, &failure, true) {
                         return Err(failure);
                     }
                     self.note_failure(&failure);

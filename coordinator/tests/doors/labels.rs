@@ -386,3 +386,16 @@ async fn however_often_anyone_asks_for_health_the_labeler_is_hardly_asked() {
     // A machine that is so busy that this takes longer may ask once more.
     assert!(story.labeler.asked("health") <= 5);
 }
+
+#[tokio::test]
+async fn a_cursor_that_the_labelers_pages_do_not_have_is_named_where_it_stands() {
+    let story = Story::begin(|_| ()).await;
+    let (status, answer) = story.world.get("/datasets?cursor=b").await;
+    assert_eq!(status, 422, "{answer}");
+    let entry = &answer["detail"][0];
+    assert_eq!(entry["loc"], json!(["query", "cursor"]));
+    assert_eq!(entry["input"], "b");
+    let words = "is not a token of an earlier page; leave it out for the first page";
+    assert_eq!(entry["msg"], words);
+    assert_eq!(story.world.get("/datasets?cursor=1").await.0, 200);
+}

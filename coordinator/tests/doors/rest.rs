@@ -168,8 +168,8 @@ async fn more_rows_than_a_page_has_are_refused_and_not_silently_cut() {
     let id = world.submit(&command()).await;
     for (path, most) in [
         ("/training/jobs".to_owned(), 1_000),
-        (format!("/training/jobs/{id}/metrics"), 10_000),
-        (format!("/training/jobs/{id}/logs"), 10_000),
+        (format!("/training/jobs/{id}/metrics"), 100_000),
+        (format!("/training/jobs/{id}/logs"), 100_000),
         (format!("/validation/jobs/{id}/results"), 1_000),
         (format!("/validation/jobs/{id}/summary"), 1_000),
     ] {

@@ -108,7 +108,7 @@ async fn every_bad_field_of_a_dataset_or_an_account_is_named_at_once() {
 }
 
 /// Calls with something wrong in several places: method, path, body, and what is named.
-const PLACES: [[&str; 4]; 11] = [
+const PLACES: [[&str; 4]; 12] = [
     [
         "GET",
         "/training/jobs/abc/metrics?limit=x",
@@ -124,6 +124,12 @@ const PLACES: [[&str; 4]; 11] = [
     [
         "GET",
         "/validation/jobs/abc/results?limit=x",
+        "",
+        "path.job_id query.limit",
+    ],
+    [
+        "GET",
+        "/validation/jobs/abc/summary?limit=x",
         "",
         "path.job_id query.limit",
     ],

@@ -23,6 +23,8 @@ pub struct Fields<'a> {
     pub errors: Vec<Value>,
 }
 
+/// Metrics of one report.
+const MOST_METRICS: usize = 10_000;
 const STRING: (&str, &str) = ("string_type", "Input should be a valid string");
 const DICT: (&str, &str) = ("dict_type", "Input should be a valid dictionary");
 const MODEL: (&str, &str) = (
@@ -274,6 +276,9 @@ impl<'a> Fields<'a> {
         self.below(name, object, |inner| {
             let mut values = BTreeMap::new();
             if let Some(extra) = inner.object("extra_metrics") {
+                let count = extra.len();
+                let words = || format!("has {count} metrics; give at most {MOST_METRICS}");
+                inner.check("extra_metrics", (count > MOST_METRICS).then(words));
                 let numbers = extra
                     .iter()
                     .filter_map(|(name, value)| Some((name.clone(), number(value)?)));

@@ -76,7 +76,8 @@ impl State {
             kept: sorted.kept,
         };
         let step = self.job.step(clock::now(), event)?;
-        Ok(self.take(step, changes, Done::Answer(Some(reply))).await?)
+        self.take(step, changes, Done::Answer(Some(reply))).await?;
+        Ok(())
     }
 
     async fn said_before(&mut self, report: &DirectReport) -> Result<bool, ActorProcessingErr> {

@@ -109,6 +109,9 @@ impl Peers {
 #[derive(Debug)]
 pub struct JobActor;
 
+/// An attempt that cannot begin, and why.
+type Unable = (AttemptNo, TaskEnd);
+
 /// The job, and what is needed to act for it.
 #[derive(Debug)]
 pub struct State {
@@ -200,9 +203,8 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         match self.job.step(clock::now(), event) {
             Ok(step) => {
-                let begun = step.effects.iter().find_map(begins);
-                self.take(step, Vec::new(), Done::Answer(reply)).await?;
-                self.end_without_snapshot(begun).await
+                let unable = self.take(step, Vec::new(), Done::Answer(reply)).await?;
+                self.end_without_snapshot(unable).await
             }
             Err(illegal) => {
                 tracing::info!(job = %self.job.id, %illegal, "refused");
@@ -282,13 +284,13 @@ impl State {
         }
         if self.job.state == JobState::Starting && !self.job.cancel_requested {
             let node = live.allocation.node.clone();
-            let Ok(start) = self.start_frame(attempt) else {
-                return self.end_without_snapshot(Some(attempt)).await;
+            return match self.start_frame(attempt) {
+                Err(end) => self.end_without_snapshot(Some((attempt, end))).await,
+                Ok(start) => {
+                    let send = NodesMsg::Send(node, Box::new(start));
+                    Ok(self.peers.nodes.cast(send)?)
+                }
             };
-            return Ok(self
-                .peers
-                .nodes
-                .cast(NodesMsg::Send(node, Box::new(start)))?);
         }
         if self.job.state != JobState::Starting && self.job.state_since >= at {
             // Its start reached the node after that, and was heard of before this.
@@ -299,21 +301,21 @@ impl State {
         self.event(Event::AttemptLost(attempt, why), None).await
     }
 
-    /// Stores the step, then lets the effects out. The memory is ahead of the disk by as much as is
+    /// Stores the step, then lets the effects out; answers with an attempt that cannot begin. The memory is ahead of the disk by as much as is
     /// under way; what leaves this actor never is.
     async fn take(
         &mut self,
         step: Step,
         mut changes: Vec<Change>,
         done: Done,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Unable>, StoreError> {
         let before = std::mem::replace(&mut self.job, step.job);
         if worth_storing(&before, &self.job) {
             changes.push(Change::PutJob(Box::new(self.job.clone())));
         }
         let moved = before.state != self.job.state;
         let launch = Launch::between(&before, &self.job);
-        let frames = self.frames(&step.effects);
+        let (frames, unable) = self.frames(&step.effects);
         let job = self.job.clone();
         let peers = Arc::clone(&self.peers);
         let then = move |_: &crate::store::Committed| {
@@ -330,26 +332,31 @@ impl State {
             }
             done.with(job);
         };
-        self.peers.store.commit(changes, Box::new(then)).await
+        self.peers.store.commit(changes, Box::new(then)).await?;
+        Ok(unable)
     }
 
-    /// Enqueue, dequeue and release are for the scheduler, who is told the whole job.
-    fn frames(&self, effects: &[Effect]) -> Vec<(NodeName, Frame)> {
-        let frame = |effect: &Effect| match effect {
-            Effect::Start(node, attempt) => {
-                let start = self.start_frame(*attempt).ok()?;
-                Some((node.clone(), start))
+    /// Enqueue, dequeue and release are for the scheduler, who is told the whole job. Beside the frames an
+    /// attempt that cannot begin, and why.
+    fn frames(&self, effects: &[Effect]) -> (Vec<(NodeName, Frame)>, Option<Unable>) {
+        let (mut frames, mut unable) = (Vec::new(), None);
+        for effect in effects {
+            match effect {
+                Effect::Start(node, attempt) => match self.start_frame(*attempt) {
+                    Ok(start) => frames.push((node.clone(), start)),
+                    Err(end) => unable = Some((*attempt, end)),
+                },
+                Effect::Stop(node, attempt, cause) => {
+                    frames.push((node.clone(), self.stop_frame(*attempt, *cause)));
+                }
+                Effect::Forget(node, attempt) => {
+                    let task = Some(self.task(*attempt).into());
+                    frames.push((node.clone(), Frame::Forget(v1::ForgetTask { task })));
+                }
+                Effect::Enqueue | Effect::Dequeue | Effect::Release => {}
             }
-            Effect::Stop(node, attempt, cause) => {
-                Some((node.clone(), self.stop_frame(*attempt, *cause)))
-            }
-            Effect::Forget(node, attempt) => {
-                let task = Some(self.task(*attempt).into());
-                Some((node.clone(), Frame::Forget(v1::ForgetTask { task })))
-            }
-            Effect::Enqueue | Effect::Dequeue | Effect::Release => None,
-        };
-        effects.iter().filter_map(frame).collect()
+        }
+        (frames, unable)
     }
 
     /// The order to begin an attempt; none without what the job trains on: the node would take it for a
@@ -392,14 +399,15 @@ impl State {
     /// Ends an attempt of which the node was not told, for want of a snapshot.
     async fn end_without_snapshot(
         &mut self,
-        begun: Option<AttemptNo>,
+        unable: Option<Unable>,
     ) -> Result<(), ActorProcessingErr> {
-        let (Some(attempt), Err(end)) = (begun, self.snapshot()) else {
+        let Some((attempt, end)) = unable else {
             return Ok(());
         };
         tracing::error!(job = %self.job.id, error = end.error, "an attempt could not begin");
         let step = self.job.step(clock::now(), Event::Ended(attempt, end))?;
-        Ok(self.take(step, Vec::new(), Done::Answer(None)).await?)
+        self.take(step, Vec::new(), Done::Answer(None)).await?;
+        Ok(())
     }
 
     fn stop_frame(&self, attempt: AttemptNo, cause: StopCause) -> Frame {
@@ -428,14 +436,6 @@ impl State {
         };
         self.peers.store.commit(Vec::new(), Box::new(then)).await
     }
-}
-
-/// The attempt that an effect begins.
-fn begins(effect: &Effect) -> Option<AttemptNo> {
-    if let Effect::Start(_, attempt) = effect {
-        return Some(*attempt);
-    }
-    None
 }
 
 /// What to answer to a report of a task that nobody wants.

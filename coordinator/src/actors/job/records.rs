@@ -94,7 +94,8 @@ impl State {
             kept: sorted.kept,
         };
         let step = self.job.step(clock::now(), event)?;
-        Ok(self.take(step, changes, done(last)).await?)
+        self.take(step, changes, done(last)).await?;
+        Ok(())
     }
 }
 

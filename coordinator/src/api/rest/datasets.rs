@@ -2,9 +2,9 @@
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use trainyard_core::snapshot::Snapshot;
-use trainyard_proto::http as bodies;
+use trainyard_proto::http::{self as bodies, problem};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -14,7 +14,7 @@ use super::{
     request::{Asked, Base, Body, Id, Named, User},
 };
 use crate::{
-    api::Service,
+    api::{ApiError, Service},
     datasets::{DatasetRow, NewDataset, UPLOAD, check_filename},
 };
 
@@ -222,7 +222,8 @@ pub(super) async fn list(
     asked: Asked,
 ) -> Answer<DatasetPage> {
     let (token, limit) = page(&service, &asked)?;
-    let (rows, next_cursor) = service.datasets(&caller, (&token, limit)).await?;
+    let listed = service.datasets(&caller, (&token, limit)).await;
+    let (rows, next_cursor) = listed.map_err(|error| at_cursor(error, &token))?;
     let datasets = rows.into_iter().map(DatasetView::from).collect();
     Ok(Json(DatasetPage {
         datasets,
@@ -374,6 +375,24 @@ pub(super) async fn upload_url(
         object_key: upload.key,
         expires_in: UPLOAD.as_secs(),
     }))
+}
+
+/// Only the provider knows what a token of its pages looks like.
+fn at_cursor(error: ApiError, token: &str) -> Refusal {
+    let named = error
+        .violations
+        .iter()
+        .find(|one| one.field == "page_token");
+    let Some(named) = named else {
+        return error.into();
+    };
+    let place = json!(["query", "cursor"]);
+    Refusal::Fields(vec![problem(
+        "value_error",
+        &place,
+        &named.message,
+        &json!(token),
+    )])
 }
 
 fn page(service: &Service, asked: &Asked) -> Result<(String, usize), Refusal> {

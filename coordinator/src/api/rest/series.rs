@@ -99,7 +99,7 @@ pub(super) async fn status(
     security(("token" = []), ("login" = [])),
     params(
         ("id" = i64, Path, description = "The job"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "At most so many; 100 when it is left out"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100000, description = "At most so many; 100 when it is left out"),
         ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "`asc`: the oldest ones, oldest first; `desc`: the newest ones, newest first"),
         ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
         ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of every attempt: a reader that names the last id it has seen loses nothing and is told nothing twice; `order` and `since_epoch` do not count then"),
@@ -172,7 +172,7 @@ pub(super) async fn schema(
     security(("token" = []), ("login" = [])),
     params(
         ("id" = i64, Path, description = "The job"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 10000, description = "At most so many; 500 when it is left out"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100000, description = "At most so many; 500 when it is left out"),
         ("log_type" = Option<String>, Query, pattern = "^(stdout|stderr)$", description = "Only lines of this kind"),
         ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first: a reader that names the last id it has seen loses nothing and is told nothing twice"),
     ),

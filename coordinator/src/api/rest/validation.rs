@@ -129,11 +129,12 @@ pub(super) async fn results(
 pub(super) async fn summary(
     State(service): State<Service>,
     Reader(caller): Reader,
-    Id(job_id): Id,
+    id: Result<Id, Refusal>,
     asked: Asked,
 ) -> Answer<ValidationSummary> {
     let most = service.page_rows();
-    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)))?;
+    let wanted = asked.read(|fields| (fields.since_epoch(), fields.limit(most, most)));
+    let (Id(job_id), wanted) = both(id, wanted)?;
     let small = |epoch, text: &str| {
         let mut said = said(text);
         let mut take = |key| short(take(&mut said, key));
