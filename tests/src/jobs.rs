@@ -115,7 +115,7 @@ impl Jobs {
         Ok(answer.into_inner().job.expect("the answer holds the job"))
     }
 
-    /// All points of a job.
+    /// All points that were ever stored of a job.
     ///
     /// # Panics
     /// When they cannot be read.
@@ -127,6 +127,7 @@ impl Jobs {
                 job_id,
                 page_size: 1_000,
                 page_token,
+                with_superseded: true,
             };
             let answer = self.0.list_metrics(request).await.expect("points are read");
             let page = answer.into_inner();

@@ -43,6 +43,9 @@ pub(crate) struct MetricsArgs {
     /// Print comma-separated values with all columns
     #[arg(long, conflicts_with = "json")]
     csv: bool,
+    /// Also what a later attempt has done again, and what was reported before a restart
+    #[arg(short, long)]
+    all: bool,
     /// Go on with new points until the job has ended
     #[arg(short, long)]
     follow: bool,
@@ -52,7 +55,7 @@ pub(crate) struct MetricsArgs {
 pub(crate) async fn run(context: &Context<'_>, args: MetricsArgs) -> anyhow::Result<Exit> {
     let mut client = context.client().await?;
     if !args.follow {
-        let points = all(&mut client, args.id).await?;
+        let points = all(&mut client, args.id, args.all).await?;
         show_all(&context.screen, &points, args.csv)?;
         return Ok(Exit::Ok);
     }
@@ -62,7 +65,11 @@ pub(crate) async fn run(context: &Context<'_>, args: MetricsArgs) -> anyhow::Res
     }
 }
 
-async fn all(client: &mut Client, job_id: u64) -> anyhow::Result<Vec<MetricPoint>> {
+async fn all(
+    client: &mut Client,
+    job_id: u64,
+    with_superseded: bool,
+) -> anyhow::Result<Vec<MetricPoint>> {
     let mut points = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -70,6 +77,7 @@ async fn all(client: &mut Client, job_id: u64) -> anyhow::Result<Vec<MetricPoint
             job_id,
             page_size: PAGE,
             page_token,
+            with_superseded,
         };
         let page = client
             .call(async |via| {
@@ -116,6 +124,7 @@ async fn stream(screen: &Screen, client: &mut Client, args: &MetricsArgs) -> any
             let request = StreamMetricsRequest {
                 job_id: args.id,
                 after_point_id: after.get(),
+                with_superseded: args.all,
             };
             client
                 .call(async |via| JobServiceClient::new(via).stream_metrics(request).await)

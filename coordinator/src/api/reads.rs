@@ -62,17 +62,17 @@ impl<T> Page<T> {
 }
 
 impl Service {
-    /// Points after `after`, ascending. A page ends early when its text would grow beyond [`TEXT`].
+    /// Points after `after` that count, or all, ascending. A page ends early when its text would grow beyond [`TEXT`].
     ///
     /// # Errors
     /// When there is no such job, or none that the caller may read.
     pub async fn points(
         &self,
         caller: &Caller,
-        id: JobId,
+        (id, all): (JobId, bool),
         (after, limit): (u64, usize),
     ) -> Result<Page<StoredPoint>, ApiError> {
-        self.readable(caller, id)?;
+        let curve = self.readable(caller, id)?.curve();
         let mut page = Filling::to(self.most(limit));
         self.blocking(move |store| {
             let mut after = after;
@@ -82,7 +82,7 @@ impl Service {
                     return Ok(Page::whole(page.rows));
                 };
                 after = last.id;
-                let mut batch = batch.into_iter();
+                let mut batch = batch.into_iter().filter(|row| all || counts(&curve, row));
                 if !batch.all(|row| page.take(row.size(), row)) || page.is_full() {
                     return Ok(Page::part(page.rows));
                 }
@@ -122,14 +122,14 @@ impl Service {
         .await
     }
 
-    /// Pages of points after `after`, until the job has ended.
+    /// Pages of points after `after` that count when they are read, or of all, until the job has ended.
     ///
     /// # Errors
     /// When there is no such job, none that the caller may read, or too much is followed already.
     pub fn follow_points(
         &self,
         caller: &Caller,
-        id: JobId,
+        (id, all): (JobId, bool),
         after: u64,
     ) -> Result<impl Stream<Item = Result<Vec<StoredPoint>, ApiError>> + Send + use<>, ApiError>
     {
@@ -139,6 +139,15 @@ impl Service {
         let rows = self
             .follower(id)
             .rows(after, true, read, |point: &StoredPoint| point.id);
+        let store = self.store().clone();
+        let rows = rows.map(move |page| {
+            let mut page = page?;
+            if !all && let Some(job) = store.job(id)? {
+                let curve = job.curve();
+                page.retain(|row| counts(&curve, row));
+            }
+            Ok(page)
+        });
         Ok(holding(permit, self.guarded((caller, id), rows)))
     }
 
@@ -346,6 +355,10 @@ impl Service {
     }
 }
 
+fn counts(curve: &Curve, row: &StoredPoint) -> bool {
+    curve.has(row.attempt, row.progress.epoch)
+}
+
 /// Points that count in order while `take` wants more.
 fn each_point(
     store: &Store,
@@ -360,7 +373,7 @@ fn each_point(
         };
         after = last.id;
         for row in rows {
-            if curve.has(row.attempt, row.progress.epoch) && !take(row) {
+            if counts(curve, &row) && !take(row) {
                 return Ok(());
             }
         }

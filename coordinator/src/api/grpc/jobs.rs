@@ -129,7 +129,11 @@ impl JobService for JobDoor {
         let job = JobId(request.job_id);
         let page = self
             .0
-            .points(&caller, job, (after, size(request.page_size)))
+            .points(
+                &caller,
+                (job, request.with_superseded),
+                (after, size(request.page_size)),
+            )
             .await?;
         let (rows, more) = first_message(page);
         let last = rows.last().filter(|_| more);
@@ -149,9 +153,8 @@ impl JobService for JobDoor {
     ) -> Answer<Self::StreamMetricsStream> {
         let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
-        let pages = self
-            .0
-            .follow_points(&caller, JobId(request.job_id), request.after_point_id)?;
+        let of = (JobId(request.job_id), request.with_superseded);
+        let pages = self.0.follow_points(&caller, of, request.after_point_id)?;
         let messages = messages(pages).map_ok(|rows| {
             let points = rows.into_iter().map(point).collect();
             v1::StreamMetricsResponse { points }

@@ -124,7 +124,7 @@ pub(super) async fn metrics(
     let (Id(id), (after, wanted)) = both(id, wanted)?;
     if let Some(after) = after {
         let points = service
-            .points(&caller, id, (after, wanted.limit))
+            .points(&caller, (id, false), (after, wanted.limit))
             .await?
             .rows;
         let points = points.into_iter().map(|point| MetricRow::of(id, point));
