@@ -7,10 +7,13 @@ use std::{
     fs::{self, Metadata},
     io,
     path::Path,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tempfile::TempPath;
+use trainyard_core::time::Timestamp;
+
+use crate::clock;
 
 /// A file that has not been written for so long is left alone.
 const QUIET: Duration = Duration::from_secs(1);
@@ -18,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What tells two contents of a file apart without reading them; the newer one is greater.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark {
-    modified: SystemTime,
+    modified: Timestamp,
     pub(super) size: u64,
     inode: u64,
 }
@@ -27,7 +30,7 @@ impl Mark {
     pub(super) fn of(about: &Metadata) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
         Ok(Self {
-            modified: about.modified()?,
+            modified: clock::of(about.modified()?),
             size: about.len(),
             inode: about.ino(),
         })
@@ -35,9 +38,8 @@ impl Mark {
 
     /// A time that lies ahead, as after a clock jump, says nothing.
     fn is_quiet(&self) -> bool {
-        SystemTime::now()
-            .duration_since(self.modified)
-            .is_ok_and(|since| since >= QUIET)
+        let now = clock::now();
+        now > self.modified && now.since(self.modified) >= QUIET
     }
 }
 
@@ -71,8 +73,8 @@ mod tests {
     fn old(path: &Path) -> Mark {
         fs::write(path, b"weights").unwrap();
         let file = File::options().append(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(60))
-            .unwrap();
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(3_600);
+        file.set_modified(long_ago).unwrap();
         Mark::of(&file.metadata().unwrap()).unwrap()
     }
 

@@ -141,7 +141,9 @@ impl Sorted {
 
     /// Checkpoints that the trainer has told of before, now in the store.
     fn stored(&mut self, report: Progress) {
-        self.kept = report.checkpoint.clone().or(self.kept.take());
+        if report.checkpoint.is_some() {
+            self.kept.clone_from(&report.checkpoint);
+        }
         if let Some(word) = &mut self.completion {
             let (best, last) = (report.best_checkpoint.clone(), report.checkpoint.clone());
             word.best_checkpoint = best.or_else(|| word.best_checkpoint.take());

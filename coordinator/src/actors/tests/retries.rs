@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
 use trainyard_core::{ids::NodeName, retry::OnLost};
 
 use super::*;
@@ -95,7 +96,7 @@ struct Beats(tokio::task::JoinHandle<()>);
 impl Beats {
     fn of(session: &SessionRef) -> Self {
         let session = session.clone();
-        Self(tokio::spawn(async move {
+        Self(TaskTracker::new().spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_millis(50));
             loop {
                 tick.tick().await;
@@ -171,7 +172,7 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let (first, mut frames) = node(&world, "n1").await;
     let job = submit(&world, at_once()).await;
     let start = start_of(&mut frames).await;
-    say(&first, runs(start.task.clone()));
+    say(&first, runs(start.task));
     until(&world, job, |job| job.state == JobState::Running).await;
     let (second, mut others) = node(&world, "n2").await;
     let _alive = Beats::of(&second);
@@ -183,12 +184,12 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let lost = on.attempts.first().unwrap().outcome().unwrap();
     assert_eq!(lost.class.map(|class| class.name()), Some("lost"));
     // Here it is again, with a task that has even ended well.
-    say(&first, runs(start.task.clone()));
+    say(&first, runs(start.task));
     let stop = async {
         loop {
-            match frames.recv().await.unwrap().unwrap().frame {
-                Some(Frame::Stop(stop)) => return stop,
-                Some(_) | None => {}
+            let frame = frames.recv().await.unwrap().unwrap().frame;
+            if let Some(Frame::Stop(stop)) = frame {
+                return stop;
             }
         }
     };
@@ -196,7 +197,7 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let stop = tokio::time::timeout(limit, stop).await.unwrap();
     assert_eq!(
         (stop.task, stop.cause()),
-        (start.task.clone(), v1::StopCause::Fenced)
+        (start.task, v1::StopCause::Fenced)
     );
     say(
         &first,
@@ -228,7 +229,7 @@ async fn a_job_that_waits_for_its_node_is_running_again_when_the_node_speaks() {
     };
     let job = submit(&world, wait).await;
     let start = start_of(&mut frames).await;
-    say(&session, runs(start.task.clone()));
+    say(&session, runs(start.task));
     let waited_for = |job: &Job| job.reason.contains("it is waited for");
     let silent = until(&world, job, waited_for).await;
     assert_eq!(silent.state, JobState::Running);
