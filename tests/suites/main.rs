@@ -8,6 +8,7 @@ mod conformance;
 mod crashes;
 mod datasets;
 mod demo;
+mod failures;
 #[cfg(test)]
 mod formats;
 mod fuzz;

@@ -108,7 +108,7 @@ async fn the_command_line_shows_each_bad_field_on_a_line_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_larger_than_any_node_is_refused_with_the_reason_and_the_largest_node() {
+async fn job_larger_than_any_node_is_refused_or_explained_at_submit() {
     let mut cluster = Cluster::start(TRAINYARD).await;
     cluster.agent("cpu", &["--slots", "2"]).await;
     cluster

@@ -107,17 +107,20 @@ impl Service {
     /// A place among the submissions under way, if there is room for one more job.
     fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.store().room()?;
+        let permit = Arc::clone(self.submits()).try_acquire_owned();
+        let permit = permit.ok().ok_or_else(|| {
+            let words = format!("{UNDER_WAY} submissions are under way; try again in a moment");
+            ApiError::new(Kind::Exhausted, words)
+        })?;
         let most = self.limits().open_jobs;
-        if self.store().count_open()? >= most {
+        // Those under way take room too, this one among them; one that is just stored counts twice for a moment.
+        let under_way = UNDER_WAY.saturating_sub(self.submits().available_permits());
+        if self.store().count_open()?.saturating_add(under_way as u64) > most {
             let words = format!(
                 "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
             );
             return Err(ApiError::new(Kind::Exhausted, words));
         }
-        let permit = Arc::clone(self.submits()).try_acquire_owned();
-        permit.ok().ok_or_else(|| {
-            let words = format!("{UNDER_WAY} submissions are under way; try again in a moment");
-            ApiError::new(Kind::Exhausted, words)
-        })
+        Ok(permit)
     }
 }

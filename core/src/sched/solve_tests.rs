@@ -206,3 +206,21 @@ fn a_clock_that_was_set_back_keeps_no_job_waiting() {
     again.not_before = Some(Timestamp(NOW.0 + 600_000_000));
     assert!(!again.is_due(NOW));
 }
+
+#[test]
+fn oldest_waits_least_when_all_else_is_equal() {
+    // Forty jobs of the same wish for a node that holds three at once; one ends at a time.
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 3, "");
+    let mut queue: Vec<_> = (1..=40).rev().map(|id| job(id, 1, 0, 0)).collect();
+    let mut order = Vec::new();
+    while !queue.is_empty() {
+        for placement in solve(&mut ledger, NOW, &queue) {
+            queue.retain(|queued| queued.job != placement.job);
+            order.push(placement.job);
+        }
+        let ended = order.iter().find(|job| ledger.held_by(**job).is_some());
+        ledger.release(*ended.unwrap());
+    }
+    assert_eq!(order, (1..=40).map(JobId).collect::<Vec<_>>());
+}

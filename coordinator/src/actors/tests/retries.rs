@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use trainyard_core::{ids::NodeName, retry::OnLost};
+use trainyard_core::{ids::NodeName, node::NodeState, retry::OnLost};
 
 use super::*;
 use crate::actors::nodes::NodeInfo;
@@ -237,5 +237,33 @@ async fn a_job_that_waits_for_its_node_is_running_again_when_the_node_speaks() {
     say(&session, runs(start.task));
     let back = until(&world, job, |job| job.reason.is_empty()).await;
     assert_eq!((back.state, back.attempts.len()), (JobState::Running, 1));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn twenty_five_status_timeouts_of_a_healthy_job_cause_no_relaunch() {
+    let lease = Lease {
+        suspect_after: Duration::from_millis(200),
+        lost_after: Duration::from_secs(600),
+    };
+    let world = world(lease).await;
+    let (session, mut frames) = node(&world, "n1").await;
+    let job = submit(&world, at_once()).await;
+    let start = start_of(&mut frames).await;
+    say(&session, runs(start.task));
+    until(&world, job, |job| job.state == JobState::Running).await;
+    let limit = Duration::from_secs(30);
+    for _ in 0..25 {
+        let silent = async {
+            while info(&world, "n1").await.state == NodeState::Ready {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(limit, silent).await.unwrap();
+        say(&session, runs(start.task));
+    }
+    let still = world.store.job(job).unwrap().unwrap();
+    assert_eq!((still.state, still.attempts.len()), (JobState::Running, 1));
+    assert!(starts(&mut frames).is_empty());
     world.root.stop_and_wait(None, None).await.unwrap();
 }
