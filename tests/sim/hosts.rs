@@ -190,49 +190,83 @@ pub(crate) async fn user(
     trace: Trace,
 ) -> turmoil::Result {
     tokio::time::sleep(wish.at).await;
-    let job = again(|| submit(number, &wish)).await;
+    let caller = Caller::default();
+    let job = caller.again(|| submit(&caller, number, &wish)).await?;
     accepted.set(number, job);
     trace.note(format!("user: wish {number} is job {job}"));
     if let Some(wait) = wish.cancel_after {
         tokio::time::sleep(wait).await;
-        again(|| cancel(job)).await;
+        caller.again(|| cancel(&caller, job)).await?;
         trace.note(format!("user: job {job} is cancelled"));
     }
     Ok(())
 }
 
-async fn again<T>(call: impl AsyncFn() -> Result<T, Status>) -> T {
-    loop {
-        if let Ok(Ok(done)) = tokio::time::timeout(PATIENCE, call()).await {
-            return done;
+type Bearer = MetadataValue<tonic::metadata::Ascii>;
+
+/// Who calls, with the token that it was given.
+#[derive(Debug, Default)]
+struct Caller(Mutex<Option<Bearer>>);
+
+impl Caller {
+    /// Until it is done, or refused for good.
+    async fn again<T>(&self, call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+        loop {
+            match tokio::time::timeout(PATIENCE, call()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(status)) if status.code() == Code::Unauthenticated => self.set(None),
+                Ok(Err(status)) if is_final(status.code()) => return Err(status),
+                Ok(Err(_)) | Err(_) => {}
+            }
+            tokio::time::sleep(AGAIN).await;
         }
-        tokio::time::sleep(AGAIN).await;
+    }
+
+    fn set(&self, bearer: Option<Bearer>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bearer;
+    }
+
+    async fn enter(&self) -> Result<(Channel, Bearer), Status> {
+        let unavailable = |error: String| Status::unavailable(error);
+        let url = format!("http://{COORDINATOR}:{}", wire::PORT);
+        let connection = Connection::new(&url, ClientTls::default(), Plain::Anywhere);
+        let connection = connection.map_err(|error| unavailable(error.to_string()))?;
+        let channel = connection.through(wire::dial()).connect().await;
+        let channel = channel.map_err(|error| unavailable(error.to_string()))?;
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(bearer) = known {
+            return Ok((channel, bearer));
+        }
+        let login = LoginRequest {
+            email: "admin@example.com".to_owned(),
+            password: "admin123".to_owned(),
+        };
+        let tokens = AuthServiceClient::new(channel.clone()).login(login).await?;
+        let token = tokens.into_inner().tokens.unwrap_or_default().access_token;
+        let bearer: Bearer = format!("Bearer {token}")
+            .parse()
+            .map_err(|_e| Status::internal("no token"))?;
+        self.set(Some(bearer.clone()));
+        Ok((channel, bearer))
     }
 }
 
-async fn channel() -> Result<(Channel, MetadataValue<tonic::metadata::Ascii>), Status> {
-    let unavailable = |error: String| Status::unavailable(error);
-    let url = format!("http://{COORDINATOR}:{}", wire::PORT);
-    let connection = Connection::new(&url, ClientTls::default(), Plain::Anywhere);
-    let connection = connection.map_err(|error| unavailable(error.to_string()))?;
-    let channel = connection.through(wire::dial()).connect().await;
-    let channel = channel.map_err(|error| unavailable(error.to_string()))?;
-    let login = LoginRequest {
-        email: "admin@example.com".to_owned(),
-        password: "admin123".to_owned(),
-    };
-    let tokens = AuthServiceClient::new(channel.clone()).login(login).await?;
-    let token = tokens.into_inner().tokens.unwrap_or_default().access_token;
-    let header = format!("Bearer {token}").parse();
-    Ok((channel, header.map_err(|_e| Status::internal("no token"))?))
+/// No later try is answered better.
+fn is_final(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::PermissionDenied
+    )
 }
 
-async fn submit(number: usize, wish: &Wish) -> Result<u64, Status> {
-    let (channel, bearer) = channel().await?;
+async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Status> {
+    let (channel, bearer) = caller.enter().await?;
     let spec = JobSpec {
         name: format!("wish-{number}"),
         framework: "command".to_owned(),
         epochs: wish.script.epochs,
+        batch_size: 8,
+        learning_rate: 0.01,
         command: wish.script.argv(),
         resources: Some(ResourceRequest {
             cpus: wish.cpus,
@@ -254,13 +288,17 @@ async fn submit(number: usize, wish: &Wish) -> Result<u64, Status> {
     Ok(submitted.into_inner().job.unwrap_or_default().job_id)
 }
 
-async fn cancel(job: u64) -> Result<(), Status> {
-    let (channel, bearer) = channel().await?;
+async fn cancel(caller: &Caller, job: u64) -> Result<(), Status> {
+    let (channel, bearer) = caller.enter().await?;
     let mut call = Call::new(CancelJobRequest { job_id: job });
     call.metadata_mut().insert("authorization", bearer);
     match JobServiceClient::new(channel).cancel_job(call).await {
         // It has ended meanwhile.
         Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
+        Err(status) => {
+            tracing::debug!(job, %status, "not cancelled");
+            Err(status)
+        }
         answered => answered.map(drop),
     }
 }

@@ -26,6 +26,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
+use trainyard_coordinator::telemetry::Telemetry;
 
 /// Runs seeds of the simulation.
 #[derive(Debug, Parser)]
@@ -66,6 +67,8 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
             .with_writer(io::stderr)
             .init();
     }
+    // Its clock is calibrated once in a process, by waiting for real time to pass.
+    drop(Telemetry::new());
     let show = arguments.trace;
     let work = move || {
         trainyard_runtime::simulate();
