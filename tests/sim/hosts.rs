@@ -113,17 +113,22 @@ pub(crate) struct Post {
     pub(crate) ended: watch::Sender<Option<String>>,
 }
 
+impl Post {
+    fn capacity(&self) -> Capacity {
+        let capacity = self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+        capacity.clone()
+    }
+}
+
 pub(crate) async fn agent(post: Post) -> turmoil::Result {
     post.ended.send_replace(None);
     let (registry, registered) = watch::channel(None);
-    let capacity = post.capacity.lock().unwrap_or_else(PoisonError::into_inner);
-    let capacity = Capacity::clone(&capacity);
     let machine = Machine {
         coordinator: format!("http://{COORDINATOR}:{}", wire::PORT),
         dial: wire::dial(),
         token: TOKEN.to_owned(),
         name: post.name.clone(),
-        capacity,
+        capacity: post.capacity(),
         boot_id: post.yard.boot_id(),
         data_dir: post.data_dir.clone(),
         trainers: Arc::new(post.yard.clone()),
@@ -215,7 +220,7 @@ impl Caller {
             match tokio::time::timeout(PATIENCE, call()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(status)) if status.code() == Code::Unauthenticated => self.set(None),
-                Ok(Err(status)) if is_final(status.code()) => return Err(status),
+                Ok(Err(status)) if is_final(&status) => return Err(status),
                 Ok(Err(_)) | Err(_) => {}
             }
             tokio::time::sleep(AGAIN).await;
@@ -251,12 +256,14 @@ impl Caller {
     }
 }
 
-/// No later try is answered better.
-fn is_final(code: Code) -> bool {
-    matches!(
-        code,
+/// No later try is answered better. A node that could hold the job may be known later.
+fn is_final(status: &Status) -> bool {
+    let waits = status.message().contains("no node could ever hold");
+    let wrong = matches!(
+        status.code(),
         Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::PermissionDenied
-    )
+    );
+    wrong && !waits
 }
 
 async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Status> {

@@ -28,6 +28,9 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
 use trainyard_coordinator::telemetry::Telemetry;
 
+/// Real seconds that a seed may take; it takes one.
+const STUCK: u32 = 120;
+
 /// Runs seeds of the simulation.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -67,6 +70,8 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
             .with_writer(io::stderr)
             .init();
     }
+    // The kernel ends a run that stands still.
+    nix::unistd::alarm::set(STUCK);
     // Its clock is calibrated once in a process, by waiting for real time to pass.
     drop(Telemetry::new());
     let show = arguments.trace;

@@ -91,13 +91,24 @@ impl Plan {
             lost_after: rng.random_range(20..=60),
             latency: Duration::from_millis(rng.random_range(2..=200)),
         };
-        let wishes = (0..rng.random_range(2..=8)).map(|_| wish(&mut rng, &cluster));
+        let wishes = (0..rng.random_range(2..=10)).map(|_| wish(&mut rng, &cluster));
         let wishes = wishes.collect();
         let mut faults = Vec::new();
         // Some runs are calm: what fails in them is no fault's doing.
         if rng.random_bool(0.9) {
-            for _ in 0..rng.random_range(1..=8) {
+            for _ in 0..rng.random_range(1..=12) {
                 fault(&mut rng, &cluster, &mut faults);
+            }
+        }
+        // Nodes that came back with less are repaired, or what was asked of them would wait for ever.
+        for (number, node) in cluster.nodes.iter().enumerate() {
+            let whole = Fault::StartNode(number, node.1);
+            let shrunk = |(_, fault): &(Duration, Fault)| {
+                matches!(fault, Fault::StartNode(of, _) if *of == number) && *fault != whole
+            };
+            if faults.iter().any(shrunk) {
+                faults.push((CALM, Fault::KillNode(number)));
+                faults.push((CALM, whole));
             }
         }
         // The order of those at one time is theirs of being drawn.
@@ -111,8 +122,9 @@ impl Plan {
 }
 
 fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
-    let most_cpus = cluster.nodes.iter().map(|node| node.0).max().unwrap_or(1);
-    let most_gpus = cluster.nodes.iter().map(|node| node.1).max().unwrap_or(0);
+    // One that some node can hold.
+    let node = rng.random_range(0..cluster.nodes.len());
+    let (most_cpus, most_gpus) = cluster.nodes.get(node).copied().unwrap_or((1, 0));
     let script = Script {
         epochs: rng.random_range(1..=8),
         millis: rng.random_range(100..=12_000),
