@@ -5,8 +5,8 @@
 
 use std::{fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use hyper_rustls::HttpsConnectorBuilder;
 use http::Uri;
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,

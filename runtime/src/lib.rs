@@ -34,6 +34,8 @@ pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
     clippy::disallowed_methods,
     reason = "in a simulation the host that it belongs to ends it, and nothing else can"
 )]
-pub fn in_place<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+pub fn in_place<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     tokio::spawn(work)
 }

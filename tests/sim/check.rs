@@ -3,7 +3,10 @@
 //! Owns what was seen before, to tell what has changed that may not. Never changes the world. Called by the world after
 //! each step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use trainyard_coordinator::store::Store;
@@ -59,7 +62,10 @@ impl Checker {
                 for process in processes {
                     let (job, attempt) = process.of;
                     for gpu in &process.gpus {
-                        ensure!(held.insert(gpu.clone()), "INV-01: GPU {gpu} has two trainers");
+                        ensure!(
+                            held.insert(gpu.clone()),
+                            "INV-01: GPU {gpu} has two trainers"
+                        );
                     }
                     ensure!(
                         runs.insert(process.of),
@@ -99,15 +105,24 @@ impl Checker {
             };
             for gpu in &allocation.gpus {
                 let other = gpus.insert(gpu, job.id);
-                ensure!(other.is_none(), "INV-01: GPU {gpu} is of {other:?} and of {}", job.id);
+                ensure!(
+                    other.is_none(),
+                    "INV-01: GPU {gpu} is of {other:?} and of {}",
+                    job.id
+                );
             }
             *cpus.entry(allocation.node.0.as_str()).or_default() += allocation.cpus;
         }
         for (name, held) in cpus {
-            let number = name.strip_prefix("node-").and_then(|n| n.parse::<usize>().ok());
+            let number = name
+                .strip_prefix("node-")
+                .and_then(|n| n.parse::<usize>().ok());
             let node = number.and_then(|number| plan.cluster.nodes.get(number));
             let has = node.context("a node that there is not")?.0;
-            ensure!(held <= has, "INV-02: {held} CPUs of {name} are given away, it has {has}");
+            ensure!(
+                held <= has,
+                "INV-02: {held} CPUs of {name} are given away, it has {has}"
+            );
         }
         Ok(())
     }
@@ -120,7 +135,10 @@ impl Checker {
             let attempt = job.attempts.len();
             let outcome = job.outcome.as_ref();
             let why = outcome.map(|outcome| (outcome.exit_code, outcome.class, &outcome.message));
-            self.trace.note(format!("job {id}/{attempt} is {} {why:?}", job.state.name()));
+            self.trace.note(format!(
+                "job {id}/{attempt} is {} {why:?}",
+                job.state.name()
+            ));
         }
         if let Some(before) = before.filter(|before| before.is_terminal()) {
             ensure!(
@@ -150,13 +168,15 @@ impl Checker {
         let known = all.iter().flatten().count() == wishes;
         let state = |id: &u64| self.states.get(id).copied();
         let ended = |id: &u64| state(id).is_some_and(JobState::is_terminal);
-        let quiet = yards.iter().all(|yard| yard.look(|all| all.next().is_none()));
+        let quiet = yards
+            .iter()
+            .all(|yard| yard.look(|all| all.next().is_none()));
         known && quiet && all.iter().flatten().all(ended)
     }
 
     /// INV-06, INV-09, and that each job ended as it should.
-    pub(crate) fn end(&self, store: &Store, wishes: &[Wish], accepted: &Accepted) -> Result<()> {
-        let all = accepted.all();
+    pub(crate) fn end(&self, store: &Store, plan: &Plan, accepted: &Accepted) -> Result<()> {
+        let (all, wishes) = (accepted.all(), &plan.wishes);
         ensure!(
             all.iter().flatten().collect::<BTreeSet<_>>().len() == wishes.len(),
             "INV-03: a wish was accepted twice, or never: {all:?}"
@@ -164,9 +184,14 @@ impl Checker {
         for (wish, id) in wishes.iter().zip(all.into_iter().flatten()) {
             let job = store.job(JobId(id))?;
             let job = job.context("INV-03: a job is gone")?;
-            ensure!(job.state.is_terminal(), "INV-09: job {id} is {}", job.state.name());
+            ensure!(
+                job.state.is_terminal(),
+                "INV-09: job {id} is {}",
+                job.state.name()
+            );
             outcome(&job, wish)?;
             said(store, &job)?;
+            whole(&job, plan)?;
         }
         Ok(())
     }
@@ -187,7 +212,10 @@ fn outcome(job: &Job, wish: &Wish) -> Result<()> {
     let class = outcome.and_then(|outcome| outcome.class);
     match job.state {
         JobState::Completed => {
-            ensure!(wish.script.code == 0, "job {id} completed and should have failed");
+            ensure!(
+                wish.script.code == 0,
+                "job {id} completed and should have failed"
+            );
         }
         JobState::Cancelled => {
             ensure!(wish.cancel_after.is_some(), "nobody has cancelled job {id}");
@@ -204,11 +232,37 @@ fn outcome(job: &Job, wish: &Wish) -> Result<()> {
             }
             Some(FailureClass::Infrastructure | FailureClass::Lost) => {
                 let tried = job.attempts.len();
-                ensure!(tried > 3, "job {id} was given up after {tried} attempts: {outcome:?}");
+                ensure!(
+                    tried > 3,
+                    "job {id} was given up after {tried} attempts: {outcome:?}"
+                );
             }
             class => anyhow::bail!("job {id} failed with {class:?}: {outcome:?}"),
         },
     }
+    Ok(())
+}
+
+/// A job has all that its last attempt said, or its node was lost while that was awaited (ADR 2).
+fn whole(job: &Job, plan: &Plan) -> Result<()> {
+    let Some(last) = job.attempts.last() else {
+        return Ok(());
+    };
+    let end = last.end.as_ref().map_or(0, |end| end.last_seq);
+    let (Some(at), Some(ended)) = (last.ended_at, job.ended_at) else {
+        return Ok(());
+    };
+    if end <= last.stored_seq || plan.has_jumps() {
+        return Ok(());
+    }
+    let waited = ended.since(at);
+    let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
+    ensure!(
+        waited + Duration::from_secs(1) >= lease,
+        "job {} ended {waited:?} after its trainer, with {} records of {end}",
+        job.id,
+        last.stored_seq
+    );
     Ok(())
 }
 
@@ -223,7 +277,10 @@ fn said(store: &Store, job: &Job) -> Result<()> {
     let mut lines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for line in store.logs(job.id, 0, ROWS)? {
         if line.line.stream == LogStream::Stdout {
-            lines.entry(line.attempt.0).or_default().push(line.line.text);
+            lines
+                .entry(line.attempt.0)
+                .or_default()
+                .push(line.line.text);
         }
     }
     for attempt in &job.attempts {
@@ -231,11 +288,21 @@ fn said(store: &Store, job: &Job) -> Result<()> {
         let epochs = epochs.remove(&number).unwrap_or_default();
         let lines = lines.remove(&number).unwrap_or_default();
         let whole: Vec<u32> = (1..).take(epochs.len()).collect();
-        ensure!(epochs == whole, "INV-06: points of {id}/{number} are {epochs:?}");
+        ensure!(
+            epochs == whole,
+            "INV-06: points of {id}/{number} are {epochs:?}"
+        );
         let texts: Vec<String> = (1..).take(lines.len()).map(Script::line).collect();
-        ensure!(lines == texts, "INV-06: lines of {id}/{number} are {lines:?}");
-        let last = job.attempts.last().is_some_and(|last| last.number.0 == number);
-        if last && job.state == JobState::Completed {
+        ensure!(
+            lines == texts,
+            "INV-06: lines of {id}/{number} are {lines:?}"
+        );
+        let last = job
+            .attempts
+            .last()
+            .is_some_and(|last| last.number.0 == number);
+        let told = attempt.end.as_ref().map_or(0, |end| end.last_seq);
+        if last && job.state == JobState::Completed && attempt.stored_seq >= told {
             let all = usize::try_from(job.spec.epochs).unwrap_or(usize::MAX);
             ensure!(
                 epochs.len() == all && lines.len() == all,

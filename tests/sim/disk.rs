@@ -51,7 +51,11 @@ impl Disk {
         for (at, bytes) in pending {
             if rng.random_bool(0.5) {
                 let whole = rng.random_bool(0.7);
-                let kept = if whole { bytes.len() } else { rng.random_range(0..=bytes.len()) };
+                let kept = if whole {
+                    bytes.len()
+                } else {
+                    rng.random_range(0..=bytes.len())
+                };
                 let part = bytes.get(..kept).unwrap_or_default();
                 put(&mut state.synced, at, part);
             }

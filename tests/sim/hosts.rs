@@ -99,7 +99,8 @@ async fn serve(office: &Office) -> String {
         opened: office.store.clone(),
     };
     let ran = boot::run_on(Some(simulated), options, std::future::pending()).await;
-    ran.err().map_or_else(|| "it stopped".to_owned(), |error| error.to_string())
+    ran.err()
+        .map_or_else(|| "it stopped".to_owned(), |error| error.to_string())
 }
 
 /// What an agent is started with, each time.
@@ -174,7 +175,10 @@ pub(crate) struct Accepted(Arc<Mutex<Vec<Option<u64>>>>);
 
 impl Accepted {
     pub(crate) fn all(&self) -> Vec<Option<u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, wish: usize, job: u64) {
@@ -238,7 +242,11 @@ impl Caller {
         let connection = connection.map_err(|error| unavailable(error.to_string()))?;
         let channel = connection.through(wire::dial()).connect().await;
         let channel = channel.map_err(|error| unavailable(error.to_string()))?;
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(bearer) = known {
             return Ok((channel, bearer));
         }

@@ -83,7 +83,9 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
         (outcome, trace.lines())
     };
     let thread = thread::Builder::new().stack_size(64 << 20).spawn(work)?;
-    let (outcome, lines) = thread.join().map_err(|_panic| anyhow!("the simulation panicked"))?;
+    let (outcome, lines) = thread
+        .join()
+        .map_err(|_panic| anyhow!("the simulation panicked"))?;
     let mut out = io::stdout().lock();
     if show || outcome.is_err() {
         for line in &lines {
@@ -114,14 +116,19 @@ fn all(arguments: &Arguments) -> Result<ExitCode> {
                     let output = one(seed)?;
                     if !output.status.success() {
                         tell(seed, &output)?;
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
+                        failed
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(seed);
                     }
                 }
             })
         });
         let workers: Vec<_> = workers.collect();
         for worker in workers {
-            worker.join().map_err(|_panic| anyhow!("a worker panicked"))??;
+            worker
+                .join()
+                .map_err(|_panic| anyhow!("a worker panicked"))??;
         }
         Ok::<(), anyhow::Error>(())
     })?;
@@ -139,7 +146,9 @@ fn one(seed: u64) -> Result<Output> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     let command = command.args(["--only", &seed.to_string()]);
-    command.output().context("this program could not be started again")
+    command
+        .output()
+        .context("this program could not be started again")
 }
 
 /// The end of what a failed seed said, and how to see it again.
@@ -153,7 +162,14 @@ fn tell(seed: u64, output: &Output) -> Result<()> {
             writeln!(out, "  {line}")?;
         }
     }
-    writeln!(out, "seed {seed} failed ({}); see it again with:", output.status)?;
-    writeln!(out, "  cargo run -p tests --bin simulate -- --only {seed} --trace")?;
+    writeln!(
+        out,
+        "seed {seed} failed ({}); see it again with:",
+        output.status
+    )?;
+    writeln!(
+        out,
+        "  cargo run -p tests --bin simulate -- --only {seed} --trace"
+    )?;
     Ok(())
 }

@@ -121,6 +121,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Whether clocks are set: then times on them say little.
+    pub(crate) fn has_jumps(&self) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|(_, fault)| matches!(fault, Fault::Jump(_)))
+    }
+}
+
 fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
     // One that some node can hold.
     let node = rng.random_range(0..cluster.nodes.len());

@@ -91,7 +91,9 @@ fn folder() -> Result<tempfile::TempDir> {
     let builder = builder.prefix("trainyard-sim-");
     match builder.tempdir_in(memory) {
         Ok(folder) => Ok(folder),
-        Err(_) => builder.tempdir().context("a folder for the simulated disks"),
+        Err(_) => builder
+            .tempdir()
+            .context("a folder for the simulated disks"),
     }
 }
 
@@ -140,8 +142,12 @@ impl World {
     }
 
     fn run(&mut self, sim: &mut Sim<'_>) -> Result<()> {
-        let mut faults = std::mem::take(&mut self.plan.faults).into_iter().peekable();
-        let yards: Vec<Yard> = self.nodes.iter().map(|node| node.post.yard.clone()).collect();
+        let mut faults = self.plan.faults.clone().into_iter().peekable();
+        let yards: Vec<Yard> = self
+            .nodes
+            .iter()
+            .map(|node| node.post.yard.clone())
+            .collect();
         loop {
             let now = sim.elapsed();
             nature::elapsed(now);
@@ -151,7 +157,8 @@ impl World {
                 self.trace.note(format!("fault: {fault:?}"));
                 self.happen(sim, &fault);
             }
-            sim.step().map_err(|error| anyhow!("a host has failed: {error}"))?;
+            sim.step()
+                .map_err(|error| anyhow!("a host has failed: {error}"))?;
             self.restart_the_ended(sim);
             self.check(&yards)?;
             let wishes = self.plan.wishes.len();
@@ -165,7 +172,7 @@ impl World {
         }
         let store = self.store.borrow().clone();
         let store = store.context("the coordinator is gone at the end")?;
-        self.checker.end(&store, &self.plan.wishes, &self.accepted)
+        self.checker.end(&store, &self.plan, &self.accepted)
     }
 
     fn check(&mut self, yards: &[Yard]) -> Result<()> {
@@ -219,11 +226,20 @@ impl World {
                 }
             }
             Fault::StartNode(number, gpus) => {
-                let cpus = self.plan.cluster.nodes.get(*number).map_or(1, |node| node.0);
+                let cpus = self
+                    .plan
+                    .cluster
+                    .nodes
+                    .get(*number)
+                    .map_or(1, |node| node.0);
                 if let Some(node) = self.nodes.get_mut(*number) {
                     node.on = true;
                     let has = capacity(*number, (cpus, *gpus));
-                    *node.post.capacity.lock().unwrap_or_else(PoisonError::into_inner) = has;
+                    *node
+                        .post
+                        .capacity
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = has;
                 }
                 self.start_agent(sim, *number);
             }
@@ -285,7 +301,9 @@ impl World {
             .collect();
         let accepted = self.accepted.all();
         let store = self.store.borrow().clone();
-        let open = store.and_then(|store| store.open_jobs().ok()).unwrap_or_default();
+        let open = store
+            .and_then(|store| store.open_jobs().ok())
+            .unwrap_or_default();
         let open: Vec<_> = open
             .iter()
             .map(|job| (job.id.0, job.state.name(), job.reason.clone()))
@@ -296,7 +314,10 @@ impl World {
 
 /// The beginning of a record that was being written stands at the end of each spool.
 fn tear(data_dir: &Path, length: usize) {
-    let folders = fs::read_dir(data_dir.join("tasks")).into_iter().flatten().flatten();
+    let folders = fs::read_dir(data_dir.join("tasks"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let spools = folders.map(|folder| folder.path().join("spool"));
     let mut spools: Vec<PathBuf> = spools.filter(|path| path.exists()).collect();
     spools.sort();

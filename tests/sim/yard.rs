@@ -170,7 +170,10 @@ impl Yard {
     /// What trainers have to report and have no answer for.
     pub(crate) fn calls(&self) -> Vec<Call> {
         let state = self.state();
-        let due = state.processes.iter().filter(|(_, one)| one.reported < one.written);
+        let due = state
+            .processes
+            .iter()
+            .filter(|(_, one)| one.reported < one.written);
         due.map(|(task, one)| one.call(task)).collect()
     }
 
@@ -208,7 +211,10 @@ impl Yard {
         let door = text("CALLBACK_URL").split_once("/t/").unwrap_or_default().1;
         let process = Process {
             pid,
-            gpus: gpus.filter(|gpu| !gpu.is_empty()).map(str::to_owned).collect(),
+            gpus: gpus
+                .filter(|gpu| !gpu.is_empty())
+                .map(str::to_owned)
+                .collect(),
             of: (number("TRAINYARD_JOB_ID"), attempt),
             script,
             started: state.now,
@@ -252,8 +258,9 @@ impl Yard {
             source,
         };
         Some(match fs::read(task.join("exit.json")) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| unreadable(io::Error::other(error))),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| unreadable(io::Error::other(error)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(ShimVanished::TrainerGone {
                     task_dir: task.to_path_buf(),
@@ -302,7 +309,9 @@ impl State {
         };
         let epoch = process.script.millis * 1_000;
         let due = (now - process.started) / epoch.max(1);
-        let due = u32::try_from(due).unwrap_or(u32::MAX).min(process.script.epochs);
+        let due = u32::try_from(due)
+            .unwrap_or(u32::MAX)
+            .min(process.script.epochs);
         // A trainer waits for the answer to its report before it goes on.
         while process.written < due && process.written == process.reported {
             process.written += 1;
@@ -406,7 +415,11 @@ impl Trainers for Yard {
             return Ok(Stop::AlreadyGone);
         };
         let grace = u64::try_from(grace.as_micros()).unwrap_or(u64::MAX);
-        let takes = if process.script.stubborn { grace } else { 100_000.min(grace) };
+        let takes = if process.script.stubborn {
+            grace
+        } else {
+            100_000.min(grace)
+        };
         let at = now.saturating_add(takes);
         process.ends_at = Some(process.ends_at.map_or(at, |before| before.min(at)));
         Ok(Stop::Asked)

@@ -55,11 +55,7 @@ pub struct Machine {
 /// # Errors
 /// As [`super::run`].
 pub async fn run(machine: Machine) -> Result<(), BootError> {
-    let connection = link::connection(
-        &machine.coordinator,
-        ClientTls::default(),
-        Plain::Anywhere,
-    )?;
+    let connection = link::connection(&machine.coordinator, ClientTls::default(), Plain::Anywhere)?;
     let connection = connection.through(machine.dial.clone());
     let (data_dir, _lock) = take_data_dir(&machine.data_dir).await?;
     let of_folder = |source| BootError::DataDir {

@@ -81,7 +81,9 @@ impl Spool {
         if trainyard_runtime::is_simulated() {
             let spool = TaskSpool::open(&file)?;
             publish.send_replace(state_of(&spool));
-            drop(trainyard_runtime::in_place(work_in_place(spool, inbox, publish)));
+            drop(trainyard_runtime::in_place(work_in_place(
+                spool, inbox, publish,
+            )));
             return Ok(Self {
                 requests,
                 state,

@@ -14,9 +14,7 @@ use super::{RunMsg, RunRef, State, blocking};
 use crate::{
     actors::{prepare::Preparation, scribe::Level, words},
     clock,
-    exec::{
-        ExitRecord, launch::LaunchError, watch::ShimVanished,
-    },
+    exec::{ExitRecord, launch::LaunchError, watch::ShimVanished},
 };
 
 /// How soon a file is written again that the disk refused.
