@@ -2,7 +2,7 @@
 //! that a seed makes.
 //!
 //! Owns nothing but the order: each seed runs in a process of its own. A seed that fails prints the command that runs it
-//! again. docs/adr/0017 says how it works, docs/reliability.md what it found.
+//! again. docs/adr/0017 says how it works.
 
 mod check;
 mod disk;

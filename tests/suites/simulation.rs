@@ -25,6 +25,14 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     assert_ne!(first, trace("8"));
 }
 
+/// The node is lost while the last records of a job are awaited: it ends without them, and not before.
+#[test]
+fn records_that_a_lost_node_had_not_delivered_are_the_only_ones_that_a_completed_job_lacks() {
+    for seed in ["1075", "2059"] {
+        passed(&["--only", seed]);
+    }
+}
+
 #[test]
 fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
     passed(&["--seeds", "100"]);
