@@ -3,6 +3,8 @@
 //! Owns the lock on the data folder and the ready file. Never decides anything about a task. Called
 //! by the binary.
 
+pub mod simulated;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -171,7 +173,7 @@ pub async fn run(
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
     let (node, identity, access) =
         settle(&options, connection, data_dir, (registry, &server)).await?;
-    node.shims.keep_ready();
+    node.trainers.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
     let (failed, failure) = watch::channel(None);
     let args = RootArgs {
@@ -215,7 +217,7 @@ async fn settle(
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let node = Node {
         name: identity.name.clone(),
-        shims: Shims::new(options.shim_command.clone()),
+        trainers: Arc::new(Shims::new(options.shim_command.clone())),
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
         extracted,
         trainers_dir: options.trainers_dir.as_ref().map(absolute),
@@ -273,7 +275,7 @@ async fn take_data_dir(wanted: &Path) -> Result<(PathBuf, File), BootError> {
         folder::private_folder(&path.join("tasks")).map_err(fail)?;
         Ok((path, lock))
     };
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     done.map_err(|error| BootError::Start(error.to_string()))?
 }
 
@@ -314,7 +316,7 @@ async fn look_around(options: &AgentOptions, data_dir: &Path) -> Result<Seen, Bo
         })?;
         Ok::<_, BootError>((extracted, agent_id, inventory::detect(wanted)))
     };
-    let done = tokio::task::spawn_blocking(look).await;
+    let done = trainyard_runtime::blocking(look).await;
     let done = done.map_err(|error| BootError::Start(error.to_string()))?;
     let (extracted, agent_id, inventory) = done?;
     let hostname = || inventory.hostname.clone();
@@ -349,7 +351,7 @@ async fn enter(
             source,
         })
     };
-    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = trainyard_runtime::blocking(open).await;
     let access = opened.map_err(|error| BootError::Start(error.to_string()))??;
     if !access.can_enter() {
         return Err(BootError::NoToken);

@@ -29,7 +29,7 @@ use crate::{
     config::{Config, ConfigError, Secret},
     datasets::Datasets,
     identity::{self, Identity, IdentityError},
-    listen::{self, Certificates, ListenError},
+    listen::{self, Certificates, ListenError, Listener},
     storage::{Guard, Storage, StorageArgs, StorageError},
     store::{OpenError, Store, StoreOptions},
     telemetry::Telemetry,
@@ -116,6 +116,17 @@ struct Ready<'a> {
     pid: u32,
 }
 
+/// What a coordinator stands on in a simulation.
+#[derive(Debug)]
+pub struct Simulated {
+    /// In place of the file in the data folder.
+    pub disk: redb::Database,
+    /// In place of the port.
+    pub listener: Listener,
+    /// Given the store once it is open, to look at it.
+    pub opened: watch::Sender<Option<Store>>,
+}
+
 /// Runs a coordinator until `stop` is ready.
 ///
 /// # Errors
@@ -124,10 +135,22 @@ pub async fn run(
     options: CoordinatorOptions,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), BootError> {
+    run_on(None, options, stop).await
+}
+
+/// As [`run`], on what a simulation gives it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    simulated: Option<Simulated>,
+    options: CoordinatorOptions,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), BootError> {
     options.config.check_transport(options.dev)?;
     let certificates = Certificates::load(&options.config.tls)?;
     let (failed, failure) = watch::channel(None);
-    let store = open_store(&options.config, failed.clone()).await?;
+    let (store, listener) = open_store(simulated, &options.config, failed.clone()).await?;
     let identity = identity::establish(&store, &options.config.auth, options.dev).await?;
     let token_file = options.config.store.data_dir.join("join-token");
     keep_join_token(&token_file, identity.join_token.as_ref())?;
@@ -151,7 +174,7 @@ pub async fn run(
     let service = service(&options.config, stores, (tree, board), &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let doors = (service, certificates);
-    let outcome = serve(&options, doors, &identity, until).await;
+    let outcome = serve(&options, (doors, listener), &identity, until).await;
     closing.cancel();
     if tokio::time::timeout(CLOSE, datasets.close()).await.is_err() {
         tracing::warn!("a dataset was still being read when the coordinator stopped");
@@ -169,7 +192,7 @@ pub async fn run(
 /// and what still holds the store after this would keep its file.
 async fn serve(
     options: &CoordinatorOptions,
-    (service, certificates): (Service, Option<Certificates>),
+    ((service, certificates), listener): ((Service, Option<Certificates>), Option<Listener>),
     identity: &Identity,
     (stop, mut failure, closing): (
         impl Future<Output = ()> + Send + 'static,
@@ -178,10 +201,10 @@ async fn serve(
     ),
 ) -> Result<(), BootError> {
     let address = options.config.server.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| BootError::Bind { address, source })?;
-    let address = listener.local_addr().unwrap_or(address);
+    let (listener, address) = match listener {
+        Some(listener) => (listener, address),
+        None => bind(address).await?,
+    };
     let scheme = if certificates.is_some() {
         "https"
     } else {
@@ -205,15 +228,24 @@ async fn serve(
     outcome
 }
 
+async fn bind(address: SocketAddr) -> Result<(Listener, SocketAddr), BootError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| BootError::Bind { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    Ok((Listener::Tcp(listener), address))
+}
+
 fn words(failed: Result<watch::Ref<'_, Option<String>>, watch::error::RecvError>) -> String {
     let said = failed.ok().and_then(|text| text.clone());
     said.unwrap_or_else(|| "the coordinator's actors have ended".to_owned())
 }
 
 async fn open_store(
+    simulated: Option<Simulated>,
     config: &Config,
     failed: watch::Sender<Option<String>>,
-) -> Result<Store, BootError> {
+) -> Result<(Store, Option<Listener>), BootError> {
     let options = StoreOptions {
         path: config.store_path(),
         cache_bytes: usize::try_from(config.store.cache_mib)
@@ -225,10 +257,15 @@ async fn open_store(
         tracing::error!(%error, "the store has stopped");
         failed.send_replace(Some(error.to_string()));
     };
+    if let Some(simulated) = simulated {
+        let store = Store::open_on(simulated.disk, options, Box::new(fatal))?;
+        simulated.opened.send_replace(Some(store.clone()));
+        return Ok((store, Some(simulated.listener)));
+    }
     let opening = move || Store::open(options, Box::new(fatal));
-    let opened = tokio::task::spawn_blocking(opening).await;
+    let opened = trainyard_runtime::blocking(opening).await;
     let gone = |error: tokio::task::JoinError| BootError::Failed(error.to_string());
-    Ok(opened.map_err(gone)??)
+    Ok((opened.map_err(gone)??, None))
 }
 
 /// Opens the artifact store and what knows datasets.
@@ -248,7 +285,7 @@ async fn open_datasets(
         upload_bytes: u64::from(config.storage.upload_mib) << 20,
         part_bytes: u64::from(config.storage.part_mib) << 20,
     };
-    let opening = tokio::task::spawn_blocking(move || Storage::open(args)).await;
+    let opening = trainyard_runtime::blocking(move || Storage::open(args)).await;
     let gone = |error: tokio::task::JoinError| BootError::Failed(error.to_string());
     let storage = opening.map_err(gone)??;
     let datasets = Datasets::new(store.clone(), storage, config);

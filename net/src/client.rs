@@ -3,17 +3,18 @@
 //! Files are read at each connection, so that a renewed certificate needs no restart. Never keeps a
 //! connection and adds no token: whoever calls does.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
+use http::Uri;
 use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
 };
 use thiserror::Error;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
@@ -67,12 +68,45 @@ pub enum SetupError {
 #[error("{0}")]
 pub struct ConnectError(String);
 
+/// What the bytes of a simulated connection go through.
+pub trait Wire: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+/// Any of them.
+pub type BoxedWire = Box<dyn Wire>;
+
+/// A wire that is being laid.
+pub type Dialling = Pin<Box<dyn Future<Output = io::Result<BoxedWire>> + Send>>;
+
+/// Lays wires to `host` and `port`: how a simulation connects.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn(String, u16) -> Dialling + Send + Sync>);
+
+impl Dial {
+    /// By this function.
+    pub fn new(dial: impl Fn(String, u16) -> Dialling + Send + Sync + 'static) -> Self {
+        Self(Arc::new(dial))
+    }
+
+    /// Lays a wire to where `uri` leads.
+    fn wire(&self, uri: &Uri) -> Dialling {
+        let host = uri.host().unwrap_or_default().to_owned();
+        (self.0)(host, uri.port_u16().unwrap_or(80))
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dial")
+    }
+}
+
 /// The way to a coordinator. A clone is cheap.
 #[derive(Clone, Debug)]
 pub struct Connection {
     place: Place,
     tls: ClientTls,
     endpoint: Endpoint,
+    dial: Option<Dial>,
 }
 
 impl Connection {
@@ -95,7 +129,15 @@ impl Connection {
             place,
             tls,
             endpoint,
+            dial: None,
         })
+    }
+
+    /// The same over the wires of a simulation.
+    #[must_use]
+    pub fn through(mut self, dial: Dial) -> Self {
+        self.dial = Some(dial);
+        self
     }
 
     /// Changes how connections behave: keep-alive, time-outs.
@@ -122,6 +164,14 @@ impl Connection {
     /// # Errors
     /// Says in words what is in the way.
     pub async fn connect(&self) -> Result<Channel, ConnectError> {
+        if let Some(dial) = self.dial.clone() {
+            let connector = tower::service_fn(move |uri: Uri| {
+                let wire = dial.wire(&uri);
+                async move { wire.await.map(TokioIo::new) }
+            });
+            let connected = self.endpoint.connect_with_connector(connector).await;
+            return connected.map_err(|error| ConnectError(words::reason(&error)));
+        }
         let connected = match self.place.is_tls() {
             true => {
                 let tls = self.tls.clone();
@@ -141,6 +191,9 @@ impl Connection {
     /// with it. The other side says so after the handshake, where a client that only has a broken
     /// call does not see it: it is asked once more, by hand.
     pub async fn diagnose(&self) -> Option<String> {
+        if self.dial.is_some() {
+            return None;
+        }
         let asked = tokio::time::timeout(CONNECT, self.knock());
         asked.await.ok()?
     }

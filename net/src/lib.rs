@@ -11,7 +11,7 @@ pub mod pki;
 mod place;
 mod words;
 
-pub use client::{ClientTls, Connection, Plain};
+pub use client::{BoxedWire, ClientTls, Connection, Dial, Dialling, Plain, Wire};
 pub use error::TlsError;
 pub use place::{Place, PlaceError, is_loopback};
 pub use words::{explain, reason};

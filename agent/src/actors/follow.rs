@@ -80,7 +80,7 @@ impl Follower {
             let lines = reader.read_lines(LINES)?;
             Ok((Some(reader), lines))
         };
-        let done = tokio::task::spawn_blocking(read).await;
+        let done = trainyard_runtime::blocking(read).await;
         let (reader, lines) = done.map_err(io::Error::other).and_then(|read| read)?;
         self.start = reader.as_ref().map_or(self.start, OutputReader::offset);
         self.reader = reader;
@@ -112,11 +112,14 @@ pub(super) async fn tail(path: &Path) -> io::Result<Vec<OutputLine>> {
         // It starts within a record; the reader goes on to the next whole one.
         OutputReader::open(&path, length.saturating_sub(64 << 10))?.read_lines(usize::MAX)
     };
-    let done = tokio::task::spawn_blocking(read).await;
+    let done = trainyard_runtime::blocking(read).await;
     done.map_err(io::Error::other).and_then(|read| read)
 }
 
 fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+    if trainyard_runtime::is_simulated() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
     let events = inotify::init(flags)?;
     inotify::add_watch(&events, path, inotify::WatchFlags::MODIFY)?;

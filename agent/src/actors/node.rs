@@ -12,7 +12,7 @@ use crate::{
     dataset::Datasets,
     embedded::Extracted,
     environment::EnvironmentStore,
-    exec::shims::Shims,
+    exec::trainers::Trainers,
 };
 
 /// This node, for its runs.
@@ -21,8 +21,8 @@ pub struct Node {
     pub name: String,
     /// Absolute.
     pub data_dir: PathBuf,
-    /// How a shim is started.
-    pub shims: Shims,
+    /// Who runs its trainers.
+    pub trainers: Arc<dyn Trainers>,
     /// The agent's own PATH.
     pub path: String,
     /// Trainers and SDK of the binary.

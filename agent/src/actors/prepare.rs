@@ -247,7 +247,7 @@ async fn lay_out(folder: PathBuf, trainer: Option<PathBuf>) -> Result<(), Failur
         }
         trainer.map_or(Ok(()), |trainer| copy(&trainer, &folder))
     };
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     let done = done.map_err(io::Error::other).and_then(|done| done);
     done.map_err(|error| Failure {
         error: format!(

@@ -345,6 +345,6 @@ pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     done.map_err(io::Error::other).and_then(|done| done)
 }

@@ -301,8 +301,8 @@ impl State {
         node.board.remove(task);
         self.entries.remove(&task);
         let folder = TaskFolder::of(&node.tasks(), task);
-        self.tasks.spawn_blocking(move || {
-            if let Err(error) = folder.remove() {
+        self.tasks.spawn(async move {
+            if let Err(error) = blocking(move || folder.remove()).await {
                 tracing::warn!(%task, %error, "the folder of a forgotten task cannot be removed now");
             }
         });

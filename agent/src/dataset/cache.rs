@@ -401,7 +401,7 @@ impl Cache {
         work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> Result<T, FetchError> {
         let inner = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        let done = trainyard_runtime::blocking(move || work(&inner)).await;
         let done = done.map_err(io::Error::other).and_then(|done| done);
         done.map_err(|error| {
             FetchError::Infrastructure(format!(

@@ -291,7 +291,7 @@ pub async fn open(
     let coordinator = coordinator.map_err(|error| format!("the coordinator's URL: {error}"))?;
     let folder = cache_folder(data_dir);
     let limits = (options.cache_bytes, options.reserve_bytes);
-    let opened = tokio::task::spawn_blocking(move || Cache::open(folder, limits));
+    let opened = trainyard_runtime::blocking(move || Cache::open(folder, limits));
     let cache = opened.await.map_err(|error| error.to_string())?;
     let cache = cache.map_err(|error| format!("the cache of datasets cannot be used: {error}"))?;
     Ok(Arc::new(Datasets {

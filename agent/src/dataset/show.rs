@@ -69,7 +69,7 @@ pub(super) async fn show(
         named_parts: manifest.named_parts,
         given_up: Arc::clone(&guard.0),
     };
-    let done = tokio::task::spawn_blocking(move || work.run()).await;
+    let done = trainyard_runtime::blocking(move || work.run()).await;
     done.map_err(|error| FetchError::Infrastructure(error.to_string()))?
 }
 

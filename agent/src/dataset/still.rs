@@ -59,7 +59,7 @@ pub(super) async fn copy(path: &Path, mark: &Mark, copies: &Path) -> io::Result<
         Ok(Some(copy)
             .filter(|copy| same && fs::metadata(copy).is_ok_and(|new| new.len() == mark.size)))
     };
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     done.map_err(io::Error::other).and_then(|done| done)
 }
 

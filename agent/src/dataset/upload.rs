@@ -289,5 +289,5 @@ async fn find(folder: &Path, stem: &'static str) -> Option<(PathBuf, Mark)> {
         }
         Ok(newest.map(|(mark, path)| (path, mark)))
     };
-    tokio::task::spawn_blocking(look).await.ok()?.ok()?
+    trainyard_runtime::blocking(look).await.ok()?.ok()?
 }

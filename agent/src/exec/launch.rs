@@ -32,7 +32,9 @@ pub struct Launched {
     /// [`super::watch::wait_exit`], or drop it, upon which the runtime reaps it at some later
     /// SIGCHLD. If neither happens the shim stays a zombie until this process ends. Never call
     /// `kill` or set `kill_on_drop`: the shim is meant to outlive the agent.
-    pub child: Child,
+    ///
+    /// None in a simulation.
+    pub child: Option<Child>,
 }
 
 /// Why a trainer was not started.
@@ -139,7 +141,7 @@ pub async fn launch(
             return Ok(Launched {
                 shim,
                 trainer,
-                child,
+                child: Some(child),
             });
         }
         Ok(Some(refusal)) => refused(task_dir, spec, program, refusal),
@@ -172,7 +174,7 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
         task_dir: task_dir.to_path_buf(),
         source,
     };
-    let done = tokio::task::spawn_blocking(move || {
+    let done = trainyard_runtime::blocking(move || {
         // Also one that has not got as far as writing proc.json.
         if let Some(pid) = lock::holder(&folder)? {
             return Ok(Some(pid));

@@ -26,6 +26,7 @@ mod pump;
 pub mod shim;
 pub mod shims;
 mod spawn;
+pub mod trainers;
 pub(crate) mod unix;
 pub mod watch;
 

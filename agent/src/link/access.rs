@@ -159,7 +159,7 @@ impl Access {
             credential: credential.clone(),
         };
         let write = move || durable::write_private_json(&file, &kept);
-        let written = tokio::task::spawn_blocking(write).await;
+        let written = trainyard_runtime::blocking(write).await;
         let written = written
             .map_err(io::Error::other)
             .and_then(|written| written);

@@ -147,7 +147,7 @@ pub(super) fn internal(error: io::Error) -> S3Error {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     done.map_err(io::Error::other).and_then(|done| done)
 }
 

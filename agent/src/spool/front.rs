@@ -78,6 +78,18 @@ impl Spool {
         let (requests, inbox) = mpsc::channel(QUEUE);
         let (publish, state) = watch::channel(SpoolState::default());
         let file = path.clone();
+        if trainyard_runtime::is_simulated() {
+            let spool = TaskSpool::open(&file)?;
+            publish.send_replace(state_of(&spool));
+            drop(trainyard_runtime::in_place(work_in_place(
+                spool, inbox, publish,
+            )));
+            return Ok(Self {
+                requests,
+                state,
+                path: Arc::new(path),
+            });
+        }
         start_thread(&path, move || match TaskSpool::open(&file) {
             Ok(spool) => {
                 publish.send_replace(state_of(&spool));
@@ -226,29 +238,50 @@ fn work(
     publish: &watch::Sender<SpoolState>,
 ) {
     while let Some(first) = inbox.blocking_recv() {
-        let mut waiting = Waiting::default();
-        let mut next = Some(first);
-        while let Some(request) = next {
-            carry_out(&mut spool, request, &mut waiting);
-            next = if waiting.appends.len() < QUEUE {
-                inbox.try_recv().ok()
-            } else {
-                None
-            };
-        }
-        let synced = spool.sync();
-        publish.send_if_modified(|state| {
-            let before = std::mem::replace(state, state_of(&spool));
-            before != *state
-        });
-        // Whoever is answered sees the state that the answer speaks of. A caller may have gone; its
-        // records stay.
-        for (reply, outcome) in waiting.acks {
-            drop(reply.send(outcome));
-        }
-        for (reply, outcome) in waiting.appends {
-            drop(reply.send(synced.clone().and(outcome)));
-        }
+        work_off(&mut spool, first, &mut inbox, publish);
+    }
+}
+
+/// The same where there are no threads.
+async fn work_in_place(
+    mut spool: TaskSpool,
+    mut inbox: mpsc::Receiver<Request>,
+    publish: watch::Sender<SpoolState>,
+) {
+    while let Some(first) = inbox.recv().await {
+        work_off(&mut spool, first, &mut inbox, &publish);
+    }
+}
+
+/// Writes the first and what waits behind it.
+fn work_off(
+    spool: &mut TaskSpool,
+    first: Request,
+    inbox: &mut mpsc::Receiver<Request>,
+    publish: &watch::Sender<SpoolState>,
+) {
+    let mut waiting = Waiting::default();
+    let mut next = Some(first);
+    while let Some(request) = next {
+        carry_out(spool, request, &mut waiting);
+        next = if waiting.appends.len() < QUEUE {
+            inbox.try_recv().ok()
+        } else {
+            None
+        };
+    }
+    let synced = spool.sync();
+    publish.send_if_modified(|state| {
+        let before = std::mem::replace(state, state_of(spool));
+        before != *state
+    });
+    // Whoever is answered sees the state that the answer speaks of. A caller may have gone; its
+    // records stay.
+    for (reply, outcome) in waiting.acks {
+        drop(reply.send(outcome));
+    }
+    for (reply, outcome) in waiting.appends {
+        drop(reply.send(synced.clone().and(outcome)));
     }
 }
 

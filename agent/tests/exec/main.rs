@@ -368,8 +368,9 @@ async fn a_killed_shim_leaves_no_process_of_its_trainer() {
     let (far, child) = (pid_in(&task, "far").await, pid_in(&task, "child").await);
     let grouped = read_processes(task.path()).is_ok_and(|p| p.is_some_and(|p| p.cgroup.is_some()));
     assert!(alive(child) && alive(launched.trainer.pid));
-    launched.child.start_kill().expect("the shim is killed");
-    launched.child.wait().await.expect("the shim is reaped");
+    let shim = launched.child.as_mut().expect("a shim");
+    shim.start_kill().expect("the shim is killed");
+    shim.wait().await.expect("the shim is reaped");
     let error = wait_exit(task.path(), &launched.shim)
         .await
         .expect_err("nobody wrote a record");

@@ -54,7 +54,8 @@ pub(crate) async fn end_of(task: &TempDir, launched: &mut Launched) -> ExitRecor
     let record = wait_exit(task.path(), &launched.shim)
         .await
         .expect("the exit is recorded");
-    let status = launched.child.wait().await.expect("the shim is reaped");
+    let shim = launched.child.as_mut().expect("a shim");
+    let status = shim.wait().await.expect("the shim is reaped");
     assert!(status.success(), "the shim ended with {status}");
     record
 }

@@ -54,7 +54,7 @@ impl Service {
             ApiError::new(Kind::Exhausted, words)
         })?;
         let store = self.store().clone();
-        let made = tokio::task::spawn_blocking(move || make(&store)).await;
+        let made = trainyard_runtime::blocking(move || make(&store)).await;
         let (file, copied) = made.ok().ok_or_else(stopping)??;
         tracing::info!(by = %caller.user.email, bytes = copied.bytes, "the store is backed up");
         let (service, mut file) = (self.clone(), tokio::fs::File::from_std(file));

@@ -47,7 +47,7 @@ impl Follower {
                 let over = self.over()?;
                 let (store, job) = (self.store.clone(), self.job);
                 let page = move || read(&store, job, after, PAGE);
-                let rows = tokio::task::spawn_blocking(page).await;
+                let rows = trainyard_runtime::blocking(page).await;
                 let rows = rows.ok().ok_or_else(stopping)??;
                 match rows.last() {
                     Some(last) => {

@@ -350,7 +350,7 @@ impl Service {
         read: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let store = self.store().clone();
-        let done = tokio::task::spawn_blocking(move || read(&store)).await;
+        let done = trainyard_runtime::blocking(move || read(&store)).await;
         Ok(done.ok().ok_or_else(stopping)??)
     }
 }

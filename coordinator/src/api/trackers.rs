@@ -13,7 +13,7 @@ impl Service {
     pub async fn trackers(&self, caller: &Caller) -> Result<Vec<Status>, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
         let (board, store) = (self.board().clone(), self.store().clone());
-        let read = tokio::task::spawn_blocking(move || board.with_lag(&store)).await;
+        let read = trainyard_runtime::blocking(move || board.with_lag(&store)).await;
         Ok(read.ok().ok_or_else(stopping)??)
     }
 }

@@ -118,7 +118,7 @@ impl Datasets {
             let entries =
                 listed.map_err(|error| ApiError::field("storage_path", error.to_string()))?;
             let count = entries.len();
-            let looking = tokio::task::spawn_blocking(move || detect(entries));
+            let looking = trainyard_runtime::blocking(move || detect(entries));
             let found = looking.await.ok().ok_or_else(crate::api::stopping)?;
             found.ok_or_else(|| {
                 let words = format!("cannot be told from the {count} files there; say dice, yolo, coco or imagefolder");

@@ -73,7 +73,7 @@ impl Digests {
         let began = clock::now();
         let looked = {
             let (file, entries) = (file.clone(), Arc::clone(entries));
-            tokio::task::spawn_blocking(move || look_up(read(&file), &entries))
+            trainyard_runtime::blocking(move || look_up(read(&file), &entries))
         };
         let (known, mut digests) = looked.await.map_err(|error| broken(&error))?;
         let one = |number: usize, entry: Entry| async move {
@@ -95,7 +95,7 @@ impl Digests {
         };
         let outcome = timeout_at(deadline, taking).await;
         let entries = Arc::clone(entries);
-        let keeping = tokio::task::spawn_blocking(move || {
+        let keeping = trainyard_runtime::blocking(move || {
             for (number, digest) in fresh {
                 if let Some(place) = digests.get_mut(number) {
                     *place = Some(digest);

@@ -260,7 +260,7 @@ async fn read_all(
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     done.ok().ok_or_else(crate::api::stopping)
 }
 

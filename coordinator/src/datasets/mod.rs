@@ -309,7 +309,7 @@ impl Datasets {
     pub async fn snapshots(&self, dataset: Option<String>) -> Result<Vec<Snapshot>, ApiError> {
         let store = self.inner.store.clone();
         let read = move || store.documents::<Snapshot>("");
-        let all = tokio::task::spawn_blocking(read).await;
+        let all = trainyard_runtime::blocking(read).await;
         let mut all = all.ok().ok_or_else(crate::api::stopping)??;
         all.retain(|row| dataset.as_ref().is_none_or(|id| *id == row.dataset_id));
         Ok(all)
@@ -323,7 +323,7 @@ impl Datasets {
         let snapshot = self.snapshot(id)?;
         let _lock = self.lock(&snapshot.dataset_id).await?;
         let store = self.inner.store.clone();
-        let open = tokio::task::spawn_blocking(move || store.open_jobs()).await;
+        let open = trainyard_runtime::blocking(move || store.open_jobs()).await;
         let open = open.ok().ok_or_else(crate::api::stopping)??;
         let user = open
             .iter()

@@ -105,7 +105,7 @@ impl Datasets {
             places.extend(rows.into_iter().map(|row| row.storage_path));
             Ok(digests.tidy(&places, before))
         };
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = trainyard_runtime::blocking(work).await;
         done.ok().ok_or_else(crate::api::stopping)?
     }
 

@@ -7,10 +7,11 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
 };
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor};
+use trainyard_net::BoxedWire;
 
 use super::{
     Certificates, PeerCertificate,
@@ -27,6 +28,30 @@ const HANDSHAKE: u8 = 0x16;
 /// What a client hears that speaks plain HTTP to an encrypted port.
 const USE_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 43\r\n\r\nThis port is encrypted; write https:// here";
 
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// From the network.
+    Tcp(TcpListener),
+    /// From a simulation, each with its address.
+    Simulated(mpsc::Receiver<(BoxedWire, SocketAddr)>),
+}
+
+impl Listener {
+    async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::Plain(stream), peer))
+            }
+            Self::Simulated(wires) => match wires.recv().await {
+                Some((wire, peer)) => Ok((Stream::Simulated(wire), peer)),
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
 /// What all connections share.
 struct Hall {
     door: Door,
@@ -38,7 +63,7 @@ struct Hall {
 /// Accepts until the door closes, then waits for the connections that are left; dropped early, it
 /// ends them all.
 pub(super) async fn run(
-    listener: TcpListener,
+    mut listener: Listener,
     door: Door,
     certificates: Option<Arc<Certificates>>,
     (limits, places): (&Server, Arc<Places>),
@@ -100,8 +125,10 @@ fn refused(full: Full, peer: SocketAddr, limits: &Server) {
 
 impl Hall {
     /// One connection, from its first byte to its end.
-    async fn welcome(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
-        if let Err(error) = stream.set_nodelay(true) {
+    async fn welcome(self: Arc<Self>, stream: Stream, peer: SocketAddr, place: Place) {
+        if let Stream::Plain(stream) = &stream
+            && let Err(error) = stream.set_nodelay(true)
+        {
             tracing::debug!(%peer, %error, "a connection stays slow");
         }
         let closing = self.door.closing().clone();
@@ -128,9 +155,10 @@ impl Hall {
     }
 
     /// The handshake, where there is one.
-    async fn enter(&self, stream: TcpStream) -> io::Result<(Stream, Option<PeerCertificate>)> {
-        let Some(certificates) = &self.certificates else {
-            return Ok((Stream::Plain(stream), None));
+    async fn enter(&self, stream: Stream) -> io::Result<(Stream, Option<PeerCertificate>)> {
+        let (stream, certificates) = match (stream, &self.certificates) {
+            (Stream::Plain(stream), Some(certificates)) => (stream, certificates),
+            (stream, _) => return Ok((stream, None)),
         };
         let mut first = [0];
         if stream.peek(&mut first).await? == 1 && first != [HANDSHAKE] {
@@ -198,6 +226,7 @@ mod tests {
         let router = Router::new().route("/", get(async || "here"));
         let door = Door::new(router, &limits, CancellationToken::new());
         let places = Places::new(100, 2, Vec::new());
+        let listener = Listener::Tcp(listener);
         let serving = run(listener, door, None, (&limits, places));
         let calling = async {
             let (one, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);

@@ -108,7 +108,7 @@ impl Certificates {
 
     async fn reload(&self) {
         let files = self.files.clone();
-        let read = tokio::task::spawn_blocking(move || config(&files)).await;
+        let read = trainyard_runtime::blocking(move || config(&files)).await;
         match read {
             Ok(Ok(fresh)) => {
                 match self.current.write() {
@@ -133,7 +133,7 @@ impl Certificates {
             Some((data.modified().ok()?, data.len()))
         };
         let looked = move || files.iter().map(|path| look(path)).collect();
-        tokio::task::spawn_blocking(looked)
+        trainyard_runtime::blocking(looked)
             .await
             .unwrap_or_default()
     }

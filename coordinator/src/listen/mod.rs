@@ -21,10 +21,10 @@ use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+pub use accept::Listener;
 pub(crate) use certificates::Certificates;
 pub use certificates::PeerCertificate;
 
@@ -52,7 +52,7 @@ pub enum ListenError {
 /// # Errors
 /// When the services cannot be built.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     service: Service,
     (config, certificates): (&Config, Option<Certificates>),
     closing: CancellationToken,

@@ -11,6 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+use trainyard_net::BoxedWire;
 
 use super::places::Place;
 
@@ -19,6 +20,8 @@ use super::places::Place;
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// Of a simulation.
+    Simulated(BoxedWire),
 }
 
 /// A connection. Its place is given back with it, also when it has become a WebSocket's.
@@ -37,6 +40,7 @@ impl AsyncRead for Socket {
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Simulated(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -50,6 +54,7 @@ impl AsyncWrite for Socket {
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Simulated(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -61,6 +66,7 @@ impl AsyncWrite for Socket {
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Stream::Simulated(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
 
@@ -68,6 +74,7 @@ impl AsyncWrite for Socket {
         match &self.stream {
             Stream::Plain(stream) => stream.is_write_vectored(),
             Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Simulated(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -75,6 +82,7 @@ impl AsyncWrite for Socket {
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Simulated(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -82,6 +90,7 @@ impl AsyncWrite for Socket {
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Simulated(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

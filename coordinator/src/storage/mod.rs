@@ -341,7 +341,7 @@ pub fn bad_options(name: &str, text: &str) -> Option<String> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = trainyard_runtime::blocking(work).await;
     done.unwrap_or_else(|error| Err(StorageError::Failed(format!("a task has failed: {error}"))))
 }
 

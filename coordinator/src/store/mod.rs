@@ -131,6 +131,16 @@ impl Store {
         Self::start(opened, options, fatal)
     }
 
+    /// A store on a database that lies elsewhere, such as on the disk of a simulation. The path names it
+    /// in messages, and its folder is where room is looked for.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(db: Database, options: StoreOptions, fatal: Fatal) -> Result<Self, OpenError> {
+        let opened = open::prepare(db, &options.path)?;
+        Self::start(opened, options, fatal)
+    }
+
     fn start(opened: open::Opened, options: StoreOptions, fatal: Fatal) -> Result<Self, OpenError> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
@@ -142,20 +152,24 @@ impl Store {
             copying: Arc::new(Semaphore::new(1)),
         });
         let writer = Writer::new(Arc::clone(&shared), requests, fatal);
-        let thread = thread::Builder::new()
-            .name("store-commit".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|source| OpenError::Thread {
+        let thread = if trainyard_runtime::is_simulated() {
+            drop(trainyard_runtime::in_place(writer.run_in_place()));
+            None
+        } else {
+            let thread = thread::Builder::new().name("store-commit".to_owned());
+            let started = thread.spawn(move || writer.run());
+            Some(started.map_err(|source| OpenError::Thread {
                 path: options.path,
                 source,
-            })?;
+            })?)
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 reserve_bytes: options.reserve_bytes,
                 instance: opened.instance,
                 queue: Some(queue),
-                thread: Some(thread),
+                thread,
             }),
         })
     }

@@ -49,6 +49,20 @@ impl Writer {
     /// Commits until the store is dropped or a commit fails.
     pub(super) fn run(mut self) {
         let ended = catch_unwind(AssertUnwindSafe(|| self.commit_all()));
+        self.ended(ended);
+    }
+
+    /// The same where there are no threads.
+    pub(super) async fn run_in_place(mut self) {
+        while let Some(first) = self.requests.recv().await {
+            let ended = catch_unwind(AssertUnwindSafe(|| self.commit_waiting(first)));
+            if !matches!(ended, Ok(Ok(()))) {
+                return self.ended(ended);
+            }
+        }
+    }
+
+    fn ended(&self, ended: std::thread::Result<Result<(), ReadError>>) {
         let path = self.shared.path.clone();
         match ended {
             Ok(Ok(())) => {}
@@ -62,17 +76,22 @@ impl Writer {
 
     fn commit_all(&mut self) -> Result<(), ReadError> {
         while let Some(first) = self.requests.blocking_recv() {
-            let mut size = first.changes.len();
-            let mut group = vec![first];
-            while size < GROUP
-                && let Ok(next) = self.requests.try_recv()
-            {
-                size += next.changes.len().max(1);
-                group.push(next);
-            }
-            self.commit(group)?;
+            self.commit_waiting(first)?;
         }
         Ok(())
+    }
+
+    /// Commits the request and those that wait behind it.
+    fn commit_waiting(&mut self, first: Request) -> Result<(), ReadError> {
+        let mut size = first.changes.len();
+        let mut group = vec![first];
+        while size < GROUP
+            && let Ok(next) = self.requests.try_recv()
+        {
+            size += next.changes.len().max(1);
+            group.push(next);
+        }
+        self.commit(group)
     }
 
     fn commit(&self, group: Vec<Request>) -> Result<(), ReadError> {

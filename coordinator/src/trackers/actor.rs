@@ -147,7 +147,7 @@ impl Actor for Tracker {
         args.board.put(shown);
         let (store, board) = (args.store.clone(), args.board.clone());
         // An outbox may be long.
-        let opened = tokio::task::spawn_blocking(move || opened(args)).await?;
+        let opened = trainyard_runtime::blocking(move || opened(args)).await?;
         let (worker, parked) = opened.map_err(|failure| failure.words().to_owned())?;
         let state = State {
             worker,

@@ -14,11 +14,7 @@ use super::{RunMsg, RunRef, State, blocking};
 use crate::{
     actors::{prepare::Preparation, scribe::Level, words},
     clock,
-    exec::{
-        ExitRecord,
-        launch::{LaunchError, launch},
-        watch::{ShimVanished, request_stop, wait_exit},
-    },
+    exec::{ExitRecord, launch::LaunchError, watch::ShimVanished},
 };
 
 /// How soon a file is written again that the disk refused.
@@ -49,14 +45,14 @@ impl State {
     /// Cannot be interrupted; what comes meanwhile waits in the mailbox.
     pub(super) async fn launch(&mut self) -> Result<Input, ActorProcessingErr> {
         let spec = self.spec.take().ok_or("nothing was prepared")?;
-        let shims = &self.args.node.shims;
-        let launched = launch(shims, self.folder.path(), &spec).await;
-        shims.keep_ready();
+        let trainers = &self.args.node.trainers;
+        let launched = trainers.launch(self.folder.path(), &spec).await;
+        trainers.keep_ready();
         match launched {
             Ok(launched) => {
                 let pid = launched.trainer.pid;
                 self.shim = Some(launched.shim);
-                self.child = Some(launched.child);
+                self.child = launched.child;
                 self.detail.clear();
                 self.note(Level::Info, format!("trainer started as process {pid}"));
                 Ok(Input::Started(clock::now()))
@@ -80,9 +76,10 @@ impl State {
         }
         let (folder, child) = (self.folder.clone(), self.child.take());
         let (myself, end) = (myself.clone(), self.end.clone());
+        let node = Arc::clone(&self.args.node);
         self.tasks.spawn(async move {
             let work = async {
-                let gone = wait_exit(folder.path(), &shim).await;
+                let gone = node.trainers.wait_exit(folder.path(), &shim).await;
                 // Nobody is there any more only when the agent ends.
                 myself.cast(RunMsg::Gone(Box::new(gone))).ok();
                 if let Some(mut child) = child {
@@ -136,8 +133,11 @@ impl State {
         let Some(shim) = self.shim.clone() else {
             return;
         };
-        let folder = self.folder.clone();
-        let ask = move || request_stop(folder.path(), &shim, grace).map_err(io::Error::other);
+        let (folder, node) = (self.folder.clone(), Arc::clone(&self.args.node));
+        let ask = move || {
+            let asked = node.trainers.request_stop(folder.path(), &shim, grace);
+            asked.map_err(io::Error::other)
+        };
         if let Err(error) = blocking(ask).await {
             tracing::error!(task = %self.args.order.task, %error, "a trainer cannot be stopped");
         }

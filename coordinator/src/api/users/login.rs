@@ -145,7 +145,7 @@ async fn slowly<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let permit = Arc::clone(places).acquire_owned().await;
     let permit = permit.ok().ok_or_else(stopping)?;
-    let done = tokio::task::spawn_blocking(move || {
+    let done = trainyard_runtime::blocking(move || {
         let done = work();
         drop(permit);
         done

@@ -1,0 +1,348 @@
+//! One run: a cluster in turmoil, its faults at their times, and the checks after each step.
+//!
+//! Owns the hosts' disks and machines, which outlive the hosts. Never decides what happens: the plan has. Called by
+//! `main`.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rand::{Rng, SeedableRng as _, rngs::StdRng};
+use tokio::sync::watch;
+use trainyard_coordinator::store::Store;
+use trainyard_core::resources::{Capacity, Gpu};
+use turmoil::Sim;
+
+use crate::{
+    check::Checker,
+    disk::Disk,
+    hosts::{self, Accepted, COORDINATOR, Office, Post},
+    nature,
+    plan::{CALM, Fault, Plan},
+    trace::Trace,
+    yard::Yard,
+};
+
+/// Time between two checks.
+const STEP: Duration = Duration::from_millis(10);
+/// Every job has ended so long after the last fault, or never will.
+const LIMIT: Duration = Duration::from_secs(3_600);
+/// Segments that a connection may hold.
+const SEGMENTS: usize = 4_096;
+
+/// A machine with its agent.
+struct Node {
+    name: String,
+    post: Post,
+    /// It has power.
+    on: bool,
+    ended: watch::Receiver<Option<String>>,
+}
+
+/// A run under way.
+struct World {
+    plan: Plan,
+    rng: StdRng,
+    nodes: Vec<Node>,
+    disk: Disk,
+    store: watch::Receiver<Option<Store>>,
+    ended: watch::Receiver<Option<String>>,
+    serves: bool,
+    accepted: Accepted,
+    checker: Checker,
+    trace: Trace,
+}
+
+/// Runs a seed to its end.
+pub(crate) fn run(seed: u64, trace: &Trace) -> Result<()> {
+    let plan = Plan::of(seed);
+    let folder = folder()?;
+    let (mut world, office) = World::new(plan, (seed, folder.path()), trace);
+    let mut sim = turmoil::Builder::new()
+        .simulation_duration(Duration::from_secs(1 << 30))
+        .tick_duration(STEP)
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(world.plan.cluster.latency)
+        .tcp_capacity(SEGMENTS)
+        .rng_seed(seed)
+        .build();
+    sim.host(COORDINATOR, move || hosts::coordinator(office.clone()));
+    for node in &world.nodes {
+        let post = node.post.clone();
+        sim.host(node.name.as_str(), move || hosts::agent(post.clone()));
+    }
+    for (number, wish) in world.plan.wishes.clone().into_iter().enumerate() {
+        let (accepted, trace) = (world.accepted.clone(), trace.clone());
+        let user = hosts::user((number, wish), accepted, trace);
+        sim.client(format!("user-{number}"), user);
+    }
+    world.run(&mut sim)
+}
+
+/// In memory, where there is such a place: files of agents are synced often.
+fn folder() -> Result<tempfile::TempDir> {
+    let memory = Path::new("/dev/shm");
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("trainyard-sim-");
+    match builder.tempdir_in(memory) {
+        Ok(folder) => Ok(folder),
+        Err(_) => builder
+            .tempdir()
+            .context("a folder for the simulated disks"),
+    }
+}
+
+fn capacity(node: usize, (cpus, gpus): (u32, u32)) -> Capacity {
+    let gpu = |number| Gpu {
+        uuid: format!("GPU-{node}-{number}"),
+        model: "Simulated H100".to_owned(),
+        memory_bytes: 80 << 30,
+    };
+    Capacity {
+        cpus,
+        memory_bytes: 64 << 30,
+        gpus: (0..gpus).map(gpu).collect(),
+    }
+}
+
+impl World {
+    fn new(plan: Plan, (seed, folder): (u64, &Path), trace: &Trace) -> (Self, Office) {
+        let disk = Disk::default();
+        disk.boot();
+        let (store, seen) = watch::channel(None);
+        let (ended, has_ended) = watch::channel(None);
+        let office = Office {
+            disk: disk.clone(),
+            data_dir: folder.join(COORDINATOR),
+            store,
+            ended,
+            cluster: plan.cluster.clone(),
+        };
+        drop(fs::create_dir_all(&office.data_dir));
+        let nodes = plan.cluster.nodes.iter().enumerate();
+        let nodes = nodes.map(|(number, has)| Node::new(number, *has, (folder, trace)));
+        let world = Self {
+            nodes: nodes.collect(),
+            rng: StdRng::seed_from_u64(seed ^ 0xFA17),
+            plan,
+            disk,
+            store: seen,
+            ended: has_ended,
+            serves: true,
+            accepted: Accepted::default(),
+            checker: Checker::new(trace.clone()),
+            trace: trace.clone(),
+        };
+        (world, office)
+    }
+
+    fn run(&mut self, sim: &mut Sim<'_>) -> Result<()> {
+        let mut faults = self.plan.faults.clone().into_iter().peekable();
+        let yards: Vec<Yard> = self
+            .nodes
+            .iter()
+            .map(|node| node.post.yard.clone())
+            .collect();
+        loop {
+            let now = sim.elapsed();
+            nature::elapsed(now);
+            self.trace.at(now);
+            yards.iter().for_each(|yard| yard.advance(now));
+            while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
+                self.trace.note(format!("fault: {fault:?}"));
+                self.happen(sim, &fault);
+            }
+            sim.step()
+                .map_err(|error| anyhow!("a host has failed: {error}"))?;
+            self.restart_the_ended(sim);
+            self.check(&yards)?;
+            let wishes = self.plan.wishes.len();
+            let over = now > CALM && faults.peek().is_none();
+            if over && self.checker.is_over((wishes, &self.accepted), &yards) {
+                break;
+            }
+            if now > CALM + LIMIT {
+                bail!("INV-09: {}", self.what_is_left(&yards));
+            }
+        }
+        let store = self.store.borrow().clone();
+        let store = store.context("the coordinator is gone at the end")?;
+        self.checker.end(&store, &self.plan, &self.accepted)
+    }
+
+    fn check(&mut self, yards: &[Yard]) -> Result<()> {
+        self.checker.machines(yards)?;
+        let store = self.store.borrow().clone();
+        match store {
+            Some(store) if !self.disk.has_failed() => {
+                self.checker.store(&store, &self.plan, &self.accepted)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A program that ended by itself is started again, as systemd does.
+    fn restart_the_ended(&mut self, sim: &mut Sim<'_>) {
+        let why = self.ended.borrow().clone();
+        if let Some(why) = why.filter(|_| self.serves) {
+            self.trace.note(format!("coordinator: {why}"));
+            self.stop_coordinator(sim);
+            self.start_coordinator(sim);
+        }
+        for at in 0..self.nodes.len() {
+            let Some(node) = self.nodes.get(at) else {
+                continue;
+            };
+            let why = node.ended.borrow().clone();
+            if let Some(why) = why.filter(|_| node.on && sim.is_host_running(node.name.as_str())) {
+                self.trace.note(format!("{}: {why}", node.name));
+                sim.bounce(node.name.as_str());
+            }
+        }
+    }
+
+    fn happen(&mut self, sim: &mut Sim<'_>, fault: &Fault) {
+        let name = |number: &usize| self.nodes.get(*number).map(|node| node.name.clone());
+        let name = |number: &usize| name(number).unwrap_or_default();
+        match fault {
+            Fault::Cut(node) => sim.partition(COORDINATOR, name(node).as_str()),
+            Fault::Deaf(node) => sim.partition_oneway(COORDINATOR, name(node).as_str()),
+            Fault::Mute(node) => sim.partition_oneway(name(node).as_str(), COORDINATOR),
+            Fault::Mend(node) => sim.repair(COORDINATOR, name(node).as_str()),
+            Fault::Hold(node) => sim.hold(COORDINATOR, name(node).as_str()),
+            Fault::Release(node) => sim.release(COORDINATOR, name(node).as_str()),
+            Fault::KillAgent(node) => self.kill_agent(sim, *node),
+            Fault::StartAgent(node) => self.start_agent(sim, *node),
+            Fault::KillNode(node) => {
+                self.kill_agent(sim, *node);
+                if let Some(node) = self.nodes.get_mut(*node) {
+                    node.on = false;
+                    node.post.yard.reboot();
+                }
+            }
+            Fault::StartNode(number, gpus) => {
+                let cpus = self
+                    .plan
+                    .cluster
+                    .nodes
+                    .get(*number)
+                    .map_or(1, |node| node.0);
+                if let Some(node) = self.nodes.get_mut(*number) {
+                    node.on = true;
+                    let has = capacity(*number, (cpus, *gpus));
+                    *node
+                        .post
+                        .capacity
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = has;
+                }
+                self.start_agent(sim, *number);
+            }
+            Fault::KillTrainer(node, which, shim_too) => {
+                if let Some(node) = self.nodes.get(*node) {
+                    node.post.yard.kill(*which, *shim_too);
+                }
+            }
+            Fault::KillCoordinator => self.stop_coordinator(sim),
+            Fault::FailDisk(syncs) => self.disk.fail_after(*syncs),
+            Fault::FillDisk => self.disk.set_full(true),
+            Fault::StartCoordinator => self.start_coordinator(sim),
+            Fault::Jump(seconds) => nature::jump(*seconds),
+        }
+    }
+
+    fn stop_coordinator(&mut self, sim: &mut Sim<'_>) {
+        if !self.serves {
+            return;
+        }
+        self.serves = false;
+        self.disk.cut(&mut self.rng);
+        sim.crash(COORDINATOR);
+    }
+
+    /// One that serves is stopped first: what its disk had to suffer is over.
+    fn start_coordinator(&mut self, sim: &mut Sim<'_>) {
+        self.stop_coordinator(sim);
+        self.disk.boot();
+        self.serves = true;
+        self.checker.forget_commits();
+        sim.bounce(COORDINATOR);
+    }
+
+    fn kill_agent(&mut self, sim: &mut Sim<'_>, node: usize) {
+        let torn = self.rng.random_range(0..40);
+        let Some(node) = self.nodes.get(node) else {
+            return;
+        };
+        if sim.is_host_running(node.name.as_str()) {
+            sim.crash(node.name.as_str());
+            tear(&node.post.data_dir, torn);
+        }
+    }
+
+    fn start_agent(&mut self, sim: &mut Sim<'_>, node: usize) {
+        let Some(node) = self.nodes.get(node).filter(|node| node.on) else {
+            return;
+        };
+        if !sim.is_host_running(node.name.as_str()) {
+            sim.bounce(node.name.as_str());
+        }
+    }
+
+    fn what_is_left(&self, yards: &[Yard]) -> String {
+        let trainers: Vec<_> = yards
+            .iter()
+            .map(|yard| yard.look(|all| all.map(|one| one.of).collect::<Vec<_>>()))
+            .collect();
+        let accepted = self.accepted.all();
+        let store = self.store.borrow().clone();
+        let open = store
+            .and_then(|store| store.open_jobs().ok())
+            .unwrap_or_default();
+        let open: Vec<_> = open
+            .iter()
+            .map(|job| (job.id.0, job.state.name(), job.reason.clone()))
+            .collect();
+        format!("not over: trainers {trainers:?}, accepted {accepted:?}, open {open:?}")
+    }
+}
+
+/// The beginning of a record that was being written stands at the end of each spool.
+fn tear(data_dir: &Path, length: usize) {
+    let folders = fs::read_dir(data_dir.join("tasks"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let spools = folders.map(|folder| folder.path().join("spool"));
+    let mut spools: Vec<PathBuf> = spools.filter(|path| path.exists()).collect();
+    spools.sort();
+    for spool in spools {
+        let file = File::options().append(true).open(spool);
+        drop(file.and_then(|mut file| file.write_all(&vec![7; length])));
+    }
+}
+
+impl Node {
+    fn new(number: usize, has: (u32, u32), (folder, trace): (&Path, &Trace)) -> Self {
+        let name = format!("node-{number}");
+        let (ended, has_ended) = watch::channel(None);
+        let post = Post {
+            yard: Yard::new(&name, trace.clone()),
+            data_dir: folder.join(&name),
+            capacity: Arc::new(Mutex::new(capacity(number, has))),
+            name: name.clone(),
+            ended,
+        };
+        Self {
+            name,
+            post,
+            on: true,
+            ended: has_ended,
+        }
+    }
+}

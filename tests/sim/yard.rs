@@ -1,0 +1,429 @@
+//! A machine with GPUs and the trainers that run on it, which outlive its agent.
+//!
+//! Owns the processes of one node: when they write, report and end is a function of their arguments and of time. Says
+//! it where shims do, in the files of the task's folder. Called by the agent (`Trainers`) and by the world, which lets
+//! time pass.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+use trainyard_agent::exec::{
+    ExitRecord, LaunchSpec, ProcIdent, ProcRecord,
+    launch::{LaunchError, Launched},
+    trainers::{Trainers, Waiting},
+    watch::{ShimVanished, Stop, StopError},
+};
+
+use crate::{nature, trace::Trace};
+
+/// How soon the end of a process is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a launch takes.
+const LAUNCH: Duration = Duration::from_millis(20);
+
+/// What a trainer does, as its arguments say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Script {
+    pub(crate) epochs: u32,
+    /// Of an epoch.
+    pub(crate) millis: u64,
+    pub(crate) code: i32,
+    /// Ends of SIGKILL only.
+    pub(crate) stubborn: bool,
+}
+
+impl Script {
+    pub(crate) fn argv(&self) -> Vec<String> {
+        let parts = [
+            self.epochs.to_string(),
+            self.millis.to_string(),
+            self.code.to_string(),
+            self.stubborn.to_string(),
+        ];
+        std::iter::once("simulated-trainer".to_owned())
+            .chain(parts)
+            .collect()
+    }
+
+    fn of(argv: &[String]) -> Option<Self> {
+        let [_, epochs, millis, code, stubborn] = argv else {
+            return None;
+        };
+        Some(Self {
+            epochs: epochs.parse().ok()?,
+            millis: millis.parse().ok()?,
+            code: code.parse().ok()?,
+            stubborn: stubborn.parse().ok()?,
+        })
+    }
+
+    /// What it writes at the end of an epoch.
+    pub(crate) fn line(epoch: u32) -> String {
+        format!("epoch {epoch} is done")
+    }
+}
+
+/// A process that lives.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: i32,
+    pub(crate) gpus: Vec<String>,
+    /// Job and attempt.
+    pub(crate) of: (u64, u32),
+    script: Script,
+    /// Microseconds since the beginning of the simulation.
+    started: u64,
+    wall: u64,
+    written: u32,
+    reported: u32,
+    ends_at: Option<u64>,
+    /// `/t/{secret}/api/v1`.
+    door: String,
+}
+
+/// A report that a trainer makes now.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) task: PathBuf,
+    pub(crate) epoch: u32,
+    pub(crate) path: String,
+    pub(crate) body: String,
+}
+
+#[derive(Debug)]
+struct State {
+    node: String,
+    now: u64,
+    boot: u32,
+    next_pid: i32,
+    processes: BTreeMap<PathBuf, Process>,
+    trace: Trace,
+}
+
+/// A machine. A clone is the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Yard(Arc<Mutex<State>>);
+
+impl Yard {
+    pub(crate) fn new(node: &str, trace: Trace) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            node: node.to_owned(),
+            now: 0,
+            boot: 1,
+            next_pid: 100,
+            processes: BTreeMap::new(),
+            trace,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn boot_id(&self) -> String {
+        self.state().boot_id()
+    }
+
+    /// The machine starts anew: no process of before is left, and none has said how it ended.
+    pub(crate) fn reboot(&self) {
+        let mut state = self.state();
+        state.boot += 1;
+        state.processes.clear();
+    }
+
+    /// Looks at what lives.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &Process>) -> T) -> T {
+        look(&mut self.state().processes.values())
+    }
+
+    /// Kills one of the living, as the kernel does for memory or an operator by mistake; with its shim nobody says how
+    /// it ended.
+    pub(crate) fn kill(&self, which: usize, shim_too: bool) {
+        let mut state = self.state();
+        let Some(task) = state.processes.keys().nth(which).cloned() else {
+            return;
+        };
+        if shim_too {
+            state.processes.remove(&task);
+        } else {
+            state.end(&task, (None, Some(9)));
+        }
+    }
+
+    /// Time has passed: trainers write and end.
+    pub(crate) fn advance(&self, now: Duration) {
+        let mut state = self.state();
+        state.now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let tasks: Vec<PathBuf> = state.processes.keys().cloned().collect();
+        for task in tasks {
+            state.advance(&task);
+        }
+    }
+
+    /// What trainers have to report and have no answer for.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        let state = self.state();
+        let due = state
+            .processes
+            .iter()
+            .filter(|(_, one)| one.reported < one.written);
+        due.map(|(task, one)| one.call(task)).collect()
+    }
+
+    /// A report was answered.
+    pub(crate) fn answered(&self, call: &Call) {
+        if let Some(process) = self.state().processes.get_mut(&call.task) {
+            process.reported = process.reported.max(call.epoch);
+        }
+    }
+
+    fn is_free(&self, task: &Path) -> Result<(), LaunchError> {
+        match self.state().processes.get(task) {
+            Some(process) => Err(LaunchError::AlreadyRunning {
+                task_dir: task.to_path_buf(),
+                pid: process.pid,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn begin(&self, task: &Path, spec: &LaunchSpec) -> Result<Launched, LaunchError> {
+        self.is_free(task)?;
+        let mut state = self.state();
+        let failed = |reason: &str| LaunchError::Failed {
+            program: "simulated-trainer".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let script = Script::of(&spec.argv).ok_or_else(|| failed("its arguments are none"))?;
+        let pid = state.next_pid;
+        state.next_pid += 2;
+        let text = |name: &str| spec.env.get(name).map(String::as_str).unwrap_or_default();
+        let number = |name: &str| text(name).parse().unwrap_or_default();
+        let attempt = text("TRAINYARD_ATTEMPT").parse().unwrap_or_default();
+        let gpus = text("CUDA_VISIBLE_DEVICES").split(',');
+        let door = text("CALLBACK_URL").split_once("/t/").unwrap_or_default().1;
+        let process = Process {
+            pid,
+            gpus: gpus
+                .filter(|gpu| !gpu.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            of: (number("TRAINYARD_JOB_ID"), attempt),
+            script,
+            started: state.now,
+            wall: nature::wall_us(),
+            written: 0,
+            reported: 0,
+            ends_at: None,
+            door: format!("/t/{door}"),
+        };
+        let record = ProcRecord {
+            shim: state.ident(pid),
+            trainer: state.ident(pid + 1),
+            cgroup: None,
+        };
+        let unwritten = |source| LaunchError::Folder {
+            task_dir: task.to_path_buf(),
+            source,
+        };
+        write(&task.join("proc.json"), &record).map_err(unwritten)?;
+        File::create(task.join("output.log")).map_err(unwritten)?;
+        let (job, attempt) = process.of;
+        let said = format!("{}: trainer of {job}/{attempt} starts", state.node);
+        state.trace.note(said);
+        state.processes.insert(task.to_path_buf(), process);
+        Ok(Launched {
+            shim: record.shim,
+            trainer: record.trainer,
+            child: None,
+        })
+    }
+
+    /// None while it lives.
+    fn exit(&self, task: &Path, shim: &ProcIdent) -> Option<Result<ExitRecord, ShimVanished>> {
+        let state = self.state();
+        let same = |process: &Process| process.pid == shim.pid && shim.boot_id == state.boot_id();
+        if state.processes.get(task).is_some_and(same) {
+            return None;
+        }
+        let unreadable = |source| ShimVanished::Unreadable {
+            task_dir: task.to_path_buf(),
+            source,
+        };
+        Some(match fs::read(task.join("exit.json")) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| unreadable(io::Error::other(error)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(ShimVanished::TrainerGone {
+                    task_dir: task.to_path_buf(),
+                    pid: shim.pid,
+                    killed: 0,
+                })
+            }
+            Err(error) => Err(unreadable(error)),
+        })
+    }
+}
+
+impl Process {
+    fn call(&self, task: &Path) -> Call {
+        let epoch = self.reported + 1;
+        let (job, epochs) = (self.of.0, self.script.epochs);
+        let loss = 1.0 / f64::from(epoch);
+        Call {
+            task: task.to_path_buf(),
+            epoch,
+            path: format!("{}/training/jobs/{job}/callback/progress", self.door),
+            body: format!(
+                r#"{{"job_id":{job},"status":"running","current_epoch":{epoch},"total_epochs":{epochs},"metrics":{{"loss":{loss}}}}}"#
+            ),
+        }
+    }
+}
+
+impl State {
+    fn boot_id(&self) -> String {
+        format!("{}-boot-{}", self.node, self.boot)
+    }
+
+    fn ident(&self, pid: i32) -> ProcIdent {
+        ProcIdent {
+            pid,
+            start_ticks: self.now,
+            boot_id: self.boot_id(),
+        }
+    }
+
+    fn advance(&mut self, task: &Path) {
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(task) else {
+            return;
+        };
+        let epoch = process.script.millis * 1_000;
+        let due = (now - process.started) / epoch.max(1);
+        let due = u32::try_from(due)
+            .unwrap_or(u32::MAX)
+            .min(process.script.epochs);
+        // A trainer waits for the answer to its report before it goes on.
+        while process.written < due && process.written == process.reported {
+            process.written += 1;
+            output(task, nature::wall_us(), &Script::line(process.written));
+        }
+        let stopped = process.ends_at.is_some_and(|at| now >= at);
+        let done = process.reported >= process.script.epochs
+            && now >= process.started + epoch * u64::from(process.script.epochs);
+        if stopped {
+            let signal = if process.script.stubborn { 9 } else { 15 };
+            self.end(task, (None, Some(signal)));
+        } else if done {
+            let code = process.script.code;
+            self.end(task, (Some(code), None));
+        }
+    }
+
+    fn end(&mut self, task: &Path, (code, signal): (Option<i32>, Option<i32>)) {
+        let Some(process) = self.processes.remove(task) else {
+            return;
+        };
+        let record = ExitRecord {
+            code,
+            signal,
+            max_rss_bytes: 0,
+            started_at_us: process.wall,
+            ended_at_us: nature::wall_us(),
+            killed_leftovers: 0,
+            stuck_leftovers: 0,
+            oom_killed: false,
+            output_lost_bytes: 0,
+        };
+        let (job, attempt) = process.of;
+        let written = write(&task.join("exit.json"), &record);
+        self.trace.note(format!(
+            "{}: trainer of {job}/{attempt} ends code={code:?} signal={signal:?} written={}",
+            self.node,
+            written.is_ok()
+        ));
+    }
+}
+
+/// A file that a shim writes, with the time of the simulation on it.
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.set_modified(UNIX_EPOCH + Duration::from_micros(nature::wall_us()))
+}
+
+/// A line of standard output. A folder that is gone takes none.
+fn output(task: &Path, at: u64, text: &str) {
+    let file = File::options().append(true).open(task.join("output.log"));
+    let record = format!("{at} o {}\n{text}\n", text.len());
+    drop(file.and_then(|mut file| file.write_all(record.as_bytes())));
+}
+
+impl Trainers for Yard {
+    fn launch<'w>(
+        &'w self,
+        task_dir: &'w Path,
+        spec: &'w LaunchSpec,
+    ) -> Waiting<'w, Result<Launched, LaunchError>> {
+        Box::pin(async move {
+            self.is_free(task_dir)?;
+            for name in ["exit.json", "proc.json"] {
+                fs::remove_file(task_dir.join(name)).ok();
+            }
+            write(&task_dir.join("launch.json"), spec).map_err(|source| LaunchError::Folder {
+                task_dir: task_dir.to_path_buf(),
+                source,
+            })?;
+            tokio::time::sleep(LAUNCH).await;
+            self.begin(task_dir, spec)
+        })
+    }
+
+    fn wait_exit<'w>(
+        &'w self,
+        task_dir: &'w Path,
+        shim: &'w ProcIdent,
+    ) -> Waiting<'w, Result<ExitRecord, ShimVanished>> {
+        Box::pin(async move {
+            loop {
+                if let Some(ended) = self.exit(task_dir, shim) {
+                    return ended;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+    }
+
+    fn request_stop(
+        &self,
+        task_dir: &Path,
+        _shim: &ProcIdent,
+        grace: Duration,
+    ) -> Result<Stop, StopError> {
+        let mut state = self.state();
+        let now = state.now;
+        let Some(process) = state.processes.get_mut(task_dir) else {
+            return Ok(Stop::AlreadyGone);
+        };
+        let grace = u64::try_from(grace.as_micros()).unwrap_or(u64::MAX);
+        let takes = if process.script.stubborn {
+            grace
+        } else {
+            100_000.min(grace)
+        };
+        let at = now.saturating_add(takes);
+        process.ends_at = Some(process.ends_at.map_or(at, |before| before.min(at)));
+        Ok(Stop::Asked)
+    }
+
+    fn keep_ready(&self) {}
+}
