@@ -219,7 +219,12 @@ fn outcome(job: &Job, wish: &Wish) -> Result<()> {
         JobState::Cancelled => {
             ensure!(wish.cancel_after.is_some(), "nobody has cancelled job {id}");
         }
-        _ => match class {
+        JobState::Pending
+        | JobState::Queued
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Finishing
+        | JobState::Failed => match class {
             Some(FailureClass::User) => {
                 // A trainer that is killed from outside fails for its user.
                 let code = outcome.and_then(|outcome| outcome.exit_code);

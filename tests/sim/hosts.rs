@@ -146,6 +146,10 @@ pub(crate) async fn agent(post: Post) -> turmoil::Result {
 }
 
 /// The calls of this machine's trainers, through the agent's own router. One that has no answer is made again.
+#[expect(
+    clippy::infinite_loop,
+    reason = "it ends with its machine, which drops it"
+)]
 async fn reports(yard: Yard, mut registered: watch::Receiver<Option<Registry>>) {
     let registry = match registered.wait_for(Option::is_some).await {
         Ok(registry) => registry.clone(),

@@ -180,7 +180,8 @@ fn fault(rng: &mut StdRng, cluster: &Cluster, faults: &mut Vec<(Duration, Fault)
         }
         _ if rng.random_bool(0.5) => (Fault::FillDisk, Some(Fault::StartCoordinator)),
         _ => {
-            let seconds = [-400, -30, 30, 120, 7_200][rng.random_range(0..5)];
+            let spans = [-400, -30, 30, 120, 7_200];
+            let seconds = spans.get(rng.random_range(0..5)).copied().unwrap_or(30);
             (Fault::Jump(seconds), None)
         }
     };
