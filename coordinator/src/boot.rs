@@ -29,6 +29,7 @@ use crate::{
     config::{Config, ConfigError, Secret},
     datasets::Datasets,
     identity::{self, Identity, IdentityError},
+    keeping::Keeping,
     listen::{self, Certificates, ListenError},
     storage::{Guard, Storage, StorageArgs, StorageError},
     store::{OpenError, Store, StoreOptions},
@@ -147,12 +148,16 @@ pub async fn run(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
+    let keeping = Keeping::start(&store, options.config.retention(), board.clone());
     let stores = (store, datasets.clone());
     let service = service(&options.config, stores, (tree, board), &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let doors = (service, certificates);
     let outcome = serve(&options, doors, &identity, until).await;
     closing.cancel();
+    if tokio::time::timeout(CLOSE, keeping.close()).await.is_err() {
+        tracing::warn!("a block was still being sealed when the coordinator stopped");
+    }
     if tokio::time::timeout(CLOSE, datasets.close()).await.is_err() {
         tracing::warn!("a dataset was still being read when the coordinator stopped");
     }

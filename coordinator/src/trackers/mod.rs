@@ -43,5 +43,5 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use status::{Board, Kind, State, Status};
+pub use status::{Board, Kind, State, Status, has_all};
 pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};

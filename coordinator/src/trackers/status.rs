@@ -204,6 +204,20 @@ fn add_lag(status: &mut Status, store: &Store) -> Result<(), ReadError> {
     Ok(())
 }
 
+/// Whether a tracker lacks nothing of a job: its cursor has passed the job's last change, and the job was not left
+/// behind on the way.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn has_all(store: &Store, tracker: &str, job: JobId) -> Result<bool, ReadError> {
+    let cursor = store.document::<CursorRow>(tracker)?.unwrap_or_default();
+    if cursor.change < store.last_change_of(job)? {
+        return Ok(false);
+    }
+    let parked = store.document::<ParkedRow>(&ParkedRow::key_of(tracker, job))?;
+    Ok(parked.is_none())
+}
+
 fn points_behind(store: &Store, tracker: &str, job: JobId) -> Result<u64, ReadError> {
     let rows = store.documents::<RunRow>(&format!("{tracker}/{:020}/", job.0))?;
     let sent = rows.last().map_or(0, |row| row.last_point);

@@ -1,0 +1,1 @@
+//! Sealing and removing, as the two tasks do it.
