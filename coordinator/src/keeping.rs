@@ -148,11 +148,13 @@ async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), 
         // The line about the points comes last, and stays.
         for (rows, why) in [(Rows::Lines, due.lines), (Rows::Points, due.points)] {
             let Some(why) = why else { continue };
+            // The line that said so goes with the log.
+            let before = rows == Rows::Lines && store.was_trimmed(due.job, Rows::Points)?;
             let what = Trimming {
                 job: due.job,
                 rows,
                 attempt,
-                line: line(rows, why),
+                line: line(rows, why, before),
             };
             if store.trim(what).await? {
                 tracing::info!(job = %due.job, ?rows, ?why, "what this job has told was removed");
@@ -178,8 +180,8 @@ fn due(store: &Store, asked: &Retention, trackers: &Board) -> Result<Vec<Due>, R
     retention::due(asked, clock::now(), store.holdings()?, fed)
 }
 
-/// What a job's log says of what is gone.
-fn line(rows: Rows, why: Why) -> LogLine {
+/// What a job's log says of what is gone; its points may have gone before.
+fn line(rows: Rows, why: Why, before: bool) -> LogLine {
     let (what, key) = match rows {
         Rows::Points => ("points of this job", "points_days"),
         Rows::Lines => ("lines of this job up to here", "logs_days"),
@@ -200,7 +202,10 @@ fn line(rows: Rows, why: Why) -> LogLine {
         at: clock::now(),
         stream: LogStream::System,
         level: "INFO".to_owned(),
-        text: format!("the {what} were removed: {why}"),
+        text: format!(
+            "the {what} were removed{}: {why}",
+            if before { ", its points before" } else { "" }
+        ),
     }
 }
 

@@ -95,6 +95,13 @@ impl Store {
         Ok(any)
     }
 
+    /// Whether any were ever taken out of a job.
+    pub fn was_trimmed(&self, job: JobId, rows: Rows) -> Result<bool, ReadError> {
+        let txn = self.read()?;
+        let known = txn.open_table(rows.series().trimmed)?.get(job.0)?;
+        Ok(known.is_some_and(|known| known.value().0 > 0))
+    }
+
     fn trimmable(&self, job: JobId, rows: Rows) -> Result<bool, ReadError> {
         let txn = self.read()?;
         let is_open = txn.open_table(OPEN_JOBS)?.get(job.0)?.is_some();
@@ -176,19 +183,18 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Says it in the job's log and notes below which id rows go. A log that is trimmed already is not trimmed again
-    /// because of a line that says that the points are gone.
+    /// Says it in the job's log and notes below which id rows go. A log in which nothing else is to be taken out is not
+    /// trimmed because of a line that says that the points are gone.
     fn begin_trim(&mut self, what: Trimming) -> Result<u64, ReadError> {
         let job = what.job.0;
-        let of_lines = self
+        let lines = self
             .txn
             .open_table(LOGS.trimmed)?
             .get(job)?
             .map(|known| known.value());
-        let quiet = match of_lines {
-            Some((_, seen)) => !is_more(self.txn, Rows::Lines, (job, seen))?,
-            None => false,
-        };
+        let lines = lines.unwrap_or_default();
+        let quiet = !is_begun(self.txn, Rows::Lines, (job, lines.0))?
+            && !is_more(self.txn, Rows::Lines, (job, lines.1))?;
         let told = self.append(LOGS, (what.job, what.attempt, vec![what.line]))?;
         let below = match what.rows {
             Rows::Points => self.next_point,
@@ -198,10 +204,9 @@ impl Batch<'_> {
         let mut trimmed = self.txn.open_table(what.rows.series().trimmed)?;
         trimmed.insert(job, (below, seen))?;
         drop(trimmed);
-        if let (Rows::Points, true, Some((below, _))) = (what.rows, quiet, of_lines) {
-            self.txn
-                .open_table(LOGS.trimmed)?
-                .insert(job, (below, told))?;
+        if what.rows == Rows::Points && quiet {
+            let mut trimmed = self.txn.open_table(LOGS.trimmed)?;
+            trimmed.insert(job, (lines.0, told))?;
         }
         Ok(below)
     }

@@ -228,6 +228,41 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
+/// A tracker and what it has, for tests of those who ask.
+#[cfg(test)]
+pub(crate) mod for_tests {
+    use super::{Board, CursorRow, Kind, ParkedRow, State, Status};
+    use crate::store::Change;
+    use trainyard_core::ids::JobId;
+
+    pub(crate) fn board(name: &str) -> Board {
+        let board = Board::default();
+        board.put(Status::new(name, Kind::Mlflow, State::Retrying));
+        board.put(Status::new("another", Kind::Clearml, State::Off));
+        board
+    }
+
+    pub(crate) fn cursor(name: &str, change: u64) -> Change {
+        Change::put(&CursorRow {
+            tracker: name.to_owned(),
+            change,
+            ..CursorRow::default()
+        })
+    }
+
+    pub(crate) fn parked(name: &str, job: JobId) -> Change {
+        Change::put(&ParkedRow {
+            tracker: name.to_owned(),
+            job,
+            change: 1,
+        })
+    }
+
+    pub(crate) fn unparked(name: &str, job: JobId) -> Change {
+        Change::remove::<ParkedRow>(ParkedRow::key_of(name, job))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
