@@ -365,61 +365,83 @@ async fn a_block_is_there_wholly_or_its_chunks_are_and_it_is_never_put_twice() {
     assert_eq!(store.sealing(Rows::Points, JobId(1)).unwrap(), None);
 }
 
+/// Noise that is the same each time.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        f32::from(u16::try_from(self.0 >> 48).unwrap()) / 65_536.0
+    }
+}
+
+/// What a trainer of pictures tells of an epoch: seven metrics, short floats all.
+fn told(noise: &mut Noise, epoch: u16) -> (Progress, String) {
+    let mut report = progress(epoch.into());
+    report.at = Timestamp(
+        1_795_000_000_000_000 + i64::from(epoch) * 61_234_567 + (noise.next() * 1e6) as i64,
+    );
+    let names = [
+        "train/box_loss",
+        "train/cls_loss",
+        "val/box_loss",
+        "metrics/mAP50(B)",
+        "metrics/recall(B)",
+        "lr/pg0",
+    ];
+    for (n, name) in (1_u8..).zip(names) {
+        let value = f32::from(n) / (1.0 + f32::from(epoch) / 40.0) + 0.05 * noise.next();
+        report.values.insert(name.to_owned(), value.into());
+    }
+    report.values.insert(
+        "loss".to_owned(),
+        f64::from(3.0 / f32::from(epoch) + 0.1 * noise.next()),
+    );
+    let [one, two, speed] = [noise.next() * 2.0, noise.next() * 3.0, noise.next() * 9.0];
+    let line = format!(
+        "{epoch:>7}/300      4.21G {one:>10.4} {two:>10.4}        640: 100%|##########| 128/128 [00:21<00:00, {speed:.2}it/s]"
+    );
+    (report, line)
+}
+
 #[tokio::test]
 async fn sealed_rows_take_a_fraction_of_their_chunks() {
     let (folder, store) = fresh();
+    let mut noise = Noise(7);
     for id in 1..=4 {
         store.commit_and_wait(put(job(id))).await.unwrap();
         for epoch in 1..=300 {
-            let mut report = progress(epoch);
-            report.at = Timestamp(1_795_000_000_000_000 + i64::from(epoch) * 61_234_567);
-            let wave = f64::from((f64::from(epoch * 7_919 % 1_000) / 1_000.0) as f32);
-            for (n, name) in [
-                "train/box_loss",
-                "train/cls_loss",
-                "metrics/mAP50(B)",
-                "lr/pg0",
-            ]
-            .iter()
-            .enumerate()
-            {
-                let value = f64::from((wave * 0.1 + 2.0 / f64::from(epoch) + n as f64) as f32);
-                report.values.insert((*name).to_owned(), value);
-            }
+            let (report, text) = told(&mut noise, epoch);
             let point = Change::AppendPoints {
                 job: JobId(id),
                 attempt: A1,
                 points: vec![report],
             };
-            let text = format!(
-                "Epoch {epoch}/300: 100%|##########| 128/128 [00:21<00:00, 5.{}it/s]",
-                epoch % 97
-            );
-            store
-                .try_commit(vec![point, log(id, &text)], Box::new(|_| {}))
-                .unwrap();
+            let rows = vec![point, log(id, &text)];
+            store.try_commit(rows, Box::new(|_| {})).unwrap();
         }
         store.commit_and_wait(put(ended(id))).await.unwrap();
     }
     let held = |series: tables::Series| -> u64 {
         let txn = store.inner.shared.db.begin_read().unwrap();
         let table = txn.open_table(series.held).unwrap();
-        table
-            .iter()
-            .unwrap()
-            .map(|row| row.unwrap().1.value())
-            .sum()
+        let rows = table.iter().unwrap();
+        rows.map(|row| row.unwrap().1.value()).sum()
     };
     let raw = [held(POINTS), held(LOGS)];
     seal(&store).await;
     let sealed = [held(POINTS), held(LOGS)];
+    let each = |bytes: [u64; 2]| bytes.map(|n| n / 1_200);
     println!(
-        "bytes of values a point, a line: raw {:?}, sealed {:?}",
-        raw.map(|n| n / 1_200),
-        sealed.map(|n| n / 1_200)
+        "bytes of values a point, a line: {:?} as they came, {:?} sealed",
+        each(raw),
+        each(sealed)
     );
     assert!(
-        sealed[0] * 3 < raw[0] && sealed[1] * 5 < raw[1],
+        sealed[0] * 3 < raw[0] && sealed[1] * 3 < raw[1],
         "{raw:?} {sealed:?}"
     );
     drop(store);

@@ -60,8 +60,12 @@ fn version_1(path: &Path) {
     {
         numbered(&txn, "users");
         named(&txn, "nodes");
-        ["users_by_email", "request_keys"].map(|name| names(&txn, name));
-        ["changed", "changed_of"].map(|name| numbers(&txn, name));
+        for name in ["users_by_email", "request_keys"] {
+            names(&txn, name);
+        }
+        for name in ["changed", "changed_of"] {
+            numbers(&txn, name);
+        }
         let validations: TableDefinition<'_, (u64, u32), &[u8]> =
             TableDefinition::new("validations");
         txn.open_table(validations).unwrap();
