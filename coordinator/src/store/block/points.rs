@@ -187,6 +187,8 @@ impl Kept for Progress {
     }
 }
 
+/// Metrics that have a column, as they are stored.
+type Columns = Vec<(String, Vec<u8>)>;
 /// Values of metrics that make no column, by row.
 type Few = Vec<(u32, String, f64)>;
 
@@ -195,7 +197,7 @@ fn apart(
     place: Place<'_>,
     count: usize,
     metrics: BTreeMap<String, Vec<(u32, f64)>>,
-) -> Result<(Vec<(String, Vec<u8>)>, Few), ReadError> {
+) -> Result<(Columns, Few), ReadError> {
     let (mut columns, mut rest) = (Vec::new(), Vec::new());
     for (name, found) in metrics {
         if found.len() < FEW || found.len() < count / SELDOM {
