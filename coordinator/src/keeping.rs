@@ -44,8 +44,9 @@ impl Keeping {
             let mut sealer = Sealer::new(store_);
             let sealing = async {
                 loop {
-                    sealer.pass().await;
+                    // Not at once: a start has better things to do.
                     tokio::time::sleep(SEAL_EVERY).await;
+                    sealer.pass().await;
                 }
             };
             until.run_until_cancelled(sealing).await
@@ -54,6 +55,7 @@ impl Keeping {
             let (until, store) = (stop.clone(), store.clone());
             tasks.spawn(async move {
                 let trimming = async {
+                    tokio::time::sleep(SEAL_EVERY).await;
                     loop {
                         if let Err(error) = trim(&store, &asked, &trackers).await {
                             tracing::warn!(%error, "what has been kept for long enough could not be removed; it is tried again later");

@@ -35,6 +35,9 @@ fn bits<T: serde::Serialize>(row: &T) -> Vec<u8> {
     postcard::to_stdvec(row).unwrap()
 }
 
+/// Of a metric: id, attempt, epoch, step, bits.
+type OfMetric = (u64, u32, u32, Option<u64>, u64);
+
 /// All that readers can see of a job.
 #[derive(Debug, PartialEq)]
 struct Seen {
@@ -45,7 +48,7 @@ struct Seen {
     lines: Vec<StoredLine>,
     newest_lines: Vec<StoredLine>,
     counts: Vec<u64>,
-    curves: Vec<Vec<(u64, u32, u32, Option<u64>, u64)>>,
+    curves: Vec<Vec<OfMetric>>,
 }
 
 fn seen(store: &Store, id: u64) -> Seen {
@@ -369,12 +372,15 @@ async fn a_block_is_there_wholly_or_its_chunks_are_and_it_is_never_put_twice() {
 struct Noise(u64);
 
 impl Noise {
+    fn draw(&mut self) -> u16 {
+        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = next.wrapping_add(1_442_695_040_888_963_407);
+        u16::try_from(self.0 >> 48).unwrap()
+    }
+
+    /// From 0 to 1.
     fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        f32::from(u16::try_from(self.0 >> 48).unwrap()) / 65_536.0
+        f32::from(self.draw()) / 65_536.0
     }
 }
 
@@ -382,7 +388,7 @@ impl Noise {
 fn told(noise: &mut Noise, epoch: u16) -> (Progress, String) {
     let mut report = progress(epoch.into());
     report.at = Timestamp(
-        1_795_000_000_000_000 + i64::from(epoch) * 61_234_567 + (noise.next() * 1e6) as i64,
+        1_795_000_000_000_000 + i64::from(epoch) * 61_234_567 + i64::from(noise.draw()) * 15,
     );
     let names = [
         "train/box_loss",

@@ -1,106 +1,101 @@
 //! A file that an older version wrote becomes one of this version.
 
-use redb::{Database, TableDefinition};
+use redb::{Database, Key, TableDefinition, Value, WriteTransaction};
 use serde::Serialize;
 
 use super::*;
 use crate::store::care::Care;
 
-type Bytes = TableDefinition<'static, u64, &'static [u8]>;
+#[derive(Serialize)]
+struct Chunk<T> {
+    attempt: AttemptNo,
+    rows: Vec<T>,
+}
+
+fn sealed(body: &[u8]) -> Vec<u8> {
+    let crc = crc32fast::hash(body).to_le_bytes();
+    [&crc[..], body].concat()
+}
+
+fn table<K: Key + 'static, V: Value + 'static>(txn: &WriteTransaction, name: &str) {
+    txn.open_table(TableDefinition::<'_, K, V>::new(name))
+        .unwrap();
+}
+
+/// The tables of version 1 but those of points and lines.
+fn tables_of_version_1(txn: &WriteTransaction) {
+    table::<u64, &[u8]>(txn, "users");
+    table::<&[u8], &[u8]>(txn, "nodes");
+    table::<&[u8], u64>(txn, "users_by_email");
+    table::<&[u8], u64>(txn, "request_keys");
+    table::<u64, u64>(txn, "changed");
+    table::<u64, u64>(txn, "changed_of");
+    table::<(u64, u32), &[u8]>(txn, "validations");
+    table::<(u64, u32, u32), u64>(txn, "cursors");
+    table::<(&str, &str), &[u8]>(txn, "documents");
+}
+
+/// Appends as version 1 did.
+fn append<T: Serialize>(
+    txn: &WriteTransaction,
+    name: &str,
+    (job, first, rows): (u64, u64, Vec<T>),
+) {
+    let count = u32::try_from(rows.len()).unwrap();
+    let body = postcard::to_extend(&Chunk { attempt: A1, rows }, vec![1]).unwrap();
+    let chunks: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(name);
+    let mut chunks = txn.open_table(chunks).unwrap();
+    chunks.insert(first, sealed(&body).as_slice()).unwrap();
+    let by_job = format!("{name}_by_job");
+    let by_job: TableDefinition<'_, (u64, u64), u32> = TableDefinition::new(&by_job);
+    let mut by_job = txn.open_table(by_job).unwrap();
+    by_job.insert((job, first), count).unwrap();
+    let counters: TableDefinition<'_, &[u8], u64> = TableDefinition::new("counters");
+    let mut counters = txn.open_table(counters).unwrap();
+    counters
+        .insert(name.as_bytes(), first + u64::from(count))
+        .unwrap();
+}
+
+/// Job 1 has ended, job 2 is open.
+fn jobs_of_version_1(txn: &WriteTransaction) {
+    let jobs: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+    let mut jobs = txn.open_table(jobs).unwrap();
+    let mut ended = job(1);
+    ended.state = JobState::Completed;
+    for job in [ended, job(2)] {
+        let row = serde_json::to_vec(&serde_json::json!({"job": job})).unwrap();
+        jobs.insert(job.id.0, sealed(&row).as_slice()).unwrap();
+    }
+    let open: TableDefinition<'_, u64, ()> = TableDefinition::new("open_jobs");
+    txn.open_table(open).unwrap().insert(2, ()).unwrap();
+}
 
 /// A store as version 1 wrote it: its tables, its chunks, its codec. It never changes.
 fn version_1(path: &Path) {
-    #[derive(Serialize)]
-    struct Chunk<T> {
-        attempt: AttemptNo,
-        rows: Vec<T>,
-    }
-    fn sealed(body: &[u8]) -> Vec<u8> {
-        let crc = crc32fast::hash(body).to_le_bytes();
-        [&crc[..], body].concat()
-    }
-    fn append<T: Serialize>(
-        txn: &redb::WriteTransaction,
-        name: &str,
-        (job, first, rows): (u64, u64, Vec<T>),
-    ) {
-        let count = u32::try_from(rows.len()).unwrap();
-        let body = postcard::to_extend(&Chunk { attempt: A1, rows }, vec![1]).unwrap();
-        let chunks: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(name);
-        let mut chunks = txn.open_table(chunks).unwrap();
-        chunks.insert(first, sealed(&body).as_slice()).unwrap();
-        let by_job = format!("{name}_by_job");
-        let by_job: TableDefinition<'_, (u64, u64), u32> = TableDefinition::new(&by_job);
-        let mut by_job = txn.open_table(by_job).unwrap();
-        by_job.insert((job, first), count).unwrap();
-        let counters: TableDefinition<'_, &[u8], u64> = TableDefinition::new("counters");
-        let mut counters = txn.open_table(counters).unwrap();
-        counters
-            .insert(name.as_bytes(), first + u64::from(count))
-            .unwrap();
-    }
-    fn numbered(txn: &redb::WriteTransaction, name: &str) {
-        let table: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(name);
-        txn.open_table(table).unwrap();
-    }
-    fn named(txn: &redb::WriteTransaction, name: &str) {
-        let table: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(name);
-        txn.open_table(table).unwrap();
-    }
-    fn names(txn: &redb::WriteTransaction, name: &str) {
-        let table: TableDefinition<'_, &[u8], u64> = TableDefinition::new(name);
-        txn.open_table(table).unwrap();
-    }
-    fn numbers(txn: &redb::WriteTransaction, name: &str) {
-        let table: TableDefinition<'_, u64, u64> = TableDefinition::new(name);
-        txn.open_table(table).unwrap();
-    }
     let db = Database::create(path).unwrap();
     let txn = db.begin_write().unwrap();
+    tables_of_version_1(&txn);
+    jobs_of_version_1(&txn);
     {
-        numbered(&txn, "users");
-        named(&txn, "nodes");
-        for name in ["users_by_email", "request_keys"] {
-            names(&txn, name);
-        }
-        for name in ["changed", "changed_of"] {
-            numbers(&txn, name);
-        }
-        let validations: TableDefinition<'_, (u64, u32), &[u8]> =
-            TableDefinition::new("validations");
-        txn.open_table(validations).unwrap();
-        let cursors: TableDefinition<'_, (u64, u32, u32), u64> = TableDefinition::new("cursors");
-        txn.open_table(cursors).unwrap();
-        let documents: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("documents");
-        txn.open_table(documents).unwrap();
         let meta: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
         let mut meta = txn.open_table(meta).unwrap();
         for (key, value) in [("store.schema", "1"), ("store.instance", "abc")] {
-            meta.insert(key.as_bytes(), sealed(value.as_bytes()).as_slice())
-                .unwrap();
+            let value = sealed(value.as_bytes());
+            meta.insert(key.as_bytes(), value.as_slice()).unwrap();
         }
-        let jobs: Bytes = TableDefinition::new("jobs");
-        let mut jobs = txn.open_table(jobs).unwrap();
-        let mut ended = job(1);
-        ended.state = JobState::Completed;
-        for job in [ended, job(2)] {
-            let row = serde_json::to_vec(&serde_json::json!({"job": job})).unwrap();
-            jobs.insert(job.id.0, sealed(&row).as_slice()).unwrap();
-        }
-        let open: TableDefinition<'_, u64, ()> = TableDefinition::new("open_jobs");
-        txn.open_table(open).unwrap().insert(2, ()).unwrap();
-        append(&txn, "points", (1, 1, (0..40).map(progress).collect()));
-        append(&txn, "points", (2, 41, vec![progress(1)]));
-        append(&txn, "points", (1, 42, (40..50).map(progress).collect()));
-        let line = |text: &str| LogLine {
-            at: Timestamp(1),
-            stream: LogStream::Stdout,
-            level: String::new(),
-            text: text.to_owned(),
-        };
-        append(&txn, "logs", (1, 1, vec![line("first"), line("second")]));
-        append(&txn, "logs", (1, 3, vec![line("third")]));
     }
+    append(&txn, "points", (1, 1, (0..40).map(progress).collect()));
+    append(&txn, "points", (2, 41, vec![progress(1)]));
+    append(&txn, "points", (1, 42, (40..50).map(progress).collect()));
+    let line = |text: &str| LogLine {
+        at: Timestamp(1),
+        stream: LogStream::Stdout,
+        level: String::new(),
+        text: text.to_owned(),
+    };
+    append(&txn, "logs", (1, 1, vec![line("first"), line("second")]));
+    append(&txn, "logs", (1, 3, vec![line("third")]));
     txn.commit().unwrap();
 }
 
