@@ -368,6 +368,33 @@ async fn a_block_is_there_wholly_or_its_chunks_are_and_it_is_never_put_twice() {
     assert_eq!(store.sealing(Rows::Points, JobId(1)).unwrap(), None);
 }
 
+#[tokio::test]
+async fn a_reader_that_goes_on_behind_its_last_row_misses_nothing_while_blocks_are_made() {
+    let (_folder, store) = fresh();
+    store.commit_and_wait(put(ended(1))).await.unwrap();
+    let (mut after, mut found) = (0, Vec::new());
+    for round in 0..40 {
+        // Three rows a round for twenty of them, and the next two for the reader always.
+        if round < 20 {
+            let rows = vec![points(1, round..round + 3), points(2, 0..1)];
+            store.commit_and_wait(rows).await.unwrap();
+        }
+        let before = store.last_change().unwrap();
+        if round % 3 == 0 {
+            seal(&store).await;
+        }
+        assert_eq!(
+            store.last_change().unwrap(),
+            before,
+            "no tracker looks again"
+        );
+        let page = ids(&store.points(JobId(1), after, 2).unwrap());
+        after = page.last().copied().unwrap_or(after);
+        found.extend(page);
+    }
+    assert_eq!(found, (1..81).filter(|id| id % 4 != 0).collect::<Vec<_>>());
+}
+
 /// Noise that is the same each time.
 struct Noise(u64);
 
