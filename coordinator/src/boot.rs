@@ -29,6 +29,7 @@ use crate::{
     config::{Config, ConfigError, Secret},
     datasets::Datasets,
     identity::{self, Identity, IdentityError},
+    keeping::Keeping,
     listen::{self, Certificates, ListenError, Listener},
     storage::{Guard, Storage, StorageArgs, StorageError},
     store::{OpenError, Store, StoreOptions},
@@ -170,22 +171,30 @@ pub async fn run_on(
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
     let closing = CancellationToken::new();
+    let keeping = Keeping::start(&store, options.config.retention(), board.clone());
     let stores = (store, datasets.clone());
     let service = service(&options.config, stores, (tree, board), &identity, &closing)?;
     let until = (stop, failure, closing.clone());
     let doors = (service, certificates);
     let outcome = serve(&options, (doors, listener), &identity, until).await;
     closing.cancel();
-    if tokio::time::timeout(CLOSE, datasets.close()).await.is_err() {
-        tracing::warn!("a dataset was still being read when the coordinator stopped");
-    }
-    drop(datasets);
+    close(keeping, datasets).await;
     root.stop(None);
     if tokio::time::timeout(STOP, ended).await.is_err() {
         tracing::warn!("the actors did not stop in time; nothing that was acknowledged is lost");
     }
     tracing::info!("coordinator has stopped");
     outcome
+}
+
+/// Ends what works beside the actors; each may be cut off anywhere.
+async fn close(keeping: Keeping, datasets: Datasets) {
+    if tokio::time::timeout(CLOSE, keeping.close()).await.is_err() {
+        tracing::warn!("a block was still being sealed when the coordinator stopped");
+    }
+    if tokio::time::timeout(CLOSE, datasets.close()).await.is_err() {
+        tracing::warn!("a dataset was still being read when the coordinator stopped");
+    }
 }
 
 /// Serves until it is told to stop, or fails; then lets the calls under way end: streams end at once,

@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 pub use access::{Login, OidcConfig};
@@ -24,7 +25,7 @@ use serde::Deserialize;
 pub use tls::{ClientCert, Tls};
 use trainyard_config::Shipped;
 pub use trainyard_config::{ConfigError, Secret};
-use trainyard_core::node::Lease;
+use trainyard_core::{node::Lease, retention::Retention};
 
 pub use trackers::{ClearmlConfig, EVENTS, MlflowConfig, TrackersConfig, WebhookConfig};
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub tls: Tls,
     /// Where it remembers.
     pub store: StoreConfig,
+    /// For how long it remembers.
+    pub retention: RetentionConfig,
     /// Who may use it.
     pub auth: Auth,
     /// How often logins may fail.
@@ -108,6 +111,18 @@ pub struct StoreConfig {
     pub reserve_mib: u64,
 }
 
+/// How long points and lines of jobs that have ended are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Points, in days after the job's end; 0 for ever.
+    pub points_days: u32,
+    /// Lines, in days after the job's end; 0 for ever.
+    pub logs_days: u32,
+    /// Both of all jobs together, in GiB; 0 for any number.
+    pub max_gib: u32,
+}
+
 /// Who may use the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,7 +180,12 @@ pub struct Limits {
 const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
-    may_be_zero: &["store.reserve_mib"],
+    may_be_zero: &[
+        "store.reserve_mib",
+        "retention.points_days",
+        "retention.logs_days",
+        "retention.max_gib",
+    ],
     open_sections: &["storage_options"],
     texts: &[
         ("server.listen", address),
@@ -220,6 +240,18 @@ impl Config {
         Lease {
             suspect_after: seconds(self.leases.suspect_after_seconds),
             lost_after: seconds(self.leases.lost_after_seconds),
+        }
+    }
+
+    /// What is to be removed, and when.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        let asked = |n: u32| (n > 0).then_some(u64::from(n));
+        let days = |n| asked(n).map(|days| Duration::from_secs(days * 86_400));
+        Retention {
+            points: days(self.retention.points_days),
+            lines: days(self.retention.logs_days),
+            bytes: asked(self.retention.max_gib).map(|gib| gib << 30),
         }
     }
 

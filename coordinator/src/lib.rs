@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod datasets;
 mod identity;
+mod keeping;
 pub mod listen;
 pub mod storage;
 pub mod store;

@@ -15,6 +15,7 @@ pub mod join;
 pub mod node;
 pub mod record;
 pub mod resources;
+pub mod retention;
 pub mod retry;
 pub mod sched;
 pub mod secret;

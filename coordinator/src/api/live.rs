@@ -8,7 +8,7 @@ use futures::Stream;
 use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
 
 use super::{ApiError, Caller, Service};
-use crate::store::{Most, StoredLine, StoredPoint};
+use crate::store::{Most, Sample, StoredLine, StoredPoint};
 
 /// Rows that are read at once, unless their texts are long.
 const PAGE: usize = 200;
@@ -105,33 +105,23 @@ impl Service {
         let (metric, mode) = job.spec.primary();
         let curve = job.curve();
         let id = job.id;
-        let value = move |point: &StoredPoint| {
-            let value = point.progress.values.get(&metric).copied();
-            value.filter(|value| value.is_finite())
-        };
         let better = move |new: f64, old: f64| match mode.as_str() {
             "min" => new < old,
             _ => new > old,
         };
         self.blocking(move |store| {
-            let mut best: Option<(f64, StoredPoint)> = None;
-            let mut after = 0;
-            loop {
-                let points = store.points(id, after, PAGE)?;
-                let Some(last) = points.last() else {
-                    return Ok(best.map(|(_, point)| point));
-                };
-                after = last.id;
-                for point in points
-                    .into_iter()
-                    .filter(|point| curve.has(point.attempt, point.progress.epoch))
-                {
-                    let Some(new) = value(&point) else { continue };
-                    if best.as_ref().is_none_or(|(old, _)| better(new, *old)) {
-                        best = Some((new, point));
-                    }
+            let mut best: Option<Sample> = None;
+            store.each_value(id, &metric, |new| {
+                let counts = new.value.is_finite() && curve.has(new.attempt, new.epoch);
+                if counts && best.is_none_or(|old| better(new.value, old.value)) {
+                    best = Some(new);
                 }
-            }
+                true
+            })?;
+            let Some(best) = best else { return Ok(None) };
+            // The first row behind the one before it.
+            let points = store.points(id, best.id.saturating_sub(1), 1)?;
+            Ok(points.into_iter().find(|point| point.id == best.id))
         })
         .await
     }

@@ -161,3 +161,21 @@ fn settings_of_trackers_that_cannot_work_are_refused_by_name() {
     let error = file_error("[[trackers.webhooks]]\nurl = \"http://x/\"");
     assert!(error.contains("secret"), "{error}");
 }
+
+#[test]
+fn everything_is_kept_for_ever_unless_days_or_a_size_are_asked_for() {
+    use trainyard_core::retention::Retention;
+    let config = Config::load(None, []).unwrap();
+    assert_eq!(config.retention(), Retention::default());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let text = "[retention]\npoints_days = 0\nlogs_days = 30\nmax_gib = 2";
+    fs::write(&path, text).unwrap();
+    let asked = Config::load(Some(&path), []).unwrap().retention();
+    let expected = Retention {
+        points: None,
+        lines: Some(Duration::from_secs(30 * 86_400)),
+        bytes: Some(2 << 30),
+    };
+    assert_eq!(asked, expected);
+}

@@ -6,25 +6,31 @@
 use std::collections::BTreeSet;
 
 use redb::WriteTransaction;
-use trainyard_core::job::Job;
+use serde::Serialize;
+use trainyard_core::{
+    ids::{AttemptNo, JobId},
+    job::Job,
+};
 
 use super::{
     Change, NodeRow, UserRow, changed,
     codec::{self, Place},
     error::ReadError,
-    series,
+    held::Held,
+    seal, series,
     tables::{
-        CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
-        USERS_BY_EMAIL, VALIDATIONS,
+        CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, Series,
+        USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
 /// The changes of one commit.
 pub(super) struct Batch<'t> {
-    txn: &'t WriteTransaction,
-    next_point: u64,
+    pub(super) txn: &'t WriteTransaction,
+    pub(super) next_point: u64,
     next_log: u64,
     changed: BTreeSet<u64>,
+    pub(super) held: Held,
 }
 
 impl<'t> Batch<'t> {
@@ -34,11 +40,13 @@ impl<'t> Batch<'t> {
             next_point: series::next_id(txn, POINTS)?,
             next_log: series::next_id(txn, LOGS)?,
             changed: BTreeSet::new(),
+            held: Held::default(),
         })
     }
 
-    /// Numbers what was changed; once, after the last change.
+    /// Numbers what was changed and counts what is held; once, after the last change.
     pub(super) fn finish(self) -> Result<Option<u64>, ReadError> {
+        self.held.write(self.txn)?;
         changed::number(self.txn, &self.changed)
     }
 
@@ -55,16 +63,14 @@ impl<'t> Batch<'t> {
                 points,
             } => {
                 self.changed.insert(job.0);
-                let rows = (job, attempt, points);
-                return series::append(self.txn, POINTS, &mut self.next_point, rows).map(Some);
+                return self.append(POINTS, (job, attempt, points)).map(Some);
             }
             Change::AppendLogs {
                 job,
                 attempt,
                 lines,
             } => {
-                let rows = (job, attempt, lines);
-                return series::append(self.txn, LOGS, &mut self.next_log, rows).map(Some);
+                return self.append(LOGS, (job, attempt, lines)).map(Some);
             }
             Change::PutValidation { job, epoch, body } => {
                 let bytes = codec::seal(body.as_bytes());
@@ -94,8 +100,27 @@ impl<'t> Batch<'t> {
                 let mut table = self.txn.open_table(REQUEST_KEYS)?;
                 table.insert(key.as_bytes(), job.0)?;
             }
+            Change::Seal(sealing) => seal::exchange(self.txn, *sealing, &mut self.held)?,
+            Change::Trim(what) => self.trim(*what)?,
         }
         Ok(None)
+    }
+
+    /// The id of the first row.
+    pub(super) fn append<T: Serialize>(
+        &mut self,
+        series: Series,
+        rows: (JobId, AttemptNo, Vec<T>),
+    ) -> Result<u64, ReadError> {
+        let next = match series.rows {
+            Rows::Points => &mut self.next_point,
+            Rows::Lines => &mut self.next_log,
+        };
+        let (job, first) = (rows.0, *next);
+        if let Some(bytes) = series::append(self.txn, series, next, rows)? {
+            self.held.chunk(series.rows, job.0, bytes);
+        }
+        Ok(first)
     }
 
     fn put_job(&self, job: Job) -> Result<(), ReadError> {

@@ -52,6 +52,13 @@ impl Store {
         .collect()
     }
 
+    /// The number of the last change of this job; 0 when there was none.
+    pub fn last_change_of(&self, job: JobId) -> Result<u64, ReadError> {
+        let txn = self.inner.shared.db.begin_read()?;
+        let last = txn.open_table(CHANGED_OF)?.get(job.0)?;
+        Ok(last.map_or(0, |last| last.value()))
+    }
+
     /// The number of the last change of any job; 0 when there was none.
     pub fn last_change(&self) -> Result<u64, ReadError> {
         let txn = self.inner.shared.db.begin_read()?;

@@ -1,5 +1,5 @@
 //! Values as bytes: a crc32 of our own in front, then JSON for rows that evolve, or a format byte
-//! and postcard for chunks.
+//! and postcard for chunks, for blocks compressed by zstd.
 //!
 //! Owns the encoding. redb does not verify its own checksums on reads, so every value is checked
 //! here. Never touches a table. Used by the store's own modules.
@@ -7,12 +7,19 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use trainyard_core::job::{Job, JobState};
+use trainyard_core::{
+    job::{Job, JobState},
+    time::Timestamp,
+};
 
 use super::error::ReadError;
 
-/// The only format of chunks so far.
+/// Rows as they came.
 const CHUNK_FORMAT: u8 = 1;
+/// Rows by columns, compressed.
+const BLOCK_FORMAT: u8 = 2;
+/// How hard zstd tries: its own default.
+const ZSTD_LEVEL: i32 = 3;
 
 /// Where a value stands, for errors.
 #[derive(Clone, Copy)]
@@ -22,7 +29,7 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn decode(&self, reason: impl Display) -> ReadError {
+    pub(super) fn decode(&self, reason: impl Display) -> ReadError {
         ReadError::Decode {
             table: self.table.to_owned(),
             key: self.key.to_string(),
@@ -73,16 +80,66 @@ pub(super) fn to_chunk<T: Serialize>(place: Place<'_>, rows: &T) -> Result<Vec<u
     Ok(seal(&body))
 }
 
+/// What a value of points or lines is, by its format.
+pub(super) enum Body<'b> {
+    /// Rows as they came.
+    Chunk(&'b [u8]),
+    /// A compressed block.
+    Block(&'b [u8]),
+}
+
+pub(super) fn body<'b>(place: Place<'_>, bytes: &'b [u8]) -> Result<Body<'b>, ReadError> {
+    match unseal(place, bytes)?.split_first() {
+        Some((&CHUNK_FORMAT, body)) => Ok(Body::Chunk(body)),
+        Some((&BLOCK_FORMAT, body)) => Ok(Body::Block(body)),
+        Some((format, _)) => Err(place.decode(format_args!("chunk format {format} is unknown"))),
+        None => Err(place.decode("the chunk is empty")),
+    }
+}
+
 pub(super) fn from_chunk<T: DeserializeOwned>(
+    place: Place<'_>,
+    body: &[u8],
+) -> Result<T, ReadError> {
+    postcard::from_bytes(body).map_err(|error| place.decode(error))
+}
+
+/// A block: its length before it was compressed, then the compressed bytes.
+pub(super) fn to_block<T: Serialize>(place: Place<'_>, block: &T) -> Result<Vec<u8>, ReadError> {
+    let plain = postcard::to_stdvec(block).map_err(|error| place.decode(error))?;
+    let length = u32::try_from(plain.len()).map_err(|error| place.decode(error))?;
+    let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(|error| place.decode(error))?;
+    let mut body = Vec::with_capacity(packed.len() + 5);
+    body.push(BLOCK_FORMAT);
+    body.extend_from_slice(&length.to_le_bytes());
+    body.extend_from_slice(&packed);
+    Ok(seal(&body))
+}
+
+pub(super) fn from_block<T: DeserializeOwned>(
+    place: Place<'_>,
+    body: &[u8],
+) -> Result<T, ReadError> {
+    let Some((length, packed)) = body.split_first_chunk::<4>() else {
+        return Err(place.decode("the block is cut off"));
+    };
+    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let plain = zstd::bulk::decompress(packed, length).map_err(|error| place.decode(error))?;
+    postcard::from_bytes(&plain).map_err(|error| place.decode(error))
+}
+
+/// One column of a block: packed already, so nothing more is made of it.
+pub(super) fn to_column<T: Serialize>(place: Place<'_>, column: &T) -> Result<Vec<u8>, ReadError> {
+    to_chunk(place, column)
+}
+
+pub(super) fn from_column<T: DeserializeOwned>(
     place: Place<'_>,
     bytes: &[u8],
 ) -> Result<T, ReadError> {
-    match unseal(place, bytes)?.split_first() {
-        Some((&CHUNK_FORMAT, body)) => {
-            postcard::from_bytes(body).map_err(|error| place.decode(error))
-        }
-        Some((format, _)) => Err(place.decode(format_args!("chunk format {format} is unknown"))),
-        None => Err(place.decode("the chunk is empty")),
+    match body(place, bytes)? {
+        Body::Chunk(body) => from_chunk(place, body),
+        Body::Block(_) => Err(place.decode("it is a block, and no column")),
     }
 }
 
@@ -136,6 +193,24 @@ struct OnlyState {
 pub(super) fn state_from_json(place: Place<'_>, bytes: &[u8]) -> Result<JobState, ReadError> {
     let row: StateRow = from_json(place, bytes)?;
     Ok(row.job.state)
+}
+
+/// Of a job no more than when it ended.
+#[derive(Deserialize)]
+struct EndRow {
+    job: OnlyEnd,
+}
+
+#[derive(Deserialize)]
+struct OnlyEnd {
+    state_since: Timestamp,
+    ended_at: Option<Timestamp>,
+}
+
+/// When a job that has ended did.
+pub(super) fn end_from_json(place: Place<'_>, bytes: &[u8]) -> Result<Timestamp, ReadError> {
+    let EndRow { job } = from_json(place, bytes)?;
+    Ok(job.ended_at.unwrap_or(job.state_since))
 }
 
 /// Every map of metrics of a job, always in the same order.

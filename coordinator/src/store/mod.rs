@@ -5,18 +5,23 @@
 //! knows neither the API nor the actors. Called by the actors to write and by their readers to read.
 
 mod apply;
+mod block;
 pub mod care;
 mod changed;
 mod codec;
 mod documents;
 mod error;
+mod held;
+mod migrate;
 mod open;
 mod page;
 mod read;
 mod results;
 mod rows;
+mod seal;
 mod series;
 mod tables;
+mod trim;
 mod watches;
 mod writer;
 
@@ -38,7 +43,10 @@ pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreE
 pub use page::Most;
 pub(crate) use page::{Filling, Sizable};
 pub use read::{Bounds, FoundJobs};
-pub use rows::{Change, Committed, NodeRow, Profile, StoredLine, StoredPoint, UserRow};
+pub use rows::{Change, Committed, NodeRow, Profile, Sample, StoredLine, StoredPoint, UserRow};
+pub use seal::{Sealing, UNSEALED};
+pub use tables::Rows;
+pub use trim::{TrimError, Trimming};
 
 use self::{
     watches::Watches,
@@ -246,6 +254,13 @@ impl Store {
     #[must_use]
     pub fn copy_turn(&self) -> Arc<Semaphore> {
         Arc::clone(&self.inner.shared.copying)
+    }
+
+    /// Writes that wait to be committed.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let queue = self.inner.queue.as_ref();
+        queue.map_or(0, |queue| QUEUE.saturating_sub(queue.capacity()))
     }
 
     /// The folder of the file.

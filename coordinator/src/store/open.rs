@@ -19,6 +19,7 @@ use super::{
     care::check,
     codec::{self, Place},
     error::{OpenError, ReadError},
+    migrate,
     tables::{self, INSTANCE_KEY, META, SCHEMA, SCHEMA_KEY},
     writer::panic_text,
 };
@@ -55,19 +56,20 @@ pub(super) fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
 /// Checks the schema, or writes it into a new file.
 pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     let unreadable = |error: ReadError| damaged(path, error.to_string());
-    let instance = match meta(&db, SCHEMA_KEY).map_err(unreadable)? {
+    let (from, instance) = match meta(&db, SCHEMA_KEY).map_err(unreadable)? {
         Some(text) => {
             let found = schema(&text, path)?;
             if found > SCHEMA {
                 return Err(newer(path, found));
             }
-            meta(&db, INSTANCE_KEY)
+            let instance = meta(&db, INSTANCE_KEY)
                 .map_err(unreadable)?
-                .ok_or_else(|| damaged(path, "it has no instance id".to_owned()))?
+                .ok_or_else(|| damaged(path, "it has no instance id".to_owned()))?;
+            (found, instance)
         }
-        None => format!("{:032x}", rand::random::<u128>()),
+        None => (SCHEMA, format!("{:032x}", rand::random::<u128>())),
     };
-    initialise(&db, &instance).map_err(unreadable)?;
+    initialise(&db, from, &instance).map_err(unreadable)?;
     let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
     check::first_damage(&txn).map_err(unreadable)?;
     drop(txn);
@@ -88,10 +90,12 @@ pub(super) fn newer(path: &Path, found: u32) -> OpenError {
     }
 }
 
-fn initialise(db: &Database, instance: &str) -> Result<(), ReadError> {
+/// A new file, or one of an older version, becomes one of this version in one transaction.
+fn initialise(db: &Database, from: u32, instance: &str) -> Result<(), ReadError> {
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
     tables::create_all(&txn)?;
+    migrate::upgrade(&txn, from)?;
     put_meta(&txn, SCHEMA_KEY, &SCHEMA.to_string())?;
     put_meta(&txn, INSTANCE_KEY, instance)?;
     txn.commit()?;

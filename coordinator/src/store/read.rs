@@ -13,7 +13,7 @@ use trainyard_core::{
 };
 
 use super::{
-    Most, NodeRow, ReadError, Store, StoredLine, StoredPoint, UserRow,
+    Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow,
     codec::{self, Place},
     series,
     tables::{
@@ -230,6 +230,17 @@ impl Store {
         Ok(rows.into_iter().map(point).collect())
     }
 
+    /// Hands out what the points of a job say of one metric, in order, while `take` wants more. Of what is sealed it
+    /// reads no other metric.
+    pub fn each_value(
+        &self,
+        job: JobId,
+        name: &str,
+        take: impl FnMut(Sample) -> bool,
+    ) -> Result<(), ReadError> {
+        series::each_value(&self.read()?, job, name, take)
+    }
+
     /// How many points a job has.
     pub fn count_points(&self, job: JobId) -> Result<u64, ReadError> {
         series::count(&self.read()?, POINTS, job)
@@ -237,7 +248,7 @@ impl Store {
 
     /// How many points of a job have an id above `after`.
     pub fn count_points_after(&self, job: JobId, after: u64) -> Result<u64, ReadError> {
-        series::count_after(&self.read()?, POINTS, job, after)
+        series::count_after::<Progress>(&self.read()?, POINTS, job, after)
     }
 
     /// Lines of a job's log with an id above `after`, ascending: a page of at most `limit`, see [`Most`].

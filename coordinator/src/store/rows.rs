@@ -14,6 +14,8 @@ use trainyard_core::{
     time::Timestamp,
 };
 
+use super::{Sealing, Trimming};
+
 /// One write. The changes of one commit are stored together or not at all.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -90,6 +92,10 @@ pub enum Change {
         /// The job.
         job: JobId,
     },
+    /// A block in the place of chunks, made by [`Store::sealing`](super::Store::sealing).
+    Seal(Box<Sealing>),
+    /// Rows of a job that has ended are taken out, a bounded number; see [`Store::trim`](super::Store::trim).
+    Trim(Box<Trimming>),
 }
 
 impl Change {
@@ -101,6 +107,7 @@ impl Change {
             Self::AppendPoints { job, .. }
             | Self::AppendLogs { job, .. }
             | Self::PutValidation { job, .. } => Some(*job),
+            Self::Trim(what) => Some(what.job),
             Self::PutCursor { .. }
             | Self::PutNode(_)
             | Self::RemoveNode(_)
@@ -108,7 +115,8 @@ impl Change {
             | Self::PutMeta { .. }
             | Self::PutDocument { .. }
             | Self::RemoveDocument { .. }
-            | Self::PutRequestKey { .. } => None,
+            | Self::PutRequestKey { .. }
+            | Self::Seal(_) => None,
         }
     }
 }
@@ -131,6 +139,35 @@ pub struct StoredPoint {
     pub attempt: AttemptNo,
     /// The report.
     pub progress: Progress,
+}
+
+/// One value of a metric.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Of the point.
+    pub id: u64,
+    /// Of which attempt.
+    pub attempt: AttemptNo,
+    /// The epoch that the point is of.
+    pub epoch: u32,
+    /// Within the epoch.
+    pub step: Option<u64>,
+    /// The value; NaN is kept.
+    pub value: f64,
+}
+
+impl Sample {
+    /// What a point says of a metric, if anything.
+    pub(super) fn of((id, attempt, point): (u64, AttemptNo, Progress), name: &str) -> Option<Self> {
+        let value = *point.values.get(name)?;
+        Some(Self {
+            id,
+            attempt,
+            epoch: point.epoch,
+            step: point.step,
+            value,
+        })
+    }
 }
 
 /// A line of a log as it is stored.

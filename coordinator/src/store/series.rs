@@ -1,20 +1,21 @@
-//! Rows in chunks: points and log lines, under ids that ascend over all jobs.
+//! Rows in chunks and blocks: points and log lines, under ids that ascend over all jobs.
 //!
-//! Owns how a chunk is laid out and found again. Never looks into a row but for its size. Used by the
-//! committing thread to append and by the readers.
+//! Owns how a chunk is laid out, and how the rows of chunks and blocks are found again. Never looks into a row but for
+//! its size. Used by the committing thread to append, by the readers, and by those who care for the file.
 
 use std::ops::RangeInclusive;
 
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use redb::{ReadableTable as _, WriteTransaction};
+use serde::{Deserialize, Serialize};
 use trainyard_core::ids::{AttemptNo, JobId};
 
 use super::{
-    Most,
-    codec::{self, Place},
+    Most, Sample,
+    block::{self, Kept, Unpacked},
+    codec::{self, Body, Place},
     error::ReadError,
-    page::{Filling, Sizable},
-    tables::{COUNTERS, Series},
+    page::Filling,
+    tables::{COUNTERS, POINTS, Series, Source},
 };
 
 /// One batch of rows of one attempt.
@@ -27,6 +28,101 @@ struct Chunk<T> {
 /// A row with its id and attempt.
 pub(super) type Row<T> = (u64, AttemptNo, T);
 
+/// What the index says of a chunk or a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// How many rows.
+    pub(super) rows: u32,
+    /// It is a block.
+    pub(super) sealed: bool,
+}
+
+impl Entry {
+    const SEALED: u32 = 1 << 31;
+
+    pub(super) fn of(value: u32) -> Self {
+        Self {
+            rows: value & !Self::SEALED,
+            sealed: value & Self::SEALED != 0,
+        }
+    }
+
+    pub(super) fn value(self) -> u32 {
+        match self.sealed {
+            true => self.rows | Self::SEALED,
+            false => self.rows & !Self::SEALED,
+        }
+    }
+}
+
+/// A chunk or a block that is read; its rows are made when they are asked for.
+pub(super) enum Opened<T: Kept> {
+    Chunk(u64, AttemptNo, Vec<T>),
+    Block(Unpacked<T::Block>),
+}
+
+impl<T: Kept> Opened<T> {
+    pub(super) fn attempt(&self) -> AttemptNo {
+        match self {
+            Self::Chunk(_, attempt, _) => *attempt,
+            Self::Block(block) => block.attempt,
+        }
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        matches!(self, Self::Block(_))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Chunk(_, _, rows) => rows.len(),
+            Self::Block(block) => block.ids.len(),
+        }
+    }
+
+    /// The ids of its rows, ascending.
+    pub(super) fn ids(&self) -> Vec<u64> {
+        match self {
+            Self::Chunk(first, _, rows) => (*first..).take(rows.len()).collect(),
+            Self::Block(block) => block.ids.clone(),
+        }
+    }
+
+    /// How many rows have an id up to this one.
+    fn upto(&self, id: u64) -> usize {
+        match self {
+            Self::Chunk(first, _, rows) => {
+                let upto = id.saturating_add(1).saturating_sub(*first);
+                usize::try_from(upto).unwrap_or(usize::MAX).min(rows.len())
+            }
+            Self::Block(block) => block.ids.partition_point(|known| *known <= id),
+        }
+    }
+
+    /// Its rows but the first `skip`, from either end.
+    pub(super) fn rows(self, skip: usize) -> Box<dyn DoubleEndedIterator<Item = Row<T>>> {
+        match self {
+            Self::Chunk(first, attempt, mut rows) => {
+                let rest = rows.split_off(skip.min(rows.len()));
+                let first = first.saturating_add(u64::try_from(rows.len()).unwrap_or(u64::MAX));
+                let numbered = rest.into_iter().enumerate();
+                Box::new(numbered.map(move |(n, row)| {
+                    let id = first.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+                    (id, attempt, row)
+                }))
+            }
+            Self::Block(Unpacked {
+                attempt,
+                ids,
+                block,
+            }) => Box::new((skip..ids.len()).filter_map(move |n| {
+                let row = T::row(&block, n)?;
+                Some((*ids.get(n)?, attempt, row))
+            })),
+        }
+    }
+}
+
 /// The id that the next row gets.
 pub(super) fn next_id(txn: &WriteTransaction, series: Series) -> Result<u64, ReadError> {
     let counters = txn.open_table(COUNTERS)?;
@@ -34,16 +130,16 @@ pub(super) fn next_id(txn: &WriteTransaction, series: Series) -> Result<u64, Rea
     Ok(next.map_or(1, |guard| guard.value()))
 }
 
-/// Appends rows from `*next` on, and moves it; returns the first id.
+/// Appends rows from `*next` on, and moves it; returns the bytes of the chunk, none without rows.
 pub(super) fn append<T: Serialize>(
     txn: &WriteTransaction,
     series: Series,
     next: &mut u64,
     (job, attempt, rows): (JobId, AttemptNo, Vec<T>),
-) -> Result<u64, ReadError> {
+) -> Result<Option<usize>, ReadError> {
     let first = *next;
     if rows.is_empty() {
-        return Ok(first);
+        return Ok(None);
     }
     let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
     let place = Place {
@@ -58,17 +154,17 @@ pub(super) fn append<T: Serialize>(
     *next += u64::from(count);
     txn.open_table(COUNTERS)?
         .insert(series.name.as_bytes(), *next)?;
-    Ok(first)
+    Ok(Some(bytes.len()))
 }
 
 /// Rows with an id above `after`, ascending, as many as the page holds.
-pub(super) fn after<T: DeserializeOwned + Sizable>(
-    txn: &ReadTransaction,
+pub(super) fn after<T: Kept>(
+    source: &impl Source,
     series: Series,
     job: JobId,
     (after, most): (u64, Most),
 ) -> Result<Vec<Row<T>>, ReadError> {
-    let index = txn.open_table(series.by_job)?;
+    let index = source.table(series.by_job)?;
     // The chunk that holds `after` may also hold the next rows.
     let holding = index.range(keys(job, 0..=after))?.next_back().transpose()?;
     let start = holding.map_or(0, |(key, _)| key.value().1);
@@ -77,9 +173,9 @@ pub(super) fn after<T: DeserializeOwned + Sizable>(
         if found.is_full() {
             break;
         }
-        let chunk: Vec<Row<T>> = read(txn, series, entry?.0.value().1)?;
-        let mut behind = chunk.into_iter().filter(|(id, _, _)| *id > after);
-        if !behind.all(|row| found.take(row.2.size(), row)) {
+        let chunk: Opened<T> = read(source, series, entry?.0.value().1)?;
+        let known = chunk.upto(after);
+        if !chunk.rows(known).all(|row| found.take(row.2.size(), row)) {
             break;
         }
     }
@@ -87,20 +183,20 @@ pub(super) fn after<T: DeserializeOwned + Sizable>(
 }
 
 /// The newest rows that `keep` wants, ascending, as many as the page holds.
-pub(super) fn newest<T: DeserializeOwned + Sizable>(
-    txn: &ReadTransaction,
+pub(super) fn newest<T: Kept>(
+    source: &impl Source,
     series: Series,
     job: JobId,
     (most, keep): (Most, impl Fn(AttemptNo, &T) -> bool),
 ) -> Result<Vec<Row<T>>, ReadError> {
-    let index = txn.open_table(series.by_job)?;
+    let index = source.table(series.by_job)?;
     let mut found = Filling::to(most);
     for entry in index.range(keys(job, 0..=u64::MAX))?.rev() {
         if found.is_full() {
             break;
         }
-        let chunk: Vec<Row<T>> = read(txn, series, entry?.0.value().1)?;
-        let wanted = chunk.into_iter().rev();
+        let chunk: Opened<T> = read(source, series, entry?.0.value().1)?;
+        let wanted = chunk.rows(0).rev();
         let mut wanted = wanted.filter(|(_, attempt, row)| keep(*attempt, row));
         if !wanted.all(|row| found.take(row.2.size(), row)) {
             break;
@@ -111,65 +207,115 @@ pub(super) fn newest<T: DeserializeOwned + Sizable>(
 }
 
 /// How many rows a job has.
-pub(super) fn count(txn: &ReadTransaction, series: Series, job: JobId) -> Result<u64, ReadError> {
-    let index = txn.open_table(series.by_job)?;
+pub(super) fn count(source: &impl Source, series: Series, job: JobId) -> Result<u64, ReadError> {
+    let index = source.table(series.by_job)?;
     let mut sum = 0;
     for entry in index.range(keys(job, 0..=u64::MAX))? {
-        sum += u64::from(entry?.1.value());
+        sum += u64::from(Entry::of(entry?.1.value()).rows);
     }
     Ok(sum)
 }
 
 /// How many rows a job has with an id above `after`.
-pub(super) fn count_after(
-    txn: &ReadTransaction,
+pub(super) fn count_after<T: Kept>(
+    source: &impl Source,
     series: Series,
     job: JobId,
     after: u64,
 ) -> Result<u64, ReadError> {
-    let index = txn.open_table(series.by_job)?;
+    let index = source.table(series.by_job)?;
     let holding = index.range(keys(job, 0..=after))?.next_back().transpose()?;
+    let holding = holding.map(|(key, entry)| (key.value().1, Entry::of(entry.value())));
     // Of the chunk that holds `after`, the rows behind it.
-    let mut sum = holding.map_or(0, |(key, count)| {
-        let end = key.value().1 + u64::from(count.value());
-        end.saturating_sub(after.saturating_add(1))
-    });
+    let mut sum = match holding {
+        Some((first, entry)) if entry.sealed => {
+            let block: Opened<T> = read(source, series, first)?;
+            u64::try_from(block.len() - block.upto(after)).unwrap_or(u64::MAX)
+        }
+        Some((first, entry)) => {
+            let end = first + u64::from(entry.rows);
+            end.saturating_sub(after.saturating_add(1))
+        }
+        None => 0,
+    };
     for entry in index.range(keys(job, after.saturating_add(1)..=u64::MAX))? {
-        sum += u64::from(entry?.1.value());
+        sum += u64::from(Entry::of(entry?.1.value()).rows);
     }
     Ok(sum)
 }
 
-fn keys(job: JobId, ids: RangeInclusive<u64>) -> RangeInclusive<(u64, u64)> {
+/// Hands out the values of one metric of a job in order while `take` wants more. Of a block it reads no other metric.
+pub(super) fn each_value(
+    source: &impl Source,
+    job: JobId,
+    name: &str,
+    mut take: impl FnMut(Sample) -> bool,
+) -> Result<(), ReadError> {
+    let index = source.table(POINTS.by_job)?;
+    let chunks = source.table(POINTS.chunks)?;
+    for entry in index.range(keys(job, 0..=u64::MAX))? {
+        let first = entry?.0.value().1;
+        let Some(bytes) = chunks.get(first)? else {
+            return Err(missing(POINTS, first));
+        };
+        let place = Place {
+            table: POINTS.name,
+            key: &first,
+        };
+        let more = match codec::body(place, bytes.value())? {
+            Body::Block(body) => block::each_value(source, (first, body, name), &mut take)?,
+            Body::Chunk(_) => opened(source, POINTS, first, bytes.value())?
+                .rows(0)
+                .filter_map(|row| Sample::of(row, name))
+                .all(&mut take),
+        };
+        if !more {
+            break;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn keys(job: JobId, ids: RangeInclusive<u64>) -> RangeInclusive<(u64, u64)> {
     (job.0, *ids.start())..=(job.0, *ids.end())
 }
 
-fn read<T: DeserializeOwned>(
-    txn: &ReadTransaction,
+pub(super) fn read<T: Kept>(
+    source: &impl Source,
     series: Series,
     first: u64,
-) -> Result<Vec<Row<T>>, ReadError> {
-    let Some(bytes) = txn.open_table(series.chunks)?.get(first)? else {
-        return Err(ReadError::Decode {
-            table: series.name.to_owned(),
-            key: first.to_string(),
-            reason: "the index names a chunk that is not there".to_owned(),
-        });
+) -> Result<Opened<T>, ReadError> {
+    let chunks = source.table(series.chunks)?;
+    let Some(bytes) = chunks.get(first)? else {
+        return Err(missing(series, first));
     };
-    rows(series, first, bytes.value())
+    opened(source, series, first, bytes.value())
 }
 
-/// The rows of a chunk whose first has this id.
-pub(super) fn rows<T: DeserializeOwned>(
-    series: Series,
-    first: u64,
-    bytes: &[u8],
-) -> Result<Vec<Row<T>>, ReadError> {
+fn missing(series: Series, first: u64) -> ReadError {
     let place = Place {
         table: series.name,
         key: &first,
     };
-    let Chunk { attempt, rows }: Chunk<T> = codec::from_chunk(place, bytes)?;
-    let numbered = (first..).zip(rows).map(|(id, row)| (id, attempt, row));
-    Ok(numbered.collect())
+    place.decode("the index names a chunk that is not there")
+}
+
+/// The chunk or block whose first row has this id.
+pub(super) fn opened<T: Kept>(
+    source: &impl Source,
+    series: Series,
+    first: u64,
+    bytes: &[u8],
+) -> Result<Opened<T>, ReadError> {
+    let place = Place {
+        table: series.name,
+        key: &first,
+    };
+    match codec::body(place, bytes)? {
+        Body::Chunk(body) => {
+            let Chunk { attempt, rows }: Chunk<T> = codec::from_chunk(place, body)?;
+            Ok(Opened::Chunk(first, attempt, rows))
+        }
+        Body::Block(body) => Ok(Opened::Block(T::unpack(source, first, body)?)),
+    }
 }

@@ -3,12 +3,12 @@
 //! Owns their names and types, which never change meaning without a new schema version. Never reads
 //! or writes. Used by the store's own modules.
 
-use redb::{Key, TableDefinition, Value, WriteTransaction};
+use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 
 use super::error::ReadError;
 
 /// The schema version that this code writes.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 /// Where the schema version stands in `META`.
 pub(super) const SCHEMA_KEY: &str = "store.schema";
 /// Where the instance id stands in `META`.
@@ -18,6 +18,7 @@ pub(super) type Numbered = TableDefinition<'static, u64, &'static [u8]>;
 pub(super) type Named = TableDefinition<'static, &'static [u8], &'static [u8]>;
 pub(super) type NamedNumber = TableDefinition<'static, &'static [u8], u64>;
 pub(super) type ByJob = TableDefinition<'static, (u64, u64), u32>;
+pub(super) type OfJob = TableDefinition<'static, u64, u64>;
 
 pub(super) const META: Named = TableDefinition::new("meta");
 pub(super) const COUNTERS: NamedNumber = TableDefinition::new("counters");
@@ -42,27 +43,95 @@ pub(super) const CHANGED_OF: TableDefinition<'static, u64, u64> =
 /// Where the last number stands in `COUNTERS`.
 pub(super) const CHANGED_COUNTER: &str = "changed";
 
-/// Rows in chunks under ascending ids, with an index by job.
+/// (id of the first row of a sealed block of points, name of a metric) → its values.
+pub(super) const COLUMNS: TableDefinition<'static, (u64, &str), &'static [u8]> =
+    TableDefinition::new("point_columns");
+
+/// What there is of a job in chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rows {
+    /// Reports of progress.
+    Points,
+    /// Lines of its log.
+    Lines,
+}
+
+impl Rows {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Points, Self::Lines];
+
+    pub(super) fn series(self) -> Series {
+        match self {
+            Self::Points => POINTS,
+            Self::Lines => LOGS,
+        }
+    }
+}
+
+/// Rows in chunks and sealed blocks under ascending ids, with an index by job.
 #[derive(Clone, Copy)]
 pub(super) struct Series {
+    /// Of which kind.
+    pub(super) rows: Rows,
     /// Its name, also of its counter.
     pub(super) name: &'static str,
-    /// Id of the first row → chunk.
+    /// Id of the first row → chunk or block.
     pub(super) chunks: Numbered,
-    /// (job, id of the first row) → number of rows.
+    /// (job, id of the first row) → number of rows, and whether they are sealed.
     pub(super) by_job: ByJob,
+    /// Job → chunks that are not sealed; none when there are none.
+    pub(super) raw: OfJob,
+    /// Job → bytes of its values; none when it has none.
+    pub(super) held: OfJob,
+    /// Job → below which id its rows are taken out, and up to which id that is known.
+    pub(super) trimmed: TableDefinition<'static, u64, (u64, u64)>,
 }
 
 pub(super) const POINTS: Series = Series {
+    rows: Rows::Points,
     name: "points",
     chunks: TableDefinition::new("points"),
     by_job: TableDefinition::new("points_by_job"),
+    raw: TableDefinition::new("points_raw"),
+    held: TableDefinition::new("points_held"),
+    trimmed: TableDefinition::new("points_trimmed"),
 };
 pub(super) const LOGS: Series = Series {
+    rows: Rows::Lines,
     name: "logs",
     chunks: TableDefinition::new("logs"),
     by_job: TableDefinition::new("logs_by_job"),
+    raw: TableDefinition::new("logs_raw"),
+    held: TableDefinition::new("logs_held"),
+    trimmed: TableDefinition::new("logs_trimmed"),
 };
+
+/// Where tables are read: a snapshot, or a transaction that writes.
+pub(super) trait Source {
+    /// One of them. A transaction that writes has a table open once at a time.
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<impl ReadableTable<K, V>, ReadError>;
+}
+
+impl Source for ReadTransaction {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<impl ReadableTable<K, V>, ReadError> {
+        Ok(self.open_table(definition)?)
+    }
+}
+
+impl Source for WriteTransaction {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<impl ReadableTable<K, V>, ReadError> {
+        Ok(self.open_table(definition)?)
+    }
+}
 
 /// Something that is done with every table.
 pub(super) trait Visit {
@@ -91,8 +160,11 @@ pub(super) fn visit_all(visit: &mut impl Visit) -> Result<(), ReadError> {
     for series in [POINTS, LOGS] {
         visit.table(series.chunks)?;
         visit.table(series.by_job)?;
+        visit.table(series.raw)?;
+        visit.table(series.held)?;
+        visit.table(series.trimmed)?;
     }
-    Ok(())
+    visit.table(COLUMNS)
 }
 
 /// Creates what is missing, so that no reader meets a missing table.

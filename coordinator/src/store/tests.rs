@@ -23,8 +23,11 @@ use trainyard_core::{
 
 use super::*;
 
+mod blocks;
 mod care;
+mod older;
 mod opening;
+mod trimming;
 
 const A1: AttemptNo = AttemptNo(1);
 

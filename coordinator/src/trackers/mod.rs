@@ -43,5 +43,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use status::{Board, Kind, State, Status};
+#[cfg(test)]
+pub(crate) use status::for_tests as status_for_tests;
+pub use status::{Board, Kind, State, Status, has_all};
 pub use supervisor::{Trackers, TrackersArgs, TrackersMsg};

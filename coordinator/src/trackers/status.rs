@@ -204,6 +204,20 @@ fn add_lag(status: &mut Status, store: &Store) -> Result<(), ReadError> {
     Ok(())
 }
 
+/// Whether a tracker lacks nothing of a job: its cursor has passed the job's last change, and the job was not left
+/// behind on the way.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn has_all(store: &Store, tracker: &str, job: JobId) -> Result<bool, ReadError> {
+    let cursor = store.document::<CursorRow>(tracker)?.unwrap_or_default();
+    if cursor.change < store.last_change_of(job)? {
+        return Ok(false);
+    }
+    let parked = store.document::<ParkedRow>(&ParkedRow::key_of(tracker, job))?;
+    Ok(parked.is_none())
+}
+
 fn points_behind(store: &Store, tracker: &str, job: JobId) -> Result<u64, ReadError> {
     let rows = store.documents::<RunRow>(&format!("{tracker}/{:020}/", job.0))?;
     let sent = rows.last().map_or(0, |row| row.last_point);
@@ -212,6 +226,41 @@ fn points_behind(store: &Store, tracker: &str, job: JobId) -> Result<u64, ReadEr
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// A tracker and what it has, for tests of those who ask.
+#[cfg(test)]
+pub(crate) mod for_tests {
+    use super::{Board, CursorRow, Kind, ParkedRow, State, Status};
+    use crate::store::Change;
+    use trainyard_core::ids::JobId;
+
+    pub(crate) fn board(name: &str) -> Board {
+        let board = Board::default();
+        board.put(Status::new(name, Kind::Mlflow, State::Retrying));
+        board.put(Status::new("another", Kind::Clearml, State::Off));
+        board
+    }
+
+    pub(crate) fn cursor(name: &str, change: u64) -> Change {
+        Change::put(&CursorRow {
+            tracker: name.to_owned(),
+            change,
+            ..CursorRow::default()
+        })
+    }
+
+    pub(crate) fn parked(name: &str, job: JobId) -> Change {
+        Change::put(&ParkedRow {
+            tracker: name.to_owned(),
+            job,
+            change: 1,
+        })
+    }
+
+    pub(crate) fn unparked(name: &str, job: JobId) -> Change {
+        Change::remove::<ParkedRow>(ParkedRow::key_of(name, job))
+    }
 }
 
 #[cfg(test)]

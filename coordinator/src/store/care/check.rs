@@ -17,10 +17,9 @@ use crate::store::{
     NodeRow, UserRow,
     codec::{self, Place},
     error::{CareError, ReadError},
-    series,
     tables::{
-        CHANGED, CHANGED_OF, COUNTERS, CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS,
-        POINTS, REQUEST_KEYS, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        CHANGED, CHANGED_OF, CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS,
+        REQUEST_KEYS, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -135,10 +134,13 @@ pub(in crate::store) fn first_damage(txn: &ReadTransaction) -> Result<(), ReadEr
     Ok(())
 }
 
-struct Check<'t> {
-    txn: &'t ReadTransaction,
-    report: Report,
+pub(super) struct Check<'t> {
+    pub(super) txn: &'t ReadTransaction,
+    pub(super) report: Report,
 }
+
+/// Every job's number, and whether it has ended.
+pub(super) type Jobs = BTreeMap<u64, Option<bool>>;
 
 impl Check<'_> {
     fn all(&mut self) -> Result<(), ReadError> {
@@ -154,6 +156,7 @@ impl Check<'_> {
         self.of_jobs(&jobs)?;
         self.series::<Progress>(POINTS, &jobs)?;
         self.series::<LogLine>(LOGS, &jobs)?;
+        self.columns()?;
         self.changes(&jobs)
     }
 
@@ -203,7 +206,7 @@ impl Check<'_> {
     }
 
     /// Every job's number, and whether it has ended.
-    fn jobs(&mut self) -> Result<BTreeMap<u64, Option<bool>>, ReadError> {
+    fn jobs(&mut self) -> Result<Jobs, ReadError> {
         let mut jobs = BTreeMap::new();
         self.rows("jobs", JOBS, |check, id, bytes| {
             let place = Place {
@@ -241,7 +244,7 @@ impl Check<'_> {
     }
 
     /// Rows that belong to a job and have no reader of their own.
-    fn of_jobs(&mut self, jobs: &BTreeMap<u64, Option<bool>>) -> Result<(), ReadError> {
+    fn of_jobs(&mut self, jobs: &Jobs) -> Result<(), ReadError> {
         self.rows("validations", VALIDATIONS, |check, (job, epoch), bytes| {
             let key = format!("{job}/{epoch}");
             let place = Place {
@@ -266,57 +269,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn series<T: DeserializeOwned>(
-        &mut self,
-        series: Series,
-        jobs: &BTreeMap<u64, Option<bool>>,
-    ) -> Result<(), ReadError> {
-        let name = series.name;
-        let index = self.txn.open_table(series.by_job)?;
-        let mut counts = BTreeMap::new();
-        for row in index.iter()? {
-            let (key, count) = row?;
-            let (job, first) = key.value();
-            self.owned(name, &first, jobs.contains_key(&job));
-            counts.insert(first, count.value());
-        }
-        let mut end = 1;
-        self.rows(name, series.chunks, |check, first, bytes| {
-            let rows = match series::rows::<T>(series, first, bytes) {
-                Ok(rows) => rows.len() as u64,
-                Err(error) => {
-                    check.damaged(name, &first, error);
-                    0
-                }
-            };
-            if first < end {
-                check.wrong(name, &first, "begins before the chunk before it ends");
-            }
-            end = first + rows;
-            let counted = counts.remove(&first).map(u64::from);
-            if rows > 0 && counted != Some(rows) {
-                let words = format!("has {rows} rows, the index says {counted:?}");
-                check.wrong(name, &first, words);
-            }
-        })?;
-        for first in counts.keys() {
-            self.wrong(name, first, "the index names a chunk that is not there");
-        }
-        let counters = self.txn.open_table(COUNTERS)?;
-        let next = counters
-            .get(name.as_bytes())?
-            .map_or(1, |next| next.value());
-        if next < end {
-            let words = format!(
-                "the next row would be {next}, but there are rows up to {}",
-                end - 1
-            );
-            self.wrong("counters", &name, words);
-        }
-        Ok(())
-    }
-
-    fn changes(&mut self, jobs: &BTreeMap<u64, Option<bool>>) -> Result<(), ReadError> {
+    fn changes(&mut self, jobs: &Jobs) -> Result<(), ReadError> {
         let mut of = BTreeMap::new();
         for row in self.txn.open_table(CHANGED_OF)?.iter()? {
             let (job, number) = row?;
@@ -336,7 +289,7 @@ impl Check<'_> {
     }
 
     /// Every row of a table, counted.
-    fn rows<K: Key + 'static>(
+    pub(super) fn rows<K: Key + 'static>(
         &mut self,
         name: &'static str,
         definition: TableDefinition<'static, K, &'static [u8]>,
@@ -373,13 +326,13 @@ impl Check<'_> {
         }
     }
 
-    fn owned(&mut self, table: &'static str, key: &dyn Display, is_owned: bool) {
+    pub(super) fn owned(&mut self, table: &'static str, key: &dyn Display, is_owned: bool) {
         if !is_owned {
             self.wrong(table, key, "belongs to a job that is not there");
         }
     }
 
-    fn damaged(&mut self, table: &'static str, key: &dyn Display, error: ReadError) {
+    pub(super) fn damaged(&mut self, table: &'static str, key: &dyn Display, error: ReadError) {
         let words = match error {
             ReadError::Checksum { .. } => "its checksum is wrong".to_owned(),
             ReadError::Decode { reason, .. } => format!("it cannot be decoded: {reason}"),
@@ -388,7 +341,12 @@ impl Check<'_> {
         self.wrong(table, key, words);
     }
 
-    fn wrong(&mut self, table: &'static str, key: &dyn Display, words: impl Into<String>) {
+    pub(super) fn wrong(
+        &mut self,
+        table: &'static str,
+        key: &dyn Display,
+        words: impl Into<String>,
+    ) {
         self.report.problem_count += 1;
         if self.report.problems.len() < TOLD {
             self.report.problems.push(Problem {

@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 
 use redb::{Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 use trainyard_core::record::{LogLine, Progress};
@@ -15,6 +15,7 @@ use trainyard_core::record::{LogLine, Progress};
 use super::Care;
 use crate::store::{
     NodeRow,
+    block::Kept,
     codec::{self, Place},
     error::ReadError,
     series,
@@ -143,11 +144,7 @@ impl Export<'_> {
         })
     }
 
-    fn series<T: DeserializeOwned + Serialize>(
-        &mut self,
-        kind: &str,
-        series: Series,
-    ) -> Result<(), ExportError> {
+    fn series<T: Kept>(&mut self, kind: &str, series: Series) -> Result<(), ExportError> {
         let chunks = self.txn.open_table(series.chunks);
         let chunks = chunks.map_err(ReadError::from)?;
         each(self.txn, series.by_job, |(job, first), _count| {
@@ -155,11 +152,11 @@ impl Export<'_> {
             let Some(bytes) = bytes.filter(|_| self.wants(job)) else {
                 return Ok(());
             };
-            let rows = match series::rows::<T>(series, first, bytes.value()) {
-                Ok(rows) => rows,
+            let chunk = match series::opened::<T>(self.txn, series, first, bytes.value()) {
+                Ok(chunk) => chunk,
                 Err(error) => return self.line(Err(error)),
             };
-            for (id, attempt, row) in rows {
+            for (id, attempt, row) in chunk.rows(0) {
                 let line =
                     json!({"kind": kind, "id": id, "job": job, "attempt": attempt, "row": row});
                 self.line(Ok(line))?;

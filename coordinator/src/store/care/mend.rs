@@ -20,14 +20,17 @@ use trainyard_core::record::{LogLine, Progress};
 
 use super::Care;
 use crate::store::{
-    NodeRow, UserRow, changed,
+    NodeRow, UserRow,
+    block::Kept,
+    changed,
     codec::{self, Place},
     error::ReadError,
+    held,
     read::decode_job,
-    series,
+    series::{self, Entry},
     tables::{
-        CHANGED, CHANGED_OF, COUNTERS, CURSORS, DOCUMENTS, JOBS, LOGS, NODES, OPEN_JOBS, POINTS,
-        REQUEST_KEYS, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        CHANGED, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, JOBS, LOGS, NODES, OPEN_JOBS,
+        POINTS, REQUEST_KEYS, Rows, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -178,7 +181,7 @@ impl Mend<'_> {
         Ok(())
     }
 
-    fn series<T: DeserializeOwned>(
+    fn series<T: Kept>(
         &mut self,
         series: Series,
         orphan: &impl Fn(&u64) -> Option<String>,
@@ -189,10 +192,11 @@ impl Mend<'_> {
             let (job, first) = row?.0.value();
             owners.insert(first, job);
         }
-        let mut kept = Vec::new();
+        let (mut kept, mut end) = (Vec::new(), 1);
+        let txn = self.txn;
         self.sift(series.name, series.chunks, |first, bytes| {
-            let rows = match series::rows::<T>(series, first, bytes) {
-                Ok(rows) => rows.len(),
+            let chunk = match series::opened::<T>(txn, series, first, bytes) {
+                Ok(chunk) => chunk,
                 Err(error) => return Some(error.to_string()),
             };
             let Some(job) = owners.get(&first) else {
@@ -201,16 +205,32 @@ impl Mend<'_> {
             if let Some(reason) = orphan(job) {
                 return Some(reason);
             }
-            kept.push((*job, first, u32::try_from(rows).unwrap_or(u32::MAX)));
+            let entry = Entry {
+                rows: u32::try_from(chunk.len()).unwrap_or(u32::MAX),
+                sealed: chunk.is_sealed(),
+            };
+            end = end.max(chunk.ids().last().map_or(first, |last| last + 1));
+            kept.push((*job, first, entry));
             None
         })?;
         let mut index = self.txn.open_table(series.by_job)?;
         index.retain(|_, _| false)?;
-        let mut end = 1;
-        for (job, first, count) in kept {
-            index.insert((job, first), count)?;
-            end = end.max(first + u64::from(count));
+        let mut blocks = BTreeSet::new();
+        for (job, first, entry) in kept {
+            index.insert((job, first), entry.value())?;
+            blocks.extend(entry.sealed.then_some(first));
         }
+        drop(index);
+        if series.rows == Rows::Points {
+            self.sift("point_columns", COLUMNS, |(first, _), _| {
+                let owned = blocks.contains(&first);
+                (!owned).then(|| "its block is not there".to_owned())
+            })?;
+        }
+        let mut trimmed = self.txn.open_table(series.trimmed)?;
+        trimmed.retain(|job, _| orphan(&job).is_none())?;
+        drop(trimmed);
+        held::recount(self.txn, series)?;
         let mut counters = self.txn.open_table(COUNTERS)?;
         let key = series.name.as_bytes();
         let next = counters.get(key)?.map_or(1, |next| next.value());

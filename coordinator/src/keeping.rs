@@ -1,0 +1,220 @@
+//! Keeps the store small: seals what nobody writes on any more, and removes what has been kept for long enough.
+//!
+//! Owns the pace: one bounded piece of work at a time, off the committing thread, with a pause behind each, and none
+//! while much waits to be committed. Never decides what goes (`core::retention`) and never touches a row by itself (the
+//! store does). Started and ended by `boot`.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use trainyard_core::{
+    ids::{AttemptNo, JobId},
+    record::{LogLine, LogStream},
+    resources::format_bytes,
+    retention::{self, Due, Retention, Why},
+};
+
+use crate::{
+    clock,
+    store::{ReadError, Rows, Store, TrimError, Trimming},
+    trackers::{self, Board, State},
+};
+
+/// How often it is looked for chunks to seal.
+const SEAL_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked for what has been kept for long enough.
+const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// Behind each piece of work: others have the machine most of the time.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Writes that wait for the committing thread; above it this waits too.
+const BUSY: usize = 64;
+
+/// The two tasks, until they are closed.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Keeping {
+    pub(crate) fn start(store: &Store, asked: Retention, trackers: Board) -> Self {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (until, store_) = (stop.clone(), store.clone());
+        tasks.spawn(async move {
+            let mut sealer = Sealer::new(store_);
+            let sealing = async {
+                loop {
+                    // Not at once: a start has better things to do.
+                    tokio::time::sleep(SEAL_EVERY).await;
+                    sealer.pass().await;
+                }
+            };
+            until.run_until_cancelled(sealing).await
+        });
+        if !asked.is_off() {
+            let (until, store) = (stop.clone(), store.clone());
+            tasks.spawn(async move {
+                let trimming = async {
+                    tokio::time::sleep(SEAL_EVERY).await;
+                    loop {
+                        if let Err(error) = trim(&store, &asked, &trackers).await {
+                            tracing::warn!(%error, "what has been kept for long enough could not be removed; it is tried again later");
+                        }
+                        tokio::time::sleep(TRIM_EVERY).await;
+                    }
+                };
+                until.run_until_cancelled(trimming).await
+            });
+        }
+        Self { stop, tasks }
+    }
+
+    /// Ends both; what they were about to do is done after the next start.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Seals, and remembers which jobs it cannot seal.
+struct Sealer {
+    store: Store,
+    unread: BTreeSet<(Rows, JobId)>,
+}
+
+impl Sealer {
+    fn new(store: Store) -> Self {
+        Self {
+            store,
+            unread: BTreeSet::new(),
+        }
+    }
+
+    /// All that is to be sealed now.
+    async fn pass(&mut self) {
+        for rows in Rows::ALL {
+            let mut from = JobId(0);
+            while let Some(job) = self.next(rows, from).await {
+                if !self.block(rows, job).await {
+                    from = JobId(job.0.saturating_add(1));
+                    continue;
+                }
+                from = job;
+                tokio::time::sleep(PAUSE).await;
+                while self.store.waiting() > BUSY {
+                    tokio::time::sleep(50 * PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn next(&self, rows: Rows, from: JobId) -> Option<JobId> {
+        let store = self.store.clone();
+        match blocking(move || store.sealable(rows, from)).await? {
+            Ok(job) => job,
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be seen what is to be sealed; it is tried again later");
+                None
+            }
+        }
+    }
+
+    /// Seals one block; false when there is none, or it cannot be made.
+    async fn block(&mut self, rows: Rows, job: JobId) -> bool {
+        if self.unread.contains(&(rows, job)) {
+            return false;
+        }
+        let store = self.store.clone();
+        match blocking(move || store.sealing(rows, job)).await {
+            Some(Ok(Some(change))) => self.store.commit_and_wait(vec![change]).await.is_ok(),
+            Some(Ok(None)) | None => false,
+            Some(Err(error)) => {
+                tracing::warn!(%job, ?rows, %error, "rows of this job are not sealed; the others are");
+                self.unread.insert((rows, job));
+                false
+            }
+        }
+    }
+}
+
+/// Removes what has been kept for long enough, once.
+async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), TrimError> {
+    let (asked, of, board) = (*asked, store.clone(), trackers.clone());
+    let found = blocking(move || due(&of, &asked, &board)).await;
+    let Some(found) = found else { return Ok(()) };
+    for due in found? {
+        let attempt = store.job(due.job)?;
+        let attempt = attempt.as_ref().and_then(|job| job.attempt());
+        let attempt = attempt.map_or(AttemptNo(0), |attempt| attempt.number);
+        // The line about the points comes last, and stays.
+        for (rows, why) in [(Rows::Lines, due.lines), (Rows::Points, due.points)] {
+            let Some(why) = why else { continue };
+            // The line that said so goes with the log.
+            let before = rows == Rows::Lines && store.was_trimmed(due.job, Rows::Points)?;
+            let what = Trimming {
+                job: due.job,
+                rows,
+                attempt,
+                line: line(rows, why, before),
+            };
+            if store.trim(what).await? {
+                tracing::info!(job = %due.job, ?rows, ?why, "what this job has told was removed");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// What goes now. A job of which a tracker lacks something keeps all.
+fn due(store: &Store, asked: &Retention, trackers: &Board) -> Result<Vec<Due>, ReadError> {
+    let fed = |job| {
+        for tracker in trackers.snapshot() {
+            let off = tracker.state == State::Off;
+            if !off && !trackers::has_all(store, &tracker.name, job)? {
+                tracing::debug!(%job, tracker = tracker.name, "this job is kept for a tracker");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    retention::due(asked, clock::now(), store.holdings()?, fed)
+}
+
+/// What a job's log says of what is gone; its points may have gone before.
+fn line(rows: Rows, why: Why, before: bool) -> LogLine {
+    let (what, key) = match rows {
+        Rows::Points => ("points of this job", "points_days"),
+        Rows::Lines => ("lines of this job up to here", "logs_days"),
+    };
+    let why = match why {
+        Why::Age(span) => {
+            let days = span.as_secs() / 86_400;
+            format!("it ended more than {days} days ago (retention.{key})")
+        }
+        Why::Size(bytes) => {
+            let most = format_bytes(bytes);
+            format!(
+                "all jobs together had more than {most} of points and lines (retention.max_gib)"
+            )
+        }
+    };
+    LogLine {
+        at: clock::now(),
+        stream: LogStream::System,
+        level: "INFO".to_owned(),
+        text: format!(
+            "the {what} were removed{}: {why}",
+            if before { ", its points before" } else { "" }
+        ),
+    }
+}
+
+/// Work that blocks, on a thread for it; none when the runtime is ending.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Sealing and removing, as the two tasks do it.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use trainyard_core::{
+    job::{Job, JobState},
+    record::Progress,
+    spec::JobSpec,
+    time::Timestamp,
+};
+
+use super::*;
+use crate::{
+    store::{Change, StoreOptions},
+    trackers::status_for_tests as status,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn open(path: &Path) -> Store {
+    let fatal = Box::new(|error| panic!("{error}"));
+    Store::open(StoreOptions::new(path), fatal).unwrap()
+}
+
+fn job(id: u64, ended_at: Option<Timestamp>) -> Change {
+    let mut job = Job::accepted(JobId(id), JobSpec::default(), "ada".into(), Timestamp(1));
+    if ended_at.is_some() {
+        job.state = JobState::Completed;
+    }
+    job.ended_at = ended_at;
+    Change::PutJob(Box::new(job))
+}
+
+fn points(id: u64) -> Change {
+    let point = |epoch| Progress {
+        at: Timestamp(5),
+        epoch,
+        total_epochs: 9,
+        step: None,
+        values: [("loss".to_owned(), 0.5)].into(),
+        has_metrics: true,
+        checkpoint: None,
+        best_checkpoint: None,
+    };
+    Change::AppendPoints {
+        job: JobId(id),
+        attempt: AttemptNo(1),
+        points: (1..50).map(point).collect(),
+    }
+}
+
+/// Jobs 1 and 2 have ended long ago and now, job 3 is open.
+async fn world() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("trainyard.redb"));
+    let ends = [Some(Timestamp(1)), Some(clock::now()), None];
+    for (id, end) in (1..).zip(ends) {
+        let rows = vec![points(id), job(id, end)];
+        store.commit_and_wait(rows).await.unwrap();
+    }
+    (folder, store)
+}
+
+fn counts(store: &Store) -> [u64; 3] {
+    [1, 2, 3].map(|id| store.count_points(JobId(id)).unwrap())
+}
+
+fn lines_of(store: &Store, id: u64) -> Vec<String> {
+    let lines = store.logs(JobId(id), 0, 99).unwrap();
+    lines.into_iter().map(|row| row.line.text).collect()
+}
+
+#[tokio::test]
+async fn what_is_old_goes_and_the_job_says_why() {
+    let (_folder, store) = world().await;
+    let asked = Retention {
+        points: Some(30 * DAY),
+        lines: Some(30 * DAY),
+        bytes: None,
+    };
+    for _ in 0..2 {
+        trim(&store, &asked, &Board::default()).await.unwrap();
+        assert_eq!(counts(&store), [0, 49, 49]);
+    }
+    let told = "the points of this job were removed: it ended more than 30 days ago (retention.points_days)";
+    assert_eq!(lines_of(&store, 1), [told]);
+    assert_eq!(lines_of(&store, 2), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_log_that_goes_later_than_the_points_says_that_they_are_gone_too() {
+    let (_folder, store) = world().await;
+    let line = line(Rows::Lines, Why::Age(DAY), false);
+    let lines = Change::AppendLogs {
+        job: JobId(1),
+        attempt: AttemptNo(1),
+        lines: vec![line],
+    };
+    store.commit_and_wait(vec![lines]).await.unwrap();
+    let asked = |points, lines| Retention {
+        points,
+        lines,
+        bytes: None,
+    };
+    for asked in [asked(Some(DAY), None), asked(Some(DAY), Some(DAY))] {
+        for _ in 0..2 {
+            trim(&store, &asked, &Board::default()).await.unwrap();
+        }
+    }
+    let told = "the lines of this job up to here were removed, its points before: it ended more than 1 days ago (retention.logs_days)";
+    assert_eq!(lines_of(&store, 1), [told]);
+}
+
+#[tokio::test]
+async fn what_is_too_much_goes_by_the_oldest_and_open_jobs_keep_theirs() {
+    let (_folder, store) = world().await;
+    let asked = Retention {
+        bytes: Some(1),
+        ..Retention::default()
+    };
+    trim(&store, &asked, &Board::default()).await.unwrap();
+    assert_eq!(counts(&store), [0, 0, 49]);
+    assert!(lines_of(&store, 1)[0].contains("retention.max_gib"));
+}
+
+#[tokio::test]
+async fn a_job_of_which_a_tracker_lacks_something_keeps_all_of_it() {
+    let (_folder, store) = world().await;
+    let asked = Retention {
+        points: Some(DAY),
+        ..Retention::default()
+    };
+    let board = status::board("ops");
+    trim(&store, &asked, &board).await.unwrap();
+    assert_eq!(counts(&store), [49, 49, 49]);
+    // It has the job's last change, and was parked on the way.
+    let change = store.last_change_of(JobId(1)).unwrap();
+    let parked = vec![
+        status::cursor("ops", change),
+        status::parked("ops", JobId(1)),
+    ];
+    store.commit_and_wait(parked).await.unwrap();
+    trim(&store, &asked, &board).await.unwrap();
+    assert_eq!(counts(&store), [49, 49, 49]);
+    let taken = vec![status::unparked("ops", JobId(1))];
+    store.commit_and_wait(taken).await.unwrap();
+    trim(&store, &asked, &board).await.unwrap();
+    assert_eq!(counts(&store), [0, 49, 49]);
+}
+
+#[tokio::test]
+async fn a_pass_seals_what_has_ended_and_every_row_stays() {
+    let (_folder, store) = world().await;
+    let before = store.points(JobId(1), 0, 99).unwrap();
+    let mut sealer = Sealer::new(store.clone());
+    sealer.pass().await;
+    for rows in Rows::ALL {
+        assert_eq!(store.sealable(rows, JobId(0)).unwrap(), None);
+    }
+    assert_eq!(store.points(JobId(1), 0, 99).unwrap(), before);
+    assert_eq!(counts(&store), [49, 49, 49]);
+}
+
+#[tokio::test]
+async fn both_tasks_end_when_they_are_closed_and_give_the_store_back() {
+    let (folder, store) = world().await;
+    let asked = Retention {
+        points: Some(DAY),
+        ..Retention::default()
+    };
+    let keeping = Keeping::start(&store, asked, Board::default());
+    keeping.close().await;
+    drop(store);
+    assert_eq!(
+        counts(&open(&folder.path().join("trainyard.redb")))[1..],
+        [49, 49]
+    );
+}

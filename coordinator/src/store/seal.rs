@@ -1,0 +1,243 @@
+//! Sealing: chunks that nobody writes on any more become a block.
+//!
+//! Owns which chunks are put together, and the one change that puts a block in their place. Reads and compresses where it
+//! is called, off the committing thread; only the exchange is the committing thread's. Called by whoever keeps the store
+//! small.
+
+use redb::{ReadTransaction, ReadableTable as _, WriteTransaction};
+use trainyard_core::{
+    ids::{AttemptNo, JobId},
+    record::{LogLine, Progress},
+};
+
+use super::{
+    Change, ReadError, Store,
+    block::{Kept, Packed},
+    codec::Place,
+    held::Held,
+    series::{self, Entry, Opened},
+    tables::{COLUMNS, OPEN_JOBS, Rows, Series},
+};
+
+/// Chunks that a job that goes on may have before they are sealed.
+pub const UNSEALED: u64 = 128;
+/// Chunks of one block: what one commit takes out at most.
+const CHUNKS: usize = 512;
+/// A block is full when it has so many rows…
+const fn rows_of(rows: Rows) -> usize {
+    match rows {
+        Rows::Points => 2_048,
+        Rows::Lines => 8_192,
+    }
+}
+/// … or when its chunks had so many bytes.
+const fn bytes_of(rows: Rows) -> usize {
+    match rows {
+        Rows::Points => 1 << 20,
+        Rows::Lines => 256 << 10,
+    }
+}
+
+/// A block, and the chunks whose place it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealing {
+    rows: Rows,
+    job: JobId,
+    chunks: Vec<u64>,
+    count: u32,
+    packed: Packed,
+}
+
+/// Chunks that follow each other in one attempt.
+struct Run<T> {
+    attempt: AttemptNo,
+    chunks: Vec<u64>,
+    rows: Vec<(u64, T)>,
+    bytes: usize,
+}
+
+impl Store {
+    /// The next job from `from` on that has chunks to seal: all of them when it has ended, else when they are more
+    /// than [`UNSEALED`].
+    pub fn sealable(&self, rows: Rows, from: JobId) -> Result<Option<JobId>, ReadError> {
+        let txn = self.read()?;
+        let open = txn.open_table(OPEN_JOBS)?;
+        for entry in txn.open_table(rows.series().raw)?.range(from.0..)? {
+            let (job, chunks) = entry?;
+            if chunks.value() > UNSEALED || open.get(job.value())?.is_none() {
+                return Ok(Some(JobId(job.value())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first chunks of a job that are not sealed, as a block; none when all are. Blocks: it compresses.
+    pub fn sealing(&self, rows: Rows, job: JobId) -> Result<Option<Change>, ReadError> {
+        let txn = self.read()?;
+        let sealing = match rows {
+            Rows::Points => sealing::<Progress>(&txn, rows, job)?,
+            Rows::Lines => sealing::<LogLine>(&txn, rows, job)?,
+        };
+        Ok(sealing.map(|sealing| Change::Seal(Box::new(sealing))))
+    }
+}
+
+fn sealing<T: Kept>(
+    txn: &ReadTransaction,
+    rows: Rows,
+    job: JobId,
+) -> Result<Option<Sealing>, ReadError> {
+    let Some(run) = run::<T>(txn, rows, job)? else {
+        return Ok(None);
+    };
+    let first = run.chunks.first().copied().unwrap_or_default();
+    let place = Place {
+        table: rows.series().name,
+        key: &first,
+    };
+    let count = u32::try_from(run.rows.len()).map_err(|error| place.decode(error))?;
+    Ok(Some(Sealing {
+        rows,
+        job,
+        chunks: run.chunks,
+        count,
+        packed: T::pack(place, run.attempt, run.rows)?,
+    }))
+}
+
+/// The first chunks that are not sealed, until a block is full, something else lies between, or another attempt begins.
+fn run<T: Kept>(
+    txn: &ReadTransaction,
+    rows: Rows,
+    job: JobId,
+) -> Result<Option<Run<T>>, ReadError> {
+    let series = rows.series();
+    let below = txn.open_table(series.trimmed)?.get(job.0)?;
+    let below = below.map_or(0, |trimmed| trimmed.value().0);
+    let index = txn.open_table(series.by_job)?;
+    let chunks = txn.open_table(series.chunks)?;
+    let mut run: Option<Run<T>> = None;
+    for entry in index.range(series::keys(job, 0..=u64::MAX))? {
+        let (key, entry) = entry?;
+        let first = key.value().1;
+        if Entry::of(entry.value()).sealed {
+            match run {
+                Some(_) => break,
+                None => continue,
+            }
+        }
+        // What is being taken out, and what is not, never share a block.
+        let divided = run
+            .as_ref()
+            .and_then(|run| run.chunks.last())
+            .is_some_and(|last| *last < below && first >= below);
+        if divided || run.as_ref().is_some_and(|run| run.is_full(rows)) {
+            break;
+        }
+        let Some(bytes) = chunks.get(first)? else {
+            continue;
+        };
+        let chunk: Opened<T> = series::opened(txn, series, first, bytes.value())?;
+        let size = bytes.value().len();
+        let attempt = chunk.attempt();
+        let run = run.get_or_insert_with(|| Run::new(attempt));
+        let fits = run.chunks.is_empty() || run.bytes + size <= bytes_of(rows);
+        if run.attempt != attempt || !fits {
+            break;
+        }
+        run.chunks.push(first);
+        run.bytes += size;
+        run.rows.extend(chunk.rows(0).map(|(id, _, row)| (id, row)));
+    }
+    Ok(run)
+}
+
+impl<T> Run<T> {
+    fn new(attempt: AttemptNo) -> Self {
+        Self {
+            attempt,
+            chunks: Vec::new(),
+            rows: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn is_full(&self, rows: Rows) -> bool {
+        self.chunks.len() >= CHUNKS || self.rows.len() >= rows_of(rows)
+    }
+}
+
+/// Puts the block in the place of its chunks, if they are all there as they were.
+pub(super) fn exchange(
+    txn: &WriteTransaction,
+    sealing: Sealing,
+    held: &mut Held,
+) -> Result<(), ReadError> {
+    let series = sealing.rows.series();
+    let job = sealing.job.0;
+    let mut index = txn.open_table(series.by_job)?;
+    for first in &sealing.chunks {
+        let entry = index.get((job, *first))?;
+        if entry.is_none_or(|entry| Entry::of(entry.value()).sealed) {
+            return Ok(());
+        }
+    }
+    let Some(first) = sealing.chunks.first().copied() else {
+        return Ok(());
+    };
+    let mut chunks = txn.open_table(series.chunks)?;
+    for chunk in &sealing.chunks {
+        index.remove((job, *chunk))?;
+        let gone = chunks.remove(*chunk)?;
+        held.take(sealing.rows, job, gone.map_or(0, |gone| gone.value().len()));
+        held.sealed(sealing.rows, job);
+    }
+    let entry = Entry {
+        rows: sealing.count,
+        sealed: true,
+    };
+    index.insert((job, first), entry.value())?;
+    chunks.insert(first, sealing.packed.body.as_slice())?;
+    held.give(sealing.rows, job, sealing.packed.body.len());
+    if sealing.packed.columns.is_empty() {
+        return Ok(());
+    }
+    let mut columns = txn.open_table(COLUMNS)?;
+    for (name, bytes) in &sealing.packed.columns {
+        columns.insert((first, name.as_str()), bytes.as_slice())?;
+        held.give(sealing.rows, job, bytes.len());
+    }
+    Ok(())
+}
+
+/// Takes a chunk or block out, with its columns.
+pub(super) fn remove(
+    txn: &WriteTransaction,
+    (series, job, first): (Series, u64, u64),
+    held: &mut Held,
+) -> Result<(), ReadError> {
+    let entry = txn
+        .open_table(series.by_job)?
+        .remove((job, first))?
+        .map(|entry| Entry::of(entry.value()));
+    let gone = txn
+        .open_table(series.chunks)?
+        .remove(first)?
+        .map(|gone| gone.value().len());
+    held.take(series.rows, job, gone.unwrap_or(0));
+    match entry {
+        Some(entry) if entry.sealed => {}
+        Some(_) => held.sealed(series.rows, job),
+        None => return Ok(()),
+    }
+    if series.rows == Rows::Points {
+        let mut columns = txn.open_table(COLUMNS)?;
+        let mut bytes = 0;
+        columns.retain_in((first, "")..(first.saturating_add(1), ""), |_, column| {
+            bytes += column.len();
+            false
+        })?;
+        held.take(series.rows, job, bytes);
+    }
+    Ok(())
+}
