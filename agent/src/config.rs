@@ -99,7 +99,7 @@ fn above_zero<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u32>, 
 const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
-    may_be_zero: &["node.slots"],
+    may_be_zero: &["node.slots", "checkpoints.every_seconds"],
     open_sections: &["labels"],
     texts: &[("node.data_dir", path)],
 };

@@ -181,6 +181,7 @@ const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
     may_be_zero: &[
+        "nodes.cordon_after_failures",
         "store.reserve_mib",
         "retention.points_days",
         "retention.logs_days",

@@ -213,7 +213,7 @@ fn line(rows: Rows, why: Why, before: bool) -> LogLine {
 
 /// Work that blocks, on a thread for it; none when the runtime is ending.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
+    trainyard_runtime::blocking(work).await.ok()
 }
 
 #[cfg(test)]
