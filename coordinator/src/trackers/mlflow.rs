@@ -388,13 +388,12 @@ fn key(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_core::{ids::AttemptNo, record::Progress, spec::JobSpec, time::Timestamp};
+    use trainyard_core::spec::JobSpec;
 
     use super::{
-        super::runs::tests::{run, running},
+        super::runs::tests::{report, run, running},
         *,
     };
-    use crate::store::StoredPoint;
 
     #[test]
     fn names_are_spelled_so_that_mlflow_takes_them() {
@@ -427,21 +426,7 @@ mod tests {
     #[test]
     fn a_point_is_a_metric_for_each_value_with_its_iteration_and_time() {
         let values = [("loss", 0.5), ("nan", f64::NAN), ("inf", f64::NEG_INFINITY)];
-        let progress = Progress {
-            at: Timestamp(1_795_396_822_543_843),
-            epoch: 3,
-            total_epochs: 5,
-            step: None,
-            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-            has_metrics: true,
-            checkpoint: None,
-            best_checkpoint: None,
-        };
-        let point = StoredPoint {
-            id: 1,
-            attempt: AttemptNo(1),
-            progress,
-        };
+        let point = report(&values);
         let news = News {
             points: &[point],
             iterations: &[40],

@@ -258,14 +258,15 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 pub(super) mod tests {
     use trainyard_core::{
         failure::{StopCause, TaskEnd},
-        ids::{JobId, NodeName},
+        ids::{AttemptNo, JobId, NodeName},
         job::Event,
-        record::Completion,
+        record::{Completion, Progress},
         sched::Allocation,
         spec::JobSpec,
     };
 
     use super::*;
+    use crate::store::StoredPoint;
 
     const T: Timestamp = Timestamp(1_000_000);
 
@@ -289,6 +290,27 @@ pub(super) mod tests {
             queued_at: job.state_since,
             allocation,
             secret: "hush".into(),
+        }
+    }
+
+    /// A report of epoch 3 with these metrics, as it is stored.
+    pub(in crate::trackers) fn report(values: &[(&str, f64)]) -> StoredPoint {
+        let values = values.iter();
+        StoredPoint {
+            id: 1,
+            attempt: AttemptNo(1),
+            progress: Progress {
+                at: Timestamp(1_795_396_822_543_843),
+                epoch: 3,
+                total_epochs: 5,
+                step: None,
+                values: values
+                    .map(|(name, value)| ((*name).to_owned(), *value))
+                    .collect(),
+                has_metrics: true,
+                checkpoint: None,
+                best_checkpoint: None,
+            },
         }
     }
 

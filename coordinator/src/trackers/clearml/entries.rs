@@ -106,32 +106,15 @@ fn series(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use trainyard_core::{ids::AttemptNo, record::Progress, spec::JobSpec, time::Timestamp};
+    use trainyard_core::spec::JobSpec;
 
     use super::*;
-    use crate::{
-        store::StoredPoint,
-        trackers::runs::tests::{run, running},
-    };
+    use crate::trackers::runs::tests::{report, run, running};
 
     #[test]
     fn a_point_is_an_event_for_each_finite_value() {
         let values = [("loss", 0.5), ("metrics/mAP50(B)", 0.25), ("nan", f64::NAN)];
-        let progress = Progress {
-            at: Timestamp(1_795_396_822_543_843),
-            epoch: 3,
-            total_epochs: 5,
-            step: None,
-            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-            has_metrics: true,
-            checkpoint: None,
-            best_checkpoint: None,
-        };
-        let point = StoredPoint {
-            id: 1,
-            attempt: AttemptNo(1),
-            progress,
-        };
+        let point = report(&values);
         let news = News {
             points: &[point],
             iterations: &[40],
