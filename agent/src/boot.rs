@@ -65,6 +65,8 @@ pub struct AgentOptions {
     pub slots: Option<u32>,
     /// GPUs to pretend to have.
     pub simulated_gpus: Option<Vec<SimulatedGpu>>,
+    /// What a task may tell before the coordinator takes it, in bytes: beyond half of it metrics are thinned.
+    pub spool_bytes: u64,
     /// The operator's own trainers, which go before the embedded ones.
     pub trainers_dir: Option<PathBuf>,
     /// What the operator says about this node.
@@ -225,6 +227,7 @@ async fn settle(
         registry,
         callbacks: server.address(),
         board: Board::default(),
+        spool_bytes: options.spool_bytes,
         datasets,
         data_dir,
     };

@@ -78,6 +78,8 @@ pub struct NodeConfig {
     /// CPU slots to offer, where they are set.
     #[serde(deserialize_with = "above_zero")]
     pub slots: Option<u32>,
+    /// What a task may tell before the coordinator takes it, in MiB; beyond half of it metrics are thinned.
+    pub spool_mib: u64,
     /// The operator's own trainers, where there are some.
     #[serde(deserialize_with = "folder")]
     pub trainers_dir: Option<PathBuf>,

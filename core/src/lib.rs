@@ -22,4 +22,5 @@ pub mod secret;
 pub mod snapshot;
 pub mod spec;
 pub mod task;
+pub mod thin;
 pub mod time;

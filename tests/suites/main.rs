@@ -1,6 +1,7 @@
 //! The suites that look at the project from outside, in one test binary: real processes, real
 //! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
+mod away;
 mod cancel;
 #[cfg(test)]
 mod clearml;
@@ -25,6 +26,8 @@ mod submit;
 mod trackers;
 mod trainers;
 mod transport;
+#[cfg(test)]
+mod unbroken;
 
 /// The binary under test.
 const TRAINYARD: &str = env!("CARGO_BIN_EXE_trainyard");

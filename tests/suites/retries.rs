@@ -46,7 +46,7 @@ fn job() -> v1::JobSpec {
 }
 
 /// Nodes are believed for three seconds, so that no test waits for minutes.
-async fn cluster() -> Cluster {
+pub(crate) async fn cluster() -> Cluster {
     let lease = [
         ("TRAINYARD__LEASES__SUSPECT_AFTER_SECONDS", "1"),
         ("TRAINYARD__LEASES__LOST_AFTER_SECONDS", "3"),
@@ -59,7 +59,7 @@ async fn cluster() -> Cluster {
     Cluster::start_with(TRAINYARD, setup).await
 }
 
-const OFTEN: [(&str, &str); 1] = [("TRAINYARD_AGENT__CHECKPOINTS__EVERY_SECONDS", "1")];
+pub(crate) const OFTEN: [(&str, &str); 1] = [("TRAINYARD_AGENT__CHECKPOINTS__EVERY_SECONDS", "1")];
 
 /// What the HTTP API shows of the job's curve: attempt by attempt, the epochs.
 async fn curve(cluster: &Cluster, id: u64) -> Vec<u64> {

@@ -25,11 +25,16 @@ fn folders(root: &Path, each: usize) {
 /// A cluster that knows `pets`, ten images of each class.
 async fn with_pets() -> Cluster {
     let cluster = Cluster::start(TRAINYARD).await;
-    let set = cluster.path("pets");
-    folders(&set, 10);
-    let added = cluster.cli(&["dataset", "add", "pets", set.to_str().expect("UTF-8")]);
-    assert!(added.status.success(), "{}", text(&added.stderr));
+    add(&cluster, "pets");
     cluster
+}
+
+/// Makes a folder of that name with ten images of each class, and a dataset of it.
+fn add(cluster: &Cluster, name: &str) {
+    let set = cluster.path(name);
+    folders(&set, 10);
+    let added = cluster.cli(&["dataset", "add", name, set.to_str().expect("UTF-8")]);
+    assert!(added.status.success(), "{}", text(&added.stderr));
 }
 
 /// A job on `pets` that runs a script.
@@ -107,6 +112,86 @@ async fn a_dataset_that_has_changed_fails_the_job_with_the_first_file_named() {
     // A submit of today makes a snapshot of today.
     let again = jobs.submit(job("exit 0", &json!({"method": "auto"}))).await;
     assert_eq!(jobs.ends(again).await.state(), JobState::Completed);
+}
+
+/// What happens to a dataset's folder behind the back of its snapshot, and what its job then says.
+type Mishap = (&'static str, fn(&Path), &'static str);
+
+/// As one would who has moved it there.
+fn leads_to(folder: &Path, to: &Path) {
+    fs::remove_dir_all(folder).expect("it is removed");
+    std::os::unix::fs::symlink(to, folder).expect("a link is made");
+}
+
+const MISHAPS: [Mishap; 5] = [
+    (
+        "missing",
+        |folder| {
+            for name in ["dog/03.png", "cat/04.png"] {
+                fs::remove_file(folder.join(name)).expect("it is removed");
+            }
+        },
+        "'cat/04.png' is not there any more; submit",
+    ),
+    (
+        "linked-out",
+        |folder| {
+            let file = folder.join("cat/05.png");
+            fs::remove_file(&file).expect("it is removed");
+            std::os::unix::fs::symlink("/etc/hostname", file).expect("a link is made");
+        },
+        "'cat/05.png' is not there any more ('cat/05.png' leads out of",
+    ),
+    (
+        "gone",
+        |folder| fs::remove_dir_all(folder).expect("it is removed"),
+        "'cat/00.png' is not there any more (",
+    ),
+    (
+        "moved-to-the-system",
+        |folder| leads_to(folder, Path::new("/etc")),
+        "'cat/00.png' is not there any more ('/etc' meets /etc, which belongs to the system",
+    ),
+    (
+        "moved-to-our-own",
+        |folder| leads_to(folder, &folder.with_file_name("coordinator")),
+        "holds the coordinator's own data and cannot be a dataset",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_whose_files_or_folder_may_not_be_read_any_more_fails_its_job_with_a_file_named()
+{
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "2"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let of = |name: &str| {
+        let mut spec = job("exit 0", &json!({"method": "auto"}));
+        name.clone_into(&mut spec.dataset_id);
+        spec
+    };
+    // The node has all of their files from then on, and fails the job as one that had none would.
+    for (name, ..) in MISHAPS {
+        add(&cluster, name);
+        let first = jobs.submit(of(name)).await;
+        assert_eq!(jobs.ends(first).await.state(), JobState::Completed);
+    }
+    cluster.kill_agent("one");
+    let mut ids = Vec::new();
+    for (name, happens, _) in MISHAPS {
+        ids.push(jobs.submit(of(name)).await);
+        happens(&cluster.path(name));
+    }
+    cluster.agent("one", &["--slots", "2"]).await;
+    for (id, (name, _, words)) in ids.into_iter().zip(MISHAPS) {
+        let ended = jobs.ends(id).await;
+        let end = outcome(&ended);
+        assert_eq!(ended.state(), JobState::Failed, "{name}");
+        assert_eq!(end.failure_class(), FailureClass::User, "{end:?}");
+        assert!(end.message.contains(words), "{name}: {}", end.message);
+        let says = format!("dataset '{name}' has changed since snapshot");
+        assert!(end.message.contains(&says), "{}", end.message);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

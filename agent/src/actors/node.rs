@@ -37,6 +37,8 @@ pub struct Node {
     pub callbacks: SocketAddr,
     /// Where reports and spools are shown.
     pub board: Board,
+    /// What a task may tell before the coordinator takes it, in bytes.
+    pub spool_bytes: u64,
     /// Datasets of snapshots, and where checkpoints go.
     pub datasets: Arc<Datasets>,
 }

@@ -220,7 +220,7 @@ impl State {
         {
             return Ok(open);
         }
-        let spool = Spool::open(self.folder.spool()).await?;
+        let spool = Spool::open(self.folder.spool(), self.args.node.spool_bytes).await?;
         if board.report_of(task).is_none() {
             self.report();
         }

@@ -179,7 +179,7 @@ impl State {
             move || Ok((folder.end()?, folder.processes()?))
         };
         let looked = blocking(look).await;
-        let spool = Spool::open(folder.spool()).await;
+        let spool = Spool::open(folder.spool(), self.node.spool_bytes).await;
         let phase = match &looked {
             Ok((Some(ended), _)) => {
                 let mut ended = Box::new(ended.clone());

@@ -211,6 +211,8 @@ impl Desk {
 
     async fn take_output(&mut self) -> Result<(), SpoolError> {
         while let Some(follower) = &mut self.follower {
+            // Lines that wait for the coordinator are on the disk once, in the trainer's own file.
+            self.spool.has_room().await;
             let lines = match follower.read().await {
                 Ok(lines) => lines,
                 Err(error) => {
@@ -351,7 +353,7 @@ mod tests {
     use trainyard_core::ids::{AttemptNo, JobId, Rank};
 
     async fn desk(folder: &std::path::Path) -> (Scribe, Desk, Spool) {
-        let spool = Spool::open(folder.join("spool")).await.unwrap();
+        let spool = Spool::open(folder.join("spool"), u64::MAX).await.unwrap();
         let task = TaskKey {
             job: JobId(1),
             attempt: AttemptNo(1),
@@ -419,6 +421,29 @@ mod tests {
         let drained = second_desk.work().await.unwrap();
         assert_eq!(texts(&spool).await, ["one", "two", "three"]);
         assert_eq!(drained.last_lines, ["one", "two", "three"]);
+    }
+
+    #[tokio::test]
+    async fn output_waits_in_its_own_file_while_what_was_told_before_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("output.log"), output(&["one", "two"])).unwrap();
+        let (scribe, mut desk, _) = desk(folder.path()).await;
+        let spool = Spool::open(folder.path().join("small"), 1).await.unwrap();
+        desk.spool = spool.clone();
+        scribe.note(Level::Info, "hello");
+        scribe.finish(Vec::new()).await;
+        let acknowledges = async {
+            for (last, told) in [(1, "hello"), (3, "two")] {
+                let mut states = spool.watch();
+                let reached = states.wait_for(|state| state.last_seq == last);
+                reached.await.unwrap();
+                assert_eq!(texts(&spool).await.last().unwrap(), told);
+                spool.ack(last).await.unwrap();
+            }
+        };
+        let (drained, ()) = tokio::join!(desk.work(), acknowledges);
+        assert_eq!(drained.unwrap().last_seq, 3);
+        assert_eq!(texts(&spool).await, ["hello", "one", "two"]);
     }
 
     #[tokio::test]

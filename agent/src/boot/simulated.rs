@@ -50,6 +50,9 @@ pub struct Machine {
     pub registry: watch::Sender<Option<Registry>>,
 }
 
+/// What a task may tell before the coordinator takes it, in bytes.
+const SPOOL: u64 = 128 << 20;
+
 /// Runs an agent until its host ends it, or it ends itself.
 ///
 /// # Errors
@@ -112,6 +115,7 @@ async fn node(
         registry,
         callbacks: SocketAddr::from(([127, 0, 0, 1], 1)),
         board: Board::default(),
+        spool_bytes: SPOOL,
         datasets: datasets.map_err(BootError::Start)?,
         data_dir,
     })

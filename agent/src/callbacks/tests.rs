@@ -37,7 +37,9 @@ fn registry(spool: Spool, root: &Path) -> Registry {
 
 /// Runs the calls of `talk` against a server whose task keeps its records in `folder`.
 async fn with_server<T>(folder: &TempDir, talk: impl AsyncFnOnce(u16) -> T) -> T {
-    let spool = Spool::open(folder.path().join("spool")).await.unwrap();
+    let spool = Spool::open(folder.path().join("spool"), u64::MAX)
+        .await
+        .unwrap();
     serve(folder, spool, talk).await
 }
 
@@ -319,7 +321,9 @@ async fn a_full_disk_is_answered_so_that_the_trainer_tries_again() {
 #[tokio::test]
 async fn a_restarted_agent_listens_on_the_same_port_or_says_who_must_go() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(folder.path().join("spool")).await.unwrap();
+    let spool = Spool::open(folder.path().join("spool"), u64::MAX)
+        .await
+        .unwrap();
     let registry = registry(spool, folder.path());
     let first = bind(folder.path(), registry.clone()).await.unwrap();
     let address = first.address();
@@ -344,7 +348,9 @@ async fn a_restarted_agent_listens_on_the_same_port_or_says_who_must_go() {
 async fn a_body_above_the_limit_is_refused() {
     let registry = {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path().join("spool")).await.unwrap();
+        let spool = Spool::open(folder.path().join("spool"), u64::MAX)
+            .await
+            .unwrap();
         registry(spool, folder.path())
     };
     let request = axum::http::Request::post(LOGS)
@@ -369,7 +375,9 @@ async fn a_trainer_found_again_is_told_to_wait_until_its_task_is_ready() {
         answer.unwrap().status().as_u16()
     };
     assert_eq!(status().await, 503);
-    let spool = Spool::open(folder.path().join("spool")).await.unwrap();
+    let spool = Spool::open(folder.path().join("spool"), u64::MAX)
+        .await
+        .unwrap();
     let task = TaskEndpoint {
         job: JobId(7),
         total_epochs: 3,

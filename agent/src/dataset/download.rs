@@ -28,13 +28,15 @@ pub(super) struct Content {
     /// Where it is known.
     pub(super) digest: Option<[u8; 32]>,
 }
+/// The longest reason of a refusal that is read, in bytes.
+const REASON: usize = 4 << 10;
 /// Others write to the disk too: how often it is looked at while a file comes, in bytes.
 const LOOK_EVERY: u64 = 64 << 20;
 
 /// Why a try came to nothing.
 pub(super) enum Trouble {
-    /// The way is refused: expired, or the file is gone.
-    Refused(StatusCode),
+    /// The way is refused: expired, or the file is gone. With what the coordinator says of it.
+    Refused(StatusCode, Option<String>),
     /// The file is there and is another.
     Differs(String),
     /// Anything that may pass.
@@ -83,10 +85,10 @@ pub(super) async fn download(
                 }
                 target.restart().await.map_err(disk)?;
             }
-            Trouble::Refused(status) => {
+            Trouble::Refused(status, words) => {
                 refusals += 1;
                 if refusals >= MOST_REFUSALS {
-                    return Err(refused(file, status));
+                    return Err(refused(file, status, words));
                 }
                 manifest.refresh(number, &way).await?;
                 way = manifest.way(number).unwrap_or_else(|| Arc::clone(&way));
@@ -108,11 +110,13 @@ fn changed(file: &ManifestFile, how: String) -> FetchError {
     }
 }
 
-fn refused(file: &ManifestFile, status: StatusCode) -> FetchError {
+fn refused(file: &ManifestFile, status: StatusCode, words: Option<String>) -> FetchError {
+    let why = words.map(|words| format!(" ({words})")).unwrap_or_default();
     if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-        return changed(file, "is not there any more".to_owned());
+        return changed(file, format!("is not there any more{why}"));
     }
-    FetchError::Infrastructure(format!("'{}' is refused with status {status}", file.path))
+    let text = format!("'{}' is refused with status {status}{why}", file.path);
+    FetchError::Infrastructure(text)
 }
 
 fn disk(error: std::io::Error) -> FetchError {
@@ -175,7 +179,9 @@ impl Target {
                     content.size
                 )));
             }
-            status if is_refusal(status) => return Err(Trouble::Refused(status)),
+            status if is_refusal(status) => {
+                return Err(Trouble::Refused(status, reason(&mut answer).await));
+            }
             status => return Err(Trouble::Passing(format!("the server answers {status}"))),
         }
         let mut looked_at = self.written;
@@ -219,6 +225,18 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// What the coordinator says of a refusal; other servers say nothing that helps.
+async fn reason(answer: &mut reqwest::Response) -> Option<String> {
+    let mut body = Vec::new();
+    while body.len() <= REASON
+        && let Ok(Some(chunk)) = in_time(answer.chunk()).await
+    {
+        body.extend_from_slice(&chunk);
+    }
+    let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    body.get("detail")?.as_str().map(str::to_owned)
 }
 
 /// What a server says, unless it is silent for too long.

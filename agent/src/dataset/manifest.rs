@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tonic::{Code, Status, Streaming};
 use trainyard_core::dataset::{VersionHasher, check_path};
-use trainyard_proto::v1::{FetchManifestRequest, FetchManifestResponse, SnapshotFile};
+use trainyard_proto::v1::{ChangedFile, FetchManifestRequest, FetchManifestResponse, SnapshotFile};
 
 use super::{Datasets, Digest, FetchError, Wanted, retry::Retry};
 
@@ -104,6 +104,9 @@ impl<'a> Manifest<'a> {
     }
 
     fn take(&mut self, page: FetchManifestResponse) -> Result<(), FetchError> {
+        if let Some(ChangedFile { path, how }) = page.changed {
+            return Err(FetchError::Changed { path, how });
+        }
         self.parts.push_str(&page.named_parts_json);
         for wire in page.files {
             let (file, way) = parse(wire)?;

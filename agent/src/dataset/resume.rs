@@ -89,9 +89,10 @@ impl Datasets {
                     refusals += 1;
                     format!("it {how}")
                 }
-                Trouble::Refused(status) => {
+                Trouble::Refused(status, words) => {
                     refusals += 1;
-                    format!("the store answers {status}")
+                    let words = words.map(|words| format!(" ({words})"));
+                    format!("the store answers {status}{}", words.unwrap_or_default())
                 }
             };
             if target.written > 0 {

@@ -179,7 +179,9 @@ mod tests {
             outgoing,
         };
         for name in ["first", "second"] {
-            let spool = Spool::open(folder.path().join(name)).await.unwrap();
+            let spool = Spool::open(folder.path().join(name), u64::MAX)
+                .await
+                .unwrap();
             board.spool(task, spool);
             data.follow(&board);
         }

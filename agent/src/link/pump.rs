@@ -103,7 +103,9 @@ mod tests {
 
     async fn spool(records: usize) -> (tempfile::TempDir, Spool) {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path().join("spool")).await.unwrap();
+        let spool = Spool::open(folder.path().join("spool"), u64::MAX)
+            .await
+            .unwrap();
         let line = Record::Log(LogLine {
             at: Timestamp(1),
             stream: LogStream::Stdout,

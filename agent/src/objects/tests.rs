@@ -84,7 +84,7 @@ impl World {
 
     async fn register(&self, secret: &str, job: u64, snapshot: Option<&Snapshot>) {
         let root = self.folder.path().join(format!("job-{job}"));
-        let spool = Spool::open(self.folder.path().join(format!("spool-{job}")));
+        let spool = Spool::open(self.folder.path().join(format!("spool-{job}")), u64::MAX);
         let view = self.folder.path().join("view");
         let endpoint = TaskEndpoint {
             job: JobId(job),
@@ -327,7 +327,7 @@ async fn the_checkpoint_that_a_task_begins_with_is_there_under_its_name() {
     let endpoint = TaskEndpoint {
         job: JobId(7),
         total_epochs: 3,
-        spool: Spool::open(world.folder.path().join("again"))
+        spool: Spool::open(world.folder.path().join("again"), u64::MAX)
             .await
             .unwrap(),
         objects: objects.beginning_with(location, folder),

@@ -7,9 +7,11 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use trainyard_core::record::{Progress, Record};
+use trainyard_core::thin::Coarse;
 
 use super::error::SpoolError;
 use super::frame::{self, Next, Spooled};
+use super::thinner::Thinner;
 
 /// The place of every so many-th record is remembered.
 const INDEX_STEP: u64 = 256;
@@ -31,6 +33,8 @@ pub enum Appended {
     Stored(u64),
     /// The same (epoch, step), a completion, or the same body is in the spool already; nothing was written.
     AlreadyThere,
+    /// Nothing was written: there is no room for every report of metrics, see [`trainyard_core::thin`].
+    LeftOut,
 }
 
 /// Where the file ends and what follows from its records.
@@ -60,6 +64,9 @@ pub struct TaskSpool {
     /// A record's number and its place: where the last read stopped.
     cursor: (u64, u64),
     syncs: u64,
+    /// What may wait to be acknowledged before reports are left out, in bytes.
+    pub(super) room: u64,
+    pub(super) thinner: Thinner,
     /// The file is empty, and its name may not be on disk yet: it follows with the first record, so that
     /// the start of a task does not wait for it.
     unnamed: bool,
@@ -96,6 +103,8 @@ impl TaskSpool {
             last_body: None,
             cursor: (1, 0),
             syncs: 0,
+            room: u64::MAX,
+            thinner: Thinner::default(),
             unnamed: false,
             broken: false,
         };
@@ -140,7 +149,23 @@ impl TaskSpool {
         if there {
             return Ok(Appended::AlreadyThere);
         }
-        self.append(records).map(Appended::Stored)
+        let coarse = Coarse::at(self.waiting(), self.room);
+        let (kept, note) = self.thinner.sift(records, (coarse, self.room));
+        if kept.is_empty() && note.is_none() {
+            return Ok(Appended::LeftOut);
+        }
+        let records = [kept, note.map(|line| (line, None)).into_iter().collect()].concat();
+        self.append(&records).map(Appended::Stored)
+    }
+
+    /// Bytes that are not acknowledged; a few more at most.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        if self.acked >= self.head.last_seq {
+            return 0;
+        }
+        let (_, place) = self.place_near(self.acked + 1);
+        self.head.len.saturating_sub(place)
     }
 
     /// As `append`, unless the body of this identity was the last one already.

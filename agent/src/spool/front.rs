@@ -29,6 +29,8 @@ pub struct SpoolState {
     pub completed: bool,
     /// How often the disk was waited for.
     pub syncs: u64,
+    /// Bytes that are not acknowledged.
+    pub waiting: u64,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
@@ -69,17 +71,20 @@ pub struct Spool {
     requests: mpsc::Sender<Request>,
     state: watch::Receiver<SpoolState>,
     path: Arc<PathBuf>,
+    room: u64,
 }
 
 impl Spool {
-    /// Opens or creates the spool on a thread of its own.
-    pub async fn open(path: PathBuf) -> Result<Self, SpoolError> {
+    /// Opens or creates the spool on a thread of its own. Beyond half of `room` bytes that wait, reports of metrics
+    /// are thinned.
+    pub async fn open(path: PathBuf, room: u64) -> Result<Self, SpoolError> {
         let (ready, opened) = oneshot::channel();
         let (requests, inbox) = mpsc::channel(QUEUE);
         let (publish, state) = watch::channel(SpoolState::default());
         let file = path.clone();
         if trainyard_runtime::is_simulated() {
-            let spool = TaskSpool::open(&file)?;
+            let mut spool = TaskSpool::open(&file)?;
+            spool.room = room;
             publish.send_replace(state_of(&spool));
             drop(trainyard_runtime::in_place(work_in_place(
                 spool, inbox, publish,
@@ -88,10 +93,12 @@ impl Spool {
                 requests,
                 state,
                 path: Arc::new(path),
+                room,
             });
         }
         start_thread(&path, move || match TaskSpool::open(&file) {
-            Ok(spool) => {
+            Ok(mut spool) => {
+                spool.room = room;
                 publish.send_replace(state_of(&spool));
                 if ready.send(Ok(())).is_ok() {
                     work(spool, inbox, &publish);
@@ -104,6 +111,7 @@ impl Spool {
             requests,
             state,
             path: Arc::new(path),
+            room,
         })
     }
 
@@ -111,7 +119,7 @@ impl Spool {
     pub async fn append(&self, records: Vec<(Record, Option<u64>)>) -> Result<u64, SpoolError> {
         match self.write(records, Once::No).await? {
             Appended::Stored(seq) => Ok(seq),
-            Appended::AlreadyThere => Err(SpoolError::Closed),
+            Appended::AlreadyThere | Appended::LeftOut => Err(SpoolError::Closed),
         }
     }
 
@@ -167,6 +175,14 @@ impl Spool {
         self.state.clone()
     }
 
+    /// Waits until what is not acknowledged leaves room for more.
+    pub async fn has_room(&self) {
+        let mut states = self.state.clone();
+        let room = self.room;
+        // A spool that is gone says so to whoever writes to it.
+        states.wait_for(|state| state.waiting < room).await.ok();
+    }
+
     /// The spool's file.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
@@ -200,11 +216,13 @@ impl Spool {
     pub(crate) fn on(spool: TaskSpool) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
         let (publish, state) = watch::channel(state_of(&spool));
+        let room = spool.room;
         start_thread(&PathBuf::new(), move || work(spool, inbox, &publish)).unwrap();
         Self {
             requests,
             state,
             path: Arc::default(),
+            room,
         }
     }
 }
@@ -227,6 +245,7 @@ fn state_of(spool: &TaskSpool) -> SpoolState {
         source_offset: spool.source_offset(),
         completed: spool.completed(),
         syncs: spool.syncs(),
+        waiting: spool.waiting(),
     }
 }
 

@@ -4,11 +4,15 @@
 //!
 //! A record is shown to the sender only when it is on disk: otherwise a power cut could give one
 //! number to two different records. Records that were sent and not acknowledged are sent again.
+//!
+//! What waits has a bound: beyond half of it reports of metrics are thinned by the rule of `core::thin`, which the
+//! job's log says, and the reader of the trainer's output leaves lines where they are. Nothing else is left out.
 
 mod error;
 mod file;
 mod frame;
 mod front;
+mod thinner;
 
 pub use error::SpoolError;
 pub use file::{Appended, TaskSpool};

@@ -48,6 +48,65 @@ fn filled(path: &std::path::Path, lines: u64) -> TaskSpool {
     spool
 }
 
+/// A report within an epoch, large enough that some fill a small room.
+fn step(number: u64) -> Record {
+    let Record::Progress(mut report) = progress(1) else {
+        unreachable!();
+    };
+    report.step = Some(number);
+    report.values = [("x".repeat(900), 0.5)].into();
+    Record::Progress(report)
+}
+
+fn texts(spool: &mut TaskSpool) -> (usize, Vec<String>) {
+    let all = spool.unsent_after(0, usize::MAX, u64::MAX).unwrap();
+    let text = |spooled: &Spooled| match &spooled.record {
+        Record::Log(line) => Some(line.text.clone()),
+        Record::Progress(_) | Record::Completion(_) | Record::Validation { .. } => None,
+    };
+    let texts: Vec<_> = all.iter().filter_map(text).collect();
+    (all.len() - texts.len(), texts)
+}
+
+#[test]
+fn what_waits_for_a_coordinator_stays_within_its_room_and_the_log_says_what_was_left_out() {
+    let (_folder, path) = place();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    spool.room = 100_000;
+    for number in 0..1_000 {
+        spool.append_once(&[(step(number), None)]).unwrap();
+    }
+    spool.sync().unwrap();
+    let waiting = spool.waiting();
+    // With the last report and the last line, which may go beyond.
+    assert!((50_000..102_000).contains(&waiting), "{waiting}");
+    let (kept, said) = texts(&mut spool);
+    assert!(
+        said[0].contains("of 2 reports within an epoch one is kept"),
+        "{said:?}"
+    );
+    assert!(said[1].contains("of 4 reports"), "{said:?}");
+
+    // Once it is taken, all is kept again, and the last word says what is lacking.
+    spool.ack(spool.last_seq()).unwrap();
+    assert_eq!(spool.waiting(), 0);
+    for number in 1_000..1_010 {
+        let stored = spool.append_once(&[(step(number), None)]).unwrap();
+        assert!(matches!(stored, Appended::Stored(_)));
+    }
+    spool
+        .append_once(&[(Record::Completion(Completion::default()), None)])
+        .unwrap();
+    spool.sync().unwrap();
+    let (all, said) = texts(&mut spool);
+    assert_eq!(all, kept + 10 + 1);
+    let words = format!(
+        "the coordinator takes everything again; {} reports of metrics were left out so far",
+        1_000 - kept
+    );
+    assert_eq!(said.last(), Some(&words));
+}
+
 #[test]
 fn a_torn_tail_is_dropped_and_its_number_given_again() {
     let (_folder, path) = place();
@@ -220,7 +279,7 @@ fn an_acknowledgement_beyond_the_end_says_that_records_are_lost() {
 #[tokio::test]
 async fn many_that_append_at_once_each_get_a_number_of_their_own() {
     let (_folder, path) = place();
-    let spool = Spool::open(path.clone()).await.unwrap();
+    let spool = Spool::open(path.clone(), u64::MAX).await.unwrap();
     let texts: Vec<_> = (0..500).map(|n| format!("line {n}")).collect();
     let appends = texts
         .iter()
@@ -234,7 +293,7 @@ async fn many_that_append_at_once_each_get_a_number_of_their_own() {
 #[tokio::test]
 async fn the_sender_is_woken_by_new_records_and_finds_them() {
     let (_folder, path) = place();
-    let spool = Spool::open(path).await.unwrap();
+    let spool = Spool::open(path, u64::MAX).await.unwrap();
     let mut news = spool.watch();
     assert_eq!(spool.append(vec![(line("a"), Some(2))]).await.unwrap(), 1);
     let state = *news.wait_for(|state| state.last_seq == 1).await.unwrap();

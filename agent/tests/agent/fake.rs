@@ -232,7 +232,7 @@ impl AgentService for Fake {
             .map(|files| {
                 Ok(FetchManifestResponse {
                     files: files.to_vec(),
-                    named_parts_json: String::new(),
+                    ..FetchManifestResponse::default()
                 })
             })
             .collect();
@@ -241,8 +241,8 @@ impl AgentService for Fake {
             let (first, second) = parts.split_at(parts.len() / 2);
             let piece = |text: &str| {
                 Ok(FetchManifestResponse {
-                    files: Vec::new(),
                     named_parts_json: text.to_owned(),
+                    ..FetchManifestResponse::default()
                 })
             };
             pages.splice(0..0, [piece(first), piece(second)]);

@@ -46,6 +46,7 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
         data_dir: data.to_owned(),
         slots: Some(4),
         simulated_gpus: Some(Vec::new()),
+        spool_bytes: 128 << 20,
         trainers_dir: Some(data.join("own-trainers")),
         labels: BTreeMap::from([("room".to_owned(), "7".to_owned())]),
         shim_command: vec![me.display().to_string(), "shim".to_owned()],

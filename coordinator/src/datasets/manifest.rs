@@ -69,15 +69,20 @@ impl Datasets {
         let datasets = self.clone();
         async_stream::try_stream! {
             live()?;
-            let place = unless_gone(datasets.place(&snapshot.storage_path).await)?;
+            let place = datasets.place(&snapshot.storage_path).await;
             if after.is_empty() {
+                if let Some(changed) = datasets.difference(&snapshot, &place).await? {
+                    live()?;
+                    yield ManifestPage { changed: Some(changed), ..ManifestPage::default() };
+                    return;
+                }
                 for named_parts_json in datasets.named_parts(&snapshot.id).await? {
                     live()?;
-                    yield ManifestPage { files: Vec::new(), named_parts_json };
+                    yield ManifestPage { named_parts_json, ..ManifestPage::default() };
                 }
             }
-            let (_, bits) = datasets.inner.storage.artifacts().stream(&at(&snapshot.id, MANIFEST)).await?;
-            let mut lines = Lines { bits, buffer: Vec::new(), seen: 0, ended: false };
+            let place = unless_lost(place)?;
+            let mut lines = datasets.lines(&snapshot.id).await?;
             let mut first = true;
             loop {
                 let page = lines.page(&after).await?;
@@ -87,9 +92,21 @@ impl Datasets {
                 live()?;
                 first = false;
                 let files = datasets.ways(&snapshot, place.as_ref(), page).await?;
-                yield ManifestPage { files, named_parts_json: String::new() };
+                yield ManifestPage { files, ..ManifestPage::default() };
             }
         }
+    }
+
+    /// The files that a snapshot records, in the order of their paths.
+    pub(super) async fn lines(&self, id: &str) -> Result<Lines, ApiError> {
+        let path = at(id, MANIFEST);
+        let (_, bits) = self.inner.storage.artifacts().stream(&path).await?;
+        Ok(Lines {
+            bits,
+            buffer: Vec::new(),
+            seen: 0,
+            ended: false,
+        })
     }
 
     /// The parts of images that are named one by one, in pieces that an agent takes in one message.
@@ -107,8 +124,8 @@ impl Datasets {
         }
     }
 
-    /// A file whose folder is gone has a way on the coordinator: a node that has the file already needs it
-    /// not, and to another one it is told as missing.
+    /// A file whose folder is gone, or is refused now, has a way on the coordinator: a node that has the file
+    /// already needs it not, and to another one it is told as missing, with the reason.
     async fn ways(
         &self,
         snapshot: &Snapshot,
@@ -120,7 +137,7 @@ impl Datasets {
         for line in page {
             let name = format!("snapshots/{}/{}", snapshot.id, line.path);
             let span = storage.way_for();
-            let apart = unless_gone(self.apart(snapshot, &line.path).await)?;
+            let apart = unless_lost(self.apart(snapshot, &line.path).await)?;
             let found = match &apart {
                 Some(Some((place, file))) => Some((place, file)),
                 Some(None) => place.map(|place| (place, &line.path)),
@@ -145,7 +162,7 @@ impl Datasets {
     }
 
     /// The place and name of a file that does not lie where the others do.
-    async fn apart(
+    pub(super) async fn apart(
         &self,
         snapshot: &Snapshot,
         path: &str,
@@ -167,11 +184,16 @@ impl Datasets {
             "snapshots" => {
                 let (id, path) = rest.split_once('/').ok_or_else(unknown)?;
                 let snapshot = self.snapshot(id)?;
-                let (place, file) = match self.apart(&snapshot, path).await? {
+                let apart = self.apart(&snapshot, path).await.map_err(lost)?;
+                let (place, file) = match apart {
                     Some(apart) => apart,
-                    None => (self.place(&snapshot.storage_path).await?, path.to_owned()),
+                    None => {
+                        let place = self.place(&snapshot.storage_path).await;
+                        (place.map_err(lost)?, path.to_owned())
+                    }
                 };
-                place.stream(&file).await.map_err(of_file)
+                let stream = place.stream(&file).await;
+                stream.map_err(|error| lost(error.into()))
             }
             "artifacts" => Ok(self.inner.storage.artifacts().stream(rest).await?),
             _ => Err(unknown()),
@@ -179,25 +201,25 @@ impl Datasets {
     }
 }
 
-/// None where there is nothing.
-fn unless_gone<T>(found: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
-    match found {
+/// None where there is nothing, or nothing that may be read now.
+fn unless_lost<T>(found: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
+    match found.map_err(lost) {
         Err(error) if error.kind == Kind::NotFound => Ok(None),
         found => found.map(Some),
     }
 }
 
-/// What is wrong with a file that was fine when its snapshot was made. One that would be refused now has
-/// been replaced: the file of the snapshot is gone.
-fn of_file(error: StorageError) -> ApiError {
-    if let StorageError::Refused(words) = error {
-        return ApiError::new(Kind::NotFound, words);
+/// What is wrong with what was fine when its snapshot was made. What would be refused now has been replaced or
+/// moved, or is not allowed any more: in each case the file of the snapshot is not there, and the words say why.
+pub(super) fn lost(error: ApiError) -> ApiError {
+    match error.kind {
+        Kind::Invalid => ApiError::new(Kind::NotFound, error.message),
+        _ => error,
     }
-    error.into()
 }
 
 /// The lines of a manifest, read as they come.
-struct Lines {
+pub(super) struct Lines {
     bits: Bits,
     buffer: Vec<u8>,
     /// So much of the buffer has been read.
@@ -219,7 +241,7 @@ impl Lines {
         Ok(page)
     }
 
-    async fn next(&mut self) -> Result<Option<Line>, ApiError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Line>, ApiError> {
         loop {
             let rest = self.buffer.get(self.seen..).unwrap_or_default();
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {

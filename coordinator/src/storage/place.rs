@@ -41,6 +41,15 @@ impl Place {
         }
     }
 
+    /// Whether it is a folder of this machine.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        match &self.0 {
+            Kind::Folder(_) => true,
+            Kind::Remote(_) => false,
+        }
+    }
+
     /// What a file of this place is called by those who ask where it lies.
     #[must_use]
     pub fn location(&self, file: &str) -> String {

@@ -1,21 +1,9 @@
 //! Trackers against a server in the test's hand, while hours pass for them: the clock is put forward, and a
 //! tracker is woken as its timer would.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use axum::{
-    Json, Router,
-    body::Bytes,
-    http::{StatusCode, Uri},
-};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::wait::until;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -29,6 +17,9 @@ use trainyard_core::{
     time::Timestamp,
 };
 
+mod server;
+
+use self::server::Server;
 use super::{
     actor::{Plan, Tracker, TrackerArgs, TrackerMsg},
     hooks::Hook,
@@ -43,7 +34,7 @@ use crate::{
         jobs::JobsMsg,
     },
     clock,
-    config::{MlflowConfig, WebhookConfig},
+    config::{ClearmlConfig, MlflowConfig, WebhookConfig},
     store::{Change, Store, StoreOptions},
 };
 
@@ -158,51 +149,6 @@ fn store() -> (TempDir, Store) {
     (folder, store)
 }
 
-/// An MLflow that keeps key and step of what it is told, and may be ill.
-#[derive(Clone, Debug, Default)]
-struct Server {
-    metrics: Arc<Mutex<Vec<(String, u64)>>>,
-    ended: Arc<AtomicBool>,
-    ill: Arc<AtomicBool>,
-}
-
-impl Server {
-    /// It ends with the set.
-    async fn at(&self, address: &str, serving: &mut JoinSet<()>) -> String {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = self.clone();
-        let router = Router::new()
-            .fallback(move |uri: Uri, body: Bytes| async move { server.answer(uri.path(), &body) });
-        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        format!("http://{address}")
-    }
-
-    fn answer(&self, path: &str, body: &[u8]) -> (StatusCode, Json<Value>) {
-        if self.ill.load(Ordering::SeqCst) {
-            return (StatusCode::SERVICE_UNAVAILABLE, Json(Value::Null));
-        }
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let answer = match path.trim_start_matches("/api/2.0/mlflow/") {
-            "experiments/get-by-name" => json!({"experiment": {"experiment_id": "1"}}),
-            "runs/create" => json!({"run": {"info": {"run_id": "run-1"}}}),
-            "runs/update" => {
-                self.ended.store(true, Ordering::SeqCst);
-                json!({})
-            }
-            _ => json!({}),
-        };
-        let metrics = body["metrics"].as_array().cloned().unwrap_or_default();
-        let metric = |metric: &Value| {
-            let key = metric["key"].as_str().unwrap().to_owned();
-            (key, metric["step"].as_u64().unwrap())
-        };
-        let metrics = metrics.iter().map(metric);
-        self.metrics.lock().unwrap().extend(metrics);
-        (StatusCode::OK, Json(answer))
-    }
-}
-
 fn mlflow(url: String) -> Plan {
     Plan::Mlflow(MlflowConfig {
         url,
@@ -210,6 +156,15 @@ fn mlflow(url: String) -> Plan {
         token: Secret::new(String::new()),
         username: String::new(),
         password: Secret::new(String::new()),
+    })
+}
+
+fn clearml(url: String) -> Plan {
+    Plan::Clearml(ClearmlConfig {
+        url,
+        project: "trainyard".to_owned(),
+        access_key: "key".to_owned(),
+        secret_key: Secret::new("s3cret".to_owned()),
     })
 }
 
@@ -260,13 +215,20 @@ fn completed(job: &Job) -> Job {
     ended(job, end)
 }
 
-#[tokio::test]
-async fn tracker_that_is_down_for_an_hour_delays_no_training_and_gets_every_point() {
-    let address = nobody().await;
-    let desk = Desk::of(mlflow(format!("http://{address}"))).await;
+/// It is there for the first point, away for an hour and sixty more, and back for the rest.
+async fn is_away_for_an_hour(plan: fn(String) -> Plan) -> Server {
+    let (server, mut serving) = (Server::default(), JoinSet::new());
+    let url = server.at("127.0.0.1:0", &mut serving).await;
+    let desk = Desk::of(plan(url.clone())).await;
     let job = running(JobSpec::default());
-    desk.commit(vec![put(&job)]).await;
-    for epoch in 1..=60 {
+    desk.commit(vec![put(&job), points(1..=1)]).await;
+    until("the first point is there", async || {
+        (desk.shown().delivered == 1).then_some(())
+    })
+    .await;
+    desk.has_everything().await;
+    serving.shutdown().await;
+    for epoch in 2..=61 {
         desk.commit(vec![points(epoch..=epoch)]).await;
         desk.fails_again().await;
         clock::ahead::pass(MINUTE);
@@ -277,16 +239,30 @@ async fn tracker_that_is_down_for_an_hour_delays_no_training_and_gets_every_poin
     assert_eq!(away.state, State::Retrying);
     assert_eq!((away.jobs_pending, away.points_pending), (1, 60));
     assert!((3_600..3_700).contains(&away.seconds_behind), "{away:?}");
+    assert!(!server.ended.load(Ordering::SeqCst));
 
-    let (server, mut serving) = (Server::default(), JoinSet::new());
-    server.at(&address, &mut serving).await;
+    let address = url.trim_start_matches("http://");
+    server.at(address, &mut serving).await;
     desk.due();
     let back = desk.has_everything().await;
-    let told: Vec<_> = (1..=60).map(|step| ("loss".to_owned(), step)).collect();
+    let told: Vec<_> = (1..=61).map(|step| ("loss".to_owned(), step)).collect();
     assert_eq!(*server.metrics.lock().unwrap(), told, "each point once");
     assert!(server.ended.load(Ordering::SeqCst));
-    assert_eq!((back.delivered, back.dropped), (60, 0));
+    assert_eq!((back.delivered, back.dropped), (61, 0));
     assert_eq!(back.seconds_behind, 0);
+    server
+}
+
+#[tokio::test]
+async fn tracker_that_is_down_for_an_hour_delays_no_training_and_gets_every_point() {
+    is_away_for_an_hour(mlflow).await;
+}
+
+#[tokio::test]
+async fn clearml_that_is_down_for_an_hour_delays_no_training_and_gets_every_point() {
+    let server = is_away_for_an_hour(clearml).await;
+    // The token that it had been given before was no longer good.
+    assert_eq!(server.tokens.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -46,6 +46,27 @@ pub(crate) async fn manifest(
     start: &v1::StartTask,
     after: &str,
 ) -> Result<Vec<v1::SnapshotFile>, tonic::Status> {
+    let pages = pages(world, start, after).await?;
+    assert!(pages.iter().all(|page| page.changed.is_none()), "{pages:?}");
+    Ok(pages.into_iter().flat_map(|page| page.files).collect())
+}
+
+/// What a node is told is another file now, and how; nothing else is told with it.
+pub(crate) async fn changed(world: &World, start: &v1::StartTask) -> (String, String) {
+    let pages = pages(world, start, "").await.unwrap();
+    let [page] = &pages[..] else {
+        panic!("{pages:?}");
+    };
+    assert!(page.files.is_empty());
+    let changed = page.changed.clone().expect("a file");
+    (changed.path, changed.how)
+}
+
+async fn pages(
+    world: &World,
+    start: &v1::StartTask,
+    after: &str,
+) -> Result<Vec<v1::FetchManifestResponse>, tonic::Status> {
     let request = world.of_agent(v1::FetchManifestRequest {
         task: start.task,
         secret: start.secret.clone(),
@@ -53,11 +74,11 @@ pub(crate) async fn manifest(
     });
     let mut client = AgentServiceClient::new(world.channel().await);
     let mut pages = client.fetch_manifest(request).await?.into_inner();
-    let mut files = Vec::new();
+    let mut all = Vec::new();
     while let Some(page) = pages.message().await? {
-        files.extend(page.files);
+        all.push(page);
     }
-    Ok(files)
+    Ok(all)
 }
 
 async fn delete(world: &World, path: &str) -> (u16, Value) {

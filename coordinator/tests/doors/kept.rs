@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     agent::Agent,
-    datasets::{add, detail, folders, manifest, snapshot_job, snapshot_of},
+    datasets::{add, changed, detail, folders, manifest, snapshot_job, snapshot_of},
     places::two_days_ago,
     world::World,
 };
@@ -168,7 +168,7 @@ async fn digests_of_places_that_nobody_names_are_removed_when_they_are_a_day_old
 }
 
 #[tokio::test]
-async fn a_dataset_that_is_gone_is_told_file_by_file_and_not_by_its_list() {
+async fn the_first_file_that_is_another_now_is_told_before_any_file_is_given_out() {
     let world = World::start().await;
     let outer = tempfile::tempdir().unwrap();
     let set = outer.path().join("set");
@@ -177,23 +177,49 @@ async fn a_dataset_that_is_gone_is_told_file_by_file_and_not_by_its_list() {
     let mut agent = Agent::join(&world, "n1", 4).await;
     snapshot_of(&world, &snapshot_job("pets")).await;
     let start = agent.start().await;
+    let files = manifest(&world, &start, "").await.unwrap();
+    assert_eq!(files.len(), 6);
     let status = async |file: &str| {
-        let files = manifest(&world, &start, "").await.unwrap();
-        assert_eq!(files.len(), 6);
         let file = files.iter().find(|entry| entry.path == file).unwrap();
         let url = format!("http://{}{}", world.address, file.url);
         world.http.get(url).send().await.unwrap().status().as_u16()
     };
     assert_eq!(status("cat/0000.png").await, 200);
+    // What is new is none of the snapshot's.
+    fs::write(set.join("cat/0009.png"), "new").unwrap();
+    assert_eq!(manifest(&world, &start, "").await.unwrap().len(), 6);
+    let told = async |path: &str, how: &str| {
+        let (file, why) = changed(&world, &start).await;
+        assert_eq!(file, path, "{why}");
+        assert!(why.contains(how), "{why}");
+    };
+
+    let dog = set.join("dog/0002.png");
+    let before = fs::read(&dog).unwrap();
+    let other = vec![b'x'; before.len()];
+    fs::write(&dog, &other).unwrap();
+    told("dog/0002.png", "has another content").await;
+    fs::write(&dog, [&other[..], b"x"].concat()).unwrap();
+    told("dog/0002.png", "bytes in place of").await;
+    fs::remove_file(set.join("dog/0001.png")).unwrap();
+    told("dog/0001.png", "is not there any more").await;
+    // A link out of it refuses the folder as a whole; still the file is named.
     fs::remove_file(set.join("cat/0000.png")).unwrap();
     symlink("/etc/hostname", set.join("cat/0000.png")).unwrap();
+    told("cat/0000.png", "leads out of its folder").await;
     assert_eq!(
         (status("cat/0000.png").await, status("cat/0001.png").await),
         (404, 200)
     );
-    // One that has all of it goes on; one that has not hears of the first file.
     fs::remove_dir_all(&set).unwrap();
+    told("cat/0000.png", "does not exist").await;
     assert_eq!(status("cat/0001.png").await, 404);
+    symlink("/etc", &set).unwrap();
+    told("cat/0000.png", "belongs to the system").await;
+    assert_eq!(status("cat/0001.png").await, 404);
+    // A node that has begun to fetch asks for the rest by its last file, and hears of each by its way.
+    let rest = manifest(&world, &start, "cat/0001.png").await.unwrap();
+    assert_eq!(rest.len(), 4);
 }
 
 /// A web server with four files of which the first, and the list, wait until they are let go.

@@ -245,6 +245,9 @@ async fn a_failure_is_tried_again_and_an_unreachable_labeler_is_503() {
         4,
         "an answer is not asked for again"
     );
+    // Also where its metadata is known from before, so that only the permission is asked for.
+    story.labeler.fares(Mood::Well);
+    assert_eq!(story.submit("7").await.0, 200);
     story.labeler.down().await;
     let (status, answer) = story.submit("7").await;
     assert_eq!(status, 503, "{answer}");

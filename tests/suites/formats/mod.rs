@@ -3,7 +3,7 @@
 //!
 //! Owns the cluster, its Labeler and its datasets; one for each format and task.
 
-mod trained;
+pub(crate) mod trained;
 mod views;
 
 use std::{
@@ -31,7 +31,7 @@ const TASKS: [&str; 4] = ["classification", "detection", "segmentation", "pose"]
 /// One is left out where the split is the job's.
 const EXCLUDED: usize = 7;
 /// Two cores train sixteen small networks in this time, beside other tests.
-const TRAINS_WITHIN: Duration = Duration::from_secs(900);
+pub(crate) const TRAINS_WITHIN: Duration = Duration::from_secs(900);
 
 /// A cluster whose datasets are those of a Labeler.
 struct Story {
@@ -124,11 +124,7 @@ impl Story {
 
     /// An agent that finds environments of trainers where an earlier test has built them.
     async fn agent(&mut self) {
-        let data = self.cluster.agent_data("one");
-        fs::create_dir_all(&data).expect("a folder");
-        let kept = environments().join("envs");
-        fs::create_dir_all(&kept).expect("a folder");
-        symlink(kept, data.join("envs")).expect("a link");
+        knows_environments(&self.cluster.agent_data("one"));
         self.cluster.agent("one", &["--slots", "2"]).await;
     }
 
@@ -184,7 +180,15 @@ impl Story {
     }
 }
 
+/// An agent with this folder finds environments of trainers where an earlier test has built them.
+pub(crate) fn knows_environments(data: &Path) {
+    fs::create_dir_all(data).expect("a folder");
+    let kept = environments().join("envs");
+    fs::create_dir_all(&kept).expect("a folder");
+    symlink(kept, data.join("envs")).expect("a link");
+}
+
 /// Where environments are kept between tests and runs.
-fn environments() -> PathBuf {
+pub(crate) fn environments() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("trainers")
 }

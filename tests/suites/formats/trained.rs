@@ -18,7 +18,7 @@ use super::{Cell, Story, environments};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Builds the environments of these trainers; false, with a word, where that cannot be.
-async fn prepared(trainers: &[&str]) -> bool {
+pub(crate) async fn prepared(trainers: &[&str]) -> bool {
     let store = EnvironmentStore::new(environments());
     for trainer in trainers {
         let folder = Path::new(ROOT).join("trainers").join(trainer);
@@ -35,12 +35,12 @@ async fn prepared(trainers: &[&str]) -> bool {
 }
 
 /// Whether large environments are to be built, and all are to be there.
-fn wanted() -> bool {
+pub(crate) fn wanted() -> bool {
     std::env::var_os("TRAINYARD_TRAINERS").is_some_and(|set| set == "1")
 }
 
 /// A training of one epoch, as small as it can be.
-fn training(framework: &str) -> v1::JobSpec {
+pub(crate) fn training(framework: &str) -> v1::JobSpec {
     let (model, settings) = match framework {
         "ultralytics" => (
             "yolo11n",

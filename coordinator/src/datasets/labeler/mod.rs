@@ -1,7 +1,7 @@
 //! The client of the Labeler, the service that owns datasets.
 //!
 //! Owns its time-outs, repetitions, the cache of metadata and the circuit breaker, and which answer means
-//! what. A permission is asked for each time and never kept; whatever goes wrong with that call is a
+//! what. A permission is asked for each time and never kept; whatever is answered to that call but a yes is a
 //! denial. Called by `datasets`.
 
 mod breaker;
@@ -91,20 +91,30 @@ pub(super) struct Labeler {
     cache: Cache<(u64, String), Arc<Told>>,
     storage_root: Arc<str>,
     health: Arc<Mutex<Option<(Health, Instant)>>>,
-    /// For a call with all its repetitions.
-    total: Duration,
 }
 
 /// What a call came to.
 #[derive(Clone, Debug)]
 enum CallError {
-    /// It cannot be reached, or fails.
+    /// It cannot be reached: nothing of what was asked is known.
+    Away(String),
+    /// It answers that it fails.
     Down(String),
     /// It answered with this status.
     Said(StatusCode),
     /// It answered well, and what it says cannot be used: asked again it says the same, and to other questions
     /// it may answer better.
     Unread(String),
+}
+
+impl CallError {
+    /// Whether the service itself is not well, so that a later call may be answered.
+    fn is_of_the_service(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Down(_) => true,
+            Self::Said(_) | Self::Unread(_) => false,
+        }
+    }
 }
 
 impl Labeler {
@@ -134,7 +144,6 @@ impl Labeler {
                 .build(),
             storage_root: config.storage_root.trim_end_matches('/').into(),
             health: Arc::default(),
-            total: TOTAL,
         })
     }
 
@@ -157,9 +166,10 @@ impl Labeler {
         let told = fetched.await.map_err(|error| match error.as_ref() {
             CallError::Said(StatusCode::NOT_FOUND) => not_found(id),
             CallError::Said(StatusCode::FORBIDDEN) => denied(id),
-            error @ (CallError::Down(_) | CallError::Said(_) | CallError::Unread(_)) => {
-                explained(error, "dataset_id")
-            }
+            error @ (CallError::Away(_)
+            | CallError::Down(_)
+            | CallError::Said(_)
+            | CallError::Unread(_)) => explained(error, "dataset_id"),
         })?;
         self.permit(id, user).await?;
         Ok(told)
@@ -176,7 +186,8 @@ impl Labeler {
         self.permit(id, user).await
     }
 
-    /// Asked each time; whatever goes wrong is a denial.
+    /// Asked each time; whatever it answers but a plain yes is a denial. One that does not answer has said
+    /// neither.
     async fn permit(&self, id: &str, user: u64) -> Result<(), ApiError> {
         let who = user.to_string();
         let path = ["datasets", id, "permissions", &who];
@@ -185,6 +196,7 @@ impl Labeler {
                 Ok(())
             }
             Ok(_) => Err(denied(id)),
+            Err(CallError::Away(why)) => Err(unreachable(&why)),
             Err(error) => {
                 tracing::warn!(dataset = %id, ?error, "the Labeler did not say who may read; denied");
                 Err(denied(id))
@@ -279,7 +291,7 @@ impl Labeler {
         user: u64,
     ) -> Result<T, CallError> {
         let Some(permit) = self.breaker.admit(Instant::now()) else {
-            return Err(CallError::Down("it has failed again and again".to_owned()));
+            return Err(CallError::Away("it has failed again and again".to_owned()));
         };
         let url = self.url(path)?;
         let again = ExponentialBuilder::default()
@@ -287,16 +299,15 @@ impl Labeler {
             .with_max_times(AGAIN)
             .with_jitter();
         let call = || self.once::<T>(&url, query, user);
-        let calls = call
-            .retry(again)
-            .when(|error| matches!(error, CallError::Down(_)));
-        let ended = tokio::time::timeout(self.total, calls).await;
+        let calls = call.retry(again).when(CallError::is_of_the_service);
+        let ended = tokio::time::timeout(TOTAL, calls).await;
         let late = || {
-            let words = format!("it did not answer within {:?}", self.total);
-            Err(CallError::Down(words))
+            let words = format!("it did not answer within {TOTAL:?}");
+            Err(CallError::Away(words))
         };
         let answer = ended.unwrap_or_else(|_| late());
-        permit.done(!matches!(answer, Err(CallError::Down(_))), Instant::now());
+        let fails = answer.as_ref().is_err_and(CallError::is_of_the_service);
+        permit.done(!fails, Instant::now());
         answer
     }
 
@@ -320,11 +331,11 @@ impl Labeler {
         query: &[(&str, String)],
         user: u64,
     ) -> Result<T, CallError> {
-        let down = |error: reqwest::Error| CallError::Down(root(&error.without_url()));
+        let away = |error: reqwest::Error| CallError::Away(root(&error.without_url()));
         let token = self.signer.for_user(user, clock::now());
         let token = token.ok_or_else(|| CallError::Down("no token could be signed".to_owned()))?;
         let request = self.http.get(url.clone()).query(query).bearer_auth(token);
-        let mut answer = request.send().await.map_err(down)?;
+        let mut answer = request.send().await.map_err(away)?;
         let status = answer.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(CallError::Down(format!("it answered {status}")));
@@ -333,7 +344,7 @@ impl Labeler {
             return Err(CallError::Said(status));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(down)? {
+        while let Some(chunk) = answer.chunk().await.map_err(away)? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER {
                 return Err(CallError::Unread("is longer than 8 MiB".to_owned()));
@@ -363,7 +374,7 @@ fn root(error: &dyn std::error::Error) -> String {
 /// What a failed call is to its caller; `field` is what was asked for.
 fn explained(error: &CallError, field: &str) -> ApiError {
     match error {
-        CallError::Down(why) => unreachable(why),
+        CallError::Away(why) | CallError::Down(why) => unreachable(why),
         CallError::Unread(why) => {
             let words = format!(
                 "the Labeler's answer {why}; try again later, or tell who keeps the Labeler"

@@ -1,6 +1,10 @@
 //! What a client of the Labeler does by itself, without one that answers.
 
 use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
 
 use super::*;
 use crate::config::{Config, LabelerConfig};
@@ -10,6 +14,10 @@ fn config(url: &str) -> LabelerConfig {
     url.clone_into(&mut config.url);
     config.failures = 2;
     config
+}
+
+fn url_of(listener: &TcpListener) -> String {
+    format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[test]
@@ -52,17 +60,56 @@ fn a_relative_document_lies_below_the_root_or_in_the_bucket_of_its_dataset_and_n
     }
 }
 
-#[tokio::test]
-async fn one_that_is_silent_is_given_up_in_time_and_counts_as_failing() {
-    // Connections come about, and nobody takes them.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", silent.local_addr().unwrap());
-    let mut labeler = Labeler::new(&config(&url)).unwrap();
-    labeler.total = Duration::from_millis(50);
-    for words in ["within 50ms", "within 50ms", "again and again"] {
-        let asking = tokio::time::timeout(CONNECT, labeler.dataset("7", 1));
-        let told = asking.await.expect("in time").unwrap_err();
-        assert_eq!(told.kind, Kind::Unavailable);
-        assert!(told.message.contains(words), "{}", told.message);
+/// A listener that takes no connection: its queue is full, so further ones are not answered.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) = timeout(CONNECT, TcpStream::connect(address)).await {
+        waiting.push(connected.unwrap());
+        assert!(waiting.len() < 100, "its queue has no end");
     }
+    (listener, waiting)
+}
+
+/// What it tells of a dataset, and the seconds until then.
+async fn asked(labeler: &Labeler) -> (ApiError, f64) {
+    let start = Instant::now();
+    let told = labeler.dataset("7", 1).await.unwrap_err();
+    assert_eq!(told.kind, Kind::Unavailable);
+    (told, start.elapsed().as_secs_f64())
+}
+
+// In these two, time passes only while nothing else is to be done: hours of waiting take none, and what is measured
+// is exactly what was waited for.
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_silent_is_given_up_after_30_seconds_and_counts_as_failing() {
+    // Connections come about, and nobody takes them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let labeler = Labeler::new(&config(&url_of(&silent))).unwrap();
+    for _ in 0..2 {
+        let (told, seconds) = asked(&labeler).await;
+        assert!(told.message.contains("within 30s"), "{}", told.message);
+        assert!((29.9..30.1).contains(&seconds), "{seconds}");
+    }
+    let (told, seconds) = asked(&labeler).await;
+    assert!(told.message.contains("again and again"), "{}", told.message);
+    assert!(seconds < 0.1, "{seconds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_takes_no_connection_is_tried_three_times_for_5_seconds_each() {
+    let (listener, _waiting) = full().await;
+    let labeler = Labeler::new(&config(&url_of(&listener))).unwrap();
+    let (told, seconds) = asked(&labeler).await;
+    assert!(
+        told.message.contains("cannot be reached"),
+        "{}",
+        told.message
+    );
+    // Two pauses of 0.1 to 0.4 s with jitter lie between the three.
+    assert!((15.2..16.0).contains(&seconds), "{seconds}");
 }

@@ -1,0 +1,184 @@
+//! Real trainers whose node dies in the middle: what the job comes to is what it would have come to without that.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    jobs::{Jobs, is_over},
+    pictures::{self, Layout},
+    wait::until_within,
+};
+use trainyard_proto::v1::{self, JobState};
+
+use crate::{
+    formats::{
+        self,
+        trained::{prepared, training, wanted},
+    },
+    retries::{OFTEN, cluster},
+};
+
+/// Metrics by epoch.
+type Curve = BTreeMap<u64, BTreeMap<String, f64>>;
+
+/// The curve as clients see it; each epoch stands there once.
+async fn curve(cluster: &Cluster, id: u64) -> Curve {
+    let url = format!("{}/api/v1/training/jobs/{id}/metrics", cluster.url());
+    let request = reqwest::Client::new().get(url);
+    let answer = request.bearer_auth(cluster.token()).send().await;
+    let rows: Vec<Value> = answer.expect("an answer").json().await.expect("JSON");
+    let mut curve = Curve::new();
+    for row in rows {
+        let epoch = row["epoch"].as_u64().expect("an epoch");
+        let mut values = BTreeMap::new();
+        let own = ["loss", "accuracy"].map(|name| (name.to_owned(), row[name].clone()));
+        let others = row["extra_metrics"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        for (name, value) in own.into_iter().chain(others) {
+            // A time is none of what it learns.
+            if let Some(value) = value
+                .as_f64()
+                .filter(|_| !name.contains("time") && !name.contains("duration"))
+            {
+                values.insert(name, value);
+            }
+        }
+        assert!(!values.is_empty(), "{row}");
+        let before = curve.insert(epoch, values);
+        assert!(before.is_none(), "epoch {epoch} is there twice");
+    }
+    curve
+}
+
+async fn agent(cluster: &mut Cluster, name: &str) {
+    formats::knows_environments(&cluster.agent_data(name));
+    cluster.agent_with(name, &["--slots", "1"], &OFTEN).await;
+}
+
+async fn ends(jobs: &Jobs, id: u64) -> v1::Job {
+    let over = async || {
+        let job = jobs.clone().get(id).await;
+        is_over(&job).then_some(job)
+    };
+    let job = until_within(formats::TRAINS_WITHIN, "it has ended", over).await;
+    assert_eq!(job.state(), JobState::Completed, "{job:?}");
+    job
+}
+
+/// The curves of a run without a break, and of one whose node dies when it has a checkpoint in the store and some
+/// epochs to go.
+async fn both(spec: v1::JobSpec, checkpoint: &str) -> (Curve, Curve) {
+    let mut cluster = cluster().await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let set = cluster.path("set");
+    let layout = match spec.task_type.as_str() {
+        "classification" => Layout::ImageFolder,
+        _ => Layout::Yolo,
+    };
+    pictures::lay_down(&set, layout, &spec.task_type);
+    let added = cluster.cli(&["dataset", "add", "set", set.to_str().expect("UTF-8")]);
+    assert!(added.status.success(), "{}", crate::text(&added.stderr));
+    agent(&mut cluster, "one").await;
+    let whole = jobs.submit(spec.clone()).await;
+    ends(&jobs, whole).await;
+    let whole = curve(&cluster, whole).await;
+
+    let epochs = u64::from(spec.epochs);
+    let id = jobs.submit(spec).await;
+    let stored = cluster.path(&format!(
+        "coordinator/artifacts/checkpoints/{id}/{checkpoint}"
+    ));
+    until_within(
+        formats::TRAINS_WITHIN,
+        "a checkpoint is stored",
+        async || {
+            let job = jobs.clone().get(id).await;
+            assert!(!is_over(&job), "it was too quick: {job:?}");
+            let known = job
+                .last_checkpoint
+                .is_some_and(|last| last.path.contains("artifacts"));
+            (known && stored.is_file()).then_some(())
+        },
+    )
+    .await;
+    cluster.kill_agent("one");
+    agent(&mut cluster, "two").await;
+    let ended = ends(&jobs, id).await;
+    assert_eq!(ended.attempts.len(), 2);
+    let points = jobs.points(id).await;
+    let first = points
+        .iter()
+        .filter(|point| point.attempt == 2 && point.epoch > 0);
+    let first = first
+        .map(|point| point.epoch)
+        .min()
+        .expect("it has trained");
+    assert!(first > 1, "the second attempt began anew");
+    let broken = curve(&cluster, id).await;
+    assert_eq!(
+        broken.keys().copied().collect::<Vec<_>>(),
+        (1..=epochs).collect::<Vec<_>>()
+    );
+    (whole, broken)
+}
+
+fn retried(mut spec: v1::JobSpec) -> v1::JobSpec {
+    spec.retry = Some(v1::RetryPolicy {
+        backoff: Some(prost_types::Duration::default()),
+        ..v1::RetryPolicy::default()
+    });
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_perceptron_whose_node_died_has_the_very_curve_of_one_without_a_break() {
+    if !prepared(&["sklearn"]).await {
+        return;
+    }
+    let mut spec = retried(training("sklearn"));
+    spec.epochs = 16;
+    spec.batch_size = 64;
+    spec.task_type = "classification".to_owned();
+    spec.dataset_id = "set".to_owned();
+    let settings = json!({"hidden_layer_sizes": [16], "seed": 3, "epoch_delay_seconds": 0.5});
+    spec.advanced_config_json = settings.to_string();
+    let (whole, broken) = both(spec, "last.npz").await;
+    // To the last bit.
+    assert_eq!(broken, whole);
+}
+
+/// How far apart two numbers are, of the larger one.
+fn apart(one: f64, other: f64) -> f64 {
+    (one - other).abs() / one.abs().max(other.abs()).max(1e-9)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detector_whose_node_died_has_a_curve_close_to_that_of_one_without_a_break() {
+    if !wanted() {
+        println!(
+            "skipped: set TRAINYARD_TRAINERS=1 to build Ultralytics (gigabytes), as .ci/run does"
+        );
+        return;
+    }
+    assert!(prepared(&["ultralytics"]).await);
+    let mut spec = retried(training("ultralytics"));
+    spec.epochs = 10;
+    spec.task_type = "detection".to_owned();
+    spec.dataset_id = "set".to_owned();
+    spec.split_strategy_json =
+        json!({"method": "auto", "ratio": [0.7, 0.3], "seed": 7}).to_string();
+    let (whole, broken) = both(spec, "last.pt").await;
+    for (epoch, values) in &whole {
+        for (name, value) in values {
+            let other = broken[epoch][name];
+            println!("{epoch} {name}: {value} {other}");
+            if name.contains("loss") {
+                let far = apart(*value, other);
+                assert!(far < 0.25, "{name} of epoch {epoch}: {value} and {other}");
+            }
+        }
+    }
+}
