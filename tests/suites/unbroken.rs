@@ -150,10 +150,9 @@ async fn the_perceptron_whose_node_died_has_the_very_curve_of_one_without_a_brea
     assert_eq!(broken, whole);
 }
 
-/// How far apart two numbers are, of the larger one.
-fn apart(one: f64, other: f64) -> f64 {
-    (one - other).abs() / one.abs().max(other.abs()).max(1e-9)
-}
+/// Pictures come in another order and are changed otherwise after the break, so a part of the loss may differ by so much
+/// of the whole loss of that epoch.
+const CLOSE: f64 = 0.25;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detector_whose_node_died_has_a_curve_close_to_that_of_one_without_a_break() {
@@ -172,12 +171,13 @@ async fn a_detector_whose_node_died_has_a_curve_close_to_that_of_one_without_a_b
         json!({"method": "auto", "ratio": [0.7, 0.3], "seed": 7}).to_string();
     let (whole, broken) = both(spec, "last.pt").await;
     for (epoch, values) in &whole {
+        let total = values["loss"];
         for (name, value) in values {
             let other = broken[epoch][name];
             println!("{epoch} {name}: {value} {other}");
             if name.contains("loss") {
-                let far = apart(*value, other);
-                assert!(far < 0.25, "{name} of epoch {epoch}: {value} and {other}");
+                let far = (value - other).abs() / total;
+                assert!(far < CLOSE, "{name} of epoch {epoch}: {value} and {other}");
             }
         }
     }
