@@ -1,6 +1,7 @@
 //! The suites that look at the project from outside, in one test binary: real processes, real
 //! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
+mod buckets;
 mod cancel;
 #[cfg(test)]
 mod clearml;
