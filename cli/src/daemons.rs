@@ -179,8 +179,8 @@ fn start_log(format: LogFormat) -> anyhow::Result<()> {
 
 /// Whether something may stand in the log, whatever the filter says.
 fn may_be_told(about: &Metadata<'_>) -> bool {
-    let of = |name: &&str| about.target().split("::").next() == Some(*name);
-    *about.level() <= Level::WARN || !TALKATIVE.iter().any(|name| of(&name))
+    let name = about.target().split("::").next().unwrap_or_default();
+    *about.level() <= Level::WARN || !TALKATIVE.contains(&name)
 }
 
 fn configuration(error: ConfigError) -> CliError {

@@ -11,7 +11,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, EMAIL, PASSWORD},
-    jobs::Jobs,
+    jobs::{Jobs, outcome},
 };
 use trainyard_coordinator::{
     auth::SigningKeyRow,
@@ -175,7 +175,20 @@ async fn fails(cluster: &mut Cluster, outside: &Outside) {
     // What names a crate goes before what counts for all.
     let log = [("TRAINYARD_LOG", "trace,s3s::service=trace")];
     cluster.agent_with("one", &["--slots", "1"], &log).await;
-    assert_eq!(jobs.ends(id).await.state(), JobState::Failed);
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Failed);
+    let told = lines(&mut jobs, id).await + &outcome(&ended).message;
+    assert!(
+        told.contains("dog/1.png"),
+        "it is told what is not there: {told}"
+    );
+    hides_signatures(&told, "job");
+}
+
+/// Every line of a job's log, the platform's own too.
+async fn lines(jobs: &mut Jobs, id: u64) -> String {
+    let all = jobs.lines(id).await.into_iter();
+    all.map(|line| line.text + "\n").collect()
 }
 
 /// A job that shows its whole environment, which holds secrets of its own and none of anybody else, and signs
@@ -220,7 +233,8 @@ fn log_in(cluster: &Cluster, secrets: &mut BTreeMap<&'static str, String>) -> St
     assert!(output.status.success(), "{}", text(&output.stderr));
     let kept = fs::read(cluster.path("home/trainyard/credentials.json"));
     let kept: Value = serde_json::from_slice(&kept.expect("it is kept")).expect("it is JSON");
-    let login = &kept["servers"][cluster.url()];
+    let login = kept.get("servers").and_then(|all| all.get(cluster.url()));
+    let login = login.expect("it is kept by its address");
     for (name, key) in [
         ("the client's access token", "access_token"),
         ("the client's refresh token", "refresh_token"),

@@ -12,7 +12,7 @@ use tests::{
 };
 
 use super::{
-    hides, hides_signatures,
+    hides, hides_signatures, lines,
     outside::{Outside, PASSWORD, PASSWORD_IN_BASE64},
     stores::AZURE_KEY,
 };
@@ -56,6 +56,25 @@ async fn refused(cluster: &Cluster) {
     .await;
 }
 
+/// A job whose checkpoint is refused by the store that its way leads to.
+async fn keeps(cluster: &Cluster, outside: &Outside) {
+    let mut jobs = Jobs::of(cluster).await;
+    let script = "printf weights > $CHECKPOINT_DIR/best.pt";
+    let id = jobs.submit(shell(script)).await;
+    jobs.ends(id).await;
+    // Its way to the store: the first time the connection breaks, then it is refused.
+    assert!(
+        outside.was_asked("sig="),
+        "nothing was sent by a signed way"
+    );
+    let told = lines(&mut jobs, id).await;
+    assert!(
+        told.contains("best.pt"),
+        "it is told what was not stored: {told}"
+    );
+    hides_signatures(&told, "job");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_private_key_and_no_password_of_a_tracker_stands_in_any_log() {
     let outside = Outside::start().await;
@@ -87,15 +106,7 @@ async fn no_private_key_and_no_password_of_a_tracker_stands_in_any_log() {
     cluster
         .agent_with("one", &flags, &[("TRAINYARD_LOG", "trace")])
         .await;
-    let mut jobs = Jobs::of(&cluster).await;
-    let script = "printf weights > $CHECKPOINT_DIR/best.pt";
-    let id = jobs.submit(shell(script)).await;
-    jobs.ends(id).await;
-    // Its way to the store: the first time the connection breaks, then it is refused.
-    assert!(
-        outside.was_asked("sig="),
-        "nothing was sent by a signed way"
-    );
+    keeps(&cluster, &outside).await;
     refused(&cluster).await;
     cluster.coordinator().stop().await;
     let log = cluster.coordinator().log();
