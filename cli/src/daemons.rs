@@ -14,7 +14,8 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, filter::filter_fn, prelude::*};
 use trainyard_agent::{boot as agent_boot, config as agent_config, exec::shim};
 use trainyard_coordinator::{
     boot as coordinator_boot,
@@ -33,6 +34,9 @@ use crate::{
 pub(crate) const SHIM: &str = "shim";
 /// Filters the log.
 const LOG_VARIABLE: &str = "TRAINYARD_LOG";
+/// Crates that log whole requests below a warning, and with them what they are signed with: s3s those that
+/// trainers send.
+const TALKATIVE: [&str; 1] = ["s3s"];
 
 /// Runs the shim where that is what the process was started for. It must stay the only thread, so
 /// this goes before all else.
@@ -168,10 +172,16 @@ fn start_log(format: LogFormat) -> anyhow::Result<()> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !plain);
     let started = match format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.finish().with(filter_fn(may_be_told)).try_init(),
+        LogFormat::Json => log.json().finish().with(filter_fn(may_be_told)).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}
+
+/// Whether something may stand in the log, whatever the filter says.
+fn may_be_told(about: &Metadata<'_>) -> bool {
+    let name = about.target().split("::").next().unwrap_or_default();
+    *about.level() <= Level::WARN || !TALKATIVE.contains(&name)
 }
 
 fn configuration(error: ConfigError) -> CliError {

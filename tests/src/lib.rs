@@ -11,4 +11,5 @@ pub mod mlflow;
 pub mod needs;
 pub mod pictures;
 pub mod process;
+pub mod s3;
 pub mod wait;

@@ -7,11 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A program below `target/ci`, or the one that `variable` names. Without it the test says on standard
-/// error that it is skipped, past the capture of its output.
+/// A program below `target/ci`, or the one that `variable` names. Without it the test is [`skipped`].
 ///
 /// # Panics
-/// Where `TRAINYARD_SKIP_NOTHING` is set, as in CI: then a test that is skipped has failed.
+/// As [`skipped`] does.
 #[must_use]
 pub fn program(variable: &str, usual: &str) -> Option<PathBuf> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ci");
@@ -20,15 +19,23 @@ pub fn program(variable: &str, usual: &str) -> Option<PathBuf> {
     if found.exists() {
         return Some(found);
     }
+    skipped(&format!(
+        "there is no {}; .ci/run installs it, and {variable} names another",
+        found.display()
+    ));
+    None
+}
+
+/// Says on standard error, past the capture of its output, that this test does nothing, and why.
+///
+/// # Panics
+/// Where `TRAINYARD_SKIP_NOTHING` is set, as in CI: then a test that is skipped has failed.
+pub fn skipped(why: &str) {
     let test = std::thread::current();
     let test = test.name().unwrap_or("a test");
-    let words = format!(
-        "SKIPPED: {test}: there is no {}; .ci/run installs it, and {variable} names another",
-        found.display()
-    );
+    let words = format!("SKIPPED: {test}: {why}");
     let must = std::env::var_os("TRAINYARD_SKIP_NOTHING").is_some();
     assert!(!must, "{words}");
     let line = format!("\n*** {words} ***\n");
     std::io::stderr().write_all(line.as_bytes()).ok();
-    None
 }

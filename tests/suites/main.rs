@@ -2,6 +2,7 @@
 //! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
 mod away;
+mod buckets;
 mod cancel;
 #[cfg(test)]
 mod clearml;

@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 use tests::{
     cluster::{Cluster, CoordinatorSetup},
     jobs::{Jobs, command, outcome, shell},
+    needs::skipped,
 };
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -284,7 +285,7 @@ async fn a_full_disk_ends_the_coordinator_with_the_reason_and_loses_nothing_that
         .arg(&disk)
         .output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this user may not mount a small disk of its own (unshare -m)");
+        skipped("this user may not mount a small disk of its own (unshare -m)");
         return;
     }
     full_disk::run(&disk).await;

@@ -93,6 +93,60 @@ async fn a_trainer_sees_exactly_the_split_that_its_snapshot_records() {
     assert_eq!(seen[0], expected);
 }
 
+/// The names of the images in each part.
+const NAMES: &str = r#"
+cd "$LOCAL_DATASET_PATH"
+for part in train val; do (cd $part; find . -name '*.png' | sort | sed "s/^\./$part/"); done
+"#;
+
+/// A submit with this split; what [`COUNT`] and [`NAMES`] say of it on disk.
+async fn looked_at(jobs: &mut Jobs, split: &Value) -> Vec<String> {
+    let id = jobs.submit(job(&format!("{COUNT}{NAMES}"), split)).await;
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
+    jobs.output(id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_a_job_names_one_by_one_are_in_their_parts_on_disk() {
+    let mut cluster = with_pets().await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    // Whoever names what to validate on means the rest for training.
+    let validated = ["cat/01.png", "cat/09.png", "dog/03.png"];
+    let named = validated.map(|name| (name.to_owned(), json!("val")));
+    let named = named.into_iter().collect::<serde_json::Map<_, _>>();
+    let mut split = json!({
+        "method": "custom", "custom_splits": named, "exclude_images": ["cat/07.png"],
+    });
+    let seen = looked_at(&mut jobs, &split).await;
+    assert_eq!(seen[..3], ["train 16", "val 3", "excluded 0"]);
+    let in_val = |seen: &[String]| -> Vec<String> {
+        let found = seen.iter().filter_map(|line| line.strip_prefix("val/"));
+        found.map(str::to_owned).collect()
+    };
+    assert_eq!(in_val(&seen), validated);
+    let recorded = snapshot(&cluster);
+    let counts = &recorded["split"]["counts"];
+    assert_eq!((&counts["train"], &counts["val"]), (&json!(16), &json!(3)));
+
+    // Beside a ratio it takes the rest; and one that is named for training is no more in question.
+    split["ratio"] = json!([0.5, 0.5]);
+    split["custom_splits"]["dog/00.png"] = json!("train");
+    let seen = looked_at(&mut jobs, &split).await;
+    let held = in_val(&seen);
+    assert!(
+        validated
+            .iter()
+            .all(|name| held.contains(&(*name).to_owned())),
+        "{held:?}"
+    );
+    assert!(!held.contains(&"dog/00.png".to_owned()), "{held:?}");
+    assert!(seen.contains(&"train/dog/00.png".to_owned()), "{seen:?}");
+    assert!(held.len() > validated.len() && held.len() < 19, "{held:?}");
+    assert_eq!(seen[0], format!("train {}", 19 - held.len()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dataset_that_has_changed_fails_the_job_with_the_first_file_named() {
     let mut cluster = with_pets().await;

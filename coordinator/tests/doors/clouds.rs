@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::json;
+use tests::s3::{SECRET, Server};
 use tonic::Code;
 use trainyard_proto::v1::{self, agent_service_client::AgentServiceClient};
 
@@ -10,7 +11,7 @@ use crate::{
     agent::{Agent, exited},
     datasets::{add, manifest, snapshot_job, snapshot_of},
     emulators::{self, Emulator},
-    s3::{SECRET, Server},
+    s3::settings,
     world::{World, command},
 };
 
@@ -88,7 +89,7 @@ fn content() -> Vec<u8> {
 async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one_by_one() {
     let server = Server::start().await;
     let world = World::with(|config| {
-        server.settings(config);
+        settings(&server, config);
         config.storage.artifacts = "s3://artifacts/train".to_owned();
         config.storage.part_mib = 5;
     });
@@ -149,7 +150,7 @@ async fn a_checkpoint_beyond_one_request_goes_to_s3_in_parts_that_are_signed_one
 async fn parts_of_an_attempt_that_is_over_and_those_that_are_too_many_are_refused() {
     let server = Server::start().await;
     let world = World::with(|config| {
-        server.settings(config);
+        settings(&server, config);
         config.storage.artifacts = "s3://artifacts/train".to_owned();
         config.storage.part_mib = 5;
         config.storage.upload_mib = 7;

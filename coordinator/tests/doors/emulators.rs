@@ -4,7 +4,7 @@
 //! programs. Azurite checks signatures. Google's emulator knows neither signatures nor lists nor tags of the
 //! XML interface: the server in front of it here does, and hands everything else on.
 
-use std::{net::TcpListener, path::PathBuf, process::Command, sync::Arc};
+use std::{net::TcpListener, process::Command, sync::Arc};
 
 use aws_lc_rs::{
     digest,
@@ -27,7 +27,7 @@ use base64::{
 use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{process::Process, wait::until};
+use tests::{needs::program, process::Process, wait::until};
 use tokio::task::JoinSet;
 use trainyard_coordinator::config::{Config, Secret};
 use url::Url;
@@ -35,20 +35,6 @@ use url::Url;
 pub(crate) const SECRET: &str = "secret-key-of-the-platform";
 /// Keys on a page of Google's lists here.
 const PAGE: usize = 7;
-
-/// The program, where it is installed; the output says where it is not.
-fn program(variable: &str, usual: &str) -> Option<PathBuf> {
-    let below = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ci/");
-    let named = std::env::var_os(variable).map(PathBuf::from);
-    let found =
-        named.or_else(|| Some(PathBuf::from(below).join(usual)).filter(|path| path.exists()));
-    if found.is_none() {
-        println!(
-            "skipped: no {usual} below target/ci, nor does {variable} name one; .ci/run installs it"
-        );
-    }
-    found
-}
 
 fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();

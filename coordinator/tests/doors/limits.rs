@@ -1,6 +1,11 @@
-//! Bounds of the gRPC door and of whoever registers, over real sockets.
+//! Bounds of the gRPC door, of files that are sent, and of whoever registers, over real sockets.
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt as _, stream};
 use reqwest::Method;
@@ -141,6 +146,66 @@ async fn a_message_that_stops_or_drips_is_given_up() {
     let (code, words) = call(world.channel().await, method, (token, drips(1_000))).await;
     assert_eq!(code, Code::DeadlineExceeded, "{words}");
     assert!(words.contains("http.request_timeout_seconds"), "{words}");
+}
+
+/// Stores these pieces as a checkpoint by its signed link: status and words.
+async fn stored(world: &World, pieces: Pieces) -> (u16, String) {
+    let job = world.submit(&command()).await;
+    let path = format!("/training/jobs/{job}/checkpoints/upload-url");
+    let body =
+        json!({"checkpoint_filename": "best.pt", "content_type": "application/octet-stream"});
+    let (_, told) = world.post_json(&path, &body).await;
+    let body = reqwest::Body::wrap_stream(pieces.map(Ok::<_, Infallible>));
+    let put = world.http.put(told["upload_url"].as_str().unwrap());
+    let answer = tokio::time::timeout(PATIENCE, put.body(body).send()).await;
+    let answer = answer.expect("it is not held without end").unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// A piece of so many bytes each so many milliseconds, and so many of them.
+fn paced(bytes: usize, millis: u64, count: usize) -> Pieces {
+    let piece = stream::unfold((), move |()| async move {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Some((Bytes::from(vec![0; bytes]), ()))
+    });
+    Box::pin(piece.take(count))
+}
+
+#[tokio::test]
+async fn a_file_that_stops_or_drips_is_given_up_and_leaves_no_draft() {
+    let world = World::with(|config| {
+        config.http.body_timeout_seconds = 1;
+        config.http.request_timeout_seconds = 600;
+    })
+    .await;
+    let (status, words) = stored(&world, Box::pin(stream::pending())).await;
+    assert_eq!(status, 400, "{words}");
+    assert!(words.contains("paused for more than 1 s"), "{words}");
+    // None of its pauses is too long.
+    let (status, words) = stored(&world, paced(1, 100, usize::MAX)).await;
+    assert_eq!(status, 400, "{words}");
+    assert!(words.contains("too slow"), "{words}");
+    until("its draft is gone", async || {
+        let mut left = files(&world.data().join("artifacts"));
+        left.retain(|path| !path.ends_with("best.pt"));
+        left.is_empty().then_some(())
+    })
+    .await;
+    // And one that takes longer in all, but sends.
+    let (status, words) = stored(&world, paced(128 << 10, 300, 5)).await;
+    assert_eq!(status, 200, "{words}");
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(files(&path)),
+            path => found.push(path),
+        }
+    }
+    found
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::wait::until;
+use tests::{s3::Server, wait::until};
 use tonic::{Code, Status};
 use trainyard_core::record::{Checkpoint, Progress, Record};
 use trainyard_proto::v1::{self, StartTask, agent_service_client::AgentServiceClient};
@@ -13,7 +13,7 @@ use trainyard_proto::v1::{self, StartTask, agent_service_client::AgentServiceCli
 use crate::{
     agent::{Agent, epoch, exited},
     datasets::detail,
-    s3::Server,
+    s3::settings,
     world::{World, command},
 };
 
@@ -44,7 +44,7 @@ impl Store {
     async fn bucket() -> Self {
         let server = Server::start().await;
         let world = World::with(|config| {
-            server.settings(config);
+            settings(&server, config);
             config.storage.artifacts = "s3://artifacts/train".to_owned();
         });
         Self {

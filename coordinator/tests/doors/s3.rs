@@ -1,27 +1,10 @@
-//! A real S3 server in this process (s3s-fs): it verifies signatures, pre-signed ones too, and lists at
-//! most 1,000 keys on a page. And the stories of datasets and checkpoints that lie in it.
+//! Datasets and checkpoints that lie in a real S3 server.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use axum::{Router, body::Body as AxumBody, extract::Request};
 use reqwest::Method;
-use s3s::{
-    S3, S3ErrorCode, S3Request, S3Response, S3Result, auth::SimpleAuth, dto::*,
-    service::S3ServiceBuilder,
-};
-use s3s_fs::FileSystem;
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tests::s3::{SECRET, Server};
 use trainyard_coordinator::config::{Config, Secret};
 
 use crate::{
@@ -30,186 +13,10 @@ use crate::{
     world::{World, command},
 };
 
-const KEY: &str = "access-key-of-the-platform";
-pub(crate) const SECRET: &str = "secret-key-of-the-platform";
-
-/// How often objects were fetched, and how long each of them takes; and what copies wait for.
-#[derive(Debug, Default)]
-struct Fetches {
-    count: AtomicU64,
-    millis: AtomicU64,
-    copies: AtomicU64,
-    copying: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// The files, with ETags in listings, which s3s-fs does not have.
-#[derive(Debug)]
-struct Paged(FileSystem, Arc<Fetches>);
-
-#[tonic::async_trait]
-impl S3 for Paged {
-    async fn list_objects_v2(
-        &self,
-        request: S3Request<ListObjectsV2Input>,
-    ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let mut answer = self.0.list_objects_v2(request).await?;
-        for object in answer.output.contents.iter_mut().flatten() {
-            let tag = format!("{:?}-{:?}", object.size, object.last_modified);
-            object.e_tag = Some(ETag::Strong(tag));
-        }
-        Ok(answer)
-    }
-
-    async fn get_object(
-        &self,
-        request: S3Request<GetObjectInput>,
-    ) -> S3Result<S3Response<GetObjectOutput>> {
-        self.1.count.fetch_add(1, Ordering::Relaxed);
-        let span = Duration::from_millis(self.1.millis.load(Ordering::Relaxed));
-        tokio::time::sleep(span).await;
-        self.0.get_object(request).await
-    }
-
-    async fn head_object(
-        &self,
-        request: S3Request<HeadObjectInput>,
-    ) -> S3Result<S3Response<HeadObjectOutput>> {
-        self.0.head_object(request).await
-    }
-
-    async fn put_object(
-        &self,
-        request: S3Request<PutObjectInput>,
-    ) -> S3Result<S3Response<PutObjectOutput>> {
-        self.0.put_object(request).await
-    }
-
-    async fn copy_object(
-        &self,
-        request: S3Request<CopyObjectInput>,
-    ) -> S3Result<S3Response<CopyObjectOutput>> {
-        self.1.copies.fetch_add(1, Ordering::Relaxed);
-        let _free = self.1.copying.lock().await;
-        self.0.copy_object(request).await
-    }
-
-    async fn delete_objects(
-        &self,
-        request: S3Request<DeleteObjectsInput>,
-    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        self.0.delete_objects(request).await
-    }
-
-    async fn create_multipart_upload(
-        &self,
-        request: S3Request<CreateMultipartUploadInput>,
-    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        self.0.create_multipart_upload(request).await
-    }
-
-    async fn upload_part(
-        &self,
-        request: S3Request<UploadPartInput>,
-    ) -> S3Result<S3Response<UploadPartOutput>> {
-        self.0.upload_part(request).await
-    }
-
-    async fn complete_multipart_upload(
-        &self,
-        request: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        let made = self.0.complete_multipart_upload(request).await;
-        // The files say so of an upload that is no more.
-        made.map_err(|error| match error.code() == &S3ErrorCode::AccessDenied {
-            true => S3ErrorCode::NoSuchUpload.into(),
-            false => error,
-        })
-    }
-
-    async fn abort_multipart_upload(
-        &self,
-        request: S3Request<AbortMultipartUploadInput>,
-    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        self.0.abort_multipart_upload(request).await
-    }
-
-    async fn delete_object(
-        &self,
-        request: S3Request<DeleteObjectInput>,
-    ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.0.delete_object(request).await
-    }
-}
-
-/// The server; its buckets are folders.
-pub(crate) struct Server {
-    pub(crate) root: TempDir,
-    fetches: Arc<Fetches>,
-    endpoint: String,
-    _serving: JoinSet<()>,
-}
-
-impl Server {
-    pub(crate) async fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("sets")).unwrap();
-        fs::create_dir(root.path().join("artifacts")).unwrap();
-        let fetches = Arc::new(Fetches::default());
-        let files = FileSystem::new(root.path()).unwrap();
-        let mut service = S3ServiceBuilder::new(Paged(files, Arc::clone(&fetches)));
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = service.build();
-        let answer = move |request: Request| {
-            let service = service.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let bytes = axum::body::to_bytes(body, 64 << 20).await.unwrap();
-                let request = http::Request::from_parts(parts, s3s::Body::from(bytes));
-                service.call(request).await.unwrap().map(AxumBody::new)
-            }
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            axum::serve(listener, Router::new().fallback(answer))
-                .await
-                .unwrap();
-        });
-        Self {
-            root,
-            fetches,
-            endpoint,
-            _serving: serving,
-        }
-    }
-
-    /// Settings by which a coordinator speaks to it.
-    pub(crate) fn settings(&self, config: &mut Config) {
-        let options = format!(
-            "endpoint={} region=us-east-1 path_style=true access_key_id={KEY} secret_access_key={SECRET}",
-            self.endpoint
-        );
-        config.storage_options = BTreeMap::from([("s3".to_owned(), Secret::new(options))]);
-    }
-
-    /// No copy ends while this is held.
-    pub(crate) async fn hold_copies(&self) -> tokio::sync::OwnedMutexGuard<()> {
-        Arc::clone(&self.fetches.copying).lock_owned().await
-    }
-
-    /// Copies that were asked for.
-    pub(crate) fn copies(&self) -> u64 {
-        self.fetches.copies.load(Ordering::Relaxed)
-    }
-
-    fn fetched(&self) -> u64 {
-        self.fetches.count.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn bucket(&self, name: &str) -> std::path::PathBuf {
-        self.root.path().join(name)
-    }
+/// Settings by which a coordinator speaks to this server.
+pub(crate) fn settings(server: &Server, config: &mut Config) {
+    let options = Secret::new(server.options());
+    config.storage_options = BTreeMap::from([("s3".to_owned(), options)]);
 }
 
 /// A class folder for each of two classes, with so many images together.
@@ -232,7 +39,7 @@ async fn a_dataset_of_1500_objects_is_listed_whole_and_each_is_fetched_by_a_sign
     images(&server.bucket("sets").join("pets/v1"), 1_500);
     images(&server.bucket("sets").join("pets/v10"), 2);
     let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
-        server.settings(config)
+        settings(&server, config)
     })
     .await;
     let added = datasets::add(&world, "pets", "s3://sets/pets/v1").await;
@@ -281,7 +88,7 @@ async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket
     let server = Server::start().await;
     images(&server.bucket("sets"), 10);
     let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
-        server.settings(config);
+        settings(&server, config);
         config.storage.artifacts = "s3://artifacts/train".to_owned();
     });
     let world = world.await;
@@ -334,7 +141,7 @@ async fn a_changed_object_makes_another_snapshot_and_artifacts_lie_in_the_bucket
 async fn a_checkpoint_is_put_into_the_bucket_by_a_signed_url_without_the_platforms_keys() {
     let server = Server::start().await;
     let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
-        server.settings(config);
+        settings(&server, config);
         config.storage.artifacts = "s3://artifacts/train".to_owned();
     });
     let world = world.await;
@@ -371,13 +178,13 @@ async fn a_dataset_that_takes_too_long_says_so_and_the_next_submit_goes_on_from_
     let server = Server::start().await;
     images(&server.bucket("sets"), 12);
     let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
-        server.settings(config);
+        settings(&server, config);
         config.datasets.snapshot_seconds = 1;
         config.datasets.parallel = 1;
     });
     let world = world.await;
     datasets::add(&world, "pets", "s3://sets").await;
-    server.fetches.millis.store(200, Ordering::Relaxed);
+    server.takes(Duration::from_millis(200));
     let (status, answer) = world
         .post_json("/training/jobs", &snapshot_job("pets"))
         .await;
@@ -407,11 +214,13 @@ async fn a_dataset_that_takes_too_long_says_so_and_the_next_submit_goes_on_from_
 async fn submits_that_read_one_dataset_at_the_same_time_make_one_snapshot() {
     let server = Server::start().await;
     images(&server.bucket("sets"), 4);
-    let settings = |config: &mut Config| server.settings(config);
-    let world = World::set_up(tempfile::tempdir().unwrap(), settings).await;
+    let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
+        settings(&server, config);
+    })
+    .await;
     datasets::add(&world, "pets", "s3://sets").await;
     // All of them are there before the first has read anything.
-    server.fetches.millis.store(500, Ordering::Relaxed);
+    server.takes(Duration::from_millis(500));
     let body = snapshot_job("pets");
     let submits = (0..6).map(|_| datasets::snapshot_of(&world, &body));
     let made = futures::future::join_all(submits).await;

@@ -158,6 +158,11 @@ def test_logout_answers_with_a_message(api: Api, email: str, password: str) -> N
     assert list(answer.json()) == ["message"]
 
 
+def test_logout_needs_a_token(api: Api) -> None:
+    shows(api.post("/auth/logout", token=None), 401, "Not authenticated")
+    shows(api.post("/auth/logout", token="rubbish"), 401, "Could not validate credentials")
+
+
 def test_claims_of_an_access_token(api: Api, tokens: Dict[str, str]) -> None:
     header = json.loads(base64.urlsafe_b64decode(tokens["access_token"].split(".")[0] + "=="))
     assert header["alg"] == "HS256"

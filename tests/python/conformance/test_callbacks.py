@@ -45,6 +45,21 @@ def test_an_accepted_callback_is_200_with_success_and_message(trainer: Trainer, 
     assert isinstance(body["message"], str)
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "status"),
+    [
+        ("progress", {}, "running"),
+        ("completion", {}, "completed"),
+        ("completion", {"status": "completed", "exit_code": 1}, "failed"),
+        ("completion", {"status": "failed", "exit_code": None}, "failed"),
+        ("logs", {}, None),
+    ],
+)
+def test_the_status_in_the_answer_is_that_of_the_report(trainer: Trainer, name: str, more: Any, status: Any) -> None:
+    answer = trainer.says(name, {**body_of(name, trainer.id), **more})
+    assert (answer.status_code, answer.json()["job_status"]) == (200, status)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_callback_for_another_job_is_404(trainer: Trainer, name: str) -> None:
     shows(trainer.says(name, body_of(name, 99999999), job=99999999), 404, NO_JOB)

@@ -183,6 +183,43 @@ def test_async(root: str, email: str, password: str) -> None:
     asyncio.run(play())
 
 
+def test_async_metrics_are_streamed_while_they_come(root: str, email: str, password: str, trainer: Trainer) -> None:
+    async def play() -> None:
+        async with AsyncClient(root, email=email, password=password) as client:
+            trainer.epoch(1)
+            stream = client.stream_metrics(trainer.id, poll=0.05)
+            first = await anext(stream)
+            assert (first.epoch, first.loss) == (1, 1.0)
+            # It waits for what is not there yet, and holds up nothing beside it.
+            second = asyncio.ensure_future(anext(stream))
+            assert (await client.get(trainer.id)).status == "running"
+            assert not second.done()
+            await asyncio.to_thread(trainer.epoch, 2)
+            assert (await asyncio.wait_for(second, 60)).epoch == 2
+            await asyncio.to_thread(trainer.epoch, 3)
+            await asyncio.to_thread(trainer.exits)
+            assert [point.epoch async for point in stream] == [3]
+            later = [point.epoch async for point in client.stream_metrics(trainer.id, after_id=first.id)]
+            assert later == [2, 3]
+
+    asyncio.run(play())
+
+
+def test_async_cancel_reaches_the_process(root: str, email: str, password: str, trainer: Trainer) -> None:
+    async def play() -> None:
+        async with AsyncClient(root, email=email, password=password) as client:
+            assert trainer.runs()
+            assert (await client.cancel(trainer.id)).status == "cancelled"
+            done = await client.wait(trainer.id, timeout=60, poll=0.05)
+            assert (done.status, done.ended) == ("cancelled", True)
+            with pytest.raises(Conflict, match="Cannot cancel"):
+                await client.cancel(trainer.id)
+            assert [point async for point in client.stream_metrics(trainer.id, poll=0.05)] == []
+
+    asyncio.run(play())
+    until("the process is gone", lambda: not trainer.runs())
+
+
 def test_callbacks_of_a_script_need_no_client(client: Client, tmp_path: Path) -> None:
     script = (
         "import sys; from trainyard_sdk import TrainerSDK\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict
 
 import pytest
@@ -217,6 +218,19 @@ def test_upload_url(api: Api, pending: Dict[str, Any]) -> None:
     assert answer.json()["expires_in"] == 3600
     assert answer.json()["object_key"] == f"checkpoints/{pending['id']}/best.pt"
     assert [place for place, _ in problems(api.post(path, json={}))][0] == "body.checkpoint_filename"
+
+
+def test_what_is_put_to_the_upload_url_is_a_checkpoint(api: Api, pending: Dict[str, Any]) -> None:
+    path = f"/training/jobs/{pending['id']}/checkpoints"
+    body = {"checkpoint_filename": "best.pt", "content_type": "application/octet-stream"}
+    told = api.post(f"{path}/upload-url", json=body).json()
+    put = api.put(told["upload_url"], token=None, data=b"weights", headers={"Content-Type": body["content_type"]})
+    assert put.status_code == 200, put.text
+    rows = api.get(path).json()["checkpoints"]
+    assert [row["filename"] for row in rows] == ["best.pt"]
+    assert rows[0]["path"].endswith(told["object_key"])
+    assert Path(rows[0]["path"].removeprefix("file://")).read_bytes() == b"weights"
+    assert api.put(told["upload_url"] + "0", token=None, data=b"others").status_code == 403
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", ""])

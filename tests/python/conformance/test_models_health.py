@@ -48,7 +48,12 @@ def test_an_unknown_model_is_404(api: Api, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/models/get?framework=nothing&model_name=x", "/models/nothing/x", "/models/capabilities/nothing"],
+    [
+        "/models/list?framework=nothing",
+        "/models/get?framework=nothing&model_name=x",
+        "/models/nothing/x",
+        "/models/capabilities/nothing",
+    ],
 )
 def test_an_unknown_framework_is_404(api: Api, path: str) -> None:
     answer = api.get(path)

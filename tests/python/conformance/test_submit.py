@@ -137,6 +137,19 @@ def test_methods_of_a_split(submit: Any, method: str) -> None:
     submit(yolo(split_strategy=split))
 
 
+def test_the_seed_of_a_split_is_42_by_default(api: Api, submit: Any, dataset: str) -> None:
+    def seed(**split: Any) -> Any:
+        job = submit(yolo(**CLASSES, dataset_id=dataset, dataset_path=..., split_strategy={"method": "auto", **split}))
+        answer = api.get(f"/snapshots/{job['dataset_snapshot_id']}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["snapshot_id"], answer.json()["split_config"]["seed"]
+
+    default = seed()
+    assert default[1] == 42
+    assert seed(seed=42) == default
+    assert seed(seed=3)[1] == 3
+
+
 def test_a_split_needs_a_known_method(api: Api) -> None:
     assert refused(api, split_strategy={}) == [("body.config.split_strategy.method", "missing")]
     found = refused(api, split_strategy={"method": "by_hand", "seed": "x"})

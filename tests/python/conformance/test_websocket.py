@@ -7,7 +7,12 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 import websocket
-from conftest import Api, Trainer, completion
+from conftest import NAIVE, Api, Trainer, completion
+
+END_KEYS = (
+    "type job_id status total_epochs_completed final_metrics best_metrics best_epoch final_checkpoint_path "
+    "best_checkpoint_path clearml_task_id error_message"
+).split()
 
 
 class Live:
@@ -50,7 +55,7 @@ def test_connected_is_the_first_message(live: Live) -> None:
     message = live.next()
     assert message["type"] == "connected"
     assert isinstance(message["message"], str)
-    assert isinstance(message["timestamp"], str)
+    assert NAIVE.fullmatch(message["timestamp"])
 
 
 def test_ping_is_answered_with_pong(live: Live) -> None:
@@ -97,15 +102,12 @@ def test_a_job_of_the_query_is_followed_to_its_end(api: Api, trainer: Trainer) -
         line = live.until("training_log")
         while line["message"] != "hello live":
             line = live.until("training_log")
-        assert {"job_id", "level", "event_type", "message", "timestamp"} <= set(line)
+        assert set(line) == {"type", "job_id", "level", "event_type", "message", "timestamp"}
+        assert NAIVE.fullmatch(line["timestamp"])
         trainer.says("completion", completion(trainer.id, final_metrics={"accuracy": 0.5}))
         trainer.exits()
         end = live.until("training_complete")
-        for key in (
-            "job_id status total_epochs_completed final_metrics best_metrics best_epoch final_checkpoint_path "
-            "best_checkpoint_path clearml_task_id error_message"
-        ).split():
-            assert key in end, key
+        assert sorted(end) == sorted(END_KEYS)
         assert (end["job_id"], end["status"], end["final_metrics"]["accuracy"]) == (trainer.id, "completed", 0.5)
     finally:
         live.close()
@@ -115,9 +117,13 @@ def test_a_failure_is_a_training_error(live: Live, trainer: Trainer) -> None:
     live.send({"type": "subscribe", "job_id": trainer.id})
     live.until("subscribed")
     words = "[ConfigError] wrong"
-    trainer.says("completion", completion(trainer.id, status="failed", exit_code=1, error_message=words))
+    trainer.epoch(1)
+    body = completion(trainer.id, status="failed", exit_code=1, error_message=words, total_epochs_completed=1)
+    trainer.says("completion", body)
     trainer.exits(1)
     end = live.until("training_error")
+    assert sorted(end) == sorted(END_KEYS)
+    assert (end["total_epochs_completed"], end["best_epoch"], end["clearml_task_id"]) == (1, 1, None)
     assert (end["job_id"], end["status"]) == (trainer.id, "failed")
     assert words in end["error_message"]
 

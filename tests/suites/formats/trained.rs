@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde_json::{Value, json};
 use tests::{
     jobs::{Jobs, variables},
+    needs::skipped,
     pictures::{self, Layout},
 };
 use trainyard_agent::environment::EnvironmentStore;
@@ -27,7 +28,9 @@ pub(crate) async fn prepared(trainers: &[&str]) -> bool {
                 !wanted(),
                 "the environment of {trainer} cannot be built: {error}"
             );
-            println!("skipped: the environment of {trainer} cannot be built here: {error}");
+            skipped(&format!(
+                "the environment of {trainer} cannot be built here: {error}"
+            ));
             return false;
         }
     }
@@ -183,9 +186,9 @@ async fn the_perceptron_trains_on_every_format_and_its_own_record_holds_the_sett
 async fn every_trainer_trains_every_task_on_every_format_that_fits() {
     let trainers = ["ultralytics", "timm"];
     if !wanted() {
-        println!(
-            "skipped: set TRAINYARD_TRAINERS=1 to build {trainers:?} (gigabytes), as .ci/run does"
-        );
+        skipped(&format!(
+            "set TRAINYARD_TRAINERS=1 to build {trainers:?} (gigabytes), as .ci/run does"
+        ));
         return;
     }
     assert!(prepared(&trainers).await);

@@ -3,23 +3,27 @@
 
 mod outside;
 mod private;
+mod stores;
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, io::Write as _, process::Stdio};
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tests::{
-    cluster::{Cluster, PASSWORD},
-    jobs::{Jobs, shell},
+    cluster::{Cluster, EMAIL, PASSWORD},
+    jobs::{Jobs, outcome},
 };
 use trainyard_coordinator::{
     auth::SigningKeyRow,
     store::{Store, StoreOptions},
 };
 use trainyard_core::ids::JobId;
-use trainyard_proto::v1::{self, auth_service_client::AuthServiceClient};
+use trainyard_proto::v1::{self, JobState, auth_service_client::AuthServiceClient};
 
-use self::outside::Outside;
+use self::{
+    outside::{GONE, Outside, PETS},
+    stores::{on, signing},
+};
 use crate::{TRAINYARD, text};
 
 /// What a trainer signs its calls of S3 with.
@@ -163,10 +167,35 @@ fn stored(
     }
 }
 
-/// A job that shows its whole environment, which holds secrets of its own and none of anybody else.
+/// A job whose dataset has lost a file when it is fetched. The agent starts after its submit.
+async fn fails(cluster: &mut Cluster, outside: &Outside) {
+    let mut jobs = Jobs::of(cluster).await;
+    let id = jobs.submit(on(GONE, "true")).await;
+    outside.stores.lose();
+    // What names a crate goes before what counts for all.
+    let log = [("TRAINYARD_LOG", "trace,s3s::service=trace")];
+    cluster.agent_with("one", &["--slots", "1"], &log).await;
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Failed);
+    let told = lines(&mut jobs, id).await + &outcome(&ended).message;
+    assert!(
+        told.contains("dog/1.png"),
+        "it is told what is not there: {told}"
+    );
+    hides_signatures(&told, "job");
+}
+
+/// Every line of a job's log, the platform's own too.
+async fn lines(jobs: &mut Jobs, id: u64) -> String {
+    let all = jobs.lines(id).await.into_iter();
+    all.map(|line| line.text + "\n").collect()
+}
+
+/// A job that shows its whole environment, which holds secrets of its own and none of anybody else, and signs
+/// calls of its agent's S3.
 async fn job(cluster: &Cluster, caller: &mut Caller) -> (u64, String) {
     let mut jobs = Jobs::of(cluster).await;
-    let mut spec = shell("env; cat /proc/$PPID/cmdline | tr '\\0' ' '");
+    let mut spec = signing(PETS);
     let own = "environment5ecret0123456789abcdef";
     spec.environment = [("API_KEY".to_owned(), own.to_owned())].into();
     caller
@@ -175,13 +204,44 @@ async fn job(cluster: &Cluster, caller: &mut Caller) -> (u64, String) {
     let id = jobs.submit(spec).await;
     jobs.ends(id).await;
     let said = jobs.output(id).await.join("\n");
-    assert!(said.contains(own), "it shows its environment: {said}");
+    for words in [own, "by header 200", "by link 200"] {
+        assert!(said.contains(words), "{words} is not in {said}");
+    }
     let keys = said.split("EXTERNAL_STORAGE_SECRET_KEY=").nth(1);
     let keys = keys.and_then(|rest| rest.split_whitespace().next());
     caller
         .secrets
         .insert(TRAINERS_KEY, keys.expect("it has keys").to_owned());
     (id, said)
+}
+
+/// Logs in by the client at its most talkative; what it prints.
+fn log_in(cluster: &Cluster, secrets: &mut BTreeMap<&'static str, String>) -> String {
+    let mut command = cluster.command();
+    command
+        .args(["login", "--coordinator", &cluster.url(), "--email", EMAIL])
+        .arg("--password-stdin")
+        .env("TRAINYARD_LOG", "trace")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the client starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(PASSWORD.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let kept = fs::read(cluster.path("home/trainyard/credentials.json"));
+    let kept: Value = serde_json::from_slice(&kept.expect("it is kept")).expect("it is JSON");
+    let login = kept.get("servers").and_then(|all| all.get(cluster.url()));
+    let login = login.expect("it is kept by its address");
+    for (name, key) in [
+        ("the client's access token", "access_token"),
+        ("the client's refresh token", "refresh_token"),
+    ] {
+        secrets.insert(name, text_at(login, key));
+    }
+    text(&output.stdout) + &text(&output.stderr)
 }
 
 /// What the client prints when it does what touches no secret, and when it is refused.
@@ -214,9 +274,7 @@ fn client(cluster: &Cluster) -> String {
 async fn no_secret_stands_in_any_log() {
     let outside = Outside::start().await;
     let mut cluster = Cluster::start_with(TRAINYARD, outside.setup()).await;
-    cluster
-        .agent_with("one", &["--slots", "1"], &[("TRAINYARD_LOG", "trace")])
-        .await;
+    fails(&mut cluster, &outside).await;
     let mut caller = Caller {
         http: Client::new(),
         url: cluster.url(),
@@ -236,7 +294,7 @@ async fn no_secret_stands_in_any_log() {
     caller.watch(id).await;
     caller.store(&cluster, id).await;
     let asked = outside.ask_all(&cluster, &mut caller).await;
-    let printed = client(&cluster);
+    let printed = log_in(&cluster, &mut caller.secrets) + &client(&cluster);
     let made = cluster.cli(&["node", "token"]);
     let one_time = text(&made.stdout).trim().to_owned();
 
@@ -296,8 +354,26 @@ fn hides_all(log: &str, whose: &str, secrets: &BTreeMap<&'static str, String>) {
     for (name, secret) in secrets {
         hides(log, whose, (name, secret));
     }
-    // Those that agents get are known to nobody else.
-    hides(log, whose, ("a signed way", "signature="));
+    hides_signatures(log, whose);
+}
+
+/// What stands before the signature of a way or call, in lower case. Those that agents and stores get are known to
+/// nobody else: ours and those of S3 and Google, Azure's, and the headers.
+const SIGNED: [&str; 4] = ["signature=", "sig=", "aws4-hmac", "sharedkey "];
+/// How tokens begin: {"typ" and {"alg" in base64.
+const TOKENS: [&str; 2] = ["eyJ0eXAi", "eyJhbGci"];
+
+fn hides_signatures(log: &str, whose: &str) {
+    let is_signed = |line: &str| {
+        let lower = line.to_lowercase();
+        SIGNED.iter().any(|words| lower.contains(words))
+            || TOKENS.iter().any(|words| line.contains(words))
+    };
+    let found = log.lines().find(|line| is_signed(line));
+    assert!(
+        found.is_none(),
+        "a signature in the {whose}'s log: {found:?}"
+    );
 }
 
 fn hides(log: &str, whose: &str, (name, secret): (&str, &str)) {

@@ -1,5 +1,5 @@
-//! Private keys of TLS, of the coordinator and of an agent, and a tracker that takes a password: none of
-//! them stands in a log.
+//! Private keys of TLS, of the coordinator and of an agent, a tracker that takes a password, and signed ways to a
+//! store that refuses: none of them stands in a log.
 
 use std::{fs, path::Path, process::Command};
 
@@ -12,8 +12,9 @@ use tests::{
 };
 
 use super::{
-    hides,
+    hides, hides_signatures, lines,
     outside::{Outside, PASSWORD, PASSWORD_IN_BASE64},
+    stores::AZURE_KEY,
 };
 use crate::{TRAINYARD, text};
 
@@ -29,7 +30,11 @@ fn certificates() -> TempDir {
 
 /// Some of the number that a key is. The first row of a file is the same in all keys of a kind.
 fn number(key: &Path) -> String {
-    let pem = fs::read_to_string(key).expect("it was made");
+    row(&fs::read_to_string(key).expect("it was made"))
+}
+
+/// As [`number`], of the text of a file.
+pub(super) fn row(pem: &str) -> String {
     let mut rows = pem.lines().filter(|row| !row.starts_with('-'));
     let row = rows.nth(1).expect("a key");
     row.split_at(24).0.to_owned()
@@ -49,6 +54,25 @@ async fn refused(cluster: &Cluster) {
         all.iter().any(failed).then_some(())
     })
     .await;
+}
+
+/// A job whose checkpoint is refused by the store that its way leads to.
+async fn keeps(cluster: &Cluster, outside: &Outside) {
+    let mut jobs = Jobs::of(cluster).await;
+    let script = "printf weights > $CHECKPOINT_DIR/best.pt";
+    let id = jobs.submit(shell(script)).await;
+    jobs.ends(id).await;
+    // Its way to the store: the first time the connection breaks, then it is refused.
+    assert!(
+        outside.was_asked("sig="),
+        "nothing was sent by a signed way"
+    );
+    let told = lines(&mut jobs, id).await;
+    assert!(
+        told.contains("best.pt"),
+        "it is told what was not stored: {told}"
+    );
+    hides_signatures(&told, "job");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,9 +106,7 @@ async fn no_private_key_and_no_password_of_a_tracker_stands_in_any_log() {
     cluster
         .agent_with("one", &flags, &[("TRAINYARD_LOG", "trace")])
         .await;
-    let mut jobs = Jobs::of(&cluster).await;
-    let id = jobs.submit(shell("echo done")).await;
-    jobs.ends(id).await;
+    keeps(&cluster, &outside).await;
     refused(&cluster).await;
     cluster.coordinator().stop().await;
     let log = cluster.coordinator().log();
@@ -93,6 +115,7 @@ async fn no_private_key_and_no_password_of_a_tracker_stands_in_any_log() {
     let mut secrets = vec![
         ("MLflow's password".to_owned(), PASSWORD.to_owned()),
         ("MLflow's header".to_owned(), PASSWORD_IN_BASE64.to_owned()),
+        ("Azure's key".to_owned(), AZURE_KEY.to_owned()),
     ];
     for name in ["ca.key", "server.key", "agent-one.key"] {
         secrets.push((name.to_owned(), number(&path(name))));
@@ -102,5 +125,6 @@ async fn no_private_key_and_no_password_of_a_tracker_stands_in_any_log() {
             hides(log, whose, (name, secret));
         }
         hides(log, whose, ("a private key", "PRIVATE KEY"));
+        hides_signatures(log, whose);
     }
 }

@@ -2,7 +2,7 @@
 //! folder or a web server.
 //!
 //! The signature is all that counts here; no token is asked for. Bodies are streamed, never held in
-//! memory, and a slow sender is cut off. Not described in the document: links are made by the coordinator
+//! memory, and a sender that pauses or drips is cut off. Not described in the document: links are made by the coordinator
 //! and are opaque to callers. Paths come from [`crate::storage::Ways`].
 
 use std::time::Duration;
@@ -22,6 +22,7 @@ use http::{
     HeaderMap, StatusCode,
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
 };
+use tokio::time::Instant;
 use tokio_util::bytes::{Bytes, BytesMut};
 use trainyard_proto::status::Kind;
 
@@ -31,8 +32,9 @@ use crate::{
     storage::{Incoming, Shown, Use},
 };
 
-/// How long a sender may be silent.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Bytes that a sender has to bring in a second, on the whole: one that drips would else hold a connection and a
+/// draft without end.
+const SLOWEST: u64 = 64 << 10;
 /// Bytes that are gathered before they are written.
 const PIECE: usize = 1 << 20;
 
@@ -107,14 +109,15 @@ pub(super) async fn put(
         .receive()
         .await
         .map_err(ApiError::from)?;
-    match receive(body, incoming, most).await {
+    let pace = Pace::new(service.http().body_timeout());
+    match receive(body, incoming, (most, pace)).await {
         Received::Whole(incoming) => {
             service.takes_upload(key)?;
             incoming.keep(key).await.map_err(ApiError::from)?;
             Ok(StatusCode::OK.into_response())
         }
         Received::TooLarge => Ok(too_large(most)),
-        Received::Broken(words) => Ok(detail(StatusCode::BAD_REQUEST, words).into_response()),
+        Received::Broken(words) => Ok(detail(StatusCode::BAD_REQUEST, &words).into_response()),
         Received::Failed(error) => Err(error.into()),
     }
 }
@@ -122,26 +125,64 @@ pub(super) async fn put(
 enum Received {
     Whole(Incoming),
     TooLarge,
-    Broken(&'static str),
+    Broken(String),
     Failed(ApiError),
 }
 
-async fn receive(body: Body, mut incoming: Incoming, most: u64) -> Received {
+/// How long a sender is waited for. What the disk takes does not count.
+struct Pace {
+    pause: Duration,
+    waited: Duration,
+}
+
+impl Pace {
+    fn new(pause: Duration) -> Self {
+        Self {
+            pause,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// For how long the next piece may let itself be waited for, after so many bytes.
+    fn left(&self, size: u64) -> Duration {
+        let earned = Duration::from_millis(size.saturating_mul(1_000) / SLOWEST);
+        let whole = self.pause.saturating_add(earned);
+        self.pause.min(whole.saturating_sub(self.waited))
+    }
+
+    /// What is said to one that took longer.
+    fn refusal(&self, size: u64) -> String {
+        let pause = self.pause.as_secs();
+        if self.left(size) == self.pause {
+            return format!(
+                "The sender paused for more than {pause} s (http.body_timeout_seconds)"
+            );
+        }
+        format!(
+            "The sender brought {size} bytes in {} s, which is too slow: {pause} s (http.body_timeout_seconds) and a second for each {} KiB are given",
+            self.waited.saturating_add(self.left(size)).as_secs(),
+            SLOWEST >> 10
+        )
+    }
+}
+
+async fn receive(body: Body, mut incoming: Incoming, (most, mut pace): (u64, Pace)) -> Received {
     let mut chunks = body.into_data_stream();
     let (mut size, mut piece) = (0_u64, BytesMut::new());
     loop {
-        let chunk: Option<Result<Bytes, _>> =
-            match tokio::time::timeout(SILENCE, chunks.next()).await {
-                Ok(chunk) => chunk,
-                Err(_) => return Received::Broken("The sender was silent for 30 s"),
-            };
+        let asked = Instant::now();
+        let next = tokio::time::timeout(pace.left(size), chunks.next()).await;
+        let Ok(chunk): Result<Option<Result<Bytes, _>>, _> = next else {
+            return Received::Broken(pace.refusal(size));
+        };
+        pace.waited = pace.waited.saturating_add(asked.elapsed());
         let ended = chunk.is_none();
         match chunk {
             Some(Ok(bytes)) => {
                 size = size.saturating_add(bytes.len() as u64);
                 piece.extend_from_slice(&bytes);
             }
-            Some(Err(_)) => return Received::Broken("The body broke off"),
+            Some(Err(_)) => return Received::Broken("The body broke off".to_owned()),
             None => {}
         }
         if size > most {
@@ -162,4 +203,43 @@ async fn receive(body: Body, mut incoming: Incoming, most: u64) -> Received {
 fn too_large(most: u64) -> Response {
     let words = format!("The file is larger than {most} bytes (storage.upload_mib)");
     detail(StatusCode::PAYLOAD_TOO_LARGE, &words).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(30);
+
+    /// How many seconds one holds on that brings so many bytes each so many seconds.
+    fn holds(bytes: u64, each: u64) -> u64 {
+        let mut pace = Pace::new(PAUSE);
+        let (step, mut size) = (Duration::from_secs(each), 0);
+        while pace.left(size) >= step && pace.waited < Duration::from_secs(100_000) {
+            pace.waited += step;
+            size += bytes;
+        }
+        pace.waited.as_secs()
+    }
+
+    #[test]
+    fn one_that_drips_is_cut_off_and_one_that_is_slow_but_sends_is_not() {
+        assert_eq!(holds(1, 29), 29, "a byte just before each pause is over");
+        assert_eq!(holds(1, 1), 30);
+        assert_eq!(holds(SLOWEST / 2, 1), 59);
+        assert_eq!(holds(SLOWEST * 10, 10), 100_000);
+        assert_eq!(holds(SLOWEST * 1_000, 31), 0, "a pause is a pause");
+    }
+
+    #[test]
+    fn it_is_told_which_bound_it_has_met() {
+        let pace = |waited| Pace {
+            pause: PAUSE,
+            waited: Duration::from_secs(waited),
+        };
+        let words = pace(0).refusal(0);
+        assert!(words.contains("paused for more than 30 s"), "{words}");
+        let words = pace(29).refusal(1);
+        assert!(words.contains("brought 1 bytes in 30 s"), "{words}");
+    }
 }

@@ -185,6 +185,9 @@ impl Stage {
                 ("token", made.1["id"].as_str().unwrap().to_owned())
             }
             "node" => ("node", "standing".to_owned()),
+            "secret" => ("secret", "f".repeat(64)),
+            "file" => ("file", "artifacts/checkpoints/1/best.pt".to_owned()),
+            "way" => ("way", self.way().await),
             other => panic!("nobody knows how to make {other}"),
         };
         target.names.insert(word, name);
@@ -206,6 +209,17 @@ impl Stage {
         let path = format!("/training/jobs/{job}/cancel");
         let (status, answer) = self.world.post(&path).await;
         assert_eq!(status, 200, "{answer}");
+    }
+
+    /// A signed link by which a file is stored, behind `/files/`.
+    async fn way(&self) -> String {
+        let job = self.job(None).await;
+        let path = format!("/training/jobs/{job}/checkpoints/upload-url");
+        let body = json!({"checkpoint_filename": "best.pt", "content_type": "x"});
+        let (status, told) = self.world.post_json(&path, &body).await;
+        assert_eq!(status, 200, "{told}");
+        let url = told["upload_url"].as_str().unwrap();
+        url.split_once("/api/v1/files/").unwrap().1.to_owned()
     }
 
     async fn user(&self, target: &mut Target, inside: bool) -> String {

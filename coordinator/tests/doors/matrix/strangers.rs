@@ -15,68 +15,90 @@ use super::{
 };
 use crate::world::World;
 
-/// A coordinator, and tokens of callers that it must refuse, by what is wrong with each. Some are
-/// signed with its own key, which is taken from its store while it stands still.
-pub(super) async fn strangers() -> (World, Vec<(&'static str, String)>) {
+/// A coordinator, and tokens of callers that it must refuse, by what is wrong with each: each kind as an
+/// administrator's and as a standard engineer's. Some are signed with its own key, which is taken from its store
+/// while it stands still.
+pub(super) async fn strangers() -> (World, Vec<(String, String)>) {
     let world = World::start().await;
-    let mut claims: Value = jsonwebtoken::dangerous::insecure_decode_claims(&world.token).unwrap();
+    let (_, engineer) = world.somebody("engineer", "standard_engineer").await;
+    let people = [("admin", world.token.clone()), ("engineer", engineer)];
     let folder = world.stop().await;
     let path = folder.path().join("data/trainyard.redb");
     let store = Store::open(StoreOptions::new(path), Box::new(|_| ())).unwrap();
     let key = store.documents::<SigningKeyRow>("").unwrap().remove(0);
     drop(store);
     let world = World::on(folder).await;
-
-    let signed = |algorithm, secret: &str, kid: Option<&str>, claims: &Value| {
-        let mut header = Header::new(algorithm);
-        header.kid = kid.map(str::to_owned);
-        encode(
-            &header,
-            claims,
-            &EncodingKey::from_secret(secret.as_bytes()),
-        )
-        .unwrap()
-    };
-    let (own, kid) = (key.secret.expose(), Some(&*key.kid));
-    let good = signed(Algorithm::HS256, own, kid, &claims);
-    let me = (Method::GET, "/auth/me");
-    // So the refusals below come of what was changed, and of nothing else.
-    assert_eq!(world.call(&good, me, Value::Null).await.0, 200);
-    let parts: Vec<_> = good.split('.').collect();
-    let (header, body, signature) = (parts[0], parts[1], parts[2]);
-    // {"alg":"none","typ":"JWT"}
-    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
-    let mut refused = vec![
-        (
-            "another key",
-            signed(Algorithm::HS256, "guess", kid, &claims),
-        ),
-        (
-            "an unknown kid",
-            signed(Algorithm::HS256, own, Some("k"), &claims),
-        ),
-        ("no kid", signed(Algorithm::HS256, own, None, &claims)),
-        ("HS384", signed(Algorithm::HS384, own, kid, &claims)),
-        ("alg none", format!("{none}.{body}.")),
-        ("alg none, signed", format!("{none}.{body}.{signature}")),
-        ("no signature", format!("{header}.{body}.")),
+    let claims = people.each_ref().map(|(_, token)| {
+        let read: Value = jsonwebtoken::dangerous::insecure_decode_claims(token).unwrap();
+        read
+    });
+    let mut refused = Vec::new();
+    for ((who, _), (mine, other)) in people.iter().zip([(0, 1), (1, 0)]) {
+        let (mine, other) = (&claims[mine], &claims[other]["sub"]);
+        let good = signed(
+            (Algorithm::HS256, key.secret.expose()),
+            Some(&key.kid),
+            mine,
+        );
+        let me = (Method::GET, "/auth/me");
+        // So the refusals below come of what was changed, and of nothing else.
+        assert_eq!(world.call(&good, me, Value::Null).await.0, 200, "{who}");
+        let made = forged(&key, &good, (mine, other));
+        refused.extend(
+            made.into_iter()
+                .map(|(what, token)| (format!("{who}, {what}"), token)),
+        );
+    }
+    let others = [
         ("the join token", world.join_token.clone()),
         ("no token of any kind", "x".to_owned()),
         ("an unknown API key", format!("ty_{:016x}_{:064x}", 1, 1)),
     ];
-    let mut changed = |what, name: &str, value: Value| {
-        let was = claims[name].clone();
-        claims[name] = value;
-        refused.push((what, signed(Algorithm::HS256, own, kid, &claims)));
-        claims[name] = was;
-    };
-    changed("expired", "exp", json!(1_700_000_000));
-    changed("another user's session", "sub", json!("2"));
-    changed("an unknown session", "sid", json!("0"));
-    changed("of no type", "type", json!("x"));
-
-    refused.extend(former(&world).await);
+    let others = others.into_iter().chain(former(&world).await);
+    refused.extend(others.map(|(what, token)| (what.to_owned(), token)));
     (world, refused)
+}
+
+fn signed((algorithm, secret): (Algorithm, &str), kid: Option<&str>, claims: &Value) -> String {
+    let mut header = Header::new(algorithm);
+    header.kid = kid.map(str::to_owned);
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    encode(&header, claims, &key).unwrap()
+}
+
+/// Tokens that are nearly good: these claims signed otherwise, and others (of which one names another user)
+/// signed well.
+fn forged(
+    key: &SigningKeyRow,
+    good: &str,
+    (claims, other): (&Value, &Value),
+) -> Vec<(&'static str, String)> {
+    let (own, kid) = (key.secret.expose(), Some(&*key.kid));
+    let parts: Vec<_> = good.split('.').collect();
+    let (header, body, signature) = (parts[0], parts[1], parts[2]);
+    // {"alg":"none","typ":"JWT"}
+    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    let by = |algorithm, secret: &str, kid| signed((algorithm, secret), kid, claims);
+    let mut refused = vec![
+        ("another key", by(Algorithm::HS256, "guess", kid)),
+        ("an unknown kid", by(Algorithm::HS256, own, Some("k"))),
+        ("no kid", by(Algorithm::HS256, own, None)),
+        ("HS384", by(Algorithm::HS384, own, kid)),
+        ("alg none", format!("{none}.{body}.")),
+        ("alg none, signed", format!("{none}.{body}.{signature}")),
+        ("no signature", format!("{header}.{body}.")),
+    ];
+    for (what, name, value) in [
+        ("expired", "exp", json!(1_700_000_000)),
+        ("another user's session", "sub", other.clone()),
+        ("an unknown session", "sid", json!("0")),
+        ("of no type", "type", json!("x")),
+    ] {
+        let mut changed = claims.clone();
+        changed[name] = value;
+        refused.push((what, signed((Algorithm::HS256, own), kid, &changed)));
+    }
+    refused
 }
 
 /// Tokens that were good once, or are good for something else.

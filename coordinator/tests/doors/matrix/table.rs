@@ -1,10 +1,12 @@
 //! The table: every call of both doors, and what each caller is answered. Written from ADR 7 and the
-//! contract, by hand: a call that it does not name fails the test, and so does another status.
+//! contract, by hand: a described call or method that it does not name fails the test, and so does another status.
+//! Routes that no document names stand in [`UNDESCRIBED`], which whoever adds one adds it to. The calls of agents have
+//! a table of their own (`agents.rs`); reflection and health of gRPC are everybody's.
 //!
 //! One row is one call: its REST route, its gRPC method (`-` where a door has none), and the HTTP
 //! status for each caller of [`CALLERS`]; the gRPC code is that of the same kind. Words in braces are
 //! what the call is about; it is there, and is the project's or somebody else's than the caller's.
-//! After `#` stand variants of one route.
+//! After `#` stand variants of one route. Paths lie below `/api/v1`, but for those that begin with `//`.
 
 /// Who calls: nobody; one with each system role and in no project; one with each role in the project
 /// (a standard engineer otherwise); the administrator of another project; a service account that is a
@@ -101,10 +103,38 @@ DELETE:/nodes/tokens/{token}                   NodeService/RevokeJoinToken     4
 -#{node}                                       NodeService/Resume              401  403 403 403 403 200  403 403 403  403 403
 -#{node}                                       NodeService/Drain               401  403 403 403 403 200  403 403 403  403 403
 POST:/nodes/{node}/revoke                      NodeService/RevokeNode          401  403 403 403 403 200  403 403 403  403 403
+
+GET:/openapi.json                                                              - 200  200 200 200 200 200  200 200 200  200 200
+GET://health                                                                   - 200  200 200 200 200 200  200 200 200  200 200
+GET://metrics                                                                  - 200  200 200 200 200 200  200 200 200  200 200
+GET://docs/                                                                    - 200  200 200 200 200 200  200 200 200  200 200
+POST://t/{secret}/api/v1/training/jobs/{job}/callback/progress                 - 404  404 404 404 404 404  404 404 404  404 404
+POST://t/{secret}/api/v1/training/jobs/{job}/callback/completion               - 404  404 404 404 404 404  404 404 404  404 404
+POST://t/{secret}/api/v1/training/jobs/{job}/callback/logs                     - 404  404 404 404 404 404  404 404 404  404 404
+POST://t/{secret}/api/v1/training/jobs/{job}/callback/log                      - 404  404 404 404 404 404  404 404 404  404 404
+POST://t/{secret}/api/v1/validation/jobs/{job}/results                         - 404  404 404 404 404 404  404 404 404  404 404
+GET:/files/{file}                                                              - 403  403 403 403 403 403  403 403 403  403 403
+PUT:/files/{file}                                                              - 403  403 403 403 403 403  403 403 403  403 403
+PUT:/files/{way}#signed                                                        - 200  200 200 200 200 200  200 200 200  200 200
 ";
 
-/// Routes that the OpenAPI document does not show.
-pub(super) const UNDESCRIBED: [&str; 1] = ["GET:/ws/training"];
+/// Routes that the OpenAPI document does not show: the WebSocket, itself and its pages, what answers outside of
+/// `/api/v1` too, trainers whose secret stands in the path (here one that is guessed), and files by signed links, at
+/// which nothing but the link counts.
+pub(super) const UNDESCRIBED: [&str; 12] = [
+    "GET:/ws/training",
+    "GET:/openapi.json",
+    "GET://health",
+    "GET://metrics",
+    "GET://docs/",
+    "POST://t/{}/api/v1/training/jobs/{}/callback/progress",
+    "POST://t/{}/api/v1/training/jobs/{}/callback/completion",
+    "POST://t/{}/api/v1/training/jobs/{}/callback/logs",
+    "POST://t/{}/api/v1/training/jobs/{}/callback/log",
+    "POST://t/{}/api/v1/validation/jobs/{}/results",
+    "GET:/files/{}",
+    "PUT:/files/{}",
+];
 
 /// One call.
 #[derive(Clone, Copy, Debug)]
