@@ -1,6 +1,7 @@
-//! Servers that come from a package registry: where they are installed, and what a test does without them.
+//! What a test needs that may not be there: servers of a package registry and where they are installed, and the word
+//! that a test is skipped without them.
 //!
-//! Owns the one word that a test was skipped. Never installs anything: `.ci/run` does, below `target/ci`.
+//! Never installs anything: `.ci/run` does, below `target/ci`.
 
 use std::{
     io::Write as _,
@@ -22,13 +23,20 @@ pub fn program(variable: &str, usual: &str) -> Option<PathBuf> {
     }
     let test = std::thread::current();
     let test = test.name().unwrap_or("a test");
-    let words = format!(
-        "SKIPPED: {test}: there is no {}; .ci/run installs it, and {variable} names another",
+    skipped(&format!(
+        "{test}: there is no {}; .ci/run installs it, and {variable} names another",
         found.display()
-    );
-    let must = std::env::var_os("TRAINYARD_SKIP_NOTHING").is_some();
-    assert!(!must, "{words}");
-    let line = format!("\n*** {words} ***\n");
-    std::io::stderr().write_all(line.as_bytes()).ok();
+    ));
     None
+}
+
+/// Says on standard error that something is skipped and why, past the capture of a test's output.
+///
+/// # Panics
+/// Where `TRAINYARD_SKIP_NOTHING` is set, as in CI: then what is skipped has failed.
+pub fn skipped(why: &str) {
+    let must = std::env::var_os("TRAINYARD_SKIP_NOTHING").is_some();
+    assert!(!must, "SKIPPED: {why}");
+    let line = format!("\n*** SKIPPED: {why} ***\n");
+    std::io::stderr().write_all(line.as_bytes()).ok();
 }
