@@ -160,7 +160,11 @@ fn attempts(job: &v1::Job, record: &Record) -> Result<()> {
         };
         let fine = match how.failure_class() {
             FailureClass::Lost => true,
-            FailureClass::Infrastructure => shimless || cramped || how.message.contains("space"),
+            // A full disk may keep a trainer from its start, and ends none that has started.
+            FailureClass::Infrastructure => {
+                let space = cramped || how.message.contains("space");
+                shimless || space && attempt.started_at.is_none()
+            }
             FailureClass::Unspecified
             | FailureClass::User
             | FailureClass::OutOfMemory

@@ -34,16 +34,19 @@ pub(crate) struct Client {
     connection: Connection,
     bearer: Option<Bearer>,
     record: Record,
+    /// Daemons of trainers keep no environment, by which they could be known.
+    bare: bool,
 }
 
 impl Client {
     /// Waits for a coordinator and logs in.
-    pub(crate) async fn log_in(record: Record) -> Result<Self> {
+    pub(crate) async fn log_in(record: Record, bare: bool) -> Result<Self> {
         let url = format!("http://{ADDRESS}");
         let mut client = Self {
             connection: Connection::new(&url, ClientTls::default(), Plain::Anywhere)?,
             bearer: None,
             record,
+            bare,
         };
         let request = v1::LoginRequest {
             email: EMAIL.to_owned(),
@@ -109,7 +112,7 @@ impl Client {
     /// Submits the wish of this number with its key, until it is accepted. Whoever does it again gets the same job.
     pub(crate) async fn submit(&self, number: usize, wish: &Wish) -> Result<u64> {
         let request = v1::SubmitJobRequest {
-            spec: Some(spec(wish)),
+            spec: Some(spec(wish, self.bare)),
             idempotency_key: format!("wish-{number}"),
         };
         let submit = async || {
@@ -213,7 +216,7 @@ impl Client {
     }
 }
 
-fn spec(wish: &Wish) -> v1::JobSpec {
+fn spec(wish: &Wish, bare: bool) -> v1::JobSpec {
     let mut spec = python(TRAINER);
     (spec.epochs, spec.batch_size, spec.learning_rate) = (wish.epochs, 1, 0.01);
     let end = match wish.end {
@@ -223,12 +226,14 @@ fn spec(wish: &Wish) -> v1::JobSpec {
         End::Never => "never".to_owned(),
     };
     let pace = wish.pace.as_secs_f64().to_string();
+    let bare = if bare { "1" } else { "" };
     let resumes = if wish.resumes { "1" } else { "" };
     spec.environment = variables(&[
         ("CHAOS_END", &end),
         ("CHAOS_PACE", &pace),
         ("CHAOS_CHILDREN", wish.children.word()),
         ("CHAOS_RESUMES", resumes),
+        ("CHAOS_BARE", bare),
     ]);
     spec.resources = Some(v1::ResourceRequest {
         gpus: wish.gpus,

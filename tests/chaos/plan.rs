@@ -29,7 +29,7 @@ pub(crate) enum Children {
     Child,
     /// In a session of its own.
     Session,
-    /// Forked twice, in a session of its own, deaf to SIGTERM, without an environment.
+    /// Forked twice, in a session of its own, deaf to SIGTERM.
     Daemon,
 }
 
@@ -102,8 +102,6 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// GPUs of each agent.
     pub(crate) gpus: Vec<u32>,
-    /// All faults are over by then.
-    pub(crate) calm: Duration,
 }
 
 impl Plan {
@@ -118,12 +116,10 @@ impl Plan {
             fault(&mut rng, size.agents, span, &mut faults);
         }
         faults.sort_by_key(|(at, _)| *at);
-        let last = faults.last().map_or(span, |(at, _)| *at);
         Self {
             wishes,
             faults,
             gpus,
-            calm: last.max(span),
         }
     }
 }
@@ -171,7 +167,7 @@ fn fault(rng: &mut StdRng, agents: usize, span: Duration, all: &mut Vec<(Duratio
     let soon = begin + Duration::from_millis(rng.random_range(100..=2_500));
     let way = [Way::Both, Way::Out, Way::In];
     let way = way.get(pick % 3).copied().unwrap_or(Way::Both);
-    let pairs: &[(Duration, Fault)] = match rng.random_range(0..20) {
+    let pairs: &[(Duration, Fault)] = match rng.random_range(0..22) {
         0..=2 => &[(begin, Fault::Kill(agent)), (end, Fault::Start(agent))],
         3 | 4 => &[(begin, Fault::Kill(0)), (soon, Fault::Start(0))],
         5 => &[
@@ -192,6 +188,14 @@ fn fault(rng: &mut StdRng, agents: usize, span: Duration, all: &mut Vec<(Duratio
         16 => &[(begin, Fault::Fill(agent)), (soon, Fault::Free(agent))],
         17 => &[(begin, Fault::Fill(0)), (soon, Fault::Free(0))],
         18 => &[(begin, Fault::Cancel(pick))],
+        // Out of room, and of its memory too.
+        19 => &[
+            (begin, Fault::Fill(agent)),
+            (begin, Fault::Kill(agent)),
+            (soon, Fault::Start(agent)),
+            (end, Fault::Free(agent)),
+        ],
+        20 => &[(begin, Fault::Kill(0)), (end, Fault::Start(0))],
         _ => &[(begin, Fault::Submit(pick))],
     };
     all.extend_from_slice(pairs);

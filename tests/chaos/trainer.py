@@ -20,7 +20,8 @@ elif children == "session":
     subprocess.Popen(["sleep", "3600"], start_new_session=True)
 elif children == "daemon":
     script = "(setsid sh -c 'trap \"\" TERM; sleep 3600; sleep 3600' > /dev/null 2>&1 &)"
-    subprocess.run(["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", script], check=True)
+    environment = {"PATH": "/usr/bin:/bin"} if os.environ["CHAOS_BARE"] else None
+    subprocess.run(["sh", "-c", script], env=environment, check=True)
 
 first = 1
 found = os.environ.get("RESUME_FROM") if resumes else None

@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     ));
     let mut fleet = Fleet::make((&program, folder), &plan.gpus, record.clone()).await?;
     fleet.start(0)?;
-    let logging_in = Client::log_in(record.clone());
+    let logging_in = Client::log_in(record.clone(), !arguments.no_cgroups);
     let client = tokio::time::timeout(PATIENCE, logging_in).await;
     let client = client.context("the coordinator does not come up")??;
     for agent in 1..=size.agents {
@@ -94,9 +94,7 @@ impl World {
         check::jobs(&self.client, &self.plan, &self.record).await?;
         self.end_in_order().await;
         let mut check = std::process::Command::new(program);
-        check
-            .args(["store", "check", "--data-dir"])
-            .arg(self.fleet.data(0));
+        check.args(["store", "check"]).arg(self.fleet.data(0));
         let output = check.output()?;
         ensure!(
             output.status.success(),
