@@ -18,7 +18,6 @@ mod world;
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -209,14 +208,18 @@ fn first(arguments: &Arguments) -> Result<ExitCode> {
     let world = Pid::from_raw(i32::try_from(world.id())?);
     loop {
         let status = waitpid(None, None)?;
-        let ended = match status {
-            WaitStatus::Exited(pid, code) => (pid == world).then_some(code),
-            WaitStatus::Signaled(pid, signal, _) => (pid == world).then_some(128 + signal as i32),
-            _ => None,
-        };
-        if let Some(code) = ended {
-            let code = std::process::ExitStatus::from_raw(code << 8).code();
-            return Ok(ExitCode::from(u8::try_from(code.unwrap_or(1)).unwrap_or(1)));
+        if status.pid() != Some(world) {
+            continue;
         }
+        return Ok(match status {
+            WaitStatus::Exited(_, 0) => ExitCode::SUCCESS,
+            WaitStatus::Exited(..)
+            | WaitStatus::Signaled(..)
+            | WaitStatus::Stopped(..)
+            | WaitStatus::PtraceEvent(..)
+            | WaitStatus::PtraceSyscall(_)
+            | WaitStatus::Continued(_)
+            | WaitStatus::StillAlive => ExitCode::FAILURE,
+        });
     }
 }

@@ -37,6 +37,8 @@ for epoch in range(first, epochs + 1):
     print("line", attempt, epoch, flush=True)
     sdk.report_progress(epoch, epochs, {"loss": 1.0 / epoch})
     if resumes:
+        # A checkpoint says that all epochs up to it are reported: what the SDK keeps for later goes first.
+        sdk.flush(patience=600)
         try:
             with open(last + ".part", "w") as file:
                 file.write(str(epoch))

@@ -10,6 +10,7 @@ use crate::{
     board::Board,
     callbacks::{Registry, callback_url},
     dataset::Datasets,
+    devices::Gpus,
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::trainers::Trainers,
@@ -37,6 +38,8 @@ pub struct Node {
     pub callbacks: SocketAddr,
     /// Where reports and spools are shown.
     pub board: Board,
+    /// Its GPUs, and when one that was held is free.
+    pub gpus: Gpus,
     /// Datasets of snapshots, and where checkpoints go.
     pub datasets: Arc<Datasets>,
 }
