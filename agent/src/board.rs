@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::watch;
 use trainyard_core::{ids::TaskKey, task::Report};
 
-use crate::spool::Spool;
+use crate::{exec::ProcIdent, spool::Spool};
 
 #[derive(Debug)]
 struct Entry {
@@ -20,9 +20,19 @@ struct Entry {
     changed: u64,
 }
 
-/// The newest of every task. A cheap handle.
+/// Why a GPU gets no jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// For people.
+    pub reason: String,
+    /// Who held it last and has not ended.
+    pub processes: Vec<ProcIdent>,
+}
+
+/// The newest of every task, and the GPUs that get none. A cheap handle.
 #[derive(Clone, Debug)]
 pub struct Board {
+    blocked: Arc<Mutex<BTreeMap<String, Blocked>>>,
     entries: Arc<Mutex<BTreeMap<TaskKey, Entry>>>,
     version: watch::Sender<u64>,
 }
@@ -30,6 +40,7 @@ pub struct Board {
 impl Default for Board {
     fn default() -> Self {
         Self {
+            blocked: Arc::default(),
             entries: Arc::default(),
             version: watch::channel(0).0,
         }
@@ -101,6 +112,28 @@ impl Board {
         let entries = self.lock();
         let with = |(key, entry): (&TaskKey, &Entry)| Some((*key, entry.spool.clone()?));
         entries.iter().filter_map(with).collect()
+    }
+
+    /// From now on this GPU gets no jobs.
+    pub fn block(&self, uuid: String, why: Blocked) {
+        self.lock_blocked().insert(uuid, why);
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// It does again.
+    pub fn unblock(&self, uuid: &str) {
+        self.lock_blocked().remove(uuid);
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// The GPUs that get no jobs.
+    #[must_use]
+    pub fn blocked(&self) -> BTreeMap<String, Blocked> {
+        self.lock_blocked().clone()
+    }
+
+    fn lock_blocked(&self) -> MutexGuard<'_, BTreeMap<String, Blocked>> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells of every change, with the number of the newest.

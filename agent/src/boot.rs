@@ -20,7 +20,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_config::Secret;
-use trainyard_core::resources::{Capacity, Gpu};
+use trainyard_core::{
+    device::GivingBack,
+    resources::{Capacity, Gpu},
+};
 use trainyard_net::{ClientTls, Connection, Plain, client::SetupError};
 
 use crate::{
@@ -32,6 +35,7 @@ use crate::{
     callbacks::{self, BindError, CallbackServer, Registry},
     clock,
     dataset::{self, DatasetOptions},
+    devices::{self, Devices, Gpus},
     embedded::{self, ExtractError, Extracted},
     environment::EnvironmentStore,
     exec::shims::Shims,
@@ -67,6 +71,10 @@ pub struct AgentOptions {
     pub simulated_gpus: Option<Vec<SimulatedGpu>>,
     /// What a task may tell before the coordinator takes it, in bytes: beyond half of it metrics are thinned.
     pub spool_bytes: u64,
+    /// Who is asked about the memory of GPUs; the machine's driver where nobody is given.
+    pub devices: Option<Arc<dyn Devices>>,
+    /// When a GPU that a task has left is given to another.
+    pub giving_back: GivingBack,
     /// The operator's own trainers, which go before the embedded ones.
     pub trainers_dir: Option<PathBuf>,
     /// What the operator says about this node.
@@ -228,10 +236,29 @@ async fn settle(
         callbacks: server.address(),
         board: Board::default(),
         spool_bytes: options.spool_bytes,
+        gpus: gpus(options, &identity).await?,
         datasets,
         data_dir,
     };
     Ok((Arc::new(node), identity, access))
+}
+
+/// The GPUs and whom to ask about them. Pretended ones have no driver.
+async fn gpus(options: &AgentOptions, identity: &Identity) -> Result<Gpus, BootError> {
+    let devices = match &options.devices {
+        Some(given) => Arc::clone(given),
+        None if options.simulated_gpus.is_some() => Arc::new(devices::Pretended),
+        None => {
+            let found = trainyard_runtime::blocking(devices::of_this_machine).await;
+            found.map_err(|error| BootError::Start(error.to_string()))?
+        }
+    };
+    let uuids = identity.capacity.gpus.iter().map(|gpu| gpu.uuid.clone());
+    Ok(Gpus {
+        uuids: uuids.collect(),
+        devices,
+        rule: options.giving_back,
+    })
 }
 
 /// Resolves when the agent cannot go on.

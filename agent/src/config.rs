@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 mod datasets;
@@ -14,6 +15,7 @@ pub use datasets::{CheckpointsConfig, DatasetsConfig};
 use serde::Deserialize;
 pub use trainyard_config::ConfigError;
 use trainyard_config::{Secret, Shipped};
+use trainyard_core::device::GivingBack;
 
 /// The shipped defaults, every key with a comment.
 pub const DEFAULTS: &str = include_str!("../../config/agent.toml");
@@ -31,6 +33,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who it is.
     pub node: NodeConfig,
+    /// When GPUs are free.
+    pub gpus: GpusConfig,
     /// How datasets come.
     pub datasets: DatasetsConfig,
     /// How checkpoints go.
@@ -85,6 +89,27 @@ pub struct NodeConfig {
     pub trainers_dir: Option<PathBuf>,
 }
 
+/// When a GPU that a job has left is given to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpusConfig {
+    /// Memory in use below this many MiB is nobody's.
+    pub free_below_mib: u32,
+    /// For how many seconds it is waited for; 0 for not at all.
+    pub free_within_seconds: u32,
+}
+
+impl GpusConfig {
+    /// As the agent takes it.
+    #[must_use]
+    pub fn giving_back(self) -> GivingBack {
+        GivingBack {
+            free_below: u64::from(self.free_below_mib) << 20,
+            patience: Duration::from_secs(self.free_within_seconds.into()),
+        }
+    }
+}
+
 fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(from)?;
     Ok(Some(text).filter(|text| !text.is_empty()))
@@ -101,7 +126,11 @@ fn above_zero<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u32>, 
 const SHIPPED: Shipped = Shipped {
     defaults: DEFAULTS,
     env_prefix: ENV_PREFIX,
-    may_be_zero: &["node.slots", "checkpoints.every_seconds"],
+    may_be_zero: &[
+        "node.slots",
+        "checkpoints.every_seconds",
+        "gpus.free_within_seconds",
+    ],
     open_sections: &["labels"],
     texts: &[("node.data_dir", path)],
 };

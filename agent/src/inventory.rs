@@ -180,23 +180,30 @@ fn simulate(node: &str, simulated: Vec<SimulatedGpu>) -> Vec<Gpu> {
         .collect()
 }
 
-fn real_gpus() -> Vec<Gpu> {
+/// The NVIDIA driver, where there is one that answers.
+pub(crate) fn driver() -> Option<Nvml> {
     // The driver installs the library with its version; the plain name comes with developer files.
     let library = std::ffi::OsStr::new("libnvidia-ml.so.1");
-    let nvml = match Nvml::builder().lib_path(library).init() {
-        Ok(nvml) => nvml,
+    match Nvml::builder().lib_path(library).init() {
+        Ok(nvml) => Some(nvml),
         Err(
             error @ (NvmlError::LibloadingError(_)
             | NvmlError::DriverNotLoaded
             | NvmlError::LibraryNotFound),
         ) => {
             tracing::info!(%error, "no NVIDIA driver: this node has no GPUs");
-            return Vec::new();
+            None
         }
         Err(error) => {
             tracing::warn!(%error, "the NVIDIA driver does not answer: no GPUs are offered");
-            return Vec::new();
+            None
         }
+    }
+}
+
+fn real_gpus() -> Vec<Gpu> {
+    let Some(nvml) = driver() else {
+        return Vec::new();
     };
     let count = nvml.device_count().unwrap_or_else(|error| {
         tracing::warn!(%error, "the NVIDIA driver does not count its GPUs: none are offered");

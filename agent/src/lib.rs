@@ -11,6 +11,7 @@ pub mod callbacks;
 pub mod clock;
 pub mod config;
 pub mod dataset;
+pub mod devices;
 pub mod embedded;
 pub mod environment;
 pub mod exec;

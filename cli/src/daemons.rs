@@ -109,6 +109,8 @@ pub(crate) async fn agent(args: AgentArgs, context: &Context<'_>) -> anyhow::Res
         slots: args.slots.or(config.node.slots),
         simulated_gpus: args.simulate_gpus.map(|gpus| gpus.0),
         spool_bytes: config.node.spool_mib.saturating_mul(1 << 20),
+        devices: None,
+        giving_back: config.gpus.giving_back(),
         trainers_dir: args.trainers_dir.or(config.node.trainers_dir),
         labels,
         shim_command: vec![binary.display().to_string(), SHIM.to_owned()],

@@ -8,6 +8,7 @@
 pub mod access;
 pub mod account;
 pub mod dataset;
+pub mod device;
 pub mod failure;
 pub mod ids;
 pub mod job;

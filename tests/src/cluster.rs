@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic::{
     Request,
-    metadata::{Ascii, MetadataValue},
+    metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::Channel,
 };
@@ -32,6 +32,16 @@ pub const PASSWORD: &str = "admin123";
 /// Adds the access token to every call.
 #[derive(Clone, Debug)]
 pub struct Bearer(MetadataValue<Ascii>);
+
+impl Bearer {
+    /// Of this access token.
+    ///
+    /// # Errors
+    /// When it is none that a header can hold.
+    pub fn of(token: &str) -> Result<Self, InvalidMetadataValue> {
+        Ok(Self(format!("Bearer {token}").parse()?))
+    }
+}
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
@@ -302,7 +312,7 @@ impl Cluster {
     }
 
     fn bearer(&self) -> Bearer {
-        Bearer(format!("Bearer {}", self.token).parse().expect("a header"))
+        Bearer::of(&self.token).expect("a header")
     }
 
     async fn log_in(&self) -> String {

@@ -10,7 +10,7 @@ use trainyard_core::{
     time::Timestamp,
 };
 
-use super::{node::Node, run::blocking};
+use super::{node::Node, release, run::blocking};
 use crate::{
     clock,
     exec::watch::{request_stop, wait_exit},
@@ -35,6 +35,9 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
             }
         }
     };
+    for (_, words) in release::free(&node, &order.gpu_uuids, folder.path()).await {
+        tracing::warn!(%task, words, "a task that is given up");
+    }
     let spool = node.board.spool_of(task);
     let end = TaskEnd {
         error: Some(format!(

@@ -15,6 +15,7 @@ mod follow;
 mod give_up;
 pub mod node;
 mod prepare;
+mod release;
 pub mod root;
 pub mod run;
 pub mod runs;

@@ -10,6 +10,7 @@ use crate::{
     board::Board,
     callbacks::{Registry, callback_url},
     dataset::Datasets,
+    devices::Gpus,
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::trainers::Trainers,
@@ -39,6 +40,8 @@ pub struct Node {
     pub board: Board,
     /// What a task may tell before the coordinator takes it, in bytes.
     pub spool_bytes: u64,
+    /// Its GPUs, and when one that was held is free.
+    pub gpus: Gpus,
     /// Datasets of snapshots, and where checkpoints go.
     pub datasets: Arc<Datasets>,
 }

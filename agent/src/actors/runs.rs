@@ -4,11 +4,18 @@
 //! task and starts a failed one again. Repeated orders change nothing. Never ends a trainer by its
 //! own end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use trainyard_core::{
     failure::StopCause,
     ids::TaskKey,
@@ -18,6 +25,7 @@ use trainyard_core::{
 use super::{
     give_up::give_up,
     node::Node,
+    release::watch,
     run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
 use crate::{
@@ -74,6 +82,9 @@ pub struct State {
     entries: BTreeMap<TaskKey, Entry>,
     actors: BTreeMap<ActorId, TaskKey>,
     tasks: TaskTracker,
+    end: CancellationToken,
+    /// Ends the watch on GPUs also when this actor fails.
+    _guard: DropGuard,
 }
 
 impl Actor for Runs {
@@ -88,15 +99,24 @@ impl Actor for Runs {
     ) -> Result<State, ActorProcessingErr> {
         let tasks = node.tasks();
         let found = blocking(move || folder::find(&tasks)).await?;
+        let end = CancellationToken::new();
         let mut state = State {
             node,
             entries: BTreeMap::new(),
             actors: BTreeMap::new(),
             tasks: TaskTracker::new(),
+            _guard: end.clone().drop_guard(),
+            end,
         };
+        let mut held = BTreeSet::new();
         for (folder, order) in found {
+            held.extend(order.gpu_uuids.iter().cloned());
             state.go_on(&myself, folder, order).await?;
         }
+        let (node, end) = (Arc::clone(&state.node), state.end.clone());
+        state.tasks.spawn(async move {
+            end.run_until_cancelled(watch(node, held)).await;
+        });
         Ok(state)
     }
 
@@ -153,6 +173,7 @@ impl Actor for Runs {
         myself
             .stop_children_and_wait(Some("the agent stops".to_owned()), Some(PATIENCE))
             .await;
+        state.end.cancel();
         state.tasks.close();
         if tokio::time::timeout(PATIENCE, state.tasks.wait())
             .await

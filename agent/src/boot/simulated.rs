@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use ractor::Actor;
 use tokio::sync::watch;
 use trainyard_config::Secret;
-use trainyard_core::resources::Capacity;
+use trainyard_core::{device::GivingBack, resources::Capacity};
 use trainyard_net::{ClientTls, Dial, Plain};
 
 use super::{BootError, agent_id, reason_in, refused, take_data_dir};
@@ -21,6 +21,7 @@ use crate::{
     callbacks::Registry,
     clock,
     dataset::{self, DatasetOptions},
+    devices::{Gpus, Pretended},
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::trainers::Trainers,
@@ -116,6 +117,11 @@ async fn node(
         callbacks: SocketAddr::from(([127, 0, 0, 1], 1)),
         board: Board::default(),
         spool_bytes: SPOOL,
+        gpus: Gpus {
+            uuids: Vec::new(),
+            devices: Arc::new(Pretended),
+            rule: GivingBack::default(),
+        },
         datasets: datasets.map_err(BootError::Start)?,
         data_dir,
     })

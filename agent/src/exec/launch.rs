@@ -7,8 +7,8 @@
 use super::durable;
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::ProcIdent;
-use super::lock;
 use super::shims::Shims;
+use super::{lock, remains};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -124,6 +124,7 @@ pub async fn launch(
     task_dir: &Path,
     spec: &LaunchSpec,
 ) -> Result<Launched, LaunchError> {
+    clear(task_dir).await?;
     prepare(task_dir, spec).await?;
     let mut child = start_shim(shims, task_dir).await?;
     let program = spec.argv.first().cloned().unwrap_or_default();
@@ -148,8 +149,11 @@ pub async fn launch(
         Ok(None) => silent("ended"),
         Err(_) => silent("did not answer"),
     };
-    // The trainer, if there is one, dies with its shim.
+    // The trainer, if there is one, dies with its shim; what it has started already does not.
     drop(child.kill().await);
+    if let Err(error) = remains::fence(task_dir).await {
+        tracing::warn!(%error, task_dir = %task_dir.display(), "what a failed launch left behind cannot be found");
+    }
     Err(refusal)
 }
 
@@ -168,8 +172,31 @@ pub fn read_spec(task_dir: &Path) -> io::Result<Option<LaunchSpec>> {
     durable::read_json(&task_dir.join(files::LAUNCH))
 }
 
+/// A shim that was killed before it said who it is may have left something of its trainer: that ends first.
+async fn clear(task_dir: &Path) -> Result<(), LaunchError> {
+    let failed = |source| LaunchError::Folder {
+        task_dir: task_dir.to_path_buf(),
+        source,
+    };
+    let folder = task_dir.to_path_buf();
+    let is_left = move || {
+        let before = folder.join(files::LAUNCH).try_exists()?;
+        Ok(before && lock::holder(&folder)?.is_none())
+    };
+    let is_left = trainyard_runtime::blocking(is_left).await;
+    let is_left = is_left.map_err(io::Error::other).and_then(|left| left);
+    if !is_left.map_err(failed)? {
+        return Ok(());
+    }
+    let (killed, stuck) = remains::fence(task_dir).await.map_err(failed)?;
+    if killed > 0 {
+        tracing::warn!(killed, ?stuck, task_dir = %task_dir.display(), "an earlier launch had left processes behind");
+    }
+    Ok(())
+}
+
 async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> {
-    let (folder, spec) = (task_dir.to_path_buf(), spec.clone());
+    let (folder, mut spec) = (task_dir.to_path_buf(), spec.clone());
     let failed = |source| LaunchError::Folder {
         task_dir: task_dir.to_path_buf(),
         source,
@@ -179,6 +206,7 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
         if let Some(pid) = lock::holder(&folder)? {
             return Ok(Some(pid));
         }
+        remains::mark(&mut spec)?;
         for name in [files::EXIT, files::STOP, files::PROC] {
             durable::remove_if_there(&folder.join(name))?;
         }

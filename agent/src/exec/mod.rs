@@ -8,8 +8,9 @@
 //! What is guaranteed: the trainer's main process never outlives its shim (parent death signal);
 //! nothing that the trainer started outlives the end of its main process as long as the shim lives
 //! (the shim is the reaper of all its descendants). A shim killed by SIGKILL cannot clean up:
-//! [`watch::wait_exit`] then kills what is left in the trainer's control group and session. Where no
-//! control group can be made, a process that had left the session is out of reach then.
+//! [`watch::wait_exit`] then kills what is left in the trainer's control group and session, and what carries its mark
+//! (see [`remains`]). Where no control group can be made, a process that had left the session and dropped its
+//! environment is out of reach then.
 
 mod cgroup;
 mod clock;
@@ -23,6 +24,7 @@ pub(crate) mod lock;
 pub mod output;
 mod procfs;
 mod pump;
+pub mod remains;
 pub mod shim;
 pub mod shims;
 mod spawn;

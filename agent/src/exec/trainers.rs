@@ -2,7 +2,7 @@
 //!
 //! Owns the seam between the two and nothing else. The run actor calls it.
 
-use std::{fmt, future::Future, path::Path, pin::Pin, time::Duration};
+use std::{collections::BTreeSet, fmt, future::Future, io, path::Path, pin::Pin, time::Duration};
 
 use super::{
     files::{ExitRecord, LaunchSpec},
@@ -42,6 +42,14 @@ pub trait Trainers: fmt::Debug + Send + Sync {
         grace: Duration,
     ) -> Result<Stop, StopError>;
 
+    /// As [`super::remains::remains`]; nothing where trainers are no processes.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn remains(&self, _task_dir: &Path) -> io::Result<BTreeSet<i32>> {
+        Ok(BTreeSet::new())
+    }
+
     /// Makes the next launch quick.
     fn keep_ready(&self);
 }
@@ -70,6 +78,10 @@ impl Trainers for Shims {
         grace: Duration,
     ) -> Result<Stop, StopError> {
         watch::request_stop(task_dir, shim, grace)
+    }
+
+    fn remains(&self, task_dir: &Path) -> io::Result<BTreeSet<i32>> {
+        super::remains::remains(task_dir)
     }
 
     fn keep_ready(&self) {

@@ -3,19 +3,15 @@
 //! Owns what the agent does with a shim that it launched or found again: both are the same here. It
 //! never starts anything. The agent calls it.
 
-use super::files::{self, ExitRecord, ProcRecord, StopRecord};
+use super::files::{self, ExitRecord, StopRecord};
 use super::ident::{ProcIdent, adopt, wait_gone};
-use super::{cgroup, durable, launch, procfs};
+use super::{durable, remains};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::collections::BTreeSet;
+use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long the processes of a shim that vanished may take to die of SIGKILL.
-const FENCE_LIMIT: Duration = Duration::from_secs(20);
 /// How soon a task is looked at again that could not be.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -83,7 +79,7 @@ pub struct StopError {
 /// this process launched and for one that it found again, also when it has ended long ago. Can be
 /// dropped and called again.
 ///
-/// It does not reap a launched shim: see [`launch::Launched::child`].
+/// It does not reap a launched shim: see [`super::launch::Launched::child`].
 pub async fn wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, ShimVanished> {
     loop {
         match try_wait_exit(task_dir, shim).await {
@@ -115,11 +111,7 @@ async fn try_wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, 
     if let Some(record) = record {
         return Ok(record);
     }
-    let processes = launch::read_processes(task_dir).map_err(unreadable)?;
-    let (killed, stuck) = match processes {
-        Some(processes) => fence(&processes).await.map_err(unreadable)?,
-        None => (0, Vec::new()),
-    };
+    let (killed, stuck) = remains::fence(task_dir).await.map_err(unreadable)?;
     Err(if stuck.is_empty() {
         ShimVanished::TrainerGone {
             task_dir: task_dir.to_path_buf(),
@@ -158,71 +150,4 @@ pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Resul
         Err(Errno::SRCH) => Ok(Stop::AlreadyGone),
         Err(error) => Err(failed(error.into())),
     }
-}
-
-/// Kills what is left of the trainer. Returns how many were killed and which did not end.
-async fn fence(task: &ProcRecord) -> io::Result<(usize, Vec<i32>)> {
-    if procfs::boot_id()? != task.trainer.boot_id {
-        return Ok((0, Vec::new()));
-    }
-    let mut killed = 0;
-    let round = async {
-        loop {
-            let held = hold_remains(task);
-            if held.is_empty() {
-                return io::Result::Ok(());
-            }
-            killed += held.len();
-            cgroup::kill(task.cgroup.as_deref());
-            for pidfd in &held {
-                // It may have ended meanwhile; the wait below tells.
-                pidfd_send_signal(pidfd, Signal::KILL).ok();
-            }
-            for pidfd in held {
-                wait_gone(pidfd).await?;
-            }
-        }
-    };
-    match tokio::time::timeout(FENCE_LIMIT, round).await {
-        Ok(done) => {
-            done?;
-            cgroup::remove(task.cgroup.as_deref());
-            Ok((killed, Vec::new()))
-        }
-        Err(_) => Ok((killed, remains(task).into_iter().collect())),
-    }
-}
-
-/// The living processes of the trainer's control group and session.
-///
-/// A session's id is the pid of its leader, and the kernel does not give that pid away while a
-/// member is left; so the members of a session whose leader is another process than the trainer are
-/// none of ours. The group's name holds the shim's identity and is no other's.
-fn remains(task: &ProcRecord) -> BTreeSet<i32> {
-    let mut pids = cgroup::members(task.cgroup.as_deref());
-    let trainer = &task.trainer;
-    let other = procfs::stat(trainer.pid).is_some_and(|s| s.start_ticks != trainer.start_ticks);
-    if !other {
-        pids.extend(procfs::session_members(trainer.pid));
-    }
-    pids
-}
-
-/// Takes hold of them. They are looked for once more with the pidfds open, so that none is a process
-/// that took over a pid in between.
-fn hold_remains(task: &ProcRecord) -> Vec<OwnedFd> {
-    let open = |pid: i32| {
-        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
-        Some((pid, pidfd))
-    };
-    let opened: Vec<(i32, OwnedFd)> = remains(task).into_iter().filter_map(open).collect();
-    if opened.is_empty() {
-        return Vec::new();
-    }
-    let still = remains(task);
-    opened
-        .into_iter()
-        .filter(|(pid, _)| still.contains(pid))
-        .map(|(_, pidfd)| pidfd)
-        .collect()
 }

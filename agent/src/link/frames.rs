@@ -1,7 +1,7 @@
 //! Frames to and from the coordinator: wire types outside, core types inside. Pure. Called by the
 //! session.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use trainyard_config::Secret;
 use trainyard_core::{failure::StopCause, ids::TaskKey, snapshot::Snapshot, spec::JobSpec};
@@ -10,7 +10,7 @@ use trainyard_proto::{
     v1::{self, ConnectRequest, connect_request::Frame},
 };
 
-use crate::{actors::runs::RunsMsg, folder::Order, spool::Spooled};
+use crate::{actors::runs::RunsMsg, board::Blocked, folder::Order, spool::Spooled};
 
 /// What the coordinator wants of the tasks.
 pub(super) fn order_of(start: v1::StartTask) -> Result<RunsMsg, WireError> {
@@ -49,6 +49,12 @@ pub(super) fn forget_of(forget: v1::ForgetTask) -> Result<RunsMsg, WireError> {
 
 fn key(field: &'static str, wire: Option<v1::TaskKey>) -> Result<TaskKey, WireError> {
     wire.map(Into::into).ok_or(WireError::Missing(field))
+}
+
+/// The GPUs that get no jobs, as the coordinator hears of them.
+pub(super) fn blocked(gpus: BTreeMap<String, Blocked>) -> Vec<v1::BlockedGpu> {
+    let wire = |(uuid, Blocked { reason, .. })| v1::BlockedGpu { uuid, reason };
+    gpus.into_iter().map(wire).collect()
 }
 
 /// How often to give a sign of life.

@@ -3,7 +3,7 @@
 //! Never retries and never remembers: whatever the coordinator must know is said again in the next
 //! hello. A task of the link actor.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use ractor::ActorRef;
 use tokio::{
@@ -16,6 +16,8 @@ use trainyard_proto::v1::{
     ConnectRequest, ConnectResponse, Heartbeat, Hello, Welcome, connect_request,
     connect_response::Frame,
 };
+
+use crate::board::Blocked;
 
 use super::{LinkArgs, LinkMsg, data, frames, wire};
 
@@ -75,6 +77,7 @@ pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEn
         link,
         outgoing,
         told,
+        blocked: BTreeMap::new(),
     };
     tokio::select! {
         end = control.run(incoming, every) => end,
@@ -112,6 +115,7 @@ fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
         labels: identity.labels.clone(),
         tasks: reports.into_iter().map(Into::into).collect(),
         agent_id: identity.agent_id.clone(),
+        blocked_gpus: frames::blocked(link.board.blocked()),
     }))
 }
 
@@ -120,6 +124,8 @@ struct Control<'l> {
     outgoing: mpsc::Sender<ConnectRequest>,
     /// The board up to this number is told.
     told: u64,
+    /// The GPUs that are told to be blocked.
+    blocked: BTreeMap<String, Blocked>,
 }
 
 impl Control<'_> {
@@ -157,14 +163,22 @@ impl Control<'_> {
 
     async fn heartbeat(&self) -> Result<(), SessionEnd> {
         let reports = self.link.board.reports_after(0);
-        let tasks = reports.into_iter().map(Into::into).collect();
-        self.send(connect_request::Frame::Heartbeat(Heartbeat { tasks }))
-            .await
+        let beat = Heartbeat {
+            tasks: reports.into_iter().map(Into::into).collect(),
+            blocked_gpus: frames::blocked(self.link.board.blocked()),
+        };
+        self.send(connect_request::Frame::Heartbeat(beat)).await
     }
 
     /// What has changed, each task once.
     async fn news(&mut self) -> Result<(), SessionEnd> {
         let newest = *self.link.board.watch().borrow();
+        // Before the end of the task that has held one: it must not be given to another.
+        let blocked = self.link.board.blocked();
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            self.heartbeat().await?;
+        }
         for report in self.link.board.reports_after(self.told) {
             let frame = connect_request::Frame::Report(report.into());
             self.send(frame).await?;

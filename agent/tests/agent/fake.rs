@@ -67,6 +67,8 @@ pub(crate) struct Known {
     pub(crate) busy: u32,
     /// Uploads go in parts of so many bytes.
     pub(crate) part_bytes: Option<u64>,
+    /// GPUs that get no jobs.
+    pub(crate) blocked: Vec<v1::BlockedGpu>,
     /// Details of reports, in order.
     pub(crate) details: Vec<String>,
 }
@@ -416,6 +418,7 @@ impl Fake {
             for report in hello.tasks.clone() {
                 known.reports.insert(job(report.task), report);
             }
+            known.blocked.clone_from(&hello.blocked_gpus);
             known.hellos.push(hello);
         });
         let frame = Some(welcome);
@@ -423,7 +426,10 @@ impl Fake {
         self.change(|known| known.control = Some(out));
         while let Ok(Some(request)) = incoming.message().await {
             let reports = match request.frame {
-                Some(connect_request::Frame::Heartbeat(beat)) => beat.tasks,
+                Some(connect_request::Frame::Heartbeat(beat)) => {
+                    self.change(|known| known.blocked = beat.blocked_gpus);
+                    beat.tasks
+                }
                 Some(connect_request::Frame::Report(report)) => vec![report],
                 other => panic!("not on a control stream: {other:?}"),
             };

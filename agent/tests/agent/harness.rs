@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use trainyard_agent::boot::{self, AgentOptions, BootError};
+use trainyard_core::device::GivingBack;
 use trainyard_net::{ClientTls, Plain};
 use trainyard_proto::convert::duration;
 use trainyard_proto::v1::{
@@ -47,6 +48,8 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
         slots: Some(4),
         simulated_gpus: Some(Vec::new()),
         spool_bytes: 128 << 20,
+        devices: None,
+        giving_back: GivingBack::default(),
         trainers_dir: Some(data.join("own-trainers")),
         labels: BTreeMap::from([("room".to_owned(), "7".to_owned())]),
         shim_command: vec![me.display().to_string(), "shim".to_owned()],

@@ -3,10 +3,11 @@
 //! Owns the cases that only a kernel can answer. It never sleeps: it waits for conditions, bounded.
 //! `cargo test` calls it.
 
+mod remains;
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use trainyard_agent::exec::launch::{LaunchError, launch, read_processes};
 use trainyard_agent::exec::output::{OutputReader, Stream};
 use trainyard_agent::exec::shims::Shims;
-use trainyard_agent::exec::watch::{ShimVanished, Stop, request_stop, wait_exit};
+use trainyard_agent::exec::watch::{Stop, request_stop, wait_exit};
 use trainyard_agent::exec::{ProcIdent, ident, shim};
 
+use remains::*;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -62,6 +64,8 @@ cases! {
     a_running_task_is_not_launched_twice,
     a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away,
     a_shim_that_is_kept_ready_runs_the_next_task_and_ends_with_whoever_kept_it, a_killed_shim_leaves_no_process_of_its_trainer,
+    a_killed_shim_leaves_no_process_of_its_trainer_where_there_are_no_control_groups,
+    what_a_shim_left_that_never_said_who_it_is_ends_before_the_task_is_launched_again,
     many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
 }
 
@@ -124,9 +128,9 @@ async fn the_environment_is_whole_and_nothing_is_inherited() {
     let task = folder();
     finish(&task, "exec env").await;
     let mut lines = texts(&task);
-    // The shell adds its own.
+    // The shell adds its own, and the launcher its mark.
     lines.retain(|line| {
-        !["PWD=", "OLDPWD=", "SHLVL=", "_="]
+        !["PWD=", "OLDPWD=", "SHLVL=", "_=", "TRAINYARD_MARK="]
             .iter()
             .any(|own| line.starts_with(own))
     });
@@ -358,29 +362,6 @@ fn shims_of_this_process() -> Vec<String> {
         pids.collect::<Vec<_>>()
     });
     pids.filter(waits).collect()
-}
-
-async fn a_killed_shim_leaves_no_process_of_its_trainer() {
-    let task = folder();
-    let script = "(setsid sh -c 'echo $$ > $DIR/far; exec sleep 1000' &)
-        sh -c 'echo $$ > $DIR/child; exec sleep 1000' & sleep 1000";
-    let mut launched = start(&task, script).await;
-    let (far, child) = (pid_in(&task, "far").await, pid_in(&task, "child").await);
-    let grouped = read_processes(task.path()).is_ok_and(|p| p.is_some_and(|p| p.cgroup.is_some()));
-    assert!(alive(child) && alive(launched.trainer.pid));
-    let shim = launched.child.as_mut().expect("a shim");
-    shim.start_kill().expect("the shim is killed");
-    shim.wait().await.expect("the shim is reaped");
-    let error = wait_exit(task.path(), &launched.shim)
-        .await
-        .expect_err("nobody wrote a record");
-    assert!(matches!(error, ShimVanished::TrainerGone { .. }), "{error}");
-    assert!(!alive(child) && !alive(launched.trainer.pid));
-    if !grouped {
-        // Known: without a control group, what had left the session is out of reach.
-        kill_process(Pid::from_raw(far).expect("a pid"), Signal::KILL).expect("it lives");
-    }
-    until(|| !alive(far)).await;
 }
 
 async fn many_launches_leave_no_zombie() {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use trainyard_core::{resources::format_bytes, time::Timestamp};
 use trainyard_proto::v1::{
-    Capacity, DrainRequest, GetNodeRequest, Gpu, ListNodesRequest, Node, ResumeRequest,
+    BlockedGpu, Capacity, DrainRequest, GetNodeRequest, Gpu, ListNodesRequest, Node, ResumeRequest,
     node_service_client::NodeServiceClient,
 };
 
@@ -161,6 +161,7 @@ fn page(node: &Node, now: Timestamp) -> String {
         .add("capacity", capacity(node.capacity.as_ref()))
         .add("free", capacity(node.free.as_ref()))
         .add("gpus", gpus(node.capacity.as_ref()))
+        .add("blocked gpus", blocked(node))
         .add("jobs", jobs.join(", "))
         .add("labels", labels.join(", "))
         .add("agent", node.agent_version.clone())
@@ -192,6 +193,13 @@ fn gpus(capacity: Option<&Capacity>) -> String {
     lines.join("\n")
 }
 
+/// Those that get no jobs, each with what holds it.
+fn blocked(node: &Node) -> String {
+    let line = |gpu: &BlockedGpu| format!("{}: {}", gpu.uuid, gpu.reason);
+    let lines: Vec<_> = node.blocked_gpus.iter().map(line).collect();
+    lines.join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use trainyard_proto::v1::NodeState;
@@ -220,6 +228,10 @@ mod tests {
                 gpus: vec![gpu("GPU-1")],
             }),
             job_ids: vec![4, 9],
+            blocked_gpus: vec![BlockedGpu {
+                uuid: "GPU-0".into(),
+                reason: "3 GiB of its memory are in use".into(),
+            }],
             ..Node::default()
         }
     }
@@ -248,5 +260,8 @@ mod tests {
         assert!(text.contains("drained for  new fan"), "{text}");
         assert!(text.contains("H100 80 GiB GPU-1"), "{text}");
         assert!(text.contains("jobs         4, 9"), "{text}");
+        let blocked = "blocked gpus GPU-0: 3 GiB of its memory are in use";
+        let shown: Vec<_> = text.split_whitespace().collect();
+        assert!(shown.join(" ").contains(blocked), "{text}");
     }
 }

@@ -137,6 +137,10 @@ pub(crate) fn log_line(line: &v1::LogLine) -> Value {
     })
 }
 
+fn blocked(gpu: &v1::BlockedGpu) -> Value {
+    json!({"uuid": gpu.uuid, "reason": gpu.reason})
+}
+
 /// A node.
 pub(crate) fn node(node: &v1::Node) -> Value {
     json!({
@@ -146,6 +150,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "drain_reason": given(&node.drain_reason),
         "capacity": node.capacity.as_ref().map(capacity),
         "free": node.free.as_ref().map(capacity),
+        "blocked_gpus": node.blocked_gpus.iter().map(blocked).collect::<Vec<_>>(),
         "job_ids": node.job_ids,
         "labels": node.labels,
         "agent_version": given(&node.agent_version),

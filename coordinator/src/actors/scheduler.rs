@@ -70,6 +70,8 @@ pub enum SchedulerMsg {
     StrayGone(NodeName, (JobId, AttemptNo)),
     /// A node that the store knows, or whose openness changed.
     NodeIs(NodeName, Capacity, bool),
+    /// The GPUs of a node that nobody gets for now.
+    Blocked(NodeName, BTreeSet<String>),
     /// The lease of a node is over.
     NodeLost(NodeName, String),
     /// Place what fits.
@@ -141,6 +143,10 @@ impl Actor for Scheduler {
             SchedulerMsg::JobIs(job) => state.job_is(*job),
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
+            SchedulerMsg::Blocked(name, gpus) => {
+                state.ledger.block(name, gpus);
+                state.dirty = true;
+            }
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Solve => return state.solve(&myself),

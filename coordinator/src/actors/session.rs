@@ -3,6 +3,8 @@
 //! Child of Nodes, which ends it when a newer session of the same node begins. Parses what comes
 //! and passes it to its owner; knows nothing of jobs itself. Not restarted: the agent connects again.
 
+use std::collections::BTreeMap;
+
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use trainyard_core::{
@@ -47,6 +49,13 @@ pub struct SessionArgs {
     pub jobs: JobsRef,
     /// The parent.
     pub nodes: NodesRef,
+    /// The GPUs that the agent has said get no jobs, with the reasons.
+    pub blocked: BTreeMap<String, String>,
+}
+
+/// As the agent says it.
+pub(super) fn blocked(wire: Vec<v1::BlockedGpu>) -> BTreeMap<String, String> {
+    wire.into_iter().map(|gpu| (gpu.uuid, gpu.reason)).collect()
 }
 
 /// The behaviour; the state is [`SessionArgs`].
@@ -94,11 +103,18 @@ impl Actor for Session {
 }
 
 impl SessionArgs {
-    fn incoming(&self, frame: connect_request::Frame) -> Result<(), ActorProcessingErr> {
+    fn incoming(&mut self, frame: connect_request::Frame) -> Result<(), ActorProcessingErr> {
         use connect_request::Frame;
         self.nodes.cast(NodesMsg::Seen(self.node.clone()))?;
         match frame {
             Frame::Heartbeat(beat) => {
+                // Before the reports, one of which may give such a GPU back.
+                let blocked = blocked(beat.blocked_gpus);
+                if blocked != self.blocked {
+                    self.blocked.clone_from(&blocked);
+                    let told = NodesMsg::Blocked(self.node.clone(), blocked);
+                    self.nodes.cast(told)?;
+                }
                 for report in beat.tasks {
                     self.report(report)?;
                 }

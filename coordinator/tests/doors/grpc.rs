@@ -282,6 +282,49 @@ async fn a_drained_node_takes_no_job_until_it_is_resumed() {
     assert!(status.message().contains("known are n1"), "{status}");
 }
 
+#[tokio::test]
+async fn a_gpu_that_its_agent_blocks_is_shown_with_the_reason_and_given_to_nobody_until_it_is_free()
+{
+    let world = World::start().await;
+    let blocked = |reason: &str| v1::BlockedGpu {
+        uuid: "GPU-1".into(),
+        reason: reason.into(),
+    };
+    let mut hello = hello(&world, "n1", 4);
+    let capacity = hello.capacity.as_mut().unwrap();
+    capacity.gpus.push(v1::Gpu {
+        uuid: "GPU-1".into(),
+        model: "H100".into(),
+        memory_bytes: 80 << 30,
+    });
+    hello.blocked_gpus = vec![blocked("3 GiB are in use")];
+    let mut agent = Agent::connect(&world, hello).await;
+    let list = async || {
+        let request = v1::ListNodesRequest {};
+        let nodes = world.nodes().await.list_nodes(request).await.unwrap();
+        nodes.into_inner().nodes.remove(0)
+    };
+    let node = list().await;
+    assert_eq!(node.blocked_gpus, [blocked("3 GiB are in use")]);
+    assert_eq!(node.capacity.unwrap().gpus.len(), 1);
+    assert_eq!(node.free.unwrap().gpus, []);
+    // It waits: the node is no smaller for it.
+    let mut body = command();
+    body["config"]["resources"] = serde_json::json!({"gpus": 1});
+    let job_id = world.submit(&body).await;
+    let request = v1::GetJobRequest { job_id };
+    let job = world.jobs().await.get_job(request).await.unwrap();
+    let job = job.into_inner().job.unwrap();
+    assert_eq!(job.state(), v1::JobState::Queued, "{job:?}");
+    let beat = v1::Heartbeat::default();
+    agent
+        .control
+        .send(v1::connect_request::Frame::Heartbeat(beat))
+        .await;
+    assert_eq!(agent.start().await.task.unwrap().job_id, job_id);
+    assert_eq!(list().await.blocked_gpus, []);
+}
+
 /// Names of the fields that a call is refused for.
 fn fields(refused: &tonic::Status) -> Vec<String> {
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");

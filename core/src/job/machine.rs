@@ -180,8 +180,8 @@ impl Draft {
                 self.job.cancel_requested = true;
                 self.stop(StopCause::Cancelled);
             }
-            // The trainer is gone already: it ends as it ended.
-            JobState::Finishing => {}
+            // The trainer is gone already: it ends as it ended, and is not tried again.
+            JobState::Finishing => self.job.cancel_requested = true,
             JobState::Completed | JobState::Failed | JobState::Cancelled => {
                 return Err(self.not_now("cancel"));
             }
@@ -310,7 +310,14 @@ impl Draft {
         if self.job.state != JobState::Finishing || live.stored_seq < end.last_seq {
             return;
         }
-        let outcome = judge(end, live.completion.as_ref());
+        let mut outcome = judge(end, live.completion.as_ref());
+        // It would be tried again, had nobody asked for its end: that is how it ends.
+        let platform = [FailureClass::Infrastructure, FailureClass::Lost];
+        if self.job.cancel_requested && outcome.class.is_some_and(|class| platform.contains(&class))
+        {
+            outcome.class = Some(FailureClass::Cancelled);
+            outcome.message = format!("cancelled by a user ({})", outcome.message);
+        }
         let released = [
             Effect::Release,
             Effect::Forget(live.allocation.node.clone(), live.number),

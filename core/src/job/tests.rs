@@ -411,6 +411,32 @@ fn an_attempt_that_is_lost_while_it_is_being_cancelled_is_cancelled() {
 }
 
 #[test]
+fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_not_tried_again() {
+    let vanished = Event::Ended(
+        A1,
+        TaskEnd {
+            error: Some("the shim was killed".into()),
+            infrastructure: true,
+            last_seq: 5,
+            ..TaskEnd::default()
+        },
+    );
+    // Before its end is known, and while its last records are under way.
+    for order in [
+        [Event::CancelRequested, vanished.clone()],
+        [vanished, Event::CancelRequested],
+    ] {
+        let mut events = vec![Event::Prepared, placed(), Event::Started(A1, T)];
+        events.extend(order);
+        events.push(stored(5));
+        let job = after(events).job;
+        assert_eq!(job.state, JobState::Cancelled);
+        let said = job.outcome.unwrap().message;
+        assert_eq!(said, "cancelled by a user (the shim was killed)");
+    }
+}
+
+#[test]
 fn a_cancel_while_the_last_records_are_under_way_changes_nothing_of_the_end() {
     let step = after(vec![
         Event::Prepared,

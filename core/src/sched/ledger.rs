@@ -34,6 +34,8 @@ pub struct NodeEntry {
     /// It came back with less than is held here: INV-02 holds again once enough was given back.
     shrunk: bool,
     held: BTreeMap<JobId, Allocation>,
+    /// GPUs that nobody gets for now, though they are there.
+    blocked: BTreeSet<String>,
 }
 
 /// Why an allocation was refused.
@@ -94,6 +96,7 @@ impl NodeEntry {
             memory_bytes = memory_bytes.saturating_sub(allocation.memory_bytes);
             taken.extend(allocation.gpus.iter().map(String::as_str));
         }
+        taken.extend(self.blocked.iter().map(String::as_str));
         let is_free = |gpu: &&Gpu| !taken.contains(gpu.uuid.as_str());
         let gpus = self.capacity.gpus.iter().filter(is_free).cloned().collect();
         Capacity {
@@ -118,6 +121,12 @@ impl Ledger {
         entry.capacity = capacity;
         entry.open = open;
         entry.shrunk = entry.is_overdrawn();
+    }
+
+    /// From now on nobody gets these GPUs of a node, and all of its others again. It is no smaller for that: a job that
+    /// needs them waits.
+    pub fn block(&mut self, name: NodeName, gpus: BTreeSet<String>) {
+        self.nodes.entry(name).or_default().blocked = gpus;
     }
 
     /// All nodes by name.

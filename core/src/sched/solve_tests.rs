@@ -54,6 +54,29 @@ fn priority_goes_before_age_and_the_oldest_before_the_rest() {
 }
 
 #[test]
+fn a_blocked_gpu_goes_to_nobody_and_whoever_needs_it_waits() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 4, "2xH100-80GB");
+    let name = NodeName("a".into());
+    let uuids = |ledger: &Ledger| -> BTreeSet<String> {
+        let free = ledger.node(&name).unwrap().free();
+        free.gpus.into_iter().map(|gpu| gpu.uuid).collect()
+    };
+    let all = uuids(&ledger);
+    let one: BTreeSet<_> = all.iter().take(1).cloned().collect();
+    ledger.block(name.clone(), one.clone());
+    assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 2, 0)]), []);
+    let request = job(1, 1, 2, 0).request;
+    assert_eq!(largest_node_misfit(&ledger, &request), None);
+    // The node says what it has once more: that does not unblock it.
+    node(&mut ledger, "a", 4, "2xH100-80GB");
+    assert!(uuids(&ledger).is_disjoint(&one));
+    ledger.block(name.clone(), BTreeSet::new());
+    assert_eq!(uuids(&ledger), all);
+    assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 2, 0)]).len(), 1);
+}
+
+#[test]
 fn a_cpu_job_leaves_gpu_nodes_free() {
     let mut ledger = Ledger::default();
     node(&mut ledger, "a-gpu", 8, "4xH100-80GB");

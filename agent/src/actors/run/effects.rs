@@ -12,7 +12,7 @@ use trainyard_core::{
 
 use super::{RunMsg, RunRef, State, blocking};
 use crate::{
-    actors::{prepare::Preparation, scribe::Level, words},
+    actors::{prepare::Preparation, release, scribe::Level, words},
     clock,
     exec::{ExitRecord, launch::LaunchError, watch::ShimVanished},
 };
@@ -151,15 +151,25 @@ impl State {
         let Some(scribe) = self.scribe.clone() else {
             return;
         };
-        let started = self.shim.is_some();
-        if !started || !node.datasets.options.upload_checkpoints {
+        if self.shim.is_none() {
             scribe.finish(words).await;
             return;
         }
         let (courier, end) = (self.courier.clone(), self.end.clone());
+        let (node, order, folder) = (Arc::clone(node), Arc::clone(order), self.folder.clone());
         self.tasks.spawn(async move {
-            if let Some(about) = end.run_until_cancelled(courier.finish()).await {
-                scribe.finish([words, about].concat()).await;
+            let upload = node.datasets.options.upload_checkpoints;
+            let work = async {
+                let about = if upload {
+                    courier.finish().await
+                } else {
+                    Vec::new()
+                };
+                let held = release::free(&node, &order.gpu_uuids, folder.path()).await;
+                [words, about, held].concat()
+            };
+            if let Some(words) = end.run_until_cancelled(work).await {
+                scribe.finish(words).await;
             }
         });
     }

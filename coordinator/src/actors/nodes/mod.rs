@@ -41,6 +41,8 @@ pub struct NodeInfo {
     pub row: NodeRow,
     /// What is believed of it.
     pub state: NodeState,
+    /// Its GPUs that get no jobs, with the reasons.
+    pub blocked: BTreeMap<String, String>,
 }
 
 /// Two agents have been given the same name.
@@ -71,6 +73,8 @@ pub enum NodesMsg {
     Disconnect(NodeName, RpcReplyPort<()>),
     /// A node has given a sign of life.
     Seen(NodeName),
+    /// Which GPUs of a node get no jobs now, with the reasons.
+    Blocked(NodeName, BTreeMap<String, String>),
     /// For the agent of a node; lost if it is not connected, since it is told all when it is.
     Send(NodeName, Box<Frame>),
     /// How the launch of an attempt went.
@@ -106,6 +110,7 @@ struct Entry {
     seen: Timestamp,
     told: NodeState,
     session: Option<Live>,
+    blocked: BTreeMap<String, String>,
 }
 
 /// A connected agent.
@@ -165,6 +170,7 @@ impl Actor for Nodes {
                 seen: now,
                 told: NodeState::Suspect,
                 session: None,
+                blocked: BTreeMap::new(),
             };
             nodes.insert(row.name, entry);
         }
@@ -212,6 +218,7 @@ impl Actor for Nodes {
                 answer(reply, ());
             }
             NodesMsg::Seen(node) => state.seen(&node)?,
+            NodesMsg::Blocked(node, gpus) => state.blocked(&node, gpus)?,
             NodesMsg::Send(node, frame) => state.send(&node, frame),
             NodesMsg::Launched(node, launch) => state.launched(&node, launch).await?,
             NodesMsg::LeaseTick => {
@@ -262,6 +269,23 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn blocked(
+        &mut self,
+        node: &NodeName,
+        gpus: BTreeMap<String, String>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(entry) = self.nodes.get_mut(node) else {
+            return Ok(());
+        };
+        for (gpu, reason) in &gpus {
+            tracing::warn!(%node, gpu, reason, "a GPU gets no jobs");
+        }
+        let uuids = gpus.keys().cloned().collect();
+        entry.blocked = gpus;
+        let told = SchedulerMsg::Blocked(node.clone(), uuids);
+        Ok(self.args.scheduler.cast(told)?)
     }
 
     fn send(&self, node: &NodeName, frame: Box<Frame>) {
@@ -380,6 +404,7 @@ impl State {
         NodeInfo {
             row,
             state: entry.told,
+            blocked: entry.blocked.clone(),
         }
     }
 }

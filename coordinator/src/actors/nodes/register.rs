@@ -1,7 +1,7 @@
 //! An agent registers: its row is on disk before it is welcomed, and what it runs is compared with
 //! what is wanted. Called by the supervisor of sessions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::{Actor, ActorProcessingErr};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::{
         job::JobMsg,
         jobs::{JobsMsg, JobsRef},
         scheduler::{NodeUp, SchedulerMsg},
-        session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef},
+        session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef, blocked},
     },
     clock,
     store::{Change, NodeRow},
@@ -60,6 +60,7 @@ impl State {
             outgoing,
             jobs: jobs.clone(),
             nodes: myself.clone(),
+            blocked: blocked(hello.blocked_gpus.clone()),
         };
         let (actor, _) = Session::spawn_linked(None, Session, args, myself.get_cell()).await?;
         let welcome = Frame::Welcome(v1::Welcome {
@@ -69,7 +70,8 @@ impl State {
         });
         actor.cast(SessionMsg::Send(Box::new(welcome)))?;
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
-        self.admit(name, session, row, actor.clone());
+        let known = blocked(hello.blocked_gpus.clone());
+        self.admit((name, session), row, actor.clone(), known);
         self.tell_of(&jobs, hello)?;
         Ok(actor)
     }
@@ -103,7 +105,13 @@ impl State {
         Ok(())
     }
 
-    fn admit(&mut self, name: NodeName, session: SessionNo, row: NodeRow, actor: SessionRef) {
+    fn admit(
+        &mut self,
+        (name, session): (NodeName, SessionNo),
+        row: NodeRow,
+        actor: SessionRef,
+        blocked: BTreeMap<String, String>,
+    ) {
         let entry = Entry {
             row,
             seen: clock::now(),
@@ -113,6 +121,7 @@ impl State {
                 actor,
                 end: CancellationToken::new(),
             }),
+            blocked,
         };
         self.nodes.insert(name, entry);
     }
@@ -137,6 +146,9 @@ impl State {
             }
         }
         if let Some(entry) = self.nodes.get(&name) {
+            let blocked = entry.blocked.keys().cloned().collect();
+            let told = SchedulerMsg::Blocked(name.clone(), blocked);
+            self.args.scheduler.cast(told)?;
             let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),

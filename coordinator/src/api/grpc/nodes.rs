@@ -129,6 +129,8 @@ fn wire_token(token: JoinToken) -> v1::JoinToken {
 
 fn wire(node: Node) -> v1::Node {
     let Node { info, view } = node;
+    let blocked = info.blocked.into_iter();
+    let blocked = blocked.map(|(uuid, reason)| v1::BlockedGpu { uuid, reason });
     let row = info.row;
     let (free, jobs) = match view {
         Some(view) => (view.free, view.jobs),
@@ -145,5 +147,6 @@ fn wire(node: Node) -> v1::Node {
         labels: row.labels,
         agent_version: row.agent_version,
         last_seen_at: Some(timestamp(row.seen_at)),
+        blocked_gpus: blocked.collect(),
     }
 }

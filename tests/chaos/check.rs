@@ -1,0 +1,274 @@
+//! What must be true at the end: of each job's state, points and lines, and of who held which GPU.
+//!
+//! Changes nothing. Called by the world once all jobs have ended.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use tests::jobs::outcome;
+use trainyard_proto::v1::{self, FailureClass, JobState, LogStream};
+
+use crate::{
+    client::Client,
+    plan::{End, Plan, Wish},
+    record::Record,
+};
+
+/// Looks at every job; what is wrong goes to the record.
+pub(crate) async fn jobs(client: &Client, plan: &Plan, record: &Record) -> Result<()> {
+    let all = client.all().await?;
+    ensure!(
+        all.len() == plan.wishes.len(),
+        "{} wishes are {} jobs",
+        plan.wishes.len(),
+        all.len()
+    );
+    if let Err(error) = gpus(&all) {
+        record.finding(format!("{error:#}"));
+    }
+    let ids = record.lock().ids.clone();
+    for (number, id) in ids {
+        let job = client.job(id).await?;
+        let Some(wish) = plan.wishes.get(number) else {
+            continue;
+        };
+        count(&job, record);
+        let said = Said::of(client, &job).await?;
+        let judged = [
+            end(&job, wish, record),
+            said.points(&job, wish),
+            said.lines(&job, wish, record),
+        ];
+        for error in judged.into_iter().filter_map(Result::err) {
+            record.finding(format!("job {id} ({wish:?}): {error:#}"));
+        }
+    }
+    Ok(())
+}
+
+fn count(job: &v1::Job, record: &Record) {
+    record.count(&format!("jobs {:?}", job.state()));
+    for attempt in &job.attempts {
+        let how = attempt.outcome.clone().unwrap_or_default();
+        if how.failure_class() == FailureClass::Unspecified {
+            continue;
+        }
+        let infrastructure = how.failure_class() == FailureClass::Infrastructure;
+        let words = if infrastructure {
+            how.message.as_str()
+        } else {
+            ""
+        };
+        // Numbers and paths differ.
+        let words: String = words
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '#' } else { c })
+            .collect();
+        record.count(&format!("attempts {:?} {words}", how.failure_class()));
+    }
+}
+
+/// No GPU belongs to two attempts at one time.
+fn gpus(jobs: &[v1::Job]) -> Result<()> {
+    let mut held: BTreeMap<&str, Vec<(u128, u128, u64, u32)>> = BTreeMap::new();
+    let micros = |at: Option<prost_types::Timestamp>| {
+        let at = at.unwrap_or_default();
+        u128::from(at.seconds.unsigned_abs()) * 1_000_000
+            + u128::from(at.nanos.unsigned_abs()) / 1_000
+    };
+    for job in jobs {
+        for attempt in &job.attempts {
+            for gpu in &attempt.gpu_uuids {
+                let span = (
+                    micros(attempt.placed_at),
+                    micros(attempt.ended_at),
+                    job.job_id,
+                    attempt.number,
+                );
+                held.entry(gpu).or_default().push(span);
+            }
+        }
+    }
+    for (gpu, mut spans) in held {
+        spans.sort_unstable();
+        for (one, other) in spans.iter().zip(spans.iter().skip(1)) {
+            ensure!(
+                one.1 <= other.0,
+                "GPU {gpu} was of {}/{} and of {}/{} at one time",
+                one.2,
+                one.3,
+                other.2,
+                other.3
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The job ended as its trainer and its users wanted, or as what was done to it says.
+fn end(job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
+    let outcome = outcome(job);
+    let last = job.attempts.last().map_or(0, |attempt| attempt.number);
+    let (killed, cancelled) = {
+        let record = record.lock();
+        let killed = record.killed.contains(&(job.job_id, last));
+        (killed, record.cancelled.contains(&job.job_id))
+    };
+    let told = (outcome.exit_code, outcome.signal);
+    let expected = match job.state() {
+        JobState::Completed => wish.end == End::Completes && told == (Some(0), None),
+        JobState::Cancelled => cancelled,
+        JobState::Failed => {
+            let own = match wish.end {
+                End::Exits(code) => told == (Some(code), None),
+                End::Dies(signal) => told == (None, Some(signal)),
+                End::Completes | End::Never => false,
+            };
+            let user = outcome.failure_class() == FailureClass::User;
+            user && (own || killed && told == (None, Some(9)))
+        }
+        JobState::Unspecified
+        | JobState::Pending
+        | JobState::Queued
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Finishing => false,
+    };
+    ensure!(
+        expected,
+        "it ended {:?} ({outcome:?}) after {last} attempts; killed {killed}, cancelled {cancelled}",
+        job.state()
+    );
+    attempts(job, record)
+}
+
+/// Every attempt but the last ended by no fault of its own, and by one that is known.
+fn attempts(job: &v1::Job, record: &Record) -> Result<()> {
+    for attempt in &job.attempts {
+        let how = attempt.outcome.clone().unwrap_or_default();
+        let run = (job.job_id, attempt.number);
+        let is_last = job
+            .attempts
+            .last()
+            .is_some_and(|last| last.number == attempt.number);
+        let (shimless, cramped) = {
+            let record = record.lock();
+            (
+                record.shimless.contains(&run),
+                record.cramped.contains(&run),
+            )
+        };
+        let fine = match how.failure_class() {
+            FailureClass::Lost => true,
+            // A full disk may keep a trainer from its start, and ends none that has started.
+            FailureClass::Infrastructure => {
+                let space = cramped || how.message.contains("space");
+                shimless || space && attempt.started_at.is_none()
+            }
+            FailureClass::Unspecified
+            | FailureClass::User
+            | FailureClass::OutOfMemory
+            | FailureClass::Cancelled
+            | FailureClass::Timeout => is_last,
+        };
+        ensure!(
+            fine,
+            "attempt {} ended by {:?}: {}",
+            attempt.number,
+            how.failure_class(),
+            how.message
+        );
+    }
+    Ok(())
+}
+
+/// What is stored of a job.
+struct Said {
+    counted: Vec<v1::MetricPoint>,
+    all: Vec<v1::MetricPoint>,
+    lines: Vec<v1::LogLine>,
+}
+
+impl Said {
+    async fn of(client: &Client, job: &v1::Job) -> Result<Self> {
+        Ok(Self {
+            counted: client.points(job.job_id, false).await?,
+            all: client.points(job.job_id, true).await?,
+            lines: client.lines(job.job_id).await?,
+        })
+    }
+
+    /// Each epoch once in the curve, each report of an attempt once, and all of them of a job that completed.
+    fn points(&self, job: &v1::Job, wish: &Wish) -> Result<()> {
+        let curve: Vec<u32> = self.counted.iter().map(|point| point.epoch).collect();
+        let mut sorted = curve.clone();
+        sorted.sort_unstable();
+        let whole: Vec<u32> = (1..=u32::try_from(sorted.len())?).collect();
+        ensure!(sorted == whole, "the curve has epochs {curve:?}");
+        if job.state() == JobState::Completed {
+            let all = usize::try_from(wish.epochs)?;
+            ensure!(
+                whole.len() == all,
+                "it completed with {} epochs",
+                whole.len()
+            );
+        }
+        for attempt in &job.attempts {
+            let own = self
+                .all
+                .iter()
+                .filter(|point| point.attempt == attempt.number);
+            let epochs: Vec<u32> = own.map(|point| point.epoch).collect();
+            let first = epochs.first().copied().unwrap_or(1);
+            let whole: Vec<u32> = (first..).take(epochs.len()).collect();
+            ensure!(
+                epochs == whole,
+                "attempt {} reported epochs {epochs:?}",
+                attempt.number
+            );
+        }
+        Ok(())
+    }
+
+    /// Each line of an attempt once and in order; all of them where nothing was lost.
+    fn lines(&self, job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
+        for attempt in &job.attempts {
+            let number = attempt.number;
+            let mark = format!("line {number} ");
+            let own = self
+                .lines
+                .iter()
+                .filter(|line| line.attempt == number && line.stream() == LogStream::Stdout);
+            let epochs = own.map(|line| {
+                line.text
+                    .strip_prefix(&mark)
+                    .and_then(|rest| rest.parse::<u32>().ok())
+            });
+            let epochs: Vec<Option<u32>> = epochs.collect();
+            // A disk that is full may take lines of an output, and pieces of them.
+            if record.lock().cramped.contains(&(job.job_id, number)) {
+                let known: Vec<u32> = epochs.into_iter().flatten().collect();
+                ensure!(
+                    known.is_sorted_by(|a, b| a < b),
+                    "attempt {number} has lines {known:?}"
+                );
+                continue;
+            }
+            let first = epochs.first().copied().flatten().unwrap_or(1);
+            let whole: Vec<Option<u32>> = (first..).map(Some).take(epochs.len()).collect();
+            ensure!(epochs == whole, "attempt {number} has lines {epochs:?}");
+            let how = attempt.outcome.clone().unwrap_or_default();
+            if how.exit_code == Some(0)
+                && how.failure_class() == FailureClass::Unspecified
+                && !epochs.is_empty()
+            {
+                let last = first.saturating_add(u32::try_from(epochs.len())?) - 1;
+                ensure!(
+                    last == wish.epochs,
+                    "attempt {number} completed with lines up to {last}"
+                );
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! What was done to the cluster and what was seen, to tell at the end what may have become of each job.
+//!
+//! Owns no judgement. Written by the world and the clients, read by the check.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use crate::processes::Run;
+
+/// A cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    began: Instant,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    /// The job of each wish.
+    pub(crate) ids: BTreeMap<usize, u64>,
+    /// Jobs for which a cancel was sent.
+    pub(crate) cancelled: BTreeSet<u64>,
+    /// Attempts whose trainer was killed.
+    pub(crate) killed: BTreeSet<Run>,
+    /// Attempts whose shim was killed.
+    pub(crate) shimless: BTreeSet<Run>,
+    /// Attempts that were on a node while its disk was full.
+    pub(crate) cramped: BTreeSet<Run>,
+    /// What may not be.
+    pub(crate) findings: Vec<String>,
+    /// How often each kind of thing happened.
+    pub(crate) counts: BTreeMap<String, u32>,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            inner: Arc::default(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what happens, with the time.
+    pub(crate) fn say(&self, text: &str) {
+        let line = format!("{:8.3} {text}\n", self.began.elapsed().as_secs_f64());
+        // Nobody listens any more: that is no reason to end.
+        io::stdout().write_all(line.as_bytes()).ok();
+    }
+
+    /// Something that may not be. The run goes on: more may be learnt from it.
+    pub(crate) fn finding(&self, text: String) {
+        self.say(&format!("FOUND: {text}"));
+        self.lock().findings.push(text);
+    }
+
+    pub(crate) fn count(&self, what: &str) {
+        *self.lock().counts.entry(what.to_owned()).or_default() += 1;
+    }
+}
