@@ -1,7 +1,7 @@
 //! An agent registers: its row is on disk before it is welcomed, and what it runs is compared with
 //! what is wanted. Called by the supervisor of sessions.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use trainyard_proto::{
     v1::{self, connect_response::Frame},
 };
 
-use super::{Entry, Live, NameTaken, NodesRef, SESSIONS, State, heartbeat};
+use super::{Entry, Live, NameTaken, NodesRef, Pulse, SESSIONS, State, heartbeat};
 use crate::{
     actors::{
         job::JobMsg,
@@ -48,15 +48,19 @@ impl State {
         self.last_session = session.0;
         let row = self.row_of(&name, &hello);
         self.store_registration(session, &row).await?;
+        // Before it is welcome: whoever has seen it is refused what it cannot hold.
+        self.args.offers.set(name.clone(), row.capacity.clone());
         if let Some(old) = self.nodes.remove(&name).and_then(|entry| entry.session) {
             old.actor.stop(Some(
                 "a newer session of the same node has begun".to_owned(),
             ));
         }
         let jobs = self.jobs.clone().ok_or("the jobs are not there yet")?;
+        let pulse = Arc::new(Pulse::begun(clock::now()));
         let args = SessionArgs {
             node: name.clone(),
             session,
+            pulse: Arc::clone(&pulse),
             outgoing,
             jobs: jobs.clone(),
             nodes: myself.clone(),
@@ -69,7 +73,7 @@ impl State {
         });
         actor.cast(SessionMsg::Send(Box::new(welcome)))?;
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
-        self.admit(name, session, row, actor.clone());
+        self.admit(name, (session, actor.clone()), row, pulse);
         self.tell_of(&jobs, hello)?;
         Ok(actor)
     }
@@ -103,10 +107,16 @@ impl State {
         Ok(())
     }
 
-    fn admit(&mut self, name: NodeName, session: SessionNo, row: NodeRow, actor: SessionRef) {
+    fn admit(
+        &mut self,
+        name: NodeName,
+        (session, actor): (SessionNo, SessionRef),
+        row: NodeRow,
+        pulse: Arc<Pulse>,
+    ) {
         let entry = Entry {
             row,
-            seen: clock::now(),
+            pulse,
             told: NodeState::Ready,
             session: Some(Live {
                 number: session,
