@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let paths = secret.iter().map(|message| path(message.name()));
     tonic_prost_build::configure()
         .btree_map(".")
+        .codec_path("crate::codec::Codec")
         .skip_debug(paths)
         .build_transport(false) // its `connect` would clash with AgentService.Connect
         .compile_fds(descriptors)?;

@@ -26,7 +26,7 @@ pub struct Capacity {
 }
 
 /// What one task of a job holds while it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceRequest {
     /// CPU slots, at least 1.
@@ -58,15 +58,28 @@ impl ResourceRequest {
     #[must_use]
     pub fn accepts(&self, gpu: &Gpu) -> bool {
         gpu.memory_bytes >= self.gpu_memory_bytes
-            && gpu
-                .model
-                .to_lowercase()
-                .contains(&self.gpu_model.to_lowercase())
+            && (self.gpu_model.is_empty()
+                || gpu
+                    .model
+                    .to_lowercase()
+                    .contains(&self.gpu_model.to_lowercase()))
+    }
+
+    /// Whether `offer` is large enough in every dimension.
+    #[must_use]
+    pub fn fits(&self, offer: &Capacity) -> bool {
+        let fitting = || offer.gpus.iter().filter(|gpu| self.accepts(gpu)).count();
+        self.cpus <= offer.cpus
+            && self.memory_bytes <= offer.memory_bytes
+            && (self.gpus == 0 || usize::try_from(self.gpus).unwrap_or(usize::MAX) <= fitting())
     }
 
     /// The first dimension in which `offer` is too small, in words; `None` when the request fits.
     #[must_use]
     pub fn shortage(&self, offer: &Capacity) -> Option<String> {
+        if self.fits(offer) {
+            return None;
+        }
         if self.cpus > offer.cpus {
             return Some(format!("cpus: asks for {}, has {}", self.cpus, offer.cpus));
         }

@@ -32,10 +32,13 @@ pub struct JobSpec {
     /// A long or short task name; not used by `command`.
     pub task_type: String,
     /// At least 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<u32>,
     /// A dataset by its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset_id: Option<String>,
     /// A dataset by its path as the agents see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset_path: Option<String>,
     /// How the dataset is laid out.
     pub dataset_format: String,
@@ -46,22 +49,30 @@ pub struct JobSpec {
     /// Above 0 and below 1.
     pub learning_rate: f64,
     /// Pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<u32>,
     /// `cpu`, `0`, `0,1`; empty lets the trainer choose among its GPUs.
     pub device: String,
     /// The advanced settings, handed to the trainer.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub advanced_config: Option<Value>,
     /// The wanted split.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub split_strategy: Option<Value>,
     /// The metric that names the best epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub primary_metric: Option<String>,
     /// `max` or `min`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub primary_metric_mode: Option<String>,
     /// Words for models that are asked in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_prompts: Option<Vec<String>>,
     /// How such words are used; `offline` unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_mode: Option<String>,
     /// A checkpoint to begin with: its location in the artifact store, or a path as the trainer's node sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<String>,
     /// Go on where that checkpoint ended, epochs and optimizer included; else only its weights count.
     pub resume: bool,
@@ -74,20 +85,26 @@ pub struct JobSpec {
     /// Higher runs first; -1,000 to 1,000.
     pub priority: i32,
     /// How long the trainer may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
     pub grace_period: Duration,
     /// When an attempt fails.
     pub retry: RetryPolicy,
     /// Free words.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<String>>,
     /// Free text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
     /// Given by old clients, kept for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<i64>,
     /// The project that owns the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub project_id: Option<i64>,
     /// Given by old clients, kept for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_docker_image: Option<String>,
 }
 

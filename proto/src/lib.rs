@@ -4,6 +4,7 @@
 //! statuses; never decides anything. Called by the API and session edges of the coordinator, by the link of the agent and
 //! by clients.
 
+pub mod codec;
 pub mod convert;
 pub mod http;
 pub mod status;

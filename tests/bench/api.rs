@@ -7,21 +7,28 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::{Cluster, CoordinatorSetup},
     jobs::{Jobs, command},
 };
 use tokio::task::JoinSet;
 
-use crate::{distribution, throughput::rate};
+use crate::{distribution, machine, throughput::rate};
 
 /// Clients at once, each with a connection of its own.
 const CLIENTS: usize = 64;
 
 /// Reads and submits, `count` of each.
 pub(crate) async fn measure(binary: &str, count: usize) -> Result<Value> {
-    let cluster = Cluster::start(binary).await;
+    let mut setup = CoordinatorSetup::default();
+    let most = (count * 2 + 1_000).to_string();
+    setup
+        .variables
+        .insert("TRAINYARD__LIMITS__OPEN_JOBS".to_owned(), most);
+    let mut cluster = Cluster::start_with(binary, setup).await;
+    let pid = cluster.coordinator().pid();
     let mut jobs = Jobs::of(&cluster).await;
     let id = jobs.submit(command(&["/bin/true"])).await;
     let job = format!("{}/api/v1/training/jobs/{id}", cluster.url());
@@ -31,10 +38,27 @@ pub(crate) async fn measure(binary: &str, count: usize) -> Result<Value> {
     let submit = |client: reqwest::Client| client.post(&all).json(&body);
     Ok(json!({
         "clients": CLIENTS,
-        "get_job_rest": rest(&cluster, count, read).await?,
-        "submit_rest": rest(&cluster, count, submit).await?,
-        "submit_grpc": grpc(&cluster, count).await?,
+        "get_job_rest": costs(pid, rest(&cluster, count, read)).await?,
+        "submit_rest": costs(pid, rest(&cluster, count, submit)).await?,
+        "submit_grpc": costs(pid, grpc(&cluster, count)).await?,
     }))
+}
+
+/// What is measured, and what it took of the coordinator.
+async fn costs(pid: Pid, measuring: impl Future<Output = Result<Value>>) -> Result<Value> {
+    let (cpu, written) = (machine::cpu_seconds(pid)?, machine::written_bytes(pid)?);
+    let mut measured = measuring.await?;
+    let cpu = machine::cpu_seconds(pid)? - cpu;
+    let written = machine::written_bytes(pid)?.saturating_sub(written);
+    let count = measured.pointer("/ms/count").and_then(Value::as_u64);
+    let count = count.unwrap_or(1);
+    if let Some(fields) = measured.as_object_mut() {
+        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+        let each = cpu * 1e6 / count as f64;
+        fields.insert("coordinator_us_each".to_owned(), each.into());
+        fields.insert("written_bytes_each".to_owned(), (written / count).into());
+    }
+    Ok(measured)
 }
 
 /// Requests made by `make`, spread over the clients.

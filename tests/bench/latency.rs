@@ -11,6 +11,7 @@ use tests::{
     cluster::Cluster,
     jobs::{Jobs, command},
 };
+use trainyard_proto::v1::{JobState, ResourceRequest};
 
 use crate::distribution;
 
@@ -33,11 +34,14 @@ pub(crate) fn stamp() -> Result<()> {
     Ok(())
 }
 
-/// One job at a time on an idle cluster, in milliseconds.
-pub(crate) async fn measure(binary: &str, count: usize) -> Result<Value> {
+/// One job at a time, in milliseconds, while `waiting` others want more than is free.
+pub(crate) async fn measure(binary: &str, count: usize, waiting: usize) -> Result<Value> {
     let mut cluster = Cluster::start(binary).await;
-    cluster.agent("one", &["--slots", "2"]).await;
+    cluster.agent("one", &["--slots", "3"]).await;
     let mut jobs = Jobs::of(&cluster).await;
+    if waiting > 0 {
+        wait_in_line(&mut jobs, waiting).await;
+    }
     let me = std::env::current_exe()?.display().to_string();
     let (mut started, mut accepted) = (Vec::new(), Vec::new());
     for number in 0..count + WARM_UP {
@@ -53,9 +57,25 @@ pub(crate) async fn measure(binary: &str, count: usize) -> Result<Value> {
         }
     }
     Ok(json!({
+        "waiting": waiting,
         "submit_to_process_ms": distribution(started),
         "submit_to_answer_ms": distribution(accepted),
     }))
+}
+
+/// Fills the queue: one job holds a slot, so that those behind it, which want all three, are looked at each time and
+/// never fit.
+async fn wait_in_line(jobs: &mut Jobs, count: usize) {
+    let holder = jobs.submit(command(&["/bin/sleep", "86400"])).await;
+    jobs.reaches(holder, JobState::Running).await;
+    for _ in 0..count {
+        let mut wide = command(&["/bin/true"]);
+        wide.resources = Some(ResourceRequest {
+            cpus: 3,
+            ..ResourceRequest::default()
+        });
+        jobs.submit(wide).await;
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of a short span")]

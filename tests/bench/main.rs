@@ -1,34 +1,45 @@
 //! The load generator: how fast a real cluster of the `trainyard` binary is on this machine.
 //!
-//! Starts a coordinator and an agent as processes on loopback, loads them over gRPC, and prints one
-//! JSON document. Build the binary with `--release` first; see docs/performance.md.
+//! Starts a coordinator and agents as processes on loopback, loads them over gRPC, and prints one
+//! table or JSON document. Build the binary with `--release` first; see docs/performance.md.
 
+mod agents;
 mod api;
+mod backlog;
 mod datasets;
+mod fleet;
 mod latency;
+mod machine;
 mod memory;
+mod points;
+mod raw;
+mod report;
+mod returns;
 mod spawn;
 mod throughput;
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
-/// Measures a cluster of one coordinator and one agent on this machine.
+/// Measures a cluster on this machine; prints each figure beside its aim, peers and limits.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The binary to measure, built with --release.
-    #[arg(long, default_value = "target/release/trainyard")]
+    #[arg(long, global = true, default_value = "target/release/trainyard")]
     trainyard: PathBuf,
+    /// One JSON document with all that was measured, in place of the table.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     what: What,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// All of it.
+    /// All of it but datasets; some ten minutes.
     All,
     /// Submit to trainer process started, one at a time on an idle cluster.
     Latency {
@@ -36,7 +47,16 @@ enum What {
         #[arg(long, default_value_t = 200)]
         jobs: usize,
     },
-    /// Jobs of /bin/true from the first submit to the last end.
+    /// The same while many jobs wait for more than is free.
+    Queued {
+        /// How many jobs.
+        #[arg(long, default_value_t = 200)]
+        jobs: usize,
+        /// How many wait.
+        #[arg(long, default_value_t = 1_000)]
+        waiting: usize,
+    },
+    /// Jobs of /bin/true from the first submit to the last end, beside the machine's own limit.
     Throughput {
         /// How many jobs.
         #[arg(long, default_value_t = 2_000)]
@@ -47,9 +67,51 @@ enum What {
     },
     /// Reads and durable submits over REST and gRPC, 64 clients.
     Api {
-        /// How many of each; twice as many must fit below limits.open_jobs.
-        #[arg(long, default_value_t = 4_500)]
+        /// How many of each.
+        #[arg(long, default_value_t = 20_000)]
         requests: usize,
+    },
+    /// Points of metrics in, on disk, from many simulated agents.
+    Points {
+        /// How many, each with one task.
+        #[arg(long, default_value_t = 100)]
+        agents: usize,
+        /// Metrics in one report.
+        #[arg(long, default_value_t = 8)]
+        values: usize,
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Simulated agents that are connected and have nothing to do.
+    Agents {
+        /// How many. Each takes two file descriptors here and two at the coordinator.
+        #[arg(long, default_value_t = 5_000)]
+        agents: usize,
+        /// How long they are watched.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// A coordinator with very many jobs is killed and starts again.
+    Restart {
+        /// How many jobs.
+        #[arg(long, default_value_t = 100_000)]
+        jobs: usize,
+        /// How many of them run, at simulated agents.
+        #[arg(long, default_value_t = 10_000)]
+        active: usize,
+    },
+    /// Resident memory of a coordinator with very many queued jobs.
+    Backlog {
+        /// How many.
+        #[arg(long, default_value_t = 100_000)]
+        jobs: usize,
+    },
+    /// How soon a silent node is suspect, a killed agent has its tasks again, and agents are back after a coordinator.
+    Returns {
+        /// How often each.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
     },
     /// Submits with a dataset of many small files.
     Datasets {
@@ -84,31 +146,71 @@ fn main() -> Result<()> {
     })?;
     let runtime = tokio::runtime::Runtime::new()?;
     let binary = binary.display().to_string();
-    let measured = runtime.block_on(measure(&binary, &arguments.what))?;
-    let text = serde_json::to_string_pretty(&measured)?;
-    use std::io::Write as _;
+    let (load, measured) = runtime.block_on(async {
+        let load = machine::Load::now().await?;
+        anyhow::Ok((load, measure(&binary, &arguments.what).await?))
+    })?;
+    let text = match arguments.json {
+        true => serde_json::to_string_pretty(&report::document(&measured, &load))?,
+        false => report::table(&measured, &load),
+    };
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())
 }
 
 async fn measure(binary: &str, what: &What) -> Result<Value> {
     Ok(match what {
-        What::Latency { jobs } => latency::measure(binary, *jobs).await?,
-        What::Throughput { jobs, slots } => throughput::measure(binary, *jobs, *slots).await?,
-        What::Api { requests } => api::measure(binary, *requests).await?,
-        What::Datasets { files } => datasets::measure(binary, *files).await?,
-        What::Memory => memory::measure(binary).await?,
-        What::Spawn { processes } => spawn::measure(*processes)?,
+        What::Latency { jobs } => json!({"latency": latency::measure(binary, *jobs, 0).await?}),
+        What::Queued { jobs, waiting } => {
+            json!({"queued": latency::measure(binary, *jobs, *waiting).await?})
+        }
+        What::Throughput { jobs, slots } => {
+            let spawn = spawn::measure(2_000)?;
+            let measured = throughput::measure(binary, (*jobs, *slots), &spawn).await?;
+            json!({"spawn": spawn, "throughput": measured})
+        }
+        What::Api { requests } => json!({"api": api::measure(binary, *requests).await?}),
+        What::Points {
+            agents,
+            values,
+            seconds,
+        } => {
+            let how = (*values, Duration::from_secs(*seconds));
+            json!({"points": points::measure(binary, *agents, how).await?})
+        }
+        What::Agents { agents, seconds } => {
+            let span = Duration::from_secs(*seconds);
+            json!({"agents": agents::measure(binary, *agents, span).await?})
+        }
+        What::Restart { jobs, active } => {
+            json!({"restart": backlog::restart(binary, *jobs, *active).await?})
+        }
+        What::Backlog { jobs } => json!({"backlog": backlog::memory(binary, *jobs).await?}),
+        What::Returns { rounds } => json!({"returns": returns::measure(binary, *rounds).await?}),
+        What::Datasets { files } => json!({"datasets": datasets::measure(binary, *files).await?}),
+        What::Memory => json!({"memory": memory::measure(binary).await?}),
+        What::Spawn { processes } => json!({"spawn": spawn::measure(*processes)?}),
         What::Stamp => Value::Null,
-        What::All => json!({
-            "binary_bytes": std::fs::metadata(binary)?.len(),
-            "spawn": spawn::measure(2_000)?,
-            "memory": memory::measure(binary).await?,
-            "api": api::measure(binary, 4_500).await?,
-            "latency": latency::measure(binary, 200).await?,
-            "throughput": throughput::measure(binary, 2_000, 64).await?,
-        }),
+        What::All => all(binary).await?,
     })
+}
+
+async fn all(binary: &str) -> Result<Value> {
+    let spawn = spawn::measure(2_000)?;
+    Ok(json!({
+        "binary_bytes": std::fs::metadata(binary)?.len(),
+        "memory": memory::measure(binary).await?,
+        "latency": latency::measure(binary, 200, 0).await?,
+        "queued": latency::measure(binary, 200, 1_000).await?,
+        "throughput": throughput::measure(binary, (2_000, 64), &spawn).await?,
+        "spawn": spawn,
+        "api": api::measure(binary, 20_000).await?,
+        "points": points::measure(binary, 100, (8, Duration::from_secs(10))).await?,
+        "agents": agents::measure(binary, 5_000, Duration::from_secs(30)).await?,
+        "restart": backlog::restart(binary, 100_000, 10_000).await?,
+        "backlog": backlog::memory(binary, 100_000).await?,
+        "returns": returns::measure(binary, 5).await?,
+    }))
 }
 
 /// Least, median, 99th percentile and most of some measurements.

@@ -1,12 +1,13 @@
 //! Resident memory of an idle coordinator and agent, fresh and after a little work.
 
-use anyhow::{Context, Result};
-use nix::unistd::Pid;
+use anyhow::Result;
 use serde_json::{Value, json};
 use tests::{
     cluster::Cluster,
     jobs::{Jobs, command},
 };
+
+use crate::machine::resident_mib as resident;
 
 /// Jobs between the two readings.
 const JOBS: usize = 100;
@@ -30,13 +31,4 @@ pub(crate) async fn measure(binary: &str) -> Result<Value> {
         "after_jobs": JOBS,
         "coordinator_after_mib": after.0, "agent_after_mib": after.1,
     }))
-}
-
-/// VmRSS in MiB.
-fn resident(pid: Pid) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let words = line.context("the process has no VmRSS")?;
-    let kib = words.split_whitespace().next().context("no number")?;
-    Ok(kib.parse::<f64>()? / 1024.0)
 }

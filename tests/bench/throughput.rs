@@ -11,6 +11,8 @@ use tests::{
 use tokio::task::JoinSet;
 use trainyard_proto::v1::{JobState, ListJobsRequest};
 
+use crate::machine;
+
 /// Clients that submit at once.
 const CLIENTS: usize = 16;
 
@@ -19,26 +21,46 @@ const CLIENTS: usize = 16;
     clippy::disallowed_methods,
     reason = "a measurement reads the machine's clock"
 )]
-pub(crate) async fn measure(binary: &str, count: usize, slots: u32) -> Result<Value> {
+pub(crate) async fn measure(
+    binary: &str,
+    (count, slots): (usize, u32),
+    spawn: &Value,
+) -> Result<Value> {
     let mut cluster = Cluster::start(binary).await;
     cluster.agent("one", &["--slots", &slots.to_string()]).await;
     let jobs = Jobs::of(&cluster).await;
+    let pids = (
+        cluster.coordinator().pid(),
+        cluster.agent_process("one").pid(),
+    );
+    let cpu = |pid| machine::cpu_seconds(pid);
+    let before = (cpu(pids.0)?, cpu(pids.1)?);
+    let written = machine::written_bytes(pids.0)?;
     let begun = Instant::now();
     submit_all(&jobs, count).await?;
     let submitted = begun.elapsed();
     let completed = all_ended(jobs, count).await?;
     let ended = begun.elapsed();
+    let (coordinator, agent) = (cpu(pids.0)? - before.0, cpu(pids.1)? - before.1);
+    let written = machine::written_bytes(pids.0)?.saturating_sub(written);
     ensure!(completed == count, "{completed} of {count} jobs completed");
+    let (jobs, alone) = (rate(count, ended), spawn.pointer("/per_second"));
+    let a_job = |seconds: f64| seconds * 1e3 / rate(count, Duration::from_secs(1));
     Ok(json!({
         "jobs": count,
         "slots": slots,
         "submit_seconds": submitted.as_secs_f64(),
         "seconds": ended.as_secs_f64(),
-        "jobs_per_second": rate(count, ended),
+        "jobs_per_second": jobs,
+        "of_spawn_limit": alone.and_then(Value::as_f64).map(|alone| jobs / alone),
+        "coordinator_cpu_ms_a_job": a_job(coordinator),
+        "agent_cpu_ms_a_job": a_job(agent),
+        "coordinator_written_bytes_a_job": written / u64::try_from(count)?,
     }))
 }
 
-async fn submit_all(jobs: &Jobs, count: usize) -> Result<()> {
+/// Submits so many, with several clients on one connection.
+pub(crate) async fn submit_all(jobs: &Jobs, count: usize) -> Result<()> {
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
         let mut jobs = jobs.clone();

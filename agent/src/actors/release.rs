@@ -71,6 +71,10 @@ fn block(node: &Node, held: BTreeMap<String, String>, pids: &[i32]) -> Vec<(Leve
 }
 
 /// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until it is dropped.
+#[expect(
+    clippy::infinite_loop,
+    reason = "it is dropped with the actor that runs it"
+)]
 pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>) {
     if node.gpus.rule.patience.is_zero() || node.gpus.uuids.is_empty() {
         return;

@@ -14,16 +14,28 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()>
     write(path, value, 0o666)
 }
 
-/// As above, for its owner's eyes only.
+/// As above, but not for a power cut: after one it may be there empty, or not at all. For what only this boot of the
+/// machine reads.
+pub(crate) fn write_json_for_now<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
+    let temporary = draft(path);
+    remove_if_there(&temporary)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .open(&temporary)?;
+    file.write_all(&bytes)?;
+    std::fs::rename(&temporary, path)
+}
+
+/// As [`write_json`], for its owner's eyes only.
 pub(crate) fn write_private_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write(path, value, 0o600)
 }
 
 fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = draft(path);
     remove_if_there(&temporary)?;
     let mut options = File::options();
     let mut file = options
@@ -38,6 +50,12 @@ fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+fn draft(path: &Path) -> std::path::PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    path.with_file_name(name)
 }
 
 /// Reads `path` as JSON; `None` if there is no such file.

@@ -210,7 +210,8 @@ async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> 
         for name in [files::EXIT, files::STOP, files::PROC] {
             durable::remove_if_there(&folder.join(name))?;
         }
-        durable::write_json(&folder.join(files::LAUNCH), &spec)?;
+        // The shim reads it now. After a power cut there is no shim, and the launch is begun again.
+        durable::write_json_for_now(&folder.join(files::LAUNCH), &spec)?;
         Ok(None)
     });
     match done.await.map_err(io::Error::other).and_then(|done| done) {

@@ -4,7 +4,9 @@
 //! Owns the idle shim. It never tells it anything. An idle shim ends when the agent does, since what it
 //! waits on is closed then. The launcher takes it and has the next one started.
 
+use super::cgroup;
 use std::io;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use tokio::process::{Child, Command};
@@ -17,6 +19,8 @@ pub(crate) const LATER: &str = "-";
 pub struct Shims {
     /// Program and leading arguments.
     command: Vec<String>,
+    /// The folder of the control group that they start in.
+    group: Option<PathBuf>,
     idle: Mutex<Option<Child>>,
 }
 
@@ -26,6 +30,7 @@ impl Shims {
     pub fn new(command: Vec<String>) -> Self {
         Self {
             command,
+            group: cgroup::own(),
             idle: Mutex::default(),
         }
     }
@@ -64,7 +69,9 @@ impl Shims {
     ) -> io::Result<Child> {
         let empty = || io::Error::new(io::ErrorKind::InvalidInput, "its command is empty");
         let (program, arguments) = self.command.split_first().ok_or_else(empty)?;
+        let group = self.group.iter().map(|group| (cgroup::OWN, group));
         Command::new(program)
+            .envs(group)
             .args(arguments)
             .arg(argument)
             .stdin(stdin)

@@ -19,6 +19,7 @@ mod ask;
 pub mod job;
 pub mod jobs;
 pub mod nodes;
+pub mod offers;
 pub mod root;
 pub mod scheduler;
 pub mod session;

@@ -12,6 +12,7 @@ use super::{
     job::JobMsg,
     jobs::{Jobs, JobsArgs, JobsMsg, JobsRef},
     nodes::{Nodes, NodesArgs, NodesMsg, NodesRef},
+    offers::Offers,
     scheduler::{Scheduler, SchedulerMsg, SchedulerRef},
 };
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
 /// The way to the three actors.
 #[derive(Clone, Debug)]
 pub struct Tree {
+    /// What nodes could hold at most.
+    pub offers: Offers,
     /// Ledger and queue.
     pub scheduler: SchedulerRef,
     /// Submissions and jobs.
@@ -79,7 +82,9 @@ impl Actor for Root {
     ) -> Result<State, ActorProcessingErr> {
         let cell = myself.get_cell();
         let (scheduler, _) = Scheduler::spawn_linked(None, Scheduler, (), cell.clone()).await?;
+        let offers = Offers::default();
         let of_nodes = NodesArgs {
+            offers: offers.clone(),
             store: args.store.clone(),
             scheduler: scheduler.clone(),
             lease: args.lease,
@@ -102,6 +107,7 @@ impl Actor for Root {
         };
         let (trackers, _) = Trackers::spawn_linked(None, Trackers, of_trackers, cell).await?;
         let tree = Tree {
+            offers,
             scheduler,
             jobs,
             nodes,

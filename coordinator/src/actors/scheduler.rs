@@ -14,8 +14,8 @@ use rand::Rng;
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
     job::{Event, Job, JobState},
-    resources::{Capacity, ResourceRequest},
-    sched::{Allocation, Ledger, QueuedJob, Unfit, largest_node_misfit, reason, solve},
+    resources::Capacity,
+    sched::{Allocation, Ledger, Queue, QueuedJob, reason, solve},
     secret::Secret,
     time::Timestamp,
 };
@@ -76,8 +76,6 @@ pub enum SchedulerMsg {
     NodeLost(NodeName, String),
     /// Place what fits.
     Solve,
-    /// Why no node could ever hold the request.
-    Misfit(ResourceRequest, RpcReplyPort<Option<Unfit>>),
     /// Why a job waits.
     Reason(JobId, RpcReplyPort<Option<String>>),
     /// What nodes hold.
@@ -111,7 +109,7 @@ impl From<Proposal> for JobMsg {
 #[derive(Debug, Default)]
 pub struct State {
     ledger: Ledger,
-    queue: BTreeMap<JobId, QueuedJob>,
+    queue: Queue,
     unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
     /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
@@ -150,9 +148,6 @@ impl Actor for Scheduler {
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Solve => return state.solve(&myself),
-            SchedulerMsg::Misfit(request, reply) => {
-                answer(reply, largest_node_misfit(&state.ledger, &request));
-            }
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
             SchedulerMsg::View(reply) => answer(reply, state.view()),
         }
@@ -169,7 +164,7 @@ impl State {
         self.dirty = true;
         match job.allocation() {
             Some(allocation) => {
-                self.queue.remove(&job.id);
+                self.queue.remove(job.id);
                 self.unanswered.remove(&job.id);
                 if let Some(attempt) = job.attempt() {
                     self.attempts.insert(job.id, attempt.number);
@@ -190,9 +185,9 @@ impl State {
                 self.ledger.release(job.id);
                 self.attempts.remove(&job.id);
                 if job.state == JobState::Queued {
-                    self.queue.insert(job.id, queued(&job));
+                    self.queue.insert(queued(&job));
                 } else {
-                    self.queue.remove(&job.id);
+                    self.queue.remove(job.id);
                 }
             }
         }
@@ -269,8 +264,7 @@ impl State {
 
     /// Looks again when the next job that is tried again may start.
     fn wake_for(&mut self, myself: &SchedulerRef, now: Timestamp) {
-        let waits = self.queue.values().filter(|queued| !queued.is_due(now));
-        let next = waits.filter_map(|queued| queued.not_before).min();
+        let next = self.queue.next_due(now);
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
         let Some(next) = next.filter(|next| set.is_none_or(|set| *next < set)) else {
@@ -289,8 +283,8 @@ impl State {
     }
 
     fn place(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
-        for placement in solve(&mut self.ledger, now, self.queue.values()) {
-            let Some(queued) = self.queue.remove(&placement.job) else {
+        for placement in solve(&mut self.ledger, now, &self.queue) {
+            let Some(queued) = self.queue.remove(placement.job) else {
                 continue;
             };
             let proposal = Proposal {
@@ -301,7 +295,7 @@ impl State {
             self.unanswered.insert(placement.job, proposal.clone());
             self.tell(placement.job, proposal.into());
         }
-        match self.ledger.violated() {
+        match self.ledger.newly_violated() {
             None => Ok(()),
             Some(broken) => Err(broken.into()),
         }
@@ -313,7 +307,7 @@ impl State {
     }
 
     fn reason(&self, job: JobId) -> Option<String> {
-        let queued = self.queue.get(&job)?;
+        let queued = self.queue.get(job)?;
         let words = reason(&self.ledger, &queued.request);
         let now = clock::now();
         let wait = queued.not_before.filter(|_| !queued.is_due(now));
@@ -430,6 +424,6 @@ mod tests {
         assert!(!holds(&state, 1) && holds(&state, 2));
         // Queued anew: the place from before is not what it waits for.
         state.job_is(waiting(1, 40));
-        assert!(!holds(&state, 1) && state.queue.contains_key(&JobId(1)));
+        assert!(!holds(&state, 1) && state.queue.get(JobId(1)).is_some());
     }
 }

@@ -3,7 +3,7 @@
 //! Child of Nodes, which ends it when a newer session of the same node begins. Parses what comes
 //! and passes it to its owner; knows nothing of jobs itself. Not restarted: the agent connects again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
@@ -16,14 +16,15 @@ use trainyard_proto::v1::{self, connect_request, connect_response};
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
-    nodes::{NodesMsg, NodesRef},
+    nodes::{NodesMsg, NodesRef, Pulse},
 };
+use crate::clock;
 
 /// Where to send [`SessionMsg`].
 pub type SessionRef = ActorRef<SessionMsg>;
 
-/// Frames to the agent, as the stream's writer takes them.
-pub type Outgoing = mpsc::Sender<Result<v1::ConnectResponse, tonic::Status>>;
+/// Frames to the agent, as the stream's writer takes them: in boxes, since a channel keeps room for many.
+pub type Outgoing = mpsc::Sender<Box<connect_response::Frame>>;
 
 /// What a session takes.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct SessionArgs {
     pub node: NodeName,
     /// The number of this session.
     pub session: SessionNo,
+    /// Signs of life.
+    pub pulse: Arc<Pulse>,
     /// To the agent.
     pub outgoing: Outgoing,
     /// Takes reports.
@@ -84,15 +87,9 @@ impl Actor for Session {
         match message {
             SessionMsg::Incoming(frame) => state.incoming(*frame)?,
             SessionMsg::Send(frame) => {
-                let frame = Some(*frame);
                 // Waits when the agent is slow: this mailbox grows, nobody else waits. A dead one
                 // is found by the keep-alive, which closes the stream.
-                if state
-                    .outgoing
-                    .send(Ok(v1::ConnectResponse { frame }))
-                    .await
-                    .is_err()
-                {
+                if state.outgoing.send(frame).await.is_err() {
                     myself.stop(Some("the stream has ended".to_owned()));
                 }
             }
@@ -105,7 +102,9 @@ impl Actor for Session {
 impl SessionArgs {
     fn incoming(&mut self, frame: connect_request::Frame) -> Result<(), ActorProcessingErr> {
         use connect_request::Frame;
-        self.nodes.cast(NodesMsg::Seen(self.node.clone()))?;
+        if self.pulse.beat(clock::now()) {
+            self.nodes.cast(NodesMsg::Seen(self.node.clone()))?;
+        }
         match frame {
             Frame::Heartbeat(beat) => {
                 // Before the reports, one of which may give such a GPU back.

@@ -2,7 +2,6 @@
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
-use tonic::Status;
 use trainyard_core::{
     failure::FailureClass,
     ids::JobId,
@@ -64,7 +63,7 @@ async fn world(lease: Lease) -> World {
 
 mod retries;
 
-type Frames = mpsc::Receiver<Result<v1::ConnectResponse, Status>>;
+type Frames = mpsc::Receiver<Box<Frame>>;
 
 /// A node of one slot.
 async fn node(world: &World, name: &str) -> (SessionRef, Frames) {
@@ -122,8 +121,7 @@ impl Document for Damaged {
 
 async fn start_of(frames: &mut Frames) -> v1::StartTask {
     loop {
-        let frame = frames.recv().await.unwrap().unwrap().frame;
-        if let Some(Frame::Start(start)) = frame {
+        if let Frame::Start(start) = *frames.recv().await.unwrap() {
             return start;
         }
     }
@@ -209,8 +207,7 @@ async fn a_job_whose_snapshot_is_gone_or_damaged_fails_in_words_and_never_reache
     }
     // Whatever was sent to the node until now is no order to begin.
     while let Ok(frame) = frames.try_recv() {
-        let frame = frame.unwrap().frame;
-        assert!(!matches!(frame, Some(Frame::Start(_))), "{frame:?}");
+        assert!(!matches!(*frame, Frame::Start(_)), "{frame:?}");
     }
     world.root.stop_and_wait(None, None).await.unwrap();
 }

@@ -14,7 +14,6 @@ use crate::{
     actors::{
         ask,
         jobs::{JobsMsg, RequestKey, Submission},
-        scheduler::SchedulerMsg,
     },
     datasets,
 };
@@ -52,8 +51,7 @@ impl Service {
             self.may_begin_with(caller, ("resume_from", text))?;
         }
         let _permit = self.admit()?;
-        let question = |reply| SchedulerMsg::Misfit(spec.resources.clone(), reply);
-        if let Some(unfit) = ask(&self.tree().scheduler, question).await? {
+        if let Some(unfit) = self.tree().offers.misfit(&spec.resources) {
             let words = format!(
                 "no node could ever hold the job: {}; the largest is {}",
                 unfit.shortage, unfit.largest
@@ -115,7 +113,12 @@ impl Service {
         let most = self.limits().open_jobs;
         // Those under way take room too, this one among them; one that is just stored counts twice for a moment.
         let under_way = UNDER_WAY.saturating_sub(self.submits().available_permits());
-        if self.store().count_open()?.saturating_add(under_way as u64) > most {
+        if self
+            .store()
+            .open_jobs_known()
+            .saturating_add(under_way as u64)
+            > most
+        {
             let words = format!(
                 "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
             );

@@ -5,7 +5,12 @@
 //! Refresh claims: `sub`, `exp`, `type`, `sid`, `jti`. Time comes in as an argument, so expiry is
 //! checked here and not by the library's own clock.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
@@ -117,11 +122,23 @@ struct SigningKey {
     until: Option<Timestamp>,
 }
 
-/// Signs with the newest key and checks with every one that may still be met. Prints no secret.
+/// Access tokens remembered at once.
+const REMEMBERED: usize = 4_096;
+
+/// An access token that was checked: its claims, and until when its key verifies.
 #[derive(Clone)]
+struct Checked {
+    claims: Arc<Access>,
+    until: Option<Timestamp>,
+}
+
+/// Signs with the newest key and checks with every one that may still be met. Prints no secret.
 pub struct Keys {
     keys: Vec<SigningKey>,
     lives: Lives,
+    /// By hash of the whole token, so that a caller's token is taken apart once and not at each call. Other keys
+    /// begin with none.
+    checked: Mutex<BTreeMap<[u8; 32], Checked>>,
 }
 
 impl fmt::Debug for Keys {
@@ -144,7 +161,11 @@ impl Keys {
             }
         };
         let keys = rows.iter().map(key).collect();
-        Self { keys, lives }
+        Self {
+            keys,
+            lives,
+            checked: Mutex::default(),
+        }
     }
 
     /// How long tokens are good for.
@@ -190,10 +211,36 @@ impl Keys {
     ///
     /// # Errors
     /// When it is not.
-    pub fn access(&self, token: &str, now: Timestamp) -> Result<Access, TokenError> {
-        let typed: Typed = self.read(token, now)?;
+    pub fn access(&self, token: &str, now: Timestamp) -> Result<Arc<Access>, TokenError> {
+        let hash = *blake3::hash(token.as_bytes()).as_bytes();
+        let known = self.checked().get(&hash).cloned();
+        if let Some(Checked { claims, until }) = known
+            && claims.exp > seconds(now)
+            && until.is_none_or(|until| now < until)
+        {
+            return Ok(claims);
+        }
+        let (typed, until): (Typed, _) = self.read(token, now)?;
         typed.check("access", now)?;
-        self.read(token, now)
+        let claims: Arc<Access> = Arc::new(self.read(token, now)?.0);
+        let mut checked = self.checked();
+        if checked.len() >= REMEMBERED {
+            checked.retain(|_, one| one.claims.exp > seconds(now));
+        }
+        if checked.len() >= REMEMBERED {
+            // Whoever is forgotten is checked again at the next call.
+            checked.pop_first();
+        }
+        let kept = Checked {
+            claims: Arc::clone(&claims),
+            until,
+        };
+        checked.insert(hash, kept);
+        Ok(claims)
+    }
+
+    fn checked(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Checked>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The claims of a refresh token that is good at `now`.
@@ -201,9 +248,9 @@ impl Keys {
     /// # Errors
     /// When it is not.
     pub fn refresh(&self, token: &str, now: Timestamp) -> Result<Refresh, TokenError> {
-        let typed: Typed = self.read(token, now)?;
+        let (typed, _): (Typed, _) = self.read(token, now)?;
         typed.check("refresh", now)?;
-        self.read(token, now)
+        Ok(self.read(token, now)?.0)
     }
 
     fn sign<T: Serialize>(&self, claims: &T) -> Result<String, TokenError> {
@@ -215,12 +262,13 @@ impl Keys {
         signed.ok().ok_or(TokenError::NotSigned)
     }
 
-    /// The key comes from the header's `kid` and the algorithm from us, never from the header.
+    /// The claims, and until when their key verifies. The key comes from the header's `kid` and the algorithm from us,
+    /// never from the header.
     fn read<T: DeserializeOwned + Clone>(
         &self,
         token: &str,
         now: Timestamp,
-    ) -> Result<T, TokenError> {
+    ) -> Result<(T, Option<Timestamp>), TokenError> {
         let header = decode_header(token).ok().ok_or(TokenError::Invalid)?;
         let named = |key: &&SigningKey| {
             header.kid.as_deref() == Some(&key.kid) && key.until.is_none_or(|until| now < until)
@@ -230,7 +278,7 @@ impl Keys {
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
         decode::<T>(token, &key.verifying, &validation)
-            .map(|data| data.claims)
+            .map(|data| (data.claims, key.until))
             .ok()
             .ok_or(TokenError::Invalid)
     }
@@ -389,6 +437,23 @@ mod tests {
         );
         let week = NOW.plus(HOUR * 24 * 7);
         assert_eq!(both.access(&old.access, week), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_token_that_is_remembered_ends_as_one_that_is_not() {
+        let old = pair(&keys("old"));
+        let retired = of(&[row("k1", "old", Some(NOW))]);
+        let week = NOW.plus(HOUR * 24 * 7);
+        for _ in 0..2 {
+            assert!(retired.access(&old.access, NOW).is_ok());
+            let expired = retired.access(&old.access, NOW.plus(HOUR));
+            assert_eq!(expired, Err(TokenError::Expired));
+            let gone = retired.access(&old.access, week);
+            assert_eq!(gone, Err(TokenError::Invalid));
+        }
+        let mut forged = old.access.clone();
+        forged.push('A');
+        assert_eq!(retired.access(&forged, NOW), Err(TokenError::Invalid));
     }
 
     #[test]

@@ -212,10 +212,10 @@ fn unless_lost<T>(found: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
 /// What is wrong with what was fine when its snapshot was made. What would be refused now has been replaced or
 /// moved, or is not allowed any more: in each case the file of the snapshot is not there, and the words say why.
 pub(super) fn lost(error: ApiError) -> ApiError {
-    match error.kind {
-        Kind::Invalid => ApiError::new(Kind::NotFound, error.message),
-        _ => error,
+    if error.kind != Kind::Invalid {
+        return error;
     }
+    ApiError::new(Kind::NotFound, error.message)
 }
 
 /// The lines of a manifest, read as they come.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use redb::WriteTransaction;
+use redb::{ReadableTableMetadata as _, WriteTransaction};
 use serde::Serialize;
 use trainyard_core::{
     ids::{AttemptNo, JobId},
@@ -17,10 +17,11 @@ use super::{
     codec::{self, Place},
     error::ReadError,
     held::Held,
+    opened::Opened,
     seal, series,
     tables::{
-        CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, Series,
-        USERS, USERS_BY_EMAIL, VALIDATIONS,
+        DOCUMENTS, LOGS, META, NODES, POINTS, REQUEST_KEYS, Rows, Series, USERS, USERS_BY_EMAIL,
+        VALIDATIONS,
     },
 };
 
@@ -29,23 +30,41 @@ pub(super) struct Batch<'t> {
     pub(super) txn: &'t WriteTransaction,
     pub(super) next_point: u64,
     next_log: u64,
+    /// The two as they stand in the file.
+    noted: (u64, u64),
     changed: BTreeSet<u64>,
     pub(super) held: Held,
+    pub(super) opened: Opened<'t>,
 }
 
 impl<'t> Batch<'t> {
     pub(super) fn begin(txn: &'t WriteTransaction) -> Result<Self, ReadError> {
+        let (next_point, next_log) = series::next_ids(txn)?;
         Ok(Self {
             txn,
-            next_point: series::next_id(txn, POINTS)?,
-            next_log: series::next_id(txn, LOGS)?,
+            next_point,
+            next_log,
+            noted: (next_point, next_log),
             changed: BTreeSet::new(),
             held: Held::default(),
+            opened: Opened::default(),
         })
     }
 
+    /// How many jobs have not ended; none when no job was written.
+    pub(super) fn count_open(&mut self) -> Result<Option<u64>, ReadError> {
+        if self.changed.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.opened.open_jobs(self.txn)?.len()?))
+    }
+
     /// Numbers what was changed and counts what is held; once, after the last change.
-    pub(super) fn finish(self) -> Result<Option<u64>, ReadError> {
+    pub(super) fn finish(mut self) -> Result<Option<u64>, ReadError> {
+        self.opened.close();
+        if self.noted != (self.next_point, self.next_log) {
+            series::note_ids(self.txn, (self.next_point, self.next_log))?;
+        }
         self.held.write(self.txn)?;
         changed::number(self.txn, &self.changed)
     }
@@ -79,7 +98,7 @@ impl<'t> Batch<'t> {
             }
             Change::PutCursor { task, seq } => {
                 let key = (task.job.0, task.attempt.0, task.rank.0);
-                self.txn.open_table(CURSORS)?.insert(key, seq)?;
+                self.opened.cursors(self.txn)?.insert(key, seq)?;
             }
             Change::PutNode(node) => self.put_node(&node)?,
             Change::RemoveNode(name) => {
@@ -100,7 +119,10 @@ impl<'t> Batch<'t> {
                 let mut table = self.txn.open_table(REQUEST_KEYS)?;
                 table.insert(key.as_bytes(), job.0)?;
             }
-            Change::Seal(sealing) => seal::exchange(self.txn, *sealing, &mut self.held)?,
+            Change::Seal(sealing) => {
+                self.opened.close();
+                seal::exchange(self.txn, *sealing, &mut self.held)?;
+            }
             Change::Trim(what) => self.trim(*what)?,
         }
         Ok(None)
@@ -117,15 +139,16 @@ impl<'t> Batch<'t> {
             Rows::Lines => &mut self.next_log,
         };
         let (job, first) = (rows.0, *next);
-        if let Some(bytes) = series::append(self.txn, series, next, rows)? {
+        let tables = self.opened.appending(self.txn, series.rows)?;
+        if let Some(bytes) = series::append(tables, series, next, rows)? {
             self.held.chunk(series.rows, job.0, bytes);
         }
         Ok(first)
     }
 
-    fn put_job(&self, job: Job) -> Result<(), ReadError> {
+    fn put_job(&mut self, job: Job) -> Result<(), ReadError> {
         let id = job.id.0;
-        let mut open = self.txn.open_table(OPEN_JOBS)?;
+        let open = self.opened.open_jobs(self.txn)?;
         if job.state.is_terminal() {
             open.remove(id)?;
         } else {
@@ -136,7 +159,7 @@ impl<'t> Batch<'t> {
             key: &id,
         };
         let bytes = codec::job_to_json(place, job)?;
-        self.txn.open_table(JOBS)?.insert(id, bytes.as_slice())?;
+        self.opened.jobs(self.txn)?.insert(id, bytes.as_slice())?;
         Ok(())
     }
 

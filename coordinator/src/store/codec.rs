@@ -18,6 +18,10 @@ use super::error::ReadError;
 const CHUNK_FORMAT: u8 = 1;
 /// Rows by columns, compressed.
 const BLOCK_FORMAT: u8 = 2;
+/// Bytes of a checksum.
+const CRC: usize = 4;
+/// Room for most rows.
+const ROW: usize = 1_024;
 /// How hard zstd tries: its own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -40,15 +44,23 @@ impl Place<'_> {
 
 /// Puts the checksum in front.
 pub(super) fn seal(body: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(body.len() + 4);
+    let mut bytes = Vec::with_capacity(body.len() + CRC);
     bytes.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
     bytes.extend_from_slice(body);
     bytes
 }
 
+/// Puts the checksum in the room that was left for it.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some((room, body)) = bytes.split_first_chunk_mut::<CRC>() {
+        *room = crc32fast::hash(body).to_le_bytes();
+    }
+    bytes
+}
+
 /// Checks the checksum and takes it off.
 pub(super) fn unseal<'b>(place: Place<'_>, bytes: &'b [u8]) -> Result<&'b [u8], ReadError> {
-    match bytes.split_first_chunk::<4>() {
+    match bytes.split_first_chunk::<CRC>() {
         Some((crc, body)) if u32::from_le_bytes(*crc) == crc32fast::hash(body) => Ok(body),
         _ => Err(ReadError::Checksum {
             table: place.table.to_owned(),
@@ -58,8 +70,10 @@ pub(super) fn unseal<'b>(place: Place<'_>, bytes: &'b [u8]) -> Result<&'b [u8], 
 }
 
 pub(super) fn to_json<T: Serialize>(place: Place<'_>, row: &T) -> Result<Vec<u8>, ReadError> {
-    let body = serde_json::to_vec(row).map_err(|error| place.decode(error))?;
-    Ok(seal(&body))
+    let mut bytes = Vec::with_capacity(ROW);
+    bytes.extend_from_slice(&[0; CRC]);
+    serde_json::to_writer(&mut bytes, row).map_err(|error| place.decode(error))?;
+    Ok(sealed(bytes))
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(
@@ -75,9 +89,11 @@ pub(super) fn to_text(place: Place<'_>, bytes: &[u8]) -> Result<String, ReadErro
 }
 
 pub(super) fn to_chunk<T: Serialize>(place: Place<'_>, rows: &T) -> Result<Vec<u8>, ReadError> {
-    let body =
-        postcard::to_extend(rows, vec![CHUNK_FORMAT]).map_err(|error| place.decode(error))?;
-    Ok(seal(&body))
+    let mut bytes = Vec::with_capacity(ROW);
+    bytes.extend_from_slice(&[0; CRC]);
+    bytes.push(CHUNK_FORMAT);
+    let bytes = postcard::to_extend(rows, bytes).map_err(|error| place.decode(error))?;
+    Ok(sealed(bytes))
 }
 
 /// What a value of points or lines is, by its format.

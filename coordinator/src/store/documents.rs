@@ -3,7 +3,7 @@
 //! Owns how such a row is named and encoded; a kind is one `impl Document`, so that a new one needs
 //! no new table. Never commits. Used by the store and by whoever declares a document.
 
-use redb::ReadableDatabase as _;
+use redb::{ReadTransaction, ReadableDatabase as _};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -46,12 +46,7 @@ impl Change {
 impl Store {
     /// The document with this key.
     pub fn document<D: Document>(&self, key: &str) -> Result<Option<D>, ReadError> {
-        let txn = self.inner.shared.db.begin_read()?;
-        let table = txn.open_table(DOCUMENTS)?;
-        let bytes = table.get((D::KIND, key))?;
-        bytes
-            .map(|bytes| codec::from_json(place::<D>(&key), bytes.value()))
-            .transpose()
+        find(&self.inner.shared.db.begin_read()?, key)
     }
 
     /// Every document of the kind whose key starts with `prefix`, by key; an empty prefix takes all.
@@ -69,6 +64,14 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+pub(super) fn find<D: Document>(txn: &ReadTransaction, key: &str) -> Result<Option<D>, ReadError> {
+    let table = txn.open_table(DOCUMENTS)?;
+    let bytes = table.get((D::KIND, key))?;
+    bytes
+        .map(|bytes| codec::from_json(place::<D>(&key), bytes.value()))
+        .transpose()
 }
 
 fn place<'a, D: Document>(key: &'a &'a str) -> Place<'a> {

@@ -14,6 +14,7 @@ mod error;
 mod held;
 mod migrate;
 mod open;
+mod opened;
 mod page;
 mod read;
 mod results;
@@ -98,6 +99,8 @@ struct Shared {
     watches: Watches,
     changed: watch::Sender<u64>,
     commits: AtomicU64,
+    /// Jobs that have not ended.
+    open_jobs: AtomicU64,
     copying: Arc<Semaphore>,
 }
 
@@ -157,6 +160,7 @@ impl Store {
             watches: Watches::default(),
             changed: watch::Sender::new(0),
             commits: AtomicU64::new(0),
+            open_jobs: AtomicU64::new(opened.open_jobs),
             copying: Arc::new(Semaphore::new(1)),
         });
         let writer = Writer::new(Arc::clone(&shared), requests, fatal);

@@ -11,7 +11,10 @@ use std::{
     path::Path,
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableError};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTableMetadata as _,
+    StorageError, TableError,
+};
 
 use super::{
     StoreOptions,
@@ -20,7 +23,7 @@ use super::{
     codec::{self, Place},
     error::{OpenError, ReadError},
     migrate,
-    tables::{self, INSTANCE_KEY, META, SCHEMA, SCHEMA_KEY},
+    tables::{self, INSTANCE_KEY, META, OPEN_JOBS, SCHEMA, SCHEMA_KEY},
     writer::panic_text,
 };
 
@@ -28,6 +31,8 @@ use super::{
 pub(super) struct Opened {
     pub(super) db: Database,
     pub(super) instance: String,
+    /// Jobs that have not ended.
+    pub(super) open_jobs: u64,
 }
 
 /// The folder of the file.
@@ -72,8 +77,17 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     initialise(&db, from, &instance).map_err(unreadable)?;
     let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
     check::first_damage(&txn).map_err(unreadable)?;
+    let open_jobs = count_open(&txn).map_err(unreadable)?;
     drop(txn);
-    Ok(Opened { db, instance })
+    Ok(Opened {
+        db,
+        instance,
+        open_jobs,
+    })
+}
+
+fn count_open(txn: &ReadTransaction) -> Result<u64, ReadError> {
+    Ok(txn.open_table(OPEN_JOBS)?.len()?)
 }
 
 /// The version that is written in a file.

@@ -3,6 +3,8 @@
 //! Owns the queries. Never writes and never keeps a transaction, which would pin pages. Called by
 //! the actors and their readers; a long scan belongs on a blocking thread.
 
+use std::sync::atomic::Ordering;
+
 use redb::{
     ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
 };
@@ -13,9 +15,9 @@ use trainyard_core::{
 };
 
 use super::{
-    Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow,
+    Document, Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow,
     codec::{self, Place},
-    series,
+    documents, series,
     tables::{
         COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
         USERS_BY_EMAIL,
@@ -159,6 +161,12 @@ impl Store {
     /// How many jobs have not ended.
     pub fn count_open(&self) -> Result<u64, ReadError> {
         Ok(self.read()?.open_table(OPEN_JOBS)?.len()?)
+    }
+
+    /// The same as of the last commit, without a look at the file.
+    #[must_use]
+    pub fn open_jobs_known(&self) -> u64 {
+        self.inner.shared.open_jobs.load(Ordering::Relaxed)
     }
 
     /// Jobs that `keep` wants, newest first, older than `before`, within `bounds`.
@@ -324,6 +332,15 @@ impl Store {
     /// One user by number.
     pub fn user(&self, id: u64) -> Result<Option<UserRow>, ReadError> {
         user(&self.read()?, id)
+    }
+
+    /// One user by number, if there is also this document; both as of the same moment.
+    pub fn user_with<D: Document>(&self, key: &str, id: u64) -> Result<Option<UserRow>, ReadError> {
+        let txn = self.read()?;
+        match documents::find::<D>(&txn, key)? {
+            Some(_) => user(&txn, id),
+            None => Ok(None),
+        }
     }
 
     /// One user by e-mail address.

@@ -14,8 +14,9 @@ use super::{
     block::{self, Kept, Unpacked},
     codec::{self, Body, Place},
     error::ReadError,
+    opened::Appending,
     page::Filling,
-    tables::{COUNTERS, POINTS, Series, Source},
+    tables::{COUNTERS, LOGS, POINTS, Series, Source},
 };
 
 /// One batch of rows of one attempt.
@@ -123,16 +124,27 @@ impl<T: Kept> Opened<T> {
     }
 }
 
-/// The id that the next row gets.
-pub(super) fn next_id(txn: &WriteTransaction, series: Series) -> Result<u64, ReadError> {
+/// The ids that the next point and the next line get.
+pub(super) fn next_ids(txn: &WriteTransaction) -> Result<(u64, u64), ReadError> {
     let counters = txn.open_table(COUNTERS)?;
-    let next = counters.get(series.name.as_bytes())?;
-    Ok(next.map_or(1, |guard| guard.value()))
+    let next = |series: Series| {
+        let next = counters.get(series.name.as_bytes())?;
+        Ok::<_, ReadError>(next.map_or(1, |guard| guard.value()))
+    };
+    Ok((next(POINTS)?, next(LOGS)?))
+}
+
+/// Writes them.
+pub(super) fn note_ids(txn: &WriteTransaction, next: (u64, u64)) -> Result<(), ReadError> {
+    let mut counters = txn.open_table(COUNTERS)?;
+    counters.insert(POINTS.name.as_bytes(), next.0)?;
+    counters.insert(LOGS.name.as_bytes(), next.1)?;
+    Ok(())
 }
 
 /// Appends rows from `*next` on, and moves it; returns the bytes of the chunk, none without rows.
 pub(super) fn append<T: Serialize>(
-    txn: &WriteTransaction,
+    tables: &mut Appending<'_>,
     series: Series,
     next: &mut u64,
     (job, attempt, rows): (JobId, AttemptNo, Vec<T>),
@@ -147,13 +159,9 @@ pub(super) fn append<T: Serialize>(
         key: &first,
     };
     let bytes = codec::to_chunk(place, &Chunk { attempt, rows })?;
-    txn.open_table(series.chunks)?
-        .insert(first, bytes.as_slice())?;
-    txn.open_table(series.by_job)?
-        .insert((job.0, first), count)?;
+    tables.chunks.insert(first, bytes.as_slice())?;
+    tables.by_job.insert((job.0, first), count)?;
     *next += u64::from(count);
-    txn.open_table(COUNTERS)?
-        .insert(series.name.as_bytes(), *next)?;
     Ok(Some(bytes.len()))
 }
 

@@ -198,11 +198,34 @@ async fn jobs_that_have_not_ended_are_counted_by_state() {
     let mut ended = job(3);
     ended.state = JobState::Failed;
     store.commit_and_wait(put(ended)).await.unwrap();
+    assert_eq!(
+        (store.open_jobs_known(), store.count_open().unwrap()),
+        (2, 2)
+    );
     let counts = store.count_states().unwrap();
     let some: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
     let expected = [(job(1).state, 1), (JobState::Running, 1)];
     assert_eq!(some, expected.iter().collect::<Vec<_>>());
     assert!(counts.iter().all(|(state, _)| !state.is_terminal()));
+    let path = store.inner.shared.path.clone();
+    drop(store);
+    assert_eq!(open_at(&path).open_jobs_known(), 2);
+}
+
+#[test]
+fn what_a_job_has_not_takes_no_room_and_reads_as_before() {
+    let place = codec::Place {
+        table: "jobs",
+        key: &1,
+    };
+    let row = codec::job_to_json(place, job(1)).unwrap();
+    let text = String::from_utf8_lossy(&row);
+    assert!(!text.contains("null"), "{text}");
+    assert_eq!(codec::job_from_json(place, &row).unwrap(), job(1));
+    let named = r#""snapshot_id":null,"outcome":null,"state":"#;
+    let older = text.get(4..).unwrap().replacen(r#""state":"#, named, 1);
+    let older = codec::seal(older.as_bytes());
+    assert_eq!(codec::job_from_json(place, &older).unwrap(), job(1));
 }
 
 #[tokio::test]

@@ -152,6 +152,7 @@ fn is_more(source: &impl Source, rows: Rows, (job, seen): (u64, u64)) -> Result<
 impl Batch<'_> {
     pub(super) fn trim(&mut self, what: Trimming) -> Result<(), ReadError> {
         let (job, series) = (what.job.0, what.rows.series());
+        self.opened.close();
         if self.txn.open_table(OPEN_JOBS)?.get(job)?.is_some() {
             return Ok(());
         }
@@ -196,6 +197,7 @@ impl Batch<'_> {
         let quiet = !is_begun(self.txn, Rows::Lines, (job, lines.0))?
             && !is_more(self.txn, Rows::Lines, (job, lines.1))?;
         let told = self.append(LOGS, (what.job, what.attempt, vec![what.line]))?;
+        self.opened.close();
         let below = match what.rows {
             Rows::Points => self.next_point,
             Rows::Lines => told,

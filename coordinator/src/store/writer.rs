@@ -117,8 +117,12 @@ impl Writer {
             }
             answers.push((request.then, first_rows));
         }
+        let open_jobs = batch.count_open()?;
         let changed = batch.finish()?;
         txn.commit()?;
+        if let Some(count) = open_jobs {
+            self.shared.open_jobs.store(count, Ordering::Relaxed);
+        }
         let commit = self.shared.commits.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(number) = changed {
             self.shared.changed.send_replace(number);

@@ -39,18 +39,22 @@ pub struct Attempt {
     /// When it was given its place.
     pub placed_at: Timestamp,
     /// When its trainer process started.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When it was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// How it ended; records may still be on their way.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<TaskEnd>,
     /// All its records up to this number are stored.
     pub stored_seq: u64,
     /// The trainer's own last word.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub completion: Option<Completion>,
     /// The epoch of its first report with metrics: what earlier attempts said of it and of later ones is
     /// superseded.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_epoch: Option<u32>,
     /// It begins at the beginning: nothing that was reported before it counts.
     #[serde(default = "anew")]
@@ -81,7 +85,7 @@ pub struct Job {
     /// By whom.
     pub submitted_by: String,
     /// The snapshot that it trains on, for its whole life; none without a `dataset_id`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
     /// When it was accepted.
     pub created_at: Timestamp,
@@ -99,34 +103,40 @@ pub struct Job {
     #[serde(default)]
     pub tried: Tried,
     /// It waits, before it is tried again, at least until then.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Where it was tried in vain since a user last started it: other nodes go before these.
     #[serde(default)]
     pub failed_on: BTreeSet<NodeName>,
     /// The newest checkpoint that is known to be in the artifact store: where another node can go on from.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumable: Option<Checkpoint>,
     /// The newest report.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// The best checkpoint so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub best_checkpoint: Option<Checkpoint>,
     /// The last checkpoint so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Checkpoint>,
     /// As the trainer reported them at its end.
     pub final_metrics: BTreeMap<String, f64>,
     /// When the first trainer process started.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When it reached its terminal state.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// The run of its newest attempt at MLflow, once there is one: that of the tracker, else the one
     /// that the trainer named at its end.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlflow_run_id: Option<String>,
     /// The task of its newest attempt at ClearML, once there is one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clearml_task_id: Option<String>,
 }
 

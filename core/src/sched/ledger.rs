@@ -62,7 +62,7 @@ impl NodeEntry {
         free: &Capacity,
         request: &ResourceRequest,
     ) -> Option<Allocation> {
-        if request.shortage(free).is_some() {
+        if !request.fits(free) {
             return None;
         }
         let accepts = |gpu: &&Gpu| request.accepts(gpu);
@@ -76,6 +76,13 @@ impl NodeEntry {
             memory_bytes: request.memory_bytes,
             gpus: gpus.map(|gpu| gpu.uuid.clone()).collect(),
         })
+    }
+
+    /// Whether anything more could start here at all.
+    #[must_use]
+    pub fn has_free_cpus(&self) -> bool {
+        let held: u64 = self.held.values().map(|held| u64::from(held.cpus)).sum();
+        held < self.capacity.cpus.into()
     }
 
     /// More is held than there is.
@@ -112,11 +119,14 @@ impl NodeEntry {
 pub struct Ledger {
     nodes: BTreeMap<NodeName, NodeEntry>,
     homes: BTreeMap<JobId, NodeName>,
+    /// Where something was taken since it was looked at last.
+    touched: BTreeSet<NodeName>,
 }
 
 impl Ledger {
     /// Registers a node, or changes what it offers; what is held there stays held.
     pub fn set_node(&mut self, name: NodeName, capacity: Capacity, open: bool) {
+        self.touched.insert(name.clone());
         let entry = self.nodes.entry(name).or_default();
         entry.capacity = capacity;
         entry.open = open;
@@ -157,6 +167,7 @@ impl Ledger {
             return Err(LedgerError::AlreadyHeld(job));
         }
         self.homes.insert(job, allocation.node.clone());
+        self.touched.insert(allocation.node.clone());
         let known = self.nodes.contains_key(&allocation.node);
         let entry = self.nodes.entry(allocation.node.clone()).or_default();
         entry.held.insert(job, allocation);
@@ -176,7 +187,25 @@ impl Ledger {
     /// INV-01 and INV-02, in words, of the first node where one does not hold.
     #[must_use]
     pub fn violated(&self) -> Option<String> {
-        for (name, entry) in &self.nodes {
+        self.violated_at(self.nodes.iter())
+    }
+
+    /// As [`Ledger::violated`], of the nodes that were changed since this was asked last: nothing is given back
+    /// more than was taken, so nowhere else can it have come about.
+    pub fn newly_violated(&mut self) -> Option<String> {
+        let touched = std::mem::take(&mut self.touched);
+        self.violated_at(
+            touched
+                .iter()
+                .filter_map(|name| self.nodes.get_key_value(name)),
+        )
+    }
+
+    fn violated_at<'n>(
+        &self,
+        nodes: impl Iterator<Item = (&'n NodeName, &'n NodeEntry)>,
+    ) -> Option<String> {
+        for (name, entry) in nodes {
             let mut seen = BTreeSet::new();
             let gpus = entry.held.values().flat_map(|held| &held.gpus);
             if let Some(twice) = gpus.clone().find(|gpu| !seen.insert(gpu.as_str())) {

@@ -4,7 +4,9 @@
 //! queue. Called by the scheduler actor, which carries placements out.
 
 mod ledger;
+mod queue;
 mod solve;
 
 pub use ledger::{Allocation, Ledger, LedgerError, NodeEntry};
+pub use queue::Queue;
 pub use solve::{Placement, QueuedJob, Unfit, largest_node_misfit, reason, solve};

@@ -6,7 +6,10 @@ use crate::{
     ids::{JobId, NodeName},
     resources::{Capacity, ResourceRequest, format_bytes},
     retry::LONGEST_WAIT,
-    sched::ledger::{Allocation, Ledger, NodeEntry},
+    sched::{
+        ledger::{Allocation, Ledger, NodeEntry},
+        queue::Queue,
+    },
     time::Timestamp,
 };
 
@@ -59,30 +62,30 @@ pub struct Unfit {
 /// Places what fits, in order of priority and age, and takes it in the ledger. A job that does not
 /// fit is passed over, so that a large one never holds up small ones that fit beside it.
 /// Solving again at the same moment places nothing.
-pub fn solve<'q>(
-    ledger: &mut Ledger,
-    now: Timestamp,
-    queue: impl IntoIterator<Item = &'q QueuedJob>,
-) -> Vec<Placement> {
+pub fn solve(ledger: &mut Ledger, now: Timestamp, queue: &Queue) -> Vec<Placement> {
     let mut placements = Vec::new();
-    let mut offers: BTreeMap<NodeName, Capacity> = ledger
-        .nodes()
-        .filter(|(_, entry)| entry.open)
-        .map(|(name, entry)| (name.clone(), entry.free()))
-        .collect();
-    offers.retain(|_, free| free.cpus > 0);
-    if offers.is_empty() {
+    if queue.is_empty() {
         return placements;
     }
-    let due = queue.into_iter().filter(|queued| queued.is_due(now));
-    let mut order: Vec<&QueuedJob> = due.collect();
-    order.sort_by_key(|queued| (-i64::from(queued.priority), queued.age, queued.job));
-    for queued in order {
+    let mut offers: BTreeMap<NodeName, Capacity> = ledger
+        .nodes()
+        .filter(|(_, entry)| entry.open && entry.has_free_cpus())
+        .map(|(name, entry)| (name.clone(), entry.free()))
+        .collect();
+    // What is free only shrinks here: what did not fit once does not fit later.
+    let mut misfits: BTreeSet<&ResourceRequest> = BTreeSet::new();
+    for queued in queue.iter().filter(|queued| queued.is_due(now)) {
         // Every job needs a CPU slot: on full nodes nothing more is looked at.
         if offers.is_empty() {
             break;
         }
+        if misfits.contains(&queued.request) {
+            continue;
+        }
         let Some(allocation) = place(ledger, &offers, queued) else {
+            if queued.avoid.is_empty() {
+                misfits.insert(&queued.request);
+            }
             continue;
         };
         let node = allocation.node.clone();
@@ -101,7 +104,6 @@ pub fn solve<'q>(
     placements
 }
 
-/// Best fit: fewest GPUs left over, then fewest CPUs, so that room for large jobs stays whole.
 /// A place for the job: a node where it has failed is taken only when no other that is open could ever hold it.
 fn place(
     ledger: &Ledger,
@@ -116,9 +118,7 @@ fn place(
         .filter(|(name, _)| !queued.avoid.contains(*name));
     let found = best(elsewhere, &queued.request);
     let could = |(name, entry): (&NodeName, &NodeEntry)| {
-        entry.open
-            && !queued.avoid.contains(name)
-            && queued.request.shortage(&entry.capacity).is_none()
+        entry.open && !queued.avoid.contains(name) && queued.request.fits(&entry.capacity)
     };
     if found.is_some() || ledger.nodes().any(could) {
         return found;
@@ -126,14 +126,16 @@ fn place(
     best(offers.iter(), &queued.request)
 }
 
+/// Best fit: fewest GPUs left over, then fewest CPUs, so that room for large jobs stays whole.
 fn best<'o>(
     offers: impl Iterator<Item = (&'o NodeName, &'o Capacity)>,
     request: &ResourceRequest,
 ) -> Option<Allocation> {
-    let fits = |(_, free): &(&NodeName, &Capacity)| request.shortage(free).is_none();
+    let fits = |(_, free): &(&NodeName, &Capacity)| request.fits(free);
+    // Among equals the first by name, in which order they come.
     let (name, free) = offers
         .filter(fits)
-        .min_by_key(|(name, free)| (free.gpus.len(), free.cpus, (*name).clone()))?;
+        .min_by_key(|(_, free)| (free.gpus.len(), free.cpus))?;
     NodeEntry::carve(name, free, request)
 }
 
@@ -141,7 +143,7 @@ fn best<'o>(
 /// node yet to judge by.
 #[must_use]
 pub fn largest_node_misfit(ledger: &Ledger, request: &ResourceRequest) -> Option<Unfit> {
-    let fits = |entry: &NodeEntry| request.shortage(&entry.capacity).is_none();
+    let fits = |entry: &NodeEntry| request.fits(&entry.capacity);
     if ledger.nodes().any(|(_, entry)| fits(entry)) {
         return None;
     }
@@ -173,7 +175,7 @@ pub fn reason(ledger: &Ledger, request: &ResourceRequest) -> String {
     let mut shortage = None;
     let mut closed = 0;
     for (name, entry) in ledger.nodes() {
-        if request.shortage(&entry.capacity).is_some() {
+        if !request.fits(&entry.capacity) {
             continue;
         }
         if !entry.open {

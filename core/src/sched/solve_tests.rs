@@ -37,6 +37,15 @@ fn job(id: u64, cpus: u32, gpus: u32, priority: i32) -> QueuedJob {
     }
 }
 
+/// Solves for jobs in whatever order they come.
+fn solve<'q>(
+    ledger: &mut Ledger,
+    now: Timestamp,
+    queue: impl IntoIterator<Item = &'q QueuedJob>,
+) -> Vec<Placement> {
+    super::solve(ledger, now, &queue.into_iter().cloned().collect())
+}
+
 fn placed(placements: &[Placement]) -> Vec<(u64, &str)> {
     placements
         .iter()
@@ -74,6 +83,35 @@ fn a_blocked_gpu_goes_to_nobody_and_whoever_needs_it_waits() {
     ledger.block(name.clone(), BTreeSet::new());
     assert_eq!(uuids(&ledger), all);
     assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 2, 0)]).len(), 1);
+}
+
+#[test]
+fn what_does_not_fit_holds_up_nothing_that_does_however_much_of_it_waits() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 2, "");
+    let mut queue: Vec<QueuedJob> = (1..100).map(|id| job(id, 3, 0, 0)).collect();
+    queue.extend([job(100, 1, 0, 0), job(101, 2, 0, 0), job(102, 1, 0, 0)]);
+    let placements = solve(&mut ledger, NOW, &queue);
+    assert_eq!(placed(&placements), [(100, "a"), (102, "a")]);
+}
+
+#[test]
+fn a_node_that_gives_more_than_it_has_is_told_of_once_where_only_news_are_asked_for() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 2, "");
+    node(&mut ledger, "b", 2, "");
+    assert_eq!(ledger.newly_violated(), None);
+    let allocation = |name: &str| Allocation {
+        node: NodeName(name.into()),
+        cpus: 3,
+        memory_bytes: 0,
+        gpus: Vec::new(),
+    };
+    ledger.take(JobId(1), allocation("b")).unwrap();
+    let broken = ledger.newly_violated();
+    assert!(broken.is_some_and(|words| words.contains("INV-02: b")));
+    assert_eq!(ledger.newly_violated(), None);
+    assert!(ledger.violated().is_some(), "it still is");
 }
 
 #[test]

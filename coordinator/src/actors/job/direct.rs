@@ -65,12 +65,13 @@ impl State {
             attempt: number,
             rank: Rank(0),
         };
-        let sorted = Sorted::of(report.records.into_iter());
-        let changes = sorted.changes(task);
+        let mut sorted = Sorted::of(report.records.into_iter());
+        let progress = sorted.progress();
+        let changes = sorted.take_changes(task);
         let event = Event::Stored {
             attempt: number,
             seq: 0,
-            progress: sorted.progress,
+            progress,
             completion: sorted.completion,
             first_epoch: sorted.first_epoch,
             kept: sorted.kept,

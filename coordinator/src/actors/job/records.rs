@@ -82,13 +82,14 @@ impl State {
             return Ok(());
         }
         let known = usize::try_from(stored + 1 - batch.first_seq)?;
-        let sorted = Sorted::of(batch.records.into_iter().skip(known));
-        let mut changes = sorted.changes(task);
+        let mut sorted = Sorted::of(batch.records.into_iter().skip(known));
+        let progress = sorted.progress();
+        let mut changes = sorted.take_changes(task);
         changes.push(Change::PutCursor { task, seq: last });
         let event = Event::Stored {
             attempt: task.attempt,
             seq: last,
-            progress: sorted.progress,
+            progress,
             completion: sorted.completion,
             first_epoch: sorted.first_epoch,
             kept: sorted.kept,
@@ -105,10 +106,20 @@ pub(super) struct Sorted {
     points: Vec<Progress>,
     lines: Vec<LogLine>,
     validations: Vec<(u32, String)>,
-    pub(super) progress: Option<Box<Progress>>,
+    newest: Option<Newest>,
+    checkpoint: Option<Checkpoint>,
+    best_checkpoint: Option<Checkpoint>,
     pub(super) completion: Option<Box<Completion>>,
     pub(super) first_epoch: Option<u32>,
     pub(super) kept: Option<Checkpoint>,
+}
+
+/// The newest report. Most are points, of which there may be thousands: none is copied but the last.
+enum Newest {
+    /// One of the points.
+    Point(usize),
+    /// It is none.
+    Only(Progress),
 }
 
 impl Sorted {
@@ -127,16 +138,15 @@ impl Sorted {
     }
 
     /// The newest report counts, but a checkpoint that it does not name is still there.
-    fn told(&mut self, mut report: Progress) {
+    fn told(&mut self, report: Progress) {
+        self.names(&report);
         if report.has_metrics {
             self.first_epoch.get_or_insert(report.epoch);
-            self.points.push(report.clone());
+            self.newest = Some(Newest::Point(self.points.len()));
+            self.points.push(report);
+        } else {
+            self.newest = Some(Newest::Only(report));
         }
-        if let Some(before) = self.progress.take() {
-            report.checkpoint = report.checkpoint.or(before.checkpoint);
-            report.best_checkpoint = report.best_checkpoint.or(before.best_checkpoint);
-        }
-        self.progress = Some(Box::new(report));
     }
 
     /// Checkpoints that the trainer has told of before, now in the store.
@@ -149,37 +159,53 @@ impl Sorted {
             word.best_checkpoint = best.or_else(|| word.best_checkpoint.take());
             word.last_checkpoint = last.or_else(|| word.last_checkpoint.take());
         }
-        match &mut self.progress {
-            Some(before) => {
-                before.best_checkpoint = report
-                    .best_checkpoint
-                    .or_else(|| before.best_checkpoint.take());
-                before.checkpoint = report.checkpoint.or_else(|| before.checkpoint.take());
+        self.names(&report);
+        self.newest.get_or_insert(Newest::Only(report));
+    }
+
+    fn names(&mut self, report: &Progress) {
+        for (known, named) in [
+            (&mut self.checkpoint, &report.checkpoint),
+            (&mut self.best_checkpoint, &report.best_checkpoint),
+        ] {
+            if named.is_some() {
+                known.clone_from(named);
             }
-            None => self.progress = Some(Box::new(report)),
         }
     }
 
-    pub(super) fn changes(&self, task: TaskKey) -> Vec<Change> {
+    /// The newest report, with the checkpoints that are known by then.
+    pub(super) fn progress(&self) -> Option<Box<Progress>> {
+        let mut newest = match self.newest.as_ref()? {
+            Newest::Point(at) => self.points.get(*at)?.clone(),
+            Newest::Only(report) => report.clone(),
+        };
+        newest.checkpoint.clone_from(&self.checkpoint);
+        newest.best_checkpoint.clone_from(&self.best_checkpoint);
+        Some(Box::new(newest))
+    }
+
+    /// The rows, which are in here no more.
+    pub(super) fn take_changes(&mut self, task: TaskKey) -> Vec<Change> {
         let (job, attempt) = (task.job, task.attempt);
         let mut changes = Vec::new();
-        if !self.points.is_empty() {
-            let points = self.points.clone();
+        let points = std::mem::take(&mut self.points);
+        if !points.is_empty() {
             changes.push(Change::AppendPoints {
                 job,
                 attempt,
                 points,
             });
         }
-        if !self.lines.is_empty() {
-            let lines = self.lines.clone();
+        let lines = std::mem::take(&mut self.lines);
+        if !lines.is_empty() {
             changes.push(Change::AppendLogs {
                 job,
                 attempt,
                 lines,
             });
         }
-        for (epoch, body) in self.validations.clone() {
+        for (epoch, body) in std::mem::take(&mut self.validations) {
             changes.push(Change::PutValidation { job, epoch, body });
         }
         changes
@@ -217,7 +243,7 @@ mod tests {
             progress(3, None, None),
         ];
         let sorted = Sorted::of(records.into_iter());
-        let said = sorted.progress.unwrap();
+        let said = sorted.progress().unwrap();
         assert_eq!(
             (said.epoch, said.checkpoint, said.best_checkpoint),
             (3, place("/d/last2.pt"), place("/d/best.pt"))
@@ -255,13 +281,15 @@ mod tests {
             Record::Progress(progress(0, "s3://b/best.pt")),
         ];
         let sorted = Sorted::of(records.into_iter());
-        let (word, said) = (sorted.completion.unwrap(), sorted.progress.unwrap());
+        let said = sorted.progress().unwrap();
+        let points = sorted.points.len();
+        let word = sorted.completion.unwrap();
         assert_eq!(word.best_checkpoint, place("s3://b/best.pt"));
         assert_eq!(word.last_checkpoint, place("/d/last.pt"));
         assert_eq!(
             (said.epoch, said.best_checkpoint),
             (3, place("s3://b/best.pt"))
         );
-        assert_eq!(sorted.points.len(), 1);
+        assert_eq!(points, 1);
     }
 }

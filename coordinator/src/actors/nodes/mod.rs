@@ -6,9 +6,10 @@
 //! closed or lost.
 
 mod launches;
+mod pulse;
 mod register;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use thiserror::Error;
@@ -20,9 +21,10 @@ use trainyard_core::{
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
 
-pub use self::launches::Launch;
+pub use self::{launches::Launch, pulse::Pulse};
 use super::{
     jobs::JobsRef,
+    offers::Offers,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
     session::{Outgoing, SessionMsg, SessionRef},
 };
@@ -71,7 +73,7 @@ pub enum NodesMsg {
     Attach(NodeName, SessionNo, RpcReplyPort<Option<CancellationToken>>),
     /// Ends the session of a node, if it has one: its agent may not speak any more.
     Disconnect(NodeName, RpcReplyPort<()>),
-    /// A node has given a sign of life.
+    /// A node that was doubted has given a sign of life.
     Seen(NodeName),
     /// Which GPUs of a node get no jobs now, with the reasons.
     Blocked(NodeName, BTreeMap<String, String>),
@@ -92,6 +94,8 @@ pub enum NodesMsg {
 pub struct NodesArgs {
     /// For the rows of nodes.
     pub store: Store,
+    /// Told what nodes offer.
+    pub offers: Offers,
     /// Hears what becomes of nodes.
     pub scheduler: SchedulerRef,
     /// For how long a silent node is believed.
@@ -107,7 +111,7 @@ pub struct Nodes;
 #[derive(Debug)]
 struct Entry {
     row: NodeRow,
-    seen: Timestamp,
+    pulse: Arc<Pulse>,
     told: NodeState,
     session: Option<Live>,
     blocked: BTreeMap<String, String>,
@@ -144,6 +148,9 @@ pub struct State {
 /// Under this name the last number of a session is stored.
 const SESSIONS: &str = "sessions";
 
+/// Leases are looked at no sooner than after this.
+const SOONEST: Duration = Duration::from_millis(10);
+
 /// A quarter of the time after which a silent node is suspect, but at most two seconds.
 fn heartbeat(lease: &Lease) -> Duration {
     (lease.suspect_after / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))
@@ -162,12 +169,13 @@ impl Actor for Nodes {
         let now = clock::now();
         let mut nodes = BTreeMap::new();
         for row in args.store.nodes()? {
+            args.offers.set(row.name.clone(), row.capacity.clone());
             let told = SchedulerMsg::NodeIs(row.name.clone(), row.capacity.clone(), false);
             args.scheduler.cast(told)?;
             // While we were away nobody could report: the lease begins anew.
             let entry = Entry {
                 row: row.clone(),
-                seen: now,
+                pulse: Arc::new(Pulse::begun(now)),
                 told: NodeState::Suspect,
                 session: None,
                 blocked: BTreeMap::new(),
@@ -223,7 +231,7 @@ impl Actor for Nodes {
             NodesMsg::Launched(node, launch) => state.launched(&node, launch).await?,
             NodesMsg::LeaseTick => {
                 state.look_at_leases()?;
-                myself.send_after(heartbeat(&state.args.lease), || NodesMsg::LeaseTick);
+                myself.send_after(state.next_look(), || NodesMsg::LeaseTick);
             }
             NodesMsg::List(reply) => {
                 let list = state
@@ -262,7 +270,8 @@ impl Actor for Nodes {
 impl State {
     fn seen(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
         if let Some(entry) = self.nodes.get_mut(node) {
-            entry.seen = clock::now();
+            entry.pulse.beat(clock::now());
+            entry.pulse.believe();
             if entry.session.is_some() && entry.told != NodeState::Ready {
                 entry.told = NodeState::Ready;
                 return self.tell_scheduler(node);
@@ -308,15 +317,16 @@ impl State {
         if lease.observer_was_away(std::mem::replace(&mut self.looked, now), now) {
             tracing::warn!("the coordinator was away for a while; the leases of nodes begin anew");
             for entry in self.nodes.values_mut() {
-                entry.seen = now;
+                entry.pulse.beat(now);
             }
         }
         let mut changed = Vec::new();
         for (name, entry) in &mut self.nodes {
-            let state = lease.state(entry.seen, now);
+            let state = lease.state(entry.pulse.at(), now);
             let worse = state == NodeState::Lost || entry.told == NodeState::Ready;
             if state != NodeState::Ready && state != entry.told && worse {
                 entry.told = state;
+                entry.pulse.doubt();
                 changed.push((name.clone(), state));
             }
         }
@@ -335,6 +345,17 @@ impl State {
             self.args.scheduler.cast(lost)?;
         }
         Ok(())
+    }
+
+    /// Until the leases are looked at again: when the next node is suspect if nothing is heard of it, and soon in any
+    /// case.
+    fn next_look(&self) -> Duration {
+        let (now, lease) = (clock::now(), self.args.lease);
+        let ready = self.nodes.values();
+        let ready = ready.filter(|entry| entry.told == NodeState::Ready);
+        let ends = ready.filter_map(|entry| lease.deadline(entry.pulse.at(), now));
+        let next = ends.min().map_or(Duration::MAX, |end| end.since(now));
+        next.clamp(SOONEST, heartbeat(&lease))
     }
 
     fn disconnect(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
@@ -400,7 +421,7 @@ impl State {
 
     fn info(&self, entry: &Entry) -> NodeInfo {
         let mut row = entry.row.clone();
-        row.seen_at = entry.seen;
+        row.seen_at = entry.pulse.at();
         NodeInfo {
             row,
             state: entry.told,

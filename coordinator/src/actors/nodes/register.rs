@@ -1,7 +1,10 @@
 //! An agent registers: its row is on disk before it is welcomed, and what it runs is compared with
 //! what is wanted. Called by the supervisor of sessions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ractor::{Actor, ActorProcessingErr};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +18,7 @@ use trainyard_proto::{
     v1::{self, connect_response::Frame},
 };
 
-use super::{Entry, Live, NameTaken, NodesRef, SESSIONS, State, heartbeat};
+use super::{Entry, Live, NameTaken, NodesRef, Pulse, SESSIONS, State, heartbeat};
 use crate::{
     actors::{
         job::JobMsg,
@@ -48,15 +51,19 @@ impl State {
         self.last_session = session.0;
         let row = self.row_of(&name, &hello);
         self.store_registration(session, &row).await?;
+        // Before it is welcome: whoever has seen it is refused what it cannot hold.
+        self.args.offers.set(name.clone(), row.capacity.clone());
         if let Some(old) = self.nodes.remove(&name).and_then(|entry| entry.session) {
             old.actor.stop(Some(
                 "a newer session of the same node has begun".to_owned(),
             ));
         }
         let jobs = self.jobs.clone().ok_or("the jobs are not there yet")?;
+        let pulse = Arc::new(Pulse::begun(clock::now()));
         let args = SessionArgs {
             node: name.clone(),
             session,
+            pulse: Arc::clone(&pulse),
             outgoing,
             jobs: jobs.clone(),
             nodes: myself.clone(),
@@ -71,7 +78,7 @@ impl State {
         actor.cast(SessionMsg::Send(Box::new(welcome)))?;
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
         let known = blocked(hello.blocked_gpus.clone());
-        self.admit((name, session), row, actor.clone(), known);
+        self.admit((name, session), (row, pulse), actor.clone(), known);
         self.tell_of(&jobs, hello)?;
         Ok(actor)
     }
@@ -108,13 +115,13 @@ impl State {
     fn admit(
         &mut self,
         (name, session): (NodeName, SessionNo),
-        row: NodeRow,
+        (row, pulse): (NodeRow, Arc<Pulse>),
         actor: SessionRef,
         blocked: BTreeMap<String, String>,
     ) {
         let entry = Entry {
             row,
-            seen: clock::now(),
+            pulse,
             told: NodeState::Ready,
             session: Some(Live {
                 number: session,

@@ -83,7 +83,7 @@ fn broken(task: Option<v1::TaskKey>) -> v1::TaskReport {
 fn starts(frames: &mut Frames) -> Vec<Option<v1::TaskKey>> {
     let mut found = Vec::new();
     while let Ok(frame) = frames.try_recv() {
-        if let Some(Frame::Start(start)) = frame.unwrap().frame {
+        if let Frame::Start(start) = *frame {
             found.push(start.task);
         }
     }
@@ -187,8 +187,7 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     say(&first, runs(start.task));
     let stop = async {
         loop {
-            let frame = frames.recv().await.unwrap().unwrap().frame;
-            if let Some(Frame::Stop(stop)) = frame {
+            if let Frame::Stop(stop) = *frames.recv().await.unwrap() {
                 return stop;
             }
         }

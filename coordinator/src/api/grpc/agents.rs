@@ -16,7 +16,7 @@ use trainyard_core::{
 };
 use trainyard_proto::{
     status::Kind,
-    v1::{self, agent_service_server::AgentService, connect_request::Frame},
+    v1::{self, agent_service_server::AgentService, connect_request::Frame, connect_response},
 };
 
 use super::data;
@@ -281,10 +281,14 @@ impl AgentDoor {
     /// The agent's stream, which ends when the session does or the coordinator stops.
     fn until_stop(
         &self,
-        responses: mpsc::Receiver<Result<v1::ConnectResponse, Status>>,
+        frames: mpsc::Receiver<Box<connect_response::Frame>>,
     ) -> <Self as AgentService>::ConnectStream {
         let stop = self.service.stop().clone();
-        Box::pin(ReceiverStream::new(responses).take_until(stop.cancelled_owned()))
+        let responses = ReceiverStream::new(frames).map(|frame| {
+            let frame = Some(*frame);
+            Ok(v1::ConnectResponse { frame })
+        });
+        Box::pin(responses.take_until(stop.cancelled_owned()))
     }
 
     /// Reads until the stream ends or the coordinator stops.

@@ -1,6 +1,6 @@
 //! The keys that sign user tokens: drawn at the first start, replaced when an administrator says so.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use trainyard_config::Secret;
 use trainyard_core::{access::Permission, time::Timestamp};
@@ -44,7 +44,7 @@ impl Users {
             .keys
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *keys = Keys::new(&rows, lives);
+        *keys = Arc::new(Keys::new(&rows, lives));
         Ok(kid)
     }
 }

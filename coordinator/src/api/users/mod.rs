@@ -115,7 +115,7 @@ pub(super) struct Users {
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    keys: RwLock<Keys>,
+    keys: RwLock<Arc<Keys>>,
     settings: UserSettings,
     checks: Arc<Semaphore>,
     registering: Arc<Semaphore>,
@@ -137,7 +137,7 @@ impl Users {
         let (account, address) = settings.failures;
         let inner = Inner {
             store,
-            keys: RwLock::new(keys),
+            keys: RwLock::new(Arc::new(keys)),
             checks: Arc::new(Semaphore::new(CHECKS)),
             registering: Arc::new(Semaphore::new(REGISTERING)),
             waiting: Semaphore::new(WAITING),
@@ -214,15 +214,13 @@ impl Users {
             return Ok(None);
         };
         let key = SessionRow::key_of(id, &claims.sid);
-        if self.inner.store.document::<SessionRow>(&key)?.is_none() {
-            return Ok(None);
-        }
-        Ok(self.inner.store.user(id)?.map(|user| (user, key)))
+        let user = self.inner.store.user_with::<SessionRow>(&key, id)?;
+        Ok(user.map(|user| (user, key)))
     }
 
-    fn keys(&self) -> Keys {
+    fn keys(&self) -> Arc<Keys> {
         let keys = self.inner.keys.read();
-        keys.unwrap_or_else(PoisonError::into_inner).clone()
+        Arc::clone(&keys.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Alone among those who change this user's sessions.

@@ -87,7 +87,10 @@ impl Users {
         let id = caller.user.id;
         let now = clock::now();
         let keys = self.keys();
-        let of_access = keys.access(access, now).ok().map(|claims| claims.sid);
+        let of_access = keys
+            .access(access, now)
+            .ok()
+            .map(|claims| claims.sid.clone());
         let own = |claims: &Refresh| claims.sub == id.to_string();
         let of_refresh = refresh
             .and_then(|token| keys.refresh(token, now).ok())

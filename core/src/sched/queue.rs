@@ -1,0 +1,141 @@
+//! Jobs that wait, in the order in which they are looked at.
+//!
+//! Owns that order, so that nobody sorts or searches a long queue at each step. Decides nothing: `solve` does. Called
+//! by the scheduler actor.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use super::QueuedJob;
+use crate::{ids::JobId, retry::LONGEST_WAIT, time::Timestamp};
+
+/// Higher priorities first, then the older.
+type Turn = (Reverse<i32>, Timestamp, JobId);
+
+fn turn(queued: &QueuedJob) -> Turn {
+    (Reverse(queued.priority), queued.age, queued.job)
+}
+
+/// The queue.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    jobs: BTreeMap<Turn, QueuedJob>,
+    turns: BTreeMap<JobId, Turn>,
+    /// Those that are tried again, by when.
+    again: BTreeSet<(Timestamp, JobId)>,
+}
+
+impl Queue {
+    /// Adds a job, in place of what was known of it.
+    pub fn insert(&mut self, queued: QueuedJob) {
+        self.remove(queued.job);
+        let turn = turn(&queued);
+        self.turns.insert(queued.job, turn);
+        self.again
+            .extend(queued.not_before.map(|then| (then, queued.job)));
+        self.jobs.insert(turn, queued);
+    }
+
+    /// Takes a job out, if it is there.
+    pub fn remove(&mut self, job: JobId) -> Option<QueuedJob> {
+        let turn = self.turns.remove(&job)?;
+        let queued = self.jobs.remove(&turn)?;
+        if let Some(then) = queued.not_before {
+            self.again.remove(&(then, job));
+        }
+        Some(queued)
+    }
+
+    /// One job.
+    #[must_use]
+    pub fn get(&self, job: JobId) -> Option<&QueuedJob> {
+        self.jobs.get(self.turns.get(&job)?)
+    }
+
+    /// All of them: priority, then age.
+    pub fn iter(&self) -> impl Iterator<Item = &QueuedJob> {
+        self.jobs.values()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// When the next job may start that may not yet.
+    #[must_use]
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let later = (Timestamp(now.0.saturating_add(1)), JobId(0))..;
+        let (then, _) = self.again.range(later).next()?;
+        // Further ahead than any wait: the clock was set back, and these are due already.
+        (then.since(now) <= LONGEST_WAIT).then_some(*then)
+    }
+}
+
+impl FromIterator<QueuedJob> for Queue {
+    fn from_iter<T: IntoIterator<Item = QueuedJob>>(jobs: T) -> Self {
+        let mut queue = Self::default();
+        for queued in jobs {
+            queue.insert(queued);
+        }
+        queue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::ResourceRequest;
+
+    fn queued(id: u64, not_before: Option<i64>) -> QueuedJob {
+        QueuedJob {
+            job: JobId(id),
+            request: ResourceRequest::default(),
+            priority: 0,
+            queued_at: Timestamp(1),
+            age: Timestamp(1),
+            not_before: not_before.map(Timestamp),
+            avoid: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn a_job_stands_in_one_place_however_often_it_is_told_of() {
+        let mut queue: Queue = [queued(1, Some(50)), queued(2, None)].into_iter().collect();
+        let mut urgent = queued(1, None);
+        urgent.priority = 7;
+        queue.insert(urgent);
+        let order: Vec<u64> = queue.iter().map(|queued| queued.job.0).collect();
+        assert_eq!(order, [1, 2]);
+        assert_eq!(
+            queue.next_due(Timestamp(10)),
+            None,
+            "its wait was taken back"
+        );
+        assert_eq!(
+            queue.remove(JobId(1)).map(|queued| queued.priority),
+            Some(7)
+        );
+        assert!(queue.remove(JobId(1)).is_none() && queue.get(JobId(2)).is_some());
+    }
+
+    #[test]
+    fn the_next_to_be_due_is_the_first_after_now() {
+        let queue: Queue = [
+            queued(1, Some(10)),
+            queued(2, Some(30)),
+            queued(3, Some(20)),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(queue.next_due(Timestamp(10)), Some(Timestamp(20)));
+        assert_eq!(queue.next_due(Timestamp(20)), Some(Timestamp(30)));
+        assert_eq!(queue.next_due(Timestamp(30)), None);
+        let far = i64::try_from(LONGEST_WAIT.as_micros()).unwrap() + 1_000;
+        let set_back: Queue = [queued(1, Some(far))].into_iter().collect();
+        assert_eq!(set_back.next_due(Timestamp(0)), None, "it is due already");
+    }
+}

@@ -1,0 +1,51 @@
+//! Many agents connected and nothing to do: what they cost a coordinator.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tests::cluster::{Cluster, CoordinatorSetup};
+
+use crate::{
+    fleet::{Fleet, Offer},
+    machine,
+};
+
+/// Until connecting itself is over and done with.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// `count` agents, each with both its streams, its heartbeats and its inventory; watched for `span`.
+pub(crate) async fn measure(binary: &str, count: usize, span: Duration) -> Result<Value> {
+    let mut setup = CoordinatorSetup::default();
+    // Two connections each, and some for us.
+    let most = (count * 2 + 100).to_string();
+    setup
+        .variables
+        .insert("TRAINYARD__SERVER__CONNECTIONS".to_owned(), most);
+    let mut cluster = Cluster::start_with(binary, setup).await;
+    let pid = cluster.coordinator().pid();
+    let alone = machine::resident_mib(pid)?;
+    let begun = tokio::time::Instant::now();
+    let offer = Offer { slots: 64, gpus: 8 };
+    let mut fleet = Fleet::connect(&cluster, count, (offer, true)).await?;
+    let connecting = begun.elapsed();
+    let connect_cpu = machine::cpu_seconds(pid)?;
+    tokio::time::sleep(SETTLE).await;
+    let before = machine::cpu_seconds(pid)?;
+    tokio::time::sleep(span).await;
+    let cpu = machine::cpu_seconds(pid)? - before;
+    fleet.check()?;
+    let mib = machine::resident_mib(pid)?;
+    #[expect(clippy::cast_precision_loss, reason = "some thousands of agents")]
+    let each = (mib - alone) * 1024.0 / count as f64;
+    Ok(json!({
+        "agents": count,
+        "connections": count * 2,
+        "connect_seconds": connecting.as_secs_f64(),
+        "connect_cpu_seconds": connect_cpu,
+        "watched_seconds": span.as_secs_f64(),
+        "core_percent": cpu / span.as_secs_f64() * 100.0,
+        "coordinator_mib": mib,
+        "kib_an_agent": each,
+    }))
+}
