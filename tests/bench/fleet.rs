@@ -174,7 +174,7 @@ impl Agent {
                 }
                 _ = beat.tick() => {
                     let tasks = tasks.values().cloned().collect();
-                    outgoing.send(request(Frame::Heartbeat(Heartbeat { tasks }))).await?;
+                    outgoing.send(request(Frame::Heartbeat(Heartbeat { tasks, ..Heartbeat::default() }))).await?;
                 }
             }
         }
@@ -240,6 +240,7 @@ impl Agent {
             labels: BTreeMap::from([("rack".to_owned(), format!("r{}", self.number % 40))]),
             tasks: Vec::new(),
             agent_id: self.name(),
+            ..Hello::default()
         }
     }
 

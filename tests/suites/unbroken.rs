@@ -68,60 +68,57 @@ async fn ends(jobs: &Jobs, id: u64) -> v1::Job {
     job
 }
 
-/// The curves of a run without a break, and of one whose node dies when it has a checkpoint in the store and some
-/// epochs to go.
-async fn both(spec: v1::JobSpec, checkpoint: &str) -> (Curve, Curve) {
+/// A cluster whose node finds the trainers' environments, with a dataset for the task.
+async fn ready(task: &str) -> Cluster {
     let mut cluster = cluster().await;
-    let mut jobs = Jobs::of(&cluster).await;
     let set = cluster.path("set");
-    let layout = match spec.task_type.as_str() {
+    let layout = match task {
         "classification" => Layout::ImageFolder,
         _ => Layout::Yolo,
     };
-    pictures::lay_down(&set, layout, &spec.task_type);
+    pictures::lay_down(&set, layout, task);
     let added = cluster.cli(&["dataset", "add", "set", set.to_str().expect("UTF-8")]);
     assert!(added.status.success(), "{}", crate::text(&added.stderr));
     agent(&mut cluster, "one").await;
+    cluster
+}
+
+/// Waits until the store has a checkpoint of a job that has some epochs to go.
+async fn is_stored(cluster: &Cluster, jobs: &Jobs, id: u64, checkpoint: &str) {
+    let stored = cluster.path(&format!(
+        "coordinator/artifacts/checkpoints/{id}/{checkpoint}"
+    ));
+    let known = async || {
+        let job = jobs.clone().get(id).await;
+        assert!(!is_over(&job), "it was too quick: {job:?}");
+        let last = job.last_checkpoint.map(|last| last.path);
+        let known = last.is_some_and(|last| last.contains("artifacts"));
+        (known && stored.is_file()).then_some(())
+    };
+    until_within(formats::TRAINS_WITHIN, "a checkpoint is stored", known).await;
+}
+
+/// The curves of a run without a break, and of one whose node dies when it has a checkpoint in the store and some
+/// epochs to go.
+async fn both(spec: v1::JobSpec, checkpoint: &str) -> (Curve, Curve) {
+    let mut cluster = ready(&spec.task_type).await;
+    let mut jobs = Jobs::of(&cluster).await;
     let whole = jobs.submit(spec.clone()).await;
     ends(&jobs, whole).await;
     let whole = curve(&cluster, whole).await;
 
     let epochs = u64::from(spec.epochs);
     let id = jobs.submit(spec).await;
-    let stored = cluster.path(&format!(
-        "coordinator/artifacts/checkpoints/{id}/{checkpoint}"
-    ));
-    until_within(
-        formats::TRAINS_WITHIN,
-        "a checkpoint is stored",
-        async || {
-            let job = jobs.clone().get(id).await;
-            assert!(!is_over(&job), "it was too quick: {job:?}");
-            let known = job
-                .last_checkpoint
-                .is_some_and(|last| last.path.contains("artifacts"));
-            (known && stored.is_file()).then_some(())
-        },
-    )
-    .await;
+    is_stored(&cluster, &jobs, id, checkpoint).await;
     cluster.kill_agent("one");
     agent(&mut cluster, "two").await;
-    let ended = ends(&jobs, id).await;
-    assert_eq!(ended.attempts.len(), 2);
-    let points = jobs.points(id).await;
-    let first = points
-        .iter()
-        .filter(|point| point.attempt == 2 && point.epoch > 0);
-    let first = first
-        .map(|point| point.epoch)
-        .min()
-        .expect("it has trained");
-    assert!(first > 1, "the second attempt began anew");
+    assert_eq!(ends(&jobs, id).await.attempts.len(), 2);
+    let points = jobs.points(id).await.into_iter();
+    let second = points.filter(|point| point.attempt == 2 && point.epoch > 0);
+    let first = second.map(|point| point.epoch).min();
+    assert!(first.is_some_and(|first| first > 1), "it began anew");
     let broken = curve(&cluster, id).await;
-    assert_eq!(
-        broken.keys().copied().collect::<Vec<_>>(),
-        (1..=epochs).collect::<Vec<_>>()
-    );
+    assert!(broken.keys().copied().eq(1..=epochs), "{broken:?}");
     (whole, broken)
 }
 
