@@ -215,6 +215,21 @@ fn completed(job: &Job) -> Job {
     ended(job, end)
 }
 
+/// A point a minute for an hour, none of which the tracker takes; then the end of the job.
+async fn an_hour_passes(desk: &Desk, job: &Job) {
+    for epoch in 2..=61 {
+        desk.commit(vec![points(epoch..=epoch)]).await;
+        desk.fails_again().await;
+        clock::ahead::pass(MINUTE);
+    }
+    desk.commit(vec![put(&completed(job))]).await;
+    desk.fails_again().await;
+    let away = desk.shown();
+    assert_eq!(away.state, State::Retrying);
+    assert_eq!((away.jobs_pending, away.points_pending), (1, 60));
+    assert!((3_600..3_700).contains(&away.seconds_behind), "{away:?}");
+}
+
 /// It is there for the first point, away for an hour and sixty more, and back for the rest.
 async fn is_away_for_an_hour(plan: fn(String) -> Plan) -> Server {
     let (server, mut serving) = (Server::default(), JoinSet::new());
@@ -228,17 +243,7 @@ async fn is_away_for_an_hour(plan: fn(String) -> Plan) -> Server {
     .await;
     desk.has_everything().await;
     serving.shutdown().await;
-    for epoch in 2..=61 {
-        desk.commit(vec![points(epoch..=epoch)]).await;
-        desk.fails_again().await;
-        clock::ahead::pass(MINUTE);
-    }
-    desk.commit(vec![put(&completed(&job))]).await;
-    desk.fails_again().await;
-    let away = desk.shown();
-    assert_eq!(away.state, State::Retrying);
-    assert_eq!((away.jobs_pending, away.points_pending), (1, 60));
-    assert!((3_600..3_700).contains(&away.seconds_behind), "{away:?}");
+    an_hour_passes(&desk, &job).await;
     assert!(!server.ended.load(Ordering::SeqCst));
 
     let address = url.trim_start_matches("http://");
