@@ -46,7 +46,7 @@ mod tests {
             ..Capacity::default()
         };
         let name = || NodeName("n1".into());
-        offers.clone().set(name(), with(4));
+        offers.set(name(), with(4));
         assert!(offers.misfit(&wide).is_some());
         offers.set(name(), with(8));
         assert!(offers.misfit(&wide).is_none());
