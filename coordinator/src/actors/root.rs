@@ -176,9 +176,13 @@ impl Actor for Root {
 
 /// Tells the scheduler what the store says and wakes every job that holds something.
 fn resume(store: &Store, tree: &Tree) -> Result<(), ActorProcessingErr> {
-    let open = store.open_jobs()?;
-    tracing::info!(jobs = open.len(), "jobs that are not over");
-    for job in open {
+    let (waiting, others) = store.open_jobs_apart()?;
+    tracing::info!(
+        jobs = waiting.len() + others.len(),
+        "jobs that are not over"
+    );
+    tree.scheduler.cast(SchedulerMsg::Waiting(waiting))?;
+    for job in others {
         let id = job.id;
         let active = job.allocation().is_some();
         tree.scheduler.cast(SchedulerMsg::JobIs(Box::new(job)))?;

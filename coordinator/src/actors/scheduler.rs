@@ -64,6 +64,8 @@ pub enum SchedulerMsg {
     Meet(JobsRef),
     /// The truth about a job, as stored: it waits, holds something, or neither.
     JobIs(Box<Job>),
+    /// What waits already, when the coordinator starts.
+    Waiting(Vec<QueuedJob>),
     /// A node is connected, with what it knows of tasks.
     NodeUp(Box<NodeUp>),
     /// A task that nobody wanted has ended on a node.
@@ -139,6 +141,10 @@ impl Actor for Scheduler {
         match message {
             SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
             SchedulerMsg::JobIs(job) => state.job_is(*job),
+            SchedulerMsg::Waiting(jobs) => {
+                state.dirty = true;
+                jobs.into_iter().for_each(|job| state.queue.insert(job));
+            }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
             SchedulerMsg::Blocked(name, gpus) => {
@@ -345,10 +351,7 @@ pub(super) fn queued(job: &Job) -> QueuedJob {
         request: job.spec.resources.clone(),
         priority: job.spec.priority,
         queued_at: job.state_since,
-        age: match job.tried.again {
-            0 => job.state_since,
-            _ => job.created_at,
-        },
+        age: QueuedJob::age(&job.tried, job.created_at, job.state_since),
         not_before: job.not_before,
         avoid: job.failed_on.clone(),
     }
@@ -369,6 +372,7 @@ mod tests {
     use trainyard_core::spec::JobSpec;
 
     use super::*;
+    use crate::store::{Change, Store, StoreOptions};
 
     /// A job that waits since `at` for the only CPU.
     fn waiting(id: u64, at: i64) -> Job {
@@ -425,5 +429,26 @@ mod tests {
         // Queued anew: the place from before is not what it waits for.
         state.job_is(waiting(1, 40));
         assert!(!holds(&state, 1) && state.queue.get(JobId(1)).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_at_a_start_what_it_was_told_job_by_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+        let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+        let mut again = waiting(1, 50);
+        again.spec.priority = 3;
+        again.spec.resources.cpus = 4;
+        again.tried.again = 1;
+        again.not_before = Some(Timestamp(60));
+        again.failed_on = [NodeName("n1".into())].into();
+        let mut running = waiting(2, 10);
+        running.state = JobState::Running;
+        let put = |job: &Job| Change::PutJob(Box::new(job.clone()));
+        let changes = vec![put(&again), put(&running), put(&waiting(3, 20))];
+        store.commit_and_wait(changes).await.unwrap();
+        let (queue, others) = store.open_jobs_apart().unwrap();
+        assert_eq!(queue, [queued(&again), queued(&waiting(3, 20))]);
+        assert_eq!(others, [running]);
     }
 }

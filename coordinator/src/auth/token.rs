@@ -451,8 +451,7 @@ mod tests {
             let gone = retired.access(&old.access, week);
             assert_eq!(gone, Err(TokenError::Invalid));
         }
-        let mut forged = old.access;
-        forged.push('A');
+        let forged = old.access + "A";
         assert_eq!(retired.access(&forged, NOW), Err(TokenError::Invalid));
     }
 

@@ -4,11 +4,18 @@
 //! Owns the encoding. redb does not verify its own checksums on reads, so every value is checked
 //! here. Never touches a table. Used by the store's own modules.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use trainyard_core::{
+    ids::{JobId, NodeName},
     job::{Job, JobState},
+    resources::ResourceRequest,
+    retry::Tried,
+    sched::QueuedJob,
     time::Timestamp,
 };
 
@@ -209,6 +216,55 @@ struct OnlyState {
 pub(super) fn state_from_json(place: Place<'_>, bytes: &[u8]) -> Result<JobState, ReadError> {
     let row: StateRow = from_json(place, bytes)?;
     Ok(row.job.state)
+}
+
+/// Of a job no more than what its place in the queue depends on.
+#[derive(Deserialize)]
+struct QueueRow {
+    job: InQueue,
+}
+
+#[derive(Deserialize)]
+struct InQueue {
+    id: JobId,
+    spec: Asked,
+    state: JobState,
+    state_since: Timestamp,
+    created_at: Timestamp,
+    #[serde(default)]
+    tried: Tried,
+    #[serde(default)]
+    not_before: Option<Timestamp>,
+    #[serde(default)]
+    failed_on: BTreeSet<NodeName>,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(default)]
+    resources: ResourceRequest,
+    #[serde(default)]
+    priority: i32,
+}
+
+/// The job's place in the queue, if it is in the queue.
+pub(super) fn queued_from_json(
+    place: Place<'_>,
+    bytes: &[u8],
+) -> Result<Option<QueuedJob>, ReadError> {
+    let QueueRow { job } = from_json(place, bytes)?;
+    if job.state != JobState::Queued {
+        return Ok(None);
+    }
+    Ok(Some(QueuedJob {
+        job: job.id,
+        request: job.spec.resources,
+        priority: job.spec.priority,
+        queued_at: job.state_since,
+        age: QueuedJob::age(&job.tried, job.created_at, job.state_since),
+        not_before: job.not_before,
+        avoid: job.failed_on,
+    }))
 }
 
 /// Of a job no more than when it ended.

@@ -12,6 +12,7 @@ use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::{Job, JobState},
     record::{LogLine, Progress},
+    sched::QueuedJob,
 };
 
 use super::{
@@ -124,6 +125,26 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// The same apart: those in the queue, of which no more is read than the queue needs, and the others.
+    pub fn open_jobs_apart(&self) -> Result<(Vec<QueuedJob>, Vec<Job>), ReadError> {
+        let txn = self.read()?;
+        let jobs = txn.open_table(JOBS)?;
+        let (mut waiting, mut others) = (Vec::new(), Vec::new());
+        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
+            let id = entry?.0.value();
+            let Some(bytes) = jobs.get(id)? else { continue };
+            let place = Place {
+                table: "jobs",
+                key: &id,
+            };
+            match codec::queued_from_json(place, bytes.value())? {
+                Some(queued) => waiting.push(queued),
+                None => others.push(decode_job(id, bytes.value())?),
+            }
+        }
+        Ok((waiting, others))
     }
 
     /// Points and lines that were ever stored.

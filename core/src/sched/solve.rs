@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     ids::{JobId, NodeName},
     resources::{Capacity, ResourceRequest, format_bytes},
-    retry::LONGEST_WAIT,
+    retry::{LONGEST_WAIT, Tried},
     sched::{
         ledger::{Allocation, Ledger, NodeEntry},
         queue::Queue,
@@ -33,6 +33,15 @@ pub struct QueuedJob {
 }
 
 impl QueuedJob {
+    /// Its age among equals: one that is tried again is as old as when it was accepted, any other as its wait.
+    #[must_use]
+    pub fn age(tried: &Tried, accepted: Timestamp, queued_at: Timestamp) -> Timestamp {
+        match tried.again {
+            0 => queued_at,
+            _ => accepted,
+        }
+    }
+
     /// Whether it may start now. A moment that lies further ahead than any wait says that the clock was set back.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
