@@ -116,7 +116,7 @@ fn refused(file: &ManifestFile, status: StatusCode) -> FetchError {
 }
 
 fn disk(error: std::io::Error) -> FetchError {
-    FetchError::Infrastructure(format!(
+    FetchError::Node(format!(
         "the cache of this node: {error}; see the data folder's free disk space and permissions"
     ))
 }

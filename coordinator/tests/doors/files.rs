@@ -278,6 +278,7 @@ async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
             secret: secret.to_owned(),
             filename: filename.to_owned(),
             size_bytes,
+            upload: 0,
         })
     };
     let secret = start.secret.as_str();
