@@ -129,7 +129,7 @@ impl Sorted {
             match record {
                 Record::Log(line) => sorted.lines.push(line),
                 Record::Stored(report) => {
-                    sorted.kept = report.checkpoint.clone().or(sorted.kept.take());
+                    sorted.kept = report.checkpoint.clone().or_else(|| sorted.kept.take());
                     sorted.places(report);
                 }
                 Record::Progress(report) if report.only_checkpoints() => sorted.places(report),

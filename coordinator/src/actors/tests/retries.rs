@@ -206,15 +206,15 @@ async fn launches_that_fail_by_what_all_nodes_share_close_no_node() {
         ..at_once()
     };
     let job = submit(&world, limited).await;
+    let limit = Duration::from_secs(30);
     for _ in 0..6 {
-        let start = start_of(&mut frames).await;
-        say(&session, unfetched(start.task));
+        let start = tokio::time::timeout(limit, start_of(&mut frames)).await;
+        say(&session, unfetched(start.expect("the node is open").task));
     }
     let failed = until(&world, job, |job| job.state.is_terminal()).await;
     assert_eq!(failed.attempts.len(), 6);
     // Behind all that the job has told of its launches, and the node still gets work.
     submit(&world, at_once()).await;
-    let limit = Duration::from_secs(30);
     let next = tokio::time::timeout(limit, start_of(&mut frames)).await;
     assert_eq!(next.unwrap().task.unwrap().attempt, 1);
     assert_eq!(info(&world, "n1").await.row.drained, None);
