@@ -282,11 +282,8 @@ async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
         })
     };
     let secret = start.secret.as_str();
-    let upload = client
-        .sign_upload(ask("best.pt", 7, secret))
-        .await
-        .unwrap()
-        .into_inner();
+    let upload = client.sign_upload(ask("best.pt", 7, secret)).await;
+    let upload = upload.unwrap().into_inner();
     assert!(
         upload
             .location
