@@ -165,6 +165,7 @@ pub async fn run_on(
         failed,
         trackers: options.config.trackers.clone(),
         board: board.clone(),
+        artifacts: datasets.root(),
     };
     let (root, ended) = Actor::spawn(None, Root, args)
         .await

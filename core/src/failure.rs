@@ -64,8 +64,11 @@ pub struct TaskEnd {
     pub stop_cause: Option<StopCause>,
     /// Why there is neither exit code nor signal.
     pub error: Option<String>,
-    /// That error is the node's and not the job's.
+    /// That error is the platform's or the node's and not the job's.
     pub infrastructure: bool,
+    /// It is this very node's: its disk, its programs. Nothing that other nodes share with it.
+    #[serde(default)]
+    pub node_fault: bool,
     /// Nobody knows how it ended: its node is gone, or has no trace of it.
     #[serde(default)]
     pub lost: bool,

@@ -95,7 +95,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Whether it says nothing but where checkpoints are: the agent's word that they are stored.
+    /// Whether it says nothing but where checkpoints are: nothing of how far the trainer is.
     #[must_use]
     pub fn only_checkpoints(&self) -> bool {
         let some = self.checkpoint.is_some() || self.best_checkpoint.is_some();
@@ -152,6 +152,9 @@ pub enum Record {
         /// JSON.
         body: String,
     },
+    /// Which checkpoints are in the artifact store: the agent's own word. No callback makes one of these, whatever a
+    /// trainer says.
+    Stored(Progress),
 }
 
 #[cfg(test)]

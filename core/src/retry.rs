@@ -67,6 +67,8 @@ pub struct Tried {
     pub again: u32,
     /// The batch was halved.
     pub halved: bool,
+    /// What it was before.
+    pub batch_size: Option<u32>,
 }
 
 /// The next attempt.
@@ -114,7 +116,7 @@ mod tests {
     fn tried(again: u32) -> Tried {
         Tried {
             again,
-            halved: false,
+            ..Tried::default()
         }
     }
 
@@ -160,8 +162,8 @@ mod tests {
         let first = policy.again(FailureClass::OutOfMemory, &tried(0), NOW);
         assert_eq!(first, Some(Again::HalfBatch));
         let halved = Tried {
-            again: 0,
             halved: true,
+            ..Tried::default()
         };
         assert_eq!(policy.again(FailureClass::OutOfMemory, &halved, NOW), None);
     }

@@ -82,8 +82,19 @@ pub enum Input {
 pub struct Failure {
     /// What is wrong and the way out.
     pub error: String,
-    /// The node's fault, not the job's.
-    pub infrastructure: bool,
+    /// Whose fault it is.
+    pub fault: Fault,
+}
+
+/// Whose fault it is that a task has no process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The job's: it would be the same everywhere.
+    Job,
+    /// Of what all nodes share: the coordinator, a store, an index of packages, the network.
+    Shared,
+    /// Of this node alone: its disk, its programs.
+    Node,
 }
 
 /// How a process went.
@@ -254,7 +265,8 @@ impl Task {
         }
         let end = TaskEnd {
             error: Some(failure.error),
-            infrastructure: failure.infrastructure,
+            infrastructure: failure.fault != Fault::Job,
+            node_fault: failure.fault == Fault::Node,
             ..TaskEnd::default()
         };
         self.drain(None, end)
@@ -278,6 +290,7 @@ impl Task {
             Gone::Vanished(error) => TaskEnd {
                 error: Some(error),
                 infrastructure: true,
+                node_fault: true,
                 ..TaskEnd::default()
             },
         };
@@ -428,12 +441,29 @@ mod tests {
         assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
         let failure = Failure {
             error: "no such dataset".into(),
-            infrastructure: false,
+            fault: Fault::Job,
         };
         assert_eq!(task.step(Input::Failed(failure)), [Effect::Drain]);
         let ended = drained(&mut task);
         assert_eq!(ended.end.error.as_deref(), Some("no such dataset"));
         assert!(!ended.end.infrastructure && ended.started.is_none());
+    }
+
+    #[test]
+    fn a_fault_of_what_all_nodes_share_is_not_that_of_the_node() {
+        for (fault, expected) in [
+            (Fault::Job, (false, false)),
+            (Fault::Shared, (true, false)),
+            (Fault::Node, (true, true)),
+        ] {
+            let mut task = task();
+            assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
+            let error = "it cannot be fetched".to_owned();
+            let failure = Input::Failed(Failure { error, fault });
+            assert_eq!(task.step(failure), [Effect::Drain]);
+            let end = drained(&mut task).end;
+            assert_eq!((end.infrastructure, end.node_fault), expected);
+        }
     }
 
     #[test]

@@ -194,6 +194,16 @@ class UltralyticsTrainer(unittest.TestCase):
         self.assertEqual(end["last_checkpoint_path"], str(self.root / "ck" / "last.pt"))
         self.assertIsNotNone(end["best_epoch"])
 
+        # Its node was lost after the last epoch and before the end.
+        epochs, end, told = begin("2", interrupted, RESUME="true", CHECKPOINT_DIR=str(self.root / "done"))
+        self.assertEqual(epochs, [0])
+        self.assertIn("there is nothing left to train", told)
+        self.assertEqual((end["status"], end["total_epochs_completed"]), ("completed", 2))
+        self.assertIsNotNone(end["best_epoch"])
+        self.assertIn("mAP50", end["final_metrics"]["extra_metrics"])
+        self.assertEqual(end["last_checkpoint_path"], str(self.root / "done" / "last.pt"))
+        self.assertLess((self.root / "done" / "last.pt").stat().st_size, interrupted.stat().st_size)
+
         epochs, _, told = begin("1", interrupted, RESUME="false")
         self.assertEqual(epochs, [0, 1])
         self.assertIn(f"first weights: {interrupted}", told)
@@ -204,7 +214,6 @@ class UltralyticsTrainer(unittest.TestCase):
 
         (self.root / "text.pt").write_text("no checkpoint")
         for path, asked, words in (
-            (interrupted, "2", "has done 2 epochs and the job asks for 2"),
             (self.root / "none.pt", "2", "is not a file on this machine"),
             (self.root / "text.pt", "2", "is no checkpoint of Ultralytics"),
         ):

@@ -83,9 +83,11 @@ impl S3 for Paged {
         &self,
         request: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
+        // A copy is of what is there when it begins.
+        let copied = self.0.copy_object(request).await;
         self.1.copies.fetch_add(1, Ordering::Relaxed);
         let _free = self.1.copying.lock().await;
-        self.0.copy_object(request).await
+        copied
     }
 
     async fn delete_objects(

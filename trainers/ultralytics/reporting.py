@@ -94,6 +94,13 @@ class Reporter:
         best = None if best_fitness is None else {"fitness": best_fitness}
         self._state.update(epoch=done, best_epoch=best_epoch, best_metrics=best)
 
+    def measured(self, validation: Dict[str, Any]) -> None:
+        """Take the figures of a run that was complete when it began."""
+        values = figures.epoch_metrics({}, validation, validation.get("fitness"), self._task)
+        self._state.update(metrics=values)
+        if self._state["best_epoch"] in (None, self._state["epoch"]):
+            self._state.update(best_epoch=self._state["epoch"], best_metrics=values)
+
     def on_pretrain_routine_start(self, _trainer: Any) -> None:
         offline.seal()
 

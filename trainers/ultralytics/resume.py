@@ -38,6 +38,7 @@ class Beginning:
         best_epoch: the best of them, if there are any.
         best_fitness: its fitness.
         best: the checkpoint of that epoch, if it is at hand.
+        complete: all epochs that the job asks for are behind it.
     """
 
     weights: Path
@@ -45,6 +46,7 @@ class Beginning:
     best_epoch: Optional[int] = None
     best_fitness: Optional[float] = None
     best: Optional[Path] = None
+    complete: bool = False
 
 
 def read(arguments: Dict[str, Any], work: Path, log: Callable[[str], Any]) -> Optional[Beginning]:
@@ -70,12 +72,11 @@ def read(arguments: Dict[str, Any], work: Path, log: Callable[[str], Any]) -> Op
     if done < 1 or state.get("optimizer") is None:
         log(f"first weights: {path}, whose run is complete: there is no epoch to go on after")
         return Beginning(path)
-    if done >= int(arguments["epochs"]):
-        raise CheckpointError(
-            f"RESUME_FROM {named!r} has done {done} epochs and the job asks for {arguments['epochs']}; "
-            "ask for more, or begin with its weights alone (resume=false)"
-        )
-    log(f"going on after epoch {done} of {path}")
+    complete = done >= int(arguments["epochs"])
+    if complete:
+        log(f"{path} has done {done} epochs and the job asks for {arguments['epochs']}: there is nothing left to train")
+    else:
+        log(f"going on after epoch {done} of {path}")
     best = _best(path, state, done)
     best_epoch = (state.get("stopper") or {}).get("best_epoch")
     if best is None and best_epoch:
@@ -83,12 +84,15 @@ def read(arguments: Dict[str, Any], work: Path, log: Callable[[str], Any]) -> Op
             f"the best checkpoint so far, of epoch {best_epoch}, stays where the run before this one left it: "
             f"it is not beside {path}; none is reported until a better one is made"
         )
+    fitness = state.get("best_fitness")
+    best_fitness = None if fitness is None else float(fitness)
+    if complete:
+        return Beginning(path, done, best_epoch, best_fitness, best, complete=True)
     run = Path(arguments["project"]) / arguments["name"]
     state["train_args"] = {**(state.get("train_args") or {}), **arguments, "save_dir": str(run)}
     copy = work / "resume.pt"
     _save(state, copy)
-    fitness = state.get("best_fitness")
-    return Beginning(copy, done, best_epoch, None if fitness is None else float(fitness), best)
+    return Beginning(copy, done, best_epoch, best_fitness, best)
 
 
 def _best(path: Path, state: Dict[str, Any], done: int) -> Optional[Path]:

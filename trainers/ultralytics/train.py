@@ -86,8 +86,27 @@ def _train(sdk: TrainerSDK, config: TrainerConfig, work: Path, level: int) -> No
         # This run may never be better than the one before it.
         (run / "weights").mkdir(parents=True)
         shutil.copyfile(begun.best, run / "weights" / "best.pt")
-    model.train(**arguments)
+    if begun and begun.complete:
+        _measure(model, arguments, reporter, begun, run)
+    else:
+        model.train(**arguments)
     _report_end(sdk, reporter, run)
+
+
+def _measure(model: Any, arguments: Dict[str, Any], reporter: Any, begun: Any, run: Path) -> None:
+    """What is left of a run whose attempt was lost after its last epoch: its figures, and its checkpoints as
+    Ultralytics leaves them."""
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    names = ("data", "imgsz", "batch", "device", "project")
+    given = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    reporter.measured(model.val(**given, name="measured", exist_ok=True, plots=False).results_dict)
+    weights_folder = run / "weights"
+    weights_folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(begun.weights, weights_folder / "last.pt")
+    for path in (weights_folder / "last.pt", weights_folder / "best.pt"):
+        if path.is_file():
+            strip_optimizer(path)
 
 
 def _report_end(sdk: TrainerSDK, reporter: Any, run: Path) -> None:

@@ -82,7 +82,7 @@ impl Courier {
             .store_checkpoints(order, &self.folder(), (when, &mut sent))
             .await;
         if let (Some(report), Some(spool)) = (stored.report, node.board.spool_of(order.task))
-            && let Err(error) = spool.append(vec![(Record::Progress(report), None)]).await
+            && let Err(error) = spool.append(vec![(Record::Stored(report), None)]).await
         {
             tracing::warn!(task = %order.task, %error, "where the checkpoints are stored cannot be told");
             // Told with the next walk, which finds them as new.

@@ -45,6 +45,7 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
             node.name
         )),
         infrastructure: true,
+        node_fault: true,
         last_seq: spool.map_or(0, |spool| spool.state().last_seq),
         ..TaskEnd::default()
     };

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use trainyard_core::task::Failure;
+use trainyard_core::task::{Failure, Fault};
 
 use super::{
     node::{COMMAND, Node},
@@ -103,7 +103,7 @@ impl Preparation {
             error: format!(
                 "the coordinator has sent no snapshot of dataset '{named}'; submit the job anew"
             ),
-            infrastructure: true,
+            fault: Fault::Shared,
         })
     }
 
@@ -138,13 +138,13 @@ impl Preparation {
                 error: format!(
                     "dataset path '{path}' does not exist on node {node}; give a path that every node sees"
                 ),
-                infrastructure: false,
+                fault: Fault::Job,
             }),
             Err(error) => Err(Failure {
                 error: format!(
                     "dataset path '{path}' cannot be read on node {node}: {error}; see its permissions"
                 ),
-                infrastructure: false,
+                fault: Fault::Job,
             }),
         }
     }
@@ -159,7 +159,7 @@ impl Preparation {
                 self.node.name,
                 self.node.frameworks().join(", ")
             ),
-            infrastructure: false,
+            fault: Fault::Job,
         })
     }
 
@@ -219,21 +219,21 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// A trainer that lacks its lock is whoever's who wrote it; all else is the node's.
+/// A trainer that lacks its lock is whoever's who wrote it. What comes from an index of packages fails everywhere while
+/// that is away.
 fn refusal(error: &EnvironmentError) -> Failure {
-    let infrastructure = match error {
-        EnvironmentError::LockMissing { .. } => false,
+    let fault = match error {
+        EnvironmentError::LockMissing { .. } => Fault::Job,
+        EnvironmentError::UvInstall { .. } | EnvironmentError::Build { .. } => Fault::Shared,
         EnvironmentError::File { .. }
         | EnvironmentError::PythonMissing
         | EnvironmentError::PythonBroken { .. }
         | EnvironmentError::VenvMissing { .. }
-        | EnvironmentError::UvInstall { .. }
-        | EnvironmentError::Run { .. }
-        | EnvironmentError::Build { .. } => true,
+        | EnvironmentError::Run { .. } => Fault::Node,
     };
     Failure {
         error: error.to_string(),
-        infrastructure,
+        fault,
     }
 }
 
@@ -253,7 +253,7 @@ async fn lay_out(folder: PathBuf, trainer: Option<PathBuf>) -> Result<(), Failur
         error: format!(
             "cannot lay out the working folder {shown}: {error}; see the data folder's permissions and free disk space"
         ),
-        infrastructure: true,
+        fault: Fault::Node,
     })
 }
 

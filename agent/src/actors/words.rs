@@ -2,7 +2,7 @@
 
 use trainyard_core::{
     failure::StopCause,
-    task::{Failure, Stop},
+    task::{Failure, Fault, Stop},
 };
 
 use super::scribe::Level;
@@ -52,18 +52,18 @@ pub(super) fn of_stop(stop: &Stop) -> String {
 
 /// Why there is no process. What cannot be executed is the job's fault.
 pub(super) fn not_launched(error: &LaunchError) -> Failure {
-    let infrastructure = match error {
+    let fault = match error {
         LaunchError::NotFound { .. }
         | LaunchError::NotExecutable { .. }
-        | LaunchError::NoFolder { .. } => false,
+        | LaunchError::NoFolder { .. } => Fault::Job,
         LaunchError::AlreadyRunning { .. }
         | LaunchError::Folder { .. }
         | LaunchError::Shim { .. }
         | LaunchError::Failed { .. }
-        | LaunchError::Silent { .. } => true,
+        | LaunchError::Silent { .. } => Fault::Node,
     };
     Failure {
         error: error.to_string(),
-        infrastructure,
+        fault,
     }
 }

@@ -130,7 +130,7 @@ async fn measure(task: &TaskEndpoint, records: &mut [Record]) {
         let (one, other) = match record {
             Record::Progress(report) => (&mut report.checkpoint, &mut report.best_checkpoint),
             Record::Completion(word) => (&mut word.last_checkpoint, &mut word.best_checkpoint),
-            Record::Log(_) | Record::Validation { .. } => continue,
+            Record::Log(_) | Record::Validation { .. } | Record::Stored(_) => continue,
         };
         for checkpoint in [one, other].into_iter().flatten() {
             let stored = task.objects.checkpoint_file(&checkpoint.path);

@@ -304,7 +304,7 @@ impl Cache {
         let Err((free, wanted)) = found else {
             return Ok(());
         };
-        Err(FetchError::Infrastructure(format!(
+        Err(FetchError::Node(format!(
             "the disk of this node's data folder has {} free where {} are needed (datasets.reserve_mib of them stay free); make room there",
             super::size_text(free),
             super::size_text(wanted)
@@ -404,7 +404,7 @@ impl Cache {
         let done = trainyard_runtime::blocking(move || work(&inner)).await;
         let done = done.map_err(io::Error::other).and_then(|done| done);
         done.map_err(|error| {
-            FetchError::Infrastructure(format!(
+            FetchError::Node(format!(
                 "the cache of this node: {error}; see the data folder's free disk space and permissions"
             ))
         })

@@ -120,7 +120,7 @@ fn refused(file: &ManifestFile, status: StatusCode, words: Option<String>) -> Fe
 }
 
 fn disk(error: std::io::Error) -> FetchError {
-    FetchError::Infrastructure(format!(
+    FetchError::Node(format!(
         "the cache of this node: {error}; see the data folder's free disk space and permissions"
     ))
 }

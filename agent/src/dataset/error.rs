@@ -1,6 +1,10 @@
 //! Why a dataset cannot be shown, and whose fault that is.
 
-use trainyard_core::{dataset::DatasetError, snapshot::Snapshot, task::Failure};
+use trainyard_core::{
+    dataset::DatasetError,
+    snapshot::Snapshot,
+    task::{Failure, Fault},
+};
 
 /// Why there is no view.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,9 +20,12 @@ pub enum FetchError {
     /// The dataset itself is wrong, or a path that it names is refused.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// The network, the coordinator, the store or this node.
+    /// The network, the coordinator or the store.
     #[error("{0}")]
     Infrastructure(String),
+    /// This node: its disk.
+    #[error("{0}")]
+    Node(String),
 }
 
 impl FetchError {
@@ -26,20 +33,26 @@ impl FetchError {
     #[must_use]
     pub fn failure(self, snapshot: &Snapshot) -> Failure {
         let (id, dataset) = (&snapshot.id, &snapshot.dataset_id);
+        let fetched =
+            |error| format!("dataset '{dataset}' (snapshot {id}) cannot be fetched: {error}");
         match self {
             Self::Changed { path, how } => Failure {
                 error: format!(
                     "dataset '{dataset}' has changed since snapshot {id} was made: '{path}' {how}; submit the job again to train on what is there now"
                 ),
-                infrastructure: false,
+                fault: Fault::Job,
             },
             Self::Dataset(error) => Failure {
                 error: format!("dataset '{dataset}' cannot be used: {error}"),
-                infrastructure: false,
+                fault: Fault::Job,
             },
             Self::Infrastructure(error) => Failure {
-                error: format!("dataset '{dataset}' (snapshot {id}) cannot be fetched: {error}"),
-                infrastructure: true,
+                error: fetched(error),
+                fault: Fault::Shared,
+            },
+            Self::Node(error) => Failure {
+                error: fetched(error),
+                fault: Fault::Node,
             },
         }
     }

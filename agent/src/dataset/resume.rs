@@ -11,7 +11,7 @@ use std::{
 };
 
 use tonic::{Code, Status};
-use trainyard_core::task::Failure;
+use trainyard_core::task::{Failure, Fault};
 use trainyard_proto::v1::{SignDownloadRequest, SignDownloadResponse};
 
 use super::{
@@ -83,7 +83,12 @@ impl Datasets {
             tries += 1;
             let why = match trouble {
                 Trouble::Disk(error) => return Err(disk(&error)),
-                Trouble::Full(error) => return Err(nodes(location, &error.to_string())),
+                Trouble::Full(error) => {
+                    return Err(Failure {
+                        fault: Fault::Node,
+                        ..shared(location, &error.to_string())
+                    });
+                }
                 Trouble::Passing(why) => why,
                 Trouble::Differs(how) => {
                     refusals += 1;
@@ -99,10 +104,10 @@ impl Datasets {
                 retry.progress();
             }
             if refusals >= MOST_REFUSALS || tries >= MOST_TRIES || !retry.again().await {
-                return Err(nodes(location, &why));
+                return Err(shared(location, &why));
             }
             let fresh = self.beginning(order, retry).await?;
-            way = fresh.ok_or_else(|| nodes(location, &why))?;
+            way = fresh.ok_or_else(|| shared(location, &why))?;
         }
     }
 
@@ -122,7 +127,7 @@ impl Datasets {
                 return Err(users(status.message().to_owned()));
             }
             if !may_pass(&status) || !retry.again().await {
-                return Err(nodes(location, status.message()));
+                return Err(shared(location, status.message()));
             }
         }
     }
@@ -154,14 +159,14 @@ async fn create(path: &Path) -> io::Result<Target> {
 fn users(error: String) -> Failure {
     Failure {
         error,
-        infrastructure: false,
+        fault: Fault::Job,
     }
 }
 
-fn nodes(location: &str, why: &str) -> Failure {
+fn shared(location: &str, why: &str) -> Failure {
     Failure {
         error: format!("checkpoint '{location}' cannot be fetched: {why}"),
-        infrastructure: true,
+        fault: Fault::Shared,
     }
 }
 
@@ -170,6 +175,6 @@ fn disk(error: &io::Error) -> Failure {
         error: format!(
             "the checkpoint to begin with cannot be written: {error}; see the data folder's free disk space and permissions"
         ),
-        infrastructure: true,
+        fault: Fault::Node,
     }
 }

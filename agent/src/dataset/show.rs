@@ -116,7 +116,7 @@ impl Work {
 }
 
 fn disk(error: io::Error) -> FetchError {
-    FetchError::Infrastructure(format!(
+    FetchError::Node(format!(
         "its view cannot be laid out: {error}; see the data folder's free disk space and permissions"
     ))
 }

@@ -163,11 +163,13 @@ impl Datasets {
         (path, name, size): (&Path, &str, u64),
         retry: &mut Retry,
     ) -> Result<String, Refusal> {
-        let signed = self.sign(order, name.to_owned(), size).await;
+        // What a try before this one has under way at the store must not come in place of it, nor it in place of that.
+        let upload = rand::random::<u64>().max(1);
+        let signed = self.sign(order, name.to_owned(), (size, upload)).await;
         let signed = signed.map_err(|status| refusal(&status))?;
         if let Some(parts) = &signed.parts {
             self.store_parts(order, path, parts, retry).await?;
-            self.publish(order, name, size).await?;
+            self.publish(order, name, (size, upload)).await?;
             return Ok(signed.location);
         }
         let url = self.coordinator.join(&signed.url);
@@ -178,7 +180,7 @@ impl Datasets {
             size,
         };
         put(&self.http, url, span, retry.moved()).await?;
-        self.publish(order, name, size).await?;
+        self.publish(order, name, (size, upload)).await?;
         Ok(signed.location)
     }
 
@@ -186,13 +188,14 @@ impl Datasets {
         &self,
         order: &Order,
         filename: String,
-        size_bytes: u64,
+        (size_bytes, upload): (u64, u64),
     ) -> Result<SignUploadResponse, Status> {
         let request = SignUploadRequest {
             task: Some(order.task.into()),
             secret: order.secret.expose().to_owned(),
             filename,
             size_bytes,
+            upload,
         };
         let asking = async { self.calls().await?.sign_upload(request).await };
         Ok(in_time(SIGN, asking).await?.into_inner())
@@ -200,12 +203,18 @@ impl Datasets {
 
     /// The bytes are there: from now on they are the checkpoint. A bucket copies them. They are not sent
     /// again for it, unless they are not there.
-    async fn publish(&self, order: &Order, filename: &str, size: u64) -> Result<(), Refusal> {
+    async fn publish(
+        &self,
+        order: &Order,
+        filename: &str,
+        (size, upload): (u64, u64),
+    ) -> Result<(), Refusal> {
         let publish = async || {
             let request = PublishUploadRequest {
                 task: Some(order.task.into()),
                 secret: order.secret.expose().to_owned(),
                 filename: filename.to_owned(),
+                upload,
             };
             let answer = self.calls().await?.publish_upload(request).await;
             answer.map(drop)

@@ -144,7 +144,7 @@ impl TaskSpool {
         let there = records.first().is_some_and(|(first, _)| match first {
             Record::Progress(progress) => self.keys.contains(&key(progress)),
             Record::Completion(_) => self.head.completed,
-            Record::Log(_) | Record::Validation { .. } => false,
+            Record::Log(_) | Record::Validation { .. } | Record::Stored(_) => false,
         });
         if there {
             return Ok(Appended::AlreadyThere);
@@ -355,7 +355,7 @@ impl TaskSpool {
                 }
             }
             Record::Completion(_) => self.head.completed = true,
-            Record::Log(_) | Record::Validation { .. } => {}
+            Record::Log(_) | Record::Validation { .. } | Record::Stored(_) => {}
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) async fn checkpoints_are_stored_and_their_place_is_told() {
         _ => None,
     });
     let stored = stored.expect("a word about the checkpoints, after the trainer's");
+    assert!(stored.stored, "it is the agent's own");
     let place = |checkpoint: Option<Checkpoint>| {
         let checkpoint = checkpoint.expect("it is stored");
         (checkpoint.path, checkpoint.size_bytes)

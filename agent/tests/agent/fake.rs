@@ -53,6 +53,8 @@ pub(crate) struct Known {
     pub(crate) broken: u32,
     /// Where uploads go; refused without.
     pub(crate) uploads: Option<Store>,
+    /// The newest upload that was given a way, by file.
+    signed: BTreeMap<String, u64>,
     /// Uploads that were given their names.
     pub(crate) published: Vec<String>,
     /// Whether the attempt is over when an upload is there.
@@ -267,6 +269,9 @@ impl AgentService for Fake {
             return Err(Status::not_found("Training job not found"));
         }
         let (job, name) = (job(request.task), request.filename);
+        let before = self.known().signed.insert(name.clone(), request.upload);
+        let is_new = request.upload != 0 && before != Some(request.upload);
+        assert!(is_new, "no two uploads are mistaken for one another");
         Ok(Response::new(SignUploadResponse {
             url: format!("http://{}/uploads/{name}", store.address),
             location: format!("s3://training-checkpoints/checkpoints/{job}/{name}"),
@@ -286,6 +291,8 @@ impl AgentService for Fake {
             return Err(Status::not_found("Training job not found"));
         }
         let store = known.uploads.clone().expect("there was a way");
+        let signed = known.signed.get(&request.filename);
+        assert_eq!(signed, Some(&request.upload), "of the upload that was sent");
         let there = store.shelf().uploads.contains_key(&request.filename);
         assert!(there, "the bytes go before the word");
         known.published.push(request.filename);

@@ -93,6 +93,8 @@ pub struct JobsArgs {
     pub scheduler: SchedulerRef,
     /// Carries frames to nodes.
     pub nodes: NodesRef,
+    /// What locations in the artifact store begin with.
+    pub artifacts: String,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -132,6 +134,7 @@ impl Actor for Jobs {
                 scheduler: args.scheduler,
                 nodes: args.nodes,
                 jobs: myself,
+                artifacts: args.artifacts,
             }),
             awake: BTreeMap::new(),
             ids: BTreeMap::new(),

@@ -49,6 +49,8 @@ pub struct RootArgs {
     pub trackers: TrackersConfig,
     /// Shows how they do.
     pub board: Board,
+    /// What locations in the artifact store begin with.
+    pub artifacts: String,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -95,6 +97,7 @@ impl Actor for Root {
             store: args.store.clone(),
             scheduler: scheduler.clone(),
             nodes: nodes.clone(),
+            artifacts: args.artifacts,
         };
         let (jobs, _) = Jobs::spawn_linked(None, Jobs, of_jobs, cell.clone()).await?;
         scheduler.cast(SchedulerMsg::Meet(jobs.clone()))?;

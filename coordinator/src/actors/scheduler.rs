@@ -78,6 +78,8 @@ pub enum SchedulerMsg {
     NodeLost(NodeName, String),
     /// Place what fits.
     Solve,
+    /// The wait of a job that is tried again may be over.
+    Alarm,
     /// Why a job waits.
     Reason(JobId, RpcReplyPort<Option<String>>),
     /// What nodes hold.
@@ -154,6 +156,7 @@ impl Actor for Scheduler {
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Solve => return state.solve(&myself),
+            SchedulerMsg::Alarm => state.rings(),
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
             SchedulerMsg::View(reply) => answer(reply, state.view()),
         }
@@ -270,15 +273,25 @@ impl State {
 
     /// Looks again when the next job that is tried again may start.
     fn wake_for(&mut self, myself: &SchedulerRef, now: Timestamp) {
+        if let Some(span) = self.next_alarm(now) {
+            myself.send_after(span, || SchedulerMsg::Alarm);
+        }
+    }
+
+    /// Whatever the clock says by now: it does not ring again unless it is set anew.
+    fn rings(&mut self) {
+        self.alarm = None;
+        self.dirty = true;
+    }
+
+    /// In how long to look again, unless that is seen to.
+    fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
         let next = self.queue.next_due(now);
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
-        let Some(next) = next.filter(|next| set.is_none_or(|set| *next < set)) else {
-            return;
-        };
+        let next = next.filter(|next| set.is_none_or(|set| *next < set))?;
         self.alarm = Some(next);
-        let span = next.since(now).max(Duration::from_millis(1));
-        myself.send_after(span, || SchedulerMsg::Solve);
+        Some(next.since(now).max(Duration::from_millis(1)))
     }
 
     fn solve(&mut self, myself: &SchedulerRef) -> Result<(), ActorProcessingErr> {
@@ -351,7 +364,7 @@ pub(super) fn queued(job: &Job) -> QueuedJob {
         request: job.spec.resources.clone(),
         priority: job.spec.priority,
         queued_at: job.state_since,
-        age: QueuedJob::age(&job.tried, job.created_at, job.state_since),
+        age: QueuedJob::age(job.asked_at, job.state_since),
         not_before: job.not_before,
         avoid: job.failed_on.clone(),
     }
@@ -392,6 +405,49 @@ mod tests {
 
     fn holds(state: &State, id: u64) -> bool {
         state.ledger.held_by(JobId(id)).is_some()
+    }
+
+    /// A job that failed by its node's fault and is tried again ten seconds after `at`.
+    fn tried_again(id: u64, at: i64) -> Job {
+        let allocation = Allocation {
+            node: NodeName("n1".into()),
+            cpus: 1,
+            memory_bytes: 0,
+            gpus: Vec::new(),
+        };
+        let placed = Event::Placed {
+            queued_at: Timestamp(at),
+            allocation,
+            secret: "s".to_owned().into(),
+        };
+        let starts = waiting(id, at).step(Timestamp(at), placed).unwrap().job;
+        let lost = Event::NodeLost(AttemptNo(1), "it was silent".into());
+        starts.step(Timestamp(at), lost).unwrap().job
+    }
+
+    #[test]
+    fn a_wait_between_attempts_ends_though_the_clock_was_set_back_meanwhile() {
+        let mut state = one_cpu();
+        let at = 1_000_000_000;
+        state.job_is(tried_again(1, at));
+        let (now, before) = (Timestamp(at), Timestamp(at - 300_000_000));
+        assert_eq!(state.next_alarm(now), Some(Duration::from_secs(10)));
+        assert_eq!(state.next_alarm(now), None, "it is seen to");
+        // It rings, and the clock says that it is five minutes earlier.
+        state.rings();
+        assert_eq!(state.next_alarm(before), Some(Duration::from_secs(310)));
+        assert!(state.dirty);
+    }
+
+    #[test]
+    fn whatever_it_is_tried_again_for_a_job_stands_where_its_user_put_it() {
+        let mut halved = waiting(1, 10);
+        halved.tried.halved = true;
+        halved.state_since = Timestamp(500);
+        assert_eq!(queued(&halved).age, Timestamp(10));
+        let mut started_again = tried_again(2, 10);
+        started_again.asked_at = Some(Timestamp(900));
+        assert_eq!(queued(&started_again).age, Timestamp(900));
     }
 
     #[test]

@@ -49,6 +49,7 @@ async fn world(lease: Lease) -> World {
         failed: failed_sender,
         trackers: crate::config::Config::load(None, []).unwrap().trackers,
         board: crate::trackers::Board::default(),
+        artifacts: "/artifacts/".to_owned(),
     };
     let (root, _) = Actor::spawn(None, Root, args).await.unwrap();
     let tree = ask(&root, RootMsg::Tree).await.unwrap();
@@ -67,6 +68,11 @@ type Frames = mpsc::Receiver<Box<Frame>>;
 
 /// A node of one slot.
 async fn node(world: &World, name: &str) -> (SessionRef, Frames) {
+    node_with(world, name, Vec::new()).await
+}
+
+/// The same, on which these tasks are.
+async fn node_with(world: &World, name: &str, tasks: Vec<v1::TaskReport>) -> (SessionRef, Frames) {
     let (outgoing, frames) = mpsc::channel(64);
     let capacity = Capacity {
         cpus: 1,
@@ -75,6 +81,7 @@ async fn node(world: &World, name: &str) -> (SessionRef, Frames) {
     let hello = Box::new(v1::Hello {
         node_name: name.into(),
         capacity: Some(capacity.into()),
+        tasks,
         ..v1::Hello::default()
     });
     let question = |reply| NodesMsg::Register {

@@ -16,7 +16,7 @@ use super::{ApiError, Caller, Service, access::Target};
 use crate::{
     datasets::{
         Beginning, DatasetRow, Download, ManifestPage, NewDataset, Sent, StoredCheckpoint, Upload,
-        attempt_of,
+        UploadKey, attempt_of,
     },
     storage::{Address, Parts},
 };
@@ -159,17 +159,17 @@ impl Service {
     /// When the secret is not that of the live attempt, or the name or size is not taken.
     pub async fn sign_upload(
         &self,
-        (task, secret): (TaskKey, &str),
+        (upload, secret): (UploadKey, &str),
         filename: &str,
         size: u64,
     ) -> Result<Upload, ApiError> {
-        self.alive(task, secret)?;
+        self.alive(upload.task, secret)?;
         let most = self.data().storage().upload_bytes();
         if size > most {
             let words = format!("is {size}; at most {most} bytes are taken (storage.upload_mib)");
             return Err(ApiError::field("size_bytes", words));
         }
-        self.data().upload_of(task, filename).await
+        self.data().upload_of(upload, filename).await
     }
 
     /// Gives a live task's upload its checkpoint's name.
@@ -178,12 +178,12 @@ impl Service {
     /// When the secret is not that of the live attempt, or nothing was uploaded.
     pub async fn publish_upload(
         &self,
-        (task, secret): (TaskKey, String),
+        (upload, secret): (UploadKey, String),
         filename: &str,
     ) -> Result<(), ApiError> {
         let service = self.clone();
-        let live = move || service.alive(task, &secret);
-        self.data().publish(task, filename, live).await
+        let live = move || service.alive(upload.task, &secret);
+        self.data().publish(upload, filename, live).await
     }
 
     /// Whether a file with this key is still wanted: what an attempt sends when it is over is not.

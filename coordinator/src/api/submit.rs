@@ -96,10 +96,13 @@ impl Service {
         Err(ApiError::new(Kind::Taken, words))
     }
 
-    /// As [`Service::admit`], for a job that is to run again; one that has not ended has its room already.
+    /// As [`Service::admit`], for a job that is to run again. One that has not ended has its room already, and so is
+    /// not refused; but it may end before it is told, and then the place that is held here is its own.
     pub(super) fn admit_again(&self, job: &Job) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-        let over = job.state.is_terminal();
-        over.then(|| self.admit()).transpose()
+        match self.admit() {
+            Err(_full) if !job.state.is_terminal() => Ok(None),
+            place => place.map(Some),
+        }
     }
 
     /// A place among the submissions under way, if there is room for one more job.

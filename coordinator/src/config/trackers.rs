@@ -65,10 +65,11 @@ pub struct WebhookConfig {
 }
 
 /// The changes that webhooks can ask for.
-pub const EVENTS: [&str; 6] = [
+pub const EVENTS: [&str; 7] = [
     "submitted",
     "started",
     "checkpoint",
+    "retried",
     "completed",
     "failed",
     "cancelled",

@@ -11,7 +11,7 @@ use trainyard_proto::status::Kind;
 use super::Datasets;
 use crate::{
     api::ApiError,
-    storage::{StorageError, Use, check_key},
+    storage::{Entry, StorageError, Use, check_key},
 };
 
 /// How long a way to store or to read a checkpoint is good; the contract tells it to callers.
@@ -49,6 +49,15 @@ pub struct Upload {
     pub location: String,
 }
 
+/// One upload of a file by a task: what another one of the same file has under way is not this one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadKey {
+    /// Whose.
+    pub task: TaskKey,
+    /// Drawn by the agent; 0 by one that tells its uploads not apart.
+    pub number: u64,
+}
+
 /// A way to read a checkpoint back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Download {
@@ -69,6 +78,22 @@ pub enum Beginning {
     Elsewhere,
 }
 
+impl Beginning {
+    /// What `text` leads to, where locations begin with `root`. Only the very words that [`Place::location`] says are a
+    /// file of the store.
+    ///
+    /// [`Place::location`]: crate::storage::Place::location
+    #[must_use]
+    pub fn of(root: &str, text: &str) -> Self {
+        match text.strip_prefix(root) {
+            None => Self::Elsewhere,
+            Some(key) => parse(key).map_or(Self::Nothing, |(job, name)| {
+                Self::Stored(job, name.to_owned())
+            }),
+        }
+    }
+}
+
 impl Datasets {
     /// A way to store a checkpoint of a job under its published name.
     ///
@@ -84,10 +109,11 @@ impl Datasets {
     ///
     /// # Errors
     /// When the name is none, or the store cannot sign.
-    pub async fn upload_of(&self, task: TaskKey, filename: &str) -> Result<Upload, ApiError> {
+    pub async fn upload_of(&self, upload: UploadKey, filename: &str) -> Result<Upload, ApiError> {
         check_filename(filename)?;
-        let at = uploaded(task, filename);
-        self.way_to_store(&at, published(task.job, filename)).await
+        let at = uploaded(upload, filename);
+        self.way_to_store(&at, published(upload.task.job, filename))
+            .await
     }
 
     async fn way_to_store(&self, at: &str, key: String) -> Result<Upload, ApiError> {
@@ -106,12 +132,17 @@ impl Datasets {
     }
 
     /// Gives an attempt's upload the checkpoint's name. `live` is asked when nothing else of the job is
-    /// being published: what a newer attempt has stored is never replaced. What this task has published
-    /// already is so: its answer may have been lost.
+    /// being published: what a newer attempt has stored is never replaced. If this very upload was published
+    /// already, it is so: its answer may have been lost.
     ///
     /// # Errors
     /// When `live` refuses, nothing was uploaded, or the file is too large.
-    pub async fn publish<L>(&self, task: TaskKey, filename: &str, live: L) -> Result<(), ApiError>
+    pub async fn publish<L>(
+        &self,
+        upload: UploadKey,
+        filename: &str,
+        live: L,
+    ) -> Result<(), ApiError>
     where
         L: FnOnce() -> Result<(), ApiError> + Send + 'static,
     {
@@ -119,11 +150,12 @@ impl Datasets {
         let (datasets, filename) = (self.clone(), filename.to_owned());
         let publishing = async move {
             live()?;
-            datasets.promote(task, filename).await?;
-            datasets.clear(task).await;
+            let overtaken = datasets.overtaken(upload, &filename).await;
+            datasets.promote(upload, &filename).await?;
+            datasets.clear(overtaken).await;
             Ok(())
         };
-        self.in_turn(task.job.to_string(), publishing).await
+        self.in_turn(upload.task.job.to_string(), publishing).await
     }
 
     /// Does work on uploads when no other of this name is under way.
@@ -149,15 +181,16 @@ impl Datasets {
         done.map_err(fault)?.ok_or_else(crate::api::stopping)?
     }
 
-    async fn promote(&self, task: TaskKey, filename: String) -> Result<(), ApiError> {
-        let (from, to) = (uploaded(task, &filename), published(task.job, &filename));
+    async fn promote(&self, upload: UploadKey, filename: &str) -> Result<(), ApiError> {
+        let job = upload.task.job;
+        let (from, to) = (uploaded(upload, filename), published(job, filename));
         let (place, last) = (self.inner.storage.artifacts(), &self.inner.published);
+        let named = (job, filename.to_owned());
         let size = match place.size(&from).await {
             Err(StorageError::NotFound(name)) => {
-                // A trainer that has ended changes no file: it would be the same once more.
-                let of = last.get(&(task.job, filename)).await;
+                let of = last.get(&named).await;
                 let gone = StorageError::NotFound(name);
-                return if of == Some(task) {
+                return if of == Some(upload) {
                     Ok(())
                 } else {
                     Err(gone.into())
@@ -174,9 +207,9 @@ impl Datasets {
             return Err(ApiError::new(Kind::Invalid, words));
         }
         // Whatever comes of it, what was there is not what it was.
-        last.invalidate(&(task.job, filename.clone())).await;
+        last.invalidate(&named).await;
         place.rename(&from, &to).await?;
-        last.insert((task.job, filename), task).await;
+        last.insert(named, upload).await;
         Ok(())
     }
 
@@ -190,34 +223,46 @@ impl Datasets {
         Ok(job.and_then(|job| job.attempt().map(|live| live.number)) == Some(attempt))
     }
 
-    /// Removes what attempts before this one have uploaded and never published.
-    async fn clear(&self, task: TaskKey) {
+    /// What attempts before this one have uploaded and never published, and what this one has sent of the file before.
+    async fn overtaken(&self, upload: UploadKey, filename: &str) -> Vec<String> {
+        let (task, own) = (upload.task, uploaded(upload, filename));
         let place = self.inner.storage.artifacts();
         let found = place.list(&format!("{UPLOADS}/{}", task.job), MOST).await;
         let found = found.unwrap_or_else(|error| {
-            tracing::warn!(job = %task.job, %error, "uploads of earlier attempts cannot be listed");
+            tracing::warn!(job = %task.job, %error, "uploads that were never published cannot be listed");
             Vec::new()
         });
-        for entry in found {
+        let sent = found.iter().find(|entry| entry.path == own);
+        let sent = sent.and_then(|entry| entry.written_at);
+        let is_overtaken = |entry: &Entry| {
             let earlier = attempt_of(&entry.path).is_some_and(|(_, of)| of < task.attempt);
-            if earlier && let Err(error) = place.remove(&entry.path).await {
-                tracing::warn!(path = %entry.path, %error, "an upload of an earlier attempt stays behind");
+            // One that came later is to be published next.
+            let before = entry.written_at.zip(sent).is_some_and(|(at, own)| at < own);
+            earlier || (before && is_upload_of(&entry.path, task, filename))
+        };
+        let gone = found.into_iter().filter(is_overtaken);
+        gone.map(|entry| entry.path).collect()
+    }
+
+    async fn clear(&self, overtaken: Vec<String>) {
+        let place = self.inner.storage.artifacts();
+        for path in overtaken {
+            if let Err(error) = place.remove(&path).await {
+                tracing::warn!(path, %error, "an upload that was never published stays behind");
             }
         }
     }
 
-    /// What `text` leads to. Only the very words that [`Place::location`] says are a file of the store.
-    ///
-    /// [`Place::location`]: crate::storage::Place::location
+    /// What locations in the artifact store begin with.
+    #[must_use]
+    pub fn root(&self) -> String {
+        self.inner.storage.artifacts().location("")
+    }
+
+    /// What `text` leads to.
     #[must_use]
     pub fn beginning(&self, text: &str) -> Beginning {
-        let root = self.inner.storage.artifacts().location("");
-        match text.strip_prefix(&root) {
-            None => Beginning::Elsewhere,
-            Some(key) => parse(key).map_or(Beginning::Nothing, |(job, name)| {
-                Beginning::Stored(job, name.to_owned())
-            }),
-        }
+        Beginning::of(&self.root(), text)
     }
 
     /// A way to a published checkpoint.
@@ -253,7 +298,7 @@ impl Datasets {
         let place = self.inner.storage.artifacts();
         let found = place.list(&format!("{PUBLISHED}/{job}"), MOST).await;
         let found = found.map_err(|error| unlisted(job, error))?;
-        let row = |entry: crate::storage::Entry| StoredCheckpoint {
+        let row = |entry: Entry| StoredCheckpoint {
             filename: entry.path.rsplit('/').next().unwrap_or_default().to_owned(),
             location: place.location(&entry.path),
             size: entry.size,
@@ -283,8 +328,20 @@ pub(super) fn uploads_of(task: TaskKey) -> String {
     format!("{UPLOADS}/{job}/{}-{}-", attempt.0, rank.0)
 }
 
-fn uploaded(task: TaskKey, filename: &str) -> String {
-    format!("{}{filename}", uploads_of(task))
+fn uploaded(upload: UploadKey, filename: &str) -> String {
+    let own = uploads_of(upload.task);
+    match upload.number {
+        // Of an agent from before uploads were told apart.
+        0 => format!("{own}{filename}"),
+        number => format!("{own}{number:016x}-{filename}"),
+    }
+}
+
+/// Whether this is the key of one of the task's uploads of that file.
+fn is_upload_of(key: &str, task: TaskKey, filename: &str) -> bool {
+    let own = key.strip_prefix(&uploads_of(task));
+    let told_apart = own.and_then(|rest| rest.split_once('-'));
+    told_apart.is_some_and(|(number, file)| number.len() == 16 && file == filename)
 }
 
 /// The attempt whose upload has this key; none for keys of anything else.
@@ -375,8 +432,13 @@ mod tests {
             attempt: AttemptNo(12),
             rank: trainyard_core::ids::Rank(0),
         };
-        let key = uploaded(task, "a-1.pt");
-        assert_eq!(attempt_of(&key), Some((JobId(7), AttemptNo(12))));
+        for number in [0, 1, u64::MAX] {
+            let key = uploaded(UploadKey { task, number }, "a-1.pt");
+            assert_eq!(attempt_of(&key), Some((JobId(7), AttemptNo(12))));
+            assert!(key.starts_with(&uploads_of(task)));
+            assert_eq!(is_upload_of(&key, task, "a-1.pt"), number > 0);
+            assert!(!is_upload_of(&key, task, "1.pt"));
+        }
         assert_eq!(attempt_of("checkpoints/7/1-0-x"), None);
     }
 }

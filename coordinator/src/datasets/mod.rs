@@ -32,7 +32,7 @@ use tokio::sync::{Mutex as Lock, OwnedMutexGuard, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_core::{
     dataset::{Format, misfit, trained_tasks},
-    ids::{JobId, TaskKey},
+    ids::JobId,
     snapshot::Snapshot,
     spec::{JobSpec, TaskType},
 };
@@ -42,7 +42,7 @@ pub(crate) use self::checkpoints::{UPLOAD, attempt_of, check_filename};
 pub(crate) use self::wire::dataset as dataset_to_wire;
 pub use self::{
     catalog::NewDataset,
-    checkpoints::{Beginning, Download, StoredCheckpoint, Upload},
+    checkpoints::{Beginning, Download, StoredCheckpoint, Upload, UploadKey},
     labeler::Health,
     manifest::ManifestPage,
     parts::Sent,
@@ -89,8 +89,8 @@ struct Inner {
     locks: Turns,
     /// Of jobs whose checkpoints are being published.
     publishing: Turns,
-    /// Whose upload was last given a name, for an agent that has not heard the answer.
-    published: Cache<(JobId, String), TaskKey>,
+    /// Which upload was last given a name, for an agent that has not heard the answer.
+    published: Cache<(JobId, String), UploadKey>,
     documents: u64,
     readers: Arc<Semaphore>,
     places: Cache<String, Place>,

@@ -230,9 +230,8 @@ struct InQueue {
     spec: Asked,
     state: JobState,
     state_since: Timestamp,
-    created_at: Timestamp,
     #[serde(default)]
-    tried: Tried,
+    asked_at: Option<Timestamp>,
     #[serde(default)]
     not_before: Option<Timestamp>,
     #[serde(default)]
@@ -261,7 +260,7 @@ pub(super) fn queued_from_json(
         request: job.spec.resources,
         priority: job.spec.priority,
         queued_at: job.state_since,
-        age: QueuedJob::age(&job.tried, job.created_at, job.state_since),
+        age: QueuedJob::age(job.asked_at, job.state_since),
         not_before: job.not_before,
         avoid: job.failed_on,
     }))

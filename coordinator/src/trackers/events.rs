@@ -121,6 +121,8 @@ fn of_attempt<'a>(
     let kind = match judged.as_ref().map(|judged| judged.class) {
         Some(None) => "completed",
         Some(Some(FailureClass::Cancelled)) => "cancelled",
+        // That an attempt failed is no end of its job while there is another one.
+        Some(Some(_)) | None if attempt.tried_again => "retried",
         Some(Some(_)) | None => "failed",
     };
     let mut end = fact(
@@ -276,6 +278,19 @@ mod tests {
         );
         let (again, same) = untold("i", &job, &told, &Page::default());
         assert_eq!((again, same), (vec![], told));
+    }
+
+    #[test]
+    fn an_attempt_that_is_tried_again_is_no_failure_of_the_job() {
+        let lost = Happened::NodeLost(AttemptNo(1), "node n1 was silent".into());
+        let job = running(JobSpec::default()).step(T, lost).unwrap().job;
+        let (events, told) = untold("i", &job, &ToldRow::default(), &Page::default());
+        assert_eq!(kinds(&events), ["submitted", "started", "retried"]);
+        assert_eq!(events[2].id, "i-7-1-retried");
+        assert_eq!(events[2].body["detail"]["failure_class"], "lost");
+        let cancelled = job.step(T, Happened::CancelRequested).unwrap().job;
+        let (events, _) = untold("i", &cancelled, &told, &Page::default());
+        assert_eq!(kinds(&events), ["cancelled"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ async fn signed(world: &World, start: &v1::StartTask, size: u64) -> v1::SignUplo
         secret: start.secret.clone(),
         filename: "best.pt".to_owned(),
         size_bytes: size,
+        upload: 0,
     });
     let mut client = AgentServiceClient::new(world.channel().await);
     client.sign_upload(request).await.unwrap().into_inner()
@@ -58,6 +59,7 @@ async fn publish(world: &World, start: &v1::StartTask) -> Result<(), tonic::Stat
         task: start.task,
         secret: start.secret.clone(),
         filename: "best.pt".to_owned(),
+        upload: 0,
     });
     let mut client = AgentServiceClient::new(world.channel().await);
     client.publish_upload(request).await.map(drop)
@@ -165,6 +167,7 @@ async fn parts_of_an_attempt_that_is_over_and_those_that_are_too_many_are_refuse
         secret: first.secret.clone(),
         filename: "best.pt".to_owned(),
         size_bytes: most + 1,
+        upload: 0,
     });
     let mut client = AgentServiceClient::new(world.channel().await);
     let refused = client.sign_upload(large).await.unwrap_err();

@@ -278,14 +278,12 @@ async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
             secret: secret.to_owned(),
             filename: filename.to_owned(),
             size_bytes,
+            upload: 0,
         })
     };
     let secret = start.secret.as_str();
-    let upload = client
-        .sign_upload(ask("best.pt", 7, secret))
-        .await
-        .unwrap()
-        .into_inner();
+    let upload = client.sign_upload(ask("best.pt", 7, secret)).await;
+    let upload = upload.unwrap().into_inner();
     assert!(
         upload
             .location

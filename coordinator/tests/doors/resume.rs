@@ -86,12 +86,18 @@ impl Store {
     }
 
     async fn way(&self, start: &StartTask, file: &str) -> Result<String, Status> {
+        self.way_of(start, file, 0).await
+    }
+
+    /// For the upload of this number.
+    async fn way_of(&self, start: &StartTask, file: &str, upload: u64) -> Result<String, Status> {
         let mut client = AgentServiceClient::new(self.world.channel().await);
         let request = self.world.of_agent(v1::SignUploadRequest {
             task: start.task,
             secret: start.secret.clone(),
             filename: file.to_owned(),
             size_bytes: 7,
+            upload,
         });
         Ok(client.sign_upload(request).await?.into_inner().url)
     }
@@ -102,11 +108,16 @@ impl Store {
     }
 
     async fn publish(&self, start: &StartTask, file: &str) -> Result<(), Status> {
+        self.publish_of(start, file, 0).await
+    }
+
+    async fn publish_of(&self, start: &StartTask, file: &str, upload: u64) -> Result<(), Status> {
         let mut client = AgentServiceClient::new(self.world.channel().await);
         let request = self.world.of_agent(v1::PublishUploadRequest {
             task: start.task,
             secret: start.secret.clone(),
             filename: file.to_owned(),
+            upload,
         });
         client.publish_upload(request).await.map(drop)
     }
@@ -237,6 +248,35 @@ async fn what_is_sent_again_while_its_publication_goes_on_is_published() {
     drop(held);
     store.publish(&start, "last.pt").await.unwrap();
     assert_eq!(store.kept(job, "last.pt"), "weights");
+}
+
+#[tokio::test]
+async fn what_is_sent_while_an_older_upload_of_the_file_is_being_published_is_not_lost() {
+    let store = Store::bucket().await;
+    let server = store.server.as_ref().unwrap();
+    let mut agent = Agent::join(&store.world, "n1", 4).await;
+    let job = store.world.submit(&command()).await;
+    let start = agent.run().await;
+    let older = store.way_of(&start, "last.pt", 1).await.unwrap();
+    assert_eq!(store.send(&older, "epoch 1").await, 200);
+    let held = server.hold_copies().await;
+    let begun = until("a copy is under way", async || {
+        (server.copies() == 1).then_some(())
+    });
+    // The trainer has ended: its agent gives the round up and sends the last one.
+    tokio::select! {
+        _ = store.publish_of(&start, "last.pt", 1) => panic!("copies are held"),
+        () = begun => {}
+    }
+    let newer = store.way_of(&start, "last.pt", 2).await.unwrap();
+    assert_eq!(store.send(&newer, "epoch 2").await, 200);
+    drop(held);
+    store.publish_of(&start, "last.pt", 2).await.unwrap();
+    assert_eq!(store.kept(job, "last.pt"), "epoch 2");
+    assert_eq!(store.waiting(job), [""; 0]);
+    // What was never sent is told, though another upload of the file was the last.
+    let nothing = store.publish_of(&start, "last.pt", 3).await;
+    assert_eq!(nothing.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]

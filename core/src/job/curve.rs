@@ -76,6 +76,7 @@ mod tests {
                 completion: None,
                 first_epoch: *first_epoch,
                 anew: *anew,
+                tried_again: false,
             });
         }
         job

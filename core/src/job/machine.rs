@@ -97,6 +97,7 @@ impl Draft {
             completion: None,
             first_epoch: None,
             anew: !self.job.spec.resume,
+            tried_again: false,
         });
         self.job.not_before = None;
         self.enter(JobState::Starting);
@@ -172,7 +173,7 @@ impl Draft {
         match self.job.state {
             JobState::Pending | JobState::Queued => {
                 self.job.cancel_requested = true;
-                self.job.outcome = Some(cancelled());
+                self.job.outcome = Some(cancelled(&self.job));
                 self.effects.push(Effect::Dequeue);
                 self.enter(JobState::Cancelled);
             }
@@ -194,7 +195,11 @@ impl Draft {
         match self.job.state {
             JobState::Pending | JobState::Queued | JobState::Starting
                 if *from == Resume::default() => {}
-            JobState::Pending | JobState::Queued => self.job.begin_with(from),
+            JobState::Pending | JobState::Queued => {
+                self.job.begin_with(from);
+                // Where the user says, and not where an attempt before that was.
+                self.job.resumable = None;
+            }
             JobState::Completed | JobState::Failed | JobState::Cancelled => {
                 self.job.begin_with(from);
                 let best = self.job.best_checkpoint.clone();
@@ -221,6 +226,10 @@ impl Draft {
             event,
         )?;
         self.job.cancel_requested = false;
+        if let Some(asked) = self.job.tried.batch_size {
+            self.job.spec.batch_size = asked;
+        }
+        self.job.asked_at = Some(self.now);
         self.job.tried = Tried::default();
         self.job.failed_on.clear();
         self.job.resumable = None;
@@ -259,10 +268,13 @@ impl Draft {
         Ok(())
     }
 
-    /// Unknown is not failed: a job may want its node to be waited for. One that is to stop does not.
+    /// Unknown is not failed: a job may want its node to be waited for. One that is to stop does not, and of one whose
+    /// trainer has ended nothing is unknown but records that nobody has any more.
     fn node_lost(&mut self, attempt: AttemptNo, why: String) -> Result<(), Illegal> {
         self.live(attempt)?;
-        let waits = self.job.spec.retry.on_lost == OnLost::Wait && !self.job.cancel_requested;
+        let goes_on = matches!(self.job.state, JobState::Starting | JobState::Running);
+        let asks = self.job.spec.retry.on_lost == OnLost::Wait;
+        let waits = asks && goes_on && !self.job.cancel_requested;
         if !waits {
             return self.attempt_lost(attempt, why);
         }
@@ -357,6 +369,7 @@ impl Draft {
             }
             Again::HalfBatch => {
                 self.job.tried.halved = true;
+                self.job.tried.batch_size = Some(self.job.spec.batch_size);
                 self.job.spec.batch_size /= 2;
                 let batch = self.job.spec.batch_size;
                 format!("is tried again with batch_size {batch}: {why}")
@@ -365,6 +378,9 @@ impl Draft {
         if let Some(checkpoint) = &self.job.resumable {
             self.job.spec.resume_from = Some(checkpoint.path.clone());
             self.job.spec.resume = true;
+        }
+        if let Some(attempt) = self.job.attempts.last_mut() {
+            attempt.tried_again = true;
         }
         self.job.final_metrics.clear();
         self.job.mlflow_run_id = None;
@@ -424,10 +440,14 @@ fn keep<T: Clone>(slot: &mut Option<T>, newer: Option<&T>) {
     }
 }
 
-fn cancelled() -> Outcome {
+fn cancelled(job: &Job) -> Outcome {
+    let when = match job.tried == Tried::default() {
+        true => "before it started",
+        false => "before it was tried again",
+    };
     Outcome {
         class: Some(FailureClass::Cancelled),
-        message: "cancelled by a user before it started".to_owned(),
+        message: format!("cancelled by a user {when}"),
         ..Outcome::default()
     }
 }

@@ -59,6 +59,9 @@ pub struct Attempt {
     /// It begins at the beginning: nothing that was reported before it counts.
     #[serde(default = "anew")]
     pub anew: bool,
+    /// It failed, and the job was tried again by itself.
+    #[serde(default)]
+    pub tried_again: bool,
 }
 
 impl Attempt {
@@ -99,6 +102,9 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// A user wants it stopped.
     pub cancel_requested: bool,
+    /// When a user last asked for it to run: its place in the queue, however often it is tried again.
+    #[serde(default)]
+    pub asked_at: Option<Timestamp>,
     /// What has been tried since a user last started it.
     #[serde(default)]
     pub tried: Tried,
@@ -272,6 +278,7 @@ impl Job {
             reason: String::new(),
             attempts: Vec::new(),
             cancel_requested: false,
+            asked_at: Some(now),
             tried: Tried::default(),
             not_before: None,
             failed_on: BTreeSet::new(),

@@ -33,13 +33,11 @@ pub struct QueuedJob {
 }
 
 impl QueuedJob {
-    /// Its age among equals: one that is tried again is as old as when it was accepted, any other as its wait.
+    /// Its age among equals: since its user asked for it, however often it was tried again since. Rows from before
+    /// that was noted say no more than since when the job waits.
     #[must_use]
-    pub fn age(tried: &Tried, accepted: Timestamp, queued_at: Timestamp) -> Timestamp {
-        match tried.again {
-            0 => queued_at,
-            _ => accepted,
-        }
+    pub fn age(asked_at: Option<Timestamp>, queued_at: Timestamp) -> Timestamp {
+        asked_at.unwrap_or(queued_at)
     }
 
     /// Whether it may start now. A moment that lies further ahead than any wait says that the clock was set back.

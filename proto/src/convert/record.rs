@@ -38,6 +38,14 @@ impl From<Record> for v1::Record {
         let (at, body) = match core {
             Record::Log(line) => (Some(line.at), Body::Log(line.into())),
             Record::Progress(report) => (Some(report.at), Body::Progress(report.into())),
+            Record::Stored(report) => {
+                let at = report.at;
+                let stored = v1::ProgressRecord {
+                    stored: true,
+                    ..report.into()
+                };
+                (Some(at), Body::Progress(stored))
+            }
             Record::Completion(word) => (None, Body::Completion(word.into())),
             Record::Validation { epoch, body } => {
                 let body_json = body;
@@ -62,6 +70,7 @@ impl TryFrom<v1::Record> for Record {
         let needed = || at.ok_or(WireError::Missing("record.recorded_at"));
         Ok(match wire.body.ok_or(WireError::Missing("record.body"))? {
             Body::Log(line) => Self::Log(line_of(line, needed()?)?),
+            Body::Progress(report) if report.stored => Self::Stored(progress_of(report, needed()?)),
             Body::Progress(report) => Self::Progress(progress_of(report, needed()?)),
             Body::Completion(word) => Self::Completion(word.into()),
             Body::Validation(validation) => Self::Validation {
@@ -101,6 +110,7 @@ impl From<Progress> for v1::ProgressRecord {
             checkpoint: core.checkpoint.map(Into::into),
             best_checkpoint: core.best_checkpoint.map(Into::into),
             has_metrics: core.has_metrics,
+            stored: false,
         }
     }
 }

@@ -33,6 +33,19 @@ fn records() -> Vec<Record> {
             }),
             best_checkpoint: None,
         }),
+        Record::Stored(Progress {
+            at: Timestamp(2),
+            epoch: 0,
+            total_epochs: 5,
+            step: None,
+            values: BTreeMap::new(),
+            has_metrics: false,
+            checkpoint: Some(Checkpoint {
+                path: "s3://b/last.pt".into(),
+                size_bytes: Some(9),
+            }),
+            best_checkpoint: None,
+        }),
         Record::Completion(Completion {
             succeeded: true,
             exit_code: Some(0),

@@ -95,7 +95,9 @@ impl State {
                 let before = std::mem::replace(&mut self.last_body, said);
                 said.is_some() && said == before
             }
-            Some(Record::Progress(_) | Record::Validation { .. }) | None => false,
+            Some(Record::Progress(_) | Record::Stored(_) | Record::Validation { .. }) | None => {
+                false
+            }
         })
     }
 

@@ -90,6 +90,8 @@ pub struct Peers {
     pub nodes: NodesRef,
     /// The parent.
     pub jobs: JobsRef,
+    /// What locations in the artifact store begin with.
+    pub artifacts: String,
 }
 
 impl Peers {

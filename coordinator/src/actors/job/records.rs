@@ -12,7 +12,7 @@ use trainyard_core::{
 };
 
 use super::{Done, State};
-use crate::{clock, store::Change};
+use crate::{clock, datasets::Beginning, store::Change};
 
 /// What acknowledges a batch: it travels to the data stream's writer, and the permit that bounds
 /// the batches in flight is given back there.
@@ -84,6 +84,7 @@ impl State {
         let known = usize::try_from(stored + 1 - batch.first_seq)?;
         let mut sorted = Sorted::of(batch.records.into_iter().skip(known));
         let progress = sorted.progress();
+        sorted.kept = sorted.kept.filter(|kept| self.is_own(kept));
         let mut changes = sorted.take_changes(task);
         changes.push(Change::PutCursor { task, seq: last });
         let event = Event::Stored {
@@ -97,6 +98,16 @@ impl State {
         let step = self.job.step(clock::now(), event)?;
         self.take(step, changes, done(last)).await?;
         Ok(())
+    }
+
+    /// Another attempt goes on from it without anybody being asked, so it has to be one of this very job.
+    fn is_own(&self, kept: &Checkpoint) -> bool {
+        let found = Beginning::of(&self.peers.artifacts, &kept.path);
+        let own = matches!(found, Beginning::Stored(job, _) if job == self.job.id);
+        if !own {
+            tracing::warn!(job = %self.job.id, path = kept.path, "an agent calls this a stored checkpoint of the job; it is none");
+        }
+        own
     }
 }
 
@@ -128,7 +139,11 @@ impl Sorted {
         for record in records {
             match record {
                 Record::Log(line) => sorted.lines.push(line),
-                Record::Progress(report) if report.only_checkpoints() => sorted.stored(report),
+                Record::Stored(report) => {
+                    sorted.kept = report.checkpoint.clone().or_else(|| sorted.kept.take());
+                    sorted.places(report);
+                }
+                Record::Progress(report) if report.only_checkpoints() => sorted.places(report),
                 Record::Progress(report) => sorted.told(report),
                 Record::Completion(word) => sorted.completion = Some(Box::new(word)),
                 Record::Validation { epoch, body } => sorted.validations.push((epoch, body)),
@@ -149,11 +164,8 @@ impl Sorted {
         }
     }
 
-    /// Checkpoints that the trainer has told of before, now in the store.
-    fn stored(&mut self, report: Progress) {
-        if report.checkpoint.is_some() {
-            self.kept.clone_from(&report.checkpoint);
-        }
+    /// Where checkpoints are of which the trainer may have told before.
+    fn places(&mut self, report: Progress) {
         if let Some(word) = &mut self.completion {
             let (best, last) = (report.best_checkpoint.clone(), report.checkpoint.clone());
             word.best_checkpoint = best.or_else(|| word.best_checkpoint.take());
@@ -278,7 +290,7 @@ mod tests {
         let records = [
             Record::Progress(progress(3, "/d/best.pt")),
             Record::Completion(word),
-            Record::Progress(progress(0, "s3://b/best.pt")),
+            Record::Stored(progress(0, "s3://b/best.pt")),
         ];
         let sorted = Sorted::of(records.into_iter());
         let said = sorted.progress().unwrap();

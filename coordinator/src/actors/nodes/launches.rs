@@ -17,7 +17,7 @@ use super::{Entry, State};
 pub enum Launch {
     /// The trainer's process runs.
     Started,
-    /// It never ran, and that was the node's fault.
+    /// It never ran, and that was this very node's fault.
     Failed(String),
 }
 
@@ -32,7 +32,9 @@ impl Launch {
         }
         let over = before.allocation().is_some() && after.allocation().is_none();
         let outcome = attempt.outcome().filter(|_| over)?;
-        let is_nodes_fault = outcome.class == Some(FailureClass::Infrastructure);
+        // What all nodes share, a store that is away, would drain every one of them.
+        let is_nodes_fault = outcome.class == Some(FailureClass::Infrastructure)
+            && attempt.end.as_ref().is_some_and(|end| end.node_fault);
         let failed = is_nodes_fault && attempt.started_at.is_none();
         failed.then_some((node, Self::Failed(outcome.message)))
     }

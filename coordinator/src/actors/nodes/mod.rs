@@ -327,6 +327,11 @@ impl State {
             if state != NodeState::Ready && state != entry.told && worse {
                 entry.told = state;
                 entry.pulse.doubt();
+                if let Some(live) = entry.session.take_if(|_| state == NodeState::Lost) {
+                    // What it runs is wanted no more. It has to say what that is before it gets anything else.
+                    live.actor
+                        .stop(Some("the node was silent beyond its lease".to_owned()));
+                }
                 changed.push((name.clone(), state));
             }
         }

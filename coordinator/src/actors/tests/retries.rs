@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 use trainyard_core::{ids::NodeName, node::NodeState, retry::OnLost};
 
 use super::*;
-use crate::actors::nodes::NodeInfo;
+use crate::actors::{nodes::NodeInfo, scheduler::SchedulerMsg};
 
 /// Nodes are believed for half a second.
 fn short() -> Lease {
@@ -66,6 +66,36 @@ fn runs(task: Option<v1::TaskKey>) -> v1::TaskReport {
     }
 }
 
+fn exits(task: Option<v1::TaskKey>) -> v1::TaskReport {
+    v1::TaskReport {
+        phase: TaskPhase::Exited.into(),
+        end: Some(v1::TaskEnd {
+            exit_code: Some(0),
+            ..v1::TaskEnd::default()
+        }),
+        ..runs(task)
+    }
+}
+
+/// Waits until a session is over; what it was told until then is left.
+async fn ended(frames: &mut Frames) {
+    let over = async { while frames.recv().await.is_some() {} };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, over).await.expect("in time");
+}
+
+/// It did not start, by the fault of something that all nodes share.
+fn unfetched(task: Option<v1::TaskKey>) -> v1::TaskReport {
+    v1::TaskReport {
+        end: Some(v1::TaskEnd {
+            error: "dataset 'pets' cannot be fetched: the store answers 503".into(),
+            infrastructure: true,
+            ..v1::TaskEnd::default()
+        }),
+        ..broken(task)
+    }
+}
+
 fn broken(task: Option<v1::TaskKey>) -> v1::TaskReport {
     v1::TaskReport {
         task,
@@ -73,6 +103,7 @@ fn broken(task: Option<v1::TaskKey>) -> v1::TaskReport {
         end: Some(v1::TaskEnd {
             error: "no space left on device".into(),
             infrastructure: true,
+            node_fault: true,
             ..v1::TaskEnd::default()
         }),
         ..v1::TaskReport::default()
@@ -167,6 +198,69 @@ async fn node_that_fails_every_launch_is_cordoned_after_a_few() {
 }
 
 #[tokio::test]
+async fn launches_that_fail_by_what_all_nodes_share_close_no_node() {
+    let world = world(Lease::default()).await;
+    let (session, mut frames) = node(&world, "n1").await;
+    let limited = RetryPolicy {
+        limit: 5,
+        ..at_once()
+    };
+    let job = submit(&world, limited).await;
+    let limit = Duration::from_secs(30);
+    for _ in 0..6 {
+        let start = tokio::time::timeout(limit, start_of(&mut frames)).await;
+        say(&session, unfetched(start.expect("the node is open").task));
+    }
+    let failed = until(&world, job, |job| job.state.is_terminal()).await;
+    assert_eq!(failed.attempts.len(), 6);
+    // Behind all that the job has told of its launches, and the node still gets work.
+    submit(&world, at_once()).await;
+    let next = tokio::time::timeout(limit, start_of(&mut frames)).await;
+    assert_eq!(next.unwrap().task.unwrap().attempt, 1);
+    assert_eq!(info(&world, "n1").await.row.drained, None);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended() {
+    let world = world(short()).await;
+    let (first, mut frames) = node(&world, "n1").await;
+    let job = submit(&world, at_once()).await;
+    let start = start_of(&mut frames).await;
+    say(&first, runs(start.task));
+    until(&world, job, |job| job.state == JobState::Running).await;
+    until(&world, job, |job| job.state == JobState::Queued).await;
+    // It was only slow, and alone: it speaks on where it was, and nobody believes it.
+    let on = connect_request::Frame::Report(runs(start.task));
+    first.cast(SessionMsg::Incoming(Box::new(on))).ok();
+    ended(&mut frames).await;
+    let (again, mut frames) = node_with(&world, "n1", vec![runs(start.task)]).await;
+    let _alive = Beats::of(&again);
+    let stopped = async {
+        loop {
+            match frames.recv().await.unwrap().unwrap().frame {
+                Some(Frame::Stop(stop)) => return stop.task,
+                Some(Frame::Start(early)) => panic!("too early: {early:?}"),
+                Some(_) | None => {}
+            }
+        }
+    };
+    let limit = Duration::from_secs(30);
+    let stopped = tokio::time::timeout(limit, stopped).await.unwrap();
+    assert_eq!(stopped, start.task);
+    // What is asked behind that: there was time enough to place it.
+    info(&world, "n1").await;
+    ask(&world.tree.scheduler, SchedulerMsg::View)
+        .await
+        .unwrap();
+    assert!(starts(&mut frames).is_empty());
+    say(&again, exits(start.task));
+    let next = tokio::time::timeout(limit, start_of(&mut frames)).await;
+    assert_eq!(next.unwrap().task.unwrap().attempt, 2);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
 async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let world = world(short()).await;
     let (first, mut frames) = node(&world, "n1").await;
@@ -183,8 +277,9 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let on = until(&world, job, |job| job.state == JobState::Running).await;
     let lost = on.attempts.first().unwrap().outcome().unwrap();
     assert_eq!(lost.class.map(|class| class.name()), Some("lost"));
-    // Here it is again, with a task that has even ended well.
-    say(&first, runs(start.task));
+    // Here it is again, with a task that even ends well.
+    ended(&mut frames).await;
+    let (first, mut frames) = node_with(&world, "n1", vec![runs(start.task)]).await;
     let stop = async {
         loop {
             if let Frame::Stop(stop) = *frames.recv().await.unwrap() {
@@ -198,19 +293,7 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
         (stop.task, stop.cause()),
         (start.task, v1::StopCause::Fenced)
     );
-    say(
-        &first,
-        v1::TaskReport {
-            task: start.task,
-            phase: TaskPhase::Exited.into(),
-            started_at: Some(timestamp(Timestamp(0))),
-            end: Some(v1::TaskEnd {
-                exit_code: Some(0),
-                ..v1::TaskEnd::default()
-            }),
-            ..v1::TaskReport::default()
-        },
-    );
+    say(&first, exits(start.task));
     // What is asked behind the report: it has changed nothing.
     info(&world, "n1").await;
     let still = world.store.job(job).unwrap().unwrap();
@@ -232,8 +315,8 @@ async fn a_job_that_waits_for_its_node_is_running_again_when_the_node_speaks() {
     let waited_for = |job: &Job| job.reason.contains("it is waited for");
     let silent = until(&world, job, waited_for).await;
     assert_eq!(silent.state, JobState::Running);
+    let (session, _frames) = node_with(&world, "n1", vec![runs(start.task)]).await;
     let _alive = Beats::of(&session);
-    say(&session, runs(start.task));
     let back = until(&world, job, |job| job.reason.is_empty()).await;
     assert_eq!((back.state, back.attempts.len()), (JobState::Running, 1));
     world.root.stop_and_wait(None, None).await.unwrap();

@@ -27,7 +27,7 @@ use crate::{
         session::{SessionMsg, SessionRef},
     },
     api::{ApiError, Service, agents::bad_name},
-    datasets::Sent,
+    datasets::{Sent, UploadKey},
     listen::PeerCertificate,
     storage::{Part, Parts},
 };
@@ -108,11 +108,16 @@ impl AgentService for AgentDoor {
     ) -> Result<Response<v1::SignUploadResponse>, Status> {
         let agent = self.agent(&request)?;
         let asked = request.into_inner();
-        let task = (key(asked.task)?, asked.secret.as_str());
-        self.service.is_on(task.0, &agent.agent.node)?;
-        let signed = self
-            .service
-            .sign_upload(task, &asked.filename, asked.size_bytes);
+        let own = UploadKey {
+            task: key(asked.task)?,
+            number: asked.upload,
+        };
+        self.service.is_on(own.task, &agent.agent.node)?;
+        let signed = self.service.sign_upload(
+            (own, asked.secret.as_str()),
+            &asked.filename,
+            asked.size_bytes,
+        );
         let upload = signed.await?;
         let parts = self
             .service
@@ -131,9 +136,15 @@ impl AgentService for AgentDoor {
     ) -> Result<Response<v1::PublishUploadResponse>, Status> {
         let agent = self.agent(&request)?;
         let asked = request.into_inner();
-        let task = (key(asked.task)?, asked.secret);
-        self.service.is_on(task.0, &agent.agent.node)?;
-        self.service.publish_upload(task, &asked.filename).await?;
+        let own = UploadKey {
+            task: key(asked.task)?,
+            number: asked.upload,
+        };
+        self.service.is_on(own.task, &agent.agent.node)?;
+        let publishing = self
+            .service
+            .publish_upload((own, asked.secret), &asked.filename);
+        publishing.await?;
         Ok(Response::new(v1::PublishUploadResponse {}))
     }
 

@@ -46,7 +46,7 @@ pub(super) struct MetricSchema {
     primary_metric_mode: String,
     /// Their names.
     available_metrics: Vec<String>,
-    /// Points of the newest attempt.
+    /// Points of its curve.
     metric_count: u64,
 }
 
@@ -88,10 +88,10 @@ pub(super) async fn status(
     }))
 }
 
-/// Points of the newest attempt
+/// Points of a job's curve
 ///
-/// The oldest first, unless `order=desc` asks for the newest ones. An answer ends early when it would grow
-/// beyond 16 MiB: with `after_id` go on until one is empty.
+/// Those of the newest attempt, and of the attempts that it went on from the epochs that it has not done again. The
+/// oldest first, unless `order=desc` asks for the newest ones. An answer ends early when it would grow beyond 16 MiB: with `after_id` go on until one is empty.
 #[utoipa::path(
     get,
     path = "/training/jobs/{id}/metrics",
@@ -102,7 +102,7 @@ pub(super) async fn status(
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100000, description = "At most so many; 100 when it is left out"),
         ("order" = Option<String>, Query, pattern = "^(asc|desc)$", description = "`asc`: the oldest ones, oldest first; `desc`: the newest ones, newest first"),
         ("since_epoch" = Option<i64>, Query, minimum = 0, maximum = 4294967295_i64, description = "Only of this epoch and later ones"),
-        ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of every attempt: a reader that names the last id it has seen loses nothing and is told nothing twice; `order` and `since_epoch` do not count then"),
+        ("after_id" = Option<i64>, Query, minimum = 0, description = "Rows after this one in the order of their ids, oldest first, of the curve as it is now: a reader that names the last id it has seen is told nothing twice; epochs that a later attempt does again come again, with new ids; `order` and `since_epoch` do not count then"),
     ),
     responses((status = 200, description = "Points", body = Vec<MetricRow>), About)
 )]
@@ -204,7 +204,7 @@ pub(super) async fn logs(
 
 /// A job's checkpoints
 ///
-/// What its newest attempt has reported, and what the artifact store has of the job.
+/// What the attempts of its curve have reported, and what the artifact store has of the job.
 #[utoipa::path(
     get,
     path = "/training/jobs/{id}/checkpoints",

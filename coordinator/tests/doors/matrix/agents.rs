@@ -96,6 +96,7 @@ impl Scene {
             secret: self.task.secret.clone(),
             filename: "best.pt".into(),
             size_bytes: 1,
+            upload: 0,
         };
         let request = with(Request::new(request), Some(credential));
         self.client().await.sign_upload(request).await.map(|_| ())
@@ -106,6 +107,7 @@ impl Scene {
             task: self.task.task,
             secret: self.task.secret.clone(),
             filename: "best.pt".into(),
+            upload: 0,
         };
         let request = with(Request::new(request), Some(credential));
         let answer = self.client().await.publish_upload(request).await;

@@ -201,7 +201,7 @@ class AsyncClient:
         order: Optional[str] = None,
         since_epoch: Optional[int] = None,
     ) -> List[MetricPoint]:
-        """Points of the newest attempt: the oldest `limit` (100), or with `order="desc"` the newest."""
+        """Points of the curve over its attempts: the oldest `limit` (100), or with `order="desc"` the newest."""
         query = {"limit": limit, "order": order, "since_epoch": since_epoch}
         return await self._run(self._calls.metrics(job_id, query))
 

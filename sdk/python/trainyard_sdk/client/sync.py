@@ -202,7 +202,7 @@ class Client:
         order: Optional[str] = None,
         since_epoch: Optional[int] = None,
     ) -> List[MetricPoint]:
-        """Points of the newest attempt: the oldest `limit` (100), or with `order="desc"` the newest."""
+        """Points of the curve over its attempts: the oldest `limit` (100), or with `order="desc"` the newest."""
         query = {"limit": limit, "order": order, "since_epoch": since_epoch}
         return self._run(self._calls.metrics(job_id, query))
 

@@ -1,0 +1,178 @@
+//! What becomes of a job between two of its attempts: who ends a wait, and what a user's wish does to it.
+
+use super::*;
+
+/// The first attempt ended by its node's fault; records up to this number belong to it.
+fn broke(last_seq: u64) -> Event {
+    let end = TaskEnd {
+        error: Some("no space left".into()),
+        infrastructure: true,
+        last_seq,
+        ..TaskEnd::default()
+    };
+    Event::Ended(A1, end)
+}
+
+#[test]
+fn a_node_that_is_lost_for_good_ends_the_wait_for_records_also_of_a_job_that_waits_for_its_node() {
+    let patient = RetryPolicy {
+        on_lost: OnLost::Wait,
+        ..RetryPolicy::default()
+    };
+    let lost = || Event::NodeLost(A1, "node n1 was silent".into());
+    let ended = running(patient.clone()).step(T, exit(0, 900)).unwrap().job;
+    let ended = ended.step(T, stored(850)).unwrap().job;
+    assert_eq!(ended.state, JobState::Finishing);
+    let step = ended.step(T, lost()).unwrap();
+    assert_eq!(step.job.state, JobState::Completed);
+    assert!(step.effects.contains(&Effect::Release));
+    // By its node's fault: then there is another attempt.
+    let broken = running(patient).step(T, broke(9)).unwrap().job;
+    assert_eq!(broken.step(T, lost()).unwrap().job.state, JobState::Queued);
+}
+
+#[test]
+fn a_cancel_while_the_last_records_are_under_way_is_the_end_of_trying_again() {
+    let ended = running(RetryPolicy::default()).step(T, broke(5)).unwrap();
+    let step = ended.job.step(T, Event::CancelRequested).unwrap();
+    assert_eq!(
+        (step.job.state, step.effects),
+        (JobState::Finishing, vec![])
+    );
+    let step = step.job.step(T, stored(5)).unwrap();
+    assert_eq!(step.job.state, JobState::Failed);
+    let class = step.job.outcome.as_ref().and_then(|outcome| outcome.class);
+    assert_eq!(class, Some(FailureClass::Infrastructure));
+    assert!(!step.effects.contains(&Effect::Enqueue));
+    // A user's start is a new wish.
+    let again = step.job.step(T, Event::RestartRequested).unwrap().job;
+    assert!(!again.cancel_requested);
+}
+
+fn killed(attempt: AttemptNo) -> Event {
+    let end = TaskEnd {
+        signal: Some(9),
+        oom_killed: true,
+        ..TaskEnd::default()
+    };
+    Event::Ended(attempt, end)
+}
+
+#[test]
+fn a_user_that_starts_the_job_again_gets_the_batch_that_was_asked_for() {
+    let asks = RetryPolicy {
+        out_of_memory: OnMemory::HalveBatch,
+        ..RetryPolicy::default()
+    };
+    let asked = running(asks).spec.batch_size;
+    let again = |event: Event| {
+        let asks = RetryPolicy {
+            out_of_memory: OnMemory::HalveBatch,
+            ..RetryPolicy::default()
+        };
+        let halved = running(asks).step(T, killed(A1)).unwrap().job;
+        assert_eq!(halved.spec.batch_size, asked / 2);
+        let second = halved.step(T, placed()).unwrap().job;
+        let failed = second.step(T, killed(AttemptNo(2))).unwrap().job;
+        assert_eq!(
+            (failed.state, failed.spec.batch_size),
+            (JobState::Failed, asked / 2)
+        );
+        failed.step(T, event).unwrap().job.spec.batch_size
+    };
+    assert_eq!(again(Event::RestartRequested), asked);
+    assert_eq!(again(Event::StartRequested(Resume::default())), asked);
+}
+
+/// Running, and its agent has stored this checkpoint.
+fn with_kept(path: &str) -> Job {
+    let Event::Stored { attempt, seq, .. } = stored(3) else {
+        panic!("not stored");
+    };
+    let said = Event::Stored {
+        attempt,
+        seq,
+        progress: None,
+        completion: None,
+        first_epoch: None,
+        kept: Some(Checkpoint {
+            path: path.into(),
+            size_bytes: None,
+        }),
+    };
+    running(RetryPolicy::default()).step(T, said).unwrap().job
+}
+
+#[test]
+fn where_a_user_starts_a_job_that_waits_to_be_tried_again_is_where_it_stays() {
+    let waits = with_kept("s3://b/last.pt").step(T, broke(3)).unwrap().job;
+    assert_eq!(waits.spec.resume_from.as_deref(), Some("s3://b/last.pt"));
+    let wish = Resume {
+        checkpoint: Some("/x.pt".into()),
+        whole: true,
+    };
+    let started = waits.step(T, Event::StartRequested(wish)).unwrap().job;
+    let second = started.step(T, placed()).unwrap().job;
+    let lost = Event::NodeLost(AttemptNo(2), "node n1 was silent".into());
+    let third = second.step(T, lost).unwrap().job;
+    assert_eq!(third.spec.resume_from.as_deref(), Some("/x.pt"));
+}
+
+#[test]
+fn a_job_that_is_cancelled_while_it_waits_says_what_it_waited_for() {
+    let words = |job: &Job| {
+        let cancelled = job.step(T, Event::CancelRequested).unwrap().job;
+        cancelled.outcome.unwrap().message
+    };
+    let first = after(vec![Event::Prepared]).job;
+    assert_eq!(words(&first), "cancelled by a user before it started");
+    let waits = running(RetryPolicy::default())
+        .step(T, broke(0))
+        .unwrap()
+        .job;
+    assert_eq!(
+        words(&waits),
+        "cancelled by a user before it was tried again"
+    );
+    assert!(waits.attempt().unwrap().tried_again);
+    let restarted = after(vec![
+        Event::Prepared,
+        placed(),
+        exit(1, 0),
+        Event::RestartRequested,
+    ]);
+    assert_eq!(
+        words(&restarted.job),
+        "cancelled by a user before it started"
+    );
+}
+
+#[test]
+fn a_job_stands_where_its_user_put_it_however_often_it_is_tried_again() {
+    let later = Timestamp(T.0 + 1_000);
+    let latest = Timestamp(T.0 + 2_000);
+    let waits = running(RetryPolicy::default())
+        .step(later, broke(0))
+        .unwrap()
+        .job;
+    assert_eq!((waits.asked_at, waits.state_since), (Some(T), later));
+    let ended = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
+    let mut again = ended.step(later, Event::RestartRequested).unwrap().job;
+    again = again
+        .step(
+            later,
+            Event::Placed {
+                queued_at: later,
+                allocation: allocation(),
+                secret: "s".to_owned().into(),
+            },
+        )
+        .unwrap()
+        .job;
+    let lost = Event::NodeLost(AttemptNo(2), "node n1 was silent".into());
+    let again = again.step(latest, lost).unwrap().job;
+    assert_eq!(
+        (again.state, again.asked_at),
+        (JobState::Queued, Some(later))
+    );
+}
