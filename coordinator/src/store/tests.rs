@@ -219,11 +219,12 @@ fn what_a_job_has_not_takes_no_room_and_reads_as_before() {
         key: &1,
     };
     let row = codec::job_to_json(place, job(1)).unwrap();
-    let text = String::from_utf8_lossy(&row);
+    // Behind its checksum.
+    let text = std::str::from_utf8(&row[4..]).unwrap();
     assert!(!text.contains("null"), "{text}");
     assert_eq!(codec::job_from_json(place, &row).unwrap(), job(1));
     let named = r#""snapshot_id":null,"outcome":null,"state":"#;
-    let older = text.get(4..).unwrap().replacen(r#""state":"#, named, 1);
+    let older = text.replacen(r#""state":"#, named, 1);
     let older = codec::seal(older.as_bytes());
     assert_eq!(codec::job_from_json(place, &older).unwrap(), job(1));
 }
