@@ -244,7 +244,9 @@ async fn settle(
 async fn gpus(options: &AgentOptions, identity: &Identity) -> Result<Gpus, BootError> {
     let devices = match &options.devices {
         Some(given) => Arc::clone(given),
-        None if options.simulated_gpus.is_some() => Arc::new(devices::Pretended),
+        None if options.simulated_gpus.is_some() || identity.capacity.gpus.is_empty() => {
+            Arc::new(devices::Pretended)
+        }
         None => {
             let found = trainyard_runtime::blocking(devices::of_this_machine).await;
             found.map_err(|error| BootError::Start(error.to_string()))?
