@@ -13,6 +13,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use trainyard_core::device::Verdict;
 
 use super::{node::Node, run::blocking, scribe::Level};
@@ -70,14 +71,14 @@ fn block(node: &Node, held: BTreeMap<String, String>, pids: &[i32]) -> Vec<(Leve
     words
 }
 
-/// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until it is dropped.
-pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>) {
+/// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until the end.
+pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>, end: CancellationToken) {
     if node.gpus.rule.patience.is_zero() || node.gpus.uuids.is_empty() {
         return;
     }
     let mut suspects: Vec<String> = node.gpus.uuids.clone();
     suspects.retain(|uuid| !held.contains(uuid));
-    loop {
+    while !end.is_cancelled() {
         let on = Arc::clone(&node);
         let blocked = node.board.blocked();
         let looked = blocking(move || look(&on, &suspects, blocked)).await;
@@ -95,7 +96,7 @@ pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>) {
             }
             Err(error) => tracing::warn!(%error, "blocked GPUs cannot be looked at"),
         }
-        tokio::time::sleep(LATE).await;
+        end.run_until_cancelled(tokio::time::sleep(LATE)).await;
         suspects = Vec::new();
     }
 }
