@@ -13,7 +13,6 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use trainyard_core::device::Verdict;
 
 use super::{node::Node, run::blocking, scribe::Level};
@@ -71,14 +70,18 @@ fn block(node: &Node, held: BTreeMap<String, String>, pids: &[i32]) -> Vec<(Leve
     words
 }
 
-/// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until the end.
-pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>, end: CancellationToken) {
+/// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until it is dropped.
+#[expect(
+    clippy::infinite_loop,
+    reason = "it is dropped with the actor that runs it"
+)]
+pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>) {
     if node.gpus.rule.patience.is_zero() || node.gpus.uuids.is_empty() {
         return;
     }
     let mut suspects: Vec<String> = node.gpus.uuids.clone();
     suspects.retain(|uuid| !held.contains(uuid));
-    while !end.is_cancelled() {
+    loop {
         let on = Arc::clone(&node);
         let blocked = node.board.blocked();
         let looked = blocking(move || look(&on, &suspects, blocked)).await;
@@ -96,7 +99,7 @@ pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>, end: Cancella
             }
             Err(error) => tracing::warn!(%error, "blocked GPUs cannot be looked at"),
         }
-        end.run_until_cancelled(tokio::time::sleep(LATE)).await;
+        tokio::time::sleep(LATE).await;
         suspects = Vec::new();
     }
 }

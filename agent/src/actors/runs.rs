@@ -114,7 +114,9 @@ impl Actor for Runs {
             state.go_on(&myself, folder, order).await?;
         }
         let (node, end) = (Arc::clone(&state.node), state.end.clone());
-        state.tasks.spawn(watch(node, held, end));
+        state.tasks.spawn(async move {
+            end.run_until_cancelled(watch(node, held)).await;
+        });
         Ok(state)
     }
 
