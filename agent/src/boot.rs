@@ -35,7 +35,7 @@ use crate::{
     callbacks::{self, BindError, CallbackServer, Registry},
     clock,
     dataset::{self, DatasetOptions},
-    devices::{self, Devices, Gpus},
+    devices::{Devices, Gpus},
     embedded::{self, ExtractError, Extracted},
     environment::EnvironmentStore,
     exec::shims::Shims,
@@ -243,22 +243,15 @@ async fn settle(
     Ok((Arc::new(node), identity, access))
 }
 
-/// The GPUs and whom to ask about them. Pretended ones have no driver.
+/// Its GPUs and whom to ask about them.
 async fn gpus(options: &AgentOptions, identity: &Identity) -> Result<Gpus, BootError> {
-    let devices = match &options.devices {
-        Some(given) => Arc::clone(given),
-        None if options.simulated_gpus.is_some() => Arc::new(devices::Pretended),
-        None => {
-            let found = trainyard_runtime::blocking(devices::of_this_machine).await;
-            found.map_err(|error| BootError::Start(error.to_string()))?
-        }
-    };
-    let uuids = identity.capacity.gpus.iter().map(|gpu| gpu.uuid.clone());
-    Ok(Gpus {
-        uuids: uuids.collect(),
-        devices,
-        rule: options.giving_back,
-    })
+    let gpus = identity.capacity.gpus.iter();
+    let uuids = gpus.map(|gpu| gpu.uuid.clone()).collect();
+    let (given, rule) = (options.devices.clone(), options.giving_back);
+    let pretended = options.simulated_gpus.is_some();
+    let find = move || Gpus::find(uuids, given, pretended, rule);
+    let found = trainyard_runtime::blocking(find).await;
+    found.map_err(|error| BootError::Start(error.to_string()))
 }
 
 /// Resolves when the agent cannot go on.

@@ -36,15 +36,6 @@ impl Devices for Driver {
     }
 }
 
-/// The driver of this machine, where there is one.
-#[must_use]
-pub fn of_this_machine() -> Arc<dyn Devices> {
-    match crate::inventory::driver() {
-        Some(nvml) => Arc::new(Driver(nvml)),
-        None => Arc::new(Pretended),
-    }
-}
-
 /// The GPUs of a node, and what is asked of one before it is given back.
 #[derive(Clone, Debug)]
 pub struct Gpus {
@@ -57,6 +48,30 @@ pub struct Gpus {
 }
 
 impl Gpus {
+    /// The GPUs of these UUIDs, with the devices that are given, else with the machine's driver; pretended ones need none.
+    pub(crate) fn find(
+        uuids: Vec<String>,
+        given: Option<Arc<dyn Devices>>,
+        pretended: bool,
+        rule: GivingBack,
+    ) -> Self {
+        let driver = || {
+            let none = pretended || uuids.is_empty();
+            let nvml = if none {
+                None
+            } else {
+                crate::inventory::driver()
+            };
+            nvml.map(|nvml| Arc::new(Driver(nvml)) as Arc<dyn Devices>)
+        };
+        let devices = given.or_else(driver);
+        Self {
+            devices: devices.unwrap_or_else(|| Arc::new(Pretended)),
+            uuids,
+            rule,
+        }
+    }
+
     /// What is in use on each of these. Blocks on the driver.
     #[must_use]
     pub fn used(&self, uuids: &[String]) -> BTreeMap<String, Used> {

@@ -118,9 +118,9 @@ impl Group {
                     .starts_with("cgroup2 ")
                     .then_some(left.split(' ').nth(4)?)
             })?;
-            let folder = Path::new(mount)
-                .join(own)
-                .join(format!("chaos-{}", std::process::id()));
+            let above = Path::new(mount).join(own);
+            remove_old(&above);
+            let folder = above.join(format!("chaos-{}", std::process::id()));
             fs::create_dir(&folder).ok().map(|()| folder)
         };
         Self(if unwanted { None } else { make() })
@@ -145,14 +145,29 @@ impl Group {
 impl Drop for Group {
     /// Nothing lives in it any more.
     fn drop(&mut self) {
-        let Some(folder) = &self.0 else {
-            return;
-        };
-        for inner in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if inner.path().is_dir() {
-                fs::remove_dir(inner.path()).ok();
-            }
+        if let Some(folder) = &self.0 {
+            remove(folder);
         }
-        fs::remove_dir(folder).ok();
+    }
+}
+
+/// Removes a run's group and those of its trainers; one in which something lives stays.
+fn remove(folder: &Path) {
+    for inner in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if inner.path().is_dir() {
+            fs::remove_dir(inner.path()).ok();
+        }
+    }
+    fs::remove_dir(folder).ok();
+}
+
+/// Removes the groups of runs that were killed, whole.
+fn remove_old(above: &Path) {
+    for other in fs::read_dir(above).into_iter().flatten().flatten() {
+        let name = other.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("chaos-"));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(&other.path());
+        }
     }
 }
