@@ -26,7 +26,7 @@ impl StorageBackend for Small {
         self.file.sync_data()
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        let mut room = self.room.lock().unwrap();
+        let mut room = locked(&self.room);
         let fits = data.len().min(*room);
         *room -= fits;
         self.file.write(offset, &data[..fits])?;
@@ -46,7 +46,7 @@ struct Short {
 
 impl Short {
     fn spend(&self) -> Result<(), io::Error> {
-        let mut left = self.left.lock().unwrap();
+        let mut left = locked(&self.left);
         *left = left
             .checked_sub(1)
             .ok_or_else(|| io::Error::other("the power is off"))?;
@@ -56,19 +56,16 @@ impl Short {
 
 impl StorageBackend for Short {
     fn len(&self) -> Result<u64, io::Error> {
-        Ok(self.memory.lock().unwrap().len() as u64)
+        Ok(locked(&self.memory).len() as u64)
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        let at = usize::try_from(offset).unwrap();
-        out.copy_from_slice(&self.memory.lock().unwrap()[at..at + out.len()]);
+        let at = place(offset);
+        out.copy_from_slice(&locked(&self.memory)[at..at + out.len()]);
         Ok(())
     }
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
         self.spend()?;
-        self.memory
-            .lock()
-            .unwrap()
-            .resize(usize::try_from(len).unwrap(), 0);
+        locked(&self.memory).resize(place(len), 0);
         Ok(())
     }
     fn sync_data(&self) -> Result<(), io::Error> {
@@ -76,10 +73,18 @@ impl StorageBackend for Short {
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         self.spend()?;
-        let at = usize::try_from(offset).unwrap();
-        self.memory.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
+        let at = place(offset);
+        locked(&self.memory)[at..at + data.len()].copy_from_slice(data);
         Ok(())
     }
+}
+
+fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    value.lock().unwrap()
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
 }
 
 fn quiet() -> Fatal {
