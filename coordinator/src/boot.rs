@@ -117,15 +117,25 @@ struct Ready<'a> {
     pid: u32,
 }
 
+/// Makes the database on the disk of a simulation.
+pub type Disk = Box<dyn Fn(&redb::Builder) -> Result<redb::Database, redb::DatabaseError> + Send>;
+
 /// What a coordinator stands on in a simulation.
-#[derive(Debug)]
 pub struct Simulated {
     /// In place of the file in the data folder.
-    pub disk: redb::Database,
+    pub disk: Disk,
     /// In place of the port.
     pub listener: Listener,
     /// Given the store once it is open, to look at it.
     pub opened: watch::Sender<Option<Store>>,
+}
+
+impl std::fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Simulated");
+        shown.field("listener", &self.listener);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Runs a coordinator until `stop` is ready.

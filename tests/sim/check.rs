@@ -1,37 +1,26 @@
-//! The invariants of the design, checked while a simulation runs, and what must be true at its end.
+//! The invariants of the design, checked while a simulation runs.
 //!
 //! Owns what was seen before, to tell what has changed that may not. Never changes the world. Called by the world after
 //! each step.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 use trainyard_coordinator::store::Store;
 use trainyard_core::{
-    failure::FailureClass,
     ids::JobId,
     job::{Attempt, Job, JobState},
-    record::LogStream,
 };
 
-use crate::{
-    hosts::Accepted,
-    plan::{Plan, Wish},
-    trace::Trace,
-    yard::{Script, Yard},
-};
-
-/// Rows that are read of one job: more than any has.
-const ROWS: usize = 10_000;
+use crate::{ends, plan::Plan, trace::Trace, user::Accepted, yard::Yard};
 
 /// What was seen.
 #[derive(Debug)]
 pub(crate) struct Checker {
     commits: Option<u64>,
     states: BTreeMap<u64, JobState>,
+    /// How often an ended job was seen to run again.
+    again: BTreeMap<u64, u32>,
     /// Attempts that newer ones have followed, as they were then.
     over: BTreeMap<(u64, u32), Attempt>,
     trace: Trace,
@@ -42,6 +31,7 @@ impl Checker {
         Self {
             commits: None,
             states: BTreeMap::new(),
+            again: BTreeMap::new(),
             over: BTreeMap::new(),
             trace,
         }
@@ -52,8 +42,7 @@ impl Checker {
         self.commits = None;
     }
 
-    /// INV-01 where it counts: no GPU of a machine has two trainers. INV-05 and the fence: no job has two trainers of
-    /// one attempt.
+    /// INV-01 where it counts: no GPU of a machine has two trainers. The fence: no attempt has two trainers.
     pub(crate) fn machines(&self, yards: &[Yard]) -> Result<()> {
         let mut runs = BTreeSet::new();
         for yard in yards {
@@ -79,7 +68,12 @@ impl Checker {
     }
 
     /// What is stored.
-    pub(crate) fn store(&mut self, store: &Store, plan: &Plan, accepted: &Accepted) -> Result<()> {
+    pub(crate) fn store(
+        &mut self,
+        store: &Store,
+        plan: &Plan,
+        (accepted, yards): (&Accepted, &[Yard]),
+    ) -> Result<()> {
         if self.commits.replace(store.commits()) == Some(store.commits()) {
             return Ok(());
         }
@@ -90,9 +84,9 @@ impl Checker {
         }
         self.held(&jobs, plan)?;
         for job in &jobs {
-            self.job(job)?;
+            self.job(job, accepted)?;
         }
-        Ok(())
+        whole(&jobs, yards)
     }
 
     /// INV-01 and INV-02: what is given away.
@@ -128,8 +122,9 @@ impl Checker {
     }
 
     /// INV-04 and INV-07.
-    fn job(&mut self, job: &Job) -> Result<()> {
+    fn job(&mut self, job: &Job, accepted: &Accepted) -> Result<()> {
         let id = job.id.0;
+        accepted.shows(id, job.state);
         let before = self.states.insert(id, job.state);
         if before != Some(job.state) {
             let attempt = job.attempts.len();
@@ -140,9 +135,13 @@ impl Checker {
                 job.state.name()
             ));
         }
-        if let Some(before) = before.filter(|before| before.is_terminal()) {
+        if let Some(before) = before.filter(|before| before.is_terminal())
+            && before != job.state
+        {
+            let seen = self.again.entry(id).or_default();
+            *seen += 1;
             ensure!(
-                before == job.state,
+                *seen <= accepted.again(id),
                 "INV-04: job {id} was {} and is {}",
                 before.name(),
                 job.state.name()
@@ -162,7 +161,7 @@ impl Checker {
         Ok(())
     }
 
-    /// Whether nothing is left to happen: every wish is a job, every job has ended, and no trainer is left.
+    /// Whether nothing is left to happen: no user wants anything more, every job has ended, and no trainer is left.
     pub(crate) fn is_over(&self, (wishes, accepted): (usize, &Accepted), yards: &[Yard]) -> bool {
         let all = accepted.all();
         let known = all.iter().flatten().count() == wishes;
@@ -171,16 +170,22 @@ impl Checker {
         let quiet = yards
             .iter()
             .all(|yard| yard.look(|all| all.next().is_none()));
-        known && quiet && all.iter().flatten().all(ended)
+        known && quiet && accepted.content() == wishes && all.iter().flatten().all(ended)
     }
 
     /// INV-06, INV-09, and that each job ended as it should.
-    pub(crate) fn end(&self, store: &Store, plan: &Plan, accepted: &Accepted) -> Result<()> {
+    pub(crate) fn end(
+        &self,
+        store: &Store,
+        plan: &Plan,
+        (accepted, yards): (&Accepted, &[Yard]),
+    ) -> Result<()> {
         let (all, wishes) = (accepted.all(), &plan.wishes);
         ensure!(
             all.iter().flatten().collect::<BTreeSet<_>>().len() == wishes.len(),
             "INV-03: a wish was accepted twice, or never: {all:?}"
         );
+        let began = yards.iter().flat_map(Yard::beginnings).collect();
         for (wish, id) in wishes.iter().zip(all.into_iter().flatten()) {
             let job = store.job(JobId(id))?;
             let job = job.context("INV-03: a job is gone")?;
@@ -189,8 +194,8 @@ impl Checker {
                 "INV-09: job {id} is {}",
                 job.state.name()
             );
-            outcome(&job, wish)?;
-            said(store, &job, plan)?;
+            ends::outcome(&job, wish)?;
+            ends::said(store, (&job, wish), plan, &began)?;
         }
         Ok(())
     }
@@ -204,105 +209,28 @@ fn jobs(store: &Store) -> Result<Vec<Job>> {
     Ok(all)
 }
 
-/// Whether the job ended as its script and its faults allow.
-fn outcome(job: &Job, wish: &Wish) -> Result<()> {
-    let id = job.id.0;
-    let outcome = job.outcome.as_ref();
-    let class = outcome.and_then(|outcome| outcome.class);
-    match job.state {
-        JobState::Completed => {
-            ensure!(
-                wish.script.code == 0,
-                "job {id} completed and should have failed"
-            );
-        }
-        JobState::Cancelled => {
-            ensure!(wish.cancel_after.is_some(), "nobody has cancelled job {id}");
-        }
-        JobState::Pending
-        | JobState::Queued
-        | JobState::Starting
-        | JobState::Running
-        | JobState::Finishing
-        | JobState::Failed => match class {
-            Some(FailureClass::User) => {
-                // A trainer that is killed from outside fails for its user.
-                let code = outcome.and_then(|outcome| outcome.exit_code);
-                let killed = outcome.is_some_and(|outcome| outcome.signal.is_some());
+/// INV-05, as far as there are no gangs: a trainer has all that its attempt was given, on the node where that is, and
+/// nothing else. Persist, then act: what runs is in the store.
+fn whole(jobs: &[Job], yards: &[Yard]) -> Result<()> {
+    for yard in yards {
+        let node = yard.name();
+        yard.look(|processes| {
+            for process in processes {
+                let (id, number) = process.of;
+                let job = jobs.iter().find(|job| job.id.0 == id);
+                let attempts = job.map(|job| job.attempts.as_slice()).unwrap_or_default();
+                let attempt = attempts.iter().find(|one| one.number.0 == number);
+                let attempt = attempt
+                    .with_context(|| format!("attempt {id}/{number} runs and is not stored"))?;
+                let given = &attempt.allocation;
+                let gpus: BTreeSet<_> = process.gpus.iter().collect();
                 ensure!(
-                    killed || code == Some(wish.script.code) && wish.script.code != 0,
-                    "job {id} failed for its user: {outcome:?}"
+                    given.node.0 == node && given.gpus.iter().collect::<BTreeSet<_>>() == gpus,
+                    "INV-05: attempt {id}/{number} has {gpus:?} on {node}, and was given {given:?}"
                 );
             }
-            Some(FailureClass::Infrastructure | FailureClass::Lost) => {
-                let tried = job.attempts.len();
-                ensure!(
-                    tried > 3,
-                    "job {id} was given up after {tried} attempts: {outcome:?}"
-                );
-            }
-            class => anyhow::bail!("job {id} failed with {class:?}: {outcome:?}"),
-        },
-    }
-    Ok(())
-}
-
-/// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
-/// delivered is not there (ADR 2).
-fn was_given_up(job: &Job, plan: &Plan) -> bool {
-    let ended = job.attempts.last().and_then(|last| last.ended_at);
-    let waited = job.ended_at.zip(ended).map(|(end, at)| end.since(at));
-    let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
-    // The lease began with the last word of the node, up to a heartbeat before.
-    let most = Duration::from_secs(10);
-    plan.has_jumps() || waited.is_some_and(|waited| waited + most >= lease)
-}
-
-/// INV-06: of each attempt each epoch and each line is there once; of one that completed all are.
-fn said(store: &Store, job: &Job, plan: &Plan) -> Result<()> {
-    let id = job.id.0;
-    let mut epochs: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for point in store.points(job.id, 0, ROWS)? {
-        let of = epochs.entry(point.attempt.0).or_default();
-        of.push(point.progress.epoch);
-    }
-    let mut lines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for line in store.logs(job.id, 0, ROWS)? {
-        if line.line.stream == LogStream::Stdout {
-            lines
-                .entry(line.attempt.0)
-                .or_default()
-                .push(line.line.text);
-        }
-    }
-    for attempt in &job.attempts {
-        let number = attempt.number.0;
-        let epochs = epochs.remove(&number).unwrap_or_default();
-        let lines = lines.remove(&number).unwrap_or_default();
-        let whole: Vec<u32> = (1..).take(epochs.len()).collect();
-        ensure!(
-            epochs == whole,
-            "INV-06: points of {id}/{number} are {epochs:?}"
-        );
-        let texts: Vec<String> = (1..).take(lines.len()).map(Script::line).collect();
-        ensure!(
-            lines == texts,
-            "INV-06: lines of {id}/{number} are {lines:?}"
-        );
-        let last = job
-            .attempts
-            .last()
-            .is_some_and(|last| last.number.0 == number);
-        let given_up = was_given_up(job, plan);
-        if last && job.state == JobState::Completed && !given_up {
-            let all = usize::try_from(job.spec.epochs).unwrap_or(usize::MAX);
-            ensure!(
-                epochs.len() == all && lines.len() == all,
-                "job {id} completed, with {} points and {} lines of {all}",
-                epochs.len(),
-                lines.len()
-            );
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

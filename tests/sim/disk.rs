@@ -1,7 +1,8 @@
 //! The coordinator's disk: in memory, and honest about what a power cut does to it.
 //!
 //! Owns what is synced and what is only written. After a cut the synced bytes are there, and of the writes since
-//! whichever the seed keeps, the last of them perhaps torn. Never decides when. Called by redb and by the world.
+//! whichever the seed keeps, the last of them perhaps torn. Who has opened it before the cut reaches it no more, as a
+//! process that is gone. Never decides when. Called by redb and by the world.
 
 use std::{
     io,
@@ -15,17 +16,47 @@ use redb::StorageBackend;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk(Arc<Mutex<State>>);
 
+/// What a program that runs has of it: until the power goes.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    disk: Disk,
+    /// How many were gone when it was opened.
+    program: u64,
+}
+
+/// When power fails, seen from a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Moment {
+    /// Nothing of what it was to bring has arrived.
+    Before,
+    /// Any part of it has.
+    Amid,
+    /// All of it has, and nobody was told.
+    After,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// What a cut leaves.
     synced: Vec<u8>,
     /// What is read.
     live: Vec<u8>,
-    unsynced: Vec<(usize, Vec<u8>)>,
+    unsynced: Vec<Change>,
     on: bool,
-    full: bool,
-    /// The sync after so many further ones is never finished.
-    fails_after: Option<u32>,
+    /// That had it open and are gone.
+    programs: u64,
+    /// So many bytes can still be written.
+    room: Option<usize>,
+    /// Finished since the beginning.
+    syncs: u32,
+    /// The power fails with the sync after so many further ones.
+    fails: Option<(u32, Moment)>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Length(usize),
 }
 
 impl Disk {
@@ -33,48 +64,73 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Power on: what is there is what was synced.
-    pub(crate) fn boot(&self) {
-        let mut state = self.state();
-        state.on = true;
-        state.full = false;
-        state.fails_after = None;
-        state.live = state.synced.clone();
-        state.unsynced.clear();
+    /// For a program that starts.
+    pub(crate) fn open(&self) -> Opened {
+        Opened {
+            program: self.state().programs,
+            disk: self.clone(),
+        }
     }
 
-    /// Power off. Of what was not synced, each write is kept or lost; one may be kept in part.
+    /// For the next program: there is room, and power. After a cut what is there is what was synced.
+    pub(crate) fn boot(&self) {
+        let mut state = self.state();
+        if !state.on {
+            state.live = state.synced.clone();
+            state.unsynced.clear();
+        }
+        state.on = true;
+        state.room = None;
+        state.fails = None;
+    }
+
+    /// The program that has it open is gone.
+    pub(crate) fn leave(&self) {
+        self.state().programs += 1;
+    }
+
+    /// Power off. Of what was not synced, each change is kept or lost; a write may be kept in part.
     pub(crate) fn cut(&self, rng: &mut StdRng) {
         let mut state = self.state();
         state.on = false;
-        let pending = std::mem::take(&mut state.unsynced);
-        for (at, bytes) in pending {
-            if rng.random_bool(0.5) {
-                let whole = rng.random_bool(0.7);
-                let kept = if whole {
-                    bytes.len()
-                } else {
-                    rng.random_range(0..=bytes.len())
-                };
-                let part = bytes.get(..kept).unwrap_or_default();
-                put(&mut state.synced, at, part);
+        for change in std::mem::take(&mut state.unsynced) {
+            if !rng.random_bool(0.5) {
+                continue;
+            }
+            match change {
+                Change::Length(length) => state.synced.resize(length, 0),
+                Change::Write(at, bytes) => {
+                    let whole = rng.random_bool(0.7);
+                    let kept = if whole {
+                        bytes.len()
+                    } else {
+                        rng.random_range(0..=bytes.len())
+                    };
+                    let part = bytes.get(..kept).unwrap_or_default();
+                    put(&mut state.synced, at, part);
+                }
             }
         }
     }
 
-    /// The power fails in the middle of a sync, after so many more.
-    pub(crate) fn fail_after(&self, syncs: u32) {
-        self.state().fails_after = Some(syncs);
+    /// The power fails with the sync after so many further ones.
+    pub(crate) fn fail_after(&self, syncs: u32, moment: Moment) {
+        self.state().fails = Some((syncs, moment));
     }
 
-    /// Whether nothing more can be written.
-    pub(crate) fn set_full(&self, full: bool) {
-        self.state().full = full;
+    /// Only so many more bytes can be written.
+    pub(crate) fn fill(&self, room: usize) {
+        self.state().room = Some(room);
     }
 
     /// Whether it is dead without having been cut.
     pub(crate) fn has_failed(&self) -> bool {
         !self.state().on
+    }
+
+    /// Syncs that were finished since the beginning.
+    pub(crate) fn syncs(&self) -> u32 {
+        self.state().syncs
     }
 }
 
@@ -89,19 +145,29 @@ fn put(image: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 }
 
 impl State {
-    fn check(&self) -> io::Result<()> {
-        if self.on {
-            return Ok(());
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::Length(length) => self.synced.resize(length, 0),
+                Change::Write(at, bytes) => put(&mut self.synced, at, &bytes),
+            }
         }
-        Err(io::Error::other("the power is off"))
+        self.syncs += 1;
     }
 
-    fn writable(&self) -> io::Result<()> {
-        self.check()?;
-        if self.full {
-            return Err(io::ErrorKind::StorageFull.into());
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        put(&mut self.live, at, bytes);
+        self.unsynced.push(Change::Write(at, bytes.to_vec()));
+    }
+}
+
+impl Opened {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.state();
+        if state.on && state.programs == self.program {
+            return Ok(state);
         }
-        Ok(())
+        Err(io::Error::other("the power is off"))
     }
 }
 
@@ -109,16 +175,13 @@ fn offset(at: u64) -> io::Result<usize> {
     usize::try_from(at).map_err(io::Error::other)
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for Opened {
     fn len(&self) -> Result<u64, io::Error> {
-        let state = self.state();
-        state.check()?;
-        u64::try_from(state.live.len()).map_err(io::Error::other)
+        u64::try_from(self.state()?.live.len()).map_err(io::Error::other)
     }
 
     fn read(&self, at: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        let state = self.state();
-        state.check()?;
+        let state = self.state()?;
         let at = offset(at)?;
         let bytes = state.live.get(at..at + out.len());
         out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -126,38 +189,46 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, length: u64) -> Result<(), io::Error> {
-        let mut state = self.state();
-        state.writable()?;
-        state.live.resize(offset(length)?, 0);
+        let mut state = self.state()?;
+        let length = offset(length)?;
+        if state.room == Some(0) && length > state.live.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.live.resize(length, 0);
+        state.unsynced.push(Change::Length(length));
         Ok(())
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        let mut state = self.state();
-        state.check()?;
-        if let Some(left) = &mut state.fails_after {
-            if *left == 0 {
+        let mut state = self.state()?;
+        match &mut state.fails {
+            Some((0, moment)) => {
+                match moment {
+                    Moment::Before => state.unsynced.clear(),
+                    Moment::Amid => {}
+                    Moment::After => state.sync(),
+                }
                 state.on = false;
                 return Err(io::Error::other("the power fails"));
             }
-            *left -= 1;
+            Some((left, _)) => *left -= 1,
+            None => {}
         }
-        let length = state.live.len();
-        let pending = std::mem::take(&mut state.unsynced);
-        state.synced.resize(length, 0);
-        for (at, bytes) in pending {
-            put(&mut state.synced, at, &bytes);
-        }
-        state.synced.truncate(length);
+        state.sync();
         Ok(())
     }
 
+    /// Where there is little room, what fits is written, and that it was not all is said.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), io::Error> {
-        let mut state = self.state();
-        state.writable()?;
+        let mut state = self.state()?;
         let at = offset(at)?;
-        put(&mut state.live, at, bytes);
-        state.unsynced.push((at, bytes.to_vec()));
+        let room = state.room.unwrap_or(usize::MAX);
+        let fits = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        state.write(at, fits);
+        state.room = state.room.map(|room| room - fits.len());
+        if fits.len() < bytes.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(())
     }
 }

@@ -1,12 +1,18 @@
 //! What happens in a run: cluster, wishes and faults, all drawn from the seed beforehand.
 //!
-//! Pure. Called by the world.
+//! Pure. What a newer plan has more is drawn from numbers of its own, and drawn only where that plan is asked for: seeds
+//! that are pinned say which plan they mean. Called by the world.
 
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng as _, rngs::StdRng};
 
-use crate::yard::Script;
+use trainyard_core::job::JobState;
+
+use crate::{disk::Moment, script::Script};
+
+/// The newest plan.
+pub(crate) const NEWEST: u32 = 2;
 
 /// All faults are over by then.
 pub(crate) const CALM: Duration = Duration::from_secs(240);
@@ -20,6 +26,8 @@ pub(crate) struct Cluster {
     pub(crate) lost_after: u32,
     /// The longest way of a message.
     pub(crate) latency: Duration,
+    /// Each frame of so many comes twice; 0 is none.
+    pub(crate) twice: u64,
 }
 
 /// A job that the user wants.
@@ -30,6 +38,18 @@ pub(crate) struct Wish {
     pub(crate) cpus: u32,
     pub(crate) gpus: u32,
     pub(crate) cancel_after: Option<Duration>,
+    /// Cancelled once it is in this state.
+    pub(crate) cancel_in: Option<JobState>,
+    /// Once it has ended it runs again.
+    pub(crate) again: Vec<Again>,
+}
+
+/// A job that has ended runs once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Again {
+    pub(crate) after: Duration,
+    /// From its last checkpoint.
+    pub(crate) goes_on: bool,
 }
 
 /// Something bad, or its end.
@@ -59,12 +79,18 @@ pub(crate) enum Fault {
     KillTrainer(usize, usize, bool),
     /// The coordinator's machine loses power.
     KillCoordinator,
-    /// It loses power in the middle of a sync, after so many.
-    FailDisk(u32),
-    /// Its disk is full.
-    FillDisk,
+    /// The coordinator is killed; what it has written is there.
+    KillProgram,
+    /// Its machine loses power with a sync, after so many.
+    FailDisk(u32, Moment),
+    /// Its disk takes only so many more bytes.
+    FillDisk(usize),
     /// It is started.
     StartCoordinator,
+    /// Each sync of its disk takes so long.
+    SlowStore(Duration),
+    /// Each sync of an agent's disk takes so long.
+    SlowSpools(Duration),
     /// Clocks are set by so many seconds.
     Jump(i64),
 }
@@ -79,7 +105,18 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn of(seed: u64) -> Self {
+    /// Of the seed, as that plan has it.
+    pub(crate) fn of(seed: u64, number: u32) -> Self {
+        let mut plan = Self::first(seed);
+        if number >= 2 {
+            plan.grow(&mut StdRng::seed_from_u64(seed ^ 0x5EC0));
+        }
+        // The order of those at one time is theirs of being drawn.
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn first(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = (0..rng.random_range(1..=3)).map(|_| {
             let gpus = rng.random_range(0..=4);
@@ -90,6 +127,7 @@ impl Plan {
             suspect_after: 10,
             lost_after: rng.random_range(20..=60),
             latency: Duration::from_millis(rng.random_range(2..=200)),
+            twice: 0,
         };
         let wishes = (0..rng.random_range(2..=10)).map(|_| wish(&mut rng, &cluster));
         let wishes = wishes.collect();
@@ -111,8 +149,6 @@ impl Plan {
                 faults.push((CALM, whole));
             }
         }
-        // The order of those at one time is theirs of being drawn.
-        faults.sort_by_key(|(at, _)| *at);
         Self {
             cluster,
             wishes,
@@ -122,6 +158,46 @@ impl Plan {
 }
 
 impl Plan {
+    /// Checkpoints, jobs that run again, frames that come twice, and more that happens to disks.
+    fn grow(&mut self, rng: &mut StdRng) {
+        for wish in &mut self.wishes {
+            if rng.random_bool(0.5) {
+                wish.script.saves = rng.random_range(1..=3);
+            }
+            let states = [
+                JobState::Queued,
+                JobState::Starting,
+                JobState::Running,
+                JobState::Finishing,
+            ];
+            if wish.cancel_after.is_none() && rng.random_bool(0.15) {
+                wish.cancel_in = states.get(rng.random_range(0..states.len())).copied();
+            }
+            if rng.random_bool(0.25) {
+                let again = (0..rng.random_range(1..=2)).map(|_| Again {
+                    after: Duration::from_millis(rng.random_range(0..=20_000)),
+                    goes_on: rng.random_bool(0.5),
+                });
+                wish.again = again.collect();
+            }
+        }
+        if rng.random_bool(0.4) {
+            self.cluster.twice = rng.random_range(1..=4);
+        }
+        // A calm run stays calm.
+        if !self.faults.is_empty() {
+            for _ in 0..rng.random_range(0..=4) {
+                disk_fault(rng, &mut self.faults);
+            }
+        }
+    }
+
+    /// A calm run, but for the power that fails with this sync.
+    pub(crate) fn with_power_cut_at(mut self, sync: u32, moment: Moment) -> Self {
+        self.faults = vec![(Duration::ZERO, Fault::FailDisk(sync, moment))];
+        self
+    }
+
     /// Whether clocks are set: then times on them say little.
     pub(crate) fn has_jumps(&self) -> bool {
         let mut faults = self.faults.iter();
@@ -138,6 +214,7 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         millis: rng.random_range(100..=12_000),
         code: if rng.random_bool(0.15) { 3 } else { 0 },
         stubborn: rng.random_bool(0.3),
+        saves: 0,
     };
     let cancel_after = rng.random_bool(0.2);
     Wish {
@@ -146,6 +223,8 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         cpus: rng.random_range(1..=most_cpus.min(3)),
         gpus: rng.random_range(0..=most_gpus.min(2)),
         cancel_after: cancel_after.then(|| Duration::from_millis(rng.random_range(0..=40_000))),
+        cancel_in: None,
+        again: Vec::new(),
     }
 }
 
@@ -176,9 +255,10 @@ fn fault(rng: &mut StdRng, cluster: &Cluster, faults: &mut Vec<(Duration, Fault)
         8 => (Fault::KillCoordinator, Some(Fault::StartCoordinator)),
         9 => {
             let syncs = rng.random_range(0..20);
-            (Fault::FailDisk(syncs), Some(Fault::StartCoordinator))
+            let fails = Fault::FailDisk(syncs, Moment::Amid);
+            (fails, Some(Fault::StartCoordinator))
         }
-        _ if rng.random_bool(0.5) => (Fault::FillDisk, Some(Fault::StartCoordinator)),
+        _ if rng.random_bool(0.5) => (Fault::FillDisk(0), Some(Fault::StartCoordinator)),
         _ => {
             let spans = [-400, -30, 30, 120, 7_200];
             let seconds = spans.get(rng.random_range(0..5)).copied().unwrap_or(30);
@@ -187,4 +267,32 @@ fn fault(rng: &mut StdRng, cluster: &Cluster, faults: &mut Vec<(Duration, Fault)
     };
     faults.push((begin, bad));
     faults.extend(good.map(|good| (end, good)));
+}
+
+/// What happens to the coordinator's disk and to those of agents, with its end.
+fn disk_fault(rng: &mut StdRng, faults: &mut Vec<(Duration, Fault)>) {
+    let begins = rng.random_range(1_000..=180_000);
+    let begin = Duration::from_millis(begins);
+    let end = begin + Duration::from_millis(rng.random_range(100..=60_000));
+    let slow = Duration::from_millis(rng.random_range(100..=5_000));
+    let syncs = rng.random_range(0..20);
+    let (bad, good) = match rng.random_range(0..6) {
+        0 => (Fault::SlowStore(slow), Fault::SlowStore(Duration::ZERO)),
+        1 => (Fault::SlowSpools(slow), Fault::SlowSpools(Duration::ZERO)),
+        2 => (Fault::KillProgram, Fault::StartCoordinator),
+        3 => {
+            let fails = Fault::FailDisk(syncs, Moment::Before);
+            (fails, Fault::StartCoordinator)
+        }
+        4 => {
+            let fails = Fault::FailDisk(syncs, Moment::After);
+            (fails, Fault::StartCoordinator)
+        }
+        _ => {
+            let room = rng.random_range(0..=200_000);
+            (Fault::FillDisk(room), Fault::StartCoordinator)
+        }
+    };
+    faults.push((begin, bad));
+    faults.push((end.min(CALM), good));
 }

@@ -16,15 +16,17 @@ use rand::{Rng, SeedableRng as _, rngs::StdRng};
 use tokio::sync::watch;
 use trainyard_coordinator::store::Store;
 use trainyard_core::resources::{Capacity, Gpu};
+use trainyard_runtime::Disk;
 use turmoil::Sim;
 
 use crate::{
     check::Checker,
-    disk::Disk,
-    hosts::{self, Accepted, COORDINATOR, Office, Post},
+    disk,
+    hosts::{self, COORDINATOR, Office, Post},
     nature,
     plan::{CALM, Fault, Plan},
     trace::Trace,
+    user::{self, Accepted},
     yard::Yard,
 };
 
@@ -49,19 +51,21 @@ struct World {
     plan: Plan,
     rng: StdRng,
     nodes: Vec<Node>,
-    disk: Disk,
+    disk: disk::Disk,
     store: watch::Receiver<Option<Store>>,
     ended: watch::Receiver<Option<String>>,
     serves: bool,
+    /// Syncs that making the store took.
+    first_sync: u32,
     accepted: Accepted,
     checker: Checker,
     trace: Trace,
 }
 
-/// Runs a seed to its end.
-pub(crate) fn run(seed: u64, trace: &Trace) -> Result<()> {
-    let plan = Plan::of(seed);
+/// Runs a plan to its end; the answer is from which sync of the store to which there were.
+pub(crate) fn run((seed, plan): (u64, Plan), trace: &Trace) -> Result<(u32, u32)> {
     let folder = folder()?;
+    trainyard_runtime::frames_come_twice(plan.cluster.twice);
     let (mut world, office) = World::new(plan, (seed, folder.path()), trace);
     let mut sim = turmoil::Builder::new()
         .simulation_duration(Duration::from_secs(1 << 30))
@@ -78,10 +82,12 @@ pub(crate) fn run(seed: u64, trace: &Trace) -> Result<()> {
     }
     for (number, wish) in world.plan.wishes.clone().into_iter().enumerate() {
         let (accepted, trace) = (world.accepted.clone(), trace.clone());
-        let user = hosts::user((number, wish), accepted, trace);
+        let user = user::user((number, wish), accepted, trace);
         sim.client(format!("user-{number}"), user);
     }
-    world.run(&mut sim)
+    sim.client("onlooker", user::onlooker(trace.clone()));
+    world.run(&mut sim)?;
+    Ok((world.first_sync, world.disk.syncs()))
 }
 
 /// In memory, where there is such a place: files of agents are synced often.
@@ -112,7 +118,7 @@ fn capacity(node: usize, (cpus, gpus): (u32, u32)) -> Capacity {
 
 impl World {
     fn new(plan: Plan, (seed, folder): (u64, &Path), trace: &Trace) -> (Self, Office) {
-        let disk = Disk::default();
+        let disk = disk::Disk::default();
         disk.boot();
         let (store, seen) = watch::channel(None);
         let (ended, has_ended) = watch::channel(None);
@@ -134,6 +140,7 @@ impl World {
             store: seen,
             ended: has_ended,
             serves: true,
+            first_sync: 0,
             accepted: Accepted::default(),
             checker: Checker::new(trace.clone()),
             trace: trace.clone(),
@@ -172,7 +179,8 @@ impl World {
         }
         let store = self.store.borrow().clone();
         let store = store.context("the coordinator is gone at the end")?;
-        self.checker.end(&store, &self.plan, &self.accepted)
+        self.checker
+            .end(&store, &self.plan, (&self.accepted, &yards))
     }
 
     fn check(&mut self, yards: &[Yard]) -> Result<()> {
@@ -180,7 +188,11 @@ impl World {
         let store = self.store.borrow().clone();
         match store {
             Some(store) if !self.disk.has_failed() => {
-                self.checker.store(&store, &self.plan, &self.accepted)
+                if self.first_sync == 0 {
+                    self.first_sync = self.disk.syncs();
+                }
+                let world = (&self.accepted, yards);
+                self.checker.store(&store, &self.plan, world)
             }
             _ => Ok(()),
         }
@@ -248,20 +260,31 @@ impl World {
                     node.post.yard.kill(*which, *shim_too);
                 }
             }
-            Fault::KillCoordinator => self.stop_coordinator(sim),
-            Fault::FailDisk(syncs) => self.disk.fail_after(*syncs),
-            Fault::FillDisk => self.disk.set_full(true),
+            Fault::KillCoordinator => {
+                self.stop_coordinator(sim);
+                self.disk.cut(&mut self.rng);
+            }
+            Fault::KillProgram => self.stop_coordinator(sim),
+            Fault::FailDisk(syncs, moment) => self.disk.fail_after(*syncs, *moment),
+            Fault::FillDisk(room) => self.disk.fill(*room),
+            Fault::SlowStore(time) => Disk::Store.takes_for_each_sync(*time),
+            Fault::SlowSpools(time) => Disk::Spools.takes_for_each_sync(*time),
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
         }
     }
 
+    /// As by SIGKILL: it reaches its disk no more, on which all is that it has written. A disk whose power has failed
+    /// loses what was not synced.
     fn stop_coordinator(&mut self, sim: &mut Sim<'_>) {
         if !self.serves {
             return;
         }
         self.serves = false;
-        self.disk.cut(&mut self.rng);
+        if self.disk.has_failed() {
+            self.disk.cut(&mut self.rng);
+        }
+        self.disk.leave();
         sim.crash(COORDINATOR);
     }
 

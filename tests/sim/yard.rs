@@ -21,54 +21,12 @@ use trainyard_agent::exec::{
     watch::{ShimVanished, Stop, StopError},
 };
 
-use crate::{nature, trace::Trace};
+use crate::{nature, script::Script, trace::Trace};
 
 /// How soon the end of a process is noticed.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a launch takes.
 const LAUNCH: Duration = Duration::from_millis(20);
-
-/// What a trainer does, as its arguments say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Script {
-    pub(crate) epochs: u32,
-    /// Of an epoch.
-    pub(crate) millis: u64,
-    pub(crate) code: i32,
-    /// Ends of SIGKILL only.
-    pub(crate) stubborn: bool,
-}
-
-impl Script {
-    pub(crate) fn argv(&self) -> Vec<String> {
-        let parts = [
-            self.epochs.to_string(),
-            self.millis.to_string(),
-            self.code.to_string(),
-            self.stubborn.to_string(),
-        ];
-        std::iter::once("simulated-trainer".to_owned())
-            .chain(parts)
-            .collect()
-    }
-
-    fn of(argv: &[String]) -> Option<Self> {
-        let [_, epochs, millis, code, stubborn] = argv else {
-            return None;
-        };
-        Some(Self {
-            epochs: epochs.parse().ok()?,
-            millis: millis.parse().ok()?,
-            code: code.parse().ok()?,
-            stubborn: stubborn.parse().ok()?,
-        })
-    }
-
-    /// What it writes at the end of an epoch.
-    pub(crate) fn line(epoch: u32) -> String {
-        format!("epoch {epoch} is done")
-    }
-}
 
 /// A process that lives.
 #[derive(Debug)]
@@ -81,8 +39,12 @@ pub(crate) struct Process {
     /// Microseconds since the beginning of the simulation.
     started: u64,
     wall: u64,
+    /// Epochs that were done before it.
+    began: u32,
     written: u32,
     reported: u32,
+    /// The newest epoch whose checkpoint was told of.
+    kept: u32,
     ends_at: Option<u64>,
     /// `/t/{secret}/api/v1`.
     door: String,
@@ -91,8 +53,10 @@ pub(crate) struct Process {
 /// A report that a trainer makes now.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
-    pub(crate) task: PathBuf,
-    pub(crate) epoch: u32,
+    task: PathBuf,
+    epoch: u32,
+    /// It tells where the checkpoint is, not how far the training is.
+    of_checkpoint: bool,
     pub(crate) path: String,
     pub(crate) body: String,
 }
@@ -104,6 +68,8 @@ struct State {
     boot: u32,
     next_pid: i32,
     processes: BTreeMap<PathBuf, Process>,
+    /// The epochs that were done before the trainer of each job and attempt.
+    began: BTreeMap<(u64, u32), u32>,
     trace: Trace,
 }
 
@@ -119,6 +85,7 @@ impl Yard {
             boot: 1,
             next_pid: 100,
             processes: BTreeMap::new(),
+            began: BTreeMap::new(),
             trace,
         })))
     }
@@ -136,6 +103,15 @@ impl Yard {
         let mut state = self.state();
         state.boot += 1;
         state.processes.clear();
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.state().node.clone()
+    }
+
+    /// The epochs that were done before the trainers that began here, by job and attempt.
+    pub(crate) fn beginnings(&self) -> BTreeMap<(u64, u32), u32> {
+        self.state().began.clone()
     }
 
     /// Looks at what lives.
@@ -170,17 +146,19 @@ impl Yard {
     /// What trainers have to report and have no answer for.
     pub(crate) fn calls(&self) -> Vec<Call> {
         let state = self.state();
-        let due = state
-            .processes
-            .iter()
-            .filter(|(_, one)| one.reported < one.written);
-        due.map(|(task, one)| one.call(task)).collect()
+        let all = state.processes.iter();
+        all.filter_map(|(task, one)| one.call(task)).collect()
     }
 
     /// A report was answered.
     pub(crate) fn answered(&self, call: &Call) {
         if let Some(process) = self.state().processes.get_mut(&call.task) {
-            process.reported = process.reported.max(call.epoch);
+            let told = if call.of_checkpoint {
+                &mut process.kept
+            } else {
+                &mut process.reported
+            };
+            *told = call.epoch.max(*told);
         }
     }
 
@@ -204,26 +182,7 @@ impl Yard {
         let script = Script::of(&spec.argv).ok_or_else(|| failed("its arguments are none"))?;
         let pid = state.next_pid;
         state.next_pid += 2;
-        let text = |name: &str| spec.env.get(name).map(String::as_str).unwrap_or_default();
-        let number = |name: &str| text(name).parse().unwrap_or_default();
-        let attempt = text("TRAINYARD_ATTEMPT").parse().unwrap_or_default();
-        let gpus = text("CUDA_VISIBLE_DEVICES").split(',');
-        let door = text("CALLBACK_URL").split_once("/t/").unwrap_or_default().1;
-        let process = Process {
-            pid,
-            gpus: gpus
-                .filter(|gpu| !gpu.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            of: (number("TRAINYARD_JOB_ID"), attempt),
-            script,
-            started: state.now,
-            wall: nature::wall_us(),
-            written: 0,
-            reported: 0,
-            ends_at: None,
-            door: format!("/t/{door}"),
-        };
+        let process = state.process(pid, script, spec);
         let record = ProcRecord {
             shim: state.ident(pid),
             trainer: state.ident(pid + 1),
@@ -235,9 +194,11 @@ impl Yard {
         };
         write(&task.join("proc.json"), &record).map_err(unwritten)?;
         File::create(task.join("output.log")).map_err(unwritten)?;
-        let (job, attempt) = process.of;
-        let said = format!("{}: trainer of {job}/{attempt} starts", state.node);
+        let ((job, attempt), began) = (process.of, process.began);
+        let node = &state.node;
+        let said = format!("{node}: trainer of {job}/{attempt} starts after epoch {began}");
         state.trace.note(said);
+        state.began.insert(process.of, began);
         state.processes.insert(task.to_path_buf(), process);
         Ok(Launched {
             shim: record.shim,
@@ -274,18 +235,36 @@ impl Yard {
 }
 
 impl Process {
-    fn call(&self, task: &Path) -> Call {
-        let epoch = self.reported + 1;
+    /// What it says next, if there is anything.
+    fn call(&self, task: &Path) -> Option<Call> {
         let (job, epochs) = (self.of.0, self.script.epochs);
-        let loss = 1.0 / f64::from(epoch);
-        Call {
+        let call = |epoch, of_checkpoint, body| Call {
             task: task.to_path_buf(),
             epoch,
+            of_checkpoint,
             path: format!("{}/training/jobs/{job}/callback/progress", self.door),
-            body: format!(
-                r#"{{"job_id":{job},"status":"running","current_epoch":{epoch},"total_epochs":{epochs},"metrics":{{"loss":{loss}}}}}"#
-            ),
+            body,
+        };
+        if !self.has_told() {
+            let epoch = self.reported;
+            let path = Script::checkpoint(job, epoch);
+            let body = format!(
+                r#"{{"job_id":{job},"status":"running","current_epoch":0,"total_epochs":{epochs},"checkpoint_path":"{path}"}}"#
+            );
+            return Some(call(epoch, true, body));
         }
+        let epoch = self.reported + 1;
+        let loss = 1.0 / f64::from(epoch);
+        let body = format!(
+            r#"{{"job_id":{job},"status":"running","current_epoch":{epoch},"total_epochs":{epochs},"metrics":{{"loss":{loss}}}}}"#
+        );
+        (self.reported < self.written).then(|| call(epoch, false, body))
+    }
+
+    /// Whether the checkpoint of the newest epoch is known, if there is one.
+    fn has_told(&self) -> bool {
+        let due = self.reported > self.began && self.script.saves_after(self.reported);
+        !due || self.kept == self.reported
     }
 }
 
@@ -302,6 +281,34 @@ impl State {
         }
     }
 
+    fn process(&self, pid: i32, script: Script, spec: &LaunchSpec) -> Process {
+        let text = |name: &str| spec.env.get(name).map(String::as_str).unwrap_or_default();
+        let number = |name: &str| text(name).parse().unwrap_or_default();
+        let attempt = text("TRAINYARD_ATTEMPT").parse().unwrap_or_default();
+        let gpus = text("CUDA_VISIBLE_DEVICES").split(',');
+        let door = text("CALLBACK_URL").split_once("/t/").unwrap_or_default().1;
+        let whole = text("RESUME") == "true";
+        let began = Script::epoch_of(text("RESUME_FROM")).filter(|_| whole);
+        let began = began.unwrap_or(0);
+        Process {
+            pid,
+            gpus: gpus
+                .filter(|gpu| !gpu.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            of: (number("TRAINYARD_JOB_ID"), attempt),
+            script,
+            started: self.now,
+            wall: nature::wall_us(),
+            began,
+            written: began,
+            reported: began,
+            kept: began,
+            ends_at: None,
+            door: format!("/t/{door}"),
+        }
+    }
+
     fn advance(&mut self, task: &Path) {
         let now = self.now;
         let Some(process) = self.processes.get_mut(task) else {
@@ -309,17 +316,18 @@ impl State {
         };
         let epoch = process.script.millis * 1_000;
         let due = (now - process.started) / epoch.max(1);
-        let due = u32::try_from(due)
-            .unwrap_or(u32::MAX)
-            .min(process.script.epochs);
+        let due = u32::try_from(due).unwrap_or(u32::MAX);
+        let due = due.saturating_add(process.began).min(process.script.epochs);
         // A trainer waits for the answer to its report before it goes on.
-        while process.written < due && process.written == process.reported {
+        while process.written < due && process.written == process.reported && process.has_told() {
             process.written += 1;
             output(task, nature::wall_us(), &Script::line(process.written));
         }
         let stopped = process.ends_at.is_some_and(|at| now >= at);
+        let left = process.script.epochs.saturating_sub(process.began);
         let done = process.reported >= process.script.epochs
-            && now >= process.started + epoch * u64::from(process.script.epochs);
+            && process.has_told()
+            && now >= process.started + epoch * u64::from(left);
         if stopped {
             let signal = if process.script.stubborn { 9 } else { 15 };
             self.end(task, (None, Some(signal)));

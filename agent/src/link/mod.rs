@@ -15,12 +15,16 @@ mod wire;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 use trainyard_core::resources::Capacity;
+use trainyard_proto::v1::ConnectRequest;
 
 pub use access::{Access, AccessError, Bearer, Calls};
 pub use session::SessionEnd;
@@ -177,6 +181,17 @@ impl Actor for Link {
         state.tasks.wait().await;
         Ok(())
     }
+}
+
+/// Sends a frame; in a simulation some come twice.
+async fn send(
+    outgoing: &mpsc::Sender<ConnectRequest>,
+    frame: ConnectRequest,
+) -> Result<(), mpsc::error::SendError<ConnectRequest>> {
+    if trainyard_runtime::comes_twice() {
+        outgoing.send(frame.clone()).await?;
+    }
+    outgoing.send(frame).await
 }
 
 /// Tells the link of the session's end also when the session has panicked.

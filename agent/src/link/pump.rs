@@ -65,7 +65,7 @@ impl Pump {
                     }
                     sent = newest;
                     let frame = frames::batch(self.task, records);
-                    if self.outgoing.send(frame).await.is_err() {
+                    if super::send(&self.outgoing, frame).await.is_err() {
                         return Ok(());
                     }
                 }

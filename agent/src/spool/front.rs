@@ -268,6 +268,7 @@ async fn work_in_place(
     publish: watch::Sender<SpoolState>,
 ) {
     while let Some(first) = inbox.recv().await {
+        trainyard_runtime::Disk::Spools.is_waited_for().await;
         work_off(&mut spool, first, &mut inbox, &publish);
     }
 }

@@ -62,7 +62,10 @@ fn texts(spool: &mut TaskSpool) -> (usize, Vec<String>) {
     let all = spool.unsent_after(0, usize::MAX, u64::MAX).unwrap();
     let text = |spooled: &Spooled| match &spooled.record {
         Record::Log(line) => Some(line.text.clone()),
-        Record::Progress(_) | Record::Completion(_) | Record::Validation { .. } => None,
+        Record::Progress(_)
+        | Record::Stored(_)
+        | Record::Completion(_)
+        | Record::Validation { .. } => None,
     };
     let texts: Vec<_> = all.iter().filter_map(text).collect();
     (all.len() - texts.len(), texts)

@@ -28,7 +28,10 @@ impl Thinner {
     ) -> (Records, Option<Record>) {
         let is_kept = |record: &&(Record, Option<u64>)| match &record.0 {
             Record::Progress(report) => self.thinning.keeps(report, coarse),
-            Record::Completion(_) | Record::Log(_) | Record::Validation { .. } => true,
+            Record::Completion(_)
+            | Record::Log(_)
+            | Record::Stored(_)
+            | Record::Validation { .. } => true,
         };
         let kept = records.iter().filter(is_kept).cloned().collect();
         let is_last = |(record, _): &(Record, _)| matches!(record, Record::Completion(_));

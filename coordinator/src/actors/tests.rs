@@ -62,6 +62,7 @@ async fn world(lease: Lease) -> World {
     }
 }
 
+mod ahead;
 mod retries;
 
 type Frames = mpsc::Receiver<Box<Frame>>;

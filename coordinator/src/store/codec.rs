@@ -14,7 +14,6 @@ use trainyard_core::{
     ids::{JobId, NodeName},
     job::{Job, JobState},
     resources::ResourceRequest,
-    retry::Tried,
     sched::QueuedJob,
     time::Timestamp,
 };

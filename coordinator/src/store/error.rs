@@ -22,6 +22,15 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// No space left: also a start writes a little.
+    #[error(
+        "the disk under {} is full; free some space, then start the coordinator again: nothing that was acknowledged is lost",
+        .path.display()
+    )]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process holds it.
     #[error(
         "the store {} is in use by another coordinator; stop that one, or give this one its own data folder (store.data_dir)",

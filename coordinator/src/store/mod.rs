@@ -35,7 +35,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use redb::Database;
+use redb::{Builder, Database, DatabaseError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use trainyard_core::ids::JobId;
 
@@ -142,13 +142,17 @@ impl Store {
         Self::start(opened, options, fatal)
     }
 
-    /// A store on a database that lies elsewhere, such as on the disk of a simulation. The path names it
-    /// in messages, and its folder is where room is looked for.
+    /// A store on a database that lies elsewhere, such as on the disk of a simulation; `make` makes it. The path
+    /// names it in messages, and its folder is where room is looked for.
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_on(db: Database, options: StoreOptions, fatal: Fatal) -> Result<Self, OpenError> {
-        let opened = open::prepare(db, &options.path)?;
+    pub fn open_on(
+        make: impl Fn(&Builder) -> Result<Database, DatabaseError>,
+        options: StoreOptions,
+        fatal: Fatal,
+    ) -> Result<Self, OpenError> {
+        let opened = open::open_on(&make, &options)?;
         Self::start(opened, options, fatal)
     }
 

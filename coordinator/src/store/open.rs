@@ -4,16 +4,16 @@
 //! and never overwrites a file that it does not understand. Called by `Store::open`.
 
 use std::{
-    fs::{self, OpenOptions},
-    io,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _},
     os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTableMetadata as _,
-    StorageError, TableError,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase as _,
+    ReadableTableMetadata as _, StorageError, TableError,
 };
 
 use super::{
@@ -24,8 +24,18 @@ use super::{
     error::{OpenError, ReadError},
     migrate,
     tables::{self, INSTANCE_KEY, META, OPEN_JOBS, SCHEMA, SCHEMA_KEY},
-    writer::panic_text,
+    writer::{is_full, panic_text},
 };
+
+/// No file that was only just begun is larger.
+const BEGUN: u64 = 1 << 20;
+/// redb writes its first word, of so many bytes, when the rest of a new file is on the disk.
+const FIRST_WORD: usize = 9;
+/// Behind so many bytes a file that was only just begun has nothing.
+const HEADER: usize = 4_096;
+
+/// Makes the database where it lies; with the settings that it is given.
+pub(super) type Make<'m> = &'m dyn Fn(&Builder) -> Result<Database, DatabaseError>;
 
 /// A database whose schema is understood.
 pub(super) struct Opened {
@@ -45,22 +55,52 @@ pub(super) fn folder(path: &Path) -> &Path {
 
 pub(super) fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
     let path = options.path.as_path();
-    touch(path).map_err(|source| OpenError::NotWritable {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    touch(path).map_err(|source| unwritable(path, source))?;
+    let create = |builder: &Builder| builder.create(path);
+    match open_on(&create, options) {
+        Err(OpenError::Damaged { .. }) if never_begun(path).unwrap_or(false) => {
+            tracing::warn!(path = %path.display(), "the store was being made when its coordinator ended; it is made anew");
+            empty(path).map_err(|source| unwritable(path, source))?;
+            open_on(&create, options)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens what `make` makes.
+pub(super) fn open_on(make: Make<'_>, options: &StoreOptions) -> Result<Opened, OpenError> {
+    let path = options.path.as_path();
     let mut builder = Database::builder();
     builder.set_cache_size(options.cache_bytes);
+    let open = || {
+        let db = make(&builder).map_err(|error| refused(path, error))?;
+        prepare(db, path)
+    };
     // redb asserts on some damaged files instead of returning an error.
-    let db = catch_unwind(AssertUnwindSafe(|| builder.create(path)))
-        .map_err(|panic| damaged(path, panic_text(panic.as_ref())))?
-        .map_err(|error| refused(path, error))?;
-    prepare(db, path)
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    opened.map_err(|panic| damaged(path, panic_text(panic.as_ref())))?
+}
+
+/// Whether a coordinator was cut off while it made this file: then nothing was ever stored in it.
+fn never_begun(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() > BEGUN {
+        return Ok(false);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let nothing = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let (header, pages) = bytes.split_at(HEADER.min(bytes.len()));
+    Ok(nothing(header.get(..FIRST_WORD).unwrap_or_default()) && nothing(pages))
+}
+
+fn empty(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
 /// Checks the schema, or writes it into a new file.
 pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
-    let unreadable = |error: ReadError| damaged(path, error.to_string());
+    let unreadable = |error: ReadError| unread(path, error);
     let (from, instance) = match meta(&db, SCHEMA_KEY).map_err(unreadable)? {
         Some(text) => {
             let found = schema(&text, path)?;
@@ -147,21 +187,45 @@ fn touch(path: &Path) -> io::Result<()> {
     reason = "redb's errors are open-ended; whatever else it says, the file is not usable"
 )]
 pub(super) fn refused(path: &Path, error: DatabaseError) -> OpenError {
-    let path_buf = path.to_path_buf();
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            OpenError::InUse { path: path_buf }
-        }
-        DatabaseError::Storage(StorageError::Io(source))
-            if source.kind() != io::ErrorKind::InvalidData
-                && source.kind() != io::ErrorKind::UnexpectedEof =>
-        {
-            OpenError::NotWritable {
-                path: path_buf,
-                source,
+            OpenError::InUse {
+                path: path.to_path_buf(),
             }
         }
+        DatabaseError::Storage(StorageError::Io(source)) if is_of_the_disk(&source) => {
+            unwritable(path, source)
+        }
         other => damaged(path, other.to_string()),
+    }
+}
+
+/// A disk that is full, or does not take writes, says nothing about what is on it.
+fn unread(path: &Path, error: ReadError) -> OpenError {
+    let text = error.to_string();
+    if let ReadError::Storage(error) = error
+        && let redb::Error::Io(source) = *error
+        && is_of_the_disk(&source)
+    {
+        return unwritable(path, source);
+    }
+    damaged(path, text)
+}
+
+/// What is wrong is the disk, not what redb has found on it.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
+}
+
+fn unwritable(path: &Path, source: io::Error) -> OpenError {
+    let path = path.to_path_buf();
+    if is_full(&source) {
+        OpenError::DiskFull { path }
+    } else {
+        OpenError::NotWritable { path, source }
     }
 }
 

@@ -25,6 +25,7 @@ use super::*;
 
 mod blocks;
 mod care;
+mod disks;
 mod older;
 mod opening;
 mod trimming;

@@ -55,7 +55,9 @@ impl Writer {
     /// The same where there are no threads.
     pub(super) async fn run_in_place(mut self) {
         while let Some(first) = self.requests.recv().await {
-            let ended = catch_unwind(AssertUnwindSafe(|| self.commit_waiting(first)));
+            let group = self.group(first);
+            trainyard_runtime::Disk::Store.is_waited_for().await;
+            let ended = catch_unwind(AssertUnwindSafe(|| self.commit(group)));
             if !matches!(ended, Ok(Ok(()))) {
                 return self.ended(ended);
             }
@@ -76,13 +78,14 @@ impl Writer {
 
     fn commit_all(&mut self) -> Result<(), ReadError> {
         while let Some(first) = self.requests.blocking_recv() {
-            self.commit_waiting(first)?;
+            let group = self.group(first);
+            self.commit(group)?;
         }
         Ok(())
     }
 
-    /// Commits the request and those that wait behind it.
-    fn commit_waiting(&mut self, first: Request) -> Result<(), ReadError> {
+    /// The request and those that wait behind it.
+    fn group(&mut self, first: Request) -> Vec<Request> {
         let mut size = first.changes.len();
         let mut group = vec![first];
         while size < GROUP
@@ -91,7 +94,7 @@ impl Writer {
             size += next.changes.len().max(1);
             group.push(next);
         }
-        self.commit(group)
+        group
     }
 
     fn commit(&self, group: Vec<Request>) -> Result<(), ReadError> {
@@ -152,7 +155,8 @@ fn classify(error: ReadError, path: &Path) -> FatalStoreError {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether there is no space left.
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

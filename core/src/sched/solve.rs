@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     ids::{JobId, NodeName},
     resources::{Capacity, ResourceRequest, format_bytes},
-    retry::{LONGEST_WAIT, Tried},
+    retry::LONGEST_WAIT,
     sched::{
         ledger::{Allocation, Ledger, NodeEntry},
         queue::Queue,

@@ -51,8 +51,8 @@ impl State {
             .map(|live| live.number)
             .filter(|_| self.job.allocation().is_some())
         else {
-            answer(reply, Err(ActError::NotFound));
-            return Ok(());
+            let refused = Err(ActError::NotFound);
+            return Ok(self.once_stored(move || answer(reply, refused)).await?);
         };
         if self.said_before(&report).await? {
             // The first one may still be under way: nothing is promised before it is on disk.

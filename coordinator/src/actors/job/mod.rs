@@ -5,13 +5,13 @@
 //! sends frames to nodes.
 
 mod direct;
+mod out;
 mod records;
 
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
-use tokio::sync::mpsc;
 use trainyard_core::{
     failure::{StopCause, TaskEnd},
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
@@ -24,6 +24,7 @@ use trainyard_core::{
 use trainyard_proto::{convert::duration, v1};
 use v1::connect_response::Frame;
 
+use self::out::{Done, refusal, worth_storing};
 pub use self::{
     direct::DirectReport,
     records::{Ack, Batch},
@@ -211,7 +212,8 @@ impl State {
             Err(illegal) => {
                 tracing::info!(job = %self.job.id, %illegal, "refused");
                 if let Some(reply) = reply {
-                    answer(reply, Err(ActError::Illegal(illegal, self.job.state)));
+                    let refused = Err(ActError::Illegal(illegal, self.job.state));
+                    self.once_stored(move || answer(reply, refused)).await?;
                 }
                 // A placement that came too late gives its place back.
                 Ok(self.tell_scheduler().await?)
@@ -224,13 +226,14 @@ impl State {
         let live = self.job.attempt().filter(|live| live.number == attempt);
         let is_its_own = live.is_some_and(|live| live.allocation.node == *node);
         if self.job.allocation().is_none() || !is_its_own {
-            self.peers.refuse(node.clone(), &report);
-            return Ok(());
+            let (peers, node) = (Arc::clone(&self.peers), node.clone());
+            let refuse = move || peers.refuse(node, &report);
+            return Ok(self.once_stored(refuse).await?);
         }
         let event = match report.phase {
             Phase::Preparing if self.job.state == JobState::Starting => {
                 if self.job.reason == report.detail {
-                    return self.stop_again(node, attempt);
+                    return self.stop_again(node, attempt).await;
                 }
                 Event::Preparing(attempt, report.detail)
             }
@@ -251,7 +254,7 @@ impl State {
                 Event::Ended(attempt, ended.end)
             }
             Phase::Running(_) if self.is_waited_for() => Event::Heard(attempt),
-            Phase::Preparing | Phase::Running(_) => return self.stop_again(node, attempt),
+            Phase::Preparing | Phase::Running(_) => return self.stop_again(node, attempt).await,
         };
         self.event(event, None).await
     }
@@ -263,12 +266,14 @@ impl State {
     }
 
     /// A stop may have been lost on the way: a live task of a cancelled job hears of it again.
-    fn stop_again(&self, node: &NodeName, attempt: AttemptNo) -> Result<(), ActorProcessingErr> {
+    async fn stop_again(
+        &self,
+        node: &NodeName,
+        attempt: AttemptNo,
+    ) -> Result<(), ActorProcessingErr> {
         if self.job.cancel_requested && self.job.state != JobState::Finishing {
             let stop = self.stop_frame(attempt, StopCause::Cancelled);
-            self.peers
-                .nodes
-                .cast(NodesMsg::Send(node.clone(), Box::new(stop)))?;
+            self.send(node.clone(), stop).await?;
         }
         Ok(())
     }
@@ -288,10 +293,7 @@ impl State {
             let node = live.allocation.node.clone();
             return match self.start_frame(attempt) {
                 Err(end) => self.end_without_snapshot(Some((attempt, end))).await,
-                Ok(start) => {
-                    let send = NodesMsg::Send(node, Box::new(start));
-                    Ok(self.peers.nodes.cast(send)?)
-                }
+                Ok(start) => Ok(self.send(node, start).await?),
             };
         }
         if self.job.state != JobState::Starting && self.job.state_since >= at {
@@ -425,64 +427,6 @@ impl State {
             job: self.job.id,
             attempt,
             rank: Rank(0),
-        }
-    }
-
-    /// By way of the store, behind the steps that are under way: said at once it would be ahead of the
-    /// disk, and what was said before would come after it.
-    async fn tell_scheduler(&self) -> Result<(), StoreError> {
-        let told = SchedulerMsg::JobIs(Box::new(self.job.clone()));
-        let scheduler = self.peers.scheduler.clone();
-        let then = move |_: &crate::store::Committed| {
-            scheduler.cast(told).ok();
-        };
-        self.peers.store.commit(Vec::new(), Box::new(then)).await
-    }
-}
-
-/// What to answer to a report of a task that nobody wants.
-fn refusal(report: &Report) -> Frame {
-    let task = Some(report.task.into());
-    match report.phase {
-        Phase::Ended(..) => Frame::Forget(v1::ForgetTask { task }),
-        Phase::Preparing | Phase::Running(_) => Frame::Stop(v1::StopTask {
-            task,
-            cause: v1::StopCause::Fenced.into(),
-            grace_period: None,
-        }),
-    }
-}
-
-/// The number up to which records are stored has a row of its own.
-fn worth_storing(before: &Job, after: &Job) -> bool {
-    let mut before = before.clone();
-    for (old, new) in before.attempts.iter_mut().zip(&after.attempts) {
-        old.stored_seq = new.stored_seq;
-    }
-    before != *after
-}
-
-/// What is done once a step is stored.
-#[derive(Debug)]
-enum Done {
-    Answer(Option<ActReply>),
-    Ack(mpsc::Sender<Ack>, Ack),
-}
-
-impl Done {
-    fn with(self, job: Job) {
-        match self {
-            Self::Answer(Some(reply)) => answer(reply, Ok(job)),
-            Self::Answer(None) => {}
-            Self::Ack(..) => self.carry_out(),
-        }
-    }
-
-    /// The channel has room for each permit; a closed one means that the stream is gone, and the
-    /// records will come again.
-    fn carry_out(self) {
-        if let Self::Ack(acks, ack) = self {
-            acks.try_send(ack).ok();
         }
     }
 }

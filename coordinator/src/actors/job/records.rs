@@ -69,13 +69,13 @@ impl State {
             .filter(|live| live.number == task.attempt);
         let Some(stored) = live.map(|live| live.stored_seq) else {
             tracing::info!(%task, "records of an attempt that is over are dropped");
-            done(last).carry_out();
-            return Ok(());
+            let done = done(last);
+            return Ok(self.once_stored(move || done.carry_out()).await?);
         };
         if self.job.allocation().is_none() || last <= stored {
-            // Over, or stored already and only the acknowledgement was lost.
-            done(last).carry_out();
-            return Ok(());
+            // Over, or known already and only the acknowledgement was lost; it may be under way still.
+            let done = done(last);
+            return Ok(self.once_stored(move || done.carry_out()).await?);
         }
         if batch.first_seq > stored + 1 {
             tracing::warn!(%task, first = batch.first_seq, stored, "records are missing; not taken");

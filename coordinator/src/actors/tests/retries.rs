@@ -25,7 +25,7 @@ fn at_once() -> RetryPolicy {
 }
 
 /// Waits for a state of the job, at most half a minute.
-async fn until(world: &World, job: JobId, what: impl Fn(&Job) -> bool) -> Job {
+pub(super) async fn until(world: &World, job: JobId, what: impl Fn(&Job) -> bool) -> Job {
     let mut changes = world.store.changes(job);
     let wait = async {
         loop {
@@ -52,12 +52,12 @@ async fn set_drain(world: &World, name: &str, reason: Option<String>) {
     ask(&world.tree.nodes, question).await.unwrap();
 }
 
-fn say(session: &SessionRef, report: v1::TaskReport) {
+pub(super) fn say(session: &SessionRef, report: v1::TaskReport) {
     let frame = connect_request::Frame::Report(report);
     session.cast(SessionMsg::Incoming(Box::new(frame))).unwrap();
 }
 
-fn runs(task: Option<v1::TaskKey>) -> v1::TaskReport {
+pub(super) fn runs(task: Option<v1::TaskKey>) -> v1::TaskReport {
     v1::TaskReport {
         task,
         phase: TaskPhase::Running.into(),
@@ -238,10 +238,10 @@ async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended
     let _alive = Beats::of(&again);
     let stopped = async {
         loop {
-            match frames.recv().await.unwrap().unwrap().frame {
-                Some(Frame::Stop(stop)) => return stop.task,
-                Some(Frame::Start(early)) => panic!("too early: {early:?}"),
-                Some(_) | None => {}
+            let frame = *frames.recv().await.unwrap();
+            assert!(!matches!(frame, Frame::Start(_)), "too early: {frame:?}");
+            if let Frame::Stop(stop) = frame {
+                return stop.task;
             }
         }
     };

@@ -1,0 +1,107 @@
+//! The memory of a job is ahead of the disk; what is said of it is not, also where something comes twice.
+
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+use trainyard_core::{
+    ids::{AttemptNo, Rank, TaskKey},
+    job::Event,
+    record::{LogLine, LogStream, Record},
+};
+
+use super::{
+    retries::{runs, say, until},
+    *,
+};
+use crate::actors::job::{Ack, Batch};
+
+/// The committing thread does nothing until the answer is dropped.
+async fn held(store: &Store) -> std::sync::mpsc::Sender<()> {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, is_held) = oneshot::channel();
+    let hold = move |_: &crate::store::Committed| {
+        begun.send(()).ok();
+        wait.recv().ok();
+    };
+    store.commit(Vec::new(), Box::new(hold)).await.unwrap();
+    is_held.await.unwrap();
+    release
+}
+
+/// So many writes wait.
+async fn waiting(store: &Store, writes: usize) {
+    let wait = async {
+        while store.waiting() < writes {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, wait).await.expect("in time");
+}
+
+async fn running(world: &World) -> (JobId, SessionRef, Frames, Option<v1::TaskKey>) {
+    let (session, mut frames) = node(world, "n1").await;
+    let job = submit(world, RetryPolicy::default()).await;
+    let task = start_of(&mut frames).await.task;
+    say(&session, runs(task));
+    until(world, job, |job| job.state == JobState::Running).await;
+    (job, session, frames, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_comes_twice_is_acknowledged_once_it_is_on_disk_and_not_before() {
+    let world = world(Lease::default()).await;
+    let (job, _session, _frames, _task) = running(&world).await;
+    let (acks, mut acknowledged) = mpsc::channel::<Ack>(4);
+    let permits = std::sync::Arc::new(Semaphore::new(4));
+    let release = held(&world.store).await;
+    for copy in 1..=2 {
+        let line = Record::Log(LogLine {
+            at: Timestamp(1),
+            stream: LogStream::Stdout,
+            level: String::new(),
+            text: "x".into(),
+        });
+        let batch = Batch {
+            task: TaskKey {
+                job,
+                attempt: AttemptNo(1),
+                rank: Rank(0),
+            },
+            first_seq: 1,
+            records: vec![line],
+            acks: acks.clone(),
+            permit: std::sync::Arc::clone(&permits).try_acquire_owned().unwrap(),
+        };
+        let message = JobsMsg::Route(job, JobMsg::Records(batch));
+        world.tree.jobs.cast(message).unwrap();
+        waiting(&world.store, copy).await;
+    }
+    assert!(acknowledged.try_recv().is_err(), "nothing is on disk yet");
+    drop(release);
+    for _ in 0..2 {
+        assert_eq!(acknowledged.recv().await.unwrap().seq, 1);
+    }
+    assert_eq!(world.store.logs(job, 0, 10).unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_is_told_to_stop_once_its_cancel_is_on_disk_and_not_before() {
+    let world = world(Lease::default()).await;
+    let (job, session, mut frames, task) = running(&world).await;
+    let release = held(&world.store).await;
+    let cancel = JobMsg::Event(Event::CancelRequested, None);
+    world.tree.jobs.cast(JobsMsg::Route(job, cancel)).unwrap();
+    waiting(&world.store, 1).await;
+    // Whose job is cancelled and who still runs is told again.
+    say(&session, runs(task));
+    waiting(&world.store, 2).await;
+    let stopped = |frame: &Frame| matches!(frame, Frame::Stop(_));
+    while let Ok(frame) = frames.try_recv() {
+        assert!(!stopped(&frame), "the cancel is not on disk yet");
+    }
+    drop(release);
+    for _ in 0..2 {
+        while !stopped(&frames.recv().await.unwrap()) {}
+    }
+}

@@ -1,0 +1,170 @@
+//! What must be true of each job at the end of a simulation.
+//!
+//! Pure reading: of the store, of what was wished, and of what trainers did. Called by the check.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use trainyard_coordinator::store::Store;
+use trainyard_core::{
+    failure::FailureClass,
+    job::{Job, JobState},
+    record::LogStream,
+    retry::RetryPolicy,
+};
+
+use crate::{
+    plan::{Plan, Wish},
+    script::Script,
+};
+
+/// Rows that are read of one job: more than any has.
+const ROWS: usize = 10_000;
+
+/// The epochs that were done before each job's and attempt's trainer.
+type Began = BTreeMap<(u64, u32), u32>;
+
+/// Whether the job ended as its script and its faults allow.
+pub(crate) fn outcome(job: &Job, wish: &Wish) -> Result<()> {
+    let id = job.id.0;
+    let outcome = job.outcome.as_ref();
+    let class = outcome.and_then(|outcome| outcome.class);
+    match job.state {
+        JobState::Completed => {
+            ensure!(
+                wish.script.code == 0,
+                "job {id} completed and should have failed"
+            );
+        }
+        JobState::Cancelled => {
+            let wished = wish.cancel_after.is_some() || wish.cancel_in.is_some();
+            // Whoever runs it again does so after that.
+            let stays = wished && wish.again.is_empty();
+            ensure!(stays, "nobody has cancelled job {id}");
+        }
+        JobState::Pending
+        | JobState::Queued
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Finishing
+        | JobState::Failed => match class {
+            Some(FailureClass::User) => {
+                // A trainer that is killed from outside fails for its user.
+                let code = outcome.and_then(|outcome| outcome.exit_code);
+                let killed = outcome.is_some_and(|outcome| outcome.signal.is_some());
+                ensure!(
+                    killed || code == Some(wish.script.code) && wish.script.code != 0,
+                    "job {id} failed for its user: {outcome:?}"
+                );
+            }
+            Some(FailureClass::Infrastructure | FailureClass::Lost) => {
+                let again = job.tried.again;
+                ensure!(
+                    again >= RetryPolicy::default().limit,
+                    "job {id} was given up, tried again {again} times: {outcome:?}"
+                );
+            }
+            class => anyhow::bail!("job {id} failed with {class:?}: {outcome:?}"),
+        },
+    }
+    Ok(())
+}
+
+/// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
+/// delivered is not there (ADR 2).
+fn was_given_up(job: &Job, plan: &Plan) -> bool {
+    let ended = job.attempts.last().and_then(|last| last.ended_at);
+    let waited = job.ended_at.zip(ended).map(|(end, at)| end.since(at));
+    let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
+    // The lease began with the last word of the node, up to a heartbeat before.
+    let most = Duration::from_secs(10);
+    plan.has_jumps() || waited.is_some_and(|waited| waited + most >= lease)
+}
+
+/// INV-06: of each attempt each epoch and each line is there once, from where it began; of one that completed all are,
+/// and of all attempts together each epoch counts once.
+pub(crate) fn said(
+    store: &Store,
+    (job, wish): (&Job, &Wish),
+    plan: &Plan,
+    began: &Began,
+) -> Result<()> {
+    let id = job.id.0;
+    let mut epochs: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for point in store.points(job.id, 0, ROWS)? {
+        let of = epochs.entry(point.attempt.0).or_default();
+        of.push(point.progress.epoch);
+    }
+    let mut lines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for line in store.logs(job.id, 0, ROWS)? {
+        if line.line.stream == LogStream::Stdout {
+            lines
+                .entry(line.attempt.0)
+                .or_default()
+                .push(line.line.text);
+        }
+    }
+    let mut saved = BTreeSet::from([0]);
+    for attempt in &job.attempts {
+        let number = attempt.number.0;
+        let before = began.get(&(id, number)).copied().unwrap_or(0);
+        ensure!(
+            saved.contains(&before),
+            "attempt {id}/{number} began after epoch {before}, of which no checkpoint is known"
+        );
+        let epochs = epochs.get(&number).map(Vec::as_slice).unwrap_or_default();
+        let lines = lines.remove(&number).unwrap_or_default();
+        let whole: Vec<u32> = (before + 1..).take(epochs.len()).collect();
+        ensure!(
+            epochs == whole,
+            "INV-06: points of {id}/{number} are {epochs:?}"
+        );
+        saved.extend(
+            epochs
+                .iter()
+                .filter(|epoch| wish.script.saves_after(**epoch)),
+        );
+        let texts: Vec<String> = (before + 1..).take(lines.len()).map(Script::line).collect();
+        ensure!(
+            lines == texts,
+            "INV-06: lines of {id}/{number} are {lines:?}"
+        );
+        let last = job.attempts.last();
+        let last = last.is_some_and(|last| last.number.0 == number);
+        if last && job.state == JobState::Completed && !was_given_up(job, plan) {
+            let all = usize::try_from(job.spec.epochs - before).unwrap_or(usize::MAX);
+            ensure!(
+                epochs.len() == all && lines.len() == all,
+                "job {id} completed, with {} points and {} lines of {all}",
+                epochs.len(),
+                lines.len()
+            );
+            curve(job, &epochs_of(store, job)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn epochs_of(store: &Store, job: &Job) -> Result<Vec<u32>> {
+    let curve = job.curve();
+    let points = store.points(job.id, 0, ROWS)?;
+    let counts = points
+        .iter()
+        .filter(|point| curve.has(point.attempt, point.progress.epoch));
+    Ok(counts.map(|point| point.progress.epoch).collect())
+}
+
+/// What is shown of a job that completed has each epoch once.
+fn curve(job: &Job, epochs: &[u32]) -> Result<()> {
+    let id = job.id;
+    let all: Vec<u32> = (1..=job.spec.epochs).collect();
+    ensure!(
+        epochs == all,
+        "the curve of job {id} has epochs {epochs:?} of {}",
+        job.spec.epochs
+    );
+    Ok(())
+}

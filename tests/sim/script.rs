@@ -1,0 +1,64 @@
+//! What the simulation's trainers do: it stands in their arguments, as that of real ones.
+//!
+//! Pure. Drawn by the plan, read by the yard, and known to the check.
+
+/// What a trainer does, as its arguments say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Script {
+    pub(crate) epochs: u32,
+    /// Of an epoch.
+    pub(crate) millis: u64,
+    pub(crate) code: i32,
+    /// Ends of SIGKILL only.
+    pub(crate) stubborn: bool,
+    /// After so many epochs there is a checkpoint in the store; 0 is never.
+    pub(crate) saves: u32,
+}
+
+impl Script {
+    pub(crate) fn argv(&self) -> Vec<String> {
+        let parts = [
+            self.epochs.to_string(),
+            self.millis.to_string(),
+            self.code.to_string(),
+            self.stubborn.to_string(),
+            self.saves.to_string(),
+        ];
+        std::iter::once("simulated-trainer".to_owned())
+            .chain(parts)
+            .collect()
+    }
+
+    pub(crate) fn of(argv: &[String]) -> Option<Self> {
+        let [_, epochs, millis, code, stubborn, saves] = argv else {
+            return None;
+        };
+        Some(Self {
+            epochs: epochs.parse().ok()?,
+            millis: millis.parse().ok()?,
+            code: code.parse().ok()?,
+            stubborn: stubborn.parse().ok()?,
+            saves: saves.parse().ok()?,
+        })
+    }
+
+    /// What it writes at the end of an epoch.
+    pub(crate) fn line(epoch: u32) -> String {
+        format!("epoch {epoch} is done")
+    }
+
+    /// Whether it saves what it has after this epoch.
+    pub(crate) fn saves_after(&self, epoch: u32) -> bool {
+        self.saves > 0 && epoch > 0 && epoch.is_multiple_of(self.saves)
+    }
+
+    /// Where that checkpoint is.
+    pub(crate) fn checkpoint(job: u64, epoch: u32) -> String {
+        format!("yard://{job}/{epoch}")
+    }
+
+    /// After which epoch a checkpoint was made.
+    pub(crate) fn epoch_of(checkpoint: &str) -> Option<u32> {
+        checkpoint.rsplit_once('/')?.1.parse().ok()
+    }
+}

@@ -1,0 +1,309 @@
+//! Users: they submit jobs, cancel them, run them again, and look at what waits.
+//!
+//! Owns what they were told. They try until they are answered, as clients do. Called by the world.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::{Code, Request as Call, Status, metadata::MetadataValue, transport::Channel};
+use trainyard_core::job::JobState;
+use trainyard_net::{ClientTls, Connection, Plain};
+use trainyard_proto::v1::{
+    CancelJobRequest, Job, JobSpec, JobState as Shown, ListJobsRequest, LoginRequest,
+    ResourceRequest, SubmitJobRequest, auth_service_client::AuthServiceClient,
+    job_service_client::JobServiceClient,
+};
+use turmoil::net::TcpStream;
+
+use crate::{
+    hosts::COORDINATOR,
+    plan::{Again, Wish},
+    trace::Trace,
+    wire,
+};
+
+/// How long a user waits for an answer, and before the next try.
+const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
+/// How closely a user watches a job that is to be cancelled in a certain state.
+const WATCH: Duration = Duration::from_millis(10);
+/// How often somebody looks at what waits. Nothing may wait for so long without a reason.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What users were told, and what they see.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Accepted(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    /// The number of each job that was accepted, in the order of the wishes.
+    jobs: Vec<Option<u64>>,
+    /// Users who want nothing more.
+    content: usize,
+    /// How often running a job again was asked for.
+    again: BTreeMap<u64, u32>,
+    /// Where jobs stand.
+    states: BTreeMap<u64, JobState>,
+}
+
+impl Accepted {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Option<u64>> {
+        self.told().jobs.clone()
+    }
+
+    /// How many users want nothing more.
+    pub(crate) fn content(&self) -> usize {
+        self.told().content
+    }
+
+    /// How often running this job again was asked for.
+    pub(crate) fn again(&self, job: u64) -> u32 {
+        self.told().again.get(&job).copied().unwrap_or(0)
+    }
+
+    /// What users can see.
+    pub(crate) fn shows(&self, job: u64, state: JobState) {
+        self.told().states.insert(job, state);
+    }
+
+    fn state(&self, job: u64) -> Option<JobState> {
+        self.told().states.get(&job).copied()
+    }
+
+    fn set(&self, wish: usize, job: u64) {
+        let all = &mut self.told().jobs;
+        if all.len() <= wish {
+            all.resize(wish + 1, None);
+        }
+        if let Some(place) = all.get_mut(wish) {
+            *place = Some(job);
+        }
+    }
+}
+
+/// Submits one job when its time comes, and does to it what is wished; tries until each is done.
+pub(crate) async fn user(
+    (number, wish): (usize, Wish),
+    accepted: Accepted,
+    trace: Trace,
+) -> turmoil::Result {
+    tokio::time::sleep(wish.at).await;
+    let caller = Caller::default();
+    let job = caller.again(|| submit(&caller, number, &wish)).await?;
+    accepted.set(number, job);
+    trace.note(format!("user: wish {number} is job {job}"));
+    if let Some(wait) = wish.cancel_after {
+        tokio::time::sleep(wait).await;
+        caller.again(|| cancel(&caller, job)).await?;
+        trace.note(format!("user: job {job} is cancelled"));
+    } else if let Some(state) = wish.cancel_in {
+        while accepted.state(job).is_none_or(|now| now < state) {
+            tokio::time::sleep(WATCH).await;
+        }
+        trace.note(format!("user: job {job} is to be cancelled now"));
+        caller.again(|| cancel(&caller, job)).await?;
+    }
+    for again in &wish.again {
+        while !accepted.state(job).is_some_and(JobState::is_terminal) {
+            tokio::time::sleep(AGAIN).await;
+        }
+        tokio::time::sleep(again.after).await;
+        let answer = caller.again(|| run_again(&caller, (job, again), &accepted));
+        answer.await?;
+        trace.note(format!("user: job {job} runs again ({again:?})"));
+    }
+    accepted.told().content += 1;
+    Ok(())
+}
+
+/// Looks at what waits, for ever. INV-08: each has a reason, unless it has only just begun to wait.
+pub(crate) async fn onlooker(trace: Trace) -> turmoil::Result {
+    let caller = Caller::default();
+    let mut before: BTreeMap<u64, usize> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // Who cannot look does not know for how long what is seen next has waited.
+        let seen = tokio::time::timeout(PATIENCE, waiting(&caller)).await;
+        let Ok(Ok(jobs)) = seen else {
+            before.clear();
+            caller.set(None);
+            continue;
+        };
+        let silent = jobs.iter().filter(|job| job.reason.is_empty());
+        let silent = silent.map(|job| (job.job_id, job.attempts.len()));
+        let silent: BTreeMap<u64, usize> = silent.collect();
+        for (job, attempts) in &silent {
+            if before.get(job) == Some(attempts) {
+                trace.note(format!("job {job} waits without a reason"));
+                return Err(format!("INV-08: job {job} waits without a reason").into());
+            }
+        }
+        before = silent;
+    }
+}
+
+type Bearer = MetadataValue<tonic::metadata::Ascii>;
+
+/// Who calls, with the token that it was given.
+#[derive(Debug, Default)]
+struct Caller(Mutex<Option<Bearer>>);
+
+impl Caller {
+    /// Until it is done, or refused for good.
+    async fn again<T>(&self, call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+        loop {
+            match tokio::time::timeout(PATIENCE, call()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(status)) if status.code() == Code::Unauthenticated => self.set(None),
+                Ok(Err(status)) if is_final(&status) => return Err(status),
+                Ok(Err(_)) | Err(_) => {}
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn set(&self, bearer: Option<Bearer>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bearer;
+    }
+
+    async fn enter(&self) -> Result<(Channel, Bearer), Status> {
+        let unavailable = |error: String| Status::unavailable(error);
+        let url = format!("http://{COORDINATOR}:{}", wire::PORT);
+        let connection = Connection::new(&url, ClientTls::default(), Plain::Anywhere);
+        let connection = connection.map_err(|error| unavailable(error.to_string()))?;
+        let channel = connection.through(wire::dial()).connect().await;
+        let channel = channel.map_err(|error| unavailable(error.to_string()))?;
+        let known = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(bearer) = known {
+            return Ok((channel, bearer));
+        }
+        let login = LoginRequest {
+            email: "admin@example.com".to_owned(),
+            password: "admin123".to_owned(),
+        };
+        let tokens = AuthServiceClient::new(channel.clone()).login(login).await?;
+        let token = tokens.into_inner().tokens.unwrap_or_default().access_token;
+        let bearer: Bearer = format!("Bearer {token}")
+            .parse()
+            .map_err(|_e| Status::internal("no token"))?;
+        self.set(Some(bearer.clone()));
+        Ok((channel, bearer))
+    }
+}
+
+/// No later try is answered better. A node that could hold the job may be known later.
+fn is_final(status: &Status) -> bool {
+    let waits = status.message().contains("no node could ever hold");
+    let wrong = matches!(
+        status.code(),
+        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::PermissionDenied
+    );
+    wrong && !waits
+}
+
+async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Status> {
+    let (channel, bearer) = caller.enter().await?;
+    let spec = JobSpec {
+        name: format!("wish-{number}"),
+        framework: "command".to_owned(),
+        epochs: wish.script.epochs,
+        batch_size: 8,
+        learning_rate: 0.01,
+        command: wish.script.argv(),
+        resources: Some(ResourceRequest {
+            cpus: wish.cpus,
+            gpus: wish.gpus,
+            ..ResourceRequest::default()
+        }),
+        grace_period: Some(prost_types::Duration {
+            seconds: 3,
+            nanos: 0,
+        }),
+        ..JobSpec::default()
+    };
+    let mut call = Call::new(SubmitJobRequest {
+        spec: Some(spec),
+        idempotency_key: format!("wish-{number}"),
+    });
+    call.metadata_mut().insert("authorization", bearer);
+    let submitted = JobServiceClient::new(channel).submit_job(call).await?;
+    Ok(submitted.into_inner().job.unwrap_or_default().job_id)
+}
+
+/// A page of those that wait.
+async fn waiting(caller: &Caller) -> Result<Vec<Job>, Status> {
+    let (channel, bearer) = caller.enter().await?;
+    let mut call = Call::new(ListJobsRequest {
+        page_size: 1_000,
+        states: vec![Shown::Pending.into(), Shown::Queued.into()],
+        ..ListJobsRequest::default()
+    });
+    call.metadata_mut().insert("authorization", bearer);
+    let listed = JobServiceClient::new(channel).list_jobs(call).await?;
+    Ok(listed.into_inner().jobs)
+}
+
+/// Over REST, where it is offered. One that runs already was started by a try without an answer.
+async fn run_again(
+    caller: &Caller,
+    (job, again): (u64, &Again),
+    accepted: &Accepted,
+) -> Result<(), Status> {
+    let (_channel, bearer) = caller.enter().await?;
+    let bearer = bearer.to_str().map_err(|_e| Status::internal("no token"))?;
+    let verb = if again.goes_on {
+        "start?resume=true"
+    } else {
+        "restart"
+    };
+    *accepted.told().again.entry(job).or_default() += 1;
+    let request = format!(
+        "POST /api/v1/training/jobs/{job}/{verb} HTTP/1.1\r\nhost: {COORDINATOR}\r\nauthorization: {bearer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    let answer = ask(&request).await;
+    let answer = answer.map_err(|error| Status::unavailable(error.to_string()))?;
+    let code = answer.split(' ').nth(1).unwrap_or_default();
+    match code {
+        "200" => Ok(()),
+        // A try whose answer was lost has started it.
+        "400" if answer.contains("start job with status") => Ok(()),
+        "401" => Err(Status::unauthenticated(answer)),
+        "400" | "404" | "422" => Err(Status::invalid_argument(answer)),
+        _ => Err(Status::unavailable(answer)),
+    }
+}
+
+async fn ask(request: &str) -> std::io::Result<String> {
+    let mut wire = TcpStream::connect((COORDINATOR, wire::PORT)).await?;
+    wire.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    wire.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+async fn cancel(caller: &Caller, job: u64) -> Result<(), Status> {
+    let (channel, bearer) = caller.enter().await?;
+    let mut call = Call::new(CancelJobRequest { job_id: job });
+    call.metadata_mut().insert("authorization", bearer);
+    match JobServiceClient::new(channel).cancel_job(call).await {
+        // It has ended meanwhile.
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
+        Err(status) => {
+            tracing::debug!(job, %status, "not cancelled");
+            Err(status)
+        }
+        answered => answered.map(drop),
+    }
+}
