@@ -326,6 +326,10 @@ impl State {
     }
 
     fn reason(&self, job: JobId) -> Option<String> {
+        if let Some(proposal) = self.unanswered.get(&job) {
+            let node = &proposal.allocation.node;
+            return Some(format!("has a place on {node}, which is being stored"));
+        }
         let queued = self.queue.get(job)?;
         let words = reason(&self.ledger, &queued.request);
         let now = clock::now();
@@ -462,6 +466,8 @@ mod tests {
         state.job_is(waiting(1, 10));
         state.place(Timestamp(1_000)).unwrap();
         assert!(holds(&state, 1) && !holds(&state, 2));
+        let reason = state.reason(JobId(1)).unwrap();
+        assert_eq!(reason, "has a place on n1, which is being stored");
         let proposal = state.unanswered.get(&JobId(1)).cloned().unwrap();
         let JobMsg::Event(placed, None) = proposal.into() else {
             panic!("not an event");
