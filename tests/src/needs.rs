@@ -36,6 +36,15 @@ pub fn skipped(why: &str) {
     let words = format!("SKIPPED: {test}: {why}");
     let must = std::env::var_os("TRAINYARD_SKIP_NOTHING").is_some();
     assert!(!must, "{words}");
+    say(&words);
+}
+
+/// As [`skipped`], for what nothing that could be installed would change: a machine whose kernel or owner does not allow it.
+pub fn impossible(why: &str) {
+    say(&format!("SKIPPED: {why}"));
+}
+
+fn say(words: &str) {
     let line = format!("\n*** {words} ***\n");
     std::io::stderr().write_all(line.as_bytes()).ok();
 }
