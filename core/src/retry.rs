@@ -68,6 +68,7 @@ pub struct Tried {
     /// The batch was halved.
     pub halved: bool,
     /// What it was before.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<u32>,
 }
 
