@@ -35,3 +35,22 @@ pub(super) fn words(error: reqwest::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_error_does_not_show_the_signed_way_that_it_is_about() {
+        // Nobody listens on a port that was free a moment ago.
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let url = format!("http://{address}/set/cat.png?signature=s3cret");
+        let error = reqwest::Client::new().get(url).send().await.unwrap_err();
+        assert!(error.to_string().contains("s3cret"), "{error}");
+        let shown = words(error);
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("refused"), "{shown}");
+    }
+}
