@@ -106,9 +106,16 @@ impl World {
 
     /// Stops in order; the data folder remains.
     pub(crate) async fn stop(mut self) -> TempDir {
+        let store = self.data().join("trainyard.redb");
         self.stop.send(()).unwrap();
         let ended = tokio::time::timeout(PATIENCE, self.running.join_next());
         ended.await.unwrap().unwrap().unwrap().unwrap();
+        // Here its process goes on, and with it for a moment whoever still had the store in hand.
+        until("nobody has the store", async || {
+            let file = std::fs::File::open(&store).unwrap();
+            file.try_lock().is_ok().then_some(())
+        })
+        .await;
         self.folder
     }
 

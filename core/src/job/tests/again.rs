@@ -40,9 +40,9 @@ fn a_cancel_while_the_last_records_are_under_way_is_the_end_of_trying_again() {
         (JobState::Finishing, vec![])
     );
     let step = step.job.step(T, stored(5)).unwrap();
-    assert_eq!(step.job.state, JobState::Failed);
+    assert_eq!(step.job.state, JobState::Cancelled);
     let class = step.job.outcome.as_ref().and_then(|outcome| outcome.class);
-    assert_eq!(class, Some(FailureClass::Infrastructure));
+    assert_eq!(class, Some(FailureClass::Cancelled));
     assert!(!step.effects.contains(&Effect::Enqueue));
     // A user's start is a new wish.
     let again = step.job.step(T, Event::RestartRequested).unwrap().job;
