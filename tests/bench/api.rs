@@ -4,7 +4,7 @@
 //! No agent takes part: only the two doors, the service and the store are measured. Each answer to a
 //! submit is on disk.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use nix::unistd::Pid;
@@ -15,7 +15,11 @@ use tests::{
 };
 use tokio::task::JoinSet;
 
-use crate::{distribution, machine, throughput::rate};
+use crate::{
+    clock::{milliseconds, now},
+    distribution, machine,
+    throughput::rate,
+};
 
 /// Clients at once, each with a connection of its own.
 const CLIENTS: usize = 64;
@@ -123,16 +127,4 @@ async fn summary(mut clients: JoinSet<Result<Vec<f64>>>, begun: Instant) -> Resu
         "per_second": rate(taken.len(), begun.elapsed()),
         "ms": distribution(taken),
     }))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement reads the machine's clock"
-)]
-fn now() -> Instant {
-    Instant::now()
-}
-
-fn milliseconds(span: Duration) -> f64 {
-    span.as_secs_f64() * 1_000.0
 }

@@ -1,8 +1,6 @@
 //! Very many jobs: what they take of the coordinator's memory while they wait, and how soon one that has them serves
 //! again after a crash.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::{
@@ -13,6 +11,7 @@ use tests::{
 use trainyard_proto::v1::{JobState, ListJobsRequest};
 
 use crate::{
+    clock::{milliseconds, now},
     fleet::{Fleet, Offer},
     machine,
     throughput::{rate, submit_all},
@@ -132,16 +131,4 @@ async fn starting(jobs: &mut Jobs) -> Result<bool> {
 fn store_mib(cluster: &Cluster) -> Result<f64> {
     let file = cluster.path("coordinator").join("trainyard.redb");
     Ok(std::fs::metadata(file)?.len() as f64 / f64::from(1 << 20))
-}
-
-fn milliseconds(span: Duration) -> f64 {
-    span.as_secs_f64() * 1_000.0
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement reads the machine's clock"
-)]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -2,15 +2,13 @@
 //!
 //! All of it is in the page cache: what is measured is the coordinator, not the disk.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster::Cluster;
+
+use crate::clock::now;
 
 /// Files in one folder.
 const FOLDER: usize = 100;
@@ -74,12 +72,4 @@ async fn send(
     let text = answer.text().await?;
     ensure!(status.is_success(), "{status}: {text}");
     Ok(before.elapsed().as_secs_f64() * 1_000.0)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement reads the real clock"
-)]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -6,6 +6,7 @@
 mod agents;
 mod api;
 mod backlog;
+mod clock;
 mod datasets;
 mod fleet;
 mod latency;

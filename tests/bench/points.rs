@@ -3,7 +3,7 @@
 //! A point is one value of one metric at one step; a report holds several. Batches are those of a real agent (256
 //! reports, at most 4,096 under way), but were encoded before: an agent's encoding runs on another machine.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
@@ -25,6 +25,7 @@ use trainyard_proto::v1::{
 };
 
 use crate::{
+    clock::now,
     fleet::{self, Fleet, Offer, Running},
     machine,
     raw::{Codec, Raw},
@@ -255,12 +256,4 @@ async fn stored(cluster: &Cluster) -> Result<u64> {
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 fn whole(number: u64) -> f64 {
     number as f64
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement reads the machine's clock"
-)]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -1,6 +1,6 @@
 //! How soon a failure is seen and is over: a node that falls silent, an agent and a coordinator that are killed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -10,9 +10,12 @@ use tests::{
     jobs::{Jobs, shell},
     wait::until,
 };
-use trainyard_proto::v1::{JobState, ListNodesRequest, NodeState};
+use trainyard_proto::v1::{JobState, ListNodesRequest, Node, NodeState};
 
-use crate::distribution;
+use crate::{
+    clock::{milliseconds, now},
+    distribution,
+};
 
 /// How long a coordinator stays away: agents wait for longer the longer they fail.
 const AWAY: Duration = Duration::from_secs(20);
@@ -105,40 +108,21 @@ async fn ready(cluster: &Cluster) -> bool {
     states.len() == AGENTS && states.iter().all(|(_, state)| *state == NodeState::Ready)
 }
 
+async fn nodes(cluster: &Cluster) -> Result<Vec<Node>> {
+    let listed = cluster.nodes().await.list_nodes(ListNodesRequest {}).await;
+    Ok(listed?.into_inner().nodes)
+}
+
 async fn states(cluster: &Cluster) -> Result<Vec<(String, NodeState)>> {
-    let nodes = cluster
-        .nodes()
-        .await
-        .list_nodes(ListNodesRequest {})
+    Ok(nodes(cluster)
         .await?
-        .into_inner()
-        .nodes;
-    Ok(nodes
         .into_iter()
         .map(|node| (node.name.clone(), node.state()))
         .collect())
 }
 
 async fn holder(cluster: &Cluster, job: u64) -> Result<String> {
-    let nodes = cluster
-        .nodes()
-        .await
-        .list_nodes(ListNodesRequest {})
-        .await?
-        .into_inner()
-        .nodes;
-    let holder = nodes.into_iter().find(|node| node.job_ids.contains(&job));
+    let mut nodes = nodes(cluster).await?.into_iter();
+    let holder = nodes.find(|node| node.job_ids.contains(&job));
     Ok(holder.context("nobody runs the job")?.name)
-}
-
-fn milliseconds(span: Duration) -> f64 {
-    span.as_secs_f64() * 1_000.0
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement reads the machine's clock"
-)]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -114,23 +114,9 @@ fn outside(arguments: &Arguments) -> Result<ExitCode> {
     let program = arguments.program()?;
     let folder = tempfile::tempdir()?;
     let group = ready::Group::make(arguments.no_cgroups);
-    // setpriv: whoever is killed takes the run along.
-    let mut command = Command::new("setpriv");
-    command.args([
-        "--pdeathsig",
-        "KILL",
-        "unshare",
-        "--net",
-        "--mount",
-        "--pid",
-    ]);
-    command.args([
-        "--propagation",
-        "private",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-    ]);
+    let [program_of_all, how @ ..] = ready::APART;
+    let mut command = Command::new(program_of_all);
+    command.args(how);
     command
         .arg(std::env::current_exe()?)
         .args(arguments.again(Inside::First));

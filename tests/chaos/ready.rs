@@ -11,6 +11,22 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+/// Starts a program in namespaces of its own, which end with whoever started it.
+pub(crate) const APART: [&str; 12] = [
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--net",
+    "--mount",
+    "--pid",
+    "--propagation",
+    "private",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+];
+
 /// Says why there can be no run here.
 pub(crate) fn look() -> Result<(), String> {
     // Who this process is owns its folder.
@@ -19,18 +35,7 @@ pub(crate) fn look() -> Result<(), String> {
     }
     let tries: [&[&str]; 3] = [
         &["ip", "-Version"],
-        &[
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "true",
-        ],
+        &[&APART[..], &["true"]].concat(),
         &[
             "unshare",
             "--net",

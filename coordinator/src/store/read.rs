@@ -115,35 +115,40 @@ impl Store {
 
     /// Every job that has not ended, oldest first.
     pub fn open_jobs(&self) -> Result<Vec<Job>, ReadError> {
+        let mut found = Vec::new();
+        self.each_open(|id, bytes| {
+            found.push(decode_job(id, bytes)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The rows of jobs that have not ended, oldest first.
+    fn each_open(
+        &self,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
         let txn = self.read()?;
         let jobs = txn.open_table(JOBS)?;
-        let mut found = Vec::new();
         for entry in txn.open_table(OPEN_JOBS)?.iter()? {
             let id = entry?.0.value();
             if let Some(bytes) = jobs.get(id)? {
-                found.push(decode_job(id, bytes.value())?);
+                visit(id, bytes.value())?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The same apart: those in the queue, of which no more is read than the queue needs, and the others.
     pub fn open_jobs_apart(&self) -> Result<(Vec<QueuedJob>, Vec<Job>), ReadError> {
-        let txn = self.read()?;
-        let jobs = txn.open_table(JOBS)?;
         let (mut waiting, mut others) = (Vec::new(), Vec::new());
-        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
-            let id = entry?.0.value();
-            let Some(bytes) = jobs.get(id)? else { continue };
-            let place = Place {
-                table: "jobs",
-                key: &id,
-            };
-            match codec::queued_from_json(place, bytes.value())? {
+        self.each_open(|id, bytes| {
+            match codec::queued_from_json(place_of(&id), bytes)? {
                 Some(queued) => waiting.push(queued),
-                None => others.push(decode_job(id, bytes.value())?),
+                None => others.push(decode_job(id, bytes)?),
             }
-        }
+            Ok(())
+        })?;
         Ok((waiting, others))
     }
 
@@ -159,23 +164,16 @@ impl Store {
 
     /// How many jobs are in each state of those that have not ended. Reads no more of a job than its state.
     pub fn count_states(&self) -> Result<Vec<(JobState, u64)>, ReadError> {
-        let txn = self.read()?;
-        let jobs = txn.open_table(JOBS)?;
         let open = JobState::ALL
             .into_iter()
             .filter(|state| !state.is_terminal());
         let mut counts: Vec<_> = open.map(|state| (state, 0)).collect();
-        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
-            let id = entry?.0.value();
-            let Some(bytes) = jobs.get(id)? else { continue };
-            let place = Place {
-                table: "jobs",
-                key: &id,
-            };
-            let state = codec::state_from_json(place, bytes.value())?;
+        self.each_open(|id, bytes| {
+            let state = codec::state_from_json(place_of(&id), bytes)?;
             let of_state = counts.iter_mut().filter(|(known, _)| *known == state);
             of_state.for_each(|(_, count)| *count += 1);
-        }
+            Ok(())
+        })?;
         Ok(counts)
     }
 
@@ -400,11 +398,14 @@ impl Store {
 }
 
 pub(super) fn decode_job(id: u64, bytes: &[u8]) -> Result<Job, ReadError> {
-    let place = Place {
+    codec::job_from_json(place_of(&id), bytes)
+}
+
+fn place_of(id: &u64) -> Place<'_> {
+    Place {
         table: "jobs",
-        key: &id,
-    };
-    codec::job_from_json(place, bytes)
+        key: id,
+    }
 }
 
 fn user(txn: &ReadTransaction, id: u64) -> Result<Option<UserRow>, ReadError> {

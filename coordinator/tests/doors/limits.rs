@@ -59,12 +59,8 @@ fn stops(size: u32) -> Pieces {
 
 /// As above, and a byte now and then.
 fn drips(size: u32) -> Pieces {
-    let drip = stream::unfold((), |()| async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        Some((Bytes::from_static(&[0]), ()))
-    });
     let head = stops(size).take(1);
-    Box::pin(head.chain(drip))
+    Box::pin(head.chain(paced(1, 100, usize::MAX)))
 }
 
 /// Nothing ends these calls but what the test is about.

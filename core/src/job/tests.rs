@@ -1,8 +1,8 @@
 //! The job machine, event by event and under random events.
 
-use proptest::prelude::*;
-
 mod again;
+mod checkpoints;
+mod properties;
 
 use super::*;
 use crate::{
@@ -148,68 +148,6 @@ fn a_restart_is_a_new_attempt_that_fences_the_old_one() {
         step.job.step(T, Event::Started(A1, T)),
         Err(Illegal::Fenced { .. })
     ));
-}
-
-#[test]
-fn a_job_that_is_started_again_goes_on_from_its_checkpoint_when_that_is_wanted() {
-    let named = |path: &str, whole| {
-        let checkpoint = Some(path.to_owned());
-        Event::StartRequested(Resume { checkpoint, whole })
-    };
-    let last = || {
-        Event::StartRequested(Resume {
-            checkpoint: None,
-            whole: true,
-        })
-    };
-    let mut ended = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
-    assert_eq!(ended.state, JobState::Failed);
-    ended.last_checkpoint = Some(Checkpoint {
-        path: "/c/last.pt".into(),
-        size_bytes: None,
-    });
-    let told = |job: &Job, event| {
-        let job = job.step(T, event).unwrap().job;
-        assert_eq!(job.state, JobState::Queued);
-        (job.spec.resume_from, job.spec.resume)
-    };
-    let at = |path: &str| Some(path.to_owned());
-    assert_eq!(told(&ended, last()), (at("/c/last.pt"), true));
-    assert_eq!(told(&ended, named("/x.pt", false)), (at("/x.pt"), false));
-    assert_eq!(told(&ended, Event::RestartRequested), (None, false));
-    let waiting = ended.step(T, named("/x.pt", true)).unwrap().job;
-    let plain = Event::StartRequested(Resume::default());
-    assert_eq!(told(&waiting, plain), (at("/x.pt"), true));
-    let runs = after(vec![Event::Prepared, placed(), Event::Started(A1, T)]).job;
-    let refused = runs.step(T, last()).unwrap_err();
-    assert_eq!(refused.to_string(), "a running job does not take 'start'");
-}
-
-#[test]
-fn a_job_that_goes_on_from_its_own_checkpoint_keeps_the_best_one_until_there_is_a_better() {
-    let place = |path: &str| {
-        Some(Checkpoint {
-            path: path.to_owned(),
-            size_bytes: None,
-        })
-    };
-    let mut ended = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
-    ended.best_checkpoint = place("/c/best.pt");
-    ended.last_checkpoint = place("/c/last.pt");
-    let again = |checkpoint: Option<&str>, whole| {
-        let checkpoint = checkpoint.map(str::to_owned);
-        let event = Event::StartRequested(Resume { checkpoint, whole });
-        let job = ended.step(T, event).unwrap().job;
-        (job.best_checkpoint, job.last_checkpoint)
-    };
-    let both = (place("/c/best.pt"), place("/c/last.pt"));
-    assert_eq!(again(None, true), both);
-    assert_eq!(again(Some("/c/last.pt"), true), both);
-    assert_eq!(again(Some("/c/best.pt"), true), both);
-    // Anew, with its weights alone, or from elsewhere: another training.
-    assert_eq!(again(None, false), (None, None));
-    assert_eq!(again(Some("/c/last.pt"), false), (None, None));
-    assert_eq!(again(Some("/x.pt"), true), (None, None));
 }
 
 #[test]
@@ -474,121 +412,4 @@ fn a_run_at_a_tracker_is_noted_also_after_the_end_and_forgotten_at_a_restart() {
     assert!(again.step(T, tracked.clone()).is_err());
     let second = again.step(T, placed()).unwrap().job;
     assert!(second.step(T, tracked).is_err());
-}
-
-/// Well or not, by the job's fault or the node's.
-fn any_end() -> impl Strategy<Value = TaskEnd> {
-    let fault = prop_oneof![Just(None), Just(Some(false)), Just(Some(true))];
-    (0i32..2, fault, 0u64..4).prop_map(|(code, infrastructure, last_seq)| TaskEnd {
-        exit_code: Some(code).filter(|_| infrastructure.is_none()),
-        error: infrastructure.map(|_| "no space left".to_owned()),
-        infrastructure: infrastructure == Some(true),
-        last_seq,
-        ..TaskEnd::default()
-    })
-}
-
-fn any_event() -> impl Strategy<Value = Event> {
-    let attempt = (1u32..4).prop_map(AttemptNo);
-    prop_oneof![
-        Just(Event::Prepared),
-        Just(placed()),
-        attempt
-            .clone()
-            .prop_map(|a| Event::Preparing(a, "builds".into())),
-        attempt.clone().prop_map(|a| Event::Started(a, T)),
-        (attempt.clone(), any_end()).prop_map(|(a, end)| Event::Ended(a, end)),
-        (attempt.clone(), 0u64..5).prop_map(|(attempt, seq)| Event::Stored {
-            attempt,
-            seq,
-            progress: None,
-            completion: None,
-            first_epoch: None,
-            kept: None,
-        }),
-        Just(Event::CancelRequested),
-        Just(Event::RestartRequested),
-        Just(Event::StartRequested(Resume::default())),
-        attempt
-            .clone()
-            .prop_map(|a| Event::AttemptLost(a, "gone".into())),
-        attempt
-            .clone()
-            .prop_map(|a| Event::NodeLost(a, "silent".into())),
-        attempt.clone().prop_map(Event::Heard),
-        attempt.prop_map(|a| Event::Tracked(a, Tracker::Mlflow, "run".into())),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn random_events_only_walk_along_the_table_of_edges(
-        events in prop::collection::vec(any_event(), 0..60),
-        waits in any::<bool>(),
-    ) {
-        let mut job = accepted();
-        if waits {
-            job.spec.retry.on_lost = OnLost::Wait;
-        }
-        for event in events {
-            let user = matches!(event, Event::RestartRequested | Event::StartRequested(_));
-            let lost = matches!(event, Event::NodeLost(..));
-            let Ok(step) = job.step(T, event) else { continue };
-            if step.job.state != job.state {
-                // Starting may pass through finishing within one step, as may running.
-                let edge = EDGES.contains(&(job.state, step.job.state));
-                let through = EDGES.contains(&(job.state, JobState::Finishing))
-                    && EDGES.contains(&(JobState::Finishing, step.job.state));
-                prop_assert!(edge || through, "{:?} -> {:?}", job.state, step.job.state);
-                prop_assert!(!job.state.is_terminal() || user, "INV-04");
-            }
-            let finishing = step.job.state == JobState::Finishing;
-            prop_assert!(!(lost && finishing), "a lost node ends every wait for its records");
-            let again = job.cancel_requested && step.job.state == JobState::Queued;
-            prop_assert!(!again || user, "what a user has cancelled is not tried again");
-            let released = step.effects.contains(&Effect::Release);
-            prop_assert_eq!(released, job.allocation().is_some() && step.job.allocation().is_none());
-            prop_assert_eq!(step.job.outcome.is_some(), step.job.state.is_terminal());
-            job = step.job;
-        }
-    }
-}
-
-#[test]
-fn where_a_checkpoint_is_stored_replaces_its_path_and_not_the_epoch() {
-    let place = |path: &str| {
-        Some(Checkpoint {
-            path: path.into(),
-            size_bytes: Some(1),
-        })
-    };
-    let progress = |epoch, path| Progress {
-        at: T,
-        epoch,
-        total_epochs: 9,
-        step: None,
-        values: [].into(),
-        has_metrics: epoch > 0,
-        checkpoint: None,
-        best_checkpoint: place(path),
-    };
-    let said = |seq, epoch, path| Event::Stored {
-        attempt: A1,
-        seq,
-        progress: Some(Box::new(progress(epoch, path))),
-        completion: None,
-        first_epoch: None,
-        kept: None,
-    };
-    let job = after(vec![
-        Event::Prepared,
-        placed(),
-        Event::Started(A1, T),
-        said(1, 9, "/d/best.pt"),
-        said(2, 0, "s3://b/best.pt"),
-        exit(0, 2),
-    ])
-    .job;
-    assert_eq!(job.best_checkpoint, place("s3://b/best.pt"));
-    assert_eq!(job.progress.map(|progress| progress.epoch), Some(9));
 }

@@ -10,7 +10,7 @@ use trainyard_core::{
 };
 
 use super::{
-    retries::{runs, say, until},
+    retries::{running, runs, say},
     *,
 };
 use crate::actors::job::{Ack, Batch};
@@ -39,19 +39,10 @@ async fn waiting(store: &Store, writes: usize) {
     tokio::time::timeout(limit, wait).await.expect("in time");
 }
 
-async fn running(world: &World) -> (JobId, SessionRef, Frames, Option<v1::TaskKey>) {
-    let (session, mut frames) = node(world, "n1").await;
-    let job = submit(world, RetryPolicy::default()).await;
-    let task = start_of(&mut frames).await.task;
-    say(&session, runs(task));
-    until(world, job, |job| job.state == JobState::Running).await;
-    (job, session, frames, task)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_comes_twice_is_acknowledged_once_it_is_on_disk_and_not_before() {
     let world = world(Lease::default()).await;
-    let (job, _session, _frames, _task) = running(&world).await;
+    let (job, _session, _frames, _task) = running(&world, RetryPolicy::default()).await;
     let (acks, mut acknowledged) = mpsc::channel::<Ack>(4);
     let permits = std::sync::Arc::new(Semaphore::new(4));
     let release = held(&world.store).await;
@@ -88,7 +79,7 @@ async fn a_record_that_comes_twice_is_acknowledged_once_it_is_on_disk_and_not_be
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trainer_is_told_to_stop_once_its_cancel_is_on_disk_and_not_before() {
     let world = world(Lease::default()).await;
-    let (job, session, mut frames, task) = running(&world).await;
+    let (job, session, mut frames, task) = running(&world, RetryPolicy::default()).await;
     let release = held(&world.store).await;
     let cancel = JobMsg::Event(Event::CancelRequested, None);
     world.tree.jobs.cast(JobsMsg::Route(job, cancel)).unwrap();

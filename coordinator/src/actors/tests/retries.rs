@@ -221,20 +221,29 @@ async fn launches_that_fail_by_what_all_nodes_share_close_no_node() {
     world.root.stop_and_wait(None, None).await.unwrap();
 }
 
+/// A job that runs on `n1`: the job, the node's session and frames, and the task.
+pub(super) async fn running(
+    world: &World,
+    retry: RetryPolicy,
+) -> (JobId, SessionRef, Frames, Option<v1::TaskKey>) {
+    let (session, mut frames) = node(world, "n1").await;
+    let job = submit(world, retry).await;
+    let task = start_of(&mut frames).await.task;
+    say(&session, runs(task));
+    until(world, job, |job| job.state == JobState::Running).await;
+    (job, session, frames, task)
+}
+
 #[tokio::test]
 async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended() {
     let world = world(short()).await;
-    let (first, mut frames) = node(&world, "n1").await;
-    let job = submit(&world, at_once()).await;
-    let start = start_of(&mut frames).await;
-    say(&first, runs(start.task));
-    until(&world, job, |job| job.state == JobState::Running).await;
+    let (job, first, mut frames, task) = running(&world, at_once()).await;
     until(&world, job, |job| job.state == JobState::Queued).await;
     // It was only slow, and alone: it speaks on where it was, and nobody believes it.
-    let on = connect_request::Frame::Report(runs(start.task));
+    let on = connect_request::Frame::Report(runs(task));
     first.cast(SessionMsg::Incoming(Box::new(on))).ok();
     ended(&mut frames).await;
-    let (again, mut frames) = node_with(&world, "n1", vec![runs(start.task)]).await;
+    let (again, mut frames) = node_with(&world, "n1", vec![runs(task)]).await;
     let _alive = Beats::of(&again);
     let stopped = async {
         loop {
@@ -247,14 +256,14 @@ async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended
     };
     let limit = Duration::from_secs(30);
     let stopped = tokio::time::timeout(limit, stopped).await.unwrap();
-    assert_eq!(stopped, start.task);
+    assert_eq!(stopped, task);
     // What is asked behind that: there was time enough to place it.
     info(&world, "n1").await;
     ask(&world.tree.scheduler, SchedulerMsg::View)
         .await
         .unwrap();
     assert!(starts(&mut frames).is_empty());
-    say(&again, exits(start.task));
+    say(&again, exits(task));
     let next = tokio::time::timeout(limit, start_of(&mut frames)).await;
     assert_eq!(next.unwrap().task.unwrap().attempt, 2);
     world.root.stop_and_wait(None, None).await.unwrap();
@@ -263,11 +272,7 @@ async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended
 #[tokio::test]
 async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let world = world(short()).await;
-    let (first, mut frames) = node(&world, "n1").await;
-    let job = submit(&world, at_once()).await;
-    let start = start_of(&mut frames).await;
-    say(&first, runs(start.task));
-    until(&world, job, |job| job.state == JobState::Running).await;
+    let (job, _first, mut frames, task) = running(&world, at_once()).await;
     let (second, mut others) = node(&world, "n2").await;
     let _alive = Beats::of(&second);
     // n1 says nothing more: its lease runs out, and the job begins anew elsewhere.
@@ -279,7 +284,7 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     assert_eq!(lost.class.map(|class| class.name()), Some("lost"));
     // Here it is again, with a task that even ends well.
     ended(&mut frames).await;
-    let (first, mut frames) = node_with(&world, "n1", vec![runs(start.task)]).await;
+    let (first, mut frames) = node_with(&world, "n1", vec![runs(task)]).await;
     let stop = async {
         loop {
             if let Frame::Stop(stop) = *frames.recv().await.unwrap() {
@@ -289,11 +294,8 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     };
     let limit = Duration::from_secs(30);
     let stop = tokio::time::timeout(limit, stop).await.unwrap();
-    assert_eq!(
-        (stop.task, stop.cause()),
-        (start.task, v1::StopCause::Fenced)
-    );
-    say(&first, exits(start.task));
+    assert_eq!((stop.task, stop.cause()), (task, v1::StopCause::Fenced));
+    say(&first, exits(task));
     // What is asked behind the report: it has changed nothing.
     info(&world, "n1").await;
     let still = world.store.job(job).unwrap().unwrap();

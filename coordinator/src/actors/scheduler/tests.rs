@@ -1,0 +1,129 @@
+//! What the scheduler keeps in mind between messages: its queue, places that are not answered, and its alarm.
+
+use trainyard_core::spec::JobSpec;
+
+use super::*;
+use crate::store::{Change, Store, StoreOptions};
+
+/// A job that waits since `at` for the only CPU.
+fn waiting(id: u64, at: i64) -> Job {
+    let job = Job::accepted(JobId(id), JobSpec::default(), String::new(), Timestamp(at));
+    job.step(Timestamp(at), Event::Prepared).unwrap().job
+}
+
+fn one_cpu() -> State {
+    let mut state = State::default();
+    let capacity = Capacity {
+        cpus: 1,
+        ..Capacity::default()
+    };
+    state.ledger.set_node(NodeName("n1".into()), capacity, true);
+    state
+}
+
+fn holds(state: &State, id: u64) -> bool {
+    state.ledger.held_by(JobId(id)).is_some()
+}
+
+/// A job that failed by its node's fault and is tried again ten seconds after `at`.
+fn tried_again(id: u64, at: i64) -> Job {
+    let allocation = Allocation {
+        node: NodeName("n1".into()),
+        cpus: 1,
+        memory_bytes: 0,
+        gpus: Vec::new(),
+    };
+    let placed = Event::Placed {
+        queued_at: Timestamp(at),
+        allocation,
+        secret: "s".to_owned().into(),
+    };
+    let starts = waiting(id, at).step(Timestamp(at), placed).unwrap().job;
+    let lost = Event::NodeLost(AttemptNo(1), "it was silent".into());
+    starts.step(Timestamp(at), lost).unwrap().job
+}
+
+#[test]
+fn a_wait_between_attempts_ends_though_the_clock_was_set_back_meanwhile() {
+    let mut state = one_cpu();
+    let at = 1_000_000_000;
+    state.job_is(tried_again(1, at));
+    let (now, before) = (Timestamp(at), Timestamp(at - 300_000_000));
+    assert_eq!(state.next_alarm(now), Some(Duration::from_secs(10)));
+    assert_eq!(state.next_alarm(now), None, "it is seen to");
+    // It rings, and the clock says that it is five minutes earlier.
+    state.rings();
+    assert_eq!(state.next_alarm(before), Some(Duration::from_secs(310)));
+    assert!(state.dirty);
+}
+
+#[test]
+fn whatever_it_is_tried_again_for_a_job_stands_where_its_user_put_it() {
+    let mut halved = waiting(1, 10);
+    halved.tried.halved = true;
+    halved.state_since = Timestamp(500);
+    assert_eq!(queued(&halved).age, Timestamp(10));
+    let mut started_again = tried_again(2, 10);
+    started_again.asked_at = Some(Timestamp(900));
+    assert_eq!(queued(&started_again).age, Timestamp(900));
+}
+
+#[test]
+fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() {
+    let mut state = one_cpu();
+    state.job_is(waiting(1, 10));
+    state.place(Timestamp(1_000)).unwrap();
+    let mut urgent = waiting(2, 20);
+    urgent.spec.priority = 5;
+    state.job_is(urgent);
+    // Said before the placement reached it.
+    state.job_is(waiting(1, 10));
+    state.place(Timestamp(1_000)).unwrap();
+    assert!(holds(&state, 1) && !holds(&state, 2));
+    let reason = state.reason(JobId(1)).unwrap();
+    assert_eq!(reason, "has a place on n1, which is being stored");
+    let proposal = state.unanswered.get(&JobId(1)).cloned().unwrap();
+    let JobMsg::Event(placed, None) = proposal.into() else {
+        panic!("not an event");
+    };
+    let started = waiting(1, 10).step(Timestamp(30), placed).unwrap().job;
+    state.job_is(started.clone());
+    assert_eq!(state.ledger.held_by(JobId(1)), started.allocation());
+    assert!(state.unanswered.is_empty());
+}
+
+#[test]
+fn a_job_cancelled_before_its_place_reached_it_gives_it_back() {
+    let mut state = one_cpu();
+    state.job_is(waiting(1, 10));
+    state.place(Timestamp(1_000)).unwrap();
+    state.job_is(waiting(2, 20));
+    let cancelled = waiting(1, 10).step(Timestamp(30), Event::CancelRequested);
+    state.job_is(cancelled.unwrap().job);
+    state.place(Timestamp(1_000)).unwrap();
+    assert!(!holds(&state, 1) && holds(&state, 2));
+    // Queued anew: the place from before is not what it waits for.
+    state.job_is(waiting(1, 40));
+    assert!(!holds(&state, 1) && state.queue.get(JobId(1)).is_some());
+}
+
+#[tokio::test]
+async fn the_queue_is_at_a_start_what_it_was_told_job_by_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+    let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+    let mut again = waiting(1, 50);
+    again.spec.priority = 3;
+    again.spec.resources.cpus = 4;
+    again.tried.again = 1;
+    again.not_before = Some(Timestamp(60));
+    again.failed_on = [NodeName("n1".into())].into();
+    let mut running = waiting(2, 10);
+    running.state = JobState::Running;
+    let put = |job: &Job| Change::PutJob(Box::new(job.clone()));
+    let changes = vec![put(&again), put(&running), put(&waiting(3, 20))];
+    store.commit_and_wait(changes).await.unwrap();
+    let (queue, others) = store.open_jobs_apart().unwrap();
+    assert_eq!(queue, [queued(&again), queued(&waiting(3, 20))]);
+    assert_eq!(others, [running]);
+}

@@ -1,0 +1,83 @@
+//! The job machine under random events: whatever comes, it walks along its edges and keeps its promises.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Well or not, by the job's fault or the node's.
+fn any_end() -> impl Strategy<Value = TaskEnd> {
+    let fault = prop_oneof![Just(None), Just(Some(false)), Just(Some(true))];
+    (0i32..2, fault, 0u64..4).prop_map(|(code, infrastructure, last_seq)| TaskEnd {
+        exit_code: Some(code).filter(|_| infrastructure.is_none()),
+        error: infrastructure.map(|_| "no space left".to_owned()),
+        infrastructure: infrastructure == Some(true),
+        last_seq,
+        ..TaskEnd::default()
+    })
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let attempt = (1u32..4).prop_map(AttemptNo);
+    prop_oneof![
+        Just(Event::Prepared),
+        Just(placed()),
+        attempt
+            .clone()
+            .prop_map(|a| Event::Preparing(a, "builds".into())),
+        attempt.clone().prop_map(|a| Event::Started(a, T)),
+        (attempt.clone(), any_end()).prop_map(|(a, end)| Event::Ended(a, end)),
+        (attempt.clone(), 0u64..5).prop_map(|(attempt, seq)| Event::Stored {
+            attempt,
+            seq,
+            progress: None,
+            completion: None,
+            first_epoch: None,
+            kept: None,
+        }),
+        Just(Event::CancelRequested),
+        Just(Event::RestartRequested),
+        Just(Event::StartRequested(Resume::default())),
+        attempt
+            .clone()
+            .prop_map(|a| Event::AttemptLost(a, "gone".into())),
+        attempt
+            .clone()
+            .prop_map(|a| Event::NodeLost(a, "silent".into())),
+        attempt.clone().prop_map(Event::Heard),
+        attempt.prop_map(|a| Event::Tracked(a, Tracker::Mlflow, "run".into())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn random_events_only_walk_along_the_table_of_edges(
+        events in prop::collection::vec(any_event(), 0..60),
+        waits in any::<bool>(),
+    ) {
+        let mut job = accepted();
+        if waits {
+            job.spec.retry.on_lost = OnLost::Wait;
+        }
+        for event in events {
+            let user = matches!(event, Event::RestartRequested | Event::StartRequested(_));
+            let lost = matches!(event, Event::NodeLost(..));
+            let Ok(step) = job.step(T, event) else { continue };
+            if step.job.state != job.state {
+                // Starting may pass through finishing within one step, as may running.
+                let edge = EDGES.contains(&(job.state, step.job.state));
+                let through = EDGES.contains(&(job.state, JobState::Finishing))
+                    && EDGES.contains(&(JobState::Finishing, step.job.state));
+                prop_assert!(edge || through, "{:?} -> {:?}", job.state, step.job.state);
+                prop_assert!(!job.state.is_terminal() || user, "INV-04");
+            }
+            let finishing = step.job.state == JobState::Finishing;
+            prop_assert!(!(lost && finishing), "a lost node ends every wait for its records");
+            let again = job.cancel_requested && step.job.state == JobState::Queued;
+            prop_assert!(!again || user, "what a user has cancelled is not tried again");
+            let released = step.effects.contains(&Effect::Release);
+            prop_assert_eq!(released, job.allocation().is_some() && step.job.allocation().is_none());
+            prop_assert_eq!(step.job.outcome.is_some(), step.job.state.is_terminal());
+            job = step.job;
+        }
+    }
+}
