@@ -82,6 +82,17 @@ pub(crate) async fn job(world: &World, agent: &mut Agent) -> u64 {
     id
 }
 
+/// An MLflow that answers so to all about the first run, and a job that has met it.
+async fn with_an_ill_run(status: u16) -> (Mlflow, World, Agent) {
+    let mlflow = Mlflow::at("127.0.0.1:0").await;
+    mlflow.told.lock().unwrap().ill = Some(("run-1".to_owned(), status));
+    let world = world(at(mlflow.receiver.url())).await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    job(&world, &mut agent).await;
+    until_shown(&world, "mlflow", |tracker| tracker["failures"] != 0).await;
+    (mlflow, world, agent)
+}
+
 /// All of one job, once.
 fn complete(mlflow: &Mlflow) {
     let told = mlflow.told.lock().unwrap();
@@ -297,12 +308,7 @@ async fn two_metrics_that_mlflow_spells_alike_are_two_series_also_when_one_comes
 
 #[tokio::test]
 async fn an_attempt_that_was_begun_on_another_server_is_whole_on_this_one() {
-    let old = Mlflow::at("127.0.0.1:0").await;
-    old.told.lock().unwrap().ill = Some(("run-1".to_owned(), 500));
-    let first = world(at(old.receiver.url())).await;
-    let mut agent = Agent::join(&first, "n1", 4).await;
-    job(&first, &mut agent).await;
-    until_shown(&first, "mlflow", |tracker| tracker["failures"] != 0).await;
+    let (old, first, agent) = with_an_ill_run(500).await;
     drop(agent);
     let folder = first.stop().await;
     // The same server under another name is no other server.

@@ -23,12 +23,7 @@ fn whole(mlflow: &Mlflow, run: &str) {
 
 #[tokio::test]
 async fn a_job_that_is_answered_500_for_ever_holds_up_no_other_and_is_whole_when_that_is_over() {
-    let mlflow = Mlflow::at("127.0.0.1:0").await;
-    mlflow.told.lock().unwrap().ill = Some(("run-1".to_owned(), 500));
-    let first = world(at(mlflow.receiver.url())).await;
-    let mut agent = Agent::join(&first, "n1", 4).await;
-    job(&first, &mut agent).await;
-    until_shown(&first, "mlflow", |tracker| tracker["failures"] != 0).await;
+    let (mlflow, first, mut agent) = with_an_ill_run(500).await;
     for _ in 0..50 {
         job(&first, &mut agent).await;
     }
@@ -71,11 +66,7 @@ async fn a_job_that_is_answered_500_for_ever_holds_up_no_other_and_is_whole_when
 
 #[tokio::test]
 async fn a_job_that_is_answered_403_is_shown_and_holds_up_no_other() {
-    let mlflow = Mlflow::at("127.0.0.1:0").await;
-    mlflow.told.lock().unwrap().ill = Some(("run-1".to_owned(), 403));
-    let world = world(at(mlflow.receiver.url())).await;
-    let mut agent = Agent::join(&world, "n1", 4).await;
-    job(&world, &mut agent).await;
+    let (mlflow, world, mut agent) = with_an_ill_run(403).await;
     let refused = |tracker: &Value| tracker["state"] == "refused";
     until_shown(&world, "mlflow", refused).await;
     for _ in 0..5 {
