@@ -163,7 +163,7 @@ async fn a_detector_whose_node_died_has_a_curve_close_to_that_of_one_without_a_b
     assert!(prepared(&["ultralytics"]).await);
     let mut spec = retried(training("ultralytics"));
     // Large pictures, so that an epoch takes longer than the second in which a file must be left alone.
-    (spec.epochs, spec.image_size) = (5, Some(640));
+    (spec.epochs, spec.image_size) = (4, Some(640));
     spec.task_type = "detection".to_owned();
     spec.dataset_id = "set".to_owned();
     spec.split_strategy_json =
