@@ -49,6 +49,8 @@ pub enum StopCause {
     TimeLimit,
     /// A newer attempt exists, or the job has ended.
     Fenced,
+    /// Another rank of its gang has failed.
+    PeerFailed,
 }
 
 /// How a task ended, as its agent saw it.
@@ -130,6 +132,10 @@ fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureCla
             StopCause::Fenced => (
                 FailureClass::Infrastructure,
                 "stopped: a newer attempt had taken its place".to_owned(),
+            ),
+            StopCause::PeerFailed => (
+                FailureClass::Infrastructure,
+                "stopped: another rank of its gang had failed".to_owned(),
             ),
         });
     }

@@ -82,6 +82,13 @@ pub struct JobSpec {
     pub environment: Environment,
     /// What one task holds.
     pub resources: ResourceRequest,
+    /// Nodes of the gang, each of which holds that; at least 1.
+    pub nodes: u32,
+    /// How the processes of a gang are started; only for framework `command`.
+    pub launcher: Launcher,
+    /// Processes that torchrun starts on each node; without it one a GPU, or one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub procs_per_node: Option<u32>,
     /// Higher runs first; -1,000 to 1,000.
     pub priority: i32,
     /// How long the trainer may run.
@@ -135,6 +142,9 @@ impl Default for JobSpec {
             command: Vec::new(),
             environment: Environment::default(),
             resources: ResourceRequest::default(),
+            nodes: 1,
+            launcher: Launcher::Plain,
+            procs_per_node: None,
             priority: 0,
             time_limit: None,
             grace_period: Duration::from_secs(10),
@@ -146,6 +156,17 @@ impl Default for JobSpec {
             custom_docker_image: None,
         }
     }
+}
+
+/// How the processes of a job are started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Launcher {
+    /// One process a node, with `MASTER_ADDR`, `MASTER_PORT`, `RANK`, `WORLD_SIZE` and `LOCAL_RANK`.
+    #[default]
+    Plain,
+    /// `torchrun`, with a rendezvous on the node of rank 0.
+    Torchrun,
 }
 
 /// One bad field of a submission.
@@ -220,6 +241,7 @@ impl JobSpec {
         } else {
             self.check_training(&mut found);
         }
+        self.check_gang(&mut found);
         self.check_limits(&mut found);
         self.check_settings(&mut found);
         texts::check(self, &mut found);
@@ -294,6 +316,30 @@ impl JobSpec {
                 "command",
                 "is only for framework 'command'; leave it out".to_owned(),
             );
+        }
+    }
+
+    fn check_gang(&self, found: &mut Findings) {
+        found.range("nodes", self.nodes.into(), 1, 1_024);
+        let is_command = self.framework == "command";
+        if self.nodes > 1 && !is_command {
+            let message = format!(
+                "framework '{}' trains on one node; give 1, or start a distributed program with framework command",
+                self.framework
+            );
+            found.add("nodes", message);
+        }
+        let torchrun = self.launcher == Launcher::Torchrun;
+        if torchrun && !is_command {
+            let message = "torchrun is only for framework 'command'; leave it out".to_owned();
+            found.add("launcher", message);
+        }
+        if let Some(processes) = self.procs_per_node {
+            found.range("procs_per_node", processes.into(), 1, 1_024);
+            if !torchrun {
+                let message = "is only for launcher 'torchrun'; leave it out".to_owned();
+                found.add("procs_per_node", message);
+            }
         }
     }
 

@@ -25,11 +25,13 @@ pub struct Report {
     pub detail: String,
 }
 
-/// The three ways in which a task can stand.
+/// The ways in which a task can stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Fetching, building.
     Preparing,
+    /// Of a gang: all is prepared, and it starts when all others are too. Rank 0 names the port where they meet.
+    Waiting(Option<u16>),
     /// The trainer process runs, since then.
     Running(Timestamp),
     /// The process is gone, or there never was one.

@@ -206,7 +206,11 @@ impl Agent {
                 self.started.send(running).ok();
                 Ok(Some(report))
             }
-            Order::Stop(_) | Order::Forget(_) | Order::Welcome(_) | Order::Ack(_) => Ok(None),
+            Order::Stop(_)
+            | Order::Forget(_)
+            | Order::Welcome(_)
+            | Order::Ack(_)
+            | Order::Launch(_) => Ok(None),
         }
     }
 

@@ -145,6 +145,7 @@ impl Data {
                 Frame::Ack(_)
                 | Frame::Welcome(_)
                 | Frame::Start(_)
+                | Frame::Launch(_)
                 | Frame::Stop(_)
                 | Frame::Forget(_),
             )

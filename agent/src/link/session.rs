@@ -116,6 +116,7 @@ fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
         tasks: reports.into_iter().map(Into::into).collect(),
         agent_id: identity.agent_id.clone(),
         blocked_gpus: frames::blocked(link.board.blocked()),
+        address: String::new(),
     }))
 }
 
@@ -204,7 +205,7 @@ impl Control<'_> {
             Some(Frame::Start(start)) => frames::order_of(start),
             Some(Frame::Stop(stop)) => frames::stop_of(stop),
             Some(Frame::Forget(forget)) => frames::forget_of(forget),
-            Some(Frame::Welcome(_) | Frame::Ack(_)) | None => {
+            Some(Frame::Welcome(_) | Frame::Ack(_) | Frame::Launch(_)) | None => {
                 tracing::warn!("a frame that does not belong on a control stream");
                 return;
             }

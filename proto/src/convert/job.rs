@@ -7,7 +7,7 @@ use trainyard_core::{
     record::Checkpoint,
     resources::ResourceRequest,
     retry::{OnLost, OnMemory, RetryPolicy},
-    spec::JobSpec,
+    spec::{JobSpec, Launcher},
 };
 
 use super::{WireError, duration, given, span, timestamp};
@@ -44,6 +44,10 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
     });
     let [time_limit, grace_period] = spans;
     let retry = or_default(retry(wire.retry.unwrap_or_default()), &mut wrong);
+    let launcher = match wire.launcher() {
+        v1::Launcher::Unspecified | v1::Launcher::Plain => Launcher::Plain,
+        v1::Launcher::Torchrun => Launcher::Torchrun,
+    };
     let defaults = JobSpec::default();
     let is_command = wire.framework == "command";
     let mut spec = JobSpec {
@@ -68,6 +72,9 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         environment: wire.environment.into(),
         resources: wire.resources.unwrap_or_default().into(),
         priority: wire.priority,
+        nodes: wire.nodes.max(1),
+        launcher,
+        procs_per_node: (wire.procs_per_node > 0).then_some(wire.procs_per_node),
         time_limit,
         grace_period: grace_period.unwrap_or(defaults.grace_period),
         tags: (!wire.tags.is_empty()).then_some(wire.tags),
@@ -159,6 +166,13 @@ impl From<JobSpec> for v1::JobSpec {
             environment: core.environment.into(),
             resources: Some(core.resources.into()),
             priority: core.priority,
+            nodes: core.nodes,
+            launcher: match core.launcher {
+                Launcher::Plain => v1::Launcher::Plain,
+                Launcher::Torchrun => v1::Launcher::Torchrun,
+            }
+            .into(),
+            procs_per_node: core.procs_per_node.unwrap_or_default(),
             time_limit: core.time_limit.map(duration),
             grace_period: Some(duration(core.grace_period)),
             tags: core.tags.unwrap_or_default(),

@@ -11,8 +11,13 @@ use crate::v1::{self, TaskPhase};
 
 impl From<Report> for v1::TaskReport {
     fn from(core: Report) -> Self {
+        let mut port = 0;
         let (phase, started, end) = match core.phase {
             Phase::Preparing => (TaskPhase::Preparing, None, None),
+            Phase::Waiting(leased) => {
+                port = leased.unwrap_or_default();
+                (TaskPhase::Waiting, None, None)
+            }
             Phase::Running(since) => (TaskPhase::Running, Some(since), None),
             Phase::Ended(ended) => {
                 let phase = match ended.started {
@@ -28,6 +33,7 @@ impl From<Report> for v1::TaskReport {
             detail: core.detail,
             started_at: started.map(timestamp),
             end,
+            port: port.into(),
         }
     }
 }
@@ -47,6 +53,11 @@ impl TryFrom<v1::TaskReport> for Report {
         let phase = match wire.phase() {
             TaskPhase::Unspecified => return Err(WireError::Missing("report.phase")),
             TaskPhase::Preparing => Phase::Preparing,
+            TaskPhase::Waiting => {
+                let port = u16::try_from(wire.port);
+                let port = port.map_err(|_| WireError::Unknown("report.port"))?;
+                Phase::Waiting((port > 0).then_some(port))
+            }
             TaskPhase::Running => {
                 Phase::Running(started.ok_or(WireError::Missing("report.started_at"))?)
             }
@@ -91,6 +102,7 @@ impl From<StopCause> for v1::StopCause {
             StopCause::Cancelled => Self::Cancelled,
             StopCause::TimeLimit => Self::TimeLimit,
             StopCause::Fenced => Self::Fenced,
+            StopCause::PeerFailed => Self::PeerFailed,
         }
     }
 }
@@ -102,6 +114,7 @@ fn stop_cause(wire: v1::StopCause) -> Option<StopCause> {
         v1::StopCause::Cancelled => Some(StopCause::Cancelled),
         v1::StopCause::TimeLimit => Some(StopCause::TimeLimit),
         v1::StopCause::Fenced => Some(StopCause::Fenced),
+        v1::StopCause::PeerFailed => Some(StopCause::PeerFailed),
     }
 }
 

@@ -254,7 +254,9 @@ impl State {
                 Event::Ended(attempt, ended.end)
             }
             Phase::Running(_) if self.is_waited_for() => Event::Heard(attempt),
-            Phase::Preparing | Phase::Running(_) => return self.stop_again(node, attempt).await,
+            Phase::Preparing | Phase::Waiting(_) | Phase::Running(_) => {
+                return self.stop_again(node, attempt).await;
+            }
         };
         self.event(event, None).await
     }

@@ -49,7 +49,7 @@ pub(super) fn refusal(report: &Report) -> Frame {
     let task = Some(report.task.into());
     match report.phase {
         Phase::Ended(..) => Frame::Forget(v1::ForgetTask { task }),
-        Phase::Preparing | Phase::Running(_) => Frame::Stop(v1::StopTask {
+        Phase::Preparing | Phase::Waiting(_) | Phase::Running(_) => Frame::Stop(v1::StopTask {
             task,
             cause: v1::StopCause::Fenced.into(),
             grace_period: None,
