@@ -170,6 +170,9 @@ fn rendered(screen: &Screen, timestamps: bool, line: &LogLine) -> String {
     if !line.level.is_empty() && !goes_without_saying {
         words.push_str(&format!("{:<7} ", line.level));
     }
+    if line.rank > 0 {
+        words.push_str(&format!("[rank {}] ", line.rank));
+    }
     words.push_str(&line.text);
     if line.stream() == LogStream::System {
         screen.paint(&style, &words)

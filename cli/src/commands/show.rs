@@ -185,7 +185,10 @@ fn resources(asked: Option<&v1::ResourceRequest>) -> String {
 fn attempts(job: &Job) -> String {
     let mut block = table::Block::default();
     for attempt in &job.attempts {
-        let mut words = format!("on {}", attempt.node);
+        let mut words = match attempt.tasks.len() {
+            0 => format!("on {}", attempt.node),
+            nodes => format!("on {nodes} nodes"),
+        };
         if let Some(at) = &attempt.placed_at {
             words.push_str(&format!(", placed {}", text::rfc3339(at)));
         }
@@ -193,12 +196,31 @@ fn attempts(job: &Job) -> String {
         if let Some(ran) = ran {
             words.push_str(&format!(", ran {}", text::span(ran)));
         }
-        if !attempt.gpu_uuids.is_empty() {
+        if attempt.tasks.is_empty() && !attempt.gpu_uuids.is_empty() {
             words.push_str(&format!("\ngpus {}", attempt.gpu_uuids.join(", ")));
+        }
+        for task in &attempt.tasks {
+            words.push('\n');
+            words.push_str(&rank(task));
         }
         block.add(&format!("attempt {}", attempt.number), words);
     }
     block.render()
+}
+
+/// One rank of a gang.
+fn rank(task: &v1::AttemptTask) -> String {
+    let mut words = format!("rank {} on {}", task.rank, task.node);
+    if let Some(ran) = text::between(task.started_at.as_ref(), task.ended_at.as_ref()) {
+        words.push_str(&format!(", ran {}", text::span(ran)));
+    }
+    if let Some(outcome) = task.outcome.as_ref().filter(|end| !end.message.is_empty()) {
+        words.push_str(&format!(": {}", outcome.message));
+    }
+    if !task.gpu_uuids.is_empty() {
+        words.push_str(&format!(", gpus {}", task.gpu_uuids.join(", ")));
+    }
+    words
 }
 
 fn end(job: &Job) -> String {

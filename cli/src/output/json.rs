@@ -56,6 +56,19 @@ fn attempt(attempt: &v1::Attempt) -> Value {
         "placed_at": time(attempt.placed_at.as_ref()),
         "started_at": time(attempt.started_at.as_ref()),
         "ended_at": time(attempt.ended_at.as_ref()),
+        "tasks": attempt.tasks.iter().map(task).collect::<Vec<_>>(),
+    })
+}
+
+/// One rank of a gang.
+fn task(task: &v1::AttemptTask) -> Value {
+    json!({
+        "rank": task.rank,
+        "node": task.node,
+        "gpu_uuids": task.gpu_uuids,
+        "started_at": time(task.started_at.as_ref()),
+        "ended_at": time(task.ended_at.as_ref()),
+        "outcome": task.outcome.as_ref().map(outcome),
     })
 }
 

@@ -137,6 +137,15 @@ impl Agent {
         start
     }
 
+    /// Waits to be told that its gang is complete.
+    pub(crate) async fn launch(&mut self) -> v1::LaunchTask {
+        let frame = self.control.next().await;
+        let Frame::Launch(launch) = frame else {
+            panic!("not a launch: {frame:?}");
+        };
+        launch
+    }
+
     /// Waits to be told to stop a task.
     pub(crate) async fn stop(&mut self) -> v1::StopTask {
         let frame = self.control.next().await;

@@ -27,6 +27,8 @@ mod faults;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod gangs;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod identity;

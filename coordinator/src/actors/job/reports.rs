@@ -1,0 +1,132 @@
+//! What nodes say of a job's tasks, compared with what is wanted.
+//!
+//! Owns which words are news: nodes say all that they know again and again. Decides nothing: news are events for core's
+//! machine. Called by the job's actor.
+
+use std::sync::Arc;
+
+use ractor::ActorProcessingErr;
+use trainyard_core::{
+    failure::StopCause,
+    ids::{AttemptNo, NodeName, TaskKey},
+    job::{Event, JobState, Part},
+    task::{Ended, Phase, Report},
+    time::Timestamp,
+};
+
+use super::State;
+
+impl State {
+    pub(super) async fn report(
+        &mut self,
+        node: &NodeName,
+        report: Report,
+    ) -> Result<(), ActorProcessingErr> {
+        let task = report.task;
+        let wanted = self.part(task).filter(|part| part.allocation.node == *node);
+        let Some(part) = wanted.filter(|part| !part.is_over()) else {
+            let (peers, node) = (Arc::clone(&self.peers), node.clone());
+            let refuse = move || peers.refuse(node, &report);
+            return Ok(self.once_stored(refuse).await?);
+        };
+        let starting = self.job.state == JobState::Starting;
+        let open = starting || self.job.state == JobState::Running;
+        let event = match report.phase {
+            Phase::Preparing if starting && self.is_news(part, &report.detail) => {
+                Event::Preparing(task, report.detail)
+            }
+            Phase::Waiting(port) if open && self.may_go(part) => Event::Waiting(task, port),
+            Phase::Running(at) if starting && part.started_at.is_none() => Event::Started(task, at),
+            Phase::Ended(ended) => return self.ended(task, *ended).await,
+            Phase::Running(_) if self.is_waited_for() => Event::Heard(task),
+            Phase::Preparing | Phase::Waiting(_) | Phase::Running(_) => {
+                return self.stop_again(node, task).await;
+            }
+        };
+        self.event(event, None).await
+    }
+
+    /// A task of the live attempt.
+    pub(super) fn part(&self, task: TaskKey) -> Option<&Part> {
+        let live = self.job.live()?;
+        live.part(task.rank).filter(|_| live.number == task.attempt)
+    }
+
+    fn is_news(&self, part: &Part, detail: &str) -> bool {
+        match self.job.spec.nodes > 1 {
+            true => part.is_news(detail),
+            false => self.job.reason != detail,
+        }
+    }
+
+    /// A rank is ready for the first time, or once more after the others were let go.
+    fn may_go(&self, part: &Part) -> bool {
+        let live = self.job.live();
+        let ends = live.is_some_and(|live| live.blame.is_some());
+        let late = live.is_some_and(|live| live.let_go_at.is_some());
+        !ends && !self.job.cancel_requested && (late || !part.waits)
+    }
+
+    async fn ended(&mut self, task: TaskKey, ended: Ended) -> Result<(), ActorProcessingErr> {
+        let Some(part) = self.part(task).filter(|part| part.end.is_none()) else {
+            return Ok(());
+        };
+        let starting = self.job.state == JobState::Starting;
+        let unheard = starting && part.started_at.is_none();
+        // Of a short task only the newest report comes.
+        if let Some(at) = ended.started.filter(|_| unheard) {
+            self.event(Event::Started(task, at), None).await?;
+        }
+        self.event(Event::Ended(task, ended.end), None).await
+    }
+
+    /// Its node was lost, the job waits for it, and here it speaks.
+    fn is_waited_for(&self) -> bool {
+        let ends = self.job.live().is_some_and(|live| live.blame.is_some());
+        let runs = self.job.state == JobState::Running && !self.job.cancel_requested;
+        runs && !ends && !self.job.reason.is_empty()
+    }
+
+    /// A stop may have been lost on the way: a live task that is to end hears of it again.
+    async fn stop_again(&self, node: &NodeName, task: TaskKey) -> Result<(), ActorProcessingErr> {
+        let ends = self.job.live().is_some_and(|live| live.blame.is_some());
+        let cause = match self.job.cancel_requested {
+            true => Some(StopCause::Cancelled),
+            false => ends.then_some(StopCause::PeerFailed),
+        };
+        let open = self.job.state != JobState::Finishing;
+        if let Some(cause) = cause.filter(|_| open) {
+            let stop = self.stop_frame(task, cause);
+            self.send(node.clone(), stop).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn no_trace(
+        &mut self,
+        attempt: AttemptNo,
+        node: &NodeName,
+        at: Timestamp,
+    ) -> Result<(), ActorProcessingErr> {
+        let live = self.job.live().filter(|live| live.number == attempt);
+        let rank = live.and_then(|live| live.rank_on(node));
+        let task = rank.map(|rank| self.job.task(attempt, rank));
+        let Some((task, part)) = task.and_then(|task| Some((task, self.part(task)?))) else {
+            return Ok(self.tell_scheduler().await?);
+        };
+        let ends = live.is_some_and(|live| live.blame.is_some()) || self.job.cancel_requested;
+        let fresh = part.started_at.is_none() && part.end.is_none();
+        if self.job.state == JobState::Starting && fresh && !ends {
+            return match self.start_frame(task) {
+                Err(end) => self.end_unable(vec![(task, end)]).await,
+                Ok(start) => Ok(self.send(node.clone(), start).await?),
+            };
+        }
+        if self.job.state != JobState::Starting && self.job.state_since >= at {
+            // Its start reached the node after that, and was heard of before this.
+            return Ok(());
+        }
+        let why = format!("node {node} came back without a trace of the attempt");
+        self.event(Event::AttemptLost(task, why), None).await
+    }
+}

@@ -1,0 +1,356 @@
+//! One placement and run of a job: its tasks by rank, and how they make one end.
+//!
+//! A job on one node has one task, rank 0. A gang has one a node: they start together, and one that fails ends all.
+//! In the row of a job rank 0 stands where the only task always stood, so that rows of older versions read the same.
+
+use std::{cmp::Reverse, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    failure::{FailureClass, Outcome, StopCause, TaskEnd, judge},
+    ids::{AttemptNo, NodeName, Rank},
+    record::Completion,
+    sched::Allocation,
+    secret::Secret,
+    time::Timestamp,
+};
+
+/// The task of an attempt on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Where and with what.
+    pub allocation: Allocation,
+    /// When its trainer process started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// How it ended; records may still be on their way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<TaskEnd>,
+    /// All its records up to this number are stored.
+    #[serde(default)]
+    pub stored_seq: u64,
+    /// Of a gang: when its node last said something new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_at: Option<Timestamp>,
+    /// Of a gang: what its node said then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Of a gang: it is prepared, and starts when all others are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+}
+
+impl Part {
+    pub(super) fn placed(allocation: Allocation) -> Self {
+        Self {
+            allocation,
+            started_at: None,
+            ended_at: None,
+            end: None,
+            stored_seq: 0,
+            heard_at: None,
+            detail: String::new(),
+            waits: false,
+        }
+    }
+
+    /// Whether its node says something new, and not what it said before once more.
+    #[must_use]
+    pub fn is_news(&self, detail: &str) -> bool {
+        self.waits || self.heard_at.is_none() || self.detail != detail
+    }
+
+    /// Its process is gone and all that it said is stored: it holds nothing any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let end = self.end.as_ref();
+        end.is_some_and(|end| self.stored_seq >= end.last_seq)
+    }
+
+    /// It ended of itself, and not because another rank did.
+    fn own_end(&self) -> Option<&TaskEnd> {
+        let own = |end: &&TaskEnd| end.stop_cause != Some(StopCause::PeerFailed);
+        self.end.as_ref().filter(own)
+    }
+}
+
+/// Why a gang is being ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// This rank was the first to fail.
+    Failed(Rank),
+    /// The others waited in vain for these to be ready.
+    Late(Vec<Rank>),
+}
+
+/// What is said of late ranks.
+pub(super) const LATE: &str = "was not ready in time while the rest of its gang waited";
+
+/// One placement and run of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: AttemptNo,
+    /// The task of rank 0.
+    #[serde(flatten)]
+    pub lead: Part,
+    /// The tasks of ranks 1 and up, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Part>,
+    /// Known to this attempt's trainers alone; part of their callback URL.
+    pub secret: Secret,
+    /// When it was given its place.
+    pub placed_at: Timestamp,
+    /// Of a gang: where on the node of rank 0 its processes meet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Of a gang: all were prepared, and it was told to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_go_at: Option<Timestamp>,
+    /// Of a gang: it is being ended, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blame: Option<Blame>,
+    /// The trainer's own last word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Completion>,
+    /// The epoch of its first report with metrics: what earlier attempts said of it and of later ones is
+    /// superseded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_epoch: Option<u32>,
+    /// It begins at the beginning: nothing that was reported before it counts.
+    #[serde(default = "anew")]
+    pub anew: bool,
+    /// It failed, and the job was tried again by itself.
+    #[serde(default)]
+    pub tried_again: bool,
+}
+
+/// As attempts were that have no word of it.
+fn anew() -> bool {
+    true
+}
+
+impl Attempt {
+    /// One on these nodes, by rank.
+    #[must_use]
+    pub fn placed(
+        number: AttemptNo,
+        lead: Allocation,
+        others: Vec<Allocation>,
+        (secret, placed_at): (Secret, Timestamp),
+    ) -> Self {
+        Self {
+            number,
+            lead: Part::placed(lead),
+            others: others.into_iter().map(Part::placed).collect(),
+            secret,
+            placed_at,
+            port: None,
+            let_go_at: None,
+            blame: None,
+            completion: None,
+            first_epoch: None,
+            anew: true,
+            tried_again: false,
+        }
+    }
+
+    /// Its tasks by rank.
+    pub fn parts(&self) -> impl Iterator<Item = (Rank, &Part)> {
+        let parts = std::iter::once(&self.lead).chain(&self.others);
+        (0..).map(Rank).zip(parts)
+    }
+
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        std::iter::once(&mut self.lead).chain(&mut self.others)
+    }
+
+    /// One of its tasks.
+    #[must_use]
+    pub fn part(&self, rank: Rank) -> Option<&Part> {
+        self.parts()
+            .find(|(of, _)| *of == rank)
+            .map(|(_, part)| part)
+    }
+
+    pub(super) fn part_mut(&mut self, rank: Rank) -> Option<&mut Part> {
+        let index = usize::try_from(rank.0).ok()?;
+        self.parts_mut().nth(index)
+    }
+
+    /// What the store has of a task's records.
+    pub fn note_stored(&mut self, rank: Rank, seq: u64) {
+        if let Some(part) = self.part_mut(rank) {
+            part.stored_seq = seq;
+        }
+    }
+
+    /// The rank that runs on `node`.
+    #[must_use]
+    pub fn rank_on(&self, node: &NodeName) -> Option<Rank> {
+        let mut parts = self.parts();
+        let found = parts.find(|(_, part)| part.allocation.node == *node);
+        found.map(|(rank, _)| rank)
+    }
+
+    /// How many tasks it has.
+    #[must_use]
+    pub fn world_size(&self) -> u32 {
+        u32::try_from(self.others.len()).map_or(u32::MAX, |others| others.saturating_add(1))
+    }
+
+    /// Whether it runs on several nodes.
+    #[must_use]
+    pub fn is_gang(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// When the last of its trainer processes started, if all have.
+    #[must_use]
+    pub fn started_at(&self) -> Option<Timestamp> {
+        let started: Option<Vec<_>> = self.parts().map(|(_, part)| part.started_at).collect();
+        started?.into_iter().max()
+    }
+
+    /// When the last of its tasks was over, if all are.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        let ended: Option<Vec<_>> = self.parts().map(|(_, part)| part.ended_at).collect();
+        ended?.into_iter().max()
+    }
+
+    /// Whether no trainer process is left.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.parts().all(|(_, part)| part.end.is_some())
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.has_ended().then(|| self.verdict().0)
+    }
+
+    /// How one task ended, if it has.
+    #[must_use]
+    pub fn outcome_of(&self, rank: Rank) -> Option<Outcome> {
+        let end = self.part(rank)?.end.as_ref()?;
+        Some(judge(end, self.word_of(rank)))
+    }
+
+    /// The trainer's word is that of rank 0.
+    pub(super) fn word_of(&self, rank: Rank) -> Option<&Completion> {
+        self.completion.as_ref().filter(|_| rank == Rank(0))
+    }
+
+    /// The end of the whole, and the ranks whose fault it is: none when it ended well. Of several ends the one that
+    /// explains the others counts, not the first to be heard: where a node is gone, the trainers elsewhere fail of
+    /// themselves, and long before it is known to be.
+    pub(super) fn verdict(&self) -> (Outcome, Vec<Rank>) {
+        let own = self.parts().filter_map(|(rank, part)| {
+            let outcome = judge(part.own_end()?, self.word_of(rank));
+            Some((outcome, vec![rank]))
+        });
+        let late = self.late_ranks().map(|ranks| {
+            let end = TaskEnd {
+                error: Some(LATE.to_owned()),
+                infrastructure: true,
+                ..TaskEnd::default()
+            };
+            (judge(&end, None), ranks.to_vec())
+        });
+        let worst = own.chain(late).max_by_key(|(outcome, ranks)| {
+            // Among equals that of the first to fail, then that of the lowest rank.
+            let rank = ranks.first().copied();
+            let first = rank.map(Blame::Failed) == self.blame;
+            (weight(outcome.class), first, Reverse(rank))
+        });
+        let (mut outcome, ranks) = worst.unwrap_or_else(|| (self.stopped(), Vec::new()));
+        if outcome.class.is_none() {
+            return (outcome, Vec::new());
+        }
+        if self.is_gang() {
+            outcome.message = format!("{}: {}", self.names(&ranks), outcome.message);
+        }
+        (outcome, ranks)
+    }
+
+    fn late_ranks(&self) -> Option<&[Rank]> {
+        match self.blame.as_ref()? {
+            Blame::Failed(_) => None,
+            Blame::Late(ranks) => Some(ranks),
+        }
+    }
+
+    /// As its first task ended, for want of anything better to say.
+    fn stopped(&self) -> Outcome {
+        let end = self.lead.end.clone().unwrap_or_default();
+        judge(&end, self.completion.as_ref())
+    }
+
+    /// Such as `rank 1 on n2`.
+    pub(super) fn names(&self, ranks: &[Rank]) -> String {
+        let name = |rank: &Rank| {
+            let part = self.part(*rank)?;
+            Some(format!("{rank} on {}", part.allocation.node))
+        };
+        let names: Vec<_> = ranks.iter().filter_map(name).collect();
+        names.join(", ")
+    }
+
+    /// Ranks of a gang that has yet to start whole which have not done their part, and have said nothing new for as
+    /// long as `patience`.
+    #[must_use]
+    pub fn late(&self, now: Timestamp, patience: Duration) -> Vec<Rank> {
+        if !self.is_gang() || self.blame.is_some() {
+            return Vec::new();
+        }
+        let is_late = |part: &Part| {
+            let done = part.started_at.is_some() || part.end.is_some();
+            let waits = part.waits && self.let_go_at.is_none();
+            !done && !waits && now.since(self.heard(part)) >= patience
+        };
+        let late = self.parts().filter(|(_, part)| is_late(part));
+        late.map(|(rank, _)| rank).collect()
+    }
+
+    /// When to ask for late ranks next; none when nobody is waited for.
+    #[must_use]
+    pub fn next_late(&self, patience: Duration) -> Option<Timestamp> {
+        if !self.is_gang() || self.blame.is_some() {
+            return None;
+        }
+        let open = |part: &&Part| part.started_at.is_none() && part.end.is_none();
+        let busy = |part: &&Part| !part.waits || self.let_go_at.is_some();
+        let parts = self.parts().map(|(_, part)| part);
+        let heard = parts.filter(open).filter(busy);
+        let heard = heard.map(|part| self.heard(part)).min();
+        heard.map(|heard| heard.plus(patience))
+    }
+
+    fn heard(&self, part: &Part) -> Timestamp {
+        let known = [part.heard_at, self.let_go_at];
+        known
+            .into_iter()
+            .flatten()
+            .fold(self.placed_at, Timestamp::max)
+    }
+}
+
+/// What explains more weighs more.
+fn weight(class: Option<FailureClass>) -> u8 {
+    match class {
+        None => 0,
+        Some(FailureClass::User) => 1,
+        Some(FailureClass::OutOfMemory) => 2,
+        Some(FailureClass::Timeout) => 3,
+        Some(FailureClass::Cancelled) => 4,
+        Some(FailureClass::Infrastructure) => 5,
+        Some(FailureClass::Lost) => 6,
+    }
+}

@@ -1,0 +1,330 @@
+//! What tasks of the live attempt say, and what becomes of a gang by it: all of its tasks start or none does, and one
+//! that fails ends the others.
+
+use super::{
+    Attempt, Blame, Effect, Illegal, JobState, Part, Told,
+    attempt::LATE,
+    machine::{Draft, keep},
+};
+use crate::{
+    failure::{FailureClass, StopCause, TaskEnd},
+    ids::{AttemptNo, NodeName, Rank, TaskKey},
+    retry::OnLost,
+    sched::Allocation,
+    secret::Secret,
+    time::Timestamp,
+};
+
+impl Draft {
+    pub(super) fn placed(
+        &mut self,
+        queued_at: Timestamp,
+        allocations: Vec<Allocation>,
+        secret: Secret,
+    ) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Queued], "placed")?;
+        let mut others = allocations.into_iter();
+        // Queued anew since: that place may have been given to another job.
+        let lead = others.next().filter(|_| self.job.state_since == queued_at);
+        let Some(lead) = lead else {
+            return Err(self.not_now("placed"));
+        };
+        let last = self.job.attempts.last();
+        let number = AttemptNo(last.map_or(0, |attempt| attempt.number.0) + 1);
+        let mut attempt = Attempt::placed(number, lead, others.collect(), (secret, self.now));
+        attempt.anew = !self.job.spec.resume;
+        let starts = attempt.parts().map(|(rank, part)| {
+            let node = part.allocation.node.clone();
+            Effect::Start(node, self.job.task(number, rank))
+        });
+        self.effects.extend(starts);
+        self.job.attempts.push(attempt);
+        self.job.not_before = None;
+        self.enter(JobState::Starting);
+        Ok(())
+    }
+
+    pub(super) fn preparing(&mut self, task: TaskKey, detail: String) -> Result<(), Illegal> {
+        let now = self.now;
+        let part = self.live_part(task)?;
+        part.waits = false;
+        self.only_in(&[JobState::Starting], "preparing")?;
+        let attempt = self.live(task.attempt)?;
+        if !attempt.is_gang() {
+            self.job.reason = detail;
+            return Ok(());
+        }
+        if let Some(part) = attempt.part_mut(task.rank) {
+            part.heard_at = Some(now);
+            part.detail.clone_from(&detail);
+        }
+        if attempt.blame.is_none() {
+            let ready = attempt.parts().filter(|(_, part)| part.waits).count();
+            let (size, name) = (attempt.world_size(), attempt.names(&[task.rank]));
+            let said = if detail.is_empty() {
+                "prepares"
+            } else {
+                &detail
+            };
+            self.job.reason = format!("{ready} of {size} ranks are ready; {name}: {said}");
+        }
+        Ok(())
+    }
+
+    /// The last one to be ready lets all go. One that is ready again, since its agent was restarted, follows the others.
+    pub(super) fn waiting(&mut self, task: TaskKey, port: Option<u16>) -> Result<(), Illegal> {
+        let now = self.now;
+        self.only_in(&[JobState::Starting, JobState::Running], "waiting")?;
+        self.live_part(task)?.waits = true;
+        let attempt = self.live(task.attempt)?;
+        if task.rank == Rank(0) {
+            attempt.port = attempt.port.or(port);
+        }
+        let names = attempt.parts().filter(|(_, part)| !part.waits);
+        let missing: Vec<_> = names.map(|(rank, _)| rank).collect();
+        let (size, missing_names) = (attempt.world_size(), attempt.names(&missing));
+        if attempt.blame.is_some() {
+            return Ok(());
+        }
+        if attempt.let_go_at.is_some() {
+            let node = attempt
+                .part(task.rank)
+                .map(|part| part.allocation.node.clone());
+            self.effects
+                .extend(node.map(|node| Effect::Launch(node, task)));
+            return Ok(());
+        }
+        if !missing.is_empty() {
+            let ready = size.saturating_sub(u32::try_from(missing.len()).unwrap_or(u32::MAX));
+            self.job.reason =
+                format!("{ready} of {size} ranks are ready; waits for {missing_names}");
+            return Ok(());
+        }
+        attempt.let_go_at = Some(now);
+        let number = attempt.number;
+        let parts = attempt
+            .parts()
+            .map(|(rank, part)| (rank, part.allocation.node.clone()));
+        let parts: Vec<_> = parts.collect();
+        let launches = parts.into_iter();
+        let launches =
+            launches.map(|(rank, node)| Effect::Launch(node, self.job.task(number, rank)));
+        self.effects.extend(launches);
+        self.job.reason = format!("all {size} ranks are ready and start");
+        Ok(())
+    }
+
+    /// The job runs when all of its trainers do.
+    pub(super) fn started(&mut self, task: TaskKey, at: Timestamp) -> Result<(), Illegal> {
+        self.live_part(task)?.started_at = Some(at);
+        self.only_in(&[JobState::Starting], "started")?;
+        self.job.started_at.get_or_insert(at);
+        let attempt = self.live(task.attempt)?;
+        if attempt.blame.is_none() && attempt.started_at().is_some() {
+            self.enter(JobState::Running);
+        }
+        Ok(())
+    }
+
+    pub(super) fn ended(&mut self, task: TaskKey, end: TaskEnd) -> Result<(), Illegal> {
+        let now = self.now;
+        let part = self.live_part(task)?;
+        // Reported again until it is forgotten: the first report stands.
+        if part.end.is_none() {
+            part.end = Some(end);
+            part.ended_at = Some(now);
+        }
+        if self.job.state != JobState::Finishing {
+            self.only_in(&[JobState::Starting, JobState::Running], "ended")?;
+        }
+        self.part_ended(task)
+    }
+
+    /// What follows of the end of a task: a failure ends the whole gang.
+    fn part_ended(&mut self, task: TaskKey) -> Result<(), Illegal> {
+        let attempt = self.live(task.attempt)?;
+        let over = attempt.part(task.rank).filter(|part| part.is_over());
+        let over = over.map(|part| part.allocation.node.clone());
+        let failed = attempt.outcome_of(task.rank);
+        let failed = failed.filter(|outcome| outcome.class.is_some());
+        if attempt.has_ended() {
+            if self.job.state != JobState::Finishing {
+                self.enter(JobState::Finishing);
+            }
+            self.finish_if_drained(task);
+            return Ok(());
+        }
+        if let Some(outcome) = failed.filter(|_| attempt.blame.is_none()) {
+            let words = format!("{}: {}", attempt.names(&[task.rank]), outcome.message);
+            self.end_gang(task.attempt, Blame::Failed(task.rank), &words)?;
+        }
+        if let Some(node) = over {
+            self.effects.push(Effect::Release);
+            self.effects.push(Effect::Forget(node, task));
+        }
+        Ok(())
+    }
+
+    /// Nobody goes on without these ranks.
+    fn end_gang(&mut self, attempt: AttemptNo, blame: Blame, words: &str) -> Result<(), Illegal> {
+        self.job.reason = format!("{words}; the other ranks are stopped");
+        self.live(attempt)?.blame = Some(blame);
+        self.stop(StopCause::PeerFailed);
+        Ok(())
+    }
+
+    /// A gang waits in vain for some of its ranks: all give back what they hold, and the next attempt avoids those.
+    pub(super) fn late(&mut self, attempt: AttemptNo, ranks: Vec<Rank>) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Starting], "late")?;
+        let live = self.live(attempt)?;
+        if live.blame.is_some() || ranks.is_empty() {
+            return Err(self.not_now("late"));
+        }
+        let words = format!("{}: {LATE}", live.names(&ranks));
+        self.end_gang(attempt, Blame::Late(ranks), &words)
+    }
+
+    pub(super) fn stored(&mut self, task: TaskKey, told: Told) -> Result<(), Illegal> {
+        let part = self.live_part(task)?;
+        let before = part.is_over();
+        part.stored_seq = part.stored_seq.max(told.seq);
+        let over = part.is_over() && !before;
+        if task.rank == Rank(0) {
+            self.told(task.attempt, told)?;
+        }
+        if over {
+            self.part_ended(task)?;
+        }
+        Ok(())
+    }
+
+    /// What rank 0 says is what the job shows.
+    fn told(&mut self, attempt: AttemptNo, told: Told) -> Result<(), Illegal> {
+        let live = self.live(attempt)?;
+        live.first_epoch = live.first_epoch.or(told.first_epoch);
+        keep(&mut self.job.resumable, told.kept.as_ref());
+        if let Some(progress) = told.progress {
+            keep(&mut self.job.last_checkpoint, progress.checkpoint.as_ref());
+            keep(
+                &mut self.job.best_checkpoint,
+                progress.best_checkpoint.as_ref(),
+            );
+            // Where a checkpoint is stored says nothing of how far the trainer is.
+            if self.job.progress.is_none() || !progress.only_checkpoints() {
+                self.job.progress = Some(progress);
+            }
+        }
+        if let Some(word) = told.completion {
+            keep(&mut self.job.last_checkpoint, word.last_checkpoint.as_ref());
+            keep(&mut self.job.best_checkpoint, word.best_checkpoint.as_ref());
+            self.job.final_metrics.clone_from(&word.final_metrics);
+            if self.job.mlflow_run_id.is_none() {
+                self.job.mlflow_run_id.clone_from(&word.mlflow_run_id);
+            }
+            self.live(attempt)?.completion = Some(word);
+        }
+        Ok(())
+    }
+
+    pub(super) fn task_lost(&mut self, task: TaskKey, why: String) -> Result<(), Illegal> {
+        let now = self.now;
+        // It was to stop, and it has: nobody else's fault.
+        let stop_cause = self.job.cancel_requested.then_some(StopCause::Cancelled);
+        let part = self.live_part(task)?;
+        let end = part.end.get_or_insert_with(|| TaskEnd {
+            stop_cause,
+            error: Some(why),
+            lost: true,
+            ..TaskEnd::default()
+        });
+        // What was not delivered never will be.
+        end.last_seq = part.stored_seq;
+        part.ended_at.get_or_insert(now);
+        self.part_ended(task)
+    }
+
+    /// Unknown is not failed: a job may want its node to be waited for. One that is to stop does not, and of one whose
+    /// trainer has ended nothing is unknown but records that nobody has any more.
+    pub(super) fn node_lost(
+        &mut self,
+        attempt: AttemptNo,
+        node: &NodeName,
+        why: String,
+    ) -> Result<(), Illegal> {
+        let live = self.live(attempt)?;
+        let ends = live.blame.is_some();
+        let number = live.number;
+        let Some(rank) = live.rank_on(node) else {
+            return Err(self.not_now("node lost"));
+        };
+        let part = live.part(rank);
+        if part.is_some_and(Part::is_over) {
+            return Err(self.not_now("node lost"));
+        }
+        let ended = part.is_some_and(|part| part.end.is_some());
+        let goes_on = matches!(self.job.state, JobState::Starting | JobState::Running);
+        let asks = self.job.spec.retry.on_lost == OnLost::Wait;
+        let waits = asks && goes_on && !ended && !ends && !self.job.cancel_requested;
+        if !waits {
+            return self.task_lost(self.job.task(number, rank), why);
+        }
+        self.job.reason = format!("{why}; it is waited for, as the job asks (on_lost: wait)");
+        Ok(())
+    }
+
+    pub(super) fn heard(&mut self, task: TaskKey) -> Result<(), Illegal> {
+        self.live_part(task)?;
+        self.only_in(&[JobState::Running], "heard")?;
+        self.job.reason.clear();
+        Ok(())
+    }
+
+    /// A finishing job is terminal once every record of its attempt is stored. `task` is the one whose end or whose
+    /// records have just come.
+    fn finish_if_drained(&mut self, task: TaskKey) {
+        let Some(live) = self.job.attempts.last() else {
+            return;
+        };
+        if self.job.state != JobState::Finishing {
+            return;
+        }
+        let over = live.part(task.rank).filter(|part| part.is_over());
+        let Some(node) = over.map(|part| part.allocation.node.clone()) else {
+            return;
+        };
+        self.effects.push(Effect::Release);
+        self.effects.push(Effect::Forget(node, task));
+        if !live.parts().all(|(_, part)| part.is_over()) {
+            return;
+        }
+        let (mut outcome, ranks) = live.verdict();
+        // It would be tried again, had nobody asked for its end: that is how it ends.
+        let platform = [FailureClass::Infrastructure, FailureClass::Lost];
+        if self.job.cancel_requested && outcome.class.is_some_and(|class| platform.contains(&class))
+        {
+            outcome.class = Some(FailureClass::Cancelled);
+            outcome.message = format!("cancelled by a user ({})", outcome.message);
+        }
+        if let Some(again) = self.again(&outcome) {
+            self.try_again(again, &outcome, &ranks);
+            return;
+        }
+        let state = match outcome.class {
+            None => JobState::Completed,
+            Some(FailureClass::Cancelled) => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+        };
+        self.job.outcome = Some(outcome);
+        self.enter(state);
+    }
+
+    /// A task of the live attempt.
+    fn live_part(&mut self, task: TaskKey) -> Result<&mut Part, Illegal> {
+        let live = self.live(task.attempt)?;
+        let number = live.number;
+        live.part_mut(task.rank).ok_or(Illegal::Fenced {
+            seen: task.attempt,
+            live: Some(number),
+        })
+    }
+}
