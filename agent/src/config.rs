@@ -162,7 +162,8 @@ fn address(text: &str) -> Option<&'static str> {
 }
 
 fn ports(text: &str) -> Option<&'static str> {
-    let wanted = "two ports from 1 to 65535 with a hyphen between, the lower one first, such as 29500-29999";
+    let wanted =
+        "two ports from 1 to 65535 with a hyphen between, the lower one first, such as 29500-29999";
     text.parse::<PortRange>().err().map(|_| wanted)
 }
 
@@ -224,9 +225,15 @@ mod tests {
         assert_eq!(config.node.address.as_deref(), Some("fd00::9"));
         assert_eq!(config.gang.ports.to_string(), "7000-7009");
         let error = file_error("[gang]\nports = \"29500\"");
-        assert!(error.contains("'gang.ports'") && error.contains("29500-29999"), "{error}");
+        assert!(
+            error.contains("'gang.ports'") && error.contains("29500-29999"),
+            "{error}"
+        );
         let error = file_error("[node]\naddress = \"10.0.0.1, 10.0.0.2\"");
-        assert!(error.contains("'node.address'") && error.contains("without port"), "{error}");
+        assert!(
+            error.contains("'node.address'") && error.contains("without port"),
+            "{error}"
+        );
     }
 
     #[test]

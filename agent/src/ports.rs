@@ -24,7 +24,9 @@ pub struct PortRange {
 
 /// A text that is no range of ports.
 #[derive(Debug, thiserror::Error)]
-#[error("two ports from 1 to 65535 with a hyphen between, the lower one first, such as 29500-29999")]
+#[error(
+    "two ports from 1 to 65535 with a hyphen between, the lower one first, such as 29500-29999"
+)]
 pub struct NoRange;
 
 impl FromStr for PortRange {
@@ -209,7 +211,11 @@ mod tests {
         }
         ports.keep(range.first, task(3));
         let taken = PortError::Taken { port: range.first };
-        assert_eq!(ports.lend(task(3)), Err(taken), "the gang was told this one");
+        assert_eq!(
+            ports.lend(task(3)),
+            Err(taken),
+            "the gang was told this one"
+        );
         drop(listens);
         assert_eq!(ports.lend(task(3)), Ok(range.first));
     }

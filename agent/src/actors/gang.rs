@@ -43,7 +43,12 @@ pub(super) struct Call {
 pub(super) fn call(command: &[String]) -> Call {
     let first = command.first().map_or("", String::as_str);
     let name = first.rsplit('/').next().unwrap_or_default();
-    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|&word| word.to_owned())
+            .collect::<Vec<_>>()
+    };
     let torchrun = if name.starts_with("python") {
         words(&[first, "-m", "torch.distributed.run"])
     } else {
@@ -80,15 +85,19 @@ pub(super) fn complete(
             // A name alone would also stand for those that begin with it.
             let exactly = format!("={name}");
             let env = &mut spec.env;
-            env.entry("NCCL_SOCKET_IFNAME".to_owned()).or_insert(exactly);
+            env.entry("NCCL_SOCKET_IFNAME".to_owned())
+                .or_insert(exactly);
             env.entry("GLOO_SOCKET_IFNAME".to_owned()).or_insert(name);
         }
         options = rendezvous(order, (first, meeting.port), own);
     }
     if let Some(torchrun) = torchrun {
-        let each = order.spec.procs_per_node.map_or(order.gpu_uuids.len(), |n| {
-            usize::try_from(n).unwrap_or(usize::MAX)
-        });
+        let each = order
+            .spec
+            .procs_per_node
+            .map_or(order.gpu_uuids.len(), |n| {
+                usize::try_from(n).unwrap_or(usize::MAX)
+            });
         options.push(format!("--nproc-per-node={}", each.max(1)));
         let command = call(&spec.argv).command;
         spec.argv = [torchrun, options, command].concat();
@@ -185,7 +194,12 @@ mod tests {
     }
 
     fn prepared(argv: &[&str], torchrun: Option<&[&str]>) -> Prepared {
-        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let words = |words: &[&str]| {
+            words
+                .iter()
+                .map(|&word| word.to_owned())
+                .collect::<Vec<_>>()
+        };
         Prepared {
             spec: LaunchSpec {
                 argv: words(argv),
@@ -226,7 +240,11 @@ mod tests {
             ("NODE_RANK", "1"),
             ("TRAINYARD_NODE_ADDRESSES", "10.0.0.9,10.0.0.10"),
         ];
-        let found: Vec<_> = spec.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let found: Vec<_> = spec
+            .env
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
         assert_eq!(found, expected);
         assert!(RESERVED.iter().all(|name| spec.env.contains_key(*name)));
     }
@@ -262,7 +280,13 @@ mod tests {
         let mut order = order(0, Launcher::Torchrun);
         (order.world_size, order.spec.procs_per_node) = (1, Some(4));
         let spec = complete(prepared(&["t.py", "-x"], Some(&["torchrun"])), &order, None);
-        let expected = ["torchrun", "--standalone", "--nproc-per-node=4", "t.py", "-x"];
+        let expected = [
+            "torchrun",
+            "--standalone",
+            "--nproc-per-node=4",
+            "t.py",
+            "-x",
+        ];
         assert_eq!(spec.unwrap().argv, expected);
     }
 
@@ -290,7 +314,10 @@ mod tests {
             let spec = complete(prepared(&["x"], None), &order, Some((&meeting, None)));
             let failure = spec.unwrap_err();
             assert_eq!(failure.fault, Fault::Shared);
-            assert!(failure.error.contains("rank 1 of a gang of 2"), "{failure:?}");
+            assert!(
+                failure.error.contains("rank 1 of a gang of 2"),
+                "{failure:?}"
+            );
         }
     }
 }

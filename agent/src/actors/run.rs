@@ -109,8 +109,7 @@ impl Actor for Run {
         let spec = &args.order.spec;
         Ok(State {
             folder: TaskFolder::of(&args.node.tasks(), args.order.task),
-            task: Task::new(spec.time_limit, spec.grace_period, None)
-                .among(args.order.world_size),
+            task: Task::new(spec.time_limit, spec.grace_period, None).among(args.order.world_size),
             detail: String::new(),
             words: Vec::new(),
             scribe: None,
@@ -204,8 +203,8 @@ impl State {
         })
         .await?;
         let spec = &self.args.order.spec;
-        self.task = Task::new(spec.time_limit, spec.grace_period, stop)
-            .among(self.args.order.world_size);
+        self.task =
+            Task::new(spec.time_limit, spec.grace_period, stop).among(self.args.order.world_size);
         let spool = self.open_spool().await?;
         self.start_scribe(myself, spool.clone());
         listen(&self.args.node, &self.args.order, spool);

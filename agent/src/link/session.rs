@@ -61,7 +61,11 @@ pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEn
     let (outgoing, requests) = mpsc::channel(QUEUE);
     // The number first: what changes after it is told again, not lost.
     let told = *link.board.watch().borrow();
-    if outgoing.send(hello(link, &credential, address)).await.is_err() {
+    if outgoing
+        .send(hello(link, &credential, address))
+        .await
+        .is_err()
+    {
         return SessionEnd::Lost("the control stream was not opened".to_owned());
     }
     let mut incoming = match wire::open(&link.access, requests).await {
