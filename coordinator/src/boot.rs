@@ -172,6 +172,7 @@ pub async fn run_on(
         store: store.clone(),
         lease: options.config.lease(),
         cordon_after: options.config.nodes.cordon_after_failures,
+        gang_patience: options.config.gang_patience(),
         failed,
         trackers: options.config.trackers.clone(),
         board: board.clone(),

@@ -159,6 +159,8 @@ pub struct Leases {
 pub struct NodesConfig {
     /// After so many launches in a row that failed by the node's fault; 0 for never.
     pub cordon_after_failures: u32,
+    /// For how long a gang waits for a rank that says nothing new.
+    pub gang_patience_seconds: u32,
 }
 
 /// How much the coordinator takes.
@@ -242,6 +244,12 @@ impl Config {
             suspect_after: seconds(self.leases.suspect_after_seconds),
             lost_after: seconds(self.leases.lost_after_seconds),
         }
+    }
+
+    /// For how long a gang waits for a rank that says nothing new.
+    #[must_use]
+    pub fn gang_patience(&self) -> Duration {
+        Duration::from_secs(u64::from(self.nodes.gang_patience_seconds))
     }
 
     /// What is to be removed, and when.

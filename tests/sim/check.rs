@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use trainyard_coordinator::store::Store;
 use trainyard_core::{
+    failure::TaskEnd,
     ids::JobId,
     job::{Attempt, Job, JobState},
 };
@@ -93,10 +94,11 @@ impl Checker {
     fn held(&self, jobs: &[Job], plan: &Plan) -> Result<()> {
         let mut gpus = BTreeMap::new();
         let mut cpus: BTreeMap<&str, u32> = BTreeMap::new();
-        for job in jobs {
-            let Some(allocation) = job.allocation() else {
-                continue;
-            };
+        let held = jobs.iter().flat_map(|job| {
+            let held = job.allocations().into_iter();
+            held.map(move |allocation| (job, allocation))
+        });
+        for (job, allocation) in held {
             for gpu in &allocation.gpus {
                 let other = gpus.insert(gpu, job.id);
                 ensure!(
@@ -154,7 +156,7 @@ impl Checker {
             let key = (id, attempt.number.0);
             let known = self.over.entry(key).or_insert_with(|| attempt.clone());
             ensure!(
-                known.end == attempt.end && known.completion == attempt.completion,
+                ends(known) == ends(attempt) && known.completion == attempt.completion,
                 "INV-07: attempt {key:?} was followed, and changed"
             );
         }
@@ -209,6 +211,12 @@ fn jobs(store: &Store) -> Result<Vec<Job>> {
     Ok(all)
 }
 
+/// How each task of an attempt ended.
+fn ends(attempt: &Attempt) -> Vec<Option<TaskEnd>> {
+    let parts = attempt.parts().map(|(_, part)| part.end.clone());
+    parts.collect()
+}
+
 /// INV-05, as far as there are no gangs: a trainer has all that its attempt was given, on the node where that is, and
 /// nothing else. Persist, then act: what runs is in the store.
 fn whole(jobs: &[Job], yards: &[Yard]) -> Result<()> {
@@ -222,10 +230,14 @@ fn whole(jobs: &[Job], yards: &[Yard]) -> Result<()> {
                 let attempt = attempts.iter().find(|one| one.number.0 == number);
                 let attempt = attempt
                     .with_context(|| format!("attempt {id}/{number} runs and is not stored"))?;
-                let given = &attempt.allocation;
+                let mut parts = attempt.parts().map(|(_, part)| &part.allocation);
+                let part = parts.find(|given| given.node.0 == node);
+                let given = part.with_context(|| {
+                    format!("attempt {id}/{number} runs on {node}, where it is not")
+                })?;
                 let gpus: BTreeSet<_> = process.gpus.iter().collect();
                 ensure!(
-                    given.node.0 == node && given.gpus.iter().collect::<BTreeSet<_>>() == gpus,
+                    given.gpus.iter().collect::<BTreeSet<_>>() == gpus,
                     "INV-05: attempt {id}/{number} has {gpus:?} on {node}, and was given {given:?}"
                 );
             }

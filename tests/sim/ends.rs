@@ -76,7 +76,7 @@ pub(crate) fn outcome(job: &Job, wish: &Wish) -> Result<()> {
 /// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
 /// delivered is not there (ADR 2).
 fn was_given_up(job: &Job, plan: &Plan) -> bool {
-    let ended = job.attempts.last().and_then(|last| last.ended_at);
+    let ended = job.attempts.last().and_then(|last| last.ended_at());
     let waited = job.ended_at.zip(ended).map(|(end, at)| end.since(at));
     let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
     // The lease began with the last word of the node, up to a heartbeat before.

@@ -4,7 +4,7 @@
 //! drained; mail that comes meanwhile waits for its end, so that a job never has two owners. A job
 //! actor that fails is started again from the store by the next mail.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
@@ -95,6 +95,8 @@ pub struct JobsArgs {
     pub nodes: NodesRef,
     /// What locations in the artifact store begin with.
     pub artifacts: String,
+    /// For how long a gang waits for a rank that says nothing new.
+    pub gang_patience: Duration,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -135,6 +137,7 @@ impl Actor for Jobs {
                 nodes: args.nodes,
                 jobs: myself,
                 artifacts: args.artifacts,
+                gang_patience: args.gang_patience,
             }),
             awake: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -303,7 +306,7 @@ impl State {
                 };
                 batch.acks.try_send(ack).ok();
             }
-            JobMsg::Event(_, None) | JobMsg::NoTrace(..) | JobMsg::Wake => {}
+            JobMsg::Event(_, None) | JobMsg::NoTrace(..) | JobMsg::LookForLate | JobMsg::Wake => {}
             #[cfg(test)]
             JobMsg::Fail => {}
         }

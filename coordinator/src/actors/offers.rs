@@ -16,16 +16,17 @@ use trainyard_core::{
 pub struct Offers(Arc<RwLock<Ledger>>);
 
 impl Offers {
-    pub(super) fn set(&self, name: NodeName, capacity: Capacity) {
+    pub(super) fn set(&self, name: NodeName, capacity: Capacity, address: String) {
         let mut nodes = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        nodes.set_node(name, capacity, true);
+        nodes.set_node(name.clone(), capacity, true);
+        nodes.set_address(name, address);
     }
 
-    /// Why no node could ever hold the request.
+    /// Why no so many nodes could ever hold the request.
     #[must_use]
-    pub fn misfit(&self, request: &ResourceRequest) -> Option<Unfit> {
-        let nodes = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        largest_node_misfit(&nodes, request)
+    pub fn misfit(&self, request: &ResourceRequest, nodes: u32) -> Option<Unfit> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        largest_node_misfit(&known, request, nodes)
     }
 }
 
@@ -40,15 +41,15 @@ mod tests {
             cpus: 8,
             ..ResourceRequest::default()
         };
-        assert!(offers.misfit(&wide).is_none(), "no node yet to judge by");
+        assert!(offers.misfit(&wide, 1).is_none(), "no node yet to judge by");
         let with = |cpus| Capacity {
             cpus,
             ..Capacity::default()
         };
         let name = || NodeName("n1".into());
-        offers.set(name(), with(4));
-        assert!(offers.misfit(&wide).is_some());
-        offers.set(name(), with(8));
-        assert!(offers.misfit(&wide).is_none());
+        offers.set(name(), with(4), String::new());
+        assert!(offers.misfit(&wide, 1).is_some());
+        offers.set(name(), with(8), String::new());
+        assert!(offers.misfit(&wide, 1).is_none());
     }
 }

@@ -4,6 +4,8 @@
 //! is told to end, and begins again from the store. Job actors, sessions and trackers are restarted by
 //! their own supervisors; without trackers all goes on. Called by the binary.
 
+use std::time::Duration;
+
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use trainyard_core::node::Lease;
@@ -43,6 +45,8 @@ pub struct RootArgs {
     pub lease: Lease,
     /// Launches in a row that may fail on a node before it gets no more jobs; 0 for any number.
     pub cordon_after: u32,
+    /// For how long a gang waits for a rank that says nothing new.
+    pub gang_patience: Duration,
     /// Set to the reason when the process must end.
     pub failed: watch::Sender<Option<String>>,
     /// Who is told what jobs do.
@@ -98,6 +102,7 @@ impl Actor for Root {
             scheduler: scheduler.clone(),
             nodes: nodes.clone(),
             artifacts: args.artifacts,
+            gang_patience: args.gang_patience,
         };
         let (jobs, _) = Jobs::spawn_linked(None, Jobs, of_jobs, cell.clone()).await?;
         scheduler.cast(SchedulerMsg::Meet(jobs.clone()))?;
@@ -187,7 +192,7 @@ fn resume(store: &Store, tree: &Tree) -> Result<(), ActorProcessingErr> {
     tree.scheduler.cast(SchedulerMsg::Waiting(waiting))?;
     for job in others {
         let id = job.id;
-        let active = job.allocation().is_some();
+        let active = job.state.holds_resources();
         tree.scheduler.cast(SchedulerMsg::JobIs(Box::new(job)))?;
         if active {
             tree.jobs.cast(JobsMsg::Route(id, JobMsg::Wake))?;

@@ -72,6 +72,8 @@ pub enum SchedulerMsg {
     StrayGone(NodeName, (JobId, AttemptNo)),
     /// A node that the store knows, or whose openness changed.
     NodeIs(NodeName, Capacity, bool),
+    /// Where other nodes reach this one.
+    Address(NodeName, String),
     /// The GPUs of a node that nobody gets for now.
     Blocked(NodeName, BTreeSet<String>),
     /// The lease of a node is over.
@@ -94,7 +96,7 @@ pub struct Scheduler;
 #[derive(Clone, Debug)]
 struct Proposal {
     queued_at: Timestamp,
-    allocation: Allocation,
+    allocations: Vec<Allocation>,
     secret: Secret,
 }
 
@@ -102,7 +104,7 @@ impl From<Proposal> for JobMsg {
     fn from(proposal: Proposal) -> Self {
         let event = Event::Placed {
             queued_at: proposal.queued_at,
-            allocation: proposal.allocation,
+            allocations: proposal.allocations,
             secret: proposal.secret,
         };
         Self::Event(event, None)
@@ -149,6 +151,10 @@ impl Actor for Scheduler {
             }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
+            SchedulerMsg::Address(name, address) => {
+                state.ledger.set_address(name, address);
+                state.dirty = true;
+            }
             SchedulerMsg::Blocked(name, gpus) => {
                 state.ledger.block(name, gpus);
                 state.dirty = true;
@@ -171,16 +177,16 @@ impl Actor for Scheduler {
 impl State {
     fn job_is(&mut self, job: Job) {
         self.dirty = true;
-        match job.allocation() {
-            Some(allocation) => {
+        match job.live() {
+            Some(attempt) => {
                 self.queue.remove(job.id);
                 self.unanswered.remove(&job.id);
-                if let Some(attempt) = job.attempt() {
-                    self.attempts.insert(job.id, attempt.number);
-                }
-                if self.ledger.held_by(job.id) != Some(allocation) {
+                self.attempts.insert(job.id, attempt.number);
+                let wanted = job.allocations();
+                if self.ledger.held_by(job.id) != wanted {
+                    let wanted = wanted.into_iter().cloned().collect();
                     self.ledger.release(job.id);
-                    self.hold(job.id, allocation.clone());
+                    self.hold(job.id, wanted);
                 }
             }
             None => {
@@ -209,8 +215,8 @@ impl State {
         waits.then(|| proposal.clone())
     }
 
-    fn hold(&mut self, job: JobId, allocation: Allocation) {
-        if let Err(error) = self.ledger.take(job, allocation) {
+    fn hold(&mut self, job: JobId, allocations: Vec<Allocation>) {
+        if let Err(error) = self.ledger.take(job, allocations) {
             tracing::warn!(%job, %error, "the ledger refused a stored allocation");
         }
     }
@@ -230,11 +236,11 @@ impl State {
             tracing::warn!(node = %name, tasks = strays.len(), "it gets no job until tasks that nobody wants have ended");
             self.strays.insert(name.clone(), (node.open, strays));
         }
-        self.set_node(name, node.capacity, node.open);
+        self.set_node(name.clone(), node.capacity, node.open);
         for job in on_it {
             let attempt = self.attempts.get(&job).copied();
             if let Some(attempt) = attempt.filter(|attempt| !knows.contains(&(job, *attempt))) {
-                self.tell(job, JobMsg::NoTrace(attempt, node.at));
+                self.tell(job, JobMsg::NoTrace(attempt, name.clone(), node.at));
             }
         }
     }
@@ -265,7 +271,7 @@ impl State {
     fn node_lost(&mut self, name: &NodeName, why: &str) {
         for job in self.jobs_on(name) {
             if let Some(attempt) = self.attempts.get(&job).copied() {
-                let event = Event::NodeLost(attempt, why.to_owned());
+                let event = Event::NodeLost(attempt, name.clone(), why.to_owned());
                 self.tell(job, JobMsg::Event(event, None));
             }
         }
@@ -308,7 +314,7 @@ impl State {
             };
             let proposal = Proposal {
                 queued_at: queued.queued_at,
-                allocation: placement.allocation,
+                allocations: placement.allocations,
                 secret: secret(),
             };
             self.unanswered.insert(placement.job, proposal.clone());
@@ -327,11 +333,13 @@ impl State {
 
     fn reason(&self, job: JobId) -> Option<String> {
         if let Some(proposal) = self.unanswered.get(&job) {
-            let node = &proposal.allocation.node;
-            return Some(format!("has a place on {node}, which is being stored"));
+            let nodes = proposal.allocations.iter();
+            let nodes: Vec<_> = nodes.map(|held| held.node.0.as_str()).collect();
+            let nodes = nodes.join(", ");
+            return Some(format!("has a place on {nodes}, which is being stored"));
         }
         let queued = self.queue.get(job)?;
-        let words = reason(&self.ledger, &queued.request);
+        let words = reason(&self.ledger, &queued.request, queued.nodes);
         let now = clock::now();
         let wait = queued.not_before.filter(|_| !queued.is_due(now));
         Some(match wait {
@@ -366,6 +374,7 @@ pub(super) fn queued(job: &Job) -> QueuedJob {
     QueuedJob {
         job: job.id,
         request: job.spec.resources.clone(),
+        nodes: job.spec.nodes,
         priority: job.spec.priority,
         queued_at: job.state_since,
         age: QueuedJob::age(job.asked_at, job.state_since),

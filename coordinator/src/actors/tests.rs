@@ -46,6 +46,7 @@ async fn world(lease: Lease) -> World {
         store: store.clone(),
         lease,
         cordon_after: 3,
+        gang_patience: std::time::Duration::from_secs(300),
         failed: failed_sender,
         trackers: crate::config::Config::load(None, []).unwrap().trackers,
         board: crate::trackers::Board::default(),

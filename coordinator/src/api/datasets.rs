@@ -319,8 +319,9 @@ impl Service {
     /// When it is not, as if there were no such job.
     pub fn is_on(&self, task: TaskKey, node: &str) -> Result<(), ApiError> {
         let job = self.store().job(task.job)?;
-        let place = job.as_ref().and_then(|job| job.allocation());
-        let here = place.is_some_and(|place| place.node.0 == node);
+        let live = job.as_ref().and_then(|job| job.live());
+        let part = live.and_then(|live| live.part(task.rank));
+        let here = part.is_some_and(|part| part.allocation.node.0 == node);
         here.then_some(()).ok_or_else(ApiError::no_job)
     }
 

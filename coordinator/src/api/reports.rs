@@ -19,7 +19,7 @@ impl Service {
     /// When it is not: then nothing is told about the job.
     pub fn may_report(&self, id: JobId, secret: &str) -> Result<(), ApiError> {
         let job = self.store().job(id)?;
-        let live = job.as_ref().filter(|job| job.allocation().is_some());
+        let live = job.as_ref().filter(|job| job.state.holds_resources());
         let hash = |text: &str| blake3::hash(text.as_bytes());
         let right = live
             .and_then(|job| job.attempt())

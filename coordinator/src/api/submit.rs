@@ -51,12 +51,9 @@ impl Service {
             self.may_begin_with(caller, ("resume_from", text))?;
         }
         let _permit = self.admit()?;
-        if let Some(unfit) = self.tree().offers.misfit(&spec.resources) {
-            let words = format!(
-                "no node could ever hold the job: {}; the largest is {}",
-                unfit.shortage, unfit.largest
-            );
-            return Err(ApiError::field("resources", words));
+        let misfit = self.tree().offers.misfit(&spec.resources, spec.nodes);
+        if let Some(unfit) = misfit {
+            return Err(ApiError::field(unfit.field(), unfit.to_string()));
         }
         let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {

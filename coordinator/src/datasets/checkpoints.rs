@@ -219,8 +219,8 @@ impl Datasets {
     /// When the store cannot be read.
     pub fn is_live(&self, job: JobId, attempt: AttemptNo) -> Result<bool, ApiError> {
         let job = self.inner.store.job(job)?;
-        let job = job.filter(|job| job.allocation().is_some());
-        Ok(job.and_then(|job| job.attempt().map(|live| live.number)) == Some(attempt))
+        let live = job.as_ref().and_then(|job| job.live());
+        Ok(live.map(|live| live.number) == Some(attempt))
     }
 
     /// What attempts before this one have uploaded and never published, and what this one has sent of the file before.

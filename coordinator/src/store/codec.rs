@@ -243,6 +243,12 @@ struct Asked {
     resources: ResourceRequest,
     #[serde(default)]
     priority: i32,
+    #[serde(default = "one")]
+    nodes: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// The job's place in the queue, if it is in the queue.
@@ -257,6 +263,7 @@ pub(super) fn queued_from_json(
     Ok(Some(QueuedJob {
         job: job.id,
         request: job.spec.resources,
+        nodes: job.spec.nodes,
         priority: job.spec.priority,
         queued_at: job.state_since,
         age: QueuedJob::age(job.asked_at, job.state_since),

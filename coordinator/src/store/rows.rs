@@ -206,6 +206,9 @@ pub struct NodeRow {
     /// Takes no new work.
     #[serde(default)]
     pub drained: Option<String>,
+    /// Where other nodes reach it.
+    #[serde(default)]
+    pub address: String,
 }
 
 /// What users tell of themselves.

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use trainyard_core::{
-    failure::{FailureClass, Outcome, judge},
+    failure::{FailureClass, Outcome},
     ids::AttemptNo,
     job::{Attempt, Job, JobState},
     time::Timestamp,
@@ -87,7 +87,7 @@ fn of_attempt<'a>(
     next: &mut ToldRow,
     facts: &mut Vec<Fact<'a>>,
 ) {
-    if let Some(at) = attempt.started_at
+    if let Some(at) = attempt.started_at()
         && next.started < attempt.number
     {
         next.started = attempt.number;
@@ -108,16 +108,13 @@ fn of_attempt<'a>(
     let is_newest = job
         .attempt()
         .is_some_and(|newest| newest.number == attempt.number);
-    let is_live = is_newest && job.allocation().is_some();
+    let is_live = is_newest && job.state.holds_resources();
     let goes_on = page.more.is_some_and(|(last, _)| last == attempt.number);
     if is_live || goes_on || next.ended >= attempt.number {
         return;
     }
     next.ended = attempt.number;
-    let judged = attempt
-        .end
-        .as_ref()
-        .map(|end| judge(end, attempt.completion.as_ref()));
+    let judged = attempt.outcome();
     let kind = match judged.as_ref().map(|judged| judged.class) {
         Some(None) => "completed",
         Some(Some(FailureClass::Cancelled)) => "cancelled",
@@ -127,7 +124,7 @@ fn of_attempt<'a>(
     };
     let mut end = fact(
         kind,
-        attempt.ended_at.unwrap_or(job.state_since),
+        attempt.ended_at().unwrap_or(job.state_since),
         Some(attempt),
     );
     end.more = outcome(judged.as_ref());
@@ -136,9 +133,7 @@ fn of_attempt<'a>(
 
 /// That the job ended so is the end of its newest attempt, and no cancel while it waited.
 fn ended_by_attempt(job: &Job) -> bool {
-    let newest = job.attempt();
-    let end = newest.and_then(|newest| newest.end.as_ref());
-    let judged = end.map(|end| judge(end, newest.and_then(|newest| newest.completion.as_ref())));
+    let judged = job.attempt().and_then(Attempt::outcome);
     judged.is_some() && judged == job.outcome
 }
 
@@ -191,7 +186,7 @@ fn event(instance: &str, job: &Job, fact: Fact<'_>) -> Event {
             "project_id": spec.project_id,
             "submitted_by": job.submitted_by,
             "attempt": attempt,
-            "node": fact.attempt.map(|attempt| &attempt.allocation.node),
+            "node": fact.attempt.map(|attempt| &attempt.lead.allocation.node),
         },
         "detail": fact.more,
     });
@@ -282,7 +277,11 @@ mod tests {
 
     #[test]
     fn an_attempt_that_is_tried_again_is_no_failure_of_the_job() {
-        let lost = Happened::NodeLost(AttemptNo(1), "node n1 was silent".into());
+        let lost = Happened::NodeLost(
+            AttemptNo(1),
+            trainyard_core::ids::NodeName("n1".into()),
+            "node n1 was silent".into(),
+        );
         let job = running(JobSpec::default()).step(T, lost).unwrap().job;
         let (events, told) = untold("i", &job, &ToldRow::default(), &Page::default());
         assert_eq!(kinds(&events), ["submitted", "started", "retried"]);

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 use trainyard_core::{
-    failure::{FailureClass, Outcome, judge},
+    failure::{FailureClass, Outcome},
     job::{Attempt, Job},
     record::Checkpoint,
     time::Timestamp,
@@ -86,14 +86,17 @@ impl Run<'_> {
 
     /// What is known when it is created, by name.
     pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
-        let (job, allocation) = (self.job, &self.attempt.allocation);
+        let job = self.job;
+        let held = || self.attempt.parts().map(|(_, part)| &part.allocation);
+        let nodes: Vec<_> = held().map(|held| held.node.to_string()).collect();
+        let gpus: Vec<_> = held().flat_map(|held| held.gpus.clone()).collect();
         let mut facts = vec![
             ("trainyard.label", self.label()),
             ("trainyard.job_id", job.id.to_string()),
             ("trainyard.attempt", self.attempt.number.0.to_string()),
             ("trainyard.user", job.submitted_by.clone()),
-            ("trainyard.node", allocation.node.to_string()),
-            ("trainyard.gpus", allocation.gpus.join(",")),
+            ("trainyard.node", nodes.join(",")),
+            ("trainyard.gpus", gpus.join(",")),
             ("trainyard.framework", job.spec.framework.clone()),
             ("trainyard.model", job.spec.model_name.clone()),
             ("trainyard.task_type", job.spec.task_type.clone()),
@@ -142,29 +145,25 @@ impl Run<'_> {
     /// Its end; none while it is live.
     pub(super) fn end(&self) -> Option<End> {
         let job = self.job;
-        if self.is_newest() && job.allocation().is_some() {
+        if self.is_newest() && job.state.holds_resources() {
             return None;
         }
         let attempt = self.attempt;
         let kept = job.outcome.clone().filter(|_| self.is_newest());
-        let judged = || {
-            let end = attempt.end.as_ref()?;
-            Some(judge(end, attempt.completion.as_ref()))
-        };
         let lost = || Outcome {
             class: Some(FailureClass::Lost),
             message: "its end is not known".to_owned(),
             ..Outcome::default()
         };
         // A job that was cancelled while it waited for its next attempt has an outcome of its own.
-        let outcome = judged().or(kept).unwrap_or_else(lost);
+        let outcome = attempt.outcome().or(kept).unwrap_or_else(lost);
         Some(End {
             verdict: match outcome.class {
                 None => Verdict::Completed,
                 Some(FailureClass::Cancelled) => Verdict::Cancelled,
                 Some(_) => Verdict::Failed,
             },
-            at: attempt.ended_at.unwrap_or(job.state_since),
+            at: attempt.ended_at().unwrap_or(job.state_since),
             message: outcome.message,
         })
     }
@@ -201,7 +200,7 @@ impl Run<'_> {
 
     /// When it began, as far as is known.
     pub(super) fn began(&self) -> Timestamp {
-        self.attempt.started_at.unwrap_or(self.attempt.placed_at)
+        self.attempt.started_at().unwrap_or(self.attempt.placed_at)
     }
 
     pub(super) fn is_newest(&self) -> bool {
@@ -275,8 +274,8 @@ pub(super) mod tests {
         let accepted = Job::accepted(JobId(7), spec, "ada@example.com".into(), T);
         let mut job = accepted.step(T, Event::Prepared).unwrap().job;
         job = job.step(T, placed(&job)).unwrap().job;
-        let number = job.attempt().unwrap().number;
-        job.step(T, Event::Started(number, T)).unwrap().job
+        let task = job.task(AttemptNo(1), trainyard_core::ids::Rank(0));
+        job.step(T, Event::Started(task, T)).unwrap().job
     }
 
     fn placed(job: &Job) -> Event {
@@ -285,10 +284,11 @@ pub(super) mod tests {
             cpus: 1,
             memory_bytes: 0,
             gpus: vec!["GPU-0".into()],
+            address: String::new(),
         };
         Event::Placed {
             queued_at: job.state_since,
-            allocation,
+            allocations: vec![allocation],
             secret: "hush".into(),
         }
     }
@@ -316,7 +316,8 @@ pub(super) mod tests {
 
     pub(in crate::trackers) fn ended(job: &Job, end: TaskEnd) -> Job {
         let number = job.attempt().unwrap().number;
-        job.step(T, Event::Ended(number, end)).unwrap().job
+        let task = job.task(number, trainyard_core::ids::Rank(0));
+        job.step(T, Event::Ended(task, end)).unwrap().job
     }
 
     pub(in crate::trackers) fn run(job: &Job, index: usize) -> Run<'_> {

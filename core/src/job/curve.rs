@@ -59,24 +59,19 @@ mod tests {
     fn job(attempts: &[(bool, Option<u32>)]) -> Job {
         let mut job = Job::accepted(JobId(1), JobSpec::default(), String::new(), T);
         for (number, (anew, first_epoch)) in (1..).zip(attempts) {
+            let allocation = Allocation {
+                node: NodeName("n1".into()),
+                cpus: 1,
+                memory_bytes: 0,
+                gpus: vec![],
+                address: String::new(),
+            };
+            let secret = String::new().into();
+            let placed = Attempt::placed(AttemptNo(number), allocation, vec![], (secret, T));
             job.attempts.push(Attempt {
-                number: AttemptNo(number),
-                allocation: Allocation {
-                    node: NodeName("n1".into()),
-                    cpus: 1,
-                    memory_bytes: 0,
-                    gpus: vec![],
-                },
-                secret: String::new().into(),
-                placed_at: T,
-                started_at: None,
-                ended_at: None,
-                end: None,
-                stored_seq: 0,
-                completion: None,
                 first_epoch: *first_epoch,
                 anew: *anew,
-                tried_again: false,
+                ..placed
             });
         }
         job

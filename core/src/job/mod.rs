@@ -4,21 +4,24 @@
 //! of an older attempt is `Illegal` data to log, never a transition. INV-04: no report ever leaves a
 //! terminal state; only a user's restart does, with a new attempt.
 
+mod attempt;
 mod curve;
 mod machine;
 mod state;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use attempt::{Attempt, Blame, Part};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 
 use crate::{
-    failure::{Outcome, StopCause, TaskEnd, judge},
-    ids::{AttemptNo, JobId, NodeName},
+    failure::{Outcome, StopCause, TaskEnd},
+    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     record::{Checkpoint, Completion, Progress},
     retry::Tried,
     sched::Allocation,
@@ -26,57 +29,6 @@ use crate::{
     spec::JobSpec,
     time::Timestamp,
 };
-
-/// One placement and run of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// From 1.
-    pub number: AttemptNo,
-    /// Where and with what.
-    pub allocation: Allocation,
-    /// Known to this attempt's trainer alone; part of its callback URL.
-    pub secret: Secret,
-    /// When it was given its place.
-    pub placed_at: Timestamp,
-    /// When its trainer process started.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<Timestamp>,
-    /// When it was over.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Timestamp>,
-    /// How it ended; records may still be on their way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end: Option<TaskEnd>,
-    /// All its records up to this number are stored.
-    pub stored_seq: u64,
-    /// The trainer's own last word.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub completion: Option<Completion>,
-    /// The epoch of its first report with metrics: what earlier attempts said of it and of later ones is
-    /// superseded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_epoch: Option<u32>,
-    /// It begins at the beginning: nothing that was reported before it counts.
-    #[serde(default = "anew")]
-    pub anew: bool,
-    /// It failed, and the job was tried again by itself.
-    #[serde(default)]
-    pub tried_again: bool,
-}
-
-impl Attempt {
-    /// How it ended, if it has.
-    #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
-        let end = self.end.as_ref()?;
-        Some(judge(end, self.completion.as_ref()))
-    }
-}
-
-/// As attempts were that have no word of it.
-fn anew() -> bool {
-    true
-}
 
 /// A job and its whole history: one row of the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,46 +116,52 @@ pub enum Event {
     Placed {
         /// Since when the job had waited that was given the place: the fence against late ones.
         queued_at: Timestamp,
-        /// The place.
-        allocation: Allocation,
+        /// The place: what it holds on each node, by rank.
+        allocations: Vec<Allocation>,
         /// Drawn by the caller, who has randomness.
         secret: Secret,
     },
-    /// Its node is busy with it: fetching, building.
-    Preparing(AttemptNo, String),
+    /// A node is busy with its task: fetching, building.
+    Preparing(TaskKey, String),
+    /// A task of a gang is prepared; rank 0 names the port where the gang meets.
+    Waiting(TaskKey, Option<u16>),
     /// The trainer process runs.
-    Started(AttemptNo, Timestamp),
+    Started(TaskKey, Timestamp),
     /// The trainer process is gone, or never was.
-    Ended(AttemptNo, TaskEnd),
-    /// Records up to `seq` are stored; with what they said.
-    Stored {
-        /// Of which attempt.
-        attempt: AttemptNo,
-        /// Up to which number.
-        seq: u64,
-        /// The newest report among them.
-        progress: Option<Box<Progress>>,
-        /// The trainer's last word, if it was among them.
-        completion: Option<Box<Completion>>,
-        /// The epoch of the first report with metrics among them.
-        first_epoch: Option<u32>,
-        /// The newest last checkpoint among them that its agent has put into the artifact store.
-        kept: Option<Checkpoint>,
-    },
+    Ended(TaskKey, TaskEnd),
+    /// Records of a task are stored; with what they said.
+    Stored(TaskKey, Box<Told>),
     /// A user wants it stopped.
     CancelRequested,
     /// A user wants it run again.
     RestartRequested,
     /// A user wants it started: one that waits is started anyway, one that has ended runs again.
     StartRequested(Resume),
-    /// The attempt is gone: its node came back without a trace of it.
-    AttemptLost(AttemptNo, String),
-    /// Its node has been silent for longer than its lease.
-    NodeLost(AttemptNo, String),
-    /// Its node speaks of the attempt again, as of one that runs.
-    Heard(AttemptNo),
+    /// A task is gone: its node came back without a trace of it.
+    AttemptLost(TaskKey, String),
+    /// A node of the attempt has been silent for longer than its lease.
+    NodeLost(AttemptNo, NodeName, String),
+    /// The node of a task speaks of it again, as of one that runs.
+    Heard(TaskKey),
+    /// These ranks keep the rest of their gang waiting for too long.
+    Late(AttemptNo, Vec<Rank>),
     /// The attempt has this run at a tracker; may come long after its end.
     Tracked(AttemptNo, Tracker, String),
+}
+
+/// What stored records of a task said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Told {
+    /// All records up to this number are stored.
+    pub seq: u64,
+    /// The newest report among them.
+    pub progress: Option<Progress>,
+    /// The trainer's last word, if it was among them.
+    pub completion: Option<Completion>,
+    /// The epoch of the first report with metrics among them.
+    pub first_epoch: Option<u32>,
+    /// The newest last checkpoint among them that its agent has put into the artifact store.
+    pub kept: Option<Checkpoint>,
 }
 
 /// Where a trainer begins.
@@ -222,14 +180,16 @@ pub enum Effect {
     Enqueue,
     /// Take it out of the queue.
     Dequeue,
-    /// Give its allocation back.
+    /// Give back what tasks that are over have held.
     Release,
-    /// Tell the node to run the attempt.
-    Start(NodeName, AttemptNo),
+    /// Tell the node to run the task.
+    Start(NodeName, TaskKey),
+    /// Tell the node that its gang is complete: the task starts.
+    Launch(NodeName, TaskKey),
     /// Tell the node to stop it.
-    Stop(NodeName, AttemptNo, StopCause),
+    Stop(NodeName, TaskKey, StopCause),
     /// Tell the node that all is stored.
-    Forget(NodeName, AttemptNo),
+    Forget(NodeName, TaskKey),
 }
 
 /// An event that the job's state does not allow; a fact to log or to answer, never a transition.
@@ -317,11 +277,29 @@ impl Job {
         self.attempts.last()
     }
 
-    /// What the job holds now.
+    /// The attempt that is not over.
     #[must_use]
-    pub fn allocation(&self) -> Option<&Allocation> {
-        let live = self.attempts.last()?;
-        self.state.holds_resources().then_some(&live.allocation)
+    pub fn live(&self) -> Option<&Attempt> {
+        let holds = self.state.holds_resources();
+        self.attempts.last().filter(|_| holds)
+    }
+
+    /// What the job holds now, by rank: tasks that are over have given back what was theirs.
+    #[must_use]
+    pub fn allocations(&self) -> Vec<&Allocation> {
+        let parts = self.live().into_iter().flat_map(Attempt::parts);
+        let held = parts.filter(|(_, part)| !part.is_over());
+        held.map(|(_, part)| &part.allocation).collect()
+    }
+
+    /// The name of one of its tasks.
+    #[must_use]
+    pub fn task(&self, attempt: AttemptNo, rank: Rank) -> TaskKey {
+        TaskKey {
+            job: self.id,
+            attempt,
+            rank,
+        }
     }
 
     /// Applies `event` at `now`.

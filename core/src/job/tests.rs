@@ -2,6 +2,7 @@
 
 mod again;
 mod checkpoints;
+mod gang;
 mod properties;
 
 use super::*;
@@ -13,6 +14,15 @@ use crate::{
 const T: Timestamp = Timestamp(1_000);
 const A1: AttemptNo = AttemptNo(1);
 
+/// Rank 0 of an attempt.
+fn t(attempt: AttemptNo) -> TaskKey {
+    accepted().task(attempt, Rank(0))
+}
+
+fn n1() -> NodeName {
+    NodeName("n1".into())
+}
+
 fn accepted() -> Job {
     Job::accepted(JobId(7), JobSpec::default(), "ada".into(), T)
 }
@@ -23,13 +33,14 @@ fn allocation() -> Allocation {
         cpus: 1,
         memory_bytes: 0,
         gpus: vec![],
+        address: String::new(),
     }
 }
 
 fn placed() -> Event {
     Event::Placed {
         queued_at: T,
-        allocation: allocation(),
+        allocations: vec![allocation()],
         secret: "s".to_owned().into(),
     }
 }
@@ -40,18 +51,18 @@ fn exit(code: i32, last_seq: u64) -> Event {
         last_seq,
         ..TaskEnd::default()
     };
-    Event::Ended(A1, end)
+    Event::Ended(t(A1), end)
+}
+
+fn told(told: Told) -> Event {
+    Event::Stored(t(A1), Box::new(told))
 }
 
 fn stored(seq: u64) -> Event {
-    Event::Stored {
-        attempt: A1,
+    told(Told {
         seq,
-        progress: None,
-        completion: None,
-        first_epoch: None,
-        kept: None,
-    }
+        ..Told::default()
+    })
 }
 
 /// Applies all events; the effects are those of the last.
@@ -72,13 +83,13 @@ fn a_job_goes_from_accepted_to_completed_and_says_each_effect_once() {
     let step = after(vec![Event::Prepared]);
     assert_eq!(step.effects, [Effect::Enqueue]);
     let step = step.job.step(T, placed()).unwrap();
-    assert_eq!(step.effects, [Effect::Start(node.clone(), A1)]);
-    let step = step.job.step(T, Event::Started(A1, T)).unwrap();
+    assert_eq!(step.effects, [Effect::Start(node.clone(), t(A1))]);
+    let step = step.job.step(T, Event::Started(t(A1), T)).unwrap();
     assert_eq!(step.job.state, JobState::Running);
     assert_eq!(step.effects, []);
     let step = step.job.step(T, exit(0, 0)).unwrap();
     assert_eq!(step.job.state, JobState::Completed);
-    assert_eq!(step.effects, [Effect::Release, Effect::Forget(node, A1)]);
+    assert_eq!(step.effects, [Effect::Release, Effect::Forget(node, t(A1))]);
     assert_eq!(step.job.outcome.unwrap().class, None);
 }
 
@@ -87,7 +98,7 @@ fn a_job_finishes_only_when_its_last_record_is_stored() {
     let step = after(vec![
         Event::Prepared,
         placed(),
-        Event::Started(A1, T),
+        Event::Started(t(A1), T),
         exit(0, 5),
     ]);
     assert_eq!(step.job.state, JobState::Finishing);
@@ -106,13 +117,16 @@ fn a_waiting_job_is_cancelled_at_once_and_a_running_one_through_its_node() {
     let step = after(vec![Event::Prepared, placed(), Event::CancelRequested]);
     assert_eq!(step.job.state, JobState::Starting);
     let node = NodeName("n1".into());
-    assert_eq!(step.effects, [Effect::Stop(node, A1, StopCause::Cancelled)]);
+    assert_eq!(
+        step.effects,
+        [Effect::Stop(node, t(A1), StopCause::Cancelled)]
+    );
     let end = TaskEnd {
         signal: Some(15),
         stop_cause: Some(StopCause::Cancelled),
         ..TaskEnd::default()
     };
-    let step = step.job.step(T, Event::Ended(A1, end)).unwrap();
+    let step = step.job.step(T, Event::Ended(t(A1), end)).unwrap();
     assert_eq!(step.job.state, JobState::Cancelled);
 }
 
@@ -120,7 +134,7 @@ fn a_waiting_job_is_cancelled_at_once_and_a_running_one_through_its_node() {
 fn a_late_report_never_revives_a_finished_job() {
     let done = after(vec![Event::Prepared, placed(), exit(1, 0)]).job;
     assert_eq!(done.state, JobState::Failed);
-    for late in [Event::Started(A1, T), exit(0, 0), stored(9)] {
+    for late in [Event::Started(t(A1), T), exit(0, 0), stored(9)] {
         let refused = done.step(T, late).unwrap_err();
         assert_eq!(
             refused,
@@ -145,7 +159,7 @@ fn a_restart_is_a_new_attempt_that_fences_the_old_one() {
     ]);
     assert_eq!(step.job.attempt().unwrap().number, AttemptNo(2));
     assert!(matches!(
-        step.job.step(T, Event::Started(A1, T)),
+        step.job.step(T, Event::Started(t(A1), T)),
         Err(Illegal::Fenced { .. })
     ));
 }
@@ -163,18 +177,20 @@ fn a_restarted_job_shows_nothing_of_its_earlier_run() {
         last_checkpoint: Some(checkpoint),
         ..Completion::default()
     };
-    let said = Event::Stored {
-        attempt: A1,
-        seq: 1,
-        progress: None,
-        completion: Some(Box::new(word)),
-        first_epoch: None,
-        kept: None,
-    };
+    let said = Event::Stored(
+        t(A1),
+        Box::new(Told {
+            seq: 1,
+            progress: None,
+            completion: Some(word),
+            first_epoch: None,
+            kept: None,
+        }),
+    );
     let ended = after(vec![
         Event::Prepared,
         placed(),
-        Event::Started(A1, T),
+        Event::Started(t(A1), T),
         said,
         exit(0, 1),
     ])
@@ -196,7 +212,7 @@ fn a_restarted_job_shows_nothing_of_its_earlier_run() {
 fn running(retry: RetryPolicy) -> Job {
     let mut job = accepted();
     job.spec.retry = retry;
-    for event in [Event::Prepared, placed(), Event::Started(A1, T)] {
+    for event in [Event::Prepared, placed(), Event::Started(t(A1), T)] {
         job = job.step(T, event).unwrap().job;
     }
     job
@@ -210,28 +226,16 @@ fn a_lost_attempt_gives_its_place_back_and_the_job_waits_for_another_node() {
         path: "s3://b/last.pt".into(),
         size_bytes: Some(1),
     };
-    let Event::Stored {
-        attempt,
-        seq,
-        progress,
-        completion,
-        ..
-    } = stored(3)
-    else {
-        panic!("not stored");
-    };
-    let said = Event::Stored {
-        attempt,
-        seq,
-        progress,
-        completion,
+    let said = told(Told {
+        seq: 3,
         first_epoch: Some(1),
         kept: Some(kept),
-    };
+        ..Told::default()
+    });
     job = job.step(T, said).unwrap().job;
-    let lost = Event::NodeLost(A1, "node n1 was silent for 5 minutes".into());
+    let lost = Event::NodeLost(A1, n1(), "node n1 was silent for 5 minutes".into());
     let step = job.step(T, lost).unwrap();
-    let gone = Effect::Forget(node.clone(), A1);
+    let gone = Effect::Forget(node.clone(), t(A1));
     assert_eq!(step.effects, [Effect::Release, gone, Effect::Enqueue]);
     let job = step.job;
     assert_eq!((job.state, &job.outcome), (JobState::Queued, &None));
@@ -259,7 +263,7 @@ fn a_job_that_has_no_try_left_has_failed_and_says_why() {
         limit: 1,
         ..RetryPolicy::default()
     };
-    let lost = |attempt| Event::NodeLost(attempt, "node n1 was silent".into());
+    let lost = |attempt| Event::NodeLost(attempt, n1(), "node n1 was silent".into());
     let mut job = running(once).step(T, lost(A1)).unwrap().job;
     assert_eq!(job.state, JobState::Queued);
     job = job.step(T, placed()).unwrap().job;
@@ -279,12 +283,12 @@ fn a_job_that_waits_for_a_lost_node_goes_on_when_it_speaks_again_and_ends_when_i
         on_lost: OnLost::Wait,
         ..RetryPolicy::default()
     };
-    let lost = Event::NodeLost(A1, "node n1 is silent".into());
+    let lost = Event::NodeLost(A1, n1(), "node n1 is silent".into());
     let job = running(patient).step(T, lost.clone()).unwrap().job;
     assert_eq!(job.state, JobState::Running);
     assert!(job.reason.contains("it is waited for"), "{}", job.reason);
     assert_eq!(job.step(T, lost.clone()).unwrap().job, job, "said once");
-    let heard = job.step(T, Event::Heard(A1)).unwrap().job;
+    let heard = job.step(T, Event::Heard(t(A1))).unwrap().job;
     assert_eq!(
         (heard.state, heard.reason.as_str()),
         (JobState::Running, "")
@@ -293,7 +297,7 @@ fn a_job_that_waits_for_a_lost_node_goes_on_when_it_speaks_again_and_ends_when_i
     let step = cancelled.step(T, lost).unwrap();
     assert_eq!(step.job.state, JobState::Cancelled);
     // Without a trace of it there is nothing to wait for.
-    let gone = Event::AttemptLost(A1, "node n1 came back without a trace".into());
+    let gone = Event::AttemptLost(t(A1), "node n1 came back without a trace".into());
     assert_eq!(job.step(T, gone).unwrap().job.state, JobState::Queued);
 }
 
@@ -309,7 +313,7 @@ fn a_job_that_ran_out_of_memory_is_tried_once_more_with_half_its_batch() {
             oom_killed: true,
             ..TaskEnd::default()
         };
-        Event::Ended(attempt, end)
+        Event::Ended(t(attempt), end)
     };
     let job = running(asks).step(T, killed(A1)).unwrap().job;
     assert_eq!((job.state, job.spec.batch_size), (JobState::Queued, 16));
@@ -344,7 +348,7 @@ fn an_attempt_that_is_lost_while_it_is_being_cancelled_is_cancelled() {
         Event::Prepared,
         placed(),
         Event::CancelRequested,
-        Event::AttemptLost(A1, "node n1 came back without a trace".into()),
+        Event::AttemptLost(t(A1), "node n1 came back without a trace".into()),
     ]);
     assert_eq!(step.job.state, JobState::Cancelled);
     assert_eq!(step.job.outcome.unwrap().message, "cancelled by a user");
@@ -353,7 +357,7 @@ fn an_attempt_that_is_lost_while_it_is_being_cancelled_is_cancelled() {
 #[test]
 fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_not_tried_again() {
     let vanished = Event::Ended(
-        A1,
+        t(A1),
         TaskEnd {
             error: Some("the shim was killed".into()),
             infrastructure: true,
@@ -366,7 +370,7 @@ fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_no
         [Event::CancelRequested, vanished.clone()],
         [vanished, Event::CancelRequested],
     ] {
-        let mut events = vec![Event::Prepared, placed(), Event::Started(A1, T)];
+        let mut events = vec![Event::Prepared, placed(), Event::Started(t(A1), T)];
         events.extend(order);
         events.push(stored(5));
         let job = after(events).job;
@@ -381,7 +385,7 @@ fn a_cancel_while_the_last_records_are_under_way_changes_nothing_of_the_end() {
     let step = after(vec![
         Event::Prepared,
         placed(),
-        Event::Started(A1, T),
+        Event::Started(t(A1), T),
         exit(0, 5),
         Event::CancelRequested,
     ]);

@@ -22,6 +22,9 @@ pub struct Allocation {
     pub memory_bytes: u64,
     /// UUIDs of the GPUs.
     pub gpus: Vec<String>,
+    /// Of a gang: where the other ranks reach this node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
 }
 
 /// One node of the ledger.
@@ -36,6 +39,8 @@ pub struct NodeEntry {
     held: BTreeMap<JobId, Allocation>,
     /// GPUs that nobody gets for now, though they are there.
     blocked: BTreeSet<String>,
+    /// Where other nodes reach it; without one it takes part in no gang.
+    address: String,
 }
 
 /// Why an allocation was refused.
@@ -75,7 +80,20 @@ impl NodeEntry {
             cpus: request.cpus,
             memory_bytes: request.memory_bytes,
             gpus: gpus.map(|gpu| gpu.uuid.clone()).collect(),
+            address: String::new(),
         })
+    }
+
+    /// Where other nodes reach it; empty if that is not known.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether it can hold one of the tasks of a job of so many, were it empty.
+    #[must_use]
+    pub fn could_hold(&self, request: &ResourceRequest, nodes: u32) -> bool {
+        (nodes < 2 || !self.address.is_empty()) && request.fits(&self.capacity)
     }
 
     /// Whether anything more could start here at all.
@@ -118,7 +136,7 @@ impl NodeEntry {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     nodes: BTreeMap<NodeName, NodeEntry>,
-    homes: BTreeMap<JobId, NodeName>,
+    homes: BTreeMap<JobId, Vec<NodeName>>,
     /// Where something was taken since it was looked at last.
     touched: BTreeSet<NodeName>,
 }
@@ -139,6 +157,11 @@ impl Ledger {
         self.nodes.entry(name).or_default().blocked = gpus;
     }
 
+    /// Where other nodes reach this one.
+    pub fn set_address(&mut self, name: NodeName, address: String) {
+        self.nodes.entry(name).or_default().address = address;
+    }
+
     /// All nodes by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeEntry)> {
         self.nodes.iter()
@@ -150,11 +173,12 @@ impl Ledger {
         self.nodes.get(name)
     }
 
-    /// What `job` holds.
+    /// What `job` holds, in the order in which it was taken.
     #[must_use]
-    pub fn held_by(&self, job: JobId) -> Option<&Allocation> {
-        let node = self.homes.get(&job)?;
-        self.nodes.get(node)?.held.get(&job)
+    pub fn held_by(&self, job: JobId) -> Vec<&Allocation> {
+        let nodes = self.homes.get(&job).into_iter().flatten();
+        let held = nodes.filter_map(|node| self.nodes.get(node)?.held.get(&job));
+        held.collect()
     }
 
     /// Takes what a placement names. Also used at start, for what the store says is held; the
@@ -162,25 +186,32 @@ impl Ledger {
     ///
     /// # Errors
     /// When the job holds something already.
-    pub fn take(&mut self, job: JobId, allocation: Allocation) -> Result<(), LedgerError> {
+    pub fn take(&mut self, job: JobId, allocations: Vec<Allocation>) -> Result<(), LedgerError> {
         if self.homes.contains_key(&job) {
             return Err(LedgerError::AlreadyHeld(job));
         }
-        self.homes.insert(job, allocation.node.clone());
-        self.touched.insert(allocation.node.clone());
-        let known = self.nodes.contains_key(&allocation.node);
-        let entry = self.nodes.entry(allocation.node.clone()).or_default();
-        entry.held.insert(job, allocation);
-        entry.shrunk |= !known;
+        let nodes = allocations.iter().map(|held| held.node.clone()).collect();
+        self.homes.insert(job, nodes);
+        for allocation in allocations {
+            self.touched.insert(allocation.node.clone());
+            let known = self.nodes.contains_key(&allocation.node);
+            let entry = self.nodes.entry(allocation.node.clone()).or_default();
+            entry.held.insert(job, allocation);
+            entry.shrunk |= !known;
+        }
         Ok(())
     }
 
     /// Gives back all that `job` holds; nothing happens if it holds nothing.
-    pub fn release(&mut self, job: JobId) -> Option<Allocation> {
-        let node = self.homes.remove(&job)?;
-        let entry = self.nodes.get_mut(&node)?;
-        let given_back = entry.held.remove(&job);
-        entry.shrunk &= entry.is_overdrawn();
+    pub fn release(&mut self, job: JobId) -> Vec<Allocation> {
+        let nodes = self.homes.remove(&job).unwrap_or_default();
+        let mut given_back = Vec::new();
+        for node in nodes {
+            if let Some(entry) = self.nodes.get_mut(&node) {
+                given_back.extend(entry.held.remove(&job));
+                entry.shrunk &= entry.is_overdrawn();
+            }
+        }
         given_back
     }
 

@@ -94,6 +94,7 @@ mod tests {
         QueuedJob {
             job: JobId(id),
             request: ResourceRequest::default(),
+            nodes: 1,
             priority: 0,
             queued_at: Timestamp(1),
             age: Timestamp(1),

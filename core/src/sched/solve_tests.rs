@@ -29,6 +29,7 @@ fn job(id: u64, cpus: u32, gpus: u32, priority: i32) -> QueuedJob {
             gpus,
             ..ResourceRequest::default()
         },
+        nodes: 1,
         priority,
         queued_at: Timestamp(i64::try_from(id).unwrap()),
         age: Timestamp(i64::try_from(id).unwrap()),
@@ -49,7 +50,7 @@ fn solve<'q>(
 fn placed(placements: &[Placement]) -> Vec<(u64, &str)> {
     placements
         .iter()
-        .map(|p| (p.job.0, p.allocation.node.0.as_str()))
+        .map(|p| (p.job.0, p.allocations[0].node.0.as_str()))
         .collect()
 }
 
@@ -76,7 +77,7 @@ fn a_blocked_gpu_goes_to_nobody_and_whoever_needs_it_waits() {
     ledger.block(name.clone(), one.clone());
     assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 2, 0)]), []);
     let request = job(1, 1, 2, 0).request;
-    assert_eq!(largest_node_misfit(&ledger, &request), None);
+    assert_eq!(largest_node_misfit(&ledger, &request, 1), None);
     // The node says what it has once more: that does not unblock it.
     node(&mut ledger, "a", 4, "2xH100-80GB");
     assert!(uuids(&ledger).is_disjoint(&one));
@@ -106,8 +107,9 @@ fn a_node_that_gives_more_than_it_has_is_told_of_once_where_only_news_are_asked_
         cpus: 3,
         memory_bytes: 0,
         gpus: Vec::new(),
+        address: String::new(),
     };
-    ledger.take(JobId(1), allocation("b")).unwrap();
+    ledger.take(JobId(1), vec![allocation("b")]).unwrap();
     let broken = ledger.newly_violated();
     assert!(broken.is_some_and(|words| words.contains("INV-02: b")));
     assert_eq!(ledger.newly_violated(), None);
@@ -130,22 +132,29 @@ fn the_smallest_gpu_that_does_is_taken_and_the_model_is_heeded() {
     let mut wanted = job(1, 1, 1, 0);
     wanted.request.gpu_model = "a100".into();
     let placements = solve(&mut ledger, NOW, &[wanted]);
-    assert_eq!(placements[0].allocation.gpus, ["GPU-SIM-a-1"]);
+    assert_eq!(placements[0].allocations[0].gpus, ["GPU-SIM-a-1"]);
 }
 
 #[test]
 fn a_job_larger_than_any_node_is_told_the_shortage_and_the_largest_node() {
     let mut ledger = Ledger::default();
     let mut wanted = job(1, 1, 8, 0).request;
-    assert_eq!(largest_node_misfit(&ledger, &wanted), None, "no node yet");
-    assert_eq!(reason(&ledger, &wanted), "no node has registered yet");
+    assert_eq!(
+        largest_node_misfit(&ledger, &wanted, 1),
+        None,
+        "no node yet"
+    );
+    assert_eq!(reason(&ledger, &wanted, 1), "no node has registered yet");
     node(&mut ledger, "big", 64, "4xH100-80GB");
     node(&mut ledger, "small", 8, "");
-    let unfit = largest_node_misfit(&ledger, &wanted).unwrap();
-    assert_eq!(unfit.shortage, "gpus: asks for 8, has 4");
-    assert_eq!(unfit.largest, "big with 64 CPUs, 64 GiB, 4 GPUs (H100)");
+    let unfit = largest_node_misfit(&ledger, &wanted, 1).unwrap();
+    let words = "no node could ever hold the job: gpus: asks for 8, has 4; the largest is big with 64 CPUs, 64 GiB, 4 GPUs (H100)";
+    assert_eq!(
+        (unfit.field(), unfit.to_string().as_str()),
+        ("resources", words)
+    );
     wanted.gpus = 4;
-    assert_eq!(largest_node_misfit(&ledger, &wanted), None);
+    assert_eq!(largest_node_misfit(&ledger, &wanted, 1), None);
 }
 
 #[test]
@@ -155,7 +164,7 @@ fn a_closed_node_gets_nothing_and_the_job_says_so() {
     let capacity = ledger.node(&NodeName("a".into())).unwrap().capacity.clone();
     ledger.set_node(NodeName("a".into()), capacity, false);
     assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 0, 0)]), []);
-    let words = reason(&ledger, &job(1, 1, 0, 0).request);
+    let words = reason(&ledger, &job(1, 1, 0, 0).request, 1);
     assert_eq!(words, "1 nodes could hold it, but none is ready");
 }
 
@@ -181,8 +190,9 @@ fn a_node_that_came_back_smaller_breaks_nothing_and_gets_nothing_until_it_fits_a
         cpus: 1,
         memory_bytes: 0,
         gpus: Vec::new(),
+        address: String::new(),
     };
-    ledger.take(JobId(4), more).unwrap();
+    ledger.take(JobId(4), vec![more]).unwrap();
     assert_eq!(
         ledger.violated().unwrap(),
         "INV-02: a gives more than it has"
@@ -195,10 +205,10 @@ fn what_is_released_can_be_had_again() {
     node(&mut ledger, "a", 1, "");
     let queue = [job(1, 1, 0, 0), job(2, 1, 0, 0)];
     assert_eq!(placed(&solve(&mut ledger, NOW, &queue)), [(1, "a")]);
-    let words = reason(&ledger, &queue[1].request);
+    let words = reason(&ledger, &queue[1].request, 1);
     assert_eq!(words, "waits for cpus: asks for 1, has 0 free on node a");
-    assert!(ledger.release(JobId(1)).is_some());
-    assert_eq!(ledger.release(JobId(1)), None);
+    assert_eq!(ledger.release(JobId(1)).len(), 1);
+    assert_eq!(ledger.release(JobId(1)), []);
     assert_eq!(placed(&solve(&mut ledger, NOW, &queue[1..])), [(2, "a")]);
 }
 
@@ -246,8 +256,9 @@ fn a_job_that_is_tried_again_waits_its_time_and_goes_elsewhere_while_there_is_an
         cpus: 1,
         memory_bytes: 0,
         gpus: vec![],
+        address: String::new(),
     };
-    ledger.take(JobId(9), other).unwrap();
+    ledger.take(JobId(9), vec![other]).unwrap();
     assert_eq!(solve(&mut ledger, later, [&again]), []);
     ledger.release(JobId(9));
     let elsewhere = solve(&mut ledger.clone(), later, [&again]);
@@ -280,8 +291,88 @@ fn oldest_waits_least_when_all_else_is_equal() {
             queue.retain(|queued| queued.job != placement.job);
             order.push(placement.job);
         }
-        let ended = order.iter().find(|job| ledger.held_by(**job).is_some());
+        let ended = order.iter().find(|job| !ledger.held_by(**job).is_empty());
         ledger.release(*ended.unwrap());
     }
     assert_eq!(order, (1..=40).map(JobId).collect::<Vec<_>>());
+}
+
+/// Nodes with four CPUs each, whose addresses are not in the order of their names.
+fn reachable(names: &[(&str, &str)]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for (name, address) in names {
+        node(&mut ledger, name, 4, "");
+        ledger.set_address(NodeName((*name).into()), (*address).into());
+    }
+    ledger
+}
+
+fn gang(id: u64, nodes: u32, cpus: u32) -> QueuedJob {
+    QueuedJob {
+        nodes,
+        ..job(id, cpus, 0, 0)
+    }
+}
+
+#[test]
+fn a_gang_gets_all_of_its_nodes_or_none_in_the_order_of_their_addresses() {
+    let mut ledger = reachable(&[("a", "10.0.0.9"), ("b", "10.0.0.10"), ("c", "10.0.0.3")]);
+    assert_eq!(solve(&mut ledger, NOW, &[job(1, 1, 0, 0)]).len(), 1);
+    // Three whole nodes are not free, and nothing is held of those that are.
+    assert_eq!(solve(&mut ledger, NOW, &[gang(2, 3, 4)]), []);
+    let words = reason(&ledger, &gang(2, 3, 4).request, 3);
+    assert_eq!(
+        words,
+        "2 of 3 nodes are free; waits for cpus: asks for 4, has 3 free on node a"
+    );
+    let placements = solve(&mut ledger, NOW, &[gang(2, 3, 4), gang(3, 3, 3)]);
+    let placed = placements[0].allocations.iter();
+    let ranks: Vec<_> = placed
+        .map(|held| (held.node.0.as_str(), held.address.as_str()))
+        .collect();
+    assert_eq!(placements[0].job, JobId(3));
+    assert_eq!(
+        ranks,
+        [("b", "10.0.0.10"), ("c", "10.0.0.3"), ("a", "10.0.0.9")]
+    );
+    assert_eq!(ledger.held_by(JobId(3)).len(), 3);
+    assert_eq!(ledger.release(JobId(3)).len(), 3);
+}
+
+#[test]
+fn a_gang_that_no_set_of_nodes_could_hold_is_told_how_many_there_are() {
+    let mut ledger = reachable(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]);
+    // One that nobody reaches.
+    node(&mut ledger, "c", 4, "");
+    let unfit = largest_node_misfit(&ledger, &gang(1, 3, 4).request, 3).unwrap();
+    let words = "asks for 3 nodes that each hold its resources, and there are 2; give 2, or ask for less on each";
+    assert_eq!(
+        (unfit.field(), unfit.to_string().as_str()),
+        ("nodes", words)
+    );
+    assert_eq!(
+        largest_node_misfit(&ledger, &gang(1, 2, 4).request, 2),
+        None
+    );
+    assert!(largest_node_misfit(&ledger, &gang(1, 2, 5).request, 2).is_some());
+}
+
+#[test]
+fn a_gang_goes_around_nodes_that_failed_it_while_there_are_enough_others() {
+    let mut ledger = reachable(&[("a", "1"), ("b", "2"), ("c", "3")]);
+    let mut again = gang(1, 2, 4);
+    again.avoid.insert(NodeName("a".into()));
+    let placements = solve(&mut ledger.clone(), NOW, &[again.clone()]);
+    let nodes = placements[0].allocations.iter();
+    let nodes: Vec<_> = nodes.map(|held| held.node.0.as_str()).collect();
+    assert_eq!(nodes, ["b", "c"]);
+    // Busy for now is no reason to go back.
+    assert_eq!(solve(&mut ledger, NOW, &[job(2, 1, 0, 0)]).len(), 1);
+    assert_eq!(solve(&mut ledger, NOW, &[job(3, 4, 0, 0)]).len(), 1);
+    assert_eq!(solve(&mut ledger, NOW, &[again.clone()]), []);
+    let capacity = ledger.node(&NodeName("b".into())).unwrap().capacity.clone();
+    ledger.release(JobId(2));
+    ledger.release(JobId(3));
+    ledger.set_node(NodeName("b".into()), capacity, false);
+    assert_eq!(solve(&mut ledger, NOW, &[again]).len(), 1);
 }

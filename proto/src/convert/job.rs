@@ -274,13 +274,28 @@ impl From<Attempt> for v1::Attempt {
             outcome: outcome.map(Into::into),
             first_epoch: core.first_epoch,
             number: core.number.0,
-            node: core.allocation.node.0,
-            gpu_uuids: core.allocation.gpus,
             placed_at: Some(timestamp(core.placed_at)),
-            started_at: core.started_at.map(timestamp),
-            ended_at: core.ended_at.map(timestamp),
+            started_at: core.started_at().map(timestamp),
+            ended_at: core.ended_at().map(timestamp),
+            tasks: tasks(&core),
+            node: core.lead.allocation.node.0,
+            gpu_uuids: core.lead.allocation.gpus,
         }
     }
+}
+
+/// Only of a gang: of a single task the attempt says it all.
+fn tasks(attempt: &Attempt) -> Vec<v1::AttemptTask> {
+    let parts = attempt.parts().filter(|_| attempt.is_gang());
+    let task = parts.map(|(rank, part)| v1::AttemptTask {
+        rank: rank.0,
+        node: part.allocation.node.0.clone(),
+        gpu_uuids: part.allocation.gpus.clone(),
+        started_at: part.started_at.map(timestamp),
+        ended_at: part.ended_at.map(timestamp),
+        outcome: attempt.outcome_of(rank).map(Into::into),
+    });
+    task.collect()
 }
 
 impl From<Checkpoint> for v1::Checkpoint {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
-    ids::{Rank, TaskKey},
-    job::Event,
+    ids::Rank,
+    job::{Event, Told},
     record::Record,
     secret::Secret,
 };
@@ -49,7 +49,7 @@ impl State {
             .filter(|live| hash(&live.secret) == hash(secret));
         let Some(number) = live
             .map(|live| live.number)
-            .filter(|_| self.job.allocation().is_some())
+            .filter(|_| self.job.state.holds_resources())
         else {
             let refused = Err(ActError::NotFound);
             return Ok(self.once_stored(move || answer(reply, refused)).await?);
@@ -60,22 +60,19 @@ impl State {
             answer(reply, Ok(self.job.clone()));
             return Ok(());
         }
-        let task = TaskKey {
-            job: self.job.id,
-            attempt: number,
-            rank: Rank(0),
-        };
+        // Whoever of a gang says it.
+        let task = self.job.task(number, Rank(0));
         let mut sorted = Sorted::of(report.records.into_iter());
         let progress = sorted.progress();
         let changes = sorted.take_changes(task);
-        let event = Event::Stored {
-            attempt: number,
+        let told = Told {
             seq: 0,
             progress,
             completion: sorted.completion,
             first_epoch: sorted.first_epoch,
             kept: sorted.kept,
         };
+        let event = Event::Stored(task, Box::new(told));
         let step = self.job.step(clock::now(), event)?;
         self.take(step, changes, Done::Answer(Some(reply))).await?;
         Ok(())

@@ -5,24 +5,24 @@
 //! sends frames to nodes.
 
 mod direct;
+mod frames;
+mod gang;
 mod out;
 mod records;
+mod reports;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
 use trainyard_core::{
-    failure::{StopCause, TaskEnd},
-    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
-    job::{Effect, Event, Illegal, Job, JobState, Step},
+    failure::TaskEnd,
+    ids::{AttemptNo, JobId, NodeName, TaskKey},
+    job::{Event, Illegal, Job, JobState, Step},
     secret::Secret,
-    snapshot::Snapshot,
     task::{Phase, Report},
     time::Timestamp,
 };
-use trainyard_proto::{convert::duration, v1};
-use v1::connect_response::Frame;
 
 use self::out::{Done, refusal, worth_storing};
 pub use self::{
@@ -71,8 +71,10 @@ pub enum JobMsg {
         /// Answered once it is on disk.
         reply: ActReply,
     },
-    /// The node that should run this attempt, and registered at this time, knew nothing of it then.
-    NoTrace(AttemptNo, Timestamp),
+    /// The node that should run a task of this attempt, and registered at this time, knew nothing of it then.
+    NoTrace(AttemptNo, NodeName, Timestamp),
+    /// Look whether ranks keep the rest of their gang waiting.
+    LookForLate,
     /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
     Wake,
     /// Fail, as by a bug.
@@ -93,6 +95,8 @@ pub struct Peers {
     pub jobs: JobsRef,
     /// What locations in the artifact store begin with.
     pub artifacts: String,
+    /// For how long a gang waits for a rank that says nothing new.
+    pub gang_patience: Duration,
 }
 
 impl Peers {
@@ -112,8 +116,8 @@ impl Peers {
 #[derive(Debug)]
 pub struct JobActor;
 
-/// An attempt that cannot begin, and why.
-type Unable = (AttemptNo, TaskEnd);
+/// Tasks that cannot begin, and why.
+type Unable = Vec<(TaskKey, TaskEnd)>;
 
 /// The job, and what is needed to act for it.
 #[derive(Debug)]
@@ -124,6 +128,8 @@ pub struct State {
     reported: Option<(AttemptNo, direct::Reported)>,
     /// Identity of the last lines that a trainer has sent to the coordinator itself.
     last_body: Option<(u64, AttemptNo)>,
+    /// When it is looked for late ranks next.
+    alarm: Option<Timestamp>,
 }
 
 impl Actor for JobActor {
@@ -142,12 +148,13 @@ impl Actor for JobActor {
             peers,
             reported: None,
             last_body: None,
+            alarm: None,
         })
     }
 
     async fn handle(
         &self,
-        _myself: ActorRef<JobMsg>,
+        myself: ActorRef<JobMsg>,
         message: JobMsg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -160,14 +167,16 @@ impl Actor for JobActor {
                 report,
                 reply,
             } => state.direct(&secret, *report, reply).await?,
-            JobMsg::NoTrace(attempt, at) => state.no_trace(attempt, at).await?,
+            JobMsg::NoTrace(attempt, node, at) => state.no_trace(attempt, &node, at).await?,
+            JobMsg::LookForLate => state.look_for_late().await?,
             // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
             // placement that is on its way here must not be taken back.
             JobMsg::Wake => state.tell_scheduler().await?,
             #[cfg(test)]
             JobMsg::Fail => return Err("a test wants it".into()),
         }
-        if state.job.allocation().is_none() {
+        state.wake_for_late(&myself);
+        if !state.job.state.holds_resources() {
             // Nobody hears it when all is stopped in order.
             state.peers.jobs.cast(JobsMsg::Idle(state.job.id)).ok();
         }
@@ -192,8 +201,10 @@ pub(super) fn load(store: &Store, id: JobId) -> Result<Option<Job>, ReadError> {
     };
     let cursors = store.cursors(id)?;
     if let Some(live) = job.attempts.last_mut() {
-        let of_live = |(task, _): &&(TaskKey, u64)| task.attempt == live.number;
-        live.stored_seq = cursors.iter().find(of_live).map_or(0, |(_, seq)| *seq);
+        let number = live.number;
+        for (task, seq) in cursors.iter().filter(|(task, _)| task.attempt == number) {
+            live.note_stored(task.rank, *seq);
+        }
     }
     Ok(Some(job))
 }
@@ -207,7 +218,7 @@ impl State {
         match self.job.step(clock::now(), event) {
             Ok(step) => {
                 let unable = self.take(step, Vec::new(), Done::Answer(reply)).await?;
-                self.end_without_snapshot(unable).await
+                self.end_unable(unable).await
             }
             Err(illegal) => {
                 tracing::info!(job = %self.job.id, %illegal, "refused");
@@ -221,116 +232,33 @@ impl State {
         }
     }
 
-    async fn report(&mut self, node: &NodeName, report: Report) -> Result<(), ActorProcessingErr> {
-        let attempt = report.task.attempt;
-        let live = self.job.attempt().filter(|live| live.number == attempt);
-        let is_its_own = live.is_some_and(|live| live.allocation.node == *node);
-        if self.job.allocation().is_none() || !is_its_own {
-            let (peers, node) = (Arc::clone(&self.peers), node.clone());
-            let refuse = move || peers.refuse(node, &report);
-            return Ok(self.once_stored(refuse).await?);
-        }
-        let event = match report.phase {
-            Phase::Preparing if self.job.state == JobState::Starting => {
-                if self.job.reason == report.detail {
-                    return self.stop_again(node, attempt).await;
-                }
-                Event::Preparing(attempt, report.detail)
-            }
-            Phase::Running(at) if self.job.state == JobState::Starting => {
-                Event::Started(attempt, at)
-            }
-            Phase::Ended(ended) => {
-                if self.job.state == JobState::Finishing {
-                    return Ok(());
-                }
-                // Of a short task only the newest report comes.
-                if let Some(at) = ended
-                    .started
-                    .filter(|_| self.job.state == JobState::Starting)
-                {
-                    self.event(Event::Started(attempt, at), None).await?;
-                }
-                Event::Ended(attempt, ended.end)
-            }
-            Phase::Running(_) if self.is_waited_for() => Event::Heard(attempt),
-            Phase::Preparing | Phase::Waiting(_) | Phase::Running(_) => {
-                return self.stop_again(node, attempt).await;
-            }
-        };
-        self.event(event, None).await
-    }
-
-    /// Its node was lost, the job waits for it, and here it speaks.
-    fn is_waited_for(&self) -> bool {
-        let runs = self.job.state == JobState::Running && !self.job.cancel_requested;
-        runs && !self.job.reason.is_empty()
-    }
-
-    /// A stop may have been lost on the way: a live task of a cancelled job hears of it again.
-    async fn stop_again(
-        &self,
-        node: &NodeName,
-        attempt: AttemptNo,
-    ) -> Result<(), ActorProcessingErr> {
-        if self.job.cancel_requested && self.job.state != JobState::Finishing {
-            let stop = self.stop_frame(attempt, StopCause::Cancelled);
-            self.send(node.clone(), stop).await?;
-        }
-        Ok(())
-    }
-
-    async fn no_trace(
-        &mut self,
-        attempt: AttemptNo,
-        at: Timestamp,
-    ) -> Result<(), ActorProcessingErr> {
-        let Some(live) = self.job.attempt() else {
-            return Ok(());
-        };
-        if live.number != attempt || self.job.allocation().is_none() {
-            return Ok(self.tell_scheduler().await?);
-        }
-        if self.job.state == JobState::Starting && !self.job.cancel_requested {
-            let node = live.allocation.node.clone();
-            return match self.start_frame(attempt) {
-                Err(end) => self.end_without_snapshot(Some((attempt, end))).await,
-                Ok(start) => Ok(self.send(node, start).await?),
-            };
-        }
-        if self.job.state != JobState::Starting && self.job.state_since >= at {
-            // Its start reached the node after that, and was heard of before this.
-            return Ok(());
-        }
-        let node = &live.allocation.node;
-        let why = format!("node {node} came back without a trace of the attempt");
-        self.event(Event::AttemptLost(attempt, why), None).await
-    }
-
-    /// Stores the step, then lets the effects out; answers with an attempt that cannot begin. The memory is ahead of the disk by as much as is
-    /// under way; what leaves this actor never is.
+    /// Stores the step, then lets the effects out; answers with tasks that cannot begin. The memory is ahead
+    /// of the disk by as much as is under way; what leaves this actor never is.
     async fn take(
         &mut self,
         step: Step,
         mut changes: Vec<Change>,
         done: Done,
-    ) -> Result<Option<Unable>, StoreError> {
+    ) -> Result<Unable, StoreError> {
         let before = std::mem::replace(&mut self.job, step.job);
         if worth_storing(&before, &self.job) {
             changes.push(Change::PutJob(Box::new(self.job.clone())));
         }
         let moved = before.state != self.job.state;
-        let launch = Launch::between(&before, &self.job);
+        let held = before.allocations().len() != self.job.allocations().len();
+        let launches = Launch::between(&before, &self.job);
         let (frames, unable) = self.frames(&step.effects);
         let job = self.job.clone();
         let peers = Arc::clone(&self.peers);
         let then = move |_: &crate::store::Committed| {
             if moved {
                 tracing::info!(job = %job.id, state = job.state.name(), "job");
+            }
+            if moved || held {
                 let told = SchedulerMsg::JobIs(Box::new(job.clone()));
                 peers.scheduler.cast(told).ok();
             }
-            if let Some((node, launch)) = launch {
+            for (node, launch) in launches {
                 peers.nodes.cast(NodesMsg::Launched(node, launch)).ok();
             }
             for (node, frame) in frames {
@@ -340,95 +268,5 @@ impl State {
         };
         self.peers.store.commit(changes, Box::new(then)).await?;
         Ok(unable)
-    }
-
-    /// Enqueue, dequeue and release are for the scheduler, who is told the whole job. Beside the frames an
-    /// attempt that cannot begin, and why.
-    fn frames(&self, effects: &[Effect]) -> (Vec<(NodeName, Frame)>, Option<Unable>) {
-        let (mut frames, mut unable) = (Vec::new(), None);
-        for effect in effects {
-            match effect {
-                Effect::Start(node, attempt) => match self.start_frame(*attempt) {
-                    Ok(start) => frames.push((node.clone(), start)),
-                    Err(end) => unable = Some((*attempt, end)),
-                },
-                Effect::Stop(node, attempt, cause) => {
-                    frames.push((node.clone(), self.stop_frame(*attempt, *cause)));
-                }
-                Effect::Forget(node, attempt) => {
-                    let task = Some(self.task(*attempt).into());
-                    frames.push((node.clone(), Frame::Forget(v1::ForgetTask { task })));
-                }
-                Effect::Enqueue | Effect::Dequeue | Effect::Release => {}
-            }
-        }
-        (frames, unable)
-    }
-
-    /// The order to begin an attempt; none without what the job trains on: the node would take it for a
-    /// job that names a path.
-    fn start_frame(&self, attempt: AttemptNo) -> Result<Frame, TaskEnd> {
-        let snapshot = self.snapshot()?;
-        let live = self.job.attempts.iter().find(|a| a.number == attempt);
-        Ok(Frame::Start(v1::StartTask {
-            task: Some(self.task(attempt).into()),
-            spec: Some(self.job.spec.clone().into()),
-            gpu_uuids: live.map_or_else(Vec::new, |live| live.allocation.gpus.clone()),
-            world_size: 1,
-            secret: live.map_or_else(String::new, |live| live.secret.expose().to_owned()),
-            snapshot: snapshot.map(Into::into),
-        }))
-    }
-
-    /// What the job trains on. Its row was stored with the job and stays while the job is open; where it
-    /// is not, no attempt can begin.
-    fn snapshot(&self) -> Result<Option<Snapshot>, TaskEnd> {
-        let Some(id) = self.job.snapshot_id.as_deref() else {
-            return Ok(None);
-        };
-        // Another try would end the same way.
-        let end = |error: String| TaskEnd {
-            error: Some(error),
-            ..TaskEnd::default()
-        };
-        match self.peers.store.document::<Snapshot>(id) {
-            Ok(Some(snapshot)) => Ok(Some(snapshot)),
-            Ok(None) => Err(end(format!(
-                "snapshot '{id}' of the job is gone; submit the job anew"
-            ))),
-            Err(error) => Err(end(format!(
-                "snapshot '{id}' of the job cannot be read: {error}; submit the job anew"
-            ))),
-        }
-    }
-
-    /// Ends an attempt of which the node was not told, for want of a snapshot.
-    async fn end_without_snapshot(
-        &mut self,
-        unable: Option<Unable>,
-    ) -> Result<(), ActorProcessingErr> {
-        let Some((attempt, end)) = unable else {
-            return Ok(());
-        };
-        tracing::error!(job = %self.job.id, error = end.error, "an attempt could not begin");
-        let step = self.job.step(clock::now(), Event::Ended(attempt, end))?;
-        self.take(step, Vec::new(), Done::Answer(None)).await?;
-        Ok(())
-    }
-
-    fn stop_frame(&self, attempt: AttemptNo, cause: StopCause) -> Frame {
-        Frame::Stop(v1::StopTask {
-            task: Some(self.task(attempt).into()),
-            cause: v1::StopCause::from(cause).into(),
-            grace_period: Some(duration(self.job.spec.grace_period)),
-        })
-    }
-
-    fn task(&self, attempt: AttemptNo) -> TaskKey {
-        TaskKey {
-            job: self.job.id,
-            attempt,
-            rank: Rank(0),
-        }
     }
 }

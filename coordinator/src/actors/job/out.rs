@@ -61,7 +61,9 @@ pub(super) fn refusal(report: &Report) -> Frame {
 pub(super) fn worth_storing(before: &Job, after: &Job) -> bool {
     let mut before = before.clone();
     for (old, new) in before.attempts.iter_mut().zip(&after.attempts) {
-        old.stored_seq = new.stored_seq;
+        for (rank, part) in new.parts() {
+            old.note_stored(rank, part.stored_seq);
+        }
     }
     before != *after
 }

@@ -7,7 +7,7 @@ use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use trainyard_core::{
     ids::TaskKey,
-    job::Event,
+    job::{Event, Told},
     record::{Checkpoint, Completion, LogLine, Progress, Record},
 };
 
@@ -63,17 +63,14 @@ impl State {
                 },
             )
         };
-        let live = self
-            .job
-            .attempt()
-            .filter(|live| live.number == task.attempt);
-        let Some(stored) = live.map(|live| live.stored_seq) else {
+        let part = self.part(task);
+        let Some(stored) = part.map(|part| part.stored_seq) else {
             tracing::info!(%task, "records of an attempt that is over are dropped");
             let done = done(last);
             return Ok(self.once_stored(move || done.carry_out()).await?);
         };
-        if self.job.allocation().is_none() || last <= stored {
-            // Over, or known already and only the acknowledgement was lost; it may be under way still.
+        if last <= stored {
+            // Known already, and only the acknowledgement was lost; it may be under way still.
             let done = done(last);
             return Ok(self.once_stored(move || done.carry_out()).await?);
         }
@@ -87,14 +84,14 @@ impl State {
         sorted.kept = sorted.kept.filter(|kept| self.is_own(kept));
         let mut changes = sorted.take_changes(task);
         changes.push(Change::PutCursor { task, seq: last });
-        let event = Event::Stored {
-            attempt: task.attempt,
+        let told = Told {
             seq: last,
             progress,
             completion: sorted.completion,
             first_epoch: sorted.first_epoch,
             kept: sorted.kept,
         };
+        let event = Event::Stored(task, Box::new(told));
         let step = self.job.step(clock::now(), event)?;
         self.take(step, changes, done(last)).await?;
         Ok(())
@@ -120,7 +117,7 @@ pub(super) struct Sorted {
     newest: Option<Newest>,
     checkpoint: Option<Checkpoint>,
     best_checkpoint: Option<Checkpoint>,
-    pub(super) completion: Option<Box<Completion>>,
+    pub(super) completion: Option<Completion>,
     pub(super) first_epoch: Option<u32>,
     pub(super) kept: Option<Checkpoint>,
 }
@@ -145,7 +142,7 @@ impl Sorted {
                 }
                 Record::Progress(report) if report.only_checkpoints() => sorted.places(report),
                 Record::Progress(report) => sorted.told(report),
-                Record::Completion(word) => sorted.completion = Some(Box::new(word)),
+                Record::Completion(word) => sorted.completion = Some(word),
                 Record::Validation { epoch, body } => sorted.validations.push((epoch, body)),
             }
         }
@@ -187,14 +184,14 @@ impl Sorted {
     }
 
     /// The newest report, with the checkpoints that are known by then.
-    pub(super) fn progress(&self) -> Option<Box<Progress>> {
+    pub(super) fn progress(&self) -> Option<Progress> {
         let mut newest = match self.newest.as_ref()? {
             Newest::Point(at) => self.points.get(*at)?.clone(),
             Newest::Only(report) => report.clone(),
         };
         newest.checkpoint.clone_from(&self.checkpoint);
         newest.best_checkpoint.clone_from(&self.best_checkpoint);
-        Some(Box::new(newest))
+        Some(newest)
     }
 
     /// The rows, which are in here no more.

@@ -4,11 +4,7 @@
 //! anything. Called by the supervisor of sessions and by jobs, once what they tell is stored.
 
 use ractor::ActorProcessingErr;
-use trainyard_core::{
-    failure::FailureClass,
-    ids::NodeName,
-    job::{Job, JobState},
-};
+use trainyard_core::{failure::FailureClass, ids::NodeName, job::Job};
 
 use super::{Entry, State};
 
@@ -22,21 +18,29 @@ pub enum Launch {
 }
 
 impl Launch {
-    /// What a step of a job says of the node of its attempt, if anything.
+    /// What a step of a job says of the nodes of its attempt.
     #[must_use]
-    pub fn between(before: &Job, after: &Job) -> Option<(NodeName, Self)> {
-        let attempt = after.attempt()?;
-        let node = attempt.allocation.node.clone();
-        if before.state == JobState::Starting && after.state == JobState::Running {
-            return Some((node, Self::Started));
-        }
-        let over = before.allocation().is_some() && after.allocation().is_none();
-        let outcome = attempt.outcome().filter(|_| over)?;
-        // What all nodes share, a store that is away, would drain every one of them.
-        let is_nodes_fault = outcome.class == Some(FailureClass::Infrastructure)
-            && attempt.end.as_ref().is_some_and(|end| end.node_fault);
-        let failed = is_nodes_fault && attempt.started_at.is_none();
-        failed.then_some((node, Self::Failed(outcome.message)))
+    pub fn between(before: &Job, after: &Job) -> Vec<(NodeName, Self)> {
+        let Some(attempt) = after.attempt() else {
+            return Vec::new();
+        };
+        let was = before.attempt().filter(|was| was.number == attempt.number);
+        let parts = attempt.parts().filter_map(|(rank, part)| {
+            let was = was?.part(rank)?;
+            let node = part.allocation.node.clone();
+            if was.started_at.is_none() && part.started_at.is_some() {
+                return Some((node, Self::Started));
+            }
+            // What all nodes share, a store that is away, would drain every one of them.
+            let end = part.end.as_ref().filter(|end| end.node_fault)?;
+            let over = part.is_over() && !was.is_over();
+            let outcome = attempt.outcome_of(rank)?;
+            let fault =
+                outcome.class == Some(FailureClass::Infrastructure) && end.stop_cause.is_none();
+            let failed = over && fault && part.started_at.is_none();
+            failed.then_some((node, Self::Failed(outcome.message)))
+        });
+        parts.collect()
     }
 }
 

@@ -169,7 +169,10 @@ impl Actor for Nodes {
         let now = clock::now();
         let mut nodes = BTreeMap::new();
         for row in args.store.nodes()? {
-            args.offers.set(row.name.clone(), row.capacity.clone());
+            args.offers
+                .set(row.name.clone(), row.capacity.clone(), row.address.clone());
+            let address = SchedulerMsg::Address(row.name.clone(), row.address.clone());
+            args.scheduler.cast(address)?;
             let told = SchedulerMsg::NodeIs(row.name.clone(), row.capacity.clone(), false);
             args.scheduler.cast(told)?;
             // While we were away nobody could report: the lease begins anew.

@@ -52,7 +52,8 @@ impl State {
         let row = self.row_of(&name, &hello);
         self.store_registration(session, &row).await?;
         // Before it is welcome: whoever has seen it is refused what it cannot hold.
-        self.args.offers.set(name.clone(), row.capacity.clone());
+        let (capacity, address) = (row.capacity.clone(), row.address.clone());
+        self.args.offers.set(name.clone(), capacity, address);
         if let Some(old) = self.nodes.remove(&name).and_then(|entry| entry.session) {
             old.actor.stop(Some(
                 "a newer session of the same node has begun".to_owned(),
@@ -95,6 +96,7 @@ impl State {
             registered_at: earlier.map_or(now, |row| row.registered_at),
             seen_at: now,
             drained: earlier.and_then(|row| row.drained.clone()),
+            address: hello.address.clone(),
         }
     }
 
@@ -156,6 +158,8 @@ impl State {
             let blocked = entry.blocked.keys().cloned().collect();
             let told = SchedulerMsg::Blocked(name.clone(), blocked);
             self.args.scheduler.cast(told)?;
+            let address = SchedulerMsg::Address(name.clone(), entry.row.address.clone());
+            self.args.scheduler.cast(address)?;
             let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),

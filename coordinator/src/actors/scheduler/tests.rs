@@ -22,7 +22,7 @@ fn one_cpu() -> State {
 }
 
 fn holds(state: &State, id: u64) -> bool {
-    state.ledger.held_by(JobId(id)).is_some()
+    !state.ledger.held_by(JobId(id)).is_empty()
 }
 
 /// A job that failed by its node's fault and is tried again ten seconds after `at`.
@@ -32,14 +32,15 @@ fn tried_again(id: u64, at: i64) -> Job {
         cpus: 1,
         memory_bytes: 0,
         gpus: Vec::new(),
+        address: String::new(),
     };
     let placed = Event::Placed {
         queued_at: Timestamp(at),
-        allocation,
+        allocations: vec![allocation],
         secret: "s".to_owned().into(),
     };
     let starts = waiting(id, at).step(Timestamp(at), placed).unwrap().job;
-    let lost = Event::NodeLost(AttemptNo(1), "it was silent".into());
+    let lost = Event::NodeLost(AttemptNo(1), NodeName("n1".into()), "it was silent".into());
     starts.step(Timestamp(at), lost).unwrap().job
 }
 
@@ -88,7 +89,7 @@ fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() 
     };
     let started = waiting(1, 10).step(Timestamp(30), placed).unwrap().job;
     state.job_is(started.clone());
-    assert_eq!(state.ledger.held_by(JobId(1)), started.allocation());
+    assert_eq!(state.ledger.held_by(JobId(1)), started.allocations());
     assert!(state.unanswered.is_empty());
 }
 

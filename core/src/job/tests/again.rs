@@ -10,7 +10,7 @@ fn broke(last_seq: u64) -> Event {
         last_seq,
         ..TaskEnd::default()
     };
-    Event::Ended(A1, end)
+    Event::Ended(t(A1), end)
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn a_node_that_is_lost_for_good_ends_the_wait_for_records_also_of_a_job_that_wai
         on_lost: OnLost::Wait,
         ..RetryPolicy::default()
     };
-    let lost = || Event::NodeLost(A1, "node n1 was silent".into());
+    let lost = || Event::NodeLost(A1, n1(), "node n1 was silent".into());
     let ended = running(patient.clone()).step(T, exit(0, 900)).unwrap().job;
     let ended = ended.step(T, stored(850)).unwrap().job;
     assert_eq!(ended.state, JobState::Finishing);
@@ -55,7 +55,7 @@ fn killed(attempt: AttemptNo) -> Event {
         oom_killed: true,
         ..TaskEnd::default()
     };
-    Event::Ended(attempt, end)
+    Event::Ended(t(attempt), end)
 }
 
 #[test]
@@ -86,20 +86,15 @@ fn a_user_that_starts_the_job_again_gets_the_batch_that_was_asked_for() {
 
 /// Running, and its agent has stored this checkpoint.
 fn with_kept(path: &str) -> Job {
-    let Event::Stored { attempt, seq, .. } = stored(3) else {
-        panic!("not stored");
+    let kept = Checkpoint {
+        path: path.into(),
+        size_bytes: None,
     };
-    let said = Event::Stored {
-        attempt,
-        seq,
-        progress: None,
-        completion: None,
-        first_epoch: None,
-        kept: Some(Checkpoint {
-            path: path.into(),
-            size_bytes: None,
-        }),
-    };
+    let said = told(Told {
+        seq: 3,
+        kept: Some(kept),
+        ..Told::default()
+    });
     running(RetryPolicy::default()).step(T, said).unwrap().job
 }
 
@@ -113,7 +108,7 @@ fn where_a_user_starts_a_job_that_waits_to_be_tried_again_is_where_it_stays() {
     };
     let started = waits.step(T, Event::StartRequested(wish)).unwrap().job;
     let second = started.step(T, placed()).unwrap().job;
-    let lost = Event::NodeLost(AttemptNo(2), "node n1 was silent".into());
+    let lost = Event::NodeLost(AttemptNo(2), n1(), "node n1 was silent".into());
     let third = second.step(T, lost).unwrap().job;
     assert_eq!(third.spec.resume_from.as_deref(), Some("/x.pt"));
 }
@@ -163,13 +158,13 @@ fn a_job_stands_where_its_user_put_it_however_often_it_is_tried_again() {
             later,
             Event::Placed {
                 queued_at: later,
-                allocation: allocation(),
+                allocations: vec![allocation()],
                 secret: "s".to_owned().into(),
             },
         )
         .unwrap()
         .job;
-    let lost = Event::NodeLost(AttemptNo(2), "node n1 was silent".into());
+    let lost = Event::NodeLost(AttemptNo(2), n1(), "node n1 was silent".into());
     let again = again.step(latest, lost).unwrap().job;
     assert_eq!(
         (again.state, again.asked_at),

@@ -32,7 +32,7 @@ fn a_job_that_is_started_again_goes_on_from_its_checkpoint_when_that_is_wanted()
     let waiting = ended.step(T, named("/x.pt", true)).unwrap().job;
     let plain = Event::StartRequested(Resume::default());
     assert_eq!(told(&waiting, plain), (at("/x.pt"), true));
-    let runs = after(vec![Event::Prepared, placed(), Event::Started(A1, T)]).job;
+    let runs = after(vec![Event::Prepared, placed(), Event::Started(t(A1), T)]).job;
     let refused = runs.step(T, last()).unwrap_err();
     assert_eq!(refused.to_string(), "a running job does not take 'start'");
 }
@@ -82,18 +82,22 @@ fn where_a_checkpoint_is_stored_replaces_its_path_and_not_the_epoch() {
         checkpoint: None,
         best_checkpoint: place(path),
     };
-    let said = |seq, epoch, path| Event::Stored {
-        attempt: A1,
-        seq,
-        progress: Some(Box::new(progress(epoch, path))),
-        completion: None,
-        first_epoch: None,
-        kept: None,
+    let said = |seq, epoch, path| {
+        Event::Stored(
+            t(A1),
+            Box::new(Told {
+                seq,
+                progress: Some(progress(epoch, path)),
+                completion: None,
+                first_epoch: None,
+                kept: None,
+            }),
+        )
     };
     let job = after(vec![
         Event::Prepared,
         placed(),
-        Event::Started(A1, T),
+        Event::Started(t(A1), T),
         said(1, 9, "/d/best.pt"),
         said(2, 0, "s3://b/best.pt"),
         exit(0, 2),
