@@ -78,6 +78,9 @@ pub(super) const FIELDS: [Field; 40] = [
         &["resources.gpu_memory", "gpu_memory"],
         Kind::Bytes,
     ),
+    field("nodes", &[], COUNT),
+    field("launcher", &[], Kind::Text),
+    field("procs_per_node", &[], COUNT),
     field(
         "priority",
         &[],
