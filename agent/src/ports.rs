@@ -34,7 +34,7 @@ impl FromStr for PortRange {
 
     fn from_str(text: &str) -> Result<Self, NoRange> {
         let (first, last) = text.split_once('-').ok_or(NoRange)?;
-        let port = |text: &str| text.trim().parse::<u16>().map_err(|_| NoRange);
+        let port = |text: &str| text.trim().parse::<u16>().map_err(|_invalid| NoRange);
         let (first, last) = (port(first)?, port(last)?);
         let sound = first > 0 && first <= last;
         sound.then_some(Self { first, last }).ok_or(NoRange)
@@ -78,11 +78,13 @@ pub enum PortError {
     },
     /// The one that the gang was told is used by somebody else.
     #[error(
-        "port {port}, where the gang was to meet, is used by another program on this node; keep others out of gang.ports"
+        "port {port}, where the gang was to meet, cannot be used any more: {why}; keep other programs out of gang.ports"
     )]
     Taken {
         /// Which.
         port: u16,
+        /// What the system answered.
+        why: String,
     },
 }
 
@@ -160,7 +162,10 @@ pub(crate) fn check(port: u16) -> Result<(), PortError> {
         return Ok(());
     }
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
-    listener.map(drop).map_err(|_| PortError::Taken { port })
+    listener.map(drop).map_err(|error| PortError::Taken {
+        port,
+        why: error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -210,12 +215,9 @@ mod tests {
             ports.give_back(task(job));
         }
         ports.keep(range.first, task(3));
-        let taken = PortError::Taken { port: range.first };
-        assert_eq!(
-            ports.lend(task(3)),
-            Err(taken),
-            "the gang was told this one"
-        );
+        let taken = ports.lend(task(3)).unwrap_err().to_string();
+        let begins = format!("port {}, where the gang was to meet", range.first);
+        assert!(taken.starts_with(&begins), "{taken}");
         drop(listens);
         assert_eq!(ports.lend(task(3)), Ok(range.first));
     }

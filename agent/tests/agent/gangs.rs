@@ -4,13 +4,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use trainyard_proto::v1::{
-    JobSpec, LaunchTask, Launcher, LogStream, StartTask, StopCause, StopTask, TaskKey, TaskPhase,
-    TaskReport, connect_response::Frame,
+    JobSpec, LaunchTask, Launcher, LogStream, StartTask, StopCause, StopTask, TaskEnd, TaskKey,
+    TaskPhase, TaskReport, connect_response::Frame,
 };
 
 use crate::fake::Fake;
 use crate::harness::{
-    Agent, cluster, command, folder, launch, options, said, shell, stop_of, task_folder,
+    Agent, LIMIT, cluster, command, folder, launch, options, said, shell, stop_of, task_folder,
 };
 use crate::store::Store;
 
@@ -58,24 +58,38 @@ async fn with_ports(count: u16, from: u16) -> (Fake, Agent, tempfile::TempDir) {
     (fake, launch(options), data)
 }
 
-pub(crate) async fn a_rank_waits_for_the_word_and_is_then_told_where_all_meet() {
-    let (fake, agent, data) = cluster().await;
-    assert_eq!(fake.hello(0).await.address, "127.0.0.1");
-    let mut spec = shell("echo run >> runs; env");
+/// A job that does not get as far as waiting.
+async fn refused(fake: &Fake, job: u64, spec: JobSpec) -> TaskEnd {
+    fake.send(start(job, 0, spec)).await;
+    not_started(fake, job).await
+}
+
+async fn not_started(fake: &Fake, job: u64) -> TaskEnd {
+    let report = fake.end(job).await;
+    assert_eq!(report.phase(), TaskPhase::NotStarted);
+    report.end.expect("it has ended")
+}
+
+/// A rank that waits, is told to launch and ends well; the port that it named.
+async fn runs(fake: &Fake, (job, rank): (u64, u32), spec: JobSpec) -> u32 {
+    fake.send(start(job, rank, spec)).await;
+    let port = waits(fake, job).await.port;
+    let told = if port == 0 { 29_500 } else { port };
+    fake.send(go(job, rank, told)).await;
+    assert_eq!(fake.whole_end(job).await.exit_code, Some(0));
+    port
+}
+
+pub(crate) async fn a_rank_is_told_where_all_meet() {
+    let (fake, agent, _data) = cluster().await;
+    let mut spec = shell("env");
     spec.environment
         .insert("MASTER_ADDR".to_owned(), "mine".to_owned());
-    fake.send(start(1, 0, spec)).await;
-    let report = waits(&fake, 1).await;
-    assert!((29_500..30_000).contains(&report.port), "{report:?}");
-    assert_eq!(report.detail, "waiting for the other nodes of the gang");
-    assert!(!task_folder(&data, 1).join("launch.json").exists());
-    for _ in 0..3 {
-        fake.send(go(1, 0, report.port)).await;
-    }
-    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    let port = runs(&fake, (1, 0), spec).await;
+    assert!((29_500..30_000).contains(&port), "{port}");
     let said = fake.lines(1, LogStream::Stdout);
-    let port = format!("MASTER_PORT={}", report.port);
-    for line in [
+    let port = format!("MASTER_PORT={port}");
+    let expected = [
         "RANK=0",
         "WORLD_SIZE=2",
         "LOCAL_RANK=0",
@@ -87,14 +101,29 @@ pub(crate) async fn a_rank_waits_for_the_word_and_is_then_told_where_all_meet() 
         "TRAINYARD_NODE_ADDRESSES=127.0.0.1,127.0.0.2",
         "GLOO_SOCKET_IFNAME=lo",
         "NCCL_SOCKET_IFNAME==lo",
-    ] {
-        assert!(said.iter().any(|one| one == line), "{line}: {said:?}");
-    }
+    ];
+    let is_missing = |line: &&str| !said.iter().any(|one| one == line);
+    let missing: Vec<_> = expected.into_iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:?} of {said:?}");
     let own = fake.lines(1, LogStream::System).join("\n");
     assert!(own.contains("variable MASTER_ADDR is set by the platform"));
+    agent.stop().await;
+}
+
+pub(crate) async fn a_rank_waits_for_the_word_and_starts_once_however_often_it_is_said() {
+    let (fake, agent, data) = cluster().await;
+    assert_eq!(fake.hello(0).await.address, "127.0.0.1");
+    fake.send(start(1, 0, shell("echo run >> runs"))).await;
+    let report = waits(&fake, 1).await;
+    assert_eq!(report.detail, "waiting for the other nodes of the gang");
+    assert!(!task_folder(&data, 1).join("launch.json").exists());
+    for _ in 0..3 {
+        fake.send(go(1, 0, report.port)).await;
+    }
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
     let runs = data.path().join("jobs/1/attempt-1/runs");
     let runs = std::fs::read_to_string(runs).expect("it ran");
-    assert_eq!(runs, "run\n", "a word that is said again starts nothing");
+    assert_eq!(runs, "run\n");
     agent.stop().await;
 }
 
@@ -102,61 +131,48 @@ pub(crate) async fn the_checkpoints_of_a_gang_are_stored_by_its_rank_0_alone() {
     let (fake, agent, _data) = cluster().await;
     let store = Store::start().await;
     fake.known().uploads = Some(store.clone());
-    let script = "echo x > $CHECKPOINT_DIR/last.pt; echo $RANK $NODE_RANK";
-    fake.send(start(1, 1, shell(script))).await;
-    assert_eq!(waits(&fake, 1).await.port, 0, "the port is rank 0's");
-    fake.send(go(1, 1, 29_500)).await;
-    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    let script = || shell("echo x > $CHECKPOINT_DIR/last.pt; echo $RANK $NODE_RANK");
+    assert_eq!(runs(&fake, (1, 1), script()).await, 0, "it is rank 0's");
     assert_eq!(fake.lines(1, LogStream::Stdout), ["1 1"]);
-    assert!(fake.known().published.is_empty() && store.shelf().uploads.is_empty());
-    fake.send(start(2, 0, shell(script))).await;
-    let port = waits(&fake, 2).await.port;
-    fake.send(go(2, 0, port)).await;
-    assert_eq!(fake.whole_end(2).await.exit_code, Some(0));
+    assert_eq!(fake.known().published, [""; 0]);
+    runs(&fake, (2, 0), script()).await;
     assert_eq!(fake.known().published, ["last.pt"]);
     agent.stop().await;
 }
 
-pub(crate) async fn a_stop_while_it_waits_leaves_no_process_and_gives_the_port_back() {
-    let (fake, agent, data) = with_ports(1, 28_431).await;
+pub(crate) async fn a_stop_while_it_waits_leaves_no_process() {
+    let (fake, agent, data) = cluster().await;
     fake.send(start(1, 0, shell("exit 0"))).await;
-    assert_eq!(waits(&fake, 1).await.port, 28_431);
-    fake.send(start(2, 0, shell("exit 0"))).await;
-    let report = fake.end(2).await;
-    assert_eq!(report.phase(), TaskPhase::NotStarted);
-    let end = report.end.expect("it has ended");
-    assert!(end.infrastructure, "{end:?}");
-    assert!(
-        end.error.contains("no port of 28431-28431"),
-        "{}",
-        end.error
-    );
+    let port = waits(&fake, 1).await.port;
     fake.send(Frame::Stop(StopTask {
         task: task(1, 0),
         cause: StopCause::PeerFailed.into(),
         grace_period: None,
     }))
     .await;
-    let report = fake.end(1).await;
-    assert_eq!(report.phase(), TaskPhase::NotStarted);
-    let end = report.end.expect("it has ended");
+    let end = not_started(&fake, 1).await;
     assert_eq!(end.stop_cause(), StopCause::PeerFailed);
-    assert!(!task_folder(&data, 1).join("launch.json").exists());
+    fake.send(go(1, 0, port)).await;
     fake.whole_end(1).await;
+    assert!(!task_folder(&data, 1).join("launch.json").exists());
     let own = fake.lines(1, LogStream::System).join("\n");
-    assert!(
-        own.contains("another rank of the gang has failed"),
-        "{own:?}"
-    );
-    fake.send(start(3, 0, shell("exit 0"))).await;
-    assert_eq!(waits(&fake, 3).await.port, 28_431, "it is free again");
-    // And so it is after one that ran.
-    fake.send(go(3, 0, 28_431)).await;
-    fake.whole_end(3).await;
-    fake.send(start(4, 0, shell("exit 0"))).await;
-    assert_eq!(waits(&fake, 4).await.port, 28_431);
-    fake.send(stop_of(4, crate::harness::LIMIT)).await;
-    fake.end(4).await;
+    assert!(own.contains("another rank of the gang has failed"), "{own}");
+    agent.stop().await;
+}
+
+pub(crate) async fn a_port_is_one_attempts_until_its_task_has_ended() {
+    let (fake, agent, _data) = with_ports(1, 28_431).await;
+    fake.send(start(1, 0, shell("exit 0"))).await;
+    assert_eq!(waits(&fake, 1).await.port, 28_431);
+    let end = refused(&fake, 2, shell("exit 0")).await;
+    assert!(end.infrastructure, "{end:?}");
+    let text = end.error;
+    assert!(text.contains("no port of 28431-28431"), "{text}");
+    fake.send(stop_of(1, LIMIT)).await;
+    not_started(&fake, 1).await;
+    // Given back by one that never ran, and by one that did.
+    assert_eq!(runs(&fake, (3, 0), shell("exit 0")).await, 28_431);
+    assert_eq!(runs(&fake, (4, 0), shell("exit 0")).await, 28_431);
     agent.stop().await;
 }
 
@@ -195,9 +211,7 @@ pub(crate) async fn a_port_that_somebody_took_while_the_gang_waited_is_the_nodes
     assert_eq!(waits(&fake, 1).await.port, 28_451);
     let taker = std::net::TcpListener::bind(("127.0.0.1", 28_451)).expect("it was kept free");
     fake.send(go(1, 0, 28_451)).await;
-    let report = fake.end(1).await;
-    assert_eq!(report.phase(), TaskPhase::NotStarted);
-    let end = report.end.expect("it has ended");
+    let end = not_started(&fake, 1).await;
     assert!(end.infrastructure, "{end:?}");
     assert!(end.error.contains("port 28451"), "{}", end.error);
     drop(taker);
@@ -214,7 +228,7 @@ pub(crate) async fn a_stop_for_a_peer_gives_the_trainer_its_grace() {
     fake.send(Frame::Stop(StopTask {
         task: task(1, 1),
         cause: StopCause::PeerFailed.into(),
-        grace_period: Some(trainyard_proto::convert::duration(crate::harness::LIMIT)),
+        grace_period: Some(trainyard_proto::convert::duration(LIMIT)),
     }))
     .await;
     let end = fake.whole_end(1).await;
@@ -241,46 +255,38 @@ fn with_torchrun(argv: &[&str], path: &str) -> JobSpec {
     spec
 }
 
-pub(crate) async fn torchrun_is_started_where_it_is_wanted_and_its_absence_is_told_before_the_gang_waits()
- {
+pub(crate) async fn torchrun_is_started_where_it_is_wanted() {
     let (fake, agent, data) = cluster().await;
-    let bin = data.path().join("bin");
-    std::fs::create_dir(&bin).expect("a folder");
-    let path = format!("{}:/usr/bin:/bin", bin.display());
-    program(&bin, "torchrun", "#!/bin/sh\necho \"$@\"\n");
-    fake.send(start(1, 1, with_torchrun(&["t.py", "--x"], &path)))
-        .await;
-    waits(&fake, 1).await;
-    fake.send(go(1, 1, 29_500)).await;
-    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    let path = format!("{}:/usr/bin:/bin", data.path().display());
+    program(data.path(), "torchrun", "#!/bin/sh\necho \"$@\"\n");
+    runs(&fake, (1, 1), with_torchrun(&["t.py", "--x"], &path)).await;
     let said = fake.lines(1, LogStream::Stdout).concat();
-    assert!(
-        said.starts_with("--nnodes=2 --rdzv-backend=c10d --rdzv-id=1-1 --rdzv-endpoint=127.0.0.1:29500 --rdzv-conf=is_host=false --local-addr=")
-            && said.ends_with("@127.0.0.2 --nproc-per-node=1 t.py --x"),
-        "{said}"
-    );
-    let without = program(&bin, "python-without", "#!/bin/sh\nexit 1\n");
-    for (job, spec, words) in [
+    let begins = "--nnodes=2 --rdzv-backend=c10d --rdzv-id=1-1 --rdzv-endpoint=127.0.0.1:29500 --rdzv-conf=is_host=false --local-addr=";
+    assert!(said.starts_with(begins), "{said}");
+    let ends = "@127.0.0.2 --nproc-per-node=1 t.py --x";
+    assert!(said.ends_with(ends), "{said}");
+    agent.stop().await;
+}
+
+pub(crate) async fn the_absence_of_torchrun_is_told_before_the_gang_waits() {
+    let (fake, agent, data) = cluster().await;
+    let without = program(data.path(), "python-without", "#!/bin/sh\nexit 1\n");
+    let cases = [
         (
-            2,
             with_torchrun(&["t.py"], "/nowhere"),
             "there is no torchrun in /nowhere on node n1",
         ),
         (
-            3,
-            with_torchrun(&[&without, "t.py"], &path),
+            with_torchrun(&[&without, "t.py"], "/usr/bin:/bin"),
             "python-without on node n1 has no PyTorch",
         ),
         (
-            4,
-            with_torchrun(&["/nowhere/python3", "t.py"], &path),
+            with_torchrun(&["/nowhere/python3", "t.py"], "/usr/bin:/bin"),
             "/nowhere/python3 on node n1 cannot be started",
         ),
-    ] {
-        fake.send(start(job, 0, spec)).await;
-        let report = fake.end(job).await;
-        assert_eq!(report.phase(), TaskPhase::NotStarted);
-        let end = report.end.expect("it has ended");
+    ];
+    for ((spec, words), job) in cases.into_iter().zip(1..) {
+        let end = refused(&fake, job, spec).await;
         assert!(!end.infrastructure, "{}", end.error);
         assert!(end.error.contains(words), "{}", end.error);
         assert!(end.error.contains("name a Python that has PyTorch"));

@@ -271,6 +271,7 @@ fn specification(args: &SubmitArgs) -> anyhow::Result<JobSpec> {
         None => Draft::default(),
     };
     put_flags(&mut draft, args)?;
+    put_gang(&mut draft, args)?;
     put_command(&mut draft, args)?;
     if let Some(path) = &args.advanced_file {
         draft.advanced(settings(path)?);
@@ -307,11 +308,7 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         WhenFull::Fail => "fail",
         WhenFull::HalveBatch => "halve_batch",
     });
-    let launcher = args.launcher.map(|launcher| match launcher {
-        Launch::Plain => "plain",
-        Launch::Torchrun => "torchrun",
-    });
-    let rows: [(&str, &str, Value); 32] = [
+    let rows: [(&str, &str, Value); 29] = [
         ("name", "--name", json!(args.name)),
         ("framework", "--framework", json!(args.framework)),
         ("model_name", "--model", json!(args.model)),
@@ -340,13 +337,6 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
             "--gpu-memory",
             json!(args.gpu_memory),
         ),
-        ("nodes", "--nodes", json!(args.nodes)),
-        ("launcher", "--launcher", json!(launcher)),
-        (
-            "procs_per_node",
-            "--procs-per-node",
-            json!(args.procs_per_node),
-        ),
         ("priority", "--priority", json!(args.priority)),
         ("time_limit", "--time-limit", json!(args.time_limit)),
         ("grace_period", "--grace", json!(args.grace)),
@@ -365,6 +355,17 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
         draft.flag(path, flag, value)?;
     }
     draft.flag("project_id", "--project", json!(args.project))
+}
+
+fn put_gang(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
+    let launcher = args.launcher.map(|launcher| match launcher {
+        Launch::Plain => "plain",
+        Launch::Torchrun => "torchrun",
+    });
+    let processes = json!(args.procs_per_node);
+    draft.flag("nodes", "--nodes", json!(args.nodes))?;
+    draft.flag("launcher", "--launcher", json!(launcher))?;
+    draft.flag("procs_per_node", "--procs-per-node", processes)
 }
 
 fn put_command(draft: &mut Draft, args: &SubmitArgs) -> anyhow::Result<()> {
