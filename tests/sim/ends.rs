@@ -153,7 +153,7 @@ fn epochs_of(store: &Store, job: &Job) -> Result<Vec<u32>> {
     let points = store.points(job.id, 0, ROWS)?;
     let counts = points
         .iter()
-        .filter(|point| curve.has(point.attempt, point.progress.epoch));
+        .filter(|point| curve.has(point.attempt, point.rank, point.progress.epoch));
     Ok(counts.map(|point| point.progress.epoch).collect())
 }
 

@@ -120,6 +120,7 @@ pub(crate) fn point(point: &v1::MetricPoint) -> Value {
     json!({
         "point_id": point.point_id,
         "attempt": point.attempt,
+        "rank": point.rank,
         "epoch": point.epoch,
         "step": point.step,
         "values": point.values,
@@ -133,6 +134,7 @@ pub(crate) fn log_line(line: &v1::LogLine) -> Value {
     json!({
         "line_id": line.line_id,
         "attempt": line.attempt,
+        "rank": line.rank,
         "stream": text::stream(line.stream()),
         "level": given(&line.level),
         "text": line.text,

@@ -5,7 +5,11 @@
 //! more than a page is held. Reads on threads that may wait. Stays with the job over restarts. Called by the REST door's WebSocket.
 
 use futures::Stream;
-use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
+use trainyard_core::{
+    ids::{JobId, Rank},
+    job::Job,
+    time::Timestamp,
+};
 
 use super::{ApiError, Caller, Service};
 use crate::store::{Most, Sample, StoredLine, StoredPoint};
@@ -62,7 +66,8 @@ impl Service {
                     let points = service.blocking(move |store| store.points(id, after, PAGE)).await?;
                     let Some(last) = points.last() else { break };
                     at.point = last.id;
-                    for point in points {
+                    // Rank 0 speaks for the job.
+                    for point in points.into_iter().filter(|point| point.rank == Rank(0)) {
                         yield Update::Progress(Box::new(job.clone()), Some(Box::new(point)));
                     }
                 }
@@ -112,7 +117,7 @@ impl Service {
         self.blocking(move |store| {
             let mut best: Option<Sample> = None;
             store.each_value(id, &metric, |new| {
-                let counts = new.value.is_finite() && curve.has(new.attempt, new.epoch);
+                let counts = new.value.is_finite() && curve.has(new.attempt, new.rank, new.epoch);
                 if counts && best.is_none_or(|old| better(new.value, old.value)) {
                     best = Some(new);
                 }

@@ -18,7 +18,7 @@ use super::{
     service::{Service, stopping},
     streams::Following,
 };
-use crate::store::{Filling, Most, ReadError, Sizable as _, Store, StoredLine, StoredPoint};
+use crate::store::{Filling, Most, ReadError, Sizable as _, Store, StoredLine, StoredPoint, Whose};
 
 /// Text of points, lines or validation results in one answer, in bytes; more only when one alone is larger.
 pub(super) const TEXT: usize = 16 << 20;
@@ -247,7 +247,8 @@ impl Service {
     ) -> Result<Vec<StoredPoint>, ApiError> {
         let curve = self.readable(caller, id)?.curve();
         let most = self.most(limit);
-        let keep = move |attempt, point: &Progress| curve.has(attempt, point.epoch);
+        let keep =
+            move |whose: Whose, point: &Progress| curve.has(whose.attempt, whose.rank, point.epoch);
         self.blocking(move |store| store.newest_points(id, most, keep))
             .await
     }
@@ -356,7 +357,7 @@ impl Service {
 }
 
 fn counts(curve: &Curve, row: &StoredPoint) -> bool {
-    curve.has(row.attempt, row.progress.epoch)
+    curve.has(row.attempt, row.rank, row.progress.epoch)
 }
 
 /// Points that count in order while `take` wants more.

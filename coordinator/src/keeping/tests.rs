@@ -44,8 +44,11 @@ fn points(id: u64) -> Change {
         best_checkpoint: None,
     };
     Change::AppendPoints {
-        job: JobId(id),
-        attempt: AttemptNo(1),
+        task: trainyard_core::ids::TaskKey {
+            job: JobId(id),
+            attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
+        },
         points: (1..50).map(point).collect(),
     }
 }
@@ -93,8 +96,11 @@ async fn a_log_that_goes_later_than_the_points_says_that_they_are_gone_too() {
     let (_folder, store) = world().await;
     let line = line(Rows::Lines, Why::Age(DAY), false);
     let lines = Change::AppendLogs {
-        job: JobId(1),
-        attempt: AttemptNo(1),
+        task: trainyard_core::ids::TaskKey {
+            job: JobId(1),
+            attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
+        },
         lines: vec![line],
     };
     store.commit_and_wait(vec![lines]).await.unwrap();

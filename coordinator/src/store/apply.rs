@@ -7,10 +7,7 @@ use std::collections::BTreeSet;
 
 use redb::{ReadableTableMetadata as _, WriteTransaction};
 use serde::Serialize;
-use trainyard_core::{
-    ids::{AttemptNo, JobId},
-    job::Job,
-};
+use trainyard_core::{ids::TaskKey, job::Job};
 
 use super::{
     Change, NodeRow, UserRow, changed,
@@ -76,20 +73,12 @@ impl<'t> Batch<'t> {
                 self.changed.insert(job.id.0);
                 self.put_job(*job)?;
             }
-            Change::AppendPoints {
-                job,
-                attempt,
-                points,
-            } => {
-                self.changed.insert(job.0);
-                return self.append(POINTS, (job, attempt, points)).map(Some);
+            Change::AppendPoints { task, points } => {
+                self.changed.insert(task.job.0);
+                return self.append(POINTS, (task, points)).map(Some);
             }
-            Change::AppendLogs {
-                job,
-                attempt,
-                lines,
-            } => {
-                return self.append(LOGS, (job, attempt, lines)).map(Some);
+            Change::AppendLogs { task, lines } => {
+                return self.append(LOGS, (task, lines)).map(Some);
             }
             Change::PutValidation { job, epoch, body } => {
                 let bytes = codec::seal(body.as_bytes());
@@ -132,13 +121,13 @@ impl<'t> Batch<'t> {
     pub(super) fn append<T: Serialize>(
         &mut self,
         series: Series,
-        rows: (JobId, AttemptNo, Vec<T>),
+        rows: (TaskKey, Vec<T>),
     ) -> Result<u64, ReadError> {
         let next = match series.rows {
             Rows::Points => &mut self.next_point,
             Rows::Lines => &mut self.next_log,
         };
-        let (job, first) = (rows.0, *next);
+        let (job, first) = (rows.0.job, *next);
         let tables = self.opened.appending(self.txn, series.rows)?;
         if let Some(bytes) = series::append(tables, series, next, rows)? {
             self.held.chunk(series.rows, job.0, bytes);

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use trainyard_core::{
-    ids::{JobId, NodeName},
+    ids::{JobId, NodeName, Rank},
     job::{Job, JobState},
     resources::ResourceRequest,
     sched::QueuedJob,
@@ -24,6 +24,10 @@ use super::error::ReadError;
 const CHUNK_FORMAT: u8 = 1;
 /// Rows by columns, compressed.
 const BLOCK_FORMAT: u8 = 2;
+/// Rows as they came, of a rank above 0, which stands in front.
+const RANKED_CHUNK_FORMAT: u8 = 3;
+/// Rows by columns, compressed, some of them of ranks above 0, which stand with them.
+const RANKED_BLOCK_FORMAT: u8 = 4;
 /// Bytes of a checksum.
 const CRC: usize = 4;
 /// Room for most rows.
@@ -102,18 +106,53 @@ pub(super) fn to_chunk<T: Serialize>(place: Place<'_>, rows: &T) -> Result<Vec<u
     Ok(sealed(bytes))
 }
 
+/// Rows as one task has sent them.
+pub(super) fn to_rows<T: Serialize>(
+    place: Place<'_>,
+    rank: Rank,
+    rows: &T,
+) -> Result<Vec<u8>, ReadError> {
+    if rank == Rank(0) {
+        return to_chunk(place, rows);
+    }
+    let mut bytes = Vec::with_capacity(ROW);
+    bytes.extend_from_slice(&[0; CRC]);
+    bytes.push(RANKED_CHUNK_FORMAT);
+    bytes.extend_from_slice(&rank.0.to_le_bytes());
+    let bytes = postcard::to_extend(rows, bytes).map_err(|error| place.decode(error))?;
+    Ok(sealed(bytes))
+}
+
 /// What a value of points or lines is, by its format.
 pub(super) enum Body<'b> {
-    /// Rows as they came.
-    Chunk(&'b [u8]),
+    /// Rows as they came, of this rank.
+    Chunk(Rank, &'b [u8]),
     /// A compressed block.
-    Block(&'b [u8]),
+    Block(BlockBytes<'b>),
 }
+
+/// A compressed block.
+#[derive(Clone, Copy)]
+pub(super) struct BlockBytes<'b> {
+    body: &'b [u8],
+    ranked: bool,
+}
+
+/// Rows of ranks above 0, with their ranks.
+pub(super) type Ranks = Vec<(u32, u32)>;
 
 pub(super) fn body<'b>(place: Place<'_>, bytes: &'b [u8]) -> Result<Body<'b>, ReadError> {
     match unseal(place, bytes)?.split_first() {
-        Some((&CHUNK_FORMAT, body)) => Ok(Body::Chunk(body)),
-        Some((&BLOCK_FORMAT, body)) => Ok(Body::Block(body)),
+        Some((&CHUNK_FORMAT, body)) => Ok(Body::Chunk(Rank(0), body)),
+        Some((&RANKED_CHUNK_FORMAT, body)) => match body.split_first_chunk::<4>() {
+            Some((rank, body)) => Ok(Body::Chunk(Rank(u32::from_le_bytes(*rank)), body)),
+            None => Err(place.decode("the chunk is cut off")),
+        },
+        Some((&BLOCK_FORMAT, body)) => Ok(Body::Block(BlockBytes {
+            body,
+            ranked: false,
+        })),
+        Some((&RANKED_BLOCK_FORMAT, body)) => Ok(Body::Block(BlockBytes { body, ranked: true })),
         Some((format, _)) => Err(place.decode(format_args!("chunk format {format} is unknown"))),
         None => Err(place.decode("the chunk is empty")),
     }
@@ -127,12 +166,23 @@ pub(super) fn from_chunk<T: DeserializeOwned>(
 }
 
 /// A block: its length before it was compressed, then the compressed bytes.
-pub(super) fn to_block<T: Serialize>(place: Place<'_>, block: &T) -> Result<Vec<u8>, ReadError> {
-    let plain = postcard::to_stdvec(block).map_err(|error| place.decode(error))?;
+pub(super) fn to_block<T: Serialize>(
+    place: Place<'_>,
+    ranks: &Ranks,
+    block: &T,
+) -> Result<Vec<u8>, ReadError> {
+    let plain = match ranks.is_empty() {
+        true => postcard::to_stdvec(block),
+        false => postcard::to_stdvec(&(ranks, block)),
+    };
+    let plain = plain.map_err(|error| place.decode(error))?;
     let length = u32::try_from(plain.len()).map_err(|error| place.decode(error))?;
     let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).map_err(|error| place.decode(error))?;
     let mut body = Vec::with_capacity(packed.len() + 5);
-    body.push(BLOCK_FORMAT);
+    body.push(match ranks.is_empty() {
+        true => BLOCK_FORMAT,
+        false => RANKED_BLOCK_FORMAT,
+    });
     body.extend_from_slice(&length.to_le_bytes());
     body.extend_from_slice(&packed);
     Ok(seal(&body))
@@ -140,14 +190,18 @@ pub(super) fn to_block<T: Serialize>(place: Place<'_>, block: &T) -> Result<Vec<
 
 pub(super) fn from_block<T: DeserializeOwned>(
     place: Place<'_>,
-    body: &[u8],
-) -> Result<T, ReadError> {
-    let Some((length, packed)) = body.split_first_chunk::<4>() else {
+    bytes: BlockBytes<'_>,
+) -> Result<(Ranks, T), ReadError> {
+    let Some((length, packed)) = bytes.body.split_first_chunk::<4>() else {
         return Err(place.decode("the block is cut off"));
     };
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     let plain = zstd::bulk::decompress(packed, length).map_err(|error| place.decode(error))?;
-    postcard::from_bytes(&plain).map_err(|error| place.decode(error))
+    let read = match bytes.ranked {
+        true => postcard::from_bytes(&plain),
+        false => postcard::from_bytes(&plain).map(|block| (Ranks::new(), block)),
+    };
+    read.map_err(|error| place.decode(error))
 }
 
 /// One column of a block: packed already, so nothing more is made of it.
@@ -160,7 +214,7 @@ pub(super) fn from_column<T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<T, ReadError> {
     match body(place, bytes)? {
-        Body::Chunk(body) => from_chunk(place, body),
+        Body::Chunk(_, body) => from_chunk(place, body),
         Body::Block(_) => Err(place.decode("it is a block, and no column")),
     }
 }

@@ -44,7 +44,9 @@ pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreE
 pub use page::Most;
 pub(crate) use page::{Filling, Sizable};
 pub use read::{Bounds, FoundJobs};
-pub use rows::{Change, Committed, NodeRow, Profile, Sample, StoredLine, StoredPoint, UserRow};
+pub use rows::{
+    Change, Committed, NodeRow, Profile, Sample, StoredLine, StoredPoint, UserRow, Whose,
+};
 pub use seal::{Sealing, UNSEALED};
 pub use tables::Rows;
 pub use trim::{TrimError, Trimming};

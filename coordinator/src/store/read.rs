@@ -16,7 +16,7 @@ use trainyard_core::{
 };
 
 use super::{
-    Document, Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow,
+    Document, Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow, Whose,
     codec::{self, Place},
     documents, series,
     tables::{
@@ -251,7 +251,7 @@ impl Store {
         &self,
         job: JobId,
         most: Most,
-        keep: impl Fn(AttemptNo, &Progress) -> bool,
+        keep: impl Fn(Whose, &Progress) -> bool,
     ) -> Result<Vec<StoredPoint>, ReadError> {
         let rows = series::newest(&self.read()?, POINTS, job, (most, keep))?;
         Ok(rows.into_iter().map(point).collect())
@@ -420,14 +420,20 @@ fn user(txn: &ReadTransaction, id: u64) -> Result<Option<UserRow>, ReadError> {
         .transpose()
 }
 
-fn point((id, attempt, progress): series::Row<trainyard_core::record::Progress>) -> StoredPoint {
+fn point((id, whose, progress): series::Row<trainyard_core::record::Progress>) -> StoredPoint {
     StoredPoint {
         id,
-        attempt,
+        attempt: whose.attempt,
+        rank: whose.rank,
         progress,
     }
 }
 
-fn line((id, attempt, line): series::Row<trainyard_core::record::LogLine>) -> StoredLine {
-    StoredLine { id, attempt, line }
+fn line((id, whose, line): series::Row<trainyard_core::record::LogLine>) -> StoredLine {
+    StoredLine {
+        id,
+        attempt: whose.attempt,
+        rank: whose.rank,
+        line,
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use trainyard_core::{
-    ids::{AttemptNo, JobId, NodeName, TaskKey},
+    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::Job,
     record::{LogLine, Progress},
     resources::Capacity,
@@ -24,19 +24,15 @@ pub enum Change {
     PutJob(Box<Job>),
     /// New points, each given the next row id.
     AppendPoints {
-        /// Of which job.
-        job: JobId,
-        /// Of which attempt.
-        attempt: AttemptNo,
+        /// Of which task.
+        task: TaskKey,
         /// In order.
         points: Vec<Progress>,
     },
     /// New lines, each given the next row id.
     AppendLogs {
-        /// Of which job.
-        job: JobId,
-        /// Of which attempt.
-        attempt: AttemptNo,
+        /// Of which task.
+        task: TaskKey,
         /// In order.
         lines: Vec<LogLine>,
     },
@@ -104,9 +100,8 @@ impl Change {
     pub fn job(&self) -> Option<JobId> {
         match self {
             Self::PutJob(job) => Some(job.id),
-            Self::AppendPoints { job, .. }
-            | Self::AppendLogs { job, .. }
-            | Self::PutValidation { job, .. } => Some(*job),
+            Self::AppendPoints { task, .. } | Self::AppendLogs { task, .. } => Some(task.job),
+            Self::PutValidation { job, .. } => Some(*job),
             Self::Trim(what) => Some(what.job),
             Self::PutCursor { .. }
             | Self::PutNode(_)
@@ -130,6 +125,15 @@ pub struct Committed {
     pub first_rows: Vec<u64>,
 }
 
+/// Of which task of its job a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// Of which attempt.
+    pub attempt: AttemptNo,
+    /// Of which rank of it.
+    pub rank: Rank,
+}
+
 /// A point as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredPoint {
@@ -137,6 +141,8 @@ pub struct StoredPoint {
     pub id: u64,
     /// Of which attempt.
     pub attempt: AttemptNo,
+    /// Of which rank of it.
+    pub rank: Rank,
     /// The report.
     pub progress: Progress,
 }
@@ -148,6 +154,8 @@ pub struct Sample {
     pub id: u64,
     /// Of which attempt.
     pub attempt: AttemptNo,
+    /// Of which rank of it.
+    pub rank: Rank,
     /// The epoch that the point is of.
     pub epoch: u32,
     /// Within the epoch.
@@ -158,11 +166,12 @@ pub struct Sample {
 
 impl Sample {
     /// What a point says of a metric, if anything.
-    pub(super) fn of((id, attempt, point): (u64, AttemptNo, Progress), name: &str) -> Option<Self> {
+    pub(super) fn of((id, whose, point): (u64, Whose, Progress), name: &str) -> Option<Self> {
         let value = *point.values.get(name)?;
         Some(Self {
             id,
-            attempt,
+            attempt: whose.attempt,
+            rank: whose.rank,
             epoch: point.epoch,
             step: point.step,
             value,
@@ -177,6 +186,8 @@ pub struct StoredLine {
     pub id: u64,
     /// Of which attempt.
     pub attempt: AttemptNo,
+    /// Of which rank of it.
+    pub rank: Rank,
     /// The line.
     pub line: LogLine,
 }

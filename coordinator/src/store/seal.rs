@@ -6,7 +6,7 @@
 
 use redb::{ReadTransaction, ReadableTable as _, WriteTransaction};
 use trainyard_core::{
-    ids::{AttemptNo, JobId},
+    ids::{AttemptNo, JobId, Rank},
     record::{LogLine, Progress},
 };
 
@@ -52,7 +52,7 @@ pub struct Sealing {
 struct Run<T> {
     attempt: AttemptNo,
     chunks: Vec<u64>,
-    rows: Vec<(u64, T)>,
+    rows: Vec<(u64, Rank, T)>,
     bytes: usize,
 }
 
@@ -147,7 +147,9 @@ fn run<T: Kept>(
         }
         run.chunks.push(first);
         run.bytes += size;
-        run.rows.extend(chunk.rows(0).map(|(id, _, row)| (id, row)));
+        let rows = chunk.rows(0);
+        run.rows
+            .extend(rows.map(|(id, whose, row)| (id, whose.rank, row)));
     }
     Ok(run)
 }

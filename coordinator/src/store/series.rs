@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use redb::{ReadableTable as _, WriteTransaction};
 use serde::{Deserialize, Serialize};
-use trainyard_core::ids::{AttemptNo, JobId};
+use trainyard_core::ids::{AttemptNo, JobId, TaskKey};
 
 use super::{
     Most, Sample,
@@ -16,6 +16,7 @@ use super::{
     error::ReadError,
     opened::Appending,
     page::Filling,
+    rows::Whose,
     tables::{COUNTERS, LOGS, POINTS, Series, Source},
 };
 
@@ -26,8 +27,8 @@ struct Chunk<T> {
     rows: Vec<T>,
 }
 
-/// A row with its id and attempt.
-pub(super) type Row<T> = (u64, AttemptNo, T);
+/// A row with its id and task.
+pub(super) type Row<T> = (u64, Whose, T);
 
 /// What the index says of a chunk or a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +59,14 @@ impl Entry {
 
 /// A chunk or a block that is read; its rows are made when they are asked for.
 pub(super) enum Opened<T: Kept> {
-    Chunk(u64, AttemptNo, Vec<T>),
+    Chunk(u64, Whose, Vec<T>),
     Block(Unpacked<T::Block>),
 }
 
 impl<T: Kept> Opened<T> {
     pub(super) fn attempt(&self) -> AttemptNo {
         match self {
-            Self::Chunk(_, attempt, _) => *attempt,
+            Self::Chunk(_, whose, _) => whose.attempt,
             Self::Block(block) => block.attempt,
         }
     }
@@ -103,22 +104,24 @@ impl<T: Kept> Opened<T> {
     /// Its rows but the first `skip`, from either end.
     pub(super) fn rows(self, skip: usize) -> Box<dyn DoubleEndedIterator<Item = Row<T>>> {
         match self {
-            Self::Chunk(first, attempt, mut rows) => {
+            Self::Chunk(first, whose, mut rows) => {
                 let rest = rows.split_off(skip.min(rows.len()));
                 let first = first.saturating_add(u64::try_from(rows.len()).unwrap_or(u64::MAX));
                 let numbered = rest.into_iter().enumerate();
                 Box::new(numbered.map(move |(n, row)| {
                     let id = first.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
-                    (id, attempt, row)
+                    (id, whose, row)
                 }))
             }
             Self::Block(Unpacked {
                 attempt,
+                ranks,
                 ids,
                 block,
             }) => Box::new((skip..ids.len()).filter_map(move |n| {
                 let row = T::row(&block, n)?;
-                Some((*ids.get(n)?, attempt, row))
+                let rank = ranks.of(n);
+                Some((*ids.get(n)?, Whose { attempt, rank }, row))
             })),
         }
     }
@@ -147,7 +150,7 @@ pub(super) fn append<T: Serialize>(
     tables: &mut Appending<'_>,
     series: Series,
     next: &mut u64,
-    (job, attempt, rows): (JobId, AttemptNo, Vec<T>),
+    (task, rows): (TaskKey, Vec<T>),
 ) -> Result<Option<usize>, ReadError> {
     let first = *next;
     if rows.is_empty() {
@@ -158,9 +161,10 @@ pub(super) fn append<T: Serialize>(
         table: series.name,
         key: &first,
     };
-    let bytes = codec::to_chunk(place, &Chunk { attempt, rows })?;
+    let attempt = task.attempt;
+    let bytes = codec::to_rows(place, task.rank, &Chunk { attempt, rows })?;
     tables.chunks.insert(first, bytes.as_slice())?;
-    tables.by_job.insert((job.0, first), count)?;
+    tables.by_job.insert((task.job.0, first), count)?;
     *next += u64::from(count);
     Ok(Some(bytes.len()))
 }
@@ -195,7 +199,7 @@ pub(super) fn newest<T: Kept>(
     source: &impl Source,
     series: Series,
     job: JobId,
-    (most, keep): (Most, impl Fn(AttemptNo, &T) -> bool),
+    (most, keep): (Most, impl Fn(Whose, &T) -> bool),
 ) -> Result<Vec<Row<T>>, ReadError> {
     let index = source.table(series.by_job)?;
     let mut found = Filling::to(most);
@@ -205,7 +209,7 @@ pub(super) fn newest<T: Kept>(
         }
         let chunk: Opened<T> = read(source, series, entry?.0.value().1)?;
         let wanted = chunk.rows(0).rev();
-        let mut wanted = wanted.filter(|(_, attempt, row)| keep(*attempt, row));
+        let mut wanted = wanted.filter(|(_, whose, row)| keep(*whose, row));
         if !wanted.all(|row| found.take(row.2.size(), row)) {
             break;
         }
@@ -272,7 +276,7 @@ pub(super) fn each_value(
         };
         let more = match codec::body(place, bytes.value())? {
             Body::Block(body) => block::each_value(source, (first, body, name), &mut take)?,
-            Body::Chunk(_) => opened(source, POINTS, first, bytes.value())?
+            Body::Chunk(..) => opened(source, POINTS, first, bytes.value())?
                 .rows(0)
                 .filter_map(|row| Sample::of(row, name))
                 .all(&mut take),
@@ -320,9 +324,9 @@ pub(super) fn opened<T: Kept>(
         key: &first,
     };
     match codec::body(place, bytes)? {
-        Body::Chunk(body) => {
+        Body::Chunk(rank, body) => {
             let Chunk { attempt, rows }: Chunk<T> = codec::from_chunk(place, body)?;
-            Ok(Opened::Chunk(first, attempt, rows))
+            Ok(Opened::Chunk(first, Whose { attempt, rank }, rows))
         }
         Body::Block(body) => Ok(Opened::Block(T::unpack(source, first, body)?)),
     }

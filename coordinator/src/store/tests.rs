@@ -69,16 +69,22 @@ fn progress(epoch: u32) -> Progress {
 
 fn points(job: u64, epochs: std::ops::Range<u32>) -> Change {
     Change::AppendPoints {
-        job: JobId(job),
-        attempt: A1,
+        task: trainyard_core::ids::TaskKey {
+            job: JobId(job),
+            attempt: A1,
+            rank: trainyard_core::ids::Rank(0),
+        },
         points: epochs.map(progress).collect(),
     }
 }
 
 fn log(job: u64, text: &str) -> Change {
     Change::AppendLogs {
-        job: JobId(job),
-        attempt: A1,
+        task: trainyard_core::ids::TaskKey {
+            job: JobId(job),
+            attempt: A1,
+            rank: trainyard_core::ids::Rank(0),
+        },
         lines: vec![LogLine {
             at: Timestamp(1),
             stream: LogStream::Stdout,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use redb::{ReadTransaction, ReadableTable as _};
 use trainyard_core::{
-    ids::{AttemptNo, JobId},
+    ids::{AttemptNo, JobId, Rank, TaskKey},
     record::{LogLine, Progress},
     retention,
 };
@@ -196,7 +196,12 @@ impl Batch<'_> {
         let lines = lines.unwrap_or_default();
         let quiet = !is_begun(self.txn, Rows::Lines, (job, lines.0))?
             && !is_more(self.txn, Rows::Lines, (job, lines.1))?;
-        let told = self.append(LOGS, (what.job, what.attempt, vec![what.line]))?;
+        let task = TaskKey {
+            job: what.job,
+            attempt: what.attempt,
+            rank: Rank(0),
+        };
+        let told = self.append(LOGS, (task, vec![what.line]))?;
         self.opened.close();
         let below = match what.rows {
             Rows::Points => self.next_point,

@@ -221,6 +221,7 @@ mod tests {
         StoredPoint {
             id,
             attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
             progress: Progress {
                 at: T,
                 epoch: 2,

@@ -5,7 +5,7 @@
 //! tracker's actor.
 
 use trainyard_core::{
-    ids::{AttemptNo, JobId},
+    ids::{AttemptNo, JobId, Rank},
     job::{Event, Job, Tracker},
 };
 
@@ -357,7 +357,7 @@ pub(super) fn server(url: &str) -> String {
     hash.chars().take(16).collect()
 }
 
-/// The points of an attempt, and up to where the page is settled: those of an older attempt are
+/// The points of an attempt's rank 0, which speaks for the job, and up to where the page is settled: those of an older attempt are
 /// passed over, those of a newer one are not for this one to pass.
 fn own(page: Vec<StoredPoint>, attempt: AttemptNo, after: u64) -> (Vec<StoredPoint>, u64) {
     let mut settled = after;
@@ -367,7 +367,7 @@ fn own(page: Vec<StoredPoint>, attempt: AttemptNo, after: u64) -> (Vec<StoredPoi
             break;
         }
         settled = point.id;
-        if point.attempt == attempt {
+        if point.attempt == attempt && point.rank == Rank(0) {
             own.push(point);
         }
     }
@@ -386,6 +386,7 @@ mod tests {
         StoredPoint {
             id,
             attempt: AttemptNo(attempt),
+            rank: Rank(0),
             progress: Progress {
                 at: Timestamp(0),
                 epoch: 1,

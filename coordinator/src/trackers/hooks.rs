@@ -12,7 +12,11 @@ use std::{
 use aws_lc_rs::hmac;
 use futures::future::join_all;
 use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
-use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
+use trainyard_core::{
+    ids::{JobId, Rank},
+    job::Job,
+    time::Timestamp,
+};
 
 use super::{
     events::{Event, Page, untold},
@@ -170,6 +174,7 @@ impl Hook {
         let known = points.partition_point(|point| Some(point.attempt) <= newest);
         points.truncate(known);
         let more = more.then(|| points.last().map(|last| (last.attempt, last.id)));
+        points.retain(|point| point.rank == Rank(0));
         points.retain(|point| {
             point.progress.checkpoint.is_some() || point.progress.best_checkpoint.is_some()
         });

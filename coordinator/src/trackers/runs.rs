@@ -299,6 +299,7 @@ pub(super) mod tests {
         StoredPoint {
             id: 1,
             attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
             progress: Progress {
                 at: Timestamp(1_795_396_822_543_843),
                 epoch: 3,

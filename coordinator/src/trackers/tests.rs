@@ -201,8 +201,11 @@ fn points(epochs: std::ops::RangeInclusive<u32>) -> Change {
         best_checkpoint: None,
     };
     Change::AppendPoints {
-        job: JOB,
-        attempt: AttemptNo(1),
+        task: trainyard_core::ids::TaskKey {
+            job: JOB,
+            attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
+        },
         points: epochs.map(point).collect(),
     }
 }
@@ -345,8 +348,11 @@ fn large(epoch: u32, with_checkpoint: bool) -> Change {
         best_checkpoint: None,
     };
     Change::AppendPoints {
-        job: JOB,
-        attempt: AttemptNo(1),
+        task: trainyard_core::ids::TaskKey {
+            job: JOB,
+            attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
+        },
         points: vec![point],
     }
 }

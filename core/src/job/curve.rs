@@ -4,7 +4,7 @@
 //! does again, and what earlier attempts said of those is superseded. Nothing is ever removed.
 
 use super::Job;
-use crate::ids::AttemptNo;
+use crate::ids::{AttemptNo, Rank};
 
 /// The points that count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,11 +14,13 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Whether a point of this attempt and epoch counts.
+    /// Whether a point of this attempt, rank and epoch counts: rank 0 speaks for the job.
     #[must_use]
-    pub fn has(&self, attempt: AttemptNo, epoch: u32) -> bool {
+    pub fn has(&self, attempt: AttemptNo, rank: Rank, epoch: u32) -> bool {
         let mut counted = self.attempts.iter();
-        counted.any(|(of, before)| *of == attempt && before.is_none_or(|before| epoch < before))
+        rank == Rank(0)
+            && counted
+                .any(|(of, before)| *of == attempt && before.is_none_or(|before| epoch < before))
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
         let of = |attempt: &Attempt| {
             let epochs = 1..10;
             epochs
-                .filter(|epoch| curve.has(attempt.number, *epoch))
+                .filter(|epoch| curve.has(attempt.number, Rank(0), *epoch))
                 .collect()
         };
         job.attempts.iter().map(of).collect()

@@ -125,7 +125,9 @@ impl State {
                 return Ok(keys);
             };
             after = last.id;
-            let of_live = points.iter().filter(|point| point.attempt == live);
+            let of_live = points
+                .iter()
+                .filter(|point| point.attempt == live && point.rank == Rank(0));
             keys.extend(of_live.map(|point| (point.progress.epoch, point.progress.step)));
         }
     }

@@ -6,7 +6,7 @@
 use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use trainyard_core::{
-    ids::TaskKey,
+    ids::{Rank, TaskKey},
     job::{Event, Told},
     record::{Checkpoint, Completion, LogLine, Progress, Record},
 };
@@ -196,25 +196,20 @@ impl Sorted {
 
     /// The rows, which are in here no more.
     pub(super) fn take_changes(&mut self, task: TaskKey) -> Vec<Change> {
-        let (job, attempt) = (task.job, task.attempt);
+        let job = task.job;
         let mut changes = Vec::new();
         let points = std::mem::take(&mut self.points);
         if !points.is_empty() {
-            changes.push(Change::AppendPoints {
-                job,
-                attempt,
-                points,
-            });
+            changes.push(Change::AppendPoints { task, points });
         }
         let lines = std::mem::take(&mut self.lines);
         if !lines.is_empty() {
-            changes.push(Change::AppendLogs {
-                job,
-                attempt,
-                lines,
-            });
+            changes.push(Change::AppendLogs { task, lines });
         }
-        for (epoch, body) in std::mem::take(&mut self.validations) {
+        // There is one row an epoch, and rank 0 speaks for the job.
+        let mut validations = std::mem::take(&mut self.validations);
+        validations.retain(|_| task.rank == Rank(0));
+        for (epoch, body) in validations {
             changes.push(Change::PutValidation { job, epoch, body });
         }
         changes

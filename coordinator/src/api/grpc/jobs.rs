@@ -291,6 +291,7 @@ fn point(row: StoredPoint) -> v1::MetricPoint {
     v1::MetricPoint {
         point_id: row.id,
         attempt: row.attempt.0,
+        rank: row.rank.0,
         epoch: progress.epoch,
         step: progress.step,
         values: progress.values,
@@ -304,6 +305,7 @@ fn line(row: StoredLine) -> v1::LogLine {
     v1::LogLine {
         line_id: row.id,
         attempt: row.attempt.0,
+        rank: row.rank.0,
         stream: v1::LogStream::from(line.stream).into(),
         level: line.level,
         text: line.text,
@@ -359,6 +361,7 @@ mod tests {
         let row = |id: u64| StoredLine {
             id,
             attempt: AttemptNo(1),
+            rank: trainyard_core::ids::Rank(0),
             line: LogLine {
                 at: Timestamp(0),
                 stream: LogStream::Stdout,

@@ -4,14 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 use trainyard_core::{
-    ids::AttemptNo,
+    ids::{AttemptNo, Rank},
     record::{LogLine, LogStream},
     time::Timestamp,
 };
 
-use super::{Kept, Packed, Unpacked, numbers::Numbers};
+use super::{Kept, Packed, RanksOf, Unpacked, numbers::Numbers, ranks_of};
 use crate::store::{
-    codec::{self, Place},
+    codec::{self, BlockBytes, Place},
     error::ReadError,
     tables::{LOGS, Source},
 };
@@ -40,9 +40,11 @@ impl Kept for LogLine {
     fn pack(
         place: Place<'_>,
         attempt: AttemptNo,
-        rows: Vec<(u64, Self)>,
+        rows: Vec<(u64, Rank, Self)>,
     ) -> Result<Packed, ReadError> {
-        let (ids, lines): (Vec<u64>, Vec<Self>) = rows.into_iter().unzip();
+        let ranks = ranks_of(place, &rows)?;
+        let rows = rows.into_iter().map(|(id, _, line)| (id, line));
+        let (ids, lines): (Vec<u64>, Vec<Self>) = rows.unzip();
         let at = lines.iter().map(|line| line.at.0).collect();
         let streams = lines.iter().map(|line| line.stream).collect();
         let (levels, texts) = lines
@@ -58,7 +60,7 @@ impl Kept for LogLine {
             texts,
         };
         Ok(Packed {
-            body: codec::to_block(place, &stored)?,
+            body: codec::to_block(place, &ranks, &stored)?,
             columns: Vec::new(),
         })
     }
@@ -66,13 +68,13 @@ impl Kept for LogLine {
     fn unpack(
         _source: &impl Source,
         first: u64,
-        body: &[u8],
+        body: BlockBytes<'_>,
     ) -> Result<Unpacked<LinesBlock>, ReadError> {
         let place = Place {
             table: LOGS.name,
             key: &first,
         };
-        let stored: Stored = codec::from_block(place, body)?;
+        let (ranks, stored): (_, Stored) = codec::from_block(place, body)?;
         let ids = stored.ids.unpack(place)?;
         let block = LinesBlock {
             at: stored.at.whole(place, ids.len())?,
@@ -86,6 +88,7 @@ impl Kept for LogLine {
         }
         Ok(Unpacked {
             attempt: stored.attempt,
+            ranks: RanksOf::read(ranks),
             ids,
             block,
         })

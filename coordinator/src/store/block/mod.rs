@@ -9,12 +9,14 @@ mod points;
 
 use redb::ReadableTable as _;
 use serde::{Serialize, de::DeserializeOwned};
-use trainyard_core::ids::AttemptNo;
+use std::collections::BTreeMap;
+
+use trainyard_core::ids::{AttemptNo, Rank};
 
 pub(super) use points::each_value;
 
 use super::{
-    codec::Place,
+    codec::{BlockBytes, Place, Ranks},
     error::ReadError,
     page::Sizable,
     tables::{COLUMNS, Source},
@@ -29,14 +31,14 @@ pub(super) trait Kept: Sizable + Serialize + DeserializeOwned + 'static {
     fn pack(
         place: Place<'_>,
         attempt: AttemptNo,
-        rows: Vec<(u64, Self)>,
+        rows: Vec<(u64, Rank, Self)>,
     ) -> Result<Packed, ReadError>;
 
     /// What a block that begins with the row `first` holds.
     fn unpack(
         source: &impl Source,
         first: u64,
-        body: &[u8],
+        body: BlockBytes<'_>,
     ) -> Result<Unpacked<Self::Block>, ReadError>;
 
     /// The row at this place of the block.
@@ -55,9 +57,36 @@ pub(super) struct Packed {
 /// A block that is read.
 pub(super) struct Unpacked<B> {
     pub(super) attempt: AttemptNo,
+    /// Of which rank each row is.
+    pub(super) ranks: RanksOf,
     /// One a row, ascending.
     pub(super) ids: Vec<u64>,
     pub(super) block: B,
+}
+
+/// Of which rank each row of a block is. Nearly all are of rank 0.
+pub(super) struct RanksOf(BTreeMap<usize, Rank>);
+
+impl RanksOf {
+    fn read(ranks: Ranks) -> Self {
+        let ranks = ranks.into_iter();
+        let ranks =
+            ranks.map(|(row, rank)| (usize::try_from(row).unwrap_or(usize::MAX), Rank(rank)));
+        Self(ranks.collect())
+    }
+
+    pub(super) fn of(&self, row: usize) -> Rank {
+        self.0.get(&row).copied().unwrap_or(Rank(0))
+    }
+}
+
+/// The ranks of rows that are not of rank 0.
+fn ranks_of<T>(place: Place<'_>, rows: &[(u64, Rank, T)]) -> Result<Ranks, ReadError> {
+    let others = rows.iter().enumerate();
+    let others = others.filter(|(_, (_, rank, _))| *rank != Rank(0));
+    others
+        .map(|(n, (_, rank, _))| Ok((index(place, n)?, rank.0)))
+        .collect()
 }
 
 /// The column of a block, as it is stored.

@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use trainyard_core::{
-    ids::AttemptNo,
+    ids::{AttemptNo, Rank},
     record::{Checkpoint, Progress},
     time::Timestamp,
 };
 
 use super::{
-    Kept, Packed, Unpacked, column, index,
+    Kept, Packed, RanksOf, Unpacked, column, index,
     numbers::{Gapped, Numbers},
+    ranks_of,
 };
 use crate::store::{
     Sample,
-    codec::{self, Place},
+    codec::{self, BlockBytes, Place},
     error::ReadError,
     tables::{POINTS, Source},
 };
@@ -82,14 +83,15 @@ impl Kept for Progress {
     fn pack(
         place: Place<'_>,
         attempt: AttemptNo,
-        rows: Vec<(u64, Self)>,
+        rows: Vec<(u64, Rank, Self)>,
     ) -> Result<Packed, ReadError> {
+        let ranks = ranks_of(place, &rows)?;
         let count = rows.len();
         let mut metrics: BTreeMap<String, Vec<(u32, f64)>> = BTreeMap::new();
         let (mut bare, mut checkpoints, mut best) = (Vec::new(), Vec::new(), Vec::new());
         let (mut ids, mut at) = (Vec::new(), Vec::new());
         let (mut epochs, mut totals, mut steps) = (Vec::new(), Vec::new(), Vec::new());
-        for (n, (id, point)) in rows.into_iter().enumerate() {
+        for (n, (id, _, point)) in rows.into_iter().enumerate() {
             let row = index(place, n)?;
             ids.push(id);
             at.push(point.at.0);
@@ -118,7 +120,7 @@ impl Kept for Progress {
             rest,
         };
         Ok(Packed {
-            body: codec::to_block(place, &spine)?,
+            body: codec::to_block(place, &ranks, &spine)?,
             columns,
         })
     }
@@ -126,10 +128,10 @@ impl Kept for Progress {
     fn unpack(
         source: &impl Source,
         first: u64,
-        body: &[u8],
+        body: BlockBytes<'_>,
     ) -> Result<Unpacked<PointsBlock>, ReadError> {
         let place = here(&first);
-        let spine: Spine = codec::from_block(place, body)?;
+        let (ranks, spine): (_, Spine) = codec::from_block(place, body)?;
         let ids = spine.ids.unpack(place)?;
         let count = ids.len();
         let mut columns = Vec::with_capacity(spine.names.len());
@@ -160,6 +162,7 @@ impl Kept for Progress {
         };
         Ok(Unpacked {
             attempt: spine.attempt,
+            ranks: RanksOf::read(ranks),
             ids,
             block,
         })
@@ -216,11 +219,12 @@ fn apart(
 /// the spine and that column.
 pub(in crate::store) fn each_value(
     source: &impl Source,
-    (first, body, name): (u64, &[u8], &str),
+    (first, body, name): (u64, BlockBytes<'_>, &str),
     take: &mut impl FnMut(Sample) -> bool,
 ) -> Result<bool, ReadError> {
     let place = here(&first);
-    let spine: Spine = codec::from_block(place, body)?;
+    let (ranks, spine): (_, Spine) = codec::from_block(place, body)?;
+    let ranks = RanksOf::read(ranks);
     let ids = spine.ids.unpack(place)?;
     let count = ids.len();
     let values = if spine.names.iter().any(|known| known == name) {
@@ -238,10 +242,11 @@ pub(in crate::store) fn each_value(
     let epochs = spine.epochs.whole(place, count)?;
     let steps = spine.steps.unpack(place, count)?;
     let rows = ids.into_iter().zip(epochs).zip(steps).zip(values);
-    for (((id, epoch), step), value) in rows {
+    for (n, (((id, epoch), step), value)) in rows.enumerate() {
         let sample = value.map(|value| Sample {
             id,
             attempt: spine.attempt,
+            rank: ranks.of(n),
             epoch,
             step,
             value,

@@ -156,9 +156,11 @@ impl Export<'_> {
                 Ok(chunk) => chunk,
                 Err(error) => return self.line(Err(error)),
             };
-            for (id, attempt, row) in chunk.rows(0) {
-                let line =
-                    json!({"kind": kind, "id": id, "job": job, "attempt": attempt, "row": row});
+            for (id, whose, row) in chunk.rows(0) {
+                let mut line = json!({"kind": kind, "id": id, "job": job, "attempt": whose.attempt, "row": row});
+                if whose.rank.0 > 0 {
+                    line["rank"] = json!(whose.rank);
+                }
                 self.line(Ok(line))?;
             }
             Ok(())

@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*, test_runner::TestRunner};
 use redb::ReadableDatabase as _;
-use trainyard_core::record::Checkpoint;
+use trainyard_core::{ids::TaskKey, record::Checkpoint};
 
 use super::*;
 use crate::store::{
@@ -36,12 +36,12 @@ fn bits<T: serde::Serialize>(row: &T) -> Vec<u8> {
 }
 
 /// Of a metric: id, attempt, epoch, step, bits.
-type OfMetric = (u64, u32, u32, Option<u64>, u64);
+type OfMetric = (u64, (u32, u32), u32, Option<u64>, u64);
 
 /// All that readers can see of a job.
 #[derive(Debug, PartialEq)]
 struct Seen {
-    points: Vec<(u64, u32, Vec<u8>)>,
+    points: Vec<(u64, (u32, u32), Vec<u8>)>,
     pages: Vec<Vec<u64>>,
     newest: Vec<u64>,
     newest_of_one: Vec<u64>,
@@ -53,7 +53,13 @@ struct Seen {
 
 fn seen(store: &Store, id: u64) -> Seen {
     let id = JobId(id);
-    let point = |point: StoredPoint| (point.id, point.attempt.0, bits(&point.progress));
+    let point = |point: StoredPoint| {
+        (
+            point.id,
+            (point.attempt.0, point.rank.0),
+            bits(&point.progress),
+        )
+    };
     let all = store.points(id, 0, usize::MAX).unwrap();
     let (mut after, mut pages) = (0, Vec::new());
     loop {
@@ -63,7 +69,7 @@ fn seen(store: &Store, id: u64) -> Seen {
         pages.push(page);
     }
     let newest = |most, of: Option<AttemptNo>| {
-        let keep = |attempt, _: &Progress| of.is_none_or(|of| of == attempt);
+        let keep = |whose: Whose, _: &Progress| of.is_none_or(|of| of == whose.attempt);
         ids(&store.newest_points(id, Most::rows(most), keep).unwrap())
     };
     let last = store.totals().unwrap().0 + 2;
@@ -79,7 +85,13 @@ fn seen(store: &Store, id: u64) -> Seen {
     let curve = |name: &str| {
         let mut found = Vec::new();
         let take = |s: Sample| {
-            found.push((s.id, s.attempt.0, s.epoch, s.step, s.value.to_bits()));
+            found.push((
+                s.id,
+                (s.attempt.0, s.rank.0),
+                s.epoch,
+                s.step,
+                s.value.to_bits(),
+            ));
             found.len() < 90
         };
         store.each_value(id, name, take).unwrap();
@@ -165,7 +177,13 @@ fn report() -> impl Strategy<Value = Progress> {
 }
 
 fn batch() -> impl Strategy<Value = Change> {
-    let whose = || (1_u64..4, 1_u32..3).prop_map(|(job, no)| (JobId(job), AttemptNo(no)));
+    let whose = || {
+        (1_u64..4, 1_u32..3, 0_u32..3).prop_map(|(job, attempt, rank)| TaskKey {
+            job: JobId(job),
+            attempt: AttemptNo(attempt),
+            rank: Rank(rank),
+        })
+    };
     let line = (any::<i64>(), 0_usize..4, "[A-Z]{0,5}", ".{0,40}").prop_map(
         |(at, stream, level, text)| LogLine {
             at: Timestamp(at),
@@ -180,18 +198,9 @@ fn batch() -> impl Strategy<Value = Change> {
         },
     );
     prop_oneof![
-        (whose(), vec(report(), 1..60)).prop_map(|((job, attempt), points)| {
-            Change::AppendPoints {
-                job,
-                attempt,
-                points,
-            }
-        }),
-        (whose(), vec(line, 1..30)).prop_map(|((job, attempt), lines)| Change::AppendLogs {
-            job,
-            attempt,
-            lines
-        }),
+        (whose(), vec(report(), 1..60))
+            .prop_map(|(task, points)| Change::AppendPoints { task, points }),
+        (whose(), vec(line, 1..30)).prop_map(|(task, lines)| Change::AppendLogs { task, lines }),
     ]
 }
 
@@ -288,8 +297,11 @@ async fn one_metric_is_read_without_the_others() {
         report.values.insert("map".into(), f64::from(report.epoch));
     }
     let change = Change::AppendPoints {
-        job: JobId(1),
-        attempt: A1,
+        task: trainyard_core::ids::TaskKey {
+            job: JobId(1),
+            attempt: A1,
+            rank: trainyard_core::ids::Rank(0),
+        },
         points: reports,
     };
     store.commit_and_wait(vec![change]).await.unwrap();
@@ -449,8 +461,11 @@ async fn sealed_rows_take_a_fraction_of_their_chunks() {
         for epoch in 1..=300 {
             let (report, text) = told(&mut noise, epoch);
             let point = Change::AppendPoints {
-                job: JobId(id),
-                attempt: A1,
+                task: trainyard_core::ids::TaskKey {
+                    job: JobId(id),
+                    attempt: A1,
+                    rank: trainyard_core::ids::Rank(0),
+                },
                 points: vec![report],
             };
             let rows = vec![point, log(id, &text)];
