@@ -42,6 +42,7 @@ use crate::{
     folder,
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Access, Identity, LinkState},
+    ports::{PortRange, Ports},
 };
 
 /// How often the lock of the data folder is tried for, 50 ms apart.
@@ -65,6 +66,10 @@ pub struct AgentOptions {
     pub name: Option<String>,
     /// Holds everything that the agent must remember. Created if missing.
     pub data_dir: PathBuf,
+    /// Where other nodes reach this one; where none is given, the address from which it speaks to the coordinator.
+    pub address: Option<String>,
+    /// The ports where gangs may meet.
+    pub ports: PortRange,
     /// CPU slots to offer; the machine's processors where none are given.
     pub slots: Option<u32>,
     /// GPUs to pretend to have.
@@ -236,6 +241,7 @@ async fn settle(
         callbacks: server.address(),
         board: Board::default(),
         spool_bytes: options.spool_bytes,
+        ports: Ports::new(options.ports),
         gpus: gpus(options, &identity).await?,
         datasets,
         data_dir,
@@ -348,6 +354,7 @@ async fn look_around(options: &AgentOptions, data_dir: &Path) -> Result<Seen, Bo
         agent_id,
         boot_id: inventory.boot_id.clone(),
         capacity: capacity(inventory),
+        address: options.address.clone(),
         labels: options.labels.clone(),
     };
     Ok(Seen {

@@ -17,6 +17,8 @@ pub use trainyard_config::ConfigError;
 use trainyard_config::{Secret, Shipped};
 use trainyard_core::device::GivingBack;
 
+use crate::ports::PortRange;
+
 /// The shipped defaults, every key with a comment.
 pub const DEFAULTS: &str = include_str!("../../config/agent.toml");
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who it is.
     pub node: NodeConfig,
+    /// How gangs meet.
+    pub gang: GangConfig,
     /// When GPUs are free.
     pub gpus: GpusConfig,
     /// How datasets come.
@@ -79,6 +83,9 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// Where it remembers.
     pub data_dir: PathBuf,
+    /// Where other nodes reach it, where that is set.
+    #[serde(deserialize_with = "given")]
+    pub address: Option<String>,
     /// CPU slots to offer, where they are set.
     #[serde(deserialize_with = "above_zero")]
     pub slots: Option<u32>,
@@ -87,6 +94,14 @@ pub struct NodeConfig {
     /// The operator's own trainers, where there are some.
     #[serde(deserialize_with = "folder")]
     pub trainers_dir: Option<PathBuf>,
+}
+
+/// How the nodes of a gang meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GangConfig {
+    /// Where, on the node of rank 0.
+    pub ports: PortRange,
 }
 
 /// When a GPU that a job has left is given to another.
@@ -132,8 +147,25 @@ const SHIPPED: Shipped = Shipped {
         "gpus.free_within_seconds",
     ],
     open_sections: &["labels"],
-    texts: &[("node.data_dir", path)],
+    texts: &[
+        ("node.data_dir", path),
+        ("node.address", address),
+        ("gang.ports", ports),
+    ],
 };
+
+/// It stands in lists and in options of a command line.
+fn address(text: &str) -> Option<&'static str> {
+    let sound = |one: char| one.is_ascii_alphanumeric() || ".:-_".contains(one);
+    let wanted = "an IP address or the name of a host, without port";
+    (!text.chars().all(sound)).then_some(wanted)
+}
+
+fn ports(text: &str) -> Option<&'static str> {
+    let wanted =
+        "two ports from 1 to 65535 with a hyphen between, the lower one first, such as 29500-29999";
+    text.parse::<PortRange>().err().map(|_| wanted)
+}
 
 fn path(text: &str) -> Option<&'static str> {
     text.is_empty().then_some("the path of a folder")
@@ -182,6 +214,26 @@ mod tests {
         assert_eq!((config.node.name, config.node.slots), (None, None));
         assert_eq!(config.node.trainers_dir, None);
         assert!(config.labels.is_empty());
+    }
+
+    #[test]
+    fn an_address_and_a_range_of_ports_are_checked_in_words() {
+        let config = Config::load(None, []).unwrap();
+        assert_eq!(config.node.address, None);
+        assert_eq!(config.gang.ports, PortRange::default());
+        let config = of_file("[node]\naddress = \"fd00::9\"\n[gang]\nports = \"7000-7009\"");
+        assert_eq!(config.node.address.as_deref(), Some("fd00::9"));
+        assert_eq!(config.gang.ports.to_string(), "7000-7009");
+        let error = file_error("[gang]\nports = \"29500\"");
+        assert!(
+            error.contains("'gang.ports'") && error.contains("29500-29999"),
+            "{error}"
+        );
+        let error = file_error("[node]\naddress = \"10.0.0.1, 10.0.0.2\"");
+        assert!(
+            error.contains("'node.address'") && error.contains("without port"),
+            "{error}"
+        );
     }
 
     #[test]

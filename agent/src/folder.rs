@@ -30,6 +30,7 @@ use crate::{
 const TASK: &str = "task.json";
 const STOP_CAUSE: &str = "stop-cause.json";
 const END: &str = "end.json";
+const PORT: &str = "port.json";
 /// What a folder's name starts with while it is being removed.
 const GONE: &str = ".gone-";
 
@@ -136,6 +137,16 @@ impl TaskFolder {
     /// How it ended, if it has.
     pub fn end(&self) -> io::Result<Option<Ended>> {
         durable::read_json(&self.path.join(END))
+    }
+
+    /// Keeps the port where the gang of this rank 0 meets.
+    pub fn note_port(&self, port: u16) -> io::Result<()> {
+        durable::write_json(&self.path.join(PORT), &port)
+    }
+
+    /// That port, if it has one.
+    pub fn port(&self) -> io::Result<Option<u16>> {
+        durable::read_json(&self.path.join(PORT))
     }
 
     /// Whether a launch was begun.

@@ -5,6 +5,7 @@
 //! about jobs: `trainyard-core` does. Called by the `trainyard` binary.
 
 pub mod actors;
+mod address;
 pub mod board;
 pub mod boot;
 pub mod callbacks;
@@ -19,4 +20,5 @@ pub mod folder;
 pub mod inventory;
 pub mod link;
 pub mod objects;
+pub mod ports;
 pub mod spool;

@@ -106,6 +106,8 @@ pub(crate) async fn agent(args: AgentArgs, context: &Context<'_>) -> anyhow::Res
         token,
         name: args.name.or(config.node.name),
         data_dir: args.data_dir.unwrap_or(config.node.data_dir),
+        address: config.node.address,
+        ports: config.gang.ports,
         slots: args.slots.or(config.node.slots),
         simulated_gpus: args.simulate_gpus.map(|gpus| gpus.0),
         spool_bytes: config.node.spool_mib.saturating_mul(1 << 20),

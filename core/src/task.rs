@@ -58,6 +58,15 @@ pub struct Stop {
     pub grace: Duration,
 }
 
+/// Where the ranks of a gang meet; the coordinator says it when all are prepared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meeting {
+    /// The addresses of the nodes, by rank.
+    pub addresses: Vec<String>,
+    /// On the node of rank 0.
+    pub port: u16,
+}
+
 /// What happens to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -65,8 +74,10 @@ pub enum Input {
     Begin,
     /// It is to stop.
     Stop(Stop),
-    /// All is there that its process needs.
-    Ready,
+    /// All is there that its process needs; rank 0 of a gang has this port.
+    Ready(Option<u16>),
+    /// All others of its gang are prepared too.
+    Launch(Meeting),
     /// Its process runs since then: just launched, or found again.
     Started(Timestamp),
     /// Preparing or launching failed.
@@ -133,8 +144,8 @@ pub enum Effect {
     Prepare,
     /// Give the preparation up.
     Abandon,
-    /// Start the process; cannot be interrupted.
-    Launch,
+    /// Start the process, one of a gang with where it meets; cannot be interrupted.
+    Launch(Option<Meeting>),
     /// Wait for the process to go.
     Watch,
     /// Say so at this time.
@@ -154,16 +165,29 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Preparing,
+    Waiting(Option<u16>),
     Launching,
     Running(Timestamp),
     Draining(Option<Timestamp>, TaskEnd),
     Ended(Box<Ended>),
 }
 
+/// What a task that is prepared starts upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Go {
+    /// At once.
+    Alone,
+    /// When it is told.
+    Word,
+    /// It was told while it prepared, in a life of its agent that came after the gang was let go.
+    Told(Meeting),
+}
+
 /// One task on its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     state: State,
+    go: Go,
     stop: Option<Stop>,
     time_limit: Option<Duration>,
     grace: Duration,
@@ -175,10 +199,20 @@ impl Task {
     pub fn new(time_limit: Option<Duration>, grace: Duration, stop: Option<Stop>) -> Self {
         Self {
             state: State::Preparing,
+            go: Go::Alone,
             stop,
             time_limit,
             grace,
         }
+    }
+
+    /// The same as one of a gang of `world_size`, whose processes start when all of them can.
+    #[must_use]
+    pub fn among(mut self, world_size: u32) -> Self {
+        if world_size > 1 {
+            self.go = Go::Word;
+        }
+        self
     }
 
     /// How it stands.
@@ -186,6 +220,7 @@ impl Task {
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::Preparing | State::Launching | State::Draining(None, _) => Phase::Preparing,
+            State::Waiting(port) => Phase::Waiting(*port),
             State::Running(since) | State::Draining(Some(since), _) => Phase::Running(*since),
             State::Ended(ended) => Phase::Ended(ended.clone()),
         }
@@ -201,7 +236,8 @@ impl Task {
                 cause: StopCause::TimeLimit,
                 grace: self.grace,
             }),
-            Input::Ready => self.ready(),
+            Input::Ready(port) => self.ready(port),
+            Input::Launch(meeting) => self.launch(meeting),
             Input::Started(at) => self.started(at),
             Input::Failed(failure) => self.failed(failure),
             Input::Gone(gone) => self.gone(gone),
@@ -213,7 +249,7 @@ impl Task {
         match (&self.state, self.stop) {
             (State::Preparing, None) => vec![Effect::Report, Effect::Prepare],
             (State::Preparing, Some(_)) => self.drain(None, TaskEnd::default()),
-            (State::Launching | State::Running(_), _)
+            (State::Waiting(_) | State::Launching | State::Running(_), _)
             | (State::Draining(..) | State::Ended(_), _) => Vec::new(),
         }
     }
@@ -233,18 +269,44 @@ impl Task {
                 effects.push(Effect::Abandon);
                 effects.extend(self.drain(None, TaskEnd::default()));
             }
+            State::Waiting(_) => effects.extend(self.drain(None, TaskEnd::default())),
             State::Running(_) => effects.push(Effect::Signal(stop.grace)),
             State::Launching | State::Draining(..) | State::Ended(_) => {}
         }
         effects
     }
 
-    fn ready(&mut self) -> Vec<Effect> {
+    fn ready(&mut self, port: Option<u16>) -> Vec<Effect> {
         if self.state != State::Preparing {
             return Vec::new();
         }
+        let meeting = match &self.go {
+            Go::Alone => None,
+            Go::Told(meeting) => Some(meeting.clone()),
+            Go::Word => {
+                self.state = State::Waiting(port);
+                return vec![Effect::Report];
+            }
+        };
         self.state = State::Launching;
-        vec![Effect::Launch]
+        vec![Effect::Launch(meeting)]
+    }
+
+    /// The word can come again, and while an agent that was started anew prepares again.
+    fn launch(&mut self, meeting: Meeting) -> Vec<Effect> {
+        match (&self.state, &self.go) {
+            (State::Waiting(_), _) => {
+                self.state = State::Launching;
+                vec![Effect::Launch(Some(meeting))]
+            }
+            (State::Preparing, Go::Word | Go::Told(_)) => {
+                self.go = Go::Told(meeting);
+                Vec::new()
+            }
+            (State::Preparing, Go::Alone)
+            | (State::Launching | State::Running(_), _)
+            | (State::Draining(..) | State::Ended(_), _) => Vec::new(),
+        }
     }
 
     fn started(&mut self, at: Timestamp) -> Vec<Effect> {
@@ -325,167 +387,4 @@ impl Task {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GRACE: Duration = Duration::from_secs(3);
-    const CANCEL: Stop = Stop {
-        cause: StopCause::Cancelled,
-        grace: Duration::from_secs(1),
-    };
-
-    fn task() -> Task {
-        Task::new(None, GRACE, None)
-    }
-
-    fn running(mut task: Task) -> Task {
-        assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
-        assert_eq!(task.step(Input::Ready), [Effect::Launch]);
-        let effects = task.step(Input::Started(Timestamp(7)));
-        assert_eq!(effects[..2], [Effect::Report, Effect::Watch]);
-        task
-    }
-
-    fn exited(code: i32) -> Input {
-        Input::Gone(Gone::Exited {
-            code: Some(code),
-            signal: None,
-            oom_killed: false,
-        })
-    }
-
-    fn drained(task: &mut Task) -> Box<Ended> {
-        let effects = task.step(Input::Drained(Drained {
-            last_lines: vec!["bye".into()],
-            last_seq: 9,
-            at: Timestamp(50),
-        }));
-        let [Effect::End(ended)] = &effects[..] else {
-            panic!("{effects:?}");
-        };
-        assert_eq!(task.phase(), Phase::Ended(ended.clone()));
-        ended.clone()
-    }
-
-    #[test]
-    fn a_task_that_exits_is_drained_and_then_ended() {
-        let mut task = running(task());
-        assert_eq!(task.step(exited(3)), [Effect::Drain]);
-        assert_eq!(task.phase(), Phase::Running(Timestamp(7)));
-        let ended = drained(&mut task);
-        assert_eq!(ended.started, Some(Timestamp(7)));
-        assert_eq!(ended.end.exit_code, Some(3));
-        assert_eq!((ended.end.last_seq, ended.end.stop_cause), (9, None));
-    }
-
-    #[test]
-    fn a_stop_while_preparing_gives_up_and_leaves_no_process() {
-        let mut task = task();
-        assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
-        let effects = task.step(Input::Stop(CANCEL));
-        assert_eq!(
-            effects,
-            [Effect::NoteStop(CANCEL), Effect::Abandon, Effect::Drain]
-        );
-        assert_eq!(task.step(Input::Ready), [], "it comes too late");
-        let ended = drained(&mut task);
-        assert_eq!(ended.started, None);
-        assert_eq!(ended.end.stop_cause, Some(StopCause::Cancelled));
-    }
-
-    #[test]
-    fn a_stop_during_the_launch_reaches_the_process_that_comes_of_it() {
-        let mut task = task();
-        assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
-        assert_eq!(task.step(Input::Ready), [Effect::Launch]);
-        assert_eq!(task.step(Input::Stop(CANCEL)), [Effect::NoteStop(CANCEL)]);
-        assert_eq!(
-            task.step(Input::Started(Timestamp(7))),
-            [Effect::Report, Effect::Watch, Effect::Signal(CANCEL.grace)]
-        );
-    }
-
-    #[test]
-    fn the_first_cause_of_a_stop_stays_and_the_signal_is_repeated() {
-        let mut task = running(task());
-        let effects = task.step(Input::Stop(CANCEL));
-        assert_eq!(
-            effects,
-            [Effect::NoteStop(CANCEL), Effect::Signal(CANCEL.grace)]
-        );
-        assert_eq!(task.step(Input::LimitReached), [Effect::Signal(GRACE)]);
-        assert_eq!(task.step(exited(0)), [Effect::Drain]);
-        assert_eq!(task.step(Input::Stop(CANCEL)), [], "it comes too late");
-        let ended = drained(&mut task);
-        assert_eq!(ended.end.stop_cause, Some(StopCause::Cancelled));
-    }
-
-    #[test]
-    fn a_time_limit_counts_from_the_start_and_stops_with_the_jobs_own_grace() {
-        let limit = Duration::from_micros(10);
-        let mut task = Task::new(Some(limit), GRACE, None);
-        assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
-        let effects = task.step(Input::Started(Timestamp(7)));
-        assert_eq!(effects.last(), Some(&Effect::WatchLimit(Timestamp(17))));
-        let stop = Stop {
-            cause: StopCause::TimeLimit,
-            grace: GRACE,
-        };
-        assert_eq!(
-            task.step(Input::LimitReached),
-            [Effect::NoteStop(stop), Effect::Signal(GRACE)]
-        );
-    }
-
-    #[test]
-    fn a_failure_before_the_start_says_whose_fault_it_is() {
-        let mut task = task();
-        assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
-        let failure = Failure {
-            error: "no such dataset".into(),
-            fault: Fault::Job,
-        };
-        assert_eq!(task.step(Input::Failed(failure)), [Effect::Drain]);
-        let ended = drained(&mut task);
-        assert_eq!(ended.end.error.as_deref(), Some("no such dataset"));
-        assert!(!ended.end.infrastructure && ended.started.is_none());
-    }
-
-    #[test]
-    fn a_fault_of_what_all_nodes_share_is_not_that_of_the_node() {
-        for (fault, expected) in [
-            (Fault::Job, (false, false)),
-            (Fault::Shared, (true, false)),
-            (Fault::Node, (true, true)),
-        ] {
-            let mut task = task();
-            assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
-            let error = "it cannot be fetched".to_owned();
-            let failure = Input::Failed(Failure { error, fault });
-            assert_eq!(task.step(failure), [Effect::Drain]);
-            let end = drained(&mut task).end;
-            assert_eq!((end.infrastructure, end.node_fault), expected);
-        }
-    }
-
-    #[test]
-    fn a_task_told_to_stop_in_an_earlier_life_is_not_prepared_again_but_stopped() {
-        let mut never_started = Task::new(None, GRACE, Some(CANCEL));
-        assert_eq!(never_started.step(Input::Begin), [Effect::Drain]);
-        let mut found = Task::new(None, GRACE, Some(CANCEL));
-        assert_eq!(
-            found.step(Input::Started(Timestamp(7))),
-            [Effect::Report, Effect::Watch, Effect::Signal(CANCEL.grace)]
-        );
-    }
-
-    #[test]
-    fn a_process_that_vanished_is_the_nodes_fault() {
-        let mut task = running(task());
-        let gone = Input::Gone(Gone::Vanished("the shim is gone".into()));
-        assert_eq!(task.step(gone), [Effect::Drain]);
-        let ended = drained(&mut task);
-        assert!(ended.end.infrastructure);
-        assert_eq!(ended.started, Some(Timestamp(7)));
-    }
-}
+mod tests;

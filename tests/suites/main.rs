@@ -9,6 +9,7 @@ mod clearml;
 mod conformance;
 mod crashes;
 mod datasets;
+mod ddp;
 mod demo;
 mod failures;
 #[cfg(test)]

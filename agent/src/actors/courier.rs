@@ -40,11 +40,8 @@ impl Courier {
 
     /// Goes round until the trainer has ended.
     pub(super) async fn go_round(self, scribe: Scribe) {
-        let options = self.node.datasets.options;
-        let Some(every) = options
-            .checkpoints_every
-            .filter(|_| options.upload_checkpoints)
-        else {
+        let every = self.node.datasets.options.checkpoints_every;
+        let Some(every) = every.filter(|_| self.is_wanted()) else {
             return;
         };
         let work = async {
@@ -66,11 +63,19 @@ impl Courier {
     /// The last walk: nobody writes any more. The words are for the log.
     pub(super) async fn finish(self) -> Vec<(Level, String)> {
         self.rounds.cancel();
+        if !self.is_wanted() {
+            return Vec::new();
+        }
         let notes = self.walk(When::Ended).await;
         notes
             .into_iter()
             .map(|(well, text)| (level(well), text))
             .collect()
+    }
+
+    /// The checkpoints of a gang are those of its rank 0.
+    fn is_wanted(&self) -> bool {
+        self.node.datasets.options.upload_checkpoints && self.order.task.rank.0 == 0
     }
 
     /// Stores what has changed, and tells the coordinator where it is.

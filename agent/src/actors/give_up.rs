@@ -38,6 +38,7 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
     for (_, words) in release::free(&node, &order.gpu_uuids, folder.path()).await {
         tracing::warn!(%task, words, "a task that is given up");
     }
+    node.ports.give_back(task);
     let spool = node.board.spool_of(task);
     let end = TaskEnd {
         error: Some(format!(

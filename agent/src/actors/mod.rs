@@ -12,6 +12,7 @@
 
 mod courier;
 mod follow;
+mod gang;
 mod give_up;
 pub mod node;
 mod prepare;
@@ -20,5 +21,6 @@ pub mod root;
 pub mod run;
 pub mod runs;
 mod scribe;
+mod torchrun;
 mod variables;
 mod words;

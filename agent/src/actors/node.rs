@@ -14,6 +14,7 @@ use crate::{
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::trainers::Trainers,
+    ports::Ports,
 };
 
 /// This node, for its runs.
@@ -40,6 +41,8 @@ pub struct Node {
     pub board: Board,
     /// What a task may tell before the coordinator takes it, in bytes.
     pub spool_bytes: u64,
+    /// Where gangs meet on it.
+    pub ports: Ports,
     /// Its GPUs, and when one that was held is free.
     pub gpus: Gpus,
     /// Datasets of snapshots, and where checkpoints go.

@@ -3,6 +3,7 @@
 //! Owns no state; can be dropped at any moment. Never starts the process. A task of the run actor.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,8 +13,11 @@ use std::{
 use trainyard_core::task::{Failure, Fault};
 
 use super::{
+    gang::{self, Prepared},
     node::{COMMAND, Node},
+    run::blocking,
     scribe::{Level, Scribe},
+    torchrun,
     variables::{Place, variables},
 };
 use crate::{
@@ -39,7 +43,7 @@ impl Preparation {
     pub(super) async fn run(
         self,
         tell: impl Fn(String) + Send + Sync,
-    ) -> Result<Box<LaunchSpec>, Failure> {
+    ) -> Result<Box<Prepared>, Failure> {
         let dataset = self.dataset(&tell).await?;
         let spec = &self.order.spec;
         let (argv, trainer) = if spec.framework == COMMAND {
@@ -57,18 +61,59 @@ impl Preparation {
             ..self.place()
         };
         lay_out(place.working_folder.clone(), trainer).await?;
-        let (env, refused) = variables(&self.order, &place);
+        let env = self.environment_of(&place);
+        let node = self.node.name.as_str();
+        let torchrun = if gang::wants_torchrun(&self.order) {
+            let at = (&env, place.working_folder.as_path());
+            Some(torchrun::find(&argv, at, node).await?)
+        } else {
+            None
+        };
+        let port = self.port().await?;
+        let spec = LaunchSpec {
+            argv,
+            cwd: place.working_folder,
+            env,
+            grace_ms: u64::try_from(spec.grace_period.as_millis()).unwrap_or(u64::MAX),
+        };
+        Ok(Box::new(Prepared {
+            spec,
+            torchrun,
+            port,
+        }))
+    }
+
+    /// The variables; the log says which of the job's own were not taken.
+    fn environment_of(&self, place: &Place) -> BTreeMap<String, String> {
+        let (env, refused) = variables(&self.order, place);
         for name in refused {
             let text =
                 format!("variable {name} is set by the platform; the job's value is ignored");
             self.scribe.note(Level::Warning, text);
         }
-        Ok(Box::new(LaunchSpec {
-            argv,
-            cwd: place.working_folder,
-            env,
-            grace_ms: u64::try_from(spec.grace_period.as_millis()).unwrap_or(u64::MAX),
-        }))
+        env
+    }
+
+    /// The port where the gang meets, on the node of its rank 0; the folder keeps it for the next life of the agent.
+    async fn port(&self) -> Result<Option<u16>, Failure> {
+        let task = self.order.task;
+        if self.order.world_size < 2 || task.rank.0 > 0 {
+            return Ok(None);
+        }
+        let node_fault = |error: String| Failure {
+            error,
+            fault: Fault::Node,
+        };
+        let lent = self.node.ports.lend(task);
+        let port = lent.map_err(|error| node_fault(error.to_string()))?;
+        let folder = TaskFolder::of(&self.node.tasks(), task);
+        let kept = blocking(move || folder.note_port(port)).await;
+        kept.map_err(|error| {
+            node_fault(format!(
+                "the port of the gang cannot be kept: {error}; see the data folder's permissions and free disk space"
+            ))
+        })?;
+        Ok(Some(port))
     }
 
     /// The view of the snapshot's dataset; nothing but a look at the path where the job names one.

@@ -15,17 +15,18 @@ use tokio_util::{
 };
 use trainyard_core::{
     failure::StopCause,
-    task::{Drained, Effect, Ended, Failure, Input, Report, Stop, Task},
+    task::{Drained, Effect, Ended, Failure, Input, Meeting, Report, Stop, Task},
 };
 
 use super::{
     courier::Courier,
+    gang::Prepared,
     node::Node,
     scribe::{Level, Scribe, scribe},
 };
 use crate::{
     callbacks::TaskEndpoint,
-    exec::{ExitRecord, LaunchSpec, ProcIdent, watch::ShimVanished},
+    exec::{ExitRecord, ProcIdent, watch::ShimVanished},
     folder::{Order, TaskFolder},
     objects::TaskObjects,
     spool::{Spool, SpoolError},
@@ -48,7 +49,9 @@ pub enum RunMsg {
     /// The preparation says what it does.
     Detail(String),
     /// The preparation has ended.
-    Prepared(Result<Box<LaunchSpec>, Failure>),
+    Prepared(Result<Box<Prepared>, Failure>),
+    /// All others of its gang are prepared too.
+    Launch(Meeting),
     /// The process has gone.
     Gone(Box<Result<ExitRecord, ShimVanished>>),
     /// The time limit is over.
@@ -83,7 +86,7 @@ pub struct State {
     detail: String,
     words: Vec<(Level, String)>,
     scribe: Option<Scribe>,
-    spec: Option<Box<LaunchSpec>>,
+    prepared: Option<Box<Prepared>>,
     shim: Option<ProcIdent>,
     child: Option<Child>,
     preparation: CancellationToken,
@@ -106,11 +109,11 @@ impl Actor for Run {
         let spec = &args.order.spec;
         Ok(State {
             folder: TaskFolder::of(&args.node.tasks(), args.order.task),
-            task: Task::new(spec.time_limit, spec.grace_period, None),
+            task: Task::new(spec.time_limit, spec.grace_period, None).among(args.order.world_size),
             detail: String::new(),
             words: Vec::new(),
             scribe: None,
-            spec: None,
+            prepared: None,
             shim: None,
             child: None,
             preparation: end.child_token(),
@@ -140,10 +143,15 @@ impl Actor for Run {
                 state.detail = detail;
                 state.report();
             }
-            RunMsg::Prepared(Ok(spec)) => {
-                state.spec = Some(spec);
-                state.step(&myself, Input::Ready).await?;
+            RunMsg::Prepared(Ok(prepared)) => {
+                let port = prepared.port;
+                state.prepared = Some(prepared);
+                if state.args.order.world_size > 1 {
+                    state.detail = "waiting for the other nodes of the gang".to_owned();
+                }
+                state.step(&myself, Input::Ready(port)).await?;
             }
+            RunMsg::Launch(meeting) => state.step(&myself, Input::Launch(meeting)).await?,
             RunMsg::Prepared(Err(failure)) => state.step(&myself, Input::Failed(failure)).await?,
             RunMsg::Gone(gone) => {
                 let gone = state.gone(*gone);
@@ -195,7 +203,8 @@ impl State {
         })
         .await?;
         let spec = &self.args.order.spec;
-        self.task = Task::new(spec.time_limit, spec.grace_period, stop);
+        self.task =
+            Task::new(spec.time_limit, spec.grace_period, stop).among(self.args.order.world_size);
         let spool = self.open_spool().await?;
         self.start_scribe(myself, spool.clone());
         listen(&self.args.node, &self.args.order, spool);
@@ -299,7 +308,7 @@ impl State {
         match effect {
             Effect::Prepare => self.prepare(myself),
             Effect::Abandon => self.preparation.cancel(),
-            Effect::Launch => return Ok(Some(self.launch().await?)),
+            Effect::Launch(meeting) => return Ok(Some(self.launch(meeting).await?)),
             Effect::Watch => self.watch(myself),
             Effect::WatchLimit(at) => self.watch_limit(myself, at),
             Effect::NoteStop(stop) => self.note_stop(stop).await,

@@ -19,7 +19,7 @@ use tokio_util::{
 use trainyard_core::{
     failure::StopCause,
     ids::TaskKey,
-    task::{Phase, Report},
+    task::{Meeting, Phase, Report},
 };
 
 use super::{
@@ -49,6 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum RunsMsg {
     /// The coordinator wants this task to run.
     Start(Box<Order>),
+    /// All of the gang of this task are prepared: it is to start.
+    Launch(TaskKey, Meeting),
     /// It wants it to stop.
     Stop {
         /// Which.
@@ -133,6 +135,13 @@ impl Actor for Runs {
                     state.start(&myself, Arc::new(*order), false).await?;
                 }
             }
+            RunsMsg::Launch(task, meeting) => {
+                let entry = state.entries.get(&task);
+                if let Some(run) = entry.and_then(|entry| entry.run.as_ref()) {
+                    // One that has just ended needs none; one that begins again says that it waits.
+                    run.cast(RunMsg::Launch(meeting)).ok();
+                }
+            }
             RunsMsg::Stop { task, cause, grace } => {
                 let entry = state.entries.get(&task);
                 if let Some(run) = entry.and_then(|entry| entry.run.as_ref()) {
@@ -197,20 +206,23 @@ impl State {
         let (task, order) = (order.task, Arc::new(order));
         let look = {
             let folder = folder.clone();
-            move || Ok((folder.end()?, folder.processes()?))
+            move || Ok((folder.end()?, folder.processes()?, folder.port()?))
         };
         let looked = blocking(look).await;
+        if let Ok((None, _, Some(port))) = &looked {
+            self.node.ports.keep(*port, task);
+        }
         let spool = Spool::open(folder.spool(), self.node.spool_bytes).await;
         let phase = match &looked {
-            Ok((Some(ended), _)) => {
+            Ok((Some(ended), ..)) => {
                 let mut ended = Box::new(ended.clone());
                 if spool.is_err() {
                     ended.end.last_seq = 0;
                 }
                 Phase::Ended(ended)
             }
-            Ok((None, Some((_, since)))) => Phase::Running(*since),
-            Ok((None, None)) | Err(_) => Phase::Preparing,
+            Ok((None, Some((_, since)), _)) => Phase::Running(*since),
+            Ok((None, None, _)) | Err(_) => Phase::Preparing,
         };
         self.node.board.report(Report {
             task,
@@ -235,8 +247,8 @@ impl State {
         };
         self.entries.insert(task, entry);
         match looked {
-            Ok((Some(_), _)) => {}
-            Ok((None, _)) => self.start(myself, order, true).await?,
+            Ok((Some(_), ..)) => {}
+            Ok((None, ..)) => self.start(myself, order, true).await?,
             Err(error) => {
                 let node = Arc::clone(&self.node);
                 self.tasks.spawn(give_up(node, order, error.to_string()));

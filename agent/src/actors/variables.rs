@@ -11,6 +11,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use trainyard_core::snapshot::Snapshot;
 
+use super::gang;
 use crate::{folder::Order, objects};
 
 /// What the platform says, whatever the user wants.
@@ -53,7 +54,8 @@ pub(super) fn variables(order: &Order, place: &Place) -> (BTreeMap<String, Strin
     all.extend(of_place(order, place));
     let mut refused = Vec::new();
     for (name, value) in order.spec.environment.iter() {
-        if RESERVED.contains(&name.as_str()) {
+        let of_gang = order.world_size > 1 && gang::RESERVED.contains(&name.as_str());
+        if of_gang || RESERVED.contains(&name.as_str()) {
             refused.push(name.clone());
         } else {
             all.insert(name.clone(), value.clone());

@@ -26,6 +26,7 @@ use crate::{
     environment::EnvironmentStore,
     exec::trainers::Trainers,
     link::{self, Access, Identity, LinkState},
+    ports::{PortRange, Ports},
 };
 
 /// The machine that the agent runs on.
@@ -71,6 +72,7 @@ pub async fn run(machine: Machine) -> Result<(), BootError> {
         agent_id: agent_id(&data_dir).map_err(of_folder)?,
         boot_id: machine.boot_id.clone(),
         capacity: machine.capacity.clone(),
+        address: Some(machine.name.clone()),
         labels: BTreeMap::new(),
     };
     let who = (identity.name.as_str(), identity.agent_id.as_str());
@@ -117,6 +119,7 @@ async fn node(
         callbacks: SocketAddr::from(([127, 0, 0, 1], 1)),
         board: Board::default(),
         spool_bytes: SPOOL,
+        ports: Ports::new(PortRange::default()),
         gpus: Gpus {
             uuids: Vec::new(),
             devices: Arc::new(Pretended),

@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use trainyard_config::Secret;
-use trainyard_core::{failure::StopCause, ids::TaskKey, snapshot::Snapshot, spec::JobSpec};
+use trainyard_core::{
+    failure::StopCause, ids::TaskKey, snapshot::Snapshot, spec::JobSpec, task::Meeting,
+};
 use trainyard_proto::{
     convert::{WireError, span},
     v1::{self, ConnectRequest, connect_request::Frame},
@@ -24,6 +26,17 @@ pub(super) fn order_of(start: v1::StartTask) -> Result<RunsMsg, WireError> {
         secret: Secret::new(start.secret),
         snapshot: start.snapshot.map(Snapshot::try_from).transpose()?,
     })))
+}
+
+/// The word that a gang starts.
+pub(super) fn launch_of(launch: v1::LaunchTask) -> Result<RunsMsg, WireError> {
+    let task = key("launch.task", launch.task)?;
+    let port = u16::try_from(launch.port).ok().filter(|port| *port > 0);
+    let meeting = Meeting {
+        addresses: launch.addresses,
+        port: port.ok_or(WireError::Missing("launch.port"))?,
+    };
+    Ok(RunsMsg::Launch(task, meeting))
 }
 
 /// A stop; one without a cause is a fence: the coordinator does not want the task.

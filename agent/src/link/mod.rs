@@ -46,6 +46,8 @@ pub struct Identity {
     pub boot_id: String,
     /// What it offers.
     pub capacity: Capacity,
+    /// Where other nodes reach it, where that is set.
+    pub address: Option<String>,
     /// What its operator says about it.
     pub labels: BTreeMap<String, String>,
 }

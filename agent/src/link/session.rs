@@ -17,7 +17,7 @@ use trainyard_proto::v1::{
     connect_response::Frame,
 };
 
-use crate::board::Blocked;
+use crate::{address, board::Blocked};
 
 use super::{LinkArgs, LinkMsg, data, frames, wire};
 
@@ -57,10 +57,15 @@ pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEn
         Ok(credential) => credential,
         Err(end) => return end,
     };
+    let address = own_address(link).await;
     let (outgoing, requests) = mpsc::channel(QUEUE);
     // The number first: what changes after it is told again, not lost.
     let told = *link.board.watch().borrow();
-    if outgoing.send(hello(link, &credential)).await.is_err() {
+    if outgoing
+        .send(hello(link, &credential, address))
+        .await
+        .is_err()
+    {
         return SessionEnd::Lost("the control stream was not opened".to_owned());
     }
     let mut incoming = match wire::open(&link.access, requests).await {
@@ -102,7 +107,22 @@ async fn welcomed(
     Ok((welcome, every))
 }
 
-fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
+/// Where other nodes reach this one: as its settings say, else as the coordinator sees it. Empty where that is not known:
+/// then it takes part in no gang.
+async fn own_address(link: &LinkArgs) -> String {
+    if let Some(address) = &link.identity.address {
+        return address.clone();
+    }
+    let found = address::toward(link.access.connection().url());
+    let late = |_| std::io::ErrorKind::TimedOut.into();
+    let found = tokio::time::timeout(wire::PATIENCE, found).await;
+    found.map_err(late).flatten().unwrap_or_else(|error| {
+        tracing::debug!(%error, "where other nodes reach this one is not known");
+        String::new()
+    })
+}
+
+fn hello(link: &LinkArgs, credential: &Secret, address: String) -> ConnectRequest {
     let identity = &link.identity;
     let reports = link.board.reports_after(0);
     frames::request(connect_request::Frame::Hello(Hello {
@@ -116,7 +136,7 @@ fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
         tasks: reports.into_iter().map(Into::into).collect(),
         agent_id: identity.agent_id.clone(),
         blocked_gpus: frames::blocked(link.board.blocked()),
-        address: String::new(),
+        address,
     }))
 }
 
@@ -205,7 +225,8 @@ impl Control<'_> {
             Some(Frame::Start(start)) => frames::order_of(start),
             Some(Frame::Stop(stop)) => frames::stop_of(stop),
             Some(Frame::Forget(forget)) => frames::forget_of(forget),
-            Some(Frame::Welcome(_) | Frame::Ack(_) | Frame::Launch(_)) | None => {
+            Some(Frame::Launch(launch)) => frames::launch_of(launch),
+            Some(Frame::Welcome(_) | Frame::Ack(_)) | None => {
                 tracing::warn!("a frame that does not belong on a control stream");
                 return;
             }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use trainyard_agent::boot::{self, AgentOptions, BootError};
+use trainyard_agent::ports::PortRange;
 use trainyard_core::device::GivingBack;
 use trainyard_net::{ClientTls, Plain};
 use trainyard_proto::convert::duration;
@@ -45,6 +46,8 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
         token: TOKEN.to_owned(),
         name: Some("n1".to_owned()),
         data_dir: data.to_owned(),
+        address: None,
+        ports: PortRange::default(),
         slots: Some(4),
         simulated_gpus: Some(Vec::new()),
         spool_bytes: 128 << 20,

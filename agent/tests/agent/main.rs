@@ -8,6 +8,7 @@ mod boots;
 mod checkpoints;
 mod datasets;
 mod fake;
+mod gangs;
 mod gpus;
 mod harness;
 mod lives;
@@ -89,6 +90,17 @@ cases! {
     gpus: the_end_of_a_task_is_told_when_the_memory_of_its_gpu_is_free,
         a_gpu_whose_memory_stays_in_use_is_blocked_before_the_end_is_told_and_until_it_is_free,
         a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs;
+    gangs: a_rank_is_told_where_all_meet,
+        a_rank_waits_for_the_word_and_starts_once_however_often_it_is_said,
+        the_checkpoints_of_a_gang_are_stored_by_its_rank_0_alone,
+        a_stop_while_it_waits_leaves_no_process,
+        a_port_is_one_attempts_until_its_task_has_ended,
+        an_agent_that_restarts_while_a_rank_waits_has_it_wait_again_at_the_same_port,
+        the_word_that_comes_before_a_rank_is_prepared_is_kept,
+        a_port_that_somebody_took_while_the_gang_waited_is_the_nodes_fault,
+        a_stop_for_a_peer_gives_the_trainer_its_grace,
+        torchrun_is_started_where_it_is_wanted,
+        the_absence_of_torchrun_is_told_before_the_gang_waits;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,
         a_data_folder_has_one_agent,

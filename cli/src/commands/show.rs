@@ -110,6 +110,7 @@ fn asked(spec: &v1::JobSpec) -> String {
         .add("metric", metric(spec))
         .add("environment", environment.join("\n"))
         .add("resources", resources(spec.resources.as_ref()))
+        .add("nodes", nodes(spec))
         .add("priority", spec.priority.to_string())
         .add(
             "time limit",
@@ -156,6 +157,15 @@ fn quoted(command: &[String]) -> String {
         })
         .collect();
     words.join(" ")
+}
+
+/// Empty for one node and no launcher, as of most jobs.
+fn nodes(spec: &v1::JobSpec) -> String {
+    let launcher = json::launcher(spec.launcher());
+    match (spec.nodes.max(1), spec.launcher()) {
+        (1, v1::Launcher::Unspecified | v1::Launcher::Plain) => String::new(),
+        (nodes, _) => format!("{nodes}, launcher {launcher}"),
+    }
 }
 
 fn resources(asked: Option<&v1::ResourceRequest>) -> String {

@@ -55,6 +55,13 @@ enum WhenFull {
     HalveBatch,
 }
 
+/// How the processes of a job are started.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Launch {
+    Plain,
+    Torchrun,
+}
+
 /// Flags of `trainyard submit`; each goes over the file.
 #[derive(Debug, Default, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -141,6 +148,15 @@ pub(crate) struct SubmitArgs {
         help_heading = "Resources"
     )]
     gpu_memory: Option<String>,
+    /// Nodes, each with these resources; the command runs on all of them at once [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    nodes: Option<u32>,
+    /// How a command starts on each node [default: plain]
+    #[arg(long, value_name = "HOW", help_heading = "Resources")]
+    launcher: Option<Launch>,
+    /// Processes that torchrun starts on each node [default: one a GPU, or one]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    procs_per_node: Option<u32>,
     /// Higher runs first, -1000 to 1000 [default: 0]
     #[arg(
         long,
@@ -255,6 +271,7 @@ fn specification(args: &SubmitArgs) -> anyhow::Result<JobSpec> {
         None => Draft::default(),
     };
     put_flags(&mut draft, args)?;
+    put_gang(&mut draft, args)?;
     put_command(&mut draft, args)?;
     if let Some(path) = &args.advanced_file {
         draft.advanced(settings(path)?);
@@ -340,6 +357,17 @@ fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
     draft.flag("project_id", "--project", json!(args.project))
 }
 
+fn put_gang(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {
+    let launcher = args.launcher.map(|launcher| match launcher {
+        Launch::Plain => "plain",
+        Launch::Torchrun => "torchrun",
+    });
+    let processes = json!(args.procs_per_node);
+    draft.flag("nodes", "--nodes", json!(args.nodes))?;
+    draft.flag("launcher", "--launcher", json!(launcher))?;
+    draft.flag("procs_per_node", "--procs-per-node", processes)
+}
+
 fn put_command(draft: &mut Draft, args: &SubmitArgs) -> anyhow::Result<()> {
     if args.command.is_empty() {
         return Ok(());
@@ -415,6 +443,28 @@ mod tests {
         assert_eq!(spec.tags.unwrap(), ["x", "y"]);
         let advanced = json!({"optimizer": {"type": "SGD"}, "cos_lr": true});
         assert_eq!(spec.advanced_config, Some(advanced));
+    }
+
+    #[test]
+    fn a_gang_is_asked_for_by_flags_and_by_a_file() {
+        let line = [
+            "--nodes",
+            "2",
+            "--launcher",
+            "torchrun",
+            "--procs-per-node",
+            "4",
+            "--",
+            "t.py",
+        ];
+        let spec = read(&line).unwrap();
+        assert_eq!(spec.check(), []);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.toml");
+        let text = "framework = \"command\"\ncommand = [\"t.py\"]\nnodes = 2\nlauncher = \"torchrun\"\nprocs_per_node = 4\n";
+        fs::write(&path, text).unwrap();
+        assert_eq!(read(&["-f", path.to_str().unwrap()]).unwrap(), spec);
+        assert_eq!((spec.nodes, spec.procs_per_node), (2, Some(4)));
     }
 
     #[test]

@@ -45,7 +45,7 @@ const fn field(path: &'static str, also: &'static [&'static str], kind: Kind) ->
 }
 
 /// All fields; a test holds it against the specification.
-pub(super) const FIELDS: [Field; 40] = [
+pub(super) const FIELDS: [Field; 43] = [
     field("name", &[], Kind::Text),
     field("framework", &[], Kind::Text),
     field("model_name", &["model"], Kind::Text),
@@ -78,6 +78,9 @@ pub(super) const FIELDS: [Field; 40] = [
         &["resources.gpu_memory", "gpu_memory"],
         Kind::Bytes,
     ),
+    field("nodes", &[], COUNT),
+    field("launcher", &[], Kind::Text),
+    field("procs_per_node", &[], COUNT),
     field(
         "priority",
         &[],

@@ -107,6 +107,9 @@ fn spec(spec: &v1::JobSpec) -> Value {
             "gpu_model": resources.gpu_model,
             "gpu_memory_bytes": resources.gpu_memory_bytes,
         },
+        "nodes": spec.nodes.max(1),
+        "launcher": launcher(spec.launcher()),
+        "procs_per_node": (spec.procs_per_node > 0).then_some(spec.procs_per_node),
         "priority": spec.priority,
         "time_limit": spec.time_limit.as_ref().map(seconds),
         "grace_period": spec.grace_period.as_ref().map(seconds),
@@ -223,6 +226,14 @@ fn given(text: &str) -> Option<&str> {
 
 fn parsed(text: &str) -> Option<Value> {
     given(text).map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.into()))
+}
+
+/// As files and flags name it.
+pub(crate) fn launcher(launcher: v1::Launcher) -> &'static str {
+    match launcher {
+        v1::Launcher::Unspecified | v1::Launcher::Plain => "plain",
+        v1::Launcher::Torchrun => "torchrun",
+    }
 }
 
 fn retry(policy: &v1::RetryPolicy) -> Value {

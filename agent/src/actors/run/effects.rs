@@ -6,15 +6,22 @@ use std::{io, sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
-    task::{Ended, Gone, Input, Stop},
+    task::{Ended, Failure, Fault, Gone, Input, Meeting, Stop},
     time::Timestamp,
 };
 
 use super::{RunMsg, RunRef, State, blocking};
 use crate::{
-    actors::{prepare::Preparation, release, scribe::Level, words},
-    clock,
-    exec::{ExitRecord, launch::LaunchError, watch::ShimVanished},
+    actors::{
+        gang::{self, Prepared},
+        prepare::Preparation,
+        release,
+        scribe::Level,
+        words,
+    },
+    address, clock,
+    exec::{ExitRecord, LaunchSpec, launch::LaunchError, watch::ShimVanished},
+    ports,
 };
 
 /// How soon a file is written again that the disk refused.
@@ -43,8 +50,15 @@ impl State {
     }
 
     /// Cannot be interrupted; what comes meanwhile waits in the mailbox.
-    pub(super) async fn launch(&mut self) -> Result<Input, ActorProcessingErr> {
-        let spec = self.spec.take().ok_or("nothing was prepared")?;
+    pub(super) async fn launch(
+        &mut self,
+        meeting: Option<Meeting>,
+    ) -> Result<Input, ActorProcessingErr> {
+        let prepared = self.prepared.take().ok_or("nothing was prepared")?;
+        let spec = match self.complete(*prepared, meeting).await {
+            Ok(spec) => spec,
+            Err(failure) => return Ok(Input::Failed(failure)),
+        };
         let trainers = &self.args.node.trainers;
         let launched = trainers.launch(self.folder.path(), &spec).await;
         trainers.keep_ready();
@@ -63,6 +77,37 @@ impl State {
             }
             Err(error) => Ok(Input::Failed(words::not_launched(&error))),
         }
+    }
+
+    /// With what its gang adds, if it is of one. Its port is looked at once more: the gang may have waited for long.
+    async fn complete(
+        &self,
+        prepared: Prepared,
+        meeting: Option<Meeting>,
+    ) -> Result<LaunchSpec, Failure> {
+        let order = &self.args.order;
+        let Some(meeting) = meeting else {
+            return gang::complete(prepared, order, None);
+        };
+        let rank = usize::try_from(order.task.rank.0).ok();
+        let own = rank.and_then(|rank| meeting.addresses.get(rank)).cloned();
+        let port = prepared.port;
+        let look = move || {
+            let taken = port.and_then(|port| ports::check(port).err());
+            let interface = own.and_then(|own| address::interface_of(&own));
+            Ok((taken, interface))
+        };
+        let (taken, interface) = blocking(look).await.unwrap_or_default();
+        if let Some(taken) = taken {
+            return Err(Failure {
+                error: taken.to_string(),
+                fault: Fault::Node,
+            });
+        }
+        let addresses = meeting.addresses.join(", ");
+        let text = format!("all nodes of the gang are prepared: {addresses}");
+        self.note(Level::Info, text);
+        gang::complete(prepared, order, Some((&meeting, interface)))
     }
 
     pub(super) fn watch(&mut self, myself: &RunRef) {
@@ -158,13 +203,8 @@ impl State {
         let (courier, end) = (self.courier.clone(), self.end.clone());
         let (node, order, folder) = (Arc::clone(node), Arc::clone(order), self.folder.clone());
         self.tasks.spawn(async move {
-            let upload = node.datasets.options.upload_checkpoints;
             let work = async {
-                let about = if upload {
-                    courier.finish().await
-                } else {
-                    Vec::new()
-                };
+                let about = courier.finish().await;
                 let held = release::free(&node, &order.gpu_uuids, folder.path()).await;
                 [words, about, held].concat()
             };
@@ -186,6 +226,7 @@ impl State {
             return Ok(());
         }
         self.detail.clear();
+        self.args.node.ports.give_back(self.args.order.task);
         self.report();
         tracing::info!(task = %self.args.order.task, code = ended.end.exit_code, signal = ended.end.signal, "task has ended");
         myself.stop(None);
