@@ -58,8 +58,8 @@ impl Checker {
                         );
                     }
                     ensure!(
-                        runs.insert(process.of),
-                        "attempt {job}/{attempt} has two trainers"
+                        runs.insert((process.of, process.rank.0)),
+                        "a rank of attempt {job}/{attempt} has two trainers"
                     );
                 }
                 Ok(())
@@ -196,7 +196,7 @@ impl Checker {
                 "INV-09: job {id} is {}",
                 job.state.name()
             );
-            ends::outcome(&job, wish)?;
+            ends::outcome(&job, wish, plan)?;
             ends::said(store, (&job, wish), plan, &began)?;
         }
         Ok(())
@@ -217,8 +217,8 @@ fn ends(attempt: &Attempt) -> Vec<Option<TaskEnd>> {
     parts.collect()
 }
 
-/// INV-05, as far as there are no gangs: a trainer has all that its attempt was given, on the node where that is, and
-/// nothing else. Persist, then act: what runs is in the store.
+/// INV-05: a trainer has all that its rank was given, on the node where that is, and nothing else; no rank of a gang runs
+/// before all of them were ready. Persist, then act: what runs is in the store.
 fn whole(jobs: &[Job], yards: &[Yard]) -> Result<()> {
     for yard in yards {
         let node = yard.name();
@@ -235,6 +235,10 @@ fn whole(jobs: &[Job], yards: &[Yard]) -> Result<()> {
                 let given = part.with_context(|| {
                     format!("attempt {id}/{number} runs on {node}, where it is not")
                 })?;
+                ensure!(
+                    !attempt.is_gang() || attempt.let_go_at.is_some(),
+                    "INV-05: a rank of {id}/{number} runs on {node} before its gang was whole"
+                );
                 let gpus: BTreeSet<_> = process.gpus.iter().collect();
                 ensure!(
                     given.gpus.iter().collect::<BTreeSet<_>>() == gpus,

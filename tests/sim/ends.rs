@@ -19,6 +19,7 @@ use trainyard_core::{
 use crate::{
     plan::{Plan, Wish},
     script::Script,
+    yard::ALONE,
 };
 
 /// Rows that are read of one job: more than any has.
@@ -28,7 +29,7 @@ const ROWS: usize = 10_000;
 type Began = BTreeMap<(u64, u32), u32>;
 
 /// Whether the job ended as its script and its faults allow.
-pub(crate) fn outcome(job: &Job, wish: &Wish) -> Result<()> {
+pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
     let id = job.id.0;
     let outcome = job.outcome.as_ref();
     let class = outcome.and_then(|outcome| outcome.class);
@@ -55,8 +56,11 @@ pub(crate) fn outcome(job: &Job, wish: &Wish) -> Result<()> {
                 // A trainer that is killed from outside fails for its user.
                 let code = outcome.and_then(|outcome| outcome.exit_code);
                 let killed = outcome.is_some_and(|outcome| outcome.signal.is_some());
+                // The others of its gang fail too, and may be heard first.
+                let alone = wish.nodes > 1 && code == Some(ALONE);
+                let alone = alone && (wish.script.code != 0 || plan.kills_trainers());
                 ensure!(
-                    killed || code == Some(wish.script.code) && wish.script.code != 0,
+                    killed || alone || code == Some(wish.script.code) && wish.script.code != 0,
                     "job {id} failed for its user: {outcome:?}"
                 );
             }
@@ -76,7 +80,7 @@ pub(crate) fn outcome(job: &Job, wish: &Wish) -> Result<()> {
 /// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
 /// delivered is not there (ADR 2).
 fn was_given_up(job: &Job, plan: &Plan) -> bool {
-    let ended = job.attempts.last().and_then(|last| last.ended_at());
+    let ended = job.attempts.last().and_then(|last| last.lead.ended_at);
     let waited = job.ended_at.zip(ended).map(|(end, at)| end.since(at));
     let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
     // The lease began with the last word of the node, up to a heartbeat before.
@@ -93,16 +97,16 @@ pub(crate) fn said(
     began: &Began,
 ) -> Result<()> {
     let id = job.id.0;
-    let mut epochs: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let mut epochs: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
     for point in store.points(job.id, 0, ROWS)? {
-        let of = epochs.entry(point.attempt.0).or_default();
+        let of = epochs.entry((point.attempt.0, point.rank.0)).or_default();
         of.push(point.progress.epoch);
     }
-    let mut lines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let mut lines: BTreeMap<(u32, u32), Vec<String>> = BTreeMap::new();
     for line in store.logs(job.id, 0, ROWS)? {
         if line.line.stream == LogStream::Stdout {
             lines
-                .entry(line.attempt.0)
+                .entry((line.attempt.0, line.rank.0))
                 .or_default()
                 .push(line.line.text);
         }
@@ -115,22 +119,18 @@ pub(crate) fn said(
             saved.contains(&before),
             "attempt {id}/{number} began after epoch {before}, of which no checkpoint is known"
         );
-        let epochs = epochs.get(&number).map(Vec::as_slice).unwrap_or_default();
-        let lines = lines.remove(&number).unwrap_or_default();
-        let whole: Vec<u32> = (before + 1..).take(epochs.len()).collect();
-        ensure!(
-            epochs == whole,
-            "INV-06: points of {id}/{number} are {epochs:?}"
-        );
+        for (rank, _) in attempt.parts().skip(1) {
+            let epochs = epochs.remove(&(number, rank.0)).unwrap_or_default();
+            let lines = lines.remove(&(number, rank.0)).unwrap_or_default();
+            in_order((before, &epochs, &lines), &format!("{id}/{number} {rank}"))?;
+        }
+        let epochs = epochs.remove(&(number, 0)).unwrap_or_default();
+        let lines = lines.remove(&(number, 0)).unwrap_or_default();
+        in_order((before, &epochs, &lines), &format!("{id}/{number}"))?;
         saved.extend(
             epochs
                 .iter()
                 .filter(|epoch| wish.script.saves_after(**epoch)),
-        );
-        let texts: Vec<String> = (before + 1..).take(lines.len()).map(Script::line).collect();
-        ensure!(
-            lines == texts,
-            "INV-06: lines of {id}/{number} are {lines:?}"
         );
         let last = job.attempts.last();
         let last = last.is_some_and(|last| last.number.0 == number);
@@ -145,6 +145,15 @@ pub(crate) fn said(
             curve(job, &epochs_of(store, job)?)?;
         }
     }
+    Ok(())
+}
+
+/// INV-06: what a rank has said has neither gaps nor doubles.
+fn in_order((before, epochs, lines): (u32, &[u32], &[String]), name: &str) -> Result<()> {
+    let whole: Vec<u32> = (before + 1..).take(epochs.len()).collect();
+    ensure!(epochs == whole, "INV-06: points of {name} are {epochs:?}");
+    let texts: Vec<String> = (before + 1..).take(lines.len()).map(Script::line).collect();
+    ensure!(lines == texts, "INV-06: lines of {name} are {lines:?}");
     Ok(())
 }
 

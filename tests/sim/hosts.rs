@@ -68,6 +68,7 @@ async fn serve(office: &Office) -> String {
     config.auth.join_token = Secret::new(TOKEN.to_owned());
     config.leases.suspect_after_seconds = office.cluster.suspect_after;
     config.leases.lost_after_seconds = office.cluster.lost_after;
+    config.nodes.gang_patience_seconds = 60;
     let options = CoordinatorOptions {
         config,
         dev: true,

@@ -12,7 +12,7 @@ use trainyard_core::job::JobState;
 use crate::{disk::Moment, script::Script};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 2;
+pub(crate) const NEWEST: u32 = 3;
 
 /// All faults are over by then.
 pub(crate) const CALM: Duration = Duration::from_secs(240);
@@ -37,6 +37,8 @@ pub(crate) struct Wish {
     pub(crate) script: Script,
     pub(crate) cpus: u32,
     pub(crate) gpus: u32,
+    /// Ranks of a gang, on as many nodes.
+    pub(crate) nodes: u32,
     pub(crate) cancel_after: Option<Duration>,
     /// Cancelled once it is in this state.
     pub(crate) cancel_in: Option<JobState>,
@@ -110,6 +112,9 @@ impl Plan {
         let mut plan = Self::first(seed);
         if number >= 2 {
             plan.grow(&mut StdRng::seed_from_u64(seed ^ 0x5EC0));
+        }
+        if number >= 3 {
+            plan.join(&mut StdRng::seed_from_u64(seed ^ 0x6A46));
         }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
@@ -192,6 +197,30 @@ impl Plan {
         }
     }
 
+    /// Some jobs are gangs, of what every node has.
+    fn join(&mut self, rng: &mut StdRng) {
+        let nodes = &mut self.cluster.nodes;
+        while nodes.len() < 2 {
+            nodes.push((rng.random_range(2..=6), rng.random_range(0..=4)));
+        }
+        let cpus = nodes.iter().map(|node| node.0).min().unwrap_or(1);
+        let gpus = nodes.iter().map(|node| node.1).min().unwrap_or(0);
+        let most = u32::try_from(nodes.len()).unwrap_or(2);
+        for wish in &mut self.wishes {
+            if rng.random_bool(0.4) {
+                wish.nodes = rng.random_range(2..=most);
+                wish.cpus = wish.cpus.min(cpus);
+                wish.gpus = wish.gpus.min(gpus);
+            }
+        }
+    }
+
+    /// Whether trainers are killed from outside.
+    pub(crate) fn kills_trainers(&self) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|(_, fault)| matches!(fault, Fault::KillTrainer(..)))
+    }
+
     /// A calm run, but for the power that fails with this sync.
     pub(crate) fn with_power_cut_at(mut self, sync: u32, moment: Moment) -> Self {
         self.faults = vec![(Duration::ZERO, Fault::FailDisk(sync, moment))];
@@ -222,6 +251,7 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         script,
         cpus: rng.random_range(1..=most_cpus.min(3)),
         gpus: rng.random_range(0..=most_gpus.min(2)),
+        nodes: 1,
         cancel_after: cancel_after.then(|| Duration::from_millis(rng.random_range(0..=40_000))),
         cancel_in: None,
         again: Vec::new(),

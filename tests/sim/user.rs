@@ -205,7 +205,11 @@ impl Caller {
 
 /// No later try is answered better. A node that could hold the job may be known later.
 fn is_final(status: &Status) -> bool {
-    let waits = status.message().contains("no node could ever hold");
+    let words = [
+        "no node could ever hold",
+        "nodes that each hold its resources",
+    ];
+    let waits = words.iter().any(|words| status.message().contains(words));
     let wrong = matches!(
         status.code(),
         Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::PermissionDenied
@@ -227,6 +231,7 @@ async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Stat
             gpus: wish.gpus,
             ..ResourceRequest::default()
         }),
+        nodes: wish.nodes,
         grace_period: Some(prost_types::Duration {
             seconds: 3,
             nanos: 0,

@@ -160,6 +160,8 @@ impl World {
             nature::elapsed(now);
             self.trace.at(now);
             yards.iter().for_each(|yard| yard.advance(now));
+            let broken = yards.iter().flat_map(Yard::broken).collect();
+            yards.iter().for_each(|yard| yard.notice(&broken));
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
                 self.trace.note(format!("fault: {fault:?}"));
                 self.happen(sim, &fault);

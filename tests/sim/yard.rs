@@ -5,7 +5,7 @@
 //! time pass.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -25,6 +25,9 @@ use crate::{nature, script::Script, trace::Trace};
 
 /// How soon the end of a process is noticed.
 const LOOK: Duration = Duration::from_millis(50);
+/// A rank whose gang is broken fails so many microseconds later, with this exit code.
+const NOTICE: u64 = 5_000_000;
+pub(crate) const ALONE: i32 = 1;
 /// How long a launch takes.
 const LAUNCH: Duration = Duration::from_millis(20);
 
@@ -35,6 +38,8 @@ pub(crate) struct Process {
     pub(crate) gpus: Vec<String>,
     /// Job and attempt.
     pub(crate) of: (u64, u32),
+    /// Of a gang of so many.
+    pub(crate) rank: (u32, u32),
     script: Script,
     /// Microseconds since the beginning of the simulation.
     started: u64,
@@ -46,6 +51,8 @@ pub(crate) struct Process {
     /// The newest epoch whose checkpoint was told of.
     kept: u32,
     ends_at: Option<u64>,
+    /// Another rank of its gang is gone, and it will notice then.
+    fails_at: Option<u64>,
     /// `/t/{secret}/api/v1`.
     door: String,
 }
@@ -70,6 +77,8 @@ struct State {
     processes: BTreeMap<PathBuf, Process>,
     /// The epochs that were done before the trainer of each job and attempt.
     began: BTreeMap<(u64, u32), u32>,
+    /// Jobs and attempts of which a rank here has not ended well.
+    broken: BTreeSet<(u64, u32)>,
     trace: Trace,
 }
 
@@ -86,6 +95,7 @@ impl Yard {
             next_pid: 100,
             processes: BTreeMap::new(),
             began: BTreeMap::new(),
+            broken: BTreeSet::new(),
             trace,
         })))
     }
@@ -102,7 +112,8 @@ impl Yard {
     pub(crate) fn reboot(&self) {
         let mut state = self.state();
         state.boot += 1;
-        state.processes.clear();
+        let gone = std::mem::take(&mut state.processes);
+        state.broken.extend(gone.values().map(|process| process.of));
     }
 
     pub(crate) fn name(&self) -> String {
@@ -112,6 +123,22 @@ impl Yard {
     /// The epochs that were done before the trainers that began here, by job and attempt.
     pub(crate) fn beginnings(&self) -> BTreeMap<(u64, u32), u32> {
         self.state().began.clone()
+    }
+
+    /// Jobs and attempts of which a rank here has not ended well.
+    pub(crate) fn broken(&self) -> BTreeSet<(u64, u32)> {
+        self.state().broken.clone()
+    }
+
+    /// Ranks of gangs that are broken elsewhere notice it: what they send to the others is not answered.
+    pub(crate) fn notice(&self, broken: &BTreeSet<(u64, u32)>) {
+        let mut state = self.state();
+        let at = state.now.saturating_add(NOTICE);
+        for process in state.processes.values_mut() {
+            if process.rank.1 > 1 && broken.contains(&process.of) {
+                process.fails_at.get_or_insert(at);
+            }
+        }
     }
 
     /// Looks at what lives.
@@ -127,7 +154,8 @@ impl Yard {
             return;
         };
         if shim_too {
-            state.processes.remove(&task);
+            let gone = state.processes.remove(&task);
+            state.broken.extend(gone.map(|process| process.of));
         } else {
             state.end(&task, (None, Some(9)));
         }
@@ -263,7 +291,9 @@ impl Process {
 
     /// Whether the checkpoint of the newest epoch is known, if there is one.
     fn has_told(&self) -> bool {
-        let due = self.reported > self.began && self.script.saves_after(self.reported);
+        let due = self.rank.0 == 0
+            && self.reported > self.began
+            && self.script.saves_after(self.reported);
         !due || self.kept == self.reported
     }
 }
@@ -284,6 +314,7 @@ impl State {
     fn process(&self, pid: i32, script: Script, spec: &LaunchSpec) -> Process {
         let text = |name: &str| spec.env.get(name).map(String::as_str).unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or_default();
+        let rank = |name: &str, plain: u32| text(name).parse().unwrap_or(plain);
         let attempt = text("TRAINYARD_ATTEMPT").parse().unwrap_or_default();
         let gpus = text("CUDA_VISIBLE_DEVICES").split(',');
         let door = text("CALLBACK_URL").split_once("/t/").unwrap_or_default().1;
@@ -297,6 +328,7 @@ impl State {
                 .map(str::to_owned)
                 .collect(),
             of: (number("TRAINYARD_JOB_ID"), attempt),
+            rank: (rank("RANK", 0), rank("WORLD_SIZE", 1)),
             script,
             started: self.now,
             wall: nature::wall_us(),
@@ -305,6 +337,7 @@ impl State {
             reported: began,
             kept: began,
             ends_at: None,
+            fails_at: None,
             door: format!("/t/{door}"),
         }
     }
@@ -323,6 +356,7 @@ impl State {
             process.written += 1;
             output(task, nature::wall_us(), &Script::line(process.written));
         }
+        let alone = process.fails_at.is_some_and(|at| now >= at);
         let stopped = process.ends_at.is_some_and(|at| now >= at);
         let left = process.script.epochs.saturating_sub(process.began);
         let done = process.reported >= process.script.epochs
@@ -331,6 +365,8 @@ impl State {
         if stopped {
             let signal = if process.script.stubborn { 9 } else { 15 };
             self.end(task, (None, Some(signal)));
+        } else if alone {
+            self.end(task, (Some(ALONE), None));
         } else if done {
             let code = process.script.code;
             self.end(task, (Some(code), None));
@@ -353,6 +389,9 @@ impl State {
             output_lost_bytes: 0,
         };
         let (job, attempt) = process.of;
+        if code != Some(0) {
+            self.broken.insert(process.of);
+        }
         let written = write(&task.join("exit.json"), &record);
         self.trace.note(format!(
             "{}: trainer of {job}/{attempt} ends code={code:?} signal={signal:?} written={}",

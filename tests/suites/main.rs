@@ -15,6 +15,7 @@ mod failures;
 #[cfg(test)]
 mod formats;
 mod fuzz;
+mod gangs;
 mod people;
 mod python;
 mod refusals;
