@@ -158,7 +158,9 @@ async fn a_model_that_learns_on_two_nodes_comes_to_the_loss_of_one_process() {
     );
     let together = losses(&jobs, id).await;
 
-    let id = jobs.submit(learning(&python)).await;
+    let mut spec = learning(&python);
+    spec.set_launcher(Launcher::Torchrun);
+    let id = jobs.submit(spec).await;
     completes(&jobs, id).await;
     let alone = losses(&jobs, id).await;
     assert!(alone[3] < alone[0], "it learns: {alone:?}");

@@ -2,6 +2,8 @@
 //!
 //! Pure, but for the interface that it is told. Called by the run at the launch, when the meeting is known.
 
+use std::net::IpAddr;
+
 use trainyard_core::{
     spec::Launcher,
     task::{Failure, Fault, Meeting},
@@ -80,6 +82,10 @@ pub(super) fn complete(
         let (Some(own), Some(first), true) = (own, meeting.addresses.first(), is_whole) else {
             return Err(incomplete(order, meeting));
         };
+        let reached = |one: &String| !is_loopback(one);
+        if is_loopback(own) && meeting.addresses.iter().any(reached) {
+            return Err(unreachable(meeting, own));
+        }
         spec.env.extend(variables(order, meeting, first));
         if let Some(name) = interface {
             // A name alone would also stand for those that begin with it.
@@ -115,6 +121,22 @@ fn incomplete(order: &Order, meeting: &Meeting) -> Failure {
         ),
         fault: Fault::Shared,
     }
+}
+
+/// Of an agent beside its coordinator, which it reaches by the loopback.
+fn unreachable(meeting: &Meeting, own: &str) -> Failure {
+    Failure {
+        error: format!(
+            "other nodes of the gang ({}) do not reach this one at {own}; set node.address in its agent's settings",
+            meeting.addresses.join(", ")
+        ),
+        fault: Fault::Node,
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let ip = address.parse::<IpAddr>();
+    ip.map_or(address == "localhost", |ip| ip.is_loopback())
 }
 
 /// For one process a node; torchrun gives those that it starts their own.
@@ -304,6 +326,21 @@ mod tests {
         let (torchrun, command) = of(&["python3.11", "-u", "t.py"]);
         assert_eq!(torchrun, "python3.11 -m torch.distributed.run");
         assert_eq!(command, "--no-python python3.11 -u t.py");
+    }
+
+    #[test]
+    fn a_node_that_the_others_cannot_reach_says_so_and_what_to_set() {
+        let start = |rank, addresses: &[&str]| {
+            let (order, meeting) = (order(rank, Launcher::Plain), meeting(addresses));
+            complete(prepared(&["x"], None), &order, Some((&meeting, None)))
+        };
+        let mixed = ["10.0.0.1", "127.0.0.1"];
+        let failure = start(1, &mixed).unwrap_err();
+        assert_eq!(failure.fault, Fault::Node);
+        assert!(failure.error.contains("set node.address"), "{failure:?}");
+        assert!(start(0, &mixed).is_ok(), "it is not this one's fault");
+        assert!(start(1, &["127.0.0.1", "127.0.0.2"]).is_ok());
+        assert!(start(0, &["localhost", "node-2"]).is_err());
     }
 
     #[test]

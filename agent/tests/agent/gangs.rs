@@ -177,9 +177,13 @@ pub(crate) async fn a_port_is_one_attempts_until_its_task_has_ended() {
 }
 
 pub(crate) async fn an_agent_that_restarts_while_a_rank_waits_has_it_wait_again_at_the_same_port() {
+    // It gets what it would not get again if nobody remembered.
+    let taker = std::net::TcpListener::bind(("127.0.0.1", 28_441)).expect("it is free");
     let (fake, agent, data) = with_ports(2, 28_441).await;
     fake.send(start(1, 0, shell("echo ran"))).await;
     let port = waits(&fake, 1).await.port;
+    assert_eq!(port, 28_442);
+    drop(taker);
     agent.stop().await;
     fake.hang_up();
     fake.known().reports.clear();
