@@ -33,6 +33,9 @@ pub struct Part {
     /// All its records up to this number are stored.
     #[serde(default)]
     pub stored_seq: u64,
+    /// Of a gang: it holds nothing any more. Noted, since a row does not say which records are stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
     /// Of a gang: when its node last said something new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard_at: Option<Timestamp>,
@@ -52,6 +55,7 @@ impl Part {
             ended_at: None,
             end: None,
             stored_seq: 0,
+            over: false,
             heard_at: None,
             detail: String::new(),
             waits: false,
@@ -68,7 +72,7 @@ impl Part {
     #[must_use]
     pub fn is_over(&self) -> bool {
         let end = self.end.as_ref();
-        end.is_some_and(|end| self.stored_seq >= end.last_seq)
+        self.over || end.is_some_and(|end| self.stored_seq >= end.last_seq)
     }
 
     /// It ended of itself, and not because another rank did.

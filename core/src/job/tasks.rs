@@ -143,6 +143,10 @@ impl Draft {
     /// What follows of the end of a task: a failure ends the whole gang.
     fn part_ended(&mut self, task: TaskKey) -> Result<(), Illegal> {
         let attempt = self.live(task.attempt)?;
+        let is_gang = attempt.is_gang();
+        if let Some(part) = attempt.part_mut(task.rank) {
+            part.over = is_gang && part.is_over();
+        }
         let over = attempt.part(task.rank).filter(|part| part.is_over());
         let over = over.map(|part| part.allocation.node.clone());
         let failed = attempt.outcome_of(task.rank);
