@@ -352,8 +352,8 @@ impl State {
         Ok(())
     }
 
-    /// Until the leases are looked at again: when the next node is suspect if nothing is heard of it, and soon in any
-    /// case.
+    /// Until the leases are looked at again: when the next node is suspect if nothing is heard of it, which is a tick
+    /// before its span is over, and soon in any case.
     fn next_look(&self) -> Duration {
         let (now, lease) = (clock::now(), self.args.lease);
         let ready = self.nodes.values();
