@@ -83,6 +83,8 @@ pub enum NodesMsg {
     Launched(NodeName, Launch),
     /// Look at the leases.
     LeaseTick,
+    /// One node.
+    Find(NodeName, RpcReplyPort<Option<NodeInfo>>),
     /// All nodes.
     List(RpcReplyPort<Vec<NodeInfo>>),
     /// Drain (with a reason) or resume; answered with the node, if there is one.
@@ -232,6 +234,10 @@ impl Actor for Nodes {
             NodesMsg::LeaseTick => {
                 state.look_at_leases()?;
                 myself.send_after(state.next_look(), || NodesMsg::LeaseTick);
+            }
+            NodesMsg::Find(node, reply) => {
+                let entry = state.nodes.get(&node);
+                answer(reply, entry.map(|entry| state.info(entry)));
             }
             NodesMsg::List(reply) => {
                 let list = state
