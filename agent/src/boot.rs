@@ -42,6 +42,7 @@ use crate::{
     folder,
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Access, Identity, LinkState},
+    spares::Spares,
 };
 
 /// How often the lock of the data folder is tried for, 50 ms apart.
@@ -235,12 +236,17 @@ async fn settle(
         registry,
         callbacks: server.address(),
         board: Board::default(),
+        spares: spares(&data_dir)?,
         spool_bytes: options.spool_bytes,
         gpus: gpus(options, &identity).await?,
         datasets,
         data_dir,
     };
     Ok((Arc::new(node), identity, access))
+}
+
+fn spares(data_dir: &Path) -> Result<Spares, BootError> {
+    Spares::below(data_dir).map_err(|error| BootError::Start(error.to_string()))
 }
 
 /// Its GPUs and whom to ask about them.

@@ -19,4 +19,5 @@ pub mod folder;
 pub mod inventory;
 pub mod link;
 pub mod objects;
+pub mod spares;
 pub mod spool;

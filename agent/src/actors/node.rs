@@ -14,6 +14,7 @@ use crate::{
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::trainers::Trainers,
+    spares::Spares,
 };
 
 /// This node, for its runs.
@@ -38,6 +39,8 @@ pub struct Node {
     pub callbacks: SocketAddr,
     /// Where reports and spools are shown.
     pub board: Board,
+    /// Folders for the next tasks.
+    pub spares: Spares,
     /// What a task may tell before the coordinator takes it, in bytes.
     pub spool_bytes: u64,
     /// Its GPUs, and when one that was held is free.
