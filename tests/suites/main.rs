@@ -29,6 +29,7 @@ mod trainers;
 mod transport;
 #[cfg(test)]
 mod unbroken;
+mod upgrade;
 
 /// The binary under test.
 const TRAINYARD: &str = env!("CARGO_BIN_EXE_trainyard");

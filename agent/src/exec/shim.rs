@@ -42,6 +42,8 @@ const SWEEP_TICK: Duration = Duration::from_millis(50);
 /// pipe.
 #[must_use]
 pub fn main(task_dir: &Path) -> i32 {
+    // It was started as /proc/self/exe, and would be listed as `exe`.
+    std::fs::write("/proc/self/comm", "trainyard").ok();
     let told;
     let task_dir = if task_dir == Path::new(LATER) {
         let Some(folder) = wait_for_task() else {

@@ -109,7 +109,7 @@ fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
         node_name: identity.name.clone(),
         token: credential.expose().to_owned(),
         protocol_version: PROTOCOL,
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: trainyard_proto::version().to_owned(),
         boot_id: identity.boot_id.clone(),
         capacity: Some(identity.capacity.clone().into()),
         labels: identity.labels.clone(),

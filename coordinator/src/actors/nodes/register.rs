@@ -73,7 +73,7 @@ impl State {
         let welcome = Frame::Welcome(v1::Welcome {
             session: session.0,
             heartbeat_interval: Some(duration(heartbeat(&self.args.lease))),
-            coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+            coordinator_version: trainyard_proto::version().to_owned(),
         });
         actor.cast(SessionMsg::Send(Box::new(welcome)))?;
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
@@ -140,6 +140,7 @@ impl State {
         let mut runs = BTreeSet::new();
         let mut reports = Vec::new();
         for wire in hello.tasks {
+            let task = wire.task;
             match Report::try_from(wire) {
                 Ok(report) => {
                     let task = (report.task.job, report.task.attempt);
@@ -149,7 +150,13 @@ impl State {
                     }
                     reports.push(report);
                 }
-                Err(error) => tracing::warn!(node = %name, %error, "a report was not understood"),
+                Err(error) => {
+                    tracing::warn!(node = %name, %error, "a report was not understood");
+                    // As a newer agent may say it: whatever it does with the task, it has it.
+                    let known = task.map(|key| (JobId(key.job_id), AttemptNo(key.attempt)));
+                    knows.extend(known);
+                    runs.extend(known);
+                }
             }
         }
         if let Some(entry) = self.nodes.get(&name) {
