@@ -219,7 +219,16 @@ impl Task {
     /// The first cause stays; a repeated wish can shorten the grace.
     fn stop(&mut self, stop: Stop) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if matches!(self.state, State::Draining(..) | State::Ended(_)) {
+        if let State::Draining(_, end) = &mut self.state {
+            // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long.
+            if self.stop.is_none() && stop.cause != StopCause::TimeLimit {
+                self.stop = Some(stop);
+                end.stop_cause = Some(stop.cause);
+                effects.push(Effect::NoteStop(stop));
+            }
+            return effects;
+        }
+        if matches!(self.state, State::Ended(_)) {
             return effects;
         }
         if self.stop.is_none() {
@@ -416,6 +425,21 @@ mod tests {
         assert_eq!(task.step(Input::Stop(CANCEL)), [], "it comes too late");
         let ended = drained(&mut task);
         assert_eq!(ended.end.stop_cause, Some(StopCause::Cancelled));
+    }
+
+    #[test]
+    fn a_stop_while_results_are_stored_is_noted_and_a_time_limit_is_not() {
+        let mut task = running(task());
+        assert_eq!(task.step(exited(0)), [Effect::Drain]);
+        assert_eq!(task.step(Input::LimitReached), [], "it ran no longer");
+        let effects = task.step(Input::Stop(CANCEL));
+        assert_eq!(effects, [Effect::NoteStop(CANCEL)]);
+        assert_eq!(task.step(Input::Stop(CANCEL)), [], "once");
+        let end = drained(&mut task).end;
+        assert_eq!(
+            (end.exit_code, end.stop_cause),
+            (Some(0), Some(StopCause::Cancelled))
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     callbacks::TaskEndpoint,
+    dataset::Told,
     exec::{ExitRecord, LaunchSpec, ProcIdent, watch::ShimVanished},
     folder::{Order, TaskFolder},
     objects::TaskObjects,
@@ -198,7 +199,11 @@ impl State {
         self.task = Task::new(spec.time_limit, spec.grace_period, stop);
         let spool = self.open_spool().await?;
         self.start_scribe(myself, spool.clone());
-        listen(&self.args.node, &self.args.order, spool);
+        if stop.is_some() {
+            self.courier.stop();
+        }
+        let told = self.courier.told();
+        listen(&self.args.node, &self.args.order, (spool, told));
         if self.args.found {
             self.note(
                 Level::Info,
@@ -327,7 +332,7 @@ impl State {
 }
 
 /// From now on the task's trainer is heard.
-pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
+pub(super) fn listen(node: &Node, order: &Order, (spool, told): (Spool, Told)) {
     let folder = node.working_folder(order.task);
     let own = TaskFolder::of(&node.tasks(), order.task);
     let objects = TaskObjects::new(order.task.job, order.snapshot.as_ref(), own.view(), &folder);
@@ -337,6 +342,7 @@ pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
         spool,
         objects: objects.beginning_with(order.spec.resume_from.as_deref(), own.beginning()),
         checkpoint_root: folder,
+        told,
     };
     node.registry.register(order.secret.expose(), endpoint);
 }

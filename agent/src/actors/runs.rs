@@ -29,6 +29,7 @@ use super::{
     run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
 use crate::{
+    dataset::Told,
     folder::{self, Order, TaskFolder},
     spool::Spool,
 };
@@ -219,7 +220,7 @@ impl State {
         });
         match spool {
             Ok(spool) => {
-                listen(&self.node, &order, spool.clone());
+                listen(&self.node, &order, (spool.clone(), Told::default()));
                 self.node.board.spool(task, spool);
             }
             Err(error) => {
