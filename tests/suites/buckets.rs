@@ -128,7 +128,7 @@ async fn a_job_whose_checkpoint_is_on_its_way_to_a_slow_bucket_is_cancelled_and_
             (server.puts().0 > before).then_some(())
         })
         .await;
-        assert_eq!(jobs.get(id).await.state(), JobState::Running);
+        jobs.reaches(id, JobState::Running).await;
         jobs.cancel(id).await.expect("it is taken");
         let ended = jobs.ends(id).await;
         assert_eq!(ended.state(), JobState::Cancelled, "{ended:?}");

@@ -56,11 +56,15 @@ fn of_another_version(binary: &Path) -> Vec<u8> {
     let (own, mark) = (env!("CARGO_PKG_VERSION"), MARK.as_bytes());
     assert_eq!(own.len(), LATER.len(), "a later version as long as {own}");
     let marked = [mark, own.as_bytes()].concat();
-    let places = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&marked));
-    let places: Vec<_> = places.map(|at| at + mark.len()).collect();
+    let found = bytes.windows(marked.len()).enumerate();
+    let found = found.filter(|(_, window)| *window == marked);
+    let places: Vec<_> = found.map(|(at, _)| at + mark.len()).collect();
     assert!(!places.is_empty(), "the binary says its version nowhere");
     for at in places {
-        bytes[at..at + LATER.len()].copy_from_slice(LATER.as_bytes());
+        let version = bytes.get_mut(at..at + LATER.len());
+        version
+            .expect("it was found there")
+            .copy_from_slice(LATER.as_bytes());
     }
     bytes
 }

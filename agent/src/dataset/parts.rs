@@ -26,10 +26,10 @@ impl Datasets {
         retry: &mut Retry,
     ) -> Result<(), Refusal> {
         let order = trip.order;
-        let storing = async {
+        let storing = Box::pin(async {
             let tags = self.send(path, &parts.parts, retry).await?;
             self.complete(order, parts, tags).await
-        };
+        });
         let stored = trip.unless_given_up(storing).await;
         if let Err(refusal) = stored {
             if let Err(error) = in_time(SIGN, self.end(order, parts, Vec::new())).await {

@@ -132,28 +132,13 @@ impl Datasets {
                 continue;
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let kept = match when {
-                When::Ended => {
-                    self.store(trip, (&path, &name), mark.size, &mut retry)
-                        .await
-                }
-                When::Working(copies, told) => {
-                    let restless = sent.restless.contains(stem);
-                    match still::copy(&path, copies, (told, restless)).await {
-                        Ok(Some(copy)) => {
-                            mark = copy.mark.clone();
-                            self.store(trip, (&copy.path, &name), mark.size, &mut retry)
-                                .await
-                        }
-                        // It is being written: there is a next time.
-                        Ok(None) => {
-                            sent.restless.insert(stem);
-                            continue;
-                        }
-                        Err(error) => Err(format!("it cannot be copied: {error}")),
-                    }
-                }
-            };
+            let mut restless = sent.restless.contains(stem);
+            let bringing = self.bring(trip, (&path, &mut mark), (when, &mut restless), &mut retry);
+            let kept = bringing.await;
+            if restless {
+                sent.restless.insert(stem);
+            }
+            let Some(kept) = kept else { continue };
             match kept {
                 Ok(location) => {
                     let size = size_text(mark.size);
@@ -178,6 +163,32 @@ impl Datasets {
         stored
     }
 
+    /// Brings one there, and notes what of it; none where it is being written: there is a next time.
+    async fn bring(
+        &self,
+        trip: Trip<'_>,
+        (path, mark): (&Path, &mut Mark),
+        (when, restless): (When<'_>, &mut bool),
+        retry: &mut Retry,
+    ) -> Option<Result<String, String>> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let When::Working(copies, told) = when else {
+            return Some(self.store(trip, (path, &name), mark.size, retry).await);
+        };
+        match still::copy(path, copies, (told, *restless)).await {
+            Ok(Some(copy)) => {
+                mark.clone_from(&copy.mark);
+                let from = (&*copy.path, &*name);
+                Some(self.store(trip, from, mark.size, retry).await)
+            }
+            Ok(None) => {
+                *restless = true;
+                None
+            }
+            Err(error) => Some(Err(format!("it cannot be copied: {error}"))),
+        }
+    }
+
     async fn store(
         &self,
         trip: Trip<'_>,
@@ -188,7 +199,9 @@ impl Datasets {
         let (mut tries, mut ways) = (0, 0);
         loop {
             tries += 1;
-            let why = match self.try_to_store(trip, (path, name, size), retry).await {
+            // A large one, and there is one of it at a time.
+            let trying = Box::pin(self.try_to_store(trip, (path, name, size), retry));
+            let why = match trying.await {
                 Ok(location) => {
                     retry.progress();
                     return Ok(location);
@@ -225,10 +238,10 @@ impl Datasets {
             signed.map_err(|status| refusal(&status))
         };
         let signed = trip.unless_given_up(signing).await?;
-        let publishing = async {
+        let publishing = Box::pin(async {
             trip.told().await?;
             self.publish(trip.order, name, (size, upload)).await
-        };
+        });
         if let Some(parts) = &signed.parts {
             self.store_parts(trip, path, parts, retry).await?;
             trip.unless_given_up(publishing).await?;
