@@ -19,6 +19,7 @@ mod python;
 mod refusals;
 mod resume;
 mod retries;
+mod room;
 mod secrets;
 mod snapshots;
 mod store;

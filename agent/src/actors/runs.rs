@@ -26,6 +26,7 @@ use super::{
     give_up::give_up,
     node::Node,
     release::watch,
+    room,
     run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
 use crate::{
@@ -117,6 +118,11 @@ impl Actor for Runs {
         let (node, end) = (Arc::clone(&state.node), state.end.clone());
         state.tasks.spawn(async move {
             end.run_until_cancelled(watch(node, held)).await;
+        });
+        let (node, end) = (Arc::clone(&state.node), state.end.clone());
+        room::look(&node).await;
+        state.tasks.spawn(async move {
+            end.run_until_cancelled(room::watch(node)).await;
         });
         Ok(state)
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use ractor::Actor;
 use tokio::sync::watch;
 use trainyard_config::Secret;
-use trainyard_core::{device::GivingBack, resources::Capacity};
+use trainyard_core::{device::GivingBack, node::Room, resources::Capacity};
 use trainyard_net::{ClientTls, Dial, Plain};
 
 use super::{BootError, agent_id, reason_in, refused, take_data_dir};
@@ -117,6 +117,7 @@ async fn node(
         callbacks: SocketAddr::from(([127, 0, 0, 1], 1)),
         board: Board::default(),
         spool_bytes: SPOOL,
+        room: Room::default(),
         gpus: Gpus {
             uuids: Vec::new(),
             devices: Arc::new(Pretended),

@@ -78,6 +78,7 @@ pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEn
         outgoing,
         told,
         blocked: BTreeMap::new(),
+        condition: String::new(),
     };
     tokio::select! {
         end = control.run(incoming, every) => end,
@@ -116,6 +117,7 @@ fn hello(link: &LinkArgs, credential: &Secret) -> ConnectRequest {
         tasks: reports.into_iter().map(Into::into).collect(),
         agent_id: identity.agent_id.clone(),
         blocked_gpus: frames::blocked(link.board.blocked()),
+        condition: link.board.condition(),
     }))
 }
 
@@ -126,6 +128,8 @@ struct Control<'l> {
     told: u64,
     /// The GPUs that are told to be blocked.
     blocked: BTreeMap<String, Blocked>,
+    /// Why the node is told to take no work.
+    condition: String,
 }
 
 impl Control<'_> {
@@ -169,6 +173,7 @@ impl Control<'_> {
         let beat = Heartbeat {
             tasks: reports.into_iter().map(Into::into).collect(),
             blocked_gpus: frames::blocked(self.link.board.blocked()),
+            condition: self.link.board.condition(),
         };
         self.send(connect_request::Frame::Heartbeat(beat)).await
     }
@@ -177,9 +182,9 @@ impl Control<'_> {
     async fn news(&mut self) -> Result<(), SessionEnd> {
         let newest = *self.link.board.watch().borrow();
         // Before the end of the task that has held one: it must not be given to another.
-        let blocked = self.link.board.blocked();
-        if blocked != self.blocked {
-            self.blocked = blocked;
+        let now = (self.link.board.blocked(), self.link.board.condition());
+        if now.0 != self.blocked || now.1 != self.condition {
+            (self.blocked, self.condition) = now;
             self.heartbeat().await?;
         }
         for report in self.link.board.reports_after(self.told) {

@@ -176,7 +176,7 @@ async fn what_only_a_later_agent_knows_is_left_out_and_its_job_runs_to_its_end()
     control.say(frame(REPORT, &otherwise(task))).await;
     let beat = v1::Heartbeat {
         tasks: vec![otherwise(task)],
-        blocked_gpus: Vec::new(),
+        ..v1::Heartbeat::default()
     };
     control.say(frame(HEARTBEAT, &beat)).await;
 

@@ -68,6 +68,7 @@ impl State {
             jobs: jobs.clone(),
             nodes: myself.clone(),
             blocked: blocked(hello.blocked_gpus.clone()),
+            condition: hello.condition.clone(),
         };
         let (actor, _) = Session::spawn_linked(None, Session, args, myself.get_cell()).await?;
         let welcome = Frame::Welcome(v1::Welcome {
@@ -77,7 +78,7 @@ impl State {
         });
         actor.cast(SessionMsg::Send(Box::new(welcome)))?;
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
-        let known = blocked(hello.blocked_gpus.clone());
+        let known = (blocked(hello.blocked_gpus.clone()), hello.condition.clone());
         self.admit((name, session), (row, pulse), actor.clone(), known);
         self.tell_of(&jobs, hello)?;
         Ok(actor)
@@ -117,7 +118,7 @@ impl State {
         (name, session): (NodeName, SessionNo),
         (row, pulse): (NodeRow, Arc<Pulse>),
         actor: SessionRef,
-        blocked: BTreeMap<String, String>,
+        (blocked, condition): (BTreeMap<String, String>, String),
     ) {
         let entry = Entry {
             row,
@@ -129,6 +130,7 @@ impl State {
                 end: CancellationToken::new(),
             }),
             blocked,
+            condition,
         };
         self.nodes.insert(name, entry);
     }
@@ -166,7 +168,7 @@ impl State {
             let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),
-                open: entry.row.drained.is_none(),
+                open: entry.takes_jobs(),
                 at: entry.row.seen_at,
                 knows,
                 runs,
