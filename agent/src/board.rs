@@ -36,6 +36,7 @@ pub struct Blocked {
 #[derive(Clone, Debug)]
 pub struct Board {
     blocked: Arc<Mutex<BTreeMap<String, Blocked>>>,
+    condition: Arc<Mutex<String>>,
     entries: Arc<Mutex<BTreeMap<TaskKey, Entry>>>,
     spools: Arc<AtomicU64>,
     version: watch::Sender<u64>,
@@ -45,6 +46,7 @@ impl Default for Board {
     fn default() -> Self {
         Self {
             blocked: Arc::default(),
+            condition: Arc::default(),
             entries: Arc::default(),
             spools: Arc::default(),
             version: watch::channel(0).0,
@@ -149,6 +151,20 @@ impl Board {
     #[must_use]
     pub fn blocked(&self) -> BTreeMap<String, Blocked> {
         self.lock_blocked().clone()
+    }
+
+    /// Why the node takes no work; empty when it does.
+    #[must_use]
+    pub fn condition(&self) -> String {
+        let condition = self.condition.lock();
+        condition.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on this is the reason.
+    pub fn set_condition(&self, words: String) {
+        let condition = self.condition.lock();
+        *condition.unwrap_or_else(PoisonError::into_inner) = words;
+        self.version.send_modify(|version| *version += 1);
     }
 
     fn lock_blocked(&self) -> MutexGuard<'_, BTreeMap<String, Blocked>> {

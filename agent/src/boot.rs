@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_config::Secret;
 use trainyard_core::{
     device::GivingBack,
+    node::Room,
     resources::{Capacity, Gpu},
 };
 use trainyard_net::{ClientTls, Connection, Plain, client::SetupError};
@@ -77,6 +78,8 @@ pub struct AgentOptions {
     pub simulated_gpus: Option<Vec<SimulatedGpu>>,
     /// What a task may tell before the coordinator takes it, in bytes: beyond half of it metrics are thinned.
     pub spool_bytes: u64,
+    /// No new task is taken while less is free on the disk of the data folder, in bytes; of a small disk a twentieth.
+    pub reserve_bytes: u64,
     /// Who is asked about the memory of GPUs; the machine's driver where nobody is given.
     pub devices: Option<Arc<dyn Devices>>,
     /// When a GPU that a task has left is given to another.
@@ -245,6 +248,9 @@ async fn settle(
         spool_bytes: options.spool_bytes,
         ports: Ports::new(options.ports),
         gpus: gpus(options, &identity).await?,
+        room: Room {
+            reserve: options.reserve_bytes,
+        },
         datasets,
         data_dir,
     };

@@ -91,6 +91,8 @@ pub struct NodeConfig {
     pub slots: Option<u32>,
     /// What a task may tell before the coordinator takes it, in MiB; beyond half of it metrics are thinned.
     pub spool_mib: u64,
+    /// No new task is taken while less is free on the disk of the data folder, in MiB; of a small disk a twentieth.
+    pub reserve_mib: u64,
     /// The operator's own trainers, where there are some.
     #[serde(deserialize_with = "folder")]
     pub trainers_dir: Option<PathBuf>,
@@ -143,6 +145,7 @@ const SHIPPED: Shipped = Shipped {
     env_prefix: ENV_PREFIX,
     may_be_zero: &[
         "node.slots",
+        "node.reserve_mib",
         "checkpoints.every_seconds",
         "gpus.free_within_seconds",
     ],

@@ -28,7 +28,7 @@ use crate::{
 /// One binary is the coordinator, the agent on each machine and this command line. `trainyard demo` shows all of it on
 /// this machine; `trainyard help exit-codes` lists what commands exit with.
 #[derive(Debug, Parser)]
-#[command(name = "trainyard", version, max_term_width = 100)]
+#[command(name = "trainyard", version = trainyard_proto::version(), max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -111,6 +111,7 @@ pub(crate) async fn agent(args: AgentArgs, context: &Context<'_>) -> anyhow::Res
         slots: args.slots.or(config.node.slots),
         simulated_gpus: args.simulate_gpus.map(|gpus| gpus.0),
         spool_bytes: config.node.spool_mib.saturating_mul(1 << 20),
+        reserve_bytes: config.node.reserve_mib.saturating_mul(1 << 20),
         devices: None,
         giving_back: config.gpus.giving_back(),
         trainers_dir: args.trainers_dir.or(config.node.trainers_dir),

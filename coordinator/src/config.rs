@@ -121,6 +121,8 @@ pub struct RetentionConfig {
     pub logs_days: u32,
     /// Both of all jobs together, in GiB; 0 for any number.
     pub max_gib: u32,
+    /// Keys of submissions, in days after their jobs were accepted; 0 for ever.
+    pub idempotency_keys_days: u32,
 }
 
 /// Who may use the coordinator.
@@ -188,6 +190,7 @@ const SHIPPED: Shipped = Shipped {
         "retention.points_days",
         "retention.logs_days",
         "retention.max_gib",
+        "retention.idempotency_keys_days",
     ],
     open_sections: &["storage_options"],
     texts: &[
@@ -261,6 +264,7 @@ impl Config {
             points: days(self.retention.points_days),
             lines: days(self.retention.logs_days),
             bytes: asked(self.retention.max_gib).map(|gib| gib << 30),
+            keys: days(self.retention.idempotency_keys_days),
         }
     }
 

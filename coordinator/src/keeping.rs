@@ -15,8 +15,9 @@ use trainyard_core::{
 };
 
 use crate::{
+    actors::jobs::RequestKey,
     clock,
-    store::{ReadError, Rows, Store, TrimError, Trimming},
+    store::{Change, Document as _, ReadError, Rows, Store, TrimError, Trimming},
     trackers::{self, Board, State},
 };
 
@@ -51,7 +52,7 @@ impl Keeping {
             };
             until.run_until_cancelled(sealing).await
         });
-        if !asked.is_off() {
+        if asked != Retention::default() {
             let (until, store) = (stop.clone(), store.clone());
             tasks.spawn(async move {
                 let trimming = async {
@@ -140,6 +141,10 @@ impl Sealer {
 
 /// Removes what has been kept for long enough, once.
 async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), TrimError> {
+    trim_keys(store, asked).await?;
+    if asked.keeps_rows() {
+        return Ok(());
+    }
     let (asked, of, board) = (*asked, store.clone(), trackers.clone());
     let found = blocking(move || due(&of, &asked, &board)).await;
     let Some(found) = found else { return Ok(()) };
@@ -165,6 +170,32 @@ async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Removes the keys of submissions that nobody repeats any more.
+async fn trim_keys(store: &Store, asked: &Retention) -> Result<(), TrimError> {
+    let Some(before) = asked.keys_before(clock::now()) else {
+        return Ok(());
+    };
+    let mut from = String::new();
+    loop {
+        let (of, after) = (store.clone(), from.clone());
+        let found = blocking(move || of.old_request_keys(before, &after)).await;
+        let Some(found) = found.transpose()? else {
+            return Ok(());
+        };
+        let Some((last, _)) = found.last() else {
+            return Ok(());
+        };
+        from.clone_from(last);
+        let document = RequestKey::KIND;
+        let gone =
+            found
+                .into_iter()
+                .map(|(key, job)| Change::DropRequestKey { key, job, document });
+        store.commit_and_wait(gone.collect()).await?;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// What goes now. A job of which a tracker lacks something keeps all.

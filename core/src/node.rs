@@ -1,4 +1,4 @@
-//! The lease of a node: how long a silent one is believed.
+//! The lease of a node: how long a silent one is believed; and the room that it needs to take work.
 //!
 //! `ready → suspect → lost`. Unknown is not failed: nothing is decided about the jobs of a suspect
 //! node; only the end of the lease makes it lost.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::{resources::format_bytes, time::Timestamp};
 
 /// What is believed of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +82,67 @@ impl Lease {
     }
 }
 
+/// A disk as it was seen, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// For anybody to use.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// What has to be free on the disk of a node's data folder for it to take work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes; of a small disk a twentieth. 0: none.
+    pub reserve: u64,
+}
+
+impl Room {
+    /// Why the node takes no work, for people; `None` while it does. One that `was_full` takes work again with a quarter
+    /// more, so that it does not change its mind with each file.
+    #[must_use]
+    pub fn lacks(self, disk: Disk, was_full: bool) -> Option<String> {
+        let needs = self.reserve.min(disk.total / 20);
+        let wanted = if was_full { needs + needs / 4 } else { needs };
+        let [free, total, needs] = [disk.free, disk.total, needs].map(format_bytes);
+        let words = || format!("disk full: {free} free of {total}, needs {needs}");
+        (disk.free < wanted).then(words)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_takes_no_work_while_its_disk_is_full_and_again_with_some_room_to_spare() {
+        let room = Room { reserve: 64 << 20 };
+        let lacks = |free: u64, was_full| {
+            let disk = Disk {
+                free: free << 20,
+                total: 100 << 30,
+            };
+            room.lacks(disk, was_full)
+        };
+        assert_eq!(lacks(64, false), None);
+        let words = "disk full: 63 MiB free of 100 GiB, needs 64 MiB";
+        assert_eq!(lacks(63, false).as_deref(), Some(words));
+        assert!(lacks(79, true).is_some());
+        assert_eq!(lacks(80, true), None);
+    }
+
+    #[test]
+    fn a_small_disk_is_not_full_when_it_is_empty() {
+        let disk = |free: u64| Disk {
+            free: free << 20,
+            total: 40 << 20,
+        };
+        let room = Room { reserve: 64 << 20 };
+        assert_eq!(room.lacks(disk(2), false), None);
+        assert!(room.lacks(disk(1), false).is_some());
+        assert_eq!(Room::default().lacks(disk(0), true), None);
+    }
 
     #[test]
     fn an_observer_who_was_away_himself_judges_nobody() {

@@ -1,4 +1,4 @@
-//! How long points and lines of jobs are kept.
+//! How long points and lines of jobs are kept, and the keys of their submissions.
 //!
 //! Pure: from what jobs that have ended hold, which of it goes, the oldest first. Jobs that are open are not shown to it.
 
@@ -15,13 +15,21 @@ pub struct Retention {
     pub lines: Option<Duration>,
     /// Points and lines of all jobs together take no more bytes.
     pub bytes: Option<u64>,
+    /// The key of a submission goes so long after its job was accepted.
+    pub keys: Option<Duration>,
 }
 
 impl Retention {
-    /// Nothing is ever removed.
+    /// No points and no lines are ever removed.
     #[must_use]
-    pub fn is_off(&self) -> bool {
-        *self == Self::default()
+    pub fn keeps_rows(&self) -> bool {
+        self.points.is_none() && self.lines.is_none() && self.bytes.is_none()
+    }
+
+    /// Jobs that were accepted before then do not keep the keys of their submissions, once they have ended.
+    #[must_use]
+    pub fn keys_before(&self, now: Timestamp) -> Option<Timestamp> {
+        self.keys.map(|span| now.minus(span))
     }
 }
 
@@ -141,7 +149,8 @@ mod tests {
     #[test]
     fn nothing_goes_unless_it_is_asked_for() {
         let jobs = [held(1, 9_999)];
-        assert!(Retention::default().is_off());
+        assert!(Retention::default().keeps_rows());
+        assert_eq!(Retention::default().keys_before(Timestamp(0)), None);
         assert_eq!(told(Retention::default(), u64::MAX, &jobs, 0), []);
     }
 
@@ -151,7 +160,7 @@ mod tests {
         let asked = Retention {
             points: Some(30 * DAY),
             lines: Some(9 * DAY),
-            bytes: None,
+            ..Retention::default()
         };
         let expected = [(3, true, true), (2, false, true), (1, false, true)];
         assert_eq!(told(asked, 330, &jobs, 0), expected);
@@ -177,9 +186,9 @@ mod tests {
     fn what_goes_by_age_makes_room_before_anything_goes_by_size() {
         let jobs = [held(1, 50), held(2, 3)];
         let asked = Retention {
-            points: None,
             lines: Some(30 * DAY),
             bytes: Some(120),
+            ..Retention::default()
         };
         assert_eq!(told(asked, 220, &jobs, 0), [(1, false, true)]);
         let tight = Retention {

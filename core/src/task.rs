@@ -257,7 +257,16 @@ impl Task {
     /// The first cause stays; a repeated wish can shorten the grace.
     fn stop(&mut self, stop: Stop) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if matches!(self.state, State::Draining(..) | State::Ended(_)) {
+        if let State::Draining(_, end) = &mut self.state {
+            // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long.
+            if self.stop.is_none() && stop.cause != StopCause::TimeLimit {
+                self.stop = Some(stop);
+                end.stop_cause = Some(stop.cause);
+                effects.push(Effect::NoteStop(stop));
+            }
+            return effects;
+        }
+        if matches!(self.state, State::Ended(_)) {
             return effects;
         }
         if self.stop.is_none() {

@@ -19,6 +19,13 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
+    /// The time `span` earlier; stops at the beginning of time.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(micros))
+    }
+
     /// How long ago `earlier` was; zero when it lies ahead, as after a clock jump.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

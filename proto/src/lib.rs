@@ -8,6 +8,9 @@ pub mod codec;
 pub mod convert;
 pub mod http;
 pub mod status;
+mod version;
+
+pub use version::version;
 
 /// The generated messages, clients and servers of protobuf package `trainyard.v1`.
 #[expect(

@@ -16,6 +16,7 @@ mod points;
 mod raw;
 mod report;
 mod returns;
+mod seal;
 mod spawn;
 mod throughput;
 
@@ -123,6 +124,15 @@ enum What {
         #[arg(long, default_value_t = 100_000)]
         files: usize,
     },
+    /// Points and lines of ended jobs that are sealed into blocks, in this process.
+    Seal {
+        /// How many jobs.
+        #[arg(long, default_value_t = 20)]
+        jobs: u64,
+        /// Points, and as many lines, of each.
+        #[arg(long, default_value_t = 20_000)]
+        rows: usize,
+    },
     /// Resident memory of an idle coordinator and an idle agent.
     Memory,
     /// Processes of /bin/true that this machine starts and reaps by itself.
@@ -196,6 +206,7 @@ async fn measure(binary: &str, what: &What) -> Result<Value> {
         What::Backlog { jobs } => json!({"backlog": backlog::memory(binary, *jobs).await?}),
         What::Returns { rounds } => json!({"returns": returns::measure(binary, *rounds).await?}),
         What::Datasets { files } => json!({"datasets": datasets::measure(binary, *files).await?}),
+        What::Seal { jobs, rows } => json!({"seal": seal::measure(*jobs, *rows).await?}),
         What::Memory => json!({"memory": memory::measure(binary).await?}),
         What::Spawn { processes } => json!({"spawn": spawn::measure(*processes)?}),
         What::Stamp => Value::Null,
@@ -218,6 +229,7 @@ async fn all(binary: &str) -> Result<Value> {
         "restart": backlog::restart(binary, 100_000, 10_000).await?,
         "backlog": backlog::memory(binary, 100_000).await?,
         "returns": returns::measure(binary, 5).await?,
+        "seal": seal::measure(20, 20_000).await?,
     }))
 }
 

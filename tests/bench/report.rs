@@ -60,6 +60,24 @@ const FRAME: &str = "prototype: submit to frame at the agent 1.2 ms p50, 2 ms p9
 
 const FIGURES: &[Figure] = &[
     figure(
+        "/seal/points/rows_per_second",
+        ("points of 8 metrics sealed", "/s"),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
+        "/seal/lines/rows_per_second",
+        ("lines sealed", "/s"),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
+        "/seal/ratio",
+        ("… smaller by, points and lines", "times"),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
         "/api/submit_grpc/per_second",
         ("durable submits, 64 clients, gRPC", "/s"),
         AtLeast(15_000.0),

@@ -145,6 +145,11 @@ impl Cluster {
         self.coordinator = Some(process);
     }
 
+    /// What is started from now on is this binary; what runs stays what it is.
+    pub fn uses(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// `kill -9` of the coordinator.
     pub fn kill_coordinator(&mut self) {
         self.coordinator = None;

@@ -5,6 +5,7 @@
 
 pub mod clearml;
 pub mod cluster;
+pub mod disk;
 pub mod jobs;
 pub mod labeler;
 pub mod mlflow;

@@ -35,6 +35,20 @@ struct Fetches {
     millis: AtomicU64,
     copies: AtomicU64,
     copying: Arc<tokio::sync::Mutex<()>>,
+    puts: AtomicU64,
+    putting: Arc<tokio::sync::Mutex<()>>,
+    left: AtomicU64,
+}
+
+/// An object that is being stored; counted when whoever sends it goes away before.
+struct Put<'f>(&'f Fetches, bool);
+
+impl Drop for Put<'_> {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.left.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The files, with ETags in listings, which s3s-fs does not have.
@@ -76,6 +90,10 @@ impl S3 for Paged {
         &self,
         request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
+        self.1.puts.fetch_add(1, Ordering::Relaxed);
+        let mut put = Put(&self.1, false);
+        let _free = self.1.putting.lock().await;
+        put.1 = true;
         self.0.put_object(request).await
     }
 
@@ -208,6 +226,18 @@ impl Server {
     /// No copy ends while this is held.
     pub async fn hold_copies(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.fetches.copying).lock_owned().await
+    }
+
+    /// No object is stored while this is held.
+    pub async fn hold_puts(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.fetches.putting).lock_owned().await
+    }
+
+    /// Objects that were to be stored, and of those the ones whose sender has gone away before.
+    #[must_use]
+    pub fn puts(&self) -> (u64, u64) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (of(&self.fetches.puts), of(&self.fetches.left))
     }
 
     /// Copies that were asked for.

@@ -1,11 +1,12 @@
 //! Datasets and checkpoints in a bucket, with a real coordinator, a real agent and a real S3 server.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use tests::{
     cluster::{Cluster, CoordinatorSetup},
     jobs::{Jobs, shell},
     s3::{SECRET, Server},
+    wait::until,
 };
 use trainyard_proto::v1::{self, JobState};
 
@@ -24,6 +25,20 @@ env
 printf weights > "$CHECKPOINT_DIR/best.pt"
 "#;
 
+/// A coordinator whose artifacts lie in a bucket of this server.
+async fn cluster(server: &Server) -> Cluster {
+    let settings = [
+        ("STORAGE_OPTIONS__S3", server.options()),
+        ("STORAGE__ARTIFACTS", "s3://artifacts/train".to_owned()),
+    ];
+    let variables = settings.map(|(name, value)| (format!("TRAINYARD__{name}"), value));
+    let setup = CoordinatorSetup {
+        variables: variables.into(),
+        ..CoordinatorSetup::default()
+    };
+    Cluster::start_with(TRAINYARD, setup).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_trains_on_a_dataset_in_a_bucket_and_its_checkpoint_lands_in_another() {
     let server = Server::start().await;
@@ -34,16 +49,7 @@ async fn a_job_trains_on_a_dataset_in_a_bucket_and_its_checkpoint_lands_in_anoth
         let file = folder.join(format!("{number:05}.png"));
         fs::write(file, format!("image {number}")).expect("a file is written");
     }
-    let settings = [
-        ("STORAGE_OPTIONS__S3", server.options()),
-        ("STORAGE__ARTIFACTS", "s3://artifacts/train".to_owned()),
-    ];
-    let variables = settings.map(|(name, value)| (format!("TRAINYARD__{name}"), value));
-    let setup = CoordinatorSetup {
-        variables: variables.into(),
-        ..CoordinatorSetup::default()
-    };
-    let mut cluster = Cluster::start_with(TRAINYARD, setup).await;
+    let mut cluster = cluster(&server).await;
     let added = cluster.cli(&["dataset", "add", "pets", "s3://sets/pets"]);
     assert!(added.status.success(), "{}", text(&added.stderr));
     cluster.agent("one", &["--slots", "1"]).await;
@@ -85,4 +91,55 @@ async fn a_job_trains_on_a_dataset_in_a_bucket_and_its_checkpoint_lands_in_anoth
     assert_eq!(snapshots.count(), 1);
     let own = cluster.path("coordinator/artifacts");
     assert!(!own.exists(), "nothing lies in a folder of the coordinator");
+}
+
+/// Files below a folder that are none of a server's own.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false if name.to_string_lossy().starts_with('.') => {}
+            false => found.push(path.display().to_string()),
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_checkpoint_is_on_its_way_to_a_slow_bucket_is_cancelled_and_nothing_of_it_is_there()
+ {
+    let server = Server::start().await;
+    let mut cluster = cluster(&server).await;
+    let often = [
+        ("TRAINYARD_AGENT__CHECKPOINTS__EVERY_SECONDS", "1"),
+        ("TRAINYARD_AGENT__CHECKPOINTS__AFTER_STOP_SECONDS", "1"),
+    ];
+    cluster.agent_with("one", &["--slots", "1"], &often).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let held = server.hold_puts().await;
+    // While it trains, and once it has ended: the job runs until its checkpoint is stored.
+    for rest in ["exec sleep 1000", "exit 0"] {
+        let (before, _) = server.puts();
+        let script = format!("printf weights > $CHECKPOINT_DIR/last.pt; {rest}");
+        let id = jobs.submit(shell(&script)).await;
+        until("its checkpoint is on its way", async || {
+            (server.puts().0 > before).then_some(())
+        })
+        .await;
+        jobs.reaches(id, JobState::Running).await;
+        jobs.cancel(id).await.expect("it is taken");
+        let ended = jobs.ends(id).await;
+        assert_eq!(ended.state(), JobState::Cancelled, "{ended:?}");
+        assert_eq!(ended.last_checkpoint, None, "{ended:?}");
+        until("the store is left alone", async || {
+            let (came, left) = server.puts();
+            (came == left).then_some(())
+        })
+        .await;
+    }
+    drop(held);
+    let all = files(&server.bucket("artifacts"));
+    assert!(all.is_empty(), "{all:?}");
 }

@@ -255,29 +255,3 @@ async fn agent_stopped_in_order_is_not_a_completed_job_and_a_failed_job_never_sh
         (JobState::Failed, Some(3))
     );
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn upgrade_and_downgrade_with_jobs_running_lose_nothing() {
-    let mut cluster = Cluster::start(TRAINYARD).await;
-    cluster.agent("one", &["--slots", "2"]).await;
-    let mut jobs = Jobs::of(&cluster).await;
-    let gate = cluster.path("gate");
-    let id = jobs.submit(gated(&gate, 0)).await;
-    runs(&jobs, id).await;
-    // Both programs end in order and begin again, as an upgrade does, twice; the trainer does not notice.
-    for _ in 0..2 {
-        cluster.agent_process("one").stop().await;
-        cluster.kill_agent("one");
-        cluster.coordinator().stop().await;
-        cluster.kill_coordinator();
-        cluster.start_coordinator().await;
-        cluster.agent("one", &["--slots", "2"]).await;
-    }
-    let mut jobs = Jobs::of(&cluster).await;
-    assert_eq!(jobs.get(id).await.state(), JobState::Running);
-    fs::write(&gate, "").expect("the gate opens");
-    let ended = jobs.ends(id).await;
-    assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
-    assert_eq!(ended.attempts.len(), 1);
-    assert_eq!(jobs.output(id).await, ["runs", "ends"]);
-}

@@ -21,6 +21,7 @@ mod python;
 mod refusals;
 mod resume;
 mod retries;
+mod room;
 mod secrets;
 mod snapshots;
 mod store;
@@ -31,6 +32,7 @@ mod trainers;
 mod transport;
 #[cfg(test)]
 mod unbroken;
+mod upgrade;
 
 /// The binary under test.
 const TRAINYARD: &str = env!("CARGO_BIN_EXE_trainyard");

@@ -4,8 +4,8 @@ use std::{fs, process::Command};
 
 use tests::{
     cluster::{Cluster, CoordinatorSetup},
+    disk::SmallDisk,
     jobs::{Jobs, command, outcome, shell},
-    needs::skipped,
 };
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -279,16 +279,9 @@ async fn a_disk_with_too_little_room_refuses_new_jobs_and_keeps_the_old_ones() {
 async fn a_full_disk_ends_the_coordinator_with_the_reason_and_loses_nothing_that_was_accepted() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = folder.path().join("disk");
-    fs::create_dir(&disk).expect("a mount point");
-    let probe = Command::new("unshare")
-        .args(["-m", "mount", "-t", "tmpfs", "none"])
-        .arg(&disk)
-        .output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        skipped("this user may not mount a small disk of its own (unshare -m)");
-        return;
+    if let Some(holder) = SmallDisk::mount(&disk, 24).await {
+        full_disk::run(&disk, &holder).await;
     }
-    full_disk::run(&disk).await;
 }
 
 mod full_disk {
@@ -300,9 +293,8 @@ mod full_disk {
     use tonic::transport::Channel;
 
     /// Fills the disk with submissions, frees it, and counts what is there.
-    pub(super) async fn run(disk: &Path) {
-        let holder = Holder::mount(disk);
-        let mut coordinator = holder.coordinator(disk).await;
+    pub(super) async fn run(disk: &Path, holder: &SmallDisk) {
+        let mut coordinator = start(holder, disk).await;
         let mut accepted = Vec::new();
         // Something else takes nearly all that is left.
         holder
@@ -327,64 +319,28 @@ mod full_disk {
             "{said}"
         );
         holder.sh("rm -f rest");
-        let coordinator = holder.coordinator(disk).await;
+        let coordinator = start(holder, disk).await;
         for id in accepted {
             let found = coordinator.job(id).await;
             assert_eq!(found.state(), JobState::Queued);
         }
     }
 
-    /// A process that keeps the mount alive.
-    struct Holder(Process, std::path::PathBuf);
-
-    impl Holder {
-        fn mount(disk: &Path) -> Self {
-            let ready = disk.with_file_name("mounted");
-            let script = format!(
-                "mount -t tmpfs -o size=24m none {disk} && touch {ready} && exec sleep 100000",
-                disk = disk.display(),
-                ready = ready.display()
-            );
-            let mut command = Command::new("unshare");
-            command.args(["-m", "sh", "-c", &script]);
-            let log = disk.with_file_name("holder.log");
-            let process = Process::start(&mut command, &log);
-            Self(process, disk.to_path_buf())
-        }
-
-        fn inside(&self) -> Command {
-            let mut command = Command::new("nsenter");
-            command.args(["-m", "-t", &self.0.pid().to_string(), "--"]);
-            command
-        }
-
-        fn sh(&self, script: &str) {
-            let script = format!("cd {} && {{ {script}; }}", self.1.display());
-            let output = self.inside().args(["sh", "-c", &script]).output();
-            drop(output.expect("it runs"));
-        }
-
-        async fn coordinator(&self, disk: &Path) -> Coordinator {
-            let mounted = disk.with_file_name("mounted");
-            until("the disk is mounted", async || {
-                mounted.exists().then_some(())
-            })
-            .await;
-            let ready = disk.with_file_name("ready");
-            fs::remove_file(&ready).ok();
-            let mut command = self.inside();
-            command.args([TRAINYARD, "coordinator", "--dev", "--listen", "127.0.0.1:0"]);
-            command.arg("--data-dir").arg(disk.join("data"));
-            command.arg("--ready-file").arg(&ready);
-            command.env("TRAINYARD__STORE__RESERVE_MIB", "0");
-            let process = Process::start(&mut command, &disk.with_file_name("log"));
-            let address = until("it serves", async || {
-                let text = fs::read_to_string(&ready).ok()?;
-                let said: serde_json::Value = serde_json::from_str(&text).ok()?;
-                Some(said.get("address")?.as_str()?.to_owned())
-            });
-            Coordinator::log_in(process, address.await).await
-        }
+    async fn start(holder: &SmallDisk, disk: &Path) -> Coordinator {
+        let ready = disk.with_file_name("ready");
+        fs::remove_file(&ready).ok();
+        let mut command = holder.inside();
+        command.args([TRAINYARD, "coordinator", "--dev", "--listen", "127.0.0.1:0"]);
+        command.arg("--data-dir").arg(disk.join("data"));
+        command.arg("--ready-file").arg(&ready);
+        command.env("TRAINYARD__STORE__RESERVE_MIB", "0");
+        let process = Process::start(&mut command, &disk.with_file_name("log"));
+        let address = until("it serves", async || {
+            let text = fs::read_to_string(&ready).ok()?;
+            let said: serde_json::Value = serde_json::from_str(&text).ok()?;
+            Some(said.get("address")?.as_str()?.to_owned())
+        });
+        Coordinator::log_in(process, address.await).await
     }
 
     struct Coordinator {

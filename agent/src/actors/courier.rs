@@ -4,7 +4,7 @@
 //! Owns what is in the store already. Never holds up the trainer and never fails a job. A task of the run actor; at the
 //! trainer's end what is left goes by the same hands.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use super::{
     scribe::{Level, Scribe},
 };
 use crate::{
-    dataset::{Sent, When},
+    dataset::{Sent, Told, Trip, When},
     folder::{Order, TaskFolder},
 };
 
@@ -25,7 +25,11 @@ pub(super) struct Courier {
     node: Arc<Node>,
     order: Arc<Order>,
     sent: Arc<Mutex<Sent>>,
+    told: Told,
+    /// The run's.
+    end: CancellationToken,
     rounds: CancellationToken,
+    stopped: CancellationToken,
 }
 
 impl Courier {
@@ -34,8 +38,21 @@ impl Courier {
             node,
             order,
             sent: Arc::default(),
-            rounds: end.child_token(),
+            told: Told::default(),
+            end: end.clone(),
+            rounds: CancellationToken::new(),
+            stopped: CancellationToken::new(),
         }
+    }
+
+    /// What the task's trainer says of its checkpoints.
+    pub(super) fn told(&self) -> Told {
+        self.told.clone()
+    }
+
+    /// The job is to stop: from now on nothing is waited for much longer.
+    pub(super) fn stop(&self) {
+        self.stopped.cancel();
     }
 
     /// Goes round until the trainer has ended.
@@ -48,16 +65,19 @@ impl Courier {
             // Told once, and again when it changes: a line for each round would fill the log.
             let mut told = None;
             let own = TaskFolder::of(&self.node.tasks(), self.order.task);
-            loop {
-                tokio::time::sleep(every).await;
-                for (well, text) in self.walk(When::Working(own.path())).await {
+            let wait = || self.rounds.run_until_cancelled(tokio::time::sleep(every));
+            while wait().await.is_some() {
+                let when = When::Working(own.path(), &self.told);
+                let notes = self.walk(when, &self.rounds).await;
+                // What was given up is told by the last walk.
+                for (well, text) in notes.into_iter().filter(|_| !self.rounds.is_cancelled()) {
                     if told.replace(well) != Some(well) {
                         scribe.note(level(well), text);
                     }
                 }
             }
         };
-        self.rounds.run_until_cancelled(work).await;
+        self.end.run_until_cancelled(work).await;
     }
 
     /// The last walk: nobody writes any more. The words are for the log.
@@ -66,7 +86,11 @@ impl Courier {
         if !self.is_wanted() {
             return Vec::new();
         }
-        let notes = self.walk(When::Ended).await;
+        let given_up = CancellationToken::new();
+        let notes = tokio::select! {
+            notes = self.walk(When::Ended, &given_up) => notes,
+            never = self.gives_up(&given_up) => match never {},
+        };
         notes
             .into_iter()
             .map(|(well, text)| (level(well), text))
@@ -78,15 +102,31 @@ impl Courier {
         self.node.datasets.options.upload_checkpoints && self.order.task.rank.0 == 0
     }
 
+    /// A job that was told to stop waits for a store only so long.
+    async fn gives_up(&self, given_up: &CancellationToken) -> Infallible {
+        self.stopped.cancelled().await;
+        tokio::time::sleep(self.node.datasets.options.checkpoints_after_stop).await;
+        given_up.cancel();
+        std::future::pending().await
+    }
+
     /// Stores what has changed, and tells the coordinator where it is.
-    async fn walk(&self, when: When<'_>) -> Vec<(bool, String)> {
-        let (node, order) = (&self.node, &self.order);
+    async fn walk(&self, when: When<'_>, given_up: &CancellationToken) -> Vec<(bool, String)> {
+        let (node, order) = (&self.node, &*self.order);
+        let Some(spool) = node.board.spool_of(order.task) else {
+            return Vec::new();
+        };
         let mut sent = self.sent.lock().await;
+        let trip = Trip {
+            order,
+            spool: &spool,
+            given_up,
+        };
         let stored = node
             .datasets
-            .store_checkpoints(order, &self.folder(), (when, &mut sent))
+            .store_checkpoints(trip, &self.folder(), (when, &mut sent))
             .await;
-        if let (Some(report), Some(spool)) = (stored.report, node.board.spool_of(order.task))
+        if let Some(report) = stored.report
             && let Err(error) = spool.append(vec![(Record::Stored(report), None)]).await
         {
             tracing::warn!(task = %order.task, %error, "where the checkpoints are stored cannot be told");

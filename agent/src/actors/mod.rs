@@ -17,6 +17,7 @@ mod give_up;
 pub mod node;
 mod prepare;
 mod release;
+mod room;
 pub mod root;
 pub mod run;
 pub mod runs;

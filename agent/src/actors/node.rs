@@ -4,7 +4,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use trainyard_config::Secret;
-use trainyard_core::ids::TaskKey;
+use trainyard_core::{ids::TaskKey, node::Room};
 
 use crate::{
     board::Board,
@@ -48,6 +48,8 @@ pub struct Node {
     pub ports: Ports,
     /// Its GPUs, and when one that was held is free.
     pub gpus: Gpus,
+    /// What has to be free on the disk of `data_dir`.
+    pub room: Room,
     /// Datasets of snapshots, and where checkpoints go.
     pub datasets: Arc<Datasets>,
 }

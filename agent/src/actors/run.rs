@@ -8,7 +8,7 @@ mod effects;
 use std::{io, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::process::Child;
+use tokio::{process::Child, time::Instant};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -22,10 +22,12 @@ use super::{
     courier::Courier,
     gang::Prepared,
     node::Node,
+    room,
     scribe::{Level, Scribe, scribe},
 };
 use crate::{
     callbacks::TaskEndpoint,
+    dataset::Told,
     exec::{ExitRecord, ProcIdent, watch::ShimVanished},
     folder::{Order, TaskFolder},
     objects::TaskObjects,
@@ -38,6 +40,9 @@ pub type RunRef = ActorRef<RunMsg>;
 /// How long a launch that an earlier life of the agent began may take to show.
 const LAUNCH_PATIENCE: u32 = 250;
 const LAUNCH_TICK: Duration = Duration::from_millis(20);
+/// How long a task that is new here waits for room on the disk, and how often it looks.
+const ROOM_PATIENCE: Duration = Duration::from_secs(600);
+const ROOM_TICK: Duration = Duration::from_secs(1);
 
 /// What a run takes.
 #[derive(Debug)]
@@ -91,6 +96,8 @@ pub struct State {
     child: Option<Child>,
     preparation: CancellationToken,
     courier: Courier,
+    begun: bool,
+    waits_since: Option<Instant>,
     tasks: TaskTracker,
     end: CancellationToken,
     /// Ends the tasks also when this actor fails.
@@ -118,6 +125,8 @@ impl Actor for Run {
             child: None,
             preparation: end.child_token(),
             courier: Courier::new(Arc::clone(&args.node), Arc::clone(&args.order), &end),
+            begun: false,
+            waits_since: None,
             tasks: TaskTracker::new(),
             _guard: end.clone().drop_guard(),
             end,
@@ -132,8 +141,14 @@ impl Actor for Run {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            RunMsg::Begin => state.begin(&myself).await?,
+            RunMsg::Begin => {
+                if !state.waits_for_room(&myself).await {
+                    state.begin(&myself).await?;
+                }
+            }
             RunMsg::Stop(cause, grace) => {
+                // It is to end in order: what that takes on the disk is little.
+                state.begin(&myself).await?;
                 let grace = grace.unwrap_or(state.args.order.spec.grace_period);
                 state
                     .step(&myself, Input::Stop(Stop { cause, grace }))
@@ -188,7 +203,29 @@ impl Actor for Run {
 }
 
 impl State {
+    /// A task that is new here waits for room on the disk, without which its launch would fail. The node says that it is
+    /// full: this is for what was sent here just before.
+    async fn waits_for_room(&mut self, myself: &RunRef) -> bool {
+        if self.args.found || self.begun {
+            return false;
+        }
+        let waited = self.waits_since.get_or_insert_with(Instant::now).elapsed();
+        let waits = room::lacks(&self.args.node, waited > Duration::ZERO);
+        let Some(words) = waits.await.filter(|_| waited < ROOM_PATIENCE) else {
+            return false;
+        };
+        self.detail = format!("waits for room: {words}");
+        self.report();
+        myself.send_after(ROOM_TICK, || RunMsg::Begin);
+        true
+    }
+
+    /// Once.
     async fn begin(&mut self, myself: &RunRef) -> Result<(), ActorProcessingErr> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        self.detail.clear();
         let (folder, RunArgs { node, order, found }) = (self.folder.clone(), self.args.clone());
         let stop = blocking(move || {
             if !found {
@@ -203,7 +240,11 @@ impl State {
             Task::new(spec.time_limit, spec.grace_period, stop).among(self.args.order.world_size);
         let spool = self.open_spool().await?;
         self.start_scribe(myself, spool.clone());
-        listen(&self.args.node, &self.args.order, spool);
+        if stop.is_some() {
+            self.courier.stop();
+        }
+        let told = self.courier.told();
+        listen(&self.args.node, &self.args.order, (spool, told));
         if self.args.found {
             self.note(
                 Level::Info,
@@ -332,7 +373,7 @@ impl State {
 }
 
 /// From now on the task's trainer is heard.
-pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
+pub(super) fn listen(node: &Node, order: &Order, (spool, told): (Spool, Told)) {
     let folder = node.working_folder(order.task);
     let own = TaskFolder::of(&node.tasks(), order.task);
     let objects = TaskObjects::new(order.task.job, order.snapshot.as_ref(), own.view(), &folder);
@@ -342,6 +383,7 @@ pub(super) fn listen(node: &Node, order: &Order, spool: Spool) {
         spool,
         objects: objects.beginning_with(order.spec.resume_from.as_deref(), own.beginning()),
         checkpoint_root: folder,
+        told,
     };
     node.registry.register(order.secret.expose(), endpoint);
 }

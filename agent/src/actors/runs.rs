@@ -26,9 +26,11 @@ use super::{
     give_up::give_up,
     node::Node,
     release::watch,
+    room,
     run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
 use crate::{
+    dataset::Told,
     folder::{self, Order, TaskFolder},
     spool::Spool,
 };
@@ -118,6 +120,11 @@ impl Actor for Runs {
         let (node, end) = (Arc::clone(&state.node), state.end.clone());
         state.tasks.spawn(async move {
             end.run_until_cancelled(watch(node, held)).await;
+        });
+        let (node, end) = (Arc::clone(&state.node), state.end.clone());
+        room::look(&node).await;
+        state.tasks.spawn(async move {
+            end.run_until_cancelled(room::watch(node)).await;
         });
         Ok(state)
     }
@@ -231,7 +238,7 @@ impl State {
         });
         match spool {
             Ok(spool) => {
-                listen(&self.node, &order, spool.clone());
+                listen(&self.node, &order, (spool.clone(), Told::default()));
                 self.node.board.spool(task, spool);
             }
             Err(error) => {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use ractor::Actor;
 use tokio::sync::watch;
 use trainyard_config::Secret;
-use trainyard_core::{device::GivingBack, resources::Capacity};
+use trainyard_core::{device::GivingBack, node::Room, resources::Capacity};
 use trainyard_net::{ClientTls, Dial, Plain};
 
 use super::{BootError, agent_id, reason_in, refused, spares, take_data_dir};
@@ -121,6 +121,7 @@ async fn node(
         spares: spares(&data_dir)?,
         spool_bytes: SPOOL,
         ports: Ports::new(PortRange::default()),
+        room: Room::default(),
         gpus: Gpus {
             uuids: Vec::new(),
             devices: Arc::new(Pretended),

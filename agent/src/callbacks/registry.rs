@@ -11,6 +11,7 @@ use trainyard_core::ids::JobId;
 use trainyard_core::time::Timestamp;
 
 use super::answers::Refusal;
+use crate::dataset::Told;
 use crate::objects::{KeyPair, TaskObjects};
 use crate::spool::Spool;
 
@@ -30,6 +31,8 @@ pub struct TaskEndpoint {
     pub checkpoint_root: PathBuf,
     /// What it sees as S3.
     pub objects: TaskObjects,
+    /// The files that it has said are checkpoints.
+    pub told: Told,
 }
 
 /// The tasks that may report. A cheap handle.

@@ -2,6 +2,7 @@
 //! answers 200 earlier. Called over HTTP by trainers.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::path::Path as FilePath;
 use std::time::Duration;
 
@@ -141,16 +142,21 @@ async fn measure(task: &TaskEndpoint, records: &mut [Record]) {
                     size_bytes: None,
                 };
                 // What was never put there keeps the name that the trainer told.
-                if size(&task.checkpoint_root, &here).await.is_some() {
+                if file(&task.checkpoint_root, &here).await.is_some() {
                     *checkpoint = here;
                 }
             }
-            checkpoint.size_bytes = size(&task.checkpoint_root, checkpoint).await;
+            let seen = file(&task.checkpoint_root, checkpoint).await;
+            if let Some(about) = &seen {
+                task.told.names(about);
+            }
+            checkpoint.size_bytes = seen.map(|about| about.len());
         }
     }
 }
 
-async fn size(root: &FilePath, checkpoint: &Checkpoint) -> Option<u64> {
+/// The checkpoint's file on this machine.
+async fn file(root: &FilePath, checkpoint: &Checkpoint) -> Option<Metadata> {
     let path = checkpoint.path.as_str();
     let local = path.strip_prefix("file://").unwrap_or(path);
     if local.contains("://") {
@@ -159,7 +165,7 @@ async fn size(root: &FilePath, checkpoint: &Checkpoint) -> Option<u64> {
     let file = root.join(local);
     let asked = tokio::time::timeout(SIZE_PATIENCE, tokio::fs::metadata(file)).await;
     let seen = asked.ok()?.ok()?;
-    seen.is_file().then_some(seen.len())
+    seen.is_file().then_some(seen)
 }
 
 /// Records that are not part of the trainer's output.

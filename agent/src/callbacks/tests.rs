@@ -25,6 +25,7 @@ const VALIDATION: &str = "/t/s3cret/api/v1/validation/jobs/7/results";
 fn registry(spool: Spool, root: &Path) -> Registry {
     let registry = Registry::new(Arc::new(|| Timestamp(1_000)));
     let task = TaskEndpoint {
+        told: Default::default(),
         job: JobId(7),
         total_epochs: 3,
         spool,
@@ -379,6 +380,7 @@ async fn a_trainer_found_again_is_told_to_wait_until_its_task_is_ready() {
         .await
         .unwrap();
     let task = TaskEndpoint {
+        told: Default::default(),
         job: JobId(7),
         total_epochs: 3,
         spool,

@@ -26,6 +26,8 @@ pub struct CheckpointsConfig {
     pub upload: bool,
     /// How often while a trainer works, in seconds; 0 for not before it has ended.
     pub every_seconds: u32,
+    /// How long storing them may take once the job was told to stop, in seconds.
+    pub after_stop_seconds: u32,
 }
 
 impl DatasetsConfig {
@@ -39,6 +41,7 @@ impl DatasetsConfig {
             upload_checkpoints: checkpoints.upload,
             checkpoints_every: (checkpoints.every_seconds > 0)
                 .then(|| Duration::from_secs(checkpoints.every_seconds.into())),
+            checkpoints_after_stop: Duration::from_secs(checkpoints.after_stop_seconds.into()),
         }
     }
 }

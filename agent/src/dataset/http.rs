@@ -18,7 +18,7 @@ pub fn client(connection: &Connection) -> Result<reqwest::Client, String> {
     let made = connection.http().map_err(|error| error.to_string())?;
     made.connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::limited(3))
-        .user_agent(concat!("trainyard-agent/", env!("CARGO_PKG_VERSION")))
+        .user_agent(format!("trainyard-agent/{}", trainyard_proto::version()))
         .build()
         .map_err(|error| format!("no HTTP client can be made: {error}"))
 }

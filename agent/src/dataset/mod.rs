@@ -39,7 +39,8 @@ use url::Url;
 pub use cache::{Cache, Digest};
 pub use error::FetchError;
 pub use show::counts_text;
-pub use upload::{Sent, Stored, When};
+pub use still::Told;
+pub use upload::{Sent, Stored, Trip, When};
 pub use view::remove_tree;
 
 use crate::{
@@ -65,6 +66,8 @@ pub struct DatasetOptions {
     pub upload_checkpoints: bool,
     /// How often they go there while a trainer works; none for not before it has ended.
     pub checkpoints_every: Option<Duration>,
+    /// How long they may take once the job was told to stop.
+    pub checkpoints_after_stop: Duration,
 }
 
 impl Default for DatasetOptions {
@@ -75,6 +78,7 @@ impl Default for DatasetOptions {
             parallel: 8,
             upload_checkpoints: true,
             checkpoints_every: Some(Duration::from_secs(60)),
+            checkpoints_after_stop: Duration::from_secs(60),
         }
     }
 }

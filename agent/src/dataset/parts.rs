@@ -12,7 +12,7 @@ use super::{
     Datasets,
     put::{Refusal, Span, limit, put},
     retry::Retry,
-    upload::{SIGN, in_time, insist},
+    upload::{SIGN, Trip, in_time, insist},
 };
 use crate::folder::Order;
 
@@ -20,15 +20,17 @@ impl Datasets {
     /// Stores a file in parts and has one upload made of them.
     pub(super) async fn store_parts(
         &self,
-        order: &Order,
+        trip: Trip<'_>,
         path: &Path,
         parts: &UploadParts,
         retry: &mut Retry,
     ) -> Result<(), Refusal> {
-        let stored = match self.send(path, &parts.parts, retry).await {
-            Ok(tags) => self.complete(order, parts, tags).await,
-            Err(refusal) => Err(refusal),
-        };
+        let order = trip.order;
+        let storing = Box::pin(async {
+            let tags = self.send(path, &parts.parts, retry).await?;
+            self.complete(order, parts, tags).await
+        });
+        let stored = trip.unless_given_up(storing).await;
         if let Err(refusal) = stored {
             if let Err(error) = in_time(SIGN, self.end(order, parts, Vec::new())).await {
                 tracing::warn!(task = ?order.task, %error, "parts of a checkpoint stay in the store");

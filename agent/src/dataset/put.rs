@@ -37,6 +37,15 @@ pub(super) enum Refusal {
     Passing(String),
 }
 
+impl Refusal {
+    /// Why.
+    pub(super) fn into_words(self) -> String {
+        match self {
+            Self::Final(why) | Self::Way(why) | Self::Passing(why) => why,
+        }
+    }
+}
+
 /// Bytes of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span<'a> {

@@ -1,22 +1,37 @@
 //! A copy of a file that another process may be writing: whole, or none.
 //!
-//! Owns telling a file that is left alone from one that is being written. Never waits for it. Called for checkpoints of
-//! trainers that work.
+//! Owns telling a copy that is whole from one that was taken while its file was written. The copy is taken first, from an
+//! open file, and proven afterwards; never is the writer waited for without end. Called for checkpoints of trainers that
+//! work, and by the callbacks that hear of them.
 
 use std::{
-    fs::{self, Metadata},
+    collections::VecDeque,
+    fs::{self, File, Metadata},
     io,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tempfile::TempPath;
+use tokio::time::Instant;
 use trainyard_core::time::Timestamp;
 
 use crate::clock;
 
 /// A file that has not been written for so long is left alone.
 const QUIET: Duration = Duration::from_secs(1);
+/// The same of a file that is never left alone for that long.
+const BRIEF: Duration = Duration::from_millis(100);
+/// The same of one of which its trainer has said that it is whole: two writes that are nearer to each other may have one
+/// time.
+const TOLD: Duration = Duration::from_millis(20);
+/// How often one is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
+/// Copies that are taken in vain before it is left for another time.
+const MOST_COPIES: u32 = 8;
+/// What trainers have said last is remembered: best and last, some times.
+const MOST_TOLD: usize = 8;
 
 /// What tells two contents of a file apart without reading them; the newer one is greater.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,72 +52,111 @@ impl Mark {
     }
 
     /// A time that lies ahead, as after a clock jump, says nothing.
-    fn is_quiet(&self) -> bool {
+    fn is_quiet_for(&self, span: Duration) -> bool {
         let now = clock::now();
-        now > self.modified && now.since(self.modified) >= QUIET
+        now > self.modified && now.since(self.modified) >= span
     }
 }
 
-/// Copies the file that `mark` is of into a folder of ours; none when it is being written. The copy is gone with its path.
-pub(super) async fn copy(path: &Path, mark: &Mark, copies: &Path) -> io::Result<Option<TempPath>> {
-    if !mark.is_quiet() {
-        return Ok(None);
+/// Files of a task of which its trainer has said that they are there, as they were when it said so. A cheap handle.
+#[derive(Clone, Debug, Default)]
+pub struct Told(Arc<Mutex<VecDeque<Mark>>>);
+
+impl Told {
+    /// The trainer names this file, and waits for the answer: it is whole as it is.
+    pub fn names(&self, about: &Metadata) {
+        let Ok(mark) = Mark::of(about) else { return };
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.retain(|known| *known != mark);
+        marks.push_back(mark);
+        if marks.len() > MOST_TOLD {
+            marks.pop_front();
+        }
     }
-    let (path, mark, copies) = (path.to_owned(), mark.clone(), copies.to_owned());
-    let work = move || {
-        let copy = tempfile::Builder::new()
-            .prefix("on-its-way-")
-            .tempfile_in(copies)?
-            .into_temp_path();
-        fs::copy(&path, &copy)?;
-        let same = Mark::of(&fs::metadata(&path)?)? == mark;
-        Ok(Some(copy)
-            .filter(|copy| same && fs::metadata(copy).is_ok_and(|new| new.len() == mark.size)))
-    };
-    let done = trainyard_runtime::blocking(work).await;
+
+    fn knows(&self, mark: &Mark) -> bool {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.contains(mark)
+    }
+}
+
+/// A copy that is whole. It is gone with its path.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) path: TempPath,
+    /// Of the file as it was copied.
+    pub(super) mark: Mark,
+    source: File,
+}
+
+/// Copies the file into a folder of ours; none when no copy could be proven to be whole. A file that is `restless` has not
+/// been left alone for long in a whole round: a shorter silence is taken for the end of a write.
+pub(super) async fn copy(
+    path: &Path,
+    copies: &Path,
+    (told, restless): (&Told, bool),
+) -> io::Result<Option<Copy>> {
+    let quiet = if restless { BRIEF } else { QUIET };
+    for _ in 0..MOST_COPIES {
+        if let Some(copy) = off(path, copies, take).await?
+            && is_whole(&copy, path, (told, quiet)).await?
+        {
+            return Ok(Some(copy));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(None)
+}
+
+/// Work on the disk, off the runtime's threads.
+async fn off<T: Send + 'static>(
+    path: &Path,
+    copies: &Path,
+    work: fn(&Path, &Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let (path, copies): (PathBuf, PathBuf) = (path.to_owned(), copies.to_owned());
+    let done = trainyard_runtime::blocking(move || work(&path, &copies)).await;
     done.map_err(io::Error::other).and_then(|done| done)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-
-    /// A file that was written a while ago.
-    fn old(path: &Path) -> Mark {
-        fs::write(path, b"weights").unwrap();
-        let file = File::options().append(true).open(path).unwrap();
-        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(3_600);
-        file.set_modified(long_ago).unwrap();
-        Mark::of(&file.metadata().unwrap()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_left_alone_is_copied_whole_and_the_copy_goes_with_its_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("last.pt");
-        let mark = old(&path);
-        let copy = copy(&path, &mark, folder.path())
-            .await
-            .unwrap()
-            .expect("it is quiet");
-        assert_eq!(fs::read(&copy).unwrap(), b"weights");
-        drop(copy);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_being_written_is_left_for_the_next_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("last.pt");
-        let mark = old(&path);
-        // Written since it was looked at.
-        fs::write(&path, b"other weights").unwrap();
-        assert!(copy(&path, &mark, folder.path()).await.unwrap().is_none());
-        // Written just now.
-        let fresh = Mark::of(&fs::metadata(&path).unwrap()).unwrap();
-        assert!(copy(&path, &fresh, folder.path()).await.unwrap().is_none());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
+/// A copy, unless the file has changed meanwhile.
+fn take(path: &Path, copies: &Path) -> io::Result<Option<Copy>> {
+    let mut source = File::open(path)?;
+    let mark = Mark::of(&source.metadata()?)?;
+    let (mut file, path) = tempfile::Builder::new()
+        .prefix("on-its-way-")
+        .tempfile_in(copies)?
+        .into_parts();
+    // By the file system itself where it can, which takes no room there.
+    let bytes = io::copy(&mut source, &mut file)?;
+    let same = bytes == mark.size && Mark::of(&source.metadata()?)? == mark;
+    Ok(same.then_some(Copy { path, mark, source }))
 }
+
+/// Whether what was copied is a whole checkpoint: nobody has written to it for a while, before or since; or its trainer
+/// has said so; or another one has taken its name, so that it was finished.
+async fn is_whole(copy: &Copy, path: &Path, (told, quiet): (&Told, Duration)) -> io::Result<bool> {
+    let since = Instant::now();
+    // The clock may be set back: then no time is ever long enough ago.
+    while since.elapsed() <= quiet * 2 {
+        let now = Mark::of(&copy.source.metadata()?)?;
+        if now != copy.mark {
+            return Ok(false);
+        }
+        let told = told.knows(&copy.mark) && copy.mark.is_quiet_for(TOLD);
+        if told || copy.mark.is_quiet_for(quiet) {
+            return Ok(true);
+        }
+        match fs::metadata(path) {
+            Ok(other) if Mark::of(&other)?.inode != copy.mark.inode => return Ok(true),
+            Ok(_) => tokio::time::sleep(LOOK).await,
+            // It is being made anew; nobody knows why.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests;

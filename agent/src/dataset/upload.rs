@@ -4,12 +4,13 @@
 //! a job: what could not be stored stays on this node. Called by the run's courier and by its end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use trainyard_core::record::{Checkpoint, Progress};
 use trainyard_proto::v1::{PublishUploadRequest, SignUploadRequest, SignUploadResponse};
@@ -19,9 +20,9 @@ use super::{
     put::{Refusal, Span, limit, put},
     retry::{self, Retry},
     size_text,
-    still::{self, Mark},
+    still::{self, Mark, Told},
 };
-use crate::{clock, folder::Order};
+use crate::{clock, folder::Order, spool::Spool};
 
 /// Names, without their ends, of the checkpoints that are stored.
 const STEMS: [&str; 2] = ["best", "last"];
@@ -49,22 +50,66 @@ pub struct Stored {
 
 /// What of a task's checkpoints is in the store already.
 #[derive(Debug, Default)]
-pub struct Sent(BTreeMap<&'static str, (Mark, Checkpoint)>);
+pub struct Sent {
+    stored: BTreeMap<&'static str, (Mark, Checkpoint)>,
+    /// Those that were written all the time when they were looked at last.
+    restless: BTreeSet<&'static str>,
+}
 
 /// Which of them are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum When<'a> {
-    /// The trainer may write to them at any moment: only those that it leaves alone, copied into this folder first.
-    Working(&'a Path),
+    /// The trainer may write to them at any moment: only those of which there is a whole copy, taken into this folder; with
+    /// what it has said of them.
+    Working(&'a Path, &'a Told),
     /// Nobody writes any more: all of them.
     Ended,
+}
+
+/// Whose checkpoints are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Trip<'a> {
+    /// The task.
+    pub order: &'a Order,
+    /// What it tells.
+    pub spool: &'a Spool,
+    /// Cancelled when they are not to be stored any more.
+    pub given_up: &'a CancellationToken,
+}
+
+/// What is said of a checkpoint whose trip was given up.
+const GIVEN_UP: &str =
+    "the job was stopped, and storing it took longer than checkpoints.after_stop_seconds";
+
+impl Trip<'_> {
+    /// The outcome, unless the trip is given up before there is one.
+    pub(super) async fn unless_given_up<T>(
+        &self,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let done = self.given_up.run_until_cancelled(work).await;
+        done.unwrap_or_else(|| Err(Refusal::Final(GIVEN_UP.to_owned())))
+    }
+
+    /// Waits until the coordinator has all that was told by now: an attempt that goes on from a checkpoint must not miss
+    /// the epochs before it, if this node is lost for good.
+    async fn told(&self) -> Result<(), Refusal> {
+        let last = self.spool.state().last_seq;
+        match tokio::time::timeout(PATIENCE, self.spool.delivered(last)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Refusal::Final(error.to_string())),
+            Err(_) => Err(Refusal::Final(format!(
+                "what the job had told before it was not delivered within {PATIENCE:?}"
+            ))),
+        }
+    }
 }
 
 impl Datasets {
     /// Stores `best.*` and `last.*` of `folder`, unless they are in the store as they are.
     pub async fn store_checkpoints(
         &self,
-        order: &Order,
+        trip: Trip<'_>,
         folder: &Path,
         (when, sent): (When<'_>, &mut Sent),
     ) -> Stored {
@@ -72,7 +117,7 @@ impl Datasets {
         if !self.options.upload_checkpoints {
             return stored;
         }
-        let mut report = nothing(order);
+        let mut report = nothing(trip.order);
         let mut retry = Retry::new(PATIENCE);
         let mut found = find(folder).await;
         for stem in STEMS {
@@ -80,32 +125,24 @@ impl Datasets {
                 "best" => &mut report.best_checkpoint,
                 _ => &mut report.checkpoint,
             };
-            let Some((mark, path)) = found.remove(stem) else {
+            let Some((mut mark, path)) = found.remove(stem) else {
                 continue;
             };
-            if let Some((known, checkpoint)) = sent.0.get(stem)
+            if let Some((known, checkpoint)) = sent.stored.get(stem)
                 && *known == mark
             {
                 // What the trainer says at its end names the file here: it is told again where it is.
-                *place = Some(checkpoint.clone()).filter(|_| when == When::Ended);
+                *place = Some(checkpoint.clone()).filter(|_| matches!(when, When::Ended));
                 continue;
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let kept = match when {
-                When::Ended => {
-                    self.store(order, (&path, &name), mark.size, &mut retry)
-                        .await
-                }
-                When::Working(copies) => match still::copy(&path, &mark, copies).await {
-                    Ok(Some(copy)) => {
-                        self.store(order, (&copy, &name), mark.size, &mut retry)
-                            .await
-                    }
-                    // It is being written: there is a next time.
-                    Ok(None) => continue,
-                    Err(error) => Err(format!("it cannot be copied: {error}")),
-                },
-            };
+            let mut restless = sent.restless.contains(stem);
+            let bringing = self.bring(trip, (&path, &mut mark), (when, &mut restless), &mut retry);
+            let kept = bringing.await;
+            if restless {
+                sent.restless.insert(stem);
+            }
+            let Some(kept) = kept else { continue };
             match kept {
                 Ok(location) => {
                     let size = size_text(mark.size);
@@ -116,7 +153,7 @@ impl Datasets {
                         size_bytes: Some(mark.size),
                     };
                     *place = Some(checkpoint.clone());
-                    sent.0.insert(stem, (mark, checkpoint));
+                    sent.stored.insert(stem, (mark, checkpoint));
                 }
                 Err(why) => {
                     let path = path.display();
@@ -130,9 +167,35 @@ impl Datasets {
         stored
     }
 
+    /// Brings one there, and notes what of it; none where it is being written: there is a next time.
+    async fn bring(
+        &self,
+        trip: Trip<'_>,
+        (path, mark): (&Path, &mut Mark),
+        (when, restless): (When<'_>, &mut bool),
+        retry: &mut Retry,
+    ) -> Option<Result<String, String>> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let When::Working(copies, told) = when else {
+            return Some(self.store(trip, (path, &name), mark.size, retry).await);
+        };
+        match still::copy(path, copies, (told, *restless)).await {
+            Ok(Some(copy)) => {
+                mark.clone_from(&copy.mark);
+                let from = (&*copy.path, &*name);
+                Some(self.store(trip, from, mark.size, retry).await)
+            }
+            Ok(None) => {
+                *restless = true;
+                None
+            }
+            Err(error) => Some(Err(format!("it cannot be copied: {error}"))),
+        }
+    }
+
     async fn store(
         &self,
-        order: &Order,
+        trip: Trip<'_>,
         (path, name): (&Path, &str),
         size: u64,
         retry: &mut Retry,
@@ -140,7 +203,9 @@ impl Datasets {
         let (mut tries, mut ways) = (0, 0);
         loop {
             tries += 1;
-            let why = match self.try_to_store(order, (path, name, size), retry).await {
+            // A large one, and there is one of it at a time.
+            let trying = Box::pin(self.try_to_store(trip, (path, name, size), retry));
+            let why = match trying.await {
                 Ok(location) => {
                     retry.progress();
                     return Ok(location);
@@ -155,25 +220,35 @@ impl Datasets {
                 }
                 Err(Refusal::Passing(why)) => why,
             };
-            if tries >= MOST_TRIES || !retry.again().await {
-                return Err(why);
+            let again = async { Ok(tries < MOST_TRIES && retry.again().await) };
+            match trip.unless_given_up(again).await {
+                Ok(true) => {}
+                Ok(false) => return Err(why),
+                Err(given_up) => return Err(given_up.into_words()),
             }
         }
     }
 
     async fn try_to_store(
         &self,
-        order: &Order,
+        trip: Trip<'_>,
         (path, name, size): (&Path, &str, u64),
         retry: &mut Retry,
     ) -> Result<String, Refusal> {
         // What a try before this one has under way at the store must not come in place of it, nor it in place of that.
         let upload = rand::random::<u64>().max(1);
-        let signed = self.sign(order, name.to_owned(), (size, upload)).await;
-        let signed = signed.map_err(|status| refusal(&status))?;
+        let signing = async {
+            let signed = self.sign(trip.order, name.to_owned(), (size, upload)).await;
+            signed.map_err(|status| refusal(&status))
+        };
+        let signed = trip.unless_given_up(signing).await?;
+        let publishing = Box::pin(async {
+            trip.told().await?;
+            self.publish(trip.order, name, (size, upload)).await
+        });
         if let Some(parts) = &signed.parts {
-            self.store_parts(order, path, parts, retry).await?;
-            self.publish(order, name, (size, upload)).await?;
+            self.store_parts(trip, path, parts, retry).await?;
+            trip.unless_given_up(publishing).await?;
             return Ok(signed.location);
         }
         let url = self.coordinator.join(&signed.url);
@@ -183,8 +258,9 @@ impl Datasets {
             from: 0,
             size,
         };
-        put(&self.http, url, span, retry.moved()).await?;
-        self.publish(order, name, (size, upload)).await?;
+        let putting = put(&self.http, url, span, retry.moved());
+        trip.unless_given_up(putting).await?;
+        trip.unless_given_up(publishing).await?;
         Ok(signed.location)
     }
 

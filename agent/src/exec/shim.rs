@@ -40,6 +40,8 @@ const SWEEP_TICK: Duration = Duration::from_millis(50);
 /// pipe. In place of a folder it may be told to be the process that others are forked from.
 #[must_use]
 pub fn main(task_dir: &Path) -> i32 {
+    // It was started as /proc/self/exe, and would be listed as `exe`.
+    std::fs::write("/proc/self/comm", "trainyard").ok();
     if task_dir == Path::new(ZYGOTE) {
         return match zygote::serve() {
             Some((number, task_dir)) => attend(&task_dir, |hello| {

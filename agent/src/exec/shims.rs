@@ -22,12 +22,16 @@ use tokio_util::task::TaskTracker;
 
 /// How long a zygote may take to kill a shim, before it is taken to be stuck itself.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// The program that runs here, whatever has become of its file.
+const SELF: &str = "/proc/self/exe";
 
 /// How shims are started, and what they are forked from.
 #[derive(Debug)]
 pub struct Shims {
     /// Program and leading arguments.
     command: Vec<String>,
+    /// The program is this process's own.
+    own: bool,
     /// The folder of the control group that they start in.
     group: Option<PathBuf>,
     zygote: Mutex<Option<Arc<Zygote>>>,
@@ -83,7 +87,10 @@ impl Shims {
     /// Shims that `command` (program and leading arguments) starts. There is no zygote yet.
     #[must_use]
     pub fn new(command: Vec<String>) -> Self {
+        let me = std::env::current_exe().ok();
+        let program = command.first().map(PathBuf::from);
         Self {
+            own: me.is_some() && me == program,
             command,
             group: cgroup::own(),
             zygote: Mutex::default(),
@@ -135,7 +142,10 @@ impl Shims {
         let empty = || io::Error::new(io::ErrorKind::InvalidInput, "its command is empty");
         let (program, arguments) = self.command.split_first().ok_or_else(empty)?;
         let group = self.group.iter().map(|group| (cgroup::OWN, group));
-        Command::new(program)
+        // Its file may be another by now, or none: an upgrade replaces it while this one runs.
+        let file = if self.own { SELF } else { program };
+        Command::new(file)
+            .arg0(program)
             .envs(group)
             .args(arguments)
             .arg(argument)

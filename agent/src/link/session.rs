@@ -83,6 +83,7 @@ pub(super) async fn run(link: &LinkArgs, actor: &ActorRef<LinkMsg>) -> SessionEn
         outgoing,
         told,
         blocked: BTreeMap::new(),
+        condition: String::new(),
     };
     tokio::select! {
         end = control.run(incoming, every) => end,
@@ -129,7 +130,7 @@ fn hello(link: &LinkArgs, credential: &Secret, address: String) -> ConnectReques
         node_name: identity.name.clone(),
         token: credential.expose().to_owned(),
         protocol_version: PROTOCOL,
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: trainyard_proto::version().to_owned(),
         boot_id: identity.boot_id.clone(),
         capacity: Some(identity.capacity.clone().into()),
         labels: identity.labels.clone(),
@@ -137,6 +138,7 @@ fn hello(link: &LinkArgs, credential: &Secret, address: String) -> ConnectReques
         agent_id: identity.agent_id.clone(),
         blocked_gpus: frames::blocked(link.board.blocked()),
         address,
+        condition: link.board.condition(),
     }))
 }
 
@@ -147,6 +149,8 @@ struct Control<'l> {
     told: u64,
     /// The GPUs that are told to be blocked.
     blocked: BTreeMap<String, Blocked>,
+    /// Why the node is told to take no work.
+    condition: String,
 }
 
 impl Control<'_> {
@@ -190,6 +194,7 @@ impl Control<'_> {
         let beat = Heartbeat {
             tasks: reports.into_iter().map(Into::into).collect(),
             blocked_gpus: frames::blocked(self.link.board.blocked()),
+            condition: self.link.board.condition(),
         };
         self.send(connect_request::Frame::Heartbeat(beat)).await
     }
@@ -198,9 +203,9 @@ impl Control<'_> {
     async fn news(&mut self) -> Result<(), SessionEnd> {
         let newest = *self.link.board.watch().borrow();
         // Before the end of the task that has held one: it must not be given to another.
-        let blocked = self.link.board.blocked();
-        if blocked != self.blocked {
-            self.blocked = blocked;
+        let now = (self.link.board.blocked(), self.link.board.condition());
+        if now.0 != self.blocked || now.1 != self.condition {
+            (self.blocked, self.condition) = now;
             self.heartbeat().await?;
         }
         for report in self.link.board.reports_after(self.told) {

@@ -87,6 +87,7 @@ impl World {
         let spool = Spool::open(self.folder.path().join(format!("spool-{job}")), u64::MAX);
         let view = self.folder.path().join("view");
         let endpoint = TaskEndpoint {
+            told: Default::default(),
             job: JobId(job),
             total_epochs: 3,
             spool: spool.await.unwrap(),
@@ -325,6 +326,7 @@ async fn the_checkpoint_that_a_task_begins_with_is_there_under_its_name() {
     let objects = TaskObjects::new(JobId(7), None, world.folder.path().join("view"), &root);
     let location = Some("/artifacts/checkpoints/7/last.pt");
     let endpoint = TaskEndpoint {
+        told: Default::default(),
         job: JobId(7),
         total_epochs: 3,
         spool: Spool::open(world.folder.path().join("again"), u64::MAX)

@@ -231,6 +231,16 @@ impl Spool {
         self.state.clone()
     }
 
+    /// Waits until the coordinator keeps everything up to `seq`.
+    ///
+    /// # Errors
+    /// When the spool is closed before.
+    pub async fn delivered(&self, seq: u64) -> Result<(), SpoolError> {
+        let mut states = self.state.clone();
+        let reached = states.wait_for(|state| state.acked >= seq).await;
+        reached.map(drop).map_err(|_gone| SpoolError::Closed)
+    }
+
     /// Waits until what is not acknowledged leaves room for more.
     pub async fn has_room(&self) {
         let mut states = self.state.clone();

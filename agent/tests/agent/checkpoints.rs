@@ -4,10 +4,17 @@
     reason = "a case that looks where nothing is has failed"
 )]
 
-use trainyard_proto::v1::{Checkpoint, LogStream, connect_response::Frame, record::Body};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use trainyard_proto::v1::{
+    Checkpoint, LogStream, StopCause, connect_response::Frame, record::Body,
+};
 
 use crate::fake::Fake;
-use crate::harness::{cluster, command, said, shell, start_of};
+use crate::harness::{
+    Agent, cluster, command, folder, launch, options, said, shell, start_of, stop_of, until,
+};
 use crate::store::Store;
 
 const TRAINER: &str = r#"
@@ -224,4 +231,99 @@ pub(crate) async fn a_checkpoint_that_the_node_knows_by_its_path_is_left_as_it_i
     let said = fake.lines(1, LogStream::Stdout);
     assert_eq!(said, [format!("true {own}"), "mine".to_owned()]);
     agent.stop().await;
+}
+
+/// An agent that looks for checkpoints all the time while a trainer works, and gives their upload up soon after a stop.
+async fn eager() -> (Fake, Agent, TempDir, Store) {
+    let (fake, data, store) = (Fake::start().await, folder(), Store::start().await);
+    let mut options = options(&fake, data.path());
+    options.datasets.checkpoints_every = Some(Duration::from_millis(50));
+    options.datasets.checkpoints_after_stop = Duration::from_millis(100);
+    fake.known().uploads = Some(store.clone());
+    let agent = launch(options);
+    (fake, agent, data, store)
+}
+
+pub(crate) async fn a_checkpoint_gets_its_name_once_what_was_told_before_it_is_delivered() {
+    let (fake, agent, data, store) = eager().await;
+    fake.known().deaf = true;
+    let gate = data.path().join("gate");
+    let script = format!(
+        "wait_for() {{ while [ ! -e {0}-$1 ]; do sleep 0.05; done; }}
+        printf weights > $CHECKPOINT_DIR/last.pt; echo saved
+        wait_for 1; echo later; wait_for 2; echo heard; wait_for 3",
+        gate.display()
+    );
+    let open = |number: u32| {
+        std::fs::write(format!("{}-{number}", gate.display()), "").expect("a gate opens");
+    };
+    fake.send(start_of(1, shell(&script))).await;
+    said(&fake, 1, "saved").await;
+    until(|| store.shelf().uploads.contains_key("last.pt")).await;
+    open(1);
+    said(&fake, 1, "later").await;
+    assert_eq!(fake.known().published, [""; 0], "nobody has those lines");
+    fake.known().deaf = false;
+    open(2);
+    said(&fake, 1, "heard").await;
+    until(|| fake.known().published == ["last.pt"]).await;
+    open(3);
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    agent.stop().await;
+}
+
+pub(crate) async fn a_trainer_that_has_ended_is_cancelled_while_its_checkpoint_is_on_its_way() {
+    for part_bytes in [None, Some(4)] {
+        let (fake, agent, _data, store) = eager().await;
+        fake.known().part_bytes = part_bytes;
+        let held = store.full.lock().await;
+        let script = "printf 0123456789 > $CHECKPOINT_DIR/best.pt";
+        fake.send(start_of(1, shell(script))).await;
+        until(|| !store.shelf().came.is_empty()).await;
+        fake.send(stop_of(1, Duration::from_secs(5))).await;
+        is_given_up(&fake, &store).await;
+        let end = fake.whole_end(1).await;
+        assert_eq!(end.exit_code, Some(0));
+        assert_eq!(end.stop_cause(), StopCause::Cancelled);
+        drop(held);
+        agent.stop().await;
+    }
+}
+
+pub(crate) async fn a_job_that_is_cancelled_while_it_trains_ends_though_its_store_takes_nothing() {
+    for part_bytes in [None, Some(4)] {
+        let (fake, agent, _data, store) = eager().await;
+        fake.known().part_bytes = part_bytes;
+        let held = store.full.lock().await;
+        let script = "printf 0123456789 > $CHECKPOINT_DIR/best.pt; echo saved; exec sleep 1000";
+        fake.send(start_of(1, shell(script))).await;
+        until(|| !store.shelf().came.is_empty()).await;
+        fake.send(stop_of(1, Duration::from_secs(5))).await;
+        is_given_up(&fake, &store).await;
+        assert_eq!(store.shelf().left, 2, "that of the round, and the last one");
+        let end = fake.whole_end(1).await;
+        assert_eq!(end.stop_cause(), StopCause::Cancelled);
+        drop(held);
+        agent.stop().await;
+    }
+}
+
+/// The job ends, its uploads have been hung up on, and the store has nothing of them.
+async fn is_given_up(fake: &Fake, store: &Store) {
+    fake.whole_end(1).await;
+    until(|| {
+        let shelf = store.shelf();
+        u32::try_from(shelf.came.len()) == Ok(shelf.left)
+    })
+    .await;
+    let shelf = store.shelf();
+    assert!(shelf.uploads.is_empty());
+    let parts = shelf.ended.iter().all(|(_, parts)| *parts == 0);
+    let given_up = shelf.ended.len() == shelf.came.len() || fake.known().part_bytes.is_none();
+    assert!(parts && given_up, "{:?}", shelf.ended);
+    drop(shelf);
+    assert_eq!(fake.known().published, [""; 0]);
+    let own = fake.lines(1, LogStream::System);
+    let words = "longer than checkpoints.after_stop_seconds";
+    assert!(own.iter().any(|line| line.ends_with(words)), "{own:?}");
 }

@@ -51,6 +51,7 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
         slots: Some(4),
         simulated_gpus: Some(Vec::new()),
         spool_bytes: 128 << 20,
+        reserve_bytes: 0,
         devices: None,
         giving_back: GivingBack::default(),
         trainers_dir: Some(data.join("own-trainers")),

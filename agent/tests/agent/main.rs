@@ -84,6 +84,9 @@ cases! {
         parts_whose_attempt_is_over_when_they_are_there_are_not_told_and_not_sent_again,
         a_large_checkpoint_goes_in_parts_and_a_part_that_is_there_is_not_sent_again,
         what_the_store_will_say_again_is_asked_once_and_its_words_are_told,
+        a_checkpoint_gets_its_name_once_what_was_told_before_it_is_delivered,
+        a_trainer_that_has_ended_is_cancelled_while_its_checkpoint_is_on_its_way,
+        a_job_that_is_cancelled_while_it_trains_ends_though_its_store_takes_nothing,
         a_stored_checkpoint_is_a_file_of_the_task_when_its_trainer_begins,
         a_stored_checkpoint_that_is_gone_fails_the_job_in_words,
         a_checkpoint_that_the_node_knows_by_its_path_is_left_as_it_is;

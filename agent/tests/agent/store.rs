@@ -38,6 +38,22 @@ pub(crate) struct Shelf {
     pub(crate) valid_from: u64,
     /// Answers that break off in the middle.
     pub(crate) broken: u32,
+    /// Uploads whose sender has hung up before they were taken.
+    pub(crate) left: u32,
+}
+
+/// An upload that is being taken.
+struct Coming {
+    store: Store,
+    taken: bool,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.store.shelf().left += 1;
+        }
+    }
 }
 
 /// The server. A cheap handle.
@@ -46,6 +62,8 @@ pub(crate) struct Store {
     shelf: Arc<Mutex<Shelf>>,
     /// Answers that may be given; as many as anybody wants unless a case takes them.
     pub(crate) gate: Arc<Semaphore>,
+    /// Held by a case: uploads are not taken.
+    pub(crate) full: Arc<tokio::sync::Mutex<()>>,
     pub(crate) address: SocketAddr,
 }
 
@@ -55,6 +73,7 @@ impl Store {
         let store = Self {
             shelf: Arc::default(),
             gate: Arc::new(Semaphore::new(1_000_000)),
+            full: Arc::default(),
             address: listener.local_addr().expect("its address"),
         };
         let router = Router::new()
@@ -135,8 +154,15 @@ async fn file(
 }
 
 async fn upload(State(store): State<Store>, Path(name): Path<String>, body: Bytes) -> Response {
+    store.shelf().came.push(name.clone());
+    let mut coming = Coming {
+        store: store.clone(),
+        taken: false,
+    };
+    let free = store.full.lock().await;
+    coming.taken = true;
+    drop(free);
     let mut shelf = store.shelf();
-    shelf.came.push(name.clone());
     if shelf.refuse_uploads > 0 {
         shelf.refuse_uploads -= 1;
         let status = shelf.refuse_with.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

@@ -180,7 +180,7 @@ fn document(url: &str, health: &str, me: Option<&MeResponse>) -> Value {
     json!({
         "coordinator": url,
         "health": health,
-        "client_version": env!("CARGO_PKG_VERSION"),
+        "client_version": trainyard_proto::version(),
         "user": me.map(|me| json!({
             "user_id": me.user_id,
             "email": me.email,
@@ -199,7 +199,7 @@ fn page(url: &str, health: &str, me: Option<&MeResponse>) -> String {
     block
         .add("coordinator", url)
         .add("health", health)
-        .add("client", env!("CARGO_PKG_VERSION"))
+        .add("client", trainyard_proto::version())
         .add("you are", user);
     block.render()
 }

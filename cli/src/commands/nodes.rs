@@ -119,13 +119,16 @@ fn table(screen: &Screen, nodes: &[Node], now: Timestamp) -> String {
             text::age(node.last_seen_at.as_ref(), now),
         ]);
     }
-    table.render()
+    let conditions = nodes.iter().filter(|node| !node.condition.is_empty());
+    let lines = conditions.map(|node| format!("\n{}: {}", node.name, node.condition));
+    table.render() + &lines.collect::<String>()
 }
 
 /// A node that is well but gets no work is called so.
 fn state(node: &Node) -> &'static str {
     match text::node_state(node.state()) {
         "ready" if node.draining => "draining",
+        "ready" if !node.condition.is_empty() => "full",
         other => other,
     }
 }
@@ -158,6 +161,7 @@ fn page(node: &Node, now: Timestamp) -> String {
         .add("node", node.name.clone())
         .add("state", state(node))
         .add("drained for", node.drain_reason.clone())
+        .add("condition", node.condition.clone())
         .add("capacity", capacity(node.capacity.as_ref()))
         .add("free", capacity(node.free.as_ref()))
         .add("gpus", gpus(node.capacity.as_ref()))
@@ -252,6 +256,24 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_node_that_takes_no_jobs_says_why_in_the_list_and_on_its_page() {
+        let screen = Screen {
+            json: false,
+            terminal: false,
+            colour: false,
+            width: 80,
+        };
+        let mut node = node();
+        (node.draining, node.drain_reason) = (false, String::new());
+        node.condition = "disk full: 12 MiB free of 4 GiB, needs 64 MiB".into();
+        let text = table(&screen, &[node.clone()], Timestamp(0));
+        let line = "\nalpha: disk full: 12 MiB free of 4 GiB, needs 64 MiB";
+        assert!(text.ends_with(line) && text.contains(" full "), "{text}");
+        let text = page(&node, Timestamp(0));
+        assert!(text.contains("disk full: 12 MiB free"), "{text}");
     }
 
     #[test]

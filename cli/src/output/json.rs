@@ -166,6 +166,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "state": text::node_state(node.state()),
         "draining": node.draining,
         "drain_reason": given(&node.drain_reason),
+        "condition": given(&node.condition),
         "capacity": node.capacity.as_ref().map(capacity),
         "free": node.free.as_ref().map(capacity),
         "blocked_gpus": node.blocked_gpus.iter().map(blocked).collect::<Vec<_>>(),

@@ -54,6 +54,8 @@ pub struct SessionArgs {
     pub nodes: NodesRef,
     /// The GPUs that the agent has said get no jobs, with the reasons.
     pub blocked: BTreeMap<String, String>,
+    /// Why the agent has said that its node is to get no jobs; empty for nothing.
+    pub condition: String,
 }
 
 /// As the agent says it.
@@ -112,6 +114,11 @@ impl SessionArgs {
                 if blocked != self.blocked {
                     self.blocked.clone_from(&blocked);
                     let told = NodesMsg::Blocked(self.node.clone(), blocked);
+                    self.nodes.cast(told)?;
+                }
+                if beat.condition != self.condition {
+                    self.condition.clone_from(&beat.condition);
+                    let told = NodesMsg::Condition(self.node.clone(), beat.condition);
                     self.nodes.cast(told)?;
                 }
                 for report in beat.tasks {

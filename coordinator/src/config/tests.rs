@@ -166,7 +166,12 @@ fn settings_of_trackers_that_cannot_work_are_refused_by_name() {
 fn everything_is_kept_for_ever_unless_days_or_a_size_are_asked_for() {
     use trainyard_core::retention::Retention;
     let config = Config::load(None, []).unwrap();
-    assert_eq!(config.retention(), Retention::default());
+    let keys = Some(Duration::from_secs(7 * 86_400));
+    let rows = Retention {
+        keys,
+        ..Retention::default()
+    };
+    assert_eq!(config.retention(), rows);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");
     let text = "[retention]\npoints_days = 0\nlogs_days = 30\nmax_gib = 2";
@@ -176,6 +181,7 @@ fn everything_is_kept_for_ever_unless_days_or_a_size_are_asked_for() {
         points: None,
         lines: Some(Duration::from_secs(30 * 86_400)),
         bytes: Some(2 << 30),
+        keys,
     };
     assert_eq!(asked, expected);
 }

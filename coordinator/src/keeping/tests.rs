@@ -12,6 +12,7 @@ use trainyard_core::{
 
 use super::*;
 use crate::{
+    actors::jobs::RequestKey,
     store::{Change, StoreOptions},
     trackers::status_for_tests as status,
 };
@@ -80,7 +81,7 @@ async fn what_is_old_goes_and_the_job_says_why() {
     let asked = Retention {
         points: Some(30 * DAY),
         lines: Some(30 * DAY),
-        bytes: None,
+        ..Retention::default()
     };
     for _ in 0..2 {
         trim(&store, &asked, &Board::default()).await.unwrap();
@@ -107,7 +108,7 @@ async fn a_log_that_goes_later_than_the_points_says_that_they_are_gone_too() {
     let asked = |points, lines| Retention {
         points,
         lines,
-        bytes: None,
+        ..Retention::default()
     };
     for asked in [asked(Some(DAY), None), asked(Some(DAY), Some(DAY))] {
         for _ in 0..2 {
@@ -153,6 +154,80 @@ async fn a_job_of_which_a_tracker_lacks_something_keeps_all_of_it() {
     store.commit_and_wait(taken).await.unwrap();
     trim(&store, &asked, &board).await.unwrap();
     assert_eq!(counts(&store), [0, 49, 49]);
+}
+
+/// A submission of such a job, with a key.
+fn keyed(id: u64, accepted_at: Timestamp, ended: bool) -> Vec<Change> {
+    let mut job = Job::accepted(JobId(id), JobSpec::default(), "ada".into(), accepted_at);
+    if ended {
+        job.state = JobState::Completed;
+        job.ended_at = Some(clock::now());
+    }
+    let asked = RequestKey {
+        key: format!("key-{id}"),
+        fingerprint: "as it was asked for".to_owned(),
+    };
+    let key = asked.key.clone();
+    vec![
+        Change::put(&asked),
+        Change::PutRequestKey {
+            key,
+            job: JobId(id),
+        },
+        Change::PutJob(Box::new(job)),
+    ]
+}
+
+#[tokio::test]
+async fn a_key_of_a_submission_goes_when_its_job_is_old_and_has_ended_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("trainyard.redb"));
+    let now = clock::now();
+    let ago = |days| now.minus(days * DAY);
+    for (id, accepted_at, ended) in [
+        (1, ago(9), true),
+        (2, ago(9), false),
+        (3, ago(8), true),
+        (4, ago(6), true),
+        (5, now, false),
+    ] {
+        let rows = keyed(id, accepted_at, ended);
+        store.commit_and_wait(rows).await.unwrap();
+    }
+    let left = || {
+        let known = |id: &u64| {
+            let key = format!("key-{id}");
+            let job = store.request_key(&key).unwrap();
+            let asked = store.document::<RequestKey>(&key).unwrap();
+            assert_eq!(job.is_some(), asked.is_some(), "both or none");
+            job.is_some()
+        };
+        (1..=5).filter(known).collect::<Vec<_>>()
+    };
+    let asked = |keys| Retention {
+        keys,
+        ..Retention::default()
+    };
+    trim(&store, &asked(None), &Board::default()).await.unwrap();
+    assert_eq!(left(), [1, 2, 3, 4, 5]);
+    for _ in 0..2 {
+        let week = asked(Some(7 * DAY));
+        trim(&store, &week, &Board::default()).await.unwrap();
+        assert_eq!(left(), [2, 4, 5]);
+    }
+    // A key that was given to another job meanwhile is that one's.
+    store.commit_and_wait(keyed(6, now, true)).await.unwrap();
+    let taken = Change::PutRequestKey {
+        key: "key-6".to_owned(),
+        job: JobId(5),
+    };
+    let late = Change::DropRequestKey {
+        key: "key-6".to_owned(),
+        job: JobId(6),
+        document: RequestKey::KIND,
+    };
+    store.commit_and_wait(vec![taken, late]).await.unwrap();
+    assert_eq!(store.request_key("key-6").unwrap(), Some(JobId(5)));
 }
 
 #[tokio::test]

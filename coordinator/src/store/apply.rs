@@ -5,9 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use redb::{ReadableTableMetadata as _, WriteTransaction};
+use redb::{ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
 use serde::Serialize;
-use trainyard_core::{ids::TaskKey, job::Job};
+use trainyard_core::{
+    ids::{JobId, TaskKey},
+    job::Job,
+};
 
 use super::{
     Change, NodeRow, UserRow, changed,
@@ -108,6 +111,9 @@ impl<'t> Batch<'t> {
                 let mut table = self.txn.open_table(REQUEST_KEYS)?;
                 table.insert(key.as_bytes(), job.0)?;
             }
+            Change::DropRequestKey { key, job, document } => {
+                self.drop_request_key(&key, job, document)?;
+            }
             Change::Seal(sealing) => {
                 self.opened.close();
                 seal::exchange(self.txn, *sealing, &mut self.held)?;
@@ -149,6 +155,21 @@ impl<'t> Batch<'t> {
         };
         let bytes = codec::job_to_json(place, job)?;
         self.opened.jobs(self.txn)?.insert(id, bytes.as_slice())?;
+        Ok(())
+    }
+
+    fn drop_request_key(&mut self, key: &str, job: JobId, document: &str) -> Result<(), ReadError> {
+        if self.opened.open_jobs(self.txn)?.get(job.0)?.is_some() {
+            return Ok(());
+        }
+        let mut keys = self.txn.open_table(REQUEST_KEYS)?;
+        let own = keys
+            .get(key.as_bytes())?
+            .is_some_and(|of| of.value() == job.0);
+        if own {
+            keys.remove(key.as_bytes())?;
+            self.txn.open_table(DOCUMENTS)?.remove((document, key))?;
+        }
         Ok(())
     }
 

@@ -344,6 +344,23 @@ pub(super) fn end_from_json(place: Place<'_>, bytes: &[u8]) -> Result<Timestamp,
     Ok(job.ended_at.unwrap_or(job.state_since))
 }
 
+/// Of a job no more than when it was accepted.
+#[derive(Deserialize)]
+struct BeginRow {
+    job: OnlyBegin,
+}
+
+#[derive(Deserialize)]
+struct OnlyBegin {
+    created_at: Timestamp,
+}
+
+/// When a job was accepted.
+pub(super) fn begin_from_json(place: Place<'_>, bytes: &[u8]) -> Result<Timestamp, ReadError> {
+    let BeginRow { job } = from_json(place, bytes)?;
+    Ok(job.created_at)
+}
+
 /// Every map of metrics of a job, always in the same order.
 fn metric_maps(job: &mut Job) -> Vec<&mut BTreeMap<String, f64>> {
     let mut maps = vec![&mut job.final_metrics];

@@ -12,6 +12,7 @@ mod codec;
 mod documents;
 mod error;
 mod held;
+mod keys;
 mod migrate;
 mod open;
 mod opened;

@@ -88,6 +88,15 @@ pub enum Change {
         /// The job.
         job: JobId,
     },
+    /// It is forgotten, unless its job is open or it stands for another one by now.
+    DropRequestKey {
+        /// The key.
+        key: String,
+        /// The job that it stood for.
+        job: JobId,
+        /// Of which kind the row is that stands beside it under the same key.
+        document: &'static str,
+    },
     /// A block in the place of chunks, made by [`Store::sealing`](super::Store::sealing).
     Seal(Box<Sealing>),
     /// Rows of a job that has ended are taken out, a bounded number; see [`Store::trim`](super::Store::trim).
@@ -111,6 +120,7 @@ impl Change {
             | Self::PutDocument { .. }
             | Self::RemoveDocument { .. }
             | Self::PutRequestKey { .. }
+            | Self::DropRequestKey { .. }
             | Self::Seal(_) => None,
         }
     }

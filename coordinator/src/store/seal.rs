@@ -1,6 +1,6 @@
-//! Sealing: chunks that nobody writes on any more become a block.
+//! Sealing: chunks that nobody writes on any more become a block, with the small blocks before them.
 //!
-//! Owns which chunks are put together, and the one change that puts a block in their place. Reads and compresses where it
+//! Owns which chunks and blocks are put together, and the one change that puts a block in their place. Reads and compresses where it
 //! is called, off the committing thread; only the exchange is the committing thread's. Called by whoever keeps the store
 //! small.
 
@@ -38,11 +38,12 @@ const fn bytes_of(rows: Rows) -> usize {
     }
 }
 
-/// A block, and the chunks whose place it takes.
+/// A block, and the smaller blocks and the chunks behind them whose place it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sealing {
     rows: Rows,
     job: JobId,
+    blocks: Vec<(u64, Entry)>,
     chunks: Vec<u64>,
     count: u32,
     packed: Packed,
@@ -87,10 +88,11 @@ fn sealing<T: Kept>(
     rows: Rows,
     job: JobId,
 ) -> Result<Option<Sealing>, ReadError> {
-    let Some(run) = run::<T>(txn, rows, job)? else {
+    let Some(mut run) = run::<T>(txn, rows, job)? else {
         return Ok(None);
     };
-    let first = run.chunks.first().copied().unwrap_or_default();
+    let blocks = absorb(txn, (rows, job), &mut run)?;
+    let first = run.rows.first().map(|(id, _, _)| *id).unwrap_or_default();
     let place = Place {
         table: rows.series().name,
         key: &first,
@@ -99,6 +101,7 @@ fn sealing<T: Kept>(
     Ok(Some(Sealing {
         rows,
         job,
+        blocks,
         chunks: run.chunks,
         count,
         packed: T::pack(place, run.attempt, run.rows)?,
@@ -154,6 +157,54 @@ fn run<T: Kept>(
     Ok(run)
 }
 
+/// Takes blocks of the same attempt that stand right before the run into it, as long as all of it is one block. Of a job
+/// that goes on only those that are no larger than what comes to them: so each row is packed anew a few times at most, and
+/// a slow job has a few blocks.
+fn absorb<T: Kept>(
+    txn: &ReadTransaction,
+    (rows, job): (Rows, JobId),
+    run: &mut Run<T>,
+) -> Result<Vec<(u64, Entry)>, ReadError> {
+    let series = rows.series();
+    let ended = txn.open_table(OPEN_JOBS)?.get(job.0)?.is_none();
+    let below = txn.open_table(series.trimmed)?.get(job.0)?;
+    let below = below.map_or(0, |trimmed| trimmed.value().0);
+    let index = txn.open_table(series.by_job)?;
+    let mut next = run.chunks.first().copied().unwrap_or_default();
+    let mut blocks = Vec::new();
+    let before = series::keys(job, 0..=next.saturating_sub(1));
+    for entry in index.range(before)?.rev() {
+        let (key, entry) = entry?;
+        let (first, entry) = (key.value().1, Entry::of(entry.value()));
+        let count = usize::try_from(entry.rows).unwrap_or(usize::MAX);
+        let small = ended || count <= run.rows.len();
+        let fits = count.saturating_add(run.rows.len()) <= rows_of(rows);
+        let divided = first < below && next >= below;
+        if !entry.sealed || !small || !fits || divided {
+            break;
+        }
+        // One that is damaged stays as it is: whoever checks the file tells.
+        let Ok(block) = series::read::<T>(txn, series, first) else {
+            break;
+        };
+        let attempt = block.attempt();
+        let own: Vec<(u64, Rank, T)> = block
+            .rows(0)
+            .map(|(id, whose, row)| (id, whose.rank, row))
+            .collect();
+        let size: usize = own.iter().map(|(_, _, row)| row.size()).sum();
+        if attempt != run.attempt || run.bytes + size > bytes_of(rows) {
+            break;
+        }
+        run.bytes += size;
+        run.rows.splice(0..0, own);
+        blocks.push((first, entry));
+        next = first;
+    }
+    blocks.reverse();
+    Ok(blocks)
+}
+
 impl<T> Run<T> {
     fn new(attempt: AttemptNo) -> Self {
         Self {
@@ -169,7 +220,7 @@ impl<T> Run<T> {
     }
 }
 
-/// Puts the block in the place of its chunks, if they are all there as they were.
+/// Puts the block in the place of those before and of its chunks, if they are all there as they were.
 pub(super) fn exchange(
     txn: &WriteTransaction,
     sealing: Sealing,
@@ -177,16 +228,28 @@ pub(super) fn exchange(
 ) -> Result<(), ReadError> {
     let series = sealing.rows.series();
     let job = sealing.job.0;
-    let mut index = txn.open_table(series.by_job)?;
+    let index = txn.open_table(series.by_job)?;
     for first in &sealing.chunks {
         let entry = index.get((job, *first))?;
         if entry.is_none_or(|entry| Entry::of(entry.value()).sealed) {
             return Ok(());
         }
     }
-    let Some(first) = sealing.chunks.first().copied() else {
+    for (first, known) in &sealing.blocks {
+        let entry = index.get((job, *first))?;
+        if entry.map(|entry| Entry::of(entry.value())) != Some(*known) {
+            return Ok(());
+        }
+    }
+    let begins = sealing.blocks.first().map(|(first, _)| *first);
+    let Some(first) = begins.or_else(|| sealing.chunks.first().copied()) else {
         return Ok(());
     };
+    drop(index);
+    for (first, _) in &sealing.blocks {
+        remove(txn, (series, job, *first), held)?;
+    }
+    let mut index = txn.open_table(series.by_job)?;
     let mut chunks = txn.open_table(series.chunks)?;
     for chunk in &sealing.chunks {
         index.remove((job, *chunk))?;

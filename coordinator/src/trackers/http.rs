@@ -93,7 +93,7 @@ pub(super) fn client() -> Result<Client, reqwest::Error> {
         .connect_timeout(CONNECT)
         .timeout(TOTAL)
         .redirect(Policy::none())
-        .user_agent(concat!("trainyard/", env!("CARGO_PKG_VERSION")))
+        .user_agent(format!("trainyard/{}", trainyard_proto::version()))
         .build()
 }
 

@@ -55,6 +55,8 @@ mod mlflow;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod newer;
+#[cfg(test)]
 mod odd_answers;
 #[cfg(test)]
 mod oidc;

@@ -234,3 +234,18 @@ fn a_process_that_vanished_is_the_nodes_fault() {
     assert!(ended.end.infrastructure);
     assert_eq!(ended.started, Some(Timestamp(7)));
 }
+
+#[test]
+fn a_stop_while_results_are_stored_is_noted_and_a_time_limit_is_not() {
+    let mut task = running(task());
+    assert_eq!(task.step(exited(0)), [Effect::Drain]);
+    assert_eq!(task.step(Input::LimitReached), [], "it ran no longer");
+    let effects = task.step(Input::Stop(CANCEL));
+    assert_eq!(effects, [Effect::NoteStop(CANCEL)]);
+    assert_eq!(task.step(Input::Stop(CANCEL)), [], "once");
+    let end = drained(&mut task).end;
+    assert_eq!(
+        (end.exit_code, end.stop_cause),
+        (Some(0), Some(StopCause::Cancelled))
+    );
+}

@@ -19,17 +19,15 @@ impl From<LogStream> for v1::LogStream {
     }
 }
 
-impl TryFrom<v1::LogStream> for LogStream {
-    type Error = WireError;
-
-    fn try_from(wire: v1::LogStream) -> Result<Self, WireError> {
-        Ok(match wire {
-            v1::LogStream::Unspecified => return Err(WireError::Missing("log.stream")),
+impl From<v1::LogStream> for LogStream {
+    /// One that only a newer agent knows is the agent's own: the line is kept.
+    fn from(wire: v1::LogStream) -> Self {
+        match wire {
+            v1::LogStream::Unspecified | v1::LogStream::System => Self::System,
             v1::LogStream::Stdout => Self::Stdout,
             v1::LogStream::Stderr => Self::Stderr,
-            v1::LogStream::System => Self::System,
             v1::LogStream::Callback => Self::Callback,
-        })
+        }
     }
 }
 
@@ -69,7 +67,7 @@ impl TryFrom<v1::Record> for Record {
         let at = wire.recorded_at.as_ref().map(time);
         let needed = || at.ok_or(WireError::Missing("record.recorded_at"));
         Ok(match wire.body.ok_or(WireError::Missing("record.body"))? {
-            Body::Log(line) => Self::Log(line_of(line, needed()?)?),
+            Body::Log(line) => Self::Log(line_of(line, needed()?)),
             Body::Progress(report) if report.stored => Self::Stored(progress_of(report, needed()?)),
             Body::Progress(report) => Self::Progress(progress_of(report, needed()?)),
             Body::Completion(word) => Self::Completion(word.into()),
@@ -91,13 +89,13 @@ impl From<LogLine> for v1::LogRecord {
     }
 }
 
-fn line_of(wire: v1::LogRecord, at: Timestamp) -> Result<LogLine, WireError> {
-    Ok(LogLine {
+fn line_of(wire: v1::LogRecord, at: Timestamp) -> LogLine {
+    LogLine {
         at,
-        stream: wire.stream().try_into()?,
+        stream: wire.stream().into(),
         level: wire.level,
         text: wire.text,
-    })
+    }
 }
 
 impl From<Progress> for v1::ProgressRecord {

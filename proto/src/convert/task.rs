@@ -107,14 +107,14 @@ impl From<StopCause> for v1::StopCause {
     }
 }
 
-/// `None` where the wire says unspecified.
-fn stop_cause(wire: v1::StopCause) -> Option<StopCause> {
-    match wire {
-        v1::StopCause::Unspecified => None,
-        v1::StopCause::Cancelled => Some(StopCause::Cancelled),
-        v1::StopCause::TimeLimit => Some(StopCause::TimeLimit),
-        v1::StopCause::Fenced => Some(StopCause::Fenced),
-        v1::StopCause::PeerFailed => Some(StopCause::PeerFailed),
+/// `None` where the wire says unspecified. A cause that only a newer agent knows is the platform's, not the job's own end.
+fn stop_cause(wire: i32) -> Option<StopCause> {
+    match v1::StopCause::try_from(wire) {
+        Ok(v1::StopCause::Unspecified) => None,
+        Ok(v1::StopCause::Cancelled) => Some(StopCause::Cancelled),
+        Ok(v1::StopCause::TimeLimit) => Some(StopCause::TimeLimit),
+        Ok(v1::StopCause::PeerFailed) => Some(StopCause::PeerFailed),
+        Ok(v1::StopCause::Fenced) | Err(_) => Some(StopCause::Fenced),
     }
 }
 
@@ -142,7 +142,7 @@ impl From<v1::TaskEnd> for TaskEnd {
             exit_code: wire.exit_code,
             signal: wire.signal,
             oom_killed: wire.oom_killed,
-            stop_cause: stop_cause(wire.stop_cause()),
+            stop_cause: stop_cause(wire.stop_cause),
             error: given(wire.error),
             infrastructure: wire.infrastructure,
             node_fault: wire.node_fault,

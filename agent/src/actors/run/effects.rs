@@ -166,6 +166,7 @@ impl State {
     }
 
     pub(super) async fn note_stop(&self, stop: Stop) {
+        self.courier.stop();
         self.note(Level::Info, words::of_stop(&stop));
         let folder = self.folder.clone();
         if let Err(error) = blocking(move || folder.note_stop(&stop)).await {

@@ -45,6 +45,8 @@ pub struct NodeInfo {
     pub state: NodeState,
     /// Its GPUs that get no jobs, with the reasons.
     pub blocked: BTreeMap<String, String>,
+    /// Why it gets no jobs, as its agent says; empty for nothing.
+    pub condition: String,
 }
 
 /// Two agents have been given the same name.
@@ -77,6 +79,8 @@ pub enum NodesMsg {
     Seen(NodeName),
     /// Which GPUs of a node get no jobs now, with the reasons.
     Blocked(NodeName, BTreeMap<String, String>),
+    /// Why a node is to get no jobs now, as its agent says; empty when it is well.
+    Condition(NodeName, String),
     /// For the agent of a node; lost if it is not connected, since it is told all when it is.
     Send(NodeName, Box<Frame>),
     /// How the launch of an attempt went.
@@ -117,6 +121,14 @@ struct Entry {
     told: NodeState,
     session: Option<Live>,
     blocked: BTreeMap<String, String>,
+    condition: String,
+}
+
+impl Entry {
+    /// Neither an operator nor its own agent has said that it should not.
+    fn takes_jobs(&self) -> bool {
+        self.row.drained.is_none() && self.condition.is_empty()
+    }
 }
 
 /// A connected agent.
@@ -184,6 +196,7 @@ impl Actor for Nodes {
                 told: NodeState::Suspect,
                 session: None,
                 blocked: BTreeMap::new(),
+                condition: String::new(),
             };
             nodes.insert(row.name, entry);
         }
@@ -232,6 +245,7 @@ impl Actor for Nodes {
             }
             NodesMsg::Seen(node) => state.seen(&node)?,
             NodesMsg::Blocked(node, gpus) => state.blocked(&node, gpus)?,
+            NodesMsg::Condition(node, words) => state.condition(&node, words)?,
             NodesMsg::Send(node, frame) => state.send(&node, frame),
             NodesMsg::Launched(node, launch) => state.launched(&node, launch).await?,
             NodesMsg::LeaseTick => {
@@ -304,6 +318,19 @@ impl State {
         entry.blocked = gpus;
         let told = SchedulerMsg::Blocked(node.clone(), uuids);
         Ok(self.args.scheduler.cast(told)?)
+    }
+
+    fn condition(&mut self, node: &NodeName, words: String) -> Result<(), ActorProcessingErr> {
+        let Some(entry) = self.nodes.get_mut(node) else {
+            return Ok(());
+        };
+        if words.is_empty() {
+            tracing::info!(%node, "the node is well again and gets jobs");
+        } else {
+            tracing::warn!(%node, condition = words, "the node gets no jobs");
+        }
+        entry.condition = words;
+        self.tell_scheduler(node)
     }
 
     fn send(&self, node: &NodeName, frame: Box<Frame>) {
@@ -423,9 +450,8 @@ impl State {
 
     fn tell_scheduler(&self, node: &NodeName) -> Result<(), ActorProcessingErr> {
         if let Some(entry) = self.nodes.get(node) {
-            let open = entry.session.is_some()
-                && entry.told == NodeState::Ready
-                && entry.row.drained.is_none();
+            let open =
+                entry.session.is_some() && entry.told == NodeState::Ready && entry.takes_jobs();
             let capacity = entry.row.capacity.clone();
             let told = SchedulerMsg::NodeIs(node.clone(), capacity, open);
             self.args.scheduler.cast(told)?;
@@ -440,6 +466,7 @@ impl State {
             row,
             state: entry.told,
             blocked: entry.blocked.clone(),
+            condition: entry.condition.clone(),
         }
     }
 }

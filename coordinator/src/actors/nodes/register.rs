@@ -69,16 +69,17 @@ impl State {
             jobs: jobs.clone(),
             nodes: myself.clone(),
             blocked: blocked(hello.blocked_gpus.clone()),
+            condition: hello.condition.clone(),
         };
         let (actor, _) = Session::spawn_linked(None, Session, args, myself.get_cell()).await?;
         let welcome = Frame::Welcome(v1::Welcome {
             session: session.0,
             heartbeat_interval: Some(duration(heartbeat(&self.args.lease))),
-            coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+            coordinator_version: trainyard_proto::version().to_owned(),
         });
         actor.cast(SessionMsg::Send(Box::new(welcome)))?;
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
-        let known = blocked(hello.blocked_gpus.clone());
+        let known = (blocked(hello.blocked_gpus.clone()), hello.condition.clone());
         self.admit((name, session), (row, pulse), actor.clone(), known);
         self.tell_of(&jobs, hello)?;
         Ok(actor)
@@ -119,7 +120,7 @@ impl State {
         (name, session): (NodeName, SessionNo),
         (row, pulse): (NodeRow, Arc<Pulse>),
         actor: SessionRef,
-        blocked: BTreeMap<String, String>,
+        (blocked, condition): (BTreeMap<String, String>, String),
     ) {
         let entry = Entry {
             row,
@@ -131,6 +132,7 @@ impl State {
                 end: CancellationToken::new(),
             }),
             blocked,
+            condition,
         };
         self.nodes.insert(name, entry);
     }
@@ -142,6 +144,7 @@ impl State {
         let mut runs = BTreeSet::new();
         let mut reports = Vec::new();
         for wire in hello.tasks {
+            let task = wire.task;
             match Report::try_from(wire) {
                 Ok(report) => {
                     let task = (report.task.job, report.task.attempt);
@@ -151,7 +154,13 @@ impl State {
                     }
                     reports.push(report);
                 }
-                Err(error) => tracing::warn!(node = %name, %error, "a report was not understood"),
+                Err(error) => {
+                    tracing::warn!(node = %name, %error, "a report was not understood");
+                    // As a newer agent may say it: whatever it does with the task, it has it.
+                    let known = task.map(|key| (JobId(key.job_id), AttemptNo(key.attempt)));
+                    knows.extend(known);
+                    runs.extend(known);
+                }
             }
         }
         if let Some(entry) = self.nodes.get(&name) {
@@ -163,7 +172,7 @@ impl State {
             let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),
-                open: entry.row.drained.is_none(),
+                open: entry.takes_jobs(),
                 at: entry.row.seen_at,
                 knows,
                 runs,

@@ -7,15 +7,21 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, Streaming};
-use trainyard_core::{ids::NodeName, record::Record};
+use trainyard_core::{
+    ids::NodeName,
+    record::{LogLine, LogStream, Record},
+};
 use trainyard_proto::{
-    convert::WireError,
+    convert::{WireError, time},
     v1::{self, connect_request::Frame, connect_response},
 };
 
-use crate::actors::{
-    job::{Ack, Batch, JobMsg},
-    jobs::{JobsMsg, JobsRef},
+use crate::{
+    actors::{
+        job::{Ack, Batch, JobMsg},
+        jobs::{JobsMsg, JobsRef},
+    },
+    clock,
 };
 
 /// Batches of one stream that may be on their way to the disk.
@@ -66,8 +72,23 @@ type Parsed = (trainyard_core::ids::TaskKey, u64, Vec<Record>);
 
 fn parse(wire: v1::RecordBatch) -> Result<Parsed, WireError> {
     let task = wire.task.ok_or(WireError::Missing("batch.task"))?;
-    let records: Result<Vec<_>, _> = wire.records.into_iter().map(Record::try_from).collect();
+    let records: Result<Vec<_>, _> = wire.records.into_iter().map(record).collect();
     Ok((task.into(), wire.first_seq, records?))
+}
+
+/// One of a kind that only a newer agent knows leaves a word in its place: its number is taken, so that what follows it
+/// is too.
+fn record(wire: v1::Record) -> Result<Record, WireError> {
+    if wire.body.is_some() {
+        return Record::try_from(wire);
+    }
+    let text = "the agent told something that this version of the coordinator does not know; it is left out";
+    Ok(Record::Log(LogLine {
+        at: wire.recorded_at.as_ref().map_or_else(clock::now, time),
+        stream: LogStream::System,
+        level: "WARNING".to_owned(),
+        text: text.to_owned(),
+    }))
 }
 
 /// The frame for the agent; with it the permit of the batch is given back.

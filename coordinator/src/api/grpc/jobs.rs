@@ -281,7 +281,7 @@ fn log_stream(wire: v1::LogStream) -> Result<Option<LogStream>, ApiError> {
         v1::LogStream::Stdout
         | v1::LogStream::Stderr
         | v1::LogStream::System
-        | v1::LogStream::Callback => Ok(Some(LogStream::try_from(wire)?)),
+        | v1::LogStream::Callback => Ok(Some(wire.into())),
     }
 }
 

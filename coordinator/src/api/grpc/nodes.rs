@@ -148,5 +148,6 @@ fn wire(node: Node) -> v1::Node {
         agent_version: row.agent_version,
         last_seen_at: Some(timestamp(row.seen_at)),
         blocked_gpus: blocked.collect(),
+        condition: info.condition,
     }
 }

@@ -72,7 +72,7 @@ pub(super) async fn health(State(service): State<Service>) -> (StatusCode, Json<
     let health = Health {
         status: word(well, "healthy", "unhealthy"),
         service: "trainyard-coordinator",
-        version: env!("CARGO_PKG_VERSION"),
+        version: trainyard_proto::version(),
         database: word(open.is_ok(), "connected", "unreadable"),
         scheduler: word(nodes.is_ok(), "running", "not answering"),
         open_jobs: open.ok(),

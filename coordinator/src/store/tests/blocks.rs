@@ -7,6 +7,7 @@ use trainyard_core::{ids::TaskKey, record::Checkpoint};
 use super::*;
 use crate::store::{
     care::{Care, Part},
+    series::Entry,
     tables::{COLUMNS, LOGS, POINTS},
 };
 
@@ -286,6 +287,55 @@ async fn a_job_that_goes_on_is_sealed_when_it_has_many_chunks_and_one_that_has_e
     store.commit_and_wait(put(ended(1))).await.unwrap();
     assert_eq!(seal(&store).await, 1);
     assert_eq!(store.count_points(JobId(1)).unwrap(), UNSEALED + 2);
+}
+
+/// How many points each block of job 1 has.
+fn blocks(path: &Path) -> Vec<u32> {
+    let db = Database::open(path).unwrap();
+    let txn = db.begin_read().unwrap();
+    let index = txn.open_table(POINTS.by_job).unwrap();
+    let entries = index.iter().unwrap();
+    let entries = entries.map(|entry| Entry::of(entry.unwrap().1.value()));
+    entries
+        .filter(|entry| entry.sealed)
+        .map(|e| e.rows)
+        .collect()
+}
+
+#[tokio::test]
+async fn blocks_of_a_slow_job_are_put_together_and_no_row_changes() {
+    let (folder, store) = fresh();
+    let path = folder.path().join("trainyard.redb");
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    let chunk = u32::try_from(UNSEALED).unwrap() + 1;
+    let mut next = 0;
+    // A report at a time, as they come; sealed each time that there are many.
+    for _ in 0..7 {
+        for epoch in next..next + chunk {
+            let one = vec![points(1, epoch..epoch + 1)];
+            store.try_commit(one, Box::new(|_| {})).unwrap();
+        }
+        next += chunk;
+        store.commit_and_wait(Vec::new()).await.unwrap();
+        let raw = seen(&store, 1);
+        assert_eq!(seal(&store).await, 1);
+        assert_eq!(seen(&store, 1), raw);
+    }
+    drop(store);
+    // By halves: none is packed anew for one that is smaller.
+    assert_eq!(blocks(&path), [4 * chunk, 2 * chunk, chunk]);
+    let store = open_at(&path);
+    let raw = seen(&store, 1);
+    let last = vec![points(1, next..next + 1)];
+    store.commit_and_wait(last).await.unwrap();
+    store.commit_and_wait(put(ended(1))).await.unwrap();
+    assert_eq!(seal(&store).await, 1);
+    let whole = seen(&store, 1);
+    assert_eq!(whole.points.len(), raw.points.len() + 1);
+    assert_eq!(whole.points[..raw.points.len()], raw.points);
+    drop(store);
+    assert_eq!(blocks(&path), [7 * chunk + 1]);
+    assert_eq!(problems(&path), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -1,0 +1,77 @@
+//! Keys of submissions that are old enough to be forgotten.
+//!
+//! Owns finding them, a bounded number at a time. Never removes one: the committing thread does, and looks once more.
+//! Called by the store's keeping.
+
+use std::ops::Bound;
+
+use redb::{ReadTransaction, ReadableTable as _};
+use trainyard_core::{ids::JobId, time::Timestamp};
+
+use super::{
+    ReadError, Store,
+    codec::{self, Place},
+    tables::{JOBS, OPEN_JOBS, REQUEST_KEYS},
+};
+
+/// Keys that are told at once, and removed in one commit.
+const AT_ONCE: usize = 512;
+
+impl Store {
+    /// Keys behind `after` whose jobs were accepted before then and have ended, some of them. Blocks.
+    pub fn old_request_keys(
+        &self,
+        before: Timestamp,
+        after: &str,
+    ) -> Result<Vec<(String, JobId)>, ReadError> {
+        let txn = self.read()?;
+        let newest = last_accepted_before(&txn, before)?;
+        let open = txn.open_table(OPEN_JOBS)?;
+        let keys = txn.open_table(REQUEST_KEYS)?;
+        let mut found = Vec::new();
+        let behind = (Bound::Excluded(after.as_bytes()), Bound::Unbounded);
+        for entry in keys.range::<&[u8]>(behind)? {
+            let (key, job) = entry?;
+            let job = job.value();
+            if job > newest || open.get(job)?.is_some() {
+                continue;
+            }
+            // They were text when they came.
+            let key = String::from_utf8_lossy(key.value()).into_owned();
+            found.push((key, JobId(job)));
+            if found.len() >= AT_ONCE {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The newest job that was accepted before then: numbers ascend with time, so it is looked for by halves. 0: none.
+fn last_accepted_before(txn: &ReadTransaction, before: Timestamp) -> Result<u64, ReadError> {
+    let jobs = txn.open_table(JOBS)?;
+    let last = jobs.last()?.map_or(0, |(id, _)| id.value());
+    let (mut known, mut end) = (0, last);
+    while known < end {
+        let middle = known + (end - known).div_ceil(2);
+        // Numbers that were never given to a job count as the next one.
+        let next = jobs.range(middle..=end)?.next().transpose()?;
+        let older = match next {
+            Some((id, bytes)) => {
+                let id = id.value();
+                let place = Place {
+                    table: "jobs",
+                    key: &id,
+                };
+                let at = codec::begin_from_json(place, bytes.value())?;
+                (at < before).then_some(id)
+            }
+            None => None,
+        };
+        match older {
+            Some(id) => known = id,
+            None => end = middle - 1,
+        }
+    }
+    Ok(known)
+}
