@@ -91,7 +91,8 @@ cases! {
         a_checkpoint_that_the_node_knows_by_its_path_is_left_as_it_is;
     gpus: the_end_of_a_task_is_told_when_the_memory_of_its_gpu_is_free,
         a_gpu_whose_memory_stays_in_use_is_blocked_before_the_end_is_told_and_until_it_is_free,
-        a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs;
+        a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs,
+        killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory;
     boots: a_wrong_token_ends_the_agent,
         a_coordinator_that_comes_later_is_found,
         a_data_folder_has_one_agent,
