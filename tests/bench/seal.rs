@@ -3,10 +3,11 @@
 //! A store of its own in this process, without a coordinator: what is measured is one thread that reads, compresses and
 //! commits, one block after the other and without the pauses that the coordinator makes behind each.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use trainyard_coordinator::store::{Change, Rows, Store, StoreOptions};
 use trainyard_core::{
     ids::{AttemptNo, JobId, Rank},

@@ -179,7 +179,10 @@ impl Datasets {
         let When::Working(copies, told) = when else {
             return Some(self.store(trip, (path, &name), mark.size, retry).await);
         };
-        match still::copy(path, copies, (told, *restless)).await {
+        let copying = still::copy(path, copies, (told, *restless));
+        // Its trainer has ended meanwhile: the last walk takes it as it is.
+        let copied = trip.given_up.run_until_cancelled(copying).await?;
+        match copied {
             Ok(Some(copy)) => {
                 mark.clone_from(&copy.mark);
                 let from = (&*copy.path, &*name);

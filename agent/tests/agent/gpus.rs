@@ -3,6 +3,7 @@
 //! Owns these cases, with a driver of their own. Called by the cases' main.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 use trainyard_agent::{devices::Devices, inventory::parse_simulated_gpus};
 use trainyard_core::device::{GivingBack, Used};
@@ -47,11 +52,45 @@ impl Devices for Card {
     }
 }
 
+/// A card that processes hold whose pids stand in a file: 3 GiB as long as one of them lives.
+#[derive(Debug)]
+struct HeldCard(PathBuf);
+
+impl HeldCard {
+    fn pids(&self) -> Vec<i32> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    fn is_held(&self) -> bool {
+        let lives = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            // One that nobody has waited for holds nothing.
+            stat.is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        self.pids().iter().any(lives)
+    }
+}
+
+impl Devices for HeldCard {
+    fn used(&self, _uuid: &str) -> Used {
+        Ok(if self.is_held() { 3 << 30 } else { 0 })
+    }
+}
+
 /// An agent with one GPU, which is given back within `patience`.
 async fn node(card: &Arc<Card>, patience: Duration) -> (Fake, Agent, TempDir) {
-    let (fake, data) = (Fake::start().await, folder());
+    node_on(folder(), Arc::clone(card) as Arc<dyn Devices>, patience).await
+}
+
+async fn node_on(
+    data: TempDir,
+    card: Arc<dyn Devices>,
+    patience: Duration,
+) -> (Fake, Agent, TempDir) {
+    let fake = Fake::start().await;
     let mut options = options(&fake, data.path());
-    options.devices = Some(Arc::clone(card) as Arc<dyn Devices>);
+    options.devices = Some(card);
     options.simulated_gpus = Some(parse_simulated_gpus("1xT4-16GB").expect("a GPU"));
     options.giving_back = GivingBack {
         patience,
@@ -138,5 +177,47 @@ pub(crate) async fn a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs() {
     card.set(0);
     fake.until(|known| known.blocked.is_empty().then_some(()))
         .await;
+    agent.stop().await;
+}
+
+pub(crate) async fn killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory() {
+    let data = folder();
+    let card = Arc::new(HeldCard(data.path().join("pids")));
+    let held = Arc::clone(&card) as Arc<dyn Devices>;
+    let (fake, agent, data) = node_on(data, held, Duration::from_secs(60)).await;
+    // The trainer, a child, and one in a session of its own whose parent is gone.
+    let script = format!(
+        "say() {{ echo $1 >> {0}; }}
+        sleep 1000 & say $!
+        (setsid sh -c 'echo $$ >> {0}; exec sleep 1000' &)
+        say $$; echo up; exec sleep 1000",
+        card.0.display()
+    );
+    let Frame::Start(mut start) = start_of(1, shell(&script)) else {
+        panic!("not a start");
+    };
+    start.gpu_uuids = vec![GPU.to_owned()];
+    fake.send(Frame::Start(start)).await;
+    said(&fake, 1, "up").await;
+    until(|| card.pids().len() == 3).await;
+    let record = std::fs::read(task_folder(&data, 1).join("proc.json")).expect("proc.json");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+    let shim = record
+        .pointer("/shim/pid")
+        .and_then(serde_json::Value::as_i64);
+    let shim = i32::try_from(shim.expect("it names its shim")).expect("a pid");
+    assert!(card.is_held());
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("it lives");
+    // At the first word of the end its GPU may be given to another.
+    let held = fake
+        .until(|known| {
+            let report = known.reports.get(&1)?;
+            report.end.as_ref().map(|_| card.is_held())
+        })
+        .await;
+    assert!(!held, "a process of the trainer still holds the GPU");
+    let end = fake.whole_end(1).await;
+    assert!(end.infrastructure, "{end:?}");
+    assert_eq!(fake.known().blocked, []);
     agent.stop().await;
 }

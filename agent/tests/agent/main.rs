@@ -92,7 +92,8 @@ cases! {
         a_checkpoint_that_the_node_knows_by_its_path_is_left_as_it_is;
     gpus: the_end_of_a_task_is_told_when_the_memory_of_its_gpu_is_free,
         a_gpu_whose_memory_stays_in_use_is_blocked_before_the_end_is_told_and_until_it_is_free,
-        a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs;
+        a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs,
+        killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory;
     gangs: a_rank_is_told_where_all_meet,
         a_rank_waits_for_the_word_and_starts_once_however_often_it_is_said,
         the_checkpoints_of_a_gang_are_stored_by_its_rank_0_alone,
