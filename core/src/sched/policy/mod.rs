@@ -1,0 +1,10 @@
+//! The policy: who starts where, who makes room, who waits and why.
+//!
+//! Pure: it is told the time and what happened, and answers with a plan; the same story gives the same plans. It counts
+//! on nodes by dense number, and whoever calls turns counts into GPUs. Called by `trainyard replay`; the coordinator
+//! places by `sched::solve` still.
+
+pub mod ask;
+pub mod cluster;
+pub mod dense;
+pub mod place;

@@ -1,0 +1,169 @@
+//! Preemption in rounds: all jobs in one order, the first that fit by number of GPUs run, the others do not.
+//!
+//! Orders: attained service in queues (LAS, Tiresias), and what is left, for those who know.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Anchor, Floor};
+use crate::engine::{Action, Player};
+
+/// Rounds are so far apart.
+const ROUND: i64 = 60;
+/// A job that has just started is left alone so long; oracles need no such rule.
+const SETTLED: i64 = 300;
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    /// GPU-seconds, up to `since` when it runs.
+    attained: i64,
+    /// Still to run, up to `since` when it runs.
+    left: i64,
+    since: Option<i64>,
+    ran: bool,
+}
+
+pub(super) struct Rounds<'a> {
+    floor: Floor<'a>,
+    anchor: Anchor,
+    restart_cost: i64,
+    live: BTreeMap<usize, State>,
+    waiting: BTreeSet<usize>,
+    round: Option<i64>,
+    due: bool,
+}
+
+impl<'a> Rounds<'a> {
+    pub(super) fn new(floor: Floor<'a>, anchor: Anchor, restart_cost: i64) -> Self {
+        Self {
+            floor,
+            anchor,
+            restart_cost,
+            live: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            round: None,
+            due: false,
+        }
+    }
+
+    fn settled(&self) -> i64 {
+        match self.anchor {
+            Anchor::Srtf | Anchor::Srsf => 0,
+            _other => SETTLED,
+        }
+    }
+
+    /// Lower first.
+    fn turn(&self, now: i64, job: usize, state: &State) -> (i64, i64, usize) {
+        let row = self.floor.job(job);
+        let gpus = i64::from(row.gpus);
+        let ran = state.since.map_or(0, |since| now - since);
+        let attained = state.attained + ran * gpus;
+        let left = state.left - ran;
+        let rank = match self.anchor {
+            Anchor::Tiresias => i64::from(attained >= 18_000),
+            Anchor::Las => {
+                let borders = [3_600, 8 * 3_600, 64 * 3_600];
+                i64::try_from(borders.iter().filter(|border| attained >= **border).count())
+                    .unwrap_or(0)
+            }
+            Anchor::Srtf => left,
+            _other => left * gpus,
+        };
+        (rank, row.submit, job)
+    }
+
+    fn start(&mut self, now: i64, job: usize, actions: &mut Vec<Action>) {
+        if !self.floor.start(job) {
+            return;
+        }
+        if let Some(state) = self.live.get_mut(&job) {
+            if state.ran {
+                state.left += self.restart_cost;
+            }
+            state.ran = true;
+            state.since = Some(now);
+        }
+        self.waiting.remove(&job);
+        actions.push(Action::Start(job));
+    }
+
+    fn stop(&mut self, now: i64, job: usize, actions: &mut Vec<Action>) {
+        let gpus = i64::from(self.floor.job(job).gpus);
+        self.floor.stop(job);
+        if let Some(state) = self.live.get_mut(&job)
+            && let Some(since) = state.since.take()
+        {
+            state.attained += (now - since) * gpus;
+            state.left -= now - since;
+        }
+        self.waiting.insert(job);
+        actions.push(Action::Preempt(job));
+    }
+}
+
+impl Player for Rounds<'_> {
+    fn submit(&mut self, _now: i64, job: usize) {
+        let left = self.floor.job(job).duration;
+        let state = State {
+            left,
+            ..State::default()
+        };
+        self.live.insert(job, state);
+        self.waiting.insert(job);
+        self.due = true;
+    }
+
+    fn finish(&mut self, _now: i64, job: usize) {
+        self.floor.stop(job);
+        self.live.remove(&job);
+        self.due = true;
+    }
+
+    fn pass(&mut self, now: i64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.round.is_some_and(|last| now < last + ROUND) || self.waiting.is_empty() {
+            return actions;
+        }
+        self.round = Some(now);
+        self.due = false;
+        let live = self.live.iter();
+        let mut order: Vec<_> = live.map(|(job, state)| self.turn(now, *job, state)).collect();
+        order.sort_unstable();
+        let fresh = |state: &State| state.since.is_some_and(|since| now < since + self.settled());
+        let mut budget = self.floor.cluster.total_gpus();
+        for (job, state) in &self.live {
+            if fresh(state) {
+                budget = budget.saturating_sub(self.floor.job(*job).gpus);
+            }
+        }
+        let mut chosen = Vec::new();
+        let mut out = Vec::new();
+        for (_, _, job) in order {
+            let gpus = self.floor.job(job).gpus;
+            let state = self.live.get(&job).copied().unwrap_or_default();
+            if fresh(&state) {
+                continue;
+            }
+            if gpus <= budget {
+                budget -= gpus;
+                if state.since.is_none() {
+                    chosen.push(job);
+                }
+            } else if state.since.is_some() {
+                out.push(job);
+            }
+        }
+        for job in out {
+            self.stop(now, job, &mut actions);
+        }
+        for job in chosen {
+            self.start(now, job, &mut actions);
+        }
+        actions
+    }
+
+    fn wake(&self, _now: i64) -> Option<i64> {
+        let waits = !self.waiting.is_empty();
+        self.round.filter(|_| waits).map(|last| last + ROUND)
+    }
+}
