@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use trainyard_core::sched::policy::{
     ask::Ask,
     cluster::{Cluster, JobIx, Piece},
+    dense::Bits,
     place::Shape,
 };
 
@@ -114,8 +115,14 @@ impl<'a> Floor<'a> {
 
     /// Starts a job if nodes are there.
     fn start(&mut self, job: usize) -> bool {
+        self.start_within(job, None)
+    }
+
+    /// Starts a job if nodes of `within` are there.
+    fn start_within(&mut self, job: usize, within: Option<&Bits>) -> bool {
         let shape = self.shapes.get(&self.job(job).gpus);
-        let Some(pieces) = shape.and_then(|shape| shape.find(&self.cluster)) else {
+        let found = shape.and_then(|shape| shape.find_but(&self.cluster, within));
+        let Some(pieces) = found else {
             return false;
         };
         self.cluster.take(number(job), &pieces);

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use trainyard_core::sched::policy::dense::Bits;
+
 use super::{Floor, number};
 use crate::engine::{Action, Player};
 
@@ -29,8 +31,8 @@ impl<'a> Easy<'a> {
         if self.oracle { row.duration } else { row.limit }
     }
 
-    fn start(&mut self, now: i64, job: usize) -> bool {
-        let started = self.floor.start(job);
+    fn start(&mut self, now: i64, job: usize, within: Option<&Bits>) -> bool {
+        let started = self.floor.start_within(job, within);
         if started {
             self.waiting.remove(&job);
             self.expected.insert(job, now + self.estimate(job));
@@ -38,20 +40,27 @@ impl<'a> Easy<'a> {
         started
     }
 
-    /// When the first can start, and the GPUs that are left beside it then.
-    fn shadow(&self, now: i64, first: usize) -> (i64, u32) {
+    /// When the first can start, and the nodes that it does not need.
+    fn shadow(&self, now: i64, first: usize) -> (i64, Bits) {
         let mut then = self.floor.clone();
+        let mut others = Bits::default();
+        for node in then.cluster.keys() {
+            others.set(node, true);
+        }
         let mut ends: Vec<_> = self.expected.iter().map(|(job, end)| (*end, *job)).collect();
         ends.sort_unstable();
         for (end, job) in ends {
             if let Some(pieces) = then.held.remove(&job) {
                 then.cluster.give(number(job), &pieces);
             }
-            if then.start(first) {
-                return (end.max(now), then.cluster.free_gpus());
+            if then.start_within(first, None) {
+                for piece in then.held.get(&first).into_iter().flatten() {
+                    others.set(piece.node, false);
+                }
+                return (end.max(now), others);
             }
         }
-        (i64::MAX, 0)
+        (i64::MAX, others)
     }
 }
 
@@ -68,7 +77,7 @@ impl Player for Easy<'_> {
     fn pass(&mut self, now: i64) -> Vec<Action> {
         let mut actions = Vec::new();
         while let Some(first) = self.waiting.first().copied() {
-            if !self.start(now, first) {
+            if !self.start(now, first, None) {
                 break;
             }
             actions.push(Action::Start(first));
@@ -79,19 +88,16 @@ impl Player for Easy<'_> {
         if self.floor.cluster.free_gpus() == 0 {
             return actions;
         }
-        let (shadow, mut beside) = self.shadow(now, first);
+        let (shadow, beside) = self.shadow(now, first);
         let others: Vec<usize> = self.waiting.iter().skip(1).copied().collect();
         for job in others {
             if self.floor.cluster.free_gpus() == 0 {
                 break;
             }
-            let gpus = self.floor.job(job).gpus;
             let ends_before = now.saturating_add(self.estimate(job)) <= shadow;
-            if (ends_before || gpus <= beside) && self.start(now, job) {
+            let within = if ends_before { None } else { Some(&beside) };
+            if self.start(now, job, within) {
                 actions.push(Action::Start(job));
-                if !ends_before {
-                    beside -= gpus;
-                }
             }
         }
         actions

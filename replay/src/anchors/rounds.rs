@@ -29,7 +29,6 @@ pub(super) struct Rounds<'a> {
     live: BTreeMap<usize, State>,
     waiting: BTreeSet<usize>,
     round: Option<i64>,
-    due: bool,
 }
 
 impl<'a> Rounds<'a> {
@@ -41,7 +40,6 @@ impl<'a> Rounds<'a> {
             live: BTreeMap::new(),
             waiting: BTreeSet::new(),
             round: None,
-            due: false,
         }
     }
 
@@ -72,9 +70,9 @@ impl<'a> Rounds<'a> {
         (rank, row.submit, job)
     }
 
-    fn start(&mut self, now: i64, job: usize, actions: &mut Vec<Action>) {
+    fn start(&mut self, now: i64, job: usize, actions: &mut Vec<Action>) -> bool {
         if !self.floor.start(job) {
-            return;
+            return false;
         }
         if let Some(state) = self.live.get_mut(&job) {
             if state.ran {
@@ -85,6 +83,40 @@ impl<'a> Rounds<'a> {
         }
         self.waiting.remove(&job);
         actions.push(Action::Start(job));
+        true
+    }
+
+    /// Starts what fits, in order.
+    fn fill(&mut self, now: i64, actions: &mut Vec<Action>) {
+        if self.floor.cluster.free_gpus() == 0 {
+            return;
+        }
+        let waiting = self.waiting.iter().filter_map(|job| self.live.get_key_value(job));
+        let mut order: Vec<_> = waiting.map(|(job, state)| self.turn(now, *job, state)).collect();
+        order.sort_unstable();
+        let mut closed = BTreeSet::new();
+        for (_, _, job) in order {
+            let gpus = self.floor.job(job).gpus;
+            if !closed.contains(&gpus) && !self.start(now, job, actions) {
+                closed.insert(gpus);
+            }
+        }
+    }
+
+    /// Who of `out` must go, the last of the order first, for `job` to fit; nobody when it would not.
+    fn make_room(&mut self, job: usize, out: &mut Vec<usize>) -> Vec<usize> {
+        let mut then = self.floor.clone();
+        let mut gone = Vec::new();
+        let mut left = out.clone();
+        while !then.start(job) {
+            let Some(victim) = left.pop() else {
+                return Vec::new();
+            };
+            then.stop(victim);
+            gone.push(victim);
+        }
+        *out = left;
+        gone
     }
 
     fn stop(&mut self, now: i64, job: usize, actions: &mut Vec<Action>) {
@@ -110,22 +142,20 @@ impl Player for Rounds<'_> {
         };
         self.live.insert(job, state);
         self.waiting.insert(job);
-        self.due = true;
     }
 
     fn finish(&mut self, _now: i64, job: usize) {
         self.floor.stop(job);
         self.live.remove(&job);
-        self.due = true;
     }
 
     fn pass(&mut self, now: i64) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.fill(now, &mut actions);
         if self.round.is_some_and(|last| now < last + ROUND) || self.waiting.is_empty() {
             return actions;
         }
         self.round = Some(now);
-        self.due = false;
         let live = self.live.iter();
         let mut order: Vec<_> = live.map(|(job, state)| self.turn(now, *job, state)).collect();
         order.sort_unstable();
@@ -153,10 +183,11 @@ impl Player for Rounds<'_> {
                 out.push(job);
             }
         }
-        for job in out {
-            self.stop(now, job, &mut actions);
-        }
         for job in chosen {
+            let gone = self.make_room(job, &mut out);
+            for victim in gone {
+                self.stop(now, victim, &mut actions);
+            }
             self.start(now, job, &mut actions);
         }
         actions

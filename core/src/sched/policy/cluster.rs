@@ -237,6 +237,11 @@ impl Cluster {
         self.total
     }
 
+    /// All nodes.
+    pub fn keys(&self) -> impl Iterator<Item = NodeIx> + use<> {
+        self.nodes.keys()
+    }
+
     /// Nodes that were ever added.
     #[must_use]
     pub fn len(&self) -> usize {
