@@ -6,4 +6,5 @@
 pub mod anchors;
 pub mod engine;
 pub mod metrics;
+pub mod real;
 pub mod trace;

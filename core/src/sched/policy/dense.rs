@@ -63,6 +63,11 @@ impl<K: Dense, T> Table<K, T> {
         self.rows.get(key.place())
     }
 
+    /// A row that may not be there, to change it.
+    pub fn get_mut(&mut self, key: K) -> Option<&mut T> {
+        self.rows.get_mut(key.place())
+    }
+
     /// How many rows there are.
     #[must_use]
     pub fn len(&self) -> usize {

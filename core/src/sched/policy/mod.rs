@@ -6,5 +6,22 @@
 
 pub mod ask;
 pub mod cluster;
+pub mod config;
 pub mod dense;
+mod gittins;
+mod history;
+mod job;
+mod lanes;
+mod pass;
 pub mod place;
+pub mod plan;
+mod preempt;
+mod projects;
+mod reserve;
+mod scheduler;
+
+pub use config::{Config, ProjectRule, Rule, Seconds};
+pub use history::{ClassIx, History};
+pub use job::Submission;
+pub use plan::{Plan, Preempt, Reservation, Start};
+pub use scheduler::Scheduler;

@@ -1,0 +1,286 @@
+//! The policy's state, and what happens to it.
+//!
+//! Owns nodes, jobs, lanes, projects and history. Told of events by its caller, who tells the time too; `pass` decides.
+//! The same story gives the same plans. Called by `trainyard replay`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    cluster::{Cluster, JobIx, NodeIx, NodeOffer},
+    config::{Config, Rule, Seconds},
+    dense::Table,
+    history::History,
+    job::{Job, State, Submission},
+    lanes::{LaneIx, Lanes, Rank, Turn},
+    projects::Projects,
+};
+
+/// The scheduler.
+#[derive(Clone, Debug, Default)]
+pub struct Scheduler {
+    pub(super) config: Config,
+    pub(super) cluster: Cluster,
+    pub(super) jobs: Table<JobIx, Option<Job>>,
+    vacant: Vec<JobIx>,
+    numbers: BTreeMap<u64, JobIx>,
+    pub(super) lanes: Lanes,
+    pub(super) projects: Projects,
+    /// What is known of jobs that have ended.
+    pub history: History,
+    pub(super) running: BTreeSet<JobIx>,
+    /// Promised nodes, and nobody is left on them.
+    pub(super) ready: BTreeSet<JobIx>,
+    /// Who waits for this job to go.
+    pub(super) awaited: BTreeMap<JobIx, Vec<JobIx>>,
+    /// When jobs turn from not yet to waiting, and when they have waited too long.
+    pub(super) due: BTreeSet<(Seconds, JobIx)>,
+    pub(super) last_round: Option<Seconds>,
+}
+
+impl Scheduler {
+    /// With no nodes and no jobs.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a node.
+    pub fn add_node(&mut self, offer: NodeOffer) -> NodeIx {
+        let node = self.cluster.add(offer);
+        self.lanes.refresh(&self.cluster);
+        node
+    }
+
+    /// Opens or closes a node, or changes what it offers. Jobs that hold something there are the caller's to end.
+    pub fn change_node(&mut self, node: NodeIx, offer: NodeOffer) {
+        let holders: BTreeSet<JobIx> = self.cluster.holders(node).iter().copied().collect();
+        let jobs = holders.iter().map(|job| self.job(*job));
+        let pieces = jobs.flat_map(|job| job.pieces.iter().copied());
+        let held: Vec<_> = pieces.filter(|piece| piece.node == node).collect();
+        self.cluster.change(node, offer, &held);
+        self.lanes.refresh(&self.cluster);
+    }
+
+    /// A job is submitted. Told twice, it is taken once.
+    pub fn submit(&mut self, now: Seconds, asked: &Submission) {
+        if self.numbers.contains_key(&asked.job) {
+            return;
+        }
+        let project = self.projects.number(&asked.project, &self.config);
+        let gpus = asked.ask.gang.gpus();
+        let class = self.history.class(&asked.user, &asked.project, &asked.name, gpus);
+        let (shape, lane) = self.lanes.lane(&self.cluster, &asked.ask, project);
+        let job = Job {
+            id: asked.job,
+            shape,
+            lane,
+            gpus,
+            priority: asked.priority,
+            project,
+            class,
+            preemptible: asked.preemptible,
+            limit: asked.limit,
+            submitted: asked.not_before.map_or(now, |then| then.max(now)),
+            state: State::Later,
+            since: now,
+            done: 0,
+            runs: 0,
+            pieces: Vec::new(),
+            awaits: Vec::new(),
+        };
+        let ix = match self.vacant.pop() {
+            Some(ix) => {
+                self.jobs[ix] = Some(job);
+                ix
+            }
+            None => self.jobs.push(Some(job)),
+        };
+        self.numbers.insert(asked.job, ix);
+        self.projects.queue(project, true);
+        match asked.not_before.filter(|then| *then > now) {
+            Some(then) => {
+                self.due.insert((then, ix));
+            }
+            None => self.enqueue(now, ix),
+        }
+    }
+
+    /// A job has ended, of itself or because somebody ended it.
+    pub fn finished(&mut self, now: Seconds, number: u64) {
+        let Some(ix) = self.numbers.get(&number).copied() else {
+            return;
+        };
+        let ran = self.job(ix).ran(now, self.config.restart_cost);
+        let class = self.job(ix).class;
+        let was_started = self.job(ix).runs > 0;
+        self.leave(now, ix);
+        self.numbers.remove(&number);
+        self.jobs[ix] = None;
+        self.vacant.push(ix);
+        if was_started {
+            self.history.ended(class, ran);
+        }
+    }
+
+    /// A job that was told to go has gone.
+    pub fn released(&mut self, now: Seconds, number: u64) {
+        let Some(ix) = self.numbers.get(&number).copied() else {
+            return;
+        };
+        if self.job(ix).state != State::Leaving {
+            return;
+        }
+        let ran = self.job(ix).ran(now, self.config.restart_cost);
+        let job = self.job_mut(ix);
+        job.done = ran;
+        job.since = now;
+        // Whoever moves has its place already.
+        job.state = State::Promised;
+        let moves = !job.pieces.is_empty();
+        let project = job.project;
+        self.gone(ix);
+        if moves {
+            self.settle(ix);
+        } else {
+            self.projects.queue(project, true);
+            self.enqueue(now, ix);
+        }
+    }
+
+    /// Takes a job out of wherever it stands.
+    fn leave(&mut self, now: Seconds, ix: JobIx) {
+        let job = self.job(ix);
+        let (state, lane, project, gpus) = (job.state.clone(), job.lane, job.project, job.gpus);
+        let held = job.pieces.clone();
+        match state {
+            State::Later => {
+                self.due.remove(&(self.job(ix).submitted, ix));
+            }
+            State::Waiting(turn) => self.dequeue(ix, lane, &turn),
+            State::Promised | State::Running | State::Leaving => {}
+        }
+        if matches!(state, State::Later | State::Waiting(_)) {
+            self.projects.queue(project, false);
+        }
+        if !held.is_empty() {
+            self.cluster.give(ix, &held);
+            self.projects.hold(project, gpus, false, now, self.config.half_life);
+            self.lanes.reopen();
+        }
+        self.running.remove(&ix);
+        self.ready.remove(&ix);
+        self.gone(ix);
+    }
+
+    /// Nobody has to wait for this job to go any more.
+    fn gone(&mut self, ix: JobIx) {
+        for other in self.awaited.remove(&ix).unwrap_or_default() {
+            if let Some(Some(job)) = self.jobs.get_mut(other) {
+                job.awaits.retain(|job| *job != ix);
+                self.settle(other);
+            }
+        }
+    }
+
+    /// A promise that nothing stands in the way of any more.
+    pub(super) fn settle(&mut self, ix: JobIx) {
+        let job = self.job(ix);
+        if job.state == State::Promised && job.awaits.is_empty() && !job.pieces.is_empty() {
+            self.ready.insert(ix);
+        }
+    }
+
+    /// Puts a job into its lane, where its rank says.
+    pub(super) fn enqueue(&mut self, now: Seconds, ix: JobIx) {
+        let job = self.job(ix);
+        let waited = job.waited(now, self.config.restart_cost);
+        let turn = Turn {
+            guarded: std::cmp::Reverse(self.guards() && waited >= self.config.guard),
+            priority: std::cmp::Reverse(job.priority),
+            rank: Rank(self.rank(now, job)),
+            submitted: job.submitted,
+            job: ix,
+        };
+        let lane = job.lane;
+        if self.guards() && !turn.guarded.0 {
+            self.due.insert((self.guarded_at(job), ix));
+        }
+        let job = self.job_mut(ix);
+        job.state = State::Waiting(turn);
+        job.since = now;
+        self.lanes.insert(lane, turn);
+    }
+
+    /// Takes a job out of its lane.
+    pub(super) fn dequeue(&mut self, ix: JobIx, lane: LaneIx, turn: &Turn) {
+        self.lanes.remove(lane, turn);
+        let then = self.guarded_at(self.job(ix));
+        self.due.remove(&(then, ix));
+    }
+
+    /// When a waiting job will have waited as long as anybody may.
+    fn guarded_at(&self, job: &Job) -> Seconds {
+        job.submitted + job.done + self.config.guard
+    }
+
+    /// Those whose time has come: to wait, or to go before others.
+    pub(super) fn wake_due(&mut self, now: Seconds) {
+        while let Some((then, ix)) = self.due.first().copied().filter(|(then, _)| *then <= now) {
+            self.due.remove(&(then, ix));
+            if let State::Waiting(turn) = self.job(ix).state.clone() {
+                let lane = self.job(ix).lane;
+                self.lanes.remove(lane, &turn);
+            }
+            self.enqueue(now, ix);
+        }
+    }
+
+    fn guards(&self) -> bool {
+        self.preempts()
+    }
+
+    /// Whether the rule preempts at all.
+    pub(super) fn preempts(&self) -> bool {
+        match self.config.rule {
+            Rule::Gittins | Rule::Throughput => true,
+            Rule::Fifo | Rule::Easy => false,
+        }
+    }
+
+    /// Lower goes first.
+    pub(super) fn rank(&self, now: Seconds, job: &Job) -> f64 {
+        match self.config.rule {
+            Rule::Fifo | Rule::Easy => 0.0,
+            Rule::Gittins | Rule::Throughput => {
+                let ran = job.ran(now, self.config.restart_cost);
+                self.history.rank(job.class, job.gpus, ran)
+            }
+        }
+    }
+
+    pub(super) fn job(&self, ix: JobIx) -> &Job {
+        self.jobs[ix].as_ref().expect("a job that is known")
+    }
+
+    pub(super) fn job_mut(&mut self, ix: JobIx) -> &mut Job {
+        self.jobs[ix].as_mut().expect("a job that is known")
+    }
+
+    /// When it has something to decide though nothing happens.
+    #[must_use]
+    pub fn wake(&self) -> Option<Seconds> {
+        let due = self.due.first().map(|(then, _)| *then);
+        let waits = self.preempts() && self.lanes.waiting > 0;
+        let round = self.last_round.filter(|_| waits).map(|last| last + self.config.round);
+        due.into_iter().chain(round).min()
+    }
+
+    /// Jobs that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lanes.waiting
+    }
+}
