@@ -50,6 +50,8 @@ pub(super) struct Turn {
     pub(super) priority: Reverse<u32>,
     pub(super) rank: Rank,
     pub(super) submitted: Seconds,
+    /// The caller's number: the older first among equals.
+    pub(super) number: u64,
     pub(super) job: JobIx,
 }
 

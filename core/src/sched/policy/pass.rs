@@ -26,6 +26,7 @@ pub(super) struct Head {
     borrows: bool,
     rank: Rank,
     submitted: Seconds,
+    number: u64,
     pub(super) job: JobIx,
     pub(super) lane: LaneIx,
 }
@@ -64,6 +65,7 @@ impl Scheduler {
             borrows: self.projects.borrows(row.project, gpus),
             rank: Rank(turn.rank.0 * self.projects.factor(row.project)),
             submitted: turn.submitted,
+            number: turn.number,
             job: turn.job,
             lane,
         }

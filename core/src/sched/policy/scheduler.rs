@@ -202,6 +202,7 @@ impl Scheduler {
             priority: std::cmp::Reverse(job.priority),
             rank: Rank(self.rank(now, job)),
             submitted: job.submitted,
+            number: job.id,
             job: ix,
         };
         let lane = job.lane;
