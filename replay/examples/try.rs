@@ -15,6 +15,7 @@ fn main() {
         let f = metrics::figures(name, &jobs, nodes * 8, o, None);
         println!("{:28} {:8.0} {:7.0} {:7.0} {:8.1} {:7.0} {:7.0} {:7.0} {:7.0} {:6.1} {:5.1} {:6.2} {:8.0} {:6} {:8.1} {:6.2} {}", name, f.jct_mean, f.jct_p50, f.jct_p99, f.wait_mean, f.wait_p99, f.wait_p999, f.wait_max, f.wait_mean_8gpu, f.bsld_mean, f.util_window, f.ftf_unfair, f.makespan, f.preemptions, f.pass_p99_us, t.elapsed().as_secs_f64(), f.stuck);
     };
+    let dump = |o: &engine::Outcome| if let Ok(f) = std::env::var("DUMP") { let mut t = String::new(); for (j, (e, s)) in jobs.iter().zip(o.ended.iter().zip(&o.started)) { t.push_str(&format!("{} {} {} {} {} {}\n", j.id, j.submit, j.gpus, j.duration, s - j.submit, e - j.submit - j.duration)); } std::fs::write(f, t).unwrap(); };
     println!("{:28} {:>8} {:>7} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>6} {:>5} {:>6} {:>8} {:>6} {:>8} {:>6}", "policy","jct","p50","p99","wait","w99","w999","max","w8","bsld","util","ftf","makespan","pre","p99us","wall");
     for (anchor, name) in Anchor::ALL {
         if args.get(4).is_some_and(|w| !name.contains(w.as_str())) { continue; }
@@ -28,11 +29,13 @@ fn main() {
         let t = Instant::now();
         let mut config = Config { rule, restart_cost: rc, ..Config::default() };
         if let Some(v) = var("MARGIN") { config.margin = v; }
+        if let Some(v) = var("PAT") { config.patience = (v * 3600.0) as i64; }
         if let Some(v) = var("FAIR") { config.fairness = v; }
         if let Some(v) = var("GUARD") { config.guard = (v * 3600.0) as i64; }
         if let Some(v) = var("SETTLED") { config.settled = v as i64; }
         let mut p = Real::new(&jobs, &history, (nodes, 8), config, var("PRE").unwrap_or(1.0));
         let o = engine::replay(&jobs, rc, &mut p, &|| t.elapsed());
         show(name, &o, t);
+        dump(&o);
     }
 }

@@ -102,7 +102,7 @@ impl Player for Real<'_> {
         }
     }
 
-    fn wake(&self, _now: i64) -> Option<i64> {
-        self.scheduler.wake()
+    fn wake(&self, now: i64) -> Option<i64> {
+        self.scheduler.wake(now)
     }
 }

@@ -69,6 +69,8 @@ pub struct Config {
     pub settled: Seconds,
     /// After so much waiting a job goes before all others of its priority.
     pub guard: Seconds,
+    /// In so much waiting a job's rank halves: so long gangs are not put off by ever new short ones. 0 for never.
+    pub patience: Seconds,
     /// Whoever pushes another out must be better by this factor: two alike would else take turns.
     pub margin: f64,
     /// How strongly the rank of a project's jobs suffers when it has more than its share: 0 not at all, 1 in proportion.
@@ -87,6 +89,7 @@ impl Default for Config {
             round: 60,
             settled: 300,
             guard: 48 * HOUR,
+            patience: 6 * HOUR,
             margin: 1.5,
             fairness: 0.25,
             half_life: 24 * HOUR,

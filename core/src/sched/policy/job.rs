@@ -87,6 +87,8 @@ pub(super) struct Job {
     pub(super) runs: u32,
     /// What it holds, or is promised.
     pub(super) pieces: Vec<Piece>,
+    /// When its rank changes by waiting.
+    pub(super) next_step: Seconds,
     /// Who has to leave before it starts.
     pub(super) awaits: Vec<super::cluster::JobIx>,
 }

@@ -49,8 +49,11 @@ impl Scheduler {
         }
         let kept = self.fill(now, &mut plan);
         if due && self.preempts() && self.lanes.waiting > 0 {
-            self.last_round = Some(now);
             self.make_room(now, &kept, &mut plan);
+            // Only what pushed somebody out counts: who comes later need not wait for a round that did nothing.
+            if !plan.preempts.is_empty() || self.last_round.is_none() {
+                self.last_round = Some(now);
+            }
         }
         plan.reservation = kept.reservation;
         plan

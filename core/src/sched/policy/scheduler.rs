@@ -90,6 +90,7 @@ impl Scheduler {
             runs: 0,
             pieces: Vec::new(),
             awaits: Vec::new(),
+            next_step: 0,
         };
         let ix = match self.vacant.pop() {
             Some(ix) => {
@@ -206,10 +207,12 @@ impl Scheduler {
             job: ix,
         };
         let lane = job.lane;
+        let next_step = self.next_step(job, waited);
         if self.guards() && !turn.guarded.0 {
-            self.due.insert((self.guarded_at(job), ix));
+            self.due.insert((next_step, ix));
         }
         let job = self.job_mut(ix);
+        job.next_step = next_step;
         job.state = State::Waiting(turn);
         job.since = now;
         self.lanes.insert(lane, turn);
@@ -218,13 +221,16 @@ impl Scheduler {
     /// Takes a job out of its lane.
     pub(super) fn dequeue(&mut self, ix: JobIx, lane: LaneIx, turn: &Turn) {
         self.lanes.remove(lane, turn);
-        let then = self.guarded_at(self.job(ix));
+        let then = self.job(ix).next_step;
         self.due.remove(&(then, ix));
     }
 
-    /// When a waiting job will have waited as long as anybody may.
-    fn guarded_at(&self, job: &Job) -> Seconds {
-        job.submitted + job.done + self.config.guard
+    /// When the rank of a waiting job changes next by waiting alone.
+    fn next_step(&self, job: &Job, waited: Seconds) -> Seconds {
+        let step = (self.config.patience / 4).max(1);
+        let next = (waited / step + 1) * step;
+        let next = if self.config.patience > 0 { next.min(self.config.guard) } else { self.config.guard };
+        job.submitted + job.done + next
     }
 
     /// Those whose time has come: to wait, or to go before others.
@@ -257,9 +263,20 @@ impl Scheduler {
             Rule::Fifo | Rule::Easy => 0.0,
             Rule::Gittins | Rule::Throughput => {
                 let ran = job.ran(now, self.config.restart_cost);
-                self.history.rank(job.class, job.gpus, ran)
+                let steps = self.steps(job.waited(now, self.config.restart_cost));
+                self.history.rank(job.class, job.gpus, ran) * steps
             }
         }
+    }
+
+    /// What waiting does to a rank, in steps.
+    fn steps(&self, waited: Seconds) -> f64 {
+        if self.config.patience <= 0 {
+            return 1.0;
+        }
+        let step = self.config.patience / 4;
+        let steps = i32::try_from(waited / step.max(1)).unwrap_or(i32::MAX);
+        0.5f64.powf(f64::from(steps) / 4.0)
     }
 
     pub(super) fn job(&self, ix: JobIx) -> &Job {
@@ -272,10 +289,11 @@ impl Scheduler {
 
     /// When it has something to decide though nothing happens.
     #[must_use]
-    pub fn wake(&self) -> Option<Seconds> {
+    pub fn wake(&self, now: Seconds) -> Option<Seconds> {
         let due = self.due.first().map(|(then, _)| *then);
         let waits = self.preempts() && self.lanes.waiting > 0;
-        let round = self.last_round.filter(|_| waits).map(|last| last + self.config.round);
+        let next = self.last_round.unwrap_or(now).max(now - self.config.round + 1) + self.config.round;
+        let round = waits.then(|| if next > now + 1 { next } else { now + self.config.round });
         due.into_iter().chain(round).min()
     }
 
