@@ -30,6 +30,8 @@ fn main() {
         let mut config = Config { rule, restart_cost: rc, ..Config::default() };
         if let Some(v) = var("MARGIN") { config.margin = v; }
         if let Some(v) = var("PAT") { config.patience = (v * 3600.0) as i64; }
+        if let Some(v) = var("ROUND") { config.round = v as i64; }
+        if let Some(v) = var("IDLE") { config.most_idle = v; }
         if let Some(v) = var("FAIR") { config.fairness = v; }
         if let Some(v) = var("GUARD") { config.guard = (v * 3600.0) as i64; }
         if let Some(v) = var("SETTLED") { config.settled = v as i64; }

@@ -73,6 +73,8 @@ pub struct Config {
     pub patience: Seconds,
     /// Whoever pushes another out must be better by this factor: two alike would else take turns.
     pub margin: f64,
+    /// The most of the cluster that pushing out may leave idle: a gang as wide as the cluster does not go for a small job.
+    pub most_idle: f64,
     /// How strongly the rank of a project's jobs suffers when it has more than its share: 0 not at all, 1 in proportion.
     pub fairness: f64,
     /// In so much time half of what a project used is forgotten.
@@ -89,8 +91,9 @@ impl Default for Config {
             round: 60,
             settled: 300,
             guard: 48 * HOUR,
-            patience: 6 * HOUR,
+            patience: 8 * HOUR,
             margin: 1.5,
+            most_idle: 0.0625,
             fairness: 0.25,
             half_life: 24 * HOUR,
             projects: BTreeMap::new(),

@@ -253,6 +253,11 @@ impl Scheduler {
         if lost * self.config.margin > claimant.standing.rate {
             return false;
         }
+        let emptied: u32 = room.out.iter().map(|ix| self.job(*ix).gpus).sum();
+        let idle = emptied.saturating_sub(self.job(claimant.job).gpus);
+        if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
+            return false;
+        }
         let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
         for ix in &leaving {
             let pieces = self.job(*ix).pieces.clone();
