@@ -25,6 +25,8 @@ pub struct Table {
 struct Row {
     from: f64,
     rank: f64,
+    /// Time that is left on average.
+    mean: f64,
     /// Time that is left with 10, 50 and 90 % of those who got here.
     left: [f64; 3],
 }
@@ -65,6 +67,12 @@ impl Table {
         self.row(ran).map_or(f64::MAX, |row| row.rank)
     }
 
+    /// The rank of one that cannot be stopped again: what it costs to see it end, however long that takes.
+    #[must_use]
+    pub fn mean(&self, ran: Seconds) -> f64 {
+        self.row(ran).map_or(f64::MAX, |row| row.mean)
+    }
+
     /// What is left after so much time, with 10, 50 and 90 % of such jobs.
     #[must_use]
     pub fn left(&self, ran: Seconds) -> [f64; 3] {
@@ -83,6 +91,7 @@ impl Row {
             return Self {
                 from,
                 rank: 2.0 * left,
+                mean: 2.0 * left,
                 left: [left / 8.0, left, left * 4.0],
             };
         }
@@ -103,6 +112,7 @@ impl Row {
         Self {
             from,
             rank: rank.max(1.0),
+            mean: (alive.iter().sum::<f64>() / count - from).max(1.0),
             left: [quantile(1), quantile(5), quantile(9)],
         }
     }

@@ -121,10 +121,11 @@ impl History {
 
     /// The rank of a job of the class on so many GPUs, after running for so long: GPU-seconds, lower first.
     #[must_use]
-    pub fn rank(&self, class: ClassIx, gpus: u32, ran: Seconds) -> f64 {
+    pub fn rank(&self, class: ClassIx, gpus: u32, ran: Seconds, stoppable: bool) -> f64 {
         let gpus = f64::from(gpus.max(1));
         match self.known(class) {
-            Some(table) => gpus * table.rank(ran),
+            Some(table) if stoppable => gpus * table.rank(ran),
+            Some(table) => gpus * 2.0 * table.mean(ran),
             None => queue(gpus * as_float(ran)),
         }
     }
@@ -174,15 +175,15 @@ mod tests {
         let mut history = History::default();
         let rare = history.class("ann", "vision", "run-17", 8);
         assert_eq!(rare, history.class("ann", "vision", "run-2", 8), "a counter");
-        assert!((history.rank(rare, 8, 0) - 3_600.0).abs() < 1e-9, "nothing known");
+        assert!((history.rank(rare, 8, 0, true) - 3_600.0).abs() < 1e-9, "nothing known");
         let common = history.class("bob", "vision", "x", 8);
         for _ in 0..ENOUGH {
             history.ended(common, 100);
         }
-        assert!(history.rank(rare, 8, 0) < 1_000.0, "as others of its width");
+        assert!(history.rank(rare, 8, 0, true) < 1_000.0, "as others of its width");
         for _ in 0..ENOUGH {
             history.ended(rare, 50_000);
         }
-        assert!(history.rank(rare, 8, 0) > 100_000.0, "it is known by itself now");
+        assert!(history.rank(rare, 8, 0, true) > 100_000.0, "it is known by itself now");
     }
 }

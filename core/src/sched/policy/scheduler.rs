@@ -264,7 +264,7 @@ impl Scheduler {
             Rule::Gittins | Rule::Throughput => {
                 let ran = job.ran(now, self.config.restart_cost);
                 let steps = self.steps(job.waited(now, self.config.restart_cost));
-                self.history.rank(job.class, job.gpus, ran) * steps
+                self.history.rank(job.class, job.gpus, ran, job.preemptible) * steps
             }
         }
     }
