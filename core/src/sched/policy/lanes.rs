@@ -73,6 +73,8 @@ pub(super) struct Lanes {
     pub(super) lanes: Table<LaneIx, Lane>,
     by_key: BTreeMap<(ShapeIx, ProjectIx), LaneIx>,
     pub(super) waiting: usize,
+    /// Lanes that somebody has come to since room was made last.
+    pub(super) fresh: BTreeSet<LaneIx>,
 }
 
 impl Lanes {
@@ -106,6 +108,7 @@ impl Lanes {
     pub(super) fn insert(&mut self, lane: LaneIx, turn: Turn) {
         if self.lanes[lane].turns.insert(turn) {
             self.waiting += 1;
+            self.fresh.insert(lane);
         }
     }
 

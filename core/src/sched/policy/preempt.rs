@@ -12,6 +12,8 @@ use super::{
     config::Seconds,
     dense::{Bits, Table},
     job::{Job, State},
+    lanes::Rank,
+    place::Layout,
     plan::{Plan, Preempt},
     reserve::Kept,
     scheduler::Scheduler,
@@ -19,6 +21,8 @@ use super::{
 
 /// So many gangs get room in one round: a pass must not take long, and the next is a minute away.
 const MOST_IN_A_ROUND: usize = 256;
+/// Of so many nodes all are looked at; of more, those that promise most.
+const FEW_NODES: usize = 256;
 /// What moving a job costs, as a part of what pushing it out would: it goes on at once, but pays for a restart.
 const MOVING: f64 = 0.1;
 
@@ -57,8 +61,17 @@ struct Room {
 impl Scheduler {
     /// A round of preemption.
     pub(super) fn make_room(&mut self, now: Seconds, _kept: &Kept, plan: &mut Plan) {
+        let fresh = std::mem::take(&mut self.lanes.fresh);
+        let all = self.last_try.is_none_or(|last| now >= last + self.config.round);
+        let mut heads = self.heads(|lane| all || fresh.contains(&lane));
+        if heads.is_empty() {
+            return;
+        }
+        if all {
+            self.last_try = Some(now);
+        }
         let mut standings = self.standings(now);
-        let mut heads = self.heads(|_| true);
+        let worst = self.worst(&standings);
         let mut failed: Table<_, bool> = self.lanes.shapes.keys().map(|_| false).collect();
         let mut left = MOST_IN_A_ROUND;
         while let Some(Reverse(head)) = heads.pop() {
@@ -69,7 +82,7 @@ impl Scheduler {
                 continue;
             }
             let claimant = self.claimant(now, head.job);
-            let Some(room) = self.room(&claimant, &standings) else {
+            let Some(room) = self.room(&claimant, &standings, &worst) else {
                 failed[shape] = true;
                 continue;
             };
@@ -96,6 +109,47 @@ impl Scheduler {
             }
         }
         standings
+    }
+
+    /// Nodes of those who rank worst, the worst first.
+    fn worst(&self, standings: &Standings) -> Vec<NodeIx> {
+        if self.cluster.len() <= FEW_NODES {
+            return Vec::new();
+        }
+        let standings = standings.iter().filter_map(|(ix, standing)| Some((ix, standing.as_ref()?)));
+        let mut order: Vec<(Rank, JobIx)> =
+            standings.map(|(ix, standing)| (Rank(-standing.rank), ix)).collect();
+        order.sort_unstable();
+        let pieces = order.iter().flat_map(|(_, ix)| &self.job(*ix).pieces);
+        pieces.map(|piece| piece.node).collect()
+    }
+
+    /// The nodes that are looked at for a layout: of few, all; of many, the freest and those of the worst.
+    fn candidates(&self, nodes: &Bits, layout: Layout, worst: &[NodeIx]) -> Bits {
+        if self.cluster.len() <= FEW_NODES {
+            return nodes.clone();
+        }
+        let parts = usize::try_from(layout.nodes + 1).unwrap_or(usize::MAX);
+        let wanted = parts.saturating_mul(4).max(32);
+        let mut chosen = Bits::default();
+        let freest = self.cluster.groups.iter().flat_map(|(_, group)| {
+            group.levels.iter().skip(1).rev().flat_map(|level| level.both::<NodeIx>(nodes))
+        });
+        for node in freest.take(wanted) {
+            chosen.set(node, true);
+        }
+        let worst = worst.iter().copied().filter(|node| nodes.has(*node));
+        let mut count = 0;
+        for node in worst {
+            if !chosen.has(node) {
+                chosen.set(node, true);
+                count += 1;
+                if count >= wanted {
+                    break;
+                }
+            }
+        }
+        chosen
     }
 
     fn standing(&self, now: Seconds, job: &Job) -> Standing {
@@ -137,11 +191,12 @@ impl Scheduler {
     }
 
     /// The nodes that cost least to clear, and who has to go from there.
-    fn room(&self, claimant: &Claimant, standings: &Standings) -> Option<Room> {
+    fn room(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Option<Room> {
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
         shape.layouts(&self.cluster).into_iter().find_map(|layout| {
             let mut room = Room::default();
-            let mut nodes = self.costs(claimant, standings, shape.nodes(), layout.gpus);
+            let looked_at = self.candidates(shape.nodes(), layout, worst);
+            let mut nodes = self.costs(claimant, standings, &looked_at, layout.gpus);
             let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);
             if nodes.len() < count {
                 return None;
@@ -152,7 +207,7 @@ impl Scheduler {
                 return Some(room);
             }
             nodes.sort_by(Clearing::order);
-            let mut others = shape.nodes().clone();
+            let mut others = looked_at;
             for node in nodes.iter().take(count) {
                 others.set(node.node, false);
                 node.add(&mut room);

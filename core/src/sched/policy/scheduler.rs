@@ -34,7 +34,11 @@ pub struct Scheduler {
     pub(super) awaited: BTreeMap<JobIx, Vec<JobIx>>,
     /// When jobs turn from not yet to waiting, and when they have waited too long.
     pub(super) due: BTreeSet<(Seconds, JobIx)>,
+    /// When the rank of those who wait changes by waiting.
+    pub(super) aging: BTreeSet<(Seconds, JobIx)>,
+    /// When room was made last, and when that was tried for all.
     pub(super) last_round: Option<Seconds>,
+    pub(super) last_try: Option<Seconds>,
 }
 
 impl Scheduler {
@@ -209,7 +213,7 @@ impl Scheduler {
         let lane = job.lane;
         let next_step = self.next_step(job, waited);
         if self.guards() && !turn.guarded.0 {
-            self.due.insert((next_step, ix));
+            self.aging.insert((next_step, ix));
         }
         let job = self.job_mut(ix);
         job.next_step = next_step;
@@ -222,7 +226,7 @@ impl Scheduler {
     pub(super) fn dequeue(&mut self, ix: JobIx, lane: LaneIx, turn: &Turn) {
         self.lanes.remove(lane, turn);
         let then = self.job(ix).next_step;
-        self.due.remove(&(then, ix));
+        self.aging.remove(&(then, ix));
     }
 
     /// When the rank of a waiting job changes next by waiting alone.
@@ -233,15 +237,19 @@ impl Scheduler {
         job.submitted + job.done + next
     }
 
-    /// Those whose time has come: to wait, or to go before others.
+    /// Those whose time has come: to wait, or to rank better for it.
     pub(super) fn wake_due(&mut self, now: Seconds) {
         while let Some((then, ix)) = self.due.first().copied().filter(|(then, _)| *then <= now) {
             self.due.remove(&(then, ix));
-            if let State::Waiting(turn) = self.job(ix).state.clone() {
-                let lane = self.job(ix).lane;
-                self.lanes.remove(lane, &turn);
-            }
             self.enqueue(now, ix);
+        }
+        while let Some((then, ix)) = self.aging.first().copied().filter(|(then, _)| *then <= now) {
+            self.aging.remove(&(then, ix));
+            let job = self.job(ix);
+            if let State::Waiting(turn) = job.state {
+                self.lanes.remove(job.lane, &turn);
+                self.enqueue(now, ix);
+            }
         }
     }
 
@@ -292,8 +300,11 @@ impl Scheduler {
     pub fn wake(&self, now: Seconds) -> Option<Seconds> {
         let due = self.due.first().map(|(then, _)| *then);
         let waits = self.preempts() && self.lanes.waiting > 0;
-        let next = self.last_round.unwrap_or(now).max(now - self.config.round + 1) + self.config.round;
-        let round = waits.then(|| if next > now + 1 { next } else { now + self.config.round });
+        let next = |last: Option<Seconds>| {
+            let next = last.map(|last| last + self.config.round);
+            next.filter(|next| *next > now).unwrap_or(now + self.config.round)
+        };
+        let round = waits.then(|| next(self.last_round).min(next(self.last_try)));
         due.into_iter().chain(round).min()
     }
 
