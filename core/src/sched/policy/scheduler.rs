@@ -254,7 +254,7 @@ impl Scheduler {
     }
 
     fn guards(&self) -> bool {
-        self.preempts()
+        self.config.rule == Rule::Gittins
     }
 
     /// Whether the rule preempts at all.
@@ -269,7 +269,11 @@ impl Scheduler {
     pub(super) fn rank(&self, now: Seconds, job: &Job) -> f64 {
         match self.config.rule {
             Rule::Fifo | Rule::Easy => 0.0,
-            Rule::Gittins | Rule::Throughput => {
+            Rule::Throughput => {
+                let ran = job.ran(now, self.config.restart_cost);
+                throughput(&self.history, job, ran)
+            }
+            Rule::Gittins => {
                 let ran = job.ran(now, self.config.restart_cost);
                 let steps = self.steps(job.waited(now, self.config.restart_cost));
                 self.history.rank(job.class, job.gpus, ran, job.preemptible) * steps
@@ -314,3 +318,16 @@ impl Scheduler {
         self.lanes.waiting
     }
 }
+
+/// Whoever is expected to run longest goes first, so that none of them is left over at the end; but first everybody runs
+/// for a while, because most are short and nobody knows which.
+fn throughput(history: &History, job: &Job, ran: Seconds) -> f64 {
+    if ran < TRIAL {
+        return 1.0;
+    }
+    let [_, left, _] = history.left(job.class, ran).unwrap_or([1.0; 3]);
+    1.0e9 / left.max(1.0)
+}
+
+/// So long a job runs before it is believed to be a long one.
+const TRIAL: Seconds = 21_600;
