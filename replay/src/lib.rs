@@ -7,4 +7,7 @@ pub mod anchors;
 pub mod engine;
 pub mod metrics;
 pub mod real;
+pub mod run;
+pub mod svg;
+pub mod table;
 pub mod trace;

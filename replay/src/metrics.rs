@@ -56,7 +56,10 @@ pub struct Figures {
 const ALLOWED: f64 = 1.05;
 
 fn float(value: i64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "seconds of a trace are far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "seconds of a trace are far below 2^53"
+    )]
     let float = value as f64;
     float
 }
@@ -89,7 +92,11 @@ pub fn figures(
     let last = jobs.last().map_or(0, |job| job.submit);
     let end = done().map(|(_, ended)| *ended).max().unwrap_or(first);
     let window = float(last - first) * f64::from(capacity);
-    let mut passes: Vec<f64> = outcome.passes.iter().map(|took| took.as_secs_f64() * 1e6).collect();
+    let mut passes: Vec<f64> = outcome
+        .passes
+        .iter()
+        .map(|took| took.as_secs_f64() * 1e6)
+        .collect();
     passes.sort_by(f64::total_cmp);
     Figures {
         policy: policy.to_owned(),
@@ -103,7 +110,11 @@ pub fn figures(
         wait_max: percentile(&waits, 100.0),
         wait_mean_8gpu: mean(&wide),
         bsld_mean: mean(&slow),
-        util_window: if window > 0.0 { 100.0 * float(outcome.occupied) / window } else { 0.0 },
+        util_window: if window > 0.0 {
+            100.0 * float(outcome.occupied) / window
+        } else {
+            0.0
+        },
         ftf_unfair: 100.0 * unfair(jobs, capacity, outcome),
         iso_unfair: isolated.map(|alone| 100.0 * later_than_alone(jobs, outcome, alone)),
         makespan: float(end - first),
@@ -117,7 +128,11 @@ pub fn figures(
 
 fn mean(values: &[f64]) -> f64 {
     let count = float(i64::try_from(values.len()).unwrap_or(i64::MAX));
-    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / count }
+    if values.is_empty() {
+        0.0
+    } else {
+        values.iter().sum::<f64>() / count
+    }
 }
 
 /// Between the two values that are nearest, in proportion.
@@ -143,12 +158,18 @@ fn unfair(jobs: &[TraceJob], capacity: u32, outcome: &Outcome) -> f64 {
     let rho = |(job, ended): (&TraceJob, &i64)| {
         let life = float(ended - job.submit);
         let demanded = demand.until(*ended) - demand.until(job.submit);
-        let crowd = if life > 0.0 { demanded / life / f64::from(capacity) } else { 0.0 };
+        let crowd = if life > 0.0 {
+            demanded / life / f64::from(capacity)
+        } else {
+            0.0
+        };
         life / (float(job.duration.max(60)) * crowd.max(1.0))
     };
     let ended = jobs.iter().zip(&outcome.ended);
     let rhos = ended.filter(|(_, ended)| **ended != i64::MIN).map(rho);
-    let unfair: Vec<f64> = rhos.map(|rho| if rho > ALLOWED { 1.0 } else { 0.0 }).collect();
+    let unfair: Vec<f64> = rhos
+        .map(|rho| if rho > ALLOWED { 1.0 } else { 0.0 })
+        .collect();
     mean(&unfair)
 }
 

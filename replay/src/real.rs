@@ -36,10 +36,16 @@ impl<'a> Real<'a> {
         let mut past: Vec<&TraceJob> = history.iter().collect();
         past.sort_by_key(|job| (job.submit + job.duration, job.id));
         for job in past {
-            let class = scheduler.history.class(&job.user, &job.vc, &job.name, job.gpus);
+            let class = scheduler
+                .history
+                .class(&job.user, &job.vc, &job.name, job.gpus);
             scheduler.history.ended(class, job.duration);
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 1000"
+        )]
         let pinned = ((1.0 - preemptible.clamp(0.0, 1.0)) * 1_000.0).round() as u64;
         Self {
             jobs,
@@ -94,7 +100,10 @@ impl Player for Real<'_> {
             let place = |job: &u64| self.places.get(job).copied();
             let starts = plan.starts.iter().filter_map(|start| place(&start.job));
             actions.extend(starts.map(Action::Start));
-            let preempts = plan.preempts.iter().filter_map(|preempt| place(&preempt.job));
+            let preempts = plan
+                .preempts
+                .iter()
+                .filter_map(|preempt| place(&preempt.job));
             actions.extend(preempts.map(Action::Preempt));
             for preempt in &plan.preempts {
                 self.scheduler.released(now, preempt.job);

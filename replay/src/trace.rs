@@ -44,7 +44,9 @@ pub enum TraceError {
         source: std::io::Error,
     },
     /// A column.
-    #[error("{0} has no column '{1}'; a trace has job_id, submit_time_s, gpus and duration_s, and may have user, vc, name and walltime_s")]
+    #[error(
+        "{0} has no column '{1}'; a trace has job_id, submit_time_s, gpus and duration_s, and may have user, vc, name and walltime_s"
+    )]
     Column(PathBuf, &'static str),
     /// A line.
     #[error("line {line} of {path}: {column} is '{value}', which is not a whole number")]
@@ -106,8 +108,7 @@ impl Columns {
     fn of(path: &Path, header: &str) -> Result<Self, TraceError> {
         let names: Vec<&str> = header.split(',').map(str::trim).collect();
         let find = |wanted: &str| names.iter().position(|name| *name == wanted);
-        let must =
-            |wanted| find(wanted).ok_or_else(|| TraceError::Column(path.to_owned(), wanted));
+        let must = |wanted| find(wanted).ok_or_else(|| TraceError::Column(path.to_owned(), wanted));
         Ok(Self {
             id: must("job_id")?,
             submit: must("submit_time_s")?,

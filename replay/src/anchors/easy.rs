@@ -47,7 +47,11 @@ impl<'a> Easy<'a> {
         for node in then.cluster.keys() {
             others.set(node, true);
         }
-        let mut ends: Vec<_> = self.expected.iter().map(|(job, end)| (*end, *job)).collect();
+        let mut ends: Vec<_> = self
+            .expected
+            .iter()
+            .map(|(job, end)| (*end, *job))
+            .collect();
         ends.sort_unstable();
         for (end, job) in ends {
             if let Some(pieces) = then.held.remove(&job) {

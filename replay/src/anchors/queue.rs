@@ -31,7 +31,10 @@ impl Player for InOrder<'_> {
     fn submit(&mut self, _now: i64, job: usize) {
         let row = self.floor.job(job);
         let turn = if self.by_duration { row.duration } else { 0 };
-        self.waiting.entry(row.gpus).or_default().insert((turn, job));
+        self.waiting
+            .entry(row.gpus)
+            .or_default()
+            .insert((turn, job));
     }
 
     fn finish(&mut self, _now: i64, job: usize) {
@@ -42,7 +45,10 @@ impl Player for InOrder<'_> {
         let mut actions = Vec::new();
         let mut closed = BTreeSet::new();
         loop {
-            let open = self.waiting.iter().filter(|(gpus, _)| !closed.contains(*gpus));
+            let open = self
+                .waiting
+                .iter()
+                .filter(|(gpus, _)| !closed.contains(*gpus));
             let heads = open.filter_map(|(gpus, turns)| Some((*turns.first()?, *gpus)));
             let Some((turn, gpus)) = heads.min() else {
                 return actions;

@@ -91,8 +91,13 @@ impl<'a> Rounds<'a> {
         if self.floor.cluster.free_gpus() == 0 {
             return;
         }
-        let waiting = self.waiting.iter().filter_map(|job| self.live.get_key_value(job));
-        let mut order: Vec<_> = waiting.map(|(job, state)| self.turn(now, *job, state)).collect();
+        let waiting = self
+            .waiting
+            .iter()
+            .filter_map(|job| self.live.get_key_value(job));
+        let mut order: Vec<_> = waiting
+            .map(|(job, state)| self.turn(now, *job, state))
+            .collect();
         order.sort_unstable();
         let mut closed = BTreeSet::new();
         for (_, _, job) in order {
@@ -157,9 +162,15 @@ impl Player for Rounds<'_> {
         }
         self.round = Some(now);
         let live = self.live.iter();
-        let mut order: Vec<_> = live.map(|(job, state)| self.turn(now, *job, state)).collect();
+        let mut order: Vec<_> = live
+            .map(|(job, state)| self.turn(now, *job, state))
+            .collect();
         order.sort_unstable();
-        let fresh = |state: &State| state.since.is_some_and(|since| now < since + self.settled());
+        let fresh = |state: &State| {
+            state
+                .since
+                .is_some_and(|since| now < since + self.settled())
+        };
         let mut budget = self.floor.cluster.total_gpus();
         for (job, state) in &self.live {
             if fresh(state) {

@@ -71,9 +71,7 @@ impl GpuWish {
 }
 
 /// Which nodes are taken first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Arrange {
     /// The fullest that do, so that whole nodes stay whole.
     #[default]

@@ -49,7 +49,13 @@ impl Table {
     pub fn of(times: &[Seconds]) -> Self {
         let mut sorted: Vec<f64> = times.iter().map(|time| seconds(*time).max(1.0)).collect();
         sorted.sort_by(f64::total_cmp);
-        let starts = (0..ROWS).map(|row| if row == 0 { 0.0 } else { FIRST * STEP.powi(row - 1) });
+        let starts = (0..ROWS).map(|row| {
+            if row == 0 {
+                0.0
+            } else {
+                FIRST * STEP.powi(row - 1)
+            }
+        });
         Self {
             rows: starts.map(|from| Row::of(&sorted, from)).collect(),
         }
@@ -142,6 +148,8 @@ mod tests {
     fn half_of_such_jobs_end_within_the_median_of_what_is_left() {
         let times: Vec<Seconds> = (1..=1_000).collect();
         let [low, mid, high] = Table::of(&times).left(0);
-        assert!((low - 101.0).abs() < 2.0 && (mid - 501.0).abs() < 2.0 && (high - 901.0).abs() < 2.0);
+        assert!(
+            (low - 101.0).abs() < 2.0 && (mid - 501.0).abs() < 2.0 && (high - 901.0).abs() < 2.0
+        );
     }
 }

@@ -174,16 +174,29 @@ mod tests {
     fn a_small_class_leans_on_its_width_and_that_on_attained_service() {
         let mut history = History::default();
         let rare = history.class("ann", "vision", "run-17", 8);
-        assert_eq!(rare, history.class("ann", "vision", "run-2", 8), "a counter");
-        assert!((history.rank(rare, 8, 0, true) - 3_600.0).abs() < 1e-9, "nothing known");
+        assert_eq!(
+            rare,
+            history.class("ann", "vision", "run-2", 8),
+            "a counter"
+        );
+        assert!(
+            (history.rank(rare, 8, 0, true) - 3_600.0).abs() < 1e-9,
+            "nothing known"
+        );
         let common = history.class("bob", "vision", "x", 8);
         for _ in 0..ENOUGH {
             history.ended(common, 100);
         }
-        assert!(history.rank(rare, 8, 0, true) < 1_000.0, "as others of its width");
+        assert!(
+            history.rank(rare, 8, 0, true) < 1_000.0,
+            "as others of its width"
+        );
         for _ in 0..ENOUGH {
             history.ended(rare, 50_000);
         }
-        assert!(history.rank(rare, 8, 0, true) > 100_000.0, "it is known by itself now");
+        assert!(
+            history.rank(rare, 8, 0, true) > 100_000.0,
+            "it is known by itself now"
+        );
     }
 }

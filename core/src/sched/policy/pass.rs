@@ -43,7 +43,9 @@ impl Scheduler {
             let pieces = self.job(ix).pieces.clone();
             self.run(now, ix, pieces, &mut plan);
         }
-        let due = self.last_round.is_none_or(|last| now >= last + self.config.round);
+        let due = self
+            .last_round
+            .is_none_or(|last| now >= last + self.config.round);
         if due {
             self.projects.weigh(now, &self.config);
         }
@@ -78,7 +80,9 @@ impl Scheduler {
     pub(super) fn heads(&self, open: impl Fn(LaneIx) -> bool) -> Heads {
         let lanes = self.lanes.lanes.iter().filter(|(ix, _)| open(*ix));
         let firsts = lanes.filter_map(|(ix, lane)| Some((ix, lane.turns.first()?)));
-        firsts.map(|(ix, turn)| Reverse(self.head(ix, turn))).collect()
+        firsts
+            .map(|(ix, turn)| Reverse(self.head(ix, turn)))
+            .collect()
     }
 
     /// Starts what fits, in order.
@@ -164,7 +168,8 @@ impl Scheduler {
         if let State::Waiting(turn) = job.state.clone() {
             self.dequeue(ix, lane, &turn);
             self.projects.queue(project, false);
-            self.projects.hold(project, gpus, true, now, self.config.half_life);
+            self.projects
+                .hold(project, gpus, true, now, self.config.half_life);
         }
     }
 }

@@ -50,8 +50,9 @@ impl Shape {
         let ask = &self.ask;
         let classes = |gpus: &BTreeMap<_, u32>| gpus.keys().map(|c| ask.gpu.accepts(c)).collect();
         let groups = cluster.groups.iter();
-        let mut groups: Vec<(GroupIx, Vec<bool>)> =
-            groups.map(|(ix, group)| (ix, classes(&group.gpus))).collect();
+        let mut groups: Vec<(GroupIx, Vec<bool>)> = groups
+            .map(|(ix, group)| (ix, classes(&group.gpus)))
+            .collect();
         groups.retain(|(_, classes)| !wants_gpus || classes.contains(&true));
         groups.sort_by_key(|(ix, _)| {
             let group = &cluster.groups[*ix];
@@ -67,9 +68,8 @@ impl Shape {
         for (ix, node) in admitted {
             self.nodes.set(ix, true);
             if let Some(key) = &self.ask.fabric {
-                let of_key = |label: &&String| {
-                    label.split_once('=').is_some_and(|(name, _)| name == key)
-                };
+                let of_key =
+                    |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
                 if let Some(label) = node.offer.labels.iter().find(of_key) {
                     fabrics.entry(label).or_default().set(ix, true);
                 }
@@ -91,7 +91,10 @@ impl Shape {
     fn sizes(&self, cluster: &Cluster) -> BTreeSet<u32> {
         let sizes = self.groups.iter().map(|(ix, accepted)| {
             let totals = cluster.groups[*ix].gpus.values().zip(accepted);
-            totals.filter(|(_, yes)| **yes).map(|(total, _)| total).sum()
+            totals
+                .filter(|(_, yes)| **yes)
+                .map(|(total, _)| total)
+                .sum()
         });
         sizes.filter(|size| *size > 0).collect()
     }
@@ -233,7 +236,11 @@ impl Search<'_> {
         let alone = self.shape.ask.exclusive;
         let mut left = gpus;
         let mut pieces = Vec::new();
-        let mut cpus = if alone { node.cpus } else { self.shape.ask.cpus };
+        let mut cpus = if alone {
+            node.cpus
+        } else {
+            self.shape.ask.cpus
+        };
         let mut memory_bytes = if alone {
             node.memory_bytes
         } else {

@@ -62,7 +62,9 @@ impl Scheduler {
     /// A round of preemption.
     pub(super) fn make_room(&mut self, now: Seconds, _kept: &Kept, plan: &mut Plan) {
         let fresh = std::mem::take(&mut self.lanes.fresh);
-        let all = self.last_try.is_none_or(|last| now >= last + self.config.round);
+        let all = self
+            .last_try
+            .is_none_or(|last| now >= last + self.config.round);
         let mut heads = self.heads(|lane| all || fresh.contains(&lane));
         if heads.is_empty() {
             return;
@@ -116,9 +118,12 @@ impl Scheduler {
         if self.cluster.len() <= FEW_NODES {
             return Vec::new();
         }
-        let standings = standings.iter().filter_map(|(ix, standing)| Some((ix, standing.as_ref()?)));
-        let mut order: Vec<(Rank, JobIx)> =
-            standings.map(|(ix, standing)| (Rank(-standing.rank), ix)).collect();
+        let standings = standings
+            .iter()
+            .filter_map(|(ix, standing)| Some((ix, standing.as_ref()?)));
+        let mut order: Vec<(Rank, JobIx)> = standings
+            .map(|(ix, standing)| (Rank(-standing.rank), ix))
+            .collect();
         order.sort_unstable();
         let pieces = order.iter().flat_map(|(_, ix)| &self.job(*ix).pieces);
         pieces.map(|piece| piece.node).collect()
@@ -133,7 +138,12 @@ impl Scheduler {
         let wanted = parts.saturating_mul(4).max(32);
         let mut chosen = Bits::default();
         let freest = self.cluster.groups.iter().flat_map(|(_, group)| {
-            group.levels.iter().skip(1).rev().flat_map(|level| level.both::<NodeIx>(nodes))
+            group
+                .levels
+                .iter()
+                .skip(1)
+                .rev()
+                .flat_map(|level| level.both::<NodeIx>(nodes))
         });
         for node in freest.take(wanted) {
             chosen.set(node, true);
@@ -229,7 +239,9 @@ impl Scheduler {
         gpus: u32,
     ) -> Vec<Clearing> {
         let nodes = nodes.iter::<NodeIx>();
-        nodes.filter_map(|node| self.clearing(claimant, standings, node, gpus)).collect()
+        nodes
+            .filter_map(|node| self.clearing(claimant, standings, node, gpus))
+            .collect()
     }
 
     fn clearing(
@@ -304,7 +316,10 @@ impl Scheduler {
                 || claimant.standing.priority > victim.priority
                 || victim.borrows != claimant.standing.borrows
         };
-        let lost: f64 = out.filter(|victim| !forced(victim)).map(|victim| victim.rate).sum();
+        let lost: f64 = out
+            .filter(|victim| !forced(victim))
+            .map(|victim| victim.rate)
+            .sum();
         if lost * self.config.margin > claimant.standing.rate {
             return false;
         }
@@ -347,9 +362,8 @@ impl Scheduler {
         claimant: JobIx,
         room: &Room,
     ) -> Option<(Vec<Piece>, Vec<(JobIx, Vec<Piece>)>)> {
-        let find = |this: &Self, ix: JobIx| {
-            this.lanes.shapes[this.job(ix).shape].find(&this.cluster)
-        };
+        let find =
+            |this: &Self, ix: JobIx| this.lanes.shapes[this.job(ix).shape].find(&this.cluster);
         let pieces = find(self, claimant)?;
         self.cluster.take(claimant, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
@@ -425,7 +439,8 @@ impl Clearing {
     /// The cheapest first; of those the fullest, the first.
     fn order(&self, other: &Self) -> std::cmp::Ordering {
         let cost = self.cost.total_cmp(&other.cost);
-        cost.then(self.free.cmp(&other.free)).then(self.node.cmp(&other.node))
+        cost.then(self.free.cmp(&other.free))
+            .then(self.node.cmp(&other.node))
     }
 
     fn add(&self, room: &mut Room) {

@@ -67,7 +67,14 @@ impl Projects {
     }
 
     /// A job takes GPUs, or gives them back.
-    pub(super) fn hold(&mut self, ix: ProjectIx, gpus: u32, on: bool, now: Seconds, half_life: Seconds) {
+    pub(super) fn hold(
+        &mut self,
+        ix: ProjectIx,
+        gpus: u32,
+        on: bool,
+        now: Seconds,
+        half_life: Seconds,
+    ) {
         let project = &mut self.rows[ix];
         project.age(now, half_life);
         if on {
@@ -82,7 +89,11 @@ impl Projects {
     /// A job waits, or no longer does.
     pub(super) fn queue(&mut self, ix: ProjectIx, on: bool) {
         let queued = &mut self.rows[ix].queued;
-        *queued = if on { *queued + 1 } else { queued.saturating_sub(1) };
+        *queued = if on {
+            *queued + 1
+        } else {
+            queued.saturating_sub(1)
+        };
     }
 
     /// Works the factors out anew.
@@ -112,8 +123,14 @@ impl Projects {
     /// Whether it would hold more than its own with `more` GPUs.
     pub(super) fn borrows(&self, ix: ProjectIx, more: u32) -> bool {
         let project = &self.rows[ix];
-        let over = project.rule.gpus.is_some_and(|own| project.gpus + more > own);
-        let spent = project.rule.gpu_hours.is_some_and(|own| project.used > own * 3_600.0);
+        let over = project
+            .rule
+            .gpus
+            .is_some_and(|own| project.gpus + more > own);
+        let spent = project
+            .rule
+            .gpu_hours
+            .is_some_and(|own| project.used > own * 3_600.0);
         over || spent
     }
 

@@ -35,7 +35,10 @@ impl Scheduler {
         match self.config.rule {
             Rule::Fifo | Rule::Easy => limit.unwrap_or(NEVER),
             Rule::Gittins | Rule::Throughput => {
-                let median = self.history.left(job.class, ran).map(|[_, mid, _]| whole(mid));
+                let median = self
+                    .history
+                    .left(job.class, ran)
+                    .map(|[_, mid, _]| whole(mid));
                 limit.into_iter().chain(median).min().unwrap_or(NEVER)
             }
         }

@@ -75,7 +75,9 @@ impl Scheduler {
         }
         let project = self.projects.number(&asked.project, &self.config);
         let gpus = asked.ask.gang.gpus();
-        let class = self.history.class(&asked.user, &asked.project, &asked.name, gpus);
+        let class = self
+            .history
+            .class(&asked.user, &asked.project, &asked.name, gpus);
         let (shape, lane) = self.lanes.lane(&self.cluster, &asked.ask, project);
         let job = Job {
             id: asked.job,
@@ -172,7 +174,8 @@ impl Scheduler {
         }
         if !held.is_empty() {
             self.cluster.give(ix, &held);
-            self.projects.hold(project, gpus, false, now, self.config.half_life);
+            self.projects
+                .hold(project, gpus, false, now, self.config.half_life);
             self.lanes.reopen();
         }
         self.running.remove(&ix);
@@ -233,7 +236,11 @@ impl Scheduler {
     fn next_step(&self, job: &Job, waited: Seconds) -> Seconds {
         let step = (self.config.patience / 4).max(1);
         let next = (waited / step + 1) * step;
-        let next = if self.config.patience > 0 { next.min(self.config.guard) } else { self.config.guard };
+        let next = if self.config.patience > 0 {
+            next.min(self.config.guard)
+        } else {
+            self.config.guard
+        };
         job.submitted + job.done + next
     }
 
@@ -306,7 +313,8 @@ impl Scheduler {
         let waits = self.preempts() && self.lanes.waiting > 0;
         let next = |last: Option<Seconds>| {
             let next = last.map(|last| last + self.config.round);
-            next.filter(|next| *next > now).unwrap_or(now + self.config.round)
+            next.filter(|next| *next > now)
+                .unwrap_or(now + self.config.round)
         };
         let round = waits.then(|| next(self.last_round).min(next(self.last_try)));
         due.into_iter().chain(round).min()
