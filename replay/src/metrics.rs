@@ -47,9 +47,6 @@ pub struct Figures {
     pub wall_s: f64,
     /// Jobs that no nodes could hold.
     pub stuck: usize,
-    /// Of the predicted starts, those within the predicted 10-90 % interval.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub covered: Option<f64>,
 }
 
 /// Finish-time fairness and isolation allow so much.
@@ -122,7 +119,6 @@ pub fn figures(
         pass_p99_us: percentile(&passes, 99.0),
         wall_s: 0.0,
         stuck: outcome.stuck,
-        covered: None,
     }
 }
 

@@ -242,6 +242,11 @@ impl Cluster {
         self.nodes.keys()
     }
 
+    /// What nodes offer, in the order of their numbers.
+    pub fn offers(&self) -> impl Iterator<Item = &NodeOffer> {
+        self.nodes.iter().map(|(_, node)| &node.offer)
+    }
+
     /// Nodes that were ever added.
     #[must_use]
     pub fn len(&self) -> usize {

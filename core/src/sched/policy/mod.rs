@@ -10,6 +10,7 @@
 )]
 
 pub mod ask;
+mod check;
 pub mod cluster;
 pub mod config;
 pub mod dense;
@@ -30,3 +31,6 @@ pub use history::{ClassIx, History};
 pub use job::Submission;
 pub use plan::{Plan, Preempt, Reservation, Start};
 pub use scheduler::Scheduler;
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,8 @@ impl Scheduler {
             }
         }
         plan.reservation = kept.reservation;
+        let broken = self.broken(&plan);
+        debug_assert!(broken.is_none(), "{broken:?}");
         plan
     }
 

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    ask::Ask,
     cluster::{Cluster, JobIx, NodeIx, NodeOffer},
     config::{Config, Rule, Seconds},
     dense::Table,
     history::History,
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
+    place::Shape,
     projects::Projects,
 };
 
@@ -318,6 +320,22 @@ impl Scheduler {
         };
         let round = waits.then(|| next(self.last_round).min(next(self.last_try)));
         due.into_iter().chain(round).min()
+    }
+
+    /// Whether the project's limits allow one more job to wait.
+    #[must_use]
+    pub fn may_submit(&self, project: &str) -> bool {
+        self.projects.may_submit(project)
+    }
+
+    /// Whether the open nodes could hold it if nobody else were there.
+    #[must_use]
+    pub fn could_ever(&self, ask: &Ask) -> bool {
+        let mut empty = Cluster::default();
+        for offer in self.cluster.offers() {
+            empty.add(offer.clone());
+        }
+        Shape::new(&empty, ask.clone()).find(&empty).is_some()
     }
 
     /// Jobs that wait.
