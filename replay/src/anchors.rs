@@ -15,6 +15,7 @@ use trainyard_core::sched::policy::{
     place::Shape,
 };
 
+use self::rounds::{Order, Rounds};
 use crate::{engine::Player, trace::TraceJob};
 
 /// Which anchor.
@@ -81,11 +82,16 @@ impl Anchor {
             }
             Self::EasyLimits => Box::new(easy::Easy::new(floor, false)),
             Self::EasyOracle => Box::new(easy::Easy::new(floor, true)),
-            Self::Tiresias | Self::Las | Self::Srtf | Self::Srsf => {
-                Box::new(rounds::Rounds::new(floor, self, restart_cost))
-            }
+            Self::Tiresias => rounds(floor, Order::Tiresias, restart_cost),
+            Self::Las => rounds(floor, Order::Las, restart_cost),
+            Self::Srtf => rounds(floor, Order::TimeLeft, restart_cost),
+            Self::Srsf => rounds(floor, Order::ServiceLeft, restart_cost),
         }
     }
+}
+
+fn rounds<'a>(floor: Floor<'a>, order: Order, restart_cost: i64) -> Box<dyn Player + 'a> {
+    Box::new(Rounds::new(floor, order, restart_cost))
 }
 
 /// Nodes and who runs where.

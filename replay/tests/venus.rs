@@ -25,7 +25,7 @@ fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
         restart_cost: 60,
         preemptible: 1.0,
     };
-    answer(&question, &|| Duration::ZERO).unwrap()
+    answer(&question, &|| Duration::ZERO).expect("the trace beside this file")
 }
 
 fn figures(policy: &str, vc: &str, count: u32) -> Figures {
@@ -34,10 +34,17 @@ fn figures(policy: &str, vc: &str, count: u32) -> Figures {
 
 #[test]
 fn first_come_first_served_is_what_a_published_simulator_prints() {
-    for (vc, nodes, jct, makespan) in [("vcvGl", 20, 18_497.0, 2_584_262.0), ("vcvlY", 2, 9_667.0, 2_340_337.0)] {
+    for (vc, nodes, jct, makespan) in [
+        ("vcvGl", 20, 18_497.0, 2_584_262.0),
+        ("vcvlY", 2, 9_667.0, 2_340_337.0),
+    ] {
         let figures = figures("fifo", vc, nodes);
         assert!((figures.jct_mean - jct).abs() < 0.5, "{}", figures.jct_mean);
-        assert!((figures.makespan - makespan).abs() < 0.5, "{}", figures.makespan);
+        assert!(
+            (figures.makespan - makespan).abs() < 0.5,
+            "{}",
+            figures.makespan
+        );
     }
 }
 
@@ -57,7 +64,11 @@ fn the_simple_policies_are_as_near_to_the_reference_as_ties_allow() {
         let mut player = anchor.player(&jobs, Cluster::uniform(20, 8), 60);
         let outcome = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
         let mean = metrics::figures("", &jobs, 160, &outcome, None).wait_mean;
-        assert!((mean / wait - 1.0).abs() < 0.03, "{}: {mean}", anchor.name());
+        assert!(
+            (mean / wait - 1.0).abs() < 0.03,
+            "{}: {mean}",
+            anchor.name()
+        );
     }
 }
 
@@ -73,7 +84,13 @@ fn the_same_question_has_the_same_answer() {
     let text = |answer: &Answer| serde_json::to_string(&answer.document()).unwrap();
     let (one, two) = (replayed("all", "vcvlY", 2), replayed("all", "vcvlY", 2));
     assert_eq!(text(&one), text(&two));
-    for field in ["\"jct_mean\"", "\"wait_p999\"", "\"iso_unfair\"", "\"pass_p99_us\"", "\"wall_s\""] {
+    for field in [
+        "\"jct_mean\"",
+        "\"wait_p999\"",
+        "\"iso_unfair\"",
+        "\"pass_p99_us\"",
+        "\"wall_s\"",
+    ] {
         assert!(text(&one).contains(field), "{field}");
     }
 }
@@ -89,7 +106,9 @@ fn what_cannot_be_answered_says_what_can() {
         restart_cost: 60,
         preemptible: 1.0,
     };
-    let words = answer(&question, &|| Duration::ZERO).unwrap_err().to_string();
+    let words = answer(&question, &|| Duration::ZERO)
+        .unwrap_err()
+        .to_string();
     assert!(words.contains("vcvGl, vcvlY"), "{words}");
     assert!("twenty".parse::<Nodes>().is_err());
 }

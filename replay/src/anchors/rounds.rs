@@ -4,13 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Anchor, Floor};
+use super::Floor;
 use crate::engine::{Action, Player};
 
 /// Rounds are so far apart.
 const ROUND: i64 = 60;
 /// A job that has just started is left alone so long; oracles need no such rule.
 const SETTLED: i64 = 300;
+
+/// What the order goes by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Tiresias,
+    Las,
+    TimeLeft,
+    ServiceLeft,
+}
 
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -24,7 +33,7 @@ struct State {
 
 pub(super) struct Rounds<'a> {
     floor: Floor<'a>,
-    anchor: Anchor,
+    order: Order,
     restart_cost: i64,
     live: BTreeMap<usize, State>,
     waiting: BTreeSet<usize>,
@@ -32,10 +41,10 @@ pub(super) struct Rounds<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    pub(super) fn new(floor: Floor<'a>, anchor: Anchor, restart_cost: i64) -> Self {
+    pub(super) fn new(floor: Floor<'a>, order: Order, restart_cost: i64) -> Self {
         Self {
             floor,
-            anchor,
+            order,
             restart_cost,
             live: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -44,9 +53,9 @@ impl<'a> Rounds<'a> {
     }
 
     fn settled(&self) -> i64 {
-        match self.anchor {
-            Anchor::Srtf | Anchor::Srsf => 0,
-            _other => SETTLED,
+        match self.order {
+            Order::TimeLeft | Order::ServiceLeft => 0,
+            Order::Tiresias | Order::Las => SETTLED,
         }
     }
 
@@ -57,15 +66,15 @@ impl<'a> Rounds<'a> {
         let ran = state.since.map_or(0, |since| now - since);
         let attained = state.attained + ran * gpus;
         let left = state.left - ran;
-        let rank = match self.anchor {
-            Anchor::Tiresias => i64::from(attained >= 18_000),
-            Anchor::Las => {
+        let rank = match self.order {
+            Order::Tiresias => i64::from(attained >= 18_000),
+            Order::Las => {
                 let borders = [3_600, 8 * 3_600, 64 * 3_600];
                 i64::try_from(borders.iter().filter(|border| attained >= **border).count())
                     .unwrap_or(0)
             }
-            Anchor::Srtf => left,
-            _other => left * gpus,
+            Order::TimeLeft => left,
+            Order::ServiceLeft => left * gpus,
         };
         (rank, row.submit, job)
     }

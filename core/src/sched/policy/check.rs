@@ -47,7 +47,9 @@ impl Scheduler {
             };
             if slot.free + gpus != slot.total.max(gpus) {
                 let (free, total) = (slot.free, slot.total);
-                return Some(format!("node {node:?} holds {gpus} of {total} and has {free} left"));
+                return Some(format!(
+                    "node {node:?} holds {gpus} of {total} and has {free} left"
+                ));
             }
         }
         None

@@ -193,11 +193,7 @@ fn ones<K: Dense>(place: usize, mut word: u64) -> impl Iterator<Item = K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    dense!(
-        /// A number of the test.
-        Key
-    );
+    use crate::sched::policy::cluster::NodeIx as Key;
 
     #[test]
     fn what_is_put_in_is_found_in_order_until_it_is_taken_out() {

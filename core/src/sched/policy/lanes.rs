@@ -28,7 +28,7 @@ dense!(
 
 /// Lower goes first.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rank(pub f64);
+pub(super) struct Rank(pub f64);
 
 impl Eq for Rank {}
 impl PartialOrd for Rank {

@@ -13,6 +13,7 @@ use super::{
     job::State,
     lanes::{LaneIx, Rank, Turn},
     plan::{Plan, Start},
+    projects::Change,
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -171,7 +172,7 @@ impl Scheduler {
             self.dequeue(ix, lane, &turn);
             self.projects.queue(project, false);
             self.projects
-                .hold(project, gpus, true, now, self.config.half_life);
+                .hold(project, Change::Take(gpus), now, self.config.half_life);
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     lanes::Rank,
     place::Layout,
     plan::{Plan, Preempt},
+    projects::Change,
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -43,6 +44,7 @@ type Standings = Table<JobIx, Option<Standing>>;
 /// For whom room is made.
 #[derive(Clone, Copy, Debug)]
 struct Claimant {
+    now: Seconds,
     job: JobIx,
     standing: Standing,
     /// How many may be moved for it: they shall not lose more time together than it has lost.
@@ -88,7 +90,7 @@ impl Scheduler {
                 failed[shape] = true;
                 continue;
             };
-            if !self.clear(now, &claimant, &room, &mut standings, plan) {
+            if !self.clear(&claimant, &room, &mut standings, plan) {
                 failed[shape] = true;
                 continue;
             }
@@ -180,6 +182,7 @@ impl Scheduler {
         let mut standing = self.standing(now, job);
         standing.borrows = self.projects.borrows(job.project, job.gpus);
         Claimant {
+            now,
             job: ix,
             standing,
             moves: usize::try_from(moves).unwrap_or(0),
@@ -301,7 +304,6 @@ impl Scheduler {
     /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
     fn clear(
         &mut self,
-        now: Seconds,
         claimant: &Claimant,
         room: &Room,
         standings: &mut Standings,
@@ -335,11 +337,11 @@ impl Scheduler {
         }
         match self.resettle(claimant.job, room) {
             Some((pieces, places)) => {
-                self.promise(now, claimant.job, pieces, &leaving);
+                self.promise(claimant.now, claimant.job, pieces, &leaving);
                 for ix in leaving {
                     let place = places.iter().find(|(job, _)| *job == ix);
                     let place = place.map(|(_, pieces)| pieces.clone());
-                    self.send_off(now, ix, claimant.job, place, plan);
+                    self.send_off(claimant, ix, place, plan);
                     standings[ix] = None;
                 }
                 self.lanes.reopen();
@@ -400,13 +402,12 @@ impl Scheduler {
     /// Tells a running job to go, to a place of its own or back to its lane.
     fn send_off(
         &mut self,
-        now: Seconds,
+        claimant: &Claimant,
         ix: JobIx,
-        claimant: JobIx,
         place: Option<Vec<Piece>>,
         plan: &mut Plan,
     ) {
-        let for_job = self.job(claimant).id;
+        let for_job = self.job(claimant.job).id;
         self.running.remove(&ix);
         let half_life = self.config.half_life;
         let job = self.job_mut(ix);
@@ -420,7 +421,8 @@ impl Scheduler {
             moves,
         });
         if !moves {
-            self.projects.hold(project, gpus, false, now, half_life);
+            self.projects
+                .hold(project, Change::Give(gpus), claimant.now, half_life);
         }
     }
 }

@@ -31,6 +31,13 @@ struct Project {
     since: Seconds,
 }
 
+/// What a job does to its project's GPUs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    Take(u32),
+    Give(u32),
+}
+
 /// All projects.
 #[derive(Clone, Debug, Default)]
 pub struct Projects {
@@ -67,22 +74,18 @@ impl Projects {
     }
 
     /// A job takes GPUs, or gives them back.
-    pub(super) fn hold(
-        &mut self,
-        ix: ProjectIx,
-        gpus: u32,
-        on: bool,
-        now: Seconds,
-        half_life: Seconds,
-    ) {
+    pub(super) fn hold(&mut self, ix: ProjectIx, change: Change, now: Seconds, half_life: Seconds) {
         let project = &mut self.rows[ix];
         project.age(now, half_life);
-        if on {
-            project.gpus += gpus;
-            project.running += 1;
-        } else {
-            project.gpus = project.gpus.saturating_sub(gpus);
-            project.running = project.running.saturating_sub(1);
+        match change {
+            Change::Take(gpus) => {
+                project.gpus += gpus;
+                project.running += 1;
+            }
+            Change::Give(gpus) => {
+                project.gpus = project.gpus.saturating_sub(gpus);
+                project.running = project.running.saturating_sub(1);
+            }
         }
     }
 
@@ -179,12 +182,12 @@ mod tests {
             ..Config::default()
         };
         let (mut projects, one, two) = projects(&config);
-        projects.hold(one, 8, true, 0, config.half_life);
+        projects.hold(one, Change::Take(8), 0, config.half_life);
         projects.queue(two, true);
         projects.weigh(3_600, &config);
         assert!(projects.factor(one) > 1.9 && projects.factor(two) < 0.3);
-        projects.hold(one, 8, false, 3_600, config.half_life);
-        projects.hold(two, 8, true, 3_600, config.half_life);
+        projects.hold(one, Change::Give(8), 3_600, config.half_life);
+        projects.hold(two, Change::Take(8), 3_600, config.half_life);
         projects.weigh(3_600 + 20 * config.half_life, &config);
         assert!(projects.factor(two) > projects.factor(one));
     }
@@ -203,8 +206,8 @@ mod tests {
         let (mut projects, one, two) = projects(&config);
         assert!(projects.may_start(one, 8) && !projects.may_start(one, 9));
         assert!(projects.may_start(two, 900), "nobody limits it");
-        projects.hold(one, 1, true, 0, config.half_life);
-        projects.hold(one, 1, true, 0, config.half_life);
+        projects.hold(one, Change::Take(1), 0, config.half_life);
+        projects.hold(one, Change::Take(1), 0, config.half_life);
         assert!(!projects.may_start(one, 1), "two run");
         projects.queue(one, true);
         assert!(!projects.may_submit("one") && projects.may_submit("two"));

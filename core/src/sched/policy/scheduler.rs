@@ -14,7 +14,7 @@ use super::{
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
-    projects::Projects,
+    projects::{Change, Projects},
 };
 
 /// The scheduler.
@@ -177,7 +177,7 @@ impl Scheduler {
         if !held.is_empty() {
             self.cluster.give(ix, &held);
             self.projects
-                .hold(project, gpus, false, now, self.config.half_life);
+                .hold(project, Change::Give(gpus), now, self.config.half_life);
             self.lanes.reopen();
         }
         self.running.remove(&ix);

@@ -61,7 +61,11 @@ fn a_gang_of_twelve_takes_a_whole_node_and_half_of_another() {
     let mut scheduler = scheduler(Config::default(), 2);
     scheduler.submit(0, &job(1, 12));
     let plan = scheduler.pass(0);
-    let gpus: Vec<u32> = plan.starts[0].pieces.iter().map(|piece| piece.gpus).collect();
+    let gpus: Vec<u32> = plan.starts[0]
+        .pieces
+        .iter()
+        .map(|piece| piece.gpus)
+        .collect();
     assert_eq!(gpus, [8, 4]);
 }
 
@@ -71,7 +75,11 @@ fn a_job_that_ranks_behind_makes_room_once_it_has_run_for_what_its_restart_costs
     scheduler.submit(0, &job(1, 8));
     settle(&mut scheduler, 0);
     scheduler.submit(100, &job(2, 8));
-    assert_eq!(settle(&mut scheduler, 100), (vec![], vec![]), "it has just started");
+    assert_eq!(
+        settle(&mut scheduler, 100),
+        (vec![], vec![]),
+        "it has just started"
+    );
     assert_eq!(settle(&mut scheduler, 10_000), (vec![2], vec![1]));
     scheduler.finished(10_100, 2);
     assert_eq!(settle(&mut scheduler, 10_100).0, [1], "it goes on");
@@ -107,7 +115,10 @@ fn small_jobs_move_together_so_that_a_gang_fits() {
     scheduler.submit(1_000, &old);
     let (starts, goes) = settle(&mut scheduler, 2_000);
     assert_eq!(goes.len(), 1, "one of the two moves");
-    assert!(starts.contains(&9) && starts.contains(&goes[0]), "and goes on at once");
+    assert!(
+        starts.contains(&9) && starts.contains(&goes[0]),
+        "and goes on at once"
+    );
 }
 
 #[test]
@@ -184,7 +195,11 @@ fn what_a_project_has_borrowed_is_given_back_first() {
     let (starts, goes) = settle(&mut scheduler, 400);
     assert_eq!((starts, goes.len()), (vec![3], 1));
     scheduler.submit(900, &of(4, "b"));
-    assert_eq!(settle(&mut scheduler, 900), (vec![], vec![]), "a has no more than its own");
+    assert_eq!(
+        settle(&mut scheduler, 900),
+        (vec![], vec![]),
+        "a has no more than its own"
+    );
 }
 
 #[test]
@@ -242,7 +257,11 @@ fn a_job_starts_only_on_nodes_that_are_as_it_asks() {
     };
     scheduler.submit(0, &wanted(1));
     let plan = scheduler.pass(0);
-    let nodes: Vec<u32> = plan.starts[0].pieces.iter().map(|piece| piece.node.0).collect();
+    let nodes: Vec<u32> = plan.starts[0]
+        .pieces
+        .iter()
+        .map(|piece| piece.node.0)
+        .collect();
     assert_eq!(nodes, [2, 3], "the rack with two such nodes");
     assert!(scheduler.could_ever(&ask));
     let too_much = Ask {
@@ -255,8 +274,18 @@ fn a_job_starts_only_on_nodes_that_are_as_it_asks() {
         fabric: None,
         ..ask.clone()
     };
-    scheduler.submit(1, &Submission { ask: alone, ..job(2, 0) });
-    assert_eq!(settle(&mut scheduler, 1).0, [] as [u64; 0], "one idle node of such");
+    scheduler.submit(
+        1,
+        &Submission {
+            ask: alone,
+            ..job(2, 0)
+        },
+    );
+    assert_eq!(
+        settle(&mut scheduler, 1).0,
+        [] as [u64; 0],
+        "one idle node of such"
+    );
 }
 
 proptest! {
