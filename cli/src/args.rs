@@ -15,6 +15,7 @@ use crate::{
         metrics::MetricsArgs,
         node::NodeCommand,
         projects::ProjectsCommand,
+        replay::ReplayArgs,
         store::StoreCommand,
         submit::SubmitArgs,
         tls::TlsCommand,
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     /// Make certificates for TLS, or show what is in them
     #[command(subcommand)]
     Tls(TlsCommand),
+    /// Replay a trace of jobs against the scheduling policy, and print how long they waited
+    Replay(ReplayArgs),
     /// Print the completions of a shell
     ///
     /// For bash: trainyard completions bash > ~/.local/share/bash-completion/completions/trainyard

@@ -12,6 +12,7 @@ pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod projects;
+pub(crate) mod replay;
 pub(crate) mod show;
 pub(crate) mod store;
 pub(crate) mod submit;

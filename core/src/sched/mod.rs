@@ -4,6 +4,7 @@
 //! queue. Called by the scheduler actor, which carries placements out.
 
 mod ledger;
+pub mod policy;
 mod queue;
 mod solve;
 

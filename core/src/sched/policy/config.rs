@@ -1,0 +1,110 @@
+//! What of the policy can be chosen. Every number says its reason where it stands.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds; the policy's clock.
+pub type Seconds = i64;
+
+const HOUR: Seconds = 3_600;
+
+/// In which order, and how nodes are kept for those who wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// By what is known of jobs like it, with preemption.
+    #[default]
+    Gittins,
+    /// In order of submission; the first that does not fit holds up all behind it.
+    Fifo,
+    /// In order of submission, with backfill by time limits.
+    Easy,
+    /// Whatever ends the whole batch soonest.
+    Throughput,
+}
+
+/// The rules of one project.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectRule {
+    /// Its part of the cluster, in proportion to that of the others.
+    pub share: f64,
+    /// GPUs that are its own: it may always have as many, and more only while nobody claims theirs.
+    pub gpus: Option<u32>,
+    /// GPU-hours; beyond them it only borrows.
+    pub gpu_hours: Option<f64>,
+    /// Whether it may have more than its own.
+    pub borrow: bool,
+    /// Jobs that run at once.
+    pub running: Option<u32>,
+    /// Jobs that wait at once; more are refused when they are submitted.
+    pub queued: Option<u32>,
+}
+
+impl Default for ProjectRule {
+    fn default() -> Self {
+        Self {
+            share: 1.0,
+            gpus: None,
+            gpu_hours: None,
+            borrow: true,
+            running: None,
+            queued: None,
+        }
+    }
+}
+
+/// The policy's settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Order and reservations.
+    pub rule: Rule,
+    /// What stopping a job and starting it again costs it.
+    pub restart_cost: Seconds,
+    /// Preemption is decided this often: a job must not be pushed out and let in by every event.
+    pub round: Seconds,
+    /// A job is left alone so long after each start, and never less than its restart costs.
+    pub settled: Seconds,
+    /// After so much waiting a job goes before all others of its priority.
+    pub guard: Seconds,
+    /// In so much waiting a job's rank halves: so long gangs are not put off by ever new short ones. 0 for never.
+    pub patience: Seconds,
+    /// Whoever pushes another out must be better by this factor: two alike would else take turns.
+    pub margin: f64,
+    /// The most of the cluster that pushing out may leave idle: a gang as wide as the cluster does not go for a small job.
+    pub most_idle: f64,
+    /// How strongly the rank of a project's jobs suffers when it has more than its share: 0 not at all, 1 in proportion.
+    pub fairness: f64,
+    /// In so much time half of what a project used is forgotten.
+    pub half_life: Seconds,
+    /// Rules of projects.
+    pub projects: BTreeMap<String, ProjectRule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rule: Rule::Gittins,
+            restart_cost: 60,
+            round: 60,
+            settled: 300,
+            guard: 48 * HOUR,
+            patience: 10 * HOUR,
+            margin: 1.5,
+            most_idle: 1.0 / 24.0,
+            fairness: 0.25,
+            half_life: 24 * HOUR,
+            projects: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// So long nobody may push out a job that has just started.
+    #[must_use]
+    pub fn left_alone(&self) -> Seconds {
+        self.settled.max(self.restart_cost)
+    }
+}

@@ -1,0 +1,112 @@
+//! One job as the policy knows it.
+
+use super::{
+    ask::Ask,
+    cluster::Piece,
+    config::Seconds,
+    history::ClassIx,
+    lanes::{LaneIx, ShapeIx, Turn},
+    projects::ProjectIx,
+};
+
+/// What is told of a job when it is submitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// The caller's number.
+    pub job: u64,
+    /// Nodes and GPUs.
+    pub ask: Ask,
+    /// 0 to 1000, higher first.
+    pub priority: u32,
+    /// The project that pays.
+    pub project: String,
+    /// Who asks.
+    pub user: String,
+    /// Its name: jobs of like names run for like times.
+    pub name: String,
+    /// It saves its work when it is told to go, and goes on later.
+    pub preemptible: bool,
+    /// Its time limit.
+    pub limit: Option<Seconds>,
+    /// It may not start before.
+    pub not_before: Option<Seconds>,
+}
+
+impl Submission {
+    /// A job of so many GPUs, and nothing else in particular.
+    #[must_use]
+    pub fn packed(job: u64, gpus: u32) -> Self {
+        Self {
+            job,
+            ask: Ask::packed(gpus),
+            priority: 0,
+            project: String::new(),
+            user: String::new(),
+            name: String::new(),
+            preemptible: true,
+            limit: None,
+            not_before: None,
+        }
+    }
+}
+
+/// Where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not before its time.
+    Later,
+    /// In its lane, at this turn.
+    Waiting(Turn),
+    /// Its nodes are chosen, and so many others have to leave them first.
+    Promised,
+    /// It runs.
+    Running,
+    /// It was told to go, and has not gone yet.
+    Leaving,
+}
+
+/// A job.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) id: u64,
+    pub(super) shape: ShapeIx,
+    pub(super) lane: LaneIx,
+    pub(super) gpus: u32,
+    pub(super) priority: u32,
+    pub(super) project: ProjectIx,
+    pub(super) class: ClassIx,
+    pub(super) preemptible: bool,
+    pub(super) limit: Option<Seconds>,
+    pub(super) submitted: Seconds,
+    pub(super) state: State,
+    /// Since when it is in this state.
+    pub(super) since: Seconds,
+    /// What it has done in earlier runs, without what restarts cost.
+    pub(super) done: Seconds,
+    /// How often it was started.
+    pub(super) runs: u32,
+    /// What it holds, or is promised.
+    pub(super) pieces: Vec<Piece>,
+    /// When its rank changes by waiting.
+    pub(super) next_step: Seconds,
+    /// Who has to leave before it starts.
+    pub(super) awaits: Vec<super::cluster::JobIx>,
+}
+
+impl Job {
+    /// How long it has run in earnest.
+    pub(super) fn ran(&self, now: Seconds, restart_cost: Seconds) -> Seconds {
+        match self.state {
+            State::Running | State::Leaving => {
+                let overhead = if self.runs > 1 { restart_cost } else { 0 };
+                self.done + (now - self.since - overhead).max(0)
+            }
+            State::Later | State::Waiting(_) | State::Promised => self.done,
+        }
+    }
+
+    /// How long it has not.
+    pub(super) fn waited(&self, now: Seconds, restart_cost: Seconds) -> Seconds {
+        (now - self.submitted - self.ran(now, restart_cost)).max(0)
+    }
+}

@@ -1,0 +1,135 @@
+//! Who waits, in lanes: jobs of one ask and one project stand behind one another, in the order of their turns.
+//!
+//! Owns that order. When the first of a lane does not fit, none behind it does, and a pass looks at heads of lanes only,
+//! however many wait.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BTreeSet},
+};
+
+use super::{
+    ask::Ask,
+    cluster::{Cluster, JobIx},
+    config::Seconds,
+    dense::{Table, dense},
+    place::Shape,
+    projects::ProjectIx,
+};
+
+dense!(
+    /// Jobs of one ask.
+    ShapeIx
+);
+dense!(
+    /// Jobs of one ask and one project.
+    LaneIx
+);
+
+/// Lower goes first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rank(pub f64);
+
+impl Eq for Rank {}
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// A job's place in its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    /// It has waited as long as anybody may.
+    pub(super) guarded: Reverse<bool>,
+    pub(super) priority: Reverse<u32>,
+    pub(super) rank: Rank,
+    pub(super) submitted: Seconds,
+    /// The caller's number: the older first among equals.
+    pub(super) number: u64,
+    pub(super) job: JobIx,
+}
+
+/// One lane.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    pub(super) shape: ShapeIx,
+    pub(super) project: ProjectIx,
+    pub(super) turns: BTreeSet<Turn>,
+}
+
+/// All lanes and the shapes of asks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lanes {
+    pub(super) shapes: Table<ShapeIx, Shape>,
+    /// Nothing was given back since this shape was tried in vain.
+    pub(super) closed: Table<ShapeIx, bool>,
+    known: BTreeMap<Ask, ShapeIx>,
+    pub(super) lanes: Table<LaneIx, Lane>,
+    by_key: BTreeMap<(ShapeIx, ProjectIx), LaneIx>,
+    pub(super) waiting: usize,
+    /// Lanes that somebody has come to since room was made last.
+    pub(super) fresh: BTreeSet<LaneIx>,
+}
+
+impl Lanes {
+    /// The lane of such jobs.
+    pub(super) fn lane(
+        &mut self,
+        cluster: &Cluster,
+        ask: &Ask,
+        project: ProjectIx,
+    ) -> (ShapeIx, LaneIx) {
+        let shape = match self.known.get(ask) {
+            Some(shape) => *shape,
+            None => {
+                let shape = self.shapes.push(Shape::new(cluster, ask.clone()));
+                self.closed.push(false);
+                self.known.insert(ask.clone(), shape);
+                shape
+            }
+        };
+        let lanes = &mut self.lanes;
+        let lane = *self.by_key.entry((shape, project)).or_insert_with(|| {
+            lanes.push(Lane {
+                shape,
+                project,
+                turns: BTreeSet::new(),
+            })
+        });
+        (shape, lane)
+    }
+
+    pub(super) fn insert(&mut self, lane: LaneIx, turn: Turn) {
+        if self.lanes[lane].turns.insert(turn) {
+            self.waiting += 1;
+            self.fresh.insert(lane);
+        }
+    }
+
+    pub(super) fn remove(&mut self, lane: LaneIx, turn: &Turn) {
+        if self.lanes[lane].turns.remove(turn) {
+            self.waiting -= 1;
+        }
+    }
+
+    /// Something was given back: all may be tried again.
+    pub(super) fn reopen(&mut self) {
+        for (_, closed) in self.closed.iter_mut() {
+            *closed = false;
+        }
+    }
+
+    /// Nodes have changed.
+    pub(super) fn refresh(&mut self, cluster: &Cluster) {
+        for (_, shape) in self.shapes.iter_mut() {
+            shape.refresh(cluster);
+        }
+        self.reopen();
+    }
+}

@@ -1,0 +1,36 @@
+//! The policy: who starts where, who makes room, who waits and why.
+//!
+//! Pure: it is told the time and what happened, and answers with a plan; the same story gives the same plans. It counts
+//! on nodes by dense number, and whoever calls turns counts into GPUs. Called by `trainyard replay`; the coordinator
+//! places by `sched::solve` still.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "tables by dense number, which panic with words for a number that is not theirs"
+)]
+
+pub mod ask;
+mod check;
+pub mod cluster;
+pub mod config;
+pub mod dense;
+pub mod gittins;
+pub mod history;
+pub mod job;
+pub mod lanes;
+mod pass;
+pub mod place;
+pub mod plan;
+mod preempt;
+pub mod projects;
+mod reserve;
+mod scheduler;
+
+pub use config::{Config, ProjectRule, Rule, Seconds};
+pub use history::{ClassIx, History};
+pub use job::Submission;
+pub use plan::{Plan, Preempt, Reservation, Start};
+pub use scheduler::Scheduler;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! One pass: fills free nodes in the order of turns, and makes room where that is due.
+//!
+//! Owns the order between lanes. Called through `Scheduler::pass`.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+};
+
+use super::{
+    cluster::{JobIx, Piece},
+    config::{Rule, Seconds},
+    job::State,
+    lanes::{LaneIx, Rank, Turn},
+    plan::{Plan, Start},
+    projects::Change,
+    reserve::Kept,
+    scheduler::Scheduler,
+};
+
+/// Where the first of a lane stands among those of all lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Head {
+    guarded: Reverse<bool>,
+    priority: Reverse<u32>,
+    /// More than its project's own would be used.
+    borrows: bool,
+    rank: Rank,
+    submitted: Seconds,
+    number: u64,
+    pub(super) job: JobIx,
+    pub(super) lane: LaneIx,
+}
+
+/// Heads of lanes, the first on top.
+pub(super) type Heads = BinaryHeap<Reverse<Head>>;
+
+impl Scheduler {
+    /// Decides what is to be done now. Asked again at the same moment, once the plan was carried out, it has nothing to add.
+    pub fn pass(&mut self, now: Seconds) -> Plan {
+        let mut plan = Plan::default();
+        self.wake_due(now);
+        for ix in std::mem::take(&mut self.ready) {
+            let pieces = self.job(ix).pieces.clone();
+            self.run(now, ix, pieces, &mut plan);
+        }
+        let due = self
+            .last_round
+            .is_none_or(|last| now >= last + self.config.round);
+        if due {
+            self.projects.weigh(now, &self.config);
+        }
+        let kept = self.fill(now, &mut plan);
+        if due && self.preempts() && self.lanes.waiting > 0 {
+            self.make_room(now, &kept, &mut plan);
+            // Only what pushed somebody out counts: who comes later need not wait for a round that did nothing.
+            if !plan.preempts.is_empty() || self.last_round.is_none() {
+                self.last_round = Some(now);
+            }
+        }
+        plan.reservation = kept.reservation;
+        let broken = self.broken(&plan);
+        debug_assert!(broken.is_none(), "{broken:?}");
+        plan
+    }
+
+    pub(super) fn head(&self, lane: LaneIx, turn: &Turn) -> Head {
+        let row = &self.lanes.lanes[lane];
+        let gpus = self.job(turn.job).gpus;
+        Head {
+            guarded: turn.guarded,
+            priority: turn.priority,
+            borrows: self.projects.borrows(row.project, gpus),
+            rank: Rank(turn.rank.0 * self.projects.factor(row.project)),
+            submitted: turn.submitted,
+            number: turn.number,
+            job: turn.job,
+            lane,
+        }
+    }
+
+    /// Heads of the lanes for which `open` holds.
+    pub(super) fn heads(&self, open: impl Fn(LaneIx) -> bool) -> Heads {
+        let lanes = self.lanes.lanes.iter().filter(|(ix, _)| open(*ix));
+        let firsts = lanes.filter_map(|(ix, lane)| Some((ix, lane.turns.first()?)));
+        firsts
+            .map(|(ix, turn)| Reverse(self.head(ix, turn)))
+            .collect()
+    }
+
+    /// Starts what fits, in order.
+    fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
+        let mut kept = Kept::default();
+        let mut heads = self.heads(|lane| !self.lanes.closed[self.lanes.lanes[lane].shape]);
+        while let Some(Reverse(head)) = heads.pop() {
+            let (shape, project) = {
+                let lane = &self.lanes.lanes[head.lane];
+                (lane.shape, lane.project)
+            };
+            let gpus = self.job(head.job).gpus;
+            if self.lanes.closed[shape] || !self.projects.may_start(project, gpus) {
+                continue;
+            }
+            if let Some(pieces) = self.find(now, head.job, &kept) {
+                self.cluster.take(head.job, &pieces);
+                self.run(now, head.job, pieces, plan);
+                let next = self.lanes.lanes[head.lane].turns.first().copied();
+                heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
+                continue;
+            }
+            match self.config.rule {
+                Rule::Fifo => return kept,
+                Rule::Easy if kept.reservation.is_none() => {
+                    self.lanes.closed[shape] = false;
+                    self.reserve(now, head.job, &mut kept);
+                    self.backfill(now, &kept, plan);
+                    return kept;
+                }
+                Rule::Easy | Rule::Gittins | Rule::Throughput => {
+                    self.lanes.closed[shape] = true;
+                }
+            }
+        }
+        kept
+    }
+
+    /// All who wait, one by one, beside what is kept.
+    fn backfill(&mut self, now: Seconds, kept: &Kept, plan: &mut Plan) {
+        let lanes = self.lanes.lanes.iter();
+        let turns: BTreeSet<(Turn, LaneIx)> = lanes
+            .flat_map(|(ix, lane)| lane.turns.iter().map(move |turn| (*turn, ix)))
+            .collect();
+        for (turn, _) in turns {
+            if self.cluster.free_gpus() == 0 {
+                return;
+            }
+            if let Some(pieces) = self.find(now, turn.job, kept) {
+                self.cluster.take(turn.job, &pieces);
+                self.run(now, turn.job, pieces, plan);
+            }
+        }
+    }
+
+    /// Nodes for a job, of those that are not kept for another.
+    fn find(&self, now: Seconds, ix: JobIx, kept: &Kept) -> Option<Vec<Piece>> {
+        let job = self.job(ix);
+        let shape = &self.lanes.shapes[job.shape];
+        let within = kept.within(|| now + self.expected_left(now, job));
+        shape.find_but(&self.cluster, within)
+    }
+
+    /// Starts a job on nodes that are taken for it.
+    fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
+        self.unqueue(now, ix);
+        let job = self.job_mut(ix);
+        job.state = State::Running;
+        job.since = now;
+        job.runs += 1;
+        job.pieces.clone_from(&pieces);
+        plan.starts.push(Start {
+            job: job.id,
+            pieces,
+        });
+        self.running.insert(ix);
+    }
+
+    /// A job that waits no longer, and holds what it was given.
+    pub(super) fn unqueue(&mut self, now: Seconds, ix: JobIx) {
+        let job = self.job(ix);
+        let (lane, project, gpus) = (job.lane, job.project, job.gpus);
+        if let State::Waiting(turn) = job.state.clone() {
+            self.dequeue(ix, lane, &turn);
+            self.projects.queue(project, false);
+            self.projects
+                .hold(project, Change::Take(gpus), now, self.config.half_life);
+        }
+    }
+}

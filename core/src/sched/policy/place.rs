@@ -1,0 +1,274 @@
+//! Finds nodes for one gang: which, and how many GPUs on each.
+//!
+//! Best fit: the node that is left fullest by it, so that whole nodes stay whole; the smallest class of GPU that does.
+//! Changes nothing. Called by the policy, the anchors of the replay, and for what would be if others went.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    ask::{Arrange, Ask, Gang},
+    cluster::{Cluster, GroupIx, NodeIx, Piece},
+    dense::Bits,
+};
+
+/// What can be said of an ask as long as no node changes.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// What is asked.
+    pub ask: Ask,
+    /// Groups with GPUs that will do, the cheapest first, and which of their classes.
+    groups: Vec<(GroupIx, Vec<bool>)>,
+    /// Nodes that could ever hold a part.
+    nodes: Bits,
+    /// Sets of nodes, one of which holds all: the fabrics, or all nodes.
+    fabrics: Vec<Bits>,
+    version: u64,
+}
+
+impl Shape {
+    /// Works it out.
+    #[must_use]
+    pub fn new(cluster: &Cluster, ask: Ask) -> Self {
+        let mut shape = Self {
+            ask,
+            groups: Vec::new(),
+            nodes: Bits::default(),
+            fabrics: Vec::new(),
+            version: u64::MAX,
+        };
+        shape.refresh(cluster);
+        shape
+    }
+
+    /// Works it out again if nodes have changed.
+    pub fn refresh(&mut self, cluster: &Cluster) {
+        if self.version == cluster.version {
+            return;
+        }
+        self.version = cluster.version;
+        let wants_gpus = self.ask.gang.gpus() > 0;
+        let ask = &self.ask;
+        let classes = |gpus: &BTreeMap<_, u32>| gpus.keys().map(|c| ask.gpu.accepts(c)).collect();
+        let groups = cluster.groups.iter();
+        let mut groups: Vec<(GroupIx, Vec<bool>)> = groups
+            .map(|(ix, group)| (ix, classes(&group.gpus)))
+            .collect();
+        groups.retain(|(_, classes)| !wants_gpus || classes.contains(&true));
+        groups.sort_by_key(|(ix, _)| {
+            let group = &cluster.groups[*ix];
+            let largest = group.gpus.keys().map(|class| class.memory_bytes).max();
+            (largest, group.total, *ix)
+        });
+        self.groups = groups;
+        self.nodes = Bits::default();
+        let admitted = cluster.nodes.iter().filter(|(ix, node)| {
+            node.offer.open && self.ask.admits(&node.offer) && !self.ask.avoid.contains(ix)
+        });
+        let mut fabrics: BTreeMap<&str, Bits> = BTreeMap::new();
+        for (ix, node) in admitted {
+            self.nodes.set(ix, true);
+            if let Some(key) = &self.ask.fabric {
+                let of_key =
+                    |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
+                if let Some(label) = node.offer.labels.iter().find(of_key) {
+                    fabrics.entry(label).or_default().set(ix, true);
+                }
+            }
+        }
+        self.fabrics = match self.ask.fabric {
+            Some(_) => fabrics.into_values().collect(),
+            None => vec![self.nodes.clone()],
+        };
+    }
+
+    /// Nodes that could hold a part of it when empty.
+    #[must_use]
+    pub fn nodes(&self) -> &Bits {
+        &self.nodes
+    }
+
+    /// Sizes of nodes that are in question, for a gang that is packed.
+    fn sizes(&self, cluster: &Cluster) -> BTreeSet<u32> {
+        let sizes = self.groups.iter().map(|(ix, accepted)| {
+            let totals = cluster.groups[*ix].gpus.values().zip(accepted);
+            totals
+                .filter(|(_, yes)| **yes)
+                .map(|(total, _)| total)
+                .sum()
+        });
+        sizes.filter(|size| *size > 0).collect()
+    }
+
+    /// How many whole nodes and how many GPUs beside them: `(whole nodes, their size, rest)`, the best first.
+    #[must_use]
+    pub fn layouts(&self, cluster: &Cluster) -> Vec<Layout> {
+        match self.ask.gang {
+            Gang::Each { nodes, gpus } => vec![Layout {
+                nodes,
+                gpus,
+                rest: 0,
+            }],
+            Gang::Packed { gpus } => {
+                let sizes = self.sizes(cluster);
+                let one = |_: &u32| Layout {
+                    nodes: 1,
+                    gpus,
+                    rest: 0,
+                };
+                let single = (gpus == 0).then(|| one(&0));
+                let single = single.or_else(|| sizes.iter().find(|size| **size >= gpus).map(one));
+                let several = sizes.iter().rev().filter(|size| **size < gpus);
+                let several = several.map(|size| Layout {
+                    nodes: gpus / size,
+                    gpus: *size,
+                    rest: gpus % size,
+                });
+                single.into_iter().chain(several).collect()
+            }
+        }
+    }
+
+    /// Nodes and counts for it, as things are.
+    #[must_use]
+    pub fn find(&self, cluster: &Cluster) -> Option<Vec<Piece>> {
+        self.find_but(cluster, None)
+    }
+
+    /// As [`Shape::find`], on nodes of `within` only.
+    #[must_use]
+    pub fn find_but(&self, cluster: &Cluster, within: Option<&Bits>) -> Option<Vec<Piece>> {
+        if self.ask.gang.gpus() > cluster.free_gpus() {
+            return None;
+        }
+        let mut search = Search {
+            shape: self,
+            cluster,
+            nodes: Bits::default(),
+            found: Vec::new(),
+        };
+        for layout in self.layouts(cluster) {
+            for fabric in &self.fabrics {
+                search.found.clear();
+                search.nodes = within.map_or_else(|| fabric.clone(), |only| fabric.and(only));
+                if self.ask.exclusive {
+                    search.nodes = search.nodes.and(&cluster.idle);
+                }
+                if search.lay(layout) {
+                    return Some(search.found);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A gang as so many equal parts and one rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Equal parts, each on a node of its own.
+    pub nodes: u32,
+    /// GPUs of each.
+    pub gpus: u32,
+    /// GPUs of the rest, on one more node.
+    pub rest: u32,
+}
+
+struct Search<'a> {
+    shape: &'a Shape,
+    cluster: &'a Cluster,
+    /// Where parts may still go.
+    nodes: Bits,
+    found: Vec<Piece>,
+}
+
+impl Search<'_> {
+    fn lay(&mut self, layout: Layout) -> bool {
+        (0..layout.nodes).all(|_| self.part(layout.gpus))
+            && (layout.rest == 0 || self.part(layout.rest))
+    }
+
+    /// One part on one more node.
+    fn part(&mut self, gpus: u32) -> bool {
+        let groups = self.shape.groups.iter();
+        let mut nodes = groups.filter_map(|(group, accepted)| self.best(*group, accepted, gpus));
+        let Some((node, accepted)) = nodes.next() else {
+            return false;
+        };
+        drop(nodes);
+        let pieces = self.carve(node, accepted, gpus);
+        self.found.extend(pieces);
+        self.nodes.set(node, false);
+        true
+    }
+
+    /// The best node of a group.
+    fn best<'s>(
+        &self,
+        ix: GroupIx,
+        accepted: &'s [bool],
+        gpus: u32,
+    ) -> Option<(NodeIx, &'s [bool])> {
+        let group = &self.cluster.groups[ix];
+        let least = usize::try_from(gpus).unwrap_or(usize::MAX);
+        let levels = group.levels.iter().skip(least);
+        let fits = |node: &NodeIx| {
+            let node = &self.cluster.nodes[*node];
+            let free = node.slots.iter().zip(accepted).filter(|(_, yes)| **yes);
+            let free: u32 = free.map(|(slot, _)| slot.free).sum();
+            free >= gpus && node.has(self.shape.ask.cpus, self.shape.ask.memory_bytes)
+        };
+        let first = |level: &Bits| level.both::<NodeIx>(&self.nodes).find(fits);
+        let node = match self.shape.ask.arrange {
+            // Without GPUs the node with the fewest free CPUs is the fullest.
+            Arrange::Pack if gpus == 0 => levels
+                .flat_map(|level| level.both::<NodeIx>(&self.nodes))
+                .filter(fits)
+                .min_by_key(|node| self.cluster.nodes[*node].cpus),
+            Arrange::Pack => levels.filter_map(first).next(),
+            Arrange::Spread => levels.rev().filter_map(first).next(),
+        };
+        node.map(|node| (node, accepted))
+    }
+
+    /// What is taken of a node: the smallest class first; all of it for one who wants to be alone.
+    fn carve(&self, ix: NodeIx, accepted: &[bool], gpus: u32) -> Vec<Piece> {
+        let node = &self.cluster.nodes[ix];
+        let alone = self.shape.ask.exclusive;
+        let mut left = gpus;
+        let mut pieces = Vec::new();
+        let mut cpus = if alone {
+            node.cpus
+        } else {
+            self.shape.ask.cpus
+        };
+        let mut memory_bytes = if alone {
+            node.memory_bytes
+        } else {
+            self.shape.ask.memory_bytes
+        };
+        for (slot, (gpus, yes)) in (0u8..).zip(node.slots.iter().map(|s| s.free).zip(accepted)) {
+            let wanted = if *yes { left.min(gpus) } else { 0 };
+            left -= wanted;
+            let taken = if alone { gpus } else { wanted };
+            if taken > 0 {
+                pieces.push(Piece {
+                    node: ix,
+                    slot,
+                    gpus: taken,
+                    cpus: std::mem::take(&mut cpus),
+                    memory_bytes: std::mem::take(&mut memory_bytes),
+                });
+            }
+        }
+        if pieces.is_empty() {
+            pieces.push(Piece {
+                node: ix,
+                slot: 0,
+                gpus: 0,
+                cpus,
+                memory_bytes,
+            });
+        }
+        pieces
+    }
+}

@@ -1,0 +1,53 @@
+//! What a pass decides. Complete: nothing is left to choose for whoever carries it out.
+
+use super::{cluster::Piece, config::Seconds};
+
+/// A job that starts now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Which, by the caller's number.
+    pub job: u64,
+    /// What it holds: a piece of a node, in the order of ranks. Pieces of one node belong to one task.
+    pub pieces: Vec<Piece>,
+}
+
+/// A job that is to save its work and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preempt {
+    /// Which, by the caller's number.
+    pub job: u64,
+    /// For whom.
+    pub for_job: u64,
+    /// It is expected to start again at once on other nodes.
+    pub moves: bool,
+}
+
+/// Nodes that are kept for a gang.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// For whom.
+    pub job: u64,
+    /// What it will hold.
+    pub pieces: Vec<Piece>,
+    /// When it is expected to start.
+    pub then: Seconds,
+}
+
+/// All that a pass decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// These start.
+    pub starts: Vec<Start>,
+    /// These make room; whoever they make room for starts in the pass after they are gone.
+    pub preempts: Vec<Preempt>,
+    /// Kept for a gang at the top.
+    pub reservation: Option<Reservation>,
+}
+
+impl Plan {
+    /// Nothing to carry out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty() && self.preempts.is_empty()
+    }
+}

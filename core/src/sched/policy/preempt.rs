@@ -1,0 +1,452 @@
+//! Makes room: who has to go so that a job fits on real nodes.
+//!
+//! Two ways. A job that ranks behind is pushed out, if what is won by it is more than what is lost. A job that does not
+//! is moved, if it finds a place elsewhere at once: so small jobs make nodes whole again. Nobody is touched who has run
+//! for less than its restart costs, and nothing is done unless the gang then really fits. Called by `Scheduler::pass`,
+//! once a round.
+
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use super::{
+    cluster::{JobIx, NodeIx, Piece},
+    config::Seconds,
+    dense::{Bits, Table},
+    job::{Job, State},
+    lanes::Rank,
+    place::Layout,
+    plan::{Plan, Preempt},
+    projects::Change,
+    reserve::Kept,
+    scheduler::Scheduler,
+};
+
+/// So many gangs get room in one round: a pass must not take long, and the next is a minute away.
+const MOST_IN_A_ROUND: usize = 256;
+/// Of so many nodes all are looked at; of more, those that promise most.
+const FEW_NODES: usize = 256;
+/// What moving a job costs, as a part of what pushing it out would: it goes on at once, but pays for a restart.
+const MOVING: f64 = 0.1;
+
+/// A running job, as one who could go.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// Completions per second, as far as is known.
+    rate: f64,
+    rank: f64,
+    guarded: bool,
+    priority: u32,
+    borrows: bool,
+}
+
+/// Running jobs that may be touched.
+type Standings = Table<JobIx, Option<Standing>>;
+
+/// For whom room is made.
+#[derive(Clone, Copy, Debug)]
+struct Claimant {
+    now: Seconds,
+    job: JobIx,
+    standing: Standing,
+    /// How many may be moved for it: they shall not lose more time together than it has lost.
+    moves: usize,
+}
+
+/// Who has to go.
+#[derive(Clone, Debug, Default)]
+struct Room {
+    /// Pushed out.
+    out: BTreeSet<JobIx>,
+    /// Moved; and whether it may also be pushed out.
+    moved: BTreeSet<JobIx>,
+}
+
+impl Scheduler {
+    /// A round of preemption.
+    pub(super) fn make_room(&mut self, now: Seconds, _kept: &Kept, plan: &mut Plan) {
+        let fresh = std::mem::take(&mut self.lanes.fresh);
+        let all = self
+            .last_try
+            .is_none_or(|last| now >= last + self.config.round);
+        let mut heads = self.heads(|lane| all || fresh.contains(&lane));
+        if heads.is_empty() {
+            return;
+        }
+        if all {
+            self.last_try = Some(now);
+        }
+        let mut standings = self.standings(now);
+        let worst = self.worst(&standings);
+        let mut failed: Table<_, bool> = self.lanes.shapes.keys().map(|_| false).collect();
+        let mut left = MOST_IN_A_ROUND;
+        while let Some(Reverse(head)) = heads.pop() {
+            let lane = &self.lanes.lanes[head.lane];
+            let (shape, project) = (lane.shape, lane.project);
+            let gpus = self.job(head.job).gpus;
+            if failed[shape] || !self.projects.may_start(project, gpus) {
+                continue;
+            }
+            let claimant = self.claimant(now, head.job);
+            let Some(room) = self.room(&claimant, &standings, &worst) else {
+                failed[shape] = true;
+                continue;
+            };
+            if !self.clear(&claimant, &room, &mut standings, plan) {
+                failed[shape] = true;
+                continue;
+            }
+            left -= 1;
+            if left == 0 {
+                return;
+            }
+            let next = self.lanes.lanes[head.lane].turns.first().copied();
+            heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
+        }
+    }
+
+    /// Who runs, may be touched, and how it stands.
+    fn standings(&self, now: Seconds) -> Standings {
+        let mut standings: Standings = self.jobs.keys().map(|_| None).collect();
+        for ix in &self.running {
+            let job = self.job(*ix);
+            if job.preemptible && now - job.since >= self.config.left_alone() {
+                standings[*ix] = Some(self.standing(now, job));
+            }
+        }
+        standings
+    }
+
+    /// Nodes of those who rank worst, the worst first.
+    fn worst(&self, standings: &Standings) -> Vec<NodeIx> {
+        if self.cluster.len() <= FEW_NODES {
+            return Vec::new();
+        }
+        let standings = standings
+            .iter()
+            .filter_map(|(ix, standing)| Some((ix, standing.as_ref()?)));
+        let mut order: Vec<(Rank, JobIx)> = standings
+            .map(|(ix, standing)| (Rank(-standing.rank), ix))
+            .collect();
+        order.sort_unstable();
+        let pieces = order.iter().flat_map(|(_, ix)| &self.job(*ix).pieces);
+        pieces.map(|piece| piece.node).collect()
+    }
+
+    /// The nodes that are looked at for a layout: of few, all; of many, the freest and those of the worst.
+    fn candidates(&self, nodes: &Bits, layout: Layout, worst: &[NodeIx]) -> Bits {
+        if self.cluster.len() <= FEW_NODES {
+            return nodes.clone();
+        }
+        let parts = usize::try_from(layout.nodes + 1).unwrap_or(usize::MAX);
+        let wanted = parts.saturating_mul(4).max(32);
+        let mut chosen = Bits::default();
+        let freest = self.cluster.groups.iter().flat_map(|(_, group)| {
+            group
+                .levels
+                .iter()
+                .skip(1)
+                .rev()
+                .flat_map(|level| level.both::<NodeIx>(nodes))
+        });
+        for node in freest.take(wanted) {
+            chosen.set(node, true);
+        }
+        let worst = worst.iter().copied().filter(|node| nodes.has(*node));
+        let mut count = 0;
+        for node in worst {
+            if !chosen.has(node) {
+                chosen.set(node, true);
+                count += 1;
+                if count >= wanted {
+                    break;
+                }
+            }
+        }
+        chosen
+    }
+
+    fn standing(&self, now: Seconds, job: &Job) -> Standing {
+        let rank = self.rank(now, job) * self.projects.factor(job.project);
+        Standing {
+            rate: f64::from(job.gpus.max(1)) / rank,
+            rank,
+            guarded: job.waited(now, self.config.restart_cost) >= self.config.guard,
+            priority: job.priority,
+            borrows: self.projects.borrows(job.project, 0),
+        }
+    }
+
+    fn claimant(&self, now: Seconds, ix: JobIx) -> Claimant {
+        let job = self.job(ix);
+        let waited = job.waited(now, self.config.restart_cost);
+        let moves = waited / self.config.restart_cost.max(1);
+        let mut standing = self.standing(now, job);
+        standing.borrows = self.projects.borrows(job.project, job.gpus);
+        Claimant {
+            now,
+            job: ix,
+            standing,
+            moves: usize::try_from(moves).unwrap_or(0),
+        }
+    }
+
+    /// Whether `victim` may be pushed out for `claimant`.
+    fn may_push(&self, claimant: &Standing, victim: &Standing) -> bool {
+        if claimant.priority != victim.priority {
+            return claimant.priority > victim.priority;
+        }
+        if claimant.borrows != victim.borrows {
+            return victim.borrows;
+        }
+        if claimant.guarded || victim.guarded {
+            return !victim.guarded;
+        }
+        victim.rank > claimant.rank * self.config.margin
+    }
+
+    /// The nodes that cost least to clear, and who has to go from there.
+    fn room(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Option<Room> {
+        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        shape.layouts(&self.cluster).into_iter().find_map(|layout| {
+            let mut room = Room::default();
+            let looked_at = self.candidates(shape.nodes(), layout, worst);
+            let mut nodes = self.costs(claimant, standings, &looked_at, layout.gpus);
+            let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);
+            if nodes.len() < count {
+                return None;
+            }
+            if layout.rest == 0 && count == 1 {
+                let best = nodes.into_iter().min_by(|a, b| a.order(b))?;
+                best.add(&mut room);
+                return Some(room);
+            }
+            nodes.sort_by(Clearing::order);
+            let mut others = looked_at;
+            for node in nodes.iter().take(count) {
+                others.set(node.node, false);
+                node.add(&mut room);
+            }
+            if layout.rest > 0 {
+                let rest = self.costs(claimant, standings, &others, layout.rest);
+                rest.into_iter().min_by(Clearing::order)?.add(&mut room);
+            }
+            Some(room)
+        })
+    }
+
+    /// What it costs to have `gpus` free on each node where that can be.
+    fn costs(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        nodes: &Bits,
+        gpus: u32,
+    ) -> Vec<Clearing> {
+        let nodes = nodes.iter::<NodeIx>();
+        nodes
+            .filter_map(|node| self.clearing(claimant, standings, node, gpus))
+            .collect()
+    }
+
+    fn clearing(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        ix: NodeIx,
+        gpus: u32,
+    ) -> Option<Clearing> {
+        let node = &self.cluster.nodes[ix];
+        let mut clearing = Clearing {
+            node: ix,
+            cost: 0.0,
+            free: node.free,
+            out: Vec::new(),
+            moved: Vec::new(),
+        };
+        if node.free >= gpus {
+            return Some(clearing);
+        }
+        let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
+        if total < gpus {
+            return None;
+        }
+        let mut leave: Vec<(f64, u32, JobIx, bool)> = Vec::new();
+        for holder in &node.holders {
+            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
+                continue;
+            };
+            let job = self.job(*holder);
+            let here = job.pieces.iter().filter(|piece| piece.node == ix);
+            let here: u32 = here.map(|piece| piece.gpus).sum();
+            if self.may_push(&claimant.standing, standing) {
+                leave.push((standing.rate, here, *holder, false));
+            } else if here == job.gpus && job.gpus < total {
+                leave.push((standing.rate * MOVING, here, *holder, true));
+            }
+        }
+        // The cheapest by GPU first.
+        let by_gpu = |one: &(f64, u32, JobIx, bool)| one.0 / f64::from(one.1.max(1));
+        leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
+        for (cost, here, job, moves) in leave {
+            if clearing.free >= gpus {
+                break;
+            }
+            clearing.free += here;
+            clearing.cost += cost;
+            if moves {
+                clearing.moved.push(job);
+            } else {
+                clearing.out.push(job);
+            }
+        }
+        (clearing.free >= gpus).then_some(clearing)
+    }
+
+    /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
+    fn clear(
+        &mut self,
+        claimant: &Claimant,
+        room: &Room,
+        standings: &mut Standings,
+        plan: &mut Plan,
+    ) -> bool {
+        if room.moved.len() > claimant.moves {
+            return false;
+        }
+        let out = room.out.iter().filter_map(|ix| standings[*ix]);
+        let forced = |victim: &Standing| {
+            claimant.standing.guarded
+                || claimant.standing.priority > victim.priority
+                || victim.borrows != claimant.standing.borrows
+        };
+        let lost: f64 = out
+            .filter(|victim| !forced(victim))
+            .map(|victim| victim.rate)
+            .sum();
+        if lost * self.config.margin > claimant.standing.rate {
+            return false;
+        }
+        let emptied: u32 = room.out.iter().map(|ix| self.job(*ix).gpus).sum();
+        let idle = emptied.saturating_sub(self.job(claimant.job).gpus);
+        if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
+            return false;
+        }
+        let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
+        for ix in &leaving {
+            let pieces = self.job(*ix).pieces.clone();
+            self.cluster.give(*ix, &pieces);
+        }
+        match self.resettle(claimant.job, room) {
+            Some((pieces, places)) => {
+                self.promise(claimant.now, claimant.job, pieces, &leaving);
+                for ix in leaving {
+                    let place = places.iter().find(|(job, _)| *job == ix);
+                    let place = place.map(|(_, pieces)| pieces.clone());
+                    self.send_off(claimant, ix, place, plan);
+                    standings[ix] = None;
+                }
+                self.lanes.reopen();
+                true
+            }
+            None => {
+                for ix in &leaving {
+                    let pieces = self.job(*ix).pieces.clone();
+                    self.cluster.take(*ix, &pieces);
+                }
+                false
+            }
+        }
+    }
+
+    /// Takes nodes for the claimant and for all who move; nothing when one of them has none.
+    #[expect(clippy::type_complexity, reason = "said once, read once")]
+    fn resettle(
+        &mut self,
+        claimant: JobIx,
+        room: &Room,
+    ) -> Option<(Vec<Piece>, Vec<(JobIx, Vec<Piece>)>)> {
+        let find =
+            |this: &Self, ix: JobIx| this.lanes.shapes[this.job(ix).shape].find(&this.cluster);
+        let pieces = find(self, claimant)?;
+        self.cluster.take(claimant, &pieces);
+        let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
+        let mut movers: Vec<JobIx> = room.moved.iter().copied().collect();
+        movers.sort_by_key(|ix| (Reverse(self.job(*ix).gpus), *ix));
+        for ix in movers {
+            let Some(place) = find(self, ix) else {
+                for (ix, place) in &places {
+                    self.cluster.give(*ix, place);
+                }
+                self.cluster.give(claimant, &pieces);
+                return None;
+            };
+            self.cluster.take(ix, &place);
+            places.push((ix, place));
+        }
+        Some((pieces, places))
+    }
+
+    /// A job's nodes are chosen; it starts when all of these are gone.
+    fn promise(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, leaving: &[JobIx]) {
+        self.unqueue(now, ix);
+        let job = self.job_mut(ix);
+        job.state = State::Promised;
+        job.since = now;
+        job.pieces = pieces;
+        job.awaits = leaving.to_vec();
+        for other in leaving {
+            self.awaited.entry(*other).or_default().push(ix);
+        }
+        self.settle(ix);
+    }
+
+    /// Tells a running job to go, to a place of its own or back to its lane.
+    fn send_off(
+        &mut self,
+        claimant: &Claimant,
+        ix: JobIx,
+        place: Option<Vec<Piece>>,
+        plan: &mut Plan,
+    ) {
+        let for_job = self.job(claimant.job).id;
+        self.running.remove(&ix);
+        let half_life = self.config.half_life;
+        let job = self.job_mut(ix);
+        job.state = State::Leaving;
+        let moves = place.is_some();
+        job.pieces = place.unwrap_or_default();
+        let (project, gpus) = (job.project, job.gpus);
+        plan.preempts.push(Preempt {
+            job: job.id,
+            for_job,
+            moves,
+        });
+        if !moves {
+            self.projects
+                .hold(project, Change::Give(gpus), claimant.now, half_life);
+        }
+    }
+}
+
+/// What has to happen on a node.
+#[derive(Clone, Debug)]
+struct Clearing {
+    node: NodeIx,
+    cost: f64,
+    free: u32,
+    out: Vec<JobIx>,
+    moved: Vec<JobIx>,
+}
+
+impl Clearing {
+    /// The cheapest first; of those the fullest, the first.
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        let cost = self.cost.total_cmp(&other.cost);
+        cost.then(self.free.cmp(&other.free))
+            .then(self.node.cmp(&other.node))
+    }
+
+    fn add(&self, room: &mut Room) {
+        room.out.extend(&self.out);
+        room.moved.extend(&self.moved);
+    }
+}

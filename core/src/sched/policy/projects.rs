@@ -1,0 +1,215 @@
+//! Projects: what each has, what it may have, and how far it is beyond its fair share.
+//!
+//! Owns usage that fades with time, quotas and limits. Never places or preempts: it says who may, and who only borrows.
+
+use std::collections::BTreeMap;
+
+use super::{
+    config::{Config, ProjectRule, Seconds},
+    dense::{Table, dense},
+};
+
+dense!(
+    /// A project.
+    ProjectIx
+);
+
+/// A project's rank suffers by no more than this factor, either way.
+const MOST: f64 = 4.0;
+
+#[derive(Clone, Debug)]
+struct Project {
+    rule: ProjectRule,
+    /// GPUs that it holds.
+    gpus: u32,
+    running: u32,
+    queued: u32,
+    /// GPU-seconds, half of which is forgotten every half-life; as of `since`.
+    faded: f64,
+    /// GPU-seconds in all.
+    used: f64,
+    since: Seconds,
+}
+
+/// What a job does to its project's GPUs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    Take(u32),
+    Give(u32),
+}
+
+/// All projects.
+#[derive(Clone, Debug, Default)]
+pub struct Projects {
+    rows: Table<ProjectIx, Project>,
+    known: BTreeMap<String, ProjectIx>,
+    factors: Table<ProjectIx, f64>,
+}
+
+fn seconds(value: Seconds) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+    let float = value as f64;
+    float
+}
+
+impl Projects {
+    /// The number of a project.
+    pub(super) fn number(&mut self, name: &str, config: &Config) -> ProjectIx {
+        if let Some(known) = self.known.get(name) {
+            return *known;
+        }
+        let rule = config.projects.get(name).copied().unwrap_or_default();
+        let ix = self.rows.push(Project {
+            rule,
+            gpus: 0,
+            running: 0,
+            queued: 0,
+            faded: 0.0,
+            used: 0.0,
+            since: 0,
+        });
+        self.factors.push(1.0);
+        self.known.insert(name.to_owned(), ix);
+        ix
+    }
+
+    /// A job takes GPUs, or gives them back.
+    pub(super) fn hold(&mut self, ix: ProjectIx, change: Change, now: Seconds, half_life: Seconds) {
+        let project = &mut self.rows[ix];
+        project.age(now, half_life);
+        match change {
+            Change::Take(gpus) => {
+                project.gpus += gpus;
+                project.running += 1;
+            }
+            Change::Give(gpus) => {
+                project.gpus = project.gpus.saturating_sub(gpus);
+                project.running = project.running.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A job waits, or no longer does.
+    pub(super) fn queue(&mut self, ix: ProjectIx, on: bool) {
+        let queued = &mut self.rows[ix].queued;
+        *queued = if on {
+            *queued + 1
+        } else {
+            queued.saturating_sub(1)
+        };
+    }
+
+    /// Works the factors out anew.
+    pub(super) fn weigh(&mut self, now: Seconds, config: &Config) {
+        let mut all = 0.0;
+        let mut shares = 0.0;
+        for (_, project) in self.rows.iter_mut() {
+            project.age(now, config.half_life);
+            if project.queued > 0 || project.running > 0 {
+                all += project.faded;
+                shares += project.rule.share;
+            }
+        }
+        for (ix, factor) in self.factors.iter_mut() {
+            let project = &self.rows[ix];
+            let part = if all > 0.0 { project.faded / all } else { 0.0 };
+            let fair = project.rule.share / f64::max(shares, f64::MIN_POSITIVE);
+            *factor = (part / fair).clamp(1.0 / MOST, MOST).powf(config.fairness);
+        }
+    }
+
+    /// By which the rank of its jobs is multiplied.
+    pub(super) fn factor(&self, ix: ProjectIx) -> f64 {
+        self.factors[ix]
+    }
+
+    /// Whether it would hold more than its own with `more` GPUs.
+    pub(super) fn borrows(&self, ix: ProjectIx, more: u32) -> bool {
+        let project = &self.rows[ix];
+        let over = project
+            .rule
+            .gpus
+            .is_some_and(|own| project.gpus + more > own);
+        let spent = project
+            .rule
+            .gpu_hours
+            .is_some_and(|own| project.used > own * 3_600.0);
+        over || spent
+    }
+
+    /// Whether one more of its jobs may start.
+    pub(super) fn may_start(&self, ix: ProjectIx, gpus: u32) -> bool {
+        let project = &self.rows[ix];
+        let running = project.rule.running;
+        running.is_none_or(|most| project.running < most)
+            && (project.rule.borrow || !self.borrows(ix, gpus))
+    }
+
+    /// Whether one more may wait.
+    #[must_use]
+    pub fn may_submit(&self, name: &str) -> bool {
+        let project = self.known.get(name).map(|ix| &self.rows[*ix]);
+        project.is_none_or(|project| project.rule.queued.is_none_or(|most| project.queued < most))
+    }
+}
+
+impl Project {
+    fn age(&mut self, now: Seconds, half_life: Seconds) {
+        let span = seconds((now - self.since).max(0));
+        let service = span * f64::from(self.gpus);
+        let halves = span / seconds(half_life.max(1));
+        self.faded = self.faded * 0.5f64.powf(halves) + service;
+        self.used += service;
+        self.since = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn projects(config: &Config) -> (Projects, ProjectIx, ProjectIx) {
+        let mut projects = Projects::default();
+        let one = projects.number("one", config);
+        let two = projects.number("two", config);
+        (projects, one, two)
+    }
+
+    #[test]
+    fn who_used_more_than_its_share_ranks_behind_until_it_is_forgotten() {
+        let config = Config {
+            fairness: 1.0,
+            ..Config::default()
+        };
+        let (mut projects, one, two) = projects(&config);
+        projects.hold(one, Change::Take(8), 0, config.half_life);
+        projects.queue(two, true);
+        projects.weigh(3_600, &config);
+        assert!(projects.factor(one) > 1.9 && projects.factor(two) < 0.3);
+        projects.hold(one, Change::Give(8), 3_600, config.half_life);
+        projects.hold(two, Change::Take(8), 3_600, config.half_life);
+        projects.weigh(3_600 + 20 * config.half_life, &config);
+        assert!(projects.factor(two) > projects.factor(one));
+    }
+
+    #[test]
+    fn a_project_has_its_own_and_borrows_the_rest() {
+        let mut config = Config::default();
+        let own = ProjectRule {
+            gpus: Some(8),
+            borrow: false,
+            running: Some(2),
+            queued: Some(1),
+            ..ProjectRule::default()
+        };
+        config.projects.insert("one".into(), own);
+        let (mut projects, one, two) = projects(&config);
+        assert!(projects.may_start(one, 8) && !projects.may_start(one, 9));
+        assert!(projects.may_start(two, 900), "nobody limits it");
+        projects.hold(one, Change::Take(1), 0, config.half_life);
+        projects.hold(one, Change::Take(1), 0, config.half_life);
+        assert!(!projects.may_start(one, 1), "two run");
+        projects.queue(one, true);
+        assert!(!projects.may_submit("one") && projects.may_submit("two"));
+    }
+}

@@ -1,0 +1,359 @@
+//! The policy's state, and what happens to it.
+//!
+//! Owns nodes, jobs, lanes, projects and history. Told of events by its caller, who tells the time too; `pass` decides.
+//! The same story gives the same plans. Called by `trainyard replay`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    ask::Ask,
+    cluster::{Cluster, JobIx, NodeIx, NodeOffer},
+    config::{Config, Rule, Seconds},
+    dense::Table,
+    history::History,
+    job::{Job, State, Submission},
+    lanes::{LaneIx, Lanes, Rank, Turn},
+    place::Shape,
+    projects::{Change, Projects},
+};
+
+/// The scheduler.
+#[derive(Clone, Debug, Default)]
+pub struct Scheduler {
+    pub(super) config: Config,
+    pub(super) cluster: Cluster,
+    pub(super) jobs: Table<JobIx, Option<Job>>,
+    vacant: Vec<JobIx>,
+    numbers: BTreeMap<u64, JobIx>,
+    pub(super) lanes: Lanes,
+    pub(super) projects: Projects,
+    /// What is known of jobs that have ended.
+    pub history: History,
+    pub(super) running: BTreeSet<JobIx>,
+    /// Promised nodes, and nobody is left on them.
+    pub(super) ready: BTreeSet<JobIx>,
+    /// Who waits for this job to go.
+    pub(super) awaited: BTreeMap<JobIx, Vec<JobIx>>,
+    /// When jobs turn from not yet to waiting, and when they have waited too long.
+    pub(super) due: BTreeSet<(Seconds, JobIx)>,
+    /// When the rank of those who wait changes by waiting.
+    pub(super) aging: BTreeSet<(Seconds, JobIx)>,
+    /// When room was made last, and when that was tried for all.
+    pub(super) last_round: Option<Seconds>,
+    pub(super) last_try: Option<Seconds>,
+}
+
+impl Scheduler {
+    /// With no nodes and no jobs.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a node.
+    pub fn add_node(&mut self, offer: NodeOffer) -> NodeIx {
+        let node = self.cluster.add(offer);
+        self.lanes.refresh(&self.cluster);
+        node
+    }
+
+    /// Opens or closes a node, or changes what it offers. Jobs that hold something there are the caller's to end.
+    pub fn change_node(&mut self, node: NodeIx, offer: NodeOffer) {
+        let holders: BTreeSet<JobIx> = self.cluster.holders(node).iter().copied().collect();
+        let jobs = holders.iter().map(|job| self.job(*job));
+        let pieces = jobs.flat_map(|job| job.pieces.iter().copied());
+        let held: Vec<_> = pieces.filter(|piece| piece.node == node).collect();
+        self.cluster.change(node, offer, &held);
+        self.lanes.refresh(&self.cluster);
+    }
+
+    /// A job is submitted. Told twice, it is taken once.
+    pub fn submit(&mut self, now: Seconds, asked: &Submission) {
+        if self.numbers.contains_key(&asked.job) {
+            return;
+        }
+        let project = self.projects.number(&asked.project, &self.config);
+        let gpus = asked.ask.gang.gpus();
+        let class = self
+            .history
+            .class(&asked.user, &asked.project, &asked.name, gpus);
+        let (shape, lane) = self.lanes.lane(&self.cluster, &asked.ask, project);
+        let job = Job {
+            id: asked.job,
+            shape,
+            lane,
+            gpus,
+            priority: asked.priority,
+            project,
+            class,
+            preemptible: asked.preemptible,
+            limit: asked.limit,
+            submitted: asked.not_before.map_or(now, |then| then.max(now)),
+            state: State::Later,
+            since: now,
+            done: 0,
+            runs: 0,
+            pieces: Vec::new(),
+            awaits: Vec::new(),
+            next_step: 0,
+        };
+        let ix = match self.vacant.pop() {
+            Some(ix) => {
+                self.jobs[ix] = Some(job);
+                ix
+            }
+            None => self.jobs.push(Some(job)),
+        };
+        self.numbers.insert(asked.job, ix);
+        self.projects.queue(project, true);
+        match asked.not_before.filter(|then| *then > now) {
+            Some(then) => {
+                self.due.insert((then, ix));
+            }
+            None => self.enqueue(now, ix),
+        }
+    }
+
+    /// A job has ended, of itself or because somebody ended it.
+    pub fn finished(&mut self, now: Seconds, number: u64) {
+        let Some(ix) = self.numbers.get(&number).copied() else {
+            return;
+        };
+        let ran = self.job(ix).ran(now, self.config.restart_cost);
+        let class = self.job(ix).class;
+        let was_started = self.job(ix).runs > 0;
+        self.leave(now, ix);
+        self.numbers.remove(&number);
+        self.jobs[ix] = None;
+        self.vacant.push(ix);
+        if was_started {
+            self.history.ended(class, ran);
+        }
+    }
+
+    /// A job that was told to go has gone.
+    pub fn released(&mut self, now: Seconds, number: u64) {
+        let Some(ix) = self.numbers.get(&number).copied() else {
+            return;
+        };
+        if self.job(ix).state != State::Leaving {
+            return;
+        }
+        let ran = self.job(ix).ran(now, self.config.restart_cost);
+        let job = self.job_mut(ix);
+        job.done = ran;
+        job.since = now;
+        // Whoever moves has its place already.
+        job.state = State::Promised;
+        let moves = !job.pieces.is_empty();
+        let project = job.project;
+        self.gone(ix);
+        if moves {
+            self.settle(ix);
+        } else {
+            self.projects.queue(project, true);
+            self.enqueue(now, ix);
+        }
+    }
+
+    /// Takes a job out of wherever it stands.
+    fn leave(&mut self, now: Seconds, ix: JobIx) {
+        let job = self.job(ix);
+        let (state, lane, project, gpus) = (job.state.clone(), job.lane, job.project, job.gpus);
+        let held = job.pieces.clone();
+        match state {
+            State::Later => {
+                self.due.remove(&(self.job(ix).submitted, ix));
+            }
+            State::Waiting(turn) => self.dequeue(ix, lane, &turn),
+            State::Promised | State::Running | State::Leaving => {}
+        }
+        if matches!(state, State::Later | State::Waiting(_)) {
+            self.projects.queue(project, false);
+        }
+        if !held.is_empty() {
+            self.cluster.give(ix, &held);
+            self.projects
+                .hold(project, Change::Give(gpus), now, self.config.half_life);
+            self.lanes.reopen();
+        }
+        self.running.remove(&ix);
+        self.ready.remove(&ix);
+        self.gone(ix);
+    }
+
+    /// Nobody has to wait for this job to go any more.
+    fn gone(&mut self, ix: JobIx) {
+        for other in self.awaited.remove(&ix).unwrap_or_default() {
+            if let Some(Some(job)) = self.jobs.get_mut(other) {
+                job.awaits.retain(|job| *job != ix);
+                self.settle(other);
+            }
+        }
+    }
+
+    /// A promise that nothing stands in the way of any more.
+    pub(super) fn settle(&mut self, ix: JobIx) {
+        let job = self.job(ix);
+        if job.state == State::Promised && job.awaits.is_empty() && !job.pieces.is_empty() {
+            self.ready.insert(ix);
+        }
+    }
+
+    /// Puts a job into its lane, where its rank says.
+    pub(super) fn enqueue(&mut self, now: Seconds, ix: JobIx) {
+        let job = self.job(ix);
+        let waited = job.waited(now, self.config.restart_cost);
+        let turn = Turn {
+            guarded: std::cmp::Reverse(self.guards() && waited >= self.config.guard),
+            priority: std::cmp::Reverse(job.priority),
+            rank: Rank(self.rank(now, job)),
+            submitted: job.submitted,
+            number: job.id,
+            job: ix,
+        };
+        let lane = job.lane;
+        let next_step = self.next_step(job, waited);
+        if self.guards() && !turn.guarded.0 {
+            self.aging.insert((next_step, ix));
+        }
+        let job = self.job_mut(ix);
+        job.next_step = next_step;
+        job.state = State::Waiting(turn);
+        job.since = now;
+        self.lanes.insert(lane, turn);
+    }
+
+    /// Takes a job out of its lane.
+    pub(super) fn dequeue(&mut self, ix: JobIx, lane: LaneIx, turn: &Turn) {
+        self.lanes.remove(lane, turn);
+        let then = self.job(ix).next_step;
+        self.aging.remove(&(then, ix));
+    }
+
+    /// When the rank of a waiting job changes next by waiting alone.
+    fn next_step(&self, job: &Job, waited: Seconds) -> Seconds {
+        let step = (self.config.patience / 4).max(1);
+        let next = (waited / step + 1) * step;
+        let next = if self.config.patience > 0 {
+            next.min(self.config.guard)
+        } else {
+            self.config.guard
+        };
+        job.submitted + job.done + next
+    }
+
+    /// Those whose time has come: to wait, or to rank better for it.
+    pub(super) fn wake_due(&mut self, now: Seconds) {
+        while let Some((then, ix)) = self.due.first().copied().filter(|(then, _)| *then <= now) {
+            self.due.remove(&(then, ix));
+            self.enqueue(now, ix);
+        }
+        while let Some((then, ix)) = self.aging.first().copied().filter(|(then, _)| *then <= now) {
+            self.aging.remove(&(then, ix));
+            let job = self.job(ix);
+            if let State::Waiting(turn) = job.state {
+                self.lanes.remove(job.lane, &turn);
+                self.enqueue(now, ix);
+            }
+        }
+    }
+
+    fn guards(&self) -> bool {
+        self.config.rule == Rule::Gittins
+    }
+
+    /// Whether the rule preempts at all.
+    pub(super) fn preempts(&self) -> bool {
+        match self.config.rule {
+            Rule::Gittins | Rule::Throughput => true,
+            Rule::Fifo | Rule::Easy => false,
+        }
+    }
+
+    /// Lower goes first.
+    pub(super) fn rank(&self, now: Seconds, job: &Job) -> f64 {
+        match self.config.rule {
+            Rule::Fifo | Rule::Easy => 0.0,
+            Rule::Throughput => {
+                let ran = job.ran(now, self.config.restart_cost);
+                throughput(&self.history, job, ran)
+            }
+            Rule::Gittins => {
+                let ran = job.ran(now, self.config.restart_cost);
+                let steps = self.steps(job.waited(now, self.config.restart_cost));
+                self.history.rank(job.class, job.gpus, ran, job.preemptible) * steps
+            }
+        }
+    }
+
+    /// What waiting does to a rank, in steps.
+    fn steps(&self, waited: Seconds) -> f64 {
+        if self.config.patience <= 0 {
+            return 1.0;
+        }
+        let step = self.config.patience / 4;
+        let steps = i32::try_from(waited / step.max(1)).unwrap_or(i32::MAX);
+        0.5f64.powf(f64::from(steps) / 4.0)
+    }
+
+    pub(super) fn job(&self, ix: JobIx) -> &Job {
+        self.jobs[ix].as_ref().expect("a job that is known")
+    }
+
+    pub(super) fn job_mut(&mut self, ix: JobIx) -> &mut Job {
+        self.jobs[ix].as_mut().expect("a job that is known")
+    }
+
+    /// When it has something to decide though nothing happens.
+    #[must_use]
+    pub fn wake(&self, now: Seconds) -> Option<Seconds> {
+        let due = self.due.first().map(|(then, _)| *then);
+        let waits = self.preempts() && self.lanes.waiting > 0;
+        let next = |last: Option<Seconds>| {
+            let next = last.map(|last| last + self.config.round);
+            next.filter(|next| *next > now)
+                .unwrap_or(now + self.config.round)
+        };
+        let round = waits.then(|| next(self.last_round).min(next(self.last_try)));
+        due.into_iter().chain(round).min()
+    }
+
+    /// Whether the project's limits allow one more job to wait.
+    #[must_use]
+    pub fn may_submit(&self, project: &str) -> bool {
+        self.projects.may_submit(project)
+    }
+
+    /// Whether the open nodes could hold it if nobody else were there.
+    #[must_use]
+    pub fn could_ever(&self, ask: &Ask) -> bool {
+        let mut empty = Cluster::default();
+        for offer in self.cluster.offers() {
+            empty.add(offer.clone());
+        }
+        Shape::new(&empty, ask.clone()).find(&empty).is_some()
+    }
+
+    /// Jobs that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lanes.waiting
+    }
+}
+
+/// Whoever is expected to run longest goes first, so that none of them is left over at the end; but first everybody runs
+/// for a while, because most are short and nobody knows which.
+fn throughput(history: &History, job: &Job, ran: Seconds) -> f64 {
+    if ran < TRIAL {
+        return 1.0;
+    }
+    let [_, left, _] = history.left(job.class, ran).unwrap_or([1.0; 3]);
+    1.0e9 / left.max(1.0)
+}
+
+/// So long a job runs before it is believed to be a long one.
+const TRIAL: Seconds = 21_600;

@@ -1,0 +1,337 @@
+//! The policy as a whole, told small stories.
+
+use proptest::prelude::*;
+
+use super::{
+    ask::{Ask, Gang, GpuWish},
+    cluster::{GpuClass, NodeOffer},
+    config::{Config, ProjectRule, Rule, Seconds},
+    job::Submission,
+    plan::Plan,
+    scheduler::Scheduler,
+};
+
+fn scheduler(config: Config, nodes: u32) -> Scheduler {
+    let mut scheduler = Scheduler::new(config);
+    for _ in 0..nodes {
+        scheduler.add_node(NodeOffer::of_gpus(8));
+    }
+    scheduler
+}
+
+fn started(plan: &Plan) -> Vec<u64> {
+    plan.starts.iter().map(|start| start.job).collect()
+}
+
+fn gone(plan: &Plan) -> Vec<u64> {
+    plan.preempts.iter().map(|preempt| preempt.job).collect()
+}
+
+/// Carries plans out at once until there is nothing to do; who started and who went.
+fn settle(scheduler: &mut Scheduler, now: Seconds) -> (Vec<u64>, Vec<u64>) {
+    let (mut starts, mut goes) = (Vec::new(), Vec::new());
+    loop {
+        let plan = scheduler.pass(now);
+        if plan.is_empty() {
+            return (starts, goes);
+        }
+        starts.extend(started(&plan));
+        goes.extend(gone(&plan));
+        for preempt in &plan.preempts {
+            scheduler.released(now, preempt.job);
+        }
+    }
+}
+
+fn job(number: u64, gpus: u32) -> Submission {
+    Submission::packed(number, gpus)
+}
+
+#[test]
+fn a_small_job_goes_where_little_is_left_so_that_whole_nodes_stay_whole() {
+    let mut scheduler = scheduler(Config::default(), 2);
+    for (number, gpus) in [(1, 5), (2, 2), (3, 8)] {
+        scheduler.submit(0, &job(number, gpus));
+    }
+    assert_eq!(settle(&mut scheduler, 0).0.len(), 3, "5 and 2 share a node");
+}
+
+#[test]
+fn a_gang_of_twelve_takes_a_whole_node_and_half_of_another() {
+    let mut scheduler = scheduler(Config::default(), 2);
+    scheduler.submit(0, &job(1, 12));
+    let plan = scheduler.pass(0);
+    let gpus: Vec<u32> = plan.starts[0]
+        .pieces
+        .iter()
+        .map(|piece| piece.gpus)
+        .collect();
+    assert_eq!(gpus, [8, 4]);
+}
+
+#[test]
+fn a_job_that_ranks_behind_makes_room_once_it_has_run_for_what_its_restart_costs() {
+    let mut scheduler = scheduler(Config::default(), 1);
+    scheduler.submit(0, &job(1, 8));
+    settle(&mut scheduler, 0);
+    scheduler.submit(100, &job(2, 8));
+    assert_eq!(
+        settle(&mut scheduler, 100),
+        (vec![], vec![]),
+        "it has just started"
+    );
+    assert_eq!(settle(&mut scheduler, 10_000), (vec![2], vec![1]));
+    scheduler.finished(10_100, 2);
+    assert_eq!(settle(&mut scheduler, 10_100).0, [1], "it goes on");
+}
+
+#[test]
+fn a_job_that_cannot_save_its_work_is_left_alone() {
+    let mut scheduler = scheduler(Config::default(), 1);
+    let pinned = Submission {
+        preemptible: false,
+        ..job(1, 8)
+    };
+    scheduler.submit(0, &pinned);
+    settle(&mut scheduler, 0);
+    scheduler.submit(10_000, &job(2, 8));
+    assert_eq!(settle(&mut scheduler, 10_000), (vec![], vec![]));
+}
+
+#[test]
+fn small_jobs_move_together_so_that_a_gang_fits() {
+    let mut scheduler = scheduler(Config::default(), 2);
+    for number in 1..=4 {
+        scheduler.submit(0, &job(number, 4));
+    }
+    settle(&mut scheduler, 0);
+    // One half of each node is free: nothing is whole.
+    scheduler.finished(1_000, 1);
+    scheduler.finished(1_000, 3);
+    let old = Submission {
+        priority: 0,
+        ..job(9, 8)
+    };
+    scheduler.submit(1_000, &old);
+    let (starts, goes) = settle(&mut scheduler, 2_000);
+    assert_eq!(goes.len(), 1, "one of the two moves");
+    assert!(
+        starts.contains(&9) && starts.contains(&goes[0]),
+        "and goes on at once"
+    );
+}
+
+#[test]
+fn nobody_goes_when_the_gang_would_not_fit_all_the_same() {
+    let mut scheduler = scheduler(Config::default(), 2);
+    let pinned = Submission {
+        preemptible: false,
+        ..job(1, 1)
+    };
+    scheduler.submit(0, &pinned);
+    settle(&mut scheduler, 0);
+    scheduler.submit(1, &job(2, 8));
+    settle(&mut scheduler, 1);
+    scheduler.submit(10_000, &job(3, 16));
+    assert_eq!(settle(&mut scheduler, 10_000), (vec![], vec![]));
+}
+
+#[test]
+fn priority_goes_before_rank_and_pushes_out() {
+    let mut scheduler = scheduler(Config::default(), 1);
+    scheduler.submit(0, &job(1, 8));
+    settle(&mut scheduler, 0);
+    let urgent = Submission {
+        priority: 10,
+        ..job(3, 8)
+    };
+    scheduler.submit(400, &job(2, 8));
+    scheduler.submit(400, &urgent);
+    assert_eq!(settle(&mut scheduler, 400), (vec![3], vec![1]));
+}
+
+#[test]
+fn who_has_waited_for_two_days_goes_before_all_others() {
+    let config = Config {
+        patience: 0,
+        ..Config::default()
+    };
+    let mut scheduler = scheduler(config, 1);
+    let pinned = |number| Submission {
+        preemptible: false,
+        ..job(number, 8)
+    };
+    scheduler.submit(0, &pinned(1));
+    settle(&mut scheduler, 0);
+    scheduler.submit(1, &job(2, 8));
+    for number in 3..40 {
+        scheduler.submit(2, &job(number, 1));
+    }
+    let later = 49 * 3_600;
+    settle(&mut scheduler, later);
+    scheduler.finished(later + 1, 1);
+    assert_eq!(settle(&mut scheduler, later + 1).0.first(), Some(&2));
+}
+
+#[test]
+fn what_a_project_has_borrowed_is_given_back_first() {
+    let mut config = Config::default();
+    for name in ["a", "b"] {
+        let rule = ProjectRule {
+            gpus: Some(8),
+            ..ProjectRule::default()
+        };
+        config.projects.insert(name.into(), rule);
+    }
+    let mut scheduler = scheduler(config, 2);
+    let of = |number, project: &str| Submission {
+        project: project.into(),
+        ..job(number, 8)
+    };
+    scheduler.submit(0, &of(1, "a"));
+    scheduler.submit(0, &of(2, "a"));
+    assert_eq!(settle(&mut scheduler, 0).0.len(), 2, "b has nobody");
+    scheduler.submit(400, &of(3, "b"));
+    let (starts, goes) = settle(&mut scheduler, 400);
+    assert_eq!((starts, goes.len()), (vec![3], 1));
+    scheduler.submit(900, &of(4, "b"));
+    assert_eq!(
+        settle(&mut scheduler, 900),
+        (vec![], vec![]),
+        "a has no more than its own"
+    );
+}
+
+#[test]
+fn easy_backfills_what_ends_in_time_and_nothing_else() {
+    let config = Config {
+        rule: Rule::Easy,
+        ..Config::default()
+    };
+    let mut scheduler = scheduler(config, 2);
+    let limited = |number, gpus, limit| Submission {
+        limit: Some(limit),
+        ..job(number, gpus)
+    };
+    scheduler.submit(0, &limited(1, 8, 1_000));
+    settle(&mut scheduler, 0);
+    scheduler.submit(1, &limited(2, 16, 1_000));
+    scheduler.submit(2, &limited(3, 8, 5_000));
+    scheduler.submit(3, &limited(4, 8, 500));
+    let plan = scheduler.pass(4);
+    assert_eq!(started(&plan), [4]);
+    let kept = plan.reservation.unwrap();
+    assert_eq!((kept.job, kept.then), (2, 1_000));
+}
+
+#[test]
+fn a_job_starts_only_on_nodes_that_are_as_it_asks() {
+    let mut scheduler = Scheduler::new(Config::default());
+    let class = |memory_bytes| GpuClass {
+        memory_bytes,
+        model: "H100".into(),
+    };
+    for (memory, rack) in [(40, "a"), (80, "a"), (80, "b"), (80, "b")] {
+        scheduler.add_node(NodeOffer {
+            cpus: 64,
+            memory_bytes: 512,
+            gpus: [(class(memory), 8)].into(),
+            labels: [format!("rack={rack}")].into(),
+            open: true,
+        });
+    }
+    let ask = Ask {
+        gang: Gang::Each { nodes: 2, gpus: 4 },
+        gpu: GpuWish {
+            model: "h100".into(),
+            at_least: 80,
+            ..GpuWish::default()
+        },
+        cpus: 32,
+        fabric: Some("rack".into()),
+        ..Ask::packed(0)
+    };
+    let wanted = |number| Submission {
+        ask: ask.clone(),
+        ..job(number, 0)
+    };
+    scheduler.submit(0, &wanted(1));
+    let plan = scheduler.pass(0);
+    let nodes: Vec<u32> = plan.starts[0]
+        .pieces
+        .iter()
+        .map(|piece| piece.node.0)
+        .collect();
+    assert_eq!(nodes, [2, 3], "the rack with two such nodes");
+    assert!(scheduler.could_ever(&ask));
+    let too_much = Ask {
+        gang: Gang::Each { nodes: 3, gpus: 4 },
+        ..ask.clone()
+    };
+    assert!(!scheduler.could_ever(&too_much));
+    let alone = Ask {
+        exclusive: true,
+        fabric: None,
+        ..ask.clone()
+    };
+    scheduler.submit(
+        1,
+        &Submission {
+            ask: alone,
+            ..job(2, 0)
+        },
+    );
+    assert_eq!(
+        settle(&mut scheduler, 1).0,
+        [] as [u64; 0],
+        "one idle node of such"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_happens_gangs_are_whole_nodes_are_not_overdrawn_and_a_second_pass_adds_nothing(
+        jobs in prop::collection::vec((0u32..30, 0i64..2_000, 1i64..5_000, any::<bool>(), 0u32..3), 1..60),
+        rule in prop::sample::select(vec![Rule::Gittins, Rule::Fifo, Rule::Easy, Rule::Throughput]),
+    ) {
+        let mut scheduler = scheduler(Config { rule, ..Config::default() }, 4);
+        let mut now = 0;
+        let mut running: Vec<(u64, Seconds)> = Vec::new();
+        let mut runs = std::collections::BTreeMap::new();
+        for (number, (gpus, gap, lasts, preemptible, priority)) in (1u64..).zip(jobs) {
+            now += gap;
+            running.retain(|(job, end)| {
+                let ends = *end <= now;
+                if ends {
+                    scheduler.finished(now, *job);
+                }
+                !ends
+            });
+            let limit = Some(lasts);
+            scheduler.submit(now, &Submission { preemptible, priority, limit, ..job(number, gpus) });
+            runs.insert(number, (lasts, preemptible, now));
+            // Post-conditions are checked by every pass of a build for tests.
+            loop {
+                let plan = scheduler.pass(now);
+                if plan.is_empty() {
+                    break;
+                }
+                for start in &plan.starts {
+                    let run = runs.get_mut(&start.job).unwrap();
+                    run.2 = now;
+                    running.push((start.job, now + run.0));
+                }
+                for preempt in &plan.preempts {
+                    let (_, preemptible, since) = runs[&preempt.job];
+                    prop_assert!(preemptible, "it cannot save its work");
+                    prop_assert!(now - since >= 60, "it has run for less than its restart costs");
+                    running.retain(|(job, _)| *job != preempt.job);
+                    scheduler.released(now, preempt.job);
+                }
+            }
+            let again = scheduler.pass(now);
+            prop_assert!(again.is_empty(), "{again:?}");
+        }
+    }
+}

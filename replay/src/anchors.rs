@@ -1,0 +1,148 @@
+//! Simple policies to compare with, some of which know what no policy can: how long each job will run.
+//!
+//! Written apart from the policy, so that each checks the other; only the finding of nodes is shared.
+
+mod easy;
+mod queue;
+mod rounds;
+
+use std::collections::BTreeMap;
+
+use trainyard_core::sched::policy::{
+    ask::Ask,
+    cluster::{Cluster, JobIx, Piece},
+    dense::Bits,
+    place::Shape,
+};
+
+use self::rounds::{Order, Rounds};
+use crate::{engine::Player, trace::TraceJob};
+
+/// Which anchor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// In order of submission; the first that does not fit holds up all.
+    FifoStrict,
+    /// In order of submission; what does not fit is passed over.
+    FifoSkip,
+    /// Backfill beside a reservation for the first, by the users' limits.
+    EasyLimits,
+    /// The same, knowing durations.
+    EasyOracle,
+    /// The shortest first; one that does not fit holds up all.
+    SjfStrict,
+    /// The shortest first; what does not fit is passed over.
+    SjfSkip,
+    /// Least attained service in two queues with the border at 18,000 GPU-seconds.
+    Tiresias,
+    /// Least attained service in four queues.
+    Las,
+    /// Shortest remaining time first.
+    Srtf,
+    /// Shortest remaining service first.
+    Srsf,
+}
+
+impl Anchor {
+    /// All of them, with the names of the traces' README.
+    pub const ALL: [(Self, &'static str); 10] = [
+        (Self::FifoStrict, "FIFO strict"),
+        (Self::FifoSkip, "FIFO skip (no reservation)"),
+        (Self::EasyLimits, "EASY backfill, walltime est"),
+        (Self::EasyOracle, "EASY backfill, oracle"),
+        (Self::SjfStrict, "SJF strict oracle"),
+        (Self::SjfSkip, "SJF skip oracle"),
+        (Self::Tiresias, "Tiresias 2-queue LAS 18000"),
+        (Self::Las, "LAS 4-queue"),
+        (Self::Srtf, "SRTF oracle"),
+        (Self::Srsf, "SRSF oracle"),
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let named = Self::ALL.into_iter().find(|(anchor, _)| *anchor == self);
+        named.map_or("", |(_, name)| name)
+    }
+
+    /// Plays it on an empty cluster.
+    #[must_use]
+    pub fn player<'a>(
+        self,
+        jobs: &'a [TraceJob],
+        cluster: Cluster,
+        restart_cost: i64,
+    ) -> Box<dyn Player + 'a> {
+        let floor = Floor::new(jobs, cluster);
+        match self {
+            Self::FifoStrict | Self::FifoSkip | Self::SjfStrict | Self::SjfSkip => {
+                let shortest = matches!(self, Self::SjfStrict | Self::SjfSkip);
+                let strict = matches!(self, Self::FifoStrict | Self::SjfStrict);
+                Box::new(queue::InOrder::new(floor, shortest, strict))
+            }
+            Self::EasyLimits => Box::new(easy::Easy::new(floor, false)),
+            Self::EasyOracle => Box::new(easy::Easy::new(floor, true)),
+            Self::Tiresias => rounds(floor, Order::Tiresias, restart_cost),
+            Self::Las => rounds(floor, Order::Las, restart_cost),
+            Self::Srtf => rounds(floor, Order::TimeLeft, restart_cost),
+            Self::Srsf => rounds(floor, Order::ServiceLeft, restart_cost),
+        }
+    }
+}
+
+fn rounds<'a>(floor: Floor<'a>, order: Order, restart_cost: i64) -> Box<dyn Player + 'a> {
+    Box::new(Rounds::new(floor, order, restart_cost))
+}
+
+/// Nodes and who runs where.
+#[derive(Clone)]
+struct Floor<'a> {
+    jobs: &'a [TraceJob],
+    cluster: Cluster,
+    shapes: BTreeMap<u32, Shape>,
+    held: BTreeMap<usize, Vec<Piece>>,
+}
+
+impl<'a> Floor<'a> {
+    fn new(jobs: &'a [TraceJob], cluster: Cluster) -> Self {
+        let widths = jobs.iter().map(|job| job.gpus);
+        let shapes = widths.map(|gpus| (gpus, Shape::new(&cluster, Ask::packed(gpus))));
+        Self {
+            jobs,
+            shapes: shapes.collect(),
+            cluster,
+            held: BTreeMap::new(),
+        }
+    }
+
+    fn job(&self, job: usize) -> &'a TraceJob {
+        self.jobs.get(job).expect("a job of the trace")
+    }
+
+    /// Starts a job if nodes are there.
+    fn start(&mut self, job: usize) -> bool {
+        self.start_within(job, None)
+    }
+
+    /// Starts a job if nodes of `within` are there.
+    fn start_within(&mut self, job: usize, within: Option<&Bits>) -> bool {
+        let shape = self.shapes.get(&self.job(job).gpus);
+        let found = shape.and_then(|shape| shape.find_but(&self.cluster, within));
+        let Some(pieces) = found else {
+            return false;
+        };
+        self.cluster.take(number(job), &pieces);
+        self.held.insert(job, pieces);
+        true
+    }
+
+    fn stop(&mut self, job: usize) {
+        if let Some(pieces) = self.held.remove(&job) {
+            self.cluster.give(number(job), &pieces);
+        }
+    }
+}
+
+fn number(job: usize) -> JobIx {
+    JobIx(u32::try_from(job).unwrap_or(u32::MAX))
+}

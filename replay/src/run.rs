@@ -1,0 +1,236 @@
+//! One replay as it is asked for: which trace, which nodes, which policies.
+//!
+//! Owns the way from a question to the figures. Called by `trainyard replay` and by the tests.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::Serialize;
+use thiserror::Error;
+use trainyard_core::sched::policy::{Config, Rule, cluster::Cluster};
+
+use crate::{
+    anchors::Anchor,
+    engine::{self, Outcome, Player},
+    metrics::{self, Figures},
+    real::Real,
+    trace::{self, TraceError, TraceJob},
+};
+
+/// So many nodes of so many GPUs: `72x8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nodes {
+    /// Nodes.
+    pub count: u32,
+    /// GPUs on each.
+    pub gpus: u32,
+}
+
+impl FromStr for Nodes {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('x').and_then(|(count, gpus)| {
+            let (count, gpus) = (count.trim().parse().ok()?, gpus.trim().parse().ok()?);
+            (count > 0 && gpus > 0).then_some(Self { count, gpus })
+        });
+        parsed.ok_or_else(|| format!("'{text}' is not COUNTxGPUS; write for example 72x8"))
+    }
+}
+
+/// What is replayed.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The trace.
+    pub trace: PathBuf,
+    /// The cluster.
+    pub nodes: Nodes,
+    /// Only jobs of this virtual cluster.
+    pub vc: Option<String>,
+    /// Jobs that had ended before, for what is known of their kind.
+    pub history: Option<PathBuf>,
+    /// `default`, `fifo`, `easy`, `throughput`, or `all`.
+    pub policy: String,
+    /// Seconds that a job loses when it is stopped and started again.
+    pub restart_cost: i64,
+    /// The part of the jobs that may be stopped.
+    pub preemptible: f64,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// A file.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The policy.
+    #[error("policy '{0}' is not known; there are default, fifo, easy, throughput and all")]
+    Policy(String),
+    /// The trace has no such jobs.
+    #[error("{0} has no job in the virtual cluster '{1}'; it has {2}")]
+    Vc(PathBuf, String, String),
+    /// The trace is empty.
+    #[error("{0} has no job")]
+    Empty(PathBuf),
+}
+
+/// The figures of all policies that were asked for, and how each went.
+#[derive(Debug)]
+pub struct Answer {
+    /// In the order of the table.
+    pub policies: Vec<(Figures, Outcome)>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub struct Document<'a> {
+    policies: Vec<&'a Figures>,
+}
+
+impl Answer {
+    /// For `--json`.
+    #[must_use]
+    pub fn document(&self) -> Document<'_> {
+        Document {
+            policies: self.policies.iter().map(|(figures, _)| figures).collect(),
+        }
+    }
+}
+
+const RULES: [(&str, Rule); 4] = [
+    ("default", Rule::Gittins),
+    ("fifo", Rule::Fifo),
+    ("easy", Rule::Easy),
+    ("throughput", Rule::Throughput),
+];
+
+/// Replays. `stopwatch` says how much time has passed, and decides nothing.
+///
+/// # Errors
+/// When a file cannot be read, or nothing in it is meant.
+pub fn answer(
+    question: &Question,
+    stopwatch: &dyn Fn() -> Duration,
+) -> Result<Answer, ReplayError> {
+    let known = |(name, _): &&(&str, Rule)| *name == question.policy || question.policy == "all";
+    let rules: Vec<&(&str, Rule)> = RULES.iter().filter(known).collect();
+    if rules.is_empty() {
+        return Err(ReplayError::Policy(question.policy.clone()));
+    }
+    let jobs = jobs(question)?;
+    let history = question
+        .history
+        .as_deref()
+        .map(trace::read)
+        .transpose()?
+        .unwrap_or_default();
+    let bench = Bench {
+        question,
+        jobs: &jobs,
+        isolated: isolated(question, &jobs, stopwatch)?,
+        stopwatch,
+    };
+    let mut policies = Vec::new();
+    for (name, rule) in rules {
+        let config = Config {
+            rule: *rule,
+            restart_cost: question.restart_cost,
+            ..Config::default()
+        };
+        let nodes = (question.nodes.count, question.nodes.gpus);
+        let mut real = Real::new(&jobs, &history, nodes, config, question.preemptible);
+        policies.push(bench.play(name, &mut real));
+    }
+    if question.policy == "all" {
+        for (anchor, name) in Anchor::ALL {
+            let cluster = Cluster::uniform(question.nodes.count, question.nodes.gpus);
+            let mut player = anchor.player(&jobs, cluster, question.restart_cost);
+            policies.push(bench.play(&format!("anchor: {name}"), player.as_mut()));
+        }
+    }
+    Ok(Answer { policies })
+}
+
+fn jobs(question: &Question) -> Result<Vec<TraceJob>, ReplayError> {
+    let mut jobs = trace::read(&question.trace)?;
+    if let Some(vc) = &question.vc {
+        let mut names: Vec<String> = jobs.iter().map(|job| job.vc.clone()).collect();
+        jobs.retain(|job| job.vc == *vc);
+        if jobs.is_empty() {
+            names.sort();
+            names.dedup();
+            let path = question.trace.clone();
+            return Err(ReplayError::Vc(path, vc.clone(), names.join(", ")));
+        }
+    }
+    if jobs.is_empty() {
+        return Err(ReplayError::Empty(question.trace.clone()));
+    }
+    Ok(jobs)
+}
+
+struct Bench<'a> {
+    question: &'a Question,
+    jobs: &'a [TraceJob],
+    isolated: Option<Vec<i64>>,
+    stopwatch: &'a dyn Fn() -> Duration,
+}
+
+impl Bench<'_> {
+    fn play(&self, name: &str, player: &mut dyn Player) -> (Figures, Outcome) {
+        let before = (self.stopwatch)();
+        let cost = self.question.restart_cost;
+        let outcome = engine::replay(self.jobs, cost, player, self.stopwatch);
+        let took = (self.stopwatch)().saturating_sub(before);
+        let capacity = self.question.nodes.count * self.question.nodes.gpus;
+        let isolated = self.isolated.as_deref();
+        let mut figures = metrics::figures(name, self.jobs, capacity, &outcome, isolated);
+        figures.wall_s = took.as_secs_f64();
+        (figures, outcome)
+    }
+}
+
+/// When each job would have ended if every virtual cluster had its own nodes, first come first served; known when the
+/// trace has a table of them beside it.
+fn isolated(
+    question: &Question,
+    jobs: &[TraceJob],
+    stopwatch: &dyn Fn() -> Duration,
+) -> Result<Option<Vec<i64>>, ReplayError> {
+    let Some(parts) = parts(&question.trace).filter(|_| question.vc.is_none()) else {
+        return Ok(None);
+    };
+    let mut ended = vec![i64::MAX / 2; jobs.len()];
+    for (vc, nodes) in parts {
+        let own: Vec<(usize, TraceJob)> = jobs
+            .iter()
+            .cloned()
+            .enumerate()
+            .filter(|(_, job)| job.vc == vc)
+            .collect();
+        let rows: Vec<TraceJob> = own.iter().map(|(_, job)| job.clone()).collect();
+        let cluster = Cluster::uniform(nodes, question.nodes.gpus);
+        let mut player = Anchor::FifoStrict.player(&rows, cluster, question.restart_cost);
+        let outcome = engine::replay(&rows, question.restart_cost, player.as_mut(), stopwatch);
+        for ((place, _), end) in own.iter().zip(&outcome.ended) {
+            if let Some(slot) = ended.get_mut(*place).filter(|_| *end != i64::MIN) {
+                *slot = *end;
+            }
+        }
+    }
+    Ok(Some(ended))
+}
+
+/// `NAME_vc_nodes.csv` beside `NAME.csv.gz`.
+fn parts(trace: &Path) -> Option<BTreeMap<String, u32>> {
+    let name = trace.file_name()?.to_str()?;
+    let stem = name.trim_end_matches(".gz").trim_end_matches(".csv");
+    let table = trace.with_file_name(format!("{stem}_vc_nodes.csv"));
+    let text = std::fs::read_to_string(table).ok()?;
+    let rows = text.lines().skip(1).filter_map(|line| line.split_once(','));
+    let parsed = rows.filter_map(|(vc, nodes)| Some((vc.to_owned(), nodes.trim().parse().ok()?)));
+    Some(parsed.collect())
+}

@@ -1,0 +1,114 @@
+//! The policy against published figures, on a small trace that lies beside this file.
+
+use std::{path::PathBuf, time::Duration};
+
+use trainyard_core::sched::policy::cluster::Cluster;
+use trainyard_replay::{
+    anchors::Anchor,
+    engine, metrics,
+    metrics::Figures,
+    run::{Answer, Nodes, Question, answer},
+    trace,
+};
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/venus_2vc_2020-09.csv.gz")
+}
+
+fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
+    let question = Question {
+        trace: path(),
+        nodes: Nodes { count, gpus: 8 },
+        vc: Some(vc.into()),
+        history: None,
+        policy: policy.into(),
+        restart_cost: 60,
+        preemptible: 1.0,
+    };
+    answer(&question, &|| Duration::ZERO).expect("the trace beside this file")
+}
+
+fn figures(policy: &str, vc: &str, count: u32) -> Figures {
+    replayed(policy, vc, count).policies.remove(0).0
+}
+
+#[test]
+fn first_come_first_served_is_what_a_published_simulator_prints() {
+    for (vc, nodes, jct, makespan) in [
+        ("vcvGl", 20, 18_497.0, 2_584_262.0),
+        ("vcvlY", 2, 9_667.0, 2_340_337.0),
+    ] {
+        let figures = figures("fifo", vc, nodes);
+        assert!((figures.jct_mean - jct).abs() < 0.5, "{}", figures.jct_mean);
+        assert!(
+            (figures.makespan - makespan).abs() < 0.5,
+            "{}",
+            figures.makespan
+        );
+    }
+}
+
+#[test]
+fn the_simple_policies_are_as_near_to_the_reference_as_ties_allow() {
+    let mut jobs = trace::read(&path()).unwrap();
+    jobs.retain(|job| job.vc == "vcvGl");
+    // Mean waits that the reference simulator printed.
+    for (anchor, wait) in [
+        (Anchor::FifoStrict, 13_891.0),
+        (Anchor::FifoSkip, 221.0),
+        (Anchor::SjfSkip, 207.0),
+        (Anchor::SjfStrict, 697.0),
+        (Anchor::Tiresias, 988.0),
+        (Anchor::Srsf, 265.0),
+    ] {
+        let mut player = anchor.player(&jobs, Cluster::uniform(20, 8), 60);
+        let outcome = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
+        let mean = metrics::figures("", &jobs, 160, &outcome, None).wait_mean;
+        assert!(
+            (mean / wait - 1.0).abs() < 0.03,
+            "{}: {mean}",
+            anchor.name()
+        );
+    }
+}
+
+#[test]
+fn gangs_as_wide_as_the_pool_do_not_lose_by_preemption_what_first_fit_gives_them() {
+    let figures = figures("default", "vcvGl", 20);
+    assert!(figures.wait_mean < 500.0, "{}", figures.wait_mean);
+    assert!(figures.wait_max < 72.0 * 3_600.0);
+}
+
+#[test]
+fn the_same_question_has_the_same_answer() {
+    let text = |answer: &Answer| serde_json::to_string(&answer.document()).unwrap();
+    let (one, two) = (replayed("all", "vcvlY", 2), replayed("all", "vcvlY", 2));
+    assert_eq!(text(&one), text(&two));
+    for field in [
+        "\"jct_mean\"",
+        "\"wait_p999\"",
+        "\"iso_unfair\"",
+        "\"pass_p99_us\"",
+        "\"wall_s\"",
+    ] {
+        assert!(text(&one).contains(field), "{field}");
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_says_what_can() {
+    let question = Question {
+        trace: path(),
+        nodes: "20x8".parse().unwrap(),
+        vc: Some("elsewhere".into()),
+        history: None,
+        policy: "default".into(),
+        restart_cost: 60,
+        preemptible: 1.0,
+    };
+    let words = answer(&question, &|| Duration::ZERO)
+        .unwrap_err()
+        .to_string();
+    assert!(words.contains("vcvGl, vcvlY"), "{words}");
+    assert!("twenty".parse::<Nodes>().is_err());
+}
