@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -34,6 +37,7 @@ pub struct Blocked {
 pub struct Board {
     blocked: Arc<Mutex<BTreeMap<String, Blocked>>>,
     entries: Arc<Mutex<BTreeMap<TaskKey, Entry>>>,
+    spools: Arc<AtomicU64>,
     version: watch::Sender<u64>,
 }
 
@@ -42,6 +46,7 @@ impl Default for Board {
         Self {
             blocked: Arc::default(),
             entries: Arc::default(),
+            spools: Arc::default(),
             version: watch::channel(0).0,
         }
     }
@@ -73,6 +78,7 @@ impl Board {
         self.change(|entries, version| {
             if let Some(entry) = entries.get_mut(&task) {
                 entry.spool = Some((version, spool));
+                self.spools.fetch_add(1, Ordering::SeqCst);
             }
         });
     }
@@ -81,6 +87,7 @@ impl Board {
     pub fn remove(&self, task: TaskKey) {
         self.change(|entries, _| {
             entries.remove(&task);
+            self.spools.fetch_add(1, Ordering::SeqCst);
         });
     }
 
@@ -104,6 +111,18 @@ impl Board {
         let entries = self.lock();
         let (_, spool) = entries.get(&task)?.spool.as_ref()?;
         Some(spool.clone())
+    }
+
+    /// How often spools have come or gone.
+    #[must_use]
+    pub fn spools_changed(&self) -> u64 {
+        self.spools.load(Ordering::SeqCst)
+    }
+
+    /// Whether any task has a spool.
+    #[must_use]
+    pub fn has_spools(&self) -> bool {
+        self.lock().values().any(|entry| entry.spool.is_some())
     }
 
     /// The spools of all tasks that have one. The number changes when a task gets another.

@@ -43,6 +43,7 @@ use crate::{
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Access, Identity, LinkState},
     ports::{PortRange, Ports},
+    spares::Spares,
 };
 
 /// How often the lock of the data folder is tried for, 50 ms apart.
@@ -240,6 +241,7 @@ async fn settle(
         registry,
         callbacks: server.address(),
         board: Board::default(),
+        spares: spares(&data_dir)?,
         spool_bytes: options.spool_bytes,
         ports: Ports::new(options.ports),
         gpus: gpus(options, &identity).await?,
@@ -247,6 +249,10 @@ async fn settle(
         data_dir,
     };
     Ok((Arc::new(node), identity, access))
+}
+
+fn spares(data_dir: &Path) -> Result<Spares, BootError> {
+    Spares::below(data_dir).map_err(|error| BootError::Start(error.to_string()))
 }
 
 /// Its GPUs and whom to ask about them.

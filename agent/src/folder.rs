@@ -25,6 +25,7 @@ use crate::{
     clock,
     dataset::remove_tree,
     exec::{ExitRecord, ProcRecord, durable, launch, lock},
+    spares::Spares,
 };
 
 const TASK: &str = "task.json";
@@ -108,9 +109,11 @@ impl TaskFolder {
         self.path.join("resume")
     }
 
-    /// Creates the folder with the order in it, durably.
-    pub fn create(&self, order: &Order) -> io::Result<()> {
-        private_folder(&self.path)?;
+    /// Creates the folder with the order in it, durably; of a spare one where there is one.
+    pub fn create(&self, order: &Order, spares: &Spares) -> io::Result<()> {
+        if self.path.try_exists()? || !spares.give(&self.path) {
+            private_folder(&self.path)?;
+        }
         durable::write_json(&self.path.join(TASK), order)
     }
 
@@ -173,14 +176,18 @@ impl TaskFolder {
         launch::read_exit(&self.path)
     }
 
-    /// Removes the folder. Its name goes first: what still writes into it finds nothing.
-    pub fn remove(&self) -> io::Result<()> {
+    /// Removes the folder, or keeps it for another task where there are `spares`. Its name goes first: what still writes
+    /// into it finds nothing.
+    pub fn remove(&self, spares: Option<&Spares>) -> io::Result<()> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let gone = self.path.with_file_name(format!("{GONE}{name}"));
         match fs::rename(&self.path, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => remove_tree(&gone),
+            Ok(()) => match spares.map(|spares| spares.take_in(&gone)) {
+                Some(Ok(true)) => Ok(()),
+                Some(Ok(false) | Err(_)) | None => remove_tree(&gone),
+            },
         }
     }
 }
@@ -244,12 +251,38 @@ mod tests {
     fn a_folder_is_found_again_with_its_order() {
         let tasks = tempfile::tempdir().unwrap();
         let folder = TaskFolder::of(tasks.path(), order().task);
-        folder.create(&order()).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let spares = Spares::below(data.path()).unwrap();
+        folder.create(&order(), &spares).unwrap();
         assert!(folder.path().ends_with("7-2-0"));
         assert_eq!(find(tasks.path()).unwrap(), [(folder.clone(), order())]);
-        folder.remove().unwrap();
-        folder.remove().unwrap();
+        folder.remove(None).unwrap();
+        folder.remove(None).unwrap();
         assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_is_used_again_and_spare_ones_are_removed_at_the_next_start() {
+        let data = tempfile::tempdir().unwrap();
+        let tasks = data.path().join("tasks");
+        fs::create_dir(&tasks).unwrap();
+        let next = TaskKey {
+            job: JobId(8),
+            ..order().task
+        };
+        let folder = TaskFolder::of(&tasks, order().task);
+        let next = TaskFolder::of(&tasks, next);
+        let spares = Spares::below(data.path()).unwrap();
+        let count = |name: &str| fs::read_dir(data.path().join(name)).unwrap().count();
+        folder.create(&order(), &spares).unwrap();
+        folder.remove(Some(&spares)).unwrap();
+        assert_eq!((count("tasks"), count("spares")), (0, 1));
+        next.create(&order(), &spares).unwrap();
+        assert_eq!((count("tasks"), count("spares")), (1, 0));
+        assert!(next.created().unwrap() && !next.launched().unwrap());
+        next.remove(Some(&spares)).unwrap();
+        drop(Spares::below(data.path()).unwrap());
+        assert_eq!((count("tasks"), count("spares")), (0, 0));
     }
 
     #[test]

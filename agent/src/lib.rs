@@ -21,4 +21,5 @@ pub mod inventory;
 pub mod link;
 pub mod objects;
 pub mod ports;
+pub mod spares;
 pub mod spool;

@@ -147,7 +147,7 @@ pub struct Auth {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Leases {
-    /// Silence in seconds after which a node is suspect.
+    /// Silence in seconds after which a node is suspect, at the latest: it is 50 ms earlier.
     pub suspect_after_seconds: u32,
     /// Silence in seconds after which it is lost.
     pub lost_after_seconds: u32,

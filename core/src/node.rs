@@ -20,10 +20,14 @@ pub enum NodeState {
     Lost,
 }
 
+/// The tick of leases: a node is suspect at the last one before its span is over, so that whoever asks when it is over
+/// is told so. Telling it (a timer, messages, a list) takes less.
+const TICK: Duration = Duration::from_millis(50);
+
 /// The two spans of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Silence after which a node is suspect.
+    /// Silence after which a node is suspect at the latest; see [`Lease::suspect_at`].
     pub suspect_after: Duration,
     /// Silence after which it is lost.
     pub lost_after: Duration,
@@ -39,13 +43,21 @@ impl Default for Lease {
 }
 
 impl Lease {
+    /// The silence at which a node is suspect: a tick before `suspect_after`, so that it is seen to be by then. A span
+    /// that is short against a tick is shortened by a twentieth.
+    #[must_use]
+    pub fn suspect_at(&self) -> Duration {
+        let early = TICK.min(self.suspect_after / 20);
+        self.suspect_after.saturating_sub(early)
+    }
+
     /// What a node last heard of at `seen` is at `now`.
     #[must_use]
     pub fn state(&self, seen: Timestamp, now: Timestamp) -> NodeState {
         let silence = now.since(seen);
         if silence >= self.lost_after {
             NodeState::Lost
-        } else if silence >= self.suspect_after {
+        } else if silence >= self.suspect_at() {
             NodeState::Suspect
         } else {
             NodeState::Ready
@@ -56,14 +68,14 @@ impl Lease {
     /// `looked` last that a node may have been heard of without his knowing: then leases begin anew.
     #[must_use]
     pub fn observer_was_away(&self, looked: Timestamp, now: Timestamp) -> bool {
-        now.since(looked) >= self.suspect_after
+        now.since(looked) >= self.suspect_at()
     }
 
     /// When the state will change next if the node stays silent.
     #[must_use]
     pub fn deadline(&self, seen: Timestamp, now: Timestamp) -> Option<Timestamp> {
         match self.state(seen, now) {
-            NodeState::Ready => Some(seen.plus(self.suspect_after)),
+            NodeState::Ready => Some(seen.plus(self.suspect_at())),
             NodeState::Suspect => Some(seen.plus(self.lost_after)),
             NodeState::Lost => None,
         }
@@ -84,15 +96,27 @@ mod tests {
     }
 
     #[test]
+    fn a_short_span_is_shortened_little() {
+        let lease = Lease {
+            suspect_after: Duration::from_millis(200),
+            lost_after: Duration::from_millis(400),
+        };
+        assert_eq!(lease.suspect_at(), Duration::from_millis(190));
+    }
+
+    #[test]
     fn a_silent_node_is_suspect_first_and_lost_after_its_lease() {
         let lease = Lease::default();
         let seen = Timestamp(0);
         let at = |seconds: u64| seen.plus(Duration::from_secs(seconds));
-        assert_eq!(lease.state(seen, at(9)), NodeState::Ready);
+        let tick = Duration::from_millis(50);
+        let last = at(10).0 - i64::try_from(tick.as_micros()).unwrap();
+        assert_eq!(lease.state(seen, Timestamp(last - 1)), NodeState::Ready);
+        assert_eq!(lease.state(seen, Timestamp(last)), NodeState::Suspect);
         assert_eq!(lease.state(seen, at(10)), NodeState::Suspect);
         assert_eq!(lease.state(seen, at(299)), NodeState::Suspect);
         assert_eq!(lease.state(seen, at(300)), NodeState::Lost);
-        assert_eq!(lease.deadline(seen, at(0)), Some(at(10)));
+        assert_eq!(lease.deadline(seen, at(0)), Some(Timestamp(last)));
         assert_eq!(lease.deadline(seen, at(20)), Some(at(300)));
         assert_eq!(lease.deadline(seen, at(300)), None);
     }

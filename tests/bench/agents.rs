@@ -14,8 +14,13 @@ use crate::{
 /// Until connecting itself is over and done with.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// `count` agents, each with both its streams, its heartbeats and its inventory; watched for `span`.
-pub(crate) async fn measure(binary: &str, count: usize, span: Duration) -> Result<Value> {
+/// `count` agents, each with its heartbeats and its inventory; watched for `span`. With both streams those that would run
+/// something; real ones have one as long as they do not.
+pub(crate) async fn measure(
+    binary: &str,
+    (count, both): (usize, bool),
+    span: Duration,
+) -> Result<Value> {
     let mut setup = CoordinatorSetup::default();
     // Two connections each, and some for us.
     let most = (count * 2 + 100).to_string();
@@ -27,7 +32,7 @@ pub(crate) async fn measure(binary: &str, count: usize, span: Duration) -> Resul
     let alone = machine::resident_mib(pid)?;
     let begun = tokio::time::Instant::now();
     let offer = Offer { slots: 64, gpus: 8 };
-    let mut fleet = Fleet::connect(&cluster, count, (offer, true)).await?;
+    let mut fleet = Fleet::connect(&cluster, count, (offer, both)).await?;
     let connecting = begun.elapsed();
     let connect_cpu = machine::cpu_seconds(pid)?;
     tokio::time::sleep(SETTLE).await;
@@ -40,7 +45,7 @@ pub(crate) async fn measure(binary: &str, count: usize, span: Duration) -> Resul
     let each = (mib - alone) * 1024.0 / count as f64;
     Ok(json!({
         "agents": count,
-        "connections": count * 2,
+        "connections": count * if both { 2 } else { 1 },
         "connect_seconds": connecting.as_secs_f64(),
         "connect_cpu_seconds": connect_cpu,
         "watched_seconds": span.as_secs_f64(),

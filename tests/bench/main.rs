@@ -89,6 +89,9 @@ enum What {
         /// How many. Each takes two file descriptors here and two at the coordinator.
         #[arg(long, default_value_t = 5_000)]
         agents: usize,
+        /// With a data stream, too, as those that run something.
+        #[arg(long)]
+        both: bool,
         /// How long they are watched.
         #[arg(long, default_value_t = 30)]
         seconds: u64,
@@ -179,9 +182,13 @@ async fn measure(binary: &str, what: &What) -> Result<Value> {
             let how = (*values, Duration::from_secs(*seconds));
             json!({"points": points::measure(binary, *agents, how).await?})
         }
-        What::Agents { agents, seconds } => {
+        What::Agents {
+            agents,
+            both,
+            seconds,
+        } => {
             let span = Duration::from_secs(*seconds);
-            json!({"agents": agents::measure(binary, *agents, span).await?})
+            json!({"agents": agents::measure(binary, (*agents, *both), span).await?})
         }
         What::Restart { jobs, active } => {
             json!({"restart": backlog::restart(binary, *jobs, *active).await?})
@@ -207,7 +214,7 @@ async fn all(binary: &str) -> Result<Value> {
         "spawn": spawn,
         "api": api::measure(binary, 20_000).await?,
         "points": points::measure(binary, 100, (8, Duration::from_secs(10))).await?,
-        "agents": agents::measure(binary, 5_000, Duration::from_secs(30)).await?,
+        "agents": agents::measure(binary, (5_000, false), Duration::from_secs(30)).await?,
         "restart": backlog::restart(binary, 100_000, 10_000).await?,
         "backlog": backlog::memory(binary, 100_000).await?,
         "returns": returns::measure(binary, 5).await?,

@@ -42,6 +42,7 @@ impl Ident {
 pub(crate) struct Seen {
     pub(crate) ident: Ident,
     pub(crate) command: String,
+    pub(crate) name: String,
     /// Of which attempt its environment says it is.
     pub(crate) of: Option<Run>,
     pub(crate) gpus: Vec<String>,
@@ -81,6 +82,7 @@ fn look(pid: i32) -> Option<Seen> {
     let gpus = gpus.split(',').filter(|gpu| !gpu.is_empty());
     Some(Seen {
         ident: Ident { pid, start_ticks },
+        name: read("comm"),
         command: read("cmdline").replace('\0', " ").trim().to_owned(),
         of: of.map(|(job, attempt)| (job, u32::try_from(attempt).unwrap_or(0))),
         gpus: gpus.map(str::to_owned).collect(),
@@ -142,12 +144,13 @@ pub(crate) fn gpu_held_twice(seen: &[Seen]) -> Option<String> {
     None
 }
 
-/// Those that are neither the run's own nor an agent's shim that waits for its task.
+/// Those that are neither the run's own nor the process that an agent's shims are forked from, which have its command
+/// line and a name of their own.
 pub(crate) fn orphans(own: &BTreeSet<i32>) -> Vec<Seen> {
     let mut left = all();
     left.retain(|seen| {
-        let idle = seen.command.ends_with("shim -");
-        !own.contains(&seen.ident.pid) && !idle
+        let zygote = seen.command.ends_with("shim -") && !seen.name.starts_with("shim ");
+        !own.contains(&seen.ident.pid) && !zygote
     });
     left
 }

@@ -24,6 +24,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// How soon the file is looked at again where the kernel does not tell of changes.
 const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_millis(500);
+/// The kernel is asked to tell of changes after so many looks: to begin and to end a watch costs more than a short task.
+const LOOKS: u32 = 4;
 
 /// A file that is followed from an offset.
 #[derive(Debug)]
@@ -34,20 +36,21 @@ pub(super) struct Follower {
     events: Option<AsyncFd<OwnedFd>>,
     pace: Duration,
     dirty: bool,
+    /// Looks until the kernel is asked; then it is not asked again.
+    looks: u32,
 }
 
 impl Follower {
     /// Follows `path` from `start`; nothing is read yet.
     pub(super) fn new(path: PathBuf, start: u64) -> Self {
         Self {
-            events: watch(&path)
-                .inspect_err(|error| tracing::debug!(path = %path.display(), %error, "no watch on the output; it is polled"))
-                .ok(),
+            events: None,
             path,
             start,
             reader: None,
             pace: SOON,
             dirty: true,
+            looks: LOOKS,
         }
     }
 
@@ -56,11 +59,28 @@ impl Follower {
         if !self.dirty {
             match &self.events {
                 Some(events) => next_change(events).await,
-                None => tokio::time::sleep(self.pace).await,
+                None => {
+                    tokio::time::sleep(self.pace).await;
+                    self.ask_kernel();
+                }
             }
             self.dirty = true;
         }
         tokio::time::sleep(GATHER).await;
+    }
+
+    /// What comes before the next look is found by it, what comes after it is told.
+    fn ask_kernel(&mut self) {
+        if self.looks == 0 {
+            return;
+        }
+        self.looks -= 1;
+        if self.looks == 0 {
+            let path = &self.path;
+            self.events = watch(path)
+                .inspect_err(|error| tracing::debug!(path = %path.display(), %error, "no watch on the output; it is polled"))
+                .ok();
+        }
     }
 
     /// Further whole lines; none when there are none yet.
@@ -84,7 +104,7 @@ impl Follower {
         let (reader, lines) = done.map_err(io::Error::other).and_then(|read| read)?;
         self.start = reader.as_ref().map_or(self.start, OutputReader::offset);
         self.reader = reader;
-        self.pace = if lines.is_empty() {
+        self.pace = if lines.is_empty() && self.looks == 0 {
             (self.pace * 2).min(LATE)
         } else {
             SOON

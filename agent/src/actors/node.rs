@@ -15,6 +15,7 @@ use crate::{
     environment::EnvironmentStore,
     exec::trainers::Trainers,
     ports::Ports,
+    spares::Spares,
 };
 
 /// This node, for its runs.
@@ -39,6 +40,8 @@ pub struct Node {
     pub callbacks: SocketAddr,
     /// Where reports and spools are shown.
     pub board: Board,
+    /// Folders for the next tasks.
+    pub spares: Spares,
     /// What a task may tell before the coordinator takes it, in bytes.
     pub spool_bytes: u64,
     /// Where gangs meet on it.

@@ -189,14 +189,10 @@ impl Actor for Run {
 
 impl State {
     async fn begin(&mut self, myself: &RunRef) -> Result<(), ActorProcessingErr> {
-        let (folder, order, found) = (
-            self.folder.clone(),
-            Arc::clone(&self.args.order),
-            self.args.found,
-        );
+        let (folder, RunArgs { node, order, found }) = (self.folder.clone(), self.args.clone());
         let stop = blocking(move || {
             if !found {
-                folder.create(&order)?;
+                folder.create(&order, &node.spares)?;
                 return Ok(None);
             }
             folder.stop()

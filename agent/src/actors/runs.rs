@@ -331,11 +331,19 @@ impl State {
         }
         let node = &self.node;
         node.registry.unregister(entry.order.secret.expose());
+        let spool = node.board.spool_of(task);
         node.board.remove(task);
+        // One that has failed may have left another spool open.
+        let whole = entry.failures.is_empty();
         self.entries.remove(&task);
-        let folder = TaskFolder::of(&node.tasks(), task);
+        let (node, folder) = (Arc::clone(node), TaskFolder::of(&node.tasks(), task));
         self.tasks.spawn(async move {
-            if let Err(error) = blocking(move || folder.remove()).await {
+            let closed = match spool {
+                Some(spool) => spool.close().await.is_ok(),
+                None => false,
+            };
+            let remove = move || folder.remove(Some(&node.spares).filter(|_| whole && closed));
+            if let Err(error) = blocking(remove).await {
                 tracing::warn!(%task, %error, "the folder of a forgotten task cannot be removed now");
             }
         });

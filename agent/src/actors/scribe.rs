@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LAST_PATIENCE: Duration = Duration::from_secs(120);
 /// Words that may wait; they wait only for a disk.
 const QUEUE: usize = 1_024;
+/// How long words of the agent's own wait for others, or for output, to go to the disk and to the coordinator with them.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// The level of the agent's own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,9 @@ enum Command {
     Finish(Vec<LogLine>),
 }
 
+/// A record, and where the output is to be read on after it.
+type Entry = (Record, Option<u64>);
+
 /// The way to a scribe. A cheap handle.
 #[derive(Clone, Debug)]
 pub(super) struct Scribe(mpsc::Sender<Command>);
@@ -74,6 +79,9 @@ pub(super) struct Desk {
     output: PathBuf,
     commands: mpsc::Receiver<Command>,
     follower: Option<Follower>,
+    /// Words that are not kept yet, and until when they may wait.
+    held: Vec<Entry>,
+    held_until: Option<Instant>,
     last: VecDeque<String>,
     /// Output that an earlier life of the agent has kept.
     earlier: bool,
@@ -93,6 +101,8 @@ pub(super) fn scribe(task: TaskKey, spool: Spool, output: PathBuf) -> (Scribe, D
         output,
         commands,
         follower: None,
+        held: Vec::new(),
+        held_until: None,
         last: VecDeque::new(),
         complained: false,
         patience: None,
@@ -141,6 +151,7 @@ impl Desk {
                     }
                 }
                 () = changed(self.follower.as_mut()) => self.take_output().await?,
+                () = due(self.held_until) => self.keep_with_held(Vec::new()).await?,
             }
             if self.carry_out(&mut commands).await? {
                 return Ok(self.drained());
@@ -150,14 +161,17 @@ impl Desk {
 
     /// True after the last one.
     async fn carry_out(&mut self, commands: &mut Vec<Command>) -> Result<bool, SpoolError> {
-        let mut notes = Vec::new();
         for command in commands.drain(..) {
             match command {
-                Command::Note(line) => notes.push((Record::Log(line), None)),
+                Command::Note(line) => {
+                    self.held.push((Record::Log(line), None));
+                    self.held_until
+                        .get_or_insert_with(|| Instant::now() + LINGER);
+                }
                 Command::Follow => self.follow(),
                 Command::Finish(words) => {
                     self.patience = Some(self.last_patience);
-                    match self.keep_the_rest(notes, words).await {
+                    match self.keep_the_rest(words).await {
                         Err(error @ (SpoolError::DiskFull { .. } | SpoolError::File { .. })) => {
                             self.lose_the_rest(&error).await;
                         }
@@ -167,21 +181,23 @@ impl Desk {
                 }
             }
         }
-        self.keep(notes).await?;
         Ok(false)
     }
 
-    async fn keep_the_rest(
-        &mut self,
-        notes: Vec<(Record, Option<u64>)>,
-        words: Vec<LogLine>,
-    ) -> Result<(), SpoolError> {
-        self.keep(notes).await?;
+    async fn keep_the_rest(&mut self, words: Vec<LogLine>) -> Result<(), SpoolError> {
         self.follow();
         self.take_output().await?;
         self.complete_last_lines().await;
         let words = words.into_iter().map(|line| (Record::Log(line), None));
-        self.keep(words.collect()).await
+        self.keep_with_held(words.collect()).await
+    }
+
+    /// What was said before goes first.
+    async fn keep_with_held(&mut self, records: Vec<Entry>) -> Result<(), SpoolError> {
+        self.held_until = None;
+        let mut all = std::mem::take(&mut self.held);
+        all.extend(records);
+        self.keep(all).await
     }
 
     /// The output that could not be kept makes room for the end.
@@ -228,7 +244,7 @@ impl Desk {
                 self.remember(&line.text);
                 records.push((Record::Log(log_line(&line)), Some(line.offset_after)));
             }
-            self.keep(records).await?;
+            self.keep_with_held(records).await?;
         }
         Ok(())
     }
@@ -263,7 +279,7 @@ impl Desk {
 
     /// Writes until the disk takes it: the trainer goes on, and its lines wait in its file. At the end
     /// of the task patience has an end, too.
-    async fn keep(&mut self, records: Vec<(Record, Option<u64>)>) -> Result<(), SpoolError> {
+    async fn keep(&mut self, records: Vec<Entry>) -> Result<(), SpoolError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -302,6 +318,13 @@ impl Desk {
             last_seq: self.spool.state().last_seq,
             at: clock::now(),
         }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -23,6 +23,9 @@ use super::{
 };
 use crate::{clock, folder::Order};
 
+/// Names, without their ends, of the checkpoints that are stored.
+const STEMS: [&str; 2] = ["best", "last"];
+
 /// How long a store that takes nothing is borne, for all checkpoints together: the end of a job waits
 /// for it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -71,12 +74,13 @@ impl Datasets {
         }
         let mut report = nothing(order);
         let mut retry = Retry::new(PATIENCE);
-        for stem in ["best", "last"] {
+        let mut found = find(folder).await;
+        for stem in STEMS {
             let place = match stem {
                 "best" => &mut report.best_checkpoint,
                 _ => &mut report.checkpoint,
             };
-            let Some((path, mark)) = find(folder, stem).await else {
+            let Some((mark, path)) = found.remove(stem) else {
                 continue;
             };
             if let Some((known, checkpoint)) = sent.0.get(stem)
@@ -284,19 +288,26 @@ fn nothing(order: &Order) -> Progress {
     }
 }
 
-/// The newest file of that stem.
-async fn find(folder: &Path, stem: &'static str) -> Option<(PathBuf, Mark)> {
+/// The newest file of each stem.
+async fn find(folder: &Path) -> BTreeMap<&'static str, (Mark, PathBuf)> {
     let folder = folder.to_owned();
-    let look = move || -> io::Result<Option<(PathBuf, Mark)>> {
-        let mut newest = None;
+    let look = move || -> io::Result<BTreeMap<&'static str, (Mark, PathBuf)>> {
+        let mut newest = BTreeMap::new();
         for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let (path, about) = (entry.path(), entry.metadata()?);
-            if about.is_file() && path.file_stem().is_some_and(|name| name == stem) {
-                newest = newest.max(Some((Mark::of(&about)?, path)));
+            let path = entry?.path();
+            let named = |stem: &&&str| path.file_stem().is_some_and(|name| name == **stem);
+            let Some(stem) = STEMS.iter().find(named) else {
+                continue;
+            };
+            let about = path.symlink_metadata()?;
+            if about.is_file() {
+                let one = (Mark::of(&about)?, path);
+                let so_far = newest.remove(stem);
+                newest.insert(*stem, so_far.map_or(one.clone(), |so_far| one.max(so_far)));
             }
         }
-        Ok(newest.map(|(mark, path)| (path, mark)))
+        Ok(newest)
     };
-    trainyard_runtime::blocking(look).await.ok()?.ok()?
+    let looked = trainyard_runtime::blocking(look).await;
+    looked.ok().and_then(Result::ok).unwrap_or_default()
 }

@@ -19,11 +19,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()>
 pub(crate) fn write_json_for_now<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let temporary = draft(path);
-    remove_if_there(&temporary)?;
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .open(&temporary)?;
+    let mut file = create(&temporary, 0o666)?;
     file.write_all(&bytes)?;
     std::fs::rename(&temporary, path)
 }
@@ -36,13 +32,7 @@ pub(crate) fn write_private_json<T: Serialize>(path: &Path, value: &T) -> io::Re
 fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let temporary = draft(path);
-    remove_if_there(&temporary)?;
-    let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
+    let mut file = create(&temporary, mode)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
@@ -52,9 +42,18 @@ fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
-fn draft(path: &Path) -> std::path::PathBuf {
+/// The file that stands in the draft's place already is written over: a file that is made anew costs more (see
+/// [`crate::spares`]). Only one process at a time writes what bears a name.
+fn create(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(mode);
+    options.custom_flags(nix::libc::O_NOFOLLOW).open(path)
+}
+
+/// Where what is to be `path` is written.
+pub(crate) fn draft(path: &Path) -> std::path::PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
+    name.push(".tmp");
     path.with_file_name(name)
 }
 

@@ -7,13 +7,13 @@
 use super::durable;
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::ProcIdent;
-use super::shims::Shims;
+use super::shims::{Begun, Shims};
 use super::{lock, remains};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 
 /// How long a shim may take from its start to the trainer's.
@@ -33,7 +33,7 @@ pub struct Launched {
     /// SIGCHLD. If neither happens the shim stays a zombie until this process ends. Never call
     /// `kill` or set `kill_on_drop`: the shim is meant to outlive the agent.
     ///
-    /// None in a simulation.
+    /// None where the process that it was forked from does that, and in a simulation.
     pub child: Option<Child>,
 }
 
@@ -124,37 +124,69 @@ pub async fn launch(
     task_dir: &Path,
     spec: &LaunchSpec,
 ) -> Result<Launched, LaunchError> {
-    clear(task_dir).await?;
-    prepare(task_dir, spec).await?;
-    let mut child = start_shim(shims, task_dir).await?;
+    make_ready(task_dir, spec).await?;
+    let absolute = std::path::absolute(task_dir).map_err(|source| in_folder(task_dir, source))?;
+    let (begun, mut child) = match shims.begin(&absolute, START_LIMIT).await {
+        None => start_alone(shims, &absolute).await?,
+        Some(Begun::Lost) => {
+            tracing::warn!(task_dir = %task_dir.display(), "the process that shims are forked from has ended; this one is started by itself");
+            make_ready(task_dir, spec).await?;
+            start_alone(shims, &absolute).await?
+        }
+        Some(begun) => (begun, None),
+    };
     let program = spec.argv.first().cloned().unwrap_or_default();
     let silent = |what| LaunchError::Silent {
         program: program.clone(),
         what,
         log: task_dir.join(files::SHIM_ERR),
     };
-    let hello = match child.stdout.take() {
-        Some(stdout) => tokio::time::timeout(START_LIMIT, read_hello(stdout)).await,
-        None => Ok(None),
-    };
-    let refusal = match hello {
-        Ok(Some(Hello::Started(ProcRecord { shim, trainer, .. }))) => {
+    let refusal = match begun {
+        Begun::Said(Hello::Started(ProcRecord { shim, trainer, .. })) => {
             return Ok(Launched {
                 shim,
                 trainer,
-                child: Some(child),
+                child,
             });
         }
-        Ok(Some(refusal)) => refused(task_dir, spec, program, refusal),
-        Ok(None) => silent("ended"),
-        Err(_) => silent("did not answer"),
+        Begun::Said(refusal) => refused(task_dir, spec, program, refusal),
+        Begun::Ended | Begun::Lost => silent("ended"),
+        Begun::Late => {
+            end_holder(task_dir);
+            silent("did not answer")
+        }
     };
     // The trainer, if there is one, dies with its shim; what it has started already does not.
-    drop(child.kill().await);
+    if let Some(child) = &mut child {
+        drop(child.kill().await);
+    }
+    fence(task_dir).await;
+    Err(refusal)
+}
+
+/// Kills a shim that is stuck, where its zygote could not.
+fn end_holder(task_dir: &Path) {
+    if let Ok(Some(pid)) = lock::holder(task_dir) {
+        // It holds the lock now, so the pid is its own.
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .ok();
+    }
+}
+
+async fn fence(task_dir: &Path) {
     if let Err(error) = remains::fence(task_dir).await {
         tracing::warn!(%error, task_dir = %task_dir.display(), "what a failed launch left behind cannot be found");
     }
-    Err(refusal)
+}
+
+fn in_folder(task_dir: &Path, source: io::Error) -> LaunchError {
+    LaunchError::Folder {
+        task_dir: task_dir.to_path_buf(),
+        source,
+    }
 }
 
 /// The processes of the task in `task_dir`, if it was ever started.
@@ -172,85 +204,81 @@ pub fn read_spec(task_dir: &Path) -> io::Result<Option<LaunchSpec>> {
     durable::read_json(&task_dir.join(files::LAUNCH))
 }
 
-/// A shim that was killed before it said who it is may have left something of its trainer: that ends first.
-async fn clear(task_dir: &Path) -> Result<(), LaunchError> {
-    let failed = |source| LaunchError::Folder {
-        task_dir: task_dir.to_path_buf(),
-        source,
-    };
-    let folder = task_dir.to_path_buf();
-    let is_left = move || {
-        let before = folder.join(files::LAUNCH).try_exists()?;
-        Ok(before && lock::holder(&folder)?.is_none())
-    };
-    let is_left = trainyard_runtime::blocking(is_left).await;
-    let is_left = is_left.map_err(io::Error::other).and_then(|left| left);
-    if !is_left.map_err(failed)? {
-        return Ok(());
-    }
-    let (killed, stuck) = remains::fence(task_dir).await.map_err(failed)?;
-    if killed > 0 {
-        tracing::warn!(killed, ?stuck, task_dir = %task_dir.display(), "an earlier launch had left processes behind");
-    }
-    Ok(())
+/// How a task's folder is found.
+enum Found {
+    /// Ready for a shim.
+    Ready,
+    /// An earlier launch has been there, and its shim is not any more.
+    Left,
+    /// A shim with this pid is there.
+    Held(i32),
 }
 
-async fn prepare(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> {
-    let (folder, mut spec) = (task_dir.to_path_buf(), spec.clone());
-    let failed = |source| LaunchError::Folder {
-        task_dir: task_dir.to_path_buf(),
-        source,
+/// A shim that was killed before it said who it is may have left something of its trainer: that ends first.
+async fn make_ready(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchError> {
+    let found = match prepare(task_dir, spec, false).await? {
+        Found::Left => {
+            let fenced = remains::fence(task_dir).await;
+            let (killed, stuck) = fenced.map_err(|source| in_folder(task_dir, source))?;
+            if killed > 0 {
+                tracing::warn!(killed, ?stuck, task_dir = %task_dir.display(), "an earlier launch had left processes behind");
+            }
+            prepare(task_dir, spec, true).await?
+        }
+        found => found,
     };
+    match found {
+        Found::Ready | Found::Left => Ok(()),
+        Found::Held(pid) => Err(LaunchError::AlreadyRunning {
+            task_dir: task_dir.to_path_buf(),
+            pid,
+        }),
+    }
+}
+
+async fn prepare(task_dir: &Path, spec: &LaunchSpec, fenced: bool) -> Result<Found, LaunchError> {
+    let (folder, mut spec) = (task_dir.to_path_buf(), spec.clone());
     let done = trainyard_runtime::blocking(move || {
         // Also one that has not got as far as writing proc.json.
         if let Some(pid) = lock::holder(&folder)? {
-            return Ok(Some(pid));
+            return Ok(Found::Held(pid));
         }
-        remains::mark(&mut spec)?;
+        if !fenced && folder.join(files::LAUNCH).try_exists()? {
+            return Ok(Found::Left);
+        }
+        remains::mark(&mut spec);
         for name in [files::EXIT, files::STOP, files::PROC] {
             durable::remove_if_there(&folder.join(name))?;
         }
         // The shim reads it now. After a power cut there is no shim, and the launch is begun again.
         durable::write_json_for_now(&folder.join(files::LAUNCH), &spec)?;
-        Ok(None)
+        Ok(Found::Ready)
     });
-    match done.await.map_err(io::Error::other).and_then(|done| done) {
-        Ok(None) => Ok(()),
-        Ok(Some(pid)) => Err(LaunchError::AlreadyRunning {
-            task_dir: task_dir.to_path_buf(),
-            pid,
-        }),
-        Err(source) => Err(failed(source)),
-    }
+    let done = done.await.map_err(io::Error::other).and_then(|done| done);
+    done.map_err(|source| in_folder(task_dir, source))
 }
 
-/// The shim that is ready, told its task, or a new one.
-async fn start_shim(shims: &Shims, task_dir: &Path) -> Result<Child, LaunchError> {
-    let folder = |source| LaunchError::Folder {
-        task_dir: task_dir.to_path_buf(),
-        source,
-    };
-    let task_dir = std::path::absolute(task_dir).map_err(folder)?;
-    if let Some(mut ready) = shims.take()
-        && tell(&mut ready, &task_dir).await.is_ok()
-    {
-        return Ok(ready);
-    }
-    let log = std::fs::File::create(task_dir.join(files::SHIM_ERR)).map_err(folder)?;
-    let started = shims.start(&task_dir, Stdio::null(), log.into());
-    started.map_err(|source| LaunchError::Shim {
+/// A shim of its own, where there is none that it could be forked from.
+async fn start_alone(
+    shims: &Shims,
+    task_dir: &Path,
+) -> Result<(Begun, Option<Child>), LaunchError> {
+    let log = std::fs::File::create(task_dir.join(files::SHIM_ERR));
+    let log = log.map_err(|source| in_folder(task_dir, source))?;
+    let started = shims.start(task_dir, Stdio::null(), log.into());
+    let mut child = started.map_err(|source| LaunchError::Shim {
         program: shims.program(),
         source,
-    })
-}
-
-/// Tells a shim that waits which task is its own. One that cannot be told ends by itself.
-async fn tell(shim: &mut Child, task_dir: &Path) -> io::Result<()> {
-    let mut stdin = shim.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    let mut path = task_dir.as_os_str().as_encoded_bytes().to_vec();
-    path.push(0);
-    stdin.write_all(&path).await?;
-    stdin.flush().await
+    })?;
+    let begun = match child.stdout.take() {
+        Some(stdout) => match tokio::time::timeout(START_LIMIT, read_hello(stdout)).await {
+            Ok(Some(hello)) => Begun::Said(hello),
+            Ok(None) => Begun::Ended,
+            Err(_) => Begun::Late,
+        },
+        None => Begun::Ended,
+    };
+    Ok((begun, Some(child)))
 }
 
 async fn read_hello(stdout: ChildStdout) -> Option<Hello> {

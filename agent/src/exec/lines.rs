@@ -102,6 +102,8 @@ pub(crate) struct OutputLog {
     /// The length up to which the file holds whole records.
     good: u64,
     lost: u64,
+    /// Something was written.
+    written: bool,
 }
 
 impl OutputLog {
@@ -112,6 +114,7 @@ impl OutputLog {
             file: None,
             good: 0,
             lost: 0,
+            written: false,
         };
         // A failure here shows as lost bytes later; an empty file is no requirement.
         drop(log.reopen());
@@ -130,9 +133,9 @@ impl OutputLog {
         }
     }
 
-    /// Makes what was written survive a power cut, as far as the disk takes it.
+    /// Makes what was written survive a power cut, as far as the disk takes it. Nothing was: nothing has to.
     pub(crate) fn sync(&self) {
-        if let Some(file) = &self.file {
+        if let Some(file) = self.file.as_ref().filter(|_| self.written) {
             drop(file.sync_data());
         }
     }
@@ -147,6 +150,7 @@ impl OutputLog {
         match file.write_all(records) {
             Ok(()) => {
                 self.good += records.len() as u64;
+                self.written = true;
                 Ok(())
             }
             Err(error) => {

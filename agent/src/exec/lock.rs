@@ -28,6 +28,8 @@ pub(crate) fn take(task_dir: &Path) -> Result<File, Hello> {
         match file.try_lock() {
             Ok(()) => {
                 let pid = format!("{}\n", std::process::id());
+                // An earlier one may have had a longer pid.
+                file.set_len(0).map_err(failed)?;
                 file.write_all(pid.as_bytes()).map_err(failed)?;
                 return Ok(file);
             }

@@ -3,7 +3,7 @@
 //! Owns the shim (a small process that outlives the agent and is the trainer's parent), the files
 //! in a task's folder, and the identity of processes. It never decides what runs, where, or
 //! whether it is tried again. The agent calls [`launch`], [`watch`] and [`output`]; the hidden
-//! subcommand `trainyard shim` calls [`shim::main`].
+//! subcommand `trainyard shim` calls [`shim::main`], and is also the process that shims are forked from.
 //!
 //! What is guaranteed: the trainer's main process never outlives its shim (parent death signal);
 //! nothing that the trainer started outlives the end of its main process as long as the shim lives
@@ -31,6 +31,7 @@ mod spawn;
 pub mod trainers;
 pub(crate) mod unix;
 pub mod watch;
+mod zygote;
 
 pub use files::{ExitRecord, LaunchSpec, ProcRecord};
 pub use ident::ProcIdent;

@@ -3,7 +3,14 @@
 //! Owns parsing of `stat`, `children` and `vmstat`. It never signals. Identities, the shim and the
 //! watcher call it.
 
-use std::{fs, io};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    sync::OnceLock,
+};
+
+/// So much the kernel writes of a file of /proc at one go.
+const PAGE: usize = 4096;
 
 /// The fields of `/proc/<pid>/stat` that are of use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +41,20 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 
 /// As [`stat`], where that it cannot be looked at is not the same as that there is none.
 pub(crate) fn look(pid: i32) -> io::Result<Option<Stat>> {
-    match fs::read(format!("/proc/{pid}/stat")) {
+    match read_at_once(&format!("/proc/{pid}/stat")) {
         Ok(bytes) => Ok(parse_stat(&String::from_utf8_lossy(&bytes))),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What is shorter than a page, in one read: a reader that starts small and reads on makes the kernel write all of it
+/// anew each time.
+fn read_at_once(path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; PAGE];
+    let count = File::open(path)?.read(&mut bytes)?;
+    bytes.truncate(count);
+    Ok(bytes)
 }
 
 /// It has ended before its file was opened, or after.
@@ -60,11 +76,15 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-/// The id of this boot of the machine.
-pub(crate) fn boot_id() -> std::io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+/// The id of this boot of the machine. Read once: no process outlives its boot.
+pub(crate) fn boot_id() -> io::Result<String> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(boot) = BOOT.get() {
+        return Ok(boot.clone());
+    }
+    let boot = read_at_once("/proc/sys/kernel/random/boot_id")?;
+    let boot = String::from_utf8_lossy(&boot).trim().to_owned();
+    Ok(BOOT.get_or_init(|| boot).clone())
 }
 
 /// All processes that /proc shows.
@@ -112,15 +132,30 @@ pub(crate) fn children_by_search(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// How many processes the kernel has killed for want of memory since boot.
+/// How many processes the kernel has killed for want of memory since boot. Reads no further than it must: for each
+/// read the kernel sums up all of its counters.
 pub(crate) fn oom_kills() -> u64 {
-    fs::read_to_string("/proc/vmstat")
+    File::open("/proc/vmstat")
         .ok()
-        .and_then(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-        })
+        .and_then(|file| find_count(file, "\noom_kill "))
         .unwrap_or(0)
+}
+
+/// The number behind `name`.
+fn find_count(mut file: impl io::Read, name: &str) -> Option<u64> {
+    let mut text = String::new();
+    loop {
+        let mut page = [0; PAGE];
+        let count = file.read(&mut page).ok()?;
+        text.push_str(std::str::from_utf8(page.get(..count)?).ok()?);
+        let rest = text.split_once(name).map(|(_, rest)| rest);
+        if let Some((number, _)) = rest.and_then(|rest| rest.split_once('\n')) {
+            return number.trim().parse().ok();
+        }
+        if count == 0 {
+            return None;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +175,26 @@ mod tests {
                 start_ticks: 999
             })
         );
+    }
+
+    /// Gives at most so many bytes at a time.
+    struct Cut<'a>(&'a [u8], usize);
+
+    impl io::Read for Cut<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let most = self.1.min(into.len());
+            self.0.read(&mut into[..most])
+        }
+    }
+
+    #[test]
+    fn a_count_is_found_however_the_file_is_cut() {
+        let text = format!("{}nr_b 2\noom_kill 34\nnr_c 5\n", "nr_a 1\n".repeat(900));
+        for piece in [1, 7, PAGE] {
+            let file = Cut(text.as_bytes(), piece);
+            assert_eq!(find_count(file, "\noom_kill "), Some(34));
+        }
+        assert_eq!(find_count(text.as_bytes(), "\nno_such "), None);
     }
 
     #[test]

@@ -8,8 +8,8 @@
 use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord, StopRecord};
 use super::lines::OutputLog;
 use super::pump::Pump;
-use super::shims::LATER;
 use super::spawn::spawn_trainer;
+use super::zygote::{self, ZYGOTE};
 use super::{ProcIdent, cgroup, clock, descend, durable, lock, procfs};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -17,11 +17,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,27 +37,30 @@ const SWEEP_TICK: Duration = Duration::from_millis(50);
 /// written, 1 when the trainer did not start, 2 when how it ended could not be written.
 ///
 /// Must be called in a process of its own, with a single thread, whose stdout is the launcher's
-/// pipe.
+/// pipe. In place of a folder it may be told to be the process that others are forked from.
 #[must_use]
 pub fn main(task_dir: &Path) -> i32 {
-    let told;
-    let task_dir = if task_dir == Path::new(LATER) {
-        let Some(folder) = wait_for_task() else {
-            return 0;
+    if task_dir == Path::new(ZYGOTE) {
+        return match zygote::serve() {
+            Some((number, task_dir)) => attend(&task_dir, |hello| {
+                zygote::say_hello(number, hello);
+            }),
+            None => 0,
         };
-        told = folder;
-        told.as_path()
-    } else {
-        task_dir
-    };
+    }
+    attend(task_dir, |hello| say(&hello))
+}
+
+/// The whole life of the shim of the task in `task_dir`.
+fn attend(task_dir: &Path, say: impl Fn(Hello)) -> i32 {
     let (mut shim, proc_record) = match Shim::start(task_dir) {
         Ok(started) => started,
         Err(refusal) => {
-            say(&refusal);
+            say(refusal);
             return 1;
         }
     };
-    say(&Hello::Started(proc_record));
+    say(Hello::Started(proc_record));
     match shim.run() {
         Ok(()) => 0,
         Err(error) => {
@@ -69,25 +70,6 @@ pub fn main(task_dir: &Path) -> i32 {
             2
         }
     }
-}
-
-/// The task's folder, as the agent writes it to standard input with a zero byte behind it; `None` when
-/// the agent has ended instead.
-fn wait_for_task() -> Option<PathBuf> {
-    let mut said = Vec::new();
-    io::stdin().lock().read_until(0, &mut said).ok()?;
-    let Some((0, path)) = said.split_last() else {
-        return None;
-    };
-    let folder = PathBuf::from(OsStr::from_bytes(path));
-    // As for a shim that is started for its task. Without them it would only be silent.
-    if let Ok(log) = File::create(folder.join(files::SHIM_ERR)) {
-        nix::unistd::dup2_stderr(&log).ok();
-    }
-    if let Ok(nothing) = File::open("/dev/null") {
-        nix::unistd::dup2_stdin(&nothing).ok();
-    }
-    Some(folder)
 }
 
 /// Where the trainer's life stands.

@@ -3,11 +3,12 @@
 //! Owns a pump for each spool on the board. Never lives longer than its session. Called by the
 //! session.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tonic::Streaming;
 use trainyard_config::Secret;
@@ -26,6 +27,9 @@ use super::{
 /// Frames of records that wait for the network.
 const QUEUE: usize = 8;
 
+/// A stream is closed when no task has had a spool for so long.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// One data stream.
 #[derive(Debug)]
 struct Data {
@@ -34,8 +38,24 @@ struct Data {
     outgoing: mpsc::Sender<ConnectRequest>,
 }
 
-/// Sends records in session `number` until the stream ends.
+/// Sends records in session `number` until a stream of it ends. There is none while no task has a spool: of thousands of
+/// agents most may run nothing, and each connection costs the coordinator memory.
 pub(super) async fn run(link: &LinkArgs, (number, credential): (u64, Secret)) -> SessionEnd {
+    let mut board = link.board.watch();
+    loop {
+        while !link.board.has_spools() {
+            if board.changed().await.is_err() {
+                return SessionEnd::Lost("the agent stops".to_owned());
+            }
+        }
+        if let Some(end) = stream(link, number, &credential).await {
+            return end;
+        }
+    }
+}
+
+/// One stream; `None` when it was closed because there is nothing to send.
+async fn stream(link: &LinkArgs, number: u64, credential: &Secret) -> Option<SessionEnd> {
     let (outgoing, requests) = mpsc::channel(QUEUE);
     let attach = Attach {
         node_name: link.identity.name.clone(),
@@ -44,7 +64,8 @@ pub(super) async fn run(link: &LinkArgs, (number, credential): (u64, Secret)) ->
     };
     let attach = frames::request(connect_request::Frame::Attach(attach));
     if outgoing.send(attach).await.is_err() {
-        return SessionEnd::Lost("the data stream was not opened".to_owned());
+        let why = "the data stream was not opened".to_owned();
+        return Some(SessionEnd::Lost(why));
     }
     let mut data = Data {
         pumps: JoinSet::new(),
@@ -53,7 +74,7 @@ pub(super) async fn run(link: &LinkArgs, (number, credential): (u64, Secret)) ->
     };
     match wire::open(&link.access, requests).await {
         Ok(incoming) => data.work(link, incoming).await,
-        Err(end) => end.without_refusal(),
+        Err(end) => Some(end.without_refusal()),
     }
 }
 
@@ -62,10 +83,15 @@ impl Data {
         &mut self,
         link: &LinkArgs,
         mut incoming: Streaming<ConnectResponse>,
-    ) -> SessionEnd {
+    ) -> Option<SessionEnd> {
         let mut board = link.board.watch();
         board.mark_changed();
+        let mut seen = None;
+        let mut idle_at = Instant::now() + IDLE;
         loop {
+            if !self.acks.is_empty() {
+                idle_at = Instant::now() + IDLE;
+            }
             tokio::select! {
                 frame = incoming.message() => match frame {
                     Ok(Some(response)) => {
@@ -74,13 +100,17 @@ impl Data {
                         }
                         self.incoming(response);
                     }
-                    ended => return wire::ended(ended).without_refusal(),
+                    ended => return Some(wire::ended(ended).without_refusal()),
                 },
                 changed = board.changed() => {
                     if changed.is_err() {
-                        return SessionEnd::Lost("the agent stops".to_owned());
+                        return Some(SessionEnd::Lost("the agent stops".to_owned()));
                     }
-                    self.follow(&link.board);
+                    // Reports change often, and are none of this stream's.
+                    let now = link.board.spools_changed();
+                    if seen.replace(now) != Some(now) {
+                        self.follow(&link.board);
+                    }
                 }
                 Some(ended) = self.pumps.join_next() => {
                     if let Ok(ended) = ended {
@@ -88,6 +118,7 @@ impl Data {
                         self.follow(&link.board);
                     }
                 }
+                () = tokio::time::sleep_until(idle_at), if self.acks.is_empty() => return None,
             }
         }
     }

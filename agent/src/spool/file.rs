@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use trainyard_core::record::{Progress, Record};
@@ -51,6 +52,7 @@ struct Head {
 pub struct TaskSpool {
     path: PathBuf,
     ack_path: PathBuf,
+    ack_file: Option<File>,
     pub(crate) writer: File,
     reader: File,
     head: Head,
@@ -71,6 +73,7 @@ pub struct TaskSpool {
     /// the start of a task does not wait for it.
     unnamed: bool,
     broken: bool,
+    closed: bool,
 }
 
 impl TaskSpool {
@@ -92,6 +95,7 @@ impl TaskSpool {
         let mut spool = Self {
             path: path.to_owned(),
             ack_path: ack_path.into(),
+            ack_file: None,
             writer,
             reader,
             head: Head::default(),
@@ -107,6 +111,7 @@ impl TaskSpool {
             thinner: Thinner::default(),
             unnamed: false,
             broken: false,
+            closed: false,
         };
         spool.scan()?;
         spool.unnamed = spool.head.len == 0;
@@ -235,19 +240,32 @@ impl TaskSpool {
     /// Notes that the coordinator keeps everything up to `seq`. The note may be lost in a crash, and is
     /// none while the disk refuses it: delivery goes on, and the next life sends more than it must.
     pub fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
-        if seq <= self.acked {
+        if seq <= self.acked || self.closed {
             return Ok(());
         }
         if seq > self.durable.last_seq {
             return Err(self.ack_ahead(seq));
         }
-        let mut draft = self.ack_path.as_os_str().to_owned();
-        draft.push(".new");
-        let noted = fs::write(&draft, format!("{seq}\n"));
-        if let Err(error) = noted.and_then(|()| fs::rename(&draft, &self.ack_path)) {
+        if let Err(error) = self.note_ack(seq) {
             tracing::debug!(path = %self.ack_path.display(), %error, "an acknowledgement cannot be noted");
         }
         self.acked = seq;
+        Ok(())
+    }
+
+    /// Over the last one, in one write of always the same length: it is seen whole by whoever opens the file.
+    fn note_ack(&mut self, seq: u64) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let file = match self.ack_file.take() {
+            Some(file) => file,
+            None => options
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&self.ack_path)?,
+        };
+        file.write_all_at(format!("{seq:<20}\n").as_bytes(), 0)?;
+        self.ack_file = Some(file);
         Ok(())
     }
 
@@ -406,8 +424,13 @@ impl TaskSpool {
         }
     }
 
+    /// Nothing is written any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
     fn check(&self) -> Result<(), SpoolError> {
-        if self.broken {
+        if self.broken || self.closed {
             return Err(SpoolError::Broken {
                 path: self.path.clone(),
             });

@@ -1,10 +1,10 @@
-//! The spool for async code: a thread per task does the file work, and all that waits shares one
-//! flush. Never answers before the disk does. Called by the callback endpoint, the reader of the
-//! trainer's output and the sender.
+//! The spool for async code: one thread at a time, of those that may block, does a task's file work while there is
+//! some, and all that waits shares one flush. Never answers before the disk does. Called by the callback endpoint, the
+//! reader of the trainer's output and the sender.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use trainyard_core::record::Record;
@@ -63,56 +63,107 @@ enum Request {
         seq: u64,
         reply: Reply<()>,
     },
+    Close {
+        reply: Reply<()>,
+    },
 }
 
 /// A handle on the spool of one task; the file is closed when the last one is gone.
 #[derive(Clone, Debug)]
 pub struct Spool {
     requests: mpsc::Sender<Request>,
+    /// None in a simulation, where the work has a task of its own.
+    worker: Option<Arc<Worker>>,
     state: watch::Receiver<SpoolState>,
     path: Arc<PathBuf>,
     room: u64,
 }
 
+/// What works off the requests, on whichever thread.
+#[derive(Debug)]
+struct Worker {
+    /// It is at work or about to be.
+    called: AtomicBool,
+    desk: Mutex<Desk>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    spool: TaskSpool,
+    inbox: mpsc::Receiver<Request>,
+    publish: watch::Sender<SpoolState>,
+}
+
+impl Worker {
+    /// Has the requests worked off, unless somebody is at it. Called after a request was sent.
+    fn call(self: &Arc<Self>) {
+        if !self.called.swap(true, Ordering::SeqCst) {
+            let worker = Arc::clone(self);
+            // Its answers are waited for, not its end.
+            drop(trainyard_runtime::blocking(move || worker.work()));
+        }
+    }
+
+    fn work(&self) {
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            desk.work();
+            self.called.store(false, Ordering::SeqCst);
+            // Whoever sent one before the line above has called nobody.
+            if desk.inbox.is_empty() || self.called.swap(true, Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// Takes what waits, writes it, flushes once, answers all; until nothing waits. No lingering: under load the queue
+    /// fills by itself while the disk works.
+    fn work(&mut self) {
+        while let Ok(first) = self.inbox.try_recv() {
+            work_off(&mut self.spool, first, &mut self.inbox, &self.publish);
+        }
+    }
+}
+
 impl Spool {
-    /// Opens or creates the spool on a thread of its own. Beyond half of `room` bytes that wait, reports of metrics
-    /// are thinned.
+    /// Opens or creates the spool. Beyond half of `room` bytes that wait, reports of metrics are thinned.
     pub async fn open(path: PathBuf, room: u64) -> Result<Self, SpoolError> {
-        let (ready, opened) = oneshot::channel();
-        let (requests, inbox) = mpsc::channel(QUEUE);
-        let (publish, state) = watch::channel(SpoolState::default());
         let file = path.clone();
-        if trainyard_runtime::is_simulated() {
-            let mut spool = TaskSpool::open(&file)?;
-            spool.room = room;
-            publish.send_replace(state_of(&spool));
+        let opened = trainyard_runtime::blocking(move || TaskSpool::open(&file)).await;
+        let mut spool = opened.unwrap_or(Err(SpoolError::Closed))?;
+        spool.room = room;
+        Ok(Self::over(spool, path))
+    }
+
+    fn over(spool: TaskSpool, path: PathBuf) -> Self {
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (publish, state) = watch::channel(state_of(&spool));
+        let room = spool.room;
+        let worker = if trainyard_runtime::is_simulated() {
             drop(trainyard_runtime::in_place(work_in_place(
                 spool, inbox, publish,
             )));
-            return Ok(Self {
-                requests,
-                state,
-                path: Arc::new(path),
-                room,
-            });
-        }
-        start_thread(&path, move || match TaskSpool::open(&file) {
-            Ok(mut spool) => {
-                spool.room = room;
-                publish.send_replace(state_of(&spool));
-                if ready.send(Ok(())).is_ok() {
-                    work(spool, inbox, &publish);
-                }
-            }
-            Err(error) => drop(ready.send(Err(error))),
-        })?;
-        opened.await.unwrap_or(Err(SpoolError::Closed))?;
-        Ok(Self {
+            None
+        } else {
+            let desk = Desk {
+                spool,
+                inbox,
+                publish,
+            };
+            Some(Arc::new(Worker {
+                called: AtomicBool::new(false),
+                desk: Mutex::new(desk),
+            }))
+        };
+        Self {
             requests,
+            worker,
             state,
             path: Arc::new(path),
             room,
-        })
+        }
     }
 
     /// Appends the records, all or none; returns the last number once all are on disk.
@@ -163,6 +214,11 @@ impl Spool {
         self.ask(|reply| Request::Ack { seq, reply }).await
     }
 
+    /// From now on nothing is written by any handle: the files are another's.
+    pub async fn close(&self) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Close { reply }).await
+    }
+
     /// How far the spool is now.
     #[must_use]
     pub fn state(&self) -> SpoolState {
@@ -208,34 +264,17 @@ impl Spool {
         if sent.is_err() {
             return Err(SpoolError::Closed);
         }
+        if let Some(worker) = &self.worker {
+            worker.call();
+        }
         answer.await.unwrap_or(Err(SpoolError::Closed))
     }
 
     /// A front on a spool that a test has prepared.
     #[cfg(test)]
     pub(crate) fn on(spool: TaskSpool) -> Self {
-        let (requests, inbox) = mpsc::channel(QUEUE);
-        let (publish, state) = watch::channel(state_of(&spool));
-        let room = spool.room;
-        start_thread(&PathBuf::new(), move || work(spool, inbox, &publish)).unwrap();
-        Self {
-            requests,
-            state,
-            path: Arc::default(),
-            room,
-        }
+        Self::over(spool, PathBuf::new())
     }
-}
-
-fn start_thread(
-    path: &std::path::Path,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<(), SpoolError> {
-    thread::Builder::new()
-        .name("spool".to_owned())
-        .spawn(body)
-        .map(drop)
-        .map_err(|source| SpoolError::from_io("start the thread for", path, source))
 }
 
 fn state_of(spool: &TaskSpool) -> SpoolState {
@@ -249,19 +288,7 @@ fn state_of(spool: &TaskSpool) -> SpoolState {
     }
 }
 
-/// Takes what waits, writes it, flushes once, answers all. No lingering: under load the queue fills
-/// by itself while the disk works.
-fn work(
-    mut spool: TaskSpool,
-    mut inbox: mpsc::Receiver<Request>,
-    publish: &watch::Sender<SpoolState>,
-) {
-    while let Some(first) = inbox.blocking_recv() {
-        work_off(&mut spool, first, &mut inbox, publish);
-    }
-}
-
-/// The same where there are no threads.
+/// What a worker does, where there are no threads.
 async fn work_in_place(
     mut spool: TaskSpool,
     mut inbox: mpsc::Receiver<Request>,
@@ -333,6 +360,10 @@ fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
             reply,
         } => drop(reply.send(spool.unsent_after(after, max_records, max_bytes))),
         Request::Ack { seq, reply } => waiting.acks.push((reply, spool.ack(seq))),
+        Request::Close { reply } => {
+            spool.close();
+            waiting.acks.push((reply, Ok(())));
+        }
     }
 }
 
@@ -359,8 +390,12 @@ mod tests {
             requests.try_send(request).unwrap();
             answers.push(answer);
         }
-        drop(requests);
-        work(spool, inbox, &publish);
+        let mut desk = Desk {
+            spool,
+            inbox,
+            publish,
+        };
+        desk.work();
         for (answer, seq) in answers.into_iter().zip(1..) {
             let outcome = answer.blocking_recv().unwrap().unwrap();
             assert_eq!(outcome, Appended::Stored(seq));

@@ -17,7 +17,7 @@ use trainyard_agent::exec::launch::{LaunchError, launch, read_processes};
 use trainyard_agent::exec::output::{OutputReader, Stream};
 use trainyard_agent::exec::shims::Shims;
 use trainyard_agent::exec::watch::{Stop, request_stop, wait_exit};
-use trainyard_agent::exec::{ProcIdent, ident, shim};
+use trainyard_agent::exec::{LaunchSpec, ProcIdent, ident, shim};
 
 use remains::*;
 use support::*;
@@ -63,7 +63,9 @@ cases! {
     a_stopped_trainer_is_woken_to_be_ended, a_task_is_found_again_by_its_folder,
     a_running_task_is_not_launched_twice,
     a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away,
-    a_shim_that_is_kept_ready_runs_the_next_task_and_ends_with_whoever_kept_it, a_killed_shim_leaves_no_process_of_its_trainer,
+    shims_are_forked_from_one_process_that_ends_with_whoever_kept_it,
+    what_a_forked_shim_cannot_start_is_named, a_killed_zygote_takes_no_task_with_it_and_is_replaced,
+    tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once, a_killed_shim_leaves_no_process_of_its_trainer,
     a_killed_shim_leaves_no_process_of_its_trainer_where_there_are_no_control_groups,
     what_a_shim_left_that_never_said_who_it_is_ends_before_the_task_is_launched_again,
     many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
@@ -323,45 +325,97 @@ async fn a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away() {
     end_of(&task, &mut launched).await;
 }
 
-async fn a_shim_that_is_kept_ready_runs_the_next_task_and_ends_with_whoever_kept_it() {
+async fn shims_are_forked_from_one_process_that_ends_with_whoever_kept_it() {
     let shims = Shims::new(shim_command());
     shims.keep_ready();
+    let zygote = shims.zygote().expect("it is there");
     shims.keep_ready();
     for code in [3, 4] {
         let task = folder();
-        let spec = spec(&[
-            "sh",
-            "-c",
-            &format!("echo {code}; no-such-word; exit {code}"),
-        ]);
+        let script = format!("echo {code}; no-such-word; exit {code}");
+        let spec = spec(&["sh", "-c", &script]);
         let mut launched = launch(&shims, task.path(), &spec).await.expect("it starts");
+        assert!(launched.child.is_none(), "it was forked");
         let record = end_of(&task, &mut launched).await;
         assert_eq!(record.code, Some(code));
         assert_eq!(texts(&task).first().cloned(), Some(code.to_string()));
         assert!(task.path().join("shim.err").exists());
-        shims.keep_ready();
+        let gone = || ProcIdent::of(launched.shim.pid).is_err();
+        until(gone).await;
     }
-    let idle = shims_of_this_process();
-    assert_eq!(idle.len(), 1, "{idle:?}");
+    assert_eq!(shims.zygote(), Some(zygote));
     drop(shims);
-    until(|| shims_of_this_process().is_empty()).await;
+    until(|| ProcIdent::of(zygote).is_err()).await;
 }
 
-/// Children of this test that wait to be told a task.
-fn shims_of_this_process() -> Vec<String> {
-    let waits = |pid: &String| {
-        let words = std::fs::read(format!("/proc/{pid}/cmdline"));
-        words.is_ok_and(|words| words.ends_with(b"shim\0-\0"))
-    };
-    let threads = std::fs::read_dir("/proc/self/task").expect("/proc is there");
-    let children = threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let pids = children.flat_map(|list| {
-        let pids = list.split_whitespace().map(str::to_owned);
-        pids.collect::<Vec<_>>()
-    });
-    pids.filter(waits).collect()
+async fn what_a_forked_shim_cannot_start_is_named() {
+    let shims = Shims::new(shim_command());
+    shims.keep_ready();
+    let task = folder();
+    let refused = launch(&shims, task.path(), &spec(&["/no/such/program"])).await;
+    let error = refused.expect_err("it cannot be started");
+    assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
+    let launched = launch(&shims, folder().path(), &spec(&["true"])).await;
+    assert!(launched.expect("another is not harmed").child.is_none());
+}
+
+async fn a_killed_zygote_takes_no_task_with_it_and_is_replaced() {
+    let shims = Shims::new(shim_command());
+    shims.keep_ready();
+    let task = folder();
+    let running = spec(&["sh", "-c", "read line < go; exit 5"]);
+    let cwd = task.path().to_owned();
+    let running = LaunchSpec { cwd, ..running };
+    nix::unistd::mkfifo(&task.path().join("go"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut launched = launch(&shims, task.path(), &running)
+        .await
+        .expect("it starts");
+    let zygote = shims.zygote().expect("it is there");
+    kill(zygote);
+    // Whatever it has heard of its death by now, the next task is started.
+    let other = folder();
+    let mut next = launch(&shims, other.path(), &spec(&["sh", "-c", "exit 6"]))
+        .await
+        .expect("it starts without it");
+    assert_eq!(end_of(&other, &mut next).await.code, Some(6));
+    until(|| {
+        shims.keep_ready();
+        shims.zygote().is_some_and(|new| new != zygote)
+    })
+    .await;
+    assert!(alive(launched.trainer.pid) && alive(launched.shim.pid));
+    std::fs::write(task.path().join("go"), "on\n").expect("the trainer reads");
+    assert_eq!(end_of(&task, &mut launched).await.code, Some(5));
+}
+
+async fn tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once() {
+    let shims = std::sync::Arc::new(Shims::new(shim_command()));
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let shims = std::sync::Arc::clone(&shims);
+        shims.keep_ready();
+        if number % 3 == 2 {
+            shims.zygote().map(kill);
+        }
+        tasks.spawn(async move {
+            let task = folder();
+            let script = format!("mkdir $DIR/ran && exit {number}");
+            let mut spec = spec(&["sh", "-c", &script]);
+            let dir = task.path().display().to_string();
+            spec.env.insert("DIR".to_owned(), dir);
+            let mut launched = launch(&shims, task.path(), &spec).await.expect("it starts");
+            assert_eq!(end_of(&task, &mut launched).await.code, Some(number));
+        });
+        tokio::task::yield_now().await;
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("it ran");
+    }
+}
+
+fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is killed");
 }
 
 async fn many_launches_leave_no_zombie() {

@@ -3,7 +3,11 @@
 //! Owns the rows of both and the one check of a credential. Whether an agent may join is decided by
 //! `core::join`; secrets are drawn here, told once, and kept as hashes. Called by both doors.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -94,7 +98,37 @@ pub(super) struct Agents {
     store: Store,
     policy: AgentPolicy,
     /// Held from reading rows to writing them.
-    changing: Arc<Mutex<()>>,
+    changing: Arc<Mutex<Folders>>,
+}
+
+/// Under which names each data folder has joined, so that a join need not look at all credentials. Names that were
+/// taken from it since may stand there, too: the rows tell.
+#[derive(Debug, Default)]
+struct Folders(Option<BTreeMap<String, BTreeSet<String>>>);
+
+impl Folders {
+    /// The credentials of the agent's node and of its data folder; from now on it counts among the latter.
+    fn known(&mut self, store: &Store, who: &Joiner) -> Result<Vec<AgentCredential>, ApiError> {
+        let folders = match &mut self.0 {
+            Some(folders) => folders,
+            None => {
+                let mut folders = BTreeMap::<_, BTreeSet<_>>::new();
+                for AgentRow(held) in store.documents::<AgentRow>("")? {
+                    let Joiner { node, agent_id } = held.agent;
+                    folders.entry(agent_id).or_default().insert(node);
+                }
+                self.0.insert(folders)
+            }
+        };
+        let names = folders.entry(who.agent_id.clone()).or_default();
+        names.insert(who.node.clone());
+        let mut known = Vec::new();
+        for name in names.iter() {
+            let row = store.document::<AgentRow>(name)?;
+            known.extend(row.map(|row| row.0));
+        }
+        Ok(known)
+    }
 }
 
 impl Agents {
@@ -277,11 +311,10 @@ impl Service {
     ) -> Result<Result<String, NameTaken>, ApiError> {
         let agents = self.agents();
         agents.certified(certificate, &who.node)?;
-        let _changing = agents.changing.lock().await;
+        let mut folders = agents.changing.lock().await;
         let now = clock::now();
         let mut made = agents.token(token)?;
-        let known = agents.store.documents::<AgentRow>("")?;
-        let known: Vec<_> = known.into_iter().map(|row| row.0).collect();
+        let known = folders.known(&agents.store, &who)?;
         let shown = made.as_ref().map_or(Shown::Configured, Shown::Made);
         let joining = join(now, &who, shown, &known).map_err(refusal)?;
         if made.is_none() && self.is_anothers(&who).await? {
@@ -353,11 +386,10 @@ impl Service {
 
     /// Whether another agent is connected under the name.
     async fn is_anothers(&self, who: &Joiner) -> Result<bool, ApiError> {
-        let nodes = ask(&self.tree().nodes, NodesMsg::List).await?;
-        Ok(nodes.iter().any(|node| {
-            node.row.name.0 == who.node
-                && node.row.agent_id != who.agent_id
-                && node.state == NodeState::Ready
+        let question = |reply| NodesMsg::Find(NodeName(who.node.clone()), reply);
+        let node = ask(&self.tree().nodes, question).await?;
+        Ok(node.is_some_and(|node| {
+            node.row.agent_id != who.agent_id && node.state == NodeState::Ready
         }))
     }
 }

@@ -83,6 +83,8 @@ pub enum NodesMsg {
     Launched(NodeName, Launch),
     /// Look at the leases.
     LeaseTick,
+    /// One node.
+    Find(NodeName, RpcReplyPort<Option<NodeInfo>>),
     /// All nodes.
     List(RpcReplyPort<Vec<NodeInfo>>),
     /// Drain (with a reason) or resume; answered with the node, if there is one.
@@ -236,6 +238,10 @@ impl Actor for Nodes {
                 state.look_at_leases()?;
                 myself.send_after(state.next_look(), || NodesMsg::LeaseTick);
             }
+            NodesMsg::Find(node, reply) => {
+                let entry = state.nodes.get(&node);
+                answer(reply, entry.map(|entry| state.info(entry)));
+            }
             NodesMsg::List(reply) => {
                 let list = state
                     .nodes
@@ -355,8 +361,8 @@ impl State {
         Ok(())
     }
 
-    /// Until the leases are looked at again: when the next node is suspect if nothing is heard of it, and soon in any
-    /// case.
+    /// Until the leases are looked at again: when the next node is suspect if nothing is heard of it, which is a tick
+    /// before its span is over, and soon in any case.
     fn next_look(&self) -> Duration {
         let (now, lease) = (clock::now(), self.args.lease);
         let ready = self.nodes.values();
