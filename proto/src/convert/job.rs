@@ -38,16 +38,12 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         ("spec.time_limit", &wire.time_limit),
         ("spec.grace_period", &wire.grace_period),
     ];
-    let spans = spans.map(|(field, given)| {
+    let [time_limit, grace_period] = spans.map(|(field, given)| {
         let read = given.as_ref().map(|given| span(field, given)).transpose();
         or_default(read, &mut wrong)
     });
-    let [time_limit, grace_period] = spans;
     let retry = or_default(retry(wire.retry.unwrap_or_default()), &mut wrong);
-    let launcher = match wire.launcher() {
-        v1::Launcher::Unspecified | v1::Launcher::Plain => Launcher::Plain,
-        v1::Launcher::Torchrun => Launcher::Torchrun,
-    };
+    let launcher = launcher(wire.launcher());
     let defaults = JobSpec::default();
     let is_command = wire.framework == "command";
     let mut spec = JobSpec {
@@ -89,11 +85,17 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         retry,
     };
     if is_command && spec.epochs == 0 && spec.batch_size == 0 {
-        spec.epochs = 1;
-        spec.batch_size = 1;
+        (spec.epochs, spec.batch_size) = (1, 1);
         spec.learning_rate = defaults.learning_rate;
     }
     (spec, wrong)
+}
+
+fn launcher(wire: v1::Launcher) -> Launcher {
+    match wire {
+        v1::Launcher::Unspecified | v1::Launcher::Plain => Launcher::Plain,
+        v1::Launcher::Torchrun => Launcher::Torchrun,
+    }
 }
 
 /// What was read; what is wrong with it is kept.

@@ -55,7 +55,7 @@ impl TryFrom<v1::TaskReport> for Report {
             TaskPhase::Preparing => Phase::Preparing,
             TaskPhase::Waiting => {
                 let port = u16::try_from(wire.port);
-                let port = port.map_err(|_| WireError::Unknown("report.port"))?;
+                let port = port.map_err(|_large| WireError::Unknown("report.port"))?;
                 Phase::Waiting((port > 0).then_some(port))
             }
             TaskPhase::Running => {

@@ -158,8 +158,9 @@ impl Export<'_> {
             };
             for (id, whose, row) in chunk.rows(0) {
                 let mut line = json!({"kind": kind, "id": id, "job": job, "attempt": whose.attempt, "row": row});
-                if whose.rank.0 > 0 {
-                    line["rank"] = json!(whose.rank);
+                let fields = line.as_object_mut().filter(|_| whose.rank.0 > 0);
+                if let Some(fields) = fields {
+                    fields.insert("rank".to_owned(), json!(whose.rank));
                 }
                 self.line(Ok(line))?;
             }

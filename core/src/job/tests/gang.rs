@@ -67,9 +67,11 @@ fn stopped(cause: StopCause) -> TaskEnd {
 }
 
 fn stops(effects: &[Effect]) -> Vec<(u32, StopCause)> {
-    let stop = |effect: &Effect| match effect {
-        Effect::Stop(_, task, cause) => Some((task.rank.0, *cause)),
-        _ => None,
+    let stop = |effect: &Effect| {
+        if let Effect::Stop(_, task, cause) = effect {
+            return Some((task.rank.0, *cause));
+        }
+        None
     };
     effects.iter().filter_map(stop).collect()
 }
@@ -307,9 +309,10 @@ proptest! {
         let mut job = starting();
         let mut ready = std::collections::BTreeSet::new();
         for event in events {
-            let said = match &event {
-                Event::Waiting(task, _) => Some(task.rank),
-                _ => None,
+            let said = if let Event::Waiting(task, _) = &event {
+                Some(task.rank)
+            } else {
+                None
             };
             let Ok(step) = job.step(T, event) else { continue };
             ready.extend(said);
