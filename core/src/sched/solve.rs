@@ -215,7 +215,7 @@ fn best<'o>(
         })
     });
     let mut taken: Vec<Allocation> = taken.collect::<Option<_>>()?;
-    // The order of ranks: torchrun's rendezvous orders nodes by their addresses, and theirs has to be ours.
+    // The order of ranks: the same nodes have the same ranks, however full they are.
     taken.sort_by(|one, other| (&one.address, &one.node).cmp(&(&other.address, &other.node)));
     Some(taken)
 }
