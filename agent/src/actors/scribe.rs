@@ -453,7 +453,9 @@ mod tests {
         let (scribe, mut desk, _) = desk(folder.path()).await;
         let spool = Spool::open(folder.path().join("small"), 1).await.unwrap();
         desk.spool = spool.clone();
-        scribe.note(Level::Info, "hello");
+        let hello = own_line(Level::Info, "hello".to_owned());
+        let hello = spool.append(vec![(Record::Log(hello), None)]);
+        hello.await.unwrap();
         scribe.finish(Vec::new()).await;
         let acknowledges = async {
             for (last, told) in [(1, "hello"), (3, "two")] {
@@ -467,6 +469,24 @@ mod tests {
         let (drained, ()) = tokio::join!(desk.work(), acknowledges);
         assert_eq!(drained.unwrap().last_seq, 3);
         assert_eq!(texts(&spool).await, ["hello", "one", "two"]);
+    }
+
+    #[tokio::test]
+    async fn words_that_come_together_are_kept_together_and_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scribe, desk, spool) = desk(folder.path()).await;
+        scribe.note(Level::Info, "one");
+        scribe.note(Level::Info, "two");
+        let told = async {
+            let mut states = spool.watch();
+            let reached = states.wait_for(|state| state.last_seq > 0);
+            let first = *reached.await.unwrap();
+            assert_eq!((first.last_seq, first.syncs), (2, 1));
+        };
+        tokio::select! {
+            () = told => {}
+            drained = desk.work() => panic!("nobody has told the end: {drained:?}"),
+        }
     }
 
     #[tokio::test]

@@ -381,8 +381,10 @@ async fn find(folder: &Path) -> BTreeMap<&'static str, (Mark, PathBuf)> {
             let about = path.symlink_metadata()?;
             if about.is_file() {
                 let one = (Mark::of(&about)?, path);
-                let so_far = newest.remove(stem);
-                newest.insert(*stem, so_far.map_or(one.clone(), |so_far| one.max(so_far)));
+                let newer = newest.get(stem).is_none_or(|so_far| one > *so_far);
+                if newer {
+                    newest.insert(*stem, one);
+                }
             }
         }
         Ok(newest)

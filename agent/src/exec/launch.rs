@@ -225,7 +225,7 @@ async fn make_ready(task_dir: &Path, spec: &LaunchSpec) -> Result<(), LaunchErro
             }
             prepare(task_dir, spec, true).await?
         }
-        found => found,
+        found @ (Found::Ready | Found::Held(_)) => found,
     };
     match found {
         Found::Ready | Found::Left => Ok(()),

@@ -317,7 +317,7 @@ fn an_acknowledgement_that_the_disk_refuses_holds_nothing_up() {
         .unwrap();
     spool.sync().unwrap();
     // As good as a full disk: nothing can be written there.
-    std::fs::create_dir(folder.path().join("spool.ack.new")).unwrap();
+    std::fs::create_dir(folder.path().join("spool.ack")).unwrap();
     spool.ack(1).unwrap();
     assert_eq!(spool.acked(), 1, "delivery goes on behind it");
     drop(spool);

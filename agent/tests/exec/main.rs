@@ -395,7 +395,10 @@ async fn tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once() {
         let shims = std::sync::Arc::clone(&shims);
         shims.keep_ready();
         if number % 3 == 2 {
-            shims.zygote().map(kill);
+            // It may be dying already.
+            if let Some(zygote) = shims.zygote() {
+                kill(zygote);
+            }
         }
         tasks.spawn(async move {
             let task = folder();
@@ -415,7 +418,7 @@ async fn tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once() {
 
 fn kill(pid: i32) {
     let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is killed");
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
 }
 
 async fn many_launches_leave_no_zombie() {
