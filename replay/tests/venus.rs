@@ -124,3 +124,15 @@ fn a_job_that_no_nodes_hold_is_counted_and_holds_nothing_up() {
     let outcome = engine::replay(&jobs, 60, &mut real, &|| Duration::ZERO);
     assert_eq!(outcome.stuck, 1);
 }
+
+#[test]
+fn the_policy_and_the_anchors_check_each_other() {
+    let answer = replayed("all", "vcvGl", 20);
+    let of = |name: &str| {
+        let mut rows = answer.policies.iter().map(|(figures, _)| figures);
+        let row = rows.find(|row| row.policy == name).unwrap();
+        (row.wait_mean, row.wait_max, row.makespan)
+    };
+    assert_eq!(of("fifo"), of("anchor: FIFO strict"));
+    assert_eq!(of("easy"), of("anchor: EASY backfill, walltime est"));
+}
