@@ -112,15 +112,18 @@ impl Engine<'_> {
     fn run(&mut self, player: &mut dyn Player, stopwatch: &dyn Fn() -> Duration) {
         let mut next = 0;
         let mut now = i64::MIN;
+        let mut moved = i64::MIN;
         loop {
             let submit = self.jobs.get(next).map(|job| job.submit);
             let end = self.ends.peek().map(|Reverse((end, _, _))| *end);
             let wake = player.wake(now).filter(|then| *then > now);
-            // Nothing runs and nobody comes: asking again changes nothing but by time itself.
             let Some(then) = [submit, end, wake].into_iter().flatten().min() else {
                 return;
             };
-            if submit.is_none() && end.is_none() && then > now.saturating_add(MOST_PATIENCE) {
+            if submit.is_some() || end.is_some() {
+                moved = then;
+            } else if then > moved.saturating_add(MOST_PATIENCE) {
+                // Nothing runs and nobody comes: who still waits will wait for ever.
                 return;
             }
             now = then;

@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use trainyard_core::sched::policy::cluster::Cluster;
+use trainyard_core::sched::policy::{Config, cluster::Cluster};
 use trainyard_replay::{
     anchors::Anchor,
     engine, metrics,
     metrics::Figures,
+    real::Real,
     run::{Answer, Nodes, Question, answer},
     trace,
 };
@@ -111,4 +112,27 @@ fn what_cannot_be_answered_says_what_can() {
         .to_string();
     assert!(words.contains("vcvGl, vcvlY"), "{words}");
     assert!("twenty".parse::<Nodes>().is_err());
+}
+
+#[test]
+fn a_job_that_no_nodes_hold_is_counted_and_holds_nothing_up() {
+    let mut jobs = trace::read(&path()).unwrap();
+    jobs.retain(|job| job.vc == "vcvlY");
+    jobs.truncate(10);
+    jobs[3].gpus = 16;
+    let mut real = Real::new(&jobs, &[], (1, 8), Config::default(), 1.0);
+    let outcome = engine::replay(&jobs, 60, &mut real, &|| Duration::ZERO);
+    assert_eq!(outcome.stuck, 1);
+}
+
+#[test]
+fn the_policy_and_the_anchors_check_each_other() {
+    let answer = replayed("all", "vcvGl", 20);
+    let of = |name: &str| {
+        let mut rows = answer.policies.iter().map(|(figures, _)| figures);
+        let row = rows.find(|row| row.policy == name).unwrap();
+        (row.wait_mean, row.wait_max, row.makespan)
+    };
+    assert_eq!(of("fifo"), of("anchor: FIFO strict"));
+    assert_eq!(of("easy"), of("anchor: EASY backfill, walltime est"));
 }

@@ -78,11 +78,15 @@ fn a_job_that_ranks_behind_makes_room_once_it_has_run_for_what_its_restart_costs
     assert_eq!(
         settle(&mut scheduler, 100),
         (vec![], vec![]),
-        "it has just started"
+        "they are alike"
     );
     assert_eq!(settle(&mut scheduler, 10_000), (vec![2], vec![1]));
     scheduler.finished(10_100, 2);
     assert_eq!(settle(&mut scheduler, 10_100).0, [1], "it goes on");
+    scheduler.submit(10_200, &job(3, 8));
+    let soon = settle(&mut scheduler, 10_200);
+    assert_eq!(soon, (vec![], vec![]), "it has just started");
+    assert_eq!(settle(&mut scheduler, 10_500), (vec![3], vec![1]));
 }
 
 #[test]
