@@ -153,6 +153,7 @@ impl Sender {
                     task: Some(self.stream.running.task),
                     first_seq: sent + 1,
                     records: Vec::new(),
+                    kept_from_seq: acked + 1,
                 };
                 let batch = Raw::batch(&head, self.records.clone());
                 self.stream.outgoing.send(batch).await?;
@@ -231,6 +232,7 @@ fn encoded(values: usize) -> prost::bytes::Bytes {
         records: (0..u32::try_from(BATCH).unwrap_or(u32::MAX))
             .map(record)
             .collect(),
+        kept_from_seq: 0,
     };
     batch.encode_to_vec().into()
 }

@@ -71,6 +71,12 @@ fn what_is_acknowledged_to_an_agent_outlives_a_full_disk_of_the_coordinator() {
     pinned("2", &["17", "20"]);
 }
 
+/// What a rank of a gang had given back was held by two jobs after a restart.
+#[test]
+fn what_a_rank_of_a_gang_has_given_back_is_given_out_once_whoever_restarts() {
+    pinned("3", &["25", "29", "32", "38"]);
+}
+
 #[test]
 fn a_power_cut_at_any_sync_of_the_store_loses_nothing() {
     passed(&["--sweep", "--seed", "1", "--stride", "40"]);

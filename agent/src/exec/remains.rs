@@ -36,7 +36,8 @@ struct Known {
 impl Known {
     fn of(task_dir: &Path) -> io::Result<Self> {
         let processes = launch::read_processes(task_dir)?;
-        let spec = launch::read_spec(task_dir)?;
+        // A power cut may have left half of it: then nothing of that boot lives.
+        let spec = launch::read_spec(task_dir).unwrap_or_default();
         let mark = spec.and_then(|spec| spec.env.get(MARK).cloned());
         let known = Self {
             processes,

@@ -80,11 +80,12 @@ pub(super) fn heartbeat_of(welcome: &v1::Welcome) -> Result<Duration, WireError>
 }
 
 /// Records of one task, as they follow each other in its spool.
-pub(super) fn batch(task: TaskKey, records: Vec<Spooled>) -> ConnectRequest {
+pub(super) fn batch(task: TaskKey, kept_from: u64, records: Vec<Spooled>) -> ConnectRequest {
     request(Frame::Batch(v1::RecordBatch {
         task: Some(task.into()),
         first_seq: records.first().map_or(0, |first| first.seq),
         records: records.into_iter().map(|one| one.record.into()).collect(),
+        kept_from_seq: kept_from,
     }))
 }
 

@@ -64,7 +64,7 @@ impl Pump {
                         resend_at = Instant::now() + self.patience;
                     }
                     sent = newest;
-                    let frame = frames::batch(self.task, records);
+                    let frame = frames::batch(self.task, acked + 1, records);
                     if super::send(&self.outgoing, frame).await.is_err() {
                         return Ok(());
                     }

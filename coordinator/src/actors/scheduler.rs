@@ -216,7 +216,7 @@ impl State {
     }
 
     fn hold(&mut self, job: JobId, allocations: Vec<Allocation>) {
-        if let Err(error) = self.ledger.take(job, allocations) {
+        if let Err(error) = self.ledger.restore(job, allocations) {
             tracing::warn!(%job, %error, "the ledger refused a stored allocation");
         }
     }

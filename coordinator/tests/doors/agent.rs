@@ -82,11 +82,22 @@ impl Stream {
 
     /// Sends records of a task, and waits until they are acknowledged.
     pub(crate) async fn deliver(&mut self, task: v1::TaskKey, first_seq: u64, records: &[Record]) {
+        self.deliver_from((task, 1), first_seq, records).await;
+    }
+
+    /// As an agent that has let go of what was before `kept_from`.
+    pub(crate) async fn deliver_from(
+        &mut self,
+        (task, kept_from): (v1::TaskKey, u64),
+        first_seq: u64,
+        records: &[Record],
+    ) {
         let last = first_seq + u64::try_from(records.len()).unwrap() - 1;
         let batch = v1::RecordBatch {
             task: Some(task),
             first_seq,
             records: records.iter().cloned().map(Into::into).collect(),
+            kept_from_seq: kept_from,
         };
         self.send(connect_request::Frame::Batch(batch)).await;
         let frame = self.next().await;

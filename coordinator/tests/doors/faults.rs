@@ -75,6 +75,7 @@ async fn a_batch_without_records_is_no_record() {
         task: Some(task),
         first_seq: 1,
         records: Vec::new(),
+        kept_from_seq: 0,
     };
     data.send(connect_request::Frame::Batch(empty)).await;
     let Frame::Ack(ack) = data.next().await else {
@@ -170,4 +171,24 @@ async fn a_start_that_was_lost_is_told_again_after_a_restart_of_the_coordinator(
     agent.report(exited(again.task.unwrap(), 0, 0)).await;
     agent.forget().await;
     assert_eq!(state(&world, job_id).await, v1::JobState::Completed);
+}
+
+/// A backup knows less than was acknowledged after it was made, and nobody has that any more.
+#[tokio::test]
+async fn records_that_a_restored_store_lacks_hold_up_neither_those_after_them_nor_the_end_of_the_job()
+ {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job = world.submit(&command()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(&world).await;
+    let said = |text: &str| line(LogStream::Stdout, "", text);
+    data.deliver(task, 1, &[said("one"), said("two")]).await;
+    data.deliver_from((task, 5), 5, &[said("five")]).await;
+    agent.report(exited(task, 0, 5)).await;
+    assert_eq!(agent.forget().await, task);
+    world.until(job, "completed").await;
+    let (_, lines) = world.get(&format!("/training/jobs/{job}/logs")).await;
+    let count = lines.as_array().map(Vec::len);
+    assert_eq!(count, Some(3), "{lines}");
 }

@@ -150,6 +150,7 @@ fn batch(task: v1::TaskKey) -> Raw {
         task: Some(task),
         first_seq: 1,
         records: Vec::new(),
+        kept_from_seq: 0,
     };
     let records = records.map(|record| field(3, &record)).concat();
     Raw(field(BATCH, &[head.encode_to_vec(), records].concat()))

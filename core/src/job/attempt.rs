@@ -3,7 +3,7 @@
 //! A job on one node has one task, rank 0. A gang has one a node: they start together, and one that fails ends all.
 //! In the row of a job rank 0 stands where the only task always stood, so that rows of older versions read the same.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +90,43 @@ pub enum Blame {
     Failed(Rank),
     /// The others waited in vain for these to be ready.
     Late(Vec<Rank>),
+}
+
+/// A rank may say the same for so many times as long as it may say nothing.
+const SAME_WORDS: u32 = 12;
+
+/// When ranks of the live attempt were last heard of, whatever they said. Not stored: nobody can be heard while nobody
+/// listens, and then silence begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    since: Timestamp,
+    attempt: Option<AttemptNo>,
+    last: BTreeMap<Rank, Timestamp>,
+}
+
+impl Heard {
+    /// Somebody listens from now on.
+    #[must_use]
+    pub fn from(now: Timestamp) -> Self {
+        Self {
+            since: now,
+            attempt: None,
+            last: BTreeMap::new(),
+        }
+    }
+
+    /// A rank has said something.
+    pub fn note(&mut self, attempt: AttemptNo, rank: Rank, now: Timestamp) {
+        if self.attempt != Some(attempt) {
+            self.attempt = Some(attempt);
+            self.last.clear();
+        }
+        self.last.insert(rank, now);
+    }
+
+    fn of(&self, rank: Rank) -> Timestamp {
+        self.last.get(&rank).copied().unwrap_or(self.since)
+    }
 }
 
 /// What is said of late ranks.
@@ -307,42 +344,43 @@ impl Attempt {
         names.join(", ")
     }
 
-    /// Ranks of a gang that has yet to start whole which have not done their part, and have said nothing new for as
-    /// long as `patience`.
+    /// Ranks of a gang that has yet to start whole which have not done their part, and of which nothing was heard for as
+    /// long as `patience`, or nothing new for [`SAME_WORDS`] times as long.
     #[must_use]
-    pub fn late(&self, now: Timestamp, patience: Duration) -> Vec<Rank> {
+    pub fn late(&self, now: Timestamp, patience: Duration, heard: &Heard) -> Vec<Rank> {
         if !self.is_gang() || self.blame.is_some() {
             return Vec::new();
         }
-        let is_late = |part: &Part| {
-            let done = part.started_at.is_some() || part.end.is_some();
-            let waits = part.waits && self.let_go_at.is_none();
-            !done && !waits && now.since(self.heard(part)) >= patience
-        };
-        let late = self.parts().filter(|(_, part)| is_late(part));
+        let open = self.parts().filter(|(_, part)| self.keeps_waiting(part));
+        let late = open.filter(|(rank, part)| self.late_at(*rank, part, patience, heard) <= now);
         late.map(|(rank, _)| rank).collect()
     }
 
     /// When to ask for late ranks next; none when nobody is waited for.
     #[must_use]
-    pub fn next_late(&self, patience: Duration) -> Option<Timestamp> {
+    pub fn next_late(&self, patience: Duration, heard: &Heard) -> Option<Timestamp> {
         if !self.is_gang() || self.blame.is_some() {
             return None;
         }
-        let open = |part: &&Part| part.started_at.is_none() && part.end.is_none();
-        let busy = |part: &&Part| !part.waits || self.let_go_at.is_some();
-        let parts = self.parts().map(|(_, part)| part);
-        let heard = parts.filter(open).filter(busy);
-        let heard = heard.map(|part| self.heard(part)).min();
-        heard.map(|heard| heard.plus(patience))
+        let open = self.parts().filter(|(_, part)| self.keeps_waiting(part));
+        open.map(|(rank, part)| self.late_at(rank, part, patience, heard))
+            .min()
     }
 
-    fn heard(&self, part: &Part) -> Timestamp {
-        let known = [part.heard_at, self.let_go_at];
-        known
-            .into_iter()
-            .flatten()
-            .fold(self.placed_at, Timestamp::max)
+    /// It has yet to do its part.
+    fn keeps_waiting(&self, part: &Part) -> bool {
+        let done = part.started_at.is_some() || part.end.is_some();
+        let waits = part.waits && self.let_go_at.is_none();
+        !done && !waits
+    }
+
+    fn late_at(&self, rank: Rank, part: &Part, patience: Duration, heard: &Heard) -> Timestamp {
+        let news = [part.heard_at, self.let_go_at, Some(self.placed_at)];
+        let news = news.into_iter().flatten();
+        let news = news.fold(heard.since, Timestamp::max);
+        let word = heard.of(rank).max(self.placed_at);
+        let silent = word.plus(patience);
+        silent.min(news.plus(patience.saturating_mul(SAME_WORDS)))
     }
 }
 

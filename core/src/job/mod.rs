@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, Part};
+pub use attempt::{Attempt, Blame, Heard, Part};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 

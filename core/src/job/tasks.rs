@@ -233,8 +233,12 @@ impl Draft {
     pub(super) fn task_lost(&mut self, task: TaskKey, why: String) -> Result<(), Illegal> {
         let now = self.now;
         // It was to stop, and it has: nobody else's fault.
-        let stop_cause = self.job.cancel_requested.then_some(StopCause::Cancelled);
+        let cancelled = self.job.cancel_requested.then_some(StopCause::Cancelled);
+        let ends = self.live(task.attempt)?.blame.is_some();
         let part = self.live_part(task)?;
+        // What never ran has nothing to do with why its gang failed.
+        let unneeded = ends && part.started_at.is_none();
+        let stop_cause = cancelled.or(unneeded.then_some(StopCause::PeerFailed));
         let end = part.end.get_or_insert_with(|| TaskEnd {
             stop_cause,
             error: Some(why),

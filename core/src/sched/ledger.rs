@@ -181,8 +181,23 @@ impl Ledger {
         held.collect()
     }
 
-    /// Takes what a placement names. Also used at start, for what the store says is held; the
-    /// node is then made known if it was not.
+    /// What the store says is held; the node is made known if it was not. That it came back with less than that
+    /// meanwhile is nobody's fault: INV-02 holds again there once enough was given back.
+    ///
+    /// # Errors
+    /// When the job holds something already.
+    pub fn restore(&mut self, job: JobId, held: Vec<Allocation>) -> Result<(), LedgerError> {
+        let nodes: Vec<NodeName> = held.iter().map(|held| held.node.clone()).collect();
+        self.take(job, held)?;
+        for node in nodes {
+            if let Some(entry) = self.nodes.get_mut(&node) {
+                entry.shrunk |= entry.is_overdrawn();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what a placement names.
     ///
     /// # Errors
     /// When the job holds something already.

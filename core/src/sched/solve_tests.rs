@@ -200,6 +200,28 @@ fn a_node_that_came_back_smaller_breaks_nothing_and_gets_nothing_until_it_fits_a
 }
 
 #[test]
+fn what_the_store_says_is_held_on_a_node_that_came_back_smaller_breaks_nothing() {
+    let mut ledger = Ledger::default();
+    node(&mut ledger, "a", 4, "");
+    let held = |cpus| Allocation {
+        node: NodeName("a".into()),
+        cpus,
+        memory_bytes: 0,
+        gpus: Vec::new(),
+        address: String::new(),
+    };
+    ledger.restore(JobId(1), vec![held(8)]).unwrap();
+    assert_eq!(ledger.violated(), None);
+    // A rank of a gang is over: what is left is held anew.
+    ledger.release(JobId(1));
+    ledger.restore(JobId(1), vec![held(6)]).unwrap();
+    assert_eq!(ledger.newly_violated(), None);
+    assert!(solve(&mut ledger, NOW, &[job(2, 1, 0, 0)]).is_empty());
+    ledger.release(JobId(1));
+    assert_eq!(solve(&mut ledger, NOW, &[job(2, 4, 0, 0)]).len(), 1);
+}
+
+#[test]
 fn what_is_released_can_be_had_again() {
     let mut ledger = Ledger::default();
     node(&mut ledger, "a", 1, "");

@@ -17,8 +17,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
 use trainyard_core::{
     failure::TaskEnd,
-    ids::{AttemptNo, JobId, NodeName, TaskKey},
-    job::{Event, Illegal, Job, JobState, Step},
+    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
+    job::{Event, Heard, Illegal, Job, JobState, Step},
     secret::Secret,
     task::{Phase, Report},
     time::Timestamp,
@@ -130,6 +130,10 @@ pub struct State {
     last_body: Option<(u64, AttemptNo)>,
     /// When it is looked for late ranks next.
     alarm: Option<Timestamp>,
+    /// When ranks were last heard of.
+    heard: Heard,
+    /// Ranks that were late when it was last looked: a clock that was set makes nobody late.
+    late: Vec<Rank>,
 }
 
 impl Actor for JobActor {
@@ -149,6 +153,8 @@ impl Actor for JobActor {
             reported: None,
             last_body: None,
             alarm: None,
+            heard: Heard::from(clock::now()),
+            late: Vec::new(),
         })
     }
 

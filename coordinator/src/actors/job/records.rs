@@ -33,6 +33,8 @@ pub struct Batch {
     pub task: TaskKey,
     /// The number of the first record.
     pub first_seq: u64,
+    /// The first record that the agent still has; 0 where it does not say so.
+    pub kept_from: u64,
     /// In order, without gaps.
     pub records: Vec<Record>,
     /// Where the acknowledgement goes; its room equals the number of permits.
@@ -74,6 +76,12 @@ impl State {
             let done = done(last);
             return Ok(self.once_stored(move || done.carry_out()).await?);
         }
+        // Whoever acknowledged the ones between had another store than this one: it was restored from a backup.
+        let gone = batch.kept_from.saturating_sub(1).max(stored);
+        if gone > stored {
+            tracing::warn!(%task, from = stored + 1, to = gone, "records were acknowledged to the agent and are not in this store; the rest is taken");
+        }
+        let stored = gone;
         if batch.first_seq > stored + 1 {
             tracing::warn!(%task, first = batch.first_seq, stored, "records are missing; not taken");
             return Ok(());

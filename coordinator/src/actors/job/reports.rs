@@ -15,6 +15,7 @@ use trainyard_core::{
 };
 
 use super::State;
+use crate::clock;
 
 impl State {
     pub(super) async fn report(
@@ -29,16 +30,18 @@ impl State {
             let refuse = move || peers.refuse(node, &report);
             return Ok(self.once_stored(refuse).await?);
         };
+        let news = self.is_news(part, &report.detail);
+        let may_go = self.may_go(part);
+        let unheard = part.started_at.is_none();
+        self.heard.note(task.attempt, task.rank, clock::now());
         let starting = self.job.state == JobState::Starting;
         let open = starting || self.job.state == JobState::Running;
         let event = match report.phase {
-            Phase::Preparing if starting && self.is_news(part, &report.detail) => {
-                Event::Preparing(task, report.detail)
-            }
-            Phase::Waiting(port) if open && self.may_go(part) => Event::Waiting(task, port),
-            Phase::Running(at) if starting && part.started_at.is_none() => Event::Started(task, at),
+            Phase::Preparing if starting && news => Event::Preparing(task, report.detail),
+            Phase::Waiting(port) if open && may_go => Event::Waiting(task, port),
+            Phase::Running(at) if starting && unheard => Event::Started(task, at),
             Phase::Ended(ended) => return self.ended(task, *ended).await,
-            Phase::Running(_) if self.is_waited_for() => Event::Heard(task),
+            Phase::Running(_) if self.is_waited_for(node) => Event::Heard(task),
             Phase::Preparing | Phase::Waiting(_) | Phase::Running(_) => {
                 return self.stop_again(node, task).await;
             }
@@ -81,10 +84,10 @@ impl State {
     }
 
     /// Its node was lost, the job waits for it, and here it speaks.
-    fn is_waited_for(&self) -> bool {
+    fn is_waited_for(&self, node: &NodeName) -> bool {
         let ends = self.job.live().is_some_and(|live| live.blame.is_some());
         let runs = self.job.state == JobState::Running && !self.job.cancel_requested;
-        runs && !ends && !self.job.reason.is_empty()
+        runs && !ends && self.job.reason.starts_with(&format!("node {node} "))
     }
 
     /// A stop may have been lost on the way: a live task that is to end hears of it again.

@@ -54,6 +54,7 @@ async fn a_record_that_comes_twice_is_acknowledged_once_it_is_on_disk_and_not_be
             text: "x".into(),
         });
         let batch = Batch {
+            kept_from: 1,
             task: TaskKey {
                 job,
                 attempt: AttemptNo(1),

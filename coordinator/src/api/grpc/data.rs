@@ -46,6 +46,7 @@ pub(super) async fn read(
             }
             Ok(None) | Err(_) => return,
         };
+        let kept_from = wire.kept_from_seq;
         let (task, first_seq, records) = match parse(wire) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -57,6 +58,7 @@ pub(super) async fn read(
         let batch = Batch {
             task,
             first_seq,
+            kept_from,
             records,
             acks: acks.clone(),
             permit,

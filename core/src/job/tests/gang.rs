@@ -187,10 +187,20 @@ fn ranks_that_are_not_ready_in_time_give_their_places_back_and_are_avoided() {
         "2 of 3 ranks are ready; rank 2 on n2: fetches the dataset"
     );
     let attempt = job.attempt().unwrap();
-    assert!(attempt.late(at(89), patience).is_empty());
-    assert_eq!(attempt.next_late(patience), Some(at(90)));
-    let late = attempt.late(at(90), patience);
-    assert_eq!(late, [Rank(2)]);
+    // It says the same again and again, as one does that fetches a large file.
+    let mut heard = Heard::from(T);
+    heard.note(A1, Rank(2), at(200));
+    assert!(attempt.late(at(259), patience, &heard).is_empty());
+    assert_eq!(attempt.next_late(patience, &heard), Some(at(260)));
+    assert_eq!(attempt.late(at(260), patience, &heard), [Rank(2)]);
+    heard.note(A1, Rank(2), at(749));
+    assert!(attempt.late(at(749), patience, &heard).is_empty());
+    let late = attempt.late(at(750), patience, &heard);
+    assert_eq!(late, [Rank(2)], "but not for ever");
+    // Nobody was there to listen: silence begins anew.
+    let later = Heard::from(at(9_000));
+    assert!(attempt.late(at(9_059), patience, &later).is_empty());
+    assert_eq!(attempt.late(at(9_060), patience, &later), [Rank(2)]);
     let step = job.step(at(90), Event::Late(A1, late)).unwrap();
     assert_eq!(stops(&step.effects).len(), 3, "the late one as well");
     let mut job = step.job;
