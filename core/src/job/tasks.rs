@@ -238,7 +238,7 @@ impl Draft {
         let part = self.live_part(task)?;
         // What never ran has nothing to do with why its gang failed.
         let unneeded = ends && part.started_at.is_none();
-        let stop_cause = cancelled.or(unneeded.then_some(StopCause::PeerFailed));
+        let stop_cause = cancelled.or_else(|| unneeded.then_some(StopCause::PeerFailed));
         let end = part.end.get_or_insert_with(|| TaskEnd {
             stop_cause,
             error: Some(why),

@@ -172,10 +172,14 @@ fn a_gang_whose_node_is_lost_stops_the_others_and_goes_on_elsewhere_from_its_che
     assert_eq!(job.spec.resume_from.as_deref(), Some("s3://b/last.pt"));
 }
 
-#[test]
-fn ranks_that_are_not_ready_in_time_give_their_places_back_and_are_avoided() {
-    let patience = Duration::from_secs(60);
-    let at = |seconds: u64| T.plus(Duration::from_secs(seconds));
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn at(seconds: u64) -> Timestamp {
+    T.plus(Duration::from_secs(seconds))
+}
+
+/// Ranks 0 and 1 are ready, rank 2 has said something half a minute later.
+fn two_are_ready() -> Job {
     let mut job = starting();
     for rank in [0, 1] {
         job = job.step(at(1), waits(rank)).unwrap().job;
@@ -186,21 +190,32 @@ fn ranks_that_are_not_ready_in_time_give_their_places_back_and_are_avoided() {
         job.reason,
         "2 of 3 ranks are ready; rank 2 on n2: fetches the dataset"
     );
+    job
+}
+
+#[test]
+fn a_rank_is_late_when_nothing_is_heard_of_it_or_nothing_new_for_much_longer() {
+    let job = two_are_ready();
     let attempt = job.attempt().unwrap();
     // It says the same again and again, as one does that fetches a large file.
     let mut heard = Heard::from(T);
     heard.note(A1, Rank(2), at(200));
-    assert!(attempt.late(at(259), patience, &heard).is_empty());
-    assert_eq!(attempt.next_late(patience, &heard), Some(at(260)));
-    assert_eq!(attempt.late(at(260), patience, &heard), [Rank(2)]);
+    assert!(attempt.late(at(259), PATIENCE, &heard).is_empty());
+    assert_eq!(attempt.next_late(PATIENCE, &heard), Some(at(260)));
+    assert_eq!(attempt.late(at(260), PATIENCE, &heard), [Rank(2)]);
     heard.note(A1, Rank(2), at(749));
-    assert!(attempt.late(at(749), patience, &heard).is_empty());
-    let late = attempt.late(at(750), patience, &heard);
-    assert_eq!(late, [Rank(2)], "but not for ever");
+    assert!(attempt.late(at(749), PATIENCE, &heard).is_empty());
+    assert_eq!(attempt.late(at(750), PATIENCE, &heard), [Rank(2)]);
     // Nobody was there to listen: silence begins anew.
     let later = Heard::from(at(9_000));
-    assert!(attempt.late(at(9_059), patience, &later).is_empty());
-    assert_eq!(attempt.late(at(9_060), patience, &later), [Rank(2)]);
+    assert!(attempt.late(at(9_059), PATIENCE, &later).is_empty());
+    assert_eq!(attempt.late(at(9_060), PATIENCE, &later), [Rank(2)]);
+}
+
+#[test]
+fn ranks_that_are_not_ready_in_time_give_their_places_back_and_are_avoided() {
+    let job = two_are_ready();
+    let late = vec![Rank(2)];
     let step = job.step(at(90), Event::Late(A1, late)).unwrap();
     assert_eq!(stops(&step.effects).len(), 3, "the late one as well");
     let mut job = step.job;
