@@ -83,6 +83,7 @@ fn whole() -> JobSpec {
         custom_prompts: Some(Vec::new()),
         prompt_mode: text(),
         resume_from: text(),
+        procs_per_node: Some(2),
         time_limit: Some(Duration::ZERO),
         tags: Some(Vec::new()),
         notes: text(),
