@@ -19,16 +19,18 @@ use crate::{
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Two agents of this machine. That which starts first has the higher address.
-async fn two_nodes() -> (Cluster, Jobs) {
+/// Two agents of this machine, which meet at ports from this one on: tests run beside each other. That which starts
+/// first has the higher address.
+async fn two_nodes(first: u16) -> (Cluster, Jobs) {
     let mut cluster = Cluster::start(TRAINYARD).await;
+    let ports = |from: u16| format!("{from}-{}", from + 49);
     for (name, address, ports) in [
-        ("one", "127.0.0.9", "28500-28549"),
-        ("two", "127.0.0.2", "28550-28599"),
+        ("one", "127.0.0.9", ports(first)),
+        ("two", "127.0.0.2", ports(first + 50)),
     ] {
         let settings = [
             ("TRAINYARD_AGENT__NODE__ADDRESS", address),
-            ("TRAINYARD_AGENT__GANG__PORTS", ports),
+            ("TRAINYARD_AGENT__GANG__PORTS", ports.as_str()),
         ];
         cluster.agent_with(name, &["--slots", "1"], &settings).await;
     }
@@ -73,7 +75,7 @@ else:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ranks_of_a_gang_meet_by_what_their_variables_say() {
-    let (_cluster, mut jobs) = two_nodes().await;
+    let (_cluster, mut jobs) = two_nodes(28_500).await;
     let mut spec = command(&["python3", "-c", MEETS]);
     spec.nodes = 2;
     let id = jobs.submit(spec).await;
@@ -131,7 +133,7 @@ async fn a_model_that_learns_on_two_nodes_comes_to_the_loss_of_one_process() {
     let Some(python) = python_with_torch().await else {
         return;
     };
-    let (_cluster, mut jobs) = two_nodes().await;
+    let (_cluster, mut jobs) = two_nodes(28_600).await;
     let mut spec = learning(&python);
     (spec.nodes, spec.procs_per_node) = (2, 1);
     spec.set_launcher(Launcher::Torchrun);
