@@ -14,7 +14,7 @@ use crate::TRAINYARD;
 
 /// Four epochs. A first run writes its checkpoint after the second one, reports the third, and then trains on without an
 /// end; one that goes on ends.
-const TRAINER: &str = r#"
+pub(crate) const TRAINER: &str = r#"
 import os, time
 from trainyard_sdk import TrainerSDK
 first = 1

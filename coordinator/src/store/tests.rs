@@ -28,6 +28,7 @@ mod care;
 mod disks;
 mod older;
 mod opening;
+mod sizes;
 mod trimming;
 
 const A1: AttemptNo = AttemptNo(1);

@@ -1,0 +1,125 @@
+//! Flags and files as one specification.
+
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use super::*;
+use crate::args::{Arguments, ClientCommand, Command};
+
+fn read(line: &[&str]) -> anyhow::Result<JobSpec> {
+    let line = ["trainyard", "submit"].iter().chain(line);
+    let Command::Client(ClientCommand::Submit(args)) = Arguments::try_parse_from(line)?.command
+    else {
+        anyhow::bail!("the line is not submit's");
+    };
+    specification(&args)
+}
+
+#[test]
+fn flags_make_a_whole_job() {
+    let line = "--framework ultralytics --model yolo11n --task detection --dataset /data/set \
+        --epochs 3 --batch 8 --lr 0.02 --imgsz 160 --gpus 2 --gpu-model h100 --gpu-memory 40GiB \
+        --memory 8GiB --cpus 4 --priority -5 --time-limit 1h30m --grace 3s --env A=b=c --tag x \
+        --tag y --set optimizer.type=SGD --set cos_lr=true --project 7";
+    let line: Vec<_> = line.split_whitespace().collect();
+    let spec = read(&line).unwrap();
+    assert_eq!(spec.check(), []);
+    let sizes = (spec.epochs, spec.batch_size, spec.image_size);
+    assert_eq!(sizes, (3, 8, Some(160)));
+    assert_eq!(spec.resources.gpu_memory_bytes, 40 << 30);
+    assert_eq!((spec.priority, spec.project_id), (-5, Some(7)));
+    assert_eq!(spec.time_limit, Some(Duration::from_secs(5_400)));
+    assert_eq!(spec.grace_period, Duration::from_secs(3));
+    assert_eq!(spec.environment["A"], "b=c");
+    assert_eq!(spec.tags.unwrap(), ["x", "y"]);
+    let advanced = json!({"optimizer": {"type": "SGD"}, "cos_lr": true});
+    assert_eq!(spec.advanced_config, Some(advanced));
+}
+
+#[test]
+fn a_gang_is_asked_for_by_flags_and_by_a_file() {
+    let line = [
+        "--nodes",
+        "2",
+        "--launcher",
+        "torchrun",
+        "--procs-per-node",
+        "4",
+        "--",
+        "t.py",
+    ];
+    let spec = read(&line).unwrap();
+    assert_eq!(spec.check(), []);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.toml");
+    let text = "framework = \"command\"\ncommand = [\"t.py\"]\nnodes = 2\nlauncher = \"torchrun\"\nprocs_per_node = 4\n";
+    fs::write(&path, text).unwrap();
+    assert_eq!(read(&["-f", path.to_str().unwrap()]).unwrap(), spec);
+    assert_eq!((spec.nodes, spec.procs_per_node), (2, Some(4)));
+}
+
+#[test]
+fn a_command_needs_no_framework() {
+    let spec = read(&["--", "sh", "-c", "exit 3"]).unwrap();
+    assert_eq!(spec.framework, "command");
+    assert_eq!(spec.command, ["sh", "-c", "exit 3"]);
+    assert_eq!(spec.check(), []);
+    let error = read(&["--framework", "sklearn", "--", "ls"]).unwrap_err();
+    assert!(error.to_string().contains("not sklearn"), "{error}");
+}
+
+#[test]
+fn a_flag_goes_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    fs::write(&path, "framework: sklearn\nepochs: 2\nlr: 0.5\n").unwrap();
+    let spec = read(&["-f", path.to_str().unwrap(), "--epochs", "9"]).unwrap();
+    assert_eq!((spec.epochs, spec.framework.as_str()), (9, "sklearn"));
+    assert!((spec.learning_rate - 0.5).abs() < 1e-9);
+}
+
+#[test]
+fn settings_come_from_a_file_and_set_goes_over_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("advanced.json");
+    fs::write(&path, r#"{"seed": 1, "mosaic": 0.5}"#).unwrap();
+    let file = path.to_str().unwrap();
+    let line = [
+        "--framework",
+        "x",
+        "--advanced-file",
+        file,
+        "--set",
+        "seed=2",
+    ];
+    let spec = read(&line).unwrap();
+    assert_eq!(
+        spec.advanced_config.unwrap(),
+        json!({"seed": 2, "mosaic": 0.5})
+    );
+}
+
+#[test]
+fn bad_flags_say_what_is_expected() {
+    for (line, words) in [
+        (vec!["--framework", "x", "--memory", "-4GB"], "is negative"),
+        (
+            vec!["--framework", "x", "--time-limit", "soon"],
+            "such as 1h30m",
+        ),
+        (vec!["--name", "x"], "nothing says what to run"),
+    ] {
+        let error = read(&line).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_relative_dataset_means_one_from_here() {
+    let spec = read(&["--framework", "x", "--dataset", "set"]).unwrap();
+    let here = std::env::current_dir().unwrap().join("set");
+    assert_eq!(spec.dataset_path.unwrap(), here.display().to_string());
+    let url = read(&["--framework", "x", "--dataset", "s3://b/set"]).unwrap();
+    assert_eq!(url.dataset_path.unwrap(), "s3://b/set");
+}
