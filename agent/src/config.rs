@@ -15,7 +15,7 @@ pub use datasets::{CheckpointsConfig, DatasetsConfig};
 use serde::Deserialize;
 pub use trainyard_config::ConfigError;
 use trainyard_config::{Secret, Shipped};
-use trainyard_core::device::GivingBack;
+use trainyard_core::{device::GivingBack, label};
 
 use crate::ports::PortRange;
 
@@ -184,7 +184,12 @@ impl Config {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        trainyard_config::load(&SHIPPED, file, env)
+        let config: Self = trainyard_config::load(&SHIPPED, file, env)?;
+        let mut labels = config.labels.iter();
+        match labels.find_map(|(key, value)| label::problem_of(key, value)) {
+            Some(words) => Err(ConfigError::Check(format!("[labels]: {words}"))),
+            None => Ok(config),
+        }
     }
 }
 
@@ -240,12 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_free_and_all_other_keys_are_known() {
+    fn any_label_may_stand_there_and_all_other_keys_are_known() {
         let config = of_file("[node]\nslots = 8\n[labels]\nroom = \"7\"");
         assert_eq!(config.node.slots, Some(8));
         assert_eq!(config.labels["room"], "7");
         let error = file_error("[node]\nslot = 8");
         assert!(error.ends_with("did you mean 'node.slots'?"), "{error}");
+        let error = file_error("[labels]\n\"my room\" = \"7\"");
+        assert!(
+            error.contains("'my room' is not the key of a label"),
+            "{error}"
+        );
         let error = file_error("[labels]\nroom = 7");
         assert!(error.contains("key 'labels.room' in "), "{error}");
     }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trainyard_agent::inventory::{SimulatedGpu, parse_simulated_gpus};
+use trainyard_core::label;
 
 use crate::{
     commands::{
@@ -115,6 +116,9 @@ pub(crate) enum ClientCommand {
         /// The jobs' numbers
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
+        /// All jobs of the arrays that these are of
+        #[arg(long)]
+        array: bool,
     },
     /// Register, list and remove datasets that jobs name by their id; see their snapshots
     #[command(subcommand)]
@@ -268,7 +272,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) trainers_dir: Option<PathBuf>,
     /// A label of the node; may be given often
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) daemon: DaemonArgs,
@@ -325,6 +329,12 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".to_owned()),
     }
+}
+
+/// Reads the label of a node.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = label::parse(text)?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod ids;
 pub mod job;
 pub mod join;
+pub mod label;
 pub mod node;
 pub mod record;
 pub mod resources;

@@ -39,6 +39,17 @@ pub struct ResourceRequest {
     pub gpu_model: String,
     /// The least memory of each GPU in bytes.
     pub gpu_memory_bytes: u64,
+    /// The most memory of each GPU in bytes; 0 for any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gpu_memory_max_bytes: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl Default for ResourceRequest {
@@ -49,6 +60,7 @@ impl Default for ResourceRequest {
             gpus: 0,
             gpu_model: String::new(),
             gpu_memory_bytes: 0,
+            gpu_memory_max_bytes: 0,
         }
     }
 }
@@ -57,7 +69,9 @@ impl ResourceRequest {
     /// Whether `gpu` is of the wanted model and size.
     #[must_use]
     pub fn accepts(&self, gpu: &Gpu) -> bool {
+        let most = self.gpu_memory_max_bytes;
         gpu.memory_bytes >= self.gpu_memory_bytes
+            && (most == 0 || gpu.memory_bytes <= most)
             && (self.gpu_model.is_empty()
                 || gpu
                     .model
@@ -101,7 +115,9 @@ impl ResourceRequest {
         None
     }
 
-    fn gpu_words(&self) -> String {
+    /// Which GPUs, for people; empty for any.
+    #[must_use]
+    pub fn gpu_words(&self) -> String {
         let mut words = String::new();
         if !self.gpu_model.is_empty() {
             words.push_str(" of model ");
@@ -110,6 +126,16 @@ impl ResourceRequest {
         if self.gpu_memory_bytes > 0 {
             words.push_str(" with at least ");
             words.push_str(&format_bytes(self.gpu_memory_bytes));
+        }
+        if self.gpu_memory_max_bytes > 0 {
+            let and = if self.gpu_memory_bytes > 0 {
+                " and"
+            } else {
+                " with"
+            };
+            words.push_str(and);
+            words.push_str(" at most ");
+            words.push_str(&format_bytes(self.gpu_memory_max_bytes));
         }
         words
     }
@@ -131,6 +157,69 @@ pub enum ParseResourceError {
         "GPU list '{0}' is not COUNTxMODEL-MEMORY; write for example 4xH100-80GB or 2xA100-40GB,1xT4-16GB"
     )]
     Gpus(String),
+    /// Which GPUs will do.
+    #[error(
+        "'{0}' does not say which GPUs; write for example H100, H100:80GB.., A100:40GB..80GB or :..24GB"
+    )]
+    GpuRange(String),
+}
+
+/// Which GPUs will do, as people write it: a part of the model's name, a range of memory, or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuRange {
+    /// A part of the model's name; empty takes any.
+    pub model: String,
+    /// The least memory in bytes; 0 takes any.
+    pub at_least: u64,
+    /// The most memory in bytes; 0 takes any.
+    pub at_most: u64,
+}
+
+impl GpuRange {
+    /// Reads `H100`, `H100:80GB..`, `A100:40GB..80GB`, `:..24GB`.
+    ///
+    /// A GPU that is sold with 80 GB has up to 80 GiB: at the upper end GB is taken for GiB, so that it is among them.
+    ///
+    /// # Errors
+    /// When it is not written so.
+    pub fn parse(text: &str) -> Result<Self, ParseResourceError> {
+        let bad = || ParseResourceError::GpuRange(text.to_owned());
+        let (model, range) = match text.split_once(':') {
+            Some((model, range)) => (model.trim(), Some(range.trim())),
+            None => (text.trim(), None),
+        };
+        let mut read = Self {
+            model: model.to_owned(),
+            ..Self::default()
+        };
+        if let Some(range) = range {
+            let (least, most) = range.split_once("..").ok_or_else(bad)?;
+            if least.is_empty() && most.is_empty() {
+                return Err(bad());
+            }
+            let size = |text: &str| match text {
+                "" => Ok(0),
+                text => parse_bytes(text),
+            };
+            read.at_least = size(least)?;
+            read.at_most = size(&as_sold(most))?;
+        }
+        let is_empty = read == Self::default();
+        let is_backwards = read.at_most > 0 && read.at_most < read.at_least;
+        match is_empty || is_backwards {
+            true => Err(bad()),
+            false => Ok(read),
+        }
+    }
+}
+
+/// `80GB` as `80GiB`.
+fn as_sold(size: &str) -> String {
+    let size = size.to_ascii_lowercase();
+    match size.strip_suffix('b') {
+        Some(start) if start.ends_with(['k', 'm', 'g', 't']) => format!("{start}ib"),
+        Some(_) | None => size,
+    }
 }
 
 /// Reads a size of memory: `1024`, `500MB`, `16GiB`, `16G` (binary, as people mean it for memory).
@@ -290,5 +379,57 @@ mod tests {
         );
         request.cpus = 9;
         assert_eq!(request.shortage(&offer).unwrap(), "cpus: asks for 9, has 8");
+    }
+
+    #[test]
+    fn a_range_of_gpus_is_a_model_a_memory_or_both() {
+        let read = |text: &str| {
+            let read = GpuRange::parse(text).unwrap();
+            (read.model, read.at_least, read.at_most)
+        };
+        let gb = 1_000_000_000;
+        assert_eq!(read("H100"), ("H100".to_owned(), 0, 0));
+        assert_eq!(read("H100:80GB.."), ("H100".to_owned(), 80 * gb, 0));
+        let both = ("A100".to_owned(), 40 * gb, 80 << 30);
+        assert_eq!(read("A100: 40GB..80GB"), both);
+        assert_eq!(read(":..24GiB"), (String::new(), 0, 24 << 30));
+        for bad in [
+            "",
+            ":",
+            ":..",
+            "H100:",
+            "H100:80GB",
+            "H100:80GB..40GB",
+            "H100:x..",
+            "H100:-1GB..",
+        ] {
+            assert!(GpuRange::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_with_more_memory_than_asked_for_will_not_do() {
+        let read = GpuRange::parse("a100:..40GB").unwrap();
+        let request = ResourceRequest {
+            gpus: 1,
+            gpu_model: read.model,
+            gpu_memory_max_bytes: read.at_most,
+            ..ResourceRequest::default()
+        };
+        let gpu = |memory_bytes| Gpu {
+            uuid: "u".into(),
+            model: "NVIDIA A100-SXM4".into(),
+            memory_bytes,
+        };
+        // As the driver says it of one that is sold with 40 GB.
+        assert!(request.accepts(&gpu(40_536 << 20)));
+        assert!(!request.accepts(&gpu(80 << 30)));
+        let offer = Capacity {
+            cpus: 1,
+            memory_bytes: 0,
+            gpus: vec![gpu(80 << 30)],
+        };
+        let words = "gpus: asks for 1 of model a100 with at most 40 GiB, has 0";
+        assert_eq!(request.shortage(&offer).unwrap(), words);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `check` reports every bad field at once; each finding names the field and the way out.
 
+pub mod array;
+mod placing;
 pub mod texts;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -9,11 +11,17 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::{
+    array::{ArrayPlace, Indices},
+    placing::{Arrange, MOST_AWAITED, MOST_GPUS, MOST_LABELS, Placing},
+};
 use crate::{
     dataset::split_problems,
+    ids::JobId,
     resources::ResourceRequest,
     retry::{LONGEST_WAIT, OnMemory, RetryPolicy},
     secret::Environment,
+    time::Timestamp,
 };
 
 /// Frameworks whose trainers ship with the agent; `command` runs any program.
@@ -89,13 +97,34 @@ pub struct JobSpec {
     /// Processes that torchrun starts on each node; without it one a GPU, or one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub procs_per_node: Option<u32>,
+    /// Which nodes will do, and how it lies on them.
+    #[serde(skip_serializing_if = "Placing::is_plain")]
+    pub placement: Placing,
     /// Higher runs first; -1,000 to 1,000.
     pub priority: i32,
+    /// It may be told to save its work and go, and goes on from its last checkpoint when there is room.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub preemptible: bool,
     /// How long the trainer may run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
     pub grace_period: Duration,
+    /// It does not start before this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// It starts when these have succeeded, and is cancelled when one of them has not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<JobId>,
+    /// It starts when these have ended, well or ill.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after_any: Vec<JobId>,
+    /// Of a submission that makes a job for each of them: `0-99`, `0-99%5` for at most 5 at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indices: Option<String>,
+    /// Of a job that such a submission has made: which of them it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArrayPlace>,
     /// When an attempt fails.
     pub retry: RetryPolicy,
     /// Free words.
@@ -145,9 +174,16 @@ impl Default for JobSpec {
             nodes: 1,
             launcher: Launcher::Plain,
             procs_per_node: None,
+            placement: Placing::default(),
             priority: 0,
+            preemptible: false,
             time_limit: None,
             grace_period: Duration::from_secs(10),
+            not_before: None,
+            after: Vec::new(),
+            after_any: Vec::new(),
+            indices: None,
+            array: None,
             retry: RetryPolicy::default(),
             tags: None,
             notes: None,
@@ -242,6 +278,7 @@ impl JobSpec {
             self.check_training(&mut found);
         }
         self.check_gang(&mut found);
+        placing::check(self, &mut found);
         self.check_limits(&mut found);
         self.check_settings(&mut found);
         texts::check(self, &mut found);

@@ -57,6 +57,63 @@ impl Timestamp {
             of_day % 60
         )
     }
+
+    /// Reads RFC 3339: `2026-11-23T01:20:22Z`, with a fraction or an offset such as `+02:00` if need be.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let (day, time) = text.split_once(['T', 't', ' '])?;
+        let (clock, zone) = time.split_at_checked(time.find(['Z', 'z', '+', '-'])?)?;
+        let [year, month, day] = digits(day, '-', [4, 2, 2])?;
+        let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+        let [hour, minute, second] = digits(clock, ':', [2, 2, 2])?;
+        let days = days_from_civil(Civil { year, month, day })?;
+        if hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let whole = fraction.bytes().all(|one| one.is_ascii_digit()) && !fraction.is_empty();
+        let six: String = fraction.chars().chain("000000".chars()).take(6).collect();
+        let micros: i64 = six.parse().ok().filter(|_| whole)?;
+        let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset(zone)?;
+        Some(Self(seconds * 1_000_000 + micros))
+    }
+}
+
+/// Numbers of so many digits each, with `mark` between.
+fn digits(text: &str, mark: char, lengths: [usize; 3]) -> Option<[i64; 3]> {
+    let mut parts = text.split(mark);
+    let mut read = [0; 3];
+    for (slot, length) in read.iter_mut().zip(lengths) {
+        let part = parts.next()?;
+        let sound = part.len() == length && part.bytes().all(|one| one.is_ascii_digit());
+        *slot = part.parse().ok().filter(|_| sound)?;
+    }
+    parts.next().is_none().then_some(read)
+}
+
+/// By how many seconds a zone is ahead of UTC.
+fn offset(zone: &str) -> Option<i64> {
+    if zone.eq_ignore_ascii_case("z") {
+        return Some(0);
+    }
+    let (sign, rest) = match zone.split_at_checked(1)? {
+        ("+", rest) => (1, rest),
+        ("-", rest) => (-1, rest),
+        _ => return None,
+    };
+    let [hours, minutes, _] = digits(&format!("{rest}:00"), ':', [2, 2, 2])?;
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
+}
+
+/// Days since the epoch; none for a day that is in no calendar.
+fn days_from_civil(civil: Civil) -> Option<i64> {
+    let Civil { year, month, day } = civil;
+    let shifted = if month > 2 { year } else { year - 1 };
+    let era = shifted.div_euclid(400);
+    let of_era = shifted.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    // What the calendar does not have comes back as another day.
+    (civil_from_days(days) == civil).then_some(days)
 }
 
 /// Days since the epoch to the proleptic Gregorian calendar, counting in years that start in March
@@ -98,5 +155,35 @@ mod tests {
     #[test]
     fn a_clock_that_jumped_back_gives_no_negative_span() {
         assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+    }
+
+    #[test]
+    fn rfc_3339_is_read_in_every_zone_and_nothing_else_is() {
+        let noon = Timestamp(1_795_608_000_000_000);
+        for text in [
+            "2026-11-25T12:00:00Z",
+            "2026-11-25t14:00:00.000+02:00",
+            "2026-11-25 07:30:00-04:30",
+        ] {
+            assert_eq!(Timestamp::parse_rfc3339(text), Some(noon), "{text}");
+        }
+        let read = Timestamp::parse_rfc3339("2000-02-29T00:00:00.000001Z");
+        assert_eq!(read, Some(Timestamp(951_782_400_000_001)));
+        for text in [
+            "",
+            "soon",
+            "2026-11-25",
+            "2026-11-25T12:00Z",
+            "2026-11-25T12:00:00",
+            "2026-11-25T24:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-11-25T12:00:00.Z",
+            "2026-11-25T12:00:00+2",
+            "+026-11-25T12:00:00Z",
+        ] {
+            assert_eq!(Timestamp::parse_rfc3339(text), None, "{text}");
+        }
     }
 }

@@ -300,7 +300,10 @@ async fn ask(request: &str) -> std::io::Result<String> {
 
 async fn cancel(caller: &Caller, job: u64) -> Result<(), Status> {
     let (channel, bearer) = caller.enter().await?;
-    let mut call = Call::new(CancelJobRequest { job_id: job });
+    let mut call = Call::new(CancelJobRequest {
+        job_id: job,
+        ..CancelJobRequest::default()
+    });
     call.metadata_mut().insert("authorization", bearer);
     match JobServiceClient::new(channel).cancel_job(call).await {
         // It has ended meanwhile.

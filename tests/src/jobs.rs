@@ -111,7 +111,13 @@ impl Jobs {
     /// # Errors
     /// The coordinator's refusal.
     pub async fn cancel(&mut self, job_id: u64) -> Result<v1::Job, Status> {
-        let answer = self.0.cancel_job(v1::CancelJobRequest { job_id }).await?;
+        let answer = self
+            .0
+            .cancel_job(v1::CancelJobRequest {
+                job_id,
+                ..Default::default()
+            })
+            .await?;
         Ok(answer.into_inner().job.expect("the answer holds the job"))
     }
 

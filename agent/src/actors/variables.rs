@@ -86,6 +86,14 @@ fn of_job(order: &Order) -> BTreeMap<String, String> {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    if let Some(place) = &spec.array {
+        let of_array = [
+            ("TRAINYARD_ARRAY_ID", place.id.0.to_string()),
+            ("TRAINYARD_ARRAY_INDEX", place.index.to_string()),
+            ("TRAINYARD_ARRAY_SIZE", place.size.to_string()),
+        ];
+        all.extend(of_array.map(|(name, value)| (name.to_owned(), value)));
+    }
     if let Some(size) = spec.image_size {
         all.insert("IMGSZ".to_owned(), size.to_string());
     }
@@ -198,7 +206,7 @@ mod tests {
     use trainyard_config::Secret;
     use trainyard_core::{
         ids::{AttemptNo, JobId, Rank, TaskKey},
-        spec::JobSpec,
+        spec::{ArrayPlace, JobSpec},
     };
 
     fn order() -> Order {
@@ -306,6 +314,20 @@ mod tests {
         assert_eq!(all["WEIGHTS_DIR"], "/d/weights");
         assert_eq!(all["CUDA_VISIBLE_DEVICES"], "");
         assert!(!all.contains_key("LOCAL_DATASET_PATH"));
+    }
+
+    #[test]
+    fn a_job_of_an_array_is_told_which_of_it_it_is() {
+        let mut order = order();
+        order.spec.array = Some(ArrayPlace {
+            id: JobId(5),
+            index: 40,
+            size: 10,
+            at_most: None,
+        });
+        let (all, _) = variables(&order, &place());
+        let told = ["ID", "INDEX", "SIZE"].map(|of| all[&format!("TRAINYARD_ARRAY_{of}")].as_str());
+        assert_eq!(told, ["5", "40", "10"]);
     }
 
     #[test]

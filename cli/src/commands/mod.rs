@@ -60,7 +60,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Watch { id } => Box::pin(watch::run(context, id)).await,
         ClientCommand::Logs(args) => Box::pin(logs::run(context, args)).await,
         ClientCommand::Metrics(args) => Box::pin(metrics::run(context, args)).await,
-        ClientCommand::Cancel { ids } => cancel::run(context, ids).await,
+        ClientCommand::Cancel { ids, array } => cancel::run(context, ids, array).await,
         ClientCommand::Dataset(command) => Box::pin(dataset::run(context, command)).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Node(command) => node::run(context, command).await,

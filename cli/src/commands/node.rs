@@ -1,15 +1,15 @@
-//! `trainyard node`: tokens by which agents join, and cutting an agent off.
+//! `trainyard node`: tokens by which agents join, cutting an agent off, and labels.
 
 use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
-use trainyard_core::time::Timestamp;
+use trainyard_core::{label, time::Timestamp};
 use trainyard_proto::{
     convert::{self, duration},
     v1::{
         CreateJoinTokenRequest, JoinToken, ListJoinTokensRequest, RevokeJoinTokenRequest,
-        RevokeNodeRequest, node_service_client::NodeServiceClient,
+        RevokeNodeRequest, SetLabelsRequest, node_service_client::NodeServiceClient,
     },
 };
 
@@ -51,6 +51,34 @@ pub(crate) enum NodeCommand {
         /// The node
         name: String,
     },
+    /// Set labels by which jobs choose nodes: they go before those of the node's agent
+    Label {
+        /// The node
+        name: String,
+        /// KEY=VALUE to set one, KEY- to take it back
+        #[arg(required = true, value_name = "LABEL", value_parser = labelling, allow_hyphen_values = true)]
+        labels: Vec<Labelling>,
+    },
+}
+
+/// What is done to one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Labelling {
+    /// Its value.
+    Set(String, String),
+    /// No operator says it any more.
+    Remove(String),
+}
+
+fn labelling(text: &str) -> Result<Labelling, String> {
+    if let Some(key) = text.strip_suffix('-').filter(|key| !key.contains('=')) {
+        return match label::key_problem(key) {
+            Some(words) => Err(words),
+            None => Ok(Labelling::Remove(key.to_owned())),
+        };
+    }
+    let (key, value) = crate::args::label(text)?;
+    Ok(Labelling::Set(key, value))
 }
 
 /// Runs one of them.
@@ -67,6 +95,7 @@ pub(crate) async fn run(context: &Context<'_>, command: NodeCommand) -> anyhow::
         NodeCommand::ListTokens => list_tokens(context).await,
         NodeCommand::RevokeToken { id } => revoke_token(context, id).await,
         NodeCommand::Revoke { name } => revoke(context, name).await,
+        NodeCommand::Label { name, labels } => label_node(context, name, labels).await,
     }
 }
 
@@ -139,6 +168,43 @@ async fn revoke(context: &Context<'_>, name: String) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+async fn label_node(
+    context: &Context<'_>,
+    name: String,
+    labels: Vec<Labelling>,
+) -> anyhow::Result<Exit> {
+    let mut request = SetLabelsRequest {
+        name,
+        ..SetLabelsRequest::default()
+    };
+    for change in labels {
+        match change {
+            Labelling::Set(key, value) => drop(request.set.insert(key, value)),
+            Labelling::Remove(key) => request.remove.push(key),
+        }
+    }
+    let mut client = context.client().await?;
+    let answer = client
+        .call(async |via| {
+            NodeServiceClient::new(via)
+                .set_labels(request.clone())
+                .await
+        })
+        .await?;
+    let node = answer.node.unwrap_or_default();
+    context.screen.show(
+        || crate::output::json::node(&node),
+        || {
+            format!(
+                "node {} is labelled {}",
+                node.name,
+                super::nodes::labels(&node)
+            )
+        },
+    )?;
+    Ok(Exit::Ok)
+}
+
 fn document(token: &JoinToken) -> Value {
     let at = |stamp: &Option<prost_types::Timestamp>| stamp.as_ref().map(text::rfc3339);
     json!({
@@ -189,6 +255,17 @@ fn table(screen: &Screen, tokens: &[JoinToken], now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_set_and_taken_back_in_one_line() {
+        let set = |key: &str, value: &str| Ok(Labelling::Set(key.into(), value.into()));
+        assert_eq!(labelling("zone=a"), set("zone", "a"));
+        assert_eq!(labelling("zone=a-"), set("zone", "a-"));
+        assert_eq!(labelling("zone-"), Ok(Labelling::Remove("zone".into())));
+        for bad in ["zone", "-", "=", "zone="] {
+            assert!(labelling(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_list_of_tokens_shows_what_is_left_of_each_and_no_secret() {

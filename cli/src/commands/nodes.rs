@@ -119,9 +119,11 @@ fn table(screen: &Screen, nodes: &[Node], now: Timestamp) -> String {
             text::age(node.last_seen_at.as_ref(), now),
         ]);
     }
+    let labelled = nodes.iter().filter(|node| !node.labels.is_empty());
+    let labelled = labelled.map(|node| format!("\n{}: {}", node.name, labels(node)));
     let conditions = nodes.iter().filter(|node| !node.condition.is_empty());
     let lines = conditions.map(|node| format!("\n{}: {}", node.name, node.condition));
-    table.render() + &lines.collect::<String>()
+    table.render() + &labelled.chain(lines).collect::<String>()
 }
 
 /// A node that is well but gets no work is called so.
@@ -146,11 +148,6 @@ fn models(gpus: &[Gpu]) -> String {
 }
 
 fn page(node: &Node, now: Timestamp) -> String {
-    let labels: Vec<_> = node
-        .labels
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
     let jobs: Vec<_> = node.job_ids.iter().map(u64::to_string).collect();
     let seen = node.last_seen_at.as_ref().map(|at| {
         let age = text::age(Some(at), now);
@@ -167,10 +164,20 @@ fn page(node: &Node, now: Timestamp) -> String {
         .add("gpus", gpus(node.capacity.as_ref()))
         .add("blocked gpus", blocked(node))
         .add("jobs", jobs.join(", "))
-        .add("labels", labels.join(", "))
+        .add("labels", labels(node))
         .add("agent", node.agent_version.clone())
         .add("last seen", seen.unwrap_or_default());
     block.render()
+}
+
+/// In order; with those marked that operators have set.
+pub(super) fn labels(node: &Node) -> String {
+    let words = |(key, value): (&String, &String)| match node.set_labels.contains_key(key) {
+        true => format!("{key}={value} (set)"),
+        false => format!("{key}={value}"),
+    };
+    let labels: Vec<_> = node.labels.iter().map(words).collect();
+    labels.join(", ")
 }
 
 fn capacity(capacity: Option<&Capacity>) -> String {
@@ -232,6 +239,8 @@ mod tests {
                 gpus: vec![gpu("GPU-1")],
             }),
             job_ids: vec![4, 9],
+            labels: [("rack".into(), "7".into()), ("zone".into(), "b".into())].into(),
+            set_labels: [("zone".into(), "b".into())].into(),
             blocked_gpus: vec![BlockedGpu {
                 uuid: "GPU-0".into(),
                 reason: "3 GiB of its memory are in use".into(),
@@ -249,7 +258,15 @@ mod tests {
             width: 80,
         };
         let text = table(&screen, &[node()], Timestamp(0));
-        for word in ["alpha", "draining", "6/8", "32 GiB", "1/2", "H100"] {
+        for word in [
+            "alpha",
+            "draining",
+            "6/8",
+            "32 GiB",
+            "1/2",
+            "H100",
+            "alpha: rack=7",
+        ] {
             assert!(text.contains(word), "{word}:\n{text}");
         }
         assert!(
@@ -285,6 +302,7 @@ mod tests {
             "drained for new fan",
             "H100 80 GiB GPU-1",
             "jobs 4, 9",
+            "labels rack=7, zone=b (set)",
             "blocked gpus GPU-0: 3 GiB of its memory are in use",
         ] {
             assert!(shown.contains(words), "{words}:\n{text}");

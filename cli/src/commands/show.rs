@@ -1,6 +1,9 @@
 //! `trainyard show`: all about one job. Never changes it.
 
-use trainyard_core::{resources::format_bytes, time::Timestamp};
+use trainyard_core::{
+    resources::{ResourceRequest, format_bytes},
+    time::Timestamp,
+};
 use trainyard_proto::v1::{self, Job, JobState};
 
 use super::{Context, get_job};
@@ -111,7 +114,11 @@ fn asked(spec: &v1::JobSpec) -> String {
         .add("environment", environment.join("\n"))
         .add("resources", resources(spec.resources.as_ref()))
         .add("nodes", nodes(spec))
+        .add("placement", placement(spec.placement.as_ref()))
+        .add("array", array(spec.array))
+        .add("starts", starts(spec))
         .add("priority", spec.priority.to_string())
+        .add("preemptible", if spec.preemptible { "yes" } else { "" })
         .add(
             "time limit",
             spec.time_limit.as_ref().map(span).unwrap_or_default(),
@@ -168,6 +175,67 @@ fn nodes(spec: &v1::JobSpec) -> String {
     }
 }
 
+/// Empty where nothing in particular was asked for.
+fn placement(asked: Option<&v1::Placement>) -> String {
+    let asked = asked.cloned().unwrap_or_default();
+    let mut words = Vec::new();
+    if asked.gpus_total > 0 {
+        words.push(format!("{} gpus in all", asked.gpus_total));
+    }
+    words.extend(asked.labels.iter().map(|label| format!("with {label}")));
+    words.extend(
+        asked
+            .anti_labels
+            .iter()
+            .map(|label| format!("without {label}")),
+    );
+    if asked.arrange() == v1::Arrange::Spread {
+        words.push("spread".to_owned());
+    }
+    if !asked.fabric.is_empty() {
+        words.push(format!("of one {}", asked.fabric));
+    }
+    if asked.exclusive {
+        words.push("nobody else on its nodes".to_owned());
+    }
+    words.join(", ")
+}
+
+fn array(place: Option<v1::ArrayPlace>) -> String {
+    let Some(place) = place else {
+        return String::new();
+    };
+    let limit = match place.at_most {
+        0 => String::new(),
+        most => format!(", at most {most} at once"),
+    };
+    format!(
+        "index {} of array {}, {} jobs{limit}",
+        place.index, place.id, place.size
+    )
+}
+
+/// What it waits for before it may be placed.
+fn starts(spec: &v1::JobSpec) -> String {
+    let mut words = Vec::new();
+    words.extend(
+        spec.not_before
+            .as_ref()
+            .map(|then| format!("not before {}", text::rfc3339(then))),
+    );
+    words.extend(
+        spec.after
+            .iter()
+            .map(|job| format!("after job {job} has succeeded")),
+    );
+    words.extend(
+        spec.after_any
+            .iter()
+            .map(|job| format!("after job {job} has ended")),
+    );
+    words.join(", ")
+}
+
 fn resources(asked: Option<&v1::ResourceRequest>) -> String {
     let Some(asked) = asked else {
         return String::new();
@@ -178,15 +246,7 @@ fn resources(asked: Option<&v1::ResourceRequest>) -> String {
     }
     if asked.gpus > 0 {
         let mut gpus = format!("{} gpus", asked.gpus);
-        if !asked.gpu_model.is_empty() {
-            gpus.push_str(&format!(" of model {}", asked.gpu_model));
-        }
-        if asked.gpu_memory_bytes > 0 {
-            gpus.push_str(&format!(
-                " with at least {}",
-                format_bytes(asked.gpu_memory_bytes)
-            ));
-        }
+        gpus.push_str(&ResourceRequest::from(asked.clone()).gpu_words());
         words.push(gpus);
     }
     words.join(", ")
@@ -281,6 +341,19 @@ mod tests {
                     seconds: 5_400,
                     nanos: 0,
                 }),
+                placement: Some(v1::Placement {
+                    labels: vec!["zone=a".into()],
+                    fabric: "rack".into(),
+                    exclusive: true,
+                    ..v1::Placement::default()
+                }),
+                after: vec![2],
+                array: Some(v1::ArrayPlace {
+                    id: 3,
+                    index: 7,
+                    size: 9,
+                    at_most: 2,
+                }),
                 ..v1::JobSpec::default()
             }),
             state: JobState::Failed.into(),
@@ -311,6 +384,9 @@ mod tests {
             r"command     sh -c 'it'\''s'",
             "resources   1 cpus, 8 GiB memory, 2 gpus of model H100",
             "time limit  1h30m",
+            "placement   with zone=a, of one rack, nobody else on its nodes",
+            "array       index 7 of array 3, 9 jobs, at most 2 at once",
+            "starts      after job 2 has succeeded",
             "attempt 1  on alpha",
             "gpus GPU-1",
             "outcome        failed (timeout): ran longer than 1h30m",

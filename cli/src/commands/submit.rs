@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use trainyard_core::spec::JobSpec;
 use trainyard_proto::v1::{Job, SubmitJobRequest, job_service_client::JobServiceClient};
 
+mod placing;
+
 use super::{Context, watch};
 use crate::{
     args::pair,
@@ -157,6 +159,8 @@ pub(crate) struct SubmitArgs {
     /// Processes that torchrun starts on each node [default: one a GPU, or one]
     #[arg(long, value_name = "N", help_heading = "Resources")]
     procs_per_node: Option<u32>,
+    #[command(flatten)]
+    placing: placing::PlacingArgs,
     /// Higher runs first, -1000 to 1000 [default: 0]
     #[arg(
         long,
@@ -217,6 +221,10 @@ enum Mode {
 pub(crate) async fn run(context: &Context<'_>, args: SubmitArgs) -> anyhow::Result<Exit> {
     // Before anybody is asked for a connection, the job has to be readable.
     let spec = specification(&args)?;
+    if args.wait && spec.indices.is_some() {
+        let words = "--wait follows one job; leave it out for an array, and see its jobs with `trainyard jobs`";
+        return Err(CliError::Usage(words.to_owned()).into());
+    }
     let mut client = context.client().await?;
     let job = submit(&mut client, spec, args.idempotency_key.clone()).await?;
     if args.quiet {
@@ -257,6 +265,14 @@ pub(crate) async fn submit(
 
 fn accepted(job: &Job, wait: bool) -> String {
     let id = job.job_id;
+    let place = job.spec.as_ref().and_then(|spec| spec.array);
+    if let Some(array) = place {
+        let last = array.id + u64::from(array.size.max(1)) - 1;
+        return format!(
+            "array {} of {} jobs submitted, {} to {last}; stop all of them with `trainyard cancel --array {}`",
+            array.id, array.size, array.id, array.id
+        );
+    }
     if wait {
         format!("job {id} submitted")
     } else {
@@ -272,6 +288,7 @@ fn specification(args: &SubmitArgs) -> anyhow::Result<JobSpec> {
     };
     put_flags(&mut draft, args)?;
     put_gang(&mut draft, args)?;
+    placing::put(&mut draft, &args.placing)?;
     put_command(&mut draft, args)?;
     if let Some(path) = &args.advanced_file {
         draft.advanced(settings(path)?);

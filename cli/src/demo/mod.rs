@@ -156,7 +156,7 @@ async fn stop_jobs(client: &mut Client, ids: &[u64]) {
     const LOOKS: u32 = 50;
     for id in ids {
         // One that has ended, or a coordinator that has gone: there is nothing to stop.
-        drop(cancel::cancel(client, *id).await);
+        drop(cancel::cancel(client, *id, false).await);
     }
     for id in ids {
         for _ in 0..LOOKS {

@@ -2,9 +2,12 @@
 //! Never reads files. Called by `jobfile` only.
 
 use serde_json::{Map, Value, json};
-use trainyard_core::resources::parse_bytes;
+use trainyard_core::{
+    resources::{GpuRange, parse_bytes},
+    time::Timestamp,
+};
 
-use crate::text;
+use crate::{clock, text};
 
 /// One field of the specification.
 #[derive(Debug)]
@@ -29,6 +32,9 @@ pub(super) enum Kind {
     Variables,
     Object,
     Flag,
+    Moment,
+    Jobs,
+    Gpus,
 }
 
 const COUNT: Kind = Kind::Whole {
@@ -45,7 +51,7 @@ const fn field(path: &'static str, also: &'static [&'static str], kind: Kind) ->
 }
 
 /// All fields; a test holds it against the specification.
-pub(super) const FIELDS: [Field; 43] = [
+pub(super) const FIELDS: [Field; 55] = [
     field("name", &[], Kind::Text),
     field("framework", &[], Kind::Text),
     field("model_name", &["model"], Kind::Text),
@@ -78,6 +84,17 @@ pub(super) const FIELDS: [Field; 43] = [
         &["resources.gpu_memory", "gpu_memory"],
         Kind::Bytes,
     ),
+    field(
+        "resources.gpu_memory_max_bytes",
+        &["resources.gpu_memory_max", "gpu_memory_max"],
+        Kind::Bytes,
+    ),
+    field("placement.labels", &["labels"], Kind::Texts),
+    field("placement.anti_labels", &["anti_labels"], Kind::Texts),
+    field("placement.arrange", &["arrange"], Kind::Text),
+    field("placement.fabric", &["fabric"], Kind::Text),
+    field("placement.exclusive", &["exclusive"], Kind::Flag),
+    field("placement.gpus_total", &["gpus_total"], COUNT),
     field("nodes", &[], COUNT),
     field("launcher", &[], Kind::Text),
     field("procs_per_node", &[], COUNT),
@@ -89,7 +106,12 @@ pub(super) const FIELDS: [Field; 43] = [
             most: 1_000,
         },
     ),
+    field("preemptible", &[], Kind::Flag),
     field("time_limit", &[], Kind::Span),
+    field("not_before", &[], Kind::Moment),
+    field("after", &[], Kind::Jobs),
+    field("after_any", &[], Kind::Jobs),
+    field("indices", &["array"], Kind::Text),
     field("grace_period", &["grace"], Kind::Span),
     field(
         "retry.limit",
@@ -113,16 +135,27 @@ pub(super) const FIELDS: [Field; 43] = [
     field("resume", &[], Kind::Flag),
 ];
 
+/// Three fields in one text.
+static GPU: Field = field("gpu", &[], Kind::Gpus);
+
+/// Those.
+pub(super) const OF_GPU: [&str; 3] = [
+    "resources.gpu_model",
+    "resources.gpu_memory_bytes",
+    "resources.gpu_memory_max_bytes",
+];
+
 /// The field under one of its names.
 pub(super) fn find(key: &str) -> Option<&'static Field> {
     FIELDS
         .iter()
+        .chain([&GPU])
         .find(|field| field.path == key || field.also.contains(&key))
 }
 
 /// Whether the key opens a section of fields.
 pub(super) fn is_section(key: &str) -> bool {
-    matches!(key, "resources" | "retry")
+    matches!(key, "resources" | "retry" | "placement")
 }
 
 /// The known key that is most like `key`.
@@ -150,6 +183,9 @@ impl Kind {
             Self::Variables => variables(value),
             Self::Flag => value.as_bool().map(Value::from),
             Self::Object => value.as_object().cloned().map(Value::Object),
+            Self::Moment => moment(value),
+            Self::Jobs => jobs(value),
+            Self::Gpus => return gpus(value),
         };
         taken.ok_or(None)
     }
@@ -175,6 +211,36 @@ fn span(value: &Value) -> Result<Value, Option<String>> {
     match text::parse_span(&text) {
         Ok(span) => Ok(json!({"secs": span.as_secs(), "nanos": span.subsec_nanos()})),
         Err(_) => Err(None),
+    }
+}
+
+/// A time, or a span from now; in microseconds, as the specification has it.
+fn moment(value: &Value) -> Option<Value> {
+    let text = value.as_str()?.trim();
+    let then = match text.strip_prefix('+') {
+        Some(span) => clock::now().plus(text::parse_span(span).ok()?),
+        None => Timestamp::parse_rfc3339(text)?,
+    };
+    Some(then.0.into())
+}
+
+/// Numbers of jobs, or one.
+fn jobs(value: &Value) -> Option<Value> {
+    let is_job = |value: &Value| value.as_u64().is_some_and(|job| job > 0);
+    match value {
+        Value::Array(list) => list.iter().all(is_job).then(|| value.clone()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            is_job(value).then(|| json!([value]))
+        }
+    }
+}
+
+/// What the text says of each of [`OF_GPU`].
+fn gpus(value: &Value) -> Result<Value, Option<String>> {
+    let text = value.as_str().ok_or(None)?;
+    match GpuRange::parse(text) {
+        Ok(read) => Ok(json!([read.model, read.at_least, read.at_most])),
+        Err(error) => Err(Some(format!("GPUs ({error})"))),
     }
 }
 

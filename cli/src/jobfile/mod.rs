@@ -154,7 +154,9 @@ impl Draft {
             origin: origin.to_owned(),
             nearest: fields::nearest(key).to_owned(),
         })?;
-        if self.values.contains_key(field.path) {
+        let known = |path: &&str| self.values.contains_key(*path);
+        let of_gpu = matches!(field.kind, Kind::Gpus) && fields::OF_GPU.iter().any(known);
+        if of_gpu || known(&field.path) {
             return Err(DraftError::Twice {
                 field: field.path.to_owned(),
                 key: key.to_owned(),
@@ -178,7 +180,14 @@ impl Draft {
             let expected = expected.unwrap_or_else(|| field.kind.words());
             wrong(key, origin, &expected, &value)
         })?;
-        self.values.insert(field.path.to_owned(), canonical);
+        match (field.kind, canonical) {
+            // All that it says of GPUs, and nothing that was said before.
+            (Kind::Gpus, Value::Array(parts)) => {
+                let of_gpu = fields::OF_GPU.map(str::to_owned);
+                self.values.extend(of_gpu.into_iter().zip(parts));
+            }
+            (_, canonical) => drop(self.values.insert(field.path.to_owned(), canonical)),
+        }
         Ok(())
     }
 
@@ -315,6 +324,9 @@ impl Kind {
             Self::Variables => "a table of texts".to_owned(),
             Self::Object => "a table of settings".to_owned(),
             Self::Flag => "true or false".to_owned(),
+            Self::Moment => "a time such as 2027-01-31T18:00:00Z, or +2h from now".to_owned(),
+            Self::Jobs => "numbers of jobs such as [12, 13]".to_owned(),
+            Self::Gpus => "GPUs such as H100:80GB..".to_owned(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
+use trainyard_core::{ids::JobId, resources::ResourceRequest, spec::Placing, time::Timestamp};
 
 use super::*;
 
@@ -85,6 +86,22 @@ fn whole() -> JobSpec {
         resume_from: text(),
         procs_per_node: Some(2),
         time_limit: Some(Duration::ZERO),
+        placement: Placing {
+            labels: [String::new()].into(),
+            anti_labels: [String::new()].into(),
+            fabric: text(),
+            gpus_total: Some(2),
+            ..Placing::default()
+        },
+        resources: ResourceRequest {
+            gpu_memory_max_bytes: 1,
+            ..ResourceRequest::default()
+        },
+        preemptible: true,
+        not_before: Some(Timestamp(1)),
+        after: vec![JobId(1)],
+        after_any: vec![JobId(1)],
+        indices: text(),
         tags: Some(Vec::new()),
         notes: text(),
         session_id: Some(1),

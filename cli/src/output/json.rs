@@ -2,6 +2,7 @@
 //! prints. Called by the commands with `--json`.
 
 use serde_json::{Map, Value, json};
+use trainyard_core::spec::Placing;
 use trainyard_proto::v1;
 
 use crate::text;
@@ -24,6 +25,7 @@ pub(crate) fn job(job: &v1::Job) -> Value {
         "best_checkpoint": job.best_checkpoint.as_ref().map(checkpoint),
         "last_checkpoint": job.last_checkpoint.as_ref().map(checkpoint),
         "final_metrics": job.final_metrics,
+        "array": job.spec.as_ref().and_then(|spec| spec.array).map(array),
         "spec": job.spec.as_ref().map(spec),
     })
 }
@@ -106,13 +108,20 @@ fn spec(spec: &v1::JobSpec) -> Value {
             "gpus": resources.gpus,
             "gpu_model": resources.gpu_model,
             "gpu_memory_bytes": resources.gpu_memory_bytes,
+            "gpu_memory_max_bytes": resources.gpu_memory_max_bytes,
         },
+        "placement": spec.placement.as_ref().and_then(placement),
         "nodes": spec.nodes.max(1),
         "launcher": launcher(spec.launcher()),
         "procs_per_node": (spec.procs_per_node > 0).then_some(spec.procs_per_node),
         "priority": spec.priority,
+        "preemptible": spec.preemptible,
         "time_limit": spec.time_limit.as_ref().map(seconds),
         "grace_period": spec.grace_period.as_ref().map(seconds),
+        "not_before": time(spec.not_before.as_ref()),
+        "after": (!spec.after.is_empty()).then_some(&spec.after),
+        "after_any": (!spec.after_any.is_empty()).then_some(&spec.after_any),
+        "indices": given(&spec.indices),
         "retry": spec.retry.as_ref().map(retry),
         "tags": (!spec.tags.is_empty()).then_some(&spec.tags),
         "notes": given(&spec.notes),
@@ -126,6 +135,39 @@ fn spec(spec: &v1::JobSpec) -> Value {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect::<Map<_, _>>()
         .into()
+}
+
+/// Nothing where nothing in particular was asked for.
+fn placement(asked: &v1::Placement) -> Option<Value> {
+    let plain = Placing::from(asked.clone()).is_plain();
+    (!plain).then(|| {
+        json!({
+            "labels": asked.labels,
+            "anti_labels": asked.anti_labels,
+            "arrange": arrange(asked.arrange()),
+            "fabric": given(&asked.fabric),
+            "exclusive": asked.exclusive,
+            "gpus_total": (asked.gpus_total > 0).then_some(asked.gpus_total),
+        })
+    })
+}
+
+/// As files and flags name it.
+pub(crate) fn arrange(arrange: v1::Arrange) -> &'static str {
+    match arrange {
+        v1::Arrange::Unspecified | v1::Arrange::Pack => "pack",
+        v1::Arrange::Spread => "spread",
+    }
+}
+
+/// The place of a job in its array.
+fn array(place: v1::ArrayPlace) -> Value {
+    json!({
+        "id": place.id,
+        "index": place.index,
+        "size": place.size,
+        "at_most": (place.at_most > 0).then_some(place.at_most),
+    })
 }
 
 /// One point of a job's metrics.
@@ -172,6 +214,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "blocked_gpus": node.blocked_gpus.iter().map(blocked).collect::<Vec<_>>(),
         "job_ids": node.job_ids,
         "labels": node.labels,
+        "set_labels": node.set_labels,
         "agent_version": given(&node.agent_version),
         "last_seen_at": time(node.last_seen_at.as_ref()),
     })
@@ -306,6 +349,14 @@ mod tests {
             advanced_config: Some(json!({"lr0": 0.1, "optimizer": {"type": "SGD"}})),
             time_limit: Some(std::time::Duration::from_millis(1_500)),
             tags: Some(vec!["a".into()]),
+            placement: Placing {
+                labels: ["zone=a".to_owned()].into(),
+                gpus_total: Some(3),
+                ..Placing::default()
+            },
+            preemptible: true,
+            not_before: Some(trainyard_core::time::Timestamp(1_500_000)),
+            after: vec![trainyard_core::ids::JobId(7)],
             ..JobSpec::default()
         };
         let shown = spec(&asked.clone().into());

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use trainyard_core::{
     ids::JobId,
-    job::{Event, Job},
-    spec::JobSpec,
+    job::{Event, Illegal, Job},
+    spec::{Indices, JobSpec},
 };
 
 use super::{
@@ -41,6 +41,8 @@ pub struct Submission {
     pub key: Option<RequestKey>,
     /// What it trains on, when it names a dataset by its id.
     pub snapshot: Option<Prepared>,
+    /// Of an array: a job for each of them.
+    pub indices: Option<Indices>,
 }
 
 /// What a caller calls its submission, and what it asked for by that name.
@@ -203,16 +205,26 @@ impl State {
             }
         }
         let id = JobId(self.last.0 + 1);
-        self.last = id;
-        let now = clock::now();
-        let mut accepted = Job::accepted(id, submission.spec, submission.submitted_by, now);
-        let (mut changes, mut held) = (Vec::new(), None);
+        let Submission {
+            spec,
+            submitted_by,
+            indices,
+            ..
+        } = submission;
+        let (mut changes, mut held, mut snapshot_id) = (Vec::new(), None, None);
         if let Some(snapshot) = submission.snapshot {
-            accepted.snapshot_id = Some(snapshot.id);
+            snapshot_id = Some(snapshot.id);
             (changes, held) = (snapshot.changes, snapshot.held);
         }
-        let job = accepted.step(now, Event::Prepared)?.job;
-        changes.push(Change::PutJob(Box::new(job.clone())));
+        let mut jobs = Vec::new();
+        for spec in specs(spec, id, indices.as_ref()) {
+            let accepted = Job::accepted(self.next(), spec, submitted_by.clone(), clock::now());
+            jobs.push(prepared(accepted, snapshot_id.clone())?);
+        }
+        let Some(first) = jobs.first().cloned() else {
+            return Ok(());
+        };
+        changes.extend(jobs.iter().cloned().map(Box::new).map(Change::PutJob));
         let keyed = submission.key.is_some();
         if let Some(asked) = submission.key {
             changes.push(Change::put(&asked));
@@ -222,10 +234,10 @@ impl State {
         let scheduler = self.peers.scheduler.clone();
         let then = move || {
             drop(held);
-            scheduler
-                .cast(SchedulerMsg::JobIs(Box::new(job.clone())))
-                .ok();
-            answer(reply, job);
+            for job in jobs {
+                scheduler.cast(SchedulerMsg::JobIs(Box::new(job))).ok();
+            }
+            answer(reply, first);
         };
         if keyed {
             // The next submission with this key must find it.
@@ -236,6 +248,11 @@ impl State {
             self.peers.store.commit(changes, then).await?;
         }
         Ok(())
+    }
+
+    fn next(&mut self) -> JobId {
+        self.last = JobId(self.last.0 + 1);
+        self.last
     }
 
     fn earlier(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ReadError> {
@@ -335,4 +352,24 @@ impl State {
             self.wake(myself, job, mail).await;
         }
     }
+}
+
+/// The jobs that a submission makes: one, or one for each of its indices.
+fn specs(spec: JobSpec, first: JobId, indices: Option<&Indices>) -> Vec<JobSpec> {
+    let Some(indices) = indices else {
+        return vec![spec];
+    };
+    let places = indices.places(first);
+    let specs = places.map(|place| JobSpec {
+        array: Some(place),
+        ..spec.clone()
+    });
+    specs.collect()
+}
+
+/// As it waits.
+fn prepared(mut accepted: Job, snapshot_id: Option<String>) -> Result<Job, Illegal> {
+    accepted.snapshot_id = snapshot_id;
+    let now = accepted.created_at;
+    Ok(accepted.step(now, Event::Prepared)?.job)
 }

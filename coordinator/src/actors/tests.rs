@@ -107,6 +107,7 @@ fn submission(retry: RetryPolicy) -> Submission {
         submitted_by: "ada".into(),
         key: None,
         snapshot: None,
+        indices: None,
     }
 }
 

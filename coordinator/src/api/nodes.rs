@@ -1,15 +1,15 @@
-//! Nodes as operators see them: what each offers, what is free on it, and draining.
+//! Nodes as operators see them: what each offers, what is free on it, draining, and labels.
 //!
 //! Owns joining what the supervisor of nodes knows with what the ledger says. Decides nothing about
 //! placement. Called by both doors; how agents get in is in `agents`.
 
-use trainyard_core::{access::Permission, ids::NodeName};
+use trainyard_core::{access::Permission, ids::NodeName, label, spec::Violation};
 use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, access::Target};
 use crate::actors::{
     ask,
-    nodes::{NodeInfo, NodesMsg},
+    nodes::{LabelChange, NodeInfo, NodesMsg},
     scheduler::{NodeView, SchedulerMsg},
 };
 
@@ -83,4 +83,59 @@ impl Service {
         ask(&self.tree().nodes, question).await?;
         self.node(caller, name).await
     }
+
+    /// Sets labels of a node, and takes back some that operators have set.
+    ///
+    /// # Errors
+    /// Every bad label at once; when there is no such node, or the caller does not operate the cluster.
+    pub async fn set_labels(
+        &self,
+        caller: &Caller,
+        name: &str,
+        change: LabelChange,
+    ) -> Result<Node, ApiError> {
+        self.require(caller, Permission::Operate, Target::Cluster)?;
+        let node = self.node(caller, name).await?;
+        let found = problems(&node, &change);
+        if !found.is_empty() {
+            return Err(ApiError::invalid(found));
+        }
+        let question = |reply| NodesMsg::SetLabels(NodeName(name.to_owned()), change, reply);
+        ask(&self.tree().nodes, question).await?;
+        self.node(caller, name).await
+    }
+}
+
+fn problems(node: &Node, change: &LabelChange) -> Vec<Violation> {
+    let row = &node.info.row;
+    let mut found = Vec::new();
+    let mut add = |field: &str, message: String| {
+        let field = field.to_owned();
+        found.push(Violation { field, message });
+    };
+    let bad = |(key, value): (&String, &String)| label::problem_of(key, value);
+    if let Some(words) = change.set.iter().find_map(bad) {
+        add("set", words);
+    }
+    if row.set_labels.len() + change.set.len() > label::MOST {
+        let words = format!("would make more than {} labels; remove some", label::MOST);
+        add("set", words);
+    }
+    for key in &change.remove {
+        if change.set.contains_key(key) {
+            add(
+                "remove",
+                format!("has '{key}', which is set too; take it out of one"),
+            );
+        } else if !row.set_labels.contains_key(key) {
+            let words = match row.labels.get(key) {
+                Some(value) => format!(
+                    "has '{key}', which no operator has set: the node's agent says {key}={value}, in its settings; set another value in its place"
+                ),
+                None => format!("has '{key}', which the node has not; leave it out"),
+            };
+            add("remove", words);
+        }
+    }
+    found
 }

@@ -3,7 +3,10 @@
 //! Owns the answers of the contract to what a state does not allow, and what both doors share. Decides nothing about jobs; the actors and the core
 //! do. Called by `grpc` and `rest`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
@@ -104,6 +107,7 @@ struct Inner {
     stop: CancellationToken,
     board: Board,
     submits: Arc<Semaphore>,
+    more_under_way: Arc<AtomicU64>,
     streams: Arc<Streams>,
     counted: Counted,
 }
@@ -132,6 +136,8 @@ pub struct JobsPage {
     pub next: Option<JobId>,
 }
 
+/// Jobs of an array that are told to end at once.
+const AT_ONCE: usize = 256;
 /// Text of jobs in one answer, in bytes: a job may bring a MiB of notes.
 const PAGE_BYTES: usize = 8 << 20;
 /// Rows on a page of jobs, datasets or results, whatever the settings allow for points and lines.
@@ -160,6 +166,7 @@ impl Service {
             stop: args.stop,
             board: args.board,
             submits: Arc::new(Semaphore::new(submit::UNDER_WAY)),
+            more_under_way: Arc::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -199,6 +206,11 @@ impl Service {
     /// Places of submissions under way.
     pub(super) fn submits(&self) -> &Arc<Semaphore> {
         &self.inner.submits
+    }
+
+    /// Jobs of arrays under way beyond one a submission.
+    pub(super) fn more_under_way(&self) -> &Arc<AtomicU64> {
+        &self.inner.more_under_way
     }
 
     /// Rows on a page of points or lines at most.
@@ -311,6 +323,35 @@ impl Service {
     pub async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         self.changeable(caller, id)?;
         self.act(id, Event::CancelRequested, "cancel").await
+    }
+
+    /// As [`Service::cancel`], of all jobs of the array that this one is of: this job, and how many are told to end.
+    ///
+    /// # Errors
+    /// As [`Service::cancel`]; when the job is of no array. Those that have ended already are none.
+    pub async fn cancel_array(&self, caller: &Caller, id: JobId) -> Result<(Job, u32), ApiError> {
+        let job = self.changeable(caller, id)?;
+        let Some(place) = job.spec.array else {
+            let words = format!("job {id} is of no array; cancel it alone");
+            return Err(ApiError::new(Kind::Conflict, words));
+        };
+        let all = place.id.0..place.id.0.saturating_add(place.size.into());
+        // The last ones first, so that none of them starts in the place of one that has gone.
+        let all: Vec<JobId> = all.rev().map(JobId).collect();
+        let mut told = 0;
+        for some in all.chunks(AT_ONCE) {
+            let stops = some
+                .iter()
+                .map(|job| self.act(*job, Event::CancelRequested, "cancel"));
+            for answer in futures::future::join_all(stops).await {
+                match answer {
+                    Ok(_) => told += 1,
+                    Err(error) if matches!(error.kind, Kind::Conflict | Kind::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok((self.job(caller, id).await?, told))
     }
 
     /// As [`Service::cancel`], and waits for the end, at most for the grace and `patience`, and no

@@ -3,10 +3,17 @@
 //! The part of the service that makes jobs. Decides nothing about them; the actors and the core do.
 //! Called by both doors.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::OwnedSemaphorePermit;
-use trainyard_core::{access::Permission, job::Job, spec::JobSpec};
+use trainyard_core::{
+    access::Permission,
+    job::{Job, JobState},
+    spec::{Indices, JobSpec, Violation},
+};
 use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, access::Target};
@@ -21,8 +28,23 @@ use crate::{
 /// Submissions that may be under way at once; beyond it callers are told to try again.
 pub(super) const UNDER_WAY: usize = 4_096;
 
+/// A place among the submissions under way, with as many jobs as it makes.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    /// Jobs of arrays under way beyond one a submission.
+    more: Arc<AtomicU64>,
+    own: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.more.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
 impl Service {
-    /// Accepts a job; it is on disk when this returns.
+    /// Accepts a job, or all jobs of an array, of which the first is the answer; they are on disk when this returns.
     ///
     /// # Errors
     /// Every bad field at once; a key of another submission; a project that is not there or where the caller may not submit; a job
@@ -50,7 +72,12 @@ impl Service {
         if let Some(text) = &spec.resume_from {
             self.may_begin_with(caller, ("resume_from", text))?;
         }
-        let _permit = self.admit()?;
+        self.awaited(caller, &spec)?;
+        let indices = spec.indices.take();
+        // Checked above.
+        let indices = indices.and_then(|text| Indices::parse(&text).ok());
+        let size = indices.as_ref().map_or(1, Indices::size);
+        let _place = self.admit(size.into())?;
         let misfit = self.tree().offers.misfit(&spec.resources, spec.nodes);
         if let Some(unfit) = misfit {
             return Err(ApiError::field(unfit.field(), unfit.to_string()));
@@ -61,6 +88,7 @@ impl Service {
             submitted_by: caller.user.email.clone(),
             key: key.clone(),
             snapshot,
+            indices,
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
         let job = ask(&self.tree().jobs, question).await?;
@@ -95,35 +123,92 @@ impl Service {
 
     /// As [`Service::admit`], for a job that is to run again. One that has not ended has its room already, and so is
     /// not refused; but it may end before it is told, and then the place that is held here is its own.
-    pub(super) fn admit_again(&self, job: &Job) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-        match self.admit() {
+    pub(super) fn admit_again(&self, job: &Job) -> Result<Option<Place>, ApiError> {
+        match self.admit(1) {
             Err(_full) if !job.state.is_terminal() => Ok(None),
             place => place.map(Some),
         }
     }
 
-    /// A place among the submissions under way, if there is room for one more job.
-    fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// Each job that is waited for must be one that the caller may see, and that may still do what is waited for.
+    fn awaited(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
+        let mut found = Vec::new();
+        for (field, jobs) in [("after", &spec.after), ("after_any", &spec.after_any)] {
+            for id in jobs {
+                let words = match self.readable(caller, *id) {
+                    Ok(job) if field == "after" => did_not_succeed(&job),
+                    Ok(_) => None,
+                    Err(error) if error.kind == Kind::NotFound => Some(format!(
+                        "names job {id}, which is not there or not yours to see; give numbers as `trainyard jobs` shows them"
+                    )),
+                    Err(error) => return Err(error),
+                };
+                found.extend(words.map(|message| Violation {
+                    field: field.to_owned(),
+                    message,
+                }));
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError {
+            misfit: true,
+            ..ApiError::invalid(found)
+        })
+    }
+
+    /// A place among the submissions under way, if there is room for so many more jobs.
+    fn admit(&self, jobs: u64) -> Result<Place, ApiError> {
         self.store().room()?;
         let permit = Arc::clone(self.submits()).try_acquire_owned();
         let permit = permit.ok().ok_or_else(|| {
             let words = format!("{UNDER_WAY} submissions are under way; try again in a moment");
             ApiError::new(Kind::Exhausted, words)
         })?;
+        let own = jobs.saturating_sub(1);
+        let more = Arc::clone(self.more_under_way());
+        let others = more.fetch_add(own, Ordering::Relaxed);
+        let place = Place {
+            _permit: permit,
+            more,
+            own,
+        };
         let most = self.limits().open_jobs;
         // Those under way take room too, this one among them; one that is just stored counts twice for a moment.
         let under_way = UNDER_WAY.saturating_sub(self.submits().available_permits());
-        if self
-            .store()
-            .open_jobs_known()
-            .saturating_add(under_way as u64)
-            > most
-        {
-            let words = format!(
-                "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
-            );
-            return Err(ApiError::new(Kind::Exhausted, words));
+        let known = self.store().open_jobs_known();
+        let open = known.saturating_add(under_way as u64);
+        let open = open.saturating_add(others).saturating_add(own);
+        if open <= most {
+            return Ok(place);
         }
-        Ok(permit)
+        let words = match own {
+            0 => format!(
+                "{most} jobs wait or run already, which is the limit (limits.open_jobs); try again when some have ended"
+            ),
+            _ => format!(
+                "the array has {jobs} jobs, and {known} wait or run already of the {most} that may (limits.open_jobs); give fewer indices, or try again when some have ended"
+            ),
+        };
+        Err(ApiError::new(Kind::Exhausted, words))
     }
+}
+
+/// What is wrong with waiting for the success of a job that has ended otherwise.
+fn did_not_succeed(job: &Job) -> Option<String> {
+    let became = match job.state {
+        JobState::Failed => "has failed",
+        JobState::Cancelled => "was cancelled",
+        JobState::Pending
+        | JobState::Queued
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Finishing
+        | JobState::Completed => return None,
+    };
+    let id = job.id;
+    Some(format!(
+        "names job {id}, which {became}: run it again first, or name it in after_any, which waits for any end"
+    ))
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::Job,
+    label,
     record::{LogLine, Progress},
     resources::Capacity,
     time::Timestamp,
@@ -209,9 +210,12 @@ pub struct NodeRow {
     pub name: NodeName,
     /// What it offers.
     pub capacity: Capacity,
-    /// Free labels.
+    /// As its agent says.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// As operators have set; they go before those.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_labels: BTreeMap<String, String>,
     /// The version of its agent.
     #[serde(default)]
     pub agent_version: String,
@@ -230,6 +234,14 @@ pub struct NodeRow {
     /// Where other nodes reach it.
     #[serde(default)]
     pub address: String,
+}
+
+impl NodeRow {
+    /// What jobs see.
+    #[must_use]
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
+        label::merged(&self.labels, &self.set_labels)
+    }
 }
 
 /// What users tell of themselves.

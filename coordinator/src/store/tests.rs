@@ -300,6 +300,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         name: NodeName("n1".into()),
         capacity: Capacity::default(),
         labels: BTreeMap::new(),
+        set_labels: BTreeMap::new(),
         agent_version: "1".into(),
         agent_id: "a".into(),
         registered_at: Timestamp(1),

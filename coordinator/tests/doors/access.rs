@@ -140,7 +140,10 @@ async fn the_grpc_door_lets_the_same_people_through() {
     let refused = [
         stranger.get_job(v1::GetJobRequest { job_id }).await.err(),
         stranger
-            .cancel_job(v1::CancelJobRequest { job_id })
+            .cancel_job(v1::CancelJobRequest {
+                job_id,
+                ..Default::default()
+            })
             .await
             .err(),
         stranger
@@ -183,7 +186,12 @@ async fn the_grpc_door_lets_the_same_people_through() {
     assert!(listed.unwrap().into_inner().jobs.is_empty());
     let mut viewer = cast.world.jobs_of(&cast.viewer).await;
     viewer.get_job(v1::GetJobRequest { job_id }).await.unwrap();
-    let refused = viewer.cancel_job(v1::CancelJobRequest { job_id }).await;
+    let refused = viewer
+        .cancel_job(v1::CancelJobRequest {
+            job_id,
+            ..Default::default()
+        })
+        .await;
     assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
 }
 

@@ -33,7 +33,10 @@ async fn a_cancel_while_the_last_records_are_under_way_is_accepted_and_changes_n
     let task = agent.run().await.task.unwrap();
     agent.report(exited(task, 0, 1)).await;
     until(&world, job_id, v1::JobState::Finishing).await;
-    let request = v1::CancelJobRequest { job_id };
+    let request = v1::CancelJobRequest {
+        job_id,
+        ..Default::default()
+    };
     let answer = world.jobs().await.cancel_job(request).await.unwrap();
     let job = answer.into_inner().job.unwrap();
     assert_eq!(job.state(), v1::JobState::Finishing);
@@ -117,7 +120,10 @@ async fn a_cancelled_job_is_cancelled_if_its_node_comes_back_without_it() {
     let job_id = world.submit(&yolo()).await;
     agent.start().await;
     drop(agent);
-    let request = v1::CancelJobRequest { job_id };
+    let request = v1::CancelJobRequest {
+        job_id,
+        ..Default::default()
+    };
     world.jobs().await.cancel_job(request).await.unwrap();
     let _agent = Agent::join(&world, "n1", 4).await;
     until(&world, job_id, v1::JobState::Cancelled).await;

@@ -57,6 +57,8 @@ mod models;
 #[cfg(test)]
 mod newer;
 #[cfg(test)]
+mod node_labels;
+#[cfg(test)]
 mod odd_answers;
 #[cfg(test)]
 mod oidc;
@@ -68,6 +70,8 @@ mod places;
 mod receiver;
 #[cfg(test)]
 mod reports;
+#[cfg(test)]
+mod requests;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]

@@ -84,3 +84,116 @@ fn the_primary_metric_follows_the_task_unless_named() {
     spec.primary_metric = Some("recall".into());
     assert_eq!(spec.primary(), ("recall".into(), "max".into()));
 }
+
+fn job() -> JobSpec {
+    JobSpec {
+        framework: "command".into(),
+        command: vec!["/bin/true".into()],
+        ..JobSpec::default()
+    }
+}
+
+#[test]
+fn a_job_may_ask_for_nodes_and_for_its_start_in_every_way_at_once() {
+    let set = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+    let mut good = job();
+    good.placement = Placing {
+        labels: set(&["zone=a", "disk=ssd"]),
+        anti_labels: set(&["zone=b", "zone=c"]),
+        arrange: Arrange::Spread,
+        fabric: Some("rack".into()),
+        exclusive: true,
+        gpus_total: Some(16),
+    };
+    good.preemptible = true;
+    good.not_before = Some(Timestamp(1));
+    (good.after, good.after_any) = (vec![JobId(1)], vec![JobId(2)]);
+    good.indices = Some("0-99%5".into());
+    assert_eq!(good.check(), []);
+}
+
+type Change = fn(&mut JobSpec);
+
+fn refused(cases: &[(&str, &str, Change)]) {
+    for (field, words, change) in cases {
+        let mut spec = job();
+        change(&mut spec);
+        let found = spec.check();
+        assert_eq!(found.len(), 1, "{field}: {found:?}");
+        assert_eq!(found[0].field, *field);
+        assert!(found[0].message.contains(words), "{found:?}");
+    }
+}
+
+#[test]
+fn what_a_job_asks_of_nodes_is_checked_with_the_way_out() {
+    refused(&[
+        ("placement.labels", "write key=value", |spec| {
+            spec.placement.labels.insert("zone".into());
+        }),
+        ("placement.labels", "zone=a and zone=b at once", |spec| {
+            let labels = ["zone=a".into(), "zone=b".into()];
+            spec.placement.labels.extend(labels);
+        }),
+        ("placement.anti_labels", "take it out of one", |spec| {
+            spec.placement.labels.insert("zone=a".into());
+            spec.placement.anti_labels.insert("zone=a".into());
+        }),
+        ("placement.fabric", "is not the key", |spec| {
+            spec.placement.fabric = Some("rack=1".into());
+        }),
+        ("placement.gpus_total", "leave nodes out", |spec| {
+            (spec.placement.gpus_total, spec.nodes) = (Some(8), 2);
+        }),
+        ("placement.gpus_total", "leave resources.gpus out", |spec| {
+            (spec.placement.gpus_total, spec.resources.gpus) = (Some(8), 2);
+        }),
+        ("placement.gpus_total", "give 1 to 65536", |spec| {
+            spec.placement.gpus_total = Some(0);
+        }),
+        ("resources.gpu_memory_max_bytes", "less than", |spec| {
+            spec.resources.gpu_memory_bytes = 2;
+            spec.resources.gpu_memory_max_bytes = 1;
+        }),
+    ]);
+}
+
+#[test]
+fn when_a_job_may_start_is_checked_with_the_way_out() {
+    refused(&[
+        ("not_before", "2027-01-31T18:00:00Z", |spec| {
+            spec.not_before = Some(Timestamp(i64::MAX));
+        }),
+        ("after", "at most 100", |spec| {
+            spec.after = (1..=101).map(JobId).collect();
+        }),
+        ("after_any", "take it out of one", |spec| {
+            (spec.after, spec.after_any) = (vec![JobId(7)], vec![JobId(7)]);
+        }),
+        ("indices", "the lower index first", |spec| {
+            spec.indices = Some("9-0".into());
+        }),
+        ("indices", "put what is large into a file", |spec| {
+            (spec.indices, spec.notes) = (Some("0-9999".into()), Some("n".repeat(10_000)));
+        }),
+    ]);
+}
+
+#[test]
+fn new_fields_change_nothing_of_what_was_asked_for_before_there_were_any() {
+    let mut spec = yolo();
+    spec.resources.cpus = 2;
+    let text = serde_json::to_string(&spec).unwrap();
+    for name in [
+        "gpu_memory_max_bytes",
+        "not_before",
+        "after",
+        "indices",
+        "array",
+        "preemptible",
+    ] {
+        assert!(!text.contains(name), "{name}: {text}");
+    }
+    let old: JobSpec = serde_json::from_str("{\"framework\": \"command\"}").unwrap();
+    assert_eq!(old.placement, Placing::default());
+}

@@ -10,7 +10,7 @@ use trainyard_core::{
     spec::{JobSpec, Launcher},
 };
 
-use super::{WireError, duration, given, span, timestamp};
+use super::{WireError, duration, given, placing, span, timestamp};
 use crate::v1;
 
 impl TryFrom<v1::JobSpec> for JobSpec {
@@ -28,7 +28,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
 /// Zero epochs, batch size and learning rate stand for "not given" on the wire only where the framework is
 /// `command`; a training job that says 0 is refused by the core's checks.
 #[must_use]
-pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
+pub fn read(mut wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
     let mut wrong = Vec::new();
     let advanced_config = json("spec.advanced_config_json", &wire.advanced_config_json);
     let advanced_config = or_default(advanced_config, &mut wrong);
@@ -43,7 +43,7 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         or_default(read, &mut wrong)
     });
     let retry = or_default(retry(wire.retry.unwrap_or_default()), &mut wrong);
-    let launcher = launcher(wire.launcher());
+    let scheduled = placing::scheduled(&mut wire);
     let defaults = JobSpec::default();
     let is_command = wire.framework == "command";
     let mut spec = JobSpec {
@@ -68,9 +68,6 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         environment: wire.environment.into(),
         resources: wire.resources.unwrap_or_default().into(),
         priority: wire.priority,
-        nodes: wire.nodes.max(1),
-        launcher,
-        procs_per_node: (wire.procs_per_node > 0).then_some(wire.procs_per_node),
         time_limit,
         grace_period: grace_period.unwrap_or(defaults.grace_period),
         tags: (!wire.tags.is_empty()).then_some(wire.tags),
@@ -83,19 +80,13 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         resume_from: given(wire.resume_from),
         resume: wire.resume,
         retry,
+        ..scheduled
     };
     if is_command && spec.epochs == 0 && spec.batch_size == 0 {
         (spec.epochs, spec.batch_size) = (1, 1);
         spec.learning_rate = defaults.learning_rate;
     }
     (spec, wrong)
-}
-
-fn launcher(wire: v1::Launcher) -> Launcher {
-    match wire {
-        v1::Launcher::Unspecified | v1::Launcher::Plain => Launcher::Plain,
-        v1::Launcher::Torchrun => Launcher::Torchrun,
-    }
 }
 
 /// What was read; what is wrong with it is kept.
@@ -175,6 +166,7 @@ impl From<JobSpec> for v1::JobSpec {
             }
             .into(),
             procs_per_node: core.procs_per_node.unwrap_or_default(),
+            preemptible: core.preemptible,
             time_limit: core.time_limit.map(duration),
             grace_period: Some(duration(core.grace_period)),
             tags: core.tags.unwrap_or_default(),
@@ -187,6 +179,12 @@ impl From<JobSpec> for v1::JobSpec {
             resume_from: core.resume_from.unwrap_or_default(),
             resume: core.resume,
             retry: Some(core.retry.into()),
+            placement: Some(core.placement.into()),
+            not_before: core.not_before.map(timestamp),
+            after: placing::numbers(core.after),
+            after_any: placing::numbers(core.after_any),
+            indices: core.indices.unwrap_or_default(),
+            array: core.array.map(Into::into),
         }
     }
 }
@@ -212,6 +210,7 @@ impl From<v1::ResourceRequest> for ResourceRequest {
             gpus: wire.gpus,
             gpu_model: wire.gpu_model,
             gpu_memory_bytes: wire.gpu_memory_bytes,
+            gpu_memory_max_bytes: wire.gpu_memory_max_bytes,
         }
     }
 }
@@ -224,6 +223,7 @@ impl From<ResourceRequest> for v1::ResourceRequest {
             gpus: core.gpus,
             gpu_model: core.gpu_model,
             gpu_memory_bytes: core.gpu_memory_bytes,
+            gpu_memory_max_bytes: core.gpu_memory_max_bytes,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! names the field. Whether a well-formed job makes sense is `core`'s to say.
 
 mod job;
+mod placing;
 mod record;
 mod snapshot;
 mod task;

@@ -6,7 +6,8 @@ use trainyard_core::{
     failure::{StopCause, TaskEnd},
     ids::{AttemptNo, JobId, Rank, TaskKey},
     record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record},
-    spec::JobSpec,
+    resources::ResourceRequest,
+    spec::{Arrange, ArrayPlace, JobSpec, Placing},
     task::{Ended, Phase, Report},
 };
 
@@ -82,6 +83,29 @@ fn a_job_specification_survives_the_wire_with_the_types_of_its_settings() {
         advanced_config: Some(serde_json::json!({"optimizer": {"momentum": 0.9}, "nbs": 64})),
         time_limit: Some(Duration::from_millis(1_500)),
         tags: Some(vec!["a".into()]),
+        placement: Placing {
+            labels: ["zone=a".to_owned()].into(),
+            anti_labels: ["zone=b".to_owned()].into(),
+            arrange: Arrange::Spread,
+            fabric: Some("rack".into()),
+            exclusive: true,
+            gpus_total: Some(16),
+        },
+        resources: ResourceRequest {
+            gpu_memory_max_bytes: 9,
+            ..ResourceRequest::default()
+        },
+        preemptible: true,
+        not_before: Some(Timestamp(1_500_000)),
+        after: vec![JobId(1)],
+        after_any: vec![JobId(2)],
+        indices: Some("0-9%2".into()),
+        array: Some(ArrayPlace {
+            id: JobId(3),
+            index: 4,
+            size: 10,
+            at_most: Some(2),
+        }),
         ..JobSpec::default()
     };
     let wire = v1::JobSpec::from(spec.clone());

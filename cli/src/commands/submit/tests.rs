@@ -123,3 +123,77 @@ fn a_relative_dataset_means_one_from_here() {
     let url = read(&["--framework", "x", "--dataset", "s3://b/set"]).unwrap();
     assert_eq!(url.dataset_path.unwrap(), "s3://b/set");
 }
+
+#[test]
+fn where_and_when_a_job_starts_is_asked_for_by_flags_and_by_a_file() {
+    let line = "--gpu A100:40GB..80GB --gpus-total 16 --label zone=a --label disk=ssd --anti-label zone=b \
+        --arrange spread --fabric rack --exclusive --preemptible --not-before 2027-01-31T18:00:00Z \
+        --after 12,13 --after-any 14 --array 0-99%5 -- t.py";
+    let line: Vec<_> = line.split_whitespace().collect();
+    let spec = read(&line).unwrap();
+    assert_eq!(spec.check(), []);
+    assert_eq!(spec.resources.gpu_memory_max_bytes, 80 << 30);
+    assert_eq!(spec.placement.labels.len(), 2);
+    assert_eq!(spec.after.len(), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.toml");
+    let text = r#"
+framework = "command"
+command = ["t.py"]
+gpu = "A100:40GB..80GB"
+gpus_total = 16
+labels = ["zone=a", "disk=ssd"]
+anti_labels = ["zone=b"]
+preemptible = true
+not_before = "2027-01-31T18:00:00Z"
+after = [12, 13]
+after_any = 14
+array = "0-99%5"
+[placement]
+arrange = "spread"
+fabric = "rack"
+exclusive = true
+"#;
+    fs::write(&path, text).unwrap();
+    assert_eq!(read(&["-f", path.to_str().unwrap()]).unwrap(), spec);
+}
+
+#[test]
+fn a_time_from_now_is_one_that_lies_ahead() {
+    let before = crate::clock::now();
+    let spec = read(&["--not-before", "+2h", "--", "t.py"]).unwrap();
+    let ahead = spec.not_before.unwrap().since(before);
+    assert!(ahead >= Duration::from_secs(7_200) && ahead < Duration::from_secs(7_300));
+    for (line, words) in [
+        (["--not-before", "soon"], "2027-01-31T18:00:00Z"),
+        (["--gpu", "H100:80GB"], "H100:80GB.."),
+    ] {
+        let line: Vec<_> = line.into_iter().chain(["--", "t.py"]).collect();
+        let error = read(&line).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn which_gpus_on_the_command_line_replace_all_that_a_file_says_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    fs::write(
+        &path,
+        "framework: command\ncommand: [x]\ngpu: 'H100:80GB..'\n",
+    )
+    .unwrap();
+    let spec = read(&["-f", path.to_str().unwrap(), "--gpu", "A100"]).unwrap();
+    assert_eq!(
+        (
+            spec.resources.gpu_model.as_str(),
+            spec.resources.gpu_memory_bytes
+        ),
+        ("A100", 0)
+    );
+    fs::write(&path, "gpu_model: A100\ngpu: H100\n").unwrap();
+    let error = read(&["-f", path.to_str().unwrap()])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("twice"), "{error}");
+}

@@ -5,6 +5,7 @@
 //! disk before it is welcomed. Decides nothing about jobs: the scheduler hears when a node is up,
 //! closed or lost.
 
+mod labels;
 mod launches;
 mod pulse;
 mod register;
@@ -21,7 +22,7 @@ use trainyard_core::{
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
 
-pub use self::{launches::Launch, pulse::Pulse};
+pub use self::{labels::LabelChange, launches::Launch, pulse::Pulse};
 use super::{
     jobs::JobsRef,
     offers::Offers,
@@ -93,6 +94,8 @@ pub enum NodesMsg {
     List(RpcReplyPort<Vec<NodeInfo>>),
     /// Drain (with a reason) or resume; answered with the node, if there is one.
     SetDrain(NodeName, Option<String>, RpcReplyPort<Option<NodeInfo>>),
+    /// Labels that operators set; answered with the node, if there is one.
+    SetLabels(NodeName, LabelChange, RpcReplyPort<Option<NodeInfo>>),
 }
 
 /// Whom Nodes is given at start.
@@ -266,6 +269,9 @@ impl Actor for Nodes {
             }
             NodesMsg::SetDrain(node, reason, reply) => {
                 answer(reply, state.set_drain(&node, reason).await?);
+            }
+            NodesMsg::SetLabels(node, change, reply) => {
+                answer(reply, state.set_labels(&node, change).await?);
             }
         }
         Ok(())

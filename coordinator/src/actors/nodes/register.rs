@@ -92,6 +92,9 @@ impl State {
             name: name.clone(),
             capacity: hello.capacity.clone().unwrap_or_default().into(),
             labels: hello.labels.clone(),
+            set_labels: earlier
+                .map(|row| row.set_labels.clone())
+                .unwrap_or_default(),
             agent_version: hello.agent_version.clone(),
             agent_id: hello.agent_id.clone(),
             registered_at: earlier.map_or(now, |row| row.registered_at),

@@ -94,12 +94,16 @@ impl JobService for JobDoor {
         request: Request<v1::CancelJobRequest>,
     ) -> Answer<v1::CancelJobResponse> {
         let caller = caller(&self.0, &request)?;
-        let job = self
-            .0
-            .cancel(&caller, JobId(request.into_inner().job_id))
-            .await?;
+        let v1::CancelJobRequest {
+            job_id,
+            whole_array,
+        } = request.into_inner();
+        let (job, told) = match whole_array {
+            true => self.0.cancel_array(&caller, JobId(job_id)).await?,
+            false => (self.0.cancel(&caller, JobId(job_id)).await?, 1),
+        };
         let job = Some(job.into());
-        Ok(Response::new(v1::CancelJobResponse { job }))
+        Ok(Response::new(v1::CancelJobResponse { job, told }))
     }
 
     type WatchJobStream = Streamed<v1::WatchJobResponse>;

@@ -8,7 +8,10 @@ use trainyard_proto::{
 };
 
 use super::caller;
-use crate::api::{ApiError, NewJoinToken, Node, Service};
+use crate::{
+    actors::nodes::LabelChange,
+    api::{ApiError, NewJoinToken, Node, Service},
+};
 
 /// The door; all is in the service.
 #[derive(Debug)]
@@ -60,6 +63,18 @@ impl NodeService for NodeDoor {
             .await?;
         let node = Some(wire(node));
         Ok(Response::new(v1::ResumeResponse { node }))
+    }
+
+    async fn set_labels(
+        &self,
+        request: Request<v1::SetLabelsRequest>,
+    ) -> Result<Response<v1::SetLabelsResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let v1::SetLabelsRequest { name, set, remove } = request.into_inner();
+        let remove = remove.into_iter().collect();
+        let change = LabelChange { set, remove };
+        let node = Some(wire(self.0.set_labels(&caller, &name, change).await?));
+        Ok(Response::new(v1::SetLabelsResponse { node }))
     }
 
     async fn create_join_token(
@@ -132,6 +147,7 @@ fn wire(node: Node) -> v1::Node {
     let blocked = info.blocked.into_iter();
     let blocked = blocked.map(|(uuid, reason)| v1::BlockedGpu { uuid, reason });
     let row = info.row;
+    let labels = row.all_labels();
     let (free, jobs) = match view {
         Some(view) => (view.free, view.jobs),
         None => (row.capacity.clone(), Vec::new()),
@@ -144,7 +160,8 @@ fn wire(node: Node) -> v1::Node {
         capacity: Some(row.capacity.into()),
         free: Some(free.into()),
         job_ids: jobs.into_iter().map(|job| job.0).collect(),
-        labels: row.labels,
+        labels,
+        set_labels: row.set_labels,
         agent_version: row.agent_version,
         last_seen_at: Some(timestamp(row.seen_at)),
         blocked_gpus: blocked.collect(),

@@ -3,13 +3,15 @@
 //! Owns the contract's names, defaults and ranges, and our own fields beside them. What a job must
 //! be beyond its shape is checked by the service.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 use trainyard_core::{
+    ids::JobId,
     resources::{ResourceRequest, parse_bytes},
     retry::{LONGEST_WAIT, OnLost, OnMemory, RetryPolicy},
-    spec::{JobSpec, Violation},
+    spec::{Arrange, JobSpec, Launcher, MOST_AWAITED, MOST_GPUS, MOST_LABELS, Placing, Violation},
+    time::Timestamp,
 };
 use trainyard_proto::{
     http::{self, Bound, Fields, SAFE, plain, problem},
@@ -84,6 +86,7 @@ fn place(field: &str) -> Vec<String> {
         "name" => owned(&["experiment_name"]),
         "tags" | "notes" | "project_id" | "session_id" => owned(&[field]),
         "time_limit" => owned(&["config", "time_limit_seconds"]),
+        "indices" => owned(&["config", "array"]),
         field => {
             let parts: Vec<_> = std::iter::once("config").chain(field.split('.')).collect();
             owned(&parts)
@@ -208,8 +211,78 @@ fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
         time_limit: time_limit(fields),
         grace_period: Duration::try_from_secs_f64(grace).unwrap_or(spec.grace_period),
         retry: fields.nested("retry", retry).unwrap_or_default(),
+        ..scheduling(fields, spec)
+    }
+}
+
+/// On which nodes, how many, and when.
+fn scheduling(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
+    let processes = [Bound::Ge(1), Bound::Le(1_024)];
+    JobSpec {
+        nodes: small(fields.whole_or("nodes", 1, &processes)),
+        launcher: match fields.one_of("launcher", &["plain", "torchrun"]) {
+            Some("torchrun") => Launcher::Torchrun,
+            Some(_) | None => Launcher::Plain,
+        },
+        procs_per_node: fields.whole_within("procs_per_node", &processes).map(small),
+        placement: fields.nested("placement", placement).unwrap_or_default(),
+        preemptible: fields.optional_flag("preemptible").unwrap_or_default(),
+        not_before: not_before(fields),
+        after: jobs(fields, "after"),
+        after_any: jobs(fields, "after_any"),
+        indices: fields.optional_text("array"),
         ..spec
     }
+}
+
+fn placement(fields: &mut Fields<'_>) -> Placing {
+    let total = [Bound::Ge(1), Bound::Le(i64::from(MOST_GPUS))];
+    Placing {
+        labels: labels(fields, "labels"),
+        anti_labels: labels(fields, "anti_labels"),
+        arrange: match fields.one_of("arrange", &["pack", "spread"]) {
+            Some("spread") => Arrange::Spread,
+            Some(_) | None => Arrange::Pack,
+        },
+        fabric: fields.optional_text("fabric"),
+        exclusive: fields.optional_flag("exclusive").unwrap_or_default(),
+        gpus_total: fields.whole_within("gpus_total", &total).map(small),
+    }
+}
+
+/// Those that are said twice count twice.
+fn labels(fields: &mut Fields<'_>, name: &str) -> BTreeSet<String> {
+    let labels = fields.texts(name).unwrap_or_default();
+    let count = labels.len();
+    let words = || format!("are {count}; give at most {MOST_LABELS}");
+    fields.check(name, (count > MOST_LABELS).then(words));
+    labels.into_iter().collect()
+}
+
+fn not_before(fields: &mut Fields<'_>) -> Option<Timestamp> {
+    let text = fields.optional_text("not_before")?;
+    let read = Timestamp::parse_rfc3339(&text);
+    let words = "is no time; write for example 2027-01-31T18:00:00Z";
+    fields.check("not_before", read.is_none().then_some(words));
+    read
+}
+
+/// Numbers of jobs.
+fn jobs(fields: &mut Fields<'_>, name: &str) -> Vec<JobId> {
+    let given = fields.numbers(name).unwrap_or_default();
+    let whole = |number: &f64| {
+        let text = number.to_string();
+        text.parse::<u64>().ok().filter(|job| *job > 0)
+    };
+    let read: Vec<JobId> = given.iter().filter_map(whole).map(JobId).collect();
+    let words = if read.len() < given.len() {
+        Some("has a number that no job has; give whole numbers from 1".to_owned())
+    } else {
+        let count = read.len();
+        (count > MOST_AWAITED).then(|| format!("are {count}; give at most {MOST_AWAITED}"))
+    };
+    fields.check(name, words);
+    read
 }
 
 fn retry(fields: &mut Fields<'_>) -> RetryPolicy {
@@ -255,6 +328,7 @@ fn resources(fields: &mut Fields<'_>) -> ResourceRequest {
         gpus: small(fields.whole_or("gpus", 0, &[Bound::Ge(0), Bound::Le(1_024)])),
         gpu_model: fields.optional_text("gpu_model").unwrap_or_default(),
         gpu_memory_bytes: bytes(fields, ["gpu_memory", "gpu_memory_bytes"]),
+        gpu_memory_max_bytes: bytes(fields, ["gpu_memory_max", "gpu_memory_max_bytes"]),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Join tokens and the agents that have joined, for operators.
+//! Join tokens, the agents that have joined, and labels of nodes, for operators.
 //!
 //! Parses and renders; the service decides. The same calls are in the gRPC door's `nodes`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
@@ -16,7 +16,10 @@ use super::{
     openapi::{About, Sending, Signed},
     request::{Body, Named, User},
 };
-use crate::api::{NewJoinToken, Service, agents::bad_name};
+use crate::{
+    actors::nodes::LabelChange,
+    api::{NewJoinToken, Service, agents::bad_name},
+};
 
 /// A join token without its secret.
 #[derive(Debug, Serialize, ToSchema)]
@@ -71,12 +74,37 @@ pub(super) struct Done {
     message: String,
 }
 
+/// What to change of a node's labels.
+#[derive(Debug, ToSchema)]
+#[expect(
+    dead_code,
+    reason = "it only describes the body, which is read field by field"
+)]
+pub(super) struct LabelsRequest {
+    /// Values by key, each of 1 to 63 letters, digits and `. _ - /`.
+    set: Option<BTreeMap<String, String>>,
+    /// Keys that operators have set and do not any more.
+    remove: Option<Vec<String>>,
+}
+
+/// The labels of a node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LabelsView {
+    /// The node's name.
+    name: String,
+    /// As its agent says, and over that as operators have set.
+    labels: BTreeMap<String, String>,
+    /// Of them those that operators have set.
+    set_labels: BTreeMap<String, String>,
+}
+
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .routes(routes!(create, list))
         .routes(routes!(remove))
         .routes(routes!(revoke))
+        .routes(routes!(set_labels))
 }
 
 /// Make a token by which agents join.
@@ -164,6 +192,40 @@ pub(super) async fn revoke(
     service.revoke_agent(&caller, &name).await?;
     let message = format!("the agent of node {name} is revoked");
     Ok(Json(Done { message }))
+}
+
+/// Change the labels of a node by which jobs choose it
+///
+/// They go before those that its agent says, and outlive it.
+#[utoipa::path(
+    patch,
+    path = "/nodes/{name}/labels",
+    tag = "nodes",
+    params(("name" = String, Path, description = "The node's name")),
+    request_body = LabelsRequest,
+    responses((status = 200, description = "As they are now", body = LabelsView), Sending),
+    security(("token" = []), ("login" = []))
+)]
+pub(super) async fn set_labels(
+    State(service): State<Service>,
+    User(caller): User,
+    Named(name): Named,
+    Body(body): Body,
+) -> Result<Json<LabelsView>, Refusal> {
+    let change = read(&body, |fields, _| LabelChange {
+        set: fields.texts_by_name("set").unwrap_or_default(),
+        remove: fields
+            .texts("remove")
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+    })?;
+    let row = service.set_labels(&caller, &name, change).await?.info.row;
+    Ok(Json(LabelsView {
+        labels: row.all_labels(),
+        set_labels: row.set_labels,
+        name: row.name.0,
+    }))
 }
 
 impl JoinTokenView {

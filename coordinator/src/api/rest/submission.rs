@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use trainyard_core::{
     dataset::trained_tasks,
     spec::{
-        FRAMEWORKS, TaskType,
+        FRAMEWORKS, MOST_AWAITED, MOST_LABELS, TaskType,
         texts::{
             LONGEST_NAME, LONGEST_STRING, LONGEST_TAG, LONGEST_WORD, MOST_ARGUMENTS, MOST_TAGS,
             MOST_VARIABLES,
@@ -126,6 +126,33 @@ struct SettingsRequest {
     #[schema(required = false, default = 10.0, minimum = 0, maximum = 86400)]
     grace_period_seconds: f64,
     retry: Option<RetryRequest>,
+    /// Nodes, each of which holds `resources`; more than one for framework `command`.
+    #[schema(required = false, default = 1, minimum = 1, maximum = 1024)]
+    nodes: u32,
+    /// How the processes of framework `command` are started.
+    #[schema(required = false, default = "plain", pattern = "^(plain|torchrun)$")]
+    launcher: String,
+    /// Processes that `torchrun` starts on each node; without it one a GPU, or one.
+    #[schema(minimum = 1, maximum = 1024)]
+    procs_per_node: Option<u32>,
+    placement: Option<PlacementRequest>,
+    /// It may be told to save its work and go, and goes on from its last checkpoint when there is room.
+    preemptible: Option<bool>,
+    /// It does not start before this moment (RFC 3339).
+    #[schema(format = "date-time")]
+    not_before: Option<String>,
+    /// It starts when these jobs have succeeded, and is cancelled when one of them has not.
+    #[schema(schema_with = awaited)]
+    after: Option<Vec<u64>>,
+    /// It starts when these jobs have ended, well or ill; none of them in `after` too.
+    #[schema(schema_with = awaited)]
+    after_any: Option<Vec<u64>>,
+    /// Makes a job for each of these indices, at most 10,000: `0-99`, `1,3,7-9`, `0-99%5` for at most 5 at once. The
+    /// answer is the first of them; the numbers of the others follow it without gaps.
+    #[schema(
+        pattern = "^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?){0,20}(%[0-9]{1,4})?$"
+    )]
+    array: Option<String>,
 }
 
 /// When a job is tried again by itself: never after a failure of its own.
@@ -186,6 +213,34 @@ struct ResourcesRequest {
     /// Another name of `gpu_memory`.
     #[schema(schema_with = bytes)]
     gpu_memory_bytes: Option<serde_json::Value>,
+    /// The most that each GPU may have, not less than `gpu_memory`: a number of bytes, or a number with a unit.
+    #[schema(schema_with = bytes)]
+    gpu_memory_max: Option<serde_json::Value>,
+    /// Another name of `gpu_memory_max`.
+    #[schema(schema_with = bytes)]
+    gpu_memory_max_bytes: Option<serde_json::Value>,
+}
+
+/// Which nodes will do, and how the job lies on them.
+#[derive(Debug, ToSchema)]
+struct PlacementRequest {
+    /// `key=value`, one value of a key: what each node must have.
+    #[schema(schema_with = labels)]
+    labels: Option<Vec<String>>,
+    /// `key=value`: what no node may have.
+    #[schema(schema_with = labels)]
+    anti_labels: Option<Vec<String>>,
+    /// Which nodes are taken first: the fullest that do, or the emptiest.
+    #[schema(required = false, default = "pack", pattern = "^(pack|spread)$")]
+    arrange: String,
+    /// The key of a label that must have one value on all its nodes.
+    #[schema(pattern = "^[A-Za-z0-9._/-]{1,63}$")]
+    fabric: Option<String>,
+    /// Nobody else on its nodes.
+    exclusive: Option<bool>,
+    /// GPUs in all, on as few nodes as hold them, for framework `command`; in place of `nodes` and `resources.gpus`.
+    #[schema(minimum = 1, maximum = 65536)]
+    gpus_total: Option<u32>,
 }
 
 /// The settings, and what each kind of job must have among them.
@@ -300,6 +355,23 @@ fn given() -> ObjectBuilder {
         .schema_type(Type::String)
         .max_length(Some(LONGEST_STRING))
         .pattern(Some("^[^\\x00]*$"))
+}
+
+fn labels() -> RefOr<Schema> {
+    let label = Object::builder()
+        .schema_type(Type::String)
+        .pattern(Some("^[A-Za-z0-9._/-]{1,63}=[A-Za-z0-9._/-]{1,63}$"));
+    let labels = ArrayBuilder::new().items(label);
+    nullable(labels.max_items(Some(MOST_LABELS))).into()
+}
+
+fn awaited() -> RefOr<Schema> {
+    let job = Object::builder()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .maximum(Some(9_007_199_254_740_991_i64));
+    let jobs = ArrayBuilder::new().items(job);
+    nullable(jobs.max_items(Some(MOST_AWAITED))).into()
 }
 
 fn arguments() -> RefOr<Schema> {

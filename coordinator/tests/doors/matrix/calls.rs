@@ -268,7 +268,11 @@ fn of_jobs(method: &str, target: &Target) -> Vec<u8> {
         }
         .encode_to_vec(),
         "JobService/GetJob" => v1::GetJobRequest { job_id }.encode_to_vec(),
-        "JobService/CancelJob" => v1::CancelJobRequest { job_id }.encode_to_vec(),
+        "JobService/CancelJob" => v1::CancelJobRequest {
+            job_id,
+            ..Default::default()
+        }
+        .encode_to_vec(),
         "JobService/WatchJob" => v1::WatchJobRequest { job_id }.encode_to_vec(),
         // The number of the job is the first field of each.
         "JobService/ListMetrics"
@@ -314,6 +318,7 @@ fn of_nodes(method: &str, target: &Target) -> Vec<u8> {
         "NodeService/GetNode"
         | "NodeService/Drain"
         | "NodeService/Resume"
+        | "NodeService/SetLabels"
         | "NodeService/RevokeNode" => v1::GetNodeRequest { name }.encode_to_vec(),
         _ => panic!("{method}"),
     }

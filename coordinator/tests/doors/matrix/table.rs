@@ -102,6 +102,7 @@ DELETE:/nodes/tokens/{token}                   NodeService/RevokeJoinToken     4
 -#{node}                                       NodeService/GetNode             401  403 200 200 200 200  200 200 200  200 200
 -#{node}                                       NodeService/Resume              401  403 403 403 403 200  403 403 403  403 403
 -#{node}                                       NodeService/Drain               401  403 403 403 403 200  403 403 403  403 403
+PATCH:/nodes/{node}/labels                     NodeService/SetLabels           401  403 403 403 403 200  403 403 403  403 403
 POST:/nodes/{node}/revoke                      NodeService/RevokeNode          401  403 403 403 403 200  403 403 403  403 403
 
 GET:/openapi.json                                                              - 200  200 200 200 200 200  200 200 200  200 200

@@ -20,7 +20,7 @@ from .errors import (
     ValidationError,
     WaitTimeout,
 )
-from .jobspec import JobConfig, JobSpec, Resources, Retry, SplitStrategy
+from .jobspec import JobConfig, JobSpec, Placement, Resources, Retry, SplitStrategy
 from .models import (
     Checkpoint,
     JobPage,
@@ -53,6 +53,7 @@ __all__ = [
     "MetricSchema",
     "NotFound",
     "PermissionDenied",
+    "Placement",
     "RateLimited",
     "RequestTimeout",
     "Resources",

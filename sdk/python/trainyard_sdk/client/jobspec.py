@@ -29,6 +29,19 @@ class Resources:
     gpus: Optional[int] = None
     gpu_model: Optional[str] = None
     gpu_memory: Union[int, str, None] = None
+    gpu_memory_max: Union[int, str, None] = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which nodes will do: labels are `key=value`, `arrange` is pack or spread, `fabric` the key of a label."""
+
+    labels: Optional[List[str]] = None
+    anti_labels: Optional[List[str]] = None
+    arrange: Optional[str] = None
+    fabric: Optional[str] = None
+    exclusive: Optional[bool] = None
+    gpus_total: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,15 @@ class JobConfig:
     time_limit_seconds: Optional[float] = None
     grace_period_seconds: Optional[float] = None
     retry: Union[Retry, Mapping[str, Any], None] = None
+    nodes: Optional[int] = None
+    launcher: Optional[str] = None
+    procs_per_node: Optional[int] = None
+    placement: Union[Placement, Mapping[str, Any], None] = None
+    preemptible: Optional[bool] = None
+    not_before: Optional[str] = None
+    after: Optional[List[int]] = None
+    after_any: Optional[List[int]] = None
+    array: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+//! Labels that operators set on nodes: they go before those of the node's own agent, and outlive it.
+//!
+//! Called by the supervisor of sessions. Checks nothing: the service does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ractor::ActorProcessingErr;
+use trainyard_core::ids::NodeName;
+
+use super::{NodeInfo, State};
+use crate::store::Change;
+
+/// What an operator changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelChange {
+    /// Set, whatever they were.
+    pub set: BTreeMap<String, String>,
+    /// Keys that operators have set and do not any more.
+    pub remove: BTreeSet<String>,
+}
+
+impl State {
+    pub(super) async fn set_labels(
+        &mut self,
+        node: &NodeName,
+        change: LabelChange,
+    ) -> Result<Option<NodeInfo>, ActorProcessingErr> {
+        let Some(entry) = self.nodes.get_mut(node) else {
+            return Ok(None);
+        };
+        let labels = &mut entry.row.set_labels;
+        labels.retain(|key, _| !change.remove.contains(key));
+        labels.extend(change.set);
+        let change = Change::PutNode(entry.row.clone());
+        self.args.store.commit_and_wait(vec![change]).await?;
+        Ok(self.nodes.get(node).map(|entry| self.info(entry)))
+    }
+}
