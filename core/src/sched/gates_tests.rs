@@ -1,0 +1,202 @@
+//! When a job that waits may be considered, and what is said of it until then.
+
+use std::time::Duration;
+
+use super::*;
+
+const NOON: Timestamp = Timestamp(1_795_608_000_000_000);
+
+fn later(seconds: u64) -> Timestamp {
+    NOON.plus(Duration::from_secs(seconds))
+}
+
+fn after(jobs: &[u64]) -> Gate {
+    Gate {
+        after: jobs.iter().copied().map(JobId).collect(),
+        ..Gate::default()
+    }
+}
+
+fn member(index: u32, at_most: u32) -> Gate {
+    let place = ArrayPlace {
+        id: JobId(10),
+        index,
+        size: 5,
+        at_most: Some(at_most),
+    };
+    Gate {
+        array: Some(place),
+        ..Gate::default()
+    }
+}
+
+fn numbers(jobs: &[JobId]) -> Vec<u64> {
+    jobs.iter().map(|job| job.0).collect()
+}
+
+#[test]
+fn a_job_without_conditions_is_not_held_back() {
+    let mut gates = Gates::default();
+    assert!(!gates.queued(JobId(1), Gate::default()));
+    let unlimited = ArrayPlace {
+        id: JobId(1),
+        index: 0,
+        size: 9,
+        at_most: None,
+    };
+    let gate = Gate {
+        array: Some(unlimited),
+        ..Gate::default()
+    };
+    assert!(!gates.queued(JobId(2), gate));
+    assert_eq!(gates.open(NOON), Opened::default());
+    assert_eq!(gates.why(JobId(1), NOON), None);
+}
+
+#[test]
+fn a_job_goes_when_its_time_has_come_and_not_before() {
+    let mut gates = Gates::default();
+    let gate = Gate {
+        not_before: Some(later(7_200)),
+        ..Gate::default()
+    };
+    assert!(gates.queued(JobId(1), gate.clone()));
+    // Told again, it is held back once.
+    gates.queued(JobId(1), gate);
+    assert_eq!(gates.open(later(7_199)), Opened::default());
+    assert_eq!(gates.next_look(), Some(later(7_200)));
+    let words = gates.why(JobId(1), NOON);
+    assert_eq!(words.as_deref(), Some("not before 14:00 UTC"));
+    let words = gates.why(JobId(1), NOON.minus(Duration::from_secs(86_400)));
+    assert_eq!(words.as_deref(), Some("not before 2026-11-25 14:00 UTC"));
+    assert_eq!(numbers(&gates.open(later(7_200)).go), [1]);
+    assert_eq!(gates.next_look(), None);
+    assert_eq!(gates.open(later(9_000)), Opened::default());
+}
+
+#[test]
+fn a_job_goes_when_all_that_it_waits_for_has_ended_as_it_wants() {
+    let mut gates = Gates::default();
+    let gate = Gate {
+        after_any: vec![JobId(3)],
+        ..after(&[2])
+    };
+    assert!(gates.queued(JobId(5), gate));
+    assert_eq!(gates.open(NOON), Opened::default());
+    let words = gates.why(JobId(5), NOON);
+    let both = "waits for job 2 to succeed and for job 3 to end";
+    assert_eq!(words.as_deref(), Some(both));
+    gates.ended(JobId(3), Standing::Failed);
+    assert_eq!(gates.open(NOON), Opened::default());
+    gates.ended(JobId(2), Standing::Succeeded);
+    assert_eq!(numbers(&gates.open(NOON).go), [5]);
+}
+
+#[test]
+fn a_job_never_goes_whose_dependency_did_not_succeed() {
+    for (standing, words) in [
+        (Standing::Failed, "and that has failed"),
+        (Standing::Cancelled, "and that was cancelled"),
+        (Standing::Unknown, "and that is not there any more"),
+    ] {
+        let mut gates = Gates::default();
+        gates.queued(JobId(5), after(&[2]));
+        gates.stands(JobId(2), standing);
+        let opened = gates.open(NOON);
+        assert_eq!(opened.go, []);
+        let (job, why) = &opened.never[0];
+        assert_eq!(*job, JobId(5));
+        assert!(
+            why.starts_with("cancelled: it was to start when job 2"),
+            "{why}"
+        );
+        assert!(why.ends_with(words), "{why}");
+        assert!(!gates.holds(JobId(5)));
+    }
+}
+
+#[test]
+fn who_waits_for_one_that_never_goes_never_goes_either() {
+    let mut gates = Gates::default();
+    gates.queued(JobId(5), after(&[2]));
+    gates.queued(JobId(6), after(&[5]));
+    gates.ended(JobId(2), Standing::Failed);
+    let opened = gates.open(NOON);
+    assert_eq!(
+        opened.never.len(),
+        1,
+        "the other hears of it when it has ended"
+    );
+    gates.ended(JobId(5), Standing::Cancelled);
+    let (job, why) = gates.open(NOON).never.remove(0);
+    assert_eq!(job, JobId(6));
+    assert!(
+        why.ends_with("job 5 has succeeded, and that was cancelled"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_dependency_that_is_run_again_is_waited_for_again() {
+    let mut gates = Gates::default();
+    let gate = Gate {
+        not_before: Some(later(60)),
+        ..after(&[2])
+    };
+    gates.queued(JobId(5), gate);
+    gates.stands(JobId(2), Standing::Succeeded);
+    assert_eq!(gates.open(NOON), Opened::default());
+    gates.queued(JobId(2), Gate::default());
+    assert_eq!(gates.open(later(60)), Opened::default());
+    let words = gates.why(JobId(5), later(60));
+    assert_eq!(words.as_deref(), Some("waits for job 2 to succeed"));
+    gates.ended(JobId(2), Standing::Succeeded);
+    assert_eq!(numbers(&gates.open(later(61)).go), [5]);
+}
+
+#[test]
+fn of_an_array_as_many_go_as_may_by_index_and_one_that_ends_lets_the_next_through() {
+    let mut gates = Gates::default();
+    for (job, index) in [(12, 2), (10, 0), (11, 1), (13, 3)] {
+        assert!(gates.queued(JobId(job), member(index, 2)));
+    }
+    assert_eq!(numbers(&gates.open(NOON).go), [10, 11]);
+    let words = gates.why(JobId(12), NOON).unwrap();
+    assert!(words.starts_with("2 of its array run"), "{words}");
+    assert!(words.ends_with("2 at once is its limit"), "{words}");
+    // One that is tried again keeps its place, and takes no second one.
+    assert!(!gates.queued(JobId(10), member(0, 2)));
+    assert_eq!(gates.open(NOON), Opened::default());
+    gates.ended(JobId(11), Standing::Failed);
+    assert_eq!(numbers(&gates.open(NOON).go), [12]);
+    gates.ended(JobId(13), Standing::Cancelled);
+    gates.ended(JobId(10), Standing::Succeeded);
+    assert_eq!(gates.open(NOON), Opened::default(), "nobody is left");
+}
+
+#[test]
+fn after_a_start_anew_those_that_run_count_against_their_array() {
+    let mut gates = Gates::default();
+    gates.runs(JobId(10), &member(0, 2));
+    gates.runs(JobId(11), &member(1, 2));
+    gates.queued(JobId(12), member(2, 2));
+    assert_eq!(gates.open(NOON), Opened::default());
+    gates.ended(JobId(10), Standing::Succeeded);
+    assert_eq!(numbers(&gates.open(NOON).go), [12]);
+}
+
+#[test]
+fn a_member_that_waits_for_another_job_leaves_its_place_to_the_next() {
+    let mut gates = Gates::default();
+    let gate = Gate {
+        after: vec![JobId(2)],
+        ..member(0, 1)
+    };
+    gates.queued(JobId(10), gate);
+    gates.queued(JobId(11), member(1, 1));
+    assert_eq!(numbers(&gates.open(NOON).go), [11]);
+    gates.ended(JobId(2), Standing::Succeeded);
+    assert_eq!(gates.open(NOON), Opened::default());
+    gates.ended(JobId(11), Standing::Succeeded);
+    assert_eq!(numbers(&gates.open(NOON).go), [10]);
+}
