@@ -91,6 +91,9 @@ pub struct JobSpec {
     pub procs_per_node: Option<u32>,
     /// Higher runs first; -1,000 to 1,000.
     pub priority: i32,
+    /// It may be told to save its work and go, and goes on from its last checkpoint when there is room.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub preemptible: bool,
     /// How long the trainer may run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
@@ -146,6 +149,7 @@ impl Default for JobSpec {
             launcher: Launcher::Plain,
             procs_per_node: None,
             priority: 0,
+            preemptible: false,
             time_limit: None,
             grace_period: Duration::from_secs(10),
             retry: RetryPolicy::default(),

@@ -68,6 +68,7 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         environment: wire.environment.into(),
         resources: wire.resources.unwrap_or_default().into(),
         priority: wire.priority,
+        preemptible: wire.preemptible,
         nodes: wire.nodes.max(1),
         launcher,
         procs_per_node: (wire.procs_per_node > 0).then_some(wire.procs_per_node),
@@ -175,6 +176,7 @@ impl From<JobSpec> for v1::JobSpec {
             }
             .into(),
             procs_per_node: core.procs_per_node.unwrap_or_default(),
+            preemptible: core.preemptible,
             time_limit: core.time_limit.map(duration),
             grace_period: Some(duration(core.grace_period)),
             tags: core.tags.unwrap_or_default(),
@@ -250,6 +252,7 @@ impl From<FailureClass> for v1::FailureClass {
             FailureClass::OutOfMemory => Self::OutOfMemory,
             FailureClass::Infrastructure => Self::Infrastructure,
             FailureClass::Lost => Self::Lost,
+            FailureClass::Preempted => Self::Preempted,
             FailureClass::Cancelled => Self::Cancelled,
             FailureClass::Timeout => Self::Timeout,
         }

@@ -1,8 +1,8 @@
 //! The policy: who starts where, who makes room, who waits and why.
 //!
 //! Pure: it is told the time and what happened, and answers with a plan; the same story gives the same plans. It counts
-//! on nodes by dense number, and whoever calls turns counts into GPUs. Called by `trainyard replay`; the coordinator
-//! places by `sched::solve` still.
+//! on nodes by dense number, and whoever calls turns counts into GPUs. Called by `trainyard replay`, and for the
+//! coordinator by `sched::Planner`.
 
 #![expect(
     clippy::indexing_slicing,
@@ -18,6 +18,7 @@ pub mod gittins;
 pub mod history;
 pub mod job;
 pub mod lanes;
+mod nodes;
 mod pass;
 pub mod place;
 pub mod plan;
@@ -29,6 +30,7 @@ mod scheduler;
 pub use config::{Config, ProjectRule, Rule, Seconds};
 pub use history::{ClassIx, History};
 pub use job::Submission;
+pub use nodes::Holding;
 pub use plan::{Plan, Preempt, Reservation, Start};
 pub use scheduler::Scheduler;
 

@@ -255,42 +255,61 @@ impl Scheduler {
         gpus: u32,
     ) -> Option<Clearing> {
         let node = &self.cluster.nodes[ix];
+        let ask = &self.lanes.shapes[self.job(claimant.job).shape].ask;
+        let needs = Amount {
+            gpus,
+            cpus: ask.cpus,
+            bytes: ask.memory_bytes,
+        };
         let mut clearing = Clearing {
             node: ix,
             cost: 0.0,
-            free: node.free,
+            free: Amount {
+                gpus: node.free,
+                cpus: node.cpus(),
+                bytes: node.memory_bytes(),
+            },
             out: Vec::new(),
             moved: Vec::new(),
         };
-        if node.free >= gpus {
+        if clearing.free.holds(&needs) {
             return Some(clearing);
         }
         let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
         if total < gpus {
             return None;
         }
-        let mut leave: Vec<(f64, u32, JobIx, bool)> = Vec::new();
+        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
         for holder in &node.holders {
             let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
                 continue;
             };
             let job = self.job(*holder);
-            let here = job.pieces.iter().filter(|piece| piece.node == ix);
-            let here: u32 = here.map(|piece| piece.gpus).sum();
+            let mut here = Amount::default();
+            for piece in job.pieces.iter().filter(|piece| piece.node == ix) {
+                here.gpus += piece.gpus;
+                here.cpus += piece.cpus;
+                here.bytes = here.bytes.saturating_add(piece.memory_bytes);
+            }
             if self.may_push(&claimant.standing, standing) {
                 leave.push((standing.rate, here, *holder, false));
-            } else if here == job.gpus && job.gpus < total {
+            } else if here.gpus == job.gpus && job.gpus < total {
                 leave.push((standing.rate * MOVING, here, *holder, true));
             }
         }
         // The cheapest by GPU first.
-        let by_gpu = |one: &(f64, u32, JobIx, bool)| one.0 / f64::from(one.1.max(1));
+        let by_gpu = |one: &(f64, Amount, JobIx, bool)| one.0 / f64::from(one.1.gpus.max(1));
         leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
         for (cost, here, job, moves) in leave {
-            if clearing.free >= gpus {
+            if clearing.free.holds(&needs) {
                 break;
             }
-            clearing.free += here;
+            if !here.helps(&clearing.free, &needs) {
+                continue;
+            }
+            clearing.free.gpus += here.gpus;
+            clearing.free.cpus = clearing.free.cpus.saturating_add(here.cpus);
+            clearing.free.bytes = clearing.free.bytes.saturating_add(here.bytes);
             clearing.cost += cost;
             if moves {
                 clearing.moved.push(job);
@@ -298,7 +317,7 @@ impl Scheduler {
                 clearing.out.push(job);
             }
         }
-        (clearing.free >= gpus).then_some(clearing)
+        clearing.free.holds(&needs).then_some(clearing)
     }
 
     /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
@@ -325,7 +344,15 @@ impl Scheduler {
         if lost * self.config.margin > claimant.standing.rate {
             return false;
         }
-        let emptied: u32 = room.out.iter().map(|ix| self.job(*ix).gpus).sum();
+        // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
+        let by_right = |ix: &&JobIx| {
+            standings[**ix].is_some_and(|victim| {
+                claimant.standing.priority > victim.priority
+                    || victim.borrows != claimant.standing.borrows
+            })
+        };
+        let by_rank = room.out.iter().filter(|ix| !by_right(ix));
+        let emptied: u32 = by_rank.map(|ix| self.job(*ix).gpus).sum();
         let idle = emptied.saturating_sub(self.job(claimant.job).gpus);
         if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
             return false;
@@ -427,12 +454,33 @@ impl Scheduler {
     }
 }
 
+/// What a node has left, or somebody holds or needs there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    gpus: u32,
+    cpus: u32,
+    bytes: u64,
+}
+
+impl Amount {
+    fn holds(&self, needs: &Self) -> bool {
+        self.gpus >= needs.gpus && self.cpus >= needs.cpus && self.bytes >= needs.bytes
+    }
+
+    /// Whether to have this too brings `free` nearer to what is needed.
+    fn helps(&self, free: &Self, needs: &Self) -> bool {
+        self.gpus > 0 && free.gpus < needs.gpus
+            || self.cpus > 0 && free.cpus < needs.cpus
+            || self.bytes > 0 && free.bytes < needs.bytes
+    }
+}
+
 /// What has to happen on a node.
 #[derive(Clone, Debug)]
 struct Clearing {
     node: NodeIx,
     cost: f64,
-    free: u32,
+    free: Amount,
     out: Vec<JobIx>,
     moved: Vec<JobIx>,
 }
@@ -441,7 +489,7 @@ impl Clearing {
     /// The cheapest first; of those the fullest, the first.
     fn order(&self, other: &Self) -> std::cmp::Ordering {
         let cost = self.cost.total_cmp(&other.cost);
-        cost.then(self.free.cmp(&other.free))
+        cost.then(self.free.gpus.cmp(&other.free.gpus))
             .then(self.node.cmp(&other.node))
     }
 
