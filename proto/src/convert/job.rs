@@ -45,7 +45,6 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
     let retry = or_default(retry(wire.retry.unwrap_or_default()), &mut wrong);
     let launcher = launcher(wire.launcher());
     let defaults = JobSpec::default();
-    let is_command = wire.framework == "command";
     let mut spec = JobSpec {
         name: wire.name,
         framework: wire.framework,
@@ -85,11 +84,16 @@ pub fn read(wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         resume: wire.resume,
         retry,
     };
-    if is_command && spec.epochs == 0 && spec.batch_size == 0 {
-        (spec.epochs, spec.batch_size) = (1, 1);
-        spec.learning_rate = defaults.learning_rate;
-    }
+    settle_command(&mut spec);
     (spec, wrong)
+}
+
+/// A command has no use for settings of training, and need not give them.
+fn settle_command(spec: &mut JobSpec) {
+    if spec.framework == "command" && spec.epochs == 0 && spec.batch_size == 0 {
+        (spec.epochs, spec.batch_size) = (1, 1);
+        spec.learning_rate = JobSpec::default().learning_rate;
+    }
 }
 
 fn launcher(wire: v1::Launcher) -> Launcher {

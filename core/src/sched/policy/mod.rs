@@ -11,6 +11,7 @@
 
 pub mod ask;
 mod check;
+mod clearing;
 pub mod cluster;
 pub mod config;
 pub mod dense;

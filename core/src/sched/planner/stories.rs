@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{resources::ResourceRequest, sched::policy::Rule};
+use crate::{
+    resources::{Gpu, ResourceRequest},
+    sched::policy::Rule,
+};
 
 const START: i64 = 1_000_000_000 * SECOND;
 

@@ -4,25 +4,26 @@
 //! which of equal GPUs a task gets. Pure: it is told the time. Called by the scheduler actor, which carries out what
 //! `solve` answers.
 
+mod names;
+mod seats;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::names::{offer_of, pieces_of};
 use super::{
     Placement, Queue, QueuedJob,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
-        Config, Holding, Scheduler, Seconds, Submission,
-        ask::{Ask, Gang, GpuWish},
-        cluster::{GpuClass, NodeIx, NodeOffer, Piece},
+        Config, Holding, Scheduler, Seconds,
+        cluster::{NodeIx, Piece},
     },
 };
 use crate::{
     ids::{JobId, NodeName},
-    resources::{Capacity, Gpu},
+    resources::Capacity,
     time::Timestamp,
 };
 
-/// A label of nodes that others reach: a gang asks for it.
-const REACHABLE: &str = "trainyard/reachable";
 const SECOND: i64 = 1_000_000;
 
 /// A job that is to save its work and go.
@@ -54,15 +55,6 @@ pub struct Held {
     pub since: Timestamp,
     /// For whom it makes room, if it was told to.
     pub leaves_for: Option<JobId>,
-}
-
-/// Whether what the policy has chosen can be had.
-enum Seat {
-    Free(Vec<Allocation>),
-    /// Somebody is still leaving.
-    Later,
-    /// The books differ.
-    Gone,
 }
 
 /// Jobs, nodes, and what is to be done.
@@ -339,207 +331,12 @@ impl Planner {
         decisions
     }
 
-    /// Gives places to those for whom they are free; whether the books differed.
-    fn seat_all(&mut self, now: Seconds, placements: &mut Vec<Placement>) -> bool {
-        let mut differed = false;
-        for (job, pieces) in std::mem::take(&mut self.seats) {
-            let Some(queued) = self.queue.get(job) else {
-                continue;
-            };
-            match self.seat(queued, &pieces) {
-                Seat::Later => drop(self.seats.insert(job, pieces)),
-                Seat::Free(allocations) if self.ledger.take(job, allocations.clone()).is_ok() => {
-                    let queued_at = queued.queued_at;
-                    self.queue.remove(job);
-                    self.shy.remove(&job);
-                    placements.push(Placement {
-                        job,
-                        queued_at,
-                        allocations,
-                    });
-                }
-                Seat::Free(_) | Seat::Gone => {
-                    differed = true;
-                    let queued = queued.clone();
-                    let nodes: BTreeSet<NodeIx> = pieces.iter().map(|piece| piece.node).collect();
-                    self.policy.withdraw(now, job.0);
-                    for name in nodes
-                        .iter()
-                        .filter_map(|ix| self.names.get(ix))
-                        .cloned()
-                        .collect::<Vec<_>>()
-                    {
-                        self.refresh(now, &name);
-                    }
-                    self.submit(now, &queued);
-                }
-            }
-        }
-        differed
-    }
-
-    /// Which GPUs, of those that the policy has counted.
-    fn seat(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
-        let mut nodes: BTreeMap<NodeIx, Vec<&Piece>> = BTreeMap::new();
-        for piece in pieces {
-            nodes.entry(piece.node).or_default().push(piece);
-        }
-        let mut allocations = Vec::new();
-        for (ix, pieces) in nodes {
-            let Some((name, entry)) = self
-                .names
-                .get(&ix)
-                .and_then(|name| Some((name, self.ledger.node(name)?)))
-            else {
-                return Seat::Gone;
-            };
-            match self.carve(name, entry, ix, &pieces).filter(|_| entry.open) {
-                Some(allocation) => allocations.push(allocation),
-                None if entry.jobs().any(|job| self.leaving.contains_key(&job)) => {
-                    return Seat::Later;
-                }
-                None => return Seat::Gone,
-            }
-        }
-        if queued.nodes < 2 && allocations.len() < 2 {
-            allocations.iter_mut().for_each(|held| held.address.clear());
-        }
-        // The order of ranks: the same nodes have the same ranks, however full they are.
-        allocations
-            .sort_by(|one, other| (&one.address, &one.node).cmp(&(&other.address, &other.node)));
-        Seat::Free(allocations)
-    }
-
-    fn carve(
-        &self,
-        name: &NodeName,
-        entry: &NodeEntry,
-        ix: NodeIx,
-        pieces: &[&Piece],
-    ) -> Option<Allocation> {
-        let free = entry.free();
-        let classes: Vec<&GpuClass> = self.policy.offer(ix)?.gpus.keys().collect();
-        let mut allocation = Allocation {
-            node: name.clone(),
-            cpus: pieces.iter().map(|piece| piece.cpus).sum(),
-            memory_bytes: pieces.iter().map(|piece| piece.memory_bytes).sum(),
-            gpus: Vec::new(),
-            address: entry.address().to_owned(),
-        };
-        if allocation.cpus > free.cpus || allocation.memory_bytes > free.memory_bytes {
-            return None;
-        }
-        for piece in pieces.iter().filter(|piece| piece.gpus > 0) {
-            let class = *classes.get(usize::from(piece.slot))?;
-            let wanted = usize::try_from(piece.gpus).ok()?;
-            let of_class = free.gpus.iter().filter(|gpu| class_of(gpu) == *class);
-            let uuids: Vec<String> = of_class.take(wanted).map(|gpu| gpu.uuid.clone()).collect();
-            if uuids.len() < wanted {
-                return None;
-            }
-            allocation.gpus.extend(uuids);
-        }
-        Some(allocation)
-    }
-
     fn submit(&mut self, now: Seconds, queued: &QueuedJob) {
         let asked = self.submission(queued);
         if !queued.avoid.is_empty() {
             self.shy.insert(queued.job, asked.ask.avoid.clone());
         }
         self.policy.submit(now, &asked);
-    }
-
-    fn submission(&self, queued: &QueuedJob) -> Submission {
-        let project = match queued.project {
-            Some(project) => project.to_string(),
-            // Jobs of no project are their user's own.
-            None => format!("user {}", queued.user),
-        };
-        let whole =
-            |span: std::time::Duration| Seconds::try_from(span.as_secs()).unwrap_or(Seconds::MAX);
-        Submission {
-            job: queued.job.0,
-            ask: self.ask_of(queued),
-            priority: u32::try_from(queued.priority.saturating_add(1_000)).unwrap_or(0),
-            project,
-            user: queued.user.clone(),
-            name: queued.name.clone(),
-            preemptible: queued.preemptible,
-            limit: queued.limit.map(whole),
-            not_before: None,
-            since: Some(self.seconds(queued.age)),
-            done: whole(queued.has_run),
-        }
-    }
-
-    /// What the policy looks at.
-    fn ask_of(&self, queued: &QueuedJob) -> Ask {
-        let request = &queued.request;
-        let nodes = queued.nodes.max(1);
-        let mut labels = BTreeSet::new();
-        if nodes > 1 {
-            labels.insert(REACHABLE.to_owned());
-        }
-        Ask {
-            gang: Gang::Each {
-                nodes,
-                gpus: request.gpus,
-            },
-            cpus: request.cpus,
-            memory_bytes: request.memory_bytes,
-            gpu: GpuWish {
-                model: request.gpu_model.clone(),
-                at_least: request.gpu_memory_bytes,
-                ..GpuWish::default()
-            },
-            labels,
-            avoid: self.shunned(queued),
-            ..Ask::packed(0)
-        }
-    }
-
-    /// Nodes that have failed it are taken last: only as many as are missing elsewhere.
-    fn shunned(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
-        if queued.avoid.is_empty() {
-            return BTreeSet::new();
-        }
-        let could = self
-            .ledger
-            .nodes()
-            .filter(|(_, entry)| entry.open && entry.could_hold(&queued.request, queued.nodes));
-        let (blamed, others): (Vec<_>, Vec<_>) = could
-            .map(|(name, _)| name)
-            .partition(|name| queued.avoid.contains(*name));
-        let wanted = usize::try_from(queued.nodes.max(1)).unwrap_or(usize::MAX);
-        let missing = wanted.saturating_sub(others.len());
-        let shunned = blamed.into_iter().skip(missing);
-        shunned
-            .filter_map(|name| self.ixs.get(name).copied())
-            .collect()
-    }
-
-    /// Of a job for which nodes are chosen that are not free yet: whom it waits for.
-    #[must_use]
-    pub fn chosen(&self, job: JobId) -> Option<String> {
-        let promised = || self.policy.promised(job.0);
-        let seat = self.seats.get(&job);
-        let nodes: BTreeSet<NodeIx> = match seat {
-            Some(pieces) => pieces.iter().map(|piece| piece.node).collect(),
-            None => promised()?,
-        };
-        let names: Vec<&NodeName> = nodes.iter().filter_map(|ix| self.names.get(ix)).collect();
-        let entries = names.iter().filter_map(|name| self.ledger.node(name));
-        let leaving: BTreeSet<JobId> = entries
-            .flat_map(NodeEntry::jobs)
-            .filter(|job| self.leaving.contains_key(job))
-            .collect();
-        let words = |list: Vec<String>| list.join(", ");
-        let jobs = words(leaving.iter().map(ToString::to_string).collect());
-        let names = words(names.iter().map(ToString::to_string).collect());
-        Some(format!(
-            "has a place on {names} as soon as job {jobs} has saved its work there and gone"
-        ))
     }
 
     /// When to solve again though nothing happens.
@@ -573,65 +370,8 @@ impl Planner {
     }
 }
 
-fn class_of(gpu: &Gpu) -> GpuClass {
-    GpuClass {
-        memory_bytes: gpu.memory_bytes,
-        model: gpu.model.clone(),
-    }
-}
-
-/// What a node offers: a GPU that is blocked counts as long as somebody has it.
-fn offer_of(entry: &NodeEntry) -> NodeOffer {
-    let mut gpus: BTreeMap<GpuClass, u32> = BTreeMap::new();
-    for gpu in entry.usable() {
-        *gpus.entry(class_of(gpu)).or_default() += 1;
-    }
-    let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
-    NodeOffer {
-        cpus: entry.capacity.cpus,
-        memory_bytes: entry.capacity.memory_bytes,
-        gpus,
-        labels: reachable.into_iter().collect(),
-        open: entry.open,
-    }
-}
-
-/// What is held on a node, in the policy's counts. GPUs that the node does not have any more are left out.
-fn pieces_of(node: NodeIx, entry: &NodeEntry, offer: &NodeOffer, held: &Allocation) -> Vec<Piece> {
-    let mut counts: BTreeMap<GpuClass, u32> = BTreeMap::new();
-    let gpus = entry.capacity.gpus.iter();
-    for gpu in gpus.filter(|gpu| held.gpus.contains(&gpu.uuid)) {
-        *counts.entry(class_of(gpu)).or_default() += 1;
-    }
-    let (mut cpus, mut memory_bytes) = (held.cpus, held.memory_bytes);
-    let mut pieces = Vec::new();
-    for (slot, class) in (0u8..).zip(offer.gpus.keys()) {
-        if let Some(gpus) = counts.get(class) {
-            pieces.push(Piece {
-                node,
-                slot,
-                gpus: *gpus,
-                cpus: std::mem::take(&mut cpus),
-                memory_bytes: std::mem::take(&mut memory_bytes),
-            });
-        }
-    }
-    if pieces.is_empty() {
-        pieces.push(Piece {
-            node,
-            slot: 0,
-            gpus: 0,
-            cpus,
-            memory_bytes,
-        });
-    }
-    pieces
-}
-
 #[cfg(test)]
-#[path = "planner_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "planner_stories.rs"]
 mod stories;
