@@ -15,7 +15,7 @@ use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
     job::{Event, Job, JobState},
     resources::Capacity,
-    sched::{Allocation, Held, Leaving, NodeEntry, Planner, QueuedJob, policy, reason},
+    sched::{Allocation, Held, Leaving, NodeEntry, Planner, QueuedJob, policy},
     secret::Secret,
     time::Timestamp,
 };
@@ -355,19 +355,7 @@ impl State {
             let nodes = nodes.join(", ");
             return Some(format!("has a place on {nodes}, which is being stored"));
         }
-        let queued = self.planner.queue().get(job)?;
-        let ledger = self.planner.ledger();
-        let words = self.planner.chosen(job);
-        let words = words.unwrap_or_else(|| reason(ledger, &queued.request, queued.nodes));
-        let now = clock::now();
-        let wait = queued.not_before.filter(|_| !queued.is_due(now));
-        Some(match wait {
-            Some(then) => format!(
-                "starts in {} s at the earliest",
-                then.since(now).as_secs() + 1
-            ),
-            None => words,
-        })
+        self.planner.reason(clock::now(), job)
     }
 
     fn view(&self) -> Vec<NodeView> {

@@ -10,6 +10,6 @@ mod queue;
 mod waiting;
 
 pub use ledger::{Allocation, Ledger, LedgerError, NodeEntry};
-pub use planner::{Decisions, Held, Leaving, Planner};
+pub use planner::{Change, Decisions, Explanation, Held, Leaving, Planner, Short};
 pub use queue::Queue;
 pub use waiting::{Placement, QueuedJob, Unfit, largest_node_misfit, reason};

@@ -4,8 +4,11 @@
 //! which of equal GPUs a task gets. Pure: it is told the time. Called by the scheduler actor, which carries out what
 //! `solve` answers.
 
+mod explain;
 mod names;
 mod seats;
+
+pub use explain::{Change, Explanation, Short};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -44,7 +44,7 @@ impl Planner {
     }
 
     /// What the policy looks at.
-    fn ask_of(&self, queued: &QueuedJob) -> Ask {
+    pub(super) fn ask_of(&self, queued: &QueuedJob) -> Ask {
         let request = &queued.request;
         let nodes = queued.nodes.max(1);
         let mut labels = BTreeSet::new();

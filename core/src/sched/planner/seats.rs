@@ -64,6 +64,11 @@ impl Planner {
         differed
     }
 
+    /// Whether nobody has to leave a place first.
+    pub(super) fn is_free(&self, queued: &QueuedJob, pieces: &[Piece]) -> bool {
+        matches!(self.seat(queued, pieces), Seat::Free(_))
+    }
+
     /// Which GPUs, of those that the policy has counted.
     fn seat(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
         let mut nodes: BTreeMap<NodeIx, Vec<&Piece>> = BTreeMap::new();

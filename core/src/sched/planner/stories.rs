@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     resources::{Gpu, ResourceRequest},
-    sched::policy::Rule,
+    sched::{Change, policy::Rule},
 };
 
 const START: i64 = 1_000_000_000 * SECOND;
@@ -213,6 +213,71 @@ fn in_strict_order_the_first_that_does_not_fit_holds_up_the_rest() {
     assert_eq!(solve(&mut planner, 1), (vec![2, 3], vec![]));
 }
 
+#[test]
+fn a_job_that_waits_is_told_what_is_short_who_has_it_and_what_would_start_it_now() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 3));
+    planner.queued(at(0), job(2, 1, 4));
+    solve(&mut planner, 0);
+    let mut wide = job(3, 2, 2);
+    wide.request.gpu_model = "t4".into();
+    planner.queued(at(0), job(4, 1, 4));
+    planner.queued(at(0), wide);
+    solve(&mut planner, 0);
+    let why = planner.explain(at(10), JobId(3)).unwrap();
+    let short: Vec<_> = why
+        .short
+        .iter()
+        .map(|short| {
+            (
+                short.node.0.as_str(),
+                short.lacks.as_str(),
+                short.holders.clone(),
+            )
+        })
+        .collect();
+    let lacks = |free: u32| format!("gpus: asks for 2 of model t4, has {free}");
+    let (one, none) = (lacks(1), lacks(0));
+    assert_eq!(
+        short,
+        [
+            ("n0", one.as_str(), vec![JobId(1)]),
+            ("n1", none.as_str(), vec![JobId(2)]),
+        ]
+    );
+    assert_eq!(why.changes, [], "one node has one GPU, the other none");
+    let place = why.place.unwrap();
+    assert_eq!((place.ahead, place.waiting), (0, 2), "told of first");
+    let [early, middle, late] = why.expected.unwrap();
+    assert!(at(10) <= early && early <= middle && middle <= late);
+    let why = planner.explain(at(10), JobId(4)).unwrap();
+    let change = Change {
+        field: "resources.gpus",
+        from: "4".into(),
+        to: "1".into(),
+    };
+    assert_eq!(why.changes, [change]);
+    let (nodes, none) = planner.foresee(at(10), job(9, 1, 1));
+    assert_eq!((nodes, none), (Some(vec![name(0)]), None));
+    assert!(planner.foresee(at(10), job(9, 1, 2)).1.is_some());
+    assert_eq!(planner.queue().iter().count(), 2, "nothing was submitted");
+}
+
+/// The job with that change.
+fn changed(queued: &QueuedJob, change: &Change) -> QueuedJob {
+    let mut queued = queued.clone();
+    let number = || change.to.parse().unwrap();
+    match change.field {
+        "resources.gpus" => queued.request.gpus = number(),
+        "resources.cpus" => queued.request.cpus = number(),
+        "nodes" => queued.nodes = number(),
+        "resources.gpu_model" => queued.request.gpu_model.clear(),
+        "resources.memory_bytes" => queued.request.memory_bytes = number().into(),
+        other => panic!("{other}"),
+    }
+    queued
+}
+
 /// What can happen.
 #[derive(Clone, Debug)]
 enum Happens {
@@ -360,6 +425,23 @@ impl World {
         assert_eq!(self.planner.ledger().violated(), None);
         let again = self.planner.solve(now);
         assert_eq!(again, Decisions::default(), "it had something to add");
+        self.advice_holds(now);
+    }
+
+    /// Every change that is suggested to a job that waits would start it.
+    fn advice_holds(&self, now: Timestamp) {
+        for queued in self.waiting.values() {
+            let why = self.planner.explain(now, queued.job).expect("it waits");
+            for change in &why.changes {
+                let mut after = self.planner.clone();
+                after.queued(now, changed(queued, change));
+                let placements = after.solve(now).placements;
+                let starts = placements
+                    .iter()
+                    .any(|placement| placement.job == queued.job);
+                assert!(starts, "{change:?} does not start {queued:?}");
+            }
+        }
     }
 }
 

@@ -15,6 +15,8 @@ mod clearing;
 pub mod cluster;
 pub mod config;
 pub mod dense;
+pub mod explain;
+mod forecast;
 pub mod gittins;
 pub mod history;
 pub mod job;
@@ -29,6 +31,8 @@ mod reserve;
 mod scheduler;
 
 pub use config::{Config, ProjectRule, Rule, Seconds};
+pub use explain::Place;
+pub use forecast::Expected;
 pub use history::{ClassIx, History};
 pub use job::Submission;
 pub use nodes::Holding;

@@ -10,6 +10,7 @@ use super::{
     cluster::{Cluster, JobIx},
     config::{Config, Rule, Seconds},
     dense::Table,
+    forecast::Forecasts,
     history::History,
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
@@ -38,6 +39,7 @@ pub struct Scheduler {
     pub(super) due: BTreeSet<(Seconds, JobIx)>,
     /// When the rank of those who wait changes by waiting.
     pub(super) aging: BTreeSet<(Seconds, JobIx)>,
+    pub(super) forecasts: Forecasts,
     /// When room was made last, and when that was tried for all.
     pub(super) last_round: Option<Seconds>,
     pub(super) last_try: Option<Seconds>,
@@ -60,6 +62,7 @@ impl Scheduler {
         }
         let ix = self.note(now, asked);
         let project = self.job(ix).project;
+        self.forecasts.newest = Some(ix);
         self.projects.queue(project, true);
         match asked.not_before.filter(|then| *then > now) {
             Some(then) => {
@@ -179,6 +182,7 @@ impl Scheduler {
             self.projects.queue(project, false);
         }
         self.give_back(now, ix);
+        self.forecasts.settle(now, ix, false);
         self.running.remove(&ix);
         self.ready.remove(&ix);
         self.gone(ix);
