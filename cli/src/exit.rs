@@ -82,7 +82,12 @@ impl Exit {
             (v1::JobState::Completed, _) => Self::Ok,
             (v1::JobState::Cancelled, _) | (_, v1::FailureClass::Cancelled) => Self::JobCancelled,
             (_, v1::FailureClass::Timeout) => Self::JobTimedOut,
-            (_, v1::FailureClass::Infrastructure | v1::FailureClass::Lost) => Self::Infrastructure,
+            (
+                _,
+                v1::FailureClass::Infrastructure
+                | v1::FailureClass::Lost
+                | v1::FailureClass::Preempted,
+            ) => Self::Infrastructure,
             (
                 v1::JobState::Unspecified
                 | v1::JobState::Pending

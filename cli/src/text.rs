@@ -149,6 +149,7 @@ pub(crate) fn class(class: v1::FailureClass) -> Option<&'static str> {
         v1::FailureClass::OutOfMemory => Some(FailureClass::OutOfMemory.name()),
         v1::FailureClass::Infrastructure => Some(FailureClass::Infrastructure.name()),
         v1::FailureClass::Lost => Some(FailureClass::Lost.name()),
+        v1::FailureClass::Preempted => Some(FailureClass::Preempted.name()),
         v1::FailureClass::Cancelled => Some(FailureClass::Cancelled.name()),
         v1::FailureClass::Timeout => Some(FailureClass::Timeout.name()),
     }

@@ -170,6 +170,7 @@ pub async fn run_on(
     datasets.tend();
     let args = RootArgs {
         store: store.clone(),
+        policy: options.config.scheduling.policy(),
         lease: options.config.lease(),
         cordon_after: options.config.nodes.cordon_after_failures,
         gang_patience: options.config.gang_patience(),

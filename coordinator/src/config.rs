@@ -7,6 +7,7 @@ mod access;
 mod datasets;
 mod http;
 mod outward;
+mod scheduling;
 mod tls;
 mod trackers;
 
@@ -21,6 +22,7 @@ pub use access::{Login, OidcConfig};
 pub use datasets::{DatasetsConfig, LabelerConfig, Provider, StorageConfig};
 pub use http::Http;
 pub(crate) use outward::is_exposed;
+pub use scheduling::{PolicyName, ProjectConfig, Scheduling};
 use serde::Deserialize;
 pub use tls::{ClientCert, Tls};
 use trainyard_config::Shipped;
@@ -57,6 +59,8 @@ pub struct Config {
     pub leases: Leases,
     /// When a node gets no more jobs.
     pub nodes: NodesConfig,
+    /// Who starts where, and who makes room.
+    pub scheduling: Scheduling,
     /// How much it takes.
     pub limits: Limits,
     /// What is asked of HTTP clients.
@@ -310,6 +314,7 @@ impl Config {
         }
         self.check_datasets()?;
         self.oidc.check()?;
+        self.scheduling.check()?;
         self.trackers.check()
     }
 }

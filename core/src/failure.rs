@@ -23,6 +23,8 @@ pub enum FailureClass {
     Cancelled,
     /// It ran longer than its limit.
     Timeout,
+    /// It made room for another job.
+    Preempted,
 }
 
 impl FailureClass {
@@ -36,6 +38,7 @@ impl FailureClass {
             Self::Lost => "lost",
             Self::Cancelled => "cancelled",
             Self::Timeout => "timeout",
+            Self::Preempted => "preempted",
         }
     }
 }
@@ -51,6 +54,8 @@ pub enum StopCause {
     Fenced,
     /// Another rank of its gang has failed.
     PeerFailed,
+    /// Another job needs its place.
+    Preempted,
 }
 
 /// How a task ended, as its agent saw it.
@@ -122,6 +127,11 @@ pub fn judge(end: &TaskEnd, completion: Option<&Completion>) -> Outcome {
 }
 
 fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureClass, String)> {
+    let succeeded = completion.is_some_and(|word| word.succeeded) && end.exit_code == Some(0);
+    if end.stop_cause == Some(StopCause::Preempted) && succeeded {
+        // It was through when it was told to go.
+        return None;
+    }
     if let Some(cause) = end.stop_cause {
         return Some(match cause {
             StopCause::Cancelled => (FailureClass::Cancelled, "cancelled by a user".to_owned()),
@@ -136,6 +146,10 @@ fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureCla
             StopCause::PeerFailed => (
                 FailureClass::Infrastructure,
                 "stopped: another rank of its gang had failed".to_owned(),
+            ),
+            StopCause::Preempted => (
+                FailureClass::Preempted,
+                "stopped: it made room for another job".to_owned(),
             ),
         });
     }
@@ -260,6 +274,7 @@ mod tests {
         for (cause, class) in [
             (StopCause::Cancelled, FailureClass::Cancelled),
             (StopCause::TimeLimit, FailureClass::Timeout),
+            (StopCause::Preempted, FailureClass::Preempted),
         ] {
             let end = TaskEnd {
                 stop_cause: Some(cause),
@@ -267,6 +282,23 @@ mod tests {
             };
             assert_eq!(judge(&end, None).class, Some(class));
         }
+    }
+
+    #[test]
+    fn a_trainer_that_was_through_when_it_was_to_make_room_has_completed() {
+        let word = Completion {
+            succeeded: true,
+            ..Completion::default()
+        };
+        let mut end = TaskEnd {
+            stop_cause: Some(StopCause::Preempted),
+            ..exited(0)
+        };
+        assert_eq!(judge(&end, Some(&word)).class, None);
+        end.exit_code = None;
+        end.signal = Some(15);
+        let class = judge(&end, Some(&word)).class;
+        assert_eq!(class, Some(FailureClass::Preempted));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub enum Again {
     },
     /// At once, with half of the batch.
     HalfBatch,
+    /// When there is room again, as often as that may be.
+    WithRoom,
 }
 
 impl RetryPolicy {
@@ -98,6 +100,7 @@ impl RetryPolicy {
                 let may = self.out_of_memory == OnMemory::HalveBatch && !tried.halved;
                 may.then_some(Again::HalfBatch)
             }
+            FailureClass::Preempted => Some(Again::WithRoom),
             FailureClass::User | FailureClass::Cancelled | FailureClass::Timeout => None,
         }
     }
@@ -151,6 +154,16 @@ mod tests {
         ] {
             assert_eq!(policy.again(class, &tried(0), NOW), None, "{class:?}");
         }
+    }
+
+    #[test]
+    fn whoever_made_room_goes_on_however_often_that_was_and_at_no_cost() {
+        let policy = RetryPolicy {
+            limit: 0,
+            ..RetryPolicy::default()
+        };
+        let again = policy.again(FailureClass::Preempted, &tried(7), NOW);
+        assert_eq!(again, Some(Again::WithRoom));
     }
 
     #[test]

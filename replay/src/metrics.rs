@@ -47,6 +47,18 @@ pub struct Figures {
     pub wall_s: f64,
     /// Jobs that no nodes could hold.
     pub stuck: usize,
+    /// How good predictions were, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
+}
+
+/// Predictions of when a job starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Predicted {
+    /// Jobs that had to wait, of which it was predicted.
+    pub jobs: u64,
+    /// Those that started between what was told for one and for nine cases of ten.
+    pub within: u64,
 }
 
 /// Finish-time fairness and isolation allow so much.
@@ -119,6 +131,7 @@ pub fn figures(
         pass_p99_us: percentile(&passes, 99.0),
         wall_s: 0.0,
         stuck: outcome.stuck,
+        predicted: None,
     }
 }
 

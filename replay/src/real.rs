@@ -6,6 +6,7 @@ use trainyard_core::sched::policy::{Config, Scheduler, Submission, cluster::Node
 
 use crate::{
     engine::{Action, Player},
+    metrics::Predicted,
     trace::TraceJob,
 };
 
@@ -53,6 +54,15 @@ impl<'a> Real<'a> {
             pinned,
             places: BTreeMap::new(),
         }
+    }
+}
+
+impl Real<'_> {
+    /// How often a job's start was predicted, and how often it started between the two.
+    #[must_use]
+    pub fn coverage(&self) -> Predicted {
+        let (jobs, within) = self.scheduler.coverage();
+        Predicted { jobs, within }
     }
 }
 

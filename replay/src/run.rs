@@ -58,6 +58,8 @@ pub struct Question {
     pub restart_cost: i64,
     /// The part of the jobs that may be stopped.
     pub preemptible: f64,
+    /// Guess when jobs start, and count how often that was right.
+    pub predict: bool,
 }
 
 /// Why there is no answer.
@@ -100,6 +102,9 @@ impl Answer {
     }
 }
 
+/// With `--predict` one job is guessed at in so many seconds.
+const GUESSES: i64 = 60;
+
 const RULES: [(&str, Rule); 4] = [
     ("default", Rule::Gittins),
     ("fifo", Rule::Fifo),
@@ -138,11 +143,14 @@ pub fn answer(
         let config = Config {
             rule: *rule,
             restart_cost: question.restart_cost,
+            forecast_every: if question.predict { GUESSES } else { 0 },
             ..Config::default()
         };
         let nodes = (question.nodes.count, question.nodes.gpus);
         let mut real = Real::new(&jobs, &history, nodes, config, question.preemptible);
-        policies.push(bench.play(name, &mut real));
+        let (mut figures, outcome) = bench.play(name, &mut real);
+        figures.predicted = question.predict.then(|| real.coverage());
+        policies.push((figures, outcome));
     }
     if question.policy == "all" {
         for (anchor, name) in Anchor::ALL {

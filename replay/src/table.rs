@@ -1,6 +1,6 @@
 //! The table of the traces' README as text.
 
-use crate::metrics::Figures;
+use crate::metrics::{Figures, Predicted};
 
 const HEADS: [&str; 16] = [
     "JCT mean",
@@ -44,6 +44,17 @@ pub fn table(rows: &[&Figures]) -> String {
             let words = format!(
                 "\n  {} jobs are wider than all nodes together, and never ran",
                 row.stuck
+            );
+            text.push_str(&words);
+        }
+    }
+    for row in rows {
+        if let Some(predicted) = &row.predicted {
+            let Predicted { jobs, within } = predicted;
+            let percent = within * 100 / (*jobs).max(1);
+            let words = format!(
+                "\n{}: {within} of {jobs} predicted starts ({percent} %) came between the times told for one and nine cases of ten",
+                row.policy
             );
             text.push_str(&words);
         }

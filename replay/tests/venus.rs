@@ -25,6 +25,7 @@ fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
         policy: policy.into(),
         restart_cost: 60,
         preemptible: 1.0,
+        predict: false,
     };
     answer(&question, &|| Duration::ZERO).expect("the trace beside this file")
 }
@@ -106,6 +107,7 @@ fn what_cannot_be_answered_says_what_can() {
         policy: "default".into(),
         restart_cost: 60,
         preemptible: 1.0,
+        predict: false,
     };
     let words = answer(&question, &|| Duration::ZERO)
         .unwrap_err()

@@ -159,7 +159,7 @@ fn attempts(job: &v1::Job, record: &Record) -> Result<()> {
             )
         };
         let fine = match how.failure_class() {
-            FailureClass::Lost => true,
+            FailureClass::Lost | FailureClass::Preempted => true,
             // A full disk may keep a trainer from its start, and ends none that has started.
             FailureClass::Infrastructure => {
                 let space = cramped || how.message.contains("space");

@@ -64,7 +64,7 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
                     "job {id} failed for its user: {outcome:?}"
                 );
             }
-            Some(FailureClass::Infrastructure | FailureClass::Lost) => {
+            Some(FailureClass::Infrastructure | FailureClass::Lost | FailureClass::Preempted) => {
                 let again = job.tried.again;
                 ensure!(
                     again >= RetryPolicy::default().limit,

@@ -46,6 +46,7 @@ pub(super) fn of_stop(stop: &Stop) -> String {
         StopCause::TimeLimit => "the time limit is over",
         StopCause::Fenced => "a newer attempt has taken its place",
         StopCause::PeerFailed => "another rank of the gang has failed",
+        StopCause::Preempted => "another job needs its place",
     };
     let seconds = stop.grace.as_secs_f64();
     format!("stopping: {why}; the trainer has {seconds} s to end by itself")

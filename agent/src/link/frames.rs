@@ -45,6 +45,7 @@ pub(super) fn stop_of(stop: v1::StopTask) -> Result<RunsMsg, WireError> {
         v1::StopCause::Cancelled => StopCause::Cancelled,
         v1::StopCause::TimeLimit => StopCause::TimeLimit,
         v1::StopCause::PeerFailed => StopCause::PeerFailed,
+        v1::StopCause::Preempted => StopCause::Preempted,
         v1::StopCause::Fenced | v1::StopCause::Unspecified => StopCause::Fenced,
     };
     let grace = stop.grace_period.as_ref();

@@ -35,6 +35,9 @@ pub(crate) struct ReplayArgs {
     /// The part of the jobs that may be stopped, 0 to 1; which ones is drawn by their number
     #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = part)]
     preemptible: f64,
+    /// Guess when jobs that wait will start, and say how often that was right
+    #[arg(long)]
+    predict: bool,
     /// Draw the queue over time into this file
     #[arg(long, value_name = "FILE.svg")]
     svg: Option<PathBuf>,
@@ -57,6 +60,7 @@ pub(crate) fn run(screen: &Screen, args: ReplayArgs) -> anyhow::Result<Exit> {
         policy: args.policy,
         restart_cost: args.restart_cost,
         preemptible: args.preemptible,
+        predict: args.predict,
     };
     let answer = answer(&question, &clock::stopwatch())?;
     if let Some(path) = &args.svg {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
-use trainyard_core::node::Lease;
+use trainyard_core::{node::Lease, sched::policy};
 
 use super::{
     job::JobMsg,
@@ -41,6 +41,8 @@ pub struct Tree {
 pub struct RootArgs {
     /// For all that is durable.
     pub store: Store,
+    /// Who starts where, and who makes room.
+    pub policy: policy::Config,
     /// For how long a silent node is believed.
     pub lease: Lease,
     /// Launches in a row that may fail on a node before it gets no more jobs; 0 for any number.
@@ -87,7 +89,8 @@ impl Actor for Root {
         args: RootArgs,
     ) -> Result<State, ActorProcessingErr> {
         let cell = myself.get_cell();
-        let (scheduler, _) = Scheduler::spawn_linked(None, Scheduler, (), cell.clone()).await?;
+        let (scheduler, _) =
+            Scheduler::spawn_linked(None, Scheduler, args.policy, cell.clone()).await?;
         let offers = Offers::default();
         let of_nodes = NodesArgs {
             offers: offers.clone(),

@@ -1,8 +1,8 @@
-//! The scheduler: sole owner of the ledger and the queue.
+//! The scheduler: sole owner of ledger, queue and policy.
 //!
-//! Child of Root. Runs `core::sched::solve` once after a burst of changes, never for each. It holds
-//! no durable state: at start Root tells it what the store says. If it fails, the process ends and
-//! begins again from the store.
+//! Child of Root. Asks `core::sched::Planner` what to do once after a burst of changes, never for each, and carries it
+//! out: places go to their jobs, and jobs that are to make room are told. It holds no durable state: at start Root tells
+//! it what the store says. If it fails, the process ends and begins again from the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
     job::{Event, Job, JobState},
     resources::Capacity,
-    sched::{Allocation, Ledger, Queue, QueuedJob, reason, solve},
+    sched::{Allocation, Held, Leaving, NodeEntry, Planner, QueuedJob, policy},
     secret::Secret,
     time::Timestamp,
 };
@@ -111,11 +111,10 @@ impl From<Proposal> for JobMsg {
     }
 }
 
-/// Ledger and queue.
+/// The planner, and what is under way.
 #[derive(Debug, Default)]
 pub struct State {
-    ledger: Ledger,
-    queue: Queue,
+    planner: Planner,
     unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
     /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
@@ -130,10 +129,17 @@ pub struct State {
 impl Actor for Scheduler {
     type Msg = SchedulerMsg;
     type State = State;
-    type Arguments = ();
+    type Arguments = policy::Config;
 
-    async fn pre_start(&self, _myself: SchedulerRef, (): ()) -> Result<State, ActorProcessingErr> {
-        Ok(State::default())
+    async fn pre_start(
+        &self,
+        _myself: SchedulerRef,
+        config: policy::Config,
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            planner: Planner::new(config),
+            ..State::default()
+        })
     }
 
     async fn handle(
@@ -147,16 +153,18 @@ impl Actor for Scheduler {
             SchedulerMsg::JobIs(job) => state.job_is(*job),
             SchedulerMsg::Waiting(jobs) => {
                 state.dirty = true;
-                jobs.into_iter().for_each(|job| state.queue.insert(job));
+                let now = clock::now();
+                jobs.into_iter()
+                    .for_each(|job| state.planner.queued(now, job));
             }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
             SchedulerMsg::Address(name, address) => {
-                state.ledger.set_address(name, address);
+                state.planner.set_address(clock::now(), &name, address);
                 state.dirty = true;
             }
             SchedulerMsg::Blocked(name, gpus) => {
-                state.ledger.block(name, gpus);
+                state.planner.block(clock::now(), &name, gpus);
                 state.dirty = true;
             }
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
@@ -177,35 +185,40 @@ impl Actor for Scheduler {
 impl State {
     fn job_is(&mut self, job: Job) {
         self.dirty = true;
-        match job.live() {
-            Some(attempt) => {
-                self.queue.remove(job.id);
-                self.unanswered.remove(&job.id);
-                self.attempts.insert(job.id, attempt.number);
-                let wanted = job.allocations();
-                if self.ledger.held_by(job.id) != wanted {
-                    let wanted = wanted.into_iter().cloned().collect();
-                    self.ledger.release(job.id);
-                    self.hold(job.id, wanted);
-                }
+        let now = clock::now();
+        let Some(attempt) = job.live() else {
+            if let Some(proposal) = self.unanswered_of(&job) {
+                // Not answered yet, or lost on its way. It stays held: were it given to another
+                // job, both could take it.
+                self.tell(job.id, proposal.into());
+                return;
             }
-            None => {
-                if let Some(proposal) = self.unanswered_of(&job) {
-                    // Not answered yet, or lost on its way. It stays held: were it given to another
-                    // job, both could take it.
-                    self.tell(job.id, proposal.into());
-                    return;
-                }
-                self.unanswered.remove(&job.id);
-                self.ledger.release(job.id);
-                self.attempts.remove(&job.id);
-                if job.state == JobState::Queued {
-                    self.queue.insert(queued(&job));
-                } else {
-                    self.queue.remove(job.id);
-                }
+            self.unanswered.remove(&job.id);
+            self.attempts.remove(&job.id);
+            if job.state == JobState::Queued {
+                self.planner.queued(now, job.queued());
+            } else {
+                self.planner.gone(now, job.id, job.state.is_terminal());
             }
+            return;
+        };
+        self.unanswered.remove(&job.id);
+        self.attempts.insert(job.id, attempt.number);
+        let goes = attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
+        if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
+            // It was told before it was what it is now, or that was lost on its way.
+            self.make_room(Leaving {
+                job: job.id,
+                for_job,
+            });
         }
+        let held = Held {
+            asked: job.queued(),
+            allocations: job.allocations().into_iter().cloned().collect(),
+            since: attempt.placed_at,
+            leaves_for: attempt.makes_room_for,
+        };
+        self.planner.holds(now, held);
     }
 
     /// The placement that `job` has still to answer; one from before it was queued anew is none.
@@ -213,12 +226,6 @@ impl State {
         let proposal = self.unanswered.get(&job.id)?;
         let waits = job.state == JobState::Queued && job.state_since == proposal.queued_at;
         waits.then(|| proposal.clone())
-    }
-
-    fn hold(&mut self, job: JobId, allocations: Vec<Allocation>) {
-        if let Err(error) = self.ledger.restore(job, allocations) {
-            tracing::warn!(%job, %error, "the ledger refused a stored allocation");
-        }
     }
 
     /// Jobs that the ledger sees on the node but the node has no trace of must hear of it.
@@ -252,7 +259,8 @@ impl State {
         if let Some((wished, _)) = strays {
             *wished = open;
         }
-        self.ledger.set_node(name, capacity, open && clean);
+        let open = open && clean;
+        self.planner.set_node(clock::now(), &name, capacity, open);
     }
 
     fn stray_gone(&mut self, name: NodeName, task: (JobId, AttemptNo)) {
@@ -261,7 +269,7 @@ impl State {
         };
         strays.remove(&task);
         let (open, is_last) = (*open, strays.is_empty());
-        let node = self.ledger.node(&name).filter(|_| is_last);
+        let node = self.planner.ledger().node(&name).filter(|_| is_last);
         if let Some(capacity) = node.map(|node| node.capacity.clone()) {
             self.strays.remove(&name);
             self.set_node(name, capacity, open);
@@ -292,7 +300,7 @@ impl State {
 
     /// In how long to look again, unless that is seen to.
     fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
-        let next = self.queue.next_due(now);
+        let next = self.planner.wake(now);
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
         let next = next.filter(|next| set.is_none_or(|set| *next < set))?;
@@ -308,26 +316,35 @@ impl State {
     }
 
     fn place(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
-        for placement in solve(&mut self.ledger, now, &self.queue) {
-            let Some(queued) = self.queue.remove(placement.job) else {
-                continue;
-            };
+        let decisions = self.planner.solve(now);
+        for placement in decisions.placements {
             let proposal = Proposal {
-                queued_at: queued.queued_at,
+                queued_at: placement.queued_at,
                 allocations: placement.allocations,
                 secret: secret(),
             };
             self.unanswered.insert(placement.job, proposal.clone());
             self.tell(placement.job, proposal.into());
         }
-        match self.ledger.newly_violated() {
+        for leaving in decisions.leaving {
+            self.make_room(leaving);
+        }
+        match self.planner.newly_violated() {
             None => Ok(()),
             Some(broken) => Err(broken.into()),
         }
     }
 
+    /// One that is not placed yet hears of it when it is.
+    fn make_room(&self, leaving: Leaving) {
+        if let Some(attempt) = self.attempts.get(&leaving.job) {
+            let event = Event::MakeRoom(*attempt, leaving.for_job);
+            self.tell(leaving.job, JobMsg::Event(event, None));
+        }
+    }
+
     fn jobs_on(&self, name: &NodeName) -> Vec<JobId> {
-        let entry = self.ledger.node(name);
+        let entry = self.planner.ledger().node(name);
         entry.map_or_else(Vec::new, |entry| entry.jobs().collect())
     }
 
@@ -338,26 +355,16 @@ impl State {
             let nodes = nodes.join(", ");
             return Some(format!("has a place on {nodes}, which is being stored"));
         }
-        let queued = self.queue.get(job)?;
-        let words = reason(&self.ledger, &queued.request, queued.nodes);
-        let now = clock::now();
-        let wait = queued.not_before.filter(|_| !queued.is_due(now));
-        Some(match wait {
-            Some(then) => format!(
-                "starts in {} s at the earliest",
-                then.since(now).as_secs() + 1
-            ),
-            None => words,
-        })
+        self.planner.reason(clock::now(), job)
     }
 
     fn view(&self) -> Vec<NodeView> {
-        let view = |(name, entry): (&NodeName, &trainyard_core::sched::NodeEntry)| NodeView {
+        let view = |(name, entry): (&NodeName, &NodeEntry)| NodeView {
             name: name.clone(),
             free: entry.free(),
             jobs: entry.jobs().collect(),
         };
-        self.ledger.nodes().map(view).collect()
+        self.planner.ledger().nodes().map(view).collect()
     }
 
     fn tell(&self, job: JobId, message: JobMsg) {
@@ -366,20 +373,6 @@ impl State {
         if jobs.is_none_or(|jobs| jobs.cast(route).is_err()) {
             tracing::warn!(%job, "a placement found no one; the job waits for the next start");
         }
-    }
-}
-
-/// Shared with the jobs actor, which queues what it has just stored.
-pub(super) fn queued(job: &Job) -> QueuedJob {
-    QueuedJob {
-        job: job.id,
-        request: job.spec.resources.clone(),
-        nodes: job.spec.nodes,
-        priority: job.spec.priority,
-        queued_at: job.state_since,
-        age: QueuedJob::age(job.asked_at, job.state_since),
-        not_before: job.not_before,
-        avoid: job.failed_on.clone(),
     }
 }
 

@@ -44,6 +44,7 @@ async fn world(lease: Lease) -> World {
     let (failed_sender, failed) = watch::channel(None);
     let args = RootArgs {
         store: store.clone(),
+        policy: trainyard_core::sched::policy::Config::default(),
         lease,
         cordon_after: 3,
         gang_patience: std::time::Duration::from_secs(300),

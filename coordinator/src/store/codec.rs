@@ -7,12 +7,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use trainyard_core::{
     ids::{JobId, NodeName, Rank},
-    job::{Job, JobState},
+    job::{Attempt, Job, JobState, have_run},
     resources::ResourceRequest,
     sched::QueuedJob,
     time::Timestamp,
@@ -289,6 +293,13 @@ struct InQueue {
     not_before: Option<Timestamp>,
     #[serde(default)]
     failed_on: BTreeSet<NodeName>,
+    #[serde(default)]
+    submitted_by: String,
+    created_at: Timestamp,
+    #[serde(default)]
+    attempts: Vec<Attempt>,
+    #[serde(default)]
+    resumable: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -299,6 +310,16 @@ struct Asked {
     priority: i32,
     #[serde(default = "one")]
     nodes: u32,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    project_id: Option<i64>,
+    #[serde(default)]
+    preemptible: bool,
+    #[serde(default)]
+    resume: bool,
+    #[serde(default)]
+    time_limit: Option<Duration>,
 }
 
 fn one() -> u32 {
@@ -314,7 +335,20 @@ pub(super) fn queued_from_json(
     if job.state != JobState::Queued {
         return Ok(None);
     }
+    let asked = job.asked_at.unwrap_or(job.created_at);
+    let goes_on = job.resumable.is_some() && job.spec.resume;
+    let attempts = if goes_on {
+        job.attempts.as_slice()
+    } else {
+        &[]
+    };
     Ok(Some(QueuedJob {
+        has_run: have_run(attempts, asked),
+        project: job.spec.project_id,
+        user: job.submitted_by,
+        name: job.spec.name,
+        preemptible: job.spec.preemptible,
+        limit: job.spec.time_limit,
         job: job.id,
         request: job.spec.resources,
         nodes: job.spec.nodes,

@@ -78,6 +78,7 @@ mod rest;
 mod resume;
 #[cfg(test)]
 mod roles;
+mod room;
 #[cfg(test)]
 mod s3;
 #[cfg(test)]

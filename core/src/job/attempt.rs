@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{FailureClass, Outcome, StopCause, TaskEnd, judge},
-    ids::{AttemptNo, NodeName, Rank},
+    ids::{AttemptNo, JobId, NodeName, Rank},
     record::Completion,
     sched::Allocation,
     secret::Secret,
@@ -156,6 +156,9 @@ pub struct Attempt {
     /// Of a gang: it is being ended, for this reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blame: Option<Blame>,
+    /// It was told to make room for this job: it saves its work, and goes on when there is room again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub makes_room_for: Option<JobId>,
     /// The trainer's own last word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion: Option<Completion>,
@@ -194,6 +197,7 @@ impl Attempt {
             port: None,
             let_go_at: None,
             blame: None,
+            makes_room_for: None,
             completion: None,
             first_epoch: None,
             anew: true,
@@ -348,7 +352,7 @@ impl Attempt {
     /// long as `patience`, or nothing new for [`SAME_WORDS`] times as long.
     #[must_use]
     pub fn late(&self, now: Timestamp, patience: Duration, heard: &Heard) -> Vec<Rank> {
-        if !self.is_gang() || self.blame.is_some() {
+        if !self.is_gang() || self.blame.is_some() || self.makes_room_for.is_some() {
             return Vec::new();
         }
         let open = self.parts().filter(|(_, part)| self.keeps_waiting(part));
@@ -359,7 +363,7 @@ impl Attempt {
     /// When to ask for late ranks next; none when nobody is waited for.
     #[must_use]
     pub fn next_late(&self, patience: Duration, heard: &Heard) -> Option<Timestamp> {
-        if !self.is_gang() || self.blame.is_some() {
+        if !self.is_gang() || self.blame.is_some() || self.makes_room_for.is_some() {
             return None;
         }
         let open = self.parts().filter(|(_, part)| self.keeps_waiting(part));
@@ -384,6 +388,16 @@ impl Attempt {
     }
 }
 
+/// For how long the trainers of these attempts have run that were tried again since `asked`.
+#[must_use]
+pub fn have_run(attempts: &[Attempt], asked: Timestamp) -> Duration {
+    let over = attempts
+        .iter()
+        .filter(|attempt| attempt.tried_again && attempt.placed_at >= asked);
+    over.filter_map(|attempt| Some(attempt.ended_at()?.since(attempt.started_at()?)))
+        .sum()
+}
+
 /// What explains more weighs more.
 fn weight(class: Option<FailureClass>) -> u8 {
     match class {
@@ -394,5 +408,6 @@ fn weight(class: Option<FailureClass>) -> u8 {
         Some(FailureClass::Cancelled) => 4,
         Some(FailureClass::Infrastructure) => 5,
         Some(FailureClass::Lost) => 6,
+        Some(FailureClass::Preempted) => 7,
     }
 }

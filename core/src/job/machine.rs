@@ -37,6 +37,7 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         Event::NodeLost(attempt, node, why) => next.node_lost(attempt, &node, why)?,
         Event::Heard(task) => next.heard(task)?,
         Event::Late(attempt, ranks) => next.late(attempt, ranks)?,
+        Event::MakeRoom(attempt, job) => next.make_room(attempt, job)?,
         Event::Tracked(attempt, tracker, run) => next.tracked(attempt, tracker, run)?,
     }
     Ok(Step {
@@ -176,6 +177,12 @@ impl Draft {
                 self.job.spec.batch_size /= 2;
                 let batch = self.job.spec.batch_size;
                 format!("is tried again with batch_size {batch}: {why}")
+            }
+            Again::WithRoom => {
+                let live = self.job.attempts.last();
+                let other = live.and_then(|live| live.makes_room_for);
+                let other = other.map_or_else(|| "another".to_owned(), |job| job.to_string());
+                format!("made room for job {other}, and goes on when there is room")
             }
         };
         if let Some(checkpoint) = &self.job.resumable {

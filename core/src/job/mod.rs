@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, Heard, Part};
+pub use attempt::{Attempt, Blame, Heard, Part, have_run};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 
@@ -24,7 +24,7 @@ use crate::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     record::{Checkpoint, Completion, Progress},
     retry::Tried,
-    sched::Allocation,
+    sched::{Allocation, QueuedJob},
     secret::Secret,
     spec::JobSpec,
     time::Timestamp,
@@ -145,6 +145,8 @@ pub enum Event {
     Heard(TaskKey),
     /// These ranks keep the rest of their gang waiting for too long.
     Late(AttemptNo, Vec<Rank>),
+    /// The scheduler needs the attempt's place for that job.
+    MakeRoom(AttemptNo, JobId),
     /// The attempt has this run at a tracker; may come long after its end.
     Tracked(AttemptNo, Tracker, String),
 }
@@ -290,6 +292,38 @@ impl Job {
         let parts = self.live().into_iter().flat_map(Attempt::parts);
         let held = parts.filter(|(_, part)| !part.is_over());
         held.map(|(_, part)| &part.allocation).collect()
+    }
+
+    /// What the scheduler is told of it while it waits.
+    #[must_use]
+    pub fn queued(&self) -> QueuedJob {
+        QueuedJob {
+            job: self.id,
+            request: self.spec.resources.clone(),
+            nodes: self.spec.nodes,
+            priority: self.spec.priority,
+            queued_at: self.state_since,
+            age: QueuedJob::age(self.asked_at, self.state_since),
+            not_before: self.not_before,
+            avoid: self.failed_on.clone(),
+            project: self.spec.project_id,
+            user: self.submitted_by.clone(),
+            name: self.spec.name.clone(),
+            preemptible: self.spec.preemptible,
+            limit: self.spec.time_limit,
+            has_run: self.has_run(),
+        }
+    }
+
+    /// For how long its trainers have run in attempts that are over, as far as that was not in vain: without a
+    /// checkpoint to go on from it was.
+    #[must_use]
+    pub fn has_run(&self) -> std::time::Duration {
+        if self.resumable.is_none() || !self.spec.resume {
+            return std::time::Duration::ZERO;
+        }
+        let asked = self.asked_at.unwrap_or(self.created_at);
+        attempt::have_run(&self.attempts, asked)
     }
 
     /// The name of one of its tasks.

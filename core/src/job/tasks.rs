@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     failure::{FailureClass, StopCause, TaskEnd},
-    ids::{AttemptNo, NodeName, Rank, TaskKey},
+    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     retry::OnLost,
     sched::Allocation,
     secret::Secret,
@@ -83,7 +83,7 @@ impl Draft {
         let names = attempt.parts().filter(|(_, part)| !part.waits);
         let missing: Vec<_> = names.map(|(rank, _)| rank).collect();
         let (size, missing_names) = (attempt.world_size(), attempt.names(&missing));
-        if attempt.blame.is_some() {
+        if attempt.blame.is_some() || attempt.makes_room_for.is_some() {
             return Ok(());
         }
         if attempt.let_go_at.is_some() {
@@ -158,7 +158,8 @@ impl Draft {
             self.finish_if_drained(task);
             return Ok(());
         }
-        if let Some(outcome) = failed.filter(|_| attempt.blame.is_none()) {
+        let goes = attempt.blame.is_some() || attempt.makes_room_for.is_some();
+        if let Some(outcome) = failed.filter(|_| !goes) {
             let words = format!("{}: {}", attempt.names(&[task.rank]), outcome.message);
             self.end_gang(task.attempt, Blame::Failed(task.rank), &words)?;
         }
@@ -181,11 +182,24 @@ impl Draft {
     pub(super) fn late(&mut self, attempt: AttemptNo, ranks: Vec<Rank>) -> Result<(), Illegal> {
         self.only_in(&[JobState::Starting], "late")?;
         let live = self.live(attempt)?;
-        if live.blame.is_some() || ranks.is_empty() {
+        if live.blame.is_some() || live.makes_room_for.is_some() || ranks.is_empty() {
             return Err(self.not_now("late"));
         }
         let words = format!("{}: {LATE}", live.names(&ranks));
         self.end_gang(attempt, Blame::Late(ranks), &words)
+    }
+
+    /// Its place is needed for another job: it saves its work, gives all back, and waits for a place of its own again.
+    pub(super) fn make_room(&mut self, attempt: AttemptNo, other: JobId) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Starting, JobState::Running], "make room")?;
+        let live = self.live(attempt)?;
+        if live.blame.is_some() || live.makes_room_for.is_some() || self.job.cancel_requested {
+            return Err(self.not_now("make room"));
+        }
+        self.live(attempt)?.makes_room_for = Some(other);
+        self.job.reason = format!("makes room for job {other}: saves its work, and goes on later");
+        self.stop(StopCause::Preempted);
+        Ok(())
     }
 
     pub(super) fn stored(&mut self, task: TaskKey, told: Told) -> Result<(), Illegal> {
@@ -234,11 +248,14 @@ impl Draft {
         let now = self.now;
         // It was to stop, and it has: nobody else's fault.
         let cancelled = self.job.cancel_requested.then_some(StopCause::Cancelled);
-        let ends = self.live(task.attempt)?.blame.is_some();
+        let live = self.live(task.attempt)?;
+        let (ends, goes) = (live.blame.is_some(), live.makes_room_for.is_some());
         let part = self.live_part(task)?;
-        // What never ran has nothing to do with why its gang failed.
-        let unneeded = ends && part.started_at.is_none();
-        let stop_cause = cancelled.or_else(|| unneeded.then_some(StopCause::PeerFailed));
+        // What never ran has nothing to do with why its gang failed, and had nothing to save.
+        let fresh = part.started_at.is_none();
+        let stop_cause = cancelled
+            .or_else(|| (ends && fresh).then_some(StopCause::PeerFailed))
+            .or_else(|| (goes && fresh).then_some(StopCause::Preempted));
         let end = part.end.get_or_insert_with(|| TaskEnd {
             stop_cause,
             error: Some(why),
@@ -261,6 +278,7 @@ impl Draft {
     ) -> Result<(), Illegal> {
         let live = self.live(attempt)?;
         let ends = live.blame.is_some();
+        let leaves = live.makes_room_for.is_some();
         let number = live.number;
         let Some(rank) = live.rank_on(node) else {
             return Err(self.not_now("node lost"));
@@ -272,7 +290,7 @@ impl Draft {
         let ended = part.is_some_and(|part| part.end.is_some());
         let goes_on = matches!(self.job.state, JobState::Starting | JobState::Running);
         let asks = self.job.spec.retry.on_lost == OnLost::Wait;
-        let waits = asks && goes_on && !ended && !ends && !self.job.cancel_requested;
+        let waits = asks && goes_on && !ended && !ends && !self.job.cancel_requested && !leaves;
         if !waits {
             return self.task_lost(self.job.task(number, rank), why);
         }
@@ -307,7 +325,11 @@ impl Draft {
         }
         let (mut outcome, ranks) = live.verdict();
         // It would be tried again, had nobody asked for its end: that is how it ends.
-        let platform = [FailureClass::Infrastructure, FailureClass::Lost];
+        let platform = [
+            FailureClass::Infrastructure,
+            FailureClass::Lost,
+            FailureClass::Preempted,
+        ];
         if self.job.cancel_requested && outcome.class.is_some_and(|class| platform.contains(&class))
         {
             outcome.class = Some(FailureClass::Cancelled);

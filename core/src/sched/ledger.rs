@@ -60,27 +60,27 @@ impl NodeEntry {
         self.held.keys().copied()
     }
 
-    /// What `request` would take of `free`, which is what `node` has left: the smallest GPUs that do.
+    /// Who holds what here, oldest job first.
+    pub fn held(&self) -> impl Iterator<Item = (&JobId, &Allocation)> {
+        self.held.iter()
+    }
+
+    /// Whether GPUs here are kept from everybody for now.
     #[must_use]
-    pub fn carve(
-        node: &NodeName,
-        free: &Capacity,
-        request: &ResourceRequest,
-    ) -> Option<Allocation> {
-        if !request.fits(free) {
-            return None;
-        }
-        let accepts = |gpu: &&Gpu| request.accepts(gpu);
-        let mut fitting: Vec<_> = free.gpus.iter().filter(accepts).collect();
-        fitting.sort_by_key(|gpu| gpu.memory_bytes);
-        let wanted = usize::try_from(request.gpus).unwrap_or(usize::MAX);
-        let gpus = fitting.into_iter().take(wanted);
-        Some(Allocation {
-            node: node.clone(),
-            cpus: request.cpus,
-            memory_bytes: request.memory_bytes,
-            gpus: gpus.map(|gpu| gpu.uuid.clone()).collect(),
-            address: String::new(),
+    pub fn has_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    /// Its GPUs but for those that are blocked and that nobody holds.
+    pub fn usable(&self) -> impl Iterator<Item = &Gpu> {
+        let held: BTreeSet<&str> = self
+            .held
+            .values()
+            .flat_map(|held| held.gpus.iter().map(String::as_str))
+            .collect();
+        let gpus = self.capacity.gpus.iter();
+        gpus.filter(move |gpu| {
+            !self.blocked.contains(&gpu.uuid) || held.contains(gpu.uuid.as_str())
         })
     }
 
@@ -94,13 +94,6 @@ impl NodeEntry {
     #[must_use]
     pub fn could_hold(&self, request: &ResourceRequest, nodes: u32) -> bool {
         (nodes < 2 || !self.address.is_empty()) && request.fits(&self.capacity)
-    }
-
-    /// Whether anything more could start here at all.
-    #[must_use]
-    pub fn has_free_cpus(&self) -> bool {
-        let held: u64 = self.held.values().map(|held| u64::from(held.cpus)).sum();
-        held < self.capacity.cpus.into()
     }
 
     /// More is held than there is.

@@ -1,15 +1,17 @@
-//! Placement: which queued job starts where, now.
+//! Placement: which queued job starts where, who makes room, who waits and why.
 //!
-//! `Ledger` holds what nodes offer and who holds what; `solve` is a pure function of ledger and
-//! queue. Called by the scheduler actor, which carries placements out.
+//! `policy` decides, in counts; `Planner` gives it names and GPUs, with the `Ledger` of who holds what. Pure. Called by
+//! the scheduler actor, which carries decisions out, and `policy` by `trainyard replay`.
 
 mod gates;
 mod ledger;
+mod planner;
 pub mod policy;
 mod queue;
-mod solve;
+mod waiting;
 
 pub use gates::{Gate, Gates, Opened, Standing};
 pub use ledger::{Allocation, Ledger, LedgerError, NodeEntry};
+pub use planner::{Change, Decisions, Explanation, Held, Leaving, Planner, Short};
 pub use queue::Queue;
-pub use solve::{Placement, QueuedJob, Unfit, largest_node_misfit, reason, solve};
+pub use waiting::{Placement, QueuedJob, Unfit, largest_node_misfit, reason};

@@ -1,7 +1,7 @@
 //! Jobs that wait, in the order in which they are looked at.
 //!
-//! Owns that order, so that nobody sorts or searches a long queue at each step. Decides nothing: `solve` does. Called
-//! by the scheduler actor.
+//! Owns that order, so that nobody sorts or searches a long queue at each step. Decides nothing: the policy does. Called
+//! by the planner.
 
 use std::{
     cmp::Reverse,
@@ -65,6 +65,16 @@ impl Queue {
         self.jobs.is_empty()
     }
 
+    /// Jobs that may start from now on, and might not before.
+    pub fn take_due(&mut self, now: Timestamp) -> Vec<JobId> {
+        let due = |(then, _): &&(Timestamp, JobId)| now >= *then || then.since(now) > LONGEST_WAIT;
+        let due: Vec<_> = self.again.iter().filter(due).copied().collect();
+        for entry in &due {
+            self.again.remove(entry);
+        }
+        due.into_iter().map(|(_, job)| job).collect()
+    }
+
     /// When the next job may start that may not yet.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
@@ -92,14 +102,8 @@ mod tests {
 
     fn queued(id: u64, not_before: Option<i64>) -> QueuedJob {
         QueuedJob {
-            job: JobId(id),
-            request: ResourceRequest::default(),
-            nodes: 1,
-            priority: 0,
-            queued_at: Timestamp(1),
-            age: Timestamp(1),
             not_before: not_before.map(Timestamp),
-            avoid: BTreeSet::new(),
+            ..QueuedJob::plain(JobId(id), ResourceRequest::default(), Timestamp(1))
         }
     }
 

@@ -45,7 +45,6 @@ pub fn read(mut wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
     let retry = or_default(retry(wire.retry.unwrap_or_default()), &mut wrong);
     let scheduled = placing::scheduled(&mut wire);
     let defaults = JobSpec::default();
-    let is_command = wire.framework == "command";
     let mut spec = JobSpec {
         name: wire.name,
         framework: wire.framework,
@@ -82,11 +81,16 @@ pub fn read(mut wire: v1::JobSpec) -> (JobSpec, Vec<WireError>) {
         retry,
         ..scheduled
     };
-    if is_command && spec.epochs == 0 && spec.batch_size == 0 {
-        (spec.epochs, spec.batch_size) = (1, 1);
-        spec.learning_rate = defaults.learning_rate;
-    }
+    settle_command(&mut spec);
     (spec, wrong)
+}
+
+/// A command has no use for settings of training, and need not give them.
+fn settle_command(spec: &mut JobSpec) {
+    if spec.framework == "command" && spec.epochs == 0 && spec.batch_size == 0 {
+        (spec.epochs, spec.batch_size) = (1, 1);
+        spec.learning_rate = JobSpec::default().learning_rate;
+    }
 }
 
 /// What was read; what is wrong with it is kept.
@@ -250,6 +254,7 @@ impl From<FailureClass> for v1::FailureClass {
             FailureClass::OutOfMemory => Self::OutOfMemory,
             FailureClass::Infrastructure => Self::Infrastructure,
             FailureClass::Lost => Self::Lost,
+            FailureClass::Preempted => Self::Preempted,
             FailureClass::Cancelled => Self::Cancelled,
             FailureClass::Timeout => Self::Timeout,
         }

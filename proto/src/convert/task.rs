@@ -103,6 +103,7 @@ impl From<StopCause> for v1::StopCause {
             StopCause::TimeLimit => Self::TimeLimit,
             StopCause::Fenced => Self::Fenced,
             StopCause::PeerFailed => Self::PeerFailed,
+            StopCause::Preempted => Self::Preempted,
         }
     }
 }
@@ -114,6 +115,7 @@ fn stop_cause(wire: i32) -> Option<StopCause> {
         Ok(v1::StopCause::Cancelled) => Some(StopCause::Cancelled),
         Ok(v1::StopCause::TimeLimit) => Some(StopCause::TimeLimit),
         Ok(v1::StopCause::PeerFailed) => Some(StopCause::PeerFailed),
+        Ok(v1::StopCause::Preempted) => Some(StopCause::Preempted),
         Ok(v1::StopCause::Fenced) | Err(_) => Some(StopCause::Fenced),
     }
 }

@@ -111,7 +111,10 @@ impl State {
         let asked = self.job.spec.grace_period;
         let grace = match cause {
             StopCause::PeerFailed => asked.min(PEERS_GRACE),
-            StopCause::Cancelled | StopCause::TimeLimit | StopCause::Fenced => asked,
+            StopCause::Cancelled
+            | StopCause::TimeLimit
+            | StopCause::Fenced
+            | StopCause::Preempted => asked,
         };
         Frame::Stop(v1::StopTask {
             task: Some(task.into()),

@@ -17,12 +17,12 @@ fn one_cpu() -> State {
         cpus: 1,
         ..Capacity::default()
     };
-    state.ledger.set_node(NodeName("n1".into()), capacity, true);
+    state.set_node(NodeName("n1".into()), capacity, true);
     state
 }
 
 fn holds(state: &State, id: u64) -> bool {
-    !state.ledger.held_by(JobId(id)).is_empty()
+    !state.planner.ledger().held_by(JobId(id)).is_empty()
 }
 
 /// A job that failed by its node's fault and is tried again ten seconds after `at`.
@@ -63,10 +63,10 @@ fn whatever_it_is_tried_again_for_a_job_stands_where_its_user_put_it() {
     let mut halved = waiting(1, 10);
     halved.tried.halved = true;
     halved.state_since = Timestamp(500);
-    assert_eq!(queued(&halved).age, Timestamp(10));
+    assert_eq!(halved.queued().age, Timestamp(10));
     let mut started_again = tried_again(2, 10);
     started_again.asked_at = Some(Timestamp(900));
-    assert_eq!(queued(&started_again).age, Timestamp(900));
+    assert_eq!(started_again.queued().age, Timestamp(900));
 }
 
 #[test]
@@ -89,7 +89,10 @@ fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() 
     };
     let started = waiting(1, 10).step(Timestamp(30), placed).unwrap().job;
     state.job_is(started.clone());
-    assert_eq!(state.ledger.held_by(JobId(1)), started.allocations());
+    assert_eq!(
+        state.planner.ledger().held_by(JobId(1)),
+        started.allocations()
+    );
     assert!(state.unanswered.is_empty());
 }
 
@@ -105,7 +108,7 @@ fn a_job_cancelled_before_its_place_reached_it_gives_it_back() {
     assert!(!holds(&state, 1) && holds(&state, 2));
     // Queued anew: the place from before is not what it waits for.
     state.job_is(waiting(1, 40));
-    assert!(!holds(&state, 1) && state.queue.get(JobId(1)).is_some());
+    assert!(!holds(&state, 1) && state.planner.queue().get(JobId(1)).is_some());
 }
 
 #[tokio::test]
@@ -125,6 +128,6 @@ async fn the_queue_is_at_a_start_what_it_was_told_job_by_job() {
     let changes = vec![put(&again), put(&running), put(&waiting(3, 20))];
     store.commit_and_wait(changes).await.unwrap();
     let (queue, others) = store.open_jobs_apart().unwrap();
-    assert_eq!(queue, [queued(&again), queued(&waiting(3, 20))]);
+    assert_eq!(queue, [again.queued(), waiting(3, 20).queued()]);
     assert_eq!(others, [running]);
 }

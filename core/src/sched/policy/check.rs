@@ -45,8 +45,8 @@ impl Scheduler {
             let Some(slot) = row.slots.get(usize::from(slot)) else {
                 continue;
             };
-            if slot.free + gpus != slot.total.max(gpus) {
-                let (free, total) = (slot.free, slot.total);
+            if slot.free() + gpus != slot.total.max(gpus) {
+                let (free, total) = (slot.free(), slot.total);
                 return Some(format!(
                     "node {node:?} holds {gpus} of {total} and has {free} left"
                 ));
@@ -62,7 +62,7 @@ impl Scheduler {
             let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
             let nothing = matches!(job.state, State::Waiting(_) | State::Later | State::Leaving);
             let alone = self.lanes.shapes[job.shape].ask.exclusive;
-            let whole = held == job.gpus || alone && held > job.gpus;
+            let whole = held == job.gpus || alone && held > job.gpus || job.partial;
             !(whole || nothing && held == 0)
         });
         torn.map(|(_, job)| format!("job {} holds {:?} of {} GPUs", job.id, job.pieces, job.gpus))

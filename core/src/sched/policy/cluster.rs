@@ -79,7 +79,14 @@ pub struct Piece {
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) total: u32,
-    pub(super) free: u32,
+    /// More than there are, where a node came back smaller.
+    held: u32,
+}
+
+impl Slot {
+    pub(super) fn free(&self) -> u32 {
+        self.total.saturating_sub(self.held)
+    }
 }
 
 /// A node.
@@ -88,8 +95,8 @@ pub(super) struct Node {
     pub(super) offer: NodeOffer,
     pub(super) group: GroupIx,
     pub(super) slots: Vec<Slot>,
-    pub(super) cpus: u32,
-    pub(super) memory_bytes: u64,
+    held_cpus: u64,
+    held_bytes: u64,
     /// Free GPUs of all classes.
     pub(super) free: u32,
     /// Who holds something here.
@@ -136,10 +143,10 @@ impl Cluster {
         let slots: Vec<Slot> = offer.gpus.values().map(|&total| full(total)).collect();
         let node = Node {
             group,
-            free: slots.iter().map(|slot| slot.free).sum(),
+            free: slots.iter().map(Slot::free).sum(),
             slots,
-            cpus: offer.cpus,
-            memory_bytes: offer.memory_bytes,
+            held_cpus: 0,
+            held_bytes: 0,
             offer,
             holders: Vec::new(),
         };
@@ -148,19 +155,20 @@ impl Cluster {
         ix
     }
 
-    /// Opens or closes a node, or changes what it offers; what is held there stays held.
-    pub fn change(&mut self, ix: NodeIx, offer: NodeOffer, held: &[Piece]) {
+    /// Opens or closes a node, or changes what it offers. Whoever holds something here holds what `held` says, in the
+    /// order of its classes as they are now.
+    pub fn change(&mut self, ix: NodeIx, offer: NodeOffer, held: &[(JobIx, Vec<Piece>)]) {
         self.version += 1;
         self.index(ix, false);
         let group = self.group(&offer.gpus);
         let node = &mut self.nodes[ix];
         node.group = group;
         node.slots = offer.gpus.values().map(|&total| full(total)).collect();
-        node.cpus = offer.cpus;
-        node.memory_bytes = offer.memory_bytes;
+        (node.held_cpus, node.held_bytes) = (0, 0);
         node.offer = offer;
-        node.free = node.slots.iter().map(|slot| slot.free).sum();
-        for piece in held {
+        node.free = node.slots.iter().map(Slot::free).sum();
+        node.holders = held.iter().map(|(job, _)| *job).collect();
+        for piece in held.iter().flat_map(|(_, pieces)| pieces) {
             node.take(piece);
         }
         self.index(ix, true);
@@ -267,7 +275,7 @@ impl Cluster {
 }
 
 fn full(total: u32) -> Slot {
-    Slot { total, free: total }
+    Slot { total, held: 0 }
 }
 
 impl Node {
@@ -275,28 +283,38 @@ impl Node {
         self.slots.get_mut(usize::from(piece.slot))
     }
 
-    /// A node that came back smaller holds more than it has: nothing is free there then.
+    /// CPU slots that are left.
+    pub(super) fn cpus(&self) -> u32 {
+        let held = u32::try_from(self.held_cpus).unwrap_or(u32::MAX);
+        self.offer.cpus.saturating_sub(held)
+    }
+
+    /// Bytes of memory that are left.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.offer.memory_bytes.saturating_sub(self.held_bytes)
+    }
+
     fn take(&mut self, piece: &Piece) {
         if let Some(slot) = self.slot(piece) {
-            slot.free = slot.free.saturating_sub(piece.gpus);
+            slot.held += piece.gpus;
         }
-        self.cpus = self.cpus.saturating_sub(piece.cpus);
-        self.memory_bytes = self.memory_bytes.saturating_sub(piece.memory_bytes);
-        self.free = self.slots.iter().map(|slot| slot.free).sum();
+        self.held_cpus += u64::from(piece.cpus);
+        self.held_bytes = self.held_bytes.saturating_add(piece.memory_bytes);
+        self.free = self.slots.iter().map(Slot::free).sum();
     }
 
     fn give(&mut self, piece: &Piece) {
         if let Some(slot) = self.slot(piece) {
-            slot.free = (slot.free + piece.gpus).min(slot.total);
+            slot.held = slot.held.saturating_sub(piece.gpus);
         }
-        self.cpus = (self.cpus + piece.cpus).min(self.offer.cpus);
-        self.memory_bytes = (self.memory_bytes + piece.memory_bytes).min(self.offer.memory_bytes);
-        self.free = self.slots.iter().map(|slot| slot.free).sum();
+        self.held_cpus = self.held_cpus.saturating_sub(piece.cpus.into());
+        self.held_bytes = self.held_bytes.saturating_sub(piece.memory_bytes);
+        self.free = self.slots.iter().map(Slot::free).sum();
     }
 
     /// Whether CPUs and memory are left for one part.
     pub(super) fn has(&self, cpus: u32, memory_bytes: u64) -> bool {
-        cpus <= self.cpus && memory_bytes <= self.memory_bytes
+        cpus <= self.cpus() && memory_bytes <= self.memory_bytes()
     }
 }
 
@@ -335,9 +353,10 @@ mod tests {
         cluster.take(JobIx(0), &[piece]);
         let mut offer = NodeOffer::of_gpus(8);
         offer.open = false;
-        cluster.change(NodeIx(0), offer, &[piece]);
+        let held = [(JobIx(0), vec![piece])];
+        cluster.change(NodeIx(0), offer, &held);
         assert_eq!((cluster.free_gpus(), cluster.total_gpus()), (0, 0));
-        cluster.change(NodeIx(0), NodeOffer::of_gpus(2), &[piece]);
+        cluster.change(NodeIx(0), NodeOffer::of_gpus(2), &held);
         assert_eq!(cluster.free_gpus(), 0, "it came back smaller");
         cluster.give(JobIx(0), &[piece]);
         assert_eq!(cluster.free_gpus(), 2);

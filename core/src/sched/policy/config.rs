@@ -79,6 +79,8 @@ pub struct Config {
     pub fairness: f64,
     /// In so much time half of what a project used is forgotten.
     pub half_life: Seconds,
+    /// How often the newest job that waits is guessed at, to learn how good guesses are; 0 for never.
+    pub forecast_every: Seconds,
     /// Rules of projects.
     pub projects: BTreeMap<String, ProjectRule>,
 }
@@ -96,6 +98,7 @@ impl Default for Config {
             most_idle: 1.0 / 24.0,
             fairness: 0.25,
             half_life: 24 * HOUR,
+            forecast_every: 60,
             projects: BTreeMap::new(),
         }
     }

@@ -130,6 +130,20 @@ impl History {
         }
     }
 
+    /// How many ends a class is known by, and whether they are of jobs that are alike in more than their width.
+    #[must_use]
+    pub fn basis(&self, class: ClassIx) -> Option<(usize, bool)> {
+        let mut next = Some(class);
+        while let Some(ix) = next {
+            let class = &self.classes[ix];
+            if class.table.is_some() {
+                return Some((class.times.len(), class.wider.is_some()));
+            }
+            next = class.wider;
+        }
+        None
+    }
+
     /// How long such a job still runs in 10, 50 and 90 % of cases, as far as that is known.
     #[must_use]
     pub fn left(&self, class: ClassIx, ran: Seconds) -> Option<[f64; 3]> {

@@ -30,6 +30,10 @@ pub struct Submission {
     pub limit: Option<Seconds>,
     /// It may not start before.
     pub not_before: Option<Seconds>,
+    /// When it was asked for, if that was before now.
+    pub since: Option<Seconds>,
+    /// For how long it has run already, as far as that was not in vain.
+    pub done: Seconds,
 }
 
 impl Submission {
@@ -46,6 +50,8 @@ impl Submission {
             preemptible: true,
             limit: None,
             not_before: None,
+            since: None,
+            done: 0,
         }
     }
 }
@@ -61,7 +67,7 @@ pub(super) enum State {
     Promised,
     /// It runs.
     Running,
-    /// It was told to go, and has not gone yet.
+    /// It was told to go, and has not gone yet; what it held belongs to others already.
     Leaving,
 }
 
@@ -87,6 +93,8 @@ pub(super) struct Job {
     pub(super) runs: u32,
     /// What it holds, or is promised.
     pub(super) pieces: Vec<Piece>,
+    /// A part of it has been given back, or is not there any more.
+    pub(super) partial: bool,
     /// When its rank changes by waiting.
     pub(super) next_step: Seconds,
     /// Who has to leave before it starts.

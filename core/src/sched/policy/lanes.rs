@@ -61,6 +61,8 @@ pub(super) struct Lane {
     pub(super) shape: ShapeIx,
     pub(super) project: ProjectIx,
     pub(super) turns: BTreeSet<Turn>,
+    /// Jobs that are known, whether they wait or not.
+    jobs: usize,
 }
 
 /// All lanes and the shapes of asks.
@@ -73,36 +75,90 @@ pub(super) struct Lanes {
     pub(super) lanes: Table<LaneIx, Lane>,
     by_key: BTreeMap<(ShapeIx, ProjectIx), LaneIx>,
     pub(super) waiting: usize,
+    /// Of no job any more: for the next that asks for something else.
+    vacant_shapes: Vec<ShapeIx>,
+    vacant_lanes: Vec<LaneIx>,
+    /// Lanes of each shape.
+    users: Table<ShapeIx, usize>,
     /// Lanes that somebody has come to since room was made last.
     pub(super) fresh: BTreeSet<LaneIx>,
 }
 
 impl Lanes {
-    /// The lane of such jobs.
-    pub(super) fn lane(
+    /// One more job in the lane of such jobs.
+    pub(super) fn join(
         &mut self,
         cluster: &Cluster,
         ask: &Ask,
         project: ProjectIx,
     ) -> (ShapeIx, LaneIx) {
-        let shape = match self.known.get(ask) {
-            Some(shape) => *shape,
+        let shape = self.shape(cluster, ask);
+        let lane = match self.by_key.get(&(shape, project)) {
+            Some(lane) => *lane,
             None => {
-                let shape = self.shapes.push(Shape::new(cluster, ask.clone()));
-                self.closed.push(false);
-                self.known.insert(ask.clone(), shape);
-                shape
+                let lane = self.open(shape, project);
+                self.by_key.insert((shape, project), lane);
+                self.users[shape] += 1;
+                lane
             }
         };
-        let lanes = &mut self.lanes;
-        let lane = *self.by_key.entry((shape, project)).or_insert_with(|| {
-            lanes.push(Lane {
-                shape,
-                project,
-                turns: BTreeSet::new(),
-            })
-        });
+        self.lanes[lane].jobs += 1;
         (shape, lane)
+    }
+
+    fn shape(&mut self, cluster: &Cluster, ask: &Ask) -> ShapeIx {
+        if let Some(known) = self.known.get(ask) {
+            return *known;
+        }
+        let new = Shape::new(cluster, ask.clone());
+        let ix = match self.vacant_shapes.pop() {
+            Some(ix) => {
+                self.shapes[ix] = new;
+                self.closed[ix] = false;
+                ix
+            }
+            None => {
+                self.closed.push(false);
+                self.users.push(0);
+                self.shapes.push(new)
+            }
+        };
+        self.known.insert(ask.clone(), ix);
+        ix
+    }
+
+    fn open(&mut self, shape: ShapeIx, project: ProjectIx) -> LaneIx {
+        let lane = Lane {
+            shape,
+            project,
+            turns: BTreeSet::new(),
+            jobs: 0,
+        };
+        match self.vacant_lanes.pop() {
+            Some(ix) => {
+                self.lanes[ix] = lane;
+                ix
+            }
+            None => self.lanes.push(lane),
+        }
+    }
+
+    /// One job less in a lane. A pass looks at each lane, so those of nobody are used again.
+    pub(super) fn part(&mut self, lane: LaneIx) {
+        let row = &mut self.lanes[lane];
+        row.jobs = row.jobs.saturating_sub(1);
+        if row.jobs > 0 {
+            return;
+        }
+        let (shape, project) = (row.shape, row.project);
+        self.by_key.remove(&(shape, project));
+        self.vacant_lanes.push(lane);
+        self.fresh.remove(&lane);
+        self.users[shape] -= 1;
+        if self.users[shape] == 0 {
+            self.known.remove(&self.shapes[shape].ask);
+            self.vacant_shapes.push(shape);
+        }
     }
 
     pub(super) fn insert(&mut self, lane: LaneIx, turn: Turn) {

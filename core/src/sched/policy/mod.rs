@@ -1,8 +1,8 @@
 //! The policy: who starts where, who makes room, who waits and why.
 //!
 //! Pure: it is told the time and what happened, and answers with a plan; the same story gives the same plans. It counts
-//! on nodes by dense number, and whoever calls turns counts into GPUs. Called by `trainyard replay`; the coordinator
-//! places by `sched::solve` still.
+//! on nodes by dense number, and whoever calls turns counts into GPUs. Called by `trainyard replay`, and for the
+//! coordinator by `sched::Planner`.
 
 #![expect(
     clippy::indexing_slicing,
@@ -11,13 +11,17 @@
 
 pub mod ask;
 mod check;
+mod clearing;
 pub mod cluster;
 pub mod config;
 pub mod dense;
+pub mod explain;
+mod forecast;
 pub mod gittins;
 pub mod history;
 pub mod job;
 pub mod lanes;
+mod nodes;
 mod pass;
 pub mod place;
 pub mod plan;
@@ -27,8 +31,11 @@ mod reserve;
 mod scheduler;
 
 pub use config::{Config, ProjectRule, Rule, Seconds};
+pub use explain::Place;
+pub use forecast::Expected;
 pub use history::{ClassIx, History};
 pub use job::Submission;
+pub use nodes::Holding;
 pub use plan::{Plan, Preempt, Reservation, Start};
 pub use scheduler::Scheduler;
 

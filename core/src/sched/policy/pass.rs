@@ -32,6 +32,16 @@ pub(super) struct Head {
     pub(super) lane: LaneIx,
 }
 
+impl Head {
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guarded.0
+    }
+
+    pub(super) fn borrows(&self) -> bool {
+        self.borrows
+    }
+}
+
 /// Heads of lanes, the first on top.
 pub(super) type Heads = BinaryHeap<Reverse<Head>>;
 
@@ -59,6 +69,7 @@ impl Scheduler {
             }
         }
         plan.reservation = kept.reservation;
+        self.learn_to_guess(now);
         let broken = self.broken(&plan);
         debug_assert!(broken.is_none(), "{broken:?}");
         plan
@@ -152,6 +163,7 @@ impl Scheduler {
     /// Starts a job on nodes that are taken for it.
     fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
         self.unqueue(now, ix);
+        self.forecasts.settle(now, ix, true);
         let job = self.job_mut(ix);
         job.state = State::Running;
         job.since = now;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::{Arrange, Ask, Gang},
-    cluster::{Cluster, GroupIx, NodeIx, Piece},
+    cluster::{Cluster, GroupIx, NodeIx, Piece, Slot},
     dense::Bits,
 };
 
@@ -214,7 +214,7 @@ impl Search<'_> {
         let fits = |node: &NodeIx| {
             let node = &self.cluster.nodes[*node];
             let free = node.slots.iter().zip(accepted).filter(|(_, yes)| **yes);
-            let free: u32 = free.map(|(slot, _)| slot.free).sum();
+            let free: u32 = free.map(|(slot, _)| slot.free()).sum();
             free >= gpus && node.has(self.shape.ask.cpus, self.shape.ask.memory_bytes)
         };
         let first = |level: &Bits| level.both::<NodeIx>(&self.nodes).find(fits);
@@ -223,7 +223,7 @@ impl Search<'_> {
             Arrange::Pack if gpus == 0 => levels
                 .flat_map(|level| level.both::<NodeIx>(&self.nodes))
                 .filter(fits)
-                .min_by_key(|node| self.cluster.nodes[*node].cpus),
+                .min_by_key(|node| self.cluster.nodes[*node].cpus()),
             Arrange::Pack => levels.filter_map(first).next(),
             Arrange::Spread => levels.rev().filter_map(first).next(),
         };
@@ -237,16 +237,16 @@ impl Search<'_> {
         let mut left = gpus;
         let mut pieces = Vec::new();
         let mut cpus = if alone {
-            node.cpus
+            node.cpus()
         } else {
             self.shape.ask.cpus
         };
         let mut memory_bytes = if alone {
-            node.memory_bytes
+            node.memory_bytes()
         } else {
             self.shape.ask.memory_bytes
         };
-        for (slot, (gpus, yes)) in (0u8..).zip(node.slots.iter().map(|s| s.free).zip(accepted)) {
+        for (slot, (gpus, yes)) in (0u8..).zip(node.slots.iter().map(Slot::free).zip(accepted)) {
             let wanted = if *yes { left.min(gpus) } else { 0 };
             left -= wanted;
             let taken = if alone { gpus } else { wanted };

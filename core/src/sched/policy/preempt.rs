@@ -5,9 +5,10 @@
 //! for less than its restart costs, and nothing is done unless the gang then really fits. Called by `Scheduler::pass`,
 //! once a round.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::cmp::Reverse;
 
 use super::{
+    clearing::{Clearing, Room},
     cluster::{JobIx, NodeIx, Piece},
     config::Seconds,
     dense::{Bits, Table},
@@ -24,40 +25,29 @@ use super::{
 const MOST_IN_A_ROUND: usize = 256;
 /// Of so many nodes all are looked at; of more, those that promise most.
 const FEW_NODES: usize = 256;
-/// What moving a job costs, as a part of what pushing it out would: it goes on at once, but pays for a restart.
-const MOVING: f64 = 0.1;
 
 /// A running job, as one who could go.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+pub(super) struct Standing {
     /// Completions per second, as far as is known.
-    rate: f64,
-    rank: f64,
-    guarded: bool,
-    priority: u32,
-    borrows: bool,
+    pub(super) rate: f64,
+    pub(super) rank: f64,
+    pub(super) guarded: bool,
+    pub(super) priority: u32,
+    pub(super) borrows: bool,
 }
 
 /// Running jobs that may be touched.
-type Standings = Table<JobIx, Option<Standing>>;
+pub(super) type Standings = Table<JobIx, Option<Standing>>;
 
 /// For whom room is made.
 #[derive(Clone, Copy, Debug)]
-struct Claimant {
+pub(super) struct Claimant {
     now: Seconds,
-    job: JobIx,
-    standing: Standing,
+    pub(super) job: JobIx,
+    pub(super) standing: Standing,
     /// How many may be moved for it: they shall not lose more time together than it has lost.
     moves: usize,
-}
-
-/// Who has to go.
-#[derive(Clone, Debug, Default)]
-struct Room {
-    /// Pushed out.
-    out: BTreeSet<JobIx>,
-    /// Moved; and whether it may also be pushed out.
-    moved: BTreeSet<JobIx>,
 }
 
 impl Scheduler {
@@ -190,7 +180,7 @@ impl Scheduler {
     }
 
     /// Whether `victim` may be pushed out for `claimant`.
-    fn may_push(&self, claimant: &Standing, victim: &Standing) -> bool {
+    pub(super) fn may_push(&self, claimant: &Standing, victim: &Standing) -> bool {
         if claimant.priority != victim.priority {
             return claimant.priority > victim.priority;
         }
@@ -233,74 +223,6 @@ impl Scheduler {
         })
     }
 
-    /// What it costs to have `gpus` free on each node where that can be.
-    fn costs(
-        &self,
-        claimant: &Claimant,
-        standings: &Standings,
-        nodes: &Bits,
-        gpus: u32,
-    ) -> Vec<Clearing> {
-        let nodes = nodes.iter::<NodeIx>();
-        nodes
-            .filter_map(|node| self.clearing(claimant, standings, node, gpus))
-            .collect()
-    }
-
-    fn clearing(
-        &self,
-        claimant: &Claimant,
-        standings: &Standings,
-        ix: NodeIx,
-        gpus: u32,
-    ) -> Option<Clearing> {
-        let node = &self.cluster.nodes[ix];
-        let mut clearing = Clearing {
-            node: ix,
-            cost: 0.0,
-            free: node.free,
-            out: Vec::new(),
-            moved: Vec::new(),
-        };
-        if node.free >= gpus {
-            return Some(clearing);
-        }
-        let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
-        if total < gpus {
-            return None;
-        }
-        let mut leave: Vec<(f64, u32, JobIx, bool)> = Vec::new();
-        for holder in &node.holders {
-            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
-                continue;
-            };
-            let job = self.job(*holder);
-            let here = job.pieces.iter().filter(|piece| piece.node == ix);
-            let here: u32 = here.map(|piece| piece.gpus).sum();
-            if self.may_push(&claimant.standing, standing) {
-                leave.push((standing.rate, here, *holder, false));
-            } else if here == job.gpus && job.gpus < total {
-                leave.push((standing.rate * MOVING, here, *holder, true));
-            }
-        }
-        // The cheapest by GPU first.
-        let by_gpu = |one: &(f64, u32, JobIx, bool)| one.0 / f64::from(one.1.max(1));
-        leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
-        for (cost, here, job, moves) in leave {
-            if clearing.free >= gpus {
-                break;
-            }
-            clearing.free += here;
-            clearing.cost += cost;
-            if moves {
-                clearing.moved.push(job);
-            } else {
-                clearing.out.push(job);
-            }
-        }
-        (clearing.free >= gpus).then_some(clearing)
-    }
-
     /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
     fn clear(
         &mut self,
@@ -325,7 +247,15 @@ impl Scheduler {
         if lost * self.config.margin > claimant.standing.rate {
             return false;
         }
-        let emptied: u32 = room.out.iter().map(|ix| self.job(*ix).gpus).sum();
+        // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
+        let by_right = |ix: &&JobIx| {
+            standings[**ix].is_some_and(|victim| {
+                claimant.standing.priority > victim.priority
+                    || victim.borrows != claimant.standing.borrows
+            })
+        };
+        let by_rank = room.out.iter().filter(|ix| !by_right(ix));
+        let emptied: u32 = by_rank.map(|ix| self.job(*ix).gpus).sum();
         let idle = emptied.saturating_sub(self.job(claimant.job).gpus);
         if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
             return false;
@@ -424,29 +354,5 @@ impl Scheduler {
             self.projects
                 .hold(project, Change::Give(gpus), claimant.now, half_life);
         }
-    }
-}
-
-/// What has to happen on a node.
-#[derive(Clone, Debug)]
-struct Clearing {
-    node: NodeIx,
-    cost: f64,
-    free: u32,
-    out: Vec<JobIx>,
-    moved: Vec<JobIx>,
-}
-
-impl Clearing {
-    /// The cheapest first; of those the fullest, the first.
-    fn order(&self, other: &Self) -> std::cmp::Ordering {
-        let cost = self.cost.total_cmp(&other.cost);
-        cost.then(self.free.cmp(&other.free))
-            .then(self.node.cmp(&other.node))
-    }
-
-    fn add(&self, room: &mut Room) {
-        room.out.extend(&self.out);
-        room.moved.extend(&self.moved);
     }
 }

@@ -145,6 +145,31 @@ impl Projects {
             && (project.rule.borrow || !self.borrows(ix, gpus))
     }
 
+    /// Why none of its jobs may start, in words.
+    pub(super) fn limit(&self, ix: ProjectIx, gpus: u32) -> Option<String> {
+        let project = &self.rows[ix];
+        if project
+            .rule
+            .running
+            .is_some_and(|most| project.running >= most)
+        {
+            let running = project.running;
+            return Some(format!(
+                "{running} jobs of its project run, which is its limit"
+            ));
+        }
+        if project.rule.borrow || !self.borrows(ix, gpus) {
+            return None;
+        }
+        match project.rule.gpus.filter(|own| project.gpus + gpus > *own) {
+            Some(own) => Some(format!(
+                "its project has {} of its own {own} GPUs in use, and may not borrow more",
+                project.gpus
+            )),
+            None => Some("the GPU-hours of its project are used up".to_owned()),
+        }
+    }
+
     /// Whether one more may wait.
     #[must_use]
     pub fn may_submit(&self, name: &str) -> bool {

@@ -78,7 +78,7 @@ impl Scheduler {
 /// Nobody knows when.
 const NEVER: Seconds = Seconds::MAX / 4;
 
-fn whole(seconds: f64) -> Seconds {
+pub(super) fn whole(seconds: f64) -> Seconds {
     #[expect(clippy::cast_possible_truncation, reason = "rounds, and saturates")]
     let whole = seconds.ceil() as Seconds;
     whole

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::Ask,
-    cluster::{Cluster, JobIx, NodeIx, NodeOffer},
+    cluster::{Cluster, JobIx},
     config::{Config, Rule, Seconds},
     dense::Table,
+    forecast::Forecasts,
     history::History,
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
@@ -38,6 +39,7 @@ pub struct Scheduler {
     pub(super) due: BTreeSet<(Seconds, JobIx)>,
     /// When the rank of those who wait changes by waiting.
     pub(super) aging: BTreeSet<(Seconds, JobIx)>,
+    pub(super) forecasts: Forecasts,
     /// When room was made last, and when that was tried for all.
     pub(super) last_round: Option<Seconds>,
     pub(super) last_try: Option<Seconds>,
@@ -53,34 +55,31 @@ impl Scheduler {
         }
     }
 
-    /// Adds a node.
-    pub fn add_node(&mut self, offer: NodeOffer) -> NodeIx {
-        let node = self.cluster.add(offer);
-        self.lanes.refresh(&self.cluster);
-        node
-    }
-
-    /// Opens or closes a node, or changes what it offers. Jobs that hold something there are the caller's to end.
-    pub fn change_node(&mut self, node: NodeIx, offer: NodeOffer) {
-        let holders: BTreeSet<JobIx> = self.cluster.holders(node).iter().copied().collect();
-        let jobs = holders.iter().map(|job| self.job(*job));
-        let pieces = jobs.flat_map(|job| job.pieces.iter().copied());
-        let held: Vec<_> = pieces.filter(|piece| piece.node == node).collect();
-        self.cluster.change(node, offer, &held);
-        self.lanes.refresh(&self.cluster);
-    }
-
     /// A job is submitted. Told twice, it is taken once.
     pub fn submit(&mut self, now: Seconds, asked: &Submission) {
         if self.numbers.contains_key(&asked.job) {
             return;
         }
+        let ix = self.note(now, asked);
+        let project = self.job(ix).project;
+        self.forecasts.newest = Some(ix);
+        self.projects.queue(project, true);
+        match asked.not_before.filter(|then| *then > now) {
+            Some(then) => {
+                self.due.insert((then, ix));
+            }
+            None => self.enqueue(now, ix),
+        }
+    }
+
+    /// A job that is known from now on, in no state yet.
+    pub(super) fn note(&mut self, now: Seconds, asked: &Submission) -> JobIx {
         let project = self.projects.number(&asked.project, &self.config);
         let gpus = asked.ask.gang.gpus();
         let class = self
             .history
             .class(&asked.user, &asked.project, &asked.name, gpus);
-        let (shape, lane) = self.lanes.lane(&self.cluster, &asked.ask, project);
+        let (shape, lane) = self.lanes.join(&self.cluster, &asked.ask, project);
         let job = Job {
             id: asked.job,
             shape,
@@ -91,13 +90,17 @@ impl Scheduler {
             class,
             preemptible: asked.preemptible,
             limit: asked.limit,
-            submitted: asked.not_before.map_or(now, |then| then.max(now)),
+            submitted: asked
+                .not_before
+                .map_or(now, |then| then.max(now))
+                .min(asked.since.unwrap_or(Seconds::MAX)),
             state: State::Later,
             since: now,
-            done: 0,
-            runs: 0,
+            done: asked.done,
+            runs: u32::from(asked.done > 0),
             pieces: Vec::new(),
             awaits: Vec::new(),
+            partial: false,
             next_step: 0,
         };
         let ix = match self.vacant.pop() {
@@ -108,13 +111,7 @@ impl Scheduler {
             None => self.jobs.push(Some(job)),
         };
         self.numbers.insert(asked.job, ix);
-        self.projects.queue(project, true);
-        match asked.not_before.filter(|then| *then > now) {
-            Some(then) => {
-                self.due.insert((then, ix));
-            }
-            None => self.enqueue(now, ix),
-        }
+        ix
     }
 
     /// A job has ended, of itself or because somebody ended it.
@@ -122,16 +119,27 @@ impl Scheduler {
         let Some(ix) = self.numbers.get(&number).copied() else {
             return;
         };
-        let ran = self.job(ix).ran(now, self.config.restart_cost);
-        let class = self.job(ix).class;
-        let was_started = self.job(ix).runs > 0;
-        self.leave(now, ix);
-        self.numbers.remove(&number);
-        self.jobs[ix] = None;
-        self.vacant.push(ix);
+        let job = self.job(ix);
+        let (ran, class) = (job.ran(now, self.config.restart_cost), job.class);
+        let was_started = job.runs > 0;
+        self.withdraw(now, number);
         if was_started {
             self.history.ended(class, ran);
         }
+    }
+
+    /// A job is to be known no more, and nothing is learnt from it: it failed by nobody's fault, or asks for something
+    /// else from now on.
+    pub fn withdraw(&mut self, now: Seconds, number: u64) {
+        let Some(ix) = self.numbers.get(&number).copied() else {
+            return;
+        };
+        self.leave(now, ix);
+        let lane = self.job(ix).lane;
+        self.lanes.part(lane);
+        self.numbers.remove(&number);
+        self.jobs[ix] = None;
+        self.vacant.push(ix);
     }
 
     /// A job that was told to go has gone.
@@ -162,8 +170,7 @@ impl Scheduler {
     /// Takes a job out of wherever it stands.
     fn leave(&mut self, now: Seconds, ix: JobIx) {
         let job = self.job(ix);
-        let (state, lane, project, gpus) = (job.state.clone(), job.lane, job.project, job.gpus);
-        let held = job.pieces.clone();
+        let (state, lane, project) = (job.state.clone(), job.lane, job.project);
         match state {
             State::Later => {
                 self.due.remove(&(self.job(ix).submitted, ix));
@@ -174,15 +181,24 @@ impl Scheduler {
         if matches!(state, State::Later | State::Waiting(_)) {
             self.projects.queue(project, false);
         }
+        self.give_back(now, ix);
+        self.forecasts.settle(now, ix, false);
+        self.running.remove(&ix);
+        self.ready.remove(&ix);
+        self.gone(ix);
+    }
+
+    /// What it holds, or is promised, is free.
+    pub(super) fn give_back(&mut self, now: Seconds, ix: JobIx) {
+        let job = self.job_mut(ix);
+        let held = std::mem::take(&mut job.pieces);
+        let (project, gpus) = (job.project, job.gpus);
         if !held.is_empty() {
             self.cluster.give(ix, &held);
             self.projects
                 .hold(project, Change::Give(gpus), now, self.config.half_life);
             self.lanes.reopen();
         }
-        self.running.remove(&ix);
-        self.ready.remove(&ix);
-        self.gone(ix);
     }
 
     /// Nobody has to wait for this job to go any more.
@@ -298,6 +314,10 @@ impl Scheduler {
         let step = self.config.patience / 4;
         let steps = i32::try_from(waited / step.max(1)).unwrap_or(i32::MAX);
         0.5f64.powf(f64::from(steps) / 4.0)
+    }
+
+    pub(super) fn number(&self, number: u64) -> Option<JobIx> {
+        self.numbers.get(&number).copied()
     }
 
     pub(super) fn job(&self, ix: JobIx) -> &Job {

@@ -1,18 +1,12 @@
-//! The decision itself: priority, then age; the node that is left fullest by the placement.
+//! What waits, what it is given, and the words for what is in its way.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use crate::{
     ids::{JobId, NodeName},
-    resources::{Capacity, ResourceRequest, format_bytes},
+    resources::{ResourceRequest, format_bytes},
     retry::LONGEST_WAIT,
-    sched::{
-        ledger::{Allocation, Ledger, NodeEntry},
-        queue::Queue,
-    },
+    sched::ledger::{Allocation, Ledger, NodeEntry},
     time::Timestamp,
 };
 
@@ -35,9 +29,42 @@ pub struct QueuedJob {
     pub not_before: Option<Timestamp>,
     /// Where it was tried in vain: other nodes go before these.
     pub avoid: BTreeSet<NodeName>,
+    /// The project that pays; its user alone without one.
+    pub project: Option<i64>,
+    /// Who asks.
+    pub user: String,
+    /// Its name: jobs of like names run for like times.
+    pub name: String,
+    /// It may be told to save its work and go.
+    pub preemptible: bool,
+    /// How long it may run.
+    pub limit: Option<Duration>,
+    /// For how long it has run already, as far as that was not in vain.
+    pub has_run: Duration,
 }
 
 impl QueuedJob {
+    /// A job that asks for so much since a moment, and for nothing else in particular.
+    #[must_use]
+    pub fn plain(job: JobId, request: ResourceRequest, at: Timestamp) -> Self {
+        Self {
+            job,
+            request,
+            nodes: 1,
+            priority: 0,
+            queued_at: at,
+            age: at,
+            not_before: None,
+            avoid: BTreeSet::new(),
+            project: None,
+            user: String::new(),
+            name: String::new(),
+            preemptible: false,
+            limit: None,
+            has_run: Duration::ZERO,
+        }
+    }
+
     /// Its age among equals: since its user asked for it, however often it was tried again since. Rows from before
     /// that was noted say no more than since when the job waits.
     #[must_use]
@@ -58,6 +85,8 @@ impl QueuedJob {
 pub struct Placement {
     /// The job.
     pub job: JobId,
+    /// Since when it had waited.
+    pub queued_at: Timestamp,
     /// What it gets on each node, by rank.
     pub allocations: Vec<Allocation>,
 }
@@ -107,117 +136,8 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Places what fits, in order of priority and age, and takes it in the ledger. A job that does not
-/// fit is passed over, so that a large one never holds up small ones that fit beside it.
-/// Solving again at the same moment places nothing.
-pub fn solve(ledger: &mut Ledger, now: Timestamp, queue: &Queue) -> Vec<Placement> {
-    let mut placements = Vec::new();
-    if queue.is_empty() {
-        return placements;
-    }
-    let mut offers: BTreeMap<NodeName, Capacity> = ledger
-        .nodes()
-        .filter(|(_, entry)| entry.open && entry.has_free_cpus())
-        .map(|(name, entry)| (name.clone(), entry.free()))
-        .collect();
-    // What is free only shrinks here: what did not fit once does not fit later.
-    let mut misfits: BTreeSet<(&ResourceRequest, u32)> = BTreeSet::new();
-    for queued in queue.iter().filter(|queued| queued.is_due(now)) {
-        // Every job needs a CPU slot: on full nodes nothing more is looked at.
-        if offers.is_empty() {
-            break;
-        }
-        let wish = (&queued.request, queued.nodes);
-        if misfits.contains(&wish) {
-            continue;
-        }
-        let Some(allocations) = place(ledger, &offers, queued) else {
-            if queued.avoid.is_empty() {
-                misfits.insert(wish);
-            }
-            continue;
-        };
-        if ledger.take(queued.job, allocations.clone()).is_err() {
-            continue;
-        }
-        for allocation in &allocations {
-            let node = &allocation.node;
-            match ledger.node(node).map(NodeEntry::free) {
-                Some(free) if free.cpus > 0 => drop(offers.insert(node.clone(), free)),
-                Some(_) | None => drop(offers.remove(node)),
-            }
-        }
-        placements.push(Placement {
-            job: queued.job,
-            allocations,
-        });
-    }
-    placements
-}
-
-/// A place for the job: nodes where it has failed are taken only when the others that are open could never hold it.
-fn place(
-    ledger: &Ledger,
-    offers: &BTreeMap<NodeName, Capacity>,
-    queued: &QueuedJob,
-) -> Option<Vec<Allocation>> {
-    if queued.avoid.is_empty() {
-        return best(ledger, offers.iter(), queued);
-    }
-    let elsewhere = offers
-        .iter()
-        .filter(|(name, _)| !queued.avoid.contains(*name));
-    let found = best(ledger, elsewhere, queued);
-    let could = |(name, entry): &(&NodeName, &NodeEntry)| {
-        let open = entry.open && !queued.avoid.contains(*name);
-        open && entry.could_hold(&queued.request, queued.nodes)
-    };
-    let others = ledger.nodes().filter(could).count();
-    if found.is_some() || others >= count(queued.nodes) {
-        return found;
-    }
-    best(ledger, offers.iter(), queued)
-}
-
 fn count(nodes: u32) -> usize {
     usize::try_from(nodes).unwrap_or(usize::MAX).max(1)
-}
-
-/// Best fit: fewest GPUs left over, then fewest CPUs, so that room for large jobs stays whole.
-fn best<'o>(
-    ledger: &Ledger,
-    offers: impl Iterator<Item = (&'o NodeName, &'o Capacity)>,
-    queued: &QueuedJob,
-) -> Option<Vec<Allocation>> {
-    let request = &queued.request;
-    let fits = |(_, free): &(&NodeName, &Capacity)| request.fits(free);
-    let fitting = offers.filter(fits);
-    let left = |(_, free): &(&NodeName, &Capacity)| (free.gpus.len(), free.cpus);
-    if queued.nodes < 2 {
-        // Among equals the first by name, in which order they come.
-        let (name, free) = fitting.min_by_key(left)?;
-        return Some(vec![NodeEntry::carve(name, free, request)?]);
-    }
-    let address = |name: &NodeName| {
-        let entry = ledger.node(name);
-        entry.map(NodeEntry::address).unwrap_or_default().to_owned()
-    };
-    let mut fitting: Vec<_> = fitting
-        .filter(|(name, _)| !address(name).is_empty())
-        .collect();
-    fitting.sort_by_key(left);
-    let wanted = count(queued.nodes);
-    let taken = fitting.get(..wanted)?.iter().map(|(name, free)| {
-        let carved = NodeEntry::carve(name, free, request)?;
-        Some(Allocation {
-            address: address(name),
-            ..carved
-        })
-    });
-    let mut taken: Vec<Allocation> = taken.collect::<Option<_>>()?;
-    // The order of ranks: the same nodes have the same ranks, however full they are.
-    taken.sort_by(|one, other| (&one.address, &one.node).cmp(&(&other.address, &other.node)));
-    Some(taken)
 }
 
 /// Why no nodes could hold `request` even if they were empty; `None` if they could, or if there is no
@@ -310,7 +230,3 @@ fn describe(name: &NodeName, entry: &NodeEntry) -> String {
     }
     words
 }
-
-#[cfg(test)]
-#[path = "solve_tests.rs"]
-mod tests;

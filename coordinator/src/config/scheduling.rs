@@ -1,0 +1,147 @@
+//! Settings of the policy: the section `scheduling`.
+//!
+//! Owns their names, types and checks, and what they are for the policy. Read by `boot`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use trainyard_core::sched::policy::{self, ProjectRule, Rule};
+
+use super::ConfigError;
+
+/// In which order jobs start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyName {
+    /// Whatever ends soonest by what is known of jobs like it, with preemption of those that allow it.
+    Default,
+    /// In order of submission; the first that does not fit holds up all behind it.
+    Fifo,
+    /// In order of submission, with backfill by time limits.
+    Easy,
+    /// Whatever ends the whole batch soonest.
+    Throughput,
+}
+
+/// Who starts where, and who makes room.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheduling {
+    /// In which order.
+    pub policy: PolicyName,
+    /// What stopping a job and starting it again costs it, in seconds.
+    pub restart_cost_seconds: u32,
+    /// How often it is looked who should make room, in seconds.
+    pub round_seconds: u32,
+    /// So long after its start a job is left alone, in seconds.
+    pub settled_seconds: u32,
+    /// After so much waiting a job goes before all others of its priority, in hours.
+    pub guard_hours: u32,
+    /// In so much waiting the rank of a job halves, in hours; 0 for never.
+    pub patience_hours: u32,
+    /// In so much time half of what a project used is forgotten, in hours.
+    pub half_life_hours: u32,
+    /// What projects may have, by their ids.
+    pub projects: BTreeMap<String, ProjectConfig>,
+}
+
+/// What one project may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProjectConfig {
+    /// Its part of the cluster, in proportion to that of the others.
+    pub share: u32,
+    /// GPUs of its own; beyond them it borrows.
+    pub gpus: Option<u32>,
+    /// GPU-hours of its own; beyond them it borrows.
+    pub gpu_hours: Option<u32>,
+    /// Whether it may borrow.
+    pub borrow: bool,
+    /// Jobs that run at once.
+    pub running: Option<u32>,
+    /// Jobs that wait at once; more are refused.
+    pub queued: Option<u32>,
+}
+
+impl Default for ProjectConfig {
+    fn default() -> Self {
+        Self {
+            share: 1,
+            gpus: None,
+            gpu_hours: None,
+            borrow: true,
+            running: None,
+            queued: None,
+        }
+    }
+}
+
+impl Scheduling {
+    /// The same for the policy.
+    #[must_use]
+    pub fn policy(&self) -> policy::Config {
+        let hours = |hours: u32| policy::Seconds::from(hours) * 3_600;
+        let projects = self.projects.iter();
+        policy::Config {
+            rule: match self.policy {
+                PolicyName::Default => Rule::Gittins,
+                PolicyName::Fifo => Rule::Fifo,
+                PolicyName::Easy => Rule::Easy,
+                PolicyName::Throughput => Rule::Throughput,
+            },
+            restart_cost: self.restart_cost_seconds.into(),
+            round: self.round_seconds.into(),
+            settled: self.settled_seconds.into(),
+            guard: hours(self.guard_hours),
+            patience: hours(self.patience_hours),
+            half_life: hours(self.half_life_hours),
+            projects: projects
+                .map(|(id, project)| (id.clone(), project.rule()))
+                .collect(),
+            ..policy::Config::default()
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |words: String| Err(ConfigError::Check(words));
+        let least = [
+            ("round_seconds", self.round_seconds),
+            ("guard_hours", self.guard_hours),
+            ("half_life_hours", self.half_life_hours),
+        ];
+        if let Some((key, _)) = least.iter().find(|(_, value)| *value == 0) {
+            return refuse(format!("scheduling.{key} must be at least 1"));
+        }
+        for (id, project) in &self.projects {
+            if id.parse::<i64>().is_err() {
+                return refuse(format!(
+                    "scheduling.projects.{id}: projects stand here by their ids, which are numbers; `trainyard project list` shows them"
+                ));
+            }
+            if project.share == 0 {
+                return refuse(format!(
+                    "scheduling.projects.{id}.share must be at least 1; limit a project by gpus or running"
+                ));
+            }
+            if !project.borrow && project.gpus.is_none() && project.gpu_hours.is_none() {
+                return refuse(format!(
+                    "scheduling.projects.{id}: borrow = false needs gpus or gpu_hours, beyond which it would borrow"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ProjectConfig {
+    fn rule(self) -> ProjectRule {
+        ProjectRule {
+            share: self.share.into(),
+            gpus: self.gpus,
+            gpu_hours: self.gpu_hours.map(f64::from),
+            borrow: self.borrow,
+            running: self.running,
+            queued: self.queued,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Why a job waits, with names: what is short on which node, who holds it, what change would start it now.
+//!
+//! Pure, and changes nothing. Called by the scheduler actor for who asks.
+
+use super::Planner;
+use crate::{
+    ids::{JobId, NodeName},
+    resources::ResourceRequest,
+    sched::{
+        QueuedJob,
+        ledger::NodeEntry,
+        policy::{Expected, Place},
+        waiting::{largest_node_misfit, reason},
+    },
+    time::Timestamp,
+};
+
+/// Of so many nodes it is told what is short there.
+const NODES: usize = 32;
+
+/// One node that could hold a task of the job, and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Short {
+    /// The node.
+    pub node: NodeName,
+    /// What is short, or that it is closed.
+    pub lacks: String,
+    /// Who holds something there.
+    pub holders: Vec<JobId>,
+}
+
+/// A change of one field by which the job would start at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The field's path in the job's specification.
+    pub field: &'static str,
+    /// What it asks for.
+    pub from: String,
+    /// What would do.
+    pub to: String,
+}
+
+/// Why a job waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// The job.
+    pub job: JobId,
+    /// In one sentence.
+    pub words: String,
+    /// It is tried again, and not before this moment.
+    pub not_before: Option<Timestamp>,
+    /// Where it stands among those who wait.
+    pub place: Option<Place>,
+    /// What is short, node by node.
+    pub short: Vec<Short>,
+    /// Any one of these would start it now.
+    pub changes: Vec<Change>,
+    /// When it is expected to start: before the first in one case of ten, in five, in nine.
+    pub expected: Option<[Timestamp; 3]>,
+}
+
+impl Planner {
+    /// Why a job waits, in one sentence.
+    #[must_use]
+    pub fn reason(&self, now: Timestamp, job: JobId) -> Option<String> {
+        let queued = self.queue.get(job)?;
+        if let Some(then) = queued.not_before.filter(|_| !queued.is_due(now)) {
+            let seconds = then.since(now).as_secs() + 1;
+            return Some(format!("starts in {seconds} s at the earliest"));
+        }
+        if let Some(words) = self.chosen(job) {
+            return Some(words);
+        }
+        let fits = || largest_node_misfit(&self.ledger, &queued.request, queued.nodes).is_none();
+        if let Some(limit) = self.policy.limit(job.0).filter(|_| fits()) {
+            return Some(limit);
+        }
+        Some(reason(&self.ledger, &queued.request, queued.nodes))
+    }
+
+    /// Why a job waits; nothing if it does not.
+    #[must_use]
+    pub fn explain(&self, now: Timestamp, job: JobId) -> Option<Explanation> {
+        let queued = self.queue.get(job)?;
+        let at = self.seconds(now);
+        let due = queued.is_due(now);
+        let expected = self.policy.expect(at, job.0).filter(|_| due);
+        let changes = match due && self.chosen(job).is_none() {
+            true => self.changes(queued),
+            false => Vec::new(),
+        };
+        Some(Explanation {
+            job,
+            words: self.reason(now, job).unwrap_or_default(),
+            not_before: queued.not_before.filter(|_| !due),
+            place: self.policy.place(at, job.0),
+            short: self.short(queued),
+            changes,
+            expected: expected.map(|expected| self.moments(expected)),
+        })
+    }
+
+    /// What would become of a job that is not submitted: the place it would get at once, or why it would wait.
+    #[must_use]
+    pub fn foresee(
+        &self,
+        now: Timestamp,
+        queued: QueuedJob,
+    ) -> (Option<Vec<NodeName>>, Option<Explanation>) {
+        let job = queued.job;
+        let mut after = self.clone();
+        after.queued(now, queued);
+        let placements = after.solve(now).placements;
+        let placed = placements
+            .into_iter()
+            .find(|placement| placement.job == job);
+        let nodes = placed.map(|placement| {
+            placement
+                .allocations
+                .into_iter()
+                .map(|held| held.node)
+                .collect()
+        });
+        (nodes, after.explain(now, job))
+    }
+
+    fn moments(&self, expected: Expected) -> [Timestamp; 3] {
+        expected.map(|then| Timestamp((then - self.skew).saturating_mul(super::SECOND)))
+    }
+
+    fn short(&self, queued: &QueuedJob) -> Vec<Short> {
+        let request = &queued.request;
+        let could = |entry: &NodeEntry| entry.could_hold(request, queued.nodes);
+        let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
+        let short = nodes.filter_map(|(name, entry)| {
+            let lacks = match entry.open {
+                false => "takes no jobs now".to_owned(),
+                true => request.shortage(&entry.free())?,
+            };
+            Some(Short {
+                node: name.clone(),
+                lacks,
+                holders: entry.jobs().collect(),
+            })
+        });
+        short.take(NODES).collect()
+    }
+
+    /// Of each field the smallest change that would do.
+    fn changes(&self, queued: &QueuedJob) -> Vec<Change> {
+        let tries = counts(queued).into_iter().chain(wishes(queued));
+        let found = tries.filter_map(|(field, from, tries)| {
+            let starts = |(changed, _): &(QueuedJob, String)| self.starts(changed);
+            let (_, to) = tries.into_iter().find(starts)?;
+            Some(Change { field, from, to })
+        });
+        found.collect()
+    }
+
+    fn starts(&self, changed: &QueuedJob) -> bool {
+        let ask = self.ask_of(changed);
+        let place = self.policy.would_start(changed.job.0, &ask);
+        // The policy counts what is still being left as free.
+        place.is_some_and(|pieces| self.is_free(changed, &pieces))
+    }
+}
+
+/// A field, what is asked for, and what may be asked for instead, the nearest first.
+type Tries = (&'static str, String, Vec<(QueuedJob, String)>);
+
+fn with(queued: &QueuedJob, change: impl Fn(&mut ResourceRequest)) -> QueuedJob {
+    let mut changed = queued.clone();
+    change(&mut changed.request);
+    changed
+}
+
+/// Less of what is counted.
+fn counts(queued: &QueuedJob) -> Vec<Tries> {
+    let fewer = |from: u32| (1..from).rev();
+    let request = &queued.request;
+    let gpus = fewer(request.gpus).map(|gpus| {
+        (
+            with(queued, |request| request.gpus = gpus),
+            gpus.to_string(),
+        )
+    });
+    let cpus = fewer(request.cpus).map(|cpus| {
+        (
+            with(queued, |request| request.cpus = cpus),
+            cpus.to_string(),
+        )
+    });
+    let nodes = fewer(queued.nodes).map(|nodes| {
+        let mut changed = queued.clone();
+        changed.nodes = nodes;
+        (changed, nodes.to_string())
+    });
+    let halves = std::iter::successors(Some(request.memory_bytes / 2), |half| Some(half / 2));
+    let halves = halves.take_while(|half| *half > 0);
+    let bytes = halves.map(|bytes| {
+        (
+            with(queued, |request| request.memory_bytes = bytes),
+            bytes.to_string(),
+        )
+    });
+    vec![
+        ("resources.gpus", request.gpus.to_string(), gpus.collect()),
+        ("resources.cpus", request.cpus.to_string(), cpus.collect()),
+        ("nodes", queued.nodes.to_string(), nodes.collect()),
+        (
+            "resources.memory_bytes",
+            request.memory_bytes.to_string(),
+            bytes.collect(),
+        ),
+    ]
+}
+
+/// Wishes that are dropped.
+fn wishes(queued: &QueuedJob) -> Vec<Tries> {
+    let request = &queued.request;
+    let any = "any".to_owned();
+    let mut wishes = Vec::new();
+    if !request.gpu_model.is_empty() {
+        let changed = with(queued, |request| request.gpu_model.clear());
+        wishes.push((
+            "resources.gpu_model",
+            request.gpu_model.clone(),
+            vec![(changed, any.clone())],
+        ));
+    }
+    if request.gpu_memory_bytes > 0 {
+        let changed = with(queued, |request| request.gpu_memory_bytes = 0);
+        let from = request.gpu_memory_bytes.to_string();
+        wishes.push(("resources.gpu_memory_bytes", from, vec![(changed, any)]));
+    }
+    wishes
+}

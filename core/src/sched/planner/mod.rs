@@ -1,0 +1,380 @@
+//! Between the policy, which counts, and the cluster, which has names: jobs, nodes and GPUs by UUID.
+//!
+//! Owns ledger, queue and policy, and that the last two believe of nodes what the ledger says. Decides nothing itself but
+//! which of equal GPUs a task gets. Pure: it is told the time. Called by the scheduler actor, which carries out what
+//! `solve` answers.
+
+mod explain;
+mod names;
+mod seats;
+
+pub use explain::{Change, Explanation, Short};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::names::{offer_of, pieces_of};
+use super::{
+    Placement, Queue, QueuedJob,
+    ledger::{Allocation, Ledger, NodeEntry},
+    policy::{
+        Config, Holding, Scheduler, Seconds,
+        cluster::{NodeIx, Piece},
+    },
+};
+use crate::{
+    ids::{JobId, NodeName},
+    resources::Capacity,
+    time::Timestamp,
+};
+
+const SECOND: i64 = 1_000_000;
+
+/// A job that is to save its work and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Which.
+    pub job: JobId,
+    /// For whom.
+    pub for_job: JobId,
+}
+
+/// All that is to be carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decisions {
+    /// These start.
+    pub placements: Vec<Placement>,
+    /// These make room.
+    pub leaving: Vec<Leaving>,
+}
+
+/// A job that holds something.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// What it asked for.
+    pub asked: QueuedJob,
+    /// What it holds.
+    pub allocations: Vec<Allocation>,
+    /// Since when.
+    pub since: Timestamp,
+    /// For whom it makes room, if it was told to.
+    pub leaves_for: Option<JobId>,
+}
+
+/// Jobs, nodes, and what is to be done.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    ledger: Ledger,
+    queue: Queue,
+    policy: Scheduler,
+    ixs: BTreeMap<NodeName, NodeIx>,
+    names: BTreeMap<NodeIx, NodeName>,
+    /// Places that the policy has chosen, and that are not free yet.
+    seats: BTreeMap<JobId, Vec<Piece>>,
+    leaving: BTreeMap<JobId, JobId>,
+    /// Waiting jobs that shun nodes, and which they shun as things are.
+    shy: BTreeMap<JobId, BTreeSet<NodeIx>>,
+    /// The policy's clock never goes back: it is ahead of the real one by so much.
+    skew: Seconds,
+    latest: Option<Seconds>,
+}
+
+impl Default for Planner {
+    fn default() -> Self {
+        Self::new(Config::default())
+    }
+}
+
+impl Planner {
+    /// Without nodes and jobs.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            ledger: Ledger::default(),
+            queue: Queue::default(),
+            policy: Scheduler::new(config),
+            ixs: BTreeMap::new(),
+            names: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            shy: BTreeMap::new(),
+            skew: 0,
+            latest: None,
+        }
+    }
+
+    /// Who holds what.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Who waits.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// The policy's own view.
+    #[must_use]
+    pub fn policy(&self) -> &Scheduler {
+        &self.policy
+    }
+
+    /// For whom a job is to make room, if it is.
+    #[must_use]
+    pub fn leaves_for(&self, job: JobId) -> Option<JobId> {
+        self.leaving.get(&job).copied()
+    }
+
+    /// INV-01 and INV-02, of what has changed since this was asked last.
+    pub fn newly_violated(&mut self) -> Option<String> {
+        self.ledger.newly_violated()
+    }
+
+    /// A node is known, or offers something else, or is open or closed.
+    pub fn set_node(&mut self, now: Timestamp, name: &NodeName, capacity: Capacity, open: bool) {
+        self.ledger.set_node(name.clone(), capacity, open);
+        self.node_changed(now, name);
+    }
+
+    /// GPUs of a node that nobody gets for now.
+    pub fn block(&mut self, now: Timestamp, name: &NodeName, gpus: BTreeSet<String>) {
+        self.ledger.block(name.clone(), gpus);
+        self.node_changed(now, name);
+    }
+
+    /// Where other nodes reach it.
+    pub fn set_address(&mut self, now: Timestamp, name: &NodeName, address: String) {
+        self.ledger.set_address(name.clone(), address);
+        self.node_changed(now, name);
+    }
+
+    fn node_changed(&mut self, now: Timestamp, name: &NodeName) {
+        let now = self.tick(now);
+        let Some(offer) = self.ledger.node(name).map(offer_of) else {
+            return;
+        };
+        let known = self.ixs.get(name);
+        if known.is_some_and(|ix| self.policy.offer(*ix) == Some(&offer)) {
+            return;
+        }
+        self.refresh(now, name);
+        self.reconsider(now);
+    }
+
+    /// What the policy believes of a node is what the ledger says.
+    fn refresh(&mut self, now: Seconds, name: &NodeName) {
+        let Some(entry) = self.ledger.node(name) else {
+            return;
+        };
+        let offer = offer_of(entry);
+        let held = entry
+            .held()
+            .filter(|(job, _)| !self.leaving.contains_key(job));
+        let held: Vec<(u64, Vec<Piece>)> = match self.ixs.get(name) {
+            Some(ix) => held
+                .map(|(job, held)| (job.0, pieces_of(*ix, entry, &offer, held)))
+                .collect(),
+            None => Vec::new(),
+        };
+        match self.ixs.get(name) {
+            Some(ix) => self.policy.change_node(now, *ix, offer, &held),
+            None => {
+                let ix = self.policy.add_node(offer);
+                self.ixs.insert(name.clone(), ix);
+                self.names.insert(ix, name.clone());
+            }
+        }
+    }
+
+    /// Nodes have changed: who shuns some may have to take them now, or need not any more.
+    fn reconsider(&mut self, now: Seconds) {
+        let shy: Vec<JobId> = self.shy.keys().copied().collect();
+        for job in shy {
+            let Some(queued) = self.queue.get(job).cloned() else {
+                self.shy.remove(&job);
+                continue;
+            };
+            if self.shy.get(&job) != Some(&self.shunned(&queued)) && self.policy.waits(job.0) {
+                self.policy.withdraw(now, job.0);
+                self.submit(now, &queued);
+            }
+        }
+    }
+
+    /// A job waits. Told twice, it stands once.
+    pub fn queued(&mut self, now: Timestamp, queued: QueuedJob) {
+        let job = queued.job;
+        if self.queue.get(job) == Some(&queued) {
+            return;
+        }
+        let due = queued.is_due(now);
+        let now = self.tick(now);
+        let left = self.leaving.remove(&job).is_some();
+        self.seats.remove(&job);
+        self.release(now, job);
+        self.queue.insert(queued.clone());
+        if left && due && self.policy.leaves(job.0) {
+            self.policy.released(now, job.0);
+            return;
+        }
+        self.policy.withdraw(now, job.0);
+        if due {
+            self.submit(now, &queued);
+        }
+    }
+
+    /// A job holds something: the store says so.
+    pub fn holds(&mut self, now: Timestamp, held: Held) {
+        let now = self.tick(now);
+        let job = held.asked.job;
+        self.queue.remove(job);
+        self.seats.remove(&job);
+        self.shy.remove(&job);
+        let nodes = || held.allocations.iter().map(|held| &held.node);
+        let before = self.ledger.held_by(job);
+        let differs = before.iter().copied().ne(held.allocations.iter());
+        let mut touched: BTreeSet<NodeName> = BTreeSet::new();
+        if differs {
+            touched = self
+                .ledger
+                .release(job)
+                .into_iter()
+                .map(|held| held.node)
+                .collect();
+            touched.extend(nodes().cloned());
+            // It holds nothing any more: there is nothing to refuse.
+            self.ledger.restore(job, held.allocations.clone()).ok();
+        }
+        let known = self.policy.holds(job.0);
+        if differs && known {
+            for name in &touched {
+                self.refresh(now, name);
+            }
+        }
+        if known {
+            return;
+        }
+        self.policy.withdraw(now, job.0);
+        let unknown: Vec<NodeName> = nodes()
+            .filter(|name| !self.ixs.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in unknown {
+            self.refresh(now, &name);
+        }
+        if let Some(for_job) = held.leaves_for {
+            self.leaving.insert(job, for_job);
+        }
+        let pieces = held.allocations.iter().filter_map(|held| {
+            let (ix, entry) = (self.ixs.get(&held.node)?, self.ledger.node(&held.node)?);
+            Some(pieces_of(*ix, entry, self.policy.offer(*ix)?, held))
+        });
+        let holding = Holding {
+            pieces: pieces.flatten().collect(),
+            asked: self.submission(&held.asked),
+            since: self.seconds(held.since),
+            leaving: held.leaves_for.is_some(),
+        };
+        self.policy.adopt(now, &holding);
+    }
+
+    /// A job neither waits nor holds anything; one that `ended` is learnt from.
+    pub fn gone(&mut self, now: Timestamp, job: JobId, ended: bool) {
+        let now = self.tick(now);
+        self.queue.remove(job);
+        self.seats.remove(&job);
+        self.leaving.remove(&job);
+        self.shy.remove(&job);
+        self.release(now, job);
+        if ended {
+            self.policy.finished(now, job.0);
+        } else {
+            self.policy.withdraw(now, job.0);
+        }
+    }
+
+    fn release(&mut self, now: Seconds, job: JobId) {
+        for held in self.ledger.release(job) {
+            let entry = self.ledger.node(&held.node);
+            // A GPU that is blocked counts as long as somebody has it.
+            if entry.is_some_and(NodeEntry::has_blocked) {
+                self.refresh(now, &held.node);
+            }
+        }
+    }
+
+    /// What is to be done now. Asked again at the same moment, it has nothing to add.
+    pub fn solve(&mut self, at: Timestamp) -> Decisions {
+        let mut decisions = Decisions::default();
+        let now = self.tick(at);
+        for job in self.queue.take_due(at) {
+            if let Some(queued) = self.queue.get(job).cloned() {
+                self.submit(now, &queued);
+            }
+        }
+        // More than once only where the books differed.
+        for _ in 0..3 {
+            let plan = self.policy.pass(now);
+            for preempt in &plan.preempts {
+                let leaving = Leaving {
+                    job: JobId(preempt.job),
+                    for_job: JobId(preempt.for_job),
+                };
+                self.leaving.insert(leaving.job, leaving.for_job);
+                decisions.leaving.push(leaving);
+            }
+            let starts = plan.starts.into_iter();
+            self.seats
+                .extend(starts.map(|start| (JobId(start.job), start.pieces)));
+            if !self.seat_all(now, &mut decisions.placements) {
+                break;
+            }
+        }
+        decisions
+    }
+
+    fn submit(&mut self, now: Seconds, queued: &QueuedJob) {
+        let asked = self.submission(queued);
+        if !queued.avoid.is_empty() {
+            self.shy.insert(queued.job, asked.ask.avoid.clone());
+        }
+        self.policy.submit(now, &asked);
+    }
+
+    /// When to solve again though nothing happens.
+    #[must_use]
+    pub fn wake(&self, now: Timestamp) -> Option<Timestamp> {
+        let policy = self
+            .policy
+            .wake(self.latest.unwrap_or_else(|| self.seconds(now)));
+        let policy = policy.map(|then| Timestamp((then - self.skew).saturating_mul(SECOND)));
+        self.queue.next_due(now).into_iter().chain(policy).min()
+    }
+
+    fn seconds(&self, at: Timestamp) -> Seconds {
+        at.0.div_euclid(SECOND) + self.skew
+    }
+
+    /// The policy's time, which goes on where it was when the clock is set back.
+    fn tick(&mut self, now: Timestamp) -> Seconds {
+        let latest = match self.latest {
+            Some(latest) => latest,
+            None => {
+                let first = self.seconds(now);
+                self.policy.hold_off(first);
+                first
+            }
+        };
+        self.skew += (latest - self.seconds(now)).max(0);
+        let now = self.seconds(now);
+        self.latest = Some(now);
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod stories;

@@ -1,0 +1,158 @@
+//! From counts to names: which of equal GPUs a task gets, and what stands in the way of a place that is chosen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Planner, names::class_of};
+use crate::{
+    ids::{JobId, NodeName},
+    sched::{
+        Placement, QueuedJob,
+        ledger::{Allocation, NodeEntry},
+        policy::{
+            Seconds,
+            cluster::{GpuClass, NodeIx, Piece},
+        },
+    },
+};
+
+/// Whether what the policy has chosen can be had.
+enum Seat {
+    Free(Vec<Allocation>),
+    /// Somebody is still leaving.
+    Later,
+    /// The books differ.
+    Gone,
+}
+
+impl Planner {
+    /// Gives places to those for whom they are free; whether the books differed.
+    pub(super) fn seat_all(&mut self, now: Seconds, placements: &mut Vec<Placement>) -> bool {
+        let mut differed = false;
+        for (job, pieces) in std::mem::take(&mut self.seats) {
+            let Some(queued) = self.queue.get(job) else {
+                continue;
+            };
+            match self.seat(queued, &pieces) {
+                Seat::Later => drop(self.seats.insert(job, pieces)),
+                Seat::Free(allocations) if self.ledger.take(job, allocations.clone()).is_ok() => {
+                    let queued_at = queued.queued_at;
+                    self.queue.remove(job);
+                    self.shy.remove(&job);
+                    placements.push(Placement {
+                        job,
+                        queued_at,
+                        allocations,
+                    });
+                }
+                Seat::Free(_) | Seat::Gone => {
+                    differed = true;
+                    let queued = queued.clone();
+                    let nodes: BTreeSet<NodeIx> = pieces.iter().map(|piece| piece.node).collect();
+                    self.policy.withdraw(now, job.0);
+                    for name in nodes
+                        .iter()
+                        .filter_map(|ix| self.names.get(ix))
+                        .cloned()
+                        .collect::<Vec<_>>()
+                    {
+                        self.refresh(now, &name);
+                    }
+                    self.submit(now, &queued);
+                }
+            }
+        }
+        differed
+    }
+
+    /// Whether nobody has to leave a place first.
+    pub(super) fn is_free(&self, queued: &QueuedJob, pieces: &[Piece]) -> bool {
+        matches!(self.seat(queued, pieces), Seat::Free(_))
+    }
+
+    /// Which GPUs, of those that the policy has counted.
+    fn seat(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
+        let mut nodes: BTreeMap<NodeIx, Vec<&Piece>> = BTreeMap::new();
+        for piece in pieces {
+            nodes.entry(piece.node).or_default().push(piece);
+        }
+        let mut allocations = Vec::new();
+        for (ix, pieces) in nodes {
+            let Some((name, entry)) = self
+                .names
+                .get(&ix)
+                .and_then(|name| Some((name, self.ledger.node(name)?)))
+            else {
+                return Seat::Gone;
+            };
+            match self.carve(name, entry, ix, &pieces).filter(|_| entry.open) {
+                Some(allocation) => allocations.push(allocation),
+                None if entry.jobs().any(|job| self.leaving.contains_key(&job)) => {
+                    return Seat::Later;
+                }
+                None => return Seat::Gone,
+            }
+        }
+        if queued.nodes < 2 && allocations.len() < 2 {
+            allocations.iter_mut().for_each(|held| held.address.clear());
+        }
+        // The order of ranks: the same nodes have the same ranks, however full they are.
+        allocations
+            .sort_by(|one, other| (&one.address, &one.node).cmp(&(&other.address, &other.node)));
+        Seat::Free(allocations)
+    }
+
+    fn carve(
+        &self,
+        name: &NodeName,
+        entry: &NodeEntry,
+        ix: NodeIx,
+        pieces: &[&Piece],
+    ) -> Option<Allocation> {
+        let free = entry.free();
+        let classes: Vec<&GpuClass> = self.policy.offer(ix)?.gpus.keys().collect();
+        let mut allocation = Allocation {
+            node: name.clone(),
+            cpus: pieces.iter().map(|piece| piece.cpus).sum(),
+            memory_bytes: pieces.iter().map(|piece| piece.memory_bytes).sum(),
+            gpus: Vec::new(),
+            address: entry.address().to_owned(),
+        };
+        if allocation.cpus > free.cpus || allocation.memory_bytes > free.memory_bytes {
+            return None;
+        }
+        for piece in pieces.iter().filter(|piece| piece.gpus > 0) {
+            let class = *classes.get(usize::from(piece.slot))?;
+            let wanted = usize::try_from(piece.gpus).ok()?;
+            let of_class = free.gpus.iter().filter(|gpu| class_of(gpu) == *class);
+            let uuids: Vec<String> = of_class.take(wanted).map(|gpu| gpu.uuid.clone()).collect();
+            if uuids.len() < wanted {
+                return None;
+            }
+            allocation.gpus.extend(uuids);
+        }
+        Some(allocation)
+    }
+
+    /// Of a job for which nodes are chosen that are not free yet: whom it waits for.
+    #[must_use]
+    pub fn chosen(&self, job: JobId) -> Option<String> {
+        let promised = || self.policy.promised(job.0);
+        let seat = self.seats.get(&job);
+        let nodes: BTreeSet<NodeIx> = match seat {
+            Some(pieces) => pieces.iter().map(|piece| piece.node).collect(),
+            None => promised()?,
+        };
+        let names: Vec<&NodeName> = nodes.iter().filter_map(|ix| self.names.get(ix)).collect();
+        let entries = names.iter().filter_map(|name| self.ledger.node(name));
+        let leaving: BTreeSet<JobId> = entries
+            .flat_map(NodeEntry::jobs)
+            .filter(|job| self.leaving.contains_key(job))
+            .collect();
+        let words = |list: Vec<String>| list.join(", ");
+        let jobs = words(leaving.iter().map(ToString::to_string).collect());
+        let names = words(names.iter().map(ToString::to_string).collect());
+        Some(format!(
+            "has a place on {names} as soon as job {jobs} has saved its work there and gone"
+        ))
+    }
+}

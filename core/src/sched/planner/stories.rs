@@ -1,0 +1,477 @@
+//! The planner over time: who makes room, who waits for them, and what becomes of it when nodes and clocks do what they do.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    resources::{Gpu, ResourceRequest},
+    sched::{Change, policy::Rule},
+};
+
+const START: i64 = 1_000_000_000 * SECOND;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp(START + seconds * SECOND)
+}
+
+fn name(node: u32) -> NodeName {
+    NodeName(format!("n{node}"))
+}
+
+fn set(planner: &mut Planner, now: i64, node: u32, gpus: u32, open: bool) {
+    let gpu = |index: u32| Gpu {
+        uuid: format!("{node}-{index}"),
+        model: "T4".into(),
+        memory_bytes: 16 << 30,
+    };
+    let capacity = Capacity {
+        cpus: 8,
+        memory_bytes: 64 << 30,
+        gpus: (0..gpus).map(gpu).collect(),
+    };
+    planner.set_node(at(now), &name(node), capacity, open);
+    planner.set_address(at(now), &name(node), format!("10.0.0.{node}"));
+}
+
+fn cluster(nodes: u32) -> Planner {
+    let mut planner = Planner::default();
+    for node in 0..nodes {
+        set(&mut planner, 0, node, 4, true);
+    }
+    planner
+}
+
+fn job(id: u64, nodes: u32, gpus: u32) -> QueuedJob {
+    let request = ResourceRequest {
+        gpus,
+        ..ResourceRequest::default()
+    };
+    QueuedJob {
+        nodes,
+        preemptible: true,
+        ..QueuedJob::plain(JobId(id), request, at(0))
+    }
+}
+
+fn urgent(id: u64, nodes: u32, gpus: u32) -> QueuedJob {
+    QueuedJob {
+        priority: 500,
+        ..job(id, nodes, gpus)
+    }
+}
+
+/// The jobs that get a place, and those that are to go.
+fn solve(planner: &mut Planner, now: i64) -> (Vec<u64>, Vec<(u64, u64)>) {
+    let decisions = planner.solve(at(now));
+    assert_eq!(planner.ledger().violated(), None);
+    let places = decisions.placements.iter().map(|placement| placement.job.0);
+    let leaving = decisions.leaving.iter();
+    let leaving = leaving.map(|gone| (gone.job.0, gone.for_job.0));
+    (places.collect(), leaving.collect())
+}
+
+#[test]
+fn an_urgent_job_starts_on_the_very_gpus_of_whoever_made_room_once_they_are_gone() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    assert_eq!(solve(&mut planner, 0), (vec![1], vec![]));
+    planner.queued(at(100), urgent(2, 1, 2));
+    assert_eq!(
+        solve(&mut planner, 100),
+        (vec![], vec![]),
+        "it has just started"
+    );
+    assert_eq!(solve(&mut planner, 400), (vec![], vec![(1, 2)]));
+    assert_eq!(planner.leaves_for(JobId(1)), Some(JobId(2)));
+    let words = planner.chosen(JobId(2)).unwrap();
+    assert_eq!(
+        words,
+        "has a place on n0 as soon as job 1 has saved its work there and gone"
+    );
+    // What is left over of the room is somebody's too, and not before it is free.
+    planner.queued(at(401), urgent(3, 1, 2));
+    assert_eq!(solve(&mut planner, 401), (vec![], vec![]));
+    assert_eq!(planner.ledger().held_by(JobId(1)).len(), 1);
+    planner.queued(at(410), job(1, 1, 4));
+    assert_eq!(solve(&mut planner, 410), (vec![2, 3], vec![]));
+    planner.gone(at(500), JobId(2), true);
+    planner.gone(at(500), JobId(3), true);
+    assert_eq!(solve(&mut planner, 500), (vec![1], vec![]), "it goes on");
+}
+
+#[test]
+fn a_job_that_does_not_allow_it_makes_room_for_nobody() {
+    let mut planner = cluster(1);
+    let pinned = QueuedJob {
+        preemptible: false,
+        ..job(1, 1, 4)
+    };
+    planner.queued(at(0), pinned);
+    solve(&mut planner, 0);
+    planner.queued(at(100), urgent(2, 1, 1));
+    assert_eq!(solve(&mut planner, 10_000), (vec![], vec![]));
+    assert_eq!(planner.chosen(JobId(2)), None);
+}
+
+#[test]
+fn a_gang_is_cleared_for_as_a_whole_or_not_at_all() {
+    let mut planner = cluster(2);
+    let pinned = QueuedJob {
+        preemptible: false,
+        ..job(1, 1, 4)
+    };
+    planner.queued(at(0), pinned);
+    planner.queued(at(0), job(2, 1, 4));
+    solve(&mut planner, 0);
+    planner.queued(at(10), urgent(3, 2, 4));
+    assert_eq!(
+        solve(&mut planner, 1_000),
+        (vec![], vec![]),
+        "one node is not to be had"
+    );
+    planner.gone(at(1_100), JobId(1), true);
+    assert_eq!(solve(&mut planner, 1_100), (vec![], vec![(2, 3)]));
+    planner.queued(at(1_110), job(2, 1, 4));
+    assert_eq!(solve(&mut planner, 1_110), (vec![3], vec![]));
+    assert_eq!(planner.ledger().held_by(JobId(3)).len(), 2);
+}
+
+#[test]
+fn a_node_that_closes_while_it_is_cleared_for_a_job_keeps_nobody_waiting_for_it() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 4));
+    let pinned = QueuedJob {
+        preemptible: false,
+        ..job(2, 1, 4)
+    };
+    planner.queued(at(0), pinned);
+    solve(&mut planner, 0);
+    let home = planner.ledger().held_by(JobId(1))[0].node.clone();
+    planner.queued(at(10), urgent(3, 1, 4));
+    assert_eq!(solve(&mut planner, 1_000).1, [(1, 3)]);
+    let index = u32::from(home == name(1));
+    set(&mut planner, 1_001, index, 4, false);
+    assert_eq!(planner.chosen(JobId(3)), None);
+    planner.gone(at(1_002), JobId(2), true);
+    assert_eq!(solve(&mut planner, 1_002), (vec![3], vec![]), "elsewhere");
+    // Whoever made room in vain waits with the others.
+    planner.queued(at(1_010), job(1, 1, 4));
+    planner.gone(at(1_020), JobId(3), true);
+    assert_eq!(solve(&mut planner, 1_020).0, [1]);
+}
+
+#[test]
+fn what_a_start_from_the_store_finds_goes_on_as_it_was() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    let place = planner.solve(at(0)).placements.remove(0);
+    let mut after = cluster(1);
+    let held = Held {
+        asked: job(1, 1, 4),
+        allocations: place.allocations,
+        since: at(0),
+        leaves_for: Some(JobId(2)),
+    };
+    after.queued(at(450), urgent(2, 1, 4));
+    after.holds(at(450), held.clone());
+    // Nobody else is told to go for it, and it takes nothing that is held.
+    assert_eq!(solve(&mut after, 450), (vec![], vec![]));
+    assert_eq!(after.leaves_for(JobId(1)), Some(JobId(2)));
+    after.holds(at(455), held);
+    after.queued(at(460), job(1, 1, 4));
+    assert_eq!(solve(&mut after, 460), (vec![2], vec![]));
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_neither_rounds_nor_starts() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    planner.queued(at(10), urgent(2, 1, 4));
+    assert_eq!(solve(&mut planner, 200), (vec![], vec![]));
+    // An hour back: what has passed has passed.
+    let back = 200 - 3_600;
+    assert_eq!(solve(&mut planner, back), (vec![], vec![]));
+    let wake = planner.wake(at(back)).unwrap();
+    assert!(wake <= at(back + 60), "{wake:?}");
+    assert_eq!(solve(&mut planner, back + 200).1, [(1, 2)]);
+}
+
+#[test]
+fn in_strict_order_the_first_that_does_not_fit_holds_up_the_rest() {
+    let config = Config {
+        rule: Rule::Fifo,
+        ..Config::default()
+    };
+    let mut planner = Planner::new(config);
+    set(&mut planner, 0, 0, 4, true);
+    planner.queued(at(0), job(1, 1, 3));
+    planner.queued(at(0), job(2, 1, 2));
+    planner.queued(at(0), job(3, 1, 1));
+    assert_eq!(solve(&mut planner, 0), (vec![1], vec![]));
+    planner.gone(at(1), JobId(1), true);
+    assert_eq!(solve(&mut planner, 1), (vec![2, 3], vec![]));
+}
+
+#[test]
+fn a_job_that_waits_is_told_what_is_short_who_has_it_and_what_would_start_it_now() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 3));
+    planner.queued(at(0), job(2, 1, 4));
+    solve(&mut planner, 0);
+    let mut wide = job(3, 2, 2);
+    wide.request.gpu_model = "t4".into();
+    planner.queued(at(0), job(4, 1, 4));
+    planner.queued(at(0), wide);
+    solve(&mut planner, 0);
+    let why = planner.explain(at(10), JobId(3)).unwrap();
+    let short: Vec<_> = why
+        .short
+        .iter()
+        .map(|short| {
+            (
+                short.node.0.as_str(),
+                short.lacks.as_str(),
+                short.holders.clone(),
+            )
+        })
+        .collect();
+    let lacks = |free: u32| format!("gpus: asks for 2 of model t4, has {free}");
+    let (one, none) = (lacks(1), lacks(0));
+    assert_eq!(
+        short,
+        [
+            ("n0", one.as_str(), vec![JobId(1)]),
+            ("n1", none.as_str(), vec![JobId(2)]),
+        ]
+    );
+    assert_eq!(why.changes, [], "one node has one GPU, the other none");
+    let place = why.place.unwrap();
+    assert_eq!((place.ahead, place.waiting), (0, 2), "told of first");
+    let [early, middle, late] = why.expected.unwrap();
+    assert!(at(10) <= early && early <= middle && middle <= late);
+    let why = planner.explain(at(10), JobId(4)).unwrap();
+    let change = Change {
+        field: "resources.gpus",
+        from: "4".into(),
+        to: "1".into(),
+    };
+    assert_eq!(why.changes, [change]);
+    let (nodes, none) = planner.foresee(at(10), job(9, 1, 1));
+    assert_eq!((nodes, none), (Some(vec![name(0)]), None));
+    assert!(planner.foresee(at(10), job(9, 1, 2)).1.is_some());
+    assert_eq!(planner.queue().iter().count(), 2, "nothing was submitted");
+}
+
+/// The job with that change.
+fn changed(queued: &QueuedJob, change: &Change) -> QueuedJob {
+    let mut queued = queued.clone();
+    let number = || change.to.parse().unwrap();
+    match change.field {
+        "resources.gpus" => queued.request.gpus = number(),
+        "resources.cpus" => queued.request.cpus = number(),
+        "nodes" => queued.nodes = number(),
+        "resources.gpu_model" => queued.request.gpu_model.clear(),
+        "resources.memory_bytes" => queued.request.memory_bytes = number().into(),
+        other => panic!("{other}"),
+    }
+    queued
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+enum Happens {
+    Submit(u32, u32, bool, i32),
+    Ends(usize),
+    /// One that was told to go has gone.
+    Leaves(usize),
+    Node(u32, u32, bool),
+    Blocks(u32, bool),
+    Waits(i64),
+    Restart,
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        (1u32..3, 0u32..5, any::<bool>(), 0i32..3)
+            .prop_map(|(nodes, gpus, may, priority)| Happens::Submit(nodes, gpus, may, priority)),
+        any::<usize>().prop_map(Happens::Ends),
+        any::<usize>().prop_map(Happens::Leaves),
+        (0u32..3, 1u32..5, any::<bool>())
+            .prop_map(|(node, gpus, open)| Happens::Node(node, gpus, open)),
+        (0u32..3, any::<bool>()).prop_map(|(node, on)| Happens::Blocks(node, on)),
+        (-400i64..2_000).prop_map(Happens::Waits),
+        Just(Happens::Restart),
+    ]
+}
+
+/// A cluster, and jobs as their store knows them.
+struct World {
+    planner: Planner,
+    now: i64,
+    next: u64,
+    waiting: BTreeMap<u64, QueuedJob>,
+    running: BTreeMap<u64, Held>,
+}
+
+impl World {
+    fn happens(&mut self, what: &Happens) {
+        let now = at(self.now);
+        match what {
+            Happens::Submit(nodes, gpus, may, priority) => {
+                let queued = QueuedJob {
+                    preemptible: *may,
+                    priority: *priority,
+                    queued_at: now,
+                    age: now,
+                    ..job(self.next, *nodes, *gpus)
+                };
+                self.waiting.insert(self.next, queued.clone());
+                self.next += 1;
+                self.planner.queued(now, queued);
+            }
+            Happens::Ends(which) => {
+                let running = self.running.keys().copied();
+                let waiting = self.waiting.keys().copied();
+                let jobs: Vec<u64> = running.chain(waiting).collect();
+                if let Some(job) = jobs.get(which % jobs.len().max(1)) {
+                    self.running.remove(job);
+                    self.waiting.remove(job);
+                    self.planner.gone(now, JobId(*job), true);
+                }
+            }
+            Happens::Leaves(which) => {
+                let going = self
+                    .running
+                    .iter()
+                    .filter(|(_, held)| held.leaves_for.is_some());
+                let going: Vec<u64> = going.map(|(job, _)| *job).collect();
+                if let Some(job) = going.get(which % going.len().max(1)) {
+                    let mut queued = self.running.remove(job).unwrap().asked;
+                    queued.queued_at = now;
+                    self.waiting.insert(*job, queued.clone());
+                    self.planner.queued(now, queued);
+                }
+            }
+            Happens::Node(node, gpus, open) => {
+                set(&mut self.planner, self.now, *node, *gpus, *open)
+            }
+            Happens::Blocks(node, on) => {
+                let one = on.then(|| format!("{node}-0"));
+                self.planner
+                    .block(now, &name(*node), one.into_iter().collect());
+            }
+            Happens::Waits(span) => self.now += span,
+            Happens::Restart => self.restart(),
+        }
+    }
+
+    fn restart(&mut self) {
+        let now = at(self.now);
+        let nodes: Vec<(NodeName, Capacity, bool)> = self
+            .planner
+            .ledger()
+            .nodes()
+            .map(|(name, entry)| (name.clone(), entry.capacity.clone(), entry.open))
+            .collect();
+        self.planner = Planner::default();
+        for queued in self.waiting.values() {
+            self.planner.queued(now, queued.clone());
+        }
+        for held in self.running.values() {
+            self.planner.holds(now, held.clone());
+        }
+        for (name, capacity, open) in nodes {
+            self.planner.set_node(now, &name, capacity, open);
+            self.planner.set_address(now, &name, name.0.clone());
+        }
+    }
+
+    fn solve(&mut self) {
+        let now = at(self.now);
+        let decisions = self.planner.solve(now);
+        for placement in decisions.placements {
+            let asked = self.waiting.remove(&placement.job.0).expect("it waited");
+            assert_eq!(placement.queued_at, asked.queued_at);
+            assert_eq!(
+                placement.allocations.len(),
+                usize::try_from(asked.nodes).unwrap()
+            );
+            for held in &placement.allocations {
+                let entry = self.planner.ledger().node(&held.node).unwrap();
+                assert!(entry.open, "{held:?} of a node that is closed");
+                assert_eq!(
+                    held.gpus.len(),
+                    usize::try_from(asked.request.gpus).unwrap()
+                );
+                assert_eq!(held.cpus, asked.request.cpus);
+            }
+            let held = Held {
+                asked,
+                allocations: placement.allocations,
+                since: now,
+                leaves_for: None,
+            };
+            self.running.insert(placement.job.0, held);
+        }
+        for leaving in decisions.leaving {
+            let held = self.running.get_mut(&leaving.job.0).expect("it ran");
+            assert!(held.asked.preemptible, "{leaving:?}");
+            held.leaves_for = Some(leaving.for_job);
+        }
+        for held in self.running.values() {
+            self.planner.holds(now, held.clone());
+        }
+        assert_eq!(self.planner.ledger().violated(), None);
+        let again = self.planner.solve(now);
+        assert_eq!(again, Decisions::default(), "it had something to add");
+        self.advice_holds(now);
+    }
+
+    /// Every change that is suggested to a job that waits would start it.
+    fn advice_holds(&self, now: Timestamp) {
+        for queued in self.waiting.values() {
+            let why = self.planner.explain(now, queued.job).expect("it waits");
+            for change in &why.changes {
+                let mut after = self.planner.clone();
+                after.queued(now, changed(queued, change));
+                let placements = after.solve(now).placements;
+                let starts = placements
+                    .iter()
+                    .any(|placement| placement.job == queued.job);
+                assert!(starts, "{change:?} does not start {queued:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn whatever_happens_nothing_is_given_twice_and_in_the_end_everything_has_run(
+        story in prop::collection::vec(happens(), 1..60),
+    ) {
+        let mut world = World {
+            planner: cluster(3),
+            now: 0,
+            next: 1,
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+        };
+        for what in &story {
+            world.happens(what);
+            world.solve();
+        }
+        for node in 0..3 {
+            set(&mut world.planner, world.now, node, 4, true);
+            world.planner.block(at(world.now), &name(node), BTreeSet::new());
+        }
+        for _ in 0..200 {
+            world.solve();
+            world.happens(&Happens::Leaves(0));
+            world.happens(&Happens::Ends(0));
+            world.now += 61;
+        }
+        prop_assert!(world.waiting.is_empty() && world.running.is_empty());
+    }
+}

@@ -1,0 +1,168 @@
+//! What it costs to have so much free on a node, and who would have to go from there. Looks only; `preempt` decides.
+
+use std::collections::BTreeSet;
+
+use super::{
+    cluster::{JobIx, NodeIx, Piece},
+    dense::Bits,
+    preempt::{Claimant, Standings},
+    scheduler::Scheduler,
+};
+
+/// What moving a job costs, as a part of what pushing it out would: it goes on at once, but pays for a restart.
+const MOVING: f64 = 0.1;
+
+/// Who has to go.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Room {
+    /// Pushed out.
+    pub(super) out: BTreeSet<JobIx>,
+    /// Moved; and whether it may also be pushed out.
+    pub(super) moved: BTreeSet<JobIx>,
+}
+
+impl Scheduler {
+    /// What it costs to have `gpus` free on each node where that can be.
+    pub(super) fn costs(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        nodes: &Bits,
+        gpus: u32,
+    ) -> Vec<Clearing> {
+        let nodes = nodes.iter::<NodeIx>();
+        nodes
+            .filter_map(|node| self.clearing(claimant, standings, node, gpus))
+            .collect()
+    }
+
+    fn clearing(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        ix: NodeIx,
+        gpus: u32,
+    ) -> Option<Clearing> {
+        let node = &self.cluster.nodes[ix];
+        let ask = &self.lanes.shapes[self.job(claimant.job).shape].ask;
+        let needs = Amount {
+            gpus,
+            cpus: ask.cpus,
+            bytes: ask.memory_bytes,
+        };
+        let mut clearing = Clearing {
+            node: ix,
+            cost: 0.0,
+            free: Amount {
+                gpus: node.free,
+                cpus: node.cpus(),
+                bytes: node.memory_bytes(),
+            },
+            out: Vec::new(),
+            moved: Vec::new(),
+        };
+        if clearing.free.holds(&needs) {
+            return Some(clearing);
+        }
+        let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
+        if total < gpus {
+            return None;
+        }
+        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
+        for holder in &node.holders {
+            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
+                continue;
+            };
+            let job = self.job(*holder);
+            let here = job.pieces.iter().filter(|piece| piece.node == ix);
+            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece.into()));
+            if self.may_push(&claimant.standing, standing) {
+                leave.push((standing.rate, here, *holder, false));
+            } else if here.gpus == job.gpus && job.gpus < total {
+                leave.push((standing.rate * MOVING, here, *holder, true));
+            }
+        }
+        // The cheapest by GPU first.
+        let by_gpu = |one: &(f64, Amount, JobIx, bool)| one.0 / f64::from(one.1.gpus.max(1));
+        leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
+        for (cost, here, job, moves) in leave {
+            if clearing.free.holds(&needs) {
+                break;
+            }
+            if !here.helps(&clearing.free, &needs) {
+                continue;
+            }
+            clearing.free = clearing.free.with(&here);
+            clearing.cost += cost;
+            if moves {
+                clearing.moved.push(job);
+            } else {
+                clearing.out.push(job);
+            }
+        }
+        clearing.free.holds(&needs).then_some(clearing)
+    }
+}
+
+/// What a node has left, or somebody holds or needs there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    gpus: u32,
+    cpus: u32,
+    bytes: u64,
+}
+
+impl From<&Piece> for Amount {
+    fn from(piece: &Piece) -> Self {
+        Self {
+            gpus: piece.gpus,
+            cpus: piece.cpus,
+            bytes: piece.memory_bytes,
+        }
+    }
+}
+
+impl Amount {
+    fn with(self, more: &Self) -> Self {
+        Self {
+            gpus: self.gpus.saturating_add(more.gpus),
+            cpus: self.cpus.saturating_add(more.cpus),
+            bytes: self.bytes.saturating_add(more.bytes),
+        }
+    }
+
+    fn holds(&self, needs: &Self) -> bool {
+        self.gpus >= needs.gpus && self.cpus >= needs.cpus && self.bytes >= needs.bytes
+    }
+
+    /// Whether to have this too brings `free` nearer to what is needed.
+    fn helps(&self, free: &Self, needs: &Self) -> bool {
+        self.gpus > 0 && free.gpus < needs.gpus
+            || self.cpus > 0 && free.cpus < needs.cpus
+            || self.bytes > 0 && free.bytes < needs.bytes
+    }
+}
+
+/// What has to happen on a node.
+#[derive(Clone, Debug)]
+pub(super) struct Clearing {
+    pub(super) node: NodeIx,
+    cost: f64,
+    free: Amount,
+    out: Vec<JobIx>,
+    moved: Vec<JobIx>,
+}
+
+impl Clearing {
+    /// The cheapest first; of those the fullest, the first.
+    pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
+        let cost = self.cost.total_cmp(&other.cost);
+        cost.then(self.free.gpus.cmp(&other.free.gpus))
+            .then(self.node.cmp(&other.node))
+    }
+
+    pub(super) fn add(&self, room: &mut Room) {
+        room.out.extend(&self.out);
+        room.moved.extend(&self.moved);
+    }
+}

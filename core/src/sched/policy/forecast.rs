@@ -1,0 +1,224 @@
+//! When a waiting job is expected to start.
+//!
+//! A guess by medians: those who run end when jobs like them do, those ahead start in their order, nobody makes room.
+//! It is wrong by a factor, and by which is learnt: every so often the newest job that waits is guessed at, and when it
+//! starts its true wait is set against the guess. An interval is the guess times the factors of the last guesses, so it
+//! is as wide as guesses were bad.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    cluster::{JobIx, Piece},
+    config::Seconds,
+    job::State,
+    lanes::ShapeIx,
+    reserve::whole,
+    scheduler::Scheduler,
+};
+
+/// So many of those ahead are looked at: further ones change little, and cost much.
+const AHEAD: usize = 256;
+/// So many starts and ends are looked at.
+const STEPS: usize = 4_096;
+/// So many of the last factors count.
+const REMEMBERED: usize = 200;
+/// So many must be known before they are believed.
+const ENOUGH: usize = 20;
+/// A wait is never told more exactly than this.
+const BLUR: Seconds = 60;
+/// Of a class of which nothing is known jobs run on for as long as they have, and never less than this.
+const LEAST: Seconds = 600;
+/// Before enough is known: a quarter of the guess to four times.
+const UNKNOWN: [f64; 3] = [0.25, 1.0, 4.0];
+
+/// When a job is expected to start: in one case of ten before the first, in five before the second, in nine before the
+/// third.
+pub type Expected = [Seconds; 3];
+
+/// A guess that is not settled.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    made: Seconds,
+    wait: Seconds,
+    told: Expected,
+}
+
+/// Guesses, and how good they were.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Forecasts {
+    /// The one to be guessed at next.
+    pub(super) newest: Option<JobIx>,
+    last: Option<Seconds>,
+    open: BTreeMap<JobIx, Open>,
+    factors: BTreeMap<u32, VecDeque<f64>>,
+    /// Intervals whose job has started, and those in which it did.
+    settled: u64,
+    within: u64,
+}
+
+impl Forecasts {
+    /// A job has started, or waits no longer.
+    pub(super) fn settle(&mut self, now: Seconds, ix: JobIx, started: bool) {
+        let Some(open) = self.open.remove(&ix) else {
+            return;
+        };
+        if !started {
+            return;
+        }
+        let [early, _, late] = open.told;
+        self.settled += 1;
+        self.within += u64::from((early..=late).contains(&now));
+        let factors = self.factors.entry(size(open.wait)).or_default();
+        factors.push_back(factor(now - open.made, open.wait));
+        if factors.len() > REMEMBERED {
+            factors.pop_front();
+        }
+    }
+
+    /// By which guesses of about this size were wrong in one, five and nine cases of ten.
+    fn spread(&self, now: Seconds, wait: Seconds) -> [f64; 3] {
+        let of_size = self.factors.get(&size(wait)).into_iter().flatten();
+        let mut known: Vec<f64> = of_size.copied().collect();
+        // Who waits already for longer than was guessed will have waited longer still.
+        let late = self
+            .open
+            .values()
+            .filter(|open| size(open.wait) == size(wait));
+        let late = late.map(|open| factor(now - open.made, open.wait));
+        known.extend(late.filter(|factor| *factor > 1.0));
+        if known.len() < ENOUGH {
+            known = self.factors.values().flatten().copied().collect();
+        }
+        if known.len() < ENOUGH {
+            return UNKNOWN;
+        }
+        known.sort_by(f64::total_cmp);
+        [1, 5, 9].map(|tenths| {
+            let at = (known.len() - 1) * tenths / 10;
+            known.get(at).copied().unwrap_or(1.0)
+        })
+    }
+}
+
+/// Guesses of like size are wrong alike.
+fn size(wait: Seconds) -> u32 {
+    u64::try_from(wait / BLUR + 1).map_or(0, u64::ilog2) / 2
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+fn factor(truth: Seconds, guess: Seconds) -> f64 {
+    (truth + BLUR) as f64 / (guess + BLUR) as f64
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "seconds are far below 2^53, and a factor of a wait is a wait"
+)]
+fn times(guess: Seconds, factor: f64) -> Seconds {
+    ((guess + BLUR) as f64 * factor) as Seconds - BLUR
+}
+
+impl Scheduler {
+    /// When a waiting job is expected to start; nothing if that cannot be told.
+    #[must_use]
+    pub fn expect(&self, now: Seconds, number: u64) -> Option<Expected> {
+        let ix = self.number(number)?;
+        let wait = self.guess(now, ix)?;
+        Some(self.around(now, wait))
+    }
+
+    fn around(&self, now: Seconds, wait: Seconds) -> Expected {
+        let spread = self.forecasts.spread(now, wait);
+        spread.map(|factor| now + times(wait, factor).max(0))
+    }
+
+    /// Intervals that were told and are settled, and those of them in which the job did start.
+    #[must_use]
+    pub fn coverage(&self) -> (u64, u64) {
+        (self.forecasts.settled, self.forecasts.within)
+    }
+
+    /// Guesses at the newest job that waits, if that is due.
+    pub(super) fn learn_to_guess(&mut self, now: Seconds) {
+        let every = self.config.forecast_every;
+        let due = self.forecasts.last.is_none_or(|last| now >= last + every);
+        if every <= 0 || !due {
+            return;
+        }
+        let newest = self.forecasts.newest.take();
+        let Some(ix) = newest.filter(|ix| self.is_waiting(*ix)) else {
+            return;
+        };
+        let Some(wait) = self.guess(now, ix) else {
+            return;
+        };
+        self.forecasts.last = Some(now);
+        let told = self.around(now, wait);
+        let open = Open {
+            made: now,
+            wait,
+            told,
+        };
+        self.forecasts.open.insert(ix, open);
+    }
+
+    fn is_waiting(&self, ix: JobIx) -> bool {
+        let job = self.jobs.get(ix).and_then(Option::as_ref);
+        job.is_some_and(|job| matches!(job.state, State::Waiting(_)))
+    }
+
+    /// For how long a job still waits if all goes as it does in the median.
+    fn guess(&self, now: Seconds, me: JobIx) -> Option<Seconds> {
+        let mut waiting = self.ahead_of(me)?;
+        waiting.truncate(AHEAD);
+        waiting.push(me);
+        let mut cluster = self.cluster.clone();
+        let mut held: BTreeMap<JobIx, Vec<Piece>> = BTreeMap::new();
+        let mut ends: BTreeSet<(Seconds, JobIx)> = BTreeSet::new();
+        for ix in &self.running {
+            held.insert(*ix, self.job(*ix).pieces.clone());
+            ends.insert((now + self.likely_left(now, *ix), *ix));
+        }
+        let mut then = now;
+        for _ in 0..STEPS {
+            let mut full: BTreeSet<ShapeIx> = BTreeSet::new();
+            let mut still = Vec::new();
+            for ix in waiting {
+                let shape = self.job(ix).shape;
+                let found = match full.contains(&shape) {
+                    true => None,
+                    false => self.lanes.shapes[shape].find(&cluster),
+                };
+                let Some(pieces) = found else {
+                    full.insert(shape);
+                    still.push(ix);
+                    continue;
+                };
+                if ix == me {
+                    return Some(then - now);
+                }
+                cluster.take(ix, &pieces);
+                held.insert(ix, pieces);
+                ends.insert((then + self.likely_left(now, ix), ix));
+            }
+            waiting = still;
+            let (end, ix) = ends.pop_first()?;
+            then = end;
+            if let Some(pieces) = held.remove(&ix) {
+                cluster.give(ix, &pieces);
+            }
+        }
+        None
+    }
+
+    /// How long a job runs on, as those like it do.
+    fn likely_left(&self, now: Seconds, ix: JobIx) -> Seconds {
+        let job = self.job(ix);
+        let ran = job.ran(now, self.config.restart_cost);
+        let known = self.history.left(job.class, ran);
+        let left = known.map_or_else(|| ran.max(LEAST), |[_, middle, _]| whole(middle));
+        let limit = job.limit.map_or(Seconds::MAX, |limit| (limit - ran).max(1));
+        left.clamp(1, limit)
+    }
+}

@@ -1,0 +1,169 @@
+//! What happens to nodes, and to those who hold something there.
+//!
+//! Owns that what the policy believes of a node is what its caller says. Never places: `pass` does.
+
+use std::collections::BTreeSet;
+
+use super::{
+    cluster::{JobIx, NodeIx, NodeOffer, Piece},
+    config::Seconds,
+    job::{State, Submission},
+    projects::Change,
+    scheduler::Scheduler,
+};
+
+/// A job that holds something already when the policy first hears of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The job.
+    pub asked: Submission,
+    /// What it holds.
+    pub pieces: Vec<Piece>,
+    /// Since when.
+    pub since: Seconds,
+    /// It was told to go: nobody waits for it here, and what it holds counts as free.
+    pub leaving: bool,
+}
+
+impl Scheduler {
+    /// Adds a node.
+    pub fn add_node(&mut self, offer: NodeOffer) -> NodeIx {
+        let node = self.cluster.add(offer);
+        self.lanes.refresh(&self.cluster);
+        node
+    }
+
+    /// Opens or closes a node, or changes what it offers. `held` is what jobs that run hold there, whatever was believed;
+    /// promises of nodes that are closed now, or offer other GPUs, are taken back.
+    pub fn change_node(
+        &mut self,
+        now: Seconds,
+        node: NodeIx,
+        offer: NodeOffer,
+        held: &[(u64, Vec<Piece>)],
+    ) {
+        let before = &self.cluster.nodes[node].offer;
+        let keeps = offer.open && before.gpus == offer.gpus;
+        let holders: BTreeSet<JobIx> = self.cluster.holders(node).iter().copied().collect();
+        let mut rows: Vec<(JobIx, Vec<Piece>)> = Vec::new();
+        for ix in holders.iter().copied() {
+            match self.job(ix).state {
+                State::Promised | State::Leaving if keeps => {
+                    let pieces = self.job(ix).pieces.iter();
+                    let here = pieces.filter(|piece| piece.node == node).copied();
+                    rows.push((ix, here.collect()));
+                }
+                State::Promised | State::Leaving => self.revoke(now, ix),
+                State::Running | State::Later | State::Waiting(_) => {
+                    self.job_mut(ix).pieces.retain(|piece| piece.node != node);
+                }
+            }
+        }
+        for (number, pieces) in held {
+            let known = self.number(*number);
+            let Some(ix) = known.filter(|ix| self.job(*ix).state == State::Running) else {
+                continue;
+            };
+            self.job_mut(ix).pieces.extend(pieces);
+            rows.push((ix, pieces.clone()));
+        }
+        let touched: BTreeSet<JobIx> = holders
+            .iter()
+            .copied()
+            .chain(rows.iter().map(|(ix, _)| *ix))
+            .collect();
+        for ix in touched {
+            let job = self.job_mut(ix);
+            if job.state != State::Running {
+                continue;
+            }
+            let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
+            job.partial = has < job.gpus;
+        }
+        self.cluster.change(node, offer, &rows);
+        self.lanes.refresh(&self.cluster);
+    }
+
+    /// A job that held something before the policy knew of it.
+    pub fn adopt(&mut self, now: Seconds, holding: &Holding) {
+        if self.number(holding.asked.job).is_some() {
+            return;
+        }
+        let ix = self.note(now, &holding.asked);
+        let job = self.job_mut(ix);
+        job.runs += 1;
+        job.since = holding.since.min(now);
+        if holding.leaving {
+            job.state = State::Leaving;
+            return;
+        }
+        job.state = State::Running;
+        job.pieces.clone_from(&holding.pieces);
+        let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
+        job.partial = has < job.gpus;
+        let (project, gpus) = (job.project, job.gpus);
+        let half_life = self.config.half_life;
+        self.cluster.take(ix, &holding.pieces);
+        self.projects
+            .hold(project, Change::Take(gpus), now, half_life);
+        self.running.insert(ix);
+    }
+
+    /// What a node offers.
+    #[must_use]
+    pub fn offer(&self, node: NodeIx) -> Option<&NodeOffer> {
+        self.cluster.nodes.get(node).map(|node| &node.offer)
+    }
+
+    /// Whether a job runs, or leaves what it held.
+    #[must_use]
+    pub fn holds(&self, number: u64) -> bool {
+        let state = self.number(number).map(|ix| &self.job(ix).state);
+        matches!(state, Some(State::Running | State::Leaving))
+    }
+
+    /// Whether a job was told to go, and has not gone yet.
+    #[must_use]
+    pub fn leaves(&self, number: u64) -> bool {
+        let ix = self.number(number);
+        ix.is_some_and(|ix| self.job(ix).state == State::Leaving)
+    }
+
+    /// Whether a job waits and nothing is chosen for it.
+    #[must_use]
+    pub fn waits(&self, number: u64) -> bool {
+        let state = self.number(number).map(|ix| &self.job(ix).state);
+        matches!(state, Some(State::Waiting(_) | State::Later))
+    }
+
+    /// The nodes that are cleared for a job.
+    #[must_use]
+    pub fn promised(&self, number: u64) -> Option<BTreeSet<NodeIx>> {
+        let job = self.number(number).map(|ix| self.job(ix))?;
+        let pieces = job.pieces.iter().map(|piece| piece.node);
+        (job.state == State::Promised).then(|| pieces.collect())
+    }
+
+    /// Rounds of preemption begin one round from now: what is known at a start is not all yet.
+    pub fn hold_off(&mut self, now: Seconds) {
+        self.last_round = Some(now);
+        self.last_try = Some(now);
+    }
+
+    /// The place that was promised to a job is not to be had any more.
+    fn revoke(&mut self, now: Seconds, ix: JobIx) {
+        self.give_back(now, ix);
+        if self.job(ix).state != State::Promised {
+            return;
+        }
+        self.ready.remove(&ix);
+        for waiting in self.awaited.values_mut() {
+            waiting.retain(|job| *job != ix);
+        }
+        let job = self.job_mut(ix);
+        job.awaits.clear();
+        let project = job.project;
+        self.projects.queue(project, true);
+        self.enqueue(now, ix);
+    }
+}
