@@ -341,19 +341,6 @@ mod tests {
                     seconds: 5_400,
                     nanos: 0,
                 }),
-                placement: Some(v1::Placement {
-                    labels: vec!["zone=a".into()],
-                    fabric: "rack".into(),
-                    exclusive: true,
-                    ..v1::Placement::default()
-                }),
-                after: vec![2],
-                array: Some(v1::ArrayPlace {
-                    id: 3,
-                    index: 7,
-                    size: 9,
-                    at_most: 2,
-                }),
                 ..v1::JobSpec::default()
             }),
             state: JobState::Failed.into(),
@@ -384,9 +371,6 @@ mod tests {
             r"command     sh -c 'it'\''s'",
             "resources   1 cpus, 8 GiB memory, 2 gpus of model H100",
             "time limit  1h30m",
-            "placement   with zone=a, of one rack, nobody else on its nodes",
-            "array       index 7 of array 3, 9 jobs, at most 2 at once",
-            "starts      after job 2 has succeeded",
             "attempt 1  on alpha",
             "gpus GPU-1",
             "outcome        failed (timeout): ran longer than 1h30m",
@@ -396,5 +380,32 @@ mod tests {
             assert!(text.contains(words), "{words}:\n{text}");
         }
         assert!(!text.contains("epochs"), "{text}");
+    }
+
+    #[test]
+    fn a_page_tells_what_was_asked_of_nodes_and_of_the_start() {
+        let text = asked(&v1::JobSpec {
+            placement: Some(v1::Placement {
+                labels: vec!["zone=a".into()],
+                fabric: "rack".into(),
+                exclusive: true,
+                ..v1::Placement::default()
+            }),
+            after: vec![2],
+            array: Some(v1::ArrayPlace {
+                id: 3,
+                index: 7,
+                size: 9,
+                at_most: 2,
+            }),
+            ..v1::JobSpec::default()
+        });
+        for words in [
+            "with zone=a, of one rack, nobody else on its nodes",
+            "index 7 of array 3, 9 jobs, at most 2 at once",
+            "after job 2 has succeeded",
+        ] {
+            assert!(text.contains(words), "{words}:\n{text}");
+        }
     }
 }

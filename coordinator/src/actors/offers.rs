@@ -6,50 +6,66 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use trainyard_core::{
-    ids::NodeName,
-    resources::{Capacity, ResourceRequest},
-    sched::{Ledger, Unfit, largest_node_misfit},
+    label,
+    sched::{Ledger, Unfit, Wish},
 };
+
+use crate::store::NodeRow;
 
 /// A clone shows the same.
 #[derive(Clone, Debug, Default)]
 pub struct Offers(Arc<RwLock<Ledger>>);
 
 impl Offers {
-    pub(super) fn set(&self, name: NodeName, capacity: Capacity, address: String) {
+    pub(super) fn set(&self, row: &NodeRow) {
         let mut nodes = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        nodes.set_node(name.clone(), capacity, true);
-        nodes.set_address(name, address);
+        let name = || row.name.clone();
+        nodes.set_node(name(), row.capacity.clone(), true);
+        nodes.set_address(name(), row.address.clone());
+        nodes.set_labels(name(), label::texts(&row.all_labels()));
     }
 
-    /// Why no so many nodes could ever hold the request.
+    /// Why no nodes could ever hold the job.
     #[must_use]
-    pub fn misfit(&self, request: &ResourceRequest, nodes: u32) -> Option<Unfit> {
+    pub fn misfit(&self, wish: Wish<'_>) -> Option<Unfit> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        largest_node_misfit(&known, request, nodes)
+        wish.misfit(&known)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use trainyard_core::{resources::ResourceRequest, spec::Placing};
+
     use super::*;
 
     #[test]
     fn a_request_is_judged_by_what_nodes_offer_now() {
         let offers = Offers::default();
-        let wide = ResourceRequest {
-            cpus: 8,
-            ..ResourceRequest::default()
+        let (wide, placement) = (
+            ResourceRequest {
+                cpus: 8,
+                ..ResourceRequest::default()
+            },
+            Placing::default(),
+        );
+        let misfit = || {
+            offers.misfit(Wish {
+                request: &wide,
+                nodes: 1,
+                placement: &placement,
+            })
         };
-        assert!(offers.misfit(&wide, 1).is_none(), "no node yet to judge by");
-        let with = |cpus| Capacity {
-            cpus,
-            ..Capacity::default()
+        assert!(misfit().is_none(), "no node yet to judge by");
+        let with = |cpus| {
+            let row =
+                json!({"name": "n1", "capacity": {"cpus": cpus, "memory_bytes": 0, "gpus": []}});
+            serde_json::from_value(row).unwrap()
         };
-        let name = || NodeName("n1".into());
-        offers.set(name(), with(4), String::new());
-        assert!(offers.misfit(&wide, 1).is_some());
-        offers.set(name(), with(8), String::new());
-        assert!(offers.misfit(&wide, 1).is_none());
+        offers.set(&with(4));
+        assert!(misfit().is_some());
+        offers.set(&with(8));
+        assert!(misfit().is_none());
     }
 }

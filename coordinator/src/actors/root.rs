@@ -15,7 +15,7 @@ use super::{
     jobs::{Jobs, JobsArgs, JobsMsg, JobsRef},
     nodes::{Nodes, NodesArgs, NodesMsg, NodesRef},
     offers::Offers,
-    scheduler::{Scheduler, SchedulerMsg, SchedulerRef},
+    scheduler::{Scheduler, SchedulerArgs, SchedulerMsg, SchedulerRef},
 };
 use crate::{
     config::TrackersConfig,
@@ -89,8 +89,12 @@ impl Actor for Root {
         args: RootArgs,
     ) -> Result<State, ActorProcessingErr> {
         let cell = myself.get_cell();
+        let of_scheduler = SchedulerArgs {
+            policy: args.policy,
+            store: args.store.clone(),
+        };
         let (scheduler, _) =
-            Scheduler::spawn_linked(None, Scheduler, args.policy, cell.clone()).await?;
+            Scheduler::spawn_linked(None, Scheduler, of_scheduler, cell.clone()).await?;
         let offers = Offers::default();
         let of_nodes = NodesArgs {
             offers: offers.clone(),

@@ -15,7 +15,7 @@ use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
     job::{Event, Job, JobState},
     resources::Capacity,
-    sched::{Allocation, Held, Leaving, NodeEntry, Planner, QueuedJob, policy},
+    sched::{Allocation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy},
     secret::Secret,
     time::Timestamp,
 };
@@ -24,7 +24,7 @@ use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
 };
-use crate::clock;
+use crate::{clock, store::Store};
 
 /// Where to send [`SchedulerMsg`].
 pub type SchedulerRef = ActorRef<SchedulerMsg>;
@@ -74,6 +74,8 @@ pub enum SchedulerMsg {
     NodeIs(NodeName, Capacity, bool),
     /// Where other nodes reach this one.
     Address(NodeName, String),
+    /// What a node is labelled with, each `key=value`.
+    Labels(NodeName, BTreeSet<String>),
     /// The GPUs of a node that nobody gets for now.
     Blocked(NodeName, BTreeSet<String>),
     /// The lease of a node is over.
@@ -111,6 +113,15 @@ impl From<Proposal> for JobMsg {
     }
 }
 
+/// What the scheduler is given at start.
+#[derive(Debug)]
+pub struct SchedulerArgs {
+    /// Who starts where, and who makes room.
+    pub policy: policy::Config,
+    /// Says how jobs stand that others wait for.
+    pub store: Store,
+}
+
 /// The planner, and what is under way.
 #[derive(Debug, Default)]
 pub struct State {
@@ -121,6 +132,7 @@ pub struct State {
     /// such tasks hold is not in the ledger.
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
     jobs: Option<JobsRef>,
+    store: Option<Store>,
     dirty: bool,
     /// When the queue is looked at next for jobs whose wait is over.
     alarm: Option<Timestamp>,
@@ -129,15 +141,16 @@ pub struct State {
 impl Actor for Scheduler {
     type Msg = SchedulerMsg;
     type State = State;
-    type Arguments = policy::Config;
+    type Arguments = SchedulerArgs;
 
     async fn pre_start(
         &self,
         _myself: SchedulerRef,
-        config: policy::Config,
+        args: SchedulerArgs,
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
-            planner: Planner::new(config),
+            planner: Planner::new(args.policy),
+            store: Some(args.store),
             ..State::default()
         })
     }
@@ -153,14 +166,16 @@ impl Actor for Scheduler {
             SchedulerMsg::JobIs(job) => state.job_is(*job),
             SchedulerMsg::Waiting(jobs) => {
                 state.dirty = true;
-                let now = clock::now();
-                jobs.into_iter()
-                    .for_each(|job| state.planner.queued(now, job));
+                jobs.into_iter().for_each(|job| state.waits(job));
             }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
             SchedulerMsg::Address(name, address) => {
                 state.planner.set_address(clock::now(), &name, address);
+                state.dirty = true;
+            }
+            SchedulerMsg::Labels(name, labels) => {
+                state.planner.set_labels(clock::now(), &name, labels);
                 state.dirty = true;
             }
             SchedulerMsg::Blocked(name, gpus) => {
@@ -196,8 +211,10 @@ impl State {
             self.unanswered.remove(&job.id);
             self.attempts.remove(&job.id);
             if job.state == JobState::Queued {
-                self.planner.queued(now, job.queued());
+                self.waits(job.queued());
             } else {
+                let standing = Standing::of(Some(job.state));
+                self.planner.stands(job.id, standing);
                 self.planner.gone(now, job.id, job.state.is_terminal());
             }
             return;
@@ -219,6 +236,24 @@ impl State {
             leaves_for: attempt.makes_room_for,
         };
         self.planner.holds(now, held);
+    }
+
+    /// A job waits. How those stand that it waits for is in the store: what changes after this look is told.
+    fn waits(&mut self, queued: QueuedJob) {
+        let gate = queued.gate.clone();
+        self.planner.queued(clock::now(), queued);
+        for job in self.planner.unknown(&gate) {
+            let read = self.store.as_ref().map(|store| store.job(job));
+            match read.transpose() {
+                Ok(found) => {
+                    let state = found.flatten().map(|found| found.state);
+                    self.planner.stands(job, Standing::of(state));
+                }
+                Err(error) => {
+                    tracing::error!(%job, %error, "a job that others wait for cannot be read");
+                }
+            }
+        }
     }
 
     /// The placement that `job` has still to answer; one from before it was queued anew is none.
@@ -325,6 +360,9 @@ impl State {
             };
             self.unanswered.insert(placement.job, proposal.clone());
             self.tell(placement.job, proposal.into());
+        }
+        for (job, why) in decisions.never {
+            self.tell(job, JobMsg::Event(Event::Hopeless(why), None));
         }
         for leaving in decisions.leaving {
             self.make_room(leaving);

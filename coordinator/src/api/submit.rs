@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use trainyard_core::{
     access::Permission,
     job::{Job, JobState},
+    sched::Wish,
     spec::{Indices, JobSpec, Violation},
 };
 use trainyard_proto::status::Kind;
@@ -78,8 +79,12 @@ impl Service {
         let indices = indices.and_then(|text| Indices::parse(&text).ok());
         let size = indices.as_ref().map_or(1, Indices::size);
         let _place = self.admit(size.into())?;
-        let misfit = self.tree().offers.misfit(&spec.resources, spec.nodes);
-        if let Some(unfit) = misfit {
+        let wish = Wish {
+            request: &spec.resources,
+            nodes: spec.nodes,
+            placement: &spec.placement,
+        };
+        if let Some(unfit) = self.tree().offers.misfit(wish) {
             return Err(ApiError::field(unfit.field(), unfit.to_string()));
         }
         let snapshot = self.data().prepare(caller, &mut spec).await?;

@@ -18,7 +18,8 @@ use trainyard_core::{
     ids::{JobId, NodeName, Rank},
     job::{Attempt, Job, JobState, have_run},
     resources::ResourceRequest,
-    sched::QueuedJob,
+    sched::{Gate, QueuedJob},
+    spec::{ArrayPlace, Placing},
     time::Timestamp,
 };
 
@@ -319,6 +320,16 @@ struct Asked {
     #[serde(default)]
     resume: bool,
     #[serde(default)]
+    placement: Placing,
+    #[serde(default)]
+    not_before: Option<Timestamp>,
+    #[serde(default)]
+    after: Vec<JobId>,
+    #[serde(default)]
+    after_any: Vec<JobId>,
+    #[serde(default)]
+    array: Option<ArrayPlace>,
+    #[serde(default)]
     time_limit: Option<Duration>,
 }
 
@@ -344,6 +355,13 @@ pub(super) fn queued_from_json(
     };
     Ok(Some(QueuedJob {
         has_run: have_run(attempts, asked),
+        placement: job.spec.placement,
+        gate: Gate {
+            not_before: job.spec.not_before,
+            after: job.spec.after,
+            after_any: job.spec.after_any,
+            array: job.spec.array,
+        },
         project: job.spec.project_id,
         user: job.submitted_by,
         name: job.spec.name,

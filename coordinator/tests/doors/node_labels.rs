@@ -1,6 +1,6 @@
 //! Labels of nodes: as their agents say, and as operators set.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use reqwest::Method;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::{
     world::World,
 };
 
-type Labels = HashMap<String, String>;
+type Labels = BTreeMap<String, String>;
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     let pairs = pairs.iter();

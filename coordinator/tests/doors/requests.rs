@@ -1,11 +1,16 @@
-//! What a job may ask for beyond resources: arrays, jobs that it waits for, and what of that is refused.
+//! What a job may ask for beyond resources: labels, nodes for itself, jobs that it waits for, a time, arrays; and what
+//! of that is refused.
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tests::wait::until;
 use trainyard_core::{ids::JobId, spec::JobSpec};
 use trainyard_proto::v1;
 
-use crate::world::{World, command};
+use crate::{
+    agent::{Agent, exited, hello, running},
+    world::{World, command},
+};
 
 fn program(change: impl FnOnce(&mut JobSpec)) -> JobSpec {
     let mut spec = JobSpec {
@@ -184,4 +189,167 @@ async fn what_is_asked_of_nodes_over_rest_reaches_the_specification() {
         "placement.labels",
     ];
     assert_eq!(found, wanted.map(|place| format!("body.config.{place}")));
+}
+
+/// An agent with labels, that runs one job at a time unless it has more CPUs.
+async fn labelled(world: &World, name: &str, cpus: u32, label: &str) -> Agent {
+    let (key, value) = label.split_once('=').unwrap();
+    let hello = v1::Hello {
+        labels: [(key.to_owned(), value.to_owned())].into(),
+        ..hello(world, name, cpus)
+    };
+    Agent::connect(world, hello).await
+}
+
+async fn reason(world: &World, job_id: u64) -> String {
+    let request = v1::GetJobRequest { job_id };
+    let answer = world.jobs().await.get_job(request).await.unwrap();
+    answer.into_inner().job.unwrap().reason
+}
+
+async fn id(world: &World, change: impl FnOnce(&mut JobSpec)) -> u64 {
+    submit(world, program(change), "").await.unwrap().job_id
+}
+
+/// The next task of the agent is this job's; it runs and ends with this code.
+async fn runs(agent: &mut Agent, job: u64, code: i32) {
+    let task = agent.start().await.task.unwrap();
+    assert_eq!(task.job_id, job);
+    agent.report(running(task)).await;
+    agent.report(exited(task, code, 0)).await;
+    assert_eq!(agent.forget().await, task);
+}
+
+#[tokio::test]
+async fn a_job_goes_to_nodes_that_are_labelled_as_it_wants_by_whomever() {
+    let world = World::start().await;
+    let mut a = labelled(&world, "n1", 4, "zone=a").await;
+    let mut b = labelled(&world, "n2", 4, "zone=b").await;
+    let of = |text: &str| std::collections::BTreeSet::from([text.to_owned()]);
+    let with = id(&world, |spec| spec.placement.labels = of("zone=b")).await;
+    assert_eq!(b.start().await.task.unwrap().job_id, with);
+    let without = id(&world, |spec| spec.placement.anti_labels = of("zone=b")).await;
+    assert_eq!(a.start().await.task.unwrap().job_id, without);
+    let spec = program(|spec| spec.placement.labels = of("zone=c"));
+    let refused = submit(&world, spec.clone(), "").await.unwrap_err();
+    let words = "placement.labels: no node has zone=c; labels of nodes are zone=a, zone=b";
+    assert!(refused.message().contains(words), "{refused:?}");
+    let request = v1::SetLabelsRequest {
+        name: "n1".into(),
+        set: [("zone".to_owned(), "c".to_owned())].into(),
+        remove: Vec::new(),
+    };
+    world.nodes().await.set_labels(request).await.unwrap();
+    let now = submit(&world, spec, "").await.unwrap().job_id;
+    assert_eq!(a.start().await.task.unwrap().job_id, now);
+}
+
+#[tokio::test]
+async fn a_job_waits_for_others_and_a_chain_ends_whole_when_one_fails() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let first = id(&world, |_| ()).await;
+    let after = |job: u64| move |spec: &mut JobSpec| spec.after = vec![JobId(job)];
+    let second = id(&world, after(first)).await;
+    let third = id(&world, after(second)).await;
+    let any = id(&world, |spec| spec.after_any = vec![JobId(second)]).await;
+    let words = format!("waits for job {first} to succeed");
+    assert_eq!(reason(&world, second).await, words);
+    runs(&mut agent, first, 0).await;
+    runs(&mut agent, second, 3).await;
+    // It ends, and not by itself.
+    let ended = until("the chain has ended", async || {
+        let jobs = all_jobs(&world).await;
+        let third = jobs.into_iter().find(|job| job.job_id == third)?;
+        (third.state() == v1::JobState::Cancelled).then_some(third)
+    });
+    let words = ended.await.outcome.unwrap().message;
+    assert!(
+        words.contains(&format!(
+            "when job {second} has succeeded, and that has failed"
+        )),
+        "{words}"
+    );
+    runs(&mut agent, any, 0).await;
+}
+
+#[tokio::test]
+async fn after_a_start_anew_the_store_says_how_those_stand_that_jobs_wait_for() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let first = id(&world, |_| ()).await;
+    let later = "2999-01-01T00:00:00Z";
+    let later = trainyard_core::time::Timestamp::parse_rfc3339(later);
+    let held = id(&world, |spec| {
+        spec.after = vec![JobId(first)];
+        spec.not_before = later;
+    })
+    .await;
+    let open = id(&world, |spec| spec.after_any = vec![JobId(held)]).await;
+    runs(&mut agent, first, 0).await;
+    let both = "not before 2999-01-01 00:00 UTC";
+    until("the other half is met", async || {
+        (reason(&world, held).await == both).then_some(())
+    })
+    .await;
+    drop(agent);
+    let world = World::on(world.stop().await).await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    assert_eq!(reason(&world, held).await, both);
+    let words = format!("waits for job {held} to end");
+    assert_eq!(reason(&world, open).await, words);
+    cancel(&world, held, false).await;
+    runs(&mut agent, open, 0).await;
+}
+
+#[tokio::test]
+async fn of_an_array_no_more_run_at_once_than_it_says() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 8).await;
+    let first = id(&world, |spec| spec.indices = Some("0-3%2".into())).await;
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        running.push(agent.start().await.task.unwrap());
+    }
+    let mut known: Vec<u64> = running.iter().map(|task| task.job_id).collect();
+    known.sort_unstable();
+    assert_eq!(known, [first, first + 1]);
+    let words = reason(&world, first + 2).await;
+    assert!(words.contains("2 of its array run"), "{words}");
+    let done = running.remove(0);
+    agent.report(exited(done, 1, 0)).await;
+    assert_eq!(agent.forget().await, done);
+    assert_eq!(agent.start().await.task.unwrap().job_id, first + 2);
+    assert!(
+        reason(&world, first + 3)
+            .await
+            .contains("2 of its array run")
+    );
+}
+
+#[tokio::test]
+async fn a_job_that_wants_its_node_alone_waits_for_it_and_lets_nobody_else_there() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let small = id(&world, |_| ()).await;
+    let task = agent.start().await.task.unwrap();
+    assert_eq!(task.job_id, small);
+    let alone = id(&world, |spec| spec.placement.exclusive = true).await;
+    let words = reason(&world, alone).await;
+    assert!(
+        words.starts_with("waits for nodes that nobody else uses"),
+        "{words}"
+    );
+    agent.report(exited(task, 0, 0)).await;
+    assert_eq!(agent.forget().await, task);
+    let alone_task = agent.start().await.task.unwrap();
+    assert_eq!(alone_task.job_id, alone);
+    let other = id(&world, |_| ()).await;
+    assert!(
+        reason(&world, other).await.contains("cpus"),
+        "it has all of the node"
+    );
+    agent.report(exited(alone_task, 0, 0)).await;
+    assert_eq!(agent.forget().await, alone_task);
+    assert_eq!(agent.start().await.task.unwrap().job_id, other);
 }

@@ -115,7 +115,10 @@ async fn a_job_that_is_cancelled_while_it_makes_room_is_cancelled_and_its_place_
     let urgent = submit(&world, whole(500, false)).await;
     let stop = agent.stop().await;
     assert_eq!(stop.cause(), v1::StopCause::Preempted);
-    let request = v1::CancelJobRequest { job_id: first };
+    let request = v1::CancelJobRequest {
+        job_id: first,
+        ..Default::default()
+    };
     world.jobs().await.cancel_job(request).await.unwrap();
     assert_eq!(agent.stop().await.cause(), v1::StopCause::Cancelled);
     agent.report(gone(task, v1::StopCause::Preempted)).await;

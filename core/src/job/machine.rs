@@ -37,6 +37,7 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         Event::NodeLost(attempt, node, why) => next.node_lost(attempt, &node, why)?,
         Event::Heard(task) => next.heard(task)?,
         Event::Late(attempt, ranks) => next.late(attempt, ranks)?,
+        Event::Hopeless(why) => next.hopeless(why)?,
         Event::MakeRoom(attempt, job) => next.make_room(attempt, job)?,
         Event::Tracked(attempt, tracker, run) => next.tracked(attempt, tracker, run)?,
     }
@@ -79,6 +80,19 @@ impl Draft {
                 return Err(self.not_now("cancel"));
             }
         }
+        Ok(())
+    }
+
+    /// What it waits for cannot come.
+    fn hopeless(&mut self, why: String) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Pending, JobState::Queued], "hopeless")?;
+        self.job.outcome = Some(Outcome {
+            class: Some(FailureClass::Cancelled),
+            message: why,
+            ..Outcome::default()
+        });
+        self.effects.push(Effect::Dequeue);
+        self.enter(JobState::Cancelled);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use crate::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     record::{Checkpoint, Completion, Progress},
     retry::Tried,
-    sched::{Allocation, QueuedJob},
+    sched::{Allocation, Gate, QueuedJob},
     secret::Secret,
     spec::JobSpec,
     time::Timestamp,
@@ -145,6 +145,8 @@ pub enum Event {
     Heard(TaskKey),
     /// These ranks keep the rest of their gang waiting for too long.
     Late(AttemptNo, Vec<Rank>),
+    /// It waits for a job that did not succeed, in words: it will never start.
+    Hopeless(String),
     /// The scheduler needs the attempt's place for that job.
     MakeRoom(AttemptNo, JobId),
     /// The attempt has this run at a tracker; may come long after its end.
@@ -312,6 +314,8 @@ impl Job {
             preemptible: self.spec.preemptible,
             limit: self.spec.time_limit,
             has_run: self.has_run(),
+            placement: self.spec.placement.clone(),
+            gate: Gate::of(&self.spec),
         }
     }
 

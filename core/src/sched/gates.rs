@@ -6,7 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{ids::JobId, job::JobState, spec::ArrayPlace, time::Timestamp};
+use crate::{
+    ids::JobId,
+    job::JobState,
+    spec::{ArrayPlace, JobSpec},
+    time::Timestamp,
+};
 
 /// What stands between a job and its consideration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +27,17 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// As the job's specification says.
+    #[must_use]
+    pub fn of(spec: &JobSpec) -> Self {
+        Self {
+            not_before: spec.not_before,
+            after: spec.after.clone(),
+            after_any: spec.after_any.clone(),
+            array: spec.array.clone(),
+        }
+    }
+
     /// Jobs that it waits for.
     pub fn awaited(&self) -> impl Iterator<Item = JobId> + '_ {
         self.after.iter().chain(&self.after_any).copied()
@@ -91,6 +107,15 @@ struct Members {
     ready: BTreeSet<(u32, JobId)>,
 }
 
+/// A job that was let through.
+#[derive(Clone, Copy, Debug)]
+struct Through {
+    /// In whose places it counts.
+    array: Option<JobId>,
+    /// When; not known of one that ran already when it was first heard of.
+    at: Option<Timestamp>,
+}
+
 /// All jobs that are held back.
 #[derive(Clone, Debug, Default)]
 pub struct Gates {
@@ -101,8 +126,8 @@ pub struct Gates {
     standings: BTreeMap<JobId, Standing>,
     due: BTreeSet<(Timestamp, JobId)>,
     arrays: BTreeMap<JobId, Members>,
-    /// The array in which a job has a place.
-    places: BTreeMap<JobId, JobId>,
+    /// Jobs that were let through and have not ended.
+    through: BTreeMap<JobId, Through>,
     /// Arrays in which a place was given back.
     freed: BTreeSet<JobId>,
     /// Whose gate may have opened.
@@ -114,14 +139,13 @@ impl Gates {
     pub fn queued(&mut self, job: JobId, gate: Gate) -> bool {
         self.let_go_of(job);
         self.stands(job, Standing::Open);
-        // One that was let through once, and is tried again, keeps its place.
-        if gate.is_open() || self.places.contains_key(&job) {
+        // One that was let through once, and is tried again, is let through.
+        if gate.is_open() || self.through.contains_key(&job) {
             return false;
         }
         self.due.extend(gate.not_before.map(|then| (then, job)));
         for other in gate.awaited() {
             self.waiters.entry(other).or_default().insert(job);
-            self.standings.entry(other).or_insert(Standing::Open);
         }
         self.held.insert(job, gate);
         self.look.insert(job);
@@ -132,22 +156,38 @@ impl Gates {
     pub fn runs(&mut self, job: JobId, gate: &Gate) {
         self.let_go_of(job);
         self.stands(job, Standing::Open);
-        if let Some((array, ..)) = gate.limited() {
-            self.arrays.entry(array).or_default().out.insert(job);
-            self.places.insert(job, array);
+        if gate.is_open() || self.through.contains_key(&job) {
+            return;
         }
+        let array = gate.limited().map(|(array, ..)| array);
+        if let Some(array) = array {
+            self.arrays.entry(array).or_default().out.insert(job);
+        }
+        self.through.insert(job, Through { array, at: None });
     }
 
-    /// A job has ended, or is not there any more.
-    pub fn ended(&mut self, job: JobId, how: Standing) {
+    /// A job neither waits nor holds anything any more.
+    pub fn gone(&mut self, job: JobId) {
         self.let_go_of(job);
-        if let Some(array) = self.places.remove(&job)
+        let through = self.through.remove(&job);
+        if let Some(array) = through.and_then(|through| through.array)
             && let Some(members) = self.arrays.get_mut(&array)
         {
             members.out.remove(&job);
             self.freed.insert(array);
         }
-        self.stands(job, how);
+    }
+
+    /// Whether it is known how a job stands, or nobody wants to know.
+    #[must_use]
+    pub fn knows(&self, job: JobId) -> bool {
+        self.standings.contains_key(&job) || !self.waiters.contains_key(&job)
+    }
+
+    /// When a job was let through that was held back: before that it has not waited for nodes.
+    #[must_use]
+    pub fn since(&self, job: JobId) -> Option<Timestamp> {
+        self.through.get(&job)?.at
     }
 
     /// How a job stands that others may wait for.
@@ -170,7 +210,7 @@ impl Gates {
                 self.let_go_of(job);
                 opened.never.push((job, words));
             } else if self.is_met(job, now) && self.has_place(job) {
-                self.let_go_of(job);
+                self.pass(job, now);
                 opened.go.push(job);
             }
         }
@@ -196,9 +236,22 @@ impl Gates {
             if !self.has_place(job) {
                 return;
             }
-            self.let_go_of(job);
+            self.pass(job, now);
             go.push(job);
         }
+    }
+
+    fn pass(&mut self, job: JobId, now: Timestamp) {
+        let limited = self.held.get(&job).and_then(Gate::limited);
+        let array = limited.map(|(array, ..)| array);
+        self.through.insert(
+            job,
+            Through {
+                array,
+                at: Some(now),
+            },
+        );
+        self.let_go_of(job);
     }
 
     /// Whether nothing but its array's limit holds the job back.
@@ -261,7 +314,6 @@ impl Gates {
         if free {
             members.out.insert(job);
             members.ready.remove(&(index, job));
-            self.places.insert(job, array);
         } else {
             members.ready.insert((index, job));
         }
@@ -270,7 +322,7 @@ impl Gates {
 
     /// What a job waits for of others, each in words.
     fn unmet<'g>(&'g self, gate: &'g Gate) -> impl Iterator<Item = String> + 'g {
-        let open = |job: &&JobId| self.standings.get(*job) == Some(&Standing::Open);
+        let open = |job: &&JobId| matches!(self.standings.get(*job), None | Some(Standing::Open));
         let after = gate.after.iter().filter(open);
         let any = gate.after_any.iter().filter(open);
         after

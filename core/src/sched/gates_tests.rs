@@ -30,6 +30,11 @@ fn member(index: u32, at_most: u32) -> Gate {
     }
 }
 
+fn ended(gates: &mut Gates, job: JobId, how: Standing) {
+    gates.gone(job);
+    gates.stands(job, how);
+}
+
 fn numbers(jobs: &[JobId]) -> Vec<u64> {
     jobs.iter().map(|job| job.0).collect()
 }
@@ -86,9 +91,9 @@ fn a_job_goes_when_all_that_it_waits_for_has_ended_as_it_wants() {
     let words = gates.why(JobId(5), NOON);
     let both = "waits for job 2 to succeed and for job 3 to end";
     assert_eq!(words.as_deref(), Some(both));
-    gates.ended(JobId(3), Standing::Failed);
+    ended(&mut gates, JobId(3), Standing::Failed);
     assert_eq!(gates.open(NOON), Opened::default());
-    gates.ended(JobId(2), Standing::Succeeded);
+    ended(&mut gates, JobId(2), Standing::Succeeded);
     assert_eq!(numbers(&gates.open(NOON).go), [5]);
 }
 
@@ -120,14 +125,14 @@ fn who_waits_for_one_that_never_goes_never_goes_either() {
     let mut gates = Gates::default();
     gates.queued(JobId(5), after(&[2]));
     gates.queued(JobId(6), after(&[5]));
-    gates.ended(JobId(2), Standing::Failed);
+    ended(&mut gates, JobId(2), Standing::Failed);
     let opened = gates.open(NOON);
     assert_eq!(
         opened.never.len(),
         1,
         "the other hears of it when it has ended"
     );
-    gates.ended(JobId(5), Standing::Cancelled);
+    ended(&mut gates, JobId(5), Standing::Cancelled);
     let (job, why) = gates.open(NOON).never.remove(0);
     assert_eq!(job, JobId(6));
     assert!(
@@ -150,7 +155,7 @@ fn a_dependency_that_is_run_again_is_waited_for_again() {
     assert_eq!(gates.open(later(60)), Opened::default());
     let words = gates.why(JobId(5), later(60));
     assert_eq!(words.as_deref(), Some("waits for job 2 to succeed"));
-    gates.ended(JobId(2), Standing::Succeeded);
+    ended(&mut gates, JobId(2), Standing::Succeeded);
     assert_eq!(numbers(&gates.open(later(61)).go), [5]);
 }
 
@@ -167,10 +172,10 @@ fn of_an_array_as_many_go_as_may_by_index_and_one_that_ends_lets_the_next_throug
     // One that is tried again keeps its place, and takes no second one.
     assert!(!gates.queued(JobId(10), member(0, 2)));
     assert_eq!(gates.open(NOON), Opened::default());
-    gates.ended(JobId(11), Standing::Failed);
+    ended(&mut gates, JobId(11), Standing::Failed);
     assert_eq!(numbers(&gates.open(NOON).go), [12]);
-    gates.ended(JobId(13), Standing::Cancelled);
-    gates.ended(JobId(10), Standing::Succeeded);
+    ended(&mut gates, JobId(13), Standing::Cancelled);
+    ended(&mut gates, JobId(10), Standing::Succeeded);
     assert_eq!(gates.open(NOON), Opened::default(), "nobody is left");
 }
 
@@ -181,7 +186,7 @@ fn after_a_start_anew_those_that_run_count_against_their_array() {
     gates.runs(JobId(11), &member(1, 2));
     gates.queued(JobId(12), member(2, 2));
     assert_eq!(gates.open(NOON), Opened::default());
-    gates.ended(JobId(10), Standing::Succeeded);
+    ended(&mut gates, JobId(10), Standing::Succeeded);
     assert_eq!(numbers(&gates.open(NOON).go), [12]);
 }
 
@@ -195,8 +200,8 @@ fn a_member_that_waits_for_another_job_leaves_its_place_to_the_next() {
     gates.queued(JobId(10), gate);
     gates.queued(JobId(11), member(1, 1));
     assert_eq!(numbers(&gates.open(NOON).go), [11]);
-    gates.ended(JobId(2), Standing::Succeeded);
+    ended(&mut gates, JobId(2), Standing::Succeeded);
     assert_eq!(gates.open(NOON), Opened::default());
-    gates.ended(JobId(11), Standing::Succeeded);
+    ended(&mut gates, JobId(11), Standing::Succeeded);
     assert_eq!(numbers(&gates.open(NOON).go), [10]);
 }

@@ -41,6 +41,8 @@ pub struct NodeEntry {
     blocked: BTreeSet<String>,
     /// Where other nodes reach it; without one it takes part in no gang.
     address: String,
+    /// What it is labelled with, each `key=value`.
+    labels: BTreeSet<String>,
 }
 
 /// Why an allocation was refused.
@@ -88,6 +90,12 @@ impl NodeEntry {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What it is labelled with, each `key=value`.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeSet<String> {
+        &self.labels
     }
 
     /// Whether it can hold one of the tasks of a job of so many, were it empty.
@@ -153,6 +161,23 @@ impl Ledger {
     /// Where other nodes reach this one.
     pub fn set_address(&mut self, name: NodeName, address: String) {
         self.nodes.entry(name).or_default().address = address;
+    }
+
+    /// What a node is labelled with, each `key=value`.
+    pub fn set_labels(&mut self, name: NodeName, labels: BTreeSet<String>) {
+        self.nodes.entry(name).or_default().labels = labels;
+    }
+
+    /// The same with these nodes alone, to look at.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&NodeEntry) -> bool) -> Self {
+        let nodes = self.nodes.iter().filter(|(_, entry)| keep(entry));
+        Self {
+            nodes: nodes
+                .map(|(name, entry)| (name.clone(), entry.clone()))
+                .collect(),
+            ..Self::default()
+        }
     }
 
     /// All nodes by name.

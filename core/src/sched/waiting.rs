@@ -6,7 +6,12 @@ use crate::{
     ids::{JobId, NodeName},
     resources::{ResourceRequest, format_bytes},
     retry::LONGEST_WAIT,
-    sched::ledger::{Allocation, Ledger, NodeEntry},
+    sched::{
+        gates::Gate,
+        ledger::{Allocation, Ledger, NodeEntry},
+        wish::Wish,
+    },
+    spec::Placing,
     time::Timestamp,
 };
 
@@ -41,6 +46,10 @@ pub struct QueuedJob {
     pub limit: Option<Duration>,
     /// For how long it has run already, as far as that was not in vain.
     pub has_run: Duration,
+    /// Which nodes will do.
+    pub placement: Placing,
+    /// What stands between it and its consideration.
+    pub gate: Gate,
 }
 
 impl QueuedJob {
@@ -62,6 +71,18 @@ impl QueuedJob {
             preemptible: false,
             limit: None,
             has_run: Duration::ZERO,
+            placement: Placing::default(),
+            gate: Gate::default(),
+        }
+    }
+
+    /// All that it asks of nodes.
+    #[must_use]
+    pub fn wish(&self) -> Wish<'_> {
+        Wish {
+            request: &self.request,
+            nodes: self.nodes,
+            placement: &self.placement,
         }
     }
 
@@ -101,6 +122,31 @@ pub enum Unfit {
         /// The largest node, in words.
         largest: String,
     },
+    /// No node is labelled so.
+    Labels {
+        /// The field that asks for it.
+        field: &'static str,
+        /// What is asked for.
+        wanted: String,
+        /// What there is.
+        known: String,
+    },
+    /// Too few nodes of one fabric hold one of its tasks.
+    Fabric {
+        /// The key of its labels.
+        key: String,
+        /// How many it asks for.
+        asked: u32,
+        /// How many the largest has.
+        found: usize,
+    },
+    /// Too few GPUs in all.
+    Total {
+        /// How many it asks for.
+        asked: u32,
+        /// How many there are.
+        found: usize,
+    },
     /// Too few nodes hold one of its tasks.
     Gang {
         /// How many it asks for.
@@ -117,6 +163,9 @@ impl Unfit {
         match self {
             Self::Task { .. } => "resources",
             Self::Gang { .. } => "nodes",
+            Self::Labels { field, .. } => field,
+            Self::Fabric { .. } => "placement.fabric",
+            Self::Total { .. } => "placement.gpus_total",
         }
     }
 }
@@ -127,6 +176,17 @@ impl fmt::Display for Unfit {
             Self::Task { shortage, largest } => write!(
                 f,
                 "no node could ever hold the job: {shortage}; the largest is {largest}"
+            ),
+            Self::Labels { wanted, known, .. } => {
+                write!(f, "no node has {wanted}; labels of nodes are {known}")
+            }
+            Self::Fabric { key, asked, found } => write!(
+                f,
+                "asks for {asked} nodes with one value of {key} that each hold its resources, and there are at most {found}; give {found} nodes, or leave fabric out"
+            ),
+            Self::Total { asked, found } => write!(
+                f,
+                "asks for {asked} GPUs in all, and the nodes that will do have {found}; give {found}, or ask for others"
             ),
             Self::Gang { asked, found } => write!(
                 f,
@@ -185,7 +245,10 @@ pub fn reason(ledger: &Ledger, request: &ResourceRequest, nodes: u32) -> String 
             Unfit::Task { shortage, largest } => {
                 format!("larger than any node ({shortage}); the largest is {largest}")
             }
-            Unfit::Gang { .. } => unfit.to_string(),
+            Unfit::Gang { .. }
+            | Unfit::Labels { .. }
+            | Unfit::Fabric { .. }
+            | Unfit::Total { .. } => unfit.to_string(),
         };
     }
     let mut shortage = None;

@@ -56,7 +56,7 @@ impl State {
     }
 
     fn is_news(&self, part: &Part, detail: &str) -> bool {
-        match self.job.spec.nodes > 1 {
+        match self.job.live().is_some_and(|live| live.world_size() > 1) {
             true => part.is_news(detail),
             false => self.job.reason != detail,
         }

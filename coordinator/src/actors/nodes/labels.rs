@@ -5,10 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::ActorProcessingErr;
-use trainyard_core::ids::NodeName;
+use trainyard_core::{ids::NodeName, label};
 
 use super::{NodeInfo, State};
-use crate::store::Change;
+use crate::{
+    actors::scheduler::SchedulerMsg,
+    store::{Change, NodeRow},
+};
 
 /// What an operator changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +34,16 @@ impl State {
         let labels = &mut entry.row.set_labels;
         labels.retain(|key, _| !change.remove.contains(key));
         labels.extend(change.set);
-        let change = Change::PutNode(entry.row.clone());
+        let row = entry.row.clone();
+        let change = Change::PutNode(row.clone());
         self.args.store.commit_and_wait(vec![change]).await?;
+        self.args.offers.set(&row);
+        self.args.scheduler.cast(told(&row))?;
         Ok(self.nodes.get(node).map(|entry| self.info(entry)))
     }
+}
+
+/// What the scheduler is told of a node's labels.
+pub(super) fn told(row: &NodeRow) -> SchedulerMsg {
+    SchedulerMsg::Labels(row.name.clone(), label::texts(&row.all_labels()))
 }

@@ -186,8 +186,8 @@ impl Actor for Nodes {
         let now = clock::now();
         let mut nodes = BTreeMap::new();
         for row in args.store.nodes()? {
-            args.offers
-                .set(row.name.clone(), row.capacity.clone(), row.address.clone());
+            args.offers.set(&row);
+            args.scheduler.cast(labels::told(&row))?;
             let address = SchedulerMsg::Address(row.name.clone(), row.address.clone());
             args.scheduler.cast(address)?;
             let told = SchedulerMsg::NodeIs(row.name.clone(), row.capacity.clone(), false);

@@ -18,7 +18,7 @@ use trainyard_proto::{
     v1::{self, connect_response::Frame},
 };
 
-use super::{Entry, Live, NameTaken, NodesRef, Pulse, SESSIONS, State, heartbeat};
+use super::{Entry, Live, NameTaken, NodesRef, Pulse, SESSIONS, State, heartbeat, labels};
 use crate::{
     actors::{
         job::JobMsg,
@@ -52,8 +52,7 @@ impl State {
         let row = self.row_of(&name, &hello);
         self.store_registration(session, &row).await?;
         // Before it is welcome: whoever has seen it is refused what it cannot hold.
-        let (capacity, address) = (row.capacity.clone(), row.address.clone());
-        self.args.offers.set(name.clone(), capacity, address);
+        self.args.offers.set(&row);
         if let Some(old) = self.nodes.remove(&name).and_then(|entry| entry.session) {
             old.actor.stop(Some(
                 "a newer session of the same node has begun".to_owned(),
@@ -172,6 +171,7 @@ impl State {
             self.args.scheduler.cast(told)?;
             let address = SchedulerMsg::Address(name.clone(), entry.row.address.clone());
             self.args.scheduler.cast(address)?;
+            self.args.scheduler.cast(labels::told(&entry.row))?;
             let node = NodeUp {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),

@@ -2,6 +2,8 @@
 //!
 //! Pure, and changes nothing. Called by the scheduler actor for who asks.
 
+use std::collections::BTreeSet;
+
 use super::Planner;
 use crate::{
     ids::{JobId, NodeName},
@@ -10,8 +12,8 @@ use crate::{
         QueuedJob,
         ledger::NodeEntry,
         policy::{Expected, Place},
-        waiting::{largest_node_misfit, reason},
     },
+    spec::Placing,
     time::Timestamp,
 };
 
@@ -64,6 +66,9 @@ impl Planner {
     #[must_use]
     pub fn reason(&self, now: Timestamp, job: JobId) -> Option<String> {
         let queued = self.queue.get(job)?;
+        if let Some(words) = self.gates.why(job, now) {
+            return Some(words);
+        }
         if let Some(then) = queued.not_before.filter(|_| !queued.is_due(now)) {
             let seconds = then.since(now).as_secs() + 1;
             return Some(format!("starts in {seconds} s at the earliest"));
@@ -71,11 +76,11 @@ impl Planner {
         if let Some(words) = self.chosen(job) {
             return Some(words);
         }
-        let fits = || largest_node_misfit(&self.ledger, &queued.request, queued.nodes).is_none();
+        let fits = || queued.wish().misfit(&self.ledger).is_none();
         if let Some(limit) = self.policy.limit(job.0).filter(|_| fits()) {
             return Some(limit);
         }
-        Some(reason(&self.ledger, &queued.request, queued.nodes))
+        Some(queued.wish().reason(&self.ledger))
     }
 
     /// Why a job waits; nothing if it does not.
@@ -83,7 +88,7 @@ impl Planner {
     pub fn explain(&self, now: Timestamp, job: JobId) -> Option<Explanation> {
         let queued = self.queue.get(job)?;
         let at = self.seconds(now);
-        let due = queued.is_due(now);
+        let due = queued.is_due(now) && !self.gates.holds(job);
         let expected = self.policy.expect(at, job.0).filter(|_| due);
         let changes = match due && self.chosen(job).is_none() {
             true => self.changes(queued),
@@ -92,7 +97,7 @@ impl Planner {
         Some(Explanation {
             job,
             words: self.reason(now, job).unwrap_or_default(),
-            not_before: queued.not_before.filter(|_| !due),
+            not_before: queued.not_before.filter(|_| !queued.is_due(now)),
             place: self.policy.place(at, job.0),
             short: self.short(queued),
             changes,
@@ -130,11 +135,14 @@ impl Planner {
 
     fn short(&self, queued: &QueuedJob) -> Vec<Short> {
         let request = &queued.request;
-        let could = |entry: &NodeEntry| entry.could_hold(request, queued.nodes);
+        let could = |entry: &NodeEntry| queued.wish().could_use(entry);
         let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
         let short = nodes.filter_map(|(name, entry)| {
             let lacks = match entry.open {
                 false => "takes no jobs now".to_owned(),
+                true if queued.placement.exclusive && entry.jobs().next().is_some() => {
+                    "others use it".to_owned()
+                }
                 true => request.shortage(&entry.free())?,
             };
             Some(Short {
@@ -232,6 +240,49 @@ fn wishes(queued: &QueuedJob) -> Vec<Tries> {
         let changed = with(queued, |request| request.gpu_memory_bytes = 0);
         let from = request.gpu_memory_bytes.to_string();
         wishes.push(("resources.gpu_memory_bytes", from, vec![(changed, any)]));
+    }
+    let most = request.gpu_memory_max_bytes;
+    if most > 0 {
+        let changed = with(queued, |request| request.gpu_memory_max_bytes = 0);
+        let any = vec![(changed, "any".to_owned())];
+        wishes.push(("resources.gpu_memory_max_bytes", most.to_string(), any));
+    }
+    wishes.extend(placement_wishes(queued));
+    wishes
+}
+
+/// Wishes of nodes that are dropped.
+fn placement_wishes(queued: &QueuedJob) -> Vec<Tries> {
+    let placement = &queued.placement;
+    let without = |change: fn(&mut Placing)| {
+        let mut changed = queued.clone();
+        change(&mut changed.placement);
+        vec![(changed, "any".to_owned())]
+    };
+    let texts = |labels: &BTreeSet<String>| {
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        labels.join(", ")
+    };
+    let mut wishes = Vec::new();
+    if !placement.labels.is_empty() {
+        let tries = without(|placement| placement.labels.clear());
+        wishes.push(("placement.labels", texts(&placement.labels), tries));
+    }
+    if !placement.anti_labels.is_empty() {
+        let tries = without(|placement| placement.anti_labels.clear());
+        wishes.push((
+            "placement.anti_labels",
+            texts(&placement.anti_labels),
+            tries,
+        ));
+    }
+    if let Some(key) = &placement.fabric {
+        let tries = without(|placement| placement.fabric = None);
+        wishes.push(("placement.fabric", key.clone(), tries));
+    }
+    if placement.exclusive {
+        let tries = without(|placement| placement.exclusive = false);
+        wishes.push(("placement.exclusive", "true".to_owned(), tries));
     }
     wishes
 }

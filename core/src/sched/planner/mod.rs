@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::names::{offer_of, pieces_of};
 use super::{
-    Placement, Queue, QueuedJob,
+    Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
         Config, Holding, Scheduler, Seconds,
@@ -45,6 +45,8 @@ pub struct Decisions {
     pub placements: Vec<Placement>,
     /// These make room.
     pub leaving: Vec<Leaving>,
+    /// These will never start, with the reasons.
+    pub never: Vec<(JobId, String)>,
 }
 
 /// A job that holds something.
@@ -65,6 +67,8 @@ pub struct Held {
 pub struct Planner {
     ledger: Ledger,
     queue: Queue,
+    /// Who of them may be considered at all.
+    gates: Gates,
     policy: Scheduler,
     ixs: BTreeMap<NodeName, NodeIx>,
     names: BTreeMap<NodeIx, NodeName>,
@@ -91,6 +95,7 @@ impl Planner {
         Self {
             ledger: Ledger::default(),
             queue: Queue::default(),
+            gates: Gates::default(),
             policy: Scheduler::new(config),
             ixs: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -141,6 +146,23 @@ impl Planner {
     pub fn block(&mut self, now: Timestamp, name: &NodeName, gpus: BTreeSet<String>) {
         self.ledger.block(name.clone(), gpus);
         self.node_changed(now, name);
+    }
+
+    /// What a node is labelled with, each `key=value`.
+    pub fn set_labels(&mut self, now: Timestamp, name: &NodeName, labels: BTreeSet<String>) {
+        self.ledger.set_labels(name.clone(), labels);
+        self.node_changed(now, name);
+    }
+
+    /// How a job stands that others may wait for.
+    pub fn stands(&mut self, job: JobId, standing: Standing) {
+        self.gates.stands(job, standing);
+    }
+
+    /// Jobs that this one waits for, and of which it is not known how they stand.
+    pub fn unknown(&self, gate: &Gate) -> Vec<JobId> {
+        let unknown = gate.awaited().filter(|job| !self.gates.knows(*job));
+        unknown.collect()
     }
 
     /// Where other nodes reach it.
@@ -213,13 +235,14 @@ impl Planner {
         let left = self.leaving.remove(&job).is_some();
         self.seats.remove(&job);
         self.release(now, job);
+        let held = self.gates.queued(job, queued.gate.clone());
         self.queue.insert(queued.clone());
-        if left && due && self.policy.leaves(job.0) {
+        if left && due && !held && self.policy.leaves(job.0) {
             self.policy.released(now, job.0);
             return;
         }
         self.policy.withdraw(now, job.0);
-        if due {
+        if due && !held {
             self.submit(now, &queued);
         }
     }
@@ -229,6 +252,7 @@ impl Planner {
         let now = self.tick(now);
         let job = held.asked.job;
         self.queue.remove(job);
+        self.gates.runs(job, &held.asked.gate);
         self.seats.remove(&job);
         self.shy.remove(&job);
         let nodes = || held.allocations.iter().map(|held| &held.node);
@@ -283,6 +307,7 @@ impl Planner {
     pub fn gone(&mut self, now: Timestamp, job: JobId, ended: bool) {
         let now = self.tick(now);
         self.queue.remove(job);
+        self.gates.gone(job);
         self.seats.remove(&job);
         self.leaving.remove(&job);
         self.shy.remove(&job);
@@ -308,8 +333,12 @@ impl Planner {
     pub fn solve(&mut self, at: Timestamp) -> Decisions {
         let mut decisions = Decisions::default();
         let now = self.tick(at);
-        for job in self.queue.take_due(at) {
-            if let Some(queued) = self.queue.get(job).cloned() {
+        let opened = self.gates.open(at);
+        decisions.never = opened.never;
+        let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
+        for job in due.into_iter().chain(opened.go) {
+            let ready = |queued: &&QueuedJob| queued.is_due(at) && !self.gates.holds(job);
+            if let Some(queued) = self.queue.get(job).filter(ready).cloned() {
                 self.submit(now, &queued);
             }
         }
@@ -349,7 +378,9 @@ impl Planner {
             .policy
             .wake(self.latest.unwrap_or_else(|| self.seconds(now)));
         let policy = policy.map(|then| Timestamp((then - self.skew).saturating_mul(SECOND)));
-        self.queue.next_due(now).into_iter().chain(policy).min()
+        let gates = self.gates.next_look();
+        let next = self.queue.next_due(now).into_iter().chain(policy);
+        next.chain(gates).min()
     }
 
     fn seconds(&self, at: Timestamp) -> Seconds {
@@ -375,6 +406,9 @@ impl Planner {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod asked;
 
 #[cfg(test)]
 mod stories;

@@ -10,10 +10,12 @@ use crate::{
         ledger::{Allocation, NodeEntry},
         policy::{
             Seconds, Submission,
-            ask::{Ask, Gang, GpuWish},
+            ask::{Arrange, Ask, Gang, GpuWish},
             cluster::{GpuClass, NodeIx, NodeOffer, Piece},
         },
     },
+    spec,
+    time::Timestamp,
 };
 
 /// A label of nodes that others reach: a gang asks for it.
@@ -38,34 +40,57 @@ impl Planner {
             preemptible: queued.preemptible,
             limit: queued.limit.map(whole),
             not_before: None,
-            since: Some(self.seconds(queued.age)),
+            since: Some(self.seconds(self.waits_since(queued))),
             done: whole(queued.has_run),
         }
+    }
+
+    /// One that was held back has not waited for nodes meanwhile.
+    fn waits_since(&self, queued: &QueuedJob) -> Timestamp {
+        let since = self.gates.since(queued.job);
+        since.map_or(queued.age, |then| then.max(queued.age))
     }
 
     /// What the policy looks at.
     pub(super) fn ask_of(&self, queued: &QueuedJob) -> Ask {
         let request = &queued.request;
-        let nodes = queued.nodes.max(1);
-        let mut labels = BTreeSet::new();
-        if nodes > 1 {
+        let placement = &queued.placement;
+        let gang = match placement.gpus_total {
+            Some(gpus) => Gang::Packed { gpus },
+            None => Gang::Each {
+                nodes: queued.nodes.max(1),
+                gpus: request.gpus,
+            },
+        };
+        let several = match gang {
+            Gang::Packed { gpus } => gpus > 1,
+            Gang::Each { nodes, .. } => nodes > 1,
+        };
+        let mut labels = placement.labels.clone();
+        if several {
             labels.insert(REACHABLE.to_owned());
         }
         Ask {
-            gang: Gang::Each {
-                nodes,
-                gpus: request.gpus,
-            },
+            gang,
             cpus: request.cpus,
             memory_bytes: request.memory_bytes,
             gpu: GpuWish {
                 model: request.gpu_model.clone(),
                 at_least: request.gpu_memory_bytes,
-                ..GpuWish::default()
+                at_most: match request.gpu_memory_max_bytes {
+                    0 => u64::MAX,
+                    most => most,
+                },
             },
             labels,
+            anti_labels: placement.anti_labels.clone(),
+            arrange: match placement.arrange {
+                spec::Arrange::Pack => Arrange::Pack,
+                spec::Arrange::Spread => Arrange::Spread,
+            },
+            fabric: placement.fabric.clone(),
+            exclusive: placement.exclusive,
             avoid: self.shunned(queued),
-            ..Ask::packed(0)
         }
     }
 
@@ -77,7 +102,7 @@ impl Planner {
         let could = self
             .ledger
             .nodes()
-            .filter(|(_, entry)| entry.open && entry.could_hold(&queued.request, queued.nodes));
+            .filter(|(_, entry)| entry.open && queued.wish().could_use(entry));
         let (blamed, others): (Vec<_>, Vec<_>) = could
             .map(|(name, _)| name)
             .partition(|name| queued.avoid.contains(*name));
@@ -108,7 +133,10 @@ pub(super) fn offer_of(entry: &NodeEntry) -> NodeOffer {
         cpus: entry.capacity.cpus,
         memory_bytes: entry.capacity.memory_bytes,
         gpus,
-        labels: reachable.into_iter().collect(),
+        labels: reachable
+            .into_iter()
+            .chain(entry.labels().iter().cloned())
+            .collect(),
         open: entry.open,
     }
 }
