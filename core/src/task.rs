@@ -258,8 +258,10 @@ impl Task {
     fn stop(&mut self, stop: Stop) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let State::Draining(_, end) = &mut self.state {
-            // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long.
-            if self.stop.is_none() && stop.cause != StopCause::TimeLimit {
+            // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long,
+            // and its place is about to be free.
+            let matters = !matches!(stop.cause, StopCause::TimeLimit | StopCause::Preempted);
+            if self.stop.is_none() && matters {
                 self.stop = Some(stop);
                 end.stop_cause = Some(stop.cause);
                 effects.push(Effect::NoteStop(stop));

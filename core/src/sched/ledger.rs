@@ -71,12 +71,11 @@ impl NodeEntry {
         !self.blocked.is_empty()
     }
 
-    /// Its GPUs but for those that are blocked and that nobody holds.
-    pub fn usable(&self) -> impl Iterator<Item = &Gpu> {
-        let held: BTreeSet<&str> = self
-            .held
-            .values()
-            .flat_map(|held| held.gpus.iter().map(String::as_str))
+    /// Its GPUs but for those that are blocked, and that nobody holds who `stays`.
+    pub fn usable(&self, stays: impl Fn(&JobId) -> bool) -> impl Iterator<Item = &Gpu> {
+        let held = self.held.iter().filter(|(job, _)| stays(job));
+        let held: BTreeSet<&str> = held
+            .flat_map(|(_, held)| held.gpus.iter().map(String::as_str))
             .collect();
         let gpus = self.capacity.gpus.iter();
         gpus.filter(move |gpu| {

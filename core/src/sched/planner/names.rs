@@ -1,9 +1,13 @@
 //! From names to counts: what the policy is told of jobs and nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::Planner;
 use crate::{
+    ids::JobId,
     resources::Gpu,
     sched::{
         QueuedJob,
@@ -26,8 +30,6 @@ impl Planner {
             // Jobs of no project are their user's own.
             None => format!("user {}", queued.user),
         };
-        let whole =
-            |span: std::time::Duration| Seconds::try_from(span.as_secs()).unwrap_or(Seconds::MAX);
         Submission {
             job: queued.job.0,
             ask: self.ask_of(queued),
@@ -88,28 +90,34 @@ impl Planner {
             .filter_map(|name| self.ixs.get(name).copied())
             .collect()
     }
+
+    /// What a node offers: a GPU that is blocked counts as long as somebody has it who stays.
+    pub(super) fn offer_of(&self, entry: &NodeEntry) -> NodeOffer {
+        let stays = |job: &JobId| !self.leaving.contains_key(job);
+        let mut gpus: BTreeMap<GpuClass, u32> = BTreeMap::new();
+        for gpu in entry.usable(stays) {
+            *gpus.entry(class_of(gpu)).or_default() += 1;
+        }
+        let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
+        NodeOffer {
+            cpus: entry.capacity.cpus,
+            memory_bytes: entry.capacity.memory_bytes,
+            gpus,
+            labels: reachable.into_iter().collect(),
+            open: entry.open,
+        }
+    }
+}
+
+/// Whole seconds.
+pub(super) fn whole(span: Duration) -> Seconds {
+    Seconds::try_from(span.as_secs()).unwrap_or(Seconds::MAX)
 }
 
 pub(super) fn class_of(gpu: &Gpu) -> GpuClass {
     GpuClass {
         memory_bytes: gpu.memory_bytes,
         model: gpu.model.clone(),
-    }
-}
-
-/// What a node offers: a GPU that is blocked counts as long as somebody has it.
-pub(super) fn offer_of(entry: &NodeEntry) -> NodeOffer {
-    let mut gpus: BTreeMap<GpuClass, u32> = BTreeMap::new();
-    for gpu in entry.usable() {
-        *gpus.entry(class_of(gpu)).or_default() += 1;
-    }
-    let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
-    NodeOffer {
-        cpus: entry.capacity.cpus,
-        memory_bytes: entry.capacity.memory_bytes,
-        gpus,
-        labels: reachable.into_iter().collect(),
-        open: entry.open,
     }
 }
 

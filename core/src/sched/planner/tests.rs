@@ -51,7 +51,7 @@ fn solve<'q>(
 ) -> Vec<Placement> {
     let before: Vec<JobId> = planner.queue().iter().map(|queued| queued.job).collect();
     for job in before {
-        planner.gone(now, job, false);
+        planner.gone(now, job, None);
     }
     for queued in queue {
         planner.queued(now, queued.clone());
@@ -62,7 +62,7 @@ fn solve<'q>(
 }
 
 fn ends(planner: &mut Planner, id: u64) {
-    planner.gone(NOW, JobId(id), true);
+    planner.gone(NOW, JobId(id), Some(Duration::from_secs(60)));
 }
 
 fn held(name: &str, cpus: u32) -> Allocation {
@@ -279,7 +279,7 @@ proptest! {
         queue.retain(|queued| placements.iter().all(|p| p.job != queued.job));
         prop_assert_eq!(solve(&mut planner, NOW, &queue), []);
         for placement in &placements {
-            planner.gone(NOW, placement.job, true);
+            planner.gone(NOW, placement.job, Some(Duration::from_secs(60)));
         }
         let free: u32 = planner.ledger().nodes().map(|(_, entry)| entry.free().cpus).sum();
         let all: u32 = nodes.iter().map(|(cpus, _)| cpus).sum();
@@ -333,7 +333,7 @@ fn oldest_waits_least_when_all_else_is_equal() {
         let ended = order
             .iter()
             .find(|job| !planner.ledger().held_by(**job).is_empty());
-        planner.gone(NOW, *ended.unwrap(), true);
+        planner.gone(NOW, *ended.unwrap(), Some(Duration::from_secs(60)));
     }
     assert_eq!(order, (1..=40).map(JobId).collect::<Vec<_>>());
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    cluster::{JobIx, NodeIx, Piece},
+    cluster::{JobIx, NodeIx},
     dense::Bits,
     preempt::{Claimant, Standings},
     scheduler::Scheduler,
@@ -44,7 +44,10 @@ impl Scheduler {
         gpus: u32,
     ) -> Option<Clearing> {
         let node = &self.cluster.nodes[ix];
-        let ask = &self.lanes.shapes[self.job(claimant.job).shape].ask;
+        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let (ask, accepted) = (&shape.ask, shape.accepted(node.group));
+        let of_slot = |slot: u8| accepted.get(usize::from(slot)) == Some(&true);
+        let slots = || (0u8..).zip(&node.slots).filter(|(slot, _)| of_slot(*slot));
         let needs = Amount {
             gpus,
             cpus: ask.cpus,
@@ -54,7 +57,7 @@ impl Scheduler {
             node: ix,
             cost: 0.0,
             free: Amount {
-                gpus: node.free,
+                gpus: slots().map(|(_, slot)| slot.free()).sum(),
                 cpus: node.cpus(),
                 bytes: node.memory_bytes(),
             },
@@ -64,7 +67,7 @@ impl Scheduler {
         if clearing.free.holds(&needs) {
             return Some(clearing);
         }
-        let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
+        let total: u32 = slots().map(|(_, slot)| slot.total).sum();
         if total < gpus {
             return None;
         }
@@ -74,11 +77,17 @@ impl Scheduler {
                 continue;
             };
             let job = self.job(*holder);
-            let here = job.pieces.iter().filter(|piece| piece.node == ix);
-            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece.into()));
+            let pieces = || job.pieces.iter().filter(|piece| piece.node == ix);
+            let all: u32 = pieces().map(|piece| piece.gpus).sum();
+            let here = pieces().map(|piece| Amount {
+                gpus: if of_slot(piece.slot) { piece.gpus } else { 0 },
+                cpus: piece.cpus,
+                bytes: piece.memory_bytes,
+            });
+            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
             if self.may_push(&claimant.standing, standing) {
                 leave.push((standing.rate, here, *holder, false));
-            } else if here.gpus == job.gpus && job.gpus < total {
+            } else if all == job.gpus && job.gpus < total {
                 leave.push((standing.rate * MOVING, here, *holder, true));
             }
         }
@@ -110,16 +119,6 @@ struct Amount {
     gpus: u32,
     cpus: u32,
     bytes: u64,
-}
-
-impl From<&Piece> for Amount {
-    fn from(piece: &Piece) -> Self {
-        Self {
-            gpus: piece.gpus,
-            cpus: piece.cpus,
-            bytes: piece.memory_bytes,
-        }
-    }
 }
 
 impl Amount {
