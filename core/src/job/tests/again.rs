@@ -189,7 +189,7 @@ fn told_to_go(code: Option<i32>) -> Event {
 #[test]
 fn a_job_that_makes_room_waits_again_at_no_cost_and_says_for_whom() {
     let started = Event::Started(t(A1), T);
-    let step = after(vec![Event::Prepared, placed(), started.clone(), goes()]);
+    let step = after(vec![Event::Prepared, placed(), started, goes()]);
     let stop = Effect::Stop(n1(), t(A1), StopCause::Preempted);
     assert_eq!(step.effects, [stop]);
     assert_eq!(step.job.state, JobState::Running);

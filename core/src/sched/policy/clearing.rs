@@ -71,26 +71,7 @@ impl Scheduler {
         if total < gpus {
             return None;
         }
-        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
-        for holder in &node.holders {
-            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
-                continue;
-            };
-            let job = self.job(*holder);
-            let pieces = || job.pieces.iter().filter(|piece| piece.node == ix);
-            let all: u32 = pieces().map(|piece| piece.gpus).sum();
-            let here = pieces().map(|piece| Amount {
-                gpus: if of_slot(piece.slot) { piece.gpus } else { 0 },
-                cpus: piece.cpus,
-                bytes: piece.memory_bytes,
-            });
-            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
-            if self.may_push(&claimant.standing, standing) {
-                leave.push((standing.rate, here, *holder, false));
-            } else if all == job.gpus && job.gpus < total {
-                leave.push((standing.rate * MOVING, here, *holder, true));
-            }
-        }
+        let mut leave = self.who_could_leave(claimant, standings, ix, total);
         // The cheapest by GPU first.
         let by_gpu = |one: &(f64, Amount, JobIx, bool)| one.0 / f64::from(one.1.gpus.max(1));
         leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
@@ -110,6 +91,43 @@ impl Scheduler {
             }
         }
         clearing.free.holds(&needs).then_some(clearing)
+    }
+
+    /// Who of those on a node could go or move: what that costs, what it brings, and whether it moves.
+    fn who_could_leave(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        ix: NodeIx,
+        total: u32,
+    ) -> Vec<(f64, Amount, JobIx, bool)> {
+        let node = &self.cluster.nodes[ix];
+        let accepted = self.lanes.shapes[self.job(claimant.job).shape].accepted(node.group);
+        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
+        for holder in &node.holders {
+            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
+                continue;
+            };
+            let job = self.job(*holder);
+            let pieces = || job.pieces.iter().filter(|piece| piece.node == ix);
+            let all: u32 = pieces().map(|piece| piece.gpus).sum();
+            let here = pieces().map(|piece| Amount {
+                gpus: if accepted.get(usize::from(piece.slot)) == Some(&true) {
+                    piece.gpus
+                } else {
+                    0
+                },
+                cpus: piece.cpus,
+                bytes: piece.memory_bytes,
+            });
+            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
+            if self.may_push(&claimant.standing, standing) {
+                leave.push((standing.rate, here, *holder, false));
+            } else if all == job.gpus && job.gpus < total {
+                leave.push((standing.rate * MOVING, here, *holder, true));
+            }
+        }
+        leave
     }
 }
 
