@@ -242,6 +242,7 @@ impl State {
                 self.node.board.spool(task, spool);
             }
             Err(error) => {
+            kept_from: 0,
                 tracing::error!(%task, %error, "records of a task of an earlier life");
                 // Its trainer waits, and does not give up.
                 self.node.registry.expect(order.secret.expose());

@@ -24,6 +24,7 @@ impl State {
         report: Report,
     ) -> Result<(), ActorProcessingErr> {
         let task = report.task;
+        self.note_kept(node, &report).await?;
         let wanted = self.part(task).filter(|part| part.allocation.node == *node);
         let Some(part) = wanted.filter(|part| !part.is_over()) else {
             let (peers, node) = (Arc::clone(&self.peers), node.clone());
@@ -51,6 +52,23 @@ impl State {
 
     /// A task of the live attempt.
     pub(super) fn part(&self, task: TaskKey) -> Option<&Part> {
+    /// A node that still has records from a number on, and whose coordinator lacks some before it, speaks to a store that
+    /// was restored from a backup: nobody has those any more.
+    async fn note_kept(
+        &mut self,
+        node: &NodeName,
+        report: &Report,
+    ) -> Result<(), ActorProcessingErr> {
+        let task = report.task;
+        let wanted = self.part(task).filter(|part| part.allocation.node == *node);
+        let open = wanted.filter(|part| !part.is_over());
+        let upto = report.kept_from.saturating_sub(1);
+        match open.filter(|part| part.stored_seq < upto) {
+            Some(_) => self.never_comes(task, upto).await,
+            None => Ok(()),
+        }
+    }
+
         let live = self.job.live()?;
         live.part(task.rank).filter(|_| live.number == task.attempt)
     }
