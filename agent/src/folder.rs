@@ -24,13 +24,12 @@ use trainyard_core::{
 use crate::{
     clock,
     dataset::remove_tree,
-    exec::{ExitRecord, ProcRecord, durable, launch, lock},
+    exec::{ExitRecord, ProcRecord, durable, files::END, launch, lock},
     spares::Spares,
 };
 
 const TASK: &str = "task.json";
 const STOP_CAUSE: &str = "stop-cause.json";
-const END: &str = "end.json";
 const PORT: &str = "port.json";
 /// What a folder's name starts with while it is being removed.
 const GONE: &str = ".gone-";
@@ -150,6 +149,12 @@ impl TaskFolder {
     /// That port, if it has one.
     pub fn port(&self) -> io::Result<Option<u16>> {
         durable::read_json(&self.path.join(PORT))
+    }
+
+    /// The port that is this task's until it has ended. Where that cannot be seen, it has not.
+    pub fn lent_port(&self) -> Option<u16> {
+        let port = self.port().ok().flatten();
+        port.filter(|_| !matches!(self.end(), Ok(Some(_))))
     }
 
     /// Whether a launch was begun.

@@ -101,6 +101,7 @@ cases! {
         a_port_is_one_attempts_until_its_task_has_ended,
         an_agent_that_restarts_while_a_rank_waits_has_it_wait_again_at_the_same_port,
         the_word_that_comes_before_a_rank_is_prepared_is_kept,
+        a_restarted_agent_lends_no_port_that_a_task_it_finds_later_has,
         a_port_that_somebody_took_while_the_gang_waited_is_the_nodes_fault,
         a_stop_for_a_peer_gives_the_trainer_its_grace,
         torchrun_is_started_where_it_is_wanted,
