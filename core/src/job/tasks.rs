@@ -126,8 +126,12 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn ended(&mut self, task: TaskKey, end: TaskEnd) -> Result<(), Illegal> {
+    pub(super) fn ended(&mut self, task: TaskKey, mut end: TaskEnd) -> Result<(), Illegal> {
         let now = self.now;
+        // An agent that was started anew says no cause where the disk did not take it: here it is known.
+        if self.job.cancel_requested && end.is_like_a_stop() {
+            end.stop_cause.get_or_insert(StopCause::Cancelled);
+        }
         let part = self.live_part(task)?;
         // Reported again until it is forgotten: the first report stands.
         if part.end.is_none() {

@@ -355,6 +355,50 @@ fn an_attempt_that_is_lost_while_it_is_being_cancelled_is_cancelled() {
 }
 
 #[test]
+fn a_trainer_that_ends_as_a_stop_ends_it_after_a_cancel_is_cancelled_though_nobody_says_why() {
+    let ends = |signal, exit_code, oom_killed| {
+        let end = TaskEnd {
+            signal,
+            exit_code,
+            oom_killed,
+            ..TaskEnd::default()
+        };
+        Event::Ended(t(A1), end)
+    };
+    let cancelled = running(RetryPolicy::default())
+        .step(T, Event::CancelRequested)
+        .unwrap()
+        .job;
+    for (end, state) in [
+        (ends(Some(15), None, false), JobState::Cancelled),
+        (ends(Some(9), None, false), JobState::Cancelled),
+        (ends(None, Some(143), false), JobState::Cancelled),
+        (ends(Some(9), None, true), JobState::Failed),
+        (ends(Some(11), None, false), JobState::Failed),
+        (ends(None, Some(1), false), JobState::Failed),
+        (ends(None, Some(0), false), JobState::Completed),
+    ] {
+        assert_eq!(
+            cancelled.step(T, end.clone()).unwrap().job.state,
+            state,
+            "{end:?}"
+        );
+    }
+    // Killed before the cancel: it was not that.
+    let killed = Event::Ended(
+        t(A1),
+        TaskEnd {
+            signal: Some(9),
+            last_seq: 5,
+            ..TaskEnd::default()
+        },
+    );
+    let ended = running(RetryPolicy::default()).step(T, killed).unwrap().job;
+    let late = ended.step(T, Event::CancelRequested).unwrap().job;
+    assert_eq!(late.step(T, stored(5)).unwrap().job.state, JobState::Failed);
+}
+
+#[test]
 fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_not_tried_again() {
     let vanished = Event::Ended(
         t(A1),
