@@ -192,7 +192,10 @@ fn best<'o>(
     let request = &queued.request;
     let fits = |(_, free): &(&NodeName, &Capacity)| request.fits(free);
     let fitting = offers.filter(fits);
-    let left = |(_, free): &(&NodeName, &Capacity)| (free.gpus.len(), free.cpus);
+    // Where it has failed comes last, however well it fits.
+    let left = |(name, free): &(&NodeName, &Capacity)| {
+        (queued.avoid.contains(*name), free.gpus.len(), free.cpus)
+    };
     if queued.nodes < 2 {
         // Among equals the first by name, in which order they come.
         let (name, free) = fitting.min_by_key(left)?;
