@@ -305,7 +305,7 @@ impl State {
             JobMsg::Event(_, Some(reply)) | JobMsg::Direct { reply, .. } => {
                 answer(reply, Err(ActError::NotFound));
             }
-            JobMsg::Report(node, report) => {
+            JobMsg::Report(node, report, _) => {
                 self.peers.refuse(node, &report);
             }
             JobMsg::Records(batch) => {

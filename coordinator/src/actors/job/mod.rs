@@ -11,7 +11,7 @@ mod out;
 mod records;
 mod reports;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
@@ -58,8 +58,8 @@ pub type ActReply = RpcReplyPort<Result<Job, ActError>>;
 pub enum JobMsg {
     /// Something happened, or a user wants something.
     Event(Event, Option<ActReply>),
-    /// A node says how a task stands.
-    Report(NodeName, Box<Report>),
+    /// A node says how a task stands, in a session that began at this time.
+    Report(NodeName, Box<Report>, Timestamp),
     /// Records of a task.
     Records(Batch),
     /// What a trainer reports to the coordinator itself.
@@ -132,6 +132,8 @@ pub struct State {
     alarm: Option<Timestamp>,
     /// When ranks were last heard of.
     heard: Heard,
+    /// When the sessions began in which tasks of the newest attempt were last told of.
+    told_in: BTreeMap<TaskKey, Timestamp>,
     /// Ranks that were late when it was last looked: a clock that was set makes nobody late.
     late: Vec<Rank>,
 }
@@ -154,6 +156,7 @@ impl Actor for JobActor {
             last_body: None,
             alarm: None,
             heard: Heard::from(clock::now()),
+            told_in: BTreeMap::new(),
             late: Vec::new(),
         })
     }
@@ -166,7 +169,7 @@ impl Actor for JobActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JobMsg::Event(event, reply) => state.event(event, reply).await?,
-            JobMsg::Report(node, report) => state.report(&node, *report).await?,
+            JobMsg::Report(node, report, since) => state.report((&node, since), *report).await?,
             JobMsg::Records(batch) => state.records(batch).await?,
             JobMsg::Direct {
                 secret,

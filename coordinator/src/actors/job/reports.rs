@@ -20,7 +20,7 @@ use crate::clock;
 impl State {
     pub(super) async fn report(
         &mut self,
-        node: &NodeName,
+        (node, since): (&NodeName, Timestamp),
         report: Report,
     ) -> Result<(), ActorProcessingErr> {
         let task = report.task;
@@ -35,6 +35,8 @@ impl State {
         let may_go = self.may_go(part);
         let unheard = part.started_at.is_none();
         self.heard.note(task.attempt, task.rank, clock::now());
+        self.told_in.retain(|told, _| told.attempt == task.attempt);
+        self.told_in.insert(task, since);
         let starting = self.job.state == JobState::Starting;
         let open = starting || self.job.state == JobState::Running;
         let event = match report.phase {
@@ -50,8 +52,6 @@ impl State {
         self.event(event, None).await
     }
 
-    /// A task of the live attempt.
-    pub(super) fn part(&self, task: TaskKey) -> Option<&Part> {
     /// A node that still has records from a number on, and whose coordinator lacks some before it, speaks to a store that
     /// was restored from a backup: nobody has those any more.
     async fn note_kept(
@@ -69,6 +69,8 @@ impl State {
         }
     }
 
+    /// A task of the live attempt.
+    pub(super) fn part(&self, task: TaskKey) -> Option<&Part> {
         let live = self.job.live()?;
         live.part(task.rank).filter(|_| live.number == task.attempt)
     }
@@ -143,8 +145,11 @@ impl State {
                 Ok(start) => Ok(self.send(node.clone(), start).await?),
             };
         }
-        if self.job.state != JobState::Starting && self.job.state_since >= at {
-            // Its start reached the node after that, and was heard of before this.
+        // Its start reached the node after that, and was heard of before this: in that very session.
+        let told = self.told_in.get(&task).is_some_and(|since| *since >= at);
+        // As far as that is known after a failure of this actor: of one rank it is when the job began to run.
+        let alone = self.job.state != JobState::Starting && self.job.spec.nodes < 2;
+        if told || (alone && self.job.state_since >= at) {
             return Ok(());
         }
         let why = format!("node {node} came back without a trace of the attempt");
