@@ -257,7 +257,7 @@ mod tests {
         let tasks = tempfile::tempdir().unwrap();
         let folder = TaskFolder::of(tasks.path(), order().task);
         let data = tempfile::tempdir().unwrap();
-        let spares = Spares::below(data.path()).unwrap();
+        let spares = Spares::below(data.path());
         folder.create(&order(), &spares).unwrap();
         assert!(folder.path().ends_with("7-2-0"));
         assert_eq!(find(tasks.path()).unwrap(), [(folder.clone(), order())]);
@@ -277,7 +277,7 @@ mod tests {
         };
         let folder = TaskFolder::of(&tasks, order().task);
         let next = TaskFolder::of(&tasks, next);
-        let spares = Spares::below(data.path()).unwrap();
+        let spares = Spares::below(data.path());
         let count = |name: &str| fs::read_dir(data.path().join(name)).unwrap().count();
         folder.create(&order(), &spares).unwrap();
         folder.remove(Some(&spares)).unwrap();
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!((count("tasks"), count("spares")), (1, 0));
         assert!(next.created().unwrap() && !next.launched().unwrap());
         next.remove(Some(&spares)).unwrap();
-        drop(Spares::below(data.path()).unwrap());
+        drop(Spares::below(data.path()));
         assert_eq!((count("tasks"), count("spares")), (0, 0));
     }
 
