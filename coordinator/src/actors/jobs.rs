@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use trainyard_core::{
     ids::JobId,
+    invariants::Invariant,
     job::{Event, Job},
     spec::JobSpec,
 };
@@ -26,6 +27,7 @@ use super::{
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
+    broken::Broken,
     clock,
     store::{Change, Document, ReadError, Store},
 };
@@ -100,6 +102,8 @@ pub struct JobsArgs {
     pub artifacts: String,
     /// For how long a gang waits for a rank that says nothing new.
     pub gang_patience: Duration,
+    /// Where broken invariants are counted.
+    pub broken: Broken,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -143,6 +147,7 @@ impl Actor for Jobs {
                 jobs: myself,
                 artifacts: args.artifacts,
                 gang_patience: args.gang_patience,
+                broken: args.broken,
             }),
             awake: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -250,10 +255,15 @@ impl State {
 
     fn earlier(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ReadError> {
         let Some(asked) = key else { return Ok(None) };
-        match self.peers.store.request_key(&asked.key)? {
-            Some(job) => self.peers.store.job(job),
-            None => Ok(None),
+        let Some(job) = self.peers.store.request_key(&asked.key)? else {
+            return Ok(None);
+        };
+        let found = self.peers.store.job(job)?;
+        if found.is_none() {
+            let words = format!("job {job} of a submission's key is not there");
+            self.peers.broken.note(Invariant::Accepted, &words);
         }
+        Ok(found)
     }
 
     async fn route(

@@ -461,3 +461,36 @@ fn a_run_at_a_tracker_is_noted_also_after_the_end_and_forgotten_at_a_restart() {
     let second = again.step(T, placed()).unwrap().job;
     assert!(second.step(T, tracked).is_err());
 }
+
+#[test]
+fn a_step_that_breaks_an_invariant_is_named_and_those_of_the_machine_break_none() {
+    use crate::invariants::{Invariant, broken_by};
+    let ended = after(vec![Event::Prepared, placed(), exit(0, 0)]).job;
+    let later = Timestamp(T.0 + 1);
+    let again = ended.step(later, Event::RestartRequested).unwrap().job;
+    assert_eq!(broken_by(&ended, &again), []);
+    let place = Event::Placed {
+        queued_at: later,
+        allocations: vec![allocation()],
+        secret: "s".to_owned().into(),
+    };
+    let second = again.step(later, place).unwrap().job;
+    assert_eq!(broken_by(&again, &second), []);
+    let mut left = ended.clone();
+    left.state = JobState::Running;
+    assert!(broken_by(&ended, &left).contains(&Invariant::Final));
+    let mut rewritten = second.clone();
+    rewritten.attempts[0].first_epoch = Some(7);
+    assert_eq!(broken_by(&second, &rewritten), [Invariant::Fenced]);
+    let mut half = second.clone();
+    half.spec.nodes = 2;
+    assert_eq!(broken_by(&again, &half), [Invariant::Whole]);
+    let mut early = second.clone();
+    early.state = JobState::Running;
+    assert_eq!(broken_by(&second, &early), [Invariant::Whole]);
+    assert_eq!(
+        Invariant::named_in("INV-02: a gives"),
+        Some(Invariant::Capacity)
+    );
+    assert_eq!(Invariant::named_in("it stopped"), None);
+}

@@ -18,6 +18,7 @@ use thiserror::Error;
 use trainyard_core::{
     failure::TaskEnd,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
+    invariants::broken_by,
     job::{Event, Heard, Illegal, Job, JobState, Step},
     secret::Secret,
     task::{Phase, Report},
@@ -35,6 +36,7 @@ use super::{
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
+    broken::Broken,
     clock,
     store::{Change, ReadError, Store, StoreError},
 };
@@ -97,6 +99,8 @@ pub struct Peers {
     pub artifacts: String,
     /// For how long a gang waits for a rank that says nothing new.
     pub gang_patience: Duration,
+    /// Where broken invariants are counted.
+    pub broken: Broken,
 }
 
 impl Peers {
@@ -250,6 +254,9 @@ impl State {
         done: Done,
     ) -> Result<Unable, StoreError> {
         let before = std::mem::replace(&mut self.job, step.job);
+        for invariant in broken_by(&before, &self.job) {
+            self.peers.broken.note(invariant, &self.job.id);
+        }
         if worth_storing(&before, &self.job) {
             changes.push(Change::PutJob(Box::new(self.job.clone())));
         }

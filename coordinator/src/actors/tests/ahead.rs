@@ -137,5 +137,26 @@ async fn submits_with_keys_share_a_commit_and_two_with_one_key_make_one_job_and_
     assert_eq!(world.store.commits() - before, 1, "one for all of them");
     let again = keyed(&world, "b").await.unwrap().unwrap();
     assert_eq!(again.id, JobId(2));
+    assert!(
+        world
+            .tree
+            .broken
+            .counts()
+            .iter()
+            .all(|(_, times)| *times == 0)
+    );
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_whose_job_is_not_there_is_counted_as_a_broken_invariant_and_makes_a_job() {
+    let world = world(Lease::default()).await;
+    let key = "lost".to_owned();
+    let named = Change::PutRequestKey { key, job: JobId(9) };
+    world.store.commit_and_wait(vec![named]).await.unwrap();
+    let made = keyed(&world, "lost").await.unwrap().unwrap();
+    assert!(world.store.job(made.id).unwrap().is_some());
+    let counts = world.tree.broken.counts();
+    assert!(counts.contains(&("INV-03", 1)), "{counts:?}");
     world.root.stop_and_wait(None, None).await.unwrap();
 }
