@@ -23,6 +23,9 @@ pub struct Report {
     pub phase: Phase,
     /// What the node does at present, for people.
     pub detail: String,
+    /// The first record that the node still has or will make: those before it were acknowledged to it. 0 where it does
+    /// not say so.
+    pub kept_from: u64,
 }
 
 /// The ways in which a task can stand.

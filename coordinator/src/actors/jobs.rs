@@ -4,6 +4,8 @@
 //! drained; mail that comes meanwhile waits for its end, so that a job never has two owners. A job
 //! actor that fails is started again from the store by the next mail.
 
+mod under_way;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{
@@ -13,16 +15,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use trainyard_core::{
     ids::JobId,
+    invariants::Invariant,
     job::{Event, Job},
     spec::JobSpec,
 };
 
+use self::under_way::UnderWay;
 use super::{
     job::{Ack, ActError, JobActor, JobMsg, Peers},
     nodes::NodesRef,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
+    broken::Broken,
     clock,
     store::{Change, Document, ReadError, Store},
 };
@@ -97,6 +102,8 @@ pub struct JobsArgs {
     pub artifacts: String,
     /// For how long a gang waits for a rank that says nothing new.
     pub gang_patience: Duration,
+    /// Where broken invariants are counted.
+    pub broken: Broken,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -117,6 +124,8 @@ pub struct State {
     awake: BTreeMap<JobId, Entry>,
     ids: BTreeMap<ActorId, JobId>,
     last: JobId,
+    /// Submissions with a key that are not on disk yet.
+    under_way: UnderWay,
 }
 
 impl Actor for Jobs {
@@ -138,10 +147,12 @@ impl Actor for Jobs {
                 jobs: myself,
                 artifacts: args.artifacts,
                 gang_patience: args.gang_patience,
+                broken: args.broken,
             }),
             awake: BTreeMap::new(),
             ids: BTreeMap::new(),
             last,
+            under_way: UnderWay::default(),
         })
     }
 
@@ -186,11 +197,18 @@ impl Actor for Jobs {
 }
 
 impl State {
+    /// Nothing here waits for the disk, so that all who submit share its commits.
     async fn submit(
         &mut self,
         submission: Submission,
         reply: RpcReplyPort<Job>,
     ) -> Result<(), ActorProcessingErr> {
+        // Before the store is asked: one that was under way and is not any more is there.
+        let reply = match &submission.key {
+            Some(asked) => self.under_way.join(&asked.key, reply),
+            None => Some(reply),
+        };
+        let Some(reply) = reply else { return Ok(()) };
         match self.earlier(submission.key.as_ref()) {
             Ok(Some(job)) => {
                 answer(reply, job);
@@ -213,37 +231,39 @@ impl State {
         }
         let job = accepted.step(now, Event::Prepared)?.job;
         changes.push(Change::PutJob(Box::new(job.clone())));
-        let keyed = submission.key.is_some();
+        let mut first = None;
         if let Some(asked) = submission.key {
             changes.push(Change::put(&asked));
             let key = asked.key;
+            first = Some(self.under_way.begin(key.clone()));
             changes.push(Change::PutRequestKey { key, job: id });
         }
         let scheduler = self.peers.scheduler.clone();
-        let then = move || {
+        let then = move |_: &crate::store::Committed| {
             drop(held);
             scheduler
                 .cast(SchedulerMsg::JobIs(Box::new(job.clone())))
                 .ok();
+            if let Some(first) = first {
+                first.stored(&job);
+            }
             answer(reply, job);
         };
-        if keyed {
-            // The next submission with this key must find it.
-            self.peers.store.commit_and_wait(changes).await?;
-            then();
-        } else {
-            let then = Box::new(move |_: &crate::store::Committed| then());
-            self.peers.store.commit(changes, then).await?;
-        }
+        self.peers.store.commit(changes, Box::new(then)).await?;
         Ok(())
     }
 
     fn earlier(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ReadError> {
         let Some(asked) = key else { return Ok(None) };
-        match self.peers.store.request_key(&asked.key)? {
-            Some(job) => self.peers.store.job(job),
-            None => Ok(None),
+        let Some(job) = self.peers.store.request_key(&asked.key)? else {
+            return Ok(None);
+        };
+        let found = self.peers.store.job(job)?;
+        if found.is_none() {
+            let words = format!("job {job} of a submission's key is not there");
+            self.peers.broken.note(Invariant::Accepted, &words);
         }
+        Ok(found)
     }
 
     async fn route(
@@ -295,7 +315,7 @@ impl State {
             JobMsg::Event(_, Some(reply)) | JobMsg::Direct { reply, .. } => {
                 answer(reply, Err(ActError::NotFound));
             }
-            JobMsg::Report(node, report) => {
+            JobMsg::Report(node, report, _) => {
                 self.peers.refuse(node, &report);
             }
             JobMsg::Records(batch) => {

@@ -129,13 +129,19 @@ impl Draft {
         Ok(())
     }
 
-    pub(super) fn ended(&mut self, task: TaskKey, end: TaskEnd) -> Result<(), Illegal> {
+    pub(super) fn ended(&mut self, task: TaskKey, mut end: TaskEnd) -> Result<(), Illegal> {
         let now = self.now;
         let goes = self.live(task.attempt)?.makes_room_for.is_some();
-        let mut end = end;
         // An agent that does not know this cause yet takes it for another.
         if goes && end.stop_cause == Some(StopCause::Fenced) {
             end.stop_cause = Some(StopCause::Preempted);
+        }
+        // An agent that was started anew says no cause where the disk did not take it: here it is known.
+        if self.job.cancel_requested && end.is_like_a_stop() {
+            end.stop_cause.get_or_insert(StopCause::Cancelled);
+        }
+        if goes && end.is_like_a_stop() {
+            end.stop_cause.get_or_insert(StopCause::Preempted);
         }
         let part = self.live_part(task)?;
         // Reported again until it is forgotten: the first report stands.

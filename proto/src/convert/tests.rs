@@ -110,6 +110,7 @@ fn report(phase: Phase) -> Report {
         },
         phase,
         detail: "fetching".into(),
+        kept_from: 7,
     }
 }
 

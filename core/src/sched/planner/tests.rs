@@ -417,3 +417,17 @@ fn a_gang_goes_around_nodes_that_failed_it_while_there_are_enough_others() {
     close(&mut planner, "b");
     assert_eq!(solve(&mut planner, NOW, &[again]).len(), 1);
 }
+
+#[test]
+fn a_gang_that_has_too_few_nodes_without_those_that_failed_it_takes_as_few_of_them_as_it_must() {
+    let mut planner = reachable(&[("a", "1"), ("b", "2"), ("c", "3")]);
+    // Those that failed it fit better.
+    node(&mut planner, "b", 8, "");
+    let mut again = gang(1, 2, 4);
+    let failed = ["a", "c"].map(|name| NodeName(name.into()));
+    again.avoid.extend(failed);
+    let placements = solve(&mut planner, NOW, &[again]);
+    let nodes = placements[0].allocations.iter();
+    let nodes: Vec<_> = nodes.map(|held| held.node.0.as_str()).collect();
+    assert_eq!(nodes, ["a", "b"]);
+}
