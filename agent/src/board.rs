@@ -23,6 +23,17 @@ struct Entry {
     changed: u64,
 }
 
+impl Entry {
+    /// The report, with what the spool says at this moment.
+    fn told(&self) -> Report {
+        let acked = self.spool.as_ref().map(|(_, spool)| spool.state().acked);
+        Report {
+            kept_from: acked.map_or(0, |acked| acked.saturating_add(1)),
+            ..self.report.clone()
+        }
+    }
+}
+
 /// Why a GPU gets no jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
@@ -99,12 +110,12 @@ impl Board {
         self.lock().get(&task).map(|entry| entry.report.clone())
     }
 
-    /// The reports that changed after `version`; all for 0.
+    /// The reports that changed after `version`; all for 0. An acknowledgement alone is no change.
     #[must_use]
     pub fn reports_after(&self, version: u64) -> Vec<Report> {
         let entries = self.lock();
         let news = entries.values().filter(|entry| entry.changed > version);
-        news.map(|entry| entry.report.clone()).collect()
+        news.map(Entry::told).collect()
     }
 
     /// The spool of a task.
@@ -195,7 +206,9 @@ mod tests {
     use super::*;
     use trainyard_core::{
         ids::{AttemptNo, JobId, Rank},
+        record::{LogLine, LogStream, Record},
         task::Phase,
+        time::Timestamp,
     };
 
     fn report(job: u64, detail: &str) -> Report {
@@ -207,6 +220,7 @@ mod tests {
             },
             phase: Phase::Preparing,
             detail: detail.to_owned(),
+            kept_from: 0,
         }
     }
 
@@ -225,5 +239,32 @@ mod tests {
         assert_eq!(board.reports_after(0).len(), 2);
         board.remove(report(2, "").task);
         assert_eq!(board.reports_after(0), [report(1, "a")]);
+    }
+
+    #[tokio::test]
+    async fn what_a_task_has_let_go_of_is_told_also_when_nothing_is_left_to_send() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path().join("spool"), u64::MAX)
+            .await
+            .unwrap();
+        let line = Record::Log(LogLine {
+            at: Timestamp(1),
+            stream: LogStream::Stdout,
+            level: String::new(),
+            text: "x".into(),
+        });
+        spool.append(vec![(line, None); 3]).await.unwrap();
+        let board = Board::default();
+        let task = report(1, "").task;
+        board.report(report(1, "a"));
+        board.spool(task, spool.clone());
+        let told = || board.reports_after(0).pop().unwrap().kept_from;
+        assert_eq!(told(), 1);
+        spool.ack(3).await.unwrap();
+        assert_eq!(told(), 4);
+        // It is told with others, and makes no news.
+        let seen = *board.watch().borrow();
+        board.report(report(1, "a"));
+        assert_eq!(board.reports_after(seen), []);
     }
 }

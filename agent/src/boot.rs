@@ -121,7 +121,7 @@ pub enum BootError {
     NoToken,
     /// The folder cannot be used.
     #[error(
-        "data folder {} cannot be used: {source}; give a folder that this user can write with --data-dir",
+        "data folder {} cannot be used: {source}; give a folder with --data-dir that this user can write, on a disk with room",
         .path.display()
     )]
     DataDir {
@@ -244,7 +244,7 @@ async fn settle(
         registry,
         callbacks: server.address(),
         board: Board::default(),
-        spares: spares(&data_dir)?,
+        spares: Spares::below(&data_dir),
         spool_bytes: options.spool_bytes,
         ports: Ports::new(options.ports),
         gpus: gpus(options, &identity).await?,
@@ -255,10 +255,6 @@ async fn settle(
         data_dir,
     };
     Ok((Arc::new(node), identity, access))
-}
-
-fn spares(data_dir: &Path) -> Result<Spares, BootError> {
-    Spares::below(data_dir).map_err(|error| BootError::Start(error.to_string()))
 }
 
 /// Its GPUs and whom to ask about them.

@@ -14,6 +14,7 @@ use rust_embed::RustEmbed;
 #[folder = "../trainers/"]
 #[exclude = "*.pyc"]
 #[exclude = "*__pycache__/*"]
+#[exclude = "*_cache/*"]
 #[exclude = "*.venv/*"]
 #[exclude = "tests/*"]
 #[exclude = "*/tests/*"]
@@ -23,6 +24,7 @@ struct Trainers;
 #[folder = "../sdk/python/"]
 #[exclude = "*.pyc"]
 #[exclude = "*__pycache__/*"]
+#[exclude = "*_cache/*"]
 #[exclude = "*.venv/*"]
 #[exclude = "tests/*"]
 #[exclude = "*/tests/*"]
@@ -183,6 +185,8 @@ mod tests {
                 assert!(!parts.contains(&part), "{path}");
             }
             assert!(!path.ends_with(".pyc"), "{path}");
+            // Those of tools, such as .mypy_cache.
+            assert!(!path.contains("_cache/"), "{path}");
         }
     }
 

@@ -24,13 +24,12 @@ use trainyard_core::{
 use crate::{
     clock,
     dataset::remove_tree,
-    exec::{ExitRecord, ProcRecord, durable, launch, lock},
+    exec::{ExitRecord, ProcRecord, durable, files::END, launch, lock},
     spares::Spares,
 };
 
 const TASK: &str = "task.json";
 const STOP_CAUSE: &str = "stop-cause.json";
-const END: &str = "end.json";
 const PORT: &str = "port.json";
 /// What a folder's name starts with while it is being removed.
 const GONE: &str = ".gone-";
@@ -152,6 +151,12 @@ impl TaskFolder {
         durable::read_json(&self.path.join(PORT))
     }
 
+    /// The port that is this task's until it has ended. Where that cannot be seen, it has not.
+    pub fn lent_port(&self) -> Option<u16> {
+        let port = self.port().ok().flatten();
+        port.filter(|_| !matches!(self.end(), Ok(Some(_))))
+    }
+
     /// Whether a launch was begun.
     pub fn launched(&self) -> io::Result<bool> {
         self.path.join("launch.json").try_exists()
@@ -252,7 +257,7 @@ mod tests {
         let tasks = tempfile::tempdir().unwrap();
         let folder = TaskFolder::of(tasks.path(), order().task);
         let data = tempfile::tempdir().unwrap();
-        let spares = Spares::below(data.path()).unwrap();
+        let spares = Spares::below(data.path());
         folder.create(&order(), &spares).unwrap();
         assert!(folder.path().ends_with("7-2-0"));
         assert_eq!(find(tasks.path()).unwrap(), [(folder.clone(), order())]);
@@ -272,7 +277,7 @@ mod tests {
         };
         let folder = TaskFolder::of(&tasks, order().task);
         let next = TaskFolder::of(&tasks, next);
-        let spares = Spares::below(data.path()).unwrap();
+        let spares = Spares::below(data.path());
         let count = |name: &str| fs::read_dir(data.path().join(name)).unwrap().count();
         folder.create(&order(), &spares).unwrap();
         folder.remove(Some(&spares)).unwrap();
@@ -281,7 +286,7 @@ mod tests {
         assert_eq!((count("tasks"), count("spares")), (1, 0));
         assert!(next.created().unwrap() && !next.launched().unwrap());
         next.remove(Some(&spares)).unwrap();
-        drop(Spares::below(data.path()).unwrap());
+        drop(Spares::below(data.path()));
         assert_eq!((count("tasks"), count("spares")), (0, 0));
     }
 

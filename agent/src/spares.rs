@@ -48,18 +48,18 @@ struct Waiting {
 }
 
 impl Spares {
-    /// None yet; those of an earlier life of the agent are removed. They will lie below `data_dir`.
-    ///
-    /// # Errors
-    /// When the folder that holds them cannot be made anew.
-    pub fn below(data_dir: &Path) -> io::Result<Self> {
+    /// None yet; those of an earlier life of the agent are removed. They will lie below `data_dir`. Where the folder that
+    /// holds them cannot be made, as on a full disk, there will be none: only speed depends on them.
+    pub fn below(data_dir: &Path) -> Self {
         let place = data_dir.join("spares");
-        remove_tree(&place)?;
-        private_folder(&place)?;
-        Ok(Self {
+        let made = remove_tree(&place).and_then(|()| private_folder(&place));
+        if let Err(error) = made {
+            tracing::warn!(place = %place.display(), %error, "folders of tasks are not used again until the next start");
+        }
+        Self {
             place,
             waiting: Mutex::default(),
-        })
+        }
     }
 
     /// Makes one that waits the folder `path`; false where there is none.
@@ -140,10 +140,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_used_again_says_nothing_of_its_last_task() {
         let tasks = tempfile::tempdir().unwrap();
-        let (spares, next) = (
-            Spares::below(tasks.path()).unwrap(),
-            tasks.path().join("8-1-0"),
-        );
+        let (spares, next) = (Spares::below(tasks.path()), tasks.path().join("8-1-0"));
         assert!(!spares.give(&next), "none waits");
         assert!(spares.take_in(&made(tasks.path(), ".gone-7-1-0")).unwrap());
         assert!(spares.give(&next));
@@ -170,9 +167,21 @@ mod tests {
     }
 
     #[test]
+    fn without_a_place_for_them_there_are_none_and_folders_are_removed() {
+        let tasks = tempfile::tempdir().unwrap();
+        let no_folder = tasks.path().join("file");
+        fs::write(&no_folder, "").unwrap();
+        let spares = Spares::below(&no_folder);
+        assert!(!spares.give(&tasks.path().join("7-1-0")));
+        let gone = made(tasks.path(), ".gone-7-1-0");
+        assert!(spares.take_in(&gone).is_err());
+        assert!(!spares.give(&tasks.path().join("7-1-0")), "it is none");
+    }
+
+    #[test]
     fn a_folder_with_anything_else_in_it_or_a_living_shim_is_not_used_again() {
         let tasks = tempfile::tempdir().unwrap();
-        let spares = Spares::below(tasks.path()).unwrap();
+        let spares = Spares::below(tasks.path());
         let with_dataset = made(tasks.path(), ".gone-1-1-0");
         fs::create_dir(with_dataset.join("dataset")).unwrap();
         assert!(!spares.take_in(&with_dataset).unwrap());

@@ -7,6 +7,7 @@ pub mod actors;
 pub mod api;
 pub mod auth;
 pub mod boot;
+pub mod broken;
 pub mod clock;
 pub mod config;
 pub mod datasets;

@@ -19,6 +19,7 @@ const POINTS: &str = "trainyard_store_points_total";
 const LINES: &str = "trainyard_store_log_lines_total";
 const JOBS: &str = "trainyard_open_jobs";
 const NODES: &str = "trainyard_nodes";
+const BROKEN: &str = "trainyard_invariants_broken_total";
 
 /// Upper ends of the classes of durations, in seconds.
 const BUCKETS: [f64; 11] = [
@@ -53,6 +54,8 @@ pub(crate) struct Now {
     pub(crate) points: u64,
     /// Lines ever stored.
     pub(crate) lines: u64,
+    /// How often each invariant was broken since the start.
+    pub(crate) broken: Vec<(&'static str, u64)>,
 }
 
 impl Telemetry {
@@ -75,6 +78,10 @@ impl Telemetry {
         counter(COMMITS, "Commits of the store since the start");
         counter(POINTS, "Points of metrics that were ever stored");
         counter(LINES, "Lines of logs that were ever stored");
+        counter(
+            BROKEN,
+            "How often an invariant of the design was broken: a bug, to be reported",
+        );
         recorder.describe_gauge(
             JOBS.into(),
             None,
@@ -134,6 +141,12 @@ impl Telemetry {
                 .recorder
                 .register_counter(&Key::from_name(name), &SOURCE);
             counter.absolute(total);
+        }
+        for (invariant, times) in &now.broken {
+            let key = Key::from_parts(BROKEN, vec![Label::new("invariant", *invariant)]);
+            self.recorder
+                .register_counter(&key, &SOURCE)
+                .absolute(*times);
         }
         // So that it is there before the first submission.
         self.count(Key::from_name(SUBMITS), 0);
@@ -200,6 +213,7 @@ mod tests {
         let text = telemetry.text(&Now {
             jobs: vec![("running", 2)],
             points: 7,
+            broken: vec![("INV-04", 0), ("INV-05", 1)],
             ..Now::default()
         });
         for line in [
@@ -209,6 +223,8 @@ mod tests {
             "trainyard_submits_total 1",
             "trainyard_open_jobs{state=\"running\"} 2",
             "trainyard_store_points_total 7",
+            "trainyard_invariants_broken_total{invariant=\"INV-04\"} 0",
+            "trainyard_invariants_broken_total{invariant=\"INV-05\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -85,6 +85,19 @@ pub struct TaskEnd {
     pub last_seq: u64,
 }
 
+impl TaskEnd {
+    /// Whether it ended by what a stop does to a trainer, SIGTERM and then SIGKILL, or says so by its exit code as shells do.
+    #[must_use]
+    pub fn is_like_a_stop(&self) -> bool {
+        const STOPS: [i32; 2] = [9, 15];
+        let by_signal = self.signal.is_some_and(|signal| STOPS.contains(&signal));
+        let by_code = self
+            .exit_code
+            .is_some_and(|code| STOPS.map(|stop| 128 + stop).contains(&code));
+        !self.oom_killed && (by_signal || by_code)
+    }
+}
+
 /// Why a job ended, for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {

@@ -11,6 +11,7 @@ pub mod dataset;
 pub mod device;
 pub mod failure;
 pub mod ids;
+pub mod invariants;
 pub mod job;
 pub mod join;
 pub mod label;

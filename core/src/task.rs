@@ -23,6 +23,9 @@ pub struct Report {
     pub phase: Phase,
     /// What the node does at present, for people.
     pub detail: String,
+    /// The first record that the node still has or will make: those before it were acknowledged to it. 0 where it does
+    /// not say so.
+    pub kept_from: u64,
 }
 
 /// The ways in which a task can stand.
@@ -258,8 +261,10 @@ impl Task {
     fn stop(&mut self, stop: Stop) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let State::Draining(_, end) = &mut self.state {
-            // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long.
-            if self.stop.is_none() && stop.cause != StopCause::TimeLimit {
+            // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long,
+            // and its place is about to be free.
+            let matters = !matches!(stop.cause, StopCause::TimeLimit | StopCause::Preempted);
+            if self.stop.is_none() && matters {
                 self.stop = Some(stop);
                 end.stop_cause = Some(stop.cause);
                 effects.push(Effect::NoteStop(stop));

@@ -45,6 +45,69 @@ fn job() -> v1::JobSpec {
     spec
 }
 
+/// Takes 32 MiB a picture of its batch, and may have 256.
+const GREEDY: &str = r#"
+import os, resource
+resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
+pictures = int(os.environ["BATCH_SIZE"])
+batch = bytearray(pictures << 25)
+print("a batch of", pictures)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_that_runs_out_of_memory_runs_once_more_with_half_its_batch_where_its_job_asks() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let trainers = cluster.path("trainers");
+    // In the place of the one that is embedded, and with the system's Python.
+    std::fs::create_dir_all(trainers.join("sklearn")).expect("a folder");
+    std::fs::write(trainers.join("sklearn/train.py"), GREEDY).expect("it is written");
+    let own = trainers.display().to_string();
+    let arguments = ["--slots", "4", "--trainers-dir", &own];
+    cluster.agent("one", &arguments).await;
+    // Asked for and enough, asked for and not enough, not asked for.
+    let cases = [
+        (8, v1::OnMemory::HalveBatch, JobState::Completed, 2),
+        (32, v1::OnMemory::HalveBatch, JobState::Failed, 2),
+        (8, v1::OnMemory::Fail, JobState::Failed, 1),
+    ];
+    let mut ids = Vec::new();
+    for (batch, asked, ..) in cases {
+        let spec = v1::JobSpec {
+            framework: "sklearn".to_owned(),
+            model_name: "mlp".to_owned(),
+            task_type: "classification".to_owned(),
+            dataset_path: "/".to_owned(),
+            epochs: 1,
+            batch_size: batch,
+            learning_rate: 0.1,
+            retry: Some(v1::RetryPolicy {
+                out_of_memory: asked.into(),
+                ..v1::RetryPolicy::default()
+            }),
+            ..v1::JobSpec::default()
+        };
+        ids.push(jobs.submit(spec).await);
+    }
+    for (id, (batch, _, state, attempts)) in ids.iter().zip(cases) {
+        let ended = jobs.ends(*id).await;
+        assert_eq!(
+            (ended.state(), ended.attempts.len()),
+            (state, attempts),
+            "{ended:?}"
+        );
+        let first = ended.attempts.first().expect("there is one");
+        let why = first.outcome.clone().expect("it has ended");
+        assert_eq!(why.failure_class(), FailureClass::OutOfMemory, "{why:?}");
+        let halved = batch / u32::try_from(attempts).expect("few");
+        let spec = ended.spec.expect("it has one");
+        assert_eq!(spec.batch_size, halved);
+    }
+    let first = ids.first().expect("there are three");
+    let said = jobs.output(*first).await;
+    assert_eq!(said.last().map(String::as_str), Some("a batch of 4"));
+}
+
 /// Nodes are believed for three seconds, so that no test waits for minutes.
 pub(crate) async fn cluster() -> Cluster {
     let lease = [

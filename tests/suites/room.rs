@@ -3,7 +3,7 @@
 use tests::{
     cluster::Cluster,
     disk::SmallDisk,
-    jobs::{Jobs, command},
+    jobs::{Jobs, command, shell},
     process::Process,
     wait::until,
 };
@@ -39,14 +39,19 @@ async fn says(cluster: &Cluster, full: bool) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_disk_is_full_says_so_takes_no_task_and_is_back_when_there_is_room() {
+async fn a_node_whose_disk_is_full_says_so_takes_no_task_goes_on_after_a_restart_and_is_back_when_there_is_room()
+ {
     let cluster = Cluster::start(crate::TRAINYARD).await;
     let at = cluster.agent_data("one");
     let Some(disk) = SmallDisk::mount(&at, 80).await else {
         return;
     };
-    let _agent = agent(&cluster, &disk).await;
+    let first = agent(&cluster, &disk).await;
     let mut jobs = Jobs::of(&cluster).await;
+    let go = cluster.path("go");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", go.display());
+    let runs = jobs.submit(shell(&script)).await;
+    jobs.reaches(runs, JobState::Running).await;
     // Some come before the node has noticed, and more than are needed to cordon one.
     disk.sh("cat /dev/zero > filler 2> /dev/null");
     let mut ids = Vec::new();
@@ -73,8 +78,24 @@ async fn a_node_whose_disk_is_full_says_so_takes_no_task_and_is_back_when_there_
         let waits = [JobState::Queued, JobState::Starting].contains(&job.state());
         assert!(waits && job.attempts.len() < 2, "{job:?}");
     }
+    // It is started anew while not a byte is free, adopts its trainer, and takes nothing still.
+    drop(first);
+    let seen = node(&cluster).await.expect("it is there").last_seen_at;
+    let _second = agent(&cluster, &disk).await;
+    until("it is back", async || {
+        let node = node(&cluster).await?;
+        let heard = node.last_seen_at.map(|at| (at.seconds, at.nanos));
+        let before = seen.map(|at| (at.seconds, at.nanos));
+        (heard > before && node.state() == v1::NodeState::Ready).then_some(())
+    })
+    .await;
+    says(&cluster, true).await;
+    let job = jobs.get(runs).await;
+    assert_eq!((job.state(), job.attempts.len()), (JobState::Running, 1));
+    std::fs::write(&go, "").expect("the go is given");
     disk.sh("rm filler");
     says(&cluster, false).await;
+    ids.push(runs);
     for id in ids {
         let ended = jobs.ends(id).await;
         assert_eq!(ended.state(), JobState::Completed, "{ended:?}");

@@ -63,6 +63,7 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
         task,
         phase: Phase::Ended(Box::new(ended)),
         detail: String::new(),
+        kept_from: 0,
     });
 }
 

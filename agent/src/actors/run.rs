@@ -368,6 +368,8 @@ impl State {
             task: self.args.order.task,
             phase: self.task.phase(),
             detail: self.detail.clone(),
+            // The board knows the spool.
+            kept_from: 0,
         });
     }
 }

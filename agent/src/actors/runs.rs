@@ -101,8 +101,18 @@ impl Actor for Runs {
         myself: RunsRef,
         node: Arc<Node>,
     ) -> Result<State, ActorProcessingErr> {
-        let tasks = node.tasks();
-        let found = blocking(move || folder::find(&tasks)).await?;
+        let (tasks, on) = (node.tasks(), Arc::clone(&node));
+        // Every port that is lent is known before any run begins, which may want one.
+        let find = move || {
+            let found = folder::find(&tasks)?;
+            for (folder, order) in &found {
+                if let Some(port) = folder.lent_port() {
+                    on.ports.keep(port, order.task);
+                }
+            }
+            Ok(found)
+        };
+        let found = blocking(find).await?;
         let end = CancellationToken::new();
         let mut state = State {
             node,
@@ -213,28 +223,26 @@ impl State {
         let (task, order) = (order.task, Arc::new(order));
         let look = {
             let folder = folder.clone();
-            move || Ok((folder.end()?, folder.processes()?, folder.port()?))
+            move || Ok((folder.end()?, folder.processes()?))
         };
         let looked = blocking(look).await;
-        if let Ok((None, _, Some(port))) = &looked {
-            self.node.ports.keep(*port, task);
-        }
         let spool = Spool::open(folder.spool(), self.node.spool_bytes).await;
         let phase = match &looked {
-            Ok((Some(ended), ..)) => {
+            Ok((Some(ended), _)) => {
                 let mut ended = Box::new(ended.clone());
                 if spool.is_err() {
                     ended.end.last_seq = 0;
                 }
                 Phase::Ended(ended)
             }
-            Ok((None, Some((_, since)), _)) => Phase::Running(*since),
-            Ok((None, None, _)) | Err(_) => Phase::Preparing,
+            Ok((None, Some((_, since)))) => Phase::Running(*since),
+            Ok((None, None)) | Err(_) => Phase::Preparing,
         };
         self.node.board.report(Report {
             task,
             phase,
             detail: String::new(),
+            kept_from: 0,
         });
         match spool {
             Ok(spool) => {
@@ -254,8 +262,8 @@ impl State {
         };
         self.entries.insert(task, entry);
         match looked {
-            Ok((Some(_), ..)) => {}
-            Ok((None, ..)) => self.start(myself, order, true).await?,
+            Ok((Some(_), _)) => {}
+            Ok((None, _)) => self.start(myself, order, true).await?,
             Err(error) => {
                 let node = Arc::clone(&self.node);
                 self.tasks.spawn(give_up(node, order, error.to_string()));

@@ -11,7 +11,7 @@ use trainyard_config::Secret;
 use trainyard_core::{device::GivingBack, node::Room, resources::Capacity};
 use trainyard_net::{ClientTls, Dial, Plain};
 
-use super::{BootError, agent_id, reason_in, refused, spares, take_data_dir};
+use super::{BootError, agent_id, reason_in, refused, take_data_dir};
 use crate::{
     actors::{
         node::Node,
@@ -27,6 +27,7 @@ use crate::{
     exec::trainers::Trainers,
     link::{self, Access, Identity, LinkState},
     ports::{PortRange, Ports},
+    spares::Spares,
 };
 
 /// The machine that the agent runs on.
@@ -118,7 +119,7 @@ async fn node(
         registry,
         callbacks: SocketAddr::from(([127, 0, 0, 1], 1)),
         board: Board::default(),
-        spares: spares(&data_dir)?,
+        spares: Spares::below(&data_dir),
         spool_bytes: SPOOL,
         ports: Ports::new(PortRange::default()),
         room: Room::default(),

@@ -19,6 +19,8 @@ pub(crate) const LOCK: &str = "shim.lock";
 pub(crate) const STOP: &str = "stop.json";
 /// How the trainer ended: an [`ExitRecord`], written by the shim as its last act.
 pub(crate) const EXIT: &str = "exit.json";
+/// How the task ended, written by the agent as its last word on it; here it only counts that it is there.
+pub(crate) const END: &str = "end.json";
 /// What the trainer wrote, see [`super::output`].
 pub(crate) const OUTPUT: &str = "output.log";
 /// What the shim itself had to say: panics and troubles.

@@ -16,7 +16,7 @@ mod cgroup;
 mod clock;
 mod descend;
 pub(crate) mod durable;
-mod files;
+pub(crate) mod files;
 pub mod ident;
 pub mod launch;
 mod lines;

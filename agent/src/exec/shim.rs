@@ -118,6 +118,7 @@ impl Shim {
             std::path::absolute(task_dir).map_err(|e| failed("resolving the task folder", &e))?;
         let signals = become_shim().map_err(|e| failed("setting up the shim", &e))?;
         let lock = lock::take(&task_dir)?;
+        refuse_ended(&task_dir)?;
         let spec: LaunchSpec = durable::read_json(&task_dir.join(files::LAUNCH))
             .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|e| failed("reading launch.json", &e))?;
@@ -367,6 +368,19 @@ fn become_shim() -> io::Result<SignalFd> {
     taken.thread_block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     Ok(SignalFd::with_flags(&taken, flags)?)
+}
+
+/// An order may be read late: by a zygote that was stopped, whose agent has begun the task anew since. A launch takes the
+/// record of an earlier exit away; what has one, or has ended, is not to run again.
+fn refuse_ended(task_dir: &Path) -> Result<(), Hello> {
+    for name in [files::EXIT, files::END] {
+        let there = task_dir.join(name).try_exists();
+        if there.map_err(|error| failed("looking at the task's end", &error))? {
+            let words = format!("the task has ended already: its folder holds {name}");
+            return Err(Hello::Failed(words));
+        }
+    }
+    Ok(())
 }
 
 fn failed(what: &str, error: &io::Error) -> Hello {

@@ -209,6 +209,7 @@ mod tests {
             task,
             phase: Phase::Preparing,
             detail: String::new(),
+            kept_from: 0,
         });
         let mut data = Data {
             pumps: JoinSet::new(),

@@ -300,7 +300,11 @@ pub(crate) async fn a_job_that_is_cancelled_while_it_trains_ends_though_its_stor
         until(|| !store.shelf().came.is_empty()).await;
         fake.send(stop_of(1, Duration::from_secs(5))).await;
         is_given_up(&fake, &store).await;
-        assert_eq!(store.shelf().left, 2, "that of the round, and the last one");
+        let left = store.shelf().left;
+        assert!(
+            (1..=2).contains(&left),
+            "{left}: that of the round, and the last one if its time came"
+        );
         let end = fake.whole_end(1).await;
         assert_eq!(end.stop_cause(), StopCause::Cancelled);
         drop(held);

@@ -200,6 +200,42 @@ pub(crate) async fn an_agent_that_restarts_while_a_rank_waits_has_it_wait_again_
     second.stop().await;
 }
 
+pub(crate) async fn a_restarted_agent_lends_no_port_that_a_task_it_finds_later_has() {
+    const COUNT: u16 = 12;
+    let (fake, agent, data) = with_ports(COUNT, 28_461).await;
+    for job in 1..=u64::from(COUNT) {
+        fake.send(start(job, 0, shell("exit 0"))).await;
+    }
+    for job in 1..=u64::from(COUNT) {
+        waits(&fake, job).await;
+    }
+    agent.stop().await;
+    fake.hang_up();
+    fake.known().reports.clear();
+    // Only the one that is found last has got as far as a port: that which the first one looks at first.
+    let found = std::fs::read_dir(data.path().join("tasks")).expect("the tasks");
+    let found: Vec<_> = found.map(|one| one.expect("a task").path()).collect();
+    let name = found.first().and_then(|path| path.file_name()?.to_str());
+    let first = name.and_then(|name| name.split('-').next()?.parse().ok());
+    let first: u16 = first.expect("the number of its job");
+    for task in &found {
+        std::fs::remove_file(task.join("port.json")).expect("it has one");
+    }
+    let taken = 28_461 + (first * 31 + 1) % COUNT;
+    let last = found.last().expect("there are some").join("port.json");
+    std::fs::write(last, taken.to_string()).expect("it is written");
+    let mut next = options(&fake, data.path());
+    next.ports = "28461-28472".parse().expect("a range");
+    let second = launch(next);
+    let mut ports = Vec::new();
+    for job in 1..=u64::from(COUNT) {
+        ports.push(waits(&fake, job).await.port);
+    }
+    ports.sort_unstable();
+    assert!(ports.iter().copied().eq(28_461..28_473), "{ports:?}");
+    second.stop().await;
+}
+
 pub(crate) async fn the_word_that_comes_before_a_rank_is_prepared_is_kept() {
     let (fake, agent, _data) = cluster().await;
     fake.send(start(1, 1, shell("echo $MASTER_PORT"))).await;

@@ -208,3 +208,43 @@ pub(crate) async fn a_forgotten_task_leaves_its_checkpoints_only() {
     assert_eq!(hello.tasks, []);
     agent.stop().await;
 }
+
+pub(crate) async fn why_a_task_is_stopped_is_kept_once_the_disk_takes_it() {
+    let (fake, agent, data) = cluster().await;
+    let go = data.path().join("go");
+    let script = format!(
+        "trap '' TERM; echo ready; until [ -e {} ]; do sleep 0.01; done; exit 1",
+        go.display()
+    );
+    fake.send(start_of(1, shell(&script))).await;
+    said(&fake, 1, "ready").await;
+    // Nothing can be written there, as on a full disk.
+    let (draft, kept) = (
+        task_folder(&data, 1).join("stop-cause.json.tmp"),
+        task_folder(&data, 1).join("stop-cause.json"),
+    );
+    std::fs::create_dir(&draft).expect("it is in the way");
+    fake.send(stop_of(1, LIMIT)).await;
+    let stopping = |known: &fake::Known| {
+        let own = lines(known, 1, LogStream::System);
+        own.iter()
+            .any(|line| line.starts_with("stopping: "))
+            .then_some(())
+    };
+    fake.until(stopping).await;
+    until(|| task_folder(&data, 1).join("stop.json").exists()).await;
+    assert!(!kept.exists());
+    std::fs::remove_dir(&draft).expect("it is empty");
+    until(|| kept.exists()).await;
+    agent.stop().await;
+    fake.hang_up();
+    let second = launch(options(&fake, data.path()));
+    fake.hello(1).await;
+    std::fs::write(&go, "").expect("the go is given");
+    let end = fake.whole_end(1).await;
+    assert_eq!(
+        (end.exit_code, end.stop_cause()),
+        (Some(1), StopCause::Cancelled)
+    );
+    second.stop().await;
+}

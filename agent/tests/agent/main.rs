@@ -58,6 +58,7 @@ cases! {
         a_new_agent_goes_on_with_the_trainers_of_the_last_one,
         a_trainer_that_calls_while_the_agent_is_replaced_is_never_refused,
         an_agent_that_died_is_followed_by_one_that_goes_on,
+        why_a_task_is_stopped_is_kept_once_the_disk_takes_it,
         an_end_that_was_not_heard_is_told_by_the_next_agent,
         a_task_whose_run_fails_again_and_again_is_given_up,
         a_forgotten_task_leaves_its_checkpoints_only;
@@ -100,6 +101,7 @@ cases! {
         a_stop_while_it_waits_leaves_no_process,
         a_port_is_one_attempts_until_its_task_has_ended,
         an_agent_that_restarts_while_a_rank_waits_has_it_wait_again_at_the_same_port,
+        a_restarted_agent_lends_no_port_that_a_task_it_finds_later_has,
         the_word_that_comes_before_a_rank_is_prepared_is_kept,
         a_port_that_somebody_took_while_the_gang_waited_is_the_nodes_fault,
         a_stop_for_a_peer_gives_the_trainer_its_grace,

@@ -7,6 +7,7 @@ mod remains;
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::Signal;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::PermissionsExt;
@@ -65,6 +66,7 @@ cases! {
     a_shim_that_has_not_said_who_it_is_keeps_a_second_one_away,
     shims_are_forked_from_one_process_that_ends_with_whoever_kept_it,
     what_a_forked_shim_cannot_start_is_named, a_killed_zygote_takes_no_task_with_it_and_is_replaced,
+    an_order_that_a_stopped_zygote_reads_late_does_not_run_a_task_again_that_has_ended,
     tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once, a_killed_shim_leaves_no_process_of_its_trainer,
     a_killed_shim_leaves_no_process_of_its_trainer_where_there_are_no_control_groups,
     what_a_shim_left_that_never_said_who_it_is_ends_before_the_task_is_launched_again,
@@ -416,9 +418,55 @@ async fn tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once() {
     }
 }
 
+async fn an_order_that_a_stopped_zygote_reads_late_does_not_run_a_task_again_that_has_ended() {
+    for record in ["exit.json", "end.json"] {
+        let shims = Shims::new(shim_command());
+        shims.keep_ready();
+        let zygote = shims.zygote().expect("it is there");
+        signal(zygote, Signal::SIGSTOP);
+        let task = folder();
+        let mut spec = spec(&["sh", "-c", "echo run >> $DIR/runs"]);
+        let dir = task.path().display().to_string();
+        spec.env.insert("DIR".to_owned(), dir);
+        {
+            // It has not got further than that when its agent dies.
+            let launching = launch(&shims, task.path(), &spec);
+            let mut launching = std::pin::pin!(launching);
+            let ordered = Duration::from_millis(200);
+            let begun = tokio::time::timeout(ordered, &mut launching).await;
+            assert!(begun.is_err(), "nobody answers");
+            assert!(task.path().join("launch.json").exists());
+        }
+        drop(shims);
+        // The next agent has begun it anew, and it has ended.
+        assert_eq!(finish(&task, "echo run >> $DIR/runs").await.code, Some(0));
+        if record == "end.json" {
+            let (exit, end) = (task.path().join("exit.json"), task.path().join(record));
+            std::fs::rename(exit, end).expect("another word of the same");
+        }
+        signal(zygote, Signal::SIGCONT);
+        // It ends when it has done what it was told and its shims have said their word.
+        until(|| ProcIdent::of(zygote).is_err()).await;
+        until(|| !held(&task)).await;
+        let runs = std::fs::read_to_string(task.path().join("runs"));
+        assert_eq!(runs.expect("it ran"), "run\n", "with {record}");
+    }
+}
+
+/// Whether a shim lives that has the task.
+fn held(task: &tempfile::TempDir) -> bool {
+    let lock = std::fs::File::open(task.path().join("shim.lock")).expect("there was a shim");
+    lock.try_lock_shared().is_err()
+}
+
+fn signal(pid: i32, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, signal).expect("it is signalled");
+}
+
 fn kill(pid: i32) {
     let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+    nix::sys::signal::kill(pid, Signal::SIGKILL).ok();
 }
 
 async fn many_launches_leave_no_zombie() {

@@ -4,6 +4,8 @@
 //! drained; mail that comes meanwhile waits for its end, so that a job never has two owners. A job
 //! actor that fails is started again from the store by the next mail.
 
+mod under_way;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{
@@ -13,16 +15,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use trainyard_core::{
     ids::JobId,
+    invariants::Invariant,
     job::{Event, Illegal, Job},
     spec::{Indices, JobSpec},
 };
 
+use self::under_way::UnderWay;
 use super::{
     job::{Ack, ActError, JobActor, JobMsg, Peers},
     nodes::NodesRef,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
+    broken::Broken,
     clock,
     store::{Change, Document, ReadError, Store},
 };
@@ -99,6 +104,8 @@ pub struct JobsArgs {
     pub artifacts: String,
     /// For how long a gang waits for a rank that says nothing new.
     pub gang_patience: Duration,
+    /// Where broken invariants are counted.
+    pub broken: Broken,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -119,6 +126,8 @@ pub struct State {
     awake: BTreeMap<JobId, Entry>,
     ids: BTreeMap<ActorId, JobId>,
     last: JobId,
+    /// Submissions with a key that are not on disk yet.
+    under_way: UnderWay,
 }
 
 impl Actor for Jobs {
@@ -140,10 +149,12 @@ impl Actor for Jobs {
                 jobs: myself,
                 artifacts: args.artifacts,
                 gang_patience: args.gang_patience,
+                broken: args.broken,
             }),
             awake: BTreeMap::new(),
             ids: BTreeMap::new(),
             last,
+            under_way: UnderWay::default(),
         })
     }
 
@@ -188,11 +199,18 @@ impl Actor for Jobs {
 }
 
 impl State {
+    /// Nothing here waits for the disk, so that all who submit share its commits.
     async fn submit(
         &mut self,
         submission: Submission,
         reply: RpcReplyPort<Job>,
     ) -> Result<(), ActorProcessingErr> {
+        // Before the store is asked: one that was under way and is not any more is there.
+        let reply = match &submission.key {
+            Some(asked) => self.under_way.join(&asked.key, reply),
+            None => Some(reply),
+        };
+        let Some(reply) = reply else { return Ok(()) };
         match self.earlier(submission.key.as_ref()) {
             Ok(Some(job)) => {
                 answer(reply, job);
@@ -225,28 +243,25 @@ impl State {
             return Ok(());
         };
         changes.extend(jobs.iter().cloned().map(Box::new).map(Change::PutJob));
-        let keyed = submission.key.is_some();
+        let mut stored = None;
         if let Some(asked) = submission.key {
             changes.push(Change::put(&asked));
             let key = asked.key;
+            stored = Some(self.under_way.begin(key.clone()));
             changes.push(Change::PutRequestKey { key, job: id });
         }
         let scheduler = self.peers.scheduler.clone();
-        let then = move || {
+        let then = move |_: &crate::store::Committed| {
             drop(held);
             for job in jobs {
                 scheduler.cast(SchedulerMsg::JobIs(Box::new(job))).ok();
             }
+            if let Some(stored) = stored {
+                stored.stored(&first);
+            }
             answer(reply, first);
         };
-        if keyed {
-            // The next submission with this key must find it.
-            self.peers.store.commit_and_wait(changes).await?;
-            then();
-        } else {
-            let then = Box::new(move |_: &crate::store::Committed| then());
-            self.peers.store.commit(changes, then).await?;
-        }
+        self.peers.store.commit(changes, Box::new(then)).await?;
         Ok(())
     }
 
@@ -257,10 +272,15 @@ impl State {
 
     fn earlier(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ReadError> {
         let Some(asked) = key else { return Ok(None) };
-        match self.peers.store.request_key(&asked.key)? {
-            Some(job) => self.peers.store.job(job),
-            None => Ok(None),
+        let Some(job) = self.peers.store.request_key(&asked.key)? else {
+            return Ok(None);
+        };
+        let found = self.peers.store.job(job)?;
+        if found.is_none() {
+            let words = format!("job {job} of a submission's key is not there");
+            self.peers.broken.note(Invariant::Accepted, &words);
         }
+        Ok(found)
     }
 
     async fn route(
@@ -312,7 +332,7 @@ impl State {
             JobMsg::Event(_, Some(reply)) | JobMsg::Direct { reply, .. } => {
                 answer(reply, Err(ActError::NotFound));
             }
-            JobMsg::Report(node, report) => {
+            JobMsg::Report(node, report, _) => {
                 self.peers.refuse(node, &report);
             }
             JobMsg::Records(batch) => {

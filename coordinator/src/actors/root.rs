@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
-use trainyard_core::{node::Lease, sched::policy};
+use trainyard_core::{invariants::Invariant, node::Lease, sched::policy};
 
 use super::{
     job::JobMsg,
@@ -18,6 +18,7 @@ use super::{
     scheduler::{Scheduler, SchedulerArgs, SchedulerMsg, SchedulerRef},
 };
 use crate::{
+    broken::Broken,
     config::TrackersConfig,
     store::Store,
     trackers::{Board, Trackers, TrackersArgs, TrackersMsg},
@@ -34,6 +35,8 @@ pub struct Tree {
     pub jobs: JobsRef,
     /// Nodes and sessions.
     pub nodes: NodesRef,
+    /// Broken invariants, counted.
+    pub broken: Broken,
 }
 
 /// What Root is given.
@@ -104,7 +107,9 @@ impl Actor for Root {
             cordon_after: args.cordon_after,
         };
         let (nodes, _) = Nodes::spawn_linked(None, Nodes, of_nodes, cell.clone()).await?;
+        let broken = Broken::default();
         let of_jobs = JobsArgs {
+            broken: broken.clone(),
             store: args.store.clone(),
             scheduler: scheduler.clone(),
             nodes: nodes.clone(),
@@ -126,6 +131,7 @@ impl Actor for Root {
             scheduler,
             jobs,
             nodes,
+            broken,
         };
         resume(&args.store, &tree)?;
         Ok(State {
@@ -167,6 +173,9 @@ impl Actor for Root {
                 state.failed.send_replace(Some(why));
             }
             SupervisionEvent::ActorFailed(_, error) => {
+                if let Some(invariant) = Invariant::named_in(&error.to_string()) {
+                    state.tree.broken.note(invariant, &error);
+                }
                 state.failed.send_replace(Some(error.to_string()));
             }
         }

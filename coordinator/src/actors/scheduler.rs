@@ -215,13 +215,16 @@ impl State {
             } else {
                 let standing = Standing::of(Some(job.state));
                 self.planner.stands(job.id, standing);
-                self.planner.gone(now, job.id, job.state.is_terminal());
+                let ran = job.ran().filter(|_| job.state.is_terminal());
+                self.planner.gone(now, job.id, ran);
             }
             return;
         };
         self.unanswered.remove(&job.id);
         self.attempts.insert(job.id, attempt.number);
-        let goes = attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
+        // Such a job does not take it, and goes soon.
+        let ends = job.cancel_requested || attempt.blame.is_some();
+        let goes = ends || attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
         if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
             // It was told before it was what it is now, or that was lost on its way.
             self.make_room(Leaving {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     task::Report,
+    time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_request, connect_response};
 
@@ -44,6 +45,8 @@ pub struct SessionArgs {
     pub node: NodeName,
     /// The number of this session.
     pub session: SessionNo,
+    /// When it began, as it stands in the node's row.
+    pub since: Timestamp,
     /// Signs of life.
     pub pulse: Arc<Pulse>,
     /// To the agent.
@@ -137,7 +140,7 @@ impl SessionArgs {
         match Report::try_from(wire) {
             Ok(report) => {
                 let job = report.task.job;
-                let message = JobMsg::Report(self.node.clone(), Box::new(report));
+                let message = JobMsg::Report(self.node.clone(), Box::new(report), self.since);
                 self.jobs.cast(JobsMsg::Route(job, message))?;
             }
             Err(error) => tracing::warn!(node = %self.node, %error, "a report was not understood"),

@@ -65,6 +65,7 @@ async fn world(lease: Lease) -> World {
 }
 
 mod ahead;
+mod gangs;
 mod retries;
 
 type Frames = mpsc::Receiver<Box<Frame>>;
@@ -76,6 +77,15 @@ async fn node(world: &World, name: &str) -> (SessionRef, Frames) {
 
 /// The same, on which these tasks are.
 async fn node_with(world: &World, name: &str, tasks: Vec<v1::TaskReport>) -> (SessionRef, Frames) {
+    let hello = v1::Hello {
+        tasks,
+        ..v1::Hello::default()
+    };
+    node_as(world, name, hello).await
+}
+
+/// The same, which says this of itself.
+async fn node_as(world: &World, name: &str, hello: v1::Hello) -> (SessionRef, Frames) {
     let (outgoing, frames) = mpsc::channel(64);
     let capacity = Capacity {
         cpus: 1,
@@ -84,8 +94,7 @@ async fn node_with(world: &World, name: &str, tasks: Vec<v1::TaskReport>) -> (Se
     let hello = Box::new(v1::Hello {
         node_name: name.into(),
         capacity: Some(capacity.into()),
-        tasks,
-        ..v1::Hello::default()
+        ..hello
     });
     let question = |reply| NodesMsg::Register {
         hello,

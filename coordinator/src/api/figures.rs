@@ -22,6 +22,7 @@ impl Service {
             u64::try_from(of_state.count()).unwrap_or(u64::MAX)
         };
         let jobs = self.states().await?;
+        let broken = self.tree().broken.counts();
         let mut now = self
             .blocking(move |store| {
                 let (points, lines) = store.totals()?;
@@ -31,6 +32,7 @@ impl Service {
                     commits: store.commits(),
                     points,
                     lines,
+                    broken,
                 })
             })
             .await?;

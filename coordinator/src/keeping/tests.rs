@@ -231,6 +231,27 @@ async fn a_key_of_a_submission_goes_when_its_job_is_old_and_has_ended_and_not_be
 }
 
 #[tokio::test]
+async fn a_key_stays_while_its_own_job_is_young_whatever_a_clock_that_was_set_says_of_newer_jobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("trainyard.redb"));
+    let now = clock::now();
+    // The clock was set back after the second one.
+    for (id, days) in [(1, 9), (2, 0), (3, 8), (4, 8), (5, 8)] {
+        let rows = keyed(id, now.minus(days * DAY), true);
+        store.commit_and_wait(rows).await.unwrap();
+    }
+    let asked = Retention {
+        keys: Some(7 * DAY),
+        ..Retention::default()
+    };
+    trim(&store, &asked, &Board::default()).await.unwrap();
+    for id in 1..=5 {
+        let key = store.request_key(&format!("key-{id}")).unwrap();
+        assert_eq!(key.is_some(), id == 2, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn a_pass_seals_what_has_ended_and_every_row_stays() {
     let (_folder, store) = world().await;
     let before = store.points(JobId(1), 0, 99).unwrap();

@@ -160,7 +160,8 @@ impl Run<'_> {
         Some(End {
             verdict: match outcome.class {
                 None => Verdict::Completed,
-                Some(FailureClass::Cancelled) => Verdict::Cancelled,
+                // Somebody has stopped it, and it did not fail.
+                Some(FailureClass::Cancelled | FailureClass::Preempted) => Verdict::Cancelled,
                 Some(_) => Verdict::Failed,
             },
             at: attempt.ended_at().unwrap_or(job.state_since),

@@ -126,6 +126,7 @@ async fn figures_are_told_to_prometheus() {
         "trainyard_open_jobs{state=\"queued\"} 1",
         "trainyard_open_jobs{state=\"running\"} 0",
         "trainyard_nodes{state=\"ready\"} 0",
+        "trainyard_invariants_broken_total{invariant=\"INV-01\"} 0",
         "trainyard_http_requests_total{route=\"/api/v1/training/jobs/{id}\",method=\"GET\",status=\"404\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

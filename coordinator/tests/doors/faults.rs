@@ -179,6 +179,53 @@ async fn a_start_that_was_lost_is_told_again_after_a_restart_of_the_coordinator(
     assert_eq!(state(&world, job_id).await, v1::JobState::Completed);
 }
 
+/// As a backup that was made before the last records came knows it.
+#[tokio::test]
+async fn a_job_whose_agent_has_let_go_of_all_records_that_a_restored_store_lacks_ends() {
+    let world = World::start().await;
+    for finishing in [false, true] {
+        let mut agent = Agent::join(&world, "n1", 1).await;
+        let job = world.submit(&command()).await;
+        let task = agent.run().await.task.unwrap();
+        let mut data = agent.attach(&world).await;
+        let one = line(LogStream::Stdout, "", "one");
+        data.deliver(task, 1, &[one]).await;
+        if finishing {
+            agent.report(exited(task, 0, 5)).await;
+            until(&world, job, v1::JobState::Finishing).await;
+        }
+        drop((agent, data));
+        let mut back = hello(&world, "n1", 1);
+        back.tasks = vec![v1::TaskReport {
+            kept_from_seq: 6,
+            ..exited(task, 0, 5)
+        }];
+        let mut agent = Agent::connect(&world, back).await;
+        assert_eq!(agent.forget().await, task);
+        world.until(job, "completed").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_running_task_has_let_go_of_is_not_waited_for_and_what_it_tells_then_is_taken() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job = world.submit(&command()).await;
+    let task = agent.run().await.task.unwrap();
+    let report = v1::TaskReport {
+        kept_from_seq: 4,
+        ..running(task)
+    };
+    agent.report(report).await;
+    let mut data = agent.attach(&world).await;
+    // As an agent of before batches said it.
+    let four = line(LogStream::Stdout, "", "four");
+    data.deliver_from((task, 0), 4, &[four]).await;
+    agent.report(exited(task, 0, 4)).await;
+    assert_eq!(agent.forget().await, task);
+    world.until(job, "completed").await;
+}
+
 /// A backup knows less than was acknowledged after it was made, and nobody has that any more.
 #[tokio::test]
 async fn records_that_a_restored_store_lacks_hold_up_neither_those_after_them_nor_the_end_of_the_job()

@@ -297,6 +297,9 @@ impl Attempt {
     /// explains the others counts, not the first to be heard: where a node is gone, the trainers elsewhere fail of
     /// themselves, and long before it is known to be.
     pub(super) fn verdict(&self) -> (Outcome, Vec<Rank>) {
+        if let Some(outcome) = self.through() {
+            return (outcome, Vec::new());
+        }
         let own = self.parts().filter_map(|(rank, part)| {
             let outcome = judge(part.own_end()?, self.word_of(rank));
             Some((outcome, vec![rank]))
@@ -323,6 +326,18 @@ impl Attempt {
             outcome.message = format!("{}: {}", self.names(&ranks), outcome.message);
         }
         (outcome, ranks)
+    }
+
+    /// Of a gang that was told to make room and was through by then: rank 0 says so, and all ranks ended well.
+    fn through(&self) -> Option<Outcome> {
+        self.makes_room_for?;
+        let lead = judge(self.lead.end.as_ref()?, self.completion.as_ref());
+        let well = |part: &Part| {
+            part.end
+                .as_ref()
+                .is_some_and(|end| end.exit_code == Some(0))
+        };
+        (lead.class.is_none() && self.others.iter().all(well)).then_some(lead)
     }
 
     fn late_ranks(&self) -> Option<&[Rank]> {

@@ -277,7 +277,8 @@ pub(super) fn keep<T: Clone>(slot: &mut Option<T>, newer: Option<&T>) {
 }
 
 fn cancelled(job: &Job) -> Outcome {
-    let when = match job.tried == Tried::default() {
+    let again = job.attempts.last().is_some_and(|last| last.tried_again);
+    let when = match job.tried == Tried::default() && !again {
         true => "before it started",
         false => "before it was tried again",
     };

@@ -330,6 +330,19 @@ impl Job {
         attempt::have_run(&self.attempts, asked)
     }
 
+    /// For how long trainers of its attempts have run since a user last asked for it; none if none ever did.
+    #[must_use]
+    pub fn ran(&self) -> Option<std::time::Duration> {
+        let asked = self.asked_at.unwrap_or(self.created_at);
+        let attempts = self.attempts.iter();
+        let mut spans = attempts
+            .filter(|attempt| attempt.placed_at >= asked)
+            .filter_map(|attempt| Some(attempt.ended_at()?.since(attempt.started_at()?)))
+            .peekable();
+        spans.peek()?;
+        Some(spans.sum())
+    }
+
     /// The name of one of its tasks.
     #[must_use]
     pub fn task(&self, attempt: AttemptNo, rank: Rank) -> TaskKey {

@@ -120,14 +120,29 @@ impl Draft {
         self.only_in(&[JobState::Starting], "started")?;
         self.job.started_at.get_or_insert(at);
         let attempt = self.live(task.attempt)?;
+        let goes = attempt.makes_room_for.is_some();
         if attempt.blame.is_none() && attempt.started_at().is_some() {
+            let reason = std::mem::take(&mut self.job.reason);
             self.enter(JobState::Running);
+            self.job.reason = if goes { reason } else { String::new() };
         }
         Ok(())
     }
 
-    pub(super) fn ended(&mut self, task: TaskKey, end: TaskEnd) -> Result<(), Illegal> {
+    pub(super) fn ended(&mut self, task: TaskKey, mut end: TaskEnd) -> Result<(), Illegal> {
         let now = self.now;
+        let goes = self.live(task.attempt)?.makes_room_for.is_some();
+        // An agent that does not know this cause yet takes it for another.
+        if goes && end.stop_cause == Some(StopCause::Fenced) {
+            end.stop_cause = Some(StopCause::Preempted);
+        }
+        // An agent that was started anew says no cause where the disk did not take it: here it is known.
+        if self.job.cancel_requested && end.is_like_a_stop() {
+            end.stop_cause.get_or_insert(StopCause::Cancelled);
+        }
+        if goes && end.is_like_a_stop() {
+            end.stop_cause.get_or_insert(StopCause::Preempted);
+        }
         let part = self.live_part(task)?;
         // Reported again until it is forgotten: the first report stands.
         if part.end.is_none() {
@@ -251,11 +266,11 @@ impl Draft {
         let live = self.live(task.attempt)?;
         let (ends, goes) = (live.blame.is_some(), live.makes_room_for.is_some());
         let part = self.live_part(task)?;
-        // What never ran has nothing to do with why its gang failed, and had nothing to save.
+        // What never ran has nothing to do with why its gang failed. Who was to go anyway goes on from what was saved.
         let fresh = part.started_at.is_none();
         let stop_cause = cancelled
             .or_else(|| (ends && fresh).then_some(StopCause::PeerFailed))
-            .or_else(|| (goes && fresh).then_some(StopCause::Preempted));
+            .or_else(|| goes.then_some(StopCause::Preempted));
         let end = part.end.get_or_insert_with(|| TaskEnd {
             stop_cause,
             error: Some(why),

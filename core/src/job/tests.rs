@@ -355,6 +355,50 @@ fn an_attempt_that_is_lost_while_it_is_being_cancelled_is_cancelled() {
 }
 
 #[test]
+fn a_trainer_that_ends_as_a_stop_ends_it_after_a_cancel_is_cancelled_though_nobody_says_why() {
+    let ends = |signal, exit_code, oom_killed| {
+        let end = TaskEnd {
+            signal,
+            exit_code,
+            oom_killed,
+            ..TaskEnd::default()
+        };
+        Event::Ended(t(A1), end)
+    };
+    let cancelled = running(RetryPolicy::default())
+        .step(T, Event::CancelRequested)
+        .unwrap()
+        .job;
+    for (end, state) in [
+        (ends(Some(15), None, false), JobState::Cancelled),
+        (ends(Some(9), None, false), JobState::Cancelled),
+        (ends(None, Some(143), false), JobState::Cancelled),
+        (ends(Some(9), None, true), JobState::Failed),
+        (ends(Some(11), None, false), JobState::Failed),
+        (ends(None, Some(1), false), JobState::Failed),
+        (ends(None, Some(0), false), JobState::Completed),
+    ] {
+        assert_eq!(
+            cancelled.step(T, end.clone()).unwrap().job.state,
+            state,
+            "{end:?}"
+        );
+    }
+    // Killed before the cancel: it was not that.
+    let killed = Event::Ended(
+        t(A1),
+        TaskEnd {
+            signal: Some(9),
+            last_seq: 5,
+            ..TaskEnd::default()
+        },
+    );
+    let ended = running(RetryPolicy::default()).step(T, killed).unwrap().job;
+    let late = ended.step(T, Event::CancelRequested).unwrap().job;
+    assert_eq!(late.step(T, stored(5)).unwrap().job.state, JobState::Failed);
+}
+
+#[test]
 fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_not_tried_again() {
     let vanished = Event::Ended(
         t(A1),
@@ -416,4 +460,37 @@ fn a_run_at_a_tracker_is_noted_also_after_the_end_and_forgotten_at_a_restart() {
     assert!(again.step(T, tracked.clone()).is_err());
     let second = again.step(T, placed()).unwrap().job;
     assert!(second.step(T, tracked).is_err());
+}
+
+#[test]
+fn a_step_that_breaks_an_invariant_is_named_and_those_of_the_machine_break_none() {
+    use crate::invariants::{Invariant, broken_by};
+    let ended = after(vec![Event::Prepared, placed(), exit(0, 0)]).job;
+    let later = Timestamp(T.0 + 1);
+    let again = ended.step(later, Event::RestartRequested).unwrap().job;
+    assert_eq!(broken_by(&ended, &again), []);
+    let place = Event::Placed {
+        queued_at: later,
+        allocations: vec![allocation()],
+        secret: "s".to_owned().into(),
+    };
+    let second = again.step(later, place).unwrap().job;
+    assert_eq!(broken_by(&again, &second), []);
+    let mut left = ended.clone();
+    left.state = JobState::Running;
+    assert!(broken_by(&ended, &left).contains(&Invariant::Final));
+    let mut rewritten = second.clone();
+    rewritten.attempts[0].first_epoch = Some(7);
+    assert_eq!(broken_by(&second, &rewritten), [Invariant::Fenced]);
+    let mut half = second.clone();
+    half.spec.nodes = 2;
+    assert_eq!(broken_by(&again, &half), [Invariant::Whole]);
+    let mut early = second.clone();
+    early.state = JobState::Running;
+    assert_eq!(broken_by(&second, &early), [Invariant::Whole]);
+    assert_eq!(
+        Invariant::named_in("INV-02: a gives"),
+        Some(Invariant::Capacity)
+    );
+    assert_eq!(Invariant::named_in("it stopped"), None);
 }

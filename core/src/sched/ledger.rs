@@ -73,12 +73,11 @@ impl NodeEntry {
         !self.blocked.is_empty()
     }
 
-    /// Its GPUs but for those that are blocked and that nobody holds.
-    pub fn usable(&self) -> impl Iterator<Item = &Gpu> {
-        let held: BTreeSet<&str> = self
-            .held
-            .values()
-            .flat_map(|held| held.gpus.iter().map(String::as_str))
+    /// Its GPUs but for those that are blocked, and that nobody holds who `stays`.
+    pub fn usable(&self, stays: impl Fn(&JobId) -> bool) -> impl Iterator<Item = &Gpu> {
+        let held = self.held.iter().filter(|(job, _)| stays(job));
+        let held: BTreeSet<&str> = held
+            .flat_map(|(_, held)| held.gpus.iter().map(String::as_str))
             .collect();
         let gpus = self.capacity.gpus.iter();
         gpus.filter(move |gpu| {
@@ -170,8 +169,8 @@ impl Ledger {
 
     /// The same with these nodes alone, to look at.
     #[must_use]
-    pub fn only(&self, keep: impl Fn(&NodeEntry) -> bool) -> Self {
-        let nodes = self.nodes.iter().filter(|(_, entry)| keep(entry));
+    pub fn only(&self, keep: impl Fn(&NodeName, &NodeEntry) -> bool) -> Self {
+        let nodes = self.nodes.iter().filter(|(name, entry)| keep(name, entry));
         Self {
             nodes: nodes
                 .map(|(name, entry)| (name.clone(), entry.clone()))

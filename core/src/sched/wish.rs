@@ -65,7 +65,7 @@ impl Wish<'_> {
         if let Some(unfit) = self.no_label(ledger) {
             return Some(unfit);
         }
-        let admitted = ledger.only(|entry| self.admits(entry));
+        let admitted = ledger.only(|_, entry| self.admits(entry));
         let part = self.part();
         if let Some(unfit) = largest_node_misfit(&admitted, &part, self.nodes) {
             return Some(unfit);
@@ -155,7 +155,7 @@ impl Wish<'_> {
             return unfit.to_string();
         }
         let part = self.part();
-        let admitted = ledger.only(|entry| self.could_use(entry));
+        let admitted = ledger.only(|_, entry| self.could_use(entry));
         let open = || {
             admitted
                 .nodes()

@@ -249,3 +249,16 @@ fn a_stop_while_results_are_stored_is_noted_and_a_time_limit_is_not() {
         (Some(0), Some(StopCause::Cancelled))
     );
 }
+
+#[test]
+fn a_task_whose_process_has_ended_by_itself_makes_no_room_any_more() {
+    let mut task = running(task());
+    assert_eq!(task.step(exited(0)), [Effect::Drain]);
+    let room = Stop {
+        cause: StopCause::Preempted,
+        ..CANCEL
+    };
+    assert_eq!(task.step(Input::Stop(room)), []);
+    let ended = drained(&mut task);
+    assert_eq!((ended.end.exit_code, ended.end.stop_cause), (Some(0), None));
+}

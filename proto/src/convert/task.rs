@@ -34,6 +34,7 @@ impl From<Report> for v1::TaskReport {
             started_at: started.map(timestamp),
             end,
             port: port.into(),
+            kept_from_seq: core.kept_from,
         }
     }
 }
@@ -72,6 +73,7 @@ impl TryFrom<v1::TaskReport> for Report {
             task: wire.task.ok_or(WireError::Missing("report.task"))?.into(),
             phase,
             detail: wire.detail,
+            kept_from: wire.kept_from_seq,
         })
     }
 }

@@ -134,6 +134,7 @@ fn report(phase: Phase) -> Report {
         },
         phase,
         detail: "fetching".into(),
+        kept_from: 7,
     }
 }
 

@@ -168,11 +168,27 @@ impl State {
     pub(super) async fn note_stop(&self, stop: Stop) {
         self.courier.stop();
         self.note(Level::Info, words::of_stop(&stop));
-        let folder = self.folder.clone();
-        if let Err(error) = blocking(move || folder.note_stop(&stop)).await {
-            // A full disk must not keep a trainer running.
-            tracing::error!(task = %self.args.order.task, %error, "why a task is stopped cannot be kept");
-        }
+        let (task, folder) = (self.args.order.task, self.folder.clone());
+        let note = move || {
+            let folder = folder.clone();
+            blocking(move || folder.note_stop(&stop))
+        };
+        let Err(error) = note().await else { return };
+        // A full disk must not keep a trainer running: it is stopped now, and the next life of this agent is told as soon
+        // as the disk takes it.
+        tracing::error!(%task, %error, "why a task is stopped waits for the disk");
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            let noted = async {
+                loop {
+                    tokio::time::sleep(AGAIN).await;
+                    if note().await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            end.run_until_cancelled(noted).await;
+        });
     }
 
     pub(super) async fn signal(&self, grace: Duration) {

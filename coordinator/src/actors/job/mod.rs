@@ -11,13 +11,14 @@ mod out;
 mod records;
 mod reports;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
 use trainyard_core::{
     failure::TaskEnd,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
+    invariants::broken_by,
     job::{Event, Heard, Illegal, Job, JobState, Step},
     secret::Secret,
     task::{Phase, Report},
@@ -35,6 +36,7 @@ use super::{
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
 use crate::{
+    broken::Broken,
     clock,
     store::{Change, ReadError, Store, StoreError},
 };
@@ -58,8 +60,8 @@ pub type ActReply = RpcReplyPort<Result<Job, ActError>>;
 pub enum JobMsg {
     /// Something happened, or a user wants something.
     Event(Event, Option<ActReply>),
-    /// A node says how a task stands.
-    Report(NodeName, Box<Report>),
+    /// A node says how a task stands, in a session that began at this time.
+    Report(NodeName, Box<Report>, Timestamp),
     /// Records of a task.
     Records(Batch),
     /// What a trainer reports to the coordinator itself.
@@ -97,6 +99,8 @@ pub struct Peers {
     pub artifacts: String,
     /// For how long a gang waits for a rank that says nothing new.
     pub gang_patience: Duration,
+    /// Where broken invariants are counted.
+    pub broken: Broken,
 }
 
 impl Peers {
@@ -132,6 +136,8 @@ pub struct State {
     alarm: Option<Timestamp>,
     /// When ranks were last heard of.
     heard: Heard,
+    /// When the sessions began in which tasks of the newest attempt were last told of.
+    told_in: BTreeMap<TaskKey, Timestamp>,
     /// Ranks that were late when it was last looked: a clock that was set makes nobody late.
     late: Vec<Rank>,
 }
@@ -154,6 +160,7 @@ impl Actor for JobActor {
             last_body: None,
             alarm: None,
             heard: Heard::from(clock::now()),
+            told_in: BTreeMap::new(),
             late: Vec::new(),
         })
     }
@@ -166,7 +173,7 @@ impl Actor for JobActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JobMsg::Event(event, reply) => state.event(event, reply).await?,
-            JobMsg::Report(node, report) => state.report(&node, *report).await?,
+            JobMsg::Report(node, report, since) => state.report((&node, since), *report).await?,
             JobMsg::Records(batch) => state.records(batch).await?,
             JobMsg::Direct {
                 secret,
@@ -247,6 +254,9 @@ impl State {
         done: Done,
     ) -> Result<Unable, StoreError> {
         let before = std::mem::replace(&mut self.job, step.job);
+        for invariant in broken_by(&before, &self.job) {
+            self.peers.broken.note(invariant, &self.job.id);
+        }
         if worth_storing(&before, &self.job) {
             changes.push(Change::PutJob(Box::new(self.job.clone())));
         }

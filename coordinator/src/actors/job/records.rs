@@ -105,6 +105,25 @@ impl State {
         Ok(())
     }
 
+    /// Records up to this number that are not here were acknowledged by another store: they are waited for no longer.
+    pub(super) async fn never_comes(
+        &mut self,
+        task: TaskKey,
+        upto: u64,
+    ) -> Result<(), ActorProcessingErr> {
+        tracing::warn!(%task, upto, "records were acknowledged to the agent and are not in this store; they are waited for no longer");
+        let told = Told {
+            seq: upto,
+            ..Told::default()
+        };
+        let step = self
+            .job
+            .step(clock::now(), Event::Stored(task, Box::new(told)))?;
+        let cursor = vec![Change::PutCursor { task, seq: upto }];
+        self.take(step, cursor, Done::Answer(None)).await?;
+        Ok(())
+    }
+
     /// Another attempt goes on from it without anybody being asked, so it has to be one of this very job.
     fn is_own(&self, kept: &Checkpoint) -> bool {
         let found = Beginning::of(&self.peers.artifacts, &kept.path);

@@ -20,10 +20,11 @@ use crate::clock;
 impl State {
     pub(super) async fn report(
         &mut self,
-        node: &NodeName,
+        (node, since): (&NodeName, Timestamp),
         report: Report,
     ) -> Result<(), ActorProcessingErr> {
         let task = report.task;
+        self.note_kept(node, &report).await?;
         let wanted = self.part(task).filter(|part| part.allocation.node == *node);
         let Some(part) = wanted.filter(|part| !part.is_over()) else {
             let (peers, node) = (Arc::clone(&self.peers), node.clone());
@@ -34,6 +35,8 @@ impl State {
         let may_go = self.may_go(part);
         let unheard = part.started_at.is_none();
         self.heard.note(task.attempt, task.rank, clock::now());
+        self.told_in.retain(|told, _| told.attempt == task.attempt);
+        self.told_in.insert(task, since);
         let starting = self.job.state == JobState::Starting;
         let open = starting || self.job.state == JobState::Running;
         let event = match report.phase {
@@ -47,6 +50,23 @@ impl State {
             }
         };
         self.event(event, None).await
+    }
+
+    /// A node that still has records from a number on, and whose coordinator lacks some before it, speaks to a store that
+    /// was restored from a backup: nobody has those any more.
+    async fn note_kept(
+        &mut self,
+        node: &NodeName,
+        report: &Report,
+    ) -> Result<(), ActorProcessingErr> {
+        let task = report.task;
+        let wanted = self.part(task).filter(|part| part.allocation.node == *node);
+        let open = wanted.filter(|part| !part.is_over());
+        let upto = report.kept_from.saturating_sub(1);
+        match open.filter(|part| part.stored_seq < upto) {
+            Some(_) => self.never_comes(task, upto).await,
+            None => Ok(()),
+        }
     }
 
     /// A task of the live attempt.
@@ -130,8 +150,11 @@ impl State {
                 Ok(start) => Ok(self.send(node.clone(), start).await?),
             };
         }
-        if self.job.state != JobState::Starting && self.job.state_since >= at {
-            // Its start reached the node after that, and was heard of before this.
+        // Its start reached the node after that, and was heard of before this: in that very session.
+        let told = self.told_in.get(&task).is_some_and(|since| *since >= at);
+        // As far as that is known after a failure of this actor: of one rank it is when the job began to run.
+        let alone = self.job.state != JobState::Starting && self.job.spec.nodes < 2;
+        if told || (alone && self.job.state_since >= at) {
             return Ok(());
         }
         let why = format!("node {node} came back without a trace of the attempt");

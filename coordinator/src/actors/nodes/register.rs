@@ -63,6 +63,7 @@ impl State {
         let args = SessionArgs {
             node: name.clone(),
             session,
+            since: row.seen_at,
             pulse: Arc::clone(&pulse),
             outgoing,
             jobs: jobs.clone(),
@@ -184,9 +185,11 @@ impl State {
                 .scheduler
                 .cast(SchedulerMsg::NodeUp(Box::new(node)))?;
         }
+        let since = self.nodes.get(&name).map(|entry| entry.row.seen_at);
+        let since = since.unwrap_or_default();
         for report in reports {
             let job = report.task.job;
-            let message = JobMsg::Report(name.clone(), Box::new(report));
+            let message = JobMsg::Report(name.clone(), Box::new(report), since);
             jobs.cast(JobsMsg::Route(job, message))?;
         }
         Ok(())

@@ -13,7 +13,11 @@ use super::{
     retries::{running, runs, say},
     *,
 };
-use crate::actors::job::{Ack, Batch};
+use crate::actors::{
+    ask::AskError,
+    job::{Ack, Batch},
+    jobs::RequestKey,
+};
 
 /// The committing thread does nothing until the answer is dropped.
 async fn held(store: &Store) -> std::sync::mpsc::Sender<()> {
@@ -96,4 +100,63 @@ async fn a_trainer_is_told_to_stop_once_its_cancel_is_on_disk_and_not_before() {
     for _ in 0..2 {
         while !stopped(&frames.recv().await.unwrap()) {}
     }
+}
+
+/// A submission with this key, under way.
+fn keyed(world: &World, key: &str) -> tokio::task::JoinHandle<Result<Job, AskError>> {
+    let mut submission = submission(RetryPolicy::default());
+    submission.key = Some(RequestKey {
+        key: key.to_owned(),
+        fingerprint: "the same".to_owned(),
+    });
+    let jobs = world.tree.jobs.clone();
+    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    tokio_util::task::TaskTracker::new().spawn(async move { ask(&jobs, question).await })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submits_with_keys_share_a_commit_and_two_with_one_key_make_one_job_and_both_wait_for_the_disk()
+ {
+    let world = world(Lease::default()).await;
+    let release = held(&world.store).await;
+    let before = world.store.commits();
+    let mut asked = Vec::new();
+    for (n, key) in ["a", "b", "a", "c"].into_iter().enumerate() {
+        asked.push(keyed(&world, key));
+        // Those with one key make one write; the others do not wait for each other.
+        waiting(&world.store, [1, 2, 2, 3][n]).await;
+    }
+    assert_eq!(world.store.waiting(), 3, "each key once");
+    assert!(asked.iter().all(|one| !one.is_finished()), "on no disk yet");
+    drop(release);
+    let mut ids = Vec::new();
+    for one in asked {
+        ids.push(one.await.unwrap().unwrap().id.0);
+    }
+    assert_eq!(ids, [1, 2, 1, 3]);
+    assert_eq!(world.store.commits() - before, 1, "one for all of them");
+    let again = keyed(&world, "b").await.unwrap().unwrap();
+    assert_eq!(again.id, JobId(2));
+    assert!(
+        world
+            .tree
+            .broken
+            .counts()
+            .iter()
+            .all(|(_, times)| *times == 0)
+    );
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_whose_job_is_not_there_is_counted_as_a_broken_invariant_and_makes_a_job() {
+    let world = world(Lease::default()).await;
+    let key = "lost".to_owned();
+    let named = Change::PutRequestKey { key, job: JobId(9) };
+    world.store.commit_and_wait(vec![named]).await.unwrap();
+    let made = keyed(&world, "lost").await.unwrap().unwrap();
+    assert!(world.store.job(made.id).unwrap().is_some());
+    let counts = world.tree.broken.counts();
+    assert!(counts.contains(&("INV-03", 1)), "{counts:?}");
+    world.root.stop_and_wait(None, None).await.unwrap();
 }

@@ -171,3 +171,58 @@ fn a_job_stands_where_its_user_put_it_however_often_it_is_tried_again() {
         (JobState::Queued, Some(later))
     );
 }
+
+fn goes() -> Event {
+    Event::MakeRoom(A1, JobId(9))
+}
+
+fn told_to_go(code: Option<i32>) -> Event {
+    let end = TaskEnd {
+        exit_code: code,
+        signal: code.is_none().then_some(15),
+        stop_cause: Some(StopCause::Preempted),
+        ..TaskEnd::default()
+    };
+    Event::Ended(t(A1), end)
+}
+
+#[test]
+fn a_job_that_makes_room_waits_again_at_no_cost_and_says_for_whom() {
+    let started = Event::Started(t(A1), T);
+    let step = after(vec![Event::Prepared, placed(), started, goes()]);
+    let stop = Effect::Stop(n1(), t(A1), StopCause::Preempted);
+    assert_eq!(step.effects, [stop]);
+    assert_eq!(step.job.state, JobState::Running);
+    assert!(step.job.step(T, goes()).is_err(), "once is enough");
+    let gone = step.job.step(T, told_to_go(None)).unwrap().job;
+    assert_eq!((gone.state, gone.tried.again), (JobState::Queued, 0));
+    assert_eq!(gone.not_before, None);
+    assert!(gone.failed_on.is_empty(), "it is nobody's fault");
+    assert_eq!(
+        gone.reason,
+        "made room for job 9, and goes on when there is room"
+    );
+    // An agent that does not know the cause takes it for another.
+    let fenced = TaskEnd {
+        stop_cause: Some(StopCause::Fenced),
+        ..TaskEnd::default()
+    };
+    let gone = step.job.step(T, Event::Ended(t(A1), fenced)).unwrap().job;
+    assert_eq!((gone.state, gone.tried.again), (JobState::Queued, 0));
+    // Its node dies meanwhile.
+    let lost = Event::NodeLost(A1, n1(), "it was silent".into());
+    let gone = step.job.step(T, lost).unwrap().job;
+    assert_eq!((gone.state, gone.tried.again), (JobState::Queued, 0));
+}
+
+#[test]
+fn a_job_that_ends_for_another_reason_does_not_make_room() {
+    let started = Event::Started(t(A1), T);
+    let running = after(vec![Event::Prepared, placed(), started]).job;
+    let cancelled = running.step(T, Event::CancelRequested).unwrap().job;
+    assert!(cancelled.step(T, goes()).is_err());
+    let going = running.step(T, goes()).unwrap().job;
+    let both = going.step(T, Event::CancelRequested).unwrap().job;
+    let ended = both.step(T, told_to_go(None)).unwrap().job;
+    assert_eq!(ended.state, JobState::Cancelled);
+}

@@ -361,3 +361,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_gang_that_makes_room_goes_whole_unless_it_was_through() {
+    let going = running_gang()
+        .step(T, Event::MakeRoom(A1, JobId(9)))
+        .unwrap();
+    assert_eq!(going.effects.len(), 3, "all ranks are told");
+    let told = |code| TaskEnd {
+        exit_code: code,
+        stop_cause: Some(StopCause::Preempted),
+        ..TaskEnd::default()
+    };
+    // Rank 1 fails because rank 2 has gone, before it is told itself.
+    let mut job = going.job.clone();
+    for event in [
+        end_of(2, told(None)),
+        end_of(1, code(1)),
+        end_of(0, told(None)),
+    ] {
+        job = job.step(T, event).unwrap().job;
+    }
+    assert_eq!((job.state, job.tried.again), (JobState::Queued, 0));
+    let word = Told {
+        completion: Some(crate::record::Completion {
+            succeeded: true,
+            ..Default::default()
+        }),
+        ..Told::default()
+    };
+    let mut job = going
+        .job
+        .step(T, Event::Stored(r(0), Box::new(word)))
+        .unwrap()
+        .job;
+    for rank in 0..RANKS {
+        job = job.step(T, end_of(rank, told(Some(0)))).unwrap().job;
+    }
+    assert_eq!(job.state, JobState::Completed);
+}

@@ -72,6 +72,8 @@ proptest! {
                 prop_assert!(edge || through, "{:?} -> {:?}", job.state, step.job.state);
                 prop_assert!(!job.state.is_terminal() || user, "INV-04");
             }
+            let broken = crate::invariants::broken_by(&job, &step.job);
+            prop_assert!(broken.is_empty() || user, "{broken:?}");
             let finishing = step.job.state == JobState::Finishing;
             prop_assert!(!(lost && finishing), "a lost node ends every wait for its records");
             let again = job.cancel_requested && step.job.state == JobState::Queued;

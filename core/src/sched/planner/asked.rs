@@ -102,7 +102,7 @@ fn who_wants_a_node_alone_gets_all_of_it_and_nobody_comes_there() {
     let held = starts(&mut planner, alone(1));
     assert_eq!(held, on(&[("n1", 4), ("n2", 4), ("n3", 4)]));
     assert_eq!(starts(&mut planner, job(2, |_| ())), on(&[]));
-    planner.gone(NOW, JobId(1), true);
+    planner.gone(NOW, JobId(1), Some(std::time::Duration::ZERO));
     assert_eq!(planner.solve(NOW).placements.len(), 1);
     assert_eq!(starts(&mut planner, alone(3)), on(&[]));
     let words = planner.reason(NOW, JobId(3)).unwrap();

@@ -10,9 +10,12 @@ mod seats;
 
 pub use explain::{Change, Explanation, Short};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use self::names::{offer_of, pieces_of};
+use self::names::{pieces_of, whole};
 use super::{
     Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
@@ -28,6 +31,9 @@ use crate::{
 };
 
 const SECOND: i64 = 1_000_000;
+
+/// What is to be done is looked at so often at most before it is told.
+const MOST_PASSES: usize = 4;
 
 /// A job that is to save its work and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +83,8 @@ pub struct Planner {
     leaving: BTreeMap<JobId, JobId>,
     /// Waiting jobs that shun nodes, and which they shun as things are.
     shy: BTreeMap<JobId, BTreeSet<NodeIx>>,
+    /// Nodes have changed since that was looked at.
+    moved: bool,
     /// The policy's clock never goes back: it is ahead of the real one by so much.
     skew: Seconds,
     latest: Option<Seconds>,
@@ -102,6 +110,7 @@ impl Planner {
             seats: BTreeMap::new(),
             leaving: BTreeMap::new(),
             shy: BTreeMap::new(),
+            moved: false,
             skew: 0,
             latest: None,
         }
@@ -173,7 +182,7 @@ impl Planner {
 
     fn node_changed(&mut self, now: Timestamp, name: &NodeName) {
         let now = self.tick(now);
-        let Some(offer) = self.ledger.node(name).map(offer_of) else {
+        let Some(offer) = self.ledger.node(name).map(|entry| self.offer_of(entry)) else {
             return;
         };
         let known = self.ixs.get(name);
@@ -181,7 +190,7 @@ impl Planner {
             return;
         }
         self.refresh(now, name);
-        self.reconsider(now);
+        self.moved = true;
     }
 
     /// What the policy believes of a node is what the ledger says.
@@ -189,23 +198,50 @@ impl Planner {
         let Some(entry) = self.ledger.node(name) else {
             return;
         };
-        let offer = offer_of(entry);
-        let held = entry
-            .held()
-            .filter(|(job, _)| !self.leaving.contains_key(job));
-        let held: Vec<(u64, Vec<Piece>)> = match self.ixs.get(name) {
-            Some(ix) => held
-                .map(|(job, held)| (job.0, pieces_of(*ix, entry, &offer, held)))
-                .collect(),
-            None => Vec::new(),
+        let offer = self.offer_of(entry);
+        let Some(ix) = self.ixs.get(name).copied() else {
+            let ix = self.policy.add_node(offer);
+            self.ixs.insert(name.clone(), ix);
+            self.names.insert(ix, name.clone());
+            return;
         };
-        match self.ixs.get(name) {
-            Some(ix) => self.policy.change_node(now, *ix, offer, &held),
-            None => {
-                let ix = self.policy.add_node(offer);
-                self.ixs.insert(name.clone(), ix);
-                self.names.insert(ix, name.clone());
+        let held = entry.held();
+        let held = held.filter(|(job, _)| !self.leaving.contains_key(job));
+        let mut held: Vec<(u64, Vec<Piece>)> = held
+            .map(|(job, held)| (job.0, pieces_of(ix, entry, &offer, held)))
+            .collect();
+        // What is chosen and not free yet is somebody's too, as long as the node is what it was.
+        let same = offer.open
+            && self
+                .policy
+                .offer(ix)
+                .is_some_and(|before| before.gpus == offer.gpus);
+        let mut unseated = Vec::new();
+        for (job, pieces) in &self.seats {
+            let here = pieces.iter().filter(|piece| piece.node == ix);
+            let here: Vec<Piece> = here.copied().collect();
+            if here.is_empty() {
+                continue;
             }
+            if same {
+                held.push((job.0, here));
+            } else {
+                unseated.push(*job);
+            }
+        }
+        self.policy.change_node(now, ix, offer, &held);
+        for job in unseated {
+            self.unseat(now, job);
+        }
+    }
+
+    /// The place that was chosen for a job is not to be had: it waits again.
+    fn unseat(&mut self, now: Seconds, job: JobId) {
+        self.seats.remove(&job);
+        self.leaving.remove(&job);
+        self.policy.withdraw(now, job.0);
+        if let Some(queued) = self.queue.get(job).cloned() {
+            self.submit(now, &queued);
         }
     }
 
@@ -237,8 +273,10 @@ impl Planner {
         self.release(now, job);
         let held = self.gates.queued(job, queued.gate.clone());
         self.queue.insert(queued.clone());
-        if left && due && !held && self.policy.leaves(job.0) {
-            self.policy.released(now, job.0);
+        // It goes on to the place that it was promised, if it still asks for the same.
+        if left && due && !held && self.policy.leaves_for(job.0, &self.ask_of(&queued)) {
+            let done = whole(queued.has_run);
+            self.policy.released_with(now, job.0, done);
             return;
         }
         self.policy.withdraw(now, job.0);
@@ -256,19 +294,17 @@ impl Planner {
         self.seats.remove(&job);
         self.shy.remove(&job);
         let nodes = || held.allocations.iter().map(|held| &held.node);
-        let before = self.ledger.held_by(job);
-        let differs = before.iter().copied().ne(held.allocations.iter());
+        let before: Vec<Allocation> = self.ledger.held_by(job).into_iter().cloned().collect();
+        let differs = before != held.allocations;
         let mut touched: BTreeSet<NodeName> = BTreeSet::new();
         if differs {
-            touched = self
-                .ledger
-                .release(job)
-                .into_iter()
-                .map(|held| held.node)
-                .collect();
-            touched.extend(nodes().cloned());
+            self.ledger.release(job);
             // It holds nothing any more: there is nothing to refuse.
             self.ledger.restore(job, held.allocations.clone()).ok();
+            let (old, new) = (before.iter(), held.allocations.iter());
+            let gone = old.filter(|one| !held.allocations.contains(one));
+            let come = new.filter(|one| !before.contains(one));
+            touched = gone.chain(come).map(|held| held.node.clone()).collect();
         }
         let known = self.policy.holds(job.0);
         if differs && known {
@@ -303,8 +339,8 @@ impl Planner {
         self.policy.adopt(now, &holding);
     }
 
-    /// A job neither waits nor holds anything; one that `ended` is learnt from.
-    pub fn gone(&mut self, now: Timestamp, job: JobId, ended: bool) {
+    /// A job neither waits nor holds anything. One that has ended after running for so long is learnt from.
+    pub fn gone(&mut self, now: Timestamp, job: JobId, ran: Option<Duration>) {
         let now = self.tick(now);
         self.queue.remove(job);
         self.gates.gone(job);
@@ -312,10 +348,9 @@ impl Planner {
         self.leaving.remove(&job);
         self.shy.remove(&job);
         self.release(now, job);
-        if ended {
-            self.policy.finished(now, job.0);
-        } else {
-            self.policy.withdraw(now, job.0);
+        match ran {
+            Some(ran) => self.policy.ended(now, job.0, whole(ran)),
+            None => self.policy.withdraw(now, job.0),
         }
     }
 
@@ -333,6 +368,9 @@ impl Planner {
     pub fn solve(&mut self, at: Timestamp) -> Decisions {
         let mut decisions = Decisions::default();
         let now = self.tick(at);
+        if std::mem::take(&mut self.moved) {
+            self.reconsider(now);
+        }
         let opened = self.gates.open(at);
         decisions.never = opened.never;
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
@@ -342,21 +380,34 @@ impl Planner {
                 self.submit(now, &queued);
             }
         }
-        // More than once only where the books differed.
-        for _ in 0..3 {
+        // More than once only where the books differed, or somebody goes who had not come.
+        for _ in 0..MOST_PASSES {
             let plan = self.policy.pass(now);
+            let mut again = false;
             for preempt in &plan.preempts {
                 let leaving = Leaving {
                     job: JobId(preempt.job),
                     for_job: JobId(preempt.for_job),
                 };
+                // Its own place was not free yet: nobody has to be told.
+                if self.seats.remove(&leaving.job).is_some() {
+                    let done = self
+                        .queue
+                        .get(leaving.job)
+                        .map(|queued| whole(queued.has_run));
+                    self.policy
+                        .released_with(now, preempt.job, done.unwrap_or_default());
+                    again = true;
+                    continue;
+                }
                 self.leaving.insert(leaving.job, leaving.for_job);
                 decisions.leaving.push(leaving);
             }
             let starts = plan.starts.into_iter();
             self.seats
                 .extend(starts.map(|start| (JobId(start.job), start.pieces)));
-            if !self.seat_all(now, &mut decisions.placements) {
+            again |= self.seat_all(now, &mut decisions.placements);
+            if !again {
                 break;
             }
         }

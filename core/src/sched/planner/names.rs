@@ -1,9 +1,13 @@
 //! From names to counts: what the policy is told of jobs and nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::Planner;
 use crate::{
+    ids::{JobId, NodeName},
     resources::Gpu,
     sched::{
         QueuedJob,
@@ -28,8 +32,6 @@ impl Planner {
             // Jobs of no project are their user's own.
             None => format!("user {}", queued.user),
         };
-        let whole =
-            |span: std::time::Duration| Seconds::try_from(span.as_secs()).unwrap_or(Seconds::MAX);
         Submission {
             job: queued.job.0,
             ask: self.ask_of(queued),
@@ -99,6 +101,9 @@ impl Planner {
         if queued.avoid.is_empty() {
             return BTreeSet::new();
         }
+        if !queued.placement.is_plain() {
+            return self.shunned_together(queued);
+        }
         let could = self
             .ledger
             .nodes()
@@ -113,31 +118,49 @@ impl Planner {
             .filter_map(|name| self.ixs.get(name).copied())
             .collect()
     }
+
+    /// Where nodes must go together, all that have failed it, if the others could hold it.
+    fn shunned_together(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
+        let others =
+            |name: &NodeName, entry: &NodeEntry| entry.open && !queued.avoid.contains(name);
+        let others = self.ledger.only(others);
+        let enough = others.nodes().next().is_some() && queued.wish().misfit(&others).is_none();
+        let blamed = queued.avoid.iter().filter(|_| enough);
+        blamed
+            .filter_map(|name| self.ixs.get(name).copied())
+            .collect()
+    }
+
+    /// What a node offers: a GPU that is blocked counts as long as somebody has it who stays.
+    pub(super) fn offer_of(&self, entry: &NodeEntry) -> NodeOffer {
+        let stays = |job: &JobId| !self.leaving.contains_key(job);
+        let mut gpus: BTreeMap<GpuClass, u32> = BTreeMap::new();
+        for gpu in entry.usable(stays) {
+            *gpus.entry(class_of(gpu)).or_default() += 1;
+        }
+        let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
+        NodeOffer {
+            cpus: entry.capacity.cpus,
+            memory_bytes: entry.capacity.memory_bytes,
+            gpus,
+            labels: reachable
+                .into_iter()
+                .chain(entry.labels().iter().cloned())
+                .collect(),
+            open: entry.open,
+        }
+    }
+}
+
+/// Whole seconds.
+pub(super) fn whole(span: Duration) -> Seconds {
+    Seconds::try_from(span.as_secs()).unwrap_or(Seconds::MAX)
 }
 
 pub(super) fn class_of(gpu: &Gpu) -> GpuClass {
     GpuClass {
         memory_bytes: gpu.memory_bytes,
         model: gpu.model.clone(),
-    }
-}
-
-/// What a node offers: a GPU that is blocked counts as long as somebody has it.
-pub(super) fn offer_of(entry: &NodeEntry) -> NodeOffer {
-    let mut gpus: BTreeMap<GpuClass, u32> = BTreeMap::new();
-    for gpu in entry.usable() {
-        *gpus.entry(class_of(gpu)).or_default() += 1;
-    }
-    let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
-    NodeOffer {
-        cpus: entry.capacity.cpus,
-        memory_bytes: entry.capacity.memory_bytes,
-        gpus,
-        labels: reachable
-            .into_iter()
-            .chain(entry.labels().iter().cloned())
-            .collect(),
-        open: entry.open,
     }
 }
 

@@ -28,14 +28,17 @@ impl Planner {
     /// Gives places to those for whom they are free; whether the books differed.
     pub(super) fn seat_all(&mut self, now: Seconds, placements: &mut Vec<Placement>) -> bool {
         let mut differed = false;
-        for (job, pieces) in std::mem::take(&mut self.seats) {
-            let Some(queued) = self.queue.get(job) else {
+        let chosen: Vec<JobId> = self.seats.keys().copied().collect();
+        for job in chosen {
+            let (Some(pieces), Some(queued)) = (self.seats.get(&job).cloned(), self.queue.get(job))
+            else {
                 continue;
             };
             match self.seat(queued, &pieces) {
-                Seat::Later => drop(self.seats.insert(job, pieces)),
+                Seat::Later => {}
                 Seat::Free(allocations) if self.ledger.take(job, allocations.clone()).is_ok() => {
                     let queued_at = queued.queued_at;
+                    self.seats.remove(&job);
                     self.queue.remove(job);
                     self.shy.remove(&job);
                     placements.push(Placement {
@@ -46,18 +49,12 @@ impl Planner {
                 }
                 Seat::Free(_) | Seat::Gone => {
                     differed = true;
-                    let queued = queued.clone();
                     let nodes: BTreeSet<NodeIx> = pieces.iter().map(|piece| piece.node).collect();
-                    self.policy.withdraw(now, job.0);
-                    for name in nodes
-                        .iter()
-                        .filter_map(|ix| self.names.get(ix))
-                        .cloned()
-                        .collect::<Vec<_>>()
-                    {
+                    self.unseat(now, job);
+                    let names = nodes.iter().filter_map(|ix| self.names.get(ix));
+                    for name in names.cloned().collect::<Vec<_>>() {
                         self.refresh(now, &name);
                     }
-                    self.submit(now, &queued);
                 }
             }
         }

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     resources::{Gpu, ResourceRequest},
-    sched::{Change, policy::Rule},
+    sched::{
+        Change,
+        policy::{self, Rule},
+    },
 };
 
 const START: i64 = 1_000_000_000 * SECOND;
@@ -94,8 +97,8 @@ fn an_urgent_job_starts_on_the_very_gpus_of_whoever_made_room_once_they_are_gone
     assert_eq!(planner.ledger().held_by(JobId(1)).len(), 1);
     planner.queued(at(410), job(1, 1, 4));
     assert_eq!(solve(&mut planner, 410), (vec![2, 3], vec![]));
-    planner.gone(at(500), JobId(2), true);
-    planner.gone(at(500), JobId(3), true);
+    planner.gone(at(500), JobId(2), Some(Duration::from_secs(60)));
+    planner.gone(at(500), JobId(3), Some(Duration::from_secs(60)));
     assert_eq!(solve(&mut planner, 500), (vec![1], vec![]), "it goes on");
 }
 
@@ -129,7 +132,7 @@ fn a_gang_is_cleared_for_as_a_whole_or_not_at_all() {
         (vec![], vec![]),
         "one node is not to be had"
     );
-    planner.gone(at(1_100), JobId(1), true);
+    planner.gone(at(1_100), JobId(1), Some(Duration::from_secs(60)));
     assert_eq!(solve(&mut planner, 1_100), (vec![], vec![(2, 3)]));
     planner.queued(at(1_110), job(2, 1, 4));
     assert_eq!(solve(&mut planner, 1_110), (vec![3], vec![]));
@@ -152,11 +155,11 @@ fn a_node_that_closes_while_it_is_cleared_for_a_job_keeps_nobody_waiting_for_it(
     let index = u32::from(home == name(1));
     set(&mut planner, 1_001, index, 4, false);
     assert_eq!(planner.chosen(JobId(3)), None);
-    planner.gone(at(1_002), JobId(2), true);
+    planner.gone(at(1_002), JobId(2), Some(Duration::from_secs(60)));
     assert_eq!(solve(&mut planner, 1_002), (vec![3], vec![]), "elsewhere");
     // Whoever made room in vain waits with the others.
     planner.queued(at(1_010), job(1, 1, 4));
-    planner.gone(at(1_020), JobId(3), true);
+    planner.gone(at(1_020), JobId(3), Some(Duration::from_secs(60)));
     assert_eq!(solve(&mut planner, 1_020).0, [1]);
 }
 
@@ -209,8 +212,86 @@ fn in_strict_order_the_first_that_does_not_fit_holds_up_the_rest() {
     planner.queued(at(0), job(2, 1, 2));
     planner.queued(at(0), job(3, 1, 1));
     assert_eq!(solve(&mut planner, 0), (vec![1], vec![]));
-    planner.gone(at(1), JobId(1), true);
+    planner.gone(at(1), JobId(1), Some(Duration::from_secs(60)));
     assert_eq!(solve(&mut planner, 1), (vec![2, 3], vec![]));
+}
+
+#[test]
+fn a_job_that_names_a_model_has_room_made_on_nodes_of_that_model() {
+    let mut planner = cluster(1);
+    let h100 = |index: u32| Gpu {
+        uuid: format!("h-{index}"),
+        model: "H100".into(),
+        memory_bytes: 80 << 30,
+    };
+    let capacity = Capacity {
+        cpus: 8,
+        memory_bytes: 64 << 30,
+        gpus: (0..4).map(h100).collect(),
+    };
+    planner.set_node(at(0), &name(9), capacity, true);
+    let wants = |queued: QueuedJob| {
+        let mut queued = queued;
+        queued.request.gpu_model = "h100".into();
+        queued
+    };
+    planner.queued(at(0), wants(job(1, 1, 4)));
+    solve(&mut planner, 0);
+    planner.queued(at(10), wants(urgent(2, 1, 4)));
+    assert_eq!(
+        solve(&mut planner, 1_000).1,
+        [(1, 2)],
+        "the others are free, and will not do"
+    );
+}
+
+#[test]
+fn what_was_chosen_and_is_not_free_yet_stays_chosen_when_its_agent_comes_back() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    planner.queued(at(10), urgent(2, 1, 2));
+    planner.queued(at(11), job(3, 1, 2));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    assert_eq!(
+        solve(&mut planner, 401),
+        (vec![], vec![]),
+        "3 has what is left over"
+    );
+    planner.block(at(402), &name(0), ["0-9".to_owned()].into());
+    planner.set_address(at(402), &name(0), "10.0.0.99".into());
+    let more = urgent(4, 1, 4);
+    planner.queued(at(403), more);
+    solve(&mut planner, 403);
+    planner.queued(at(410), job(1, 1, 4));
+    assert_eq!(solve(&mut planner, 410).0, [2, 3]);
+}
+
+#[test]
+fn a_project_is_charged_no_more_once_its_job_has_ended_on_a_node_with_a_blocked_gpu() {
+    let mut config = Config::default();
+    let rule = policy::ProjectRule {
+        running: Some(1),
+        ..policy::ProjectRule::default()
+    };
+    config.projects.insert("7".into(), rule);
+    let mut planner = Planner::new(config);
+    set(&mut planner, 0, 0, 4, true);
+    planner.block(at(0), &name(0), ["0-3".to_owned()].into());
+    let of_project = |id| QueuedJob {
+        project: Some(7),
+        ..job(id, 1, 1)
+    };
+    for id in 1..=3 {
+        planner.queued(at(0), of_project(id));
+        assert_eq!(solve(&mut planner, 0).0, [id]);
+        planner.queued(at(0), of_project(id + 10));
+        assert_eq!(solve(&mut planner, 0).0, [0; 0]);
+        let words = planner.reason(at(0), JobId(id + 10)).unwrap();
+        assert_eq!(words, "1 jobs of its project run, which is its limit");
+        planner.gone(at(1), JobId(id + 10), None);
+        planner.gone(at(1), JobId(id), Some(Duration::from_secs(1)));
+    }
 }
 
 #[test]
@@ -337,7 +418,8 @@ impl World {
                 if let Some(job) = jobs.get(which % jobs.len().max(1)) {
                     self.running.remove(job);
                     self.waiting.remove(job);
-                    self.planner.gone(now, JobId(*job), true);
+                    self.planner
+                        .gone(now, JobId(*job), Some(Duration::from_secs(60)));
                 }
             }
             Happens::Leaves(which) => {
@@ -446,7 +528,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn whatever_happens_nothing_is_given_twice_and_in_the_end_everything_has_run(
         story in prop::collection::vec(happens(), 1..60),

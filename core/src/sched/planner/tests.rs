@@ -51,7 +51,7 @@ fn solve<'q>(
 ) -> Vec<Placement> {
     let before: Vec<JobId> = planner.queue().iter().map(|queued| queued.job).collect();
     for job in before {
-        planner.gone(now, job, false);
+        planner.gone(now, job, None);
     }
     for queued in queue {
         planner.queued(now, queued.clone());
@@ -62,7 +62,7 @@ fn solve<'q>(
 }
 
 fn ends(planner: &mut Planner, id: u64) {
-    planner.gone(NOW, JobId(id), true);
+    planner.gone(NOW, JobId(id), Some(Duration::from_secs(60)));
 }
 
 fn held(name: &str, cpus: u32) -> Allocation {
@@ -279,7 +279,7 @@ proptest! {
         queue.retain(|queued| placements.iter().all(|p| p.job != queued.job));
         prop_assert_eq!(solve(&mut planner, NOW, &queue), []);
         for placement in &placements {
-            planner.gone(NOW, placement.job, true);
+            planner.gone(NOW, placement.job, Some(Duration::from_secs(60)));
         }
         let free: u32 = planner.ledger().nodes().map(|(_, entry)| entry.free().cpus).sum();
         let all: u32 = nodes.iter().map(|(cpus, _)| cpus).sum();
@@ -333,7 +333,7 @@ fn oldest_waits_least_when_all_else_is_equal() {
         let ended = order
             .iter()
             .find(|job| !planner.ledger().held_by(**job).is_empty());
-        planner.gone(NOW, *ended.unwrap(), true);
+        planner.gone(NOW, *ended.unwrap(), Some(Duration::from_secs(60)));
     }
     assert_eq!(order, (1..=40).map(JobId).collect::<Vec<_>>());
 }
@@ -416,4 +416,18 @@ fn a_gang_goes_around_nodes_that_failed_it_while_there_are_enough_others() {
     ends(&mut planner, 3);
     close(&mut planner, "b");
     assert_eq!(solve(&mut planner, NOW, &[again]).len(), 1);
+}
+
+#[test]
+fn a_gang_that_has_too_few_nodes_without_those_that_failed_it_takes_as_few_of_them_as_it_must() {
+    let mut planner = reachable(&[("a", "1"), ("b", "2"), ("c", "3")]);
+    // Those that failed it fit better.
+    node(&mut planner, "b", 8, "");
+    let mut again = gang(1, 2, 4);
+    let failed = ["a", "c"].map(|name| NodeName(name.into()));
+    again.avoid.extend(failed);
+    let placements = solve(&mut planner, NOW, &[again]);
+    let nodes = placements[0].allocations.iter();
+    let nodes: Vec<_> = nodes.map(|held| held.node.0.as_str()).collect();
+    assert_eq!(nodes, ["a", "b"]);
 }

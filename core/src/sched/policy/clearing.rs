@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    cluster::{JobIx, NodeIx, Piece},
+    cluster::{JobIx, NodeIx},
     dense::Bits,
     preempt::{Claimant, Standings},
     scheduler::Scheduler,
@@ -44,7 +44,10 @@ impl Scheduler {
         gpus: u32,
     ) -> Option<Clearing> {
         let node = &self.cluster.nodes[ix];
-        let ask = &self.lanes.shapes[self.job(claimant.job).shape].ask;
+        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let (ask, accepted) = (&shape.ask, shape.accepted(node.group));
+        let of_slot = |slot: u8| accepted.get(usize::from(slot)) == Some(&true);
+        let slots = || (0u8..).zip(&node.slots).filter(|(slot, _)| of_slot(*slot));
         let needs = Amount {
             gpus,
             cpus: ask.cpus,
@@ -54,7 +57,7 @@ impl Scheduler {
             node: ix,
             cost: 0.0,
             free: Amount {
-                gpus: node.free,
+                gpus: slots().map(|(_, slot)| slot.free()).sum(),
                 cpus: node.cpus(),
                 bytes: node.memory_bytes(),
             },
@@ -64,24 +67,11 @@ impl Scheduler {
         if clearing.free.holds(&needs) {
             return Some(clearing);
         }
-        let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
+        let total: u32 = slots().map(|(_, slot)| slot.total).sum();
         if total < gpus {
             return None;
         }
-        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
-        for holder in &node.holders {
-            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
-                continue;
-            };
-            let job = self.job(*holder);
-            let here = job.pieces.iter().filter(|piece| piece.node == ix);
-            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece.into()));
-            if self.may_push(&claimant.standing, standing) {
-                leave.push((standing.rate, here, *holder, false));
-            } else if here.gpus == job.gpus && job.gpus < total {
-                leave.push((standing.rate * MOVING, here, *holder, true));
-            }
-        }
+        let mut leave = self.who_could_leave(claimant, standings, ix, total);
         // The cheapest by GPU first.
         let by_gpu = |one: &(f64, Amount, JobIx, bool)| one.0 / f64::from(one.1.gpus.max(1));
         leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
@@ -102,6 +92,43 @@ impl Scheduler {
         }
         clearing.free.holds(&needs).then_some(clearing)
     }
+
+    /// Who of those on a node could go or move: what that costs, what it brings, and whether it moves.
+    fn who_could_leave(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        ix: NodeIx,
+        total: u32,
+    ) -> Vec<(f64, Amount, JobIx, bool)> {
+        let node = &self.cluster.nodes[ix];
+        let accepted = self.lanes.shapes[self.job(claimant.job).shape].accepted(node.group);
+        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
+        for holder in &node.holders {
+            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
+                continue;
+            };
+            let job = self.job(*holder);
+            let pieces = || job.pieces.iter().filter(|piece| piece.node == ix);
+            let all: u32 = pieces().map(|piece| piece.gpus).sum();
+            let here = pieces().map(|piece| Amount {
+                gpus: if accepted.get(usize::from(piece.slot)) == Some(&true) {
+                    piece.gpus
+                } else {
+                    0
+                },
+                cpus: piece.cpus,
+                bytes: piece.memory_bytes,
+            });
+            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
+            if self.may_push(&claimant.standing, standing) {
+                leave.push((standing.rate, here, *holder, false));
+            } else if all == job.gpus && job.gpus < total {
+                leave.push((standing.rate * MOVING, here, *holder, true));
+            }
+        }
+        leave
+    }
 }
 
 /// What a node has left, or somebody holds or needs there.
@@ -110,16 +137,6 @@ struct Amount {
     gpus: u32,
     cpus: u32,
     bytes: u64,
-}
-
-impl From<&Piece> for Amount {
-    fn from(piece: &Piece) -> Self {
-        Self {
-            gpus: piece.gpus,
-            cpus: piece.cpus,
-            bytes: piece.memory_bytes,
-        }
-    }
 }
 
 impl Amount {

@@ -108,6 +108,6 @@ impl Config {
     /// So long nobody may push out a job that has just started.
     #[must_use]
     pub fn left_alone(&self) -> Seconds {
-        self.settled.max(self.restart_cost)
+        self.settled.max(self.restart_cost).max(1)
     }
 }

@@ -45,9 +45,9 @@ impl Ord for Rank {
 /// A job's place in its lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
+    pub(super) priority: Reverse<u32>,
     /// It has waited as long as anybody may.
     pub(super) guarded: Reverse<bool>,
-    pub(super) priority: Reverse<u32>,
     pub(super) rank: Rank,
     pub(super) submitted: Seconds,
     /// The caller's number: the older first among equals.
@@ -78,6 +78,8 @@ pub(super) struct Lanes {
     /// Of no job any more: for the next that asks for something else.
     vacant_shapes: Vec<ShapeIx>,
     vacant_lanes: Vec<LaneIx>,
+    /// The version of the cluster that shapes are of.
+    seen: u64,
     /// Lanes of each shape.
     users: Table<ShapeIx, usize>,
     /// Lanes that somebody has come to since room was made last.
@@ -181,10 +183,16 @@ impl Lanes {
         }
     }
 
-    /// Nodes have changed.
+    /// Nodes may have changed: what somebody asks for is looked at anew, once for all changes since the last time.
     pub(super) fn refresh(&mut self, cluster: &Cluster) {
-        for (_, shape) in self.shapes.iter_mut() {
-            shape.refresh(cluster);
+        if self.seen == cluster.version {
+            return;
+        }
+        self.seen = cluster.version;
+        for (ix, shape) in self.shapes.iter_mut() {
+            if self.users[ix] > 0 {
+                shape.refresh(cluster);
+            }
         }
         self.reopen();
     }

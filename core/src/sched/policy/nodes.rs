@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 
 use super::{
+    ask::Ask,
     cluster::{JobIx, NodeIx, NodeOffer, Piece},
     config::Seconds,
     job::{State, Submission},
-    projects::Change,
     scheduler::Scheduler,
 };
 
@@ -28,9 +28,7 @@ pub struct Holding {
 impl Scheduler {
     /// Adds a node.
     pub fn add_node(&mut self, offer: NodeOffer) -> NodeIx {
-        let node = self.cluster.add(offer);
-        self.lanes.refresh(&self.cluster);
-        node
+        self.cluster.add(offer)
     }
 
     /// Opens or closes a node, or changes what it offers. `held` is what jobs that run hold there, whatever was believed;
@@ -81,7 +79,6 @@ impl Scheduler {
             job.partial = has < job.gpus;
         }
         self.cluster.change(node, offer, &rows);
-        self.lanes.refresh(&self.cluster);
     }
 
     /// A job that held something before the policy knew of it.
@@ -101,11 +98,8 @@ impl Scheduler {
         job.pieces.clone_from(&holding.pieces);
         let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
         job.partial = has < job.gpus;
-        let (project, gpus) = (job.project, job.gpus);
-        let half_life = self.config.half_life;
         self.cluster.take(ix, &holding.pieces);
-        self.projects
-            .hold(project, Change::Take(gpus), now, half_life);
+        self.charge(now, ix, true);
         self.running.insert(ix);
     }
 
@@ -122,11 +116,14 @@ impl Scheduler {
         matches!(state, Some(State::Running | State::Leaving))
     }
 
-    /// Whether a job was told to go, and has not gone yet.
+    /// Whether a job was told to go and has not gone yet, and asks for this.
     #[must_use]
-    pub fn leaves(&self, number: u64) -> bool {
+    pub fn leaves_for(&self, number: u64, ask: &Ask) -> bool {
         let ix = self.number(number);
-        ix.is_some_and(|ix| self.job(ix).state == State::Leaving)
+        ix.is_some_and(|ix| {
+            let job = self.job(ix);
+            job.state == State::Leaving && self.lanes.shapes[job.shape].ask == *ask
+        })
     }
 
     /// Whether a job waits and nothing is chosen for it.

@@ -11,9 +11,8 @@ use super::{
     cluster::{JobIx, Piece},
     config::{Rule, Seconds},
     job::State,
-    lanes::{LaneIx, Rank, Turn},
+    lanes::{LaneIx, Rank, ShapeIx, Turn},
     plan::{Plan, Start},
-    projects::Change,
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -21,8 +20,8 @@ use super::{
 /// Where the first of a lane stands among those of all lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Head {
-    guarded: Reverse<bool>,
     priority: Reverse<u32>,
+    guarded: Reverse<bool>,
     /// More than its project's own would be used.
     borrows: bool,
     rank: Rank,
@@ -50,6 +49,7 @@ impl Scheduler {
     pub fn pass(&mut self, now: Seconds) -> Plan {
         let mut plan = Plan::default();
         self.wake_due(now);
+        self.lanes.refresh(&self.cluster);
         for ix in std::mem::take(&mut self.ready) {
             let pieces = self.job(ix).pieces.clone();
             self.run(now, ix, pieces, &mut plan);
@@ -141,11 +141,17 @@ impl Scheduler {
         let turns: BTreeSet<(Turn, LaneIx)> = lanes
             .flat_map(|(ix, lane)| lane.turns.iter().map(move |turn| (*turn, ix)))
             .collect();
+        // What is left only shrinks here.
+        let mut full: BTreeSet<(ShapeIx, bool)> = BTreeSet::new();
         for (turn, _) in turns {
-            if self.cluster.free_gpus() == 0 {
-                return;
+            let job = self.job(turn.job);
+            let anywhere = kept.within(|| now + self.expected_left(now, job)).is_none();
+            if full.contains(&(job.shape, anywhere)) {
+                continue;
             }
+            full.insert((job.shape, anywhere));
             if let Some(pieces) = self.find(now, turn.job, kept) {
+                full.remove(&(job.shape, anywhere));
                 self.cluster.take(turn.job, &pieces);
                 self.run(now, turn.job, pieces, plan);
             }
@@ -179,12 +185,11 @@ impl Scheduler {
     /// A job that waits no longer, and holds what it was given.
     pub(super) fn unqueue(&mut self, now: Seconds, ix: JobIx) {
         let job = self.job(ix);
-        let (lane, project, gpus) = (job.lane, job.project, job.gpus);
+        let (lane, project) = (job.lane, job.project);
         if let State::Waiting(turn) = job.state.clone() {
             self.dequeue(ix, lane, &turn);
             self.projects.queue(project, false);
-            self.projects
-                .hold(project, Change::Take(gpus), now, self.config.half_life);
+            self.charge(now, ix, true);
         }
     }
 }

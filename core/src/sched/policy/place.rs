@@ -61,8 +61,12 @@ impl Shape {
         });
         self.groups = groups;
         self.nodes = Bits::default();
+        let fitting: BTreeSet<GroupIx> = self.groups.iter().map(|(ix, _)| *ix).collect();
         let admitted = cluster.nodes.iter().filter(|(ix, node)| {
-            node.offer.open && self.ask.admits(&node.offer) && !self.ask.avoid.contains(ix)
+            node.offer.open
+                && fitting.contains(&node.group)
+                && self.ask.admits(&node.offer)
+                && !self.ask.avoid.contains(ix)
         });
         let mut fabrics: BTreeMap<&str, Bits> = BTreeMap::new();
         for (ix, node) in admitted {
@@ -79,6 +83,13 @@ impl Shape {
             Some(_) => fabrics.into_values().collect(),
             None => vec![self.nodes.clone()],
         };
+    }
+
+    /// Which classes of GPUs of a group will do.
+    pub(super) fn accepted(&self, group: GroupIx) -> &[bool] {
+        let groups = self.groups.iter();
+        let mut accepted = groups.filter(|(ix, _)| *ix == group);
+        accepted.next().map_or(&[], |(_, accepted)| accepted)
     }
 
     /// Nodes that could hold a part of it when empty.

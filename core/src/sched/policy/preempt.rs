@@ -16,7 +16,6 @@ use super::{
     lanes::Rank,
     place::Layout,
     plan::{Plan, Preempt},
-    projects::Change,
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -339,20 +338,17 @@ impl Scheduler {
     ) {
         let for_job = self.job(claimant.job).id;
         self.running.remove(&ix);
-        let half_life = self.config.half_life;
         let job = self.job_mut(ix);
         job.state = State::Leaving;
         let moves = place.is_some();
         job.pieces = place.unwrap_or_default();
-        let (project, gpus) = (job.project, job.gpus);
         plan.preempts.push(Preempt {
             job: job.id,
             for_job,
             moves,
         });
         if !moves {
-            self.projects
-                .hold(project, Change::Give(gpus), claimant.now, half_life);
+            self.charge(claimant.now, ix, false);
         }
     }
 }

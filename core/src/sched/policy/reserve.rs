@@ -31,7 +31,9 @@ impl Scheduler {
     /// How long a job is expected to run still.
     pub(super) fn expected_left(&self, now: Seconds, job: &Job) -> Seconds {
         let ran = job.ran(now, self.config.restart_cost);
-        let limit = job.limit.map(|limit| (limit - ran).max(0));
+        // Each run has the whole of its limit.
+        let of_this_run = ran - if job.pieces.is_empty() { ran } else { job.done };
+        let limit = job.limit.map(|limit| (limit - of_this_run).max(0));
         match self.config.rule {
             Rule::Fifo | Rule::Easy => limit.unwrap_or(NEVER),
             Rule::Gittins | Rule::Throughput => {

@@ -101,6 +101,7 @@ impl Scheduler {
             pieces: Vec::new(),
             awaits: Vec::new(),
             partial: false,
+            charged: false,
             next_step: 0,
         };
         let ix = match self.vacant.pop() {
@@ -128,6 +129,15 @@ impl Scheduler {
         }
     }
 
+    /// A job has ended after running for so long, whatever was believed of it.
+    pub fn ended(&mut self, now: Seconds, number: u64, ran: Seconds) {
+        let class = self.number(number).map(|ix| self.job(ix).class);
+        self.withdraw(now, number);
+        if let Some(class) = class {
+            self.history.ended(class, ran);
+        }
+    }
+
     /// A job is to be known no more, and nothing is learnt from it: it failed by nobody's fault, or asks for something
     /// else from now on.
     pub fn withdraw(&mut self, now: Seconds, number: u64) {
@@ -142,17 +152,24 @@ impl Scheduler {
         self.vacant.push(ix);
     }
 
-    /// A job that was told to go has gone.
+    /// A job that was told to go has gone, and has saved all that it had done.
     pub fn released(&mut self, now: Seconds, number: u64) {
+        let ran = self
+            .number(number)
+            .map(|ix| self.job(ix).ran(now, self.config.restart_cost));
+        self.released_with(now, number, ran.unwrap_or_default());
+    }
+
+    /// The same of one that has saved so much of what it had done.
+    pub fn released_with(&mut self, now: Seconds, number: u64, done: Seconds) {
         let Some(ix) = self.numbers.get(&number).copied() else {
             return;
         };
         if self.job(ix).state != State::Leaving {
             return;
         }
-        let ran = self.job(ix).ran(now, self.config.restart_cost);
         let job = self.job_mut(ix);
-        job.done = ran;
+        job.done = done;
         job.since = now;
         // Whoever moves has its place already.
         job.state = State::Promised;
@@ -190,15 +207,28 @@ impl Scheduler {
 
     /// What it holds, or is promised, is free.
     pub(super) fn give_back(&mut self, now: Seconds, ix: JobIx) {
-        let job = self.job_mut(ix);
-        let held = std::mem::take(&mut job.pieces);
-        let (project, gpus) = (job.project, job.gpus);
+        self.charge(now, ix, false);
+        let held = std::mem::take(&mut self.job_mut(ix).pieces);
         if !held.is_empty() {
             self.cluster.give(ix, &held);
-            self.projects
-                .hold(project, Change::Give(gpus), now, self.config.half_life);
             self.lanes.reopen();
         }
+    }
+
+    /// From now on its project is charged for it, or is not; told twice, it counts once.
+    pub(super) fn charge(&mut self, now: Seconds, ix: JobIx, on: bool) {
+        let job = self.job_mut(ix);
+        if std::mem::replace(&mut job.charged, on) == on {
+            return;
+        }
+        let (project, gpus) = (job.project, job.gpus);
+        let change = if on {
+            Change::Take(gpus)
+        } else {
+            Change::Give(gpus)
+        };
+        let half_life = self.config.half_life;
+        self.projects.hold(project, change, now, half_life);
     }
 
     /// Nobody has to wait for this job to go any more.

@@ -1,0 +1,72 @@
+//! A rank whose node has no trace of it: what the job says of itself proves nothing, what that node has said does.
+
+use trainyard_core::ids::{AttemptNo, NodeName};
+
+use super::{
+    retries::{runs, say, until},
+    *,
+};
+use crate::clock;
+
+/// A gang of two on two nodes, and the task of `n2`, which runs; that of `n1` does not yet.
+async fn half_started(
+    world: &World,
+) -> (JobId, [(SessionRef, Frames); 2], [Option<v1::TaskKey>; 2]) {
+    let reached = |address: &str| v1::Hello {
+        address: address.to_owned(),
+        ..v1::Hello::default()
+    };
+    let mut nodes = [
+        node_as(world, "n1", reached("10.0.0.1")).await,
+        node_as(world, "n2", reached("10.0.0.2")).await,
+    ];
+    let mut submission = submission(RetryPolicy::default());
+    submission.spec.nodes = 2;
+    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    let job = ask(&world.tree.jobs, question).await.unwrap().id;
+    let tasks = [
+        start_of(&mut nodes[0].1).await.task,
+        start_of(&mut nodes[1].1).await.task,
+    ];
+    say(&nodes[1].0, runs(tasks[1]));
+    let started = |job: &Job| {
+        let live = job.live();
+        live.is_some_and(|live| live.parts().any(|(_, part)| part.started_at.is_some()))
+    };
+    until(world, job, started).await;
+    (job, nodes, tasks)
+}
+
+fn no_trace(world: &World, job: JobId, at: Timestamp) {
+    let message = JobMsg::NoTrace(AttemptNo(1), NodeName("n2".into()), at);
+    world.tree.jobs.cast(JobsMsg::Route(job, message)).unwrap();
+}
+
+#[tokio::test]
+async fn a_rank_of_which_its_node_lost_every_trace_is_lost_though_the_gang_began_to_run_since() {
+    let world = world(Lease::default()).await;
+    let (job, nodes, tasks) = half_started(&world).await;
+    // n2 registers anew without it, and before the job hears of that its last rank starts.
+    let at = clock::now();
+    say(&nodes[0].0, runs(tasks[0]));
+    until(&world, job, |job| job.state == JobState::Running).await;
+    no_trace(&world, job, at);
+    let ends = |job: &Job| job.live().is_some_and(|live| live.blame.is_some());
+    let lost = until(&world, job, ends).await;
+    assert!(lost.reason.contains("n2"), "{}", lost.reason);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rank_that_its_node_has_told_of_in_that_very_session_is_not_lost_while_its_gang_starts() {
+    let world = world(Lease::default()).await;
+    let before = clock::now();
+    let (job, nodes, tasks) = half_started(&world).await;
+    no_trace(&world, job, before);
+    say(&nodes[0].0, runs(tasks[0]));
+    let runs = |job: &Job| job.state != JobState::Starting;
+    let on = until(&world, job, runs).await;
+    assert_eq!(on.state, JobState::Running, "{}", on.reason);
+    assert!(on.live().is_some_and(|live| live.blame.is_none()));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
