@@ -340,7 +340,7 @@ impl Gates {
                 Standing::Unknown => "is not there any more",
             };
             Some(format!(
-                "cancelled: it was to start when job {job} has succeeded, and that {became}"
+                "it was to start when job {job} has succeeded, and that {became}"
             ))
         })
     }

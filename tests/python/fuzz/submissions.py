@@ -49,10 +49,10 @@ def _put_in_order(config: Dict[str, Any]) -> None:
         config["not_before"] = "2027-01-31T18:00:00Z"
     if config.get("framework", "timm") != "command" and _is_whole(config.get("nodes"), 1, 1024):
         config["nodes"] = 1
-    if config.get("launcher", "plain") in ("plain", "torchrun"):
+    if config.get("launcher") in (None, "plain", "torchrun"):
         if config.get("framework", "timm") != "command":
             config["launcher"] = "plain"
-        if config.get("launcher", "plain") == "plain" and _is_whole(config.get("procs_per_node"), 1, 1024):
+        if config.get("launcher") != "torchrun" and _is_whole(config.get("procs_per_node"), 1, 1024):
             config["procs_per_node"] = None
     resources = config.get("resources")
     if isinstance(resources, dict):

@@ -130,8 +130,8 @@ struct SettingsRequest {
     #[schema(required = false, default = 1, minimum = 1, maximum = 1024)]
     nodes: u32,
     /// How the processes of framework `command` are started.
-    #[schema(required = false, default = "plain", pattern = "^(plain|torchrun)$")]
-    launcher: String,
+    #[schema(default = "plain", pattern = "^(plain|torchrun)$")]
+    launcher: Option<String>,
     /// Processes that `torchrun` starts on each node; without it one a GPU, or one.
     #[schema(minimum = 1, maximum = 1024)]
     procs_per_node: Option<u32>,
@@ -231,8 +231,8 @@ struct PlacementRequest {
     #[schema(schema_with = labels)]
     anti_labels: Option<Vec<String>>,
     /// Which nodes are taken first: the fullest that do, or the emptiest.
-    #[schema(required = false, default = "pack", pattern = "^(pack|spread)$")]
-    arrange: String,
+    #[schema(default = "pack", pattern = "^(pack|spread)$")]
+    arrange: Option<String>,
     /// The key of a label that must have one value on all its nodes.
     #[schema(pattern = "^[A-Za-z0-9._/-]{1,63}$")]
     fabric: Option<String>,
