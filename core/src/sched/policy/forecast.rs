@@ -3,7 +3,8 @@
 //! A guess by medians: those who run end when jobs like them do, those ahead start in their order, nobody makes room.
 //! It is wrong by a factor, and by which is learnt: every so often the newest job that waits is guessed at, and when it
 //! starts its true wait is set against the guess. An interval is the guess times the factors of the last guesses, so it
-//! is as wide as guesses were bad.
+//! is as wide as guesses were bad; and it gets wider with each job that starts outside of it, and narrower with each
+//! that does not, so that four of five start within (adaptive conformal inference, Gibbs and Candès, 2021).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -43,9 +44,15 @@ struct Open {
     told: Expected,
 }
 
+/// So many of ten starts are meant to lie outside of their interval, and so much does one more or less change that.
+const MEANT: f64 = 0.2;
+const STEP: f64 = 0.02;
+
 /// Guesses, and how good they were.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Forecasts {
+    /// The part of the known factors that an interval leaves out.
+    outside: f64,
     /// The one to be guessed at next.
     pub(super) newest: Option<JobIx>,
     last: Option<Seconds>,
@@ -54,6 +61,20 @@ pub(super) struct Forecasts {
     /// Intervals whose job has started, and those in which it did.
     settled: u64,
     within: u64,
+}
+
+impl Default for Forecasts {
+    fn default() -> Self {
+        Self {
+            outside: MEANT,
+            newest: None,
+            last: None,
+            open: BTreeMap::new(),
+            factors: BTreeMap::new(),
+            settled: 0,
+            within: 0,
+        }
+    }
 }
 
 impl Forecasts {
@@ -67,7 +88,10 @@ impl Forecasts {
         }
         let [early, _, late] = open.told;
         self.settled += 1;
-        self.within += u64::from((early..=late).contains(&now));
+        let within = (early..=late).contains(&now);
+        self.within += u64::from(within);
+        let missed = if within { 0.0 } else { 1.0 };
+        self.outside = (self.outside + STEP * (MEANT - missed)).clamp(0.01, 0.5);
         let factors = self.factors.entry(size(open.wait)).or_default();
         factors.push_back(factor(now - open.made, open.wait));
         if factors.len() > REMEMBERED {
@@ -93,11 +117,22 @@ impl Forecasts {
             return UNKNOWN;
         }
         known.sort_by(f64::total_cmp);
-        [1, 5, 9].map(|tenths| {
-            let at = (known.len() - 1) * tenths / 10;
+        let tail = self.outside / 2.0;
+        [tail, 0.5, 1.0 - tail].map(|part| {
+            let at = place(known.len() - 1, part);
             known.get(at).copied().unwrap_or(1.0)
         })
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a part of a few hundred"
+)]
+fn place(last: usize, part: f64) -> usize {
+    (last as f64 * part).round() as usize
 }
 
 /// Guesses of like size are wrong alike.
