@@ -38,9 +38,9 @@ impl Store {
                 continue;
             }
             // A clock that was set back makes a newer job look older than this one, which may have just been accepted.
-            let row = jobs.get(job)?;
-            let young = row.map(|row| accepted_at(job, row.value())).transpose()?;
-            if young.is_some_and(|at| at >= before) {
+            if let Some(row) = jobs.get(job)?
+                && accepted_at(job, row.value()).is_ok_and(|at| at >= before)
+            {
                 continue;
             }
             // They were text when they came.
