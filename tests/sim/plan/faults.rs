@@ -62,7 +62,7 @@ pub(super) fn of_writes(
     let moments = [Moment::Before, Moment::Amid, Moment::After];
     let moment = moments.get(rng.random_range(0..3)).copied();
     let moment = moment.unwrap_or(Moment::Amid);
-    let writes = rng.random_range(0..60);
+    let writes = rng.random_range(0..25);
     let at_once = rng.random_bool(0.1);
     let whole = Has::all_of(node);
     let mut has = whole;

@@ -60,6 +60,7 @@ impl State {
             Err(failure) => return Ok(Input::Failed(failure)),
         };
         if let Err(why) = self.args.node.slots.take(&self.args.order) {
+            tracing::warn!(task = %self.args.order.task, %why, "a task is not started: the node came back with less");
             return Ok(Input::Failed(words::too_small(&self.args.node.name, &why)));
         }
         let trainers = &self.args.node.trainers;
