@@ -44,6 +44,7 @@ use crate::{
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Access, Identity, LinkState},
     ports::{PortRange, Ports},
+    slots::Slots,
     spares::Spares,
 };
 
@@ -246,6 +247,7 @@ async fn settle(
         board: Board::default(),
         spares: Spares::below(&data_dir),
         spool_bytes: options.spool_bytes,
+        slots: Slots::new(identity.capacity.clone()),
         ports: Ports::new(options.ports),
         gpus: gpus(options, &identity).await?,
         room: Room {

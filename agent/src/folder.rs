@@ -20,6 +20,7 @@ use trainyard_core::{
     task::{Ended, Stop},
     time::Timestamp,
 };
+use trainyard_runtime::lasting;
 
 use crate::{
     clock,
@@ -110,9 +111,12 @@ impl TaskFolder {
 
     /// Creates the folder with the order in it, durably; of a spare one where there is one.
     pub fn create(&self, order: &Order, spares: &Spares) -> io::Result<()> {
-        if self.path.try_exists()? || !spares.give(&self.path) {
-            private_folder(&self.path)?;
-        }
+        lasting(&self.path, &[], |_| {
+            if self.path.try_exists()? || !spares.give(&self.path) {
+                private_folder(&self.path)?;
+            }
+            Ok(())
+        })?;
         durable::write_json(&self.path.join(TASK), order)
     }
 
@@ -186,12 +190,12 @@ impl TaskFolder {
     pub fn remove(&self, spares: Option<&Spares>) -> io::Result<()> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let gone = self.path.with_file_name(format!("{GONE}{name}"));
-        match fs::rename(&self.path, &gone) {
+        match lasting(&self.path, &[], |_| fs::rename(&self.path, &gone)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => match spares.map(|spares| spares.take_in(&gone)) {
                 Some(Ok(true)) => Ok(()),
-                Some(Ok(false) | Err(_)) | None => remove_tree(&gone),
+                Some(Ok(false) | Err(_)) | None => lasting(&gone, &[], |_| remove_tree(&gone)),
             },
         }
     }

@@ -21,5 +21,6 @@ pub mod inventory;
 pub mod link;
 pub mod objects;
 pub mod ports;
+pub mod slots;
 pub mod spares;
 pub mod spool;

@@ -12,6 +12,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use trainyard_runtime::lasting;
+
 use crate::{
     dataset::remove_tree,
     exec::{durable, lock},
@@ -82,7 +84,7 @@ impl Spares {
         let mut waiting = self.lock();
         waiting.last += 1;
         let spare = self.place.join(waiting.last.to_string());
-        fs::rename(gone, &spare)?;
+        lasting(gone, &[], |_| fs::rename(gone, &spare))?;
         waiting.folders.push(spare);
         Ok(true)
     }
@@ -109,9 +111,12 @@ fn empty(folder: &Path) -> io::Result<bool> {
     for name in names {
         let path = folder.join(&name);
         // What stood in it is nobody's any more, secrets among it.
-        File::options().write(true).truncate(true).open(&path)?;
+        lasting(&path, &[], |_| {
+            let emptied = File::options().write(true).truncate(true).open(&path);
+            emptied.map(drop)
+        })?;
         if DRAFTED.contains(&name.as_str()) {
-            fs::rename(&path, durable::draft(&path))?;
+            lasting(&path, &[], |_| fs::rename(&path, durable::draft(&path)))?;
         }
     }
     Ok(true)

@@ -1,6 +1,6 @@
 //! Where work that blocks is done: on threads of its own, or in place when this process is a simulation.
 //!
-//! Owns the one switch between the two, and what a simulation does to disks and frames where nothing else reaches. A simulated world has a single thread, or the order of things
+//! Owns the one switch between the two, and what a simulation does to disks, writes and frames where nothing else reaches. A simulated world has a single thread, or the order of things
 //! would be the system's and not the seed's. Called by coordinator and agent; the switch is thrown by the
 //! simulation alone, before anything else runs. docs/adr/0017 says why.
 
@@ -10,6 +10,10 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
+
+mod writes;
+
+pub use writes::{Fate, Fates, lasting, writes_end_as};
 
 static SIMULATED: AtomicBool = AtomicBool::new(false);
 /// Microseconds.

@@ -36,6 +36,7 @@ pub(crate) async fn jobs(client: &Client, plan: &Plan, record: &Record) -> Resul
         let said = Said::of(client, &job).await?;
         let judged = [
             end(&job, wish, record),
+            whole(&job, wish),
             said.points(&job, wish),
             said.lines(&job, wish, record),
         ];
@@ -78,10 +79,16 @@ fn gpus(jobs: &[v1::Job]) -> Result<()> {
     };
     for job in jobs {
         for attempt in &job.attempts {
-            for gpu in &attempt.gpu_uuids {
+            let whole = attempt.gpu_uuids.iter().map(|gpu| (gpu, attempt.ended_at));
+            let whole = whole.filter(|_| attempt.tasks.is_empty());
+            let ranks = attempt.tasks.iter().flat_map(|task| {
+                let until = task.ended_at.or(attempt.ended_at);
+                task.gpu_uuids.iter().map(move |gpu| (gpu, until))
+            });
+            for (gpu, until) in whole.chain(ranks) {
                 let span = (
                     micros(attempt.placed_at),
-                    micros(attempt.ended_at),
+                    micros(until),
                     job.job_id,
                     attempt.number,
                 );
@@ -140,6 +147,24 @@ fn end(job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
         job.state()
     );
     attempts(job, record)
+}
+
+/// A gang that completed has done so on all of its nodes.
+fn whole(job: &v1::Job, wish: &Wish) -> Result<()> {
+    let last = job.attempts.last();
+    let Some(last) = last.filter(|_| wish.nodes > 1 && job.state() == JobState::Completed) else {
+        return Ok(());
+    };
+    let well = |task: &&v1::AttemptTask| {
+        let code = task.outcome.as_ref().and_then(|how| how.exit_code);
+        task.started_at.is_some() && code == Some(0)
+    };
+    ensure!(
+        last.tasks.iter().filter(well).count() == usize::try_from(wish.nodes)?,
+        "it completed, and its ranks did not: {:?}",
+        last.tasks
+    );
+    Ok(())
 }
 
 /// Every attempt but the last ended by no fault of its own, and by one that is known.
@@ -213,36 +238,31 @@ impl Said {
                 whole.len()
             );
         }
-        for attempt in &job.attempts {
-            let own = self
-                .all
-                .iter()
-                .filter(|point| point.attempt == attempt.number);
+        for (number, rank) in ranks(job, wish) {
+            let own = |point: &&v1::MetricPoint| (point.attempt, point.rank) == (number, rank);
+            let own = self.all.iter().filter(own);
             let epochs: Vec<u32> = own.map(|point| point.epoch).collect();
             let first = epochs.first().copied().unwrap_or(1);
             let whole: Vec<u32> = (first..).take(epochs.len()).collect();
             ensure!(
                 epochs == whole,
-                "attempt {} reported epochs {epochs:?}",
-                attempt.number
+                "rank {rank} of attempt {number} reported epochs {epochs:?}"
             );
         }
         Ok(())
     }
 
-    /// Each line of an attempt once and in order; all of them where nothing was lost.
+    /// Each line of a rank once and in order; all of them where nothing was lost.
     fn lines(&self, job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
-        for attempt in &job.attempts {
-            let number = attempt.number;
+        for (number, rank) in ranks(job, wish) {
             let mark = format!("line {number} ");
-            let own = self
-                .lines
-                .iter()
-                .filter(|line| line.attempt == number && line.stream() == LogStream::Stdout);
-            let epochs = own.map(|line| {
-                line.text
-                    .strip_prefix(&mark)
-                    .and_then(|rest| rest.parse::<u32>().ok())
+            let own = |line: &&v1::LogLine| (line.attempt, line.rank) == (number, rank);
+            let told = |line: &v1::LogLine| line.text.contains(TOLD);
+            let said = |line: &v1::LogLine| line.stream() == LogStream::Stdout;
+            let mut all = self.lines.iter().filter(own);
+            let epochs = all.clone().filter(|line| said(line)).map(|line| {
+                let epoch = line.text.strip_prefix(&mark);
+                epoch.and_then(|rest| rest.parse::<u32>().ok())
             });
             let epochs: Vec<Option<u32>> = epochs.collect();
             // A disk that is full may take lines of an output, and pieces of them.
@@ -250,14 +270,21 @@ impl Said {
                 let known: Vec<u32> = epochs.into_iter().flatten().collect();
                 ensure!(
                     known.is_sorted_by(|a, b| a < b),
-                    "attempt {number} has lines {known:?}"
+                    "rank {rank} of attempt {number} has lines {known:?}"
                 );
                 continue;
             }
             let first = epochs.first().copied().flatten().unwrap_or(1);
             let whole: Vec<Option<u32>> = (first..).map(Some).take(epochs.len()).collect();
-            ensure!(epochs == whole, "attempt {number} has lines {epochs:?}");
-            let how = attempt.outcome.clone().unwrap_or_default();
+            ensure!(
+                epochs == whole,
+                "rank {rank} of attempt {number} has lines {epochs:?}"
+            );
+            ensure!(
+                wish.nodes < 2 || all.find(|line| said(line) || told(line)).is_none_or(told),
+                "rank {rank} of attempt {number} ran before its gang was whole"
+            );
+            let how = outcome_of(job, (number, rank));
             if how.exit_code == Some(0)
                 && how.failure_class() == FailureClass::Unspecified
                 && !epochs.is_empty()
@@ -265,10 +292,28 @@ impl Said {
                 let last = first.saturating_add(u32::try_from(epochs.len())?) - 1;
                 ensure!(
                     last == wish.epochs,
-                    "attempt {number} completed with lines up to {last}"
+                    "rank {rank} of attempt {number} completed with lines up to {last}"
                 );
             }
         }
         Ok(())
     }
+}
+
+/// The agent's word before a rank of a gang is launched.
+const TOLD: &str = "all nodes of the gang are prepared";
+
+/// Attempts with each of their ranks.
+fn ranks(job: &v1::Job, wish: &Wish) -> Vec<(u32, u32)> {
+    let attempts = job.attempts.iter().map(|attempt| attempt.number);
+    let ranks = attempts.flat_map(|number| (0..wish.nodes).map(move |rank| (number, rank)));
+    ranks.collect()
+}
+
+fn outcome_of(job: &v1::Job, (number, rank): (u32, u32)) -> v1::Outcome {
+    let attempt = job.attempts.iter().find(|one| one.number == number);
+    let of_rank = attempt.and_then(|one| one.tasks.iter().find(|task| task.rank == rank));
+    let of_rank = of_rank.and_then(|task| task.outcome.clone());
+    let whole = attempt.and_then(|one| one.outcome.clone());
+    of_rank.or(whole).unwrap_or_default()
 }

@@ -239,6 +239,7 @@ fn spec(wish: &Wish, bare: bool) -> v1::JobSpec {
         gpus: wish.gpus,
         ..v1::ResourceRequest::default()
     });
+    spec.nodes = wish.nodes;
     spec.grace_period = Some(prost_types::Duration {
         seconds: 1,
         nanos: 0,

@@ -58,6 +58,8 @@ pub(crate) struct Wish {
     /// For its node, however long it is away.
     pub(crate) waits: bool,
     pub(crate) gpus: u32,
+    /// Two is a gang.
+    pub(crate) nodes: u32,
     pub(crate) cancel_after: Option<Duration>,
 }
 
@@ -110,7 +112,16 @@ impl Plan {
         let span = Duration::from_secs(1) * u32::try_from(size.faults).unwrap_or(u32::MAX);
         let gpus: Vec<u32> = (0..size.agents).map(|_| rng.random_range(1..=3)).collect();
         let most = gpus.iter().copied().max().unwrap_or(1);
-        let wishes = (0..size.jobs).map(|_| wish(&mut rng, span, most)).collect();
+        let wishes = (0..size.jobs).map(|_| wish(&mut rng, span, most));
+        let mut wishes: Vec<Wish> = wishes.collect();
+        // Of their own numbers, so that a seed of before is what it was otherwise.
+        let mut of_gangs = StdRng::seed_from_u64(seed ^ 0x6A46);
+        let least = gpus.iter().copied().min().unwrap_or(0);
+        for wish in &mut wishes {
+            if size.agents > 1 && of_gangs.random_bool(0.15) {
+                (wish.nodes, wish.gpus) = (2, wish.gpus.min(least));
+            }
+        }
         let mut faults = Vec::new();
         for _ in 0..size.faults {
             fault(&mut rng, size.agents, span, &mut faults);
@@ -151,6 +162,7 @@ fn wish(rng: &mut StdRng, span: Duration, most_gpus: u32) -> Wish {
         resumes: rng.random_bool(0.4),
         waits: rng.random_bool(0.2),
         gpus: rng.random_range(0..=most_gpus.min(2)),
+        nodes: 1,
         cancel_after: cancelled.then_some(cancel_after),
     }
 }

@@ -93,6 +93,7 @@ fn look(pid: i32) -> Option<Seen> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trainer {
     pub(crate) of: Run,
+    pub(crate) rank: u32,
     pub(crate) shim: Ident,
     pub(crate) trainer: Ident,
 }
@@ -111,11 +112,13 @@ pub(crate) fn trainers(agent: &Path) -> Vec<Trainer> {
     let trainer = |folder: fs::DirEntry| {
         let name = folder.file_name().into_string().ok()?;
         let mut numbers = name.split('-').map(str::parse::<u64>);
-        let (job, attempt) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let mut number = || numbers.next()?.ok();
+        let (job, attempt, rank) = (number()?, number()?, number()?);
         let text = fs::read_to_string(folder.path().join("proc.json")).ok()?;
         let found: Processes = serde_json::from_str(&text).ok()?;
         found.trainer.lives().then_some(Trainer {
             of: (job, u32::try_from(attempt).ok()?),
+            rank: u32::try_from(rank).ok()?,
             shim: found.shim,
             trainer: found.trainer,
         })
@@ -139,6 +142,24 @@ pub(crate) fn gpu_held_twice(seen: &[Seen]) -> Option<String> {
                     ident.pid, process.ident.pid, process.command
                 ));
             }
+        }
+    }
+    None
+}
+
+/// Says which rank of an attempt has two trainers now.
+pub(crate) fn rank_run_twice(trainers: &[Trainer]) -> Option<String> {
+    let mut seen: BTreeMap<(Run, u32), Ident> = BTreeMap::new();
+    for trainer in trainers {
+        let first = *seen
+            .entry((trainer.of, trainer.rank))
+            .or_insert(trainer.trainer);
+        if first != trainer.trainer && first.lives() && trainer.trainer.lives() {
+            let (first, second) = (first.pid, trainer.trainer.pid);
+            return Some(format!(
+                "rank {} of attempt {:?} has processes {first} and {second}",
+                trainer.rank, trainer.of
+            ));
         }
     }
     None

@@ -145,6 +145,7 @@ impl World {
     /// Looks at what may never be, at any moment.
     fn watch(&mut self) {
         let conflict = processes::gpu_held_twice(&processes::all());
+        let conflict = conflict.or_else(|| processes::rank_run_twice(&self.trainers()));
         if let Some(conflict) = conflict.filter(|_| !self.conflict) {
             self.conflict = true;
             self.record.finding(conflict);
@@ -262,11 +263,14 @@ impl World {
     }
 
     fn pick(&self, pick: usize) -> Option<Trainer> {
-        let agents = 1..self.fleet.hosts.len();
-        let all: Vec<_> = agents
-            .flat_map(|agent| processes::trainers(&self.fleet.data(agent)))
-            .collect();
+        let all = self.trainers();
         all.get(pick % all.len().max(1)).copied()
+    }
+
+    fn trainers(&self) -> Vec<Trainer> {
+        let agents = 1..self.fleet.hosts.len();
+        let all = agents.flat_map(|agent| processes::trainers(&self.fleet.data(agent)));
+        all.collect()
     }
 
     fn thaw(&mut self) {

@@ -87,6 +87,9 @@ impl Checker {
         for job in &jobs {
             self.job(job, accepted)?;
         }
+        if plan.cluster.honest {
+            yards.iter().try_for_each(|yard| fits(&jobs, yard))?;
+        }
         whole(&jobs, yards)
     }
 
@@ -215,6 +218,33 @@ fn jobs(store: &Store) -> Result<Vec<Job>> {
 fn ends(attempt: &Attempt) -> Vec<Option<TaskEnd>> {
     let parts = attempt.parts().map(|(_, part)| part.end.clone());
     parts.collect()
+}
+
+/// INV-02 where it counts: what runs on a machine is no more than it has, also when it came back with less.
+fn fits(jobs: &[Job], yard: &Yard) -> Result<()> {
+    let (node, has) = (yard.name(), yard.has());
+    let (mut cpus, mut memory) = (0, 0);
+    yard.look(|processes| {
+        for process in processes {
+            let (id, number) = process.of;
+            for gpu in &process.gpus {
+                ensure!(
+                    has.gpus.iter().any(|has| has.uuid == *gpu),
+                    "INV-02: attempt {id}/{number} runs with GPU {gpu}, which {node} has no more"
+                );
+            }
+            let job = jobs.iter().find(|job| job.id.0 == id);
+            let wants = job.map(|job| job.spec.resources.clone());
+            let wants = wants.unwrap_or_default();
+            cpus += wants.cpus;
+            memory += wants.memory_bytes;
+        }
+        ensure!(
+            cpus <= has.cpus && memory <= has.memory_bytes,
+            "INV-02: {cpus} CPUs and {memory} bytes are in use on {node}, which has {has:?}"
+        );
+        Ok(())
+    })
 }
 
 /// INV-05: a trainer has all that its rank was given, on the node where that is, and nothing else; no rank of a gang runs

@@ -26,7 +26,7 @@ use trainyard_coordinator::{
 };
 use trainyard_core::resources::Capacity;
 
-use crate::{disk::Disk, plan::Cluster, wire, yard::Yard};
+use crate::{disk::Disk, files::Files, plan::Cluster, wire, yard::Yard};
 
 /// The coordinator's name in the network.
 pub(crate) const COORDINATOR: &str = "coordinator";
@@ -90,6 +90,7 @@ async fn serve(office: &Office) -> String {
 pub(crate) struct Post {
     pub(crate) name: String,
     pub(crate) yard: Yard,
+    pub(crate) files: Files,
     pub(crate) data_dir: PathBuf,
     /// What the machine has when it is asked.
     pub(crate) capacity: Arc<Mutex<Capacity>>,
@@ -108,7 +109,7 @@ pub(crate) async fn agent(post: Post) -> turmoil::Result {
     let (registry, registered) = watch::channel(None);
     let machine = Machine {
         coordinator: format!("http://{COORDINATOR}:{}", wire::PORT),
-        dial: wire::dial(),
+        dial: wire::dial(Some(post.files.clone())),
         token: TOKEN.to_owned(),
         name: post.name.clone(),
         capacity: post.capacity(),
@@ -117,7 +118,7 @@ pub(crate) async fn agent(post: Post) -> turmoil::Result {
         trainers: Arc::new(post.yard.clone()),
         registry,
     };
-    let reports = trainyard_runtime::in_place(reports(post.yard.clone(), registered));
+    let reports = trainyard_runtime::in_place(reports(post.clone(), registered));
     let ended = match simulated::run(machine).await {
         Ok(()) => "it stopped".to_owned(),
         Err(error) => error.to_string(),
@@ -132,7 +133,7 @@ pub(crate) async fn agent(post: Post) -> turmoil::Result {
     clippy::infinite_loop,
     reason = "it ends with its machine, which drops it"
 )]
-async fn reports(yard: Yard, mut registered: watch::Receiver<Option<Registry>>) {
+async fn reports(post: Post, mut registered: watch::Receiver<Option<Registry>>) {
     let registry = match registered.wait_for(Option::is_some).await {
         Ok(registry) => registry.clone(),
         Err(_) => return,
@@ -140,15 +141,16 @@ async fn reports(yard: Yard, mut registered: watch::Receiver<Option<Registry>>) 
     let Some(registry) = registry else { return };
     let router = callbacks::router(registry);
     loop {
-        for call in yard.calls() {
+        for call in post.yard.calls() {
             let request = Request::builder()
                 .method(Method::POST)
                 .uri(call.path.as_str())
                 .body(Body::from(call.body.clone()));
             let Ok(request) = request else { continue };
             let answer = router.clone().oneshot(request).await;
-            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
-                yard.answered(&call);
+            let answered = answer.is_ok_and(|answer| answer.status() == StatusCode::OK);
+            if answered && post.files.gone().is_none() {
+                post.yard.answered(&call);
             }
         }
         tokio::time::sleep(REPORTS).await;

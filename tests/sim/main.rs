@@ -7,6 +7,7 @@
 mod check;
 mod disk;
 mod ends;
+mod files;
 mod hosts;
 mod nature;
 mod plan;

@@ -3,19 +3,45 @@
 //! Pure. What a newer plan has more is drawn from numbers of its own, and drawn only where that plan is asked for: seeds
 //! that are pinned say which plan they mean. Called by the world.
 
-use std::time::Duration;
+mod faults;
+
+use std::{collections::BTreeSet, time::Duration};
 
 use rand::{Rng, SeedableRng as _, rngs::StdRng};
 
 use trainyard_core::job::JobState;
 
-use crate::{disk::Moment, script::Script};
+use crate::{disk::Moment, files::Gone, script::Script};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 3;
+pub(crate) const NEWEST: u32 = 4;
+
+/// A launch takes so long where the plan says nothing else.
+const LAUNCH: Duration = Duration::from_millis(20);
 
 /// All faults are over by then.
 pub(crate) const CALM: Duration = Duration::from_secs(240);
+
+/// What every machine has of it.
+const MEMORY_GIB: u64 = 64;
+
+/// What a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Has {
+    pub(crate) cpus: u32,
+    pub(crate) gpus: u32,
+    pub(crate) memory_gib: u64,
+}
+
+impl Has {
+    pub(crate) fn all_of((cpus, gpus): (u32, u32)) -> Self {
+        Self {
+            cpus,
+            gpus,
+            memory_gib: MEMORY_GIB,
+        }
+    }
+}
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -28,6 +54,11 @@ pub(crate) struct Cluster {
     pub(crate) latency: Duration,
     /// Each frame of so many comes twice; 0 is none.
     pub(crate) twice: u64,
+    /// A launch takes so long.
+    pub(crate) launch: Duration,
+    /// A power cut takes from agents' disks what was not synced, a launch goes on without its agent, and what a machine
+    /// has changes only while it is off.
+    pub(crate) honest: bool,
 }
 
 /// A job that the user wants.
@@ -37,6 +68,7 @@ pub(crate) struct Wish {
     pub(crate) script: Script,
     pub(crate) cpus: u32,
     pub(crate) gpus: u32,
+    pub(crate) memory_gib: u64,
     /// Ranks of a gang, on as many nodes.
     pub(crate) nodes: u32,
     pub(crate) cancel_after: Option<Duration>,
@@ -75,8 +107,10 @@ pub(crate) enum Fault {
     StartAgent(usize),
     /// The machine loses power.
     KillNode(usize),
-    /// It comes back with so many GPUs.
-    StartNode(usize, u32),
+    /// It comes back with this.
+    StartNode(usize, Has),
+    /// The agent, or its machine, is gone with a write that is to last, after so many.
+    FailAgent(usize, u32, Moment, Gone),
     /// One of the living trainers is killed, with its shim or without.
     KillTrainer(usize, usize, bool),
     /// The coordinator's machine loses power.
@@ -116,6 +150,9 @@ impl Plan {
         if number >= 3 {
             plan.join(&mut StdRng::seed_from_u64(seed ^ 0x6A46));
         }
+        if number >= 4 {
+            plan.wear(&mut StdRng::seed_from_u64(seed ^ 0x3EA4));
+        }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
@@ -133,6 +170,8 @@ impl Plan {
             lost_after: rng.random_range(20..=60),
             latency: Duration::from_millis(rng.random_range(2..=200)),
             twice: 0,
+            launch: LAUNCH,
+            honest: false,
         };
         let wishes = (0..rng.random_range(2..=10)).map(|_| wish(&mut rng, &cluster));
         let wishes = wishes.collect();
@@ -140,12 +179,12 @@ impl Plan {
         // Some runs are calm: what fails in them is no fault's doing.
         if rng.random_bool(0.9) {
             for _ in 0..rng.random_range(1..=12) {
-                fault(&mut rng, &cluster, &mut faults);
+                faults::any(&mut rng, &cluster, &mut faults);
             }
         }
         // Nodes that came back with less are repaired, or what was asked of them would wait for ever.
         for (number, node) in cluster.nodes.iter().enumerate() {
-            let whole = Fault::StartNode(number, node.1);
+            let whole = Fault::StartNode(number, Has::all_of(*node));
             let shrunk = |(_, fault): &(Duration, Fault)| {
                 matches!(fault, Fault::StartNode(of, _) if *of == number) && *fault != whole
             };
@@ -192,7 +231,7 @@ impl Plan {
         // A calm run stays calm.
         if !self.faults.is_empty() {
             for _ in 0..rng.random_range(0..=4) {
-                disk_fault(rng, &mut self.faults);
+                faults::of_disks(rng, &mut self.faults);
             }
         }
     }
@@ -212,6 +251,41 @@ impl Plan {
                 wish.cpus = wish.cpus.min(cpus);
                 wish.gpus = wish.gpus.min(gpus);
             }
+        }
+    }
+
+    /// Agents that are gone amid their writes, power cuts that take what was not synced, launches that take long, jobs
+    /// that need memory, and nodes that come back with less of everything.
+    fn wear(&mut self, rng: &mut StdRng) {
+        self.cluster.honest = true;
+        if rng.random_bool(0.5) {
+            self.cluster.launch = Duration::from_millis(rng.random_range(20..=3_000));
+        }
+        for wish in &mut self.wishes {
+            if rng.random_bool(0.5) {
+                wish.memory_gib = rng.random_range(1..=40);
+            }
+        }
+        // A calm run stays calm.
+        if self.faults.is_empty() {
+            return;
+        }
+        let mut shrunk = BTreeSet::new();
+        for _ in 0..rng.random_range(1..=5) {
+            let number = rng.random_range(0..self.cluster.nodes.len());
+            let Some(node) = self.cluster.nodes.get(number) else {
+                continue;
+            };
+            let has = faults::of_writes(rng, (number, *node), &mut self.faults);
+            if has != Has::all_of(*node) {
+                shrunk.insert(number);
+            }
+        }
+        for number in shrunk {
+            let node = self.cluster.nodes.get(number).copied().unwrap_or((1, 0));
+            let whole = Fault::StartNode(number, Has::all_of(node));
+            self.faults.push((CALM, Fault::KillNode(number)));
+            self.faults.push((CALM, whole));
         }
     }
 
@@ -251,78 +325,10 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         script,
         cpus: rng.random_range(1..=most_cpus.min(3)),
         gpus: rng.random_range(0..=most_gpus.min(2)),
+        memory_gib: 0,
         nodes: 1,
         cancel_after: cancel_after.then(|| Duration::from_millis(rng.random_range(0..=40_000))),
         cancel_in: None,
         again: Vec::new(),
     }
-}
-
-/// A fault and its end.
-fn fault(rng: &mut StdRng, cluster: &Cluster, faults: &mut Vec<(Duration, Fault)>) {
-    let node = rng.random_range(0..cluster.nodes.len());
-    let begins = rng.random_range(1_000..=180_000);
-    let short = rng.random_bool(0.5);
-    let lasts = rng.random_range(100..=if short { 8_000 } else { 100_000 });
-    let begin = Duration::from_millis(begins);
-    let end = Duration::from_millis(begins + lasts).min(CALM);
-    let gpus = cluster.nodes.get(node).map_or(0, |node| node.1);
-    let (bad, good) = match rng.random_range(0..11) {
-        0 => (Fault::Cut(node), Some(Fault::Mend(node))),
-        1 => (Fault::Deaf(node), Some(Fault::Mend(node))),
-        2 => (Fault::Mute(node), Some(Fault::Mend(node))),
-        3 => (Fault::Hold(node), Some(Fault::Release(node))),
-        4 | 5 => (Fault::KillAgent(node), Some(Fault::StartAgent(node))),
-        6 => {
-            let fewer = rng.random_bool(0.3) && gpus > 0;
-            let gpus = if fewer { gpus - 1 } else { gpus };
-            (Fault::KillNode(node), Some(Fault::StartNode(node, gpus)))
-        }
-        7 => {
-            let trainer = Fault::KillTrainer(node, rng.random_range(0..3), rng.random_bool(0.5));
-            (trainer, None)
-        }
-        8 => (Fault::KillCoordinator, Some(Fault::StartCoordinator)),
-        9 => {
-            let syncs = rng.random_range(0..20);
-            let fails = Fault::FailDisk(syncs, Moment::Amid);
-            (fails, Some(Fault::StartCoordinator))
-        }
-        _ if rng.random_bool(0.5) => (Fault::FillDisk(0), Some(Fault::StartCoordinator)),
-        _ => {
-            let spans = [-400, -30, 30, 120, 7_200];
-            let seconds = spans.get(rng.random_range(0..5)).copied().unwrap_or(30);
-            (Fault::Jump(seconds), None)
-        }
-    };
-    faults.push((begin, bad));
-    faults.extend(good.map(|good| (end, good)));
-}
-
-/// What happens to the coordinator's disk and to those of agents, with its end.
-fn disk_fault(rng: &mut StdRng, faults: &mut Vec<(Duration, Fault)>) {
-    let begins = rng.random_range(1_000..=180_000);
-    let begin = Duration::from_millis(begins);
-    let end = begin + Duration::from_millis(rng.random_range(100..=60_000));
-    let slow = Duration::from_millis(rng.random_range(100..=5_000));
-    let syncs = rng.random_range(0..20);
-    let (bad, good) = match rng.random_range(0..6) {
-        0 => (Fault::SlowStore(slow), Fault::SlowStore(Duration::ZERO)),
-        1 => (Fault::SlowSpools(slow), Fault::SlowSpools(Duration::ZERO)),
-        2 => (Fault::KillProgram, Fault::StartCoordinator),
-        3 => {
-            let fails = Fault::FailDisk(syncs, Moment::Before);
-            (fails, Fault::StartCoordinator)
-        }
-        4 => {
-            let fails = Fault::FailDisk(syncs, Moment::After);
-            (fails, Fault::StartCoordinator)
-        }
-        _ => {
-            let room = rng.random_range(0..=200_000);
-            (Fault::FillDisk(room), Fault::StartCoordinator)
-        }
-    };
-    faults.push((begin, bad));
-    faults.push((end.min(CALM), good));
 }

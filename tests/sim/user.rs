@@ -92,11 +92,10 @@ impl Accepted {
 /// Submits one job when its time comes, and does to it what is wished; tries until each is done.
 pub(crate) async fn user(
     (number, wish): (usize, Wish),
-    accepted: Accepted,
+    (accepted, caller): (Accepted, Caller),
     trace: Trace,
 ) -> turmoil::Result {
     tokio::time::sleep(wish.at).await;
-    let caller = Caller::default();
     let job = caller.again(|| submit(&caller, number, &wish)).await?;
     accepted.set(number, job);
     trace.note(format!("user: wish {number} is job {job}"));
@@ -125,8 +124,7 @@ pub(crate) async fn user(
 }
 
 /// Looks at what waits, for ever. INV-08: each has a reason, unless it has only just begun to wait.
-pub(crate) async fn onlooker(trace: Trace) -> turmoil::Result {
-    let caller = Caller::default();
+pub(crate) async fn onlooker(caller: Caller, trace: Trace) -> turmoil::Result {
     let mut before: BTreeMap<u64, usize> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -152,9 +150,9 @@ pub(crate) async fn onlooker(trace: Trace) -> turmoil::Result {
 
 type Bearer = MetadataValue<tonic::metadata::Ascii>;
 
-/// Who calls, with the token that it was given.
-#[derive(Debug, Default)]
-struct Caller(Mutex<Option<Bearer>>);
+/// Who calls, with the token that it was given. A clone has the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Caller(Arc<Mutex<Option<Bearer>>>);
 
 impl Caller {
     /// Until it is done, or refused for good.
@@ -179,7 +177,7 @@ impl Caller {
         let url = format!("http://{COORDINATOR}:{}", wire::PORT);
         let connection = Connection::new(&url, ClientTls::default(), Plain::Anywhere);
         let connection = connection.map_err(|error| unavailable(error.to_string()))?;
-        let channel = connection.through(wire::dial()).connect().await;
+        let channel = connection.through(wire::dial(None)).connect().await;
         let channel = channel.map_err(|error| unavailable(error.to_string()))?;
         let known = self
             .0
@@ -229,6 +227,7 @@ async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Stat
         resources: Some(ResourceRequest {
             cpus: wish.cpus,
             gpus: wish.gpus,
+            memory_bytes: wish.memory_gib << 30,
             ..ResourceRequest::default()
         }),
         nodes: wish.nodes,

@@ -15,12 +15,22 @@ use tokio::{
 use trainyard_net::{BoxedWire, Dial, Wire};
 use turmoil::net::{TcpListener, TcpStream};
 
+use crate::files::Files;
+
 /// The coordinator's port.
 pub(crate) const PORT: u16 = 8000;
 /// Connections that wait to be accepted.
 const QUEUE: usize = 64;
 
-struct Turmoil(TcpStream);
+/// A wire, and the machine on this end of it if that is an agent's.
+struct Turmoil(TcpStream, Option<Files>);
+
+impl Turmoil {
+    /// A program that is gone says and hears nothing more.
+    fn is_dead(&self) -> bool {
+        self.1.as_ref().is_some_and(|files| files.gone().is_some())
+    }
+}
 
 impl fmt::Debug for Turmoil {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,6 +46,9 @@ impl AsyncRead for Turmoil {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_dead() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
@@ -46,6 +59,9 @@ impl AsyncWrite for Turmoil {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_dead() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.0).poll_write(context, bytes)
     }
 
@@ -58,12 +74,13 @@ impl AsyncWrite for Turmoil {
     }
 }
 
-/// How hosts connect.
-pub(crate) fn dial() -> Dial {
-    Dial::new(|host, port| {
+/// How hosts connect; agents do from the machine with these files.
+pub(crate) fn dial(from: Option<Files>) -> Dial {
+    Dial::new(move |host, port| {
+        let from = from.clone();
         Box::pin(async move {
             let stream = TcpStream::connect((host, port)).await?;
-            Ok(Box::new(Turmoil(stream)) as BoxedWire)
+            Ok(Box::new(Turmoil(stream, from)) as BoxedWire)
         })
     })
 }
@@ -74,7 +91,7 @@ pub(crate) async fn listen() -> io::Result<mpsc::Receiver<(BoxedWire, SocketAddr
     let (accepted, wires) = mpsc::channel(QUEUE);
     let accepting = async move {
         while let Ok((stream, peer)) = listener.accept().await {
-            let wire: BoxedWire = Box::new(Turmoil(stream));
+            let wire: BoxedWire = Box::new(Turmoil(stream, None));
             if accepted.send((wire, peer)).await.is_err() {
                 return;
             }

@@ -22,11 +22,12 @@ use turmoil::Sim;
 use crate::{
     check::Checker,
     disk,
+    files::{Files, Gone, Machines},
     hosts::{self, COORDINATOR, Office, Post},
     nature,
-    plan::{CALM, Fault, Plan},
+    plan::{CALM, Fault, Has, Plan},
     trace::Trace,
-    user::{self, Accepted},
+    user::{self, Accepted, Caller},
     yard::Yard,
 };
 
@@ -67,6 +68,8 @@ pub(crate) fn run((seed, plan): (u64, Plan), trace: &Trace) -> Result<(u32, u32)
     let folder = folder()?;
     trainyard_runtime::frames_come_twice(plan.cluster.twice);
     let (mut world, office) = World::new(plan, (seed, folder.path()), trace);
+    let files = world.nodes.iter().map(|node| node.post.files.clone());
+    trainyard_runtime::writes_end_as(Box::new(Machines(files.collect())));
     let mut sim = turmoil::Builder::new()
         .simulation_duration(Duration::from_secs(1 << 30))
         .tick_duration(STEP)
@@ -80,12 +83,19 @@ pub(crate) fn run((seed, plan): (u64, Plan), trace: &Trace) -> Result<(u32, u32)
         let post = node.post.clone();
         sim.host(node.name.as_str(), move || hosts::agent(post.clone()));
     }
+    let caller = Caller::default();
+    // Up to plan 3 each logs in by itself, which takes a third of a run's time.
+    let own = |honest| match honest {
+        true => caller.clone(),
+        false => Caller::default(),
+    };
+    let honest = world.plan.cluster.honest;
     for (number, wish) in world.plan.wishes.clone().into_iter().enumerate() {
-        let (accepted, trace) = (world.accepted.clone(), trace.clone());
-        let user = user::user((number, wish), accepted, trace);
+        let known = (world.accepted.clone(), own(honest));
+        let user = user::user((number, wish), known, trace.clone());
         sim.client(format!("user-{number}"), user);
     }
-    sim.client("onlooker", user::onlooker(trace.clone()));
+    sim.client("onlooker", user::onlooker(own(honest), trace.clone()));
     world.run(&mut sim)?;
     Ok((world.first_sync, world.disk.syncs()))
 }
@@ -103,16 +113,16 @@ fn folder() -> Result<tempfile::TempDir> {
     }
 }
 
-fn capacity(node: usize, (cpus, gpus): (u32, u32)) -> Capacity {
+fn capacity(node: usize, has: Has) -> Capacity {
     let gpu = |number| Gpu {
         uuid: format!("GPU-{node}-{number}"),
         model: "Simulated H100".to_owned(),
         memory_bytes: 80 << 30,
     };
     Capacity {
-        cpus,
-        memory_bytes: 64 << 30,
-        gpus: (0..gpus).map(gpu).collect(),
+        cpus: has.cpus,
+        memory_bytes: has.memory_gib << 30,
+        gpus: (0..has.gpus).map(gpu).collect(),
     }
 }
 
@@ -131,9 +141,13 @@ impl World {
         };
         drop(fs::create_dir_all(&office.data_dir));
         let nodes = plan.cluster.nodes.iter().enumerate();
-        let nodes = nodes.map(|(number, has)| Node::new(number, *has, (folder, trace)));
+        let nodes = nodes.map(|(number, has)| {
+            let has = capacity(number, Has::all_of(*has));
+            Node::new((number, has), &plan, (seed, folder, trace))
+        });
+        let nodes = nodes.collect();
         let world = Self {
-            nodes: nodes.collect(),
+            nodes,
             rng: StdRng::seed_from_u64(seed ^ 0xFA17),
             plan,
             disk,
@@ -168,6 +182,7 @@ impl World {
             }
             sim.step()
                 .map_err(|error| anyhow!("a host has failed: {error}"))?;
+            self.bury(sim);
             self.restart_the_ended(sim);
             self.check(&yards)?;
             let wishes = self.plan.wishes.len();
@@ -197,6 +212,22 @@ impl World {
                 self.checker.store(&store, &self.plan, world)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whoever is gone amid a write is gone.
+    fn bury(&mut self, sim: &mut Sim<'_>) {
+        for node in &mut self.nodes {
+            let running = sim.is_host_running(node.name.as_str());
+            let Some(gone) = node.post.files.gone().filter(|_| running) else {
+                continue;
+            };
+            self.trace
+                .note(format!("{}: gone amid a write: {gone:?}", node.name));
+            sim.crash(node.name.as_str());
+            if gone == Gone::Power {
+                node.power_off();
+            }
         }
     }
 
@@ -235,27 +266,27 @@ impl World {
             Fault::KillNode(node) => {
                 self.kill_agent(sim, *node);
                 if let Some(node) = self.nodes.get_mut(*node) {
-                    node.on = false;
-                    node.post.yard.reboot();
+                    node.power_off();
                 }
             }
-            Fault::StartNode(number, gpus) => {
-                let cpus = self
-                    .plan
-                    .cluster
-                    .nodes
-                    .get(*number)
-                    .map_or(1, |node| node.0);
+            Fault::StartNode(number, has) => {
+                let honest = self.plan.cluster.honest;
                 if let Some(node) = self.nodes.get_mut(*number) {
-                    node.on = true;
-                    let has = capacity(*number, (cpus, *gpus));
-                    *node
-                        .post
-                        .capacity
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner) = has;
+                    let is_on = std::mem::replace(&mut node.on, true);
+                    if !(is_on && honest) {
+                        *node
+                            .post
+                            .capacity
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner) = capacity(*number, *has);
+                    }
                 }
                 self.start_agent(sim, *number);
+            }
+            Fault::FailAgent(node, writes, moment, gone) => {
+                if let Some(node) = self.nodes.get(*node) {
+                    node.post.files.fail_after(*writes, *moment, *gone);
+                }
             }
             Fault::KillTrainer(node, which, shim_too) => {
                 if let Some(node) = self.nodes.get(*node) {
@@ -314,7 +345,9 @@ impl World {
         let Some(node) = self.nodes.get(node).filter(|node| node.on) else {
             return;
         };
+        node.post.files.calm();
         if !sim.is_host_running(node.name.as_str()) {
+            node.post.files.boot();
             sim.bounce(node.name.as_str());
         }
     }
@@ -353,13 +386,25 @@ fn tear(data_dir: &Path, length: usize) {
 }
 
 impl Node {
-    fn new(number: usize, has: (u32, u32), (folder, trace): (&Path, &Trace)) -> Self {
+    fn new(
+        (number, has): (usize, Capacity),
+        plan: &Plan,
+        (seed, folder, trace): (u64, &Path, &Trace),
+    ) -> Self {
         let name = format!("node-{number}");
         let (ended, has_ended) = watch::channel(None);
+        let data_dir = folder.join(&name);
+        let honest = plan.cluster.honest;
+        let seed = seed ^ 0xD15C ^ ((number as u64) << 48);
+        let files = Files::new(data_dir.clone(), seed, honest);
+        let capacity = Arc::new(Mutex::new(has));
+        let launch = (plan.cluster.launch, honest);
+        let machine = (files.clone(), Arc::clone(&capacity));
         let post = Post {
-            yard: Yard::new(&name, trace.clone()),
-            data_dir: folder.join(&name),
-            capacity: Arc::new(Mutex::new(capacity(number, has))),
+            yard: Yard::new(&name, (machine, launch), trace.clone()),
+            files,
+            data_dir,
+            capacity,
             name: name.clone(),
             ended,
         };
@@ -369,5 +414,12 @@ impl Node {
             on: true,
             ended: has_ended,
         }
+    }
+
+    /// No process is left, and of the files what was waited for.
+    fn power_off(&mut self) {
+        self.on = false;
+        self.post.yard.reboot();
+        self.post.files.cut();
     }
 }

@@ -4,9 +4,11 @@
 //! it where shims do, in the files of the task's folder. Called by the agent (`Trainers`) and by the world, which lets
 //! time pass.
 
+mod launches;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,23 +16,15 @@ use std::{
 };
 
 use serde::Serialize;
-use trainyard_agent::exec::{
-    ExitRecord, LaunchSpec, ProcIdent, ProcRecord,
-    launch::{LaunchError, Launched},
-    trainers::{Trainers, Waiting},
-    watch::{ShimVanished, Stop, StopError},
-};
+use trainyard_agent::exec::{ExitRecord, LaunchSpec, ProcIdent};
 
-use crate::{nature, script::Script, trace::Trace};
+use trainyard_core::resources::Capacity;
 
-/// How soon the end of a process is noticed.
-const LOOK: Duration = Duration::from_millis(50);
+use crate::{files::Files, nature, script::Script, trace::Trace};
+
 /// A rank whose gang is broken fails so many microseconds later, with this exit code.
 const NOTICE: u64 = 5_000_000;
 pub(crate) const ALONE: i32 = 1;
-/// How long a launch takes.
-const LAUNCH: Duration = Duration::from_millis(20);
-
 /// A process that lives.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -68,9 +62,23 @@ pub(crate) struct Call {
     pub(crate) body: String,
 }
 
+/// A shim that is about to start its trainer.
+#[derive(Debug)]
+struct Birth {
+    at: u64,
+    spec: LaunchSpec,
+}
+
+/// A machine: its disk, and what it has when it is asked.
+pub(crate) type Machine = (Files, Arc<Mutex<Capacity>>);
+
 #[derive(Debug)]
 struct State {
     node: String,
+    machine: Machine,
+    /// How long a launch takes, and whether it goes on without its agent.
+    launch: (Duration, bool),
+    births: BTreeMap<PathBuf, Birth>,
     now: u64,
     boot: u32,
     next_pid: i32,
@@ -87,9 +95,16 @@ struct State {
 pub(crate) struct Yard(Arc<Mutex<State>>);
 
 impl Yard {
-    pub(crate) fn new(node: &str, trace: Trace) -> Self {
+    pub(crate) fn new(
+        node: &str,
+        (machine, launch): (Machine, (Duration, bool)),
+        trace: Trace,
+    ) -> Self {
         Self(Arc::new(Mutex::new(State {
             node: node.to_owned(),
+            machine,
+            launch,
+            births: BTreeMap::new(),
             now: 0,
             boot: 1,
             next_pid: 100,
@@ -112,6 +127,7 @@ impl Yard {
     pub(crate) fn reboot(&self) {
         let mut state = self.state();
         state.boot += 1;
+        state.births.clear();
         let gone = std::mem::take(&mut state.processes);
         state.broken.extend(gone.values().map(|process| process.of));
     }
@@ -141,6 +157,16 @@ impl Yard {
         }
     }
 
+    /// What it has now.
+    pub(crate) fn has(&self) -> Capacity {
+        let state = self.state();
+        let capacity = &state.machine.1;
+        capacity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Looks at what lives.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &Process>) -> T) -> T {
         look(&mut self.state().processes.values())
@@ -165,6 +191,8 @@ impl Yard {
     pub(crate) fn advance(&self, now: Duration) {
         let mut state = self.state();
         state.now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        state.machine.0.at(state.now);
+        state.bear();
         let tasks: Vec<PathBuf> = state.processes.keys().cloned().collect();
         for task in tasks {
             state.advance(&task);
@@ -188,77 +216,6 @@ impl Yard {
             };
             *told = call.epoch.max(*told);
         }
-    }
-
-    fn is_free(&self, task: &Path) -> Result<(), LaunchError> {
-        match self.state().processes.get(task) {
-            Some(process) => Err(LaunchError::AlreadyRunning {
-                task_dir: task.to_path_buf(),
-                pid: process.pid,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn begin(&self, task: &Path, spec: &LaunchSpec) -> Result<Launched, LaunchError> {
-        self.is_free(task)?;
-        let mut state = self.state();
-        let failed = |reason: &str| LaunchError::Failed {
-            program: "simulated-trainer".to_owned(),
-            reason: reason.to_owned(),
-        };
-        let script = Script::of(&spec.argv).ok_or_else(|| failed("its arguments are none"))?;
-        let pid = state.next_pid;
-        state.next_pid += 2;
-        let process = state.process(pid, script, spec);
-        let record = ProcRecord {
-            shim: state.ident(pid),
-            trainer: state.ident(pid + 1),
-            cgroup: None,
-        };
-        let unwritten = |source| LaunchError::Folder {
-            task_dir: task.to_path_buf(),
-            source,
-        };
-        write(&task.join("proc.json"), &record).map_err(unwritten)?;
-        File::create(task.join("output.log")).map_err(unwritten)?;
-        let ((job, attempt), began) = (process.of, process.began);
-        let node = &state.node;
-        let said = format!("{node}: trainer of {job}/{attempt} starts after epoch {began}");
-        state.trace.note(said);
-        state.began.insert(process.of, began);
-        state.processes.insert(task.to_path_buf(), process);
-        Ok(Launched {
-            shim: record.shim,
-            trainer: record.trainer,
-            child: None,
-        })
-    }
-
-    /// None while it lives.
-    fn exit(&self, task: &Path, shim: &ProcIdent) -> Option<Result<ExitRecord, ShimVanished>> {
-        let state = self.state();
-        let same = |process: &Process| process.pid == shim.pid && shim.boot_id == state.boot_id();
-        if state.processes.get(task).is_some_and(same) {
-            return None;
-        }
-        let unreadable = |source| ShimVanished::Unreadable {
-            task_dir: task.to_path_buf(),
-            source,
-        };
-        Some(match fs::read(task.join("exit.json")) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|error| unreadable(io::Error::other(error)))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(ShimVanished::TrainerGone {
-                    task_dir: task.to_path_buf(),
-                    pid: shim.pid,
-                    killed: 0,
-                })
-            }
-            Err(error) => Err(unreadable(error)),
-        })
     }
 }
 
@@ -299,6 +256,12 @@ impl Process {
 }
 
 impl State {
+    /// A file that the shim writes.
+    fn write(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
+        let (files, _capacity) = &self.machine;
+        files.of_shim(path, || write(path, value))
+    }
+
     fn boot_id(&self) -> String {
         format!("{}-boot-{}", self.node, self.boot)
     }
@@ -392,7 +355,7 @@ impl State {
         if code != Some(0) {
             self.broken.insert(process.of);
         }
-        let written = write(&task.join("exit.json"), &record);
+        let written = self.write(&task.join("exit.json"), &record);
         self.trace.note(format!(
             "{}: trainer of {job}/{attempt} ends code={code:?} signal={signal:?} written={}",
             self.node,
@@ -401,7 +364,7 @@ impl State {
     }
 }
 
-/// A file that a shim writes, with the time of the simulation on it.
+/// With the time of the simulation on it.
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(&serde_json::to_vec(value)?)?;
@@ -413,64 +376,4 @@ fn output(task: &Path, at: u64, text: &str) {
     let file = File::options().append(true).open(task.join("output.log"));
     let record = format!("{at} o {}\n{text}\n", text.len());
     drop(file.and_then(|mut file| file.write_all(record.as_bytes())));
-}
-
-impl Trainers for Yard {
-    fn launch<'w>(
-        &'w self,
-        task_dir: &'w Path,
-        spec: &'w LaunchSpec,
-    ) -> Waiting<'w, Result<Launched, LaunchError>> {
-        Box::pin(async move {
-            self.is_free(task_dir)?;
-            for name in ["exit.json", "proc.json"] {
-                fs::remove_file(task_dir.join(name)).ok();
-            }
-            write(&task_dir.join("launch.json"), spec).map_err(|source| LaunchError::Folder {
-                task_dir: task_dir.to_path_buf(),
-                source,
-            })?;
-            tokio::time::sleep(LAUNCH).await;
-            self.begin(task_dir, spec)
-        })
-    }
-
-    fn wait_exit<'w>(
-        &'w self,
-        task_dir: &'w Path,
-        shim: &'w ProcIdent,
-    ) -> Waiting<'w, Result<ExitRecord, ShimVanished>> {
-        Box::pin(async move {
-            loop {
-                if let Some(ended) = self.exit(task_dir, shim) {
-                    return ended;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        })
-    }
-
-    fn request_stop(
-        &self,
-        task_dir: &Path,
-        _shim: &ProcIdent,
-        grace: Duration,
-    ) -> Result<Stop, StopError> {
-        let mut state = self.state();
-        let now = state.now;
-        let Some(process) = state.processes.get_mut(task_dir) else {
-            return Ok(Stop::AlreadyGone);
-        };
-        let grace = u64::try_from(grace.as_micros()).unwrap_or(u64::MAX);
-        let takes = if process.script.stubborn {
-            grace
-        } else {
-            100_000.min(grace)
-        };
-        let at = now.saturating_add(takes);
-        process.ends_at = Some(process.ends_at.map_or(at, |before| before.min(at)));
-        Ok(Stop::Asked)
-    }
-
-    fn keep_ready(&self) {}
 }

@@ -77,6 +77,19 @@ fn what_a_rank_of_a_gang_has_given_back_is_given_out_once_whoever_restarts() {
     pinned("3", &["25", "29", "32", "38"]);
 }
 
+/// What a node had lost while it was off was used by what had been placed there before: a GPU, memory, CPUs.
+#[test]
+fn nothing_starts_on_a_node_that_came_back_with_less_beyond_what_it_has() {
+    pinned("4", &["37", "39", "40"]);
+}
+
+/// A slow disk of the coordinator, and a cancel that met the kill of a trainer with its shim: one seed for each fault of
+/// those that found them.
+#[test]
+fn a_job_always_has_a_reason_to_wait_and_a_cancel_outlives_its_trainer() {
+    pinned("2", &["167", "129"]);
+}
+
 #[test]
 fn a_power_cut_at_any_sync_of_the_store_loses_nothing() {
     passed(&["--sweep", "--seed", "1", "--stride", "40"]);

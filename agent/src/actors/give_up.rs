@@ -39,6 +39,7 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
         tracing::warn!(%task, words, "a task that is given up");
     }
     node.ports.give_back(task);
+    node.slots.give_back(task);
     let spool = node.board.spool_of(task);
     let end = TaskEnd {
         error: Some(format!(

@@ -15,6 +15,7 @@ use crate::{
     environment::EnvironmentStore,
     exec::trainers::Trainers,
     ports::Ports,
+    slots::Slots,
     spares::Spares,
 };
 
@@ -44,6 +45,8 @@ pub struct Node {
     pub spares: Spares,
     /// What a task may tell before the coordinator takes it, in bytes.
     pub spool_bytes: u64,
+    /// What its trainers take of it.
+    pub slots: Slots,
     /// Where gangs meet on it.
     pub ports: Ports,
     /// Its GPUs, and when one that was held is free.

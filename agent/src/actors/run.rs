@@ -295,6 +295,7 @@ impl State {
             let look = move || Ok((folder.processes()?, folder.launched()?, folder.has_shim()?));
             match blocking(look).await? {
                 (Some((processes, since)), ..) => {
+                    self.args.node.slots.keep(&self.args.order);
                     self.shim = Some(processes.shim);
                     return Ok(Some(Input::Started(since)));
                 }

@@ -207,7 +207,11 @@ impl Desk {
         self.last.truncate(LAST_LINES - 1);
         self.complete_last_lines().await;
         let path = self.output.clone();
-        let emptied = blocking(move || File::options().write(true).open(path)?.set_len(0)).await;
+        let empty = move || {
+            let file = File::options().write(true).open(&path)?;
+            trainyard_runtime::lasting(&path, &[], |_| file.set_len(0))
+        };
+        let emptied = blocking(empty).await;
         if let Err(error) = emptied {
             tracing::warn!(task = %self.task, %error, "the output cannot be emptied");
         }

@@ -52,6 +52,15 @@ pub(super) fn of_stop(stop: &Stop) -> String {
     format!("stopping: {why}; the trainer has {seconds} s to end by itself")
 }
 
+/// The node has less than when the task was placed on it. It is sound, and the coordinator knows by now what it has: this is
+/// no failed launch of its own.
+pub(super) fn too_small(node: &str, why: &str) -> Failure {
+    Failure {
+        error: format!("node {node} came back with less than the task was given: {why}"),
+        fault: Fault::Shared,
+    }
+}
+
 /// Why there is no process. What cannot be executed is the job's fault.
 pub(super) fn not_launched(error: &LaunchError) -> Failure {
     let fault = match error {

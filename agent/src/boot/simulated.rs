@@ -27,6 +27,7 @@ use crate::{
     exec::trainers::Trainers,
     link::{self, Access, Identity, LinkState},
     ports::{PortRange, Ports},
+    slots::Slots,
     spares::Spares,
 };
 
@@ -121,6 +122,7 @@ async fn node(
         board: Board::default(),
         spares: Spares::below(&data_dir),
         spool_bytes: SPOOL,
+        slots: Slots::new(machine.capacity.clone()),
         ports: Ports::new(PortRange::default()),
         room: Room::default(),
         gpus: Gpus {

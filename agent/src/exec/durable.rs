@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use trainyard_runtime::lasting;
+
 /// Replaces `path` by `value` as JSON, durably.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write(path, value, 0o666)
@@ -19,9 +21,10 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()>
 pub(crate) fn write_json_for_now<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let temporary = draft(path);
-    let mut file = create(&temporary, 0o666)?;
-    file.write_all(&bytes)?;
-    std::fs::rename(&temporary, path)
+    lasting(&temporary, &bytes, |bytes| {
+        create(&temporary, 0o666)?.write_all(bytes)
+    })?;
+    lasting(path, &[], |_| std::fs::rename(&temporary, path))
 }
 
 /// As [`write_json`], for its owner's eyes only.
@@ -32,14 +35,18 @@ pub(crate) fn write_private_json<T: Serialize>(path: &Path, value: &T) -> io::Re
 fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let temporary = draft(path);
-    let mut file = create(&temporary, mode)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    lasting(&temporary, &bytes, |bytes| {
+        let mut file = create(&temporary, mode)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    })?;
+    lasting(path, &[], |_| {
+        std::fs::rename(&temporary, path)?;
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    })
 }
 
 /// The file that stands in the draft's place already is written over: a file that is made anew costs more (see

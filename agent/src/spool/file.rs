@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use trainyard_core::record::{Progress, Record};
 use trainyard_core::thin::Coarse;
+use trainyard_runtime::lasting;
 
 use super::error::SpoolError;
 use super::frame::{self, Next, Spooled};
@@ -130,7 +131,9 @@ impl TaskSpool {
             places.push(self.head.len + bytes.len() as u64);
             frame::encode(seq, *source_offset, record, &mut bytes)?;
         }
-        if let Err(source) = self.writer.write_all(&bytes) {
+        let writer = &mut self.writer;
+        let written = lasting(&self.path, &bytes, |bytes| writer.write_all(bytes));
+        if let Err(source) = written {
             self.cut(self.head.len);
             return Err(SpoolError::from_io("write", &self.path, source));
         }
@@ -194,10 +197,16 @@ impl TaskSpool {
             return Ok(());
         }
         self.syncs += 1;
-        if let Err(source) = self.name().and_then(|()| self.writer.sync_data()) {
+        let folder = self.path.parent().filter(|_| self.unnamed);
+        let synced = lasting(&self.path, &[], |_| {
+            folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+            self.writer.sync_data()
+        });
+        if let Err(source) = synced {
             self.roll_back();
             return Err(SpoolError::from_io("flush", &self.path, source));
         }
+        self.unnamed = false;
         self.durable = self.head;
         self.fresh_keys.clear();
         Ok(())
@@ -264,7 +273,10 @@ impl TaskSpool {
                 .truncate(false)
                 .open(&self.ack_path)?,
         };
-        file.write_all_at(format!("{seq:<20}\n").as_bytes(), 0)?;
+        let note = format!("{seq:<20}\n");
+        lasting(&self.ack_path, note.as_bytes(), |bytes| {
+            file.write_all_at(bytes, 0)
+        })?;
         self.ack_file = Some(file);
         Ok(())
     }
@@ -305,17 +317,6 @@ impl TaskSpool {
         self.syncs
     }
 
-    /// Has the file's name on disk.
-    fn name(&mut self) -> io::Result<()> {
-        if self.unnamed
-            && let Some(folder) = self.path.parent()
-        {
-            File::open(folder)?.sync_all()?;
-        }
-        self.unnamed = false;
-        Ok(())
-    }
-
     fn scan(&mut self) -> Result<(), SpoolError> {
         let mut reader = reader_at(&self.reader, &self.path, 0)?;
         loop {
@@ -333,8 +334,7 @@ impl TaskSpool {
             }
         }
         if self.head.len > 0 {
-            self.writer
-                .sync_data()
+            lasting(&self.path, &[], |_| self.writer.sync_data())
                 .map_err(|source| SpoolError::from_io("flush", &self.path, source))?;
         }
         self.durable = self.head;
@@ -354,8 +354,7 @@ impl TaskSpool {
             return Err(self.damaged(place, self.head.last_seq + 1));
         }
         tracing::warn!(path = %self.path.display(), bytes = rest.len(), "torn end of the spool dropped");
-        self.reader
-            .set_len(place)
+        lasting(&self.path, &[], |_| self.reader.set_len(place))
             .map_err(|source| SpoolError::from_io("shorten", &self.path, source))
     }
 
@@ -418,7 +417,7 @@ impl TaskSpool {
     }
 
     fn cut(&mut self, len: u64) {
-        if let Err(error) = self.reader.set_len(len) {
+        if let Err(error) = lasting(&self.path, &[], |_| self.reader.set_len(len)) {
             tracing::error!(path = %self.path.display(), %error, "a failed write cannot be taken back");
             self.broken = true;
         }

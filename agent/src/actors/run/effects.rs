@@ -59,6 +59,10 @@ impl State {
             Ok(spec) => spec,
             Err(failure) => return Ok(Input::Failed(failure)),
         };
+        if let Err(why) = self.args.node.slots.take(&self.args.order) {
+            tracing::warn!(task = %self.args.order.task, %why, "a task is not started: the node came back with less");
+            return Ok(Input::Failed(words::too_small(&self.args.node.name, &why)));
+        }
         let trainers = &self.args.node.trainers;
         let launched = trainers.launch(self.folder.path(), &spec).await;
         trainers.keep_ready();
@@ -244,6 +248,7 @@ impl State {
         }
         self.detail.clear();
         self.args.node.ports.give_back(self.args.order.task);
+        self.args.node.slots.give_back(self.args.order.task);
         self.report();
         tracing::info!(task = %self.args.order.task, code = ended.end.exit_code, signal = ended.end.signal, "task has ended");
         myself.stop(None);
