@@ -346,6 +346,7 @@ fn service(
         public_url: config.storage.public_url.clone(),
         limits: Limits {
             open_jobs: u64::from(config.limits.open_jobs),
+            queued: config.scheduling.queued(),
             streams: count(config.limits.streams),
             streams_per_caller: count(config.limits.streams_per_caller),
             page_rows: count(config.limits.page_rows),

@@ -24,6 +24,9 @@ use crate::{
     trackers::{Board, Trackers, TrackersArgs, TrackersMsg},
 };
 
+/// Of so many of the newest jobs the scheduler learns at a start for how long jobs like them run.
+const REMEMBERED: usize = 1_000;
+
 /// The way to the three actors.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -205,6 +208,9 @@ fn resume(store: &Store, tree: &Tree) -> Result<(), ActorProcessingErr> {
         jobs = waiting.len() + others.len(),
         "jobs that are not over"
     );
+    let newest = store.newest_jobs(REMEMBERED)?;
+    let ended = newest.into_iter().filter(|job| job.state.is_terminal());
+    tree.scheduler.cast(SchedulerMsg::Ended(ended.collect()))?;
     tree.scheduler.cast(SchedulerMsg::Waiting(waiting))?;
     for job in others {
         let id = job.id;

@@ -66,6 +66,8 @@ pub enum SchedulerMsg {
     JobIs(Box<Job>),
     /// What waits already, when the coordinator starts.
     Waiting(Vec<QueuedJob>),
+    /// Jobs that had ended before the coordinator started: what is known of jobs like them. Newest first.
+    Ended(Vec<Job>),
     /// A node is connected, with what it knows of tasks.
     NodeUp(Box<NodeUp>),
     /// A task that nobody wanted has ended on a node.
@@ -86,6 +88,8 @@ pub enum SchedulerMsg {
     Alarm,
     /// Why a job waits.
     Reason(JobId, RpcReplyPort<Option<String>>),
+    /// How many jobs of a project wait.
+    WaitingOf(i64, RpcReplyPort<u64>),
     /// What nodes hold.
     View(RpcReplyPort<Vec<NodeView>>),
 }
@@ -168,6 +172,13 @@ impl Actor for Scheduler {
                 state.dirty = true;
                 jobs.into_iter().for_each(|job| state.waits(job));
             }
+            SchedulerMsg::Ended(jobs) => {
+                for job in jobs.iter().rev() {
+                    if let Some(ran) = job.ran() {
+                        state.planner.learn(&job.queued(), ran);
+                    }
+                }
+            }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
             SchedulerMsg::Address(name, address) => {
@@ -187,6 +198,11 @@ impl Actor for Scheduler {
             SchedulerMsg::Solve => return state.solve(&myself),
             SchedulerMsg::Alarm => state.rings(),
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
+            SchedulerMsg::WaitingOf(project, reply) => {
+                let waiting = state.planner.queue().iter();
+                let of_project = waiting.filter(|queued| queued.project == Some(project));
+                answer(reply, u64::try_from(of_project.count()).unwrap_or(u64::MAX));
+            }
             SchedulerMsg::View(reply) => answer(reply, state.view()),
         }
         if std::mem::take(&mut state.dirty) {

@@ -4,6 +4,7 @@
 //! do. Called by `grpc` and `rest`.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -46,10 +47,12 @@ use crate::{
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
 /// How much is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Jobs that have not ended.
     pub open_jobs: u64,
+    /// Jobs that wait, by project, where that is limited.
+    pub queued: BTreeMap<i64, u32>,
     /// Streams followed at once.
     pub streams: usize,
     /// Of them by one caller.

@@ -22,6 +22,7 @@ use crate::{
     actors::{
         ask,
         jobs::{JobsMsg, RequestKey, Submission},
+        scheduler::SchedulerMsg,
     },
     datasets,
 };
@@ -79,6 +80,7 @@ impl Service {
         let indices = indices.and_then(|text| Indices::parse(&text).ok());
         let size = indices.as_ref().map_or(1, Indices::size);
         let _place = self.admit(size.into())?;
+        self.admit_to_project(&spec, size).await?;
         let wish = Wish {
             request: &spec.resources,
             nodes: spec.nodes,
@@ -101,6 +103,26 @@ impl Service {
         key.map_or(Ok(()), |asked| self.same_request(&asked))?;
         self.telemetry().submitted();
         Ok(job)
+    }
+
+    /// Whether so many more jobs may wait in the project. Submissions at the same moment may pass it by as many.
+    async fn admit_to_project(&self, spec: &JobSpec, more: u32) -> Result<(), ApiError> {
+        let limits = &self.limits().queued;
+        let limit = spec
+            .project_id
+            .and_then(|project| Some((project, *limits.get(&project)?)));
+        let Some((project, most)) = limit else {
+            return Ok(());
+        };
+        let question = |reply| SchedulerMsg::WaitingOf(project, reply);
+        let waiting = ask(&self.tree().scheduler, question).await?;
+        if waiting.saturating_add(more.into()) <= most.into() {
+            return Ok(());
+        }
+        let words = format!(
+            "{waiting} jobs of project {project} wait already, and it may have {most} (scheduling.projects.{project}.queued); try again when some have started"
+        );
+        Err(ApiError::new(Kind::Exhausted, words))
     }
 
     /// The job that a submission with this key has become.

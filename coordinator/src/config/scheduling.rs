@@ -53,8 +53,6 @@ pub struct ProjectConfig {
     pub share: u32,
     /// GPUs of its own; beyond them it borrows.
     pub gpus: Option<u32>,
-    /// GPU-hours of its own; beyond them it borrows.
-    pub gpu_hours: Option<u32>,
     /// Whether it may borrow.
     pub borrow: bool,
     /// Jobs that run at once.
@@ -68,7 +66,6 @@ impl Default for ProjectConfig {
         Self {
             share: 1,
             gpus: None,
-            gpu_hours: None,
             borrow: true,
             running: None,
             queued: None,
@@ -102,6 +99,15 @@ impl Scheduling {
         }
     }
 
+    /// Jobs that may wait at once, of projects of which that is limited.
+    #[must_use]
+    pub fn queued(&self) -> BTreeMap<i64, u32> {
+        let projects = self.projects.iter();
+        projects
+            .filter_map(|(id, project)| Some((id.parse().ok()?, project.queued?)))
+            .collect()
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |words: String| Err(ConfigError::Check(words));
         let least = [
@@ -123,9 +129,9 @@ impl Scheduling {
                     "scheduling.projects.{id}.share must be at least 1; limit a project by gpus or running"
                 ));
             }
-            if !project.borrow && project.gpus.is_none() && project.gpu_hours.is_none() {
+            if !project.borrow && project.gpus.is_none() {
                 return refuse(format!(
-                    "scheduling.projects.{id}: borrow = false needs gpus or gpu_hours, beyond which it would borrow"
+                    "scheduling.projects.{id}: borrow = false needs gpus, beyond which it would borrow"
                 ));
             }
         }
@@ -138,7 +144,7 @@ impl ProjectConfig {
         ProjectRule {
             share: self.share.into(),
             gpus: self.gpus,
-            gpu_hours: self.gpu_hours.map(f64::from),
+            gpu_hours: None,
             borrow: self.borrow,
             running: self.running,
             queued: self.queued,

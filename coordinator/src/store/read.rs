@@ -152,6 +152,18 @@ impl Store {
         Ok((waiting, others))
     }
 
+    /// So many of the newest jobs, newest first.
+    pub fn newest_jobs(&self, count: usize) -> Result<Vec<Job>, ReadError> {
+        let jobs = self.read()?.open_table(JOBS)?;
+        let newest = jobs.iter()?.rev().take(count);
+        newest
+            .map(|entry| {
+                let (id, bytes) = entry?;
+                decode_job(id.value(), bytes.value())
+            })
+            .collect()
+    }
+
     /// Points and lines that were ever stored.
     pub fn totals(&self) -> Result<(u64, u64), ReadError> {
         let counters = self.read()?.open_table(COUNTERS)?;

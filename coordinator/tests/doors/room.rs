@@ -1,5 +1,6 @@
 //! Jobs that make room for others: they are told to go, wait, and go on where they were.
 
+use tonic::Code;
 use trainyard_core::{retry::RetryPolicy, spec::JobSpec};
 use trainyard_proto::v1;
 
@@ -141,4 +142,40 @@ async fn a_task_that_has_not_heard_that_it_is_to_make_room_hears_of_it_again() {
         (stop.task, stop.cause()),
         (Some(task), v1::StopCause::Preempted)
     );
+}
+
+#[tokio::test]
+async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_stands() {
+    let world = World::with(|config| {
+        let limited = trainyard_coordinator::config::ProjectConfig {
+            queued: Some(2),
+            ..Default::default()
+        };
+        config.scheduling.projects.insert("1".to_owned(), limited);
+    });
+    let world = world.await;
+    let project = world.project("vision").await;
+    assert_eq!(project, 1);
+    let spec = || JobSpec {
+        project_id: Some(project),
+        ..whole(0, false)
+    };
+    submit(&world, spec()).await;
+    submit(&world, spec()).await;
+    let request = v1::SubmitJobRequest {
+        spec: Some(spec().into()),
+        ..v1::SubmitJobRequest::default()
+    };
+    let refused = world
+        .jobs()
+        .await
+        .submit_job(request)
+        .await
+        .expect_err("two wait");
+    let words = "2 jobs of project 1 wait already, and it may have 2 (scheduling.projects.1.queued); try again when some have started";
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::ResourceExhausted, words)
+    );
+    submit(&world, whole(0, false)).await;
 }

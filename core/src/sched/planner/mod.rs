@@ -260,6 +260,15 @@ impl Planner {
         }
     }
 
+    /// A job like this has run for so long, before the coordinator was started.
+    pub fn learn(&mut self, queued: &QueuedJob, ran: Duration) {
+        let asked = self.submission(queued);
+        let gpus = asked.ask.gang.gpus();
+        let history = &mut self.policy.history;
+        let class = history.class(&asked.user, &asked.project, &asked.name, gpus);
+        history.ended(class, whole(ran));
+    }
+
     /// A job waits. Told twice, it stands once.
     pub fn queued(&mut self, now: Timestamp, queued: QueuedJob) {
         let job = queued.job;
