@@ -120,6 +120,12 @@ pub(crate) enum ClientCommand {
         #[arg(long)]
         array: bool,
     },
+    /// Say why a job waits, until when, and what would start it now
+    Explain {
+        /// The job's number
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
     /// Register, list and remove datasets that jobs name by their id; see their snapshots
     #[command(subcommand)]
     Dataset(DatasetCommand),

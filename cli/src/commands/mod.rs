@@ -3,6 +3,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod dataset;
+pub(crate) mod explain;
 mod follow;
 pub(crate) mod jobs;
 pub(crate) mod login;
@@ -61,6 +62,7 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Logs(args) => Box::pin(logs::run(context, args)).await,
         ClientCommand::Metrics(args) => Box::pin(metrics::run(context, args)).await,
         ClientCommand::Cancel { ids, array } => cancel::run(context, ids, array).await,
+        ClientCommand::Explain { id } => explain::run(context, id).await,
         ClientCommand::Dataset(command) => Box::pin(dataset::run(context, command)).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Node(command) => node::run(context, command).await,

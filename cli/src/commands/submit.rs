@@ -202,6 +202,9 @@ pub(crate) struct SubmitArgs {
     /// Follow the job and exit with its outcome (see `trainyard help exit-codes`)
     #[arg(long)]
     wait: bool,
+    /// Say where it would start at once, or why it would wait and until when; nothing is submitted
+    #[arg(long, conflicts_with_all = ["wait", "quiet"])]
+    dry_run: bool,
     /// Print only the job's number
     #[arg(short, long)]
     quiet: bool,
@@ -221,6 +224,9 @@ enum Mode {
 pub(crate) async fn run(context: &Context<'_>, args: SubmitArgs) -> anyhow::Result<Exit> {
     // Before anybody is asked for a connection, the job has to be readable.
     let spec = specification(&args)?;
+    if args.dry_run {
+        return super::explain::foresee(context, spec).await;
+    }
     if args.wait && spec.indices.is_some() {
         let words = "--wait follows one job; leave it out for an array, and see its jobs with `trainyard jobs`";
         return Err(CliError::Usage(words.to_owned()).into());

@@ -15,7 +15,9 @@ use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
     job::{Event, Job, JobState},
     resources::Capacity,
-    sched::{Allocation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy},
+    sched::{
+        Allocation, Explanation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy,
+    },
     secret::Secret,
     time::Timestamp,
 };
@@ -57,6 +59,15 @@ pub struct NodeUp {
     pub runs: BTreeSet<(JobId, AttemptNo)>,
 }
 
+/// What would become of a job.
+#[derive(Clone, Debug)]
+pub struct Foreseen {
+    /// Where it would start at once.
+    pub nodes: Option<Vec<NodeName>>,
+    /// Why it would wait.
+    pub why: Option<Explanation>,
+}
+
 /// What the scheduler takes.
 #[derive(Debug)]
 pub enum SchedulerMsg {
@@ -88,6 +99,10 @@ pub enum SchedulerMsg {
     Alarm,
     /// Why a job waits.
     Reason(JobId, RpcReplyPort<Option<String>>),
+    /// All about why a job waits.
+    Explain(JobId, RpcReplyPort<Option<Box<Explanation>>>),
+    /// What would become of a job.
+    Foresee(Box<QueuedJob>, RpcReplyPort<Box<Foreseen>>),
     /// How many jobs of a project wait.
     WaitingOf(i64, RpcReplyPort<u64>),
     /// What nodes hold.
@@ -198,6 +213,14 @@ impl Actor for Scheduler {
             SchedulerMsg::Solve => return state.solve(&myself),
             SchedulerMsg::Alarm => state.rings(),
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
+            SchedulerMsg::Explain(job, reply) => {
+                let why = state.planner.explain(clock::now(), job);
+                answer(reply, why.map(Box::new));
+            }
+            SchedulerMsg::Foresee(queued, reply) => {
+                let (nodes, why) = state.planner.foresee(clock::now(), *queued);
+                answer(reply, Box::new(Foreseen { nodes, why }));
+            }
             SchedulerMsg::WaitingOf(project, reply) => {
                 let waiting = state.planner.queue().iter();
                 let of_project = waiting.filter(|queued| queued.project == Some(project));

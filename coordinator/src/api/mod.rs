@@ -8,6 +8,7 @@ mod agents;
 mod backup;
 mod datasets;
 mod error;
+mod explain;
 mod figures;
 mod follow;
 pub mod grpc;
@@ -29,6 +30,7 @@ pub mod users;
 
 pub use agents::{AgentPolicy, NewJoinToken};
 pub use error::ApiError;
+pub use explain::{Explained, Holder, ShortNode, because};
 pub use nodes::Node;
 pub use reads::{Page, Points};
 pub use service::{Jobs, JobsPage, Limits, Service, ServiceArgs};

@@ -81,14 +81,7 @@ impl Service {
         let size = indices.as_ref().map_or(1, Indices::size);
         let _place = self.admit(size.into())?;
         self.admit_to_project(&spec, size).await?;
-        let wish = Wish {
-            request: &spec.resources,
-            nodes: spec.nodes,
-            placement: &spec.placement,
-        };
-        if let Some(unfit) = self.tree().offers.misfit(wish) {
-            return Err(ApiError::field(unfit.field(), unfit.to_string()));
-        }
+        self.could_ever(&spec)?;
         let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
@@ -103,6 +96,19 @@ impl Service {
         key.map_or(Ok(()), |asked| self.same_request(&asked))?;
         self.telemetry().submitted();
         Ok(job)
+    }
+
+    /// Refuses what no nodes could ever hold, with the nearest that they could.
+    pub(super) fn could_ever(&self, spec: &JobSpec) -> Result<(), ApiError> {
+        let wish = Wish {
+            request: &spec.resources,
+            nodes: spec.nodes,
+            placement: &spec.placement,
+        };
+        match self.tree().offers.misfit(wish) {
+            Some(unfit) => Err(ApiError::field(unfit.field(), unfit.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Whether so many more jobs may wait in the project. Submissions at the same moment may pass it by as many.
@@ -158,7 +164,7 @@ impl Service {
     }
 
     /// Each job that is waited for must be one that the caller may see, and that may still do what is waited for.
-    fn awaited(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
+    pub(super) fn awaited(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
         let mut found = Vec::new();
         for (field, jobs) in [("after", &spec.after), ("after_any", &spec.after_any)] {
             for id in jobs {

@@ -23,6 +23,8 @@ mod emulators;
 #[cfg(test)]
 mod ended;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod files;

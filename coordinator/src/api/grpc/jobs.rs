@@ -17,7 +17,7 @@ use trainyard_proto::{
 
 use super::caller;
 use crate::{
-    api::{ApiError, Jobs, Page, Service},
+    api::{ApiError, Explained, Jobs, Page, Service, ShortNode, because},
     store::{Sizable, StoredLine, StoredPoint},
 };
 
@@ -104,6 +104,36 @@ impl JobService for JobDoor {
         };
         let job = Some(job.into());
         Ok(Response::new(v1::CancelJobResponse { job, told }))
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<v1::ExplainJobRequest>,
+    ) -> Answer<v1::ExplainJobResponse> {
+        let caller = caller(&self.0, &request)?;
+        let id = JobId(request.into_inner().job_id);
+        let (job, why) = self.0.explain(&caller, id).await?;
+        Ok(Response::new(v1::ExplainJobResponse {
+            explanation: why.map(explanation),
+            job: Some(job.into()),
+        }))
+    }
+
+    async fn foresee_job(
+        &self,
+        request: Request<v1::ForeseeJobRequest>,
+    ) -> Answer<v1::ForeseeJobResponse> {
+        let caller = caller(&self.0, &request)?;
+        let missing = || ApiError::field("spec", "is missing; say what is to be run");
+        let spec = request.into_inner().spec.ok_or_else(missing)?;
+        let (spec, wrong) = job_spec(spec);
+        well_formed(&spec, wrong)?;
+        let foreseen = self.0.foresee(&caller, spec).await;
+        let (nodes, why) = foreseen.map_err(below_spec)?;
+        Ok(Response::new(v1::ForeseeJobResponse {
+            nodes,
+            explanation: why.map(explanation),
+        }))
     }
 
     type WatchJobStream = Streamed<v1::WatchJobResponse>;
@@ -335,6 +365,51 @@ fn by_text<T: Sizable>(rows: Vec<T>) -> Vec<Vec<T>> {
         }
     }
     groups
+}
+
+fn explanation(why: Explained) -> v1::Explanation {
+    let Explained { why, nodes } = why;
+    let [early, middle, late] = match why.expected {
+        Some(moments) => moments.map(|then| Some(timestamp(then))),
+        None => [const { None }; 3],
+    };
+    let place = why.place.map(|place| v1::QueuePlace {
+        ahead: u64::try_from(place.ahead).unwrap_or(u64::MAX),
+        waiting: u64::try_from(place.waiting).unwrap_or(u64::MAX),
+        because: because(&place),
+    });
+    let changes = why.changes.into_iter().map(|change| v1::SuggestedChange {
+        field: change.field.to_owned(),
+        from: change.from,
+        to: change.to,
+    });
+    v1::Explanation {
+        reason: why.words,
+        place,
+        short_nodes: nodes.into_iter().map(short_node).collect(),
+        changes: changes.collect(),
+        expected_early: early,
+        expected_middle: middle,
+        expected_late: late,
+    }
+}
+
+fn short_node(node: ShortNode) -> v1::ShortNode {
+    let holders = node.holders.into_iter().map(|holder| {
+        let (epoch, total_epochs) = holder.epochs.unwrap_or_default();
+        v1::Holder {
+            job_id: holder.job.0,
+            epoch,
+            total_epochs,
+            expected_end: holder.ends.map(timestamp),
+        }
+    });
+    v1::ShortNode {
+        node: node.short.node.0,
+        lacks: node.short.lacks,
+        holders: holders.collect(),
+        others: u32::try_from(node.others).unwrap_or(u32::MAX),
+    }
 }
 
 /// What of a page fits into one message, and whether there is more.

@@ -249,18 +249,24 @@ fn of_projects(method: &str, target: &Target) -> Vec<u8> {
 fn of_jobs(method: &str, target: &Target) -> Vec<u8> {
     let job_id = target.job();
     match method {
-        "JobService/SubmitJob" => {
+        "JobService/SubmitJob" | "JobService/ForeseeJob" => {
             let spec = trainyard_core::spec::JobSpec {
                 framework: "command".into(),
                 command: vec!["/bin/true".into()],
                 project_id: target.project,
                 ..trainyard_core::spec::JobSpec::default()
             };
-            v1::SubmitJobRequest {
-                spec: Some(spec.into()),
-                idempotency_key: String::new(),
+            match method {
+                "JobService/ForeseeJob" => v1::ForeseeJobRequest {
+                    spec: Some(spec.into()),
+                }
+                .encode_to_vec(),
+                _ => v1::SubmitJobRequest {
+                    spec: Some(spec.into()),
+                    idempotency_key: String::new(),
+                }
+                .encode_to_vec(),
             }
-            .encode_to_vec()
         }
         "JobService/ListJobs" => v1::ListJobsRequest {
             project_id: target.project,
@@ -275,7 +281,8 @@ fn of_jobs(method: &str, target: &Target) -> Vec<u8> {
         .encode_to_vec(),
         "JobService/WatchJob" => v1::WatchJobRequest { job_id }.encode_to_vec(),
         // The number of the job is the first field of each.
-        "JobService/ListMetrics"
+        "JobService/ExplainJob"
+        | "JobService/ListMetrics"
         | "JobService/StreamMetrics"
         | "JobService/ListLogs"
         | "JobService/StreamLogs" => v1::GetJobRequest { job_id }.encode_to_vec(),

@@ -68,6 +68,10 @@ GET:/training/jobs/{job}/metrics               JobService/ListMetrics          4
 GET:/training/jobs/{job}/metric-schema         -                               401  404 404 404 200 200  200 200 200  404 200
 GET:/training/jobs/{job}/logs                  JobService/ListLogs             401  404 404 404 200 200  200 200 200  404 200
 -#{job}                                        JobService/StreamLogs           401  404 404 404 200 200  200 200 200  404 200
+-#{job}                                        JobService/ExplainJob           401  404 404 404 200 200  200 200 200  404 200
+-#{theirs}                                     JobService/ExplainJob           401  404 404 404 200 200  404 404 404  404 404
+-#own                                          JobService/ForeseeJob           401  403 200 200 200 200  200 200 200  200 200
+-#{project}                                    JobService/ForeseeJob           401  404 404 404 200 200  403 200 200  404 200
 GET:/training/jobs/{job}/checkpoints           -                               401  404 404 404 200 200  200 200 200  404 200
 GET:/validation/jobs/{job}/results             -                               401  404 404 404 200 200  200 200 200  404 200
 GET:/validation/jobs/{job}/summary             -                               401  404 404 404 200 200  200 200 200  404 200

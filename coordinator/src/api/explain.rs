@@ -1,0 +1,191 @@
+//! Why jobs wait, and what would become of one: what the scheduler knows, with what holders' own progress says.
+//!
+//! Decides nothing about jobs. Called by the gRPC door.
+
+use std::time::Duration;
+
+use trainyard_core::{
+    access::Permission,
+    ids::JobId,
+    job::{Event, Job},
+    sched::{Explanation, Short, policy::Place},
+    spec::JobSpec,
+    time::Timestamp,
+};
+use trainyard_proto::status::Kind;
+
+use super::{ApiError, Caller, Service, access::Target, reader::Reader};
+use crate::{
+    actors::{ask, scheduler::SchedulerMsg},
+    clock, datasets,
+};
+
+/// A job that holds something where another waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Which.
+    pub job: JobId,
+    /// How far it is, of how many epochs.
+    pub epochs: Option<(u32, u32)>,
+    /// When it ends, if it goes on as it did.
+    pub ends: Option<Timestamp>,
+}
+
+/// A node that could hold a task of the job, and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShortNode {
+    /// What is short there.
+    pub short: Short,
+    /// Who holds something there, of those that the caller may see.
+    pub holders: Vec<Holder>,
+    /// How many others do.
+    pub others: usize,
+}
+
+/// Why a job waits.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// What the scheduler says.
+    pub why: Explanation,
+    /// Node by node.
+    pub nodes: Vec<ShortNode>,
+}
+
+impl Service {
+    /// Why a job waits; nothing of one that does not.
+    ///
+    /// # Errors
+    /// When there is no such job, or the caller may not see it.
+    pub async fn explain(
+        &self,
+        caller: &Caller,
+        id: JobId,
+    ) -> Result<(Job, Option<Explained>), ApiError> {
+        let job = self.job(caller, id).await?;
+        let question = |reply| SchedulerMsg::Explain(id, reply);
+        let why = ask(&self.tree().scheduler, question).await?;
+        let why = why.map(|why| self.explained(caller, *why)).transpose()?;
+        Ok((job, why))
+    }
+
+    /// Where a job would start at once, or why it would wait. Nothing is submitted, and nothing is prepared.
+    ///
+    /// # Errors
+    /// As a submit's, but for what only shows when it is submitted: its dataset, and room for one more job.
+    pub async fn foresee(
+        &self,
+        caller: &Caller,
+        mut spec: JobSpec,
+    ) -> Result<(Vec<String>, Option<Explained>), ApiError> {
+        let violations = spec.check();
+        if !violations.is_empty() {
+            return Err(ApiError::invalid(violations));
+        }
+        datasets::fits(&spec, None)?;
+        self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
+        self.awaited(caller, &spec)?;
+        self.could_ever(&spec)?;
+        // Of an array its first job.
+        spec.indices = None;
+        let now = clock::now();
+        let job = Job::accepted(JobId(u64::MAX), spec, caller.user.email.clone(), now);
+        let step = job.step(now, Event::Prepared);
+        let step = step.map_err(|error| ApiError::new(Kind::Internal, error.to_string()))?;
+        let queued = Box::new(step.job.queued());
+        let question = |reply| SchedulerMsg::Foresee(queued, reply);
+        let foreseen = ask(&self.tree().scheduler, question).await?;
+        let nodes = foreseen.nodes.unwrap_or_default();
+        let why = foreseen.why.filter(|_| nodes.is_empty());
+        let why = why.map(|why| self.explained(caller, why)).transpose()?;
+        Ok((nodes.into_iter().map(|node| node.0).collect(), why))
+    }
+
+    fn explained(&self, caller: &Caller, why: Explanation) -> Result<Explained, ApiError> {
+        let reader = self.reader(caller);
+        let now = clock::now();
+        let nodes: Result<Vec<_>, ApiError> = why
+            .short
+            .iter()
+            .map(|short| self.short_node(&reader, short, now))
+            .collect();
+        let nodes = reader.checked(nodes?)?;
+        Ok(Explained { why, nodes })
+    }
+
+    fn short_node(
+        &self,
+        reader: &Reader,
+        short: &Short,
+        now: Timestamp,
+    ) -> Result<ShortNode, ApiError> {
+        let mut holders = Vec::new();
+        for id in &short.holders {
+            let job = self.store().job(*id)?;
+            holders.extend(
+                job.filter(|job| reader.reads(self.store(), job))
+                    .map(|job| holder(&job, now)),
+            );
+        }
+        Ok(ShortNode {
+            others: short.holders.len() - holders.len(),
+            short: short.clone(),
+            holders,
+        })
+    }
+}
+
+/// By its own progress: each epoch takes as long as those before it did.
+fn holder(job: &Job, now: Timestamp) -> Holder {
+    let progress = job
+        .progress
+        .as_ref()
+        .filter(|progress| progress.total_epochs > 0);
+    let epochs = progress.map(|progress| (progress.epoch, progress.total_epochs));
+    let started = job.live().and_then(|attempt| attempt.started_at());
+    let first = job.live().and_then(|attempt| attempt.first_epoch);
+    let ends = epochs.zip(started).and_then(|((epoch, total), started)| {
+        let before = first.unwrap_or(1).saturating_sub(1);
+        let done = epoch.checked_sub(before).filter(|done| *done > 0)?;
+        let an_epoch = now.since(started) / done;
+        let left: Duration = an_epoch * total.saturating_sub(epoch);
+        Some(now.plus(left))
+    });
+    Holder {
+        job: job.id,
+        epochs,
+        ends,
+    }
+}
+
+/// By what a waiting job stands where it does, in words.
+#[must_use]
+pub fn because(place: &Place) -> String {
+    let mut words = Vec::new();
+    if place.guarded {
+        words.push("it has waited so long that it goes before others of its priority".to_owned());
+    }
+    if place.borrows {
+        words.push("its project would use more than its own".to_owned());
+    }
+    let like = if place.own {
+        "jobs like it"
+    } else {
+        "jobs of its width"
+    };
+    words.push(match (place.known_by, place.left) {
+        (Some(ends), Some([_, middle, _])) => format!(
+            "{ends} {like} have ended, half of those that got as far within {} s more",
+            middle.round()
+        ),
+        (_, _) => {
+            "nothing is known yet of jobs like it, so it goes by how long it has run".to_owned()
+        }
+    });
+    if place.factor > 1.05 {
+        words.push(format!(
+            "its project has had {:.1} times its share lately",
+            place.factor
+        ));
+    }
+    words.join("; ")
+}

@@ -1,0 +1,125 @@
+//! Why a job waits, as whoever asks is told; and what would become of one that is not submitted.
+
+use tonic::Code;
+use trainyard_core::{resources::ResourceRequest, spec::JobSpec};
+use trainyard_proto::v1;
+
+use crate::{
+    agent::{Agent, epoch},
+    world::World,
+};
+
+fn asks(cpus: u32) -> JobSpec {
+    JobSpec {
+        framework: "command".into(),
+        command: vec!["train".into()],
+        resources: ResourceRequest {
+            cpus,
+            ..ResourceRequest::default()
+        },
+        ..JobSpec::default()
+    }
+}
+
+async fn submit(world: &World, spec: JobSpec) -> u64 {
+    let request = v1::SubmitJobRequest {
+        spec: Some(spec.into()),
+        ..v1::SubmitJobRequest::default()
+    };
+    let submitted = world.jobs().await.submit_job(request).await;
+    let submitted = submitted.expect("it is accepted").into_inner();
+    submitted.job.expect("a job").job_id
+}
+
+async fn explain(world: &World, job_id: u64) -> v1::ExplainJobResponse {
+    let request = v1::ExplainJobRequest { job_id };
+    let answer = world.jobs().await.explain_job(request).await;
+    answer.expect("it is there").into_inner()
+}
+
+async fn foresee(world: &World, spec: JobSpec) -> Result<v1::ForeseeJobResponse, tonic::Status> {
+    let request = v1::ForeseeJobRequest {
+        spec: Some(spec.into()),
+    };
+    let answer = world.jobs().await.foresee_job(request).await?;
+    Ok(answer.into_inner())
+}
+
+#[tokio::test]
+async fn who_waits_is_told_who_is_in_the_way_how_far_that_is_and_what_would_start_it_now() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let first = submit(&world, asks(3)).await;
+    let task = agent.run().await.task.expect("a task");
+    let mut data = agent.attach(&world).await;
+    data.deliver(task, 1, &[epoch(1, &[("loss", 0.5)])]).await;
+    let waits = submit(&world, asks(4)).await;
+    let answer = explain(&world, waits).await;
+    let why = answer.explanation.expect("it waits");
+    assert_eq!(
+        why.reason,
+        "waits for cpus: asks for 4, has 1 free on node n1"
+    );
+    let place = why.place.expect("it has a turn");
+    assert_eq!((place.ahead, place.waiting), (0, 1));
+    assert!(
+        place.because.starts_with("nothing is known yet"),
+        "{place:?}"
+    );
+    let [node] = why.short_nodes.as_slice() else {
+        panic!("one node: {:?}", why.short_nodes);
+    };
+    assert_eq!(
+        (node.node.as_str(), node.lacks.as_str()),
+        ("n1", "cpus: asks for 4, has 1")
+    );
+    let [holder] = node.holders.as_slice() else {
+        panic!("one job: {node:?}");
+    };
+    assert_eq!(
+        (holder.job_id, holder.epoch, holder.total_epochs),
+        (first, 1, 2)
+    );
+    assert!(holder.expected_end.is_some());
+    let [change] = why.changes.as_slice() else {
+        panic!("one change: {:?}", why.changes);
+    };
+    assert_eq!(
+        (
+            change.field.as_str(),
+            change.from.as_str(),
+            change.to.as_str()
+        ),
+        ("resources.cpus", "4", "1")
+    );
+    let seconds = |at: Option<prost_types::Timestamp>| at.expect("a moment").seconds;
+    assert!(seconds(why.expected_late) >= seconds(why.expected_early));
+    assert_eq!(explain(&world, first).await.explanation, None, "it runs");
+}
+
+#[tokio::test]
+async fn what_would_become_of_a_job_is_told_before_it_is_submitted() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    submit(&world, asks(3)).await;
+    agent.run().await;
+    let foreseen = foresee(&world, asks(1)).await.expect("it is told");
+    assert_eq!(
+        (foreseen.nodes, foreseen.explanation),
+        (vec!["n1".to_owned()], None)
+    );
+    let foreseen = foresee(&world, asks(2)).await.expect("it is told");
+    assert!(foreseen.nodes.is_empty() && foreseen.explanation.is_some());
+    let never = foresee(&world, asks(5)).await.expect_err("nobody has five");
+    assert_eq!(never.code(), Code::InvalidArgument);
+    let jobs = world
+        .jobs()
+        .await
+        .list_jobs(v1::ListJobsRequest::default())
+        .await;
+    assert_eq!(
+        jobs.expect("a list").into_inner().jobs.len(),
+        1,
+        "nothing was submitted"
+    );
+}
