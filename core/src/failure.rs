@@ -130,8 +130,10 @@ pub fn judge(end: &TaskEnd, completion: Option<&Completion>) -> Outcome {
         Some((class, message)) => (Some(class), message),
         None => (None, String::new()),
     };
+    // A code of 0 beside a failure would say that all was well.
+    let exit_code = end.exit_code.filter(|code| class.is_none() || *code != 0);
     Outcome {
-        exit_code: end.exit_code,
+        exit_code,
         signal: end.signal,
         class,
         message,
@@ -202,6 +204,10 @@ fn words(end: &TaskEnd, failed: Option<&Completion>) -> String {
         (None, None) => "ended without an exit status".to_owned(),
     };
     match failed {
+        Some(word) if end.exit_code == Some(0) && word.error_message.is_empty() => {
+            "the trainer reported a failure".to_owned()
+        }
+        Some(word) if end.exit_code == Some(0) => word.error_message.clone(),
         Some(word) if !word.error_message.is_empty() => {
             format!("{} ({status})", word.error_message)
         }
@@ -251,7 +257,8 @@ mod tests {
         };
         let outcome = judge(&exited(0), Some(&word));
         assert_eq!(outcome.class, Some(FailureClass::User));
-        assert_eq!(outcome.message, "[DatasetError] no images (exit code 0)");
+        assert_eq!(outcome.message, "[DatasetError] no images");
+        assert_eq!(outcome.exit_code, None, "0 would say that all was well");
     }
 
     #[test]

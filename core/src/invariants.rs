@@ -72,7 +72,9 @@ pub fn broken_by(before: &Job, after: &Job) -> Vec<Invariant> {
     let placed = after.attempts.len() > before.attempts.len();
     let runs = after.state == JobState::Running && before.state != JobState::Running;
     let partly = after.live().is_some_and(|live| {
-        let too_few = placed && live.world_size() != after.spec.nodes.max(1);
+        // How many nodes a total of GPUs takes is the policy's to say.
+        let counted = after.spec.placement.gpus_total.is_none();
+        let too_few = placed && counted && live.world_size() != after.spec.nodes.max(1);
         too_few || (runs && live.started_at().is_none())
     });
     if partly {

@@ -211,7 +211,7 @@ fn resume(store: &Store, tree: &Tree) -> Result<(), ActorProcessingErr> {
     let newest = store.newest_jobs(REMEMBERED)?;
     let ended = newest.into_iter().filter(|job| job.state.is_terminal());
     tree.scheduler.cast(SchedulerMsg::Ended(ended.collect()))?;
-    tree.scheduler.cast(SchedulerMsg::Waiting(waiting))?;
+    // Those that hold something first: what they hold, and their places in arrays, are nobody else's.
     for job in others {
         let id = job.id;
         let active = job.state.holds_resources();
@@ -220,5 +220,6 @@ fn resume(store: &Store, tree: &Tree) -> Result<(), ActorProcessingErr> {
             tree.jobs.cast(JobsMsg::Route(id, JobMsg::Wake))?;
         }
     }
+    tree.scheduler.cast(SchedulerMsg::Waiting(waiting))?;
     Ok(())
 }

@@ -28,6 +28,9 @@ use super::{
 };
 use crate::{clock, store::Store};
 
+/// It is looked at least so often when somebody waits for a moment.
+const LONGEST_ALARM: Duration = Duration::from_secs(60);
+
 /// Where to send [`SchedulerMsg`].
 pub type SchedulerRef = ActorRef<SchedulerMsg>;
 
@@ -153,6 +156,8 @@ pub struct State {
     jobs: Option<JobsRef>,
     store: Option<Store>,
     dirty: bool,
+    /// A look at all is on its way to itself.
+    solving: bool,
     /// When the queue is looked at next for jobs whose wait is over.
     alarm: Option<Timestamp>,
 }
@@ -210,7 +215,10 @@ impl Actor for Scheduler {
             }
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
-            SchedulerMsg::Solve => return state.solve(&myself),
+            SchedulerMsg::Solve => {
+                state.solving = false;
+                return state.solve(&myself);
+            }
             SchedulerMsg::Alarm => state.rings(),
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
             SchedulerMsg::Explain(job, reply) => {
@@ -228,8 +236,9 @@ impl Actor for Scheduler {
             }
             SchedulerMsg::View(reply) => answer(reply, state.view()),
         }
-        if std::mem::take(&mut state.dirty) {
+        if std::mem::take(&mut state.dirty) && !state.solving {
             // Behind all that waits already: one solve for the whole burst.
+            state.solving = true;
             myself.cast(SchedulerMsg::Solve)?;
         }
         Ok(())
@@ -377,7 +386,9 @@ impl State {
 
     /// In how long to look again, unless that is seen to.
     fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
-        let next = self.planner.wake(now);
+        // A timer does not know when the clock is set, so it is never set for long.
+        let longest = now.plus(LONGEST_ALARM);
+        let next = self.planner.wake(now).map(|next| next.min(longest));
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
         let next = next.filter(|next| set.is_none_or(|set| *next < set))?;

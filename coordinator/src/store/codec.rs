@@ -16,7 +16,7 @@ use serde::{
 };
 use trainyard_core::{
     ids::{JobId, NodeName, Rank},
-    job::{Attempt, Job, JobState, have_run},
+    job::{Attempt, Job, JobState, have_run, placed_since},
     resources::ResourceRequest,
     sched::{Gate, QueuedJob},
     spec::{ArrayPlace, Placing},
@@ -355,6 +355,7 @@ pub(super) fn queued_from_json(
     };
     Ok(Some(QueuedJob {
         has_run: have_run(attempts, asked),
+        passed: placed_since(&job.attempts, asked),
         placement: job.spec.placement,
         gate: Gate {
             not_before: job.spec.not_before,

@@ -8,8 +8,8 @@ use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTra
 use super::error::ReadError;
 
 /// The schema version that this code writes. 2: blocks, and what each job holds. 3: tasks above rank 0, in rows of jobs,
-/// chunks and blocks.
-pub(super) const SCHEMA: u32 = 3;
+/// chunks and blocks. 4: what jobs ask for beyond their resources, and causes of stops that older programs would not heed.
+pub(super) const SCHEMA: u32 = 4;
 /// Where the schema version stands in `META`.
 pub(super) const SCHEMA_KEY: &str = "store.schema";
 /// Where the instance id stands in `META`.

@@ -403,6 +403,13 @@ impl Attempt {
     }
 }
 
+/// Whether the newest of these attempts was given its place since `asked`.
+#[must_use]
+pub fn placed_since(attempts: &[Attempt], asked: Timestamp) -> bool {
+    let newest = attempts.last();
+    newest.is_some_and(|attempt| attempt.placed_at >= asked)
+}
+
 /// For how long the trainers of these attempts have run that were tried again since `asked`.
 #[must_use]
 pub fn have_run(attempts: &[Attempt], asked: Timestamp) -> Duration {

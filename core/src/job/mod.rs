@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, Heard, Part, have_run};
+pub use attempt::{Attempt, Blame, Heard, Part, have_run, placed_since};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 
@@ -314,6 +314,7 @@ impl Job {
             preemptible: self.spec.preemptible,
             limit: self.spec.time_limit,
             has_run: self.has_run(),
+            passed: attempt::placed_since(&self.attempts, self.asked_at.unwrap_or(self.created_at)),
             placement: self.spec.placement.clone(),
             gate: Gate::of(&self.spec),
         }

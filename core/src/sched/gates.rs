@@ -202,6 +202,10 @@ impl Gates {
     pub fn open(&mut self, now: Timestamp) -> Opened {
         while let Some((then, job)) = self.due.first().copied().filter(|(then, _)| *then <= now) {
             self.due.remove(&(then, job));
+            // It has come, whatever the clock says later.
+            if let Some(gate) = self.held.get_mut(&job) {
+                gate.not_before = None;
+            }
             self.look.insert(job);
         }
         let mut opened = Opened::default();

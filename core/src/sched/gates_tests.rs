@@ -202,3 +202,29 @@ fn a_member_that_waits_for_another_job_leaves_its_place_to_the_next() {
     ended(&mut gates, JobId(11), Standing::Succeeded);
     assert_eq!(numbers(&gates.open(NOON).go), [10]);
 }
+
+#[test]
+fn a_moment_that_has_come_has_come_though_the_clock_is_set_back_afterwards() {
+    let mut gates = Gates::default();
+    let gate = Gate {
+        not_before: Some(later(60)),
+        ..after(&[2])
+    };
+    gates.queued(JobId(5), gate);
+    gates.stands(JobId(2), Standing::Open);
+    assert_eq!(gates.open(later(60)), Opened::default(), "2 still runs");
+    ended(&mut gates, JobId(2), Standing::Succeeded);
+    assert_eq!(numbers(&gates.open(NOON).go), [5]);
+    // So do those of an array who waited for their turn.
+    let mut gates = Gates::default();
+    for index in 0..2 {
+        let gate = Gate {
+            not_before: Some(later(60)),
+            ..member(index, 1)
+        };
+        gates.queued(JobId(10 + u64::from(index)), gate);
+    }
+    assert_eq!(numbers(&gates.open(later(60)).go), [10]);
+    gates.gone(JobId(10));
+    assert_eq!(numbers(&gates.open(NOON).go), [11]);
+}

@@ -46,6 +46,8 @@ pub struct QueuedJob {
     pub limit: Option<Duration>,
     /// For how long it has run already, as far as that was not in vain.
     pub has_run: Duration,
+    /// It has had a place since its user asked for it.
+    pub passed: bool,
     /// Which nodes will do.
     pub placement: Placing,
     /// What stands between it and its consideration.
@@ -71,6 +73,7 @@ impl QueuedJob {
             preemptible: false,
             limit: None,
             has_run: Duration::ZERO,
+            passed: false,
             placement: Placing::default(),
             gate: Gate::default(),
         }

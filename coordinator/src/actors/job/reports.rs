@@ -153,7 +153,8 @@ impl State {
         // Its start reached the node after that, and was heard of before this: in that very session.
         let told = self.told_in.get(&task).is_some_and(|since| *since >= at);
         // As far as that is known after a failure of this actor: of one rank it is when the job began to run.
-        let alone = self.job.state != JobState::Starting && self.job.spec.nodes < 2;
+        let one_task = self.job.live().is_some_and(|live| !live.is_gang());
+        let alone = self.job.state != JobState::Starting && one_task;
         if told || (alone && self.job.state_since >= at) {
             return Ok(());
         }

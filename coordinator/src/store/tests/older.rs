@@ -144,7 +144,7 @@ async fn a_store_of_version_1_has_the_same_rows_and_goes_on() {
     let report = Care::open(&path, true).unwrap().check().unwrap();
     assert_eq!(
         (report.schema, report.problem_count),
-        (3, 0),
+        (4, 0),
         "{:?}",
         report.problems
     );

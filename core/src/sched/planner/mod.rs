@@ -280,7 +280,14 @@ impl Planner {
         let left = self.leaving.remove(&job).is_some();
         self.seats.remove(&job);
         self.release(now, job);
-        let held = self.gates.queued(job, queued.gate.clone());
+        // Who has run since it was asked for was let through, and needs not be so again.
+        let held = match queued.passed {
+            true => {
+                self.gates.runs(job, &queued.gate);
+                false
+            }
+            false => self.gates.queued(job, queued.gate.clone()),
+        };
         self.queue.insert(queued.clone());
         // It goes on to the place that it was promised, if it still asks for the same.
         if left && due && !held && self.policy.leaves_for(job.0, &self.ask_of(&queued)) {
@@ -384,9 +391,15 @@ impl Planner {
         decisions.never = opened.never;
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
-            let ready = |queued: &&QueuedJob| queued.is_due(at) && !self.gates.holds(job);
-            if let Some(queued) = self.queue.get(job).filter(ready).cloned() {
+            let open = |_: &&QueuedJob| !self.gates.holds(job);
+            let Some(queued) = self.queue.get(job).filter(open).cloned() else {
+                continue;
+            };
+            if queued.is_due(at) {
                 self.submit(now, &queued);
+            } else {
+                // The clock was set back since: it is looked at again when its time comes.
+                self.queue.insert(queued);
             }
         }
         // More than once only where the books differed, or somebody goes who had not come.

@@ -359,6 +359,23 @@ fn changed(queued: &QueuedJob, change: &Change) -> QueuedJob {
     queued
 }
 
+#[test]
+fn who_has_run_already_is_not_asked_again_for_what_it_waited_for() {
+    let mut planner = cluster(1);
+    let mut again = job(2, 1, 1);
+    again.gate.after = vec![JobId(1)];
+    planner.queued(at(0), again.clone());
+    assert_eq!(
+        solve(&mut planner, 0).0,
+        [0; 0],
+        "job 1 is not known to have succeeded"
+    );
+    again.passed = true;
+    again.queued_at = at(5);
+    planner.queued(at(5), again);
+    assert_eq!(solve(&mut planner, 5).0, [2]);
+}
+
 /// What can happen.
 #[derive(Clone, Debug)]
 enum Happens {

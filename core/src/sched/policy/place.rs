@@ -157,16 +157,34 @@ impl Shape {
             nodes: Bits::default(),
             found: Vec::new(),
         };
+        let nodes_of = |fabric: &Bits| {
+            let nodes = within.map_or_else(|| fabric.clone(), |only| fabric.and(only));
+            match self.ask.exclusive {
+                true => nodes.and(&cluster.idle),
+                false => nodes,
+            }
+        };
         for layout in self.layouts(cluster) {
             for fabric in &self.fabrics {
                 search.found.clear();
-                search.nodes = within.map_or_else(|| fabric.clone(), |only| fabric.and(only));
-                if self.ask.exclusive {
-                    search.nodes = search.nodes.and(&cluster.idle);
-                }
+                search.nodes = nodes_of(fabric);
                 if search.lay(layout) {
                     return Some(search.found);
                 }
+            }
+        }
+        // Nodes of several sizes: whole nodes of one of them may not be enough.
+        let Gang::Packed { gpus } = self.ask.gang else {
+            return None;
+        };
+        if self.sizes(cluster).len() < 2 {
+            return None;
+        }
+        for fabric in &self.fabrics {
+            search.found.clear();
+            search.nodes = nodes_of(fabric);
+            if search.gather(gpus) {
+                return Some(search.found);
             }
         }
         None
@@ -196,6 +214,34 @@ impl Search<'_> {
     fn lay(&mut self, layout: Layout) -> bool {
         (0..layout.nodes).all(|_| self.part(layout.gpus))
             && (layout.rest == 0 || self.part(layout.rest))
+    }
+
+    /// So many on whatever nodes there are, on as few of them as can be.
+    fn gather(&mut self, gpus: u32) -> bool {
+        let mut left = gpus;
+        while left > 0 {
+            let groups = self.shape.groups.iter();
+            let most = groups.filter_map(|(group, accepted)| {
+                let total = self.cluster.groups[*group].total;
+                let mut sizes = (1..=total.min(left)).rev();
+                let fits = |gpus: &u32| self.best(*group, accepted, *gpus).is_some();
+                sizes
+                    .find(fits)
+                    .map(|gpus| (gpus, *group, accepted.as_slice()))
+            });
+            let most = most.max_by_key(|(gpus, group, _)| (*gpus, std::cmp::Reverse(*group)));
+            let Some((gpus, group, accepted)) = most else {
+                return false;
+            };
+            let Some((node, _)) = self.best(group, accepted, gpus) else {
+                return false;
+            };
+            let pieces = self.carve(node, accepted, gpus);
+            self.found.extend(pieces);
+            self.nodes.set(node, false);
+            left -= gpus;
+        }
+        true
     }
 
     /// One part on one more node.

@@ -339,3 +339,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_total_is_gathered_from_nodes_of_several_sizes_where_no_equal_parts_will_do() {
+    let mut scheduler = Scheduler::new(Config::default());
+    for gpus in [4, 8, 4] {
+        scheduler.add_node(NodeOffer::of_gpus(gpus));
+    }
+    scheduler.submit(0, &job(1, 16));
+    let plan = scheduler.pass(0);
+    let gpus: Vec<u32> = plan.starts[0]
+        .pieces
+        .iter()
+        .map(|piece| piece.gpus)
+        .collect();
+    assert_eq!(gpus, [8, 4, 4]);
+    scheduler.submit(0, &job(2, 1));
+    assert!(scheduler.pass(0).starts.is_empty(), "nothing is left");
+}
