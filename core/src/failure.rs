@@ -130,8 +130,10 @@ pub fn judge(end: &TaskEnd, completion: Option<&Completion>) -> Outcome {
         Some((class, message)) => (Some(class), message),
         None => (None, String::new()),
     };
-    // A code of 0 beside a failure would say that all was well.
-    let exit_code = end.exit_code.filter(|code| class.is_none() || *code != 0);
+    // A code of 0 beside a failure would say that all was well. Who was told to go may end well.
+    let asked = [FailureClass::Cancelled, FailureClass::Preempted];
+    let failed = class.is_some_and(|class| !asked.contains(&class));
+    let exit_code = end.exit_code.filter(|code| !failed || *code != 0);
     Outcome {
         exit_code,
         signal: end.signal,
