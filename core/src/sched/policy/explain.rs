@@ -93,10 +93,14 @@ impl Scheduler {
         heads.filter(move |other| other < head)
     }
 
-    /// Who is looked at before a waiting job, in order.
-    pub(super) fn ahead_of(&self, ix: JobIx) -> Option<Vec<JobIx>> {
+    /// Who is looked at before a waiting job, in order: so many of them.
+    pub(super) fn ahead_of(&self, ix: JobIx, most: usize) -> Option<Vec<JobIx>> {
         let head = self.head_of(ix)?;
         let mut before: Vec<Head> = self.heads_before(&head).collect();
+        if before.len() > most {
+            before.select_nth_unstable(most);
+            before.truncate(most);
+        }
         before.sort_unstable();
         Some(before.into_iter().map(|head| head.job).collect())
     }

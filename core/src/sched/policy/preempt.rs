@@ -14,6 +14,7 @@ use super::{
     dense::{Bits, Table},
     job::{Job, State},
     lanes::Rank,
+    pass::Heads,
     place::Layout,
     plan::{Plan, Preempt},
     reserve::Kept,
@@ -56,15 +57,32 @@ impl Scheduler {
         let all = self
             .last_try
             .is_none_or(|last| now >= last + self.config.round);
-        let mut heads = self.heads(|lane| all || fresh.contains(&lane));
+        let heads = self.heads(|lane| all || fresh.contains(&lane));
         if heads.is_empty() {
             return;
         }
         if all {
             self.last_try = Some(now);
         }
-        let mut standings = self.standings(now);
-        let worst = self.worst(&standings);
+        if let Some(mut standings) = self.standings(now) {
+            self.make_rooms(now, heads, &mut standings, plan);
+            // Who has left it is out of it already.
+            for ix in &self.running {
+                standings.set(*ix, None);
+            }
+            self.standings = standings;
+        }
+    }
+
+    /// Makes room for those whose turn it is, in order.
+    fn make_rooms(
+        &mut self,
+        now: Seconds,
+        mut heads: Heads,
+        standings: &mut Standings,
+        plan: &mut Plan,
+    ) {
+        let worst = self.worst(standings);
         let mut failed: Table<_, bool> = self.lanes.shapes.keys().map(|_| false).collect();
         let mut left = MOST_IN_A_ROUND;
         while let Some(Reverse(head)) = heads.pop() {
@@ -75,11 +93,11 @@ impl Scheduler {
                 continue;
             }
             let claimant = self.claimant(now, head.job);
-            let Some(room) = self.room(&claimant, &standings, &worst) else {
+            let Some(room) = self.room(&claimant, standings, &worst) else {
                 failed[shape] = true;
                 continue;
             };
-            if !self.clear(&claimant, &room, &mut standings, plan) {
+            if !self.clear(&claimant, &room, standings, plan) {
                 failed[shape] = true;
                 continue;
             }
@@ -92,16 +110,24 @@ impl Scheduler {
         }
     }
 
-    /// Who runs, may be touched, and how it stands.
-    fn standings(&self, now: Seconds) -> Standings {
-        let mut standings: Standings = self.jobs.keys().map(|_| None).collect();
-        for ix in &self.running {
-            let job = self.job(*ix);
-            if job.preemptible && now - job.since >= self.config.left_alone() {
-                standings[*ix] = Some(self.standing(now, job));
-            }
+    /// Who runs, may be touched, and how it stands; nothing if there is nobody. The table is as long as all jobs that
+    /// are known, and a pass must not be: it is kept from one to the next.
+    fn standings(&mut self, now: Seconds) -> Option<Standings> {
+        let old_enough = |job: &Job| now - job.since >= self.config.left_alone();
+        let touchable = |ix: &&JobIx| {
+            let job = self.job(**ix);
+            job.preemptible && old_enough(job)
+        };
+        let touchable: Vec<JobIx> = self.running.iter().filter(touchable).copied().collect();
+        if touchable.is_empty() {
+            return None;
         }
-        standings
+        let mut standings = std::mem::take(&mut self.standings);
+        for ix in touchable {
+            let standing = self.standing(now, self.job(ix));
+            standings.set(ix, Some(standing));
+        }
+        Some(standings)
     }
 
     /// Nodes of those who rank worst, the worst first.
@@ -109,9 +135,8 @@ impl Scheduler {
         if self.cluster.len() <= FEW_NODES {
             return Vec::new();
         }
-        let standings = standings
-            .iter()
-            .filter_map(|(ix, standing)| Some((ix, standing.as_ref()?)));
+        let standing = |ix: &JobIx| Some((*ix, standings.get(*ix)?.as_ref()?));
+        let standings = self.running.iter().filter_map(standing);
         let mut order: Vec<(Rank, JobIx)> = standings
             .map(|(ix, standing)| (Rank(-standing.rank), ix))
             .collect();
@@ -233,7 +258,7 @@ impl Scheduler {
         if room.moved.len() > claimant.moves {
             return false;
         }
-        let out = room.out.iter().filter_map(|ix| standings[*ix]);
+        let out = room.out.iter().filter_map(|ix| *standings.get(*ix)?);
         let forced = |victim: &Standing| {
             claimant.standing.guarded
                 || claimant.standing.priority > victim.priority
@@ -248,7 +273,8 @@ impl Scheduler {
         }
         // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
         let by_right = |ix: &&JobIx| {
-            standings[**ix].is_some_and(|victim| {
+            let victim = standings.get(**ix).and_then(Option::as_ref);
+            victim.is_some_and(|victim| {
                 claimant.standing.priority > victim.priority
                     || victim.borrows != claimant.standing.borrows
             })
@@ -271,7 +297,7 @@ impl Scheduler {
                     let place = places.iter().find(|(job, _)| *job == ix);
                     let place = place.map(|(_, pieces)| pieces.clone());
                     self.send_off(claimant, ix, place, plan);
-                    standings[ix] = None;
+                    standings.set(ix, None);
                 }
                 self.lanes.reopen();
                 true

@@ -15,6 +15,7 @@ use super::{
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
+    preempt::Standings,
     projects::{Change, Projects},
 };
 
@@ -40,6 +41,8 @@ pub struct Scheduler {
     /// When the rank of those who wait changes by waiting.
     pub(super) aging: BTreeSet<(Seconds, JobIx)>,
     pub(super) forecasts: Forecasts,
+    /// Empty between passes.
+    pub(super) standings: Standings,
     /// When room was made last, and when that was tried for all.
     pub(super) last_round: Option<Seconds>,
     pub(super) last_try: Option<Seconds>,
