@@ -81,7 +81,10 @@ impl Planner {
             else {
                 return Seat::Gone;
             };
-            match self.carve(name, entry, ix, &pieces).filter(|_| entry.open) {
+            // Whoever wants it alone waits for the last one there, even if that holds no more than a process.
+            let alone = !queued.placement.exclusive || entry.jobs().next().is_none();
+            let carved = self.carve(name, entry, ix, &pieces);
+            match carved.filter(|_| entry.open && alone) {
                 Some(allocation) => allocations.push(allocation),
                 None if entry.jobs().any(|job| self.leaving.contains_key(&job)) => {
                     return Seat::Later;

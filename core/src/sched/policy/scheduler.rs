@@ -101,7 +101,7 @@ impl Scheduler {
             pieces: Vec::new(),
             awaits: Vec::new(),
             partial: false,
-            charged: false,
+            charged: None,
             next_step: 0,
         };
         let ix = match self.vacant.pop() {
@@ -217,16 +217,18 @@ impl Scheduler {
 
     /// From now on its project is charged for it, or is not; told twice, it counts once.
     pub(super) fn charge(&mut self, now: Seconds, ix: JobIx, on: bool) {
-        let job = self.job_mut(ix);
-        if std::mem::replace(&mut job.charged, on) == on {
-            return;
-        }
-        let (project, gpus) = (job.project, job.gpus);
-        let change = if on {
-            Change::Take(gpus)
-        } else {
-            Change::Give(gpus)
+        let job = self.job(ix);
+        let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
+        let project = job.project;
+        let (charged, change) = match (job.charged, on) {
+            (None, true) => {
+                let gpus = held.max(job.gpus);
+                (Some(gpus), Change::Take(gpus))
+            }
+            (Some(gpus), false) => (None, Change::Give(gpus)),
+            (Some(_), true) | (None, false) => return,
         };
+        self.job_mut(ix).charged = charged;
         let half_life = self.config.half_life;
         self.projects.hold(project, change, now, half_life);
     }
@@ -331,9 +333,15 @@ impl Scheduler {
             Rule::Gittins => {
                 let ran = job.ran(now, self.config.restart_cost);
                 let steps = self.steps(job.waited(now, self.config.restart_cost));
-                self.history.rank(job.class, job.gpus, ran, job.preemptible) * steps
+                let gpus = self.least(job);
+                self.history.rank(job.class, gpus, ran, job.preemptible) * steps
             }
         }
+    }
+
+    /// GPUs that a job holds at least: all of its nodes if it wants them alone.
+    pub(super) fn least(&self, job: &Job) -> u32 {
+        self.lanes.shapes[job.shape].least
     }
 
     /// What waiting does to a rank, in steps.
