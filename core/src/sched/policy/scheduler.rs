@@ -79,6 +79,7 @@ impl Scheduler {
         let class = self
             .history
             .class(&asked.user, &asked.project, &asked.name, gpus);
+        self.history.join(class);
         let (shape, lane) = self.lanes.join(&self.cluster, &asked.ask, project);
         let job = Job {
             id: asked.job,
@@ -123,19 +124,19 @@ impl Scheduler {
         let job = self.job(ix);
         let (ran, class) = (job.ran(now, self.config.restart_cost), job.class);
         let was_started = job.runs > 0;
-        self.withdraw(now, number);
+        // While the class is somebody's.
         if was_started {
             self.history.ended(class, ran);
         }
+        self.withdraw(now, number);
     }
 
     /// A job has ended after running for so long, whatever was believed of it.
     pub fn ended(&mut self, now: Seconds, number: u64, ran: Seconds) {
-        let class = self.number(number).map(|ix| self.job(ix).class);
-        self.withdraw(now, number);
-        if let Some(class) = class {
+        if let Some(class) = self.number(number).map(|ix| self.job(ix).class) {
             self.history.ended(class, ran);
         }
+        self.withdraw(now, number);
     }
 
     /// A job is to be known no more, and nothing is learnt from it: it failed by nobody's fault, or asks for something
@@ -145,8 +146,9 @@ impl Scheduler {
             return;
         };
         self.leave(now, ix);
-        let lane = self.job(ix).lane;
+        let (lane, class) = (self.job(ix).lane, self.job(ix).class);
         self.lanes.part(lane);
+        self.history.part(class);
         self.numbers.remove(&number);
         self.jobs[ix] = None;
         self.vacant.push(ix);
