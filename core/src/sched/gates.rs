@@ -191,7 +191,7 @@ impl Gates {
             }) => return,
             Some(entry) if entry.stage == Stage::Through => entry.stage = Stage::Placed(at),
             Some(_) | None => {
-                self.unwatch(job);
+                self.forget(job);
                 self.watch(job, gate);
                 let entry = Entry {
                     gate: gate.clone(),

@@ -272,9 +272,14 @@ fn after_a_start_anew_those_that_run_count_against_their_array() {
     gates.placed(JobId(10), &member(0, 2), NOON);
     gates.placed(JobId(11), &member(1, 2), NOON);
     gates.queued(JobId(12), member(2, 2));
+    gates.queued(JobId(13), member(3, 2));
     assert_eq!(gates.open(NOON), Opened::default());
+    // The store knows better: it has a place, and is next for none.
+    gates.placed(JobId(12), &member(2, 2), NOON);
     ended(&mut gates, JobId(10), Standing::Succeeded);
-    assert_eq!(numbers(&gates.open(NOON).go), [12]);
+    assert_eq!(gates.open(NOON), Opened::default(), "two run still");
+    ended(&mut gates, JobId(11), Standing::Succeeded);
+    assert_eq!(numbers(&gates.open(NOON).go), [13]);
 }
 
 #[test]
