@@ -102,7 +102,7 @@ pub(super) const FIELDS: [Field; 55] = [
         "priority",
         &[],
         Kind::Whole {
-            least: -1_000,
+            least: 0,
             most: 1_000,
         },
     ),

@@ -4,6 +4,8 @@
 //! out: places go to their jobs, and jobs that are to make room are told. It holds no durable state: at start Root tells
 //! it what the store says. If it fails, the process ends and begins again from the store.
 
+mod awaited;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -22,6 +24,7 @@ use trainyard_core::{
     time::Timestamp,
 };
 
+pub use self::awaited::Stood;
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
@@ -30,6 +33,8 @@ use crate::{clock, store::Store};
 
 /// It is looked at least so often when somebody waits for a moment.
 const LONGEST_ALARM: Duration = Duration::from_secs(60);
+/// What a job has not heard is said again after this.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Where to send [`SchedulerMsg`].
 pub type SchedulerRef = ActorRef<SchedulerMsg>;
@@ -106,6 +111,8 @@ pub enum SchedulerMsg {
     Explain(JobId, RpcReplyPort<Option<Box<Explanation>>>),
     /// What would become of a job.
     Foresee(Box<QueuedJob>, RpcReplyPort<Box<Foreseen>>),
+    /// How jobs stand that others wait for, as the store says; asked for under this number.
+    Stood(u64, Vec<(JobId, Stood)>),
     /// How many jobs of a project wait.
     WaitingOf(i64, RpcReplyPort<u64>),
     /// What nodes hold.
@@ -158,6 +165,14 @@ pub struct State {
     dirty: bool,
     /// A look at all is on its way to itself.
     solving: bool,
+    /// Of whom the store is to be asked how they stand.
+    unread: BTreeSet<JobId>,
+    /// Of whom it is being asked, under which number.
+    reading: BTreeMap<JobId, u64>,
+    /// Those of whom it could not say: it is asked again with the next alarm.
+    unreadable: BTreeSet<JobId>,
+    /// How often it was asked.
+    asked: u64,
     /// When the queue is looked at next for jobs whose wait is over.
     alarm: Option<Timestamp>,
 }
@@ -193,11 +208,7 @@ impl Actor for Scheduler {
                 jobs.into_iter().for_each(|job| state.waits(job));
             }
             SchedulerMsg::Ended(jobs) => {
-                for job in jobs.iter().rev() {
-                    if let Some(ran) = job.ran() {
-                        state.planner.learn(&job.queued(), ran);
-                    }
-                }
+                jobs.iter().rev().for_each(|job| state.had_ended(job));
             }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
@@ -230,12 +241,12 @@ impl Actor for Scheduler {
                 answer(reply, Box::new(Foreseen { nodes, why }));
             }
             SchedulerMsg::WaitingOf(project, reply) => {
-                let waiting = state.planner.queue().iter();
-                let of_project = waiting.filter(|queued| queued.project == Some(project));
-                answer(reply, u64::try_from(of_project.count()).unwrap_or(u64::MAX));
+                answer(reply, state.planner.queue().of_project(project));
             }
+            SchedulerMsg::Stood(number, found) => state.stood(number, found),
             SchedulerMsg::View(reply) => answer(reply, state.view()),
         }
+        state.ask_the_store(&myself);
         if std::mem::take(&mut state.dirty) && !state.solving {
             // Behind all that waits already: one solve for the whole burst.
             state.solving = true;
@@ -248,6 +259,8 @@ impl Actor for Scheduler {
 impl State {
     fn job_is(&mut self, job: Job) {
         self.dirty = true;
+        // This is newer than what is being read.
+        self.reading.remove(&job.id);
         let now = clock::now();
         let Some(attempt) = job.live() else {
             if let Some(proposal) = self.unanswered_of(&job) {
@@ -259,10 +272,17 @@ impl State {
             self.unanswered.remove(&job.id);
             self.attempts.remove(&job.id);
             if job.state == JobState::Queued {
-                self.waits(job.queued());
+                let queued = job.queued();
+                let known = self.planner.queue().get(job.id);
+                let same = known.is_some_and(|known| known.queued_at == queued.queued_at);
+                match self.planner.never(job.id).filter(|_| same) {
+                    // That was lost on its way.
+                    Some(why) => self.give_up(job.id, why),
+                    None => self.waits(queued),
+                }
             } else {
                 let standing = Standing::of(Some(job.state));
-                self.planner.stands(job.id, standing);
+                self.planner.stands(job.id, standing, job.ended_at);
                 let ran = job.ran().filter(|_| job.state.is_terminal());
                 self.planner.gone(now, job.id, ran);
             }
@@ -286,25 +306,16 @@ impl State {
             since: attempt.placed_at,
             leaves_for: attempt.makes_room_for,
         };
+        let gate = held.asked.gate.clone();
         self.planner.holds(now, held);
+        self.unread.extend(self.planner.unknown(&gate));
     }
 
-    /// A job waits. How those stand that it waits for is in the store: what changes after this look is told.
+    /// A job waits. How those stand that it waits for is in the store: what changes after that is read is told.
     fn waits(&mut self, queued: QueuedJob) {
         let gate = queued.gate.clone();
         self.planner.queued(clock::now(), queued);
-        for job in self.planner.unknown(&gate) {
-            let read = self.store.as_ref().map(|store| store.job(job));
-            match read.transpose() {
-                Ok(found) => {
-                    let state = found.flatten().map(|found| found.state);
-                    self.planner.stands(job, Standing::of(state));
-                }
-                Err(error) => {
-                    tracing::error!(%job, %error, "a job that others wait for cannot be read");
-                }
-            }
-        }
+        self.unread.extend(self.planner.unknown(&gate));
     }
 
     /// The placement that `job` has still to answer; one from before it was queued anew is none.
@@ -382,13 +393,20 @@ impl State {
     fn rings(&mut self) {
         self.alarm = None;
         self.dirty = true;
+        self.unread.append(&mut self.unreadable);
+        for (job, why) in self.planner.nevers() {
+            self.give_up(job, why);
+        }
     }
 
     /// In how long to look again, unless that is seen to.
     fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
         // A timer does not know when the clock is set, so it is never set for long.
         let longest = now.plus(LONGEST_ALARM);
-        let next = self.planner.wake(now).map(|next| next.min(longest));
+        let unheard = self.planner.nevers().next().is_some() || !self.unreadable.is_empty();
+        let again = unheard.then(|| now.plus(SOON));
+        let next = self.planner.wake(now).into_iter().chain(again).min();
+        let next = next.map(|next| next.min(longest));
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
         let next = next.filter(|next| set.is_none_or(|set| *next < set))?;
@@ -415,7 +433,7 @@ impl State {
             self.tell(placement.job, proposal.into());
         }
         for (job, why) in decisions.never {
-            self.tell(job, JobMsg::Event(Event::Hopeless(why), None));
+            self.give_up(job, &why);
         }
         for leaving in decisions.leaving {
             self.make_room(leaving);

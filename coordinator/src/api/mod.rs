@@ -5,6 +5,7 @@
 
 pub mod access;
 mod agents;
+mod array;
 mod backup;
 mod datasets;
 mod error;

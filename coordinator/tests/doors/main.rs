@@ -35,6 +35,8 @@ mod grpc;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod kept;
@@ -80,6 +82,7 @@ mod rest;
 mod resume;
 #[cfg(test)]
 mod roles;
+#[cfg(test)]
 mod room;
 #[cfg(test)]
 mod s3;

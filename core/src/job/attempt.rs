@@ -405,9 +405,9 @@ impl Attempt {
 
 /// Whether the newest of these attempts was given its place since `asked`.
 #[must_use]
-pub fn placed_since(attempts: &[Attempt], asked: Timestamp) -> bool {
-    let newest = attempts.last();
-    newest.is_some_and(|attempt| attempt.placed_at >= asked)
+pub fn placed_since(attempts: &[Attempt], asked: Timestamp) -> Option<Timestamp> {
+    let mut placed = attempts.iter().map(|attempt| attempt.placed_at);
+    placed.find(|placed| *placed >= asked)
 }
 
 /// For how long the trainers of these attempts have run that were tried again since `asked`.

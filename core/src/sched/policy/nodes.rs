@@ -141,6 +141,26 @@ impl Scheduler {
         (job.state == State::Promised).then(|| pieces.collect())
     }
 
+    /// It is known only now since when a job could have had nodes.
+    pub fn waits_since(&mut self, now: Seconds, number: u64, since: Seconds) {
+        let Some(ix) = self.number(number) else {
+            return;
+        };
+        let (state, lane) = (self.job(ix).state.clone(), self.job(ix).lane);
+        match state {
+            // That is when its time comes.
+            State::Later => {}
+            State::Waiting(turn) => {
+                self.dequeue(ix, lane, &turn);
+                self.job_mut(ix).submitted = since.min(now);
+                self.enqueue(now, ix);
+            }
+            State::Promised | State::Running | State::Leaving => {
+                self.job_mut(ix).submitted = since.min(now);
+            }
+        }
+    }
+
     /// Rounds of preemption begin one round from now: what is known at a start is not all yet.
     pub fn hold_off(&mut self, now: Seconds) {
         self.last_round = Some(now);
