@@ -19,6 +19,9 @@ use crate::{disk::Moment, files::Gone, script::Script};
 /// The newest plan.
 pub(crate) const NEWEST: u32 = 5;
 
+/// Time between two checks, where the plan says nothing else.
+const STEP: Duration = Duration::from_millis(10);
+
 /// A launch takes so long where the plan says nothing else.
 const LAUNCH: Duration = Duration::from_millis(20);
 
@@ -147,6 +150,8 @@ pub(crate) struct Plan {
     pub(crate) wishes: Vec<Wish>,
     /// By time.
     pub(crate) faults: Vec<(Duration, Fault)>,
+    /// Time between two checks.
+    pub(crate) step: Duration,
 }
 
 impl Plan {
@@ -210,6 +215,7 @@ impl Plan {
             cluster,
             wishes,
             faults,
+            step: STEP,
         }
     }
 }
@@ -314,15 +320,16 @@ impl Plan {
         self
     }
 
-    /// A calm run of a few wishes, but for the coordinator that is killed and stays away for so long. Trainings take
-    /// minutes, so that some end meanwhile.
+    /// A calm run of a few wishes, but for the coordinator that is killed and stays away for so long. Trainings take long,
+    /// so that some end meanwhile; steps do too.
     pub(crate) fn with_coordinator_away_for(mut self, away: Duration) -> Self {
         let back = GOES_AWAY + away;
         self.faults = vec![
             (GOES_AWAY, Fault::KillProgram),
             (back, Fault::StartCoordinator),
         ];
-        self.wishes.truncate(4);
+        self.step = STEP * 10;
+        self.wishes.truncate(3);
         for (number, wish) in self.wishes.iter_mut().enumerate() {
             wish.at = wish.at.min(GOES_AWAY / 2);
             // One still runs when it is back.
@@ -335,6 +342,9 @@ impl Plan {
             wish.script.millis = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
             (wish.cancel_after, wish.cancel_in) = (None, None);
             wish.again.clear();
+            // All of them find room at once.
+            (wish.cpus, wish.gpus, wish.nodes) = (1, 0, 1);
+            wish.order = Order::default();
         }
         self
     }

@@ -25,8 +25,6 @@ use crate::{
     yard::Yard,
 };
 
-/// Time between two checks.
-const STEP: Duration = Duration::from_millis(10);
 /// Every job has ended so long after the last fault, or never will.
 const LIMIT: Duration = Duration::from_secs(3_600);
 /// Segments that a connection may hold.
@@ -72,7 +70,7 @@ pub(crate) fn run((seed, plan, breaks): (u64, Plan, bool), trace: &Trace) -> Res
     trainyard_runtime::writes_end_as(Box::new(Machines(files.collect())));
     let mut sim = turmoil::Builder::new()
         .simulation_duration(Duration::from_secs(1 << 30))
-        .tick_duration(STEP)
+        .tick_duration(world.plan.step)
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(world.plan.cluster.latency)
         .tcp_capacity(SEGMENTS)

@@ -32,7 +32,12 @@ fn functions(root: &Path) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(file).expect("a source file");
-        let lines = text.lines().map(str::trim_start);
+        let lines = text.lines().map(|line| {
+            let line = line.trim_start();
+            let open = ["pub ", "pub(crate) ", "pub(super) "].iter();
+            let bare = open.filter_map(|word| line.strip_prefix(word)).next();
+            bare.unwrap_or(line)
+        });
         let named = lines.filter_map(|line| {
             let after = ["fn ", "async fn ", "def "]
                 .iter()

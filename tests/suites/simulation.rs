@@ -121,7 +121,7 @@ fn a_seed_that_fails_prints_the_one_command_that_shows_it_again() {
 /// own to check.
 #[test]
 fn a_coordinator_that_is_away_for_an_hour_gets_all_that_was_said_meanwhile() {
-    let said = passed(&["--only", "AWAY", "--plan", "5", "--away", "3600", "--trace"]);
+    let said = passed(&["--only", "5", "--plan", "5", "--away", "3600", "--trace"]);
     let when = |line: &str| line.split_whitespace().next()?.parse::<f64>().ok();
     let at = |word: &str| {
         let lines = said.lines().filter(|line| line.contains(word));
