@@ -17,6 +17,7 @@ mod formats;
 mod fuzz;
 mod gangs;
 mod people;
+mod proofs;
 mod python;
 mod refusals;
 mod resume;

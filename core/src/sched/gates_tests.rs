@@ -323,3 +323,21 @@ fn a_moment_that_has_come_has_come_though_the_clock_is_set_back_afterwards() {
     gates.gone(JobId(10), later(61));
     assert_eq!(numbers(&gates.open(NOON).go), [11]);
 }
+
+/// A clock that is set forward opens a gate between two looks: until the next one there is a reason too.
+#[test]
+fn a_job_that_is_held_back_always_says_why_also_when_its_time_has_just_come() {
+    let mut gates = Gates::default();
+    let gate = Gate {
+        not_before: Some(later(60)),
+        ..after(&[2])
+    };
+    gates.queued(JobId(5), gate);
+    ended(&mut gates, JobId(2), Standing::Succeeded);
+    for now in [NOON, later(59), later(60), later(90)] {
+        let why = gates.why(JobId(5), now).expect("it is held back");
+        assert!(!why.is_empty(), "{now:?}");
+    }
+    assert_eq!(numbers(&gates.open(later(90)).go), [5]);
+    assert_eq!(gates.why(JobId(5), later(90)), None);
+}

@@ -36,6 +36,10 @@ impl Gates {
                 "{out} of its array run or are next, and {at_most} at once is its limit"
             ));
         }
+        if words.is_empty() {
+            // A clock that is set, or the end of another job, has opened it since: the next look lets it through.
+            words.push("what it waited for has come; it goes on within a minute".to_owned());
+        }
         Some(words.join("; "))
     }
 
