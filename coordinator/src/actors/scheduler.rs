@@ -19,6 +19,7 @@ use trainyard_core::{
         Allocation, Explanation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy,
     },
     secret::Secret,
+    service::Window,
     time::Timestamp,
 };
 
@@ -96,6 +97,10 @@ pub enum SchedulerMsg {
     Blocked(NodeName, BTreeSet<String>),
     /// The lease of a node is over.
     NodeLost(NodeName, String),
+    /// Whoever holds something on a node is to go on elsewhere, for this reason.
+    Vacate(NodeName, String),
+    /// All maintenance windows.
+    Windows(Vec<Window>),
     /// Place what fits.
     Solve,
     /// The wait of a job that is tried again may be over.
@@ -150,6 +155,8 @@ pub struct State {
     planner: Planner,
     unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
+    /// Those of them that end or leave already.
+    going: BTreeSet<JobId>,
     /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
     /// such tasks hold is not in the ledger.
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
@@ -215,6 +222,11 @@ impl Actor for Scheduler {
             }
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
+            SchedulerMsg::Vacate(name, why) => state.vacate(&name, &why),
+            SchedulerMsg::Windows(windows) => {
+                state.planner.set_windows(clock::now(), windows);
+                state.dirty = true;
+            }
             SchedulerMsg::Solve => {
                 state.solving = false;
                 return state.solve(&myself);
@@ -258,6 +270,7 @@ impl State {
             }
             self.unanswered.remove(&job.id);
             self.attempts.remove(&job.id);
+            self.going.remove(&job.id);
             if job.state == JobState::Queued {
                 self.waits(job.queued());
             } else {
@@ -272,7 +285,11 @@ impl State {
         self.attempts.insert(job.id, attempt.number);
         // Such a job does not take it, and goes soon.
         let ends = job.cancel_requested || attempt.blame.is_some();
-        let goes = ends || attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
+        let goes = ends || attempt.leaves() || job.state == JobState::Finishing;
+        match goes {
+            true => self.going.insert(job.id),
+            false => self.going.remove(&job.id),
+        };
         if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
             // It was told before it was what it is now, or that was lost on its way.
             self.make_room(Leaving {
@@ -366,6 +383,17 @@ impl State {
         for job in self.jobs_on(name) {
             if let Some(attempt) = self.attempts.get(&job).copied() {
                 let event = Event::NodeLost(attempt, name.clone(), why.to_owned());
+                self.tell(job, JobMsg::Event(event, None));
+            }
+        }
+    }
+
+    /// Told again and again; who goes already need not hear of it.
+    fn vacate(&self, name: &NodeName, why: &str) {
+        let on_it = self.jobs_on(name).into_iter();
+        for job in on_it.filter(|job| !self.going.contains(job)) {
+            if let Some(attempt) = self.attempts.get(&job).copied() {
+                let event = Event::Vacate(attempt, why.to_owned());
                 self.tell(job, JobMsg::Event(event, None));
             }
         }
