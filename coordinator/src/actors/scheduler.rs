@@ -212,10 +212,7 @@ impl Actor for Scheduler {
                 state.planner.set_address(clock::now(), &name, address);
                 state.dirty = true;
             }
-            SchedulerMsg::Labels(name, labels) => {
-                state.planner.set_labels(clock::now(), &name, labels);
-                state.dirty = true;
-            }
+            SchedulerMsg::Labels(name, labels) => state.set_labels(&name, labels),
             SchedulerMsg::Blocked(name, gpus) => {
                 state.planner.block(clock::now(), &name, gpus);
                 state.dirty = true;
@@ -223,10 +220,7 @@ impl Actor for Scheduler {
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Vacate(name, why) => state.vacate(&name, &why),
-            SchedulerMsg::Windows(windows) => {
-                state.planner.set_windows(clock::now(), windows);
-                state.dirty = true;
-            }
+            SchedulerMsg::Windows(windows) => state.set_windows(windows),
             SchedulerMsg::Solve => {
                 state.solving = false;
                 return state.solve(&myself);
@@ -388,17 +382,6 @@ impl State {
         }
     }
 
-    /// Told again and again; who goes already need not hear of it.
-    fn vacate(&self, name: &NodeName, why: &str) {
-        let on_it = self.jobs_on(name).into_iter();
-        for job in on_it.filter(|job| !self.going.contains(job)) {
-            if let Some(attempt) = self.attempts.get(&job).copied() {
-                let event = Event::Vacate(attempt, why.to_owned());
-                self.tell(job, JobMsg::Event(event, None));
-            }
-        }
-    }
-
     /// Looks again when the next job that is tried again may start.
     fn wake_for(&mut self, myself: &SchedulerRef, now: Timestamp) {
         if let Some(span) = self.next_alarm(now) {
@@ -504,6 +487,8 @@ fn secret() -> Secret {
 pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
     reply.send(value).ok();
 }
+
+mod service;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use ::tests::wait::until as eventually;
 use trainyard_core::{
     ids::NodeName,
     service::{AtDeadline, Deadline, Drain, Duty, Scope, Window},
@@ -51,13 +52,10 @@ async fn drain(world: &World, name: &str, drain: Option<Drain>) {
 }
 
 async fn does(world: &World, name: &str, what: impl Fn(&Duty) -> bool) {
-    let wait = async {
-        while !what(&info(world, name).await.duty) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let limit = Duration::from_secs(30);
-    tokio::time::timeout(limit, wait).await.expect("in time");
+    eventually("the node does what it should", async || {
+        what(&info(world, name).await.duty).then_some(())
+    })
+    .await;
 }
 
 async fn limited(world: &World, limit: Option<Duration>) -> JobId {
@@ -141,13 +139,11 @@ async fn a_window_that_is_on_outlives_an_operators_resume_and_ends_when_it_is_ta
     assert_eq!(start_of(&mut at_one).await.task.unwrap().job_id, job.0);
     assert_eq!(plan(&world, Scope::All, (5, 6)).await.id, 2, "no number twice");
     ahead::pass(40 * HOUR);
-    let gone = async {
-        while !ask(&world.tree.nodes, NodesMsg::Windows).await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let limit = Duration::from_secs(30);
-    tokio::time::timeout(limit, gone).await.expect("it is forgotten a day after its end");
+    eventually("it is forgotten a day after its end", async || {
+        let windows = ask(&world.tree.nodes, NodesMsg::Windows).await.unwrap();
+        windows.is_empty().then_some(())
+    })
+    .await;
     assert_eq!(world.store.documents::<Window>("").unwrap(), []);
     world.root.stop_and_wait(None, None).await.unwrap();
 }
