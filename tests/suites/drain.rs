@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tests::{
-    cluster::Cluster,
-    jobs::Jobs,
-    wait::until,
-};
+use tests::{cluster::Cluster, jobs::Jobs, wait::until};
 use trainyard_proto::v1::{FailureClass, JobState, RetryPolicy};
 
 use crate::{TRAINYARD, resume, text};
@@ -35,7 +31,15 @@ async fn a_job_whose_node_is_drained_goes_on_at_another_node_with_each_epoch_onc
     })
     .await;
     cluster.agent("two", &["--slots", "1"]).await;
-    let drain = ["node", "drain", "one", "--deadline", "0s", "--reason", "new fan"];
+    let drain = [
+        "node",
+        "drain",
+        "one",
+        "--deadline",
+        "0s",
+        "--reason",
+        "new fan",
+    ];
     let told = says(&cluster, &drain);
     assert!(told.starts_with("node one gets no new jobs; "), "{told}");
     let ended = jobs.ends(id).await;
@@ -49,17 +53,40 @@ async fn a_job_whose_node_is_drained_goes_on_at_another_node_with_each_epoch_onc
     assert_eq!(why.message, "stopped: node one is drained: new fan");
     let shown = says(&cluster, &["nodes"]);
     assert!(shown.contains(" drained "), "{shown}");
-    assert!(shown.contains("one: nobody is left there (new fan)"), "{shown}");
+    assert!(
+        shown.contains("one: nobody is left there (new fan)"),
+        "{shown}"
+    );
     let told = says(&cluster, &["node", "resume", "one"]);
     assert_eq!(told.trim_end(), "node one gets jobs again");
 
-    let plan = ["node", "maintenance", "add", "one", "--from", "+2h", "--for", "4h", "--why", "new switch"];
+    let plan = [
+        "node",
+        "maintenance",
+        "add",
+        "one",
+        "--from",
+        "+2h",
+        "--for",
+        "4h",
+        "--why",
+        "new switch",
+    ];
     let told = says(&cluster, &plan);
-    assert!(told.starts_with("maintenance 1 of one is planned: "), "{told}");
+    assert!(
+        told.starts_with("maintenance 1 of one is planned: "),
+        "{told}"
+    );
     let shown = says(&cluster, &["node", "maintenance", "list"]);
-    assert!(shown.contains("planned") && shown.contains("new switch"), "{shown}");
+    assert!(
+        shown.contains("planned") && shown.contains("new switch"),
+        "{shown}"
+    );
     let shown = says(&cluster, &["nodes"]);
-    assert!(shown.contains("one: maintenance in 1h59m (new switch)"), "{shown}");
+    assert!(
+        shown.contains("one: maintenance in 1h59m (new switch)"),
+        "{shown}"
+    );
     says(&cluster, &["node", "maintenance", "remove", "1"]);
     let shown = says(&cluster, &["--json", "node", "maintenance", "list"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");

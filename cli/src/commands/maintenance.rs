@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 use trainyard_core::time::Timestamp;
 use trainyard_proto::{
@@ -41,13 +41,13 @@ pub(crate) enum MaintenanceCommand {
 
 /// Flags of `trainyard node maintenance add`.
 #[derive(Debug, Args)]
-#[group(id = "scope", required = true, multiple = true, args = ["nodes", "labels", "all"])]
+#[command(group(ArgGroup::new("scope").required(true).args(["nodes", "labels", "all"])))]
 pub(crate) struct AddArgs {
     /// The nodes
-    #[arg(value_name = "NAME", conflicts_with_all = ["labels", "all"])]
+    #[arg(value_name = "NAME")]
     nodes: Vec<String>,
     /// Nodes that have all of these labels, those that come later too
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = labelled, conflicts_with = "all")]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = labelled)]
     labels: Vec<String>,
     /// All nodes, those that come later too
     #[arg(long)]
@@ -228,9 +228,20 @@ mod tests {
             why: "a new fan for each of them".into(),
             ..MaintenanceWindow::default()
         };
-        let windows = [window(1, 0, &[]), window(2, 150, &["n1", "n2"]), window(3, 500, &[])];
+        let windows = [
+            window(1, 0, &[]),
+            window(2, 150, &["n1", "n2"]),
+            window(3, 500, &[]),
+        ];
         let text = table(&screen, &windows, Timestamp(200_000_000));
-        for words in ["over", "on", "planned", "all nodes", "n1, n2", "1970-01-01T00:02:30Z"] {
+        for words in [
+            "over",
+            "on",
+            "planned",
+            "all nodes",
+            "n1, n2",
+            "1970-01-01T00:02:30Z",
+        ] {
             assert!(text.contains(words), "{words}:\n{text}");
         }
         let fits = text.lines().all(|line| line.chars().count() <= 80);

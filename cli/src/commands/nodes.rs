@@ -57,10 +57,12 @@ pub(crate) async fn show(context: &Context<'_>, name: Option<String>) -> anyhow:
 
 /// Gives a node no new jobs.
 pub(crate) async fn drain(context: &Context<'_>, args: DrainArgs) -> anyhow::Result<Exit> {
-    let then = args.then.map_or(AtDeadline::Unspecified, |then| match then {
-        Then::Preempt => AtDeadline::Preempt,
-        Then::Wait => AtDeadline::Wait,
-    });
+    let then = args
+        .then
+        .map_or(AtDeadline::Unspecified, |then| match then {
+            Then::Preempt => AtDeadline::Preempt,
+            Then::Wait => AtDeadline::Wait,
+        });
     let request = DrainRequest {
         name: args.node,
         reason: args.reason,
@@ -91,7 +93,13 @@ pub(crate) async fn cordon(
 fn told(context: &Context<'_>, node: &Node) -> anyhow::Result<Exit> {
     context.screen.show(
         || json::node(node),
-        || format!("node {} gets no new jobs; {}", node.name, left(node, clock::now())),
+        || {
+            format!(
+                "node {} gets no new jobs; {}",
+                node.name,
+                left(node, clock::now())
+            )
+        },
     )?;
     Ok(Exit::Ok)
 }
@@ -111,7 +119,9 @@ fn left(node: &Node, now: Timestamp) -> String {
         from.is_some_and(|from| convert::time(from) <= now)
     };
     match (node.duty(), deadline, node.at_deadline()) {
-        (NodeDuty::Vacating, _, _) if in_maintenance() => format!("{jobs}, told to go for maintenance"),
+        (NodeDuty::Vacating, _, _) if in_maintenance() => {
+            format!("{jobs}, told to go for maintenance")
+        }
         (NodeDuty::Vacating, _, _) => format!("{jobs}, told to go"),
         (_, Some(at), AtDeadline::Wait) if at <= now => {
             format!("{jobs}, though the deadline is over")
@@ -242,7 +252,14 @@ fn page(node: &Node, now: Timestamp) -> String {
         .add("node", node.name.clone())
         .add("state", state(node))
         .add("drained for", node.drain_reason.clone())
-        .add("left there", if node.draining { left(node, now) } else { String::new() })
+        .add(
+            "left there",
+            if node.draining {
+                left(node, now)
+            } else {
+                String::new()
+            },
+        )
         .add("maintenance", maintenance(node))
         .add("condition", node.condition.clone())
         .add("capacity", capacity(node.capacity.as_ref()))
@@ -403,7 +420,10 @@ mod tests {
         assert_eq!(left(&node, now), words);
         node.at_deadline = AtDeadline::Wait.into();
         let late = Timestamp(5_400_000_000);
-        assert_eq!(left(&node, late), "jobs 4, 9 are left there, though the deadline is over");
+        assert_eq!(
+            left(&node, late),
+            "jobs 4, 9 are left there, though the deadline is over"
+        );
         node.duty = NodeDuty::Vacating.into();
         node.job_ids = vec![4];
         assert_eq!(left(&node, late), "job 4 is left there, told to go");

@@ -2,12 +2,9 @@
 //! Never reads files. Called by `jobfile` only.
 
 use serde_json::{Map, Value, json};
-use trainyard_core::{
-    resources::{GpuRange, parse_bytes},
-    time::Timestamp,
-};
+use trainyard_core::resources::{GpuRange, parse_bytes};
 
-use crate::{clock, text};
+use crate::text;
 
 /// One field of the specification.
 #[derive(Debug)]

@@ -121,15 +121,23 @@ fn problems(asked: &AskedWindow, known: &BTreeSet<String>, now: Timestamp) -> Ve
     };
     let ways = [asked.all, !asked.nodes.is_empty(), !asked.labels.is_empty()];
     if ways.into_iter().filter(|way| *way).count() != 1 {
-        let words = "say on which nodes in one way: their names, labels that they have, or all nodes";
+        let words =
+            "say on which nodes in one way: their names, labels that they have, or all nodes";
         add("nodes", words.to_owned());
     }
     if let Some(name) = asked.nodes.iter().find(|name| !known.contains(*name)) {
         let shown: Vec<&str> = known.iter().take(10).map(String::as_str).collect();
         let shown = shown.join(", ");
-        add("nodes", format!("has '{name}', and there is no such node; known are {shown}"));
+        add(
+            "nodes",
+            format!("has '{name}', and there is no such node; known are {shown}"),
+        );
     }
-    if let Some(words) = asked.labels.iter().find_map(|text| label::parse(text).err()) {
+    if let Some(words) = asked
+        .labels
+        .iter()
+        .find_map(|text| label::parse(text).err())
+    {
         add("labels", words);
     }
     if asked.length < Duration::from_secs(1) || asked.length > LONGEST_SPAN {
@@ -137,10 +145,16 @@ fn problems(asked: &AskedWindow, known: &BTreeSet<String>, now: Timestamp) -> Ve
     }
     let from = asked.from.unwrap_or(now);
     if from > now.plus(LONGEST_SPAN * 10) {
-        add("from", "is more than ten years from now; give an earlier moment".to_owned());
+        add(
+            "from",
+            "is more than ten years from now; give an earlier moment".to_owned(),
+        );
     }
     if from.plus(asked.length) <= now {
-        add("from", "makes a window that is over already; give a later moment".to_owned());
+        add(
+            "from",
+            "makes a window that is over already; give a later moment".to_owned(),
+        );
     }
     found
 }
@@ -175,6 +189,9 @@ mod tests {
             asked.from = Some(Timestamp(0));
             asked.why = "x".repeat(1_001);
         });
-        assert_eq!(all_wrong, ["why", "nodes", "nodes", "labels", "length", "from"]);
+        assert_eq!(
+            all_wrong,
+            ["why", "nodes", "nodes", "labels", "length", "from"]
+        );
     }
 }

@@ -122,14 +122,23 @@ async fn a_cordon_lifts_a_deadline_and_a_drain_that_waits_tells_who_is_left() {
     let (id, task) = runs(&world, &mut agent).await;
     let waits = json!({"deadline_seconds": 0, "at_deadline": "wait"});
     let shown = act(&world, "/nodes/n1/drain", waits).await;
-    assert_eq!((&shown["duty"], &shown["at_deadline"]), (&json!("draining"), &json!("wait")));
+    assert_eq!(
+        (&shown["duty"], &shown["at_deadline"]),
+        (&json!("draining"), &json!("wait"))
+    );
     let request = v1::GetNodeRequest { name: "n1".into() };
     let wire = world.nodes().await.get_node(request).await.unwrap();
     let wire = wire.into_inner().node.unwrap();
-    assert_eq!((wire.duty(), wire.at_deadline()), (v1::NodeDuty::Draining, v1::AtDeadline::Wait));
+    assert_eq!(
+        (wire.duty(), wire.at_deadline()),
+        (v1::NodeDuty::Draining, v1::AtDeadline::Wait)
+    );
     assert_eq!(wire.job_ids, [id]);
     let shown = act(&world, "/nodes/n1/cordon", json!({})).await;
-    assert_eq!((&shown["duty"], &shown["drain_deadline"]), (&json!("draining"), &Value::Null));
+    assert_eq!(
+        (&shown["duty"], &shown["drain_deadline"]),
+        (&json!("draining"), &Value::Null)
+    );
     assert_eq!(shown["drain_reason"], "drained by admin@example.com");
     agent.report(exited(task, 0, 0)).await;
     // It was told nothing but this.
@@ -146,7 +155,8 @@ async fn a_cordon_lifts_a_deadline_and_a_drain_that_waits_tells_who_is_left() {
 }
 
 #[tokio::test]
-async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when_it_is_taken_back() {
+async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when_it_is_taken_back()
+{
     let world = World::start().await;
     let mut first = Agent::join(&world, "n1", 1).await;
     let (id, task) = runs(&world, &mut first).await;
@@ -160,19 +170,32 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
     let request = v1::ExplainJobRequest { job_id: id };
     let why = world.jobs().await.explain_job(request).await.unwrap();
     let why = why.into_inner().explanation.unwrap();
-    assert!(why.reason.contains("; maintenance of node n1 until "), "{}", why.reason);
+    assert!(
+        why.reason.contains("; maintenance of node n1 until "),
+        "{}",
+        why.reason
+    );
     assert!(why.reason.ends_with(" UTC (new fan)"), "{}", why.reason);
     let world = World::on(world.stop().await).await;
     let mut first = Agent::join(&world, "n1", 1).await;
     let shown = node(&world, "n1").await;
-    assert_eq!((&shown["duty"], &shown["maintenance"]["id"]), (&json!("drained"), &json!(1)));
+    assert_eq!(
+        (&shown["duty"], &shown["maintenance"]["id"]),
+        (&json!("drained"), &json!(1))
+    );
     let (_, windows) = world.get("/maintenance").await;
     assert_eq!(windows[0]["why"], "new fan", "{windows}");
     let removed = (Method::DELETE, "/maintenance/1");
     let (status, answer) = world.call(&world.token, removed, Value::Null).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(first.start().await.task.unwrap().job_id, id);
-    let (status, _) = world.call(&world.token, (Method::DELETE, "/maintenance/1"), Value::Null).await;
+    let (status, _) = world
+        .call(
+            &world.token,
+            (Method::DELETE, "/maintenance/1"),
+            Value::Null,
+        )
+        .await;
     assert_eq!(status, 404);
 }
 
@@ -181,11 +204,14 @@ async fn a_job_that_would_reach_into_a_window_is_told_which_and_by_which_limit_i
     let world = World::start().await;
     let mut agent = Agent::join(&world, "n1", 1).await;
     let labelled = (Method::PATCH, "/nodes/n1/labels");
-    let (status, _) = world.call(&world.token, labelled, json!({"set": {"rack": "1"}})).await;
+    let (status, _) = world
+        .call(&world.token, labelled, json!({"set": {"rack": "1"}}))
+        .await;
     assert_eq!(status, 200);
     let from = trainyard_coordinator::clock::now().plus(std::time::Duration::from_secs(5_400));
     let from = format!("{}Z", from.to_naive_iso());
-    let body = json!({"labels": ["rack=1"], "from": from, "length_seconds": 600, "why": "new switch"});
+    let body =
+        json!({"labels": ["rack=1"], "from": from, "length_seconds": 600, "why": "new switch"});
     act(&world, "/maintenance", body).await;
     let mut long = command();
     long["config"]["time_limit_seconds"] = json!(7_200);
@@ -193,9 +219,20 @@ async fn a_job_that_would_reach_into_a_window_is_told_which_and_by_which_limit_i
     let request = v1::ExplainJobRequest { job_id: long };
     let why = world.jobs().await.explain_job(request).await.unwrap();
     let why = why.into_inner().explanation.unwrap();
-    assert!(why.reason.starts_with("waits for the maintenance of node n1 from "), "{}", why.reason);
-    assert!(why.short_nodes[0].lacks.starts_with("maintenance from "), "{why:?}");
-    let limit = why.changes.iter().find(|change| change.field == "time_limit");
+    assert!(
+        why.reason
+            .starts_with("waits for the maintenance of node n1 from "),
+        "{}",
+        why.reason
+    );
+    assert!(
+        why.short_nodes[0].lacks.starts_with("maintenance from "),
+        "{why:?}"
+    );
+    let limit = why
+        .changes
+        .iter()
+        .find(|change| change.field == "time_limit");
     assert_eq!(limit.unwrap().to, "5340 s");
     let mut short = command();
     short["config"]["time_limit_seconds"] = json!(5_340);

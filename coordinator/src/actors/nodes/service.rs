@@ -152,7 +152,12 @@ impl State {
         self.args.store.commit_and_wait(changes).await?;
         self.last_window = window.id;
         self.windows.insert(window.id, window.clone());
-        tracing::info!(id = window.id, by = window.made_by, why = window.why, "maintenance is planned");
+        tracing::info!(
+            id = window.id,
+            by = window.made_by,
+            why = window.why,
+            "maintenance is planned"
+        );
         self.windows_changed()?;
         Ok(window)
     }

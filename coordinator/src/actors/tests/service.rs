@@ -107,7 +107,11 @@ async fn a_window_empties_its_node_when_it_begins_and_the_node_is_back_when_it_e
     assert_eq!((stop.task, stop.cause()), (task, v1::StopCause::Preempted));
     let shown = world.store.job(job).unwrap().unwrap();
     let told = "; saves its work, and goes on elsewhere";
-    assert!(shown.reason.starts_with("maintenance of node n1 until "), "{}", shown.reason);
+    assert!(
+        shown.reason.starts_with("maintenance of node n1 until "),
+        "{}",
+        shown.reason
+    );
     assert!(shown.reason.ends_with(told), "{}", shown.reason);
     say(&one, went(task));
     let waits = until(&world, job, |job| job.state == JobState::Queued).await;
@@ -137,7 +141,11 @@ async fn a_window_that_is_on_outlives_an_operators_resume_and_ends_when_it_is_ta
     let removed = ask(&world.tree.nodes, question).await.unwrap();
     assert_eq!(removed.map(|window| window.id), Some(1));
     assert_eq!(start_of(&mut at_one).await.task.unwrap().job_id, job.0);
-    assert_eq!(plan(&world, Scope::All, (5, 6)).await.id, 2, "no number twice");
+    assert_eq!(
+        plan(&world, Scope::All, (5, 6)).await.id,
+        2,
+        "no number twice"
+    );
     ahead::pass(40 * HOUR);
     eventually("it is forgotten a day after its end", async || {
         let windows = ask(&world.tree.nodes, NodesMsg::Windows).await.unwrap();
@@ -174,6 +182,9 @@ async fn at_its_deadline_a_drain_tells_who_is_left_to_go_or_waits_for_them() {
     let stop = stop_of(&mut at_one).await;
     assert_eq!((stop.task, stop.cause()), (task, v1::StopCause::Preempted));
     let shown = world.store.job(job).unwrap().unwrap().reason;
-    assert_eq!(shown, "node n1 is drained: new fan; saves its work, and goes on elsewhere");
+    assert_eq!(
+        shown,
+        "node n1 is drained: new fan; saves its work, and goes on elsewhere"
+    );
     world.root.stop_and_wait(None, None).await.unwrap();
 }

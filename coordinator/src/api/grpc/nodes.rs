@@ -114,7 +114,9 @@ impl NodeService for NodeDoor {
         request: Request<v1::RemoveMaintenanceRequest>,
     ) -> Result<Response<v1::RemoveMaintenanceResponse>, Status> {
         let caller = caller(&self.0, &request)?;
-        self.0.remove_window(&caller, request.into_inner().id).await?;
+        self.0
+            .remove_window(&caller, request.into_inner().id)
+            .await?;
         Ok(Response::new(v1::RemoveMaintenanceResponse {}))
     }
 

@@ -72,7 +72,7 @@ struct WindowRequest {
 
 /// That it was done.
 #[derive(Debug, Serialize, ToSchema)]
-struct WindowRemoved {
+pub(super) struct WindowRemoved {
     /// For people.
     message: String,
 }

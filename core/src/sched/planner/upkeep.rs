@@ -221,7 +221,10 @@ impl Planner {
         let nodes = self.ledger.nodes().filter(|(_, entry)| on && fits(entry));
         let closed = nodes.filter_map(|(name, _)| {
             let window = self.window_on(name).filter(|window| window.is_on(now))?;
-            Some(format!("; maintenance of node {name} {}", window.words(now)))
+            Some(format!(
+                "; maintenance of node {name} {}",
+                window.words(now)
+            ))
         });
         closed.take(3).collect()
     }
@@ -240,7 +243,11 @@ impl Planner {
         let limit = queued.limit?;
         let starts = self.upkeep.closing.iter().rev().find_map(|(from, _)| {
             let left = from.since(self.upkeep.now).as_secs();
-            let left = if left < MINUTE { left } else { left - left % MINUTE };
+            let left = if left < MINUTE {
+                left
+            } else {
+                left - left % MINUTE
+            };
             let mut changed = queued.clone();
             changed.limit = Some(Duration::from_secs(left)).filter(|left| *left < limit);
             let fits = left > 0 && changed.limit.is_some() && self.starts(&changed);

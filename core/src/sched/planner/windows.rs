@@ -86,7 +86,10 @@ fn a_job_whose_limit_reaches_into_a_window_waits_until_it_is_over_and_is_told_wh
     let why = planner.explain(NOW, JobId(1)).unwrap();
     let shown = "maintenance from 14:00 UTC until 16:00 UTC (new fan)";
     assert_eq!(why.short[0].lacks, shown);
-    let limit = why.changes.iter().find(|change| change.field == "time_limit");
+    let limit = why
+        .changes
+        .iter()
+        .find(|change| change.field == "time_limit");
     assert_eq!(limit.unwrap().to, "7200 s");
     // What ends before it starts.
     planner.queued(NOW, job(2, Some(2 * HOUR)));
@@ -161,7 +164,12 @@ fn a_place_that_is_free_only_when_its_node_is_about_to_close_is_not_taken() {
     assert_eq!(starts(&mut planner, NOW), on(1, "n1"));
     let held = Held {
         asked: old.clone(),
-        allocations: planner.ledger().held_by(JobId(1)).into_iter().cloned().collect(),
+        allocations: planner
+            .ledger()
+            .held_by(JobId(1))
+            .into_iter()
+            .cloned()
+            .collect(),
         since: NOW,
         leaves_for: None,
     };
@@ -174,7 +182,13 @@ fn a_place_that_is_free_only_when_its_node_is_about_to_close_is_not_taken() {
     let later = NOW.plus(Duration::from_secs(600));
     assert_eq!(planner.solve(later).leaving.len(), 1);
     planner.set_windows(later, vec![on_n1((1, 2))]);
-    planner.queued(later, QueuedJob { queued_at: later, ..old });
+    planner.queued(
+        later,
+        QueuedJob {
+            queued_at: later,
+            ..old
+        },
+    );
     assert_eq!(starts(&mut planner, later), on(1, "n1"), "it has no limit");
     let words = planner.reason(later, JobId(2)).unwrap();
     assert!(words.contains("node n1"), "{words}");
@@ -261,7 +275,10 @@ impl World {
             for window in &self.windows {
                 let mine = window.covers(&held.node, &BTreeSet::new());
                 let span = service::span(limit, Duration::from_secs(60));
-                assert!(!(mine && window.is_reached(now, span)), "{placed:?} {window:?}");
+                assert!(
+                    !(mine && window.is_reached(now, span)),
+                    "{placed:?} {window:?}"
+                );
             }
             self.running.push(placed.job);
         }
