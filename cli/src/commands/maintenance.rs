@@ -166,6 +166,12 @@ pub(super) fn moment(at: Option<&prost_types::Timestamp>) -> String {
     text.unwrap_or_default()
 }
 
+/// The same to the minute, for a column.
+fn minute(at: Option<&prost_types::Timestamp>) -> String {
+    let text = moment(at).replace('T', " ");
+    text.get(..16).map(str::to_owned).unwrap_or_default()
+}
+
 /// What it does now.
 fn state(window: &MaintenanceWindow, now: Timestamp) -> &'static str {
     let after = |at: &Option<prost_types::Timestamp>| {
@@ -188,8 +194,8 @@ fn table(screen: &Screen, windows: &[MaintenanceWindow], now: Timestamp) -> Stri
         &[
             ("ID", Lean::Right),
             ("STATE", Lean::Left),
-            ("FROM", Lean::Left),
-            ("UNTIL", Lean::Left),
+            ("FROM (UTC)", Lean::Left),
+            ("UNTIL (UTC)", Lean::Left),
             ("NODES", Lean::Left),
             ("WHY", Lean::Left),
         ],
@@ -198,8 +204,8 @@ fn table(screen: &Screen, windows: &[MaintenanceWindow], now: Timestamp) -> Stri
         table.row(&[
             window.id.to_string(),
             state(window, now).to_owned(),
-            moment(window.from.as_ref()),
-            moment(window.until.as_ref()),
+            minute(window.from.as_ref()),
+            minute(window.until.as_ref()),
             scope(window),
             window.why.clone(),
         ]);
@@ -240,7 +246,7 @@ mod tests {
             "planned",
             "all nodes",
             "n1, n2",
-            "1970-01-01T00:02:30Z",
+            "1970-01-01 00:02",
         ] {
             assert!(text.contains(words), "{words}:\n{text}");
         }
