@@ -25,7 +25,7 @@ impl Gates {
         }
         let early = gate.not_before.filter(|then| now < *then && !entry.come);
         if let Some(then) = early {
-            words.push(format!("not before {}", moment(then, now)));
+            words.push(format!("not before {}", then.moment(now)));
         }
         if let (Some((array, _, at_most)), true) = (gate.limited(), words.is_empty()) {
             let out = self
@@ -69,21 +69,5 @@ impl Gates {
                 "it was to start when job {job} has succeeded, and that {became}"
             ))
         })
-    }
-}
-
-/// The day is left out where it is today's, and seconds where there are none.
-fn moment(then: Timestamp, now: Timestamp) -> String {
-    let (then, now) = (then.to_naive_iso(), now.to_naive_iso());
-    let day = then.get(..10).unwrap_or_default();
-    let end = if then.get(17..19) == Some("00") {
-        16
-    } else {
-        19
-    };
-    let time = then.get(11..end).unwrap_or_default();
-    match now.starts_with(day) {
-        true => format!("{time} UTC"),
-        false => format!("{day} {time} UTC"),
     }
 }
