@@ -4,6 +4,8 @@
 //! out: places go to their jobs, and jobs that are to make room are told. It holds no durable state: at start Root tells
 //! it what the store says. If it fails, the process ends and begins again from the store.
 
+mod notes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -22,6 +24,7 @@ use trainyard_core::{
     time::Timestamp,
 };
 
+use self::notes::Notes;
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
@@ -122,6 +125,8 @@ struct Proposal {
     queued_at: Timestamp,
     allocations: Vec<Allocation>,
     secret: Secret,
+    /// In words.
+    why: String,
 }
 
 impl From<Proposal> for JobMsg {
@@ -131,7 +136,7 @@ impl From<Proposal> for JobMsg {
             allocations: proposal.allocations,
             secret: proposal.secret,
         };
-        Self::Event(event, None)
+        Self::Decided(event, proposal.why)
     }
 }
 
@@ -155,6 +160,8 @@ pub struct State {
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
     jobs: Option<JobsRef>,
     store: Option<Store>,
+    /// What is noted of those who wait.
+    notes: Notes,
     dirty: bool,
     /// A look at all is on its way to itself.
     solving: bool,
@@ -248,6 +255,9 @@ impl Actor for Scheduler {
 impl State {
     fn job_is(&mut self, job: Job) {
         self.dirty = true;
+        if job.state != JobState::Queued {
+            self.notes.forget(job.id);
+        }
         let now = clock::now();
         let Some(attempt) = job.live() else {
             if let Some(proposal) = self.unanswered_of(&job) {
@@ -275,10 +285,11 @@ impl State {
         let goes = ends || attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
         if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
             // It was told before it was what it is now, or that was lost on its way.
-            self.make_room(Leaving {
+            let leaving = Leaving {
                 job: job.id,
                 for_job,
-            });
+            };
+            self.make_room(leaving, None);
         }
         let held = Held {
             asked: job.queued(),
@@ -388,7 +399,8 @@ impl State {
     fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
         // A timer does not know when the clock is set, so it is never set for long.
         let longest = now.plus(LONGEST_ALARM);
-        let next = self.planner.wake(now).map(|next| next.min(longest));
+        let next = self.planner.wake(now).into_iter().chain(self.notes.next());
+        let next = next.min().map(|next| next.min(longest));
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
         let next = next.filter(|next| set.is_none_or(|set| *next < set))?;
@@ -399,6 +411,7 @@ impl State {
     fn solve(&mut self, myself: &SchedulerRef) -> Result<(), ActorProcessingErr> {
         let now = clock::now();
         self.place(now)?;
+        self.note(now);
         self.wake_for(myself, now);
         Ok(())
     }
@@ -410,6 +423,7 @@ impl State {
                 queued_at: placement.queued_at,
                 allocations: placement.allocations,
                 secret: secret(),
+                why: placement.why,
             };
             self.unanswered.insert(placement.job, proposal.clone());
             self.tell(placement.job, proposal.into());
@@ -417,8 +431,10 @@ impl State {
         for (job, why) in decisions.never {
             self.tell(job, JobMsg::Event(Event::Hopeless(why), None));
         }
+        self.notes.let_through(&decisions.through, now);
         for leaving in decisions.leaving {
-            self.make_room(leaving);
+            let why = decisions.room.get(&leaving.job).cloned();
+            self.make_room(leaving, why);
         }
         match self.planner.newly_violated() {
             None => Ok(()),
@@ -427,10 +443,14 @@ impl State {
     }
 
     /// One that is not placed yet hears of it when it is.
-    fn make_room(&self, leaving: Leaving) {
+    fn make_room(&self, leaving: Leaving, why: Option<String>) {
         if let Some(attempt) = self.attempts.get(&leaving.job) {
             let event = Event::MakeRoom(*attempt, leaving.for_job);
-            self.tell(leaving.job, JobMsg::Event(event, None));
+            let message = match why {
+                Some(why) => JobMsg::Decided(event, why),
+                None => JobMsg::Event(event, None),
+            };
+            self.tell(leaving.job, message);
         }
     }
 

@@ -23,6 +23,8 @@ mod emulators;
 #[cfg(test)]
 mod ended;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod faults;
@@ -87,6 +89,8 @@ mod s3;
 mod submit;
 #[cfg(test)]
 mod trackers;
+#[cfg(test)]
+mod usage;
 #[cfg(test)]
 mod webhooks;
 #[cfg(test)]
