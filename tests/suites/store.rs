@@ -20,7 +20,8 @@ fn replayed(cluster: &Cluster, arguments: &[&str]) -> Value {
     let fixed = ["replay", "--from-store", "--policy", "fifo"];
     let all: Vec<&str> = fixed.iter().chain(arguments).copied().collect();
     let mut document = told(cluster, &all);
-    let mut figures = document["policies"][0].take();
+    let figures = document.pointer_mut("/policies/0");
+    let mut figures = figures.expect("one policy").take();
     let fields = figures.as_object_mut().expect("the policy's figures");
     fields.retain(|name, _| !["pass_p99_us", "wall_s"].contains(&name.as_str()));
     figures

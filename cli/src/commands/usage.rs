@@ -100,11 +100,7 @@ pub(crate) async fn run(context: &Context<'_>, args: UsageArgs) -> anyhow::Resul
     };
     let mut client = context.client().await?;
     let answer = client
-        .call(async |via| {
-            ReportServiceClient::new(via)
-                .get_usage(request.clone())
-                .await
-        })
+        .call(async |via| ReportServiceClient::new(via).get_usage(request).await)
         .await?;
     let screen = &context.screen;
     screen.show(|| document(&answer), || page(screen, &answer, args.by))?;

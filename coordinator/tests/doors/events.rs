@@ -146,6 +146,21 @@ async fn a_node_that_is_drained_is_noted_once_and_shown_to_whoever_sees_nodes() 
     let (_, guest) = world.somebody("guest", "guest").await;
     assert_eq!(events(&world, &guest, "").await.len(), 0);
     assert_eq!(events(&world, &world.token, "node=n2").await.len(), 0);
+    // A submission that nothing could ever hold is noted for those who operate the cluster.
+    let (status, _) = world
+        .post_json("/training/jobs", &asks(99, &json!({})))
+        .await;
+    assert_eq!(status, 400);
+    let told = until("the refusal is noted", async || {
+        let told = events(&world, &world.token, "").await;
+        (told.len() == 3).then_some(told)
+    })
+    .await;
+    assert_eq!(
+        (&told[2]["kind"], &told[2]["job_id"]),
+        (&json!("refused"), &Value::Null)
+    );
+    assert_eq!(events(&world, &ada, "").await.len(), 2);
     let later = events(&world, &world.token, "since=2999-01-01T00:00:00Z").await;
     assert_eq!(later.len(), 0);
 }

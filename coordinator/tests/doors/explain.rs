@@ -116,7 +116,8 @@ async fn the_same_is_told_over_rest_before_and_after_a_submission() {
     let words = "waits for cpus: asks for 4, has 1 free on node n1";
     assert_eq!(foreseen["explanation"]["reason"], words, "{foreseen}");
     let (status, refused) = world.post_json("/training/jobs/dry-run", &asks(5)).await;
-    assert_eq!(status, 422, "{refused}");
+    // As a submission of it is.
+    assert_eq!(status, 400, "{refused}");
     let waits = world.submit(&asks(4)).await;
     let (status, answer) = world.get(&format!("/training/jobs/{waits}/explain")).await;
     assert_eq!((status, &answer["state"]), (200, &json!("queued")));

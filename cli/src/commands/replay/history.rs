@@ -106,8 +106,9 @@ fn is_export(path: &Path) -> anyhow::Result<bool> {
     }
     let cannot = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot)?;
-    let first = file.bytes().next().transpose().with_context(cannot)?;
-    Ok(first == Some(b'{'))
+    let mut first = Vec::new();
+    file.take(1).read_to_end(&mut first).with_context(cannot)?;
+    Ok(first == b"{")
 }
 
 /// A line of an export; of other kinds no more is read.
@@ -161,11 +162,7 @@ pub(super) async fn of_coordinator(
         since: since.map(timestamp),
     };
     let mut pieces = client
-        .call(async |via| {
-            ReportServiceClient::new(via)
-                .stream_history(request.clone())
-                .await
-        })
+        .call(async |via| ReportServiceClient::new(via).stream_history(request).await)
         .await?;
     let mut found = History::default();
     loop {

@@ -297,10 +297,12 @@ fn of_reports(row: &Row, target: &Target) -> Vec<u8> {
         "ReportService/GetUsage" | "ReportService/StreamHistory" => Vec::new(),
         // Job and node are the first fields of both.
         "ReportService/ListEvents" | "ReportService/StreamEvents" => v1::ListEventsRequest {
-            job_id: about("{job}").then(|| target.job()).unwrap_or_default(),
-            node: about("{node}")
-                .then(|| target.name("node"))
-                .unwrap_or_default(),
+            job_id: if about("{job}") { target.job() } else { 0 },
+            node: if about("{node}") {
+                target.name("node")
+            } else {
+                String::new()
+            },
             ..v1::ListEventsRequest::default()
         }
         .encode_to_vec(),
