@@ -6,7 +6,7 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "trainyard/v1/agent_service.proto",
     "trainyard/v1/auth_service.proto",
     "trainyard/v1/dataset.proto",
@@ -16,6 +16,7 @@ const FILES: [&str; 12] = [
     "trainyard/v1/node.proto",
     "trainyard/v1/node_service.proto",
     "trainyard/v1/project_service.proto",
+    "trainyard/v1/report_service.proto",
     "trainyard/v1/store_service.proto",
     "trainyard/v1/user_service.proto",
     "trainyard/v1/tracker_service.proto",

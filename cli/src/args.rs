@@ -9,6 +9,7 @@ use trainyard_core::label;
 use crate::{
     commands::{
         dataset::DatasetCommand,
+        events::EventsArgs,
         jobs::JobsArgs,
         login::LoginArgs,
         logs::LogsArgs,
@@ -20,6 +21,7 @@ use crate::{
         store::StoreCommand,
         submit::SubmitArgs,
         tls::TlsCommand,
+        usage::UsageArgs,
         users::UsersCommand,
     },
     transport::Transport,
@@ -147,6 +149,10 @@ pub(crate) enum ClientCommand {
     /// Check, back up, compact and write out the coordinator's store
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Show what was decided about jobs and nodes, and why
+    Events(EventsArgs),
+    /// Show what jobs have used and how long they have waited, by projects and users
+    Usage(UsageArgs),
     /// Show whether MLflow, ClearML and webhooks have everything, and why not
     Trackers,
 }

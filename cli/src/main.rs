@@ -104,7 +104,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Demo(args) => Box::pin(demo::run(args, screen)).await,
         Command::Completions { shell } => completions(shell),
         Command::ExitCodes => exit_codes(&screen),
-        Command::Replay(args) => commands::replay::run(&screen, args),
+        Command::Replay(args) => Box::pin(commands::replay::run(&context, args)).await,
         Command::Tls(command) => commands::tls::run(&screen, command),
         Command::Client(command) => Box::pin(commands::run(&context, command)).await,
     }

@@ -127,6 +127,10 @@ pub struct RetentionConfig {
     pub max_gib: u32,
     /// Keys of submissions, in days after their jobs were accepted; 0 for ever.
     pub idempotency_keys_days: u32,
+    /// What was decided, in days; 0 for ever.
+    pub events_days: u32,
+    /// Rows of what was decided; 0 for any number.
+    pub events_most: u32,
 }
 
 /// Who may use the coordinator.
@@ -195,6 +199,8 @@ const SHIPPED: Shipped = Shipped {
         "retention.logs_days",
         "retention.max_gib",
         "retention.idempotency_keys_days",
+        "retention.events_days",
+        "retention.events_most",
     ],
     open_sections: &["storage_options"],
     texts: &[
@@ -269,6 +275,8 @@ impl Config {
             lines: days(self.retention.logs_days),
             bytes: asked(self.retention.max_gib).map(|gib| gib << 30),
             keys: days(self.retention.idempotency_keys_days),
+            events: days(self.retention.events_days),
+            events_most: asked(self.retention.events_most),
         }
     }
 

@@ -142,6 +142,10 @@ impl Sealer {
 /// Removes what has been kept for long enough, once.
 async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), TrimError> {
     trim_keys(store, asked).await?;
+    let before = asked.events.map(|span| clock::now().minus(span));
+    if store.trim_events(before, asked.events_most).await? {
+        tracing::info!("what was decided long ago was forgotten");
+    }
     if asked.keeps_rows() {
         return Ok(());
     }

@@ -17,6 +17,10 @@ pub struct Retention {
     pub bytes: Option<u64>,
     /// The key of a submission goes so long after its job was accepted.
     pub keys: Option<Duration>,
+    /// What was decided goes after so long.
+    pub events: Option<Duration>,
+    /// Of what was decided so many rows are kept, the newest.
+    pub events_most: Option<u64>,
 }
 
 impl Retention {

@@ -245,6 +245,8 @@ mod tests {
             vc: String::new(),
             name: String::new(),
             gpus: 1,
+            nodes: 0,
+            preemptible: None,
             duration: 100,
             limit: 0,
         };

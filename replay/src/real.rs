@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use trainyard_core::sched::policy::{Config, Scheduler, Submission, cluster::NodeOffer};
+use trainyard_core::sched::policy::{
+    Config, Scheduler, Submission,
+    ask::{Ask, Gang},
+    cluster::NodeOffer,
+};
 
 use crate::{
     engine::{Action, Player},
@@ -21,18 +25,18 @@ pub struct Real<'a> {
 }
 
 impl<'a> Real<'a> {
-    /// On an empty cluster of equal nodes. Of `jobs`, a share of `preemptible` may be preempted.
+    /// On an empty cluster of nodes with so many GPUs each. Of `jobs`, a share of `preemptible` may be preempted.
     #[must_use]
     pub fn new(
         jobs: &'a [TraceJob],
         history: &[TraceJob],
-        nodes: (u32, u32),
+        nodes: &[u32],
         config: Config,
         preemptible: f64,
     ) -> Self {
         let mut scheduler = Scheduler::new(config);
-        for _ in 0..nodes.0 {
-            scheduler.add_node(NodeOffer::of_gpus(nodes.1));
+        for gpus in nodes {
+            scheduler.add_node(NodeOffer::of_gpus(*gpus));
         }
         let mut past: Vec<&TraceJob> = history.iter().collect();
         past.sort_by_key(|job| (job.submit + job.duration, job.id));
@@ -84,11 +88,21 @@ impl Player for Real<'_> {
             return;
         };
         self.places.insert(number(job), job);
+        let drawn = lot(row.id) >= self.pinned;
+        let gang = match row.gpus.checked_div(row.nodes) {
+            Some(gpus) => Gang::Each {
+                nodes: row.nodes,
+                gpus,
+            },
+            None => Gang::Packed { gpus: row.gpus },
+        };
+        let packed = Ask::packed(row.gpus);
         let asked = Submission {
+            ask: Ask { gang, ..packed },
             project: row.vc.clone(),
             user: row.user.clone(),
             name: row.name.clone(),
-            preemptible: lot(row.id) >= self.pinned,
+            preemptible: row.preemptible.unwrap_or(drawn),
             limit: (row.limit > 0).then_some(row.limit),
             ..Submission::packed(number(job), row.gpus)
         };

@@ -11,7 +11,10 @@ use std::{
 
 use serde::Serialize;
 use thiserror::Error;
-use trainyard_core::sched::policy::{Config, Rule, cluster::Cluster};
+use trainyard_core::sched::policy::{
+    Config, Rule,
+    cluster::{Cluster, NodeOffer},
+};
 
 use crate::{
     anchors::Anchor,
@@ -30,6 +33,14 @@ pub struct Nodes {
     pub gpus: u32,
 }
 
+impl Nodes {
+    /// The GPUs of each node.
+    #[must_use]
+    pub fn each(self) -> Vec<u32> {
+        (0..self.count).map(|_| self.gpus).collect()
+    }
+}
+
 impl FromStr for Nodes {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -41,13 +52,37 @@ impl FromStr for Nodes {
     }
 }
 
+/// Where the jobs come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A trace.
+    Trace(PathBuf),
+    /// Jobs that are known already, in the order of submission, and what to call them.
+    Jobs(Vec<TraceJob>, PathBuf),
+}
+
+impl Source {
+    fn jobs(&self) -> Result<Vec<TraceJob>, TraceError> {
+        match self {
+            Self::Trace(path) => trace::read(path),
+            Self::Jobs(jobs, _) => Ok(jobs.clone()),
+        }
+    }
+
+    fn name(&self) -> PathBuf {
+        match self {
+            Self::Trace(path) | Self::Jobs(_, path) => path.clone(),
+        }
+    }
+}
+
 /// What is replayed.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// The trace.
-    pub trace: PathBuf,
-    /// The cluster.
-    pub nodes: Nodes,
+    /// The jobs.
+    pub source: Source,
+    /// The cluster: the GPUs of each node.
+    pub nodes: Vec<u32>,
     /// Only jobs of this virtual cluster.
     pub vc: Option<String>,
     /// Jobs that had ended before, for what is known of their kind.
@@ -146,7 +181,7 @@ pub fn answer(
             forecast_every: if question.predict { GUESSES } else { 0 },
             ..Config::default()
         };
-        let nodes = (question.nodes.count, question.nodes.gpus);
+        let nodes = &question.nodes;
         let mut real = Real::new(&jobs, &history, nodes, config, question.preemptible);
         let (mut figures, outcome) = bench.play(name, &mut real);
         figures.predicted = question.predict.then(|| real.coverage());
@@ -154,7 +189,10 @@ pub fn answer(
     }
     if question.policy == "all" {
         for (anchor, name) in Anchor::ALL {
-            let cluster = Cluster::uniform(question.nodes.count, question.nodes.gpus);
+            let mut cluster = Cluster::default();
+            for gpus in &question.nodes {
+                cluster.add(NodeOffer::of_gpus(*gpus));
+            }
             let mut player = anchor.player(&jobs, cluster, question.restart_cost);
             policies.push(bench.play(&format!("anchor: {name}"), player.as_mut()));
         }
@@ -163,19 +201,19 @@ pub fn answer(
 }
 
 fn jobs(question: &Question) -> Result<Vec<TraceJob>, ReplayError> {
-    let mut jobs = trace::read(&question.trace)?;
+    let mut jobs = question.source.jobs()?;
     if let Some(vc) = &question.vc {
         let mut names: Vec<String> = jobs.iter().map(|job| job.vc.clone()).collect();
         jobs.retain(|job| job.vc == *vc);
         if jobs.is_empty() {
             names.sort();
             names.dedup();
-            let path = question.trace.clone();
+            let path = question.source.name();
             return Err(ReplayError::Vc(path, vc.clone(), names.join(", ")));
         }
     }
     if jobs.is_empty() {
-        return Err(ReplayError::Empty(question.trace.clone()));
+        return Err(ReplayError::Empty(question.source.name()));
     }
     Ok(jobs)
 }
@@ -193,7 +231,7 @@ impl Bench<'_> {
         let cost = self.question.restart_cost;
         let outcome = engine::replay(self.jobs, cost, player, self.stopwatch);
         let took = (self.stopwatch)().saturating_sub(before);
-        let capacity = self.question.nodes.count * self.question.nodes.gpus;
+        let capacity = self.question.nodes.iter().sum();
         let isolated = self.isolated.as_deref();
         let mut figures = metrics::figures(name, self.jobs, capacity, &outcome, isolated);
         figures.wall_s = took.as_secs_f64();
@@ -208,9 +246,13 @@ fn isolated(
     jobs: &[TraceJob],
     stopwatch: &dyn Fn() -> Duration,
 ) -> Result<Option<Vec<i64>>, ReplayError> {
-    let Some(parts) = parts(&question.trace).filter(|_| question.vc.is_none()) else {
+    let Source::Trace(trace) = &question.source else {
         return Ok(None);
     };
+    let Some(parts) = parts(trace).filter(|_| question.vc.is_none()) else {
+        return Ok(None);
+    };
+    let of_each = question.nodes.first().copied().unwrap_or_default();
     let mut ended = vec![i64::MAX / 2; jobs.len()];
     for (vc, nodes) in parts {
         let own: Vec<(usize, TraceJob)> = jobs
@@ -220,7 +262,7 @@ fn isolated(
             .filter(|(_, job)| job.vc == vc)
             .collect();
         let rows: Vec<TraceJob> = own.iter().map(|(_, job)| job.clone()).collect();
-        let cluster = Cluster::uniform(nodes, question.nodes.gpus);
+        let cluster = Cluster::uniform(nodes, of_each);
         let mut player = Anchor::FifoStrict.player(&rows, cluster, question.restart_cost);
         let outcome = engine::replay(&rows, question.restart_cost, player.as_mut(), stopwatch);
         for ((place, _), end) in own.iter().zip(&outcome.ended) {

@@ -26,6 +26,10 @@ pub struct TraceJob {
     pub name: String,
     /// GPUs in all.
     pub gpus: u32,
+    /// Nodes, with as many of them on each; 0 when it does not matter how they lie.
+    pub nodes: u32,
+    /// Whether it may be stopped, where that is known.
+    pub preemptible: Option<bool>,
     /// How long it runs. Hidden from the policy until then.
     pub duration: i64,
     /// How long its user said that it may run.
@@ -148,6 +152,8 @@ impl Columns {
             vc: text_of(self.vc),
             name: text_of(self.name),
             gpus: u32::try_from(number(self.gpus, "gpus")?).unwrap_or(0),
+            nodes: 0,
+            preemptible: None,
             duration,
             limit,
         })

@@ -8,7 +8,7 @@ use trainyard_replay::{
     engine, metrics,
     metrics::Figures,
     real::Real,
-    run::{Answer, Nodes, Question, answer},
+    run::{Answer, Nodes, Question, Source, answer},
     trace,
 };
 
@@ -18,8 +18,8 @@ fn path() -> PathBuf {
 
 fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
     let question = Question {
-        trace: path(),
-        nodes: Nodes { count, gpus: 8 },
+        source: Source::Trace(path()),
+        nodes: Nodes { count, gpus: 8 }.each(),
         vc: Some(vc.into()),
         history: None,
         policy: policy.into(),
@@ -100,8 +100,8 @@ fn the_same_question_has_the_same_answer() {
 #[test]
 fn what_cannot_be_answered_says_what_can() {
     let question = Question {
-        trace: path(),
-        nodes: "20x8".parse().unwrap(),
+        source: Source::Trace(path()),
+        nodes: vec![8; 20],
         vc: Some("elsewhere".into()),
         history: None,
         policy: "default".into(),
@@ -122,7 +122,7 @@ fn a_job_that_no_nodes_hold_is_counted_and_holds_nothing_up() {
     jobs.retain(|job| job.vc == "vcvlY");
     jobs.truncate(10);
     jobs[3].gpus = 16;
-    let mut real = Real::new(&jobs, &[], (1, 8), Config::default(), 1.0);
+    let mut real = Real::new(&jobs, &[], &[8], Config::default(), 1.0);
     let outcome = engine::replay(&jobs, 60, &mut real, &|| Duration::ZERO);
     assert_eq!(outcome.stuck, 1);
 }
@@ -137,4 +137,47 @@ fn the_policy_and_the_anchors_check_each_other() {
     };
     assert_eq!(of("fifo"), of("anchor: FIFO strict"));
     assert_eq!(of("easy"), of("anchor: EASY backfill, walltime est"));
+}
+
+#[test]
+fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_waits() {
+    let job = |id, submit, gpus, nodes| trace::TraceJob {
+        id,
+        submit,
+        user: "ada".into(),
+        vc: "7".into(),
+        name: "a".into(),
+        gpus,
+        nodes,
+        preemptible: Some(false),
+        duration: 100,
+        limit: 0,
+    };
+    let jobs = vec![job(1, 0, 4, 1), job(2, 1, 8, 2), job(3, 2, 6, 1)];
+    let replayed = |nodes: &[u32]| {
+        let question = Question {
+            source: Source::Jobs(jobs.clone(), PathBuf::from("the store")),
+            nodes: nodes.to_vec(),
+            vc: None,
+            history: None,
+            policy: "fifo".into(),
+            restart_cost: 60,
+            preemptible: 1.0,
+            predict: false,
+        };
+        answer(&question, &|| Duration::ZERO)
+            .unwrap()
+            .policies
+            .remove(0)
+            .0
+    };
+    let few = replayed(&[4, 4]);
+    // Its six GPUs lie on one node, and none has as many.
+    assert_eq!(few.stuck, 1);
+    assert!((few.wait_max - 99.0).abs() < 1e-9, "{}", few.wait_max);
+    let more = replayed(&[4, 4, 4, 8]);
+    assert_eq!(
+        (more.stuck, more.wait_max.to_bits()),
+        (0, 0.0_f64.to_bits())
+    );
 }

@@ -7,6 +7,72 @@ use tests::{cluster::Cluster, jobs, jobs::Jobs};
 
 use crate::{TRAINYARD, text};
 
+/// What a command says in JSON.
+fn told(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let all: Vec<&str> = ["--json"].iter().chain(arguments).copied().collect();
+    let output = cluster.cli(&all);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The figures of the one policy, but for how long it took to find them.
+fn replayed(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let fixed = ["replay", "--from-store", "--policy", "fifo"];
+    let all: Vec<&str> = fixed.iter().chain(arguments).copied().collect();
+    let mut document = told(cluster, &all);
+    let figures = document.pointer_mut("/policies/0");
+    let mut figures = figures.expect("one policy").take();
+    let fields = figures.as_object_mut().expect("the policy's figures");
+    fields.retain(|name, _| !["pass_p99_us", "wall_s"].contains(&name.as_str()));
+    figures
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_run_is_reported_read_back_and_replayed_from_the_coordinator_a_backup_and_an_export()
+ {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    let machine = ["--slots", "4", "--simulate-gpus", "1xH100-80GB"];
+    cluster.agent("n1", &machine).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let mut spec = jobs::command(&["sleep", "0.2"]);
+    spec.resources.get_or_insert_default().gpus = 1;
+    spec.indices = "0-2".to_owned();
+    // One submission: all three at one moment, and one GPU.
+    let first = jobs.submit(spec).await;
+    for job in first..first + 3 {
+        jobs.ends(job).await;
+    }
+
+    let usage = told(&cluster, &["usage", "--by", "user"]);
+    let row = &usage["rows"][0];
+    assert_eq!(
+        (&row["user"], &row["jobs"]),
+        (&Value::from("admin@example.com"), &Value::from(3))
+    );
+    assert!(row["gpu_hours"].as_f64() >= Some(0.6 / 3_600.0), "{row}");
+    let events = told(&cluster, &["events", &first.to_string()]);
+    let kinds = events["events"].as_array().expect("a list").iter();
+    let kinds: Vec<_> = kinds.map(|event| event["kind"].as_str()).collect();
+    assert_eq!(kinds, [Some("accepted"), Some("placed"), Some("completed")]);
+
+    let own = replayed(&cluster, &[]);
+    assert!(own["wait_mean"].as_f64() > Some(0.0), "{own}");
+    let saved = cluster.path("saved.redb").display().to_string();
+    told(&cluster, &["store", "backup", &saved]);
+    assert_eq!(replayed(&cluster, &["--store", &saved]), own);
+    let lines = cluster.cli(&["store", "export", &saved]).stdout;
+    let exported = cluster.path("export.jsonl");
+    fs::write(&exported, lines).expect("it is written");
+    let exported = exported.display().to_string();
+    assert_eq!(replayed(&cluster, &["--store", &exported]), own);
+    // What if there were three?
+    let more = replayed(&cluster, &["--store", &saved, "--nodes", "1x3"]);
+    assert_eq!(more["wait_mean"].as_f64(), Some(0.0), "{more}");
+    let none = cluster.cli(&["replay", "--from-store", "--since", "2999-01-01"]);
+    assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
+    assert!(text(&none.stderr).contains("has no job"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_a_working_coordinator_is_a_coordinator_that_knows_its_jobs() {
     let mut cluster = Cluster::start(TRAINYARD).await;

@@ -3,6 +3,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod dataset;
+pub(crate) mod events;
 pub(crate) mod explain;
 mod follow;
 pub(crate) mod jobs;
@@ -20,6 +21,7 @@ pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod tls;
 pub(crate) mod trackers;
+pub(crate) mod usage;
 pub(crate) mod users;
 pub(crate) mod watch;
 
@@ -70,6 +72,8 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Drain(args) => nodes::drain(context, args).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
         ClientCommand::Store(command) => Box::pin(store::run(context, command)).await,
+        ClientCommand::Events(args) => Box::pin(events::run(context, args)).await,
+        ClientCommand::Usage(args) => usage::run(context, args).await,
         ClientCommand::Trackers => trackers::run(context).await,
     }
 }

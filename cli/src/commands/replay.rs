@@ -1,25 +1,54 @@
-//! `trainyard replay`: what the scheduling policy would have made of a trace. Talks to no coordinator.
+//! `trainyard replay`: what the scheduling policy would have made of a trace, or of the cluster's own history. Talks to a
+//! coordinator only for that.
+
+mod history;
 
 use std::{fs, path::PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use trainyard_replay::{
-    run::{Nodes, Question, answer},
+    run::{Nodes, Question, Source, answer},
     svg, table,
 };
 
-use crate::{clock, exit::Exit, output::Screen};
+use super::{
+    Context,
+    usage::{Moment, moment},
+};
+use crate::{
+    clock,
+    exit::Exit,
+    output::{self, Screen},
+};
 
 /// Flags of `trainyard replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
     /// The trace: CSV, packed by gzip or not, with job_id, submit_time_s, gpus and duration_s, and where known user, vc, name and walltime_s
-    #[arg(long, value_name = "FILE")]
-    trace: PathBuf,
-    /// The cluster: so many nodes of so many GPUs, such as 72x8
-    #[arg(long, value_name = "COUNTxGPUS")]
-    nodes: Nodes,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "from_store",
+        conflicts_with = "from_store"
+    )]
+    trace: Option<PathBuf>,
+    /// Replay this cluster's own history: that of the running coordinator, or with --store that of a file
+    #[arg(long)]
+    from_store: bool,
+    /// A store that no coordinator has open or the folder that it lies in, a backup, or what `trainyard store export` wrote
+    #[arg(long, value_name = "PATH", requires = "from_store")]
+    store: Option<PathBuf>,
+    /// Only jobs that were submitted since: a moment such as 2026-11-01T00:00:00Z, or how long ago, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "from_store")]
+    since: Option<Moment>,
+    /// The cluster: so many nodes of so many GPUs, such as 72x8 [default with --from-store: the nodes that are known there]
+    #[arg(
+        long,
+        value_name = "COUNTxGPUS",
+        required_unless_present = "from_store"
+    )]
+    nodes: Option<Nodes>,
     /// Only jobs of this virtual cluster
     #[arg(long, value_name = "NAME")]
     vc: Option<String>,
@@ -50,11 +79,20 @@ fn part(text: &str) -> Result<f64, String> {
 }
 
 /// Replays, and prints the table.
-pub(crate) fn run(screen: &Screen, args: ReplayArgs) -> anyhow::Result<Exit> {
-    let capacity = args.nodes.count.saturating_mul(args.nodes.gpus);
+pub(crate) async fn run(context: &Context<'_>, args: ReplayArgs) -> anyhow::Result<Exit> {
+    let screen = &context.screen;
+    let (source, known) = match &args.trace {
+        Some(path) => (Source::Trace(path.clone()), Vec::new()),
+        None => own(context, &args).await?,
+    };
+    let nodes = args.nodes.map_or(known, Nodes::each);
+    if nodes.is_empty() {
+        bail!("no node with GPUs is known there; say which to replay with, such as --nodes 4x8");
+    }
+    let capacity = nodes.iter().sum();
     let question = Question {
-        trace: args.trace,
-        nodes: args.nodes,
+        source,
+        nodes,
         vc: args.vc,
         history: args.history,
         policy: args.policy,
@@ -77,4 +115,35 @@ pub(crate) fn run(screen: &Screen, args: ReplayArgs) -> anyhow::Result<Exit> {
         || table::table(&rows),
     )?;
     Ok(Exit::Ok)
+}
+
+/// The cluster's own history, and the GPUs of its nodes.
+async fn own(context: &Context<'_>, args: &ReplayArgs) -> anyhow::Result<(Source, Vec<u32>)> {
+    let since = args.since.map(|since| since.as_of(clock::now()));
+    let (name, found) = match &args.store {
+        Some(path) => (path.clone(), history::of_file(path, since)?),
+        None => {
+            let mut client = context.client().await?;
+            let name = PathBuf::from(client.url());
+            (name, history::of_coordinator(&mut client, since).await?)
+        }
+    };
+    if found.without_gpus > 0 {
+        let (left, screen) = (found.without_gpus, &context.screen);
+        say(
+            screen,
+            &format!("{left} jobs without GPUs are left out: a replay is about GPUs"),
+        );
+    }
+    if found.damaged > 0 {
+        let words = "rows cannot be read and are left out; `trainyard store check` names them";
+        say(&context.screen, &format!("{} {words}", found.damaged));
+    }
+    Ok((Source::Jobs(found.jobs, name), found.nodes))
+}
+
+fn say(screen: &Screen, words: &str) {
+    if !screen.json {
+        output::note(words);
+    }
 }

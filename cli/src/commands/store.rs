@@ -105,6 +105,7 @@ enum PartName {
     Logs,
     Validations,
     Nodes,
+    Events,
 }
 
 impl From<PartName> for Part {
@@ -115,6 +116,7 @@ impl From<PartName> for Part {
             PartName::Logs => Self::Logs,
             PartName::Validations => Self::Validations,
             PartName::Nodes => Self::Nodes,
+            PartName::Events => Self::Events,
         }
     }
 }
@@ -222,6 +224,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
         Part::Logs,
         Part::Validations,
         Part::Nodes,
+        Part::Events,
     ];
     let wanted: Vec<Part> = args.parts.iter().copied().map(Part::from).collect();
     let parts = all

@@ -343,7 +343,11 @@ impl State {
                 };
                 batch.acks.try_send(ack).ok();
             }
-            JobMsg::Event(_, None) | JobMsg::NoTrace(..) | JobMsg::LookForLate | JobMsg::Wake => {}
+            JobMsg::Event(_, None)
+            | JobMsg::Decided(..)
+            | JobMsg::NoTrace(..)
+            | JobMsg::LookForLate
+            | JobMsg::Wake => {}
             #[cfg(test)]
             JobMsg::Fail => {}
         }

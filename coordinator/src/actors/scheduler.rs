@@ -5,6 +5,7 @@
 //! it what the store says. If it fails, the process ends and begins again from the store.
 
 mod awaited;
+mod notes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +27,7 @@ use trainyard_core::{
 };
 
 pub use self::awaited::Stood;
+use self::notes::Notes;
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
@@ -134,6 +136,8 @@ struct Proposal {
     queued_at: Timestamp,
     allocations: Vec<Allocation>,
     secret: Secret,
+    /// In words.
+    why: String,
 }
 
 impl From<Proposal> for JobMsg {
@@ -143,7 +147,7 @@ impl From<Proposal> for JobMsg {
             allocations: proposal.allocations,
             secret: proposal.secret,
         };
-        Self::Event(event, None)
+        Self::Decided(event, proposal.why)
     }
 }
 
@@ -169,6 +173,8 @@ pub struct State {
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
     jobs: Option<JobsRef>,
     store: Option<Store>,
+    /// What is noted of those who wait.
+    notes: Notes,
     dirty: bool,
     /// A look at all is on its way to itself.
     solving: bool,
@@ -267,6 +273,9 @@ impl State {
         self.dirty = true;
         // This is newer than what is being read.
         self.reading.remove(&job.id);
+        if job.state != JobState::Queued {
+            self.notes.forget(job.id);
+        }
         let now = clock::now();
         let Some(attempt) = job.live() else {
             if let Some(proposal) = self.unanswered_of(&job) {
@@ -306,10 +315,11 @@ impl State {
         };
         if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
             // It was told before it was what it is now, or that was lost on its way.
-            self.make_room(Leaving {
+            let leaving = Leaving {
                 job: job.id,
                 for_job,
-            });
+            };
+            self.make_room(leaving, None);
         }
         let held = Held {
             asked: job.queued(),
@@ -416,7 +426,8 @@ impl State {
         let longest = now.plus(LONGEST_ALARM);
         let unheard = self.planner.nevers().next().is_some() || !self.unreadable.is_empty();
         let again = unheard.then(|| now.plus(SOON));
-        let next = self.planner.wake(now).into_iter().chain(again).min();
+        let next = self.planner.wake(now).into_iter().chain(again);
+        let next = next.chain(self.notes.next()).min();
         let next = next.map(|next| next.min(longest));
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
@@ -428,6 +439,7 @@ impl State {
     fn solve(&mut self, myself: &SchedulerRef) -> Result<(), ActorProcessingErr> {
         let now = clock::now();
         self.place(now)?;
+        self.note(now);
         self.wake_for(myself, now);
         Ok(())
     }
@@ -439,6 +451,7 @@ impl State {
                 queued_at: placement.queued_at,
                 allocations: placement.allocations,
                 secret: secret(),
+                why: placement.why,
             };
             self.unanswered.insert(placement.job, proposal.clone());
             self.tell(placement.job, proposal.into());
@@ -446,8 +459,10 @@ impl State {
         for (job, why) in decisions.never {
             self.give_up(job, &why);
         }
+        self.notes.let_through(&decisions.through, now);
         for leaving in decisions.leaving {
-            self.make_room(leaving);
+            let why = decisions.room.get(&leaving.job).cloned();
+            self.make_room(leaving, why);
         }
         match self.planner.newly_violated() {
             None => Ok(()),
@@ -456,10 +471,14 @@ impl State {
     }
 
     /// One that is not placed yet hears of it when it is.
-    fn make_room(&self, leaving: Leaving) {
+    fn make_room(&self, leaving: Leaving, why: Option<String>) {
         if let Some(attempt) = self.attempts.get(&leaving.job) {
             let event = Event::MakeRoom(*attempt, leaving.for_job);
-            self.tell(leaving.job, JobMsg::Event(event, None));
+            let message = match why {
+                Some(why) => JobMsg::Decided(event, why),
+                None => JobMsg::Event(event, None),
+            };
+            self.tell(leaving.job, message);
         }
     }
 

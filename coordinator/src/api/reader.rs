@@ -39,6 +39,13 @@ impl Reader {
         self.open || self.allows(store, Permission::ReadJob, (project, own))
     }
 
+    /// As [`Reader::reads`], also where everybody reads jobs: what a project uses is its own affair.
+    pub(super) fn accounts_for(&self, store: &Store, job: &Job) -> bool {
+        let project = job.spec.project_id;
+        let own = project.is_none() && job.submitted_by == self.email;
+        self.allows(store, Permission::ReadJob, (project, own))
+    }
+
     /// Whether the caller may see this project.
     pub(super) fn sees(&self, store: &Store, project: i64) -> bool {
         self.allows(store, Permission::ReadProject, (Some(project), false))

@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -113,6 +116,10 @@ struct Inner {
     submits: Arc<Semaphore>,
     more_under_way: Arc<AtomicU64>,
     streams: Arc<Streams>,
+    /// Reports over all jobs at once.
+    reports: Arc<Semaphore>,
+    /// The second in which the last refusal was noted.
+    refused_in: Arc<AtomicI64>,
     counted: Counted,
 }
 
@@ -149,6 +156,8 @@ const LIST_ROWS: usize = 1_000;
 /// Jobs that are looked at for one page, for each row that a page may have: whoever may read none would
 /// have all of them looked at.
 const LOOKS: usize = 10;
+/// Reports over all jobs that are made at once; others wait.
+const REPORTS: usize = 2;
 
 impl Service {
     /// The service over a running tree.
@@ -171,6 +180,8 @@ impl Service {
             board: args.board,
             submits: Arc::new(Semaphore::new(submit::UNDER_WAY)),
             more_under_way: Arc::default(),
+            reports: Arc::new(Semaphore::new(REPORTS)),
+            refused_in: Arc::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -210,6 +221,16 @@ impl Service {
     /// Places of submissions under way.
     pub(super) fn submits(&self) -> &Arc<Semaphore> {
         &self.inner.submits
+    }
+
+    /// Places of reports over all jobs.
+    pub(super) fn reports(&self) -> &Arc<Semaphore> {
+        &self.inner.reports
+    }
+
+    /// The second in which the last refusal was noted.
+    pub(super) fn refused_in(&self) -> &AtomicI64 {
+        &self.inner.refused_in
     }
 
     /// Jobs of arrays under way beyond one a submission.

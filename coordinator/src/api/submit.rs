@@ -11,6 +11,7 @@ use std::sync::{
 use tokio::sync::OwnedSemaphorePermit;
 use trainyard_core::{
     access::Permission,
+    decision::Decision,
     job::{Job, JobState},
     sched::Wish,
     spec::{Indices, JobSpec, Violation},
@@ -24,7 +25,8 @@ use crate::{
         jobs::{JobsMsg, RequestKey, Submission},
         scheduler::SchedulerMsg,
     },
-    datasets,
+    clock, datasets,
+    store::Change,
 };
 
 /// Submissions that may be under way at once; beyond it callers are told to try again.
@@ -81,7 +83,10 @@ impl Service {
         let size = indices.as_ref().map_or(1, Indices::size);
         let _place = self.admit(size.into())?;
         self.admit_to_project(&spec, size).await?;
-        self.could_ever(&spec)?;
+        if let Err(refused) = self.could_ever(&spec) {
+            self.note_refusal(caller, &refused);
+            return Err(refused);
+        }
         let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
@@ -109,6 +114,19 @@ impl Service {
             Some(unfit) => Err(ApiError::field(unfit.field(), unfit.to_string())),
             None => Ok(()),
         }
+    }
+
+    /// Notes that a submission was refused, one in a second at most: a client in a loop must not push all else out.
+    fn note_refusal(&self, caller: &Caller, refused: &ApiError) {
+        let now = clock::now();
+        let second = now.0.div_euclid(1_000_000);
+        if self.refused_in().swap(second, Ordering::Relaxed) == second {
+            return;
+        }
+        let words = format!("{} asked in vain: {}", caller.user.email, refused.message);
+        let note = Change::Note(vec![Decision::refused(now, words)]);
+        // Nobody waits for it; one that finds the queue full is not worth waiting for.
+        self.store().try_commit(vec![note], Box::new(|_| ())).ok();
     }
 
     /// Whether so many more jobs may wait in the project. Submissions at the same moment may pass it by as many.

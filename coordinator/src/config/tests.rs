@@ -169,6 +169,8 @@ fn everything_is_kept_for_ever_unless_days_or_a_size_are_asked_for() {
     let keys = Some(Duration::from_secs(7 * 86_400));
     let rows = Retention {
         keys,
+        events: Some(Duration::from_secs(90 * 86_400)),
+        events_most: Some(1_000_000),
         ..Retention::default()
     };
     assert_eq!(config.retention(), rows);
@@ -181,7 +183,7 @@ fn everything_is_kept_for_ever_unless_days_or_a_size_are_asked_for() {
         points: None,
         lines: Some(Duration::from_secs(30 * 86_400)),
         bytes: Some(2 << 30),
-        keys,
+        ..rows
     };
     assert_eq!(asked, expected);
 }

@@ -16,6 +16,7 @@ use super::{
     Change, NodeRow, UserRow, changed,
     codec::{self, Place},
     error::ReadError,
+    events,
     held::Held,
     opened::Opened,
     seal, series,
@@ -33,6 +34,8 @@ pub(super) struct Batch<'t> {
     /// The two as they stand in the file.
     noted: (u64, u64),
     changed: BTreeSet<u64>,
+    /// The number of the last event; none when there is no new one.
+    pub(super) last_event: Option<u64>,
     pub(super) held: Held,
     pub(super) opened: Opened<'t>,
 }
@@ -46,6 +49,7 @@ impl<'t> Batch<'t> {
             next_log,
             noted: (next_point, next_log),
             changed: BTreeSet::new(),
+            last_event: None,
             held: Held::default(),
             opened: Opened::default(),
         })
@@ -114,6 +118,11 @@ impl<'t> Batch<'t> {
             Change::DropRequestKey { key, job, document } => {
                 self.drop_request_key(&key, job, document)?;
             }
+            Change::Note(notes) => self.note(&notes)?,
+            Change::ForgetEvents(to) => {
+                self.opened.close();
+                events::forget(self.txn, to)?;
+            }
             Change::Seal(sealing) => {
                 self.opened.close();
                 seal::exchange(self.txn, *sealing, &mut self.held)?;
@@ -173,15 +182,21 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn put_node(&self, node: &NodeRow) -> Result<(), ReadError> {
+    fn put_node(&mut self, node: &NodeRow) -> Result<(), ReadError> {
         let place = Place {
             table: "nodes",
             key: &node.name,
         };
         let bytes = codec::to_json(place, node)?;
         let mut table = self.txn.open_table(NODES)?;
-        table.insert(node.name.0.as_bytes(), bytes.as_slice())?;
-        Ok(())
+        let before = table.insert(node.name.0.as_bytes(), bytes.as_slice())?;
+        let before = before.map(|before| codec::from_json::<NodeRow>(place, before.value()));
+        let before = before.transpose()?;
+        drop(table);
+        match events::of_node(before.as_ref(), node) {
+            Some(note) => self.note(&[note]),
+            None => Ok(()),
+        }
     }
 
     fn put_user(&self, user: &UserRow) -> Result<(), ReadError> {

@@ -397,6 +397,15 @@ pub(super) fn end_from_json(place: Place<'_>, bytes: &[u8]) -> Result<Timestamp,
     Ok(job.ended_at.unwrap_or(job.state_since))
 }
 
+/// When a job ended; none while it has not.
+pub(super) fn ended_from_json(
+    place: Place<'_>,
+    bytes: &[u8],
+) -> Result<Option<Timestamp>, ReadError> {
+    let EndRow { job } = from_json(place, bytes)?;
+    Ok(job.ended_at)
+}
+
 /// Of a job no more than when it was accepted.
 #[derive(Deserialize)]
 struct BeginRow {

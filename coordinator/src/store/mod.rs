@@ -11,6 +11,7 @@ mod changed;
 mod codec;
 mod documents;
 mod error;
+mod events;
 mod held;
 mod keys;
 mod migrate;
@@ -22,6 +23,7 @@ mod results;
 mod rows;
 mod seal;
 mod series;
+mod sweep;
 mod tables;
 mod trim;
 mod watches;
@@ -42,6 +44,7 @@ use trainyard_core::ids::JobId;
 
 pub use documents::Document;
 pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
+pub use events::{EventsOf, StoredEvent};
 pub use page::Most;
 pub(crate) use page::{Filling, Sizable};
 pub use read::{Bounds, FoundJobs};
@@ -101,6 +104,8 @@ struct Shared {
     path: PathBuf,
     watches: Watches,
     changed: watch::Sender<u64>,
+    /// The number of the last event.
+    events: watch::Sender<u64>,
     commits: AtomicU64,
     /// Jobs that have not ended.
     open_jobs: AtomicU64,
@@ -166,6 +171,7 @@ impl Store {
             path: options.path.clone(),
             watches: Watches::default(),
             changed: watch::Sender::new(0),
+            events: watch::Sender::new(0),
             commits: AtomicU64::new(0),
             open_jobs: AtomicU64::new(opened.open_jobs),
             copying: Arc::new(Semaphore::new(1)),

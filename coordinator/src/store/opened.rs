@@ -7,7 +7,9 @@ use redb::{Key, Table, TableDefinition, Value, WriteTransaction};
 
 use super::{
     error::ReadError,
-    tables::{CURSORS, JOBS, LOGS, OPEN_JOBS, POINTS, Rows, Series},
+    tables::{
+        CURSORS, EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, OPEN_JOBS, POINTS, Rows, Series,
+    },
 };
 
 type Bytes = &'static [u8];
@@ -26,6 +28,14 @@ pub(super) struct Opened<'t> {
     cursors: Option<Table<'t, (u64, u32, u32), u64>>,
     points: Option<Appending<'t>>,
     lines: Option<Appending<'t>>,
+    events: Option<Noting<'t>>,
+}
+
+/// What was decided.
+pub(super) struct Noting<'t> {
+    pub(super) events: Table<'t, u64, Bytes>,
+    pub(super) of_job: Table<'t, (u64, u64), ()>,
+    pub(super) of_node: Table<'t, (&'static str, u64), ()>,
 }
 
 impl<'t> Opened<'t> {
@@ -53,6 +63,20 @@ impl<'t> Opened<'t> {
         txn: &'t WriteTransaction,
     ) -> Result<&mut Table<'t, (u64, u32, u32), u64>, ReadError> {
         keep(&mut self.cursors, txn, CURSORS)
+    }
+
+    pub(super) fn noting(
+        &mut self,
+        txn: &'t WriteTransaction,
+    ) -> Result<&mut Noting<'t>, ReadError> {
+        Ok(match &mut self.events {
+            Some(open) => open,
+            closed => closed.insert(Noting {
+                events: txn.open_table(EVENTS)?,
+                of_job: txn.open_table(EVENTS_OF_JOB)?,
+                of_node: txn.open_table(EVENTS_OF_NODE)?,
+            }),
+        })
     }
 
     pub(super) fn appending(

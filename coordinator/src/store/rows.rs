@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use trainyard_core::{
+    decision::Decision,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     job::Job,
     label,
@@ -101,6 +102,10 @@ pub enum Change {
     },
     /// A block in the place of chunks, made by [`Store::sealing`](super::Store::sealing).
     Seal(Box<Sealing>),
+    /// What was decided, in order, each given the next number.
+    Note(Vec<Decision>),
+    /// What was decided up to this number is forgotten, some of it; see [`Store::trim_events`](super::Store::trim_events).
+    ForgetEvents(u64),
     /// Rows of a job that has ended are taken out, a bounded number; see [`Store::trim`](super::Store::trim).
     Trim(Box<Trimming>),
 }
@@ -123,6 +128,8 @@ impl Change {
             | Self::RemoveDocument { .. }
             | Self::PutRequestKey { .. }
             | Self::DropRequestKey { .. }
+            | Self::Note(_)
+            | Self::ForgetEvents(_)
             | Self::Seal(_) => None,
         }
     }

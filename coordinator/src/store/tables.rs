@@ -44,6 +44,15 @@ pub(super) const CHANGED_OF: TableDefinition<'static, u64, u64> =
 /// Where the last number stands in `COUNTERS`.
 pub(super) const CHANGED_COUNTER: &str = "changed";
 
+/// Number → what was decided. Ascending with time; the last one is never removed, so that no number is given twice.
+pub(super) const EVENTS: Numbered = TableDefinition::new("events");
+/// (job, number) of what is about a job, or for it.
+pub(super) const EVENTS_OF_JOB: TableDefinition<'static, (u64, u64), ()> =
+    TableDefinition::new("events_of_job");
+/// (node, number) of what is about a node.
+pub(super) const EVENTS_OF_NODE: TableDefinition<'static, (&str, u64), ()> =
+    TableDefinition::new("events_of_node");
+
 /// (id of the first row of a sealed block of points, name of a metric) → its values.
 pub(super) const COLUMNS: TableDefinition<'static, (u64, &str), &'static [u8]> =
     TableDefinition::new("point_columns");
@@ -158,6 +167,9 @@ pub(super) fn visit_all(visit: &mut impl Visit) -> Result<(), ReadError> {
     visit.table(DOCUMENTS)?;
     visit.table(CHANGED)?;
     visit.table(CHANGED_OF)?;
+    visit.table(EVENTS)?;
+    visit.table(EVENTS_OF_JOB)?;
+    visit.table(EVENTS_OF_NODE)?;
     for series in [POINTS, LOGS] {
         visit.table(series.chunks)?;
         visit.table(series.by_job)?;

@@ -121,12 +121,16 @@ impl Writer {
             answers.push((request.then, first_rows));
         }
         let open_jobs = batch.count_open()?;
+        let last_event = batch.last_event;
         let changed = batch.finish()?;
         txn.commit()?;
         if let Some(count) = open_jobs {
             self.shared.open_jobs.store(count, Ordering::Relaxed);
         }
         let commit = self.shared.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(number) = last_event {
+            self.shared.events.send_replace(number);
+        }
         if let Some(number) = changed {
             self.shared.changed.send_replace(number);
         }

@@ -1,5 +1,6 @@
 //! Why a job waits, as whoever asks is told; and what would become of one that is not submitted.
 
+use serde_json::{Value, json};
 use tonic::Code;
 use trainyard_core::{ids::JobId, spec::JobSpec};
 use trainyard_proto::v1;
@@ -7,7 +8,7 @@ use trainyard_proto::v1;
 use crate::{
     agent::{Agent, epoch, exited},
     jobs::{all_jobs, program, submit},
-    world::World,
+    world::{World, command},
 };
 
 fn asks(cpus: u32) -> JobSpec {
@@ -78,6 +79,40 @@ async fn who_waits_is_told_who_is_in_the_way_how_far_that_is_and_what_would_star
     let seconds = |at: Option<prost_types::Timestamp>| at.expect("a moment").seconds;
     assert!(seconds(why.expected_late) >= seconds(why.expected_early));
     assert_eq!(explain(&world, first).await.explanation, None, "it runs");
+}
+
+#[tokio::test]
+async fn the_same_is_told_over_rest_before_and_after_a_submission() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let asks = |cpus: u32| {
+        let mut body = command();
+        body["config"]["resources"] = json!({"cpus": cpus});
+        body
+    };
+    let (status, foreseen) = world.post_json("/training/jobs/dry-run", &asks(3)).await;
+    assert_eq!((status, &foreseen["nodes"]), (200, &json!(["n1"])));
+    assert_eq!(foreseen["explanation"], Value::Null);
+    let first = world.submit(&asks(3)).await;
+    agent.run().await;
+    let (_, foreseen) = world.post_json("/training/jobs/dry-run", &asks(4)).await;
+    let words = "waits for cpus: asks for 4, has 1 free on node n1";
+    assert_eq!(foreseen["explanation"]["reason"], words, "{foreseen}");
+    let (status, refused) = world.post_json("/training/jobs/dry-run", &asks(5)).await;
+    // As a submission of it is.
+    assert_eq!(status, 400, "{refused}");
+    let waits = world.submit(&asks(4)).await;
+    let (status, answer) = world.get(&format!("/training/jobs/{waits}/explain")).await;
+    assert_eq!((status, &answer["state"]), (200, &json!("queued")));
+    let why = &answer["explanation"];
+    assert_eq!(why["reason"], words);
+    assert_eq!(why["short_nodes"][0]["holders"][0]["job_id"], first);
+    let change = json!({"field": "resources.cpus", "from": "4", "to": "1"});
+    assert_eq!(why["changes"], json!([change]));
+    let (_, answer) = world.get(&format!("/training/jobs/{first}/explain")).await;
+    assert_eq!(answer["explanation"], Value::Null, "it runs");
+    let (_, list) = world.get("/training/jobs").await;
+    assert_eq!(list["jobs"].as_array().map(Vec::len), Some(2));
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ mod emulators;
 #[cfg(test)]
 mod ended;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod faults;
@@ -92,6 +94,8 @@ mod service;
 mod submit;
 #[cfg(test)]
 mod trackers;
+#[cfg(test)]
+mod usage;
 #[cfg(test)]
 mod webhooks;
 #[cfg(test)]

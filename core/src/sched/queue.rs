@@ -78,6 +78,12 @@ impl Queue {
         self.jobs.values()
     }
 
+    /// Those with higher numbers than this one, or all, by number.
+    pub fn behind(&self, job: Option<JobId>) -> impl Iterator<Item = JobId> + '_ {
+        let from = job.map_or(0, |job| job.0.saturating_add(1));
+        self.turns.range(JobId(from)..).map(|(job, _)| *job)
+    }
+
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -113,6 +113,8 @@ pub struct Placement {
     pub queued_at: Timestamp,
     /// What it gets on each node, by rank.
     pub allocations: Vec<Allocation>,
+    /// Why now, in words.
+    pub why: String,
 }
 
 /// A job that no registered nodes could ever hold.

@@ -233,3 +233,18 @@ def test_callbacks_of_a_script_need_no_client(client: Client, tmp_path: Path) ->
     assert client.wait(job.id, timeout=60, poll=0.05).require_completed()
     assert [point.loss for point in client.metrics(job.id)] == [1.0, 0.5]
     until("the points are there", lambda: client.metrics(job.id))
+
+
+def test_what_would_become_of_a_job_why_it_waits_what_was_used_and_what_was_decided(client: Client) -> None:
+    foreseen = client.dry_run(waiting())
+    assert foreseen.nodes or foreseen.explanation
+    with pytest.raises(ValidationError):
+        client.dry_run(framework="nothing", command=["true"])
+    done = client.wait(client.submit(framework="command", command=["true"]).id, timeout=60, poll=0.05)
+    assert client.explain(done.id) is None
+    kinds = [event.kind for event in client.events(job_id=done.id, page_size=1)]
+    assert kinds[0] == "accepted" and kinds[-2:] == ["placed", "completed"]
+    usage = client.usage(by="user", since=done.created_at - datetime.timedelta(days=1))
+    assert usage.total["jobs"] >= 1 and usage.since < usage.until
+    assert all(row["user"] for row in usage.rows)
+    assert all(event.at.tzinfo is datetime.timezone.utc for event in client.events(since=done.created_at))

@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
 use trainyard_core::{
+    decision::Decision,
     failure::TaskEnd,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     invariants::broken_by,
@@ -60,6 +61,8 @@ pub type ActReply = RpcReplyPort<Result<Job, ActError>>;
 pub enum JobMsg {
     /// Something happened, or a user wants something.
     Event(Event, Option<ActReply>),
+    /// The scheduler has decided something, for this reason, which is noted with it.
+    Decided(Event, String),
     /// A node says how a task stands, in a session that began at this time.
     Report(NodeName, Box<Report>, Timestamp),
     /// Records of a task.
@@ -138,6 +141,8 @@ pub struct State {
     heard: Heard,
     /// When the sessions began in which tasks of the newest attempt were last told of.
     told_in: BTreeMap<TaskKey, Timestamp>,
+    /// Why the scheduler has decided what is being taken in.
+    why: Option<String>,
     /// Ranks that were late when it was last looked: a clock that was set makes nobody late.
     late: Vec<Rank>,
 }
@@ -161,6 +166,7 @@ impl Actor for JobActor {
             alarm: None,
             heard: Heard::from(clock::now()),
             told_in: BTreeMap::new(),
+            why: None,
             late: Vec::new(),
         })
     }
@@ -173,6 +179,11 @@ impl Actor for JobActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JobMsg::Event(event, reply) => state.event(event, reply).await?,
+            JobMsg::Decided(event, why) => {
+                state.why = Some(why);
+                state.event(event, None).await?;
+                state.why = None;
+            }
             JobMsg::Report(node, report, since) => state.report((&node, since), *report).await?,
             JobMsg::Records(batch) => state.records(batch).await?,
             JobMsg::Direct {
@@ -259,6 +270,11 @@ impl State {
         }
         if worth_storing(&before, &self.job) {
             changes.push(Change::PutJob(Box::new(self.job.clone())));
+        }
+        // In the same transaction as what was decided.
+        let notes = Decision::between(&before, &self.job, self.why.as_deref(), clock::now());
+        if !notes.is_empty() {
+            changes.push(Change::Note(notes));
         }
         let moved = before.state != self.job.state;
         let held = before.allocations().len() != self.job.allocations().len();

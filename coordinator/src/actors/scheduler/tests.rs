@@ -84,7 +84,7 @@ fn a_place_stays_taken_until_its_job_answers_whatever_is_said_of_it_meanwhile() 
     let reason = state.reason(JobId(1)).unwrap();
     assert_eq!(reason, "has a place on n1, which is being stored");
     let proposal = state.unanswered.get(&JobId(1)).cloned().unwrap();
-    let JobMsg::Event(placed, None) = proposal.into() else {
+    let JobMsg::Decided(placed, _) = proposal.into() else {
         panic!("not an event");
     };
     let started = waiting(1, 10).step(Timestamp(30), placed).unwrap().job;

@@ -11,6 +11,7 @@ mod datasets;
 mod jobs;
 mod nodes;
 mod projects;
+mod reports;
 mod store;
 mod trackers;
 mod users;
@@ -24,8 +25,8 @@ use trainyard_proto::{
         agent_service_server::AgentServiceServer, auth_service_server::AuthServiceServer,
         dataset_service_server::DatasetServiceServer, job_service_server::JobServiceServer,
         node_service_server::NodeServiceServer, project_service_server::ProjectServiceServer,
-        store_service_server::StoreServiceServer, tracker_service_server::TrackerServiceServer,
-        user_service_server::UserServiceServer,
+        report_service_server::ReportServiceServer, store_service_server::StoreServiceServer,
+        tracker_service_server::TrackerServiceServer, user_service_server::UserServiceServer,
     },
 };
 
@@ -61,6 +62,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
     let datasets = DatasetServiceServer::new(datasets::DatasetDoor(service.clone()));
     let agents = AgentServiceServer::new(agents::AgentDoor::new(service.clone()));
     let trackers = TrackerServiceServer::new(trackers::TrackerDoor(service.clone()));
+    let reports = ReportServiceServer::new(reports::ReportDoor(service.clone()));
     let store = StoreServiceServer::new(store::StoreDoor(service.clone()));
     let routes = Routes::new(health_service)
         .add_service(reflect().build_v1()?)
@@ -72,6 +74,7 @@ pub async fn router(service: &Service) -> Result<Router, tonic_reflection::serve
         .add_service(datasets.max_decoding_message_size(REQUEST))
         .add_service(projects.max_decoding_message_size(REQUEST))
         .add_service(trackers.max_decoding_message_size(REQUEST))
+        .add_service(reports.max_decoding_message_size(REQUEST))
         .add_service(store.max_decoding_message_size(REQUEST))
         .add_service(agents.max_decoding_message_size(MESSAGE));
     let routes = routes.into_axum_router().reset_fallback();

@@ -12,6 +12,8 @@ mod callbacks;
 mod create;
 mod datasets;
 mod error;
+mod events;
+mod explain;
 mod figures;
 mod files;
 mod form;
@@ -29,6 +31,7 @@ mod request;
 mod series;
 mod submission;
 mod trackers;
+mod usage;
 mod users;
 mod validation;
 mod views;
@@ -87,7 +90,10 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(machines::router())
         .merge(maintenance::router())
         .merge(nodes::router())
+        .merge(usage::router())
+        .merge(events::router())
         .merge(jobs::router())
+        .merge(explain::router())
         .merge(datasets::router())
         .merge(series::router())
         .merge(validation::router())

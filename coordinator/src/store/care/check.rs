@@ -8,9 +8,14 @@ use std::{
     fmt::Display,
 };
 
-use redb::{Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+};
 use serde::{Serialize, de::DeserializeOwned};
-use trainyard_core::record::{LogLine, Progress};
+use trainyard_core::{
+    decision::Decision,
+    record::{LogLine, Progress},
+};
 
 use super::Care;
 use crate::store::{
@@ -18,8 +23,8 @@ use crate::store::{
     codec::{self, Place},
     error::{CareError, ReadError},
     tables::{
-        CHANGED, CHANGED_OF, CURSORS, DOCUMENTS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS,
-        REQUEST_KEYS, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        CHANGED, CHANGED_OF, CURSORS, DOCUMENTS, EVENTS, JOBS, LOGS, META, NODES, OPEN_JOBS,
+        POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -157,6 +162,7 @@ impl Check<'_> {
         self.series::<Progress>(POINTS, &jobs)?;
         self.series::<LogLine>(LOGS, &jobs)?;
         self.columns()?;
+        self.events()?;
         self.changes(&jobs)
     }
 
@@ -174,6 +180,17 @@ impl Check<'_> {
                 check.damaged(table, &key, error);
             }
         })
+    }
+
+    /// A file that an older version wrote has none.
+    fn events(&mut self) -> Result<(), ReadError> {
+        match self.txn.open_table(EVENTS) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => self.rows("events", EVENTS, |check, id, bytes| {
+                check.json::<Decision>("events", &id, bytes);
+            }),
+        }
     }
 
     fn nodes(&mut self) -> Result<(), ReadError> {

@@ -6,11 +6,16 @@
 
 use std::io::{self, Write};
 
-use redb::{Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use thiserror::Error;
-use trainyard_core::record::{LogLine, Progress};
+use trainyard_core::{
+    decision::Decision,
+    record::{LogLine, Progress},
+};
 
 use super::Care;
 use crate::store::{
@@ -19,7 +24,7 @@ use crate::store::{
     codec::{self, Place},
     error::ReadError,
     series,
-    tables::{JOBS, LOGS, NODES, POINTS, Series, VALIDATIONS},
+    tables::{EVENTS, JOBS, LOGS, NODES, POINTS, Series, VALIDATIONS},
 };
 
 /// What can be left out.
@@ -35,6 +40,8 @@ pub enum Part {
     Validations,
     /// One line a node.
     Nodes,
+    /// One line a decision.
+    Events,
 }
 
 /// What was written.
@@ -83,6 +90,7 @@ impl Care {
                 Part::Logs => export.series::<LogLine>("log", LOGS)?,
                 Part::Validations => export.validations()?,
                 Part::Nodes => export.nodes()?,
+                Part::Events => export.events()?,
             }
         }
         export.out.flush()?;
@@ -126,6 +134,31 @@ impl Export<'_> {
             let row = codec::from_json::<NodeRow>(place, bytes);
             self.line(row.map(|row| json!({"kind": "node", "name": name, "row": row})))
         })
+    }
+
+    /// A file that an older version wrote has none.
+    fn events(&mut self) -> Result<(), ExportError> {
+        match self.txn.open_table(EVENTS) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(ReadError::from(error).into()),
+            Ok(_) => {}
+        }
+        each(self.txn, EVENTS, |id, bytes| {
+            let place = Place {
+                table: "events",
+                key: &id,
+            };
+            let row = codec::from_json::<Decision>(place, bytes);
+            if row.as_ref().is_ok_and(|row| !self.is_about(row)) {
+                return Ok(());
+            }
+            self.line(row.map(|row| json!({"kind": "event", "id": id, "row": row})))
+        })
+    }
+
+    fn is_about(&self, decision: &Decision) -> bool {
+        let job = decision.job.map(|job| job.0);
+        self.job.is_none_or(|wanted| job == Some(wanted))
     }
 
     fn validations(&mut self) -> Result<(), ExportError> {

@@ -16,7 +16,10 @@ use redb::{Key, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use thiserror::Error;
-use trainyard_core::record::{LogLine, Progress};
+use trainyard_core::{
+    decision::Decision,
+    record::{LogLine, Progress},
+};
 
 use super::Care;
 use crate::store::{
@@ -29,8 +32,8 @@ use crate::store::{
     read::decode_job,
     series::{self, Entry},
     tables::{
-        CHANGED, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, JOBS, LOGS, NODES, OPEN_JOBS,
-        POINTS, REQUEST_KEYS, Rows, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        CHANGED, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS, JOBS, LOGS, NODES,
+        OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -117,6 +120,7 @@ impl Mend<'_> {
                 .map(|error| error.to_string())
         })?;
         self.sift("nodes", NODES, |_, bytes| unread::<NodeRow>(bytes))?;
+        self.sift("events", EVENTS, |_, bytes| unread::<Decision>(bytes))?;
         self.users()?;
         let jobs = self.jobs()?;
         let orphan = |job: &u64| (!jobs.contains(job)).then(|| "its job is not there".to_owned());

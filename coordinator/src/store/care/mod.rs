@@ -7,6 +7,7 @@ pub(super) mod check;
 mod copy;
 mod export;
 mod mend;
+mod past;
 mod rows;
 
 use std::{

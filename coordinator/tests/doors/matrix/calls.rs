@@ -147,6 +147,7 @@ pub(super) async fn message(stage: &Stage, row: &Row, target: &Target) -> Vec<u8
         "AuthService" => of_login(stage, row.grpc).await,
         "UserService" => of_users(row.grpc, target),
         "ProjectService" => of_projects(row.grpc, target),
+        "ReportService" => of_reports(row, target),
         "JobService" => of_jobs(row.grpc, target),
         "DatasetService" => of_datasets(stage, row.grpc, target),
         "NodeService" | "TrackerService" | "StoreService" => of_nodes(row.grpc, target),
@@ -289,6 +290,25 @@ fn of_jobs(method: &str, target: &Target) -> Vec<u8> {
         | "JobService/ListLogs"
         | "JobService/StreamLogs" => v1::GetJobRequest { job_id }.encode_to_vec(),
         _ => panic!("{method}"),
+    }
+}
+
+fn of_reports(row: &Row, target: &Target) -> Vec<u8> {
+    let about = |word: &str| row.rest.contains(word);
+    match row.grpc {
+        "ReportService/GetUsage" | "ReportService/StreamHistory" => Vec::new(),
+        // Job and node are the first fields of both.
+        "ReportService/ListEvents" | "ReportService/StreamEvents" => v1::ListEventsRequest {
+            job_id: if about("{job}") { target.job() } else { 0 },
+            node: if about("{node}") {
+                target.name("node")
+            } else {
+                String::new()
+            },
+            ..v1::ListEventsRequest::default()
+        }
+        .encode_to_vec(),
+        method => panic!("{method}"),
     }
 }
 

@@ -68,10 +68,10 @@ GET:/training/jobs/{job}/metrics               JobService/ListMetrics          4
 GET:/training/jobs/{job}/metric-schema         -                               401  404 404 404 200 200  200 200 200  404 200
 GET:/training/jobs/{job}/logs                  JobService/ListLogs             401  404 404 404 200 200  200 200 200  404 200
 -#{job}                                        JobService/StreamLogs           401  404 404 404 200 200  200 200 200  404 200
--#{job}                                        JobService/ExplainJob           401  404 404 404 200 200  200 200 200  404 200
--#{theirs}                                     JobService/ExplainJob           401  404 404 404 200 200  404 404 404  404 404
--#own                                          JobService/ForeseeJob           401  403 200 200 200 200  200 200 200  200 200
--#{project}                                    JobService/ForeseeJob           401  404 404 404 200 200  403 200 200  404 200
+GET:/training/jobs/{job}/explain               JobService/ExplainJob           401  404 404 404 200 200  200 200 200  404 200
+GET:/training/jobs/{theirs}/explain#theirs     JobService/ExplainJob           401  404 404 404 200 200  404 404 404  404 404
+POST:/training/jobs/dry-run#own                JobService/ForeseeJob           401  403 200 200 200 200  200 200 200  200 200
+POST:/training/jobs/dry-run#{project}          JobService/ForeseeJob           401  404 404 404 200 200  403 200 200  404 200
 GET:/training/jobs/{job}/checkpoints           -                               401  404 404 404 200 200  200 200 200  404 200
 GET:/validation/jobs/{job}/results             -                               401  404 404 404 200 200  200 200 200  404 200
 GET:/validation/jobs/{job}/summary             -                               401  404 404 404 200 200  200 200 200  404 200
@@ -97,6 +97,12 @@ GET:/snapshots                                 DatasetService/ListSnapshots    4
 GET:/snapshots/{snapshot}                      DatasetService/GetSnapshot      401  403 200 200 200 200  200 200 200  200 200
 DELETE:/snapshots/{snapshot}                   DatasetService/DeleteSnapshot   401  403 403 200 200 200  403 403 403  403 403
 
+GET:/usage                                     ReportService/GetUsage          401  200 200 200 200 200  200 200 200  200 200
+GET:/events                                    ReportService/ListEvents        401  200 200 200 200 200  200 200 200  200 200
+GET:/events?job_id={job}                       ReportService/ListEvents        401  404 404 404 200 200  200 200 200  404 200
+GET:/events?node={node}                        ReportService/ListEvents        401  403 200 200 200 200  200 200 200  200 200
+-#{job}                                        ReportService/StreamEvents      401  404 404 404 200 200  200 200 200  404 200
+-                                              ReportService/StreamHistory     401  403 403 403 403 200  403 403 403  403 403
 GET:/trackers                                  TrackerService/ListTrackers     401  403 403 403 403 200  403 403 403  403 403
 -                                              StoreService/Backup             401  403 403 403 403 200  403 403 403  403 403
 POST:/nodes/tokens                             NodeService/CreateJoinToken     401  403 403 403 403 201  403 403 403  403 403

@@ -8,6 +8,7 @@ mod explain;
 mod names;
 mod seats;
 mod upkeep;
+mod words;
 
 pub use explain::{Change, Explanation, Short};
 
@@ -55,8 +56,12 @@ pub struct Decisions {
     pub placements: Vec<Placement>,
     /// These make room.
     pub leaving: Vec<Leaving>,
+    /// Why they do, in words.
+    pub room: BTreeMap<JobId, String>,
     /// These will never start, with the reasons.
     pub never: Vec<(JobId, String)>,
+    /// These were held back, and are not any more.
+    pub through: Vec<JobId>,
 }
 
 /// A job that holds something.
@@ -84,6 +89,8 @@ pub struct Planner {
     names: BTreeMap<NodeIx, NodeName>,
     /// Places that the policy has chosen, and that are not free yet.
     seats: BTreeMap<JobId, Vec<Piece>>,
+    /// Why those have them, in words.
+    why: BTreeMap<JobId, String>,
     leaving: BTreeMap<JobId, JobId>,
     /// Waiting jobs that shun nodes, and which they shun as things are.
     shy: BTreeMap<JobId, BTreeSet<NodeIx>>,
@@ -115,6 +122,7 @@ impl Planner {
             ixs: BTreeMap::new(),
             names: BTreeMap::new(),
             seats: BTreeMap::new(),
+            why: BTreeMap::new(),
             leaving: BTreeMap::new(),
             shy: BTreeMap::new(),
             moved: false,
@@ -437,6 +445,7 @@ impl Planner {
                 self.policy.waits_since(now, job.0, since);
             }
         }
+        decisions.through.clone_from(&opened.go);
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
             let open = |_: &&QueuedJob| !self.gates.holds(job);
@@ -471,11 +480,15 @@ impl Planner {
                     continue;
                 }
                 self.leaving.insert(leaving.job, leaving.for_job);
+                let borrowed = self.policy.had_borrowed(preempt.job);
+                let why = words::of_leaving(preempt, borrowed);
+                decisions.room.insert(leaving.job, why);
                 decisions.leaving.push(leaving);
             }
-            let starts = plan.starts.into_iter();
-            self.seats
-                .extend(starts.map(|start| (JobId(start.job), start.pieces)));
+            for start in plan.starts {
+                self.why.insert(JobId(start.job), words::of_start(&start));
+                self.seats.insert(JobId(start.job), start.pieces);
+            }
             again |= self.seat_all(at, &mut decisions.placements);
             if !again {
                 break;

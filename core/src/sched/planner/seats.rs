@@ -46,6 +46,7 @@ impl Planner {
                         job,
                         queued_at,
                         allocations,
+                        why: self.why.remove(&job).unwrap_or_default(),
                     });
                 }
                 Seat::Free(_) | Seat::Gone => {
@@ -59,6 +60,8 @@ impl Planner {
                 }
             }
         }
+        let seats = &self.seats;
+        self.why.retain(|job, _| seats.contains_key(job));
         differed
     }
 

@@ -164,7 +164,13 @@ impl Scheduler {
 
     /// What a room costs.
     pub(super) fn price(&self, room: &Room, standings: &Standings) -> f64 {
-        let rate = |ix: &JobIx| standings.get(*ix).copied().flatten().map_or(0.0, |standing| standing.rate);
+        let rate = |ix: &JobIx| {
+            standings
+                .get(*ix)
+                .copied()
+                .flatten()
+                .map_or(0.0, |standing| standing.rate)
+        };
         let out: f64 = room.out.iter().map(rate).sum();
         out + room.moved.iter().map(rate).sum::<f64>() * MOVING
     }

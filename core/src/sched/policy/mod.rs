@@ -36,7 +36,7 @@ pub use forecast::Expected;
 pub use history::{ClassIx, History};
 pub use job::Submission;
 pub use nodes::Holding;
-pub use plan::{Plan, Preempt, Reservation, Start};
+pub use plan::{Because, Plan, Preempt, Reservation, Start};
 pub use scheduler::Scheduler;
 
 #[cfg(test)]

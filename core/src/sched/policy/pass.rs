@@ -12,7 +12,7 @@ use super::{
     config::{Rule, Seconds},
     job::State,
     lanes::{LaneIx, Rank, ShapeIx, Turn},
-    plan::{Plan, Start},
+    plan::{Because, Plan, Start},
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -53,6 +53,7 @@ impl Scheduler {
         for ix in std::mem::take(&mut self.ready) {
             let pieces = self.job(ix).pieces.clone();
             self.run(now, ix, pieces, &mut plan);
+            plan.because(Because::Room);
         }
         let due = self
             .last_round
@@ -118,6 +119,9 @@ impl Scheduler {
                 }
                 self.cluster.take(head.job, &pieces);
                 self.run(now, head.job, pieces, plan);
+                if head.is_guarded() {
+                    plan.because(Because::Guard);
+                }
                 let next = self.lanes.lanes[head.lane].turns.first().copied();
                 heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
                 continue;
@@ -161,6 +165,9 @@ impl Scheduler {
                 full.remove(&(job.shape, anywhere));
                 self.cluster.take(turn.job, &pieces);
                 self.run(now, turn.job, pieces, plan);
+                if let Some(first) = &kept.reservation {
+                    plan.because(Because::Beside(first.job));
+                }
             }
         }
     }
@@ -181,6 +188,7 @@ impl Scheduler {
 
     /// Starts a job on nodes that are taken for it.
     fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
+        let borrows = self.borrows_by(ix);
         // Its project is charged for what it holds.
         self.job_mut(ix).pieces.clone_from(&pieces);
         self.unqueue(now, ix);
@@ -192,8 +200,27 @@ impl Scheduler {
         plan.starts.push(Start {
             job: job.id,
             pieces,
+            because: Because::Turn,
+            borrows,
         });
         self.running.insert(ix);
+    }
+
+    /// Whether its project uses, or would use, more than its own by a job. One that waits does not count yet.
+    fn borrows_by(&self, ix: JobIx) -> bool {
+        let job = self.job(ix);
+        let more = match job.state {
+            State::Waiting(_) => job.gpus,
+            State::Later | State::Promised | State::Running | State::Leaving => 0,
+        };
+        self.projects.borrows(job.project, more)
+    }
+
+    /// Whether the project of a job that was told to go used more than its own before.
+    #[must_use]
+    pub fn had_borrowed(&self, number: u64) -> bool {
+        let job = self.number(number).map(|ix| self.job(ix));
+        job.is_some_and(|job| self.projects.borrows(job.project, job.gpus))
     }
 
     /// A job that waits no longer, and holds what it was given.

@@ -2,6 +2,20 @@
 
 use super::{cluster::Piece, config::Seconds};
 
+/// Why a job starts now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Because {
+    /// It was the first in the order that fitted.
+    #[default]
+    Turn,
+    /// It had waited for so long that it went before others of its priority.
+    Guard,
+    /// It fits beside what is kept for this job, by the caller's number.
+    Beside(u64),
+    /// Others have made room for it.
+    Room,
+}
+
 /// A job that starts now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -9,6 +23,10 @@ pub struct Start {
     pub job: u64,
     /// What it holds: a piece of a node, in the order of ranks. Pieces of one node belong to one task.
     pub pieces: Vec<Piece>,
+    /// Why now.
+    pub because: Because,
+    /// Its project uses more than its own by it.
+    pub borrows: bool,
 }
 
 /// A job that is to save its work and go.
@@ -45,6 +63,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Why the job that was started last is.
+    pub(super) fn because(&mut self, because: Because) {
+        if let Some(start) = self.starts.last_mut() {
+            start.because = because;
+        }
+    }
+
     /// Nothing to carry out.
     #[must_use]
     pub fn is_empty(&self) -> bool {

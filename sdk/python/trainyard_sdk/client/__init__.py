@@ -23,6 +23,9 @@ from .errors import (
 from .jobspec import JobConfig, JobSpec, Placement, Resources, Retry, SplitStrategy
 from .models import (
     Checkpoint,
+    DryRun,
+    Event,
+    Explanation,
     JobPage,
     JobStatus,
     LogLine,
@@ -31,6 +34,7 @@ from .models import (
     Tokens,
     TrainingJob,
     UploadUrl,
+    Usage,
     User,
     ValidationResult,
 )
@@ -42,6 +46,9 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Conflict",
+    "DryRun",
+    "Event",
+    "Explanation",
     "FieldError",
     "JobConfig",
     "JobFailed",
@@ -66,6 +73,7 @@ __all__ = [
     "TrainyardError",
     "Unavailable",
     "UploadUrl",
+    "Usage",
     "User",
     "ValidationError",
     "ValidationResult",

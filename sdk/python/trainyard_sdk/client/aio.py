@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from types import TracebackType
 from typing import Any, AsyncIterator, Callable, Dict, List, Optional, Type, TypeVar, Union
 
 from . import http
-from .calls import Calls
+from .calls import Calls, moment
 from .errors import TrainyardError
 from .jobspec import JobConfig, JobSpec
 from .models import (
     Checkpoint,
+    DryRun,
+    Event,
+    Explanation,
     JobPage,
     JobStatus,
     LogLine,
@@ -20,6 +24,7 @@ from .models import (
     Tokens,
     TrainingJob,
     UploadUrl,
+    Usage,
     User,
     ValidationResult,
 )
@@ -160,6 +165,43 @@ class AsyncClient:
     async def experiments(self, project_id: int) -> List[TrainingJob]:
         """All jobs of a project, newest first."""
         return await self._run(self._calls.experiments(project_id))
+
+    async def explain(self, job_id: int) -> Optional[Explanation]:
+        """Why a job waits, and until when; None when it does not wait."""
+        return await self._run(self._calls.explain(job_id))
+
+    async def dry_run(self, spec: Union[JobSpec, JobConfig, None] = None, **settings: Any) -> DryRun:
+        """What would become of a job, described as for `submit`, without submitting it. Raises what `submit` raises."""
+        return await self._run(self._calls.dry_run(spec, settings))
+
+    async def usage(
+        self,
+        *,
+        since: Optional[datetime.datetime] = None,
+        until: Optional[datetime.datetime] = None,
+        by: Optional[str] = None,
+    ) -> Usage:
+        """What jobs have used and how long they have waited.
+
+        Args:
+            since: the first moment that is counted, 30 days before `until` when None; naive ones are UTC.
+            until: the first that is not; now when None.
+            by: `project` (when None), `user` or `both`.
+        """
+        query = {"from": moment(since), "to": moment(until), "by": by}
+        return await self._run(self._calls.usage(query))
+
+    def events(
+        self,
+        *,
+        job_id: Optional[int] = None,
+        node: Optional[str] = None,
+        since: Optional[datetime.datetime] = None,
+        page_size: Optional[int] = None,
+    ) -> AsyncIterator[Event]:
+        """What was decided, oldest first: about a job, a node, or all; pages are fetched while you read."""
+        filters = {"job_id": job_id, "node": node, "since": moment(since), "limit": page_size}
+        return self._iterate(self._calls.events(filters))
 
     async def cancel(self, job_id: int) -> TrainingJob:
         """Stop a job. Raises Conflict when it has ended."""

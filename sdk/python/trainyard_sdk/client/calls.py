@@ -5,6 +5,7 @@ Callers: `sync`, `aio`.
 
 from __future__ import annotations
 
+import datetime
 import time
 import uuid
 from functools import partial
@@ -14,6 +15,9 @@ from .errors import ServerError, Unavailable, WaitTimeout
 from .jobspec import JobConfig, JobSpec, spec_of
 from .models import (
     Checkpoint,
+    DryRun,
+    Event,
+    Explanation,
     JobPage,
     JobStatus,
     LogLine,
@@ -21,9 +25,11 @@ from .models import (
     MetricSchema,
     TrainingJob,
     UploadUrl,
+    Usage,
     User,
     ValidationResult,
     build,
+    parse_time,
 )
 from .protocol import Emit, Op, Request, Session, Sleep, Stream
 
@@ -88,6 +94,32 @@ class Calls:
 
     def experiments(self, project_id: int) -> Op[List[TrainingJob]]:
         return _rows(TrainingJob, (yield from self._get(f"/projects/{project_id}/experiments")))
+
+    def explain(self, job_id: int) -> Op[Optional[Explanation]]:
+        answer = yield from self._get(f"/training/jobs/{job_id}/explain")
+        return _explanation(answer)
+
+    def dry_run(self, spec: Union[JobSpec, JobConfig, None], settings: Mapping[str, Any]) -> Op[DryRun]:
+        body = spec_of(spec, settings).to_json()
+        request = Request("POST", "/training/jobs/dry-run", body=body, repeatable=True)
+        answer = yield from self.session.call(request)
+        return DryRun(list(answer["nodes"]), _explanation(answer), dict(answer))
+
+    def usage(self, query: Mapping[str, Any]) -> Op[Usage]:
+        answer = yield from self._get("/usage", query)
+        since, until = parse_time(answer["from"]), parse_time(answer["to"])
+        return Usage(since, until, list(answer["rows"]), dict(answer["total"]), dict(answer))
+
+    def events(self, filters: Mapping[str, Any]) -> Stream[Event]:
+        """Everything that was decided and fits, page by page, oldest first."""
+        cursor: Optional[str] = None
+        while True:
+            answer = yield from self._get("/events", {**filters, "cursor": cursor})
+            for event in _rows(Event, answer["events"]):
+                yield Emit(event)
+            cursor = answer.get("next_cursor")
+            if cursor is None:
+                return
 
     def cancel(self, job_id: int) -> Op[TrainingJob]:
         return build(TrainingJob, (yield from self._act(f"/training/jobs/{job_id}/cancel")))
@@ -202,3 +234,15 @@ def _rows(kind: Type[T], answer: Any) -> List[T]:
     if not isinstance(answer, list):
         raise ServerError(f"the answer should be a list of {kind.__name__}, but is a {type(answer).__name__}")
     return [build(kind, row) for row in answer]
+
+
+def _explanation(answer: Any) -> Optional[Explanation]:
+    why = answer.get("explanation")
+    return None if why is None else build(Explanation, why)
+
+
+def moment(at: Optional[datetime.datetime]) -> Optional[str]:
+    """A moment as the coordinator reads it; a naive one is UTC."""
+    if at is None:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)).isoformat()

@@ -16,7 +16,9 @@ T = TypeVar("T")
 ENDED = frozenset(("completed", "failed", "cancelled", "stopped"))
 """Statuses that a job never leaves by itself."""
 
-_TIMES = frozenset(("created_at", "started_at", "completed_at"))
+_TIMES = frozenset(
+    ("created_at", "started_at", "completed_at", "expected_early", "expected_middle", "expected_late", "at")
+)
 
 
 def parse_time(text: str) -> datetime.datetime:
@@ -236,4 +238,54 @@ class UploadUrl:
     upload_url: str = field(repr=False)
     object_key: str = ""
     expires_in: int = 0
+    raw: Dict[str, Any] = _raw()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a job waits. `place`, `short_nodes` and `changes` are as the coordinator shows them; it is expected to start
+    before `expected_early` in one case of ten, `expected_middle` in five, `expected_late` in nine."""
+
+    reason: str
+    place: Optional[Dict[str, Any]] = None
+    short_nodes: List[Dict[str, Any]] = field(default_factory=list)
+    changes: List[Dict[str, Any]] = field(default_factory=list)
+    expected_early: Optional[datetime.datetime] = None
+    expected_middle: Optional[datetime.datetime] = None
+    expected_late: Optional[datetime.datetime] = None
+    raw: Dict[str, Any] = _raw()
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What would become of a job: the nodes where it would start at once, or why it would wait."""
+
+    nodes: List[str]
+    explanation: Optional[Explanation] = None
+    raw: Dict[str, Any] = _raw()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What jobs have used between two moments: `rows` and `total` as the coordinator shows them."""
+
+    since: datetime.datetime
+    until: datetime.datetime
+    rows: List[Dict[str, Any]]
+    total: Dict[str, Any]
+    raw: Dict[str, Any] = _raw()
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was decided. `id` grows, and is 0 for the acceptance of a job."""
+
+    id: int
+    at: datetime.datetime
+    kind: str
+    words: str
+    job_id: Optional[int] = None
+    attempt: Optional[int] = None
+    nodes: List[str] = field(default_factory=list)
+    for_job_id: Optional[int] = None
     raw: Dict[str, Any] = _raw()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Type, TypeVar, Union
 
 from . import http
-from .calls import Calls
+from .calls import Calls, moment
 from .errors import TrainyardError
 from .jobspec import JobConfig, JobSpec
 from .models import (
     Checkpoint,
+    DryRun,
+    Event,
+    Explanation,
     JobPage,
     JobStatus,
     LogLine,
@@ -21,6 +25,7 @@ from .models import (
     Tokens,
     TrainingJob,
     UploadUrl,
+    Usage,
     User,
     ValidationResult,
 )
@@ -161,6 +166,43 @@ class Client:
     def experiments(self, project_id: int) -> List[TrainingJob]:
         """All jobs of a project, newest first."""
         return self._run(self._calls.experiments(project_id))
+
+    def explain(self, job_id: int) -> Optional[Explanation]:
+        """Why a job waits, and until when; None when it does not wait."""
+        return self._run(self._calls.explain(job_id))
+
+    def dry_run(self, spec: Union[JobSpec, JobConfig, None] = None, **settings: Any) -> DryRun:
+        """What would become of a job, described as for `submit`, without submitting it. Raises what `submit` raises."""
+        return self._run(self._calls.dry_run(spec, settings))
+
+    def usage(
+        self,
+        *,
+        since: Optional[datetime.datetime] = None,
+        until: Optional[datetime.datetime] = None,
+        by: Optional[str] = None,
+    ) -> Usage:
+        """What jobs have used and how long they have waited.
+
+        Args:
+            since: the first moment that is counted, 30 days before `until` when None; naive ones are UTC.
+            until: the first that is not; now when None.
+            by: `project` (when None), `user` or `both`.
+        """
+        query = {"from": moment(since), "to": moment(until), "by": by}
+        return self._run(self._calls.usage(query))
+
+    def events(
+        self,
+        *,
+        job_id: Optional[int] = None,
+        node: Optional[str] = None,
+        since: Optional[datetime.datetime] = None,
+        page_size: Optional[int] = None,
+    ) -> Iterator[Event]:
+        """What was decided, oldest first: about a job, a node, or all; pages are fetched while you read."""
+        filters = {"job_id": job_id, "node": node, "since": moment(since), "limit": page_size}
+        return self._iterate(self._calls.events(filters))
 
     def cancel(self, job_id: int) -> TrainingJob:
         """Stop a job. Raises Conflict when it has ended."""

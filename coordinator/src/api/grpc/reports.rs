@@ -1,0 +1,193 @@
+//! `ReportService`: what was used, what was decided, and the history of jobs.
+
+use std::pin::Pin;
+
+use futures::{Stream, TryStreamExt as _};
+use tonic::{Request, Response, Status, async_trait};
+use trainyard_core::{
+    ids::{JobId, NodeName},
+    past::PastJob,
+    usage::{By, Row},
+};
+use trainyard_proto::{
+    convert::{time, timestamp},
+    v1::{self, report_service_server::ReportService},
+};
+
+use super::caller;
+use crate::{
+    api::{ApiError, EventsAsked, Past, Service, UsageAsked},
+    store::{NodeRow, StoredEvent},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The door; all is in the service.
+#[derive(Debug)]
+pub(super) struct ReportDoor(pub(super) Service);
+
+#[async_trait]
+impl ReportService for ReportDoor {
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Answer<v1::GetUsageResponse> {
+        let caller = caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let asked = UsageAsked {
+            from: request.from.as_ref().map(time),
+            to: request.to.as_ref().map(time),
+            by: match request.by() {
+                v1::UsageBy::Unspecified | v1::UsageBy::Project => By::Project,
+                v1::UsageBy::User => By::User,
+                v1::UsageBy::Both => By::Both,
+            },
+        };
+        let report = self.0.usage(&caller, asked).await?;
+        let rows = report.rows.into_iter();
+        let rows = rows.map(|row| used(row.used, row.project_name));
+        Ok(Response::new(v1::GetUsageResponse {
+            from: Some(timestamp(report.window.from)),
+            to: Some(timestamp(report.window.to)),
+            rows: rows.collect(),
+            total: Some(used(report.total, None)),
+        }))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Answer<v1::ListEventsResponse> {
+        let caller = caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let asked = EventsAsked {
+            job: job(request.job_id),
+            node: node(request.node),
+            since: request.since.as_ref().map(time),
+            after: number(&request.page_token)?,
+            limit: usize::try_from(request.page_size).unwrap_or(usize::MAX),
+        };
+        let page = self.0.events(&caller, asked).await?;
+        let next = page.next().map(|next| next.to_string());
+        Ok(Response::new(v1::ListEventsResponse {
+            events: page.rows.into_iter().map(event).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    type StreamEventsStream = Streamed<v1::StreamEventsResponse>;
+
+    async fn stream_events(
+        &self,
+        request: Request<v1::StreamEventsRequest>,
+    ) -> Answer<Self::StreamEventsStream> {
+        let caller = caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let asked = EventsAsked {
+            job: job(request.job_id),
+            node: node(request.node),
+            since: request.since.as_ref().map(time),
+            after: request.after_event_id,
+            limit: 0,
+        };
+        let pages = self.0.follow_events(&caller, asked)?;
+        let pages = pages.map_err(Status::from).map_ok(|rows| {
+            let events = rows.into_iter().map(event).collect();
+            v1::StreamEventsResponse { events }
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    type StreamHistoryStream = Streamed<v1::StreamHistoryResponse>;
+
+    async fn stream_history(
+        &self,
+        request: Request<v1::StreamHistoryRequest>,
+    ) -> Answer<Self::StreamHistoryStream> {
+        let caller = caller(&self.0, &request)?;
+        let since = request.into_inner().since.as_ref().map(time);
+        let pieces = self.0.history(&caller, since)?;
+        let pieces = pieces.map_err(Status::from).map_ok(history);
+        Ok(Response::new(Box::pin(pieces)))
+    }
+}
+
+fn history(piece: Past) -> v1::StreamHistoryResponse {
+    let mut told = v1::StreamHistoryResponse::default();
+    match piece {
+        Past::Jobs(jobs) => told.jobs = jobs.into_iter().map(past_job).collect(),
+        Past::Nodes(nodes) => {
+            let node = |row: NodeRow| v1::PastNode {
+                gpus: u32::try_from(row.capacity.gpus.len()).unwrap_or(u32::MAX),
+                name: row.name.0,
+            };
+            told.nodes = nodes.into_iter().map(node).collect();
+        }
+    }
+    told
+}
+
+fn past_job(job: PastJob) -> v1::PastJob {
+    v1::PastJob {
+        job_id: job.job.0,
+        submitted_at: Some(timestamp(job.submitted_at)),
+        user: job.user,
+        project: job.project.map(|id| id.to_string()).unwrap_or_default(),
+        name: job.name,
+        nodes: job.nodes,
+        gpus: job.gpus,
+        ran_seconds: job.ran.as_secs_f64(),
+        time_limit_seconds: job.limit.unwrap_or_default().as_secs_f64(),
+        preemptible: job.preemptible,
+    }
+}
+
+fn job(id: u64) -> Option<JobId> {
+    (id > 0).then_some(JobId(id))
+}
+
+fn node(name: String) -> Option<NodeName> {
+    (!name.is_empty()).then_some(NodeName(name))
+}
+
+fn number(token: &str) -> Result<u64, ApiError> {
+    let words = "is not a token of an earlier page; leave it out for the first page";
+    match token {
+        "" => Ok(0),
+        token => token
+            .parse()
+            .map_err(|_none| ApiError::field("page_token", words)),
+    }
+}
+
+fn event(row: StoredEvent) -> v1::Event {
+    let decision = row.decision;
+    v1::Event {
+        event_id: row.id,
+        at: Some(timestamp(decision.at)),
+        kind: decision.kind.name().to_owned(),
+        job_id: decision.job.map(|job| job.0),
+        attempt: decision.attempt.map(|attempt| attempt.0),
+        nodes: decision.nodes.into_iter().map(|node| node.0).collect(),
+        for_job_id: decision.for_job.map(|job| job.0),
+        words: decision.words,
+    }
+}
+
+fn used(row: Row, project_name: Option<String>) -> v1::UsageRow {
+    v1::UsageRow {
+        project_id: row.project,
+        project_name: project_name.unwrap_or_default(),
+        user: row.user.unwrap_or_default(),
+        jobs: row.jobs,
+        gpu_hours: row.gpu_hours,
+        cpu_hours: row.cpu_hours,
+        wasted_gpu_hours: row.wasted_gpu_hours,
+        waited_seconds: row.waited_s,
+        wait_mean_seconds: row.wait_mean_s,
+        wait_p90_seconds: row.wait_p90_s,
+        preemptions: row.preemptions,
+        failures: row.failures,
+    }
+}

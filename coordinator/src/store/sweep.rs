@@ -1,0 +1,41 @@
+//! Every job that may matter to a report, a bounded number at a time.
+//!
+//! Owns the order, which is that of the numbers, and that no transaction lasts long. Decides nothing. Called by the
+//! service's reports.
+
+use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
+
+use super::{
+    ReadError, Store,
+    codec::{self, Place},
+    read::decode_job,
+    tables::JOBS,
+};
+
+impl Store {
+    /// Hands out jobs behind `after`, in the order of their numbers, of the next `most` rows; those that had ended when
+    /// `wants` says that they do not matter are not read any further. The number to go on behind; none at the end. Blocks.
+    pub fn sweep_jobs(
+        &self,
+        (after, most): (JobId, usize),
+        wants: impl Fn(Timestamp) -> bool,
+        mut take: impl FnMut(Job),
+    ) -> Result<Option<JobId>, ReadError> {
+        let table = self.read()?.open_table(JOBS)?;
+        let mut last = None;
+        for entry in table.range(after.0.saturating_add(1)..)?.take(most) {
+            let (id, bytes) = entry?;
+            let id = id.value();
+            last = Some(JobId(id));
+            let place = Place {
+                table: "jobs",
+                key: &id,
+            };
+            let ended = codec::ended_from_json(place, bytes.value())?;
+            if ended.is_none_or(&wants) {
+                take(decode_job(id, bytes.value())?);
+            }
+        }
+        Ok(last)
+    }
+}

@@ -1,0 +1,103 @@
+//! Jobs of this cluster as a replay takes them: what was asked for, when, and for how long it ran.
+//!
+//! Pure: from rows of jobs. Called by the coordinator for who replays its history, and by the command line for a file.
+
+use std::time::Duration;
+
+use crate::{
+    ids::JobId,
+    job::{Attempt, Job},
+    time::Timestamp,
+};
+
+/// A job that has run, or one of its runs when a user had it run again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastJob {
+    /// Its number.
+    pub job: JobId,
+    /// When it was asked for.
+    pub submitted_at: Timestamp,
+    /// By whom.
+    pub user: String,
+    /// Its project.
+    pub project: Option<i64>,
+    /// Its name.
+    pub name: String,
+    /// Nodes, with as many GPUs on each; 0 where only all GPUs together were asked for.
+    pub nodes: u32,
+    /// GPUs in all.
+    pub gpus: u32,
+    /// For how long its attempts ran; one that still runs as far as it has.
+    pub ran: Duration,
+    /// How long it may run.
+    pub limit: Option<Duration>,
+    /// It may be preempted.
+    pub preemptible: bool,
+}
+
+impl PastJob {
+    /// The runs of a job, oldest first: a run is what was tried until it ended, or was asked for anew. One in which no
+    /// trainer ever ran is left out.
+    #[must_use]
+    pub fn of(job: &Job, now: Timestamp) -> Vec<Self> {
+        let asked = job.asked_at.unwrap_or(job.created_at);
+        let mut runs: Vec<&[Attempt]> = Vec::new();
+        let mut left = job.attempts.as_slice();
+        while !left.is_empty() {
+            let last = left.iter().position(|attempt| !attempt.tried_again);
+            let end = last.map_or(left.len(), |last| last + 1);
+            let Some((run, rest)) = left.split_at_checked(end) else {
+                break;
+            };
+            runs.push(run);
+            left = rest;
+        }
+        let newest = runs.len().saturating_sub(1);
+        let of_run = |(place, run): (usize, &&[Attempt])| {
+            let first = run.first()?;
+            // When a user ran it again for the last time but one is not known any more: it is as if it had not waited.
+            let submitted_at = match place {
+                0 => job.created_at,
+                place if place == newest && asked <= first.placed_at => asked,
+                _ => first.placed_at,
+            };
+            Self::run(job, submitted_at, (run, now))
+        };
+        runs.iter().enumerate().filter_map(of_run).collect()
+    }
+
+    fn run(
+        job: &Job,
+        submitted_at: Timestamp,
+        (run, now): (&[Attempt], Timestamp),
+    ) -> Option<Self> {
+        let live = job.live().map(|live| live.number);
+        let spans = run.iter().filter_map(|attempt| {
+            let ended = attempt.ended_at();
+            let runs = (live == Some(attempt.number)).then_some(now);
+            Some(ended.or(runs)?.since(attempt.started_at()?))
+        });
+        let ran: Duration = spans.sum();
+        let spec = &job.spec;
+        let each = spec.nodes.max(1);
+        let (nodes, gpus) = match spec.placement.gpus_total {
+            Some(gpus) => (0, gpus),
+            None => (each, each.saturating_mul(spec.resources.gpus)),
+        };
+        (!ran.is_zero()).then(|| Self {
+            job: job.id,
+            submitted_at,
+            user: job.submitted_by.clone(),
+            project: spec.project_id,
+            name: spec.name.clone(),
+            nodes,
+            gpus,
+            ran,
+            limit: spec.time_limit,
+            preemptible: spec.preemptible,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Runs of jobs as rows of a trace.
+
+use super::*;
+use crate::{
+    failure::TaskEnd,
+    ids::{NodeName, Rank},
+    job::Event,
+    sched::Allocation,
+    spec::JobSpec,
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp(second * 1_000_000)
+}
+
+fn asked(change: impl FnOnce(&mut JobSpec)) -> Job {
+    let mut spec = JobSpec::default();
+    spec.retry.limit = 2;
+    spec.resources.gpus = 4;
+    change(&mut spec);
+    let job = Job::accepted(JobId(3), spec, "ada".into(), at(10));
+    job.step(at(10), Event::Prepared).unwrap().job
+}
+
+/// It is placed, starts a second later, and ends; without an end it goes on.
+fn ran(job: Job, (from, to): (i64, Option<i64>), change: impl Fn(&mut TaskEnd)) -> Job {
+    let allocation = Allocation {
+        node: NodeName("n1".into()),
+        cpus: 1,
+        memory_bytes: 0,
+        gpus: Vec::new(),
+        address: String::new(),
+    };
+    let placed = Event::Placed {
+        queued_at: job.state_since,
+        allocations: vec![allocation],
+        secret: "s".to_owned().into(),
+    };
+    let job = job.step(at(from), placed).unwrap().job;
+    let number = job.attempt().unwrap().number;
+    let task = job.task(number, Rank(0));
+    let started = Event::Started(task, at(from + 1));
+    let job = job.step(at(from + 1), started).unwrap().job;
+    let Some(to) = to else { return job };
+    let mut end = TaskEnd::default();
+    change(&mut end);
+    job.step(at(to), Event::Ended(task, end)).unwrap().job
+}
+
+fn broken(end: &mut TaskEnd) {
+    end.error = Some("the disk is full".into());
+    end.infrastructure = true;
+}
+
+fn well(end: &mut TaskEnd) {
+    end.exit_code = Some(0);
+}
+
+/// Submitted, GPUs, and for how long it ran.
+fn rows(job: &Job, now: i64) -> Vec<(i64, u32, u64)> {
+    let rows = PastJob::of(job, at(now)).into_iter();
+    let rows = rows.map(|row| (row.submitted_at.0 / 1_000_000, row.gpus, row.ran.as_secs()));
+    rows.collect()
+}
+
+#[test]
+fn attempts_of_one_run_are_one_row_with_the_time_that_trainers_ran() {
+    let job = ran(asked(|_| ()), (20, Some(51)), broken);
+    let job = ran(job, (60, Some(81)), well);
+    assert_eq!(rows(&job, 1_000), [(10, 4, 30 + 20)]);
+}
+
+#[test]
+fn what_still_runs_has_run_so_far_and_what_waits_has_not() {
+    let job = ran(asked(|_| ()), (20, None), well);
+    assert_eq!(rows(&job, 31), [(10, 4, 10)]);
+    assert_eq!(rows(&asked(|_| ()), 31), []);
+}
+
+#[test]
+fn a_user_who_runs_a_job_again_makes_another_row() {
+    let job = ran(asked(|_| ()), (20, Some(41)), well);
+    let again = job.step(at(500), Event::RestartRequested).unwrap().job;
+    let twice = ran(again, (520, Some(531)), well);
+    assert_eq!(rows(&twice, 1_000), [(10, 4, 20), (500, 4, 10)]);
+    let again = twice.step(at(900), Event::RestartRequested).unwrap().job;
+    let thrice = ran(again, (910, Some(921)), well);
+    let known = [(10, 4, 20), (520, 4, 10), (900, 4, 10)];
+    assert_eq!(rows(&thrice, 1_000), known);
+}
+
+#[test]
+fn a_gang_has_nodes_with_as_many_gpus_each_and_a_total_is_only_that() {
+    let gang = ran(asked(|spec| spec.nodes = 2), (20, Some(41)), well);
+    let row = &PastJob::of(&gang, at(99))[0];
+    assert_eq!((row.nodes, row.gpus), (2, 8));
+    let total = asked(|spec| spec.placement.gpus_total = Some(12));
+    let row = &PastJob::of(&ran(total, (20, Some(41)), well), at(99))[0];
+    assert_eq!((row.nodes, row.gpus), (0, 12));
+}
