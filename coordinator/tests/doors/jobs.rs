@@ -69,7 +69,7 @@ pub async fn reachable(world: &World, name: &str, address: &str) -> Agent {
 }
 
 /// A label as agents say it.
-pub fn label(text: &str) -> std::collections::HashMap<String, String> {
+pub fn label(text: &str) -> std::collections::BTreeMap<String, String> {
     let (key, value) = text.split_once('=').expect("key=value");
     [(key.to_owned(), value.to_owned())].into()
 }
