@@ -5,6 +5,7 @@
 //! it what the store says. If it fails, the process ends and begins again from the store.
 
 mod notes;
+mod spent;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -179,8 +180,10 @@ impl Actor for Scheduler {
         _myself: SchedulerRef,
         args: SchedulerArgs,
     ) -> Result<State, ActorProcessingErr> {
+        let mut planner = Planner::new(args.policy.clone());
+        spent::tell(&mut planner, &args.store, (&args.policy, clock::now()))?;
         Ok(State {
-            planner: Planner::new(args.policy),
+            planner,
             store: Some(args.store),
             ..State::default()
         })
