@@ -22,10 +22,11 @@ use trainyard_net::TlsError;
 use crate::{
     actors::{
         AskError, ask,
-        root::{Root, RootArgs, RootMsg},
+        root::{Root, RootArgs, RootMsg, Tree},
     },
     api::{AgentPolicy, Limits, Service, ServiceArgs, UserSettings},
     auth::{Keys, Lives, Oidc, OidcError},
+    broken::Broken,
     config::{Config, ConfigError, Secret},
     datasets::Datasets,
     identity::{self, Identity, IdentityError},
@@ -128,6 +129,10 @@ pub struct Simulated {
     pub listener: Listener,
     /// Given the store once it is open, to look at it.
     pub opened: watch::Sender<Option<Store>>,
+    /// Given the actors once they work, to ask them.
+    pub grown: watch::Sender<Option<Tree>>,
+    /// Where broken invariants are counted, also those of coordinators before.
+    pub broken: Broken,
 }
 
 impl std::fmt::Debug for Simulated {
@@ -161,6 +166,9 @@ pub async fn run_on(
     options.config.check_transport(options.dev)?;
     let certificates = Certificates::load(&options.config.tls)?;
     let (failed, failure) = watch::channel(None);
+    let seen = simulated.as_ref();
+    let seen = seen.map(|simulated| (simulated.grown.clone(), simulated.broken.clone()));
+    let (grown, broken) = seen.unzip();
     let (store, listener) = open_store(simulated, &options.config, failed.clone()).await?;
     let identity = identity::establish(&store, &options.config.auth, options.dev).await?;
     let token_file = options.config.store.data_dir.join("join-token");
@@ -178,11 +186,15 @@ pub async fn run_on(
         trackers: options.config.trackers.clone(),
         board: board.clone(),
         artifacts: datasets.root(),
+        broken: broken.unwrap_or_default(),
     };
     let (root, ended) = Actor::spawn(None, Root, args)
         .await
         .map_err(|error| BootError::Actors(error.to_string()))?;
     let tree = ask(&root, RootMsg::Tree).await?;
+    if let Some(grown) = grown {
+        grown.send_replace(Some(tree.clone()));
+    }
     let closing = CancellationToken::new();
     let keeping = Keeping::start(&store, options.config.retention(), board.clone());
     let stores = (store, datasets.clone());
@@ -317,7 +329,7 @@ async fn open_datasets(
 fn service(
     config: &Config,
     (store, datasets): (Store, Datasets),
-    (tree, board): (crate::actors::root::Tree, Board),
+    (tree, board): (Tree, Board),
     identity: &Identity,
     closing: &CancellationToken,
 ) -> Result<Service, BootError> {

@@ -28,7 +28,8 @@ impl Broken {
     }
 
     /// Each with how often it was broken since the start.
-    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
         let counts = Invariant::ALL.into_iter().zip(self.0.iter());
         let counts = counts.map(|(of, count)| (of.name(), count.load(Ordering::Relaxed)));
         counts.collect()

@@ -100,7 +100,7 @@ pub struct JobSpec {
     /// Which nodes will do, and how it lies on them.
     #[serde(skip_serializing_if = "Placing::is_plain")]
     pub placement: Placing,
-    /// Higher runs first; -1,000 to 1,000.
+    /// Higher runs first; 0 to 1,000. Jobs of older versions may have less.
     pub priority: i32,
     /// It may be told to save its work and go, and goes on from its last checkpoint when there is room.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -286,7 +286,7 @@ impl JobSpec {
     }
 
     /// The same for every submission that asks for the same, whatever version wrote it: what is as it is by
-    /// default does not count.
+    /// default does not count. Nor does the moment before which it may not start: `+2h` is another one each time it is said.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let fields = |spec: &Self| -> BTreeMap<String, Value> {
@@ -295,7 +295,7 @@ impl JobSpec {
         };
         let plain = fields(&Self::default());
         let mut asked = fields(self);
-        asked.retain(|name, value| plain.get(name) != Some(value));
+        asked.retain(|name, value| plain.get(name) != Some(value) && name != "not_before");
         let text = serde_json::to_string(&asked).unwrap_or_default();
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
@@ -383,7 +383,7 @@ impl JobSpec {
     fn check_limits(&self, found: &mut Findings) {
         found.range("epochs", self.epochs.into(), 1, 1_000);
         found.range("batch_size", self.batch_size.into(), 1, 512);
-        found.range("priority", self.priority.into(), -1_000, 1_000);
+        found.range("priority", self.priority.into(), 0, 1_000);
         found.range("retry.limit", self.retry.limit.into(), 0, 100);
         if self.retry.backoff > LONGEST_WAIT {
             let message = format!("is too long; give at most {} s", LONGEST_WAIT.as_secs());

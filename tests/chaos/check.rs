@@ -10,6 +10,7 @@ use trainyard_proto::v1::{self, FailureClass, JobState, LogStream};
 
 use crate::{
     client::Client,
+    orders,
     plan::{End, Plan, Wish},
     record::Record,
 };
@@ -17,25 +18,33 @@ use crate::{
 /// Looks at every job; what is wrong goes to the record.
 pub(crate) async fn jobs(client: &Client, plan: &Plan, record: &Record) -> Result<()> {
     let all = client.all().await?;
+    let ids = ids(plan, record);
     ensure!(
-        all.len() == plan.wishes.len(),
-        "{} wishes are {} jobs",
-        plan.wishes.len(),
+        all.len() == ids.len(),
+        "{} jobs were wished for, and there are {}",
+        ids.len(),
         all.len()
     );
     if let Err(error) = gpus(&all) {
         record.finding(format!("{error:#}"));
     }
-    let ids = record.lock().ids.clone();
+    let mut jobs = BTreeMap::new();
+    for (_, id) in &ids {
+        jobs.insert(*id, client.job(*id).await?);
+    }
+    if let Err(error) = orders::arrays(&jobs) {
+        record.finding(format!("{error:#}"));
+    }
     for (number, id) in ids {
-        let job = client.job(id).await?;
-        let Some(wish) = plan.wishes.get(number) else {
+        let (Some(wish), Some(job)) = (plan.wishes.get(number), jobs.get(&id)) else {
             continue;
         };
+        let job = job.clone();
         count(&job, record);
         let said = Said::of(client, &job).await?;
         let judged = [
             end(&job, wish, record),
+            orders::followed(&job, (wish, record), &jobs),
             whole(&job, wish),
             said.points(&job, wish),
             said.lines(&job, wish, record),
@@ -45,6 +54,16 @@ pub(crate) async fn jobs(client: &Client, plan: &Plan, record: &Record) -> Resul
         }
     }
     Ok(())
+}
+
+/// The jobs that there must be, each with the number of its wish: an array has several.
+fn ids(plan: &Plan, record: &Record) -> Vec<(usize, u64)> {
+    let known = record.lock().ids.clone().into_iter();
+    let ids = known.flat_map(|(number, first)| {
+        let jobs = plan.wishes.get(number).map_or(1, |wish| wish.order.jobs());
+        (first..first.saturating_add(jobs)).map(move |id| (number, id))
+    });
+    ids.collect()
 }
 
 fn count(job: &v1::Job, record: &Record) {
@@ -124,7 +143,7 @@ fn end(job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
     let told = (outcome.exit_code, outcome.signal);
     let expected = match job.state() {
         JobState::Completed => wish.end == End::Completes && told == (Some(0), None),
-        JobState::Cancelled => cancelled,
+        JobState::Cancelled => cancelled || orders::was_hopeless(job),
         JobState::Failed => {
             let own = match wish.end {
                 End::Exits(code) => told == (Some(code), None),
@@ -146,7 +165,7 @@ fn end(job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
         "it ended {:?} ({outcome:?}) after {last} attempts; killed {killed}, cancelled {cancelled}",
         job.state()
     );
-    attempts(job, record)
+    attempts(job, wish, record)
 }
 
 /// A gang that completed has done so on all of its nodes.
@@ -168,7 +187,7 @@ fn whole(job: &v1::Job, wish: &Wish) -> Result<()> {
 }
 
 /// Every attempt but the last ended by no fault of its own, and by one that is known.
-fn attempts(job: &v1::Job, record: &Record) -> Result<()> {
+fn attempts(job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
     for attempt in &job.attempts {
         let how = attempt.outcome.clone().unwrap_or_default();
         let run = (job.job_id, attempt.number);
@@ -184,7 +203,8 @@ fn attempts(job: &v1::Job, record: &Record) -> Result<()> {
             )
         };
         let fine = match how.failure_class() {
-            FailureClass::Lost | FailureClass::Preempted => true,
+            FailureClass::Lost => true,
+            FailureClass::Preempted => wish.order.preemptible,
             // A full disk may keep a trainer from its start, and ends none that has started.
             FailureClass::Infrastructure => {
                 let space = cramped || how.message.contains("space");

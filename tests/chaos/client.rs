@@ -2,7 +2,7 @@
 //!
 //! Owns no wish. Writes down what was accepted. Called by the world and the check.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tests::{
@@ -18,13 +18,18 @@ use trainyard_proto::v1::{
 
 use crate::{
     fleet::ADDRESS,
-    plan::{End, Wish},
+    plan::{End, Until, Wish},
     record::Record,
 };
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(200);
+/// How often somebody looks at what waits. Nothing may wait for so long without a reason.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is said to who is to follow a job that has not succeeded.
+const UNSUCCESSFUL: &str = "run it again first";
 
 const TRAINER: &str = include_str!("trainer.py");
 
@@ -109,24 +114,59 @@ impl Client {
         channel.map_err(|error| Status::unavailable(error.to_string()))
     }
 
-    /// Submits the wish of this number with its key, until it is accepted. Whoever does it again gets the same job.
-    pub(crate) async fn submit(&self, number: usize, wish: &Wish) -> Result<u64> {
+    /// Submits the wish of this number with its key, until it is accepted. Whoever does it again gets the same job. None
+    /// if it was refused, since it was to follow a job that has not succeeded.
+    pub(crate) async fn submit(&self, number: usize, wish: &Wish) -> Result<Option<u64>> {
+        let mut spec = spec(wish, self.bare);
+        if let Some((before, until)) = wish.order.after {
+            let Some(id) = self.awaited(before).await else {
+                self.record.lock().refused.insert(number);
+                return Ok(None);
+            };
+            match until {
+                Until::Succeeds => spec.after = vec![id],
+                Until::Ends => spec.after_any = vec![id],
+            }
+        }
         let request = v1::SubmitJobRequest {
-            spec: Some(spec(wish, self.bare)),
+            spec: Some(spec),
             idempotency_key: format!("wish-{number}"),
         };
         let submit = async || {
             let mut jobs = self.jobs().await?;
             jobs.0.submit_job(request.clone()).await
         };
-        let answer = self.patiently("submit", submit).await?.into_inner();
+        let answer = match self.patiently("submit", submit).await {
+            Err(error)
+                if wish.order.after.is_some() && error.to_string().contains(UNSUCCESSFUL) =>
+            {
+                self.record.lock().refused.insert(number);
+                return Ok(None);
+            }
+            answer => answer?.into_inner(),
+        };
         let id = answer.job.context("no job")?.job_id;
         let known = *self.record.lock().ids.entry(number).or_insert(id);
         ensure!(
             known == id,
             "wish {number} was job {known} and is now job {id}"
         );
-        Ok(id)
+        Ok(Some(id))
+    }
+
+    /// The job of that wish, once it is known; none if it was refused.
+    async fn awaited(&self, number: usize) -> Option<u64> {
+        loop {
+            let (known, refused) = {
+                let record = self.record.lock();
+                let known = record.ids.get(&number).copied();
+                (known, record.refused.contains(&number))
+            };
+            if known.is_some() || refused {
+                return known;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Cancels, until it is accepted or too late.
@@ -157,6 +197,24 @@ impl Client {
         };
         let list = async || self.jobs().await?.0.list_jobs(request.clone()).await;
         Ok(self.patiently("list", list).await?.into_inner().jobs)
+    }
+
+    /// Looks at what waits, for ever. INV-08: each has a reason, unless it has only just begun to wait.
+    pub(crate) async fn look_at_those_who_wait(&self) -> Result<()> {
+        let mut before = BTreeSet::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let silent = self.all().await?.into_iter().filter(|job| {
+                let waits = matches!(job.state(), v1::JobState::Pending | v1::JobState::Queued);
+                waits && job.reason.is_empty()
+            });
+            let silent = silent.map(|job| (job.job_id, job.attempts.len()));
+            let silent: BTreeSet<_> = silent.collect();
+            if let Some((job, _)) = silent.intersection(&before).next() {
+                bail!("INV-08: job {job} waits without a reason");
+            }
+            before = silent;
+        }
     }
 
     /// The points of a job: those that count, or all.
@@ -236,10 +294,16 @@ fn spec(wish: &Wish, bare: bool) -> v1::JobSpec {
         ("CHAOS_BARE", bare),
     ]);
     spec.resources = Some(v1::ResourceRequest {
+        cpus: wish.order.cpus,
         gpus: wish.gpus,
         ..v1::ResourceRequest::default()
     });
     spec.nodes = wish.nodes;
+    spec.priority = wish.order.priority;
+    spec.preemptible = wish.order.preemptible;
+    if let (jobs @ 1.., at_most) = wish.order.array {
+        spec.indices = format!("1-{jobs}%{at_most}");
+    }
     spec.grace_period = Some(prost_types::Duration {
         seconds: 1,
         nanos: 0,

@@ -17,7 +17,12 @@ use nix::sys::signal::Signal;
 use tests::process::Process;
 use tokio::time::Instant;
 
-use crate::{network::Network, plan::LEASE, ready, record::Record};
+use crate::{
+    network::Network,
+    plan::{LEASE, SLOTS},
+    ready,
+    record::Record,
+};
 
 /// How soon the service manager starts again what has ended.
 const RESTART: Duration = Duration::from_millis(500);
@@ -219,6 +224,10 @@ impl Fleet {
                 LEASE.0.to_string(),
             );
             command.env("TRAINYARD__LEASES__LOST_AFTER_SECONDS", LEASE.1.to_string());
+            // Who is to make room is looked for often, and soon after a start.
+            for name in ["ROUND", "SETTLED", "RESTART_COST"] {
+                command.env(format!("TRAINYARD__SCHEDULING__{name}_SECONDS"), "2");
+            }
         } else {
             let gpus = number.checked_sub(1).and_then(|agent| self.gpus.get(agent));
             let gpus = format!("{}xT4-16GB", gpus.copied().unwrap_or(1));
@@ -235,7 +244,7 @@ impl Fleet {
                 "--name",
                 &host.name,
                 "--slots",
-                "4",
+                &SLOTS.to_string(),
                 "--simulate-gpus",
                 &gpus,
             ]);

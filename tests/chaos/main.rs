@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod fleet;
 mod network;
+mod orders;
 mod plan;
 mod processes;
 mod ready;

@@ -11,6 +11,9 @@ use crate::network::Way;
 /// A node is believed for so long, in seconds: suspect, then lost.
 pub(crate) const LEASE: (u32, u32) = (1, 4);
 
+/// Slots of each agent.
+pub(crate) const SLOTS: u32 = 4;
+
 /// How a trainer ends when nobody disturbs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -61,6 +64,34 @@ pub(crate) struct Wish {
     /// Two is a gang.
     pub(crate) nodes: u32,
     pub(crate) cancel_after: Option<Duration>,
+    pub(crate) order: Order,
+}
+
+/// What else a user says of a job.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order {
+    pub(crate) cpus: u32,
+    pub(crate) priority: i32,
+    /// It goes when it is told to, and goes on from its last checkpoint.
+    pub(crate) preemptible: bool,
+    /// It is an array of so many jobs, of which so many may run at once; 0 is none.
+    pub(crate) array: (u32, u32),
+    /// It waits for the job of that wish, which is before it: for its success, or for any end of it.
+    pub(crate) after: Option<(usize, Until)>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    Succeeds,
+    Ends,
+}
+
+impl Order {
+    /// How many jobs it makes.
+    pub(crate) fn jobs(&self) -> u64 {
+        self.array.0.max(1).into()
+    }
 }
 
 /// Something bad, or its end. Hosts are numbered: 0 is the coordinator's.
@@ -122,6 +153,17 @@ impl Plan {
                 (wish.nodes, wish.gpus) = (2, wish.gpus.min(least));
             }
         }
+        // The same.
+        let mut of_orders = StdRng::seed_from_u64(seed ^ 0x0DE5);
+        for (number, wish) in wishes.iter_mut().enumerate() {
+            order(&mut of_orders, number, wish);
+        }
+        for part in [2, 3, 4] {
+            let number = of_orders.random_range(0..wishes.len().max(1));
+            if let Some(wish) = wishes.get_mut(number) {
+                *wish = urgent(span * part / 6);
+            }
+        }
         let mut faults = Vec::new();
         for _ in 0..size.faults {
             fault(&mut rng, size.agents, span, &mut faults);
@@ -164,6 +206,47 @@ fn wish(rng: &mut StdRng, span: Duration, most_gpus: u32) -> Wish {
         gpus: rng.random_range(0..=most_gpus.min(2)),
         nodes: 1,
         cancel_after: cancelled.then_some(cancel_after),
+        order: Order::default(),
+    }
+}
+
+fn order(rng: &mut StdRng, number: usize, wish: &mut Wish) {
+    wish.order.cpus = 1;
+    if rng.random_bool(0.4) {
+        wish.order.preemptible = true;
+        wish.resumes = true;
+    }
+    // Those that never end are cancelled, which one of an array would be.
+    if wish.end != End::Never && rng.random_bool(0.12) {
+        wish.order.array = (rng.random_range(2..=4), rng.random_range(1..=2));
+        wish.pace /= 4;
+    } else if number > 0 && rng.random_bool(0.2) {
+        let until = match rng.random_bool(0.6) {
+            true => Until::Succeeds,
+            false => Until::Ends,
+        };
+        wish.order.after = Some((rng.random_range(0..number), until));
+    }
+}
+
+/// It wants all slots of a node, at once.
+fn urgent(at: Duration) -> Wish {
+    Wish {
+        at,
+        end: End::Completes,
+        children: Children::None,
+        epochs: 3,
+        pace: Duration::from_millis(300),
+        resumes: false,
+        waits: false,
+        gpus: 0,
+        nodes: 1,
+        cancel_after: None,
+        order: Order {
+            cpus: SLOTS,
+            priority: 100,
+            ..Order::default()
+        },
     }
 }
 

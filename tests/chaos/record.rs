@@ -21,8 +21,10 @@ pub(crate) struct Record {
 
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
-    /// The job of each wish.
+    /// The job of each wish; of an array the first.
     pub(crate) ids: BTreeMap<usize, u64>,
+    /// Wishes that were refused, since they were to follow a job that had not succeeded.
+    pub(crate) refused: BTreeSet<usize>,
     /// Jobs for which a cancel was sent.
     pub(crate) cancelled: BTreeSet<u64>,
     /// Attempts whose trainer was killed.

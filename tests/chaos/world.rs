@@ -117,6 +117,9 @@ impl World {
         let faults = self.plan.faults.iter();
         events.extend(faults.map(|(at, fault)| (*at, Event::Fault(*fault))));
         events.sort_by_key(|(at, _)| *at);
+        let onlooker = self.client.clone();
+        self.users
+            .spawn(async move { onlooker.look_at_those_who_wait().await });
         let began = Instant::now();
         for (at, event) in events {
             while began.elapsed() < at {
@@ -179,8 +182,10 @@ impl World {
                     .context("no such wish")?;
                 // It waits for its job to be accepted.
                 self.users.spawn(async move {
-                    let id = client.submit(number, &wish).await?;
-                    client.cancel(id).await
+                    match client.submit(number, &wish).await? {
+                        Some(id) => client.cancel(id).await,
+                        None => Ok(()),
+                    }
                 });
             }
             Event::Fault(fault) => self.strike(fault)?,
@@ -309,7 +314,10 @@ impl World {
     /// What has not ended.
     async fn left(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        let accepted = self.record.lock().ids.len();
+        let accepted = {
+            let record = self.record.lock();
+            record.ids.len() + record.refused.len()
+        };
         if accepted < self.plan.wishes.len() {
             left.push(format!(
                 "{accepted} of {} wishes are accepted",
@@ -380,7 +388,10 @@ impl World {
     fn tell(&self, logs: Option<&Path>) -> Result<ExitCode> {
         let written = self.fleet.logs();
         for (host, log) in &written {
-            for line in log.lines().filter(|line| line.contains("panicked at")) {
+            // What the coordinator finds broken itself it says by its name, and ends if it is its ledger.
+            let bad = ["panicked at", "an invariant is broken", "INV-0"];
+            let bad = |line: &&str| bad.iter().any(|word| line.contains(word));
+            for line in log.lines().filter(bad) {
                 self.record.finding(format!("{host}: {line}"));
             }
         }

@@ -11,29 +11,52 @@ use trainyard_core::{
     failure::TaskEnd,
     ids::JobId,
     job::{Attempt, Job, JobState},
+    resources::Capacity,
 };
 
-use crate::{ends, plan::Plan, trace::Trace, user::Accepted, yard::Yard};
+use crate::{
+    ends, gates,
+    node::capacity,
+    plan::{Has, Plan, Wish},
+    records::Records,
+    trace::Trace,
+    user::Accepted,
+    yard::Yard,
+};
 
 /// What was seen.
 #[derive(Debug)]
 pub(crate) struct Checker {
     commits: Option<u64>,
+    /// What is stored, as of the newest commit.
+    jobs: Vec<Job>,
+    /// Trainers that have begun, on all machines.
+    begun: Option<i64>,
     states: BTreeMap<u64, JobState>,
     /// How often an ended job was seen to run again.
     again: BTreeMap<u64, u32>,
     /// Attempts that newer ones have followed, as they were then.
     over: BTreeMap<(u64, u32), Attempt>,
+    /// Jobs that were given a place once.
+    began: BTreeSet<u64>,
+    records: Records,
     trace: Trace,
 }
+
+/// How often something happened that not every run has.
+pub(crate) type Seen = BTreeMap<&'static str, usize>;
 
 impl Checker {
     pub(crate) fn new(trace: Trace) -> Self {
         Self {
             commits: None,
+            jobs: Vec::new(),
+            begun: None,
             states: BTreeMap::new(),
             again: BTreeMap::new(),
             over: BTreeMap::new(),
+            began: BTreeSet::new(),
+            records: Records::default(),
             trace,
         }
     }
@@ -41,6 +64,7 @@ impl Checker {
     /// The coordinator is another one.
     pub(crate) fn forget_commits(&mut self) {
         self.commits = None;
+        self.records.forget();
     }
 
     /// INV-01 where it counts: no GPU of a machine has two trainers. The fence: no attempt has two trainers.
@@ -68,35 +92,52 @@ impl Checker {
         Ok(())
     }
 
-    /// What is stored.
+    /// What is stored, and what runs by it; nothing can be wrong anew where nothing was committed and nothing has begun.
     pub(crate) fn store(
         &mut self,
         store: &Store,
         plan: &Plan,
         (accepted, yards): (&Accepted, &[Yard]),
     ) -> Result<()> {
-        if self.commits.replace(store.commits()) == Some(store.commits()) {
+        let begun = yards.iter().map(Yard::begun).sum();
+        let has_begun = self.begun.replace(begun) != Some(begun);
+        if self.commits.replace(store.commits()) != Some(store.commits()) {
+            self.jobs = jobs(store)?;
+            self.committed(store, plan, accepted)?;
+        } else if !has_begun {
             return Ok(());
         }
-        let jobs = jobs(store)?;
-        for id in accepted.all().into_iter().flatten() {
+        if plan.cluster.honest {
+            yards.iter().try_for_each(|yard| fits(&self.jobs, yard))?;
+        }
+        whole(&self.jobs, yards)
+    }
+
+    fn committed(&mut self, store: &Store, plan: &Plan, accepted: &Accepted) -> Result<()> {
+        let jobs = std::mem::take(&mut self.jobs);
+        for (_, id) in accepted.all(&plan.wishes) {
             let there = jobs.iter().any(|job| job.id.0 == id);
             ensure!(there, "INV-03: job {id} was accepted and is not there");
         }
         self.held(&jobs, plan)?;
+        gates::arrays(&jobs)?;
         for job in &jobs {
+            if !job.attempts.is_empty() && self.began.insert(job.id.0) {
+                gates::has_opened(job, &jobs, (accepted, plan))?;
+            }
+            if self.may_have_said(job) {
+                self.records.look(store, job)?;
+            }
             self.job(job, accepted)?;
         }
-        if plan.cluster.honest {
-            yards.iter().try_for_each(|yard| fits(&jobs, yard))?;
-        }
-        whole(&jobs, yards)
+        self.jobs = jobs;
+        Ok(())
     }
 
     /// INV-01 and INV-02: what is given away.
     fn held(&self, jobs: &[Job], plan: &Plan) -> Result<()> {
         let mut gpus = BTreeMap::new();
-        let mut cpus: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut taken: BTreeMap<&str, (u32, u64)> = BTreeMap::new();
         let held = jobs.iter().flat_map(|job| {
             let held = job.allocations().into_iter();
             held.map(move |allocation| (job, allocation))
@@ -110,17 +151,24 @@ impl Checker {
                     job.id
                 );
             }
-            *cpus.entry(allocation.node.0.as_str()).or_default() += allocation.cpus;
-        }
-        for (name, held) in cpus {
-            let number = name
-                .strip_prefix("node-")
-                .and_then(|n| n.parse::<usize>().ok());
-            let node = number.and_then(|number| plan.cluster.nodes.get(number));
-            let has = node.context("a node that there is not")?.0;
+            let taken = taken.entry(allocation.node.0.as_str()).or_default();
+            taken.0 += allocation.cpus;
+            taken.1 += allocation.memory_bytes;
+            let has = has(plan, &allocation.node.0)?;
+            let mut foreign = allocation.gpus.iter();
+            let foreign = foreign.find(|gpu| has.gpus.iter().all(|own| own.uuid != **gpu));
             ensure!(
-                held <= has,
-                "INV-02: {held} CPUs of {name} are given away, it has {has}"
+                foreign.is_none(),
+                "INV-02: {foreign:?} is given to job {}, and is none of {}",
+                job.id,
+                allocation.node.0
+            );
+        }
+        for (name, (cpus, memory)) in taken {
+            let has = has(plan, name)?;
+            ensure!(
+                cpus <= has.cpus && memory <= has.memory_bytes,
+                "INV-02: {cpus} CPUs and {memory} bytes of {name} are given away, it has {has:?}"
             );
         }
         Ok(())
@@ -129,7 +177,7 @@ impl Checker {
     /// INV-04 and INV-07.
     fn job(&mut self, job: &Job, accepted: &Accepted) -> Result<()> {
         let id = job.id.0;
-        accepted.shows(id, job.state);
+        accepted.shows(job);
         let before = self.states.insert(id, job.state);
         if before != Some(job.state) {
             let attempt = job.attempts.len();
@@ -167,15 +215,21 @@ impl Checker {
     }
 
     /// Whether nothing is left to happen: no user wants anything more, every job has ended, and no trainer is left.
-    pub(crate) fn is_over(&self, (wishes, accepted): (usize, &Accepted), yards: &[Yard]) -> bool {
-        let all = accepted.all();
-        let known = all.iter().flatten().count() == wishes;
-        let state = |id: &u64| self.states.get(id).copied();
-        let ended = |id: &u64| state(id).is_some_and(JobState::is_terminal);
+    pub(crate) fn is_over(&self, (wishes, accepted): (&[Wish], &Accepted), yards: &[Yard]) -> bool {
+        if accepted.answered() != wishes.len() || accepted.content() != wishes.len() {
+            return false;
+        }
+        let state = |id: u64| self.states.get(&id).copied();
+        let ended = |(_, id): &(usize, u64)| state(*id).is_some_and(JobState::is_terminal);
         let quiet = yards
             .iter()
             .all(|yard| yard.look(|all| all.next().is_none()));
-        known && quiet && accepted.content() == wishes && all.iter().flatten().all(ended)
+        quiet && accepted.all(wishes).iter().all(ended)
+    }
+
+    /// Whether there may be new points or lines of a job since the commit before.
+    fn may_have_said(&self, job: &Job) -> bool {
+        job.state.holds_resources() || self.states.get(&job.id.0) != Some(&job.state)
     }
 
     /// INV-06, INV-09, and that each job ended as it should.
@@ -184,14 +238,17 @@ impl Checker {
         store: &Store,
         plan: &Plan,
         (accepted, yards): (&Accepted, &[Yard]),
-    ) -> Result<()> {
-        let (all, wishes) = (accepted.all(), &plan.wishes);
+    ) -> Result<Seen> {
+        let all = accepted.all(&plan.wishes);
+        let (jobs, stored) = (all.iter().map(|(_, id)| id), store.highest_job()?);
         ensure!(
-            all.iter().flatten().collect::<BTreeSet<_>>().len() == wishes.len(),
-            "INV-03: a wish was accepted twice, or never: {all:?}"
+            jobs.collect::<BTreeSet<_>>().len() == all.len() && stored.0 == all.len() as u64,
+            "INV-03: a wish was accepted twice, or never: {all:?} of {stored} jobs"
         );
         let began = yards.iter().flat_map(Yard::beginnings).collect();
-        for (wish, id) in wishes.iter().zip(all.into_iter().flatten()) {
+        let mut seen = Seen::new();
+        for (number, id) in all {
+            let wish = plan.wishes.get(number).context("no such wish")?;
             let job = store.job(JobId(id))?;
             let job = job.context("INV-03: a job is gone")?;
             ensure!(
@@ -200,9 +257,51 @@ impl Checker {
                 job.state.name()
             );
             ends::outcome(&job, wish, plan)?;
+            gates::end(&job, wish, (accepted, store))?;
             ends::said(store, (&job, wish), plan, &began)?;
+            count(&mut seen, &job);
         }
-        Ok(())
+        Ok(seen)
+    }
+}
+
+/// What a machine has at most.
+fn has(plan: &Plan, name: &str) -> Result<Capacity> {
+    let number = name.strip_prefix("node-").and_then(|n| n.parse().ok());
+    let node = number.and_then(|number: usize| Some((number, plan.cluster.nodes.get(number)?)));
+    let (number, has) = node.context("a node that there is not")?;
+    Ok(capacity(number, Has::all_of(*has)))
+}
+
+/// What this job shows of what plan 5 is for.
+fn count(seen: &mut Seen, job: &Job) {
+    let preempted = job
+        .attempts
+        .iter()
+        .filter(|one| one.makes_room_for.is_some() && one.tried_again);
+    let preempted = preempted.count();
+    let spec = &job.spec;
+    let waited = !(spec.after.is_empty() && spec.after_any.is_empty()) && !job.attempts.is_empty();
+    let completed = job.state == JobState::Completed;
+    for (what, times) in [
+        ("attempts made room", preempted),
+        (
+            "jobs made room and completed",
+            usize::from(preempted > 0 && completed),
+        ),
+        ("jobs ran after others", usize::from(waited)),
+        (
+            "jobs could never start",
+            usize::from(gates::was_hopeless(job)),
+        ),
+        (
+            "jobs of arrays completed",
+            usize::from(spec.array.is_some() && completed),
+        ),
+    ] {
+        if times > 0 {
+            *seen.entry(what).or_default() += times;
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use trainyard_core::{
 };
 
 use crate::{
+    gates,
     plan::{Plan, Wish},
     script::Script,
     yard::ALONE,
@@ -31,6 +32,9 @@ type Began = BTreeMap<(u64, u32), u32>;
 /// Whether the job ended as its script and its faults allow.
 pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
     let id = job.id.0;
+    if gates::was_hopeless(job) {
+        return Ok(());
+    }
     let outcome = job.outcome.as_ref();
     let class = outcome.and_then(|outcome| outcome.class);
     match job.state {
@@ -42,6 +46,8 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
         }
         JobState::Cancelled => {
             let wished = wish.cancel_after.is_some() || wish.cancel_in.is_some();
+            let array = job.spec.array.as_ref();
+            let wished = wished && array.is_none_or(|place| place.id == job.id);
             // Whoever runs it again does so after that.
             let stays = wished && wish.again.is_empty();
             ensure!(stays, "nobody has cancelled job {id}");

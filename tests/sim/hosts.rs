@@ -3,6 +3,7 @@
 //! Owns how each is started on what the world gives it. What they do is the product's own code. Called by the world.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -19,20 +20,26 @@ use trainyard_agent::{
     callbacks::{self, Registry},
 };
 use trainyard_coordinator::{
+    actors::{ask, root::Tree, scheduler::SchedulerMsg},
     boot::{self, CoordinatorOptions, Simulated},
+    broken::Broken,
     config::{Config, Secret},
     listen::Listener,
     store::Store,
 };
-use trainyard_core::resources::Capacity;
+use trainyard_core::{ids::JobId, resources::Capacity};
 
-use crate::{disk::Disk, files::Files, plan::Cluster, wire, yard::Yard};
+use crate::{disk::Disk, files::Files, plan::Cluster, user::Accepted, wire, yard::Yard};
 
 /// The coordinator's name in the network.
 pub(crate) const COORDINATOR: &str = "coordinator";
 const TOKEN: &str = "a-join-token-that-is-good-for-the-whole-simulation";
 /// How often trainers try to report.
 const REPORTS: Duration = Duration::from_millis(100);
+/// How often it is asked why jobs wait. Nothing may wait for so long without a reason.
+const LOOK: Duration = Duration::from_millis(100);
+/// So soon somebody has to make room, in seconds.
+const PROMPT: u32 = 3;
 
 /// What a coordinator is started with, each time.
 #[derive(Clone, Debug)]
@@ -43,11 +50,25 @@ pub(crate) struct Office {
     /// Why it has ended by itself.
     pub(crate) ended: watch::Sender<Option<String>>,
     pub(crate) cluster: Cluster,
+    /// Its actors, while they work.
+    pub(crate) grown: watch::Sender<Option<Tree>>,
+    /// Invariants that it found broken itself.
+    pub(crate) broken: Broken,
+    /// What users have, to know who waits.
+    pub(crate) accepted: Accepted,
+    /// What was seen from inside that may not be.
+    pub(crate) found: watch::Sender<Option<String>>,
 }
 
 pub(crate) async fn coordinator(office: Office) -> turmoil::Result {
     office.ended.send_replace(None);
+    office.grown.send_replace(None);
+    let asks = office
+        .cluster
+        .prompt
+        .then(|| trainyard_runtime::in_place(asks(office.clone())));
     let ended = serve(&office).await;
+    asks.iter().for_each(tokio::task::JoinHandle::abort);
     office.store.send_replace(None);
     office.ended.send_replace(Some(ended));
     // The host stays until the world starts it anew.
@@ -69,6 +90,11 @@ async fn serve(office: &Office) -> String {
     config.leases.suspect_after_seconds = office.cluster.suspect_after;
     config.leases.lost_after_seconds = office.cluster.lost_after;
     config.nodes.gang_patience_seconds = 60;
+    if office.cluster.prompt {
+        config.scheduling.round_seconds = PROMPT;
+        config.scheduling.settled_seconds = PROMPT;
+        config.scheduling.restart_cost_seconds = 1;
+    }
     let options = CoordinatorOptions {
         config,
         dev: true,
@@ -79,10 +105,44 @@ async fn serve(office: &Office) -> String {
         disk: Box::new(move |builder| builder.create_with_backend(disk.open())),
         listener: Listener::Simulated(wires),
         opened: office.store.clone(),
+        grown: office.grown.clone(),
+        broken: office.broken.clone(),
     };
     let ran = boot::run_on(Some(simulated), options, std::future::pending()).await;
     ran.err()
         .map_or_else(|| "it stopped".to_owned(), |error| error.to_string())
+}
+
+/// INV-08: whoever waits has a reason, unless it has only just begun to wait.
+async fn asks(office: Office) {
+    let mut grown = office.grown.subscribe();
+    let scheduler = match grown.wait_for(Option::is_some).await {
+        Ok(tree) => tree.as_ref().map(|tree| tree.scheduler.clone()),
+        Err(_) => return,
+    };
+    let Some(scheduler) = scheduler else { return };
+    let mut before = BTreeSet::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let mut silent = BTreeSet::new();
+        for wait in office.accepted.waiting() {
+            let question = |reply| SchedulerMsg::Reason(JobId(wait.0), reply);
+            let Ok(reason) = ask(&scheduler, question).await else {
+                // Who cannot ask does not know for how long what is seen next has waited.
+                silent.clear();
+                break;
+            };
+            if reason.is_none_or(|reason| reason.is_empty()) {
+                silent.insert(wait);
+            }
+        }
+        if let Some((job, _)) = silent.intersection(&before).next() {
+            let words = format!("INV-08: the scheduler has no reason why job {job} waits");
+            office.found.send_replace(Some(words));
+            return;
+        }
+        before = silent;
+    }
 }
 
 /// What an agent is started with, each time.

@@ -8,9 +8,12 @@ mod check;
 mod disk;
 mod ends;
 mod files;
+mod gates;
 mod hosts;
 mod nature;
+mod node;
 mod plan;
+mod records;
 mod script;
 mod trace;
 mod user;
@@ -19,10 +22,17 @@ mod world;
 mod yard;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
+    panic,
     process::{Command, ExitCode, Output},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -31,6 +41,8 @@ use trainyard_coordinator::telemetry::Telemetry;
 
 use crate::{disk::Moment, plan::Plan};
 
+/// Before what a run had that not every run has.
+const SEEN: &str = "seen: ";
 /// Real seconds that a seed may take; it takes one.
 const STUCK: u32 = 600;
 
@@ -61,6 +73,12 @@ struct Arguments {
     /// What that sync brings to the disk.
     #[arg(long, value_enum, default_value_t = Moment::Amid)]
     moment: Moment,
+    /// In place of all faults the coordinator is killed and stays away for so many seconds; with `--only`.
+    #[arg(long, requires = "only")]
+    away: Option<u64>,
+    /// The simulation itself breaks an invariant, to show what is said then.
+    #[arg(long, hide = true)]
+    broken: bool,
     /// Runs the first seed once for each sync of its store and each of these moments, with a power cut there.
     #[arg(long)]
     sweep: bool,
@@ -88,7 +106,9 @@ fn main() -> Result<ExitCode> {
 /// What a process of its own is told.
 fn words(arguments: &Arguments, seed: u64) -> Vec<String> {
     let (seed, plan) = (seed.to_string(), arguments.plan.to_string());
-    ["--only", &seed, "--plan", &plan].map(str::to_owned).into()
+    let mut words: Vec<String> = ["--only", &seed, "--plan", &plan].map(str::to_owned).into();
+    words.extend(arguments.broken.then(|| "--broken".to_owned()));
+    words
 }
 
 /// A run for each sync that a calm run of the seed has once its store is made, and for each moment of it.
@@ -102,10 +122,8 @@ fn cuts(arguments: &Arguments) -> Result<Vec<Vec<String>>> {
     // It never comes to this one.
     let calm = one(&cut(usize::try_from(u32::MAX)?, "amid"))?;
     let said = String::from_utf8_lossy(&calm.stdout).into_owned();
-    let syncs = said
-        .trim()
-        .rsplit_once("syncs ")
-        .and_then(|(_, range)| range.split_once(' '));
+    let syncs = said.lines().find_map(|line| line.strip_prefix("syncs "));
+    let syncs = syncs.and_then(|range| range.split_once(' '));
     let (first, end) = syncs.with_context(|| format!("the calm run has failed: {said}"))?;
     let syncs = (first.parse()?..end.parse()?).step_by(arguments.stride.max(1));
     let moments = ["before", "amid", "after"];
@@ -122,6 +140,7 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
             .with_writer(io::stderr)
             .init();
     }
+    let panics = note_panics();
     // The kernel ends a run that stands still.
     nix::unistd::alarm::set(STUCK);
     // Its clock is calibrated once in a process, by waiting for real time to pass.
@@ -131,17 +150,27 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
     if let Some(sync) = cut_at {
         plan = plan.with_power_cut_at(sync, moment);
     }
+    if let Some(seconds) = arguments.away {
+        plan = plan.with_coordinator_away_for(Duration::from_secs(seconds));
+    }
+    let breaks = arguments.broken;
     let work = move || {
         trainyard_runtime::simulate();
         nature::begin(seed);
         let trace = trace::Trace::default();
-        let outcome = world::run((seed, plan), &trace);
+        let outcome = world::run((seed, plan, breaks), &trace);
         (outcome, trace.lines())
     };
     let thread = thread::Builder::new().stack_size(64 << 20).spawn(work)?;
     let (outcome, lines) = thread
         .join()
         .map_err(|_panic| anyhow!("the simulation panicked"))?;
+    let outcome = outcome.and_then(|ran| {
+        let panic = panics.try_iter().next();
+        panic.map_or(Ok(ran), |place| {
+            Err(anyhow!("a part of the product panicked at {place}"))
+        })
+    });
     let mut out = io::stdout().lock();
     if show || outcome.is_err() {
         for line in &lines {
@@ -149,9 +178,13 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     match outcome {
-        Ok((first, end)) => {
+        Ok(ran) => {
+            let (first, end) = ran.syncs;
             if cut_at.is_some() {
                 writeln!(out, "syncs {first} {end}")?;
+            }
+            for (what, times) in ran.seen {
+                writeln!(out, "{SEEN}{times} {what}")?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -164,11 +197,16 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
 
 fn many(arguments: &Arguments, runs: Vec<Vec<String>>) -> Result<ExitCode> {
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let seen = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         let workers = (0..arguments.at_once.max(1)).map(|_| {
             scope.spawn(|| -> Result<()> {
                 while let Some(words) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let output = one(words)?;
+                    add(
+                        &mut seen.lock().unwrap_or_else(PoisonError::into_inner),
+                        &output,
+                    );
                     if !output.status.success() {
                         tell(words, &output)?;
                         failed.fetch_add(1, Ordering::Relaxed);
@@ -187,12 +225,41 @@ fn many(arguments: &Arguments, runs: Vec<Vec<String>>) -> Result<ExitCode> {
     })?;
     let (runs, failed) = (runs.len(), failed.into_inner());
     let mut out = io::stdout().lock();
+    for (what, times) in seen.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        writeln!(out, "{times} {what}")?;
+    }
     writeln!(out, "{runs} runs, {failed} failed")?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A part that panics is started anew by the one above it, which would hide it. Those of redb are known, and made a word
+/// about a disk.
+fn note_panics() -> mpsc::Receiver<String> {
+    let (tell, panics) = mpsc::channel();
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        if !place.contains("/redb-") {
+            tell.send(place).ok();
+        }
+        before(info);
+    }));
+    panics
+}
+
+/// What a run had is counted over all runs.
+fn add(all: &mut BTreeMap<String, u64>, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let seen = said
+        .lines()
+        .filter_map(|line| line.strip_prefix(SEEN)?.split_once(' '));
+    for (times, what) in seen {
+        *all.entry(what.to_owned()).or_default() += times.parse().unwrap_or(0);
+    }
 }
 
 fn one(words: &[String]) -> Result<Output> {

@@ -47,6 +47,14 @@ pub(crate) fn wall_us() -> u64 {
     seconds * 1_000_000 + ELAPSED.load(Ordering::Relaxed)
 }
 
+/// So long after the beginning, on a clock that nobody has set.
+pub(crate) fn moment(after: Duration) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: BEGIN + i64::try_from(after.as_secs()).unwrap_or(0),
+        nanos: 0,
+    }
+}
+
 /// The next number of the stream (splitmix64).
 fn draw() -> u64 {
     const STEP: u64 = 0x9E37_79B9_7F4A_7C15;

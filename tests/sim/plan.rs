@@ -4,6 +4,7 @@
 //! that are pinned say which plan they mean. Called by the world.
 
 mod faults;
+mod orders;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,13 +12,21 @@ use rand::{Rng, SeedableRng as _, rngs::StdRng};
 
 use trainyard_core::job::JobState;
 
+pub(crate) use orders::Order;
+
 use crate::{disk::Moment, files::Gone, script::Script};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 4;
+pub(crate) const NEWEST: u32 = 5;
+
+/// Time between two checks, where the plan says nothing else.
+const STEP: Duration = Duration::from_millis(10);
 
 /// A launch takes so long where the plan says nothing else.
 const LAUNCH: Duration = Duration::from_millis(20);
+
+/// When a coordinator goes that is to stay away.
+pub(crate) const GOES_AWAY: Duration = Duration::from_secs(60);
 
 /// All faults are over by then.
 pub(crate) const CALM: Duration = Duration::from_secs(240);
@@ -59,6 +68,8 @@ pub(crate) struct Cluster {
     /// A power cut takes from agents' disks what was not synced, a launch goes on without its agent, and what a machine
     /// has changes only while it is off.
     pub(crate) honest: bool,
+    /// Who is to make room is looked for every few seconds, and who waits is asked why ten times a second.
+    pub(crate) prompt: bool,
 }
 
 /// A job that the user wants.
@@ -76,6 +87,7 @@ pub(crate) struct Wish {
     pub(crate) cancel_in: Option<JobState>,
     /// Once it has ended it runs again.
     pub(crate) again: Vec<Again>,
+    pub(crate) order: Order,
 }
 
 /// A job that has ended runs once more.
@@ -138,6 +150,8 @@ pub(crate) struct Plan {
     pub(crate) wishes: Vec<Wish>,
     /// By time.
     pub(crate) faults: Vec<(Duration, Fault)>,
+    /// Time between two checks.
+    pub(crate) step: Duration,
 }
 
 impl Plan {
@@ -152,6 +166,9 @@ impl Plan {
         }
         if number >= 4 {
             plan.wear(&mut StdRng::seed_from_u64(seed ^ 0x3EA4));
+        }
+        if number >= 5 {
+            plan.order(&mut StdRng::seed_from_u64(seed ^ 0x0DE5));
         }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
@@ -172,6 +189,7 @@ impl Plan {
             twice: 0,
             launch: LAUNCH,
             honest: false,
+            prompt: false,
         };
         let wishes = (0..rng.random_range(2..=10)).map(|_| wish(&mut rng, &cluster));
         let wishes = wishes.collect();
@@ -197,6 +215,7 @@ impl Plan {
             cluster,
             wishes,
             faults,
+            step: STEP,
         }
     }
 }
@@ -301,6 +320,35 @@ impl Plan {
         self
     }
 
+    /// A calm run of a few wishes, but for the coordinator that is killed and stays away for so long. Trainings take long,
+    /// so that some end meanwhile; steps do too.
+    pub(crate) fn with_coordinator_away_for(mut self, away: Duration) -> Self {
+        let back = GOES_AWAY + away;
+        self.faults = vec![
+            (GOES_AWAY, Fault::KillProgram),
+            (back, Fault::StartCoordinator),
+        ];
+        self.step = STEP * 10;
+        self.wishes.truncate(3);
+        for (number, wish) in self.wishes.iter_mut().enumerate() {
+            wish.at = wish.at.min(GOES_AWAY / 2);
+            // One still runs when it is back.
+            let lasts = if number == 0 {
+                away * 11 / 10
+            } else {
+                away / 3
+            };
+            let lasts = lasts / wish.script.epochs.max(1);
+            wish.script.millis = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+            (wish.cancel_after, wish.cancel_in) = (None, None);
+            wish.again.clear();
+            // All of them find room at once.
+            (wish.cpus, wish.gpus, wish.nodes) = (1, 0, 1);
+            wish.order = Order::default();
+        }
+        self
+    }
+
     /// Whether clocks are set: then times on them say little.
     pub(crate) fn has_jumps(&self) -> bool {
         let mut faults = self.faults.iter();
@@ -330,5 +378,6 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         cancel_after: cancel_after.then(|| Duration::from_millis(rng.random_range(0..=40_000))),
         cancel_in: None,
         again: Vec::new(),
+        order: Order::default(),
     }
 }

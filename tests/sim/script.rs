@@ -47,6 +47,11 @@ impl Script {
         format!("epoch {epoch} is done")
     }
 
+    /// The epoch of such a line.
+    pub(crate) fn epoch_in(line: &str) -> Option<u32> {
+        line.split(' ').nth(1)?.parse().ok()
+    }
+
     /// Whether it saves what it has after this epoch.
     pub(crate) fn saves_after(&self, epoch: u32) -> bool {
         self.saves > 0 && epoch > 0 && epoch.is_multiple_of(self.saves)

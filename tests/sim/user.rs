@@ -3,7 +3,7 @@
 //! Owns what they were told. They try until they are answered, as clients do. Called by the world.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use turmoil::net::TcpStream;
 
 use crate::{
     hosts::COORDINATOR,
+    nature,
     plan::{Again, Wish},
     trace::Trace,
     wire,
@@ -33,6 +34,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_millis(10);
 /// How often somebody looks at what waits. Nothing may wait for so long without a reason.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// What is said to who waits for the success of a job that has ended otherwise.
+const UNSUCCESSFUL: &str = "run it again first";
 
 /// What users were told, and what they see.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,10 @@ struct Told {
     again: BTreeMap<u64, u32>,
     /// Where jobs stand.
     states: BTreeMap<u64, JobState>,
+    /// Jobs that wait, each with the number of its attempts.
+    waiting: BTreeSet<(u64, usize)>,
+    /// Wishes that were refused, since they wait for a job that had not succeeded.
+    refused: BTreeSet<usize>,
 }
 
 impl Accepted {
@@ -55,8 +63,53 @@ impl Accepted {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn all(&self) -> Vec<Option<u64>> {
-        self.told().jobs.clone()
+    /// The jobs that are known, each with the number of its wish: an array has several.
+    pub(crate) fn all(&self, wishes: &[Wish]) -> Vec<(usize, u64)> {
+        let told = self.told();
+        let first = told.jobs.iter().enumerate().zip(wishes);
+        let all = first.flat_map(|((number, first), wish)| {
+            let first = first
+                .iter()
+                .flat_map(|first| *first..*first + wish.order.jobs());
+            first.map(move |job| (number, job))
+        });
+        all.collect()
+    }
+
+    /// The job of a wish; of an array the first.
+    pub(crate) fn of(&self, wish: usize) -> Option<u64> {
+        self.told().jobs.get(wish).copied().flatten()
+    }
+
+    /// How many wishes are jobs, or were refused.
+    pub(crate) fn answered(&self) -> usize {
+        let told = self.told();
+        told.jobs.iter().flatten().count() + told.refused.len()
+    }
+
+    /// Whether a wish was refused, since it waits for a job that had not succeeded.
+    pub(crate) fn is_refused(&self, wish: usize) -> bool {
+        self.told().refused.contains(&wish)
+    }
+
+    /// The jobs that wait, each with the number of its attempts.
+    pub(crate) fn waiting(&self) -> BTreeSet<(u64, usize)> {
+        self.told().waiting.clone()
+    }
+
+    /// The jobs of the wishes that one waits for, once each is known or refused; none if one was refused.
+    async fn awaited(&self, wishes: &[usize]) -> Option<Vec<u64>> {
+        let mut jobs = Vec::new();
+        for wish in wishes {
+            while self.of(*wish).is_none() {
+                if self.is_refused(*wish) {
+                    return None;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            jobs.extend(self.of(*wish));
+        }
+        Some(jobs)
     }
 
     /// How many users want nothing more.
@@ -70,8 +123,14 @@ impl Accepted {
     }
 
     /// What users can see.
-    pub(crate) fn shows(&self, job: u64, state: JobState) {
-        self.told().states.insert(job, state);
+    pub(crate) fn shows(&self, job: &trainyard_core::job::Job) {
+        let mut told = self.told();
+        let (id, state) = (job.id.0, job.state);
+        told.states.insert(id, state);
+        told.waiting.retain(|(waits, _)| *waits != id);
+        if matches!(state, JobState::Pending | JobState::Queued) {
+            told.waiting.insert((id, job.attempts.len()));
+        }
     }
 
     fn state(&self, job: u64) -> Option<JobState> {
@@ -96,7 +155,26 @@ pub(crate) async fn user(
     trace: Trace,
 ) -> turmoil::Result {
     tokio::time::sleep(wish.at).await;
-    let job = caller.again(|| submit(&caller, number, &wish)).await?;
+    let after = accepted.awaited(&wish.order.after).await;
+    let after_any = accepted.awaited(&wish.order.after_any).await;
+    let submitted = match after.zip(after_any) {
+        Some(awaited) => {
+            caller
+                .again(|| submit(&caller, (number, &wish), &awaited))
+                .await
+        }
+        None => Err(Status::invalid_argument(UNSUCCESSFUL)),
+    };
+    let job = match submitted {
+        Err(status) if status.message().contains(UNSUCCESSFUL) => {
+            trace.note(format!("user: wish {number} is refused"));
+            let mut told = accepted.told();
+            told.refused.insert(number);
+            told.content += 1;
+            return Ok(());
+        }
+        submitted => submitted?,
+    };
     accepted.set(number, job);
     trace.note(format!("user: wish {number} is job {job}"));
     if let Some(wait) = wish.cancel_after {
@@ -120,6 +198,20 @@ pub(crate) async fn user(
         trace.note(format!("user: job {job} runs again ({again:?})"));
     }
     accepted.told().content += 1;
+    Ok(())
+}
+
+/// All of them, until none wants anything more.
+pub(crate) async fn all(
+    users: Vec<impl Future<Output = turmoil::Result> + 'static>,
+) -> turmoil::Result {
+    let mut at_work = tokio::task::JoinSet::new();
+    for user in users {
+        at_work.spawn_local(user);
+    }
+    while let Some(content) = at_work.join_next().await {
+        content??;
+    }
     Ok(())
 }
 
@@ -215,8 +307,13 @@ fn is_final(status: &Status) -> bool {
     wrong && !waits
 }
 
-async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Status> {
+async fn submit(
+    caller: &Caller,
+    (number, wish): (usize, &Wish),
+    (after, after_any): &(Vec<u64>, Vec<u64>),
+) -> Result<u64, Status> {
     let (channel, bearer) = caller.enter().await?;
+    let order = &wish.order;
     let spec = JobSpec {
         name: format!("wish-{number}"),
         framework: "command".to_owned(),
@@ -235,6 +332,12 @@ async fn submit(caller: &Caller, number: usize, wish: &Wish) -> Result<u64, Stat
             seconds: 3,
             nanos: 0,
         }),
+        preemptible: order.preemptible,
+        priority: order.priority,
+        indices: order.indices(),
+        after: after.clone(),
+        after_any: after_any.clone(),
+        not_before: order.not_before.map(nature::moment),
         ..JobSpec::default()
     };
     let mut call = Call::new(SubmitJobRequest {

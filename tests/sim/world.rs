@@ -3,49 +3,32 @@
 //! Owns the hosts' disks and machines, which outlive the hosts. Never decides what happens: the plan has. Called by
 //! `main`.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fs, path::Path, sync::PoisonError, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::{Rng, SeedableRng as _, rngs::StdRng};
 use tokio::sync::watch;
-use trainyard_coordinator::store::Store;
-use trainyard_core::resources::{Capacity, Gpu};
+use trainyard_coordinator::{broken::Broken, store::Store};
 use trainyard_runtime::Disk;
 use turmoil::Sim;
 
 use crate::{
-    check::Checker,
+    check::{Checker, Seen},
     disk,
-    files::{Files, Gone, Machines},
-    hosts::{self, COORDINATOR, Office, Post},
+    files::{Gone, Machines},
+    hosts::{self, COORDINATOR, Office},
     nature,
+    node::{Node, capacity, tear},
     plan::{CALM, Fault, Has, Plan},
     trace::Trace,
     user::{self, Accepted, Caller},
     yard::Yard,
 };
 
-/// Time between two checks.
-const STEP: Duration = Duration::from_millis(10);
 /// Every job has ended so long after the last fault, or never will.
 const LIMIT: Duration = Duration::from_secs(3_600);
 /// Segments that a connection may hold.
 const SEGMENTS: usize = 4_096;
-
-/// A machine with its agent.
-struct Node {
-    name: String,
-    post: Post,
-    /// It has power.
-    on: bool,
-    ended: watch::Receiver<Option<String>>,
-}
 
 /// A run under way.
 struct World {
@@ -56,23 +39,38 @@ struct World {
     store: watch::Receiver<Option<Store>>,
     ended: watch::Receiver<Option<String>>,
     serves: bool,
+    /// A trainer is there twice as soon as there is one.
+    breaks: bool,
     /// Syncs that making the store took.
     first_sync: u32,
     accepted: Accepted,
+    /// Invariants that coordinators found broken themselves.
+    broken: Broken,
+    /// What was seen from inside of a host that may not be.
+    found: watch::Receiver<Option<String>>,
     checker: Checker,
     trace: Trace,
 }
 
-/// Runs a plan to its end; the answer is from which sync of the store to which there were.
-pub(crate) fn run((seed, plan): (u64, Plan), trace: &Trace) -> Result<(u32, u32)> {
+/// What a run had.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// From which sync of the store to which there were.
+    pub(crate) syncs: (u32, u32),
+    pub(crate) seen: Seen,
+}
+
+/// Runs a plan to its end.
+pub(crate) fn run((seed, plan, breaks): (u64, Plan, bool), trace: &Trace) -> Result<Ran> {
     let folder = folder()?;
     trainyard_runtime::frames_come_twice(plan.cluster.twice);
     let (mut world, office) = World::new(plan, (seed, folder.path()), trace);
+    world.breaks = breaks;
     let files = world.nodes.iter().map(|node| node.post.files.clone());
     trainyard_runtime::writes_end_as(Box::new(Machines(files.collect())));
     let mut sim = turmoil::Builder::new()
         .simulation_duration(Duration::from_secs(1 << 30))
-        .tick_duration(STEP)
+        .tick_duration(world.plan.step)
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(world.plan.cluster.latency)
         .tcp_capacity(SEGMENTS)
@@ -83,21 +81,12 @@ pub(crate) fn run((seed, plan): (u64, Plan), trace: &Trace) -> Result<(u32, u32)
         let post = node.post.clone();
         sim.host(node.name.as_str(), move || hosts::agent(post.clone()));
     }
-    let caller = Caller::default();
-    // Up to plan 3 each logs in by itself, which takes a third of a run's time.
-    let own = |honest| match honest {
-        true => caller.clone(),
-        false => Caller::default(),
-    };
-    let honest = world.plan.cluster.honest;
-    for (number, wish) in world.plan.wishes.clone().into_iter().enumerate() {
-        let known = (world.accepted.clone(), own(honest));
-        let user = user::user((number, wish), known, trace.clone());
-        sim.client(format!("user-{number}"), user);
-    }
-    sim.client("onlooker", user::onlooker(own(honest), trace.clone()));
-    world.run(&mut sim)?;
-    Ok((world.first_sync, world.disk.syncs()))
+    world.let_users_in(&mut sim);
+    let seen = world.run(&mut sim)?;
+    Ok(Ran {
+        syncs: (world.first_sync, world.disk.syncs()),
+        seen,
+    })
 }
 
 /// In memory, where there is such a place: files of agents are synced often.
@@ -113,26 +102,19 @@ fn folder() -> Result<tempfile::TempDir> {
     }
 }
 
-fn capacity(node: usize, has: Has) -> Capacity {
-    let gpu = |number| Gpu {
-        uuid: format!("GPU-{node}-{number}"),
-        model: "Simulated H100".to_owned(),
-        memory_bytes: 80 << 30,
-    };
-    Capacity {
-        cpus: has.cpus,
-        memory_bytes: has.memory_gib << 30,
-        gpus: (0..has.gpus).map(gpu).collect(),
-    }
-}
-
 impl World {
     fn new(plan: Plan, (seed, folder): (u64, &Path), trace: &Trace) -> (Self, Office) {
         let disk = disk::Disk::default();
         disk.boot();
         let (store, seen) = watch::channel(None);
         let (ended, has_ended) = watch::channel(None);
+        let (found, was_found) = watch::channel(None);
+        let (accepted, broken) = (Accepted::default(), Broken::default());
         let office = Office {
+            grown: watch::channel(None).0,
+            broken: broken.clone(),
+            accepted: accepted.clone(),
+            found,
             disk: disk.clone(),
             data_dir: folder.join(COORDINATOR),
             store,
@@ -154,26 +136,57 @@ impl World {
             store: seen,
             ended: has_ended,
             serves: true,
+            breaks: false,
             first_sync: 0,
-            accepted: Accepted::default(),
+            accepted,
+            broken,
+            found: was_found,
             checker: Checker::new(trace.clone()),
             trace: trace.clone(),
         };
         (world, office)
     }
 
-    fn run(&mut self, sim: &mut Sim<'_>) -> Result<()> {
+    fn let_users_in(&self, sim: &mut Sim<'_>) {
+        let (caller, cluster) = (Caller::default(), &self.plan.cluster);
+        // Up to plan 3 each logs in by itself, which takes a third of a run's time.
+        let own = || match cluster.honest {
+            true => caller.clone(),
+            false => Caller::default(),
+        };
+        let users = self.plan.wishes.iter().cloned().enumerate();
+        let users = users.map(|(number, wish)| {
+            let known = (self.accepted.clone(), own());
+            user::user((number, wish), known, self.trace.clone())
+        });
+        // Up to plan 4 each is a host of its own, and a step takes as long as there are hosts.
+        if cluster.prompt {
+            sim.client("users", user::all(users.collect()));
+        } else {
+            for (number, user) in users.enumerate() {
+                sim.client(format!("user-{number}"), user);
+            }
+        }
+        sim.client("onlooker", user::onlooker(own(), self.trace.clone()));
+    }
+
+    fn run(&mut self, sim: &mut Sim<'_>) -> Result<Seen> {
         let mut faults = self.plan.faults.clone().into_iter().peekable();
         let yards: Vec<Yard> = self
             .nodes
             .iter()
             .map(|node| node.post.yard.clone())
             .collect();
+        let last = self.plan.faults.last().map_or(CALM, |(at, _)| *at);
+        let limit = last.max(CALM) + LIMIT;
         loop {
             let now = sim.elapsed();
             nature::elapsed(now);
             self.trace.at(now);
             yards.iter().for_each(|yard| yard.advance(now));
+            if self.breaks {
+                yards.iter().for_each(Yard::double);
+            }
             let broken = yards.iter().flat_map(Yard::broken).collect();
             yards.iter().for_each(|yard| yard.notice(&broken));
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
@@ -183,14 +196,15 @@ impl World {
             sim.step()
                 .map_err(|error| anyhow!("a host has failed: {error}"))?;
             self.bury(sim);
+            self.hear()?;
             self.restart_the_ended(sim);
             self.check(&yards)?;
-            let wishes = self.plan.wishes.len();
+            let wishes = self.plan.wishes.as_slice();
             let over = now > CALM && faults.peek().is_none();
             if over && self.checker.is_over((wishes, &self.accepted), &yards) {
                 break;
             }
-            if now > CALM + LIMIT {
+            if now > limit {
                 bail!("INV-09: {}", self.what_is_left(&yards));
             }
         }
@@ -212,6 +226,26 @@ impl World {
                 self.checker.store(&store, &self.plan, world)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What the coordinator finds broken itself is broken; it also ends then with that word, if its ledger is.
+    fn hear(&self) -> Result<()> {
+        let counts = self.broken.counts();
+        if let Some((name, _)) = counts.iter().find(|(_, times)| *times > 0) {
+            bail!("{name}: the coordinator has found it broken");
+        }
+        if let Some(why) = self
+            .ended
+            .borrow()
+            .as_ref()
+            .filter(|why| why.contains("INV-"))
+        {
+            bail!("the coordinator has ended: {why}");
+        }
+        match self.found.borrow().as_ref() {
+            Some(words) => Err(anyhow!("{words}")),
+            None => Ok(()),
         }
     }
 
@@ -357,7 +391,7 @@ impl World {
             .iter()
             .map(|yard| yard.look(|all| all.map(|one| one.of).collect::<Vec<_>>()))
             .collect();
-        let accepted = self.accepted.all();
+        let accepted = self.accepted.all(&self.plan.wishes);
         let store = self.store.borrow().clone();
         let open = store
             .and_then(|store| store.open_jobs().ok())
@@ -367,59 +401,5 @@ impl World {
             .map(|job| (job.id.0, job.state.name(), job.reason.clone()))
             .collect();
         format!("not over: trainers {trainers:?}, accepted {accepted:?}, open {open:?}")
-    }
-}
-
-/// The beginning of a record that was being written stands at the end of each spool.
-fn tear(data_dir: &Path, length: usize) {
-    let folders = fs::read_dir(data_dir.join("tasks"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let spools = folders.map(|folder| folder.path().join("spool"));
-    let mut spools: Vec<PathBuf> = spools.filter(|path| path.exists()).collect();
-    spools.sort();
-    for spool in spools {
-        let file = File::options().append(true).open(spool);
-        drop(file.and_then(|mut file| file.write_all(&vec![7; length])));
-    }
-}
-
-impl Node {
-    fn new(
-        (number, has): (usize, Capacity),
-        plan: &Plan,
-        (seed, folder, trace): (u64, &Path, &Trace),
-    ) -> Self {
-        let name = format!("node-{number}");
-        let (ended, has_ended) = watch::channel(None);
-        let data_dir = folder.join(&name);
-        let honest = plan.cluster.honest;
-        let seed = seed ^ 0xD15C ^ ((number as u64) << 48);
-        let files = Files::new(data_dir.clone(), seed, honest);
-        let capacity = Arc::new(Mutex::new(has));
-        let launch = (plan.cluster.launch, honest);
-        let machine = (files.clone(), Arc::clone(&capacity));
-        let post = Post {
-            yard: Yard::new(&name, (machine, launch), trace.clone()),
-            files,
-            data_dir,
-            capacity,
-            name: name.clone(),
-            ended,
-        };
-        Self {
-            name,
-            post,
-            on: true,
-            ended: has_ended,
-        }
-    }
-
-    /// No process is left, and of the files what was waited for.
-    fn power_off(&mut self) {
-        self.on = false;
-        self.post.yard.reboot();
-        self.post.files.cut();
     }
 }

@@ -25,8 +25,9 @@ use crate::{files::Files, nature, script::Script, trace::Trace};
 /// A rank whose gang is broken fails so many microseconds later, with this exit code.
 const NOTICE: u64 = 5_000_000;
 pub(crate) const ALONE: i32 = 1;
+
 /// A process that lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Process {
     pid: i32,
     pub(crate) gpus: Vec<String>,
@@ -132,6 +133,11 @@ impl Yard {
         state.broken.extend(gone.values().map(|process| process.of));
     }
 
+    /// Grows with each trainer that begins.
+    pub(crate) fn begun(&self) -> i64 {
+        self.state().next_pid.into()
+    }
+
     pub(crate) fn name(&self) -> String {
         self.state().node.clone()
     }
@@ -184,6 +190,16 @@ impl Yard {
             state.broken.extend(gone.map(|process| process.of));
         } else {
             state.end(&task, (None, Some(9)));
+        }
+    }
+
+    /// One of the living is there twice, as it may never be.
+    pub(crate) fn double(&self) {
+        let mut state = self.state();
+        let one = state.processes.iter().next();
+        let other = one.map(|(task, process)| (task.join("double"), process.clone()));
+        if state.processes.len() == 1 {
+            state.processes.extend(other);
         }
     }
 

@@ -125,6 +125,27 @@ async fn a_run_survives_a_crash_of_its_agent_with_every_point_and_line_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_survives_a_crash_of_coordinator_and_agent_at_once_with_every_point_and_line_once() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let jobs = Jobs::of(&cluster).await;
+    let gate = cluster.path("go").display().to_string();
+    let id = jobs.clone().submit(trainer(&gate)).await;
+    has_points(&jobs, id, 20).await;
+    cluster.kill_coordinator();
+    cluster.kill_agent("one");
+    // The trainer goes on while neither is there.
+    std::fs::write(&gate, "").expect("the gate opens");
+    cluster.start_coordinator().await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let job = jobs.ends(id).await;
+    assert_eq!(job.state(), JobState::Completed, "{job:?}");
+    assert_eq!(job.attempts.len(), 1);
+    is_whole(&mut jobs, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_killed_again_and_again_loses_no_job_and_runs_none_twice() {
     let mut cluster = Cluster::start(TRAINYARD).await;
     cluster.agent("one", &["--slots", "4"]).await;

@@ -29,6 +29,16 @@ async fn runs(jobs: &Jobs, id: u64) {
     .await;
 }
 
+/// Waits until the shim of the only task of an agent has written how its trainer ended.
+async fn has_ended(agent: &Path) {
+    let tasks = agent.join("tasks");
+    until("the trainer has ended", async || {
+        let task = fs::read_dir(&tasks).ok()?.flatten().next()?;
+        task.path().join("exit.json").exists().then_some(())
+    })
+    .await;
+}
+
 fn with_gpus(mut spec: v1::JobSpec, gpus: u32) -> v1::JobSpec {
     spec.resources = Some(v1::ResourceRequest {
         cpus: 1,
@@ -59,6 +69,31 @@ async fn restarted_agent_adopts_its_running_trainer_and_keeps_the_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trainer_that_dies_of_a_signal_while_its_agent_is_away_has_ended_by_that_signal() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let gate = cluster.path("gate");
+    let script = format!(
+        "echo runs; while [ ! -e {} ]; do sleep 0.05; done; echo ends; kill -SEGV $$",
+        gate.display()
+    );
+    let id = jobs.submit(shell(&script)).await;
+    runs(&jobs, id).await;
+    cluster.kill_agent("one");
+    fs::write(&gate, "").expect("the gate opens");
+    has_ended(&cluster.agent_data("one")).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let ended = jobs.ends(id).await;
+    let end = outcome(&ended);
+    assert_eq!((ended.state(), end.signal), (JobState::Failed, Some(11)));
+    assert_eq!(end.exit_code, None);
+    assert_eq!(end.failure_class(), FailureClass::User);
+    assert_eq!(ended.attempts.len(), 1);
+    assert_eq!(jobs.output(id).await, ["runs", "ends"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn completion_report_lost_in_a_short_outage_is_delivered_later_and_frees_the_gpu() {
     let mut cluster = Cluster::start(TRAINYARD).await;
     let gpu = ["--slots", "4", "--simulate-gpus", "1xH100-80GB"];
@@ -73,12 +108,7 @@ async fn completion_report_lost_in_a_short_outage_is_delivered_later_and_frees_t
     assert_eq!(jobs.get(second).await.state(), JobState::Queued);
     cluster.kill_coordinator();
     fs::write(&gate, "").expect("the gate opens");
-    let tasks = cluster.agent_data("one").join("tasks");
-    until("the trainer has ended", async || {
-        let task = fs::read_dir(&tasks).ok()?.flatten().next()?;
-        task.path().join("exit.json").exists().then_some(())
-    })
-    .await;
+    has_ended(&cluster.agent_data("one")).await;
     cluster.start_coordinator().await;
     for id in [first, second] {
         let ended = jobs.ends(id).await;

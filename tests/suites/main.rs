@@ -11,12 +11,14 @@ mod crashes;
 mod datasets;
 mod ddp;
 mod demo;
+mod drain;
 mod failures;
 #[cfg(test)]
 mod formats;
 mod fuzz;
 mod gangs;
 mod people;
+mod proofs;
 mod python;
 mod refusals;
 mod resume;

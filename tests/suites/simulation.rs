@@ -95,6 +95,63 @@ fn a_power_cut_at_any_sync_of_the_store_loses_nothing() {
     passed(&["--sweep", "--seed", "1", "--stride", "40"]);
 }
 
+/// A trainer that is there twice is what the simulation itself does to be found out.
+#[test]
+fn a_seed_that_fails_prints_the_one_command_that_shows_it_again() {
+    let verdict = |output: &Output| {
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success(), "{said}");
+        let verdict = said.lines().find(|line| line.contains("seed 3: "));
+        verdict.expect(&said).trim().to_owned()
+    };
+    let failed = simulate(&["--seeds", "1", "--seed", "3", "--broken"]);
+    let found = verdict(&failed);
+    assert!(found.contains("two trainers"), "{found}");
+    let said = String::from_utf8_lossy(&failed.stdout);
+    let command = "cargo run -p tests --bin simulate -- ";
+    let mut commands = said
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(command));
+    let words: Vec<_> = commands.next().expect(&said).split(' ').collect();
+    assert_eq!(commands.next(), None, "{said}");
+    assert_eq!(verdict(&simulate(&words)), found);
+}
+
+/// Trainers end meanwhile, and one runs on until it is back; that each point and line is there once is the simulation's
+/// own to check.
+#[test]
+fn a_coordinator_that_is_away_for_an_hour_gets_all_that_was_said_meanwhile() {
+    let said = passed(&["--only", "5", "--plan", "5", "--away", "3600", "--trace"]);
+    let when = |line: &str| line.split_whitespace().next()?.parse::<f64>().ok();
+    let at = |word: &str| {
+        let lines = said.lines().filter(|line| line.contains(word));
+        lines.filter_map(when).collect::<Vec<_>>()
+    };
+    let (gone, back) = (at("fault: KillProgram"), at("fault: StartCoordinator"));
+    assert_eq!((gone.len(), back.len()), (1, 1), "{said}");
+    let (gone, back) = (gone[0], back[0]);
+    assert!(back - gone >= 3_600.0, "{said}");
+    let meanwhile = |at: &&f64| (gone..back).contains(*at);
+    let ends = at(" ends code=Some(0)");
+    assert!(ends.iter().filter(meanwhile).count() >= 2, "{said}");
+    assert!(ends.iter().any(|at| *at > back), "{said}");
+    assert_eq!(at(" is completed").iter().filter(meanwhile).count(), 0);
+}
+
+/// What a plan is for is also what happens in it.
+#[test]
+fn in_the_newest_plan_jobs_make_room_follow_others_and_come_in_arrays() {
+    let said = passed(&["--seed", "1", "--seeds", "10"]);
+    for what in [
+        "jobs made room and completed",
+        "jobs ran after others",
+        "jobs could never start",
+        "jobs of arrays completed",
+    ] {
+        assert!(said.contains(what), "{said}");
+    }
+}
+
 #[test]
 fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
     passed(&["--seeds", "100"]);

@@ -1,11 +1,12 @@
-//! Real trainers whose node dies in the middle: what the job comes to is what it would have come to without that.
+//! Real trainers whose node dies in the middle, or that make room for another job: what they come to is what they would
+//! have come to without that.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
-    jobs::{Jobs, is_over},
+    cluster::{Cluster, CoordinatorSetup},
+    jobs::{Jobs, command, is_over},
     pictures::{self, Layout},
     wait::until_within,
 };
@@ -70,7 +71,10 @@ async fn ends(jobs: &Jobs, id: u64) -> v1::Job {
 
 /// A cluster whose node finds the trainers' environments, with a dataset for the task.
 async fn ready(task: &str) -> Cluster {
-    let mut cluster = cluster().await;
+    with_a_dataset(cluster().await, task).await
+}
+
+async fn with_a_dataset(mut cluster: Cluster, task: &str) -> Cluster {
     let set = cluster.path("set");
     let layout = match task {
         "classification" => Layout::ImageFolder,
@@ -146,6 +150,69 @@ async fn the_perceptron_whose_node_died_has_the_very_curve_of_one_without_a_brea
     let (whole, broken) = both(spec, "last.npz").await;
     // To the last bit.
     assert_eq!(broken, whole);
+}
+
+/// A cluster that looks every second who should make room, and leaves nobody alone for long.
+async fn eager() -> Cluster {
+    let soon = ["ROUND", "SETTLED", "RESTART_COST"].map(|name| {
+        let name = format!("TRAINYARD__SCHEDULING__{name}_SECONDS");
+        let seconds = if name.contains("ROUND") { "1" } else { "0" };
+        (name, seconds.to_owned())
+    });
+    let setup = CoordinatorSetup {
+        variables: BTreeMap::from(soon),
+        ..CoordinatorSetup::default()
+    };
+    Cluster::start_with(crate::TRAINYARD, setup).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_perceptron_that_makes_room_for_an_urgent_job_has_the_very_curve_of_one_that_need_not()
+{
+    if !prepared(&["sklearn"]).await {
+        return;
+    }
+    let cluster = with_a_dataset(eager().await, "classification").await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let perceptron = |delay: f64| {
+        let mut spec = training("sklearn");
+        (spec.epochs, spec.batch_size) = (6, 64);
+        spec.task_type = "classification".to_owned();
+        spec.dataset_id = "set".to_owned();
+        let settings = json!({"hidden_layer_sizes": [16], "seed": 3, "epoch_delay_seconds": delay});
+        spec.advanced_config_json = settings.to_string();
+        spec.preemptible = true;
+        spec
+    };
+    let whole = jobs.submit(perceptron(0.0)).await;
+    ends(&jobs, whole).await;
+    let id = jobs.submit(perceptron(1.0)).await;
+    let second = async || (jobs.clone().points(id).await.len() > 1).then_some(());
+    until_within(formats::TRAINS_WITHIN, "the second epoch is stored", second).await;
+    let mut urgent = command(&["true"]);
+    urgent.priority = 500;
+    let urgent = jobs.submit(urgent).await;
+    let before = ends(&jobs, urgent).await;
+    let after = ends(&jobs, id).await;
+    let first = after
+        .attempts
+        .first()
+        .and_then(|first| first.outcome.clone());
+    let first = first.expect("it made room").failure_class();
+    assert_eq!(
+        (first, after.attempts.len()),
+        (v1::FailureClass::Preempted, 2)
+    );
+    let ended = |job: &v1::Job| job.ended_at.map(|at| (at.seconds, at.nanos));
+    assert!(ended(&before) < ended(&after));
+    let points = jobs.points(id).await.into_iter();
+    let again = points.filter(|point| point.attempt == 2 && point.epoch > 0);
+    let again = again.map(|point| point.epoch).min();
+    assert!(again.is_some_and(|first| first > 1), "it began anew");
+    let broken = curve(&cluster, id).await;
+    assert!(broken.keys().copied().eq(1..=6), "{broken:?}");
+    // To the last bit.
+    assert_eq!(broken, curve(&cluster, whole).await);
 }
 
 /// Pictures come in another order and are changed otherwise after the break, so a part of the loss may differ by so much

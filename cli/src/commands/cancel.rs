@@ -27,6 +27,15 @@ pub(crate) async fn cancel(
     Ok((answer.job.unwrap_or_default(), answer.told))
 }
 
+/// The job; of an array, also how many of its jobs were told to end.
+fn document(job: &Job, told: Option<u32>) -> Value {
+    let mut document = json::job(job);
+    if let (Some(fields), Some(told)) = (document.as_object_mut(), told) {
+        fields.insert("told".to_owned(), told.into());
+    }
+    document
+}
+
 /// Cancels each; one that cannot be is told, and the others go on.
 pub(crate) async fn run(context: &Context<'_>, ids: Vec<u64>, array: bool) -> anyhow::Result<Exit> {
     let mut client = context.client().await?;
@@ -46,7 +55,10 @@ pub(crate) async fn run(context: &Context<'_>, ids: Vec<u64>, array: bool) -> an
         }
     }
     if context.screen.json {
-        let documents: Value = cancelled.iter().map(|(job, _)| json::job(job)).collect();
+        let documents = cancelled.iter();
+        let documents: Value = documents
+            .map(|(job, told)| document(job, array.then_some(*told)))
+            .collect();
         output::line(&format!("{documents:#}"))?;
     } else {
         for (job, told) in &cancelled {
@@ -69,4 +81,23 @@ pub(crate) async fn run(context: &Context<'_>, ids: Vec<u64>, array: bool) -> an
         }
     }
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_array_the_document_says_how_many_were_told() {
+        let job = Job {
+            job_id: 7,
+            ..Job::default()
+        };
+        assert_eq!(document(&job, Some(3))["told"], 3);
+        let alone = document(&job, None);
+        assert_eq!(
+            (&alone["told"], &alone["job_id"]),
+            (&Value::Null, &7.into())
+        );
+    }
 }

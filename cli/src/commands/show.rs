@@ -112,7 +112,7 @@ fn asked(spec: &v1::JobSpec) -> String {
         .add("split", spec.split_strategy_json.clone())
         .add("metric", metric(spec))
         .add("environment", environment.join("\n"))
-        .add("resources", resources(spec.resources.as_ref()))
+        .add("resources", resources(spec))
         .add("nodes", nodes(spec))
         .add("placement", placement(spec.placement.as_ref()))
         .add("array", array(spec.array))
@@ -179,9 +179,6 @@ fn nodes(spec: &v1::JobSpec) -> String {
 fn placement(asked: Option<&v1::Placement>) -> String {
     let asked = asked.cloned().unwrap_or_default();
     let mut words = Vec::new();
-    if asked.gpus_total > 0 {
-        words.push(format!("{} gpus in all", asked.gpus_total));
-    }
     words.extend(asked.labels.iter().map(|label| format!("with {label}")));
     words.extend(
         asked
@@ -236,16 +233,22 @@ fn starts(spec: &v1::JobSpec) -> String {
     words.join(", ")
 }
 
-fn resources(asked: Option<&v1::ResourceRequest>) -> String {
-    let Some(asked) = asked else {
+/// Of each node; GPUs in all where no number is asked for of each.
+fn resources(spec: &v1::JobSpec) -> String {
+    let Some(asked) = &spec.resources else {
         return String::new();
     };
+    let placement = spec.placement.as_ref();
+    let in_all = placement.map_or(0, |placement| placement.gpus_total);
     let mut words = vec![format!("{} cpus", asked.cpus.max(1))];
     if asked.memory_bytes > 0 {
         words.push(format!("{} memory", format_bytes(asked.memory_bytes)));
     }
-    if asked.gpus > 0 {
-        let mut gpus = format!("{} gpus", asked.gpus);
+    if asked.gpus > 0 || in_all > 0 {
+        let mut gpus = match in_all {
+            0 => format!("{} gpus", asked.gpus),
+            all => format!("{all} gpus in all"),
+        };
         gpus.push_str(&ResourceRequest::from(asked.clone()).gpu_words());
         words.push(gpus);
     }

@@ -161,7 +161,7 @@ pub(crate) struct SubmitArgs {
     procs_per_node: Option<u32>,
     #[command(flatten)]
     placing: placing::PlacingArgs,
-    /// Higher runs first, -1000 to 1000 [default: 0]
+    /// Higher runs first, 0 to 1000 [default: 0]
     #[arg(
         long,
         value_name = "N",

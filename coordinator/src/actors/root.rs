@@ -63,6 +63,8 @@ pub struct RootArgs {
     pub board: Board,
     /// What locations in the artifact store begin with.
     pub artifacts: String,
+    /// Where broken invariants are counted.
+    pub broken: Broken,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -110,9 +112,8 @@ impl Actor for Root {
             cordon_after: args.cordon_after,
         };
         let (nodes, _) = Nodes::spawn_linked(None, Nodes, of_nodes, cell.clone()).await?;
-        let broken = Broken::default();
         let of_jobs = JobsArgs {
-            broken: broken.clone(),
+            broken: args.broken.clone(),
             store: args.store.clone(),
             scheduler: scheduler.clone(),
             nodes: nodes.clone(),
@@ -134,7 +135,7 @@ impl Actor for Root {
             scheduler,
             jobs,
             nodes,
-            broken,
+            broken: args.broken,
         };
         resume(&args.store, &tree)?;
         Ok(State {

@@ -4,6 +4,7 @@
 //! out: places go to their jobs, and jobs that are to make room are told. It holds no durable state: at start Root tells
 //! it what the store says. If it fails, the process ends and begins again from the store.
 
+mod awaited;
 mod notes;
 mod spent;
 
@@ -22,9 +23,11 @@ use trainyard_core::{
         Allocation, Explanation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy,
     },
     secret::Secret,
+    service::Window,
     time::Timestamp,
 };
 
+pub use self::awaited::Stood;
 use self::notes::Notes;
 use super::{
     job::JobMsg,
@@ -34,6 +37,8 @@ use crate::{clock, store::Store};
 
 /// It is looked at least so often when somebody waits for a moment.
 const LONGEST_ALARM: Duration = Duration::from_secs(60);
+/// What a job has not heard is said again after this.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Where to send [`SchedulerMsg`].
 pub type SchedulerRef = ActorRef<SchedulerMsg>;
@@ -100,6 +105,10 @@ pub enum SchedulerMsg {
     Blocked(NodeName, BTreeSet<String>),
     /// The lease of a node is over.
     NodeLost(NodeName, String),
+    /// Whoever holds something on a node is to go on elsewhere, for this reason.
+    Vacate(NodeName, String),
+    /// All maintenance windows.
+    Windows(Vec<Window>),
     /// Place what fits.
     Solve,
     /// The wait of a job that is tried again may be over.
@@ -110,6 +119,8 @@ pub enum SchedulerMsg {
     Explain(JobId, RpcReplyPort<Option<Box<Explanation>>>),
     /// What would become of a job.
     Foresee(Box<QueuedJob>, RpcReplyPort<Box<Foreseen>>),
+    /// How jobs stand that others wait for, as the store says; asked for under this number.
+    Stood(u64, Vec<(JobId, Stood)>),
     /// How many jobs of a project wait.
     WaitingOf(i64, RpcReplyPort<u64>),
     /// What nodes hold.
@@ -156,6 +167,8 @@ pub struct State {
     planner: Planner,
     unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
+    /// Those of them that end or leave already.
+    going: BTreeSet<JobId>,
     /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
     /// such tasks hold is not in the ledger.
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
@@ -166,6 +179,14 @@ pub struct State {
     dirty: bool,
     /// A look at all is on its way to itself.
     solving: bool,
+    /// Of whom the store is to be asked how they stand.
+    unread: BTreeSet<JobId>,
+    /// Of whom it is being asked, under which number.
+    reading: BTreeMap<JobId, u64>,
+    /// Those of whom it could not say: it is asked again with the next alarm.
+    unreadable: BTreeSet<JobId>,
+    /// How often it was asked.
+    asked: u64,
     /// When the queue is looked at next for jobs whose wait is over.
     alarm: Option<Timestamp>,
 }
@@ -203,11 +224,7 @@ impl Actor for Scheduler {
                 jobs.into_iter().for_each(|job| state.waits(job));
             }
             SchedulerMsg::Ended(jobs) => {
-                for job in jobs.iter().rev() {
-                    if let Some(ran) = job.ran() {
-                        state.planner.learn(&job.queued(), ran);
-                    }
-                }
+                jobs.iter().rev().for_each(|job| state.had_ended(job));
             }
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
@@ -215,16 +232,15 @@ impl Actor for Scheduler {
                 state.planner.set_address(clock::now(), &name, address);
                 state.dirty = true;
             }
-            SchedulerMsg::Labels(name, labels) => {
-                state.planner.set_labels(clock::now(), &name, labels);
-                state.dirty = true;
-            }
+            SchedulerMsg::Labels(name, labels) => state.set_labels(&name, labels),
             SchedulerMsg::Blocked(name, gpus) => {
                 state.planner.block(clock::now(), &name, gpus);
                 state.dirty = true;
             }
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
+            SchedulerMsg::Vacate(name, why) => state.vacate(&name, &why),
+            SchedulerMsg::Windows(windows) => state.set_windows(windows),
             SchedulerMsg::Solve => {
                 state.solving = false;
                 return state.solve(&myself);
@@ -240,12 +256,12 @@ impl Actor for Scheduler {
                 answer(reply, Box::new(Foreseen { nodes, why }));
             }
             SchedulerMsg::WaitingOf(project, reply) => {
-                let waiting = state.planner.queue().iter();
-                let of_project = waiting.filter(|queued| queued.project == Some(project));
-                answer(reply, u64::try_from(of_project.count()).unwrap_or(u64::MAX));
+                answer(reply, state.planner.queue().of_project(project));
             }
+            SchedulerMsg::Stood(number, found) => state.stood(number, found),
             SchedulerMsg::View(reply) => answer(reply, state.view()),
         }
+        state.ask_the_store(&myself);
         if std::mem::take(&mut state.dirty) && !state.solving {
             // Behind all that waits already: one solve for the whole burst.
             state.solving = true;
@@ -258,6 +274,8 @@ impl Actor for Scheduler {
 impl State {
     fn job_is(&mut self, job: Job) {
         self.dirty = true;
+        // This is newer than what is being read.
+        self.reading.remove(&job.id);
         if job.state != JobState::Queued {
             self.notes.forget(job.id);
         }
@@ -271,11 +289,19 @@ impl State {
             }
             self.unanswered.remove(&job.id);
             self.attempts.remove(&job.id);
+            self.going.remove(&job.id);
             if job.state == JobState::Queued {
-                self.waits(job.queued());
+                let queued = job.queued();
+                let known = self.planner.queue().get(job.id);
+                let same = known.is_some_and(|known| known.queued_at == queued.queued_at);
+                match self.planner.never(job.id).filter(|_| same) {
+                    // That was lost on its way.
+                    Some(why) => self.give_up(job.id, why),
+                    None => self.waits(queued),
+                }
             } else {
                 let standing = Standing::of(Some(job.state));
-                self.planner.stands(job.id, standing);
+                self.planner.stands(job.id, standing, job.ended_at);
                 let ran = job.ran().filter(|_| job.state.is_terminal());
                 self.planner.gone(now, job.id, ran);
             }
@@ -285,7 +311,11 @@ impl State {
         self.attempts.insert(job.id, attempt.number);
         // Such a job does not take it, and goes soon.
         let ends = job.cancel_requested || attempt.blame.is_some();
-        let goes = ends || attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
+        let goes = ends || attempt.leaves() || job.state == JobState::Finishing;
+        match goes {
+            true => self.going.insert(job.id),
+            false => self.going.remove(&job.id),
+        };
         if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
             // It was told before it was what it is now, or that was lost on its way.
             let leaving = Leaving {
@@ -300,25 +330,16 @@ impl State {
             since: attempt.placed_at,
             leaves_for: attempt.makes_room_for,
         };
+        let gate = held.asked.gate.clone();
         self.planner.holds(now, held);
+        self.unread.extend(self.planner.unknown(&gate));
     }
 
-    /// A job waits. How those stand that it waits for is in the store: what changes after this look is told.
+    /// A job waits. How those stand that it waits for is in the store: what changes after that is read is told.
     fn waits(&mut self, queued: QueuedJob) {
         let gate = queued.gate.clone();
         self.planner.queued(clock::now(), queued);
-        for job in self.planner.unknown(&gate) {
-            let read = self.store.as_ref().map(|store| store.job(job));
-            match read.transpose() {
-                Ok(found) => {
-                    let state = found.flatten().map(|found| found.state);
-                    self.planner.stands(job, Standing::of(state));
-                }
-                Err(error) => {
-                    tracing::error!(%job, %error, "a job that others wait for cannot be read");
-                }
-            }
-        }
+        self.unread.extend(self.planner.unknown(&gate));
     }
 
     /// The placement that `job` has still to answer; one from before it was queued anew is none.
@@ -396,14 +417,21 @@ impl State {
     fn rings(&mut self) {
         self.alarm = None;
         self.dirty = true;
+        self.unread.append(&mut self.unreadable);
+        for (job, why) in self.planner.nevers() {
+            self.give_up(job, why);
+        }
     }
 
     /// In how long to look again, unless that is seen to.
     fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
         // A timer does not know when the clock is set, so it is never set for long.
         let longest = now.plus(LONGEST_ALARM);
-        let next = self.planner.wake(now).into_iter().chain(self.notes.next());
-        let next = next.min().map(|next| next.min(longest));
+        let unheard = self.planner.nevers().next().is_some() || !self.unreadable.is_empty();
+        let again = unheard.then(|| now.plus(SOON));
+        let next = self.planner.wake(now).into_iter().chain(again);
+        let next = next.chain(self.notes.next()).min();
+        let next = next.map(|next| next.min(longest));
         let set = self.alarm.filter(|alarm| *alarm > now);
         self.alarm = set;
         let next = next.filter(|next| set.is_none_or(|set| *next < set))?;
@@ -432,7 +460,7 @@ impl State {
             self.tell(placement.job, proposal.into());
         }
         for (job, why) in decisions.never {
-            self.tell(job, JobMsg::Event(Event::Hopeless(why), None));
+            self.give_up(job, &why);
         }
         self.notes.let_through(&decisions.through, now);
         for leaving in decisions.leaving {
@@ -499,6 +527,8 @@ fn secret() -> Secret {
 pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
     reply.send(value).ok();
 }
+
+mod service;
 
 #[cfg(test)]
 mod tests;

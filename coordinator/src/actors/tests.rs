@@ -52,6 +52,7 @@ async fn world(lease: Lease) -> World {
         trackers: crate::config::Config::load(None, []).unwrap().trackers,
         board: crate::trackers::Board::default(),
         artifacts: "/artifacts/".to_owned(),
+        broken: crate::broken::Broken::default(),
     };
     let (root, _) = Actor::spawn(None, Root, args).await.unwrap();
     let tree = ask(&root, RootMsg::Tree).await.unwrap();
@@ -67,6 +68,7 @@ async fn world(lease: Lease) -> World {
 mod ahead;
 mod gangs;
 mod retries;
+mod service;
 
 type Frames = mpsc::Receiver<Box<Frame>>;
 

@@ -85,6 +85,8 @@ impl Service {
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
         self.awaited(caller, &spec)?;
         self.could_ever(&spec)?;
+        // What has ended is known, and need not be waited for.
+        self.forget_ended(&mut spec)?;
         // Of an array its first job.
         spec.indices = None;
         let now = clock::now();

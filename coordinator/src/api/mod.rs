@@ -5,6 +5,7 @@
 
 pub mod access;
 mod agents;
+mod array;
 mod backup;
 mod datasets;
 mod error;
@@ -15,6 +16,7 @@ mod follow;
 pub mod grpc;
 mod history;
 mod live;
+mod maintenance;
 mod models;
 mod nodes;
 pub mod peer;
@@ -36,7 +38,8 @@ pub use error::ApiError;
 pub use events::{EventsAsked, EventsPage};
 pub use explain::{Explained, Holder, ShortNode, because};
 pub use history::Past;
-pub use nodes::Node;
+pub use maintenance::AskedWindow;
+pub use nodes::{NewDrain, Node, ShownDuty};
 pub use reads::{Page, Points};
 pub use service::{Jobs, JobsPage, Limits, Service, ServiceArgs};
 pub use usage::{UsageAsked, UsageReport, UsageRow};

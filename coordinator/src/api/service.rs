@@ -24,6 +24,7 @@ use trainyard_proto::status::Kind;
 use super::{
     ApiError, Caller,
     agents::{AgentPolicy, Agents},
+    array,
     figures::Counted,
     follow::Follower,
     streams::{Following, Streams},
@@ -352,7 +353,8 @@ impl Service {
     /// As [`Service::cancel`], of all jobs of the array that this one is of: this job, and how many are told to end.
     ///
     /// # Errors
-    /// As [`Service::cancel`]; when the job is of no array. Those that have ended already are none.
+    /// As [`Service::cancel`]; when the job is of no array; when some were not reached, with their numbers, after all
+    /// others were told. Those that have ended already are none.
     pub async fn cancel_array(&self, caller: &Caller, id: JobId) -> Result<(Job, u32), ApiError> {
         let job = self.changeable(caller, id)?;
         let Some(place) = job.spec.array else {
@@ -362,19 +364,15 @@ impl Service {
         let all = place.id.0..place.id.0.saturating_add(place.size.into());
         // The last ones first, so that none of them starts in the place of one that has gone.
         let all: Vec<JobId> = all.rev().map(JobId).collect();
-        let mut told = 0;
+        let mut answers = Vec::with_capacity(all.len());
         for some in all.chunks(AT_ONCE) {
-            let stops = some
-                .iter()
-                .map(|job| self.act(*job, Event::CancelRequested, "cancel"));
-            for answer in futures::future::join_all(stops).await {
-                match answer {
-                    Ok(_) => told += 1,
-                    Err(error) if matches!(error.kind, Kind::Conflict | Kind::NotFound) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let stops = some.iter().map(async |job| {
+                let answer = self.act(*job, Event::CancelRequested, "cancel").await;
+                (*job, answer.map(drop))
+            });
+            answers.extend(futures::future::join_all(stops).await);
         }
+        let told = array::told(place.id, answers)?;
         Ok((self.job(caller, id).await?, told))
     }
 
@@ -409,7 +407,7 @@ impl Service {
     /// no room on disk or in the queue.
     pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         let job = self.changeable(caller, id)?;
-        let _permit = self.admit_again(&job)?;
+        let _permit = self.admit_again(&job).await?;
         let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::RestartRequested, "restart").await
     }
@@ -423,7 +421,7 @@ impl Service {
     pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
         let job = self.changeable(caller, id)?;
         let from = self.beginning_of(caller, &job, from)?;
-        let _permit = self.admit_again(&job)?;
+        let _permit = self.admit_again(&job).await?;
         let _held = self.hold_snapshot(id).await?;
         self.act(id, Event::StartRequested(from), "start").await
     }

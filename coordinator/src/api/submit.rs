@@ -172,9 +172,12 @@ impl Service {
         Err(ApiError::new(Kind::Taken, words))
     }
 
-    /// As [`Service::admit`], for a job that is to run again. One that has not ended has its room already, and so is
+    /// As for a submit, of a job that is to run again. One that has not ended has its room already, and so is
     /// not refused; but it may end before it is told, and then the place that is held here is its own.
-    pub(super) fn admit_again(&self, job: &Job) -> Result<Option<Place>, ApiError> {
+    pub(super) async fn admit_again(&self, job: &Job) -> Result<Option<Place>, ApiError> {
+        if job.state.is_terminal() {
+            self.admit_to_project(&job.spec, 1).await?;
+        }
         match self.admit(1) {
             Err(_full) if !job.state.is_terminal() => Ok(None),
             place => place.map(Some),
@@ -207,6 +210,19 @@ impl Service {
             misfit: true,
             ..ApiError::invalid(found)
         })
+    }
+
+    /// Takes those out that it waits for and that have ended, as it wants: `awaited` has looked.
+    pub(super) fn forget_ended(&self, spec: &mut JobSpec) -> Result<(), ApiError> {
+        for jobs in [&mut spec.after, &mut spec.after_any] {
+            for id in std::mem::take(jobs) {
+                let job = self.store().job(id)?;
+                if job.is_some_and(|job| !job.state.is_terminal()) {
+                    jobs.push(id);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A place among the submissions under way, if there is room for so many more jobs.

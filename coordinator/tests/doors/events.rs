@@ -133,6 +133,7 @@ async fn a_node_that_is_drained_is_noted_once_and_shown_to_whoever_sees_nodes() 
         let request = v1::DrainRequest {
             name: "n1".into(),
             reason: reason.into(),
+            ..v1::DrainRequest::default()
         };
         nodes.drain(request).await.unwrap();
     }

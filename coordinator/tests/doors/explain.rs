@@ -2,34 +2,17 @@
 
 use serde_json::{Value, json};
 use tonic::Code;
-use trainyard_core::{resources::ResourceRequest, spec::JobSpec};
+use trainyard_core::{ids::JobId, spec::JobSpec};
 use trainyard_proto::v1;
 
 use crate::{
-    agent::{Agent, epoch},
+    agent::{Agent, epoch, exited},
+    jobs::{all_jobs, program, submit},
     world::{World, command},
 };
 
 fn asks(cpus: u32) -> JobSpec {
-    JobSpec {
-        framework: "command".into(),
-        command: vec!["train".into()],
-        resources: ResourceRequest {
-            cpus,
-            ..ResourceRequest::default()
-        },
-        ..JobSpec::default()
-    }
-}
-
-async fn submit(world: &World, spec: JobSpec) -> u64 {
-    let request = v1::SubmitJobRequest {
-        spec: Some(spec.into()),
-        ..v1::SubmitJobRequest::default()
-    };
-    let submitted = world.jobs().await.submit_job(request).await;
-    let submitted = submitted.expect("it is accepted").into_inner();
-    submitted.job.expect("a job").job_id
+    program(|spec| spec.resources.cpus = cpus)
 }
 
 async fn explain(world: &World, job_id: u64) -> v1::ExplainJobResponse {
@@ -147,14 +130,26 @@ async fn what_would_become_of_a_job_is_told_before_it_is_submitted() {
     assert!(foreseen.nodes.is_empty() && foreseen.explanation.is_some());
     let never = foresee(&world, asks(5)).await.expect_err("nobody has five");
     assert_eq!(never.code(), Code::InvalidArgument);
-    let jobs = world
-        .jobs()
-        .await
-        .list_jobs(v1::ListJobsRequest::default())
-        .await;
-    assert_eq!(
-        jobs.expect("a list").into_inner().jobs.len(),
-        1,
-        "nothing was submitted"
-    );
+    assert_eq!(all_jobs(&world).await.len(), 1, "nothing was submitted");
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_waited_for_by_what_is_not_submitted() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let first = submit(&world, asks(1)).await;
+    let after = || {
+        program(|spec| {
+            spec.after = vec![JobId(first)];
+            spec.after_any = vec![JobId(first)];
+        })
+    };
+    let task = agent.run().await.task.expect("a task");
+    let foreseen = foresee(&world, after()).await.expect("it is told");
+    let words = foreseen.explanation.expect("it waits").reason;
+    assert!(words.starts_with("waits for job 1 to succeed"), "{words}");
+    agent.report(exited(task, 0, 0)).await;
+    assert_eq!(agent.forget().await, task);
+    let foreseen = foresee(&world, after()).await.expect("it is told");
+    assert_eq!(foreseen.nodes, ["n1"]);
 }

@@ -6,43 +6,18 @@ use trainyard_proto::v1;
 
 use crate::{
     agent::{Agent, epoch, exited, hello, line, running},
+    jobs::{job, program, reachable, try_submit},
     world::World,
 };
 
-/// An agent that other nodes reach at this address.
-async fn reachable(world: &World, name: &str, address: &str) -> Agent {
-    let hello = v1::Hello {
-        address: address.to_owned(),
-        ..hello(world, name, 1)
-    };
-    Agent::connect(world, hello).await
-}
-
 /// The job takes the whole of each node.
 async fn submit(world: &World, nodes: u32) -> Result<u64, tonic::Status> {
-    let core = trainyard_core::spec::JobSpec {
-        framework: "command".into(),
-        command: vec!["train".into()],
-        nodes,
-        retry: trainyard_core::retry::RetryPolicy {
-            backoff: std::time::Duration::ZERO,
-            ..Default::default()
-        },
-        grace_period: std::time::Duration::from_secs(600),
-        ..Default::default()
-    };
-    let request = v1::SubmitJobRequest {
-        spec: Some(core.into()),
-        ..v1::SubmitJobRequest::default()
-    };
-    let submitted = world.jobs().await.submit_job(request).await?;
-    Ok(submitted.into_inner().job.unwrap().job_id)
-}
-
-async fn job(world: &World, job_id: u64) -> v1::Job {
-    let request = v1::GetJobRequest { job_id };
-    let answer = world.jobs().await.get_job(request).await;
-    answer.unwrap().into_inner().job.unwrap()
+    let spec = program(|spec| {
+        spec.nodes = nodes;
+        spec.retry.backoff = std::time::Duration::ZERO;
+        spec.grace_period = std::time::Duration::from_secs(600);
+    });
+    Ok(try_submit(world, spec, "").await?.job_id)
 }
 
 fn waiting(task: v1::TaskKey, port: u32) -> v1::TaskReport {

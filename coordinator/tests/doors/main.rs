@@ -37,6 +37,8 @@ mod grpc;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod kept;
@@ -82,9 +84,12 @@ mod rest;
 mod resume;
 #[cfg(test)]
 mod roles;
+#[cfg(test)]
 mod room;
 #[cfg(test)]
 mod s3;
+#[cfg(test)]
+mod service;
 #[cfg(test)]
 mod submit;
 #[cfg(test)]

@@ -9,53 +9,20 @@ use trainyard_proto::v1;
 
 use crate::{
     agent::{Agent, exited, hello, running},
+    jobs::{all_jobs, cancel, job, program, submit, try_submit},
     world::{World, command},
 };
-
-fn program(change: impl FnOnce(&mut JobSpec)) -> JobSpec {
-    let mut spec = JobSpec {
-        framework: "command".into(),
-        command: vec!["train".into()],
-        ..JobSpec::default()
-    };
-    change(&mut spec);
-    spec
-}
-
-async fn submit(world: &World, spec: JobSpec, key: &str) -> Result<v1::Job, tonic::Status> {
-    let request = v1::SubmitJobRequest {
-        spec: Some(spec.into()),
-        idempotency_key: key.to_owned(),
-    };
-    let answer = world.jobs().await.submit_job(request).await?;
-    Ok(answer.into_inner().job.unwrap())
-}
-
-async fn cancel(world: &World, job_id: u64, whole_array: bool) -> v1::CancelJobResponse {
-    let request = v1::CancelJobRequest {
-        job_id,
-        whole_array,
-    };
-    let answer = world.jobs().await.cancel_job(request).await;
-    answer.unwrap().into_inner()
-}
-
-async fn all_jobs(world: &World) -> Vec<v1::Job> {
-    let request = v1::ListJobsRequest::default();
-    let answer = world.jobs().await.list_jobs(request).await;
-    answer.unwrap().into_inner().jobs
-}
 
 #[tokio::test]
 async fn an_array_is_one_submission_with_a_job_for_each_index_and_is_cancelled_as_a_whole() {
     let world = World::start().await;
     let asked = || program(|spec| spec.indices = Some("5,10-11%2".into()));
-    let first = submit(&world, asked(), "k").await.unwrap();
+    let first = try_submit(&world, asked(), "k").await.unwrap();
     let place = |job: &v1::Job| job.spec.as_ref().unwrap().array.unwrap();
     let id = first.job_id;
     assert_eq!((place(&first).id, place(&first).size), (id, 3));
     // The key stands for all of them.
-    let again = submit(&world, asked(), "k").await.unwrap();
+    let again = try_submit(&world, asked(), "k").await.unwrap();
     assert_eq!(again.job_id, id);
     let mut jobs = all_jobs(&world).await;
     jobs.reverse();
@@ -71,7 +38,7 @@ async fn an_array_is_one_submission_with_a_job_for_each_index_and_is_cancelled_a
     let jobs = all_jobs(&world).await;
     let over = |job: &v1::Job| job.state() == v1::JobState::Cancelled;
     assert!(jobs.iter().all(over), "{jobs:?}");
-    let alone = submit(&world, program(|_| ()), "").await.unwrap();
+    let alone = try_submit(&world, program(|_| ()), "").await.unwrap();
     let request = v1::CancelJobRequest {
         job_id: alone.job_id,
         whole_array: true,
@@ -81,21 +48,33 @@ async fn an_array_is_one_submission_with_a_job_for_each_index_and_is_cancelled_a
 }
 
 #[tokio::test]
+async fn a_key_stands_for_a_submission_that_is_to_start_later_whenever_that_is_said() {
+    let world = World::start().await;
+    let in_two_hours = |from: i64| {
+        let from = trainyard_core::time::Timestamp(from * 1_000_000);
+        program(|spec| spec.not_before = Some(from.plus(std::time::Duration::from_secs(7_200))))
+    };
+    let first = try_submit(&world, in_two_hours(4_000_000_000), "k").await;
+    let again = try_submit(&world, in_two_hours(4_000_000_009), "k").await;
+    assert_eq!(first.unwrap().job_id, again.unwrap().job_id);
+}
+
+#[tokio::test]
 async fn an_array_that_would_be_more_jobs_than_may_be_is_refused_whole() {
     let world = World::with(|config| config.limits.open_jobs = 5).await;
-    submit(&world, program(|_| ()), "").await.unwrap();
+    try_submit(&world, program(|_| ()), "").await.unwrap();
     let many = |text: &str| {
         let text = text.to_owned();
         program(|spec| spec.indices = Some(text))
     };
-    let refused = submit(&world, many("0-4"), "").await.unwrap_err();
+    let refused = try_submit(&world, many("0-4"), "").await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     assert!(
         refused.message().contains("give fewer indices"),
         "{refused:?}"
     );
     assert_eq!(all_jobs(&world).await.len(), 1);
-    submit(&world, many("0-3"), "").await.unwrap();
+    try_submit(&world, many("0-3"), "").await.unwrap();
     assert_eq!(all_jobs(&world).await.len(), 5);
 }
 
@@ -107,7 +86,10 @@ async fn who_waits_for_a_job_must_see_it_and_it_must_be_able_to_succeed() {
         .call(&theirs, (Method::POST, "/training/jobs"), command())
         .await;
     assert_eq!(status, 200, "{hidden}");
-    let own = submit(&world, program(|_| ()), "").await.unwrap().job_id;
+    let own = try_submit(&world, program(|_| ()), "")
+        .await
+        .unwrap()
+        .job_id;
     cancel(&world, own, false).await;
     let after = |jobs: Value| {
         let mut body = command();
@@ -129,7 +111,7 @@ async fn who_waits_for_a_job_must_see_it_and_it_must_be_able_to_succeed() {
         assert!(found["msg"].as_str().unwrap().contains(words), "{answer}");
     }
     let met = program(|spec| spec.after_any = vec![JobId(own)]);
-    submit(&world, met, "").await.unwrap();
+    try_submit(&world, met, "").await.unwrap();
 }
 
 #[tokio::test]
@@ -193,22 +175,19 @@ async fn what_is_asked_of_nodes_over_rest_reaches_the_specification() {
 
 /// An agent with labels, that runs one job at a time unless it has more CPUs.
 async fn labelled(world: &World, name: &str, cpus: u32, label: &str) -> Agent {
-    let (key, value) = label.split_once('=').unwrap();
     let hello = v1::Hello {
-        labels: [(key.to_owned(), value.to_owned())].into(),
+        labels: crate::jobs::label(label),
         ..hello(world, name, cpus)
     };
     Agent::connect(world, hello).await
 }
 
 async fn reason(world: &World, job_id: u64) -> String {
-    let request = v1::GetJobRequest { job_id };
-    let answer = world.jobs().await.get_job(request).await.unwrap();
-    answer.into_inner().job.unwrap().reason
+    job(world, job_id).await.reason
 }
 
 async fn id(world: &World, change: impl FnOnce(&mut JobSpec)) -> u64 {
-    submit(world, program(change), "").await.unwrap().job_id
+    submit(world, program(change)).await
 }
 
 /// The next task of the agent is this job's; it runs and ends with this code.
@@ -231,7 +210,7 @@ async fn a_job_goes_to_nodes_that_are_labelled_as_it_wants_by_whomever() {
     let without = id(&world, |spec| spec.placement.anti_labels = of("zone=b")).await;
     assert_eq!(a.start().await.task.unwrap().job_id, without);
     let spec = program(|spec| spec.placement.labels = of("zone=c"));
-    let refused = submit(&world, spec.clone(), "").await.unwrap_err();
+    let refused = try_submit(&world, spec.clone(), "").await.unwrap_err();
     let words = "placement.labels: no node has zone=c; labels of nodes are zone=a, zone=b";
     assert!(refused.message().contains(words), "{refused:?}");
     let request = v1::SetLabelsRequest {
@@ -240,7 +219,7 @@ async fn a_job_goes_to_nodes_that_are_labelled_as_it_wants_by_whomever() {
         remove: Vec::new(),
     };
     world.nodes().await.set_labels(request).await.unwrap();
-    let now = submit(&world, spec, "").await.unwrap().job_id;
+    let now = try_submit(&world, spec, "").await.unwrap().job_id;
     assert_eq!(a.start().await.task.unwrap().job_id, now);
 }
 

@@ -1,11 +1,12 @@
 //! Jobs that make room for others: they are told to go, wait, and go on where they were.
 
 use tonic::Code;
-use trainyard_core::{retry::RetryPolicy, spec::JobSpec};
+use trainyard_core::spec::JobSpec;
 use trainyard_proto::v1;
 
 use crate::{
-    agent::{Agent, exited, running},
+    agent::{Agent, exited, hello, running},
+    jobs::{cancel, job, label, program, submit, try_submit},
     world::World,
 };
 
@@ -21,34 +22,11 @@ async fn eager() -> World {
 
 /// It takes the whole of the node.
 fn whole(priority: i32, preemptible: bool) -> JobSpec {
-    JobSpec {
-        framework: "command".into(),
-        command: vec!["train".into()],
-        priority,
-        preemptible,
-        retry: RetryPolicy {
-            limit: 0,
-            ..RetryPolicy::default()
-        },
-        ..JobSpec::default()
-    }
-}
-
-async fn submit(world: &World, spec: JobSpec) -> u64 {
-    let request = v1::SubmitJobRequest {
-        spec: Some(spec.into()),
-        ..v1::SubmitJobRequest::default()
-    };
-    let submitted = world.jobs().await.submit_job(request).await;
-    let submitted = submitted.expect("it is accepted");
-    submitted.into_inner().job.expect("a job").job_id
-}
-
-async fn job(world: &World, job_id: u64) -> v1::Job {
-    let request = v1::GetJobRequest { job_id };
-    let answer = world.jobs().await.get_job(request).await;
-    let answer = answer.expect("it is there").into_inner();
-    answer.job.expect("a job")
+    program(|spec| {
+        spec.priority = priority;
+        spec.preemptible = preemptible;
+        spec.retry.limit = 0;
+    })
 }
 
 /// It has gone as it was told.
@@ -116,11 +94,7 @@ async fn a_job_that_is_cancelled_while_it_makes_room_is_cancelled_and_its_place_
     let urgent = submit(&world, whole(500, false)).await;
     let stop = agent.stop().await;
     assert_eq!(stop.cause(), v1::StopCause::Preempted);
-    let request = v1::CancelJobRequest {
-        job_id: first,
-        ..Default::default()
-    };
-    world.jobs().await.cancel_job(request).await.unwrap();
+    cancel(&world, first, false).await;
     assert_eq!(agent.stop().await.cause(), v1::StopCause::Cancelled);
     agent.report(gone(task, v1::StopCause::Preempted)).await;
     assert_eq!(agent.forget().await, task);
@@ -160,22 +134,109 @@ async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_st
         project_id: Some(project),
         ..whole(0, false)
     };
+    let over = submit(&world, spec()).await;
+    cancel(&world, over, false).await;
     submit(&world, spec()).await;
     submit(&world, spec()).await;
-    let request = v1::SubmitJobRequest {
-        spec: Some(spec().into()),
-        ..v1::SubmitJobRequest::default()
-    };
-    let refused = world
-        .jobs()
-        .await
-        .submit_job(request)
-        .await
-        .expect_err("two wait");
+    let refused = try_submit(&world, spec(), "").await.expect_err("two wait");
     let words = "2 jobs of project 1 wait already, and it may have 2 (scheduling.projects.1.queued); try again when some have started";
     assert_eq!(
         (refused.code(), refused.message()),
         (Code::ResourceExhausted, words)
     );
+    // One that has ended is not let in by another door either.
+    for way in ["restart", "start"] {
+        let path = format!("/training/jobs/{over}/{way}");
+        let (status, answer) = world.post_json(&path, &serde_json::json!({})).await;
+        assert_eq!(status, 429, "{answer}");
+        assert!(answer.to_string().contains(words), "{answer}");
+    }
+    assert_eq!(job(&world, over).await.state(), v1::JobState::Cancelled);
     submit(&world, whole(0, false)).await;
+}
+
+/// An agent of four CPUs on a node that is labelled so.
+async fn labelled(world: &World, name: &str, text: &str) -> Agent {
+    let hello = v1::Hello {
+        address: format!("10.0.0.{name}"),
+        labels: label(text),
+        ..hello(world, name, 4)
+    };
+    Agent::connect(world, hello).await
+}
+
+/// It has as many CPUs there as it says.
+fn there(text: &str, cpus: u32, preemptible: bool) -> JobSpec {
+    let mut spec = whole(0, preemptible);
+    spec.resources.cpus = cpus;
+    spec.placement.labels = [text.to_owned()].into();
+    spec
+}
+
+#[tokio::test]
+async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
+    let world = eager().await;
+    let mut others = Vec::new();
+    // One of rack b stays, so there is no room to be made there.
+    for (name, preemptible) in [("n1", true), ("n2", false)] {
+        let mut agent = labelled(&world, name, "rack=b").await;
+        submit(&world, there("rack=b", 4, preemptible)).await;
+        agent.run().await;
+        others.push(agent);
+    }
+    let mut agents = Vec::new();
+    for name in ["n3", "n4"] {
+        let mut agent = labelled(&world, name, "rack=a").await;
+        submit(&world, there("rack=a", 4, true)).await;
+        agent.run().await;
+        agents.push(agent);
+    }
+    let gang = program(|spec| {
+        spec.nodes = 2;
+        spec.priority = 500;
+        spec.resources.cpus = 3;
+        spec.placement.fabric = Some("rack".into());
+    });
+    let gang = submit(&world, gang).await;
+    for agent in &mut agents {
+        let stop = agent.stop().await;
+        assert_eq!(stop.cause(), v1::StopCause::Preempted);
+        let task = stop.task.unwrap();
+        agent.report(gone(task, stop.cause())).await;
+        assert_eq!(agent.forget().await, task);
+    }
+    for agent in &mut agents {
+        assert_eq!(agent.start().await.task.unwrap().job_id, gang);
+    }
+}
+
+#[tokio::test]
+async fn room_for_a_job_that_wants_its_node_alone_is_a_node_from_which_all_have_gone() {
+    let world = eager().await;
+    let mut one = labelled(&world, "n1", "rack=a").await;
+    let mut two = labelled(&world, "n2", "rack=b").await;
+    // Enough is left on both, and on the first somebody stays.
+    for (text, preemptible) in [
+        ("rack=a", true),
+        ("rack=a", false),
+        ("rack=b", true),
+        ("rack=b", true),
+    ] {
+        submit(&world, there(text, 1, preemptible)).await;
+    }
+    for agent in [&mut one, &mut two] {
+        for _ in 0..2 {
+            agent.run().await;
+        }
+    }
+    let mut alone = whole(500, false);
+    alone.placement.exclusive = true;
+    let alone = submit(&world, alone).await;
+    for stop in [two.stop().await, two.stop().await] {
+        assert_eq!(stop.cause(), v1::StopCause::Preempted);
+        let task = stop.task.unwrap();
+        two.report(gone(task, stop.cause())).await;
+        assert_eq!(two.forget().await, task);
+    }
+    assert_eq!(two.start().await.task.unwrap().job_id, alone);
 }

@@ -4,8 +4,12 @@
 //! Owns what is known of that. It is told of jobs that come into the queue, run and end, and how those stand that others
 //! wait for. Never places anything, and reads neither clock nor store. Called by the planner.
 
+mod arrays;
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::arrays::Members;
 use crate::{
     ids::JobId,
     job::JobState,
@@ -96,84 +100,122 @@ pub struct Opened {
     pub go: Vec<JobId>,
     /// They never may, with the reasons.
     pub never: Vec<(JobId, String)>,
+    /// They may not any more: what they waited for is run again, and they have had no place yet.
+    pub back: Vec<JobId>,
+    /// Of these, which had a place before it was known, it is known now since when they could have had one.
+    pub dated: Vec<JobId>,
 }
 
-/// The jobs of an array that has a limit.
-#[derive(Clone, Debug, Default)]
-struct Members {
-    /// Let through, and not ended.
-    out: BTreeSet<JobId>,
-    /// Held back by the limit alone, by index.
-    ready: BTreeSet<(u32, JobId)>,
+/// How far a job has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Something is in its way.
+    Held,
+    /// Nothing is, and it has no place yet.
+    Through,
+    /// It has had a place, at this moment for the first time.
+    Placed(Timestamp),
+    /// It will never start, and has not said yet that it knows.
+    Never(String),
 }
 
-/// A job that was let through.
-#[derive(Clone, Copy, Debug)]
-struct Through {
-    /// In whose places it counts.
-    array: Option<JobId>,
-    /// When; not known of one that ran already when it was first heard of.
-    at: Option<Timestamp>,
+/// A job that has, or had, something in its way.
+#[derive(Clone, Debug)]
+struct Entry {
+    gate: Gate,
+    stage: Stage,
+    /// Its moment has come, whatever the clock says later.
+    come: bool,
+    /// Since when nothing is in its way any more, as far as that is known.
+    since: Option<Timestamp>,
 }
 
 /// All jobs that are held back.
 #[derive(Clone, Debug, Default)]
 pub struct Gates {
-    held: BTreeMap<JobId, Gate>,
-    /// Who waits for whom.
+    jobs: BTreeMap<JobId, Entry>,
+    /// Of these, who will never start.
+    never: BTreeSet<JobId>,
+    /// Who waits for whom, or wants to know when that ended.
     waiters: BTreeMap<JobId, BTreeSet<JobId>>,
-    /// Of those that are waited for.
-    standings: BTreeMap<JobId, Standing>,
+    /// Of those that are waited for; and when they ended.
+    standings: BTreeMap<JobId, (Standing, Option<Timestamp>)>,
     due: BTreeSet<(Timestamp, JobId)>,
     arrays: BTreeMap<JobId, Members>,
-    /// Jobs that were let through and have not ended.
-    through: BTreeMap<JobId, Through>,
     /// Arrays in which a place was given back.
     freed: BTreeSet<JobId>,
-    /// Whose gate may have opened.
+    /// Whose gate may have opened, or closed.
     look: BTreeSet<JobId>,
 }
 
 impl Gates {
-    /// A job waits. Says whether it is held back: then `open` tells when it no longer is.
+    /// A job waits that has had no place yet. Says whether it is held back: then `open` tells when it no longer is.
     pub fn queued(&mut self, job: JobId, gate: Gate) -> bool {
-        self.let_go_of(job);
-        self.stands(job, Standing::Open);
-        // One that was let through once, and is tried again, is let through.
-        if gate.is_open() || self.through.contains_key(&job) {
+        self.stands(job, Standing::Open, None);
+        if gate.is_open() {
+            self.forget(job);
             return false;
         }
-        self.due.extend(gate.not_before.map(|then| (then, job)));
-        for other in gate.awaited() {
-            self.waiters.entry(other).or_default().insert(job);
-        }
-        self.held.insert(job, gate);
         self.look.insert(job);
+        let known = self.jobs.get(&job).filter(|known| known.gate == gate);
+        match known.map(|known| &known.stage) {
+            Some(Stage::Held | Stage::Never(_)) => return true,
+            Some(Stage::Through) => return false,
+            // The place that was chosen for it was not to be had.
+            Some(Stage::Placed(_)) | None => {}
+        }
+        self.unwatch(job);
+        self.watch(job, &gate);
+        self.due.extend(gate.not_before.map(|then| (then, job)));
+        let held = Entry {
+            gate,
+            stage: Stage::Held,
+            come: false,
+            since: None,
+        };
+        self.jobs.insert(job, held);
         true
     }
 
-    /// A job holds nodes.
-    pub fn runs(&mut self, job: JobId, gate: &Gate) {
-        self.let_go_of(job);
-        self.stands(job, Standing::Open);
-        if gate.is_open() || self.through.contains_key(&job) {
+    /// A job has a place, or has had one: since this moment for the first time.
+    pub fn placed(&mut self, job: JobId, gate: &Gate, at: Timestamp) {
+        self.stands(job, Standing::Open, None);
+        if gate.is_open() {
             return;
         }
-        let array = gate.limited().map(|(array, ..)| array);
-        if let Some(array) = array {
+        let known = self.jobs.get_mut(&job);
+        match known {
+            Some(Entry {
+                stage: Stage::Placed(_),
+                ..
+            }) => return,
+            Some(entry) if entry.stage == Stage::Through => entry.stage = Stage::Placed(at),
+            Some(_) | None => {
+                self.forget(job);
+                self.watch(job, gate);
+                let entry = Entry {
+                    gate: gate.clone(),
+                    stage: Stage::Placed(at),
+                    come: true,
+                    since: None,
+                };
+                self.jobs.insert(job, entry);
+            }
+        }
+        if let Some((array, ..)) = gate.limited() {
             self.arrays.entry(array).or_default().out.insert(job);
         }
-        self.through.insert(job, Through { array, at: None });
+        self.date(job);
     }
 
     /// A job neither waits nor holds anything any more.
-    pub fn gone(&mut self, job: JobId) {
-        self.let_go_of(job);
-        let through = self.through.remove(&job);
-        if let Some(array) = through.and_then(|through| through.array)
-            && let Some(members) = self.arrays.get_mut(&array)
-        {
-            members.out.remove(&job);
+    pub fn gone(&mut self, job: JobId, at: Timestamp) {
+        let Some(entry) = self.forget(job) else {
+            return;
+        };
+        let limited = entry.gate.limited();
+        if let (Some((array, ..)), Stage::Placed(_) | Stage::Through) = (limited, entry.stage) {
+            self.member_ended(array, at);
             self.freed.insert(array);
         }
     }
@@ -184,38 +226,42 @@ impl Gates {
         self.standings.contains_key(&job) || !self.waiters.contains_key(&job)
     }
 
-    /// When a job was let through that was held back: before that it has not waited for nodes.
+    /// Since when nothing is in the way of a job that had something in its way: before that it has not waited for nodes.
     #[must_use]
     pub fn since(&self, job: JobId) -> Option<Timestamp> {
-        self.through.get(&job)?.at
+        self.jobs.get(&job)?.since
     }
 
-    /// How a job stands that others may wait for.
-    pub fn stands(&mut self, job: JobId, standing: Standing) {
+    /// How a job stands that others may wait for, and when it ended.
+    pub fn stands(&mut self, job: JobId, standing: Standing, ended_at: Option<Timestamp>) {
         if let Some(waiters) = self.waiters.get(&job) {
-            self.standings.insert(job, standing);
+            self.standings.insert(job, (standing, ended_at));
             self.look.extend(waiters);
         }
     }
 
-    /// Those whose gate has opened since this was asked last, or never will.
+    /// Those whose gate has opened since this was asked last, never will, or has closed again.
     pub fn open(&mut self, now: Timestamp) -> Opened {
         while let Some((then, job)) = self.due.first().copied().filter(|(then, _)| *then <= now) {
             self.due.remove(&(then, job));
-            // It has come, whatever the clock says later.
-            if let Some(gate) = self.held.get_mut(&job) {
-                gate.not_before = None;
+            if let Some(entry) = self.jobs.get_mut(&job) {
+                entry.come = true;
             }
             self.look.insert(job);
         }
         let mut opened = Opened::default();
         for job in std::mem::take(&mut self.look) {
-            if let Some(words) = self.held.get(&job).and_then(|gate| self.hopeless(gate)) {
-                self.let_go_of(job);
-                opened.never.push((job, words));
-            } else if self.is_met(job, now) && self.has_place(job) {
-                self.pass(job, now);
-                opened.go.push(job);
+            let Some(stage) = self.jobs.get(&job).map(|entry| entry.stage.clone()) else {
+                continue;
+            };
+            match stage {
+                Stage::Never(_) => {}
+                Stage::Placed(_) => {
+                    if self.date(job) {
+                        opened.dated.push(job);
+                    }
+                }
+                Stage::Held | Stage::Through => self.look_at(job, now, &mut opened),
             }
         }
         for array in std::mem::take(&mut self.freed) {
@@ -224,45 +270,93 @@ impl Gates {
         opened
     }
 
-    /// Gives the places of an array that are free to its next ones.
-    fn refill(&mut self, array: JobId, now: Timestamp, go: &mut Vec<JobId>) {
-        while let Some(members) = self.arrays.get_mut(&array) {
-            let Some((index, job)) = members.ready.first().copied() else {
-                if members.out.is_empty() {
-                    self.arrays.remove(&array);
-                }
-                return;
-            };
-            members.ready.remove(&(index, job));
-            if !self.is_met(job, now) {
-                continue;
+    /// One that has had no place yet.
+    fn look_at(&mut self, job: JobId, now: Timestamp, opened: &mut Opened) {
+        let was_through = self.is_through(job);
+        let hopeless = self
+            .jobs
+            .get(&job)
+            .and_then(|entry| self.hopeless(&entry.gate));
+        if let Some(words) = hopeless {
+            self.unwatch(job);
+            self.leave_array(job);
+            if let Some(entry) = self.jobs.get_mut(&job) {
+                entry.stage = Stage::Never(words.clone());
+                self.never.insert(job);
             }
-            if !self.has_place(job) {
-                return;
+            opened.never.push((job, words));
+        } else if self.is_met(job, now) && self.has_place(job) {
+            if !was_through {
+                self.pass(job, now);
+                opened.go.push(job);
             }
-            self.pass(job, now);
-            go.push(job);
+        } else if was_through {
+            self.leave_array(job);
+            if let Some(entry) = self.jobs.get_mut(&job) {
+                entry.stage = Stage::Held;
+                entry.since = None;
+            }
+            opened.back.push(job);
         }
     }
 
     fn pass(&mut self, job: JobId, now: Timestamp) {
-        let limited = self.held.get(&job).and_then(Gate::limited);
-        let array = limited.map(|(array, ..)| array);
-        self.through.insert(
-            job,
-            Through {
-                array,
-                at: Some(now),
-            },
-        );
-        self.let_go_of(job);
+        let since = self.moment(job);
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.stage = Stage::Through;
+            entry.since = since.map(|since| since.min(now));
+        }
+    }
+
+    /// When the last thing went that was in the way of a job: its moment came, who it waits for ended, or one of its
+    /// array did.
+    fn moment(&self, job: JobId) -> Option<Timestamp> {
+        let gate = &self.jobs.get(&job)?.gate;
+        let ends = gate
+            .awaited()
+            .filter_map(|other| self.standings.get(&other)?.1);
+        let limited = gate.limited();
+        let members = limited.and_then(|(array, ..)| self.arrays.get(&array));
+        let freed = members.and_then(|members| members.freed_at);
+        ends.chain(gate.not_before).chain(freed).max()
+    }
+
+    /// Notes since when nothing was in the way of one that had a place already, once that is known of all that it waited
+    /// for; whether it was noted now.
+    fn date(&mut self, job: JobId) -> bool {
+        let Some(entry) = self.jobs.get(&job) else {
+            return false;
+        };
+        let Stage::Placed(at) = entry.stage else {
+            return false;
+        };
+        let unknown = |other: JobId| !self.standings.contains_key(&other);
+        if entry.since.is_none() && entry.gate.awaited().any(unknown) {
+            return false;
+        }
+        let since = entry.since.or_else(|| self.moment(job));
+        let since = since.map(|since| since.min(at));
+        self.unwatch(job);
+        match self.jobs.get_mut(&job) {
+            Some(entry) if entry.since != since => {
+                entry.since = since;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn is_through(&self, job: JobId) -> bool {
+        let stage = self.jobs.get(&job).map(|entry| &entry.stage);
+        stage == Some(&Stage::Through)
     }
 
     /// Whether nothing but its array's limit holds the job back.
     fn is_met(&self, job: JobId, now: Timestamp) -> bool {
-        self.held.get(&job).is_some_and(|gate| {
-            let early = gate.not_before.is_some_and(|then| now < then);
-            !early && self.unmet(gate).next().is_none()
+        self.jobs.get(&job).is_some_and(|entry| {
+            let then = entry.gate.not_before.filter(|_| !entry.come);
+            let early = then.is_some_and(|then| now < then);
+            !early && self.unmet(&entry.gate).next().is_none()
         })
     }
 
@@ -275,90 +369,50 @@ impl Gates {
     /// Whether a job is held back.
     #[must_use]
     pub fn holds(&self, job: JobId) -> bool {
-        self.held.contains_key(&job)
+        let stage = self.jobs.get(&job).map(|entry| &entry.stage);
+        matches!(stage, Some(Stage::Held | Stage::Never(_)))
     }
 
-    /// Why a job is held back, for people; none when it is not.
+    /// Why a job will never start that has not said yet that it knows.
     #[must_use]
-    pub fn why(&self, job: JobId, now: Timestamp) -> Option<String> {
-        let gate = self.held.get(&job)?;
-        let mut words = Vec::new();
-        let unmet: Vec<String> = self.unmet(gate).collect();
-        if let Some(shown) = unmet.get(..3).filter(|_| unmet.len() > 3) {
-            words.push(format!(
-                "waits for {} and {} others",
-                shown.join(", "),
-                unmet.len() - 3
-            ));
-        } else if !unmet.is_empty() {
-            words.push(format!("waits for {}", unmet.join(" and for ")));
+    pub fn never(&self, job: JobId) -> Option<&str> {
+        match &self.jobs.get(&job)?.stage {
+            Stage::Never(words) => Some(words),
+            Stage::Held | Stage::Through | Stage::Placed(_) => None,
         }
-        if let Some(then) = gate.not_before.filter(|then| now < *then) {
-            words.push(format!("not before {}", moment(then, now)));
-        }
-        if let (Some((array, _, at_most)), true) = (gate.limited(), words.is_empty()) {
-            let out = self
-                .arrays
-                .get(&array)
-                .map_or(0, |members| members.out.len());
-            words.push(format!(
-                "{out} of its array run or are next, and {at_most} at once is its limit"
-            ));
-        }
-        Some(words.join("; "))
     }
 
-    /// A place of the array, which the job has taken then; one without a limit always has one.
-    fn has_place(&mut self, job: JobId) -> bool {
-        let Some((array, index, at_most)) = self.held.get(&job).and_then(Gate::limited) else {
-            return true;
-        };
-        let members = self.arrays.entry(array).or_default();
-        let free = members.out.len() < usize::try_from(at_most).unwrap_or(usize::MAX);
-        if free {
-            members.out.insert(job);
-            members.ready.remove(&(index, job));
-        } else {
-            members.ready.insert((index, job));
+    /// All of those.
+    pub fn nevers(&self) -> impl Iterator<Item = (JobId, &str)> {
+        let jobs = self.never.iter();
+        jobs.filter_map(|job| Some((*job, self.never(*job)?)))
+    }
+
+    /// Nothing is known of it any more.
+    fn forget(&mut self, job: JobId) -> Option<Entry> {
+        self.unwatch(job);
+        self.leave_array(job);
+        self.look.remove(&job);
+        self.never.remove(&job);
+        self.jobs.remove(&job)
+    }
+
+    fn watch(&mut self, job: JobId, gate: &Gate) {
+        for other in gate.awaited() {
+            self.waiters.entry(other).or_default().insert(job);
         }
-        free
+        self.look.insert(job);
     }
 
-    /// What a job waits for of others, each in words.
-    fn unmet<'g>(&'g self, gate: &'g Gate) -> impl Iterator<Item = String> + 'g {
-        let open = |job: &&JobId| matches!(self.standings.get(*job), None | Some(Standing::Open));
-        let after = gate.after.iter().filter(open);
-        let any = gate.after_any.iter().filter(open);
-        after
-            .map(|job| format!("job {job} to succeed"))
-            .chain(any.map(|job| format!("job {job} to end")))
-    }
-
-    /// Why the job will never start.
-    fn hopeless(&self, gate: &Gate) -> Option<String> {
-        gate.after.iter().find_map(|job| {
-            let became = match self.standings.get(job)? {
-                Standing::Open | Standing::Succeeded => return None,
-                Standing::Failed => "has failed",
-                Standing::Cancelled => "was cancelled",
-                Standing::Unknown => "is not there any more",
-            };
-            Some(format!(
-                "it was to start when job {job} has succeeded, and that {became}"
-            ))
-        })
-    }
-
-    /// It is not held back any more.
-    fn let_go_of(&mut self, job: JobId) {
-        let Some(gate) = self.held.remove(&job) else {
+    /// It does not matter any more how those stand that it waits for, and what time it is.
+    fn unwatch(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.get(&job) else {
             return;
         };
-        self.look.remove(&job);
-        if let Some(then) = gate.not_before {
+        if let Some(then) = entry.gate.not_before {
             self.due.remove(&(then, job));
         }
-        for other in gate.awaited() {
+        for other in entry.gate.awaited() {
             let Some(waiters) = self.waiters.get_mut(&other) else {
                 continue;
             };
@@ -368,27 +422,6 @@ impl Gates {
                 self.standings.remove(&other);
             }
         }
-        if let Some((array, index, _)) = gate.limited()
-            && let Some(members) = self.arrays.get_mut(&array)
-        {
-            members.ready.remove(&(index, job));
-        }
-    }
-}
-
-/// The day is left out where it is today's, and seconds where there are none.
-fn moment(then: Timestamp, now: Timestamp) -> String {
-    let (then, now) = (then.to_naive_iso(), now.to_naive_iso());
-    let day = then.get(..10).unwrap_or_default();
-    let end = if then.get(17..19) == Some("00") {
-        16
-    } else {
-        19
-    };
-    let time = then.get(11..end).unwrap_or_default();
-    match now.starts_with(day) {
-        true => format!("{time} UTC"),
-        false => format!("{day} {time} UTC"),
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Queue {
     turns: BTreeMap<JobId, Turn>,
     /// Those that are tried again, by when.
     again: BTreeSet<(Timestamp, JobId)>,
+    /// How many of each project wait.
+    counts: BTreeMap<i64, u64>,
 }
 
 impl Queue {
@@ -35,6 +37,9 @@ impl Queue {
         self.turns.insert(queued.job, turn);
         self.again
             .extend(queued.not_before.map(|then| (then, queued.job)));
+        if let Some(project) = queued.project {
+            *self.counts.entry(project).or_default() += 1;
+        }
         self.jobs.insert(turn, queued);
     }
 
@@ -45,7 +50,21 @@ impl Queue {
         if let Some(then) = queued.not_before {
             self.again.remove(&(then, job));
         }
+        if let Some(project) = queued.project
+            && let Some(count) = self.counts.get_mut(&project)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&project);
+            }
+        }
         Some(queued)
+    }
+
+    /// How many of a project wait.
+    #[must_use]
+    pub fn of_project(&self, project: i64) -> u64 {
+        self.counts.get(&project).copied().unwrap_or_default()
     }
 
     /// One job.
@@ -131,6 +150,30 @@ mod tests {
             Some(7)
         );
         assert!(queue.remove(JobId(1)).is_none() && queue.get(JobId(2)).is_some());
+    }
+
+    #[test]
+    fn those_of_a_project_are_counted_however_often_they_are_told_of() {
+        let mut queue = Queue::default();
+        let of = |id, project| QueuedJob {
+            project,
+            ..queued(id, None)
+        };
+        for (id, project) in [
+            (1, Some(7)),
+            (2, Some(7)),
+            (1, Some(7)),
+            (3, None),
+            (4, Some(8)),
+        ] {
+            queue.insert(of(id, project));
+        }
+        assert_eq!((queue.of_project(7), queue.of_project(8)), (2, 1));
+        queue.insert(of(2, Some(8)));
+        queue.remove(JobId(1));
+        queue.remove(JobId(1));
+        assert_eq!((queue.of_project(7), queue.of_project(8)), (0, 2));
+        assert!(!queue.counts.contains_key(&7));
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub struct QueuedJob {
     pub limit: Option<Duration>,
     /// For how long it has run already, as far as that was not in vain.
     pub has_run: Duration,
-    /// It has had a place since its user asked for it.
-    pub passed: bool,
+    /// When it first had a place since its user asked for it, if it had one.
+    pub passed: Option<Timestamp>,
     /// Which nodes will do.
     pub placement: Placing,
     /// What stands between it and its consideration.
@@ -73,7 +73,7 @@ impl QueuedJob {
             preemptible: false,
             limit: None,
             has_run: Duration::ZERO,
-            passed: false,
+            passed: None,
             placement: Placing::default(),
             gate: Gate::default(),
         }
@@ -136,6 +136,13 @@ pub enum Unfit {
         /// What there is.
         known: String,
     },
+    /// No node that will do has a label of this key.
+    NoFabric {
+        /// The key that it asks for.
+        key: String,
+        /// Keys that nodes have, the nearest first.
+        known: Vec<String>,
+    },
     /// Too few nodes of one fabric hold one of its tasks.
     Fabric {
         /// The key of its labels.
@@ -169,7 +176,7 @@ impl Unfit {
             Self::Task { .. } => "resources",
             Self::Gang { .. } => "nodes",
             Self::Labels { field, .. } => field,
-            Self::Fabric { .. } => "placement.fabric",
+            Self::Fabric { .. } | Self::NoFabric { .. } => "placement.fabric",
             Self::Total { .. } => "placement.gpus_total",
         }
     }
@@ -185,6 +192,17 @@ impl fmt::Display for Unfit {
             Self::Labels { wanted, known, .. } => {
                 write!(f, "no node has {wanted}; labels of nodes are {known}")
             }
+            Self::NoFabric { key, known } => match known.as_slice() {
+                [] => write!(
+                    f,
+                    "no node that will do is labelled with {key}, or with anything; leave fabric out, or label nodes (trainyard node label NODE {key}=VALUE)"
+                ),
+                [nearest, ..] => write!(
+                    f,
+                    "no node that will do is labelled with {key}; did you mean {nearest}? Keys of labels are {}",
+                    known.join(", ")
+                ),
+            },
             Self::Fabric { key, asked, found } => write!(
                 f,
                 "asks for {asked} nodes with one value of {key} that each hold its resources, and there are at most {found}; give {found} nodes, or leave fabric out"
@@ -253,6 +271,7 @@ pub fn reason(ledger: &Ledger, request: &ResourceRequest, nodes: u32) -> String 
             Unfit::Gang { .. }
             | Unfit::Labels { .. }
             | Unfit::Fabric { .. }
+            | Unfit::NoFabric { .. }
             | Unfit::Total { .. } => unfit.to_string(),
         };
     }

@@ -72,6 +72,11 @@ impl Wish<'_> {
         }
         let could = |entry: &&NodeEntry| entry.could_hold(&part, self.nodes);
         let sets = self.sets(admitted.nodes().map(|(_, entry)| entry).filter(could));
+        if let Some(key) = self.placement.fabric.as_ref().filter(|_| sets.is_empty()) {
+            let known = keys(ledger, key);
+            let key = key.clone();
+            return Some(Unfit::NoFabric { key, known });
+        }
         match self.placement.gpus_total {
             Some(asked) => {
                 let gpus = |set: &Vec<&NodeEntry>| {
@@ -188,6 +193,36 @@ impl Wish<'_> {
     }
 }
 
+/// Keys of labels that nodes have, the nearest to one first.
+fn keys(ledger: &Ledger, wanted: &str) -> Vec<String> {
+    let labels = ledger.nodes().flat_map(|(_, entry)| entry.labels());
+    let keys = labels.filter_map(|label| label.split_once('='));
+    let keys: BTreeSet<&str> = keys.map(|(key, _)| key).collect();
+    let mut keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
+    keys.sort_by_cached_key(|key| distance(wanted, key));
+    keys.truncate(SHOWN);
+    keys
+}
+
+/// Letters that differ between two words: put in, left out, or another (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (above, letter) in one.chars().enumerate() {
+        let mut corner = above;
+        let mut left = above + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, letter_of_other) in row.iter_mut().skip(1).zip(other.chars()) {
+            let differs = usize::from(letter != letter_of_other);
+            let least = (corner + differs).min(*cell + 1).min(left + 1);
+            corner = std::mem::replace(cell, least);
+            left = least;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 /// The values of a key that nodes have, or some of all labels.
 fn known<'n>(entries: impl Iterator<Item = &'n NodeEntry>, key: &str) -> String {
     let all: BTreeSet<&str> = entries
@@ -283,6 +318,13 @@ mod tests {
         assert!(
             told.contains("one value of rack") && told.contains("give 2"),
             "{told}"
+        );
+        let typo = words(|placement, _| placement.fabric = Some("rak".into()), 2);
+        let told = "placement.fabric: no node that will do is labelled with rak; did you mean rack? Keys of labels are rack, zone";
+        assert_eq!(typo, told);
+        assert_eq!(
+            ["rack", "zone", "", "racks"].map(|key| distance("rack", key)),
+            [0, 4, 4, 1]
         );
         let total = |gpus, fabric: Option<&str>| {
             let fabric = fabric.map(str::to_owned);

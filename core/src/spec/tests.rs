@@ -61,6 +61,24 @@ fn a_fingerprint_tells_submissions_apart() {
     other = yolo();
     other.learning_rate = 0.002;
     assert_ne!(yolo().fingerprint(), other.fingerprint());
+    // In two hours from now is another moment each time that it is said.
+    let at = |seconds| JobSpec {
+        not_before: Some(Timestamp(seconds)),
+        ..yolo()
+    };
+    assert_eq!(at(1).fingerprint(), at(2).fingerprint());
+}
+
+#[test]
+fn a_priority_is_0_to_1000() {
+    for (priority, is_good) in [(-1, false), (0, true), (1_000, true), (1_001, false)] {
+        let spec = JobSpec { priority, ..yolo() };
+        let found = spec.check();
+        assert_eq!(found.is_empty(), is_good, "{found:?}");
+        let told = found.first().map(|found| found.message.as_str());
+        let words = format!("is {priority}; give 0 to 1000");
+        assert_eq!(told, (!is_good).then_some(words.as_str()));
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn read(line: &[&str]) -> anyhow::Result<JobSpec> {
 fn flags_make_a_whole_job() {
     let line = "--framework ultralytics --model yolo11n --task detection --dataset /data/set \
         --epochs 3 --batch 8 --lr 0.02 --imgsz 160 --gpus 2 --gpu-model h100 --gpu-memory 40GiB \
-        --memory 8GiB --cpus 4 --priority -5 --time-limit 1h30m --grace 3s --env A=b=c --tag x \
+        --memory 8GiB --cpus 4 --priority 5 --time-limit 1h30m --grace 3s --env A=b=c --tag x \
         --tag y --set optimizer.type=SGD --set cos_lr=true --project 7";
     let line: Vec<_> = line.split_whitespace().collect();
     let spec = read(&line).unwrap();
@@ -28,7 +28,7 @@ fn flags_make_a_whole_job() {
     let sizes = (spec.epochs, spec.batch_size, spec.image_size);
     assert_eq!(sizes, (3, 8, Some(160)));
     assert_eq!(spec.resources.gpu_memory_bytes, 40 << 30);
-    assert_eq!((spec.priority, spec.project_id), (-5, Some(7)));
+    assert_eq!((spec.priority, spec.project_id), (5, Some(7)));
     assert_eq!(spec.time_limit, Some(Duration::from_secs(5_400)));
     assert_eq!(spec.grace_period, Duration::from_secs(3));
     assert_eq!(spec.environment["A"], "b=c");

@@ -131,3 +131,74 @@ async fn the_queue_is_at_a_start_what_it_was_told_job_by_job() {
     assert_eq!(queue, [again.queued(), waiting(3, 20).queued()]);
     assert_eq!(others, [running]);
 }
+
+/// A job that waits for another one to succeed.
+fn dependant(id: u64, at: i64, other: u64) -> Job {
+    let spec = JobSpec {
+        after: vec![JobId(other)],
+        ..JobSpec::default()
+    };
+    let job = Job::accepted(JobId(id), spec, String::new(), Timestamp(at));
+    job.step(Timestamp(at), Event::Prepared).unwrap().job
+}
+
+#[test]
+fn what_is_read_of_a_job_that_others_wait_for_counts_unless_that_has_said_more_since() {
+    let mut state = one_cpu();
+    let now = Timestamp(1_000);
+    state.job_is(dependant(2, 10, 1));
+    assert_eq!(state.unread, [JobId(1)].into());
+    state.unread.clear();
+    state.reading.insert(JobId(1), 1);
+    // It has succeeded after it was read.
+    let mut over = waiting(1, 5);
+    over.state = JobState::Completed;
+    state.job_is(over);
+    state.stood(1, vec![(JobId(1), Some((Standing::Open, None)))]);
+    state.place(now).unwrap();
+    assert!(holds(&state, 2), "{:?}", state.reason(JobId(2)));
+    // Nobody has said anything of this one, so what was read is true.
+    state.job_is(dependant(4, 10, 3));
+    state.unread.clear();
+    state.reading.insert(JobId(3), 2);
+    state.stood(2, vec![(JobId(3), Some((Standing::Failed, None)))]);
+    state.place(now).unwrap();
+    assert!(state.planner.never(JobId(4)).is_some());
+    // What could not be read is asked for again.
+    state.job_is(dependant(6, 10, 5));
+    state.reading.insert(JobId(5), 3);
+    state.unread.clear();
+    state.stood(3, vec![(JobId(5), None)]);
+    state.rings();
+    assert_eq!(state.unread, [JobId(5)].into());
+}
+
+#[test]
+fn a_job_whose_wait_is_in_vain_is_told_so_until_it_has_heard() {
+    let mut state = one_cpu();
+    let now = Timestamp(1_000);
+    state.job_is(dependant(2, 10, 1));
+    let mut failed = waiting(1, 5);
+    failed.state = JobState::Failed;
+    state.job_is(failed);
+    state.place(now).unwrap();
+    assert!(!holds(&state, 2));
+    let told = || "it was to start when job 1 has succeeded, and that has failed";
+    assert_eq!(state.planner.never(JobId(2)), Some(told()));
+    // Whatever became of that word, it is said again soon, and when the job speaks as if it had not heard.
+    assert_eq!(state.next_alarm(now), Some(SOON));
+    state.rings();
+    assert_eq!(state.next_alarm(now), Some(SOON));
+    state.job_is(dependant(2, 10, 1));
+    state.place(now).unwrap();
+    assert!(!holds(&state, 2));
+    let hopeless = dependant(2, 10, 1).step(now, Event::Hopeless(told().to_owned()));
+    state.job_is(hopeless.unwrap().job);
+    assert_eq!(state.planner.nevers().count(), 0);
+    state.rings();
+    assert_eq!(state.next_alarm(now), None);
+    // It is run again, and so is what it waits for.
+    state.job_is(waiting(1, 50));
+    state.job_is(dependant(2, 60, 1));
+    assert_eq!(state.planner.never(JobId(2)), None);
+}

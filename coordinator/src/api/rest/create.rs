@@ -194,7 +194,7 @@ fn ours(fields: &mut Fields<'_>, spec: JobSpec) -> JobSpec {
     let pixels = |fields: &mut Fields<'_>, name| fields.whole_within(name, &[Bound::Ge(1), MOST]);
     let image_size = pixels(fields, "image_size");
     let imgsz = pixels(fields, "imgsz");
-    let priority = fields.whole_or("priority", 0, &[Bound::Ge(-1_000), Bound::Le(1_000)]);
+    let priority = fields.whole_or("priority", 0, &[Bound::Ge(0), Bound::Le(1_000)]);
     let grace = spec.grace_period.as_secs_f64();
     let grace_bounds = [Bound::Ge(0.0), Bound::Le(LONGEST_GRACE)];
     let grace = fields.number_or("grace_period_seconds", grace, &grace_bounds);

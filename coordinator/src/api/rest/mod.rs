@@ -20,6 +20,8 @@ mod form;
 mod health;
 mod jobs;
 mod live;
+mod machines;
+mod maintenance;
 mod models;
 mod nodes;
 mod openapi;
@@ -85,6 +87,8 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(users::router())
         .merge(projects::router())
         .merge(trackers::router())
+        .merge(machines::router())
+        .merge(maintenance::router())
         .merge(nodes::router())
         .merge(usage::router())
         .merge(events::router())

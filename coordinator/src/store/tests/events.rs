@@ -36,6 +36,7 @@ fn node(name: &str, drained: Option<&str>) -> Change {
         registered_at: Timestamp(0),
         seen_at: Timestamp(0),
         drained: drained.map(str::to_owned),
+        deadline: None,
         address: String::new(),
     })
 }

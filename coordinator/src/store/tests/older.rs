@@ -2,6 +2,7 @@
 
 use redb::{Database, Key, TableDefinition, Value, WriteTransaction};
 use serde::Serialize;
+use trainyard_core::job::Event;
 
 use super::*;
 use crate::store::care::Care;
@@ -144,7 +145,7 @@ async fn a_store_of_version_1_has_the_same_rows_and_goes_on() {
     let report = Care::open(&path, true).unwrap().check().unwrap();
     assert_eq!(
         (report.schema, report.problem_count),
-        (4, 0),
+        (tables::SCHEMA, 0),
         "{:?}",
         report.problems
     );
@@ -172,4 +173,72 @@ fn a_migration_that_is_cut_off_leaves_the_old_file() {
     );
     drop(care);
     assert_eq!(rows(&open_at(&path)).0.len(), 50);
+}
+
+/// Rows of jobs as programs of versions 2 and 3 wrote them, a job that waits and one that runs; of version 3 on two nodes.
+const OLD_JOBS: [(u32, &str, &str); 2] = [
+    (
+        2,
+        include_str!("rows/2-queued.json"),
+        include_str!("rows/2-running.json"),
+    ),
+    (
+        3,
+        include_str!("rows/3-queued.json"),
+        include_str!("rows/3-running.json"),
+    ),
+];
+
+/// A file that says it is of that version, with these rows.
+fn with_old_jobs(path: &Path, version: u32, rows: [(u64, &str); 2]) {
+    drop(open_at(path));
+    let db = Database::open(path).unwrap();
+    let txn = db.begin_write().unwrap();
+    {
+        let jobs: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+        let mut jobs = txn.open_table(jobs).unwrap();
+        let open: TableDefinition<'_, u64, ()> = TableDefinition::new("open_jobs");
+        let mut open = txn.open_table(open).unwrap();
+        for (id, row) in rows {
+            let row = row.trim().replace("\"id\":7", &format!("\"id\":{id}"));
+            jobs.insert(id, sealed(row.as_bytes()).as_slice()).unwrap();
+            open.insert(id, ()).unwrap();
+        }
+        let meta: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
+        let mut meta = txn.open_table(meta).unwrap();
+        let version = sealed(version.to_string().as_bytes());
+        meta.insert("store.schema".as_bytes(), version.as_slice())
+            .unwrap();
+    }
+    txn.commit().unwrap();
+}
+
+#[test]
+fn jobs_that_older_versions_wrote_wait_and_run_on_as_they_did() {
+    for (version, queued, running) in OLD_JOBS {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trainyard.redb");
+        with_old_jobs(&path, version, [(1, queued), (2, running)]);
+        let report = Care::open(&path, true).unwrap().check().unwrap();
+        assert_eq!((report.schema, report.problem_count), (version, 0));
+        let store = open_at(&path);
+        let job = |id| store.job(JobId(id)).unwrap().unwrap();
+        assert_eq!(job(1).state, JobState::Queued);
+        assert!(job(1).live().is_none());
+        assert!(!job(1).spec.preemptible && job(1).spec.after.is_empty());
+        let runs = job(2);
+        let nodes = runs.allocations().len();
+        assert_eq!(
+            (runs.state, nodes),
+            (JobState::Running, version as usize - 1)
+        );
+        // What it has done since goes into the same row.
+        let next = runs
+            .step(Timestamp(2_000_000_000_000_000), Event::CancelRequested)
+            .unwrap();
+        assert!(next.job.cancel_requested);
+        drop(store);
+        let report = Care::open(&path, true).unwrap().check().unwrap();
+        assert_eq!((report.schema, report.problem_count), (tables::SCHEMA, 0));
+    }
 }

@@ -127,7 +127,7 @@ fn a_job_is_not_considered_before_its_gate_opens_and_has_not_waited_until_then()
         "{words}"
     );
     assert!(planner.explain(NOW, JobId(2)).unwrap().changes.is_empty());
-    planner.stands(JobId(1), Standing::Succeeded);
+    planner.stands(JobId(1), Standing::Succeeded, Some(NOW));
     assert_eq!(planner.solve(NOW), Decisions::default());
     assert_eq!(planner.wake(NOW).map(|then| then <= later), Some(true));
     assert_eq!(planner.solve(later).placements.len(), 1);
@@ -140,7 +140,7 @@ fn a_job_is_not_considered_before_its_gate_opens_and_has_not_waited_until_then()
         }),
         [JobId(9)]
     );
-    planner.stands(JobId(9), Standing::Unknown);
+    planner.stands(JobId(9), Standing::Unknown, None);
     let decisions = planner.solve(later);
     assert_eq!(decisions.never.len(), 1);
 }

@@ -7,6 +7,7 @@
 mod explain;
 mod names;
 mod seats;
+mod upkeep;
 mod words;
 
 pub use explain::{Change, Explanation, Short};
@@ -16,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use self::names::{pieces_of, whole};
+use self::{
+    names::{pieces_of, whole},
+    upkeep::Upkeep,
+};
 use super::{
     Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
@@ -95,6 +99,8 @@ pub struct Planner {
     /// The policy's clock never goes back: it is ahead of the real one by so much.
     skew: Seconds,
     latest: Option<Seconds>,
+    /// Nodes that are about to close.
+    upkeep: Upkeep,
 }
 
 impl Default for Planner {
@@ -108,6 +114,7 @@ impl Planner {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
+            upkeep: Upkeep::with(config.restart_cost),
             ledger: Ledger::default(),
             queue: Queue::default(),
             gates: Gates::default(),
@@ -171,9 +178,31 @@ impl Planner {
         self.node_changed(now, name);
     }
 
-    /// How a job stands that others may wait for.
-    pub fn stands(&mut self, job: JobId, standing: Standing) {
-        self.gates.stands(job, standing);
+    /// How a job stands that others may wait for, and when it ended.
+    pub fn stands(&mut self, job: JobId, standing: Standing, ended_at: Option<Timestamp>) {
+        self.gates.stands(job, standing, ended_at);
+    }
+
+    /// One of an array had ended before the coordinator was started.
+    pub fn member_ended(&mut self, array: JobId, at: Timestamp) {
+        self.gates.member_ended(array, at);
+    }
+
+    /// Why a job will never start that has not said yet that it knows.
+    #[must_use]
+    pub fn never(&self, job: JobId) -> Option<&str> {
+        self.gates.never(job)
+    }
+
+    /// All of those.
+    pub fn nevers(&self) -> impl Iterator<Item = (JobId, &str)> {
+        self.gates.nevers()
+    }
+
+    /// Whether it is known how a job stands, or nobody waits for it.
+    #[must_use]
+    pub fn knows(&self, job: JobId) -> bool {
+        self.gates.knows(job)
     }
 
     /// Jobs that this one waits for, and of which it is not known how they stand.
@@ -190,6 +219,7 @@ impl Planner {
 
     fn node_changed(&mut self, now: Timestamp, name: &NodeName) {
         let now = self.tick(now);
+        self.upkeep.stale = true;
         let Some(offer) = self.ledger.node(name).map(|entry| self.offer_of(entry)) else {
             return;
         };
@@ -287,8 +317,14 @@ impl Planner {
     /// A job waits. Told twice, it stands once.
     pub fn queued(&mut self, now: Timestamp, queued: QueuedJob) {
         let job = queued.job;
-        if self.queue.get(job) == Some(&queued) {
+        let known = self.queue.get(job);
+        if known == Some(&queued) {
             return;
+        }
+        // Its user has asked for it again meanwhile.
+        let anew = known.is_some_and(|known| known.queued_at != queued.queued_at);
+        if anew && self.gates.never(job).is_some() {
+            self.gates.gone(job, now);
         }
         let due = queued.is_due(now);
         let now = self.tick(now);
@@ -297,11 +333,11 @@ impl Planner {
         self.release(now, job);
         // Who has run since it was asked for was let through, and needs not be so again.
         let held = match queued.passed {
-            true => {
-                self.gates.runs(job, &queued.gate);
+            Some(then) => {
+                self.gates.placed(job, &queued.gate, then);
                 false
             }
-            false => self.gates.queued(job, queued.gate.clone()),
+            None => self.gates.queued(job, queued.gate.clone()),
         };
         self.queue.insert(queued.clone());
         // It goes on to the place that it was promised, if it still asks for the same.
@@ -321,7 +357,8 @@ impl Planner {
         let now = self.tick(now);
         let job = held.asked.job;
         self.queue.remove(job);
-        self.gates.runs(job, &held.asked.gate);
+        let first = held.asked.passed.unwrap_or(held.since);
+        self.gates.placed(job, &held.asked.gate, first);
         self.seats.remove(&job);
         self.shy.remove(&job);
         let nodes = || held.allocations.iter().map(|held| &held.node);
@@ -371,10 +408,10 @@ impl Planner {
     }
 
     /// A job neither waits nor holds anything. One that has ended after running for so long is learnt from.
-    pub fn gone(&mut self, now: Timestamp, job: JobId, ran: Option<Duration>) {
-        let now = self.tick(now);
+    pub fn gone(&mut self, at: Timestamp, job: JobId, ran: Option<Duration>) {
+        let now = self.tick(at);
         self.queue.remove(job);
-        self.gates.gone(job);
+        self.gates.gone(job, at);
         self.seats.remove(&job);
         self.leaving.remove(&job);
         self.shy.remove(&job);
@@ -399,11 +436,22 @@ impl Planner {
     pub fn solve(&mut self, at: Timestamp) -> Decisions {
         let mut decisions = Decisions::default();
         let now = self.tick(at);
+        self.keep_up(now);
         if std::mem::take(&mut self.moved) {
             self.reconsider(now);
         }
         let opened = self.gates.open(at);
         decisions.never = opened.never;
+        let never = decisions.never.iter().map(|(job, _)| *job);
+        for job in opened.back.into_iter().chain(never) {
+            self.hold_back(now, job);
+        }
+        for job in opened.dated {
+            if let Some(since) = self.gates.since(job) {
+                let since = self.seconds(since);
+                self.policy.waits_since(now, job.0, since);
+            }
+        }
         decisions.through.clone_from(&opened.go);
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
@@ -448,12 +496,19 @@ impl Planner {
                 self.why.insert(JobId(start.job), words::of_start(&start));
                 self.seats.insert(JobId(start.job), start.pieces);
             }
-            again |= self.seat_all(now, &mut decisions.placements);
+            again |= self.seat_all(at, &mut decisions.placements);
             if !again {
                 break;
             }
         }
         decisions
+    }
+
+    /// It is not to be considered any more, for now or for good; it stays in the queue.
+    fn hold_back(&mut self, now: Seconds, job: JobId) {
+        self.seats.remove(&job);
+        self.shy.remove(&job);
+        self.policy.withdraw(now, job.0);
     }
 
     fn submit(&mut self, now: Seconds, queued: &QueuedJob) {
@@ -462,6 +517,7 @@ impl Planner {
             self.shy.insert(queued.job, asked.ask.avoid.clone());
         }
         self.policy.submit(now, &asked);
+        self.note_crossing(queued);
     }
 
     /// When to solve again though nothing happens.
@@ -482,6 +538,7 @@ impl Planner {
 
     /// The policy's time, which goes on where it was when the clock is set back.
     fn tick(&mut self, now: Timestamp) -> Seconds {
+        self.upkeep.tick(now);
         let latest = match self.latest {
             Some(latest) => latest,
             None => {
@@ -505,3 +562,6 @@ mod asked;
 
 #[cfg(test)]
 mod stories;
+
+#[cfg(test)]
+mod windows;

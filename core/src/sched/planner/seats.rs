@@ -8,11 +8,9 @@ use crate::{
     sched::{
         Placement, QueuedJob,
         ledger::{Allocation, NodeEntry},
-        policy::{
-            Seconds,
-            cluster::{GpuClass, NodeIx, Piece},
-        },
+        policy::cluster::{GpuClass, NodeIx, Piece},
     },
+    time::Timestamp,
 };
 
 /// Whether what the policy has chosen can be had.
@@ -26,7 +24,8 @@ enum Seat {
 
 impl Planner {
     /// Gives places to those for whom they are free; whether the books differed.
-    pub(super) fn seat_all(&mut self, now: Seconds, placements: &mut Vec<Placement>) -> bool {
+    pub(super) fn seat_all(&mut self, at: Timestamp, placements: &mut Vec<Placement>) -> bool {
+        let now = self.seconds(at);
         let mut differed = false;
         let chosen: Vec<JobId> = self.seats.keys().copied().collect();
         for job in chosen {
@@ -38,6 +37,8 @@ impl Planner {
                 Seat::Later => {}
                 Seat::Free(allocations) if self.ledger.take(job, allocations.clone()).is_ok() => {
                     let queued_at = queued.queued_at;
+                    let gate = queued.gate.clone();
+                    self.gates.placed(job, &gate, at);
                     self.seats.remove(&job);
                     self.queue.remove(job);
                     self.shy.remove(&job);
@@ -71,6 +72,9 @@ impl Planner {
 
     /// Which GPUs, of those that the policy has counted.
     fn seat(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
+        if self.closes_on(queued, pieces) {
+            return Seat::Gone;
+        }
         let mut nodes: BTreeMap<NodeIx, Vec<&Piece>> = BTreeMap::new();
         for piece in pieces {
             nodes.entry(piece.node).or_default().push(piece);
@@ -84,7 +88,10 @@ impl Planner {
             else {
                 return Seat::Gone;
             };
-            match self.carve(name, entry, ix, &pieces).filter(|_| entry.open) {
+            // Whoever wants it alone waits for the last one there, even if that holds no more than a process.
+            let alone = !queued.placement.exclusive || entry.jobs().next().is_none();
+            let carved = self.carve(name, entry, ix, &pieces);
+            match carved.filter(|_| entry.open && alone) {
                 Some(allocation) => allocations.push(allocation),
                 None if entry.jobs().any(|job| self.leaving.contains_key(&job)) => {
                     return Seat::Later;

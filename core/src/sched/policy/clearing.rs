@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     cluster::{JobIx, NodeIx},
     dense::Bits,
+    job::Job,
     preempt::{Claimant, Standings},
     scheduler::Scheduler,
 };
@@ -22,7 +23,7 @@ pub(super) struct Room {
 }
 
 impl Scheduler {
-    /// What it costs to have `gpus` free on each node where that can be.
+    /// What it costs to have `gpus` free on each node where that can be; all of a node for one who wants it alone.
     pub(super) fn costs(
         &self,
         claimant: &Claimant,
@@ -64,14 +65,19 @@ impl Scheduler {
             out: Vec::new(),
             moved: Vec::new(),
         };
+        let total: u32 = slots().map(|(_, slot)| slot.total).sum();
+        if ask.exclusive {
+            return (total >= gpus)
+                .then(|| self.emptied(claimant, standings, clearing))
+                .flatten();
+        }
         if clearing.free.holds(&needs) {
             return Some(clearing);
         }
-        let total: u32 = slots().map(|(_, slot)| slot.total).sum();
         if total < gpus {
             return None;
         }
-        let mut leave = self.who_could_leave(claimant, standings, ix, total);
+        let mut leave = self.who_could_leave(claimant, standings, ix);
         // The cheapest by GPU first.
         let by_gpu = |one: &(f64, Amount, JobIx, bool)| one.0 / f64::from(one.1.gpus.max(1));
         leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
@@ -83,14 +89,26 @@ impl Scheduler {
                 continue;
             }
             clearing.free = clearing.free.with(&here);
-            clearing.cost += cost;
-            if moves {
-                clearing.moved.push(job);
-            } else {
-                clearing.out.push(job);
-            }
+            clearing.without(job, cost, moves);
         }
         clearing.free.holds(&needs).then_some(clearing)
+    }
+
+    /// All who hold something on the node, whatever that is; nothing if one of them stays.
+    fn emptied(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        mut clearing: Clearing,
+    ) -> Option<Clearing> {
+        let leave = self.who_could_leave(claimant, standings, clearing.node);
+        if leave.len() < self.cluster.holders(clearing.node).len() {
+            return None;
+        }
+        for (cost, _, job, moves) in leave {
+            clearing.without(job, cost, moves);
+        }
+        Some(clearing)
     }
 
     /// Who of those on a node could go or move: what that costs, what it brings, and whether it moves.
@@ -99,10 +117,11 @@ impl Scheduler {
         claimant: &Claimant,
         standings: &Standings,
         ix: NodeIx,
-        total: u32,
     ) -> Vec<(f64, Amount, JobIx, bool)> {
         let node = &self.cluster.nodes[ix];
-        let accepted = self.lanes.shapes[self.job(claimant.job).shape].accepted(node.group);
+        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let accepted = shape.accepted(node.group);
+        let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
         let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
         for holder in &node.holders {
             let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
@@ -110,7 +129,6 @@ impl Scheduler {
             };
             let job = self.job(*holder);
             let pieces = || job.pieces.iter().filter(|piece| piece.node == ix);
-            let all: u32 = pieces().map(|piece| piece.gpus).sum();
             let here = pieces().map(|piece| Amount {
                 gpus: if accepted.get(usize::from(piece.slot)) == Some(&true) {
                     piece.gpus
@@ -123,11 +141,38 @@ impl Scheduler {
             let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
             if self.may_push(&claimant.standing, standing) {
                 leave.push((standing.rate, here, *holder, false));
-            } else if all == job.gpus && job.gpus < total {
+            } else if self.small(job, ix, total) {
                 leave.push((standing.rate * MOVING, here, *holder, true));
             }
         }
         leave
+    }
+
+    /// Whether all of a job lies on the node and is less than the whole of it: moving whole nodes about wins nothing.
+    fn small(&self, job: &Job, ix: NodeIx, total: u32) -> bool {
+        let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
+        let cpus: u32 = job.pieces.iter().map(|piece| piece.cpus).sum();
+        let all_here = job.pieces.iter().all(|piece| piece.node == ix);
+        let offered = self.cluster.nodes[ix].offer.cpus;
+        let less = if total > 0 {
+            held < total
+        } else {
+            cpus < offered
+        };
+        all_here && !job.partial && less && !self.lanes.shapes[job.shape].ask.exclusive
+    }
+
+    /// What a room costs.
+    pub(super) fn price(&self, room: &Room, standings: &Standings) -> f64 {
+        let rate = |ix: &JobIx| {
+            standings
+                .get(*ix)
+                .copied()
+                .flatten()
+                .map_or(0.0, |standing| standing.rate)
+        };
+        let out: f64 = room.out.iter().map(rate).sum();
+        out + room.moved.iter().map(rate).sum::<f64>() * MOVING
     }
 }
 
@@ -176,6 +221,15 @@ impl Clearing {
         let cost = self.cost.total_cmp(&other.cost);
         cost.then(self.free.gpus.cmp(&other.free.gpus))
             .then(self.node.cmp(&other.node))
+    }
+
+    fn without(&mut self, job: JobIx, cost: f64, moves: bool) {
+        self.cost += cost;
+        if moves {
+            self.moved.push(job);
+        } else {
+            self.out.push(job);
+        }
     }
 
     pub(super) fn add(&self, room: &mut Room) {

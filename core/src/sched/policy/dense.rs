@@ -98,6 +98,21 @@ impl<K: Dense, T> Table<K, T> {
     }
 }
 
+impl<K: Dense, T> Table<K, Option<T>> {
+    /// Sets a row, of a table that grows as it has to.
+    pub fn set(&mut self, key: K, row: Option<T>) {
+        if self.rows.len() <= key.place() {
+            if row.is_none() {
+                return;
+            }
+            self.rows.resize_with(key.place() + 1, || None);
+        }
+        if let Some(place) = self.rows.get_mut(key.place()) {
+            *place = row;
+        }
+    }
+}
+
 impl<K: Dense, T> Index<K> for Table<K, T> {
     type Output = T;
     fn index(&self, key: K) -> &T {

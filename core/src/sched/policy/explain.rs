@@ -65,17 +65,19 @@ impl Scheduler {
             Rule::Fifo | Rule::Easy => self.heads_before(&self.head_of(ix)?).next().is_none(),
         };
         let project = self.job(ix).project;
-        if !passes || !self.projects.may_start(project, ask.gang.gpus()) {
+        let shape = Shape::new(&self.cluster, ask.clone());
+        if !passes || !self.projects.may_start(project, shape.least) {
             return None;
         }
-        Shape::new(&self.cluster, ask.clone()).find(&self.cluster)
+        let found = shape.find(&self.cluster);
+        found.filter(|pieces| self.may_hold(ix, pieces))
     }
 
     /// Whether its project may have no more now, and why, in words.
     #[must_use]
     pub fn limit(&self, number: u64) -> Option<String> {
         let job = self.number(number).map(|ix| self.job(ix))?;
-        self.projects.limit(job.project, job.gpus)
+        self.projects.limit(job.project, self.least(job))
     }
 
     fn head_of(&self, ix: JobIx) -> Option<Head> {
@@ -93,10 +95,14 @@ impl Scheduler {
         heads.filter(move |other| other < head)
     }
 
-    /// Who is looked at before a waiting job, in order.
-    pub(super) fn ahead_of(&self, ix: JobIx) -> Option<Vec<JobIx>> {
+    /// Who is looked at before a waiting job, in order: so many of them.
+    pub(super) fn ahead_of(&self, ix: JobIx, most: usize) -> Option<Vec<JobIx>> {
         let head = self.head_of(ix)?;
         let mut before: Vec<Head> = self.heads_before(&head).collect();
+        if before.len() > most {
+            before.select_nth_unstable(most);
+            before.truncate(most);
+        }
         before.sort_unstable();
         Some(before.into_iter().map(|head| head.job).collect())
     }

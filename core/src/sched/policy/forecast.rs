@@ -185,10 +185,11 @@ impl Scheduler {
         let Some(ix) = newest.filter(|ix| self.is_waiting(*ix)) else {
             return;
         };
+        // Also one that cannot be made: to find that out costs as much.
+        self.forecasts.last = Some(now);
         let Some(wait) = self.guess(now, ix) else {
             return;
         };
-        self.forecasts.last = Some(now);
         let told = self.around(now, wait);
         let open = Open {
             made: now,
@@ -205,8 +206,7 @@ impl Scheduler {
 
     /// For how long a job still waits if all goes as it does in the median.
     fn guess(&self, now: Seconds, me: JobIx) -> Option<Seconds> {
-        let mut waiting = self.ahead_of(me)?;
-        waiting.truncate(AHEAD);
+        let mut waiting = self.ahead_of(me, AHEAD)?;
         waiting.push(me);
         let mut cluster = self.cluster.clone();
         let mut held: BTreeMap<JobIx, Vec<Piece>> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! What is known of jobs like this one, learnt as they end.
 //!
-//! Owns classes: the finest (user, project, name pattern, GPUs), then the GPUs alone, then nothing, for which
+//! Owns classes, of which those of nobody's jobs are forgotten when there are too many, the longest unused first: the finest (user, project, name pattern, GPUs), then the GPUs alone, then nothing, for which
 //! attained service in four queues stands in. Never sees a duration before the job has ended.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +20,9 @@ dense!(
 const ENOUGH: usize = 30;
 /// Older ends are forgotten: habits change.
 const REMEMBERED: usize = 1_000;
+/// So many classes finer than a width are kept, and as many more as there are jobs of: names are free, and users make up ever
+/// new ones.
+const MOST: usize = 4_096;
 /// Borders of the four queues, in seconds of a GPU, and where the last would end.
 const QUEUES: [f64; 4] = [3_600.0, 28_800.0, 230_400.0, 1_843_200.0];
 
@@ -61,6 +64,12 @@ struct Class {
     table: Option<Table>,
     /// What stands in for it while it is small.
     wider: Option<ClassIx>,
+    /// By which it is known; none of one that is forgotten.
+    kind: Option<Kind>,
+    /// Jobs of it that are known, whether they wait or run.
+    jobs: usize,
+    /// Among those of nobody's jobs, when it was used last.
+    used: u64,
     /// Rises with each new table.
     version: u32,
 }
@@ -70,6 +79,11 @@ struct Class {
 pub struct History {
     classes: Rows<ClassIx, Class>,
     known: BTreeMap<Kind, ClassIx>,
+    /// Classes of nobody's jobs, the longest unused first.
+    idle: BTreeMap<u64, ClassIx>,
+    /// Counts uses.
+    uses: u64,
+    vacant: Vec<ClassIx>,
 }
 
 impl History {
@@ -85,19 +99,63 @@ impl History {
     }
 
     fn of_kind(&mut self, kind: Kind, wider: Option<ClassIx>) -> ClassIx {
-        if let Some(known) = self.known.get(&kind) {
-            return *known;
+        if let Some(known) = self.known.get(&kind).copied() {
+            self.touch(known);
+            return known;
         }
-        let ix = self.classes.push(Class {
+        while wider.is_some() && self.known.len() >= MOST {
+            let Some((_, oldest)) = self.idle.pop_first() else {
+                break;
+            };
+            let class = std::mem::take(&mut self.classes[oldest]);
+            class.kind.map(|kind| self.known.remove(&kind));
+            self.vacant.push(oldest);
+        }
+        let class = Class {
             wider,
+            kind: Some(kind.clone()),
             ..Class::default()
-        });
+        };
+        let ix = match self.vacant.pop() {
+            Some(ix) => {
+                self.classes[ix] = class;
+                ix
+            }
+            None => self.classes.push(class),
+        };
         self.known.insert(kind, ix);
+        self.touch(ix);
         ix
+    }
+
+    /// One more job of the class is known: it is kept as long as there is one.
+    pub fn join(&mut self, class: ClassIx) {
+        let row = &mut self.classes[class];
+        row.jobs += 1;
+        self.idle.remove(&row.used);
+    }
+
+    /// One less.
+    pub fn part(&mut self, class: ClassIx) {
+        let row = &mut self.classes[class];
+        row.jobs = row.jobs.saturating_sub(1);
+        self.touch(class);
+    }
+
+    fn touch(&mut self, ix: ClassIx) {
+        let class = &mut self.classes[ix];
+        if class.jobs > 0 || class.wider.is_none() {
+            return;
+        }
+        self.idle.remove(&class.used);
+        self.uses += 1;
+        class.used = self.uses;
+        self.idle.insert(self.uses, ix);
     }
 
     /// A job of the class has ended after running for so long.
     pub fn ended(&mut self, class: ClassIx, ran: Seconds) {
+        self.touch(class);
         let mut next = Some(class);
         while let Some(ix) = next {
             let class = &mut self.classes[ix];
@@ -212,5 +270,43 @@ mod tests {
             history.rank(rare, 8, 0, true) > 100_000.0,
             "it is known by itself now"
         );
+    }
+
+    #[test]
+    fn of_more_classes_than_are_kept_the_longest_unused_are_forgotten_and_none_of_a_job_that_is_known()
+     {
+        let mut history = History::default();
+        let of = |history: &mut History, number: usize| {
+            // Digits would be one name.
+            let name: String = format!("{number:06}")
+                .bytes()
+                .map(|digit| char::from(digit + b'a' - b'0'))
+                .collect();
+            history.class("ann", "vision", &name, 1)
+        };
+        let kept = of(&mut history, 0);
+        history.join(kept);
+        let old = of(&mut history, 1);
+        for _ in 0..ENOUGH {
+            history.ended(kept, 100);
+            history.ended(old, 50_000);
+        }
+        assert_eq!(history.basis(old), Some((ENOUGH, true)));
+        for number in 2..3 * MOST {
+            let class = of(&mut history, number);
+            history.ended(class, 7);
+        }
+        assert!(history.known.len() <= MOST && history.classes.len() <= MOST + 1);
+        assert_eq!(of(&mut history, 0), kept);
+        assert_eq!(history.basis(kept), Some((ENOUGH, true)));
+        let anew = of(&mut history, 1);
+        let basis = history.basis(anew).unwrap();
+        assert!(!basis.1, "it is known by its width alone: {basis:?}");
+        history.part(kept);
+        for number in 3 * MOST..5 * MOST {
+            of(&mut history, number);
+        }
+        let anew = of(&mut history, 0);
+        assert!(!history.basis(anew).unwrap().1);
     }
 }

@@ -93,8 +93,8 @@ pub(super) struct Job {
     pub(super) runs: u32,
     /// What it holds, or is promised.
     pub(super) pieces: Vec<Piece>,
-    /// Its project is charged for it.
-    pub(super) charged: bool,
+    /// GPUs for which its project is charged, while it is.
+    pub(super) charged: Option<u32>,
     /// A part of it has been given back, or is not there any more.
     pub(super) partial: bool,
     /// When its rank changes by waiting.

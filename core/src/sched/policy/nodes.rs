@@ -133,12 +133,39 @@ impl Scheduler {
         matches!(state, Some(State::Waiting(_) | State::Later))
     }
 
+    /// What a job asks for.
+    #[must_use]
+    pub fn asks(&self, number: u64) -> Option<&Ask> {
+        let job = self.job(self.number(number)?);
+        Some(&self.lanes.shapes[job.shape].ask)
+    }
+
     /// The nodes that are cleared for a job.
     #[must_use]
     pub fn promised(&self, number: u64) -> Option<BTreeSet<NodeIx>> {
         let job = self.number(number).map(|ix| self.job(ix))?;
         let pieces = job.pieces.iter().map(|piece| piece.node);
         (job.state == State::Promised).then(|| pieces.collect())
+    }
+
+    /// It is known only now since when a job could have had nodes.
+    pub fn waits_since(&mut self, now: Seconds, number: u64, since: Seconds) {
+        let Some(ix) = self.number(number) else {
+            return;
+        };
+        let (state, lane) = (self.job(ix).state.clone(), self.job(ix).lane);
+        match state {
+            // That is when its time comes.
+            State::Later => {}
+            State::Waiting(turn) => {
+                self.dequeue(ix, lane, &turn);
+                self.job_mut(ix).submitted = since.min(now);
+                self.enqueue(now, ix);
+            }
+            State::Promised | State::Running | State::Leaving => {
+                self.job_mut(ix).submitted = since.min(now);
+            }
+        }
     }
 
     /// Rounds of preemption begin one round from now: what is known at a start is not all yet.

@@ -79,7 +79,7 @@ impl Scheduler {
 
     pub(super) fn head(&self, lane: LaneIx, turn: &Turn) -> Head {
         let row = &self.lanes.lanes[lane];
-        let gpus = self.job(turn.job).gpus;
+        let gpus = self.least(self.job(turn.job));
         Head {
             guarded: turn.guarded,
             priority: turn.priority,
@@ -110,11 +110,14 @@ impl Scheduler {
                 let lane = &self.lanes.lanes[head.lane];
                 (lane.shape, lane.project)
             };
-            let gpus = self.job(head.job).gpus;
+            let gpus = self.least(self.job(head.job));
             if self.lanes.closed[shape] || !self.projects.may_start(project, gpus) {
                 continue;
             }
             if let Some(pieces) = self.find(now, head.job, &kept) {
+                if !self.may_hold(head.job, &pieces) {
+                    continue;
+                }
                 self.cluster.take(head.job, &pieces);
                 self.run(now, head.job, pieces, plan);
                 if head.is_guarded() {
@@ -150,12 +153,16 @@ impl Scheduler {
         let mut full: BTreeSet<(ShapeIx, bool)> = BTreeSet::new();
         for (turn, _) in turns {
             let job = self.job(turn.job);
+            if !self.projects.may_start(job.project, self.least(job)) {
+                continue;
+            }
             let anywhere = kept.within(|| now + self.expected_left(now, job)).is_none();
             if full.contains(&(job.shape, anywhere)) {
                 continue;
             }
             full.insert((job.shape, anywhere));
-            if let Some(pieces) = self.find(now, turn.job, kept) {
+            let found = self.find(now, turn.job, kept);
+            if let Some(pieces) = found.filter(|pieces| self.may_hold(turn.job, pieces)) {
                 full.remove(&(job.shape, anywhere));
                 self.cluster.take(turn.job, &pieces);
                 self.run(now, turn.job, pieces, plan);
@@ -174,16 +181,23 @@ impl Scheduler {
         shape.find_but(&self.cluster, within)
     }
 
+    /// Whether its project may have that: who is alone on its nodes may get larger ones than it needs.
+    pub(super) fn may_hold(&self, ix: JobIx, pieces: &[Piece]) -> bool {
+        let gpus = pieces.iter().map(|piece| piece.gpus).sum();
+        self.projects.may_start(self.job(ix).project, gpus)
+    }
+
     /// Starts a job on nodes that are taken for it.
     fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
         let borrows = self.borrows_by(ix);
+        // Its project is charged for what it holds.
+        self.job_mut(ix).pieces.clone_from(&pieces);
         self.unqueue(now, ix);
         self.forecasts.settle(now, ix, true);
         let job = self.job_mut(ix);
         job.state = State::Running;
         job.since = now;
         job.runs += 1;
-        job.pieces.clone_from(&pieces);
         plan.starts.push(Start {
             job: job.id,
             pieces,

@@ -22,6 +22,8 @@ pub struct Shape {
     nodes: Bits,
     /// Sets of nodes, one of which holds all: the fabrics, or all nodes.
     fabrics: Vec<Bits>,
+    /// GPUs that it holds at least: whoever is alone on its nodes has all of theirs.
+    pub(super) least: u32,
     version: u64,
 }
 
@@ -30,10 +32,11 @@ impl Shape {
     #[must_use]
     pub fn new(cluster: &Cluster, ask: Ask) -> Self {
         let mut shape = Self {
-            ask,
             groups: Vec::new(),
             nodes: Bits::default(),
             fabrics: Vec::new(),
+            least: ask.gang.gpus(),
+            ask,
             version: u64::MAX,
         };
         shape.refresh(cluster);
@@ -83,6 +86,30 @@ impl Shape {
             Some(_) => fabrics.into_values().collect(),
             None => vec![self.nodes.clone()],
         };
+        self.least = self.least_held(cluster);
+    }
+
+    /// Of nodes for itself alone it has the smallest at least.
+    fn least_held(&self, cluster: &Cluster) -> u32 {
+        let asked = self.ask.gang.gpus();
+        if !self.ask.exclusive {
+            return asked;
+        }
+        let nodes = self.nodes.iter::<NodeIx>();
+        let total = |node| cluster.groups[cluster.nodes[node].group].total;
+        let totals: BTreeSet<u32> = nodes.map(total).collect();
+        let whole = |layout: &Layout| {
+            let count = layout.nodes + u32::from(layout.rest > 0);
+            let least = totals.range(layout.gpus..).next();
+            least.map(|total| total.saturating_mul(count))
+        };
+        let least = self.layouts(cluster).iter().filter_map(whole).min();
+        least.map_or(asked, |least| least.max(asked))
+    }
+
+    /// Sets of nodes, one of which holds all of it.
+    pub(super) fn fabrics(&self) -> &[Bits] {
+        &self.fabrics
     }
 
     /// Which classes of GPUs of a group will do.

@@ -14,6 +14,7 @@ use super::{
     dense::{Bits, Table},
     job::{Job, State},
     lanes::Rank,
+    pass::Heads,
     place::Layout,
     plan::{Plan, Preempt},
     reserve::Kept,
@@ -56,30 +57,45 @@ impl Scheduler {
         let all = self
             .last_try
             .is_none_or(|last| now >= last + self.config.round);
-        let mut heads = self.heads(|lane| all || fresh.contains(&lane));
+        let heads = self.heads(|lane| all || fresh.contains(&lane));
         if heads.is_empty() {
             return;
         }
         if all {
             self.last_try = Some(now);
         }
-        let mut standings = self.standings(now);
-        let worst = self.worst(&standings);
+        if let Some(mut standings) = self.standings(now) {
+            self.make_rooms(now, heads, &mut standings, plan);
+            // Who has left it is out of it already.
+            for ix in &self.running {
+                standings.set(*ix, None);
+            }
+            self.standings = standings;
+        }
+    }
+
+    /// Makes room for those whose turn it is, in order.
+    fn make_rooms(
+        &mut self,
+        now: Seconds,
+        mut heads: Heads,
+        standings: &mut Standings,
+        plan: &mut Plan,
+    ) {
+        let worst = self.worst(standings);
         let mut failed: Table<_, bool> = self.lanes.shapes.keys().map(|_| false).collect();
         let mut left = MOST_IN_A_ROUND;
         while let Some(Reverse(head)) = heads.pop() {
             let lane = &self.lanes.lanes[head.lane];
             let (shape, project) = (lane.shape, lane.project);
-            let gpus = self.job(head.job).gpus;
+            let gpus = self.least(self.job(head.job));
             if failed[shape] || !self.projects.may_start(project, gpus) {
                 continue;
             }
             let claimant = self.claimant(now, head.job);
-            let Some(room) = self.room(&claimant, &standings, &worst) else {
-                failed[shape] = true;
-                continue;
-            };
-            if !self.clear(&claimant, &room, &mut standings, plan) {
+            let rooms = self.rooms(&claimant, standings, &worst);
+            let mut rooms = rooms.iter();
+            if !rooms.any(|room| self.clear(&claimant, room, standings, plan)) {
                 failed[shape] = true;
                 continue;
             }
@@ -92,16 +108,24 @@ impl Scheduler {
         }
     }
 
-    /// Who runs, may be touched, and how it stands.
-    fn standings(&self, now: Seconds) -> Standings {
-        let mut standings: Standings = self.jobs.keys().map(|_| None).collect();
-        for ix in &self.running {
-            let job = self.job(*ix);
-            if job.preemptible && now - job.since >= self.config.left_alone() {
-                standings[*ix] = Some(self.standing(now, job));
-            }
+    /// Who runs, may be touched, and how it stands; nothing if there is nobody. The table is as long as all jobs that
+    /// are known, and a pass must not be: it is kept from one to the next.
+    fn standings(&mut self, now: Seconds) -> Option<Standings> {
+        let old_enough = |job: &Job| now - job.since >= self.config.left_alone();
+        let touchable = |ix: &&JobIx| {
+            let job = self.job(**ix);
+            job.preemptible && old_enough(job)
+        };
+        let touchable: Vec<JobIx> = self.running.iter().filter(touchable).copied().collect();
+        if touchable.is_empty() {
+            return None;
         }
-        standings
+        let mut standings = std::mem::take(&mut self.standings);
+        for ix in touchable {
+            let standing = self.standing(now, self.job(ix));
+            standings.set(ix, Some(standing));
+        }
+        Some(standings)
     }
 
     /// Nodes of those who rank worst, the worst first.
@@ -109,9 +133,8 @@ impl Scheduler {
         if self.cluster.len() <= FEW_NODES {
             return Vec::new();
         }
-        let standings = standings
-            .iter()
-            .filter_map(|(ix, standing)| Some((ix, standing.as_ref()?)));
+        let standing = |ix: &JobIx| Some((*ix, standings.get(*ix)?.as_ref()?));
+        let standings = self.running.iter().filter_map(standing);
         let mut order: Vec<(Rank, JobIx)> = standings
             .map(|(ix, standing)| (Rank(-standing.rank), ix))
             .collect();
@@ -156,7 +179,7 @@ impl Scheduler {
     fn standing(&self, now: Seconds, job: &Job) -> Standing {
         let rank = self.rank(now, job) * self.projects.factor(job.project);
         Standing {
-            rate: f64::from(job.gpus.max(1)) / rank,
+            rate: f64::from(self.least(job).max(1)) / rank,
             rank,
             guarded: job.waited(now, self.config.restart_cost) >= self.config.guard,
             priority: job.priority,
@@ -169,7 +192,7 @@ impl Scheduler {
         let waited = job.waited(now, self.config.restart_cost);
         let moves = waited / self.config.restart_cost.max(1);
         let mut standing = self.standing(now, job);
-        standing.borrows = self.projects.borrows(job.project, job.gpus);
+        standing.borrows = self.projects.borrows(job.project, self.least(job));
         Claimant {
             now,
             job: ix,
@@ -192,34 +215,61 @@ impl Scheduler {
         victim.rank > claimant.rank * self.config.margin
     }
 
-    /// The nodes that cost least to clear, and who has to go from there.
-    fn room(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Option<Room> {
+    /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first.
+    fn rooms(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Vec<Room> {
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
-        shape.layouts(&self.cluster).into_iter().find_map(|layout| {
-            let mut room = Room::default();
-            let looked_at = self.candidates(shape.nodes(), layout, worst);
-            let mut nodes = self.costs(claimant, standings, &looked_at, layout.gpus);
-            let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);
-            if nodes.len() < count {
-                return None;
-            }
-            if layout.rest == 0 && count == 1 {
-                let best = nodes.into_iter().min_by(|a, b| a.order(b))?;
-                best.add(&mut room);
-                return Some(room);
-            }
-            nodes.sort_by(Clearing::order);
-            let mut others = looked_at;
-            for node in nodes.iter().take(count) {
-                others.set(node.node, false);
-                node.add(&mut room);
-            }
-            if layout.rest > 0 {
-                let rest = self.costs(claimant, standings, &others, layout.rest);
-                rest.into_iter().min_by(Clearing::order)?.add(&mut room);
-            }
-            Some(room)
-        })
+        let of = |layout: Layout| {
+            let fabrics = shape.fabrics().iter();
+            let rooms = fabrics.filter_map(|fabric| {
+                let looked_at = self.candidates(fabric, layout, worst);
+                self.room(claimant, standings, looked_at, layout)
+            });
+            let mut rooms: Vec<(Rank, usize, Room)> = rooms
+                .map(|room| {
+                    let count = room.out.len() + room.moved.len();
+                    (Rank(self.price(&room, standings)), count, room)
+                })
+                .collect();
+            rooms.sort_by_key(|(price, count, _)| (*price, *count));
+            rooms.into_iter().map(|(_, _, room)| room).collect()
+        };
+        let layouts = shape.layouts(&self.cluster).into_iter();
+        let mut rooms = layouts
+            .map(of)
+            .filter(|rooms: &Vec<Room>| !rooms.is_empty());
+        rooms.next().unwrap_or_default()
+    }
+
+    /// The same of one fabric.
+    fn room(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        looked_at: Bits,
+        layout: Layout,
+    ) -> Option<Room> {
+        let mut room = Room::default();
+        let mut nodes = self.costs(claimant, standings, &looked_at, layout.gpus);
+        let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);
+        if nodes.len() < count {
+            return None;
+        }
+        if layout.rest == 0 && count == 1 {
+            let best = nodes.into_iter().min_by(|a, b| a.order(b))?;
+            best.add(&mut room);
+            return Some(room);
+        }
+        nodes.sort_by(Clearing::order);
+        let mut others = looked_at;
+        for node in nodes.iter().take(count) {
+            others.set(node.node, false);
+            node.add(&mut room);
+        }
+        if layout.rest > 0 {
+            let rest = self.costs(claimant, standings, &others, layout.rest);
+            rest.into_iter().min_by(Clearing::order)?.add(&mut room);
+        }
+        Some(room)
     }
 
     /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
@@ -233,7 +283,7 @@ impl Scheduler {
         if room.moved.len() > claimant.moves {
             return false;
         }
-        let out = room.out.iter().filter_map(|ix| standings[*ix]);
+        let out = room.out.iter().filter_map(|ix| *standings.get(*ix)?);
         let forced = |victim: &Standing| {
             claimant.standing.guarded
                 || claimant.standing.priority > victim.priority
@@ -248,14 +298,15 @@ impl Scheduler {
         }
         // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
         let by_right = |ix: &&JobIx| {
-            standings[**ix].is_some_and(|victim| {
+            let victim = standings.get(**ix).and_then(Option::as_ref);
+            victim.is_some_and(|victim| {
                 claimant.standing.priority > victim.priority
                     || victim.borrows != claimant.standing.borrows
             })
         };
         let by_rank = room.out.iter().filter(|ix| !by_right(ix));
-        let emptied: u32 = by_rank.map(|ix| self.job(*ix).gpus).sum();
-        let idle = emptied.saturating_sub(self.job(claimant.job).gpus);
+        let emptied: u32 = by_rank.map(|ix| self.least(self.job(*ix))).sum();
+        let idle = emptied.saturating_sub(self.least(self.job(claimant.job)));
         if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
             return false;
         }
@@ -271,7 +322,7 @@ impl Scheduler {
                     let place = places.iter().find(|(job, _)| *job == ix);
                     let place = place.map(|(_, pieces)| pieces.clone());
                     self.send_off(claimant, ix, place, plan);
-                    standings[ix] = None;
+                    standings.set(ix, None);
                 }
                 self.lanes.reopen();
                 true
@@ -295,7 +346,7 @@ impl Scheduler {
     ) -> Option<(Vec<Piece>, Vec<(JobIx, Vec<Piece>)>)> {
         let find =
             |this: &Self, ix: JobIx| this.lanes.shapes[this.job(ix).shape].find(&this.cluster);
-        let pieces = find(self, claimant)?;
+        let pieces = find(self, claimant).filter(|pieces| self.may_hold(claimant, pieces))?;
         self.cluster.take(claimant, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
         let mut movers: Vec<JobIx> = room.moved.iter().copied().collect();
@@ -316,11 +367,11 @@ impl Scheduler {
 
     /// A job's nodes are chosen; it starts when all of these are gone.
     fn promise(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, leaving: &[JobIx]) {
+        self.job_mut(ix).pieces = pieces;
         self.unqueue(now, ix);
         let job = self.job_mut(ix);
         job.state = State::Promised;
         job.since = now;
-        job.pieces = pieces;
         job.awaits = leaving.to_vec();
         for other in leaving {
             self.awaited.entry(*other).or_default().push(ix);

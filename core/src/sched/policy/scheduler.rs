@@ -15,6 +15,7 @@ use super::{
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
+    preempt::Standings,
     projects::{Change, Projects},
 };
 
@@ -40,6 +41,8 @@ pub struct Scheduler {
     /// When the rank of those who wait changes by waiting.
     pub(super) aging: BTreeSet<(Seconds, JobIx)>,
     pub(super) forecasts: Forecasts,
+    /// Empty between passes.
+    pub(super) standings: Standings,
     /// When room was made last, and when that was tried for all.
     pub(super) last_round: Option<Seconds>,
     pub(super) last_try: Option<Seconds>,
@@ -79,6 +82,7 @@ impl Scheduler {
         let class = self
             .history
             .class(&asked.user, &asked.project, &asked.name, gpus);
+        self.history.join(class);
         let (shape, lane) = self.lanes.join(&self.cluster, &asked.ask, project);
         let job = Job {
             id: asked.job,
@@ -101,7 +105,7 @@ impl Scheduler {
             pieces: Vec::new(),
             awaits: Vec::new(),
             partial: false,
-            charged: false,
+            charged: None,
             next_step: 0,
         };
         let ix = match self.vacant.pop() {
@@ -123,19 +127,19 @@ impl Scheduler {
         let job = self.job(ix);
         let (ran, class) = (job.ran(now, self.config.restart_cost), job.class);
         let was_started = job.runs > 0;
-        self.withdraw(now, number);
+        // While the class is somebody's.
         if was_started {
             self.history.ended(class, ran);
         }
+        self.withdraw(now, number);
     }
 
     /// A job has ended after running for so long, whatever was believed of it.
     pub fn ended(&mut self, now: Seconds, number: u64, ran: Seconds) {
-        let class = self.number(number).map(|ix| self.job(ix).class);
-        self.withdraw(now, number);
-        if let Some(class) = class {
+        if let Some(class) = self.number(number).map(|ix| self.job(ix).class) {
             self.history.ended(class, ran);
         }
+        self.withdraw(now, number);
     }
 
     /// A job is to be known no more, and nothing is learnt from it: it failed by nobody's fault, or asks for something
@@ -145,8 +149,9 @@ impl Scheduler {
             return;
         };
         self.leave(now, ix);
-        let lane = self.job(ix).lane;
+        let (lane, class) = (self.job(ix).lane, self.job(ix).class);
         self.lanes.part(lane);
+        self.history.part(class);
         self.numbers.remove(&number);
         self.jobs[ix] = None;
         self.vacant.push(ix);
@@ -217,16 +222,18 @@ impl Scheduler {
 
     /// From now on its project is charged for it, or is not; told twice, it counts once.
     pub(super) fn charge(&mut self, now: Seconds, ix: JobIx, on: bool) {
-        let job = self.job_mut(ix);
-        if std::mem::replace(&mut job.charged, on) == on {
-            return;
-        }
-        let (project, gpus) = (job.project, job.gpus);
-        let change = if on {
-            Change::Take(gpus)
-        } else {
-            Change::Give(gpus)
+        let job = self.job(ix);
+        let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
+        let project = job.project;
+        let (charged, change) = match (job.charged, on) {
+            (None, true) => {
+                let gpus = held.max(job.gpus);
+                (Some(gpus), Change::Take(gpus))
+            }
+            (Some(gpus), false) => (None, Change::Give(gpus)),
+            (Some(_), true) | (None, false) => return,
         };
+        self.job_mut(ix).charged = charged;
         let half_life = self.config.half_life;
         self.projects.hold(project, change, now, half_life);
     }
@@ -331,9 +338,15 @@ impl Scheduler {
             Rule::Gittins => {
                 let ran = job.ran(now, self.config.restart_cost);
                 let steps = self.steps(job.waited(now, self.config.restart_cost));
-                self.history.rank(job.class, job.gpus, ran, job.preemptible) * steps
+                let gpus = self.least(job);
+                self.history.rank(job.class, gpus, ran, job.preemptible) * steps
             }
         }
+    }
+
+    /// GPUs that a job holds at least: all of its nodes if it wants them alone.
+    pub(super) fn least(&self, job: &Job) -> u32 {
+        self.lanes.shapes[job.shape].least
     }
 
     /// What waiting does to a rank, in steps.

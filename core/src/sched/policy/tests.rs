@@ -357,3 +357,130 @@ fn a_total_is_gathered_from_nodes_of_several_sizes_where_no_equal_parts_will_do(
     scheduler.submit(0, &job(2, 1));
     assert!(scheduler.pass(0).starts.is_empty(), "nothing is left");
 }
+
+/// Nodes of eight GPUs and eight CPUs, in racks of so many.
+fn racks(config: Config, racks: &[u32]) -> Scheduler {
+    let mut scheduler = Scheduler::new(config);
+    for (rack, nodes) in racks.iter().enumerate() {
+        for _ in 0..*nodes {
+            scheduler.add_node(NodeOffer {
+                cpus: 8,
+                labels: [format!("rack={rack}")].into(),
+                ..NodeOffer::of_gpus(8)
+            });
+        }
+    }
+    scheduler
+}
+
+/// So many whole nodes of one rack.
+fn within_a_rack(number: u64, nodes: u32) -> Submission {
+    let ask = Ask {
+        gang: Gang::Each { nodes, gpus: 8 },
+        fabric: Some("rack".into()),
+        ..Ask::packed(0)
+    };
+    Submission {
+        ask,
+        ..job(number, 0)
+    }
+}
+
+#[test]
+fn room_for_a_gang_of_one_fabric_is_made_within_the_one_where_least_is_lost() {
+    let mut scheduler = racks(Config::default(), &[2, 2]);
+    for number in 1..=4 {
+        let preemptible = number != 4;
+        let one = Submission {
+            preemptible,
+            ..job(number, 8)
+        };
+        scheduler.submit(0, &one);
+    }
+    settle(&mut scheduler, 0);
+    // 1 and 3 rank worst, and are of two racks: together they are no room.
+    scheduler.finished(50_000, 2);
+    scheduler.submit(50_000, &job(5, 8));
+    settle(&mut scheduler, 50_000);
+    let urgent = Submission {
+        priority: 9,
+        ..within_a_rack(9, 2)
+    };
+    scheduler.submit(60_000, &urgent);
+    let (starts, mut goes) = settle(&mut scheduler, 60_000);
+    goes.sort_unstable();
+    assert_eq!((starts, goes), (vec![9], vec![1, 5]), "4 stays");
+}
+
+#[test]
+fn room_for_one_alone_is_a_node_from_which_all_have_gone_and_none_where_one_stays() {
+    let mut scheduler = racks(Config::default(), &[1, 1]);
+    let on = |number, rack: u32, gpus, cpus, preemptible| Submission {
+        preemptible,
+        ask: Ask {
+            labels: [format!("rack={rack}")].into(),
+            cpus,
+            ..Ask::packed(gpus)
+        },
+        ..job(number, 0)
+    };
+    for one in [
+        on(1, 0, 1, 1, true),
+        on(2, 0, 0, 1, false),
+        on(3, 1, 6, 1, true),
+        on(4, 1, 0, 1, true),
+    ] {
+        scheduler.submit(0, &one);
+    }
+    settle(&mut scheduler, 0);
+    let alone = Submission {
+        priority: 9,
+        ask: Ask {
+            exclusive: true,
+            cpus: 1,
+            ..Ask::packed(2)
+        },
+        ..job(9, 0)
+    };
+    scheduler.submit(10, &alone);
+    let (starts, mut goes) = settle(&mut scheduler, 1_000);
+    goes.sort_unstable();
+    assert_eq!(starts.first(), Some(&9));
+    assert_eq!(goes, [3, 4], "who holds only CPUs goes too; 2 stays");
+}
+
+#[test]
+fn who_is_alone_on_its_nodes_is_charged_for_all_of_them() {
+    let mut config = Config::default();
+    let own = ProjectRule {
+        gpus: Some(10),
+        borrow: false,
+        ..ProjectRule::default()
+    };
+    config.projects.insert("one".into(), own);
+    let mut scheduler = racks(config, &[3]);
+    let of_one = |asked: Submission| Submission {
+        project: "one".into(),
+        ..asked
+    };
+    let alone = |number| {
+        of_one(Submission {
+            ask: Ask {
+                exclusive: true,
+                cpus: 1,
+                ..Ask::packed(1)
+            },
+            ..job(number, 0)
+        })
+    };
+    scheduler.submit(0, &alone(1));
+    scheduler.submit(0, &alone(2));
+    assert_eq!(settle(&mut scheduler, 0).0, [1], "two would have 16 of 10");
+    let words = scheduler.limit(2).unwrap();
+    assert!(words.contains("8 of its own 10 GPUs"), "{words}");
+    scheduler.submit(0, &of_one(job(3, 2)));
+    scheduler.submit(0, &of_one(job(4, 1)));
+    assert_eq!(settle(&mut scheduler, 0).0, [3]);
+    scheduler.finished(100, 1);
+    assert_eq!(settle(&mut scheduler, 100).0, [2]);
+}

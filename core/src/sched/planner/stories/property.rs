@@ -1,0 +1,219 @@
+//! Whatever happens, in whatever order: nothing is given twice, advice holds, and in the end everything has run.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The job with that change.
+fn changed(queued: &QueuedJob, change: &Change) -> QueuedJob {
+    let mut queued = queued.clone();
+    let number = || change.to.parse().unwrap();
+    match change.field {
+        "resources.gpus" => queued.request.gpus = number(),
+        "resources.cpus" => queued.request.cpus = number(),
+        "nodes" => queued.nodes = number(),
+        "resources.gpu_model" => queued.request.gpu_model.clear(),
+        "resources.memory_bytes" => queued.request.memory_bytes = number().into(),
+        other => panic!("{other}"),
+    }
+    queued
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+enum Happens {
+    Submit(u32, u32, bool, i32),
+    Ends(usize),
+    /// One that was told to go has gone.
+    Leaves(usize),
+    Node(u32, u32, bool),
+    Blocks(u32, bool),
+    Waits(i64),
+    Restart,
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        (1u32..3, 0u32..5, any::<bool>(), 0i32..3)
+            .prop_map(|(nodes, gpus, may, priority)| Happens::Submit(nodes, gpus, may, priority)),
+        any::<usize>().prop_map(Happens::Ends),
+        any::<usize>().prop_map(Happens::Leaves),
+        (0u32..3, 1u32..5, any::<bool>())
+            .prop_map(|(node, gpus, open)| Happens::Node(node, gpus, open)),
+        (0u32..3, any::<bool>()).prop_map(|(node, on)| Happens::Blocks(node, on)),
+        (-400i64..2_000).prop_map(Happens::Waits),
+        Just(Happens::Restart),
+    ]
+}
+
+/// A cluster, and jobs as their store knows them.
+struct World {
+    planner: Planner,
+    now: i64,
+    next: u64,
+    waiting: BTreeMap<u64, QueuedJob>,
+    running: BTreeMap<u64, Held>,
+}
+
+impl World {
+    fn happens(&mut self, what: &Happens) {
+        let now = at(self.now);
+        match what {
+            Happens::Submit(nodes, gpus, may, priority) => {
+                let queued = QueuedJob {
+                    preemptible: *may,
+                    priority: *priority,
+                    queued_at: now,
+                    age: now,
+                    ..job(self.next, *nodes, *gpus)
+                };
+                self.waiting.insert(self.next, queued.clone());
+                self.next += 1;
+                self.planner.queued(now, queued);
+            }
+            Happens::Ends(which) => {
+                let running = self.running.keys().copied();
+                let waiting = self.waiting.keys().copied();
+                let jobs: Vec<u64> = running.chain(waiting).collect();
+                if let Some(job) = jobs.get(which % jobs.len().max(1)) {
+                    self.running.remove(job);
+                    self.waiting.remove(job);
+                    self.planner
+                        .gone(now, JobId(*job), Some(Duration::from_secs(60)));
+                }
+            }
+            Happens::Leaves(which) => {
+                let going = self
+                    .running
+                    .iter()
+                    .filter(|(_, held)| held.leaves_for.is_some());
+                let going: Vec<u64> = going.map(|(job, _)| *job).collect();
+                if let Some(job) = going.get(which % going.len().max(1)) {
+                    let mut queued = self.running.remove(job).unwrap().asked;
+                    queued.queued_at = now;
+                    self.waiting.insert(*job, queued.clone());
+                    self.planner.queued(now, queued);
+                }
+            }
+            Happens::Node(node, gpus, open) => {
+                set(&mut self.planner, self.now, *node, *gpus, *open)
+            }
+            Happens::Blocks(node, on) => {
+                let one = on.then(|| format!("{node}-0"));
+                self.planner
+                    .block(now, &name(*node), one.into_iter().collect());
+            }
+            Happens::Waits(span) => self.now += span,
+            Happens::Restart => self.restart(),
+        }
+    }
+
+    fn restart(&mut self) {
+        let now = at(self.now);
+        let nodes: Vec<(NodeName, Capacity, bool)> = self
+            .planner
+            .ledger()
+            .nodes()
+            .map(|(name, entry)| (name.clone(), entry.capacity.clone(), entry.open))
+            .collect();
+        self.planner = Planner::default();
+        for queued in self.waiting.values() {
+            self.planner.queued(now, queued.clone());
+        }
+        for held in self.running.values() {
+            self.planner.holds(now, held.clone());
+        }
+        for (name, capacity, open) in nodes {
+            self.planner.set_node(now, &name, capacity, open);
+            self.planner.set_address(now, &name, name.0.clone());
+        }
+    }
+
+    fn solve(&mut self) {
+        let now = at(self.now);
+        let decisions = self.planner.solve(now);
+        for placement in decisions.placements {
+            let asked = self.waiting.remove(&placement.job.0).expect("it waited");
+            assert_eq!(placement.queued_at, asked.queued_at);
+            assert_eq!(
+                placement.allocations.len(),
+                usize::try_from(asked.nodes).unwrap()
+            );
+            for held in &placement.allocations {
+                let entry = self.planner.ledger().node(&held.node).unwrap();
+                assert!(entry.open, "{held:?} of a node that is closed");
+                assert_eq!(
+                    held.gpus.len(),
+                    usize::try_from(asked.request.gpus).unwrap()
+                );
+                assert_eq!(held.cpus, asked.request.cpus);
+            }
+            let held = Held {
+                asked,
+                allocations: placement.allocations,
+                since: now,
+                leaves_for: None,
+            };
+            self.running.insert(placement.job.0, held);
+        }
+        for leaving in decisions.leaving {
+            let held = self.running.get_mut(&leaving.job.0).expect("it ran");
+            assert!(held.asked.preemptible, "{leaving:?}");
+            held.leaves_for = Some(leaving.for_job);
+        }
+        for held in self.running.values() {
+            self.planner.holds(now, held.clone());
+        }
+        assert_eq!(self.planner.ledger().violated(), None);
+        let again = self.planner.solve(now);
+        assert_eq!(again, Decisions::default(), "it had something to add");
+        self.advice_holds(now);
+    }
+
+    /// Every change that is suggested to a job that waits would start it.
+    fn advice_holds(&self, now: Timestamp) {
+        for queued in self.waiting.values() {
+            let why = self.planner.explain(now, queued.job).expect("it waits");
+            for change in &why.changes {
+                let mut after = self.planner.clone();
+                after.queued(now, changed(queued, change));
+                let placements = after.solve(now).placements;
+                let starts = placements
+                    .iter()
+                    .any(|placement| placement.job == queued.job);
+                assert!(starts, "{change:?} does not start {queued:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn whatever_happens_nothing_is_given_twice_and_in_the_end_everything_has_run(
+        story in prop::collection::vec(happens(), 1..60),
+    ) {
+        let mut world = World {
+            planner: cluster(3),
+            now: 0,
+            next: 1,
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+        };
+        for what in &story {
+            world.happens(what);
+            world.solve();
+        }
+        for node in 0..3 {
+            set(&mut world.planner, world.now, node, 4, true);
+            world.planner.block(at(world.now), &name(node), BTreeSet::new());
+        }
+        for _ in 0..200 {
+            world.solve();
+            world.happens(&Happens::Leaves(0));
+            world.happens(&Happens::Ends(0));
+            world.now += 61;
+        }
+        prop_assert!(world.waiting.is_empty() && world.running.is_empty());
+    }
+}
