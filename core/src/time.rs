@@ -122,6 +122,15 @@ fn offset(zone: &str) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
 }
 
+/// The first day of the month that a day lies in, and that of the next one, in days since the epoch.
+pub(crate) fn month_of(day: i64) -> (i64, i64) {
+    let civil = civil_from_days(day);
+    let first = day - civil.day + 1;
+    // No month has more days than 31, and none fewer than 28.
+    let next = civil_from_days(first + 31);
+    (first, first + 31 - next.day + 1)
+}
+
 /// Days since the epoch; none for a day that is in no calendar.
 fn days_from_civil(civil: Civil) -> Option<i64> {
     let Civil { year, month, day } = civil;

@@ -6,6 +6,7 @@
 
 mod awaited;
 mod notes;
+mod spent;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -200,8 +201,10 @@ impl Actor for Scheduler {
         _myself: SchedulerRef,
         args: SchedulerArgs,
     ) -> Result<State, ActorProcessingErr> {
+        let mut planner = Planner::new(args.policy.clone());
+        spent::tell(&mut planner, &args.store, (&args.policy, clock::now()))?;
         Ok(State {
-            planner: Planner::new(args.policy),
+            planner,
             store: Some(args.store),
             ..State::default()
         })

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use trainyard_core::sched::policy::{self, ProjectRule, Rule};
+use trainyard_core::sched::policy::{self, Period, ProjectRule, Rule};
 
 use super::ConfigError;
 
@@ -53,6 +53,10 @@ pub struct ProjectConfig {
     pub share: u32,
     /// GPUs of its own; beyond them it borrows.
     pub gpus: Option<u32>,
+    /// GPU-hours of its own in each span; beyond them it borrows.
+    pub gpu_hours: Option<u32>,
+    /// The span.
+    pub gpu_hours_per: Period,
     /// Whether it may borrow.
     pub borrow: bool,
     /// Jobs that run at once.
@@ -66,6 +70,8 @@ impl Default for ProjectConfig {
         Self {
             share: 1,
             gpus: None,
+            gpu_hours: None,
+            gpu_hours_per: Period::default(),
             borrow: true,
             running: None,
             queued: None,
@@ -129,9 +135,9 @@ impl Scheduling {
                     "scheduling.projects.{id}.share must be at least 1; limit a project by gpus or running"
                 ));
             }
-            if !project.borrow && project.gpus.is_none() {
+            if !project.borrow && project.gpus.is_none() && project.gpu_hours.is_none() {
                 return refuse(format!(
-                    "scheduling.projects.{id}: borrow = false needs gpus, beyond which it would borrow"
+                    "scheduling.projects.{id}: borrow = false needs gpus or gpu_hours, beyond which it would borrow"
                 ));
             }
         }
@@ -144,7 +150,8 @@ impl ProjectConfig {
         ProjectRule {
             share: self.share.into(),
             gpus: self.gpus,
-            gpu_hours: None,
+            gpu_hours: self.gpu_hours.map(f64::from),
+            gpu_hours_per: self.gpu_hours_per,
             borrow: self.borrow,
             running: self.running,
             queued: self.queued,

@@ -26,6 +26,7 @@ use super::*;
 mod blocks;
 mod care;
 mod disks;
+mod events;
 mod older;
 mod opening;
 mod sizes;

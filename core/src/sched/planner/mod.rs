@@ -307,6 +307,13 @@ impl Planner {
         history.ended(class, whole(ran));
     }
 
+    /// What jobs of a project had used, in GPU-seconds, of the span in which its GPU-hours are counted.
+    pub fn has_used(&mut self, now: Timestamp, project: i64, gpu_seconds: f64) {
+        let now = self.tick(now);
+        let project = project.to_string();
+        self.policy.has_used(now, &project, gpu_seconds);
+    }
+
     /// A job waits. Told twice, it stands once.
     pub fn queued(&mut self, now: Timestamp, queued: QueuedJob) {
         let job = queued.job;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::period::Period;
+
 /// Seconds; the policy's clock.
 pub type Seconds = i64;
 
@@ -34,6 +36,8 @@ pub struct ProjectRule {
     pub gpus: Option<u32>,
     /// GPU-hours; beyond them it only borrows.
     pub gpu_hours: Option<f64>,
+    /// In which span these are counted.
+    pub gpu_hours_per: Period,
     /// Whether it may have more than its own.
     pub borrow: bool,
     /// Jobs that run at once.
@@ -48,6 +52,7 @@ impl Default for ProjectRule {
             share: 1.0,
             gpus: None,
             gpu_hours: None,
+            gpu_hours_per: Period::default(),
             borrow: true,
             running: None,
             queued: None,

@@ -23,6 +23,7 @@ pub mod job;
 pub mod lanes;
 mod nodes;
 mod pass;
+pub mod period;
 pub mod place;
 pub mod plan;
 mod preempt;
@@ -36,6 +37,7 @@ pub use forecast::Expected;
 pub use history::{ClassIx, History};
 pub use job::Submission;
 pub use nodes::Holding;
+pub use period::Period;
 pub use plan::{Because, Plan, Preempt, Reservation, Start};
 pub use scheduler::Scheduler;
 

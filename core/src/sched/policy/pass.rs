@@ -49,6 +49,7 @@ impl Scheduler {
     pub fn pass(&mut self, now: Seconds) -> Plan {
         let mut plan = Plan::default();
         self.wake_due(now);
+        self.projects.meter(now, self.config.half_life);
         self.lanes.refresh(&self.cluster);
         for ix in std::mem::take(&mut self.ready) {
             let pieces = self.job(ix).pieces.clone();

@@ -26,7 +26,7 @@ struct Project {
     queued: u32,
     /// GPU-seconds, half of which is forgotten every half-life; as of `since`.
     faded: f64,
-    /// GPU-seconds in all.
+    /// GPU-seconds of the span in which its GPU-hours are counted.
     used: f64,
     since: Seconds,
 }
@@ -43,6 +43,8 @@ pub(super) enum Change {
 pub struct Projects {
     rows: Table<ProjectIx, Project>,
     known: BTreeMap<String, ProjectIx>,
+    /// Those of which GPU-hours are counted.
+    metered: Vec<ProjectIx>,
     factors: Table<ProjectIx, f64>,
 }
 
@@ -69,6 +71,7 @@ impl Projects {
             since: 0,
         });
         self.factors.push(1.0);
+        self.metered.extend(rule.gpu_hours.map(|_| ix));
         self.known.insert(name.to_owned(), ix);
         ix
     }
@@ -87,6 +90,29 @@ impl Projects {
                 project.running = project.running.saturating_sub(1);
             }
         }
+    }
+
+    /// What a project has used of its span before it was known, in GPU-seconds.
+    pub(super) fn has_used(&mut self, ix: ProjectIx, gpu_seconds: f64, now: Seconds) {
+        let project = &mut self.rows[ix];
+        project.used = gpu_seconds;
+        project.since = now;
+    }
+
+    /// Counts GPU-hours up to now; what was used up is its project's own again when a span has begun.
+    pub(super) fn meter(&mut self, now: Seconds, half_life: Seconds) {
+        for ix in &self.metered {
+            self.rows[*ix].age(now, half_life);
+        }
+    }
+
+    /// When GPU-hours are renewed for which somebody waits.
+    pub(super) fn renewal(&self, now: Seconds) -> Option<Seconds> {
+        let rows = self.metered.iter().map(|ix| &self.rows[*ix]);
+        let waits = rows.filter(|project| project.queued > 0);
+        waits
+            .map(|project| project.rule.gpu_hours_per.around(now).1)
+            .min()
     }
 
     /// A job waits, or no longer does.
@@ -130,11 +156,7 @@ impl Projects {
             .rule
             .gpus
             .is_some_and(|own| project.gpus + more > own);
-        let spent = project
-            .rule
-            .gpu_hours
-            .is_some_and(|own| project.used > own * 3_600.0);
-        over || spent
+        over || (more > 0 && project.is_spent())
     }
 
     /// Whether one more of its jobs may start.
@@ -166,7 +188,7 @@ impl Projects {
                 "its project has {} of its own {own} GPUs in use, and may not borrow more",
                 project.gpus
             )),
-            None => Some("the GPU-hours of its project are used up".to_owned()),
+            None => Some(project.spent()),
         }
     }
 
@@ -179,12 +201,36 @@ impl Projects {
 }
 
 impl Project {
+    /// Its GPU-hours are used up, to the last one.
+    fn is_spent(&self) -> bool {
+        let own = self.rule.gpu_hours;
+        own.is_some_and(|own| self.used >= own * 3_600.0)
+    }
+
+    fn spent(&self) -> String {
+        let (own, per) = (
+            self.rule.gpu_hours.unwrap_or_default(),
+            self.rule.gpu_hours_per,
+        );
+        format!(
+            "its project has used {:.1} of its {own} GPU-hours of this {}, which are its own again on {}, and may not borrow more",
+            self.used / 3_600.0,
+            per.name(),
+            per.renewal(self.since)
+        )
+    }
+
     fn age(&mut self, now: Seconds, half_life: Seconds) {
+        let (begun, _) = self.rule.gpu_hours_per.around(now);
+        if self.since < begun {
+            self.used = 0.0;
+        }
+        let here = seconds((now - self.since.max(begun)).max(0));
+        self.used += here * f64::from(self.gpus);
         let span = seconds((now - self.since).max(0));
         let service = span * f64::from(self.gpus);
         let halves = span / seconds(half_life.max(1));
         self.faded = self.faded * 0.5f64.powf(halves) + service;
-        self.used += service;
         self.since = now;
     }
 }
@@ -192,6 +238,7 @@ impl Project {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sched::policy::Period;
 
     fn projects(config: &Config) -> (Projects, ProjectIx, ProjectIx) {
         let mut projects = Projects::default();
@@ -215,6 +262,39 @@ mod tests {
         projects.hold(two, Change::Take(8), 3_600, config.half_life);
         projects.weigh(3_600 + 20 * config.half_life, &config);
         assert!(projects.factor(two) > projects.factor(one));
+    }
+
+    #[test]
+    fn gpu_hours_are_counted_in_their_span_and_renewed_with_the_next() {
+        const DAY: Seconds = 86_400;
+        let mut config = Config::default();
+        let own = ProjectRule {
+            gpu_hours: Some(10.0),
+            gpu_hours_per: Period::Day,
+            borrow: false,
+            ..ProjectRule::default()
+        };
+        config.projects.insert("one".into(), own);
+        let (mut projects, one, two) = projects(&config);
+        projects.has_used(one, 8.0 * 3_600.0, 3_600);
+        assert!(projects.may_start(one, 4));
+        projects.hold(one, Change::Take(4), 3_600, config.half_life);
+        projects.meter(3_600 + 1_799, config.half_life);
+        assert!(projects.may_start(one, 1));
+        projects.meter(3_600 + 1_800, config.half_life);
+        assert!(!projects.may_start(one, 1) && projects.may_start(one, 0));
+        assert!(projects.may_start(two, 900), "nobody counts it");
+        let words = projects.limit(one, 1).unwrap();
+        let wanted = "its project has used 10.0 of its 10 GPU-hours of this day, which are its own again on 1970-01-02 at 00:00 UTC";
+        assert!(words.starts_with(wanted), "{words}");
+        assert_eq!(projects.renewal(5_400), None, "nobody waits");
+        projects.queue(one, true);
+        assert_eq!(projects.renewal(5_400), Some(DAY));
+        // What runs over midnight counts from midnight on.
+        projects.meter(DAY + 900, config.half_life);
+        assert!(projects.may_start(one, 1));
+        projects.meter(DAY + 9_000, config.half_life);
+        assert!(!projects.may_start(one, 1));
     }
 
     #[test]

@@ -382,7 +382,14 @@ impl Scheduler {
                 .unwrap_or(now + self.config.round)
         };
         let round = waits.then(|| next(self.last_round).min(next(self.last_try)));
-        due.into_iter().chain(round).min()
+        let renewal = self.projects.renewal(now);
+        due.into_iter().chain(round).chain(renewal).min()
+    }
+
+    /// What a project had used, in GPU-seconds, of the span in which its GPU-hours are counted, before its jobs were known.
+    pub fn has_used(&mut self, now: Seconds, project: &str, gpu_seconds: f64) {
+        let ix = self.projects.number(project, &self.config);
+        self.projects.has_used(ix, gpu_seconds, now);
     }
 
     /// Whether the project's limits allow one more job to wait.
