@@ -17,7 +17,7 @@ use std::{
 
 use self::names::{pieces_of, whole};
 use super::{
-    Gate, Gates, Placement, Queue, QueuedJob, Standing,
+    Gate, Gates, Opened, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
         Config, Holding, Scheduler, Seconds,
@@ -416,18 +416,8 @@ impl Planner {
         if std::mem::take(&mut self.moved) {
             self.reconsider(now);
         }
-        let opened = self.gates.open(at);
+        let opened = self.open_gates(at, now);
         decisions.never = opened.never;
-        let never = decisions.never.iter().map(|(job, _)| *job);
-        for job in opened.back.into_iter().chain(never) {
-            self.hold_back(now, job);
-        }
-        for job in opened.dated {
-            if let Some(since) = self.gates.since(job) {
-                let since = self.seconds(since);
-                self.policy.waits_since(now, job.0, since);
-            }
-        }
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
             let open = |_: &&QueuedJob| !self.gates.holds(job);
@@ -473,6 +463,21 @@ impl Planner {
             }
         }
         decisions
+    }
+
+    fn open_gates(&mut self, at: Timestamp, now: Seconds) -> Opened {
+        let opened = self.gates.open(at);
+        let never = opened.never.iter().map(|(job, _)| job);
+        for job in opened.back.iter().chain(never) {
+            self.hold_back(now, *job);
+        }
+        for job in &opened.dated {
+            if let Some(since) = self.gates.since(*job) {
+                let since = self.seconds(since);
+                self.policy.waits_since(now, job.0, since);
+            }
+        }
+        opened
     }
 
     /// It is not to be considered any more, for now or for good; it stays in the queue.
