@@ -22,7 +22,7 @@ use self::{
     upkeep::Upkeep,
 };
 use super::{
-    Gate, Gates, Placement, Queue, QueuedJob, Standing,
+    Gate, Gates, Opened, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
         Config, Holding, Preempt, Scheduler, Seconds,
@@ -462,18 +462,8 @@ impl Planner {
 
     /// Those whose gate has opened, or whose wait is over, are considered from now on.
     fn let_in(&mut self, at: Timestamp, now: Seconds, decisions: &mut Decisions) {
-        let opened = self.gates.open(at);
+        let opened = self.open_gates(at, now);
         decisions.never = opened.never;
-        let never = decisions.never.iter().map(|(job, _)| *job);
-        for job in opened.back.into_iter().chain(never) {
-            self.hold_back(now, job);
-        }
-        for job in opened.dated {
-            if let Some(since) = self.gates.since(job) {
-                let since = self.seconds(since);
-                self.policy.waits_since(now, job.0, since);
-            }
-        }
         decisions.through.clone_from(&opened.go);
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
@@ -509,6 +499,21 @@ impl Planner {
         decisions.room.insert(leaving.job, why);
         decisions.leaving.push(leaving);
         false
+    }
+
+    fn open_gates(&mut self, at: Timestamp, now: Seconds) -> Opened {
+        let opened = self.gates.open(at);
+        let never = opened.never.iter().map(|(job, _)| job);
+        for job in opened.back.iter().chain(never) {
+            self.hold_back(now, *job);
+        }
+        for job in &opened.dated {
+            if let Some(since) = self.gates.since(*job) {
+                let since = self.seconds(since);
+                self.policy.waits_since(now, job.0, since);
+            }
+        }
+        opened
     }
 
     /// It is not to be considered any more, for now or for good; it stays in the queue.
