@@ -14,7 +14,7 @@ use crate::{
         logs::LogsArgs,
         machines::{AccountsCommand, ApiKeysCommand, KeysCommand},
         metrics::MetricsArgs,
-        node::NodeCommand,
+        node::{DrainArgs, NodeCommand},
         projects::ProjectsCommand,
         replay::ReplayArgs,
         store::StoreCommand,
@@ -134,17 +134,11 @@ pub(crate) enum ClientCommand {
         /// The node
         name: Option<String>,
     },
-    /// Let nodes join the cluster, and cut them off
+    /// Let nodes join the cluster and cut them off, take them out of service and back
     #[command(subcommand)]
     Node(NodeCommand),
-    /// Give a node no new jobs; those that run go on
-    Drain {
-        /// The node
-        node: String,
-        /// Why, for those who look at it later
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
+    /// Give a node no new jobs; those that run may end by themselves, until a deadline if there is one
+    Drain(DrainArgs),
     /// Give a drained node jobs again
     Resume {
         /// The node

@@ -1,10 +1,12 @@
-//! How spans, times, numbers and names are written for people and read from them. Pure functions;
-//! never looks at the clock. Called by every renderer and by the reader of job files.
+//! How spans, times, numbers and names are written for people and read from them. Pure functions; looks at the clock only
+//! for a time that is said from now. Called by every renderer and by the reader of job files.
 
 use std::time::Duration;
 
 use trainyard_core::{failure::FailureClass, job::JobState, time::Timestamp};
 use trainyard_proto::{convert, v1};
+
+use crate::clock;
 
 /// Units of a span, longest first, in seconds.
 const UNITS: [(&str, f64); 5] = [
@@ -41,6 +43,17 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
         return Err(bad());
     }
     Ok(total)
+}
+
+/// Reads a time such as `2027-01-31T18:00:00Z`, or `+2h` from now.
+pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    let text = text.trim();
+    match text.strip_prefix('+') {
+        Some(span) => Ok(clock::now().plus(parse_span(span)?)),
+        None => Timestamp::parse_rfc3339(text).ok_or_else(|| {
+            format!("'{text}' is no time; write for example 2027-01-31T18:00:00Z, or +2h from now")
+        }),
+    }
 }
 
 /// Writes a span with its two longest units: `1h30m`, `2d4h`, `4.2s`, `350ms`.
@@ -173,6 +186,26 @@ pub(crate) fn node_state(state: v1::NodeState) -> &'static str {
         v1::NodeState::Ready => "ready",
         v1::NodeState::Suspect => "suspect",
         v1::NodeState::Lost => "lost",
+    }
+}
+
+/// What a node does, as far as operators have a say.
+pub(crate) fn node_duty(duty: v1::NodeDuty) -> &'static str {
+    match duty {
+        v1::NodeDuty::Unspecified => "unknown",
+        v1::NodeDuty::Open => "open",
+        v1::NodeDuty::Draining => "draining",
+        v1::NodeDuty::Vacating => "vacating",
+        v1::NodeDuty::Drained => "drained",
+    }
+}
+
+/// What becomes of jobs at the deadline of a drain; none where there is no deadline.
+pub(crate) fn at_deadline(then: v1::AtDeadline) -> Option<&'static str> {
+    match then {
+        v1::AtDeadline::Unspecified => None,
+        v1::AtDeadline::Preempt => Some("preempt"),
+        v1::AtDeadline::Wait => Some("wait"),
     }
 }
 

@@ -57,7 +57,7 @@ pub enum Permission {
     RegisterDatasets,
     /// See nodes.
     ReadNodes,
-    /// Drain and resume nodes, make join tokens, revoke agents; see what trackers do.
+    /// Drain and resume nodes, plan maintenance, make join tokens, revoke agents; see what trackers do.
     Operate,
     /// Users, their roles, service accounts, keys.
     AdministerUsers,

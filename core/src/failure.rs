@@ -23,7 +23,7 @@ pub enum FailureClass {
     Cancelled,
     /// It ran longer than its limit.
     Timeout,
-    /// It made room for another job.
+    /// It made room: for another job, or since its node was taken out of service.
     Preempted,
 }
 
@@ -54,7 +54,7 @@ pub enum StopCause {
     Fenced,
     /// Another rank of its gang has failed.
     PeerFailed,
-    /// Another job needs its place.
+    /// Another job needs its place, or its node is taken out of service.
     Preempted,
 }
 

@@ -22,6 +22,7 @@ pub mod retention;
 pub mod retry;
 pub mod sched;
 pub mod secret;
+pub mod service;
 pub mod snapshot;
 pub mod spec;
 pub mod task;

@@ -58,6 +58,24 @@ impl Timestamp {
         )
     }
 
+    /// For people, in UTC to the minute or the second. The day is left out where it is that of `now`, and seconds where
+    /// there are none.
+    #[must_use]
+    pub fn moment(self, now: Self) -> String {
+        let (then, now) = (self.to_naive_iso(), now.to_naive_iso());
+        let day = then.get(..10).unwrap_or_default();
+        let end = if then.get(17..19) == Some("00") {
+            16
+        } else {
+            19
+        };
+        let time = then.get(11..end).unwrap_or_default();
+        match now.starts_with(day) {
+            true => format!("{time} UTC"),
+            false => format!("{day} {time} UTC"),
+        }
+    }
+
     /// Reads RFC 3339: `2026-11-23T01:20:22Z`, with a fraction or an offset such as `+02:00` if need be.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {

@@ -11,6 +11,7 @@ mod crashes;
 mod datasets;
 mod ddp;
 mod demo;
+mod drain;
 mod failures;
 #[cfg(test)]
 mod formats;

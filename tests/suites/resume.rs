@@ -37,7 +37,7 @@ with TrainerSDK() as sdk:
     sdk.report_completed(final_metrics={"loss": 0.25}, last_checkpoint_path=last)
 "#;
 
-fn job() -> v1::JobSpec {
+pub(crate) fn job() -> v1::JobSpec {
     let mut spec = python(TRAINER);
     (spec.epochs, spec.batch_size, spec.learning_rate) = (4, 1, 0.01);
     spec
@@ -77,7 +77,7 @@ async fn stopped(cluster: &mut Cluster, jobs: &mut Jobs) -> (u64, String) {
 }
 
 /// The epochs of each attempt.
-async fn epochs(jobs: &mut Jobs, id: u64) -> BTreeMap<u32, Vec<u32>> {
+pub(crate) async fn epochs(jobs: &mut Jobs, id: u64) -> BTreeMap<u32, Vec<u32>> {
     let mut found = BTreeMap::<u32, Vec<u32>>::new();
     for point in jobs.points(id).await {
         found.entry(point.attempt).or_default().push(point.epoch);

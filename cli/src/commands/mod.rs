@@ -9,6 +9,7 @@ pub(crate) mod jobs;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod machines;
+pub(crate) mod maintenance;
 pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod nodes;
@@ -65,8 +66,8 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Explain { id } => explain::run(context, id).await,
         ClientCommand::Dataset(command) => Box::pin(dataset::run(context, command)).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
-        ClientCommand::Node(command) => node::run(context, command).await,
-        ClientCommand::Drain { node, reason } => nodes::drain(context, node, reason).await,
+        ClientCommand::Node(command) => Box::pin(node::run(context, command)).await,
+        ClientCommand::Drain(args) => nodes::drain(context, args).await,
         ClientCommand::Resume { node } => nodes::resume(context, node).await,
         ClientCommand::Store(command) => Box::pin(store::run(context, command)).await,
         ClientCommand::Trackers => trackers::run(context).await,

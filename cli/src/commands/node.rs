@@ -1,8 +1,8 @@
-//! `trainyard node`: tokens by which agents join, cutting an agent off, and labels.
+//! `trainyard node`: tokens by which agents join, cutting an agent off, taking nodes out of service, and labels.
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use trainyard_core::{label, time::Timestamp};
 use trainyard_proto::{
@@ -13,7 +13,7 @@ use trainyard_proto::{
     },
 };
 
-use super::Context;
+use super::{Context, maintenance::MaintenanceCommand, nodes};
 use crate::{
     clock,
     exit::Exit,
@@ -51,6 +51,24 @@ pub(crate) enum NodeCommand {
         /// The node
         name: String,
     },
+    /// Give a node no new jobs; those that run go on for as long as they take
+    Cordon {
+        /// The node
+        name: String,
+        /// Why, for those who look at it later
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Give a node no new jobs; those that run may end by themselves, until a deadline if there is one
+    Drain(DrainArgs),
+    /// Give a node jobs again that was cordoned or drained
+    Resume {
+        /// The node
+        name: String,
+    },
+    /// Plan windows in which nodes are out of service
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// Set labels by which jobs choose nodes: they go before those of the node's agent
     Label {
         /// The node
@@ -59,6 +77,32 @@ pub(crate) enum NodeCommand {
         #[arg(required = true, value_name = "LABEL", value_parser = labelling, allow_hyphen_values = true)]
         labels: Vec<Labelling>,
     },
+}
+
+/// Flags of `trainyard node drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The node
+    #[arg(value_name = "NAME")]
+    pub(crate) node: String,
+    /// Why, for those who look at it later
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+    /// How long those that run may end by themselves, such as 2h; 0s for not at all
+    #[arg(long, value_name = "SPAN", value_parser = text::parse_span)]
+    pub(crate) deadline: Option<Duration>,
+    /// What becomes then of those who are left [default: preempt]
+    #[arg(long, value_enum, requires = "deadline")]
+    pub(crate) then: Option<Then>,
+}
+
+/// What becomes of jobs at the deadline of a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Then {
+    /// They save their work, go, and go on elsewhere, whether they are preemptible or not
+    Preempt,
+    /// They go on; the node stays drained
+    Wait,
 }
 
 /// What is done to one label.
@@ -95,6 +139,10 @@ pub(crate) async fn run(context: &Context<'_>, command: NodeCommand) -> anyhow::
         NodeCommand::ListTokens => list_tokens(context).await,
         NodeCommand::RevokeToken { id } => revoke_token(context, id).await,
         NodeCommand::Revoke { name } => revoke(context, name).await,
+        NodeCommand::Cordon { name, reason } => nodes::cordon(context, name, reason).await,
+        NodeCommand::Drain(args) => nodes::drain(context, args).await,
+        NodeCommand::Resume { name } => nodes::resume(context, name).await,
+        NodeCommand::Maintenance(command) => super::maintenance::run(context, command).await,
         NodeCommand::Label { name, labels } => label_node(context, name, labels).await,
     }
 }

@@ -2,12 +2,9 @@
 //! Never reads files. Called by `jobfile` only.
 
 use serde_json::{Map, Value, json};
-use trainyard_core::{
-    resources::{GpuRange, parse_bytes},
-    time::Timestamp,
-};
+use trainyard_core::resources::{GpuRange, parse_bytes};
 
-use crate::{clock, text};
+use crate::text;
 
 /// One field of the specification.
 #[derive(Debug)]
@@ -216,11 +213,7 @@ fn span(value: &Value) -> Result<Value, Option<String>> {
 
 /// A time, or a span from now; in microseconds, as the specification has it.
 fn moment(value: &Value) -> Option<Value> {
-    let text = value.as_str()?.trim();
-    let then = match text.strip_prefix('+') {
-        Some(span) => clock::now().plus(text::parse_span(span).ok()?),
-        None => Timestamp::parse_rfc3339(text)?,
-    };
+    let then = text::parse_moment(value.as_str()?).ok()?;
     Some(then.0.into())
 }
 

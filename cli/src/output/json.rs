@@ -207,7 +207,11 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "name": node.name,
         "state": text::node_state(node.state()),
         "draining": node.draining,
+        "duty": text::node_duty(node.duty()),
         "drain_reason": given(&node.drain_reason),
+        "drain_deadline": time(node.drain_deadline.as_ref()),
+        "at_deadline": text::at_deadline(node.at_deadline()),
+        "maintenance": node.maintenance.as_ref().map(window),
         "condition": given(&node.condition),
         "capacity": node.capacity.as_ref().map(capacity),
         "free": node.free.as_ref().map(capacity),
@@ -217,6 +221,21 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "set_labels": node.set_labels,
         "agent_version": given(&node.agent_version),
         "last_seen_at": time(node.last_seen_at.as_ref()),
+    })
+}
+
+/// A maintenance window.
+pub(crate) fn window(window: &v1::MaintenanceWindow) -> Value {
+    json!({
+        "id": window.id,
+        "all_nodes": window.all_nodes,
+        "nodes": window.nodes,
+        "labels": window.labels,
+        "from": time(window.from.as_ref()),
+        "until": time(window.until.as_ref()),
+        "why": given(&window.why),
+        "made_by": given(&window.made_by),
+        "made_at": time(window.made_at.as_ref()),
     })
 }
 

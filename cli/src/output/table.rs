@@ -85,7 +85,9 @@ fn state_colour(text: &str) -> Option<Color> {
     match text {
         "completed" | "ready" => Some(Color::Green),
         "running" | "finishing" => Some(Color::Cyan),
-        "starting" | "suspect" | "draining" | "full" => Some(Color::Yellow),
+        "starting" | "suspect" | "draining" | "vacating" | "drained" | "full" => {
+            Some(Color::Yellow)
+        }
         "failed" | "lost" => Some(Color::Red),
         _ => None,
     }

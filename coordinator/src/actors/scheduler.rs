@@ -19,6 +19,7 @@ use trainyard_core::{
         Allocation, Explanation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy,
     },
     secret::Secret,
+    service::Window,
     time::Timestamp,
 };
 
@@ -96,6 +97,10 @@ pub enum SchedulerMsg {
     Blocked(NodeName, BTreeSet<String>),
     /// The lease of a node is over.
     NodeLost(NodeName, String),
+    /// Whoever holds something on a node is to go on elsewhere, for this reason.
+    Vacate(NodeName, String),
+    /// All maintenance windows.
+    Windows(Vec<Window>),
     /// Place what fits.
     Solve,
     /// The wait of a job that is tried again may be over.
@@ -150,6 +155,8 @@ pub struct State {
     planner: Planner,
     unanswered: BTreeMap<JobId, Proposal>,
     attempts: BTreeMap<JobId, AttemptNo>,
+    /// Those of them that end or leave already.
+    going: BTreeSet<JobId>,
     /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
     /// such tasks hold is not in the ledger.
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
@@ -205,16 +212,15 @@ impl Actor for Scheduler {
                 state.planner.set_address(clock::now(), &name, address);
                 state.dirty = true;
             }
-            SchedulerMsg::Labels(name, labels) => {
-                state.planner.set_labels(clock::now(), &name, labels);
-                state.dirty = true;
-            }
+            SchedulerMsg::Labels(name, labels) => state.set_labels(&name, labels),
             SchedulerMsg::Blocked(name, gpus) => {
                 state.planner.block(clock::now(), &name, gpus);
                 state.dirty = true;
             }
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
+            SchedulerMsg::Vacate(name, why) => state.vacate(&name, &why),
+            SchedulerMsg::Windows(windows) => state.set_windows(windows),
             SchedulerMsg::Solve => {
                 state.solving = false;
                 return state.solve(&myself);
@@ -258,6 +264,7 @@ impl State {
             }
             self.unanswered.remove(&job.id);
             self.attempts.remove(&job.id);
+            self.going.remove(&job.id);
             if job.state == JobState::Queued {
                 self.waits(job.queued());
             } else {
@@ -272,7 +279,11 @@ impl State {
         self.attempts.insert(job.id, attempt.number);
         // Such a job does not take it, and goes soon.
         let ends = job.cancel_requested || attempt.blame.is_some();
-        let goes = ends || attempt.makes_room_for.is_some() || job.state == JobState::Finishing;
+        let goes = ends || attempt.leaves() || job.state == JobState::Finishing;
+        match goes {
+            true => self.going.insert(job.id),
+            false => self.going.remove(&job.id),
+        };
         if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
             // It was told before it was what it is now, or that was lost on its way.
             self.make_room(Leaving {
@@ -476,6 +487,8 @@ fn secret() -> Secret {
 pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
     reply.send(value).ok();
 }
+
+mod service;
 
 #[cfg(test)]
 mod tests;

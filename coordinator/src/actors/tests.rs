@@ -67,6 +67,7 @@ async fn world(lease: Lease) -> World {
 mod ahead;
 mod gangs;
 mod retries;
+mod service;
 
 type Frames = mpsc::Receiver<Box<Frame>>;
 

@@ -1,16 +1,27 @@
-//! Nodes as operators see them: what each offers, what is free on it, draining, and labels.
+//! Nodes as operators see them: what each offers, what is free on it, draining, and labels. Windows are in `maintenance`.
 //!
 //! Owns joining what the supervisor of nodes knows with what the ledger says. Decides nothing about
 //! placement. Called by both doors; how agents get in is in `agents`.
 
-use trainyard_core::{access::Permission, ids::NodeName, label, spec::Violation};
+use std::time::Duration;
+
+use trainyard_core::{
+    access::Permission,
+    ids::NodeName,
+    label,
+    service::{AtDeadline, Deadline, Drain, Duty},
+    spec::Violation,
+};
 use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, access::Target};
-use crate::actors::{
-    ask,
-    nodes::{LabelChange, NodeInfo, NodesMsg},
-    scheduler::{NodeView, SchedulerMsg},
+use crate::{
+    actors::{
+        ask,
+        nodes::{LabelChange, NodeInfo, NodesMsg},
+        scheduler::{NodeView, SchedulerMsg},
+    },
+    clock,
 };
 
 /// A node, with what is free on it and who holds the rest.
@@ -20,6 +31,98 @@ pub struct Node {
     pub info: NodeInfo,
     /// What the ledger says; none in the moment between registration and ledger.
     pub view: Option<NodeView>,
+}
+
+/// What a node does, as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShownDuty {
+    /// It gets jobs.
+    Open,
+    /// It gets none; those that run go on.
+    Draining,
+    /// It gets none; those that run are told to go.
+    Vacating,
+    /// It gets none, and nobody is left.
+    Drained,
+}
+
+impl ShownDuty {
+    /// The name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Draining => "draining",
+            Self::Vacating => "vacating",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl Node {
+    /// What it does.
+    #[must_use]
+    pub fn duty(&self) -> ShownDuty {
+        let empty = self.view.as_ref().is_none_or(|view| view.jobs.is_empty());
+        match &self.info.duty {
+            Duty::Open => ShownDuty::Open,
+            Duty::Draining | Duty::Vacating(_) if empty => ShownDuty::Drained,
+            Duty::Draining => ShownDuty::Draining,
+            Duty::Vacating(_) => ShownDuty::Vacating,
+        }
+    }
+
+    /// Why it gets no jobs, where operators want that.
+    #[must_use]
+    pub fn closed_for(&self) -> Option<String> {
+        match &self.info.duty {
+            Duty::Open => None,
+            Duty::Draining => self.info.row.drained.clone(),
+            Duty::Vacating(why) => self.info.row.drained.clone().or_else(|| Some(why.clone())),
+        }
+    }
+}
+
+/// What an operator wants of a node that is to get no new jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewDrain {
+    /// For people.
+    pub reason: String,
+    /// How long those that run may end by themselves; without one for as long as they take.
+    pub deadline: Option<Duration>,
+    /// What then.
+    pub then: Option<AtDeadline>,
+}
+
+/// Characters of a reason.
+pub(super) const LONGEST_REASON: usize = 1_000;
+/// The furthest deadline and the longest window: 366 days.
+pub(super) const LONGEST_SPAN: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// What is wrong with a reason.
+pub(super) fn long_reason(field: &str, reason: &str) -> Option<Violation> {
+    let long = reason.chars().count() > LONGEST_REASON;
+    long.then(|| Violation {
+        field: field.to_owned(),
+        message: format!("is longer than {LONGEST_REASON} characters; shorten it"),
+    })
+}
+
+impl NewDrain {
+    fn problems(&self) -> Vec<Violation> {
+        let mut found: Vec<Violation> = long_reason("reason", &self.reason).into_iter().collect();
+        let mut add = |field: &str, message: &str| {
+            let (field, message) = (field.to_owned(), message.to_owned());
+            found.push(Violation { field, message });
+        };
+        if self.deadline.is_some_and(|span| span > LONGEST_SPAN) {
+            add("deadline", "is more than 366 days from now; give less");
+        }
+        if self.then.is_some() && self.deadline.is_none() {
+            add("at_deadline", "is given without a deadline; give one");
+        }
+        found
+    }
 }
 
 impl Service {
@@ -67,19 +170,51 @@ impl Service {
         })
     }
 
-    /// Drains a node (with a reason) or resumes it.
+    /// Gives a node no new jobs.
     ///
     /// # Errors
-    /// When there is no such node, or the caller does not operate the cluster.
-    pub async fn set_drain(
+    /// A deadline that is too far, a reason that is too long; when there is no such node, or the caller does not operate
+    /// the cluster.
+    pub async fn drain(
         &self,
         caller: &Caller,
         name: &str,
-        reason: Option<String>,
+        asked: NewDrain,
+    ) -> Result<Node, ApiError> {
+        self.require(caller, Permission::Operate, Target::Cluster)?;
+        let found = asked.problems();
+        if !found.is_empty() {
+            return Err(ApiError::invalid(found));
+        }
+        let reason = match asked.reason.is_empty() {
+            true => format!("drained by {}", caller.user.email),
+            false => asked.reason,
+        };
+        let deadline = asked.deadline.map(|span| Deadline {
+            at: clock::now().plus(span),
+            then: asked.then.unwrap_or_default(),
+        });
+        let drain = Drain { reason, deadline };
+        self.set_drain(caller, name, Some(drain)).await
+    }
+
+    /// Gives a node jobs again, unless a maintenance window is on.
+    ///
+    /// # Errors
+    /// When there is no such node, or the caller does not operate the cluster.
+    pub async fn resume(&self, caller: &Caller, name: &str) -> Result<Node, ApiError> {
+        self.set_drain(caller, name, None).await
+    }
+
+    async fn set_drain(
+        &self,
+        caller: &Caller,
+        name: &str,
+        drain: Option<Drain>,
     ) -> Result<Node, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
         self.node(caller, name).await?;
-        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), reason, reply);
+        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), drain, reply);
         ask(&self.tree().nodes, question).await?;
         self.node(caller, name).await
     }

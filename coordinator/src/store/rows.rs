@@ -12,6 +12,7 @@ use trainyard_core::{
     label,
     record::{LogLine, Progress},
     resources::Capacity,
+    service::{Deadline, Drain},
     time::Timestamp,
 };
 
@@ -231,12 +232,23 @@ pub struct NodeRow {
     /// Takes no new work.
     #[serde(default)]
     pub drained: Option<String>,
+    /// Until when those that run there may end by themselves; only of one that takes no new work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Deadline>,
     /// Where other nodes reach it.
     #[serde(default)]
     pub address: String,
 }
 
 impl NodeRow {
+    /// What operators want of it, if they want anything.
+    #[must_use]
+    pub fn drain(&self) -> Option<Drain> {
+        let reason = self.drained.clone()?;
+        let deadline = self.deadline;
+        Some(Drain { reason, deadline })
+    }
+
     /// What jobs see.
     #[must_use]
     pub fn all_labels(&self) -> BTreeMap<String, String> {

@@ -306,6 +306,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         registered_at: Timestamp(1),
         seen_at: Timestamp(2),
         drained: None,
+        deadline: None,
         address: String::new(),
     };
     let mut user = UserRow {

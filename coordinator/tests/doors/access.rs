@@ -204,7 +204,7 @@ async fn only_an_admin_takes_nodes_out_of_service() {
     nodes.list_nodes(v1::ListNodesRequest {}).await.unwrap();
     let drain = v1::DrainRequest {
         name: "n1".into(),
-        reason: String::new(),
+        ..Default::default()
     };
     let refused = nodes.drain(drain).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);

@@ -247,6 +247,7 @@ async fn a_drained_node_takes_no_job_until_it_is_resumed() {
     let drain = v1::DrainRequest {
         name: "n1".into(),
         reason: "new disk".into(),
+        ..Default::default()
     };
     let node = nodes.drain(drain).await.unwrap().into_inner().node.unwrap();
     assert_eq!(

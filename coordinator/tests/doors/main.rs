@@ -84,6 +84,8 @@ mod room;
 #[cfg(test)]
 mod s3;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod submit;
 #[cfg(test)]
 mod trackers;

@@ -92,6 +92,16 @@ pub enum Blame {
     Late(Vec<Rank>),
 }
 
+/// It was told to leave its nodes, one of which goes out of service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vacates {
+    /// Which node and why, for people.
+    pub why: String,
+    /// Its job allows that: it ends as one that makes room. Of one that does not it is the platform's doing.
+    #[serde(default)]
+    pub allowed: bool,
+}
+
 /// A rank may say the same for so many times as long as it may say nothing.
 const SAME_WORDS: u32 = 12;
 
@@ -159,6 +169,9 @@ pub struct Attempt {
     /// It was told to make room for this job: it saves its work, and goes on when there is room again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub makes_room_for: Option<JobId>,
+    /// It was told to leave its nodes: it saves its work, and goes on elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vacates: Option<Vacates>,
     /// The trainer's own last word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion: Option<Completion>,
@@ -198,6 +211,7 @@ impl Attempt {
             let_go_at: None,
             blame: None,
             makes_room_for: None,
+            vacates: None,
             completion: None,
             first_epoch: None,
             anew: true,
@@ -243,6 +257,12 @@ impl Attempt {
         found.map(|(rank, _)| rank)
     }
 
+    /// Whether it was told to save its work and go, and goes on later.
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        self.makes_room_for.is_some() || self.vacates.is_some()
+    }
+
     /// How many tasks it has.
     #[must_use]
     pub fn world_size(&self) -> u32 {
@@ -285,7 +305,21 @@ impl Attempt {
     #[must_use]
     pub fn outcome_of(&self, rank: Rank) -> Option<Outcome> {
         let end = self.part(rank)?.end.as_ref()?;
-        Some(judge(end, self.word_of(rank)))
+        Some(self.judged(end, self.word_of(rank)))
+    }
+
+    /// A stop says nothing of why the attempt was to go.
+    fn judged(&self, end: &TaskEnd, word: Option<&Completion>) -> Outcome {
+        let mut outcome = judge(end, word);
+        if let Some(vacates) = &self.vacates
+            && outcome.class == Some(FailureClass::Preempted)
+        {
+            outcome.message = format!("stopped: {}", vacates.why);
+            if !vacates.allowed {
+                outcome.class = Some(FailureClass::Infrastructure);
+            }
+        }
+        outcome
     }
 
     /// The trainer's word is that of rank 0.
@@ -301,7 +335,7 @@ impl Attempt {
             return (outcome, Vec::new());
         }
         let own = self.parts().filter_map(|(rank, part)| {
-            let outcome = judge(part.own_end()?, self.word_of(rank));
+            let outcome = self.judged(part.own_end()?, self.word_of(rank));
             Some((outcome, vec![rank]))
         });
         let late = self.late_ranks().map(|ranks| {
@@ -330,7 +364,9 @@ impl Attempt {
 
     /// Of a gang that was told to make room and was through by then: rank 0 says so, and all ranks ended well.
     fn through(&self) -> Option<Outcome> {
-        self.makes_room_for?;
+        if !self.leaves() {
+            return None;
+        }
         let lead = judge(self.lead.end.as_ref()?, self.completion.as_ref());
         let well = |part: &Part| {
             part.end
@@ -350,7 +386,7 @@ impl Attempt {
     /// As its first task ended, for want of anything better to say.
     fn stopped(&self) -> Outcome {
         let end = self.lead.end.clone().unwrap_or_default();
-        judge(&end, self.completion.as_ref())
+        self.judged(&end, self.completion.as_ref())
     }
 
     /// Such as `rank 1 on n2`.
@@ -367,7 +403,7 @@ impl Attempt {
     /// long as `patience`, or nothing new for [`SAME_WORDS`] times as long.
     #[must_use]
     pub fn late(&self, now: Timestamp, patience: Duration, heard: &Heard) -> Vec<Rank> {
-        if !self.is_gang() || self.blame.is_some() || self.makes_room_for.is_some() {
+        if !self.is_gang() || self.blame.is_some() || self.leaves() {
             return Vec::new();
         }
         let open = self.parts().filter(|(_, part)| self.keeps_waiting(part));
@@ -378,7 +414,7 @@ impl Attempt {
     /// When to ask for late ranks next; none when nobody is waited for.
     #[must_use]
     pub fn next_late(&self, patience: Duration, heard: &Heard) -> Option<Timestamp> {
-        if !self.is_gang() || self.blame.is_some() || self.makes_room_for.is_some() {
+        if !self.is_gang() || self.blame.is_some() || self.leaves() {
             return None;
         }
         let open = self.parts().filter(|(_, part)| self.keeps_waiting(part));

@@ -39,6 +39,7 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         Event::Late(attempt, ranks) => next.late(attempt, ranks)?,
         Event::Hopeless(why) => next.hopeless(why)?,
         Event::MakeRoom(attempt, job) => next.make_room(attempt, job)?,
+        Event::Vacate(attempt, why) => next.vacate(attempt, why)?,
         Event::Tracked(attempt, tracker, run) => next.tracked(attempt, tracker, run)?,
     }
     Ok(Step {
@@ -46,6 +47,13 @@ pub(super) fn step(job: &Job, now: Timestamp, event: Event) -> Result<Step, Ille
         effects: next.effects,
     })
 }
+
+/// What the platform has done to an attempt, and its job has not.
+pub(super) const PLATFORM: [FailureClass; 3] = [
+    FailureClass::Infrastructure,
+    FailureClass::Lost,
+    FailureClass::Preempted,
+];
 
 /// A job that is being changed.
 pub(super) struct Draft {
@@ -169,6 +177,15 @@ impl Draft {
 
     pub(super) fn again(&self, outcome: &Outcome) -> Option<Again> {
         let class = outcome.class.filter(|_| !self.job.cancel_requested)?;
+        let vacates = self
+            .job
+            .attempts
+            .last()
+            .is_some_and(|last| last.vacates.is_some());
+        // Its operator wanted that: it costs the job nothing, however it came to its end.
+        if vacates && PLATFORM.contains(&class) {
+            return Some(Again::WithRoom);
+        }
         let again = self.job.spec.retry.again(class, &self.job.tried, self.now);
         let smallest = self.job.spec.batch_size < 2;
         again.filter(|again| !(smallest && *again == Again::HalfBatch))
@@ -196,7 +213,12 @@ impl Draft {
                 let live = self.job.attempts.last();
                 let other = live.and_then(|live| live.makes_room_for);
                 let other = other.map_or_else(|| "another".to_owned(), |job| job.to_string());
-                format!("made room for job {other}, and goes on when there is room")
+                match live.and_then(|live| live.vacates.as_ref()) {
+                    Some(vacates) => {
+                        format!("left its place, and goes on elsewhere: {}", vacates.why)
+                    }
+                    None => format!("made room for job {other}, and goes on when there is room"),
+                }
             }
         };
         if let Some(checkpoint) = &self.job.resumable {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, Heard, Part, have_run, placed_since};
+pub use attempt::{Attempt, Blame, Heard, Part, Vacates, have_run, placed_since};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 
@@ -149,6 +149,8 @@ pub enum Event {
     Hopeless(String),
     /// The scheduler needs the attempt's place for that job.
     MakeRoom(AttemptNo, JobId),
+    /// A node of the attempt goes out of service, for this reason: all of it is to go on elsewhere.
+    Vacate(AttemptNo, String),
     /// The attempt has this run at a tracker; may come long after its end.
     Tracked(AttemptNo, Tracker, String),
 }

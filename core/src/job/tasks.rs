@@ -2,9 +2,9 @@
 //! that fails ends the others.
 
 use super::{
-    Attempt, Blame, Effect, Illegal, JobState, Part, Told,
+    Attempt, Blame, Effect, Illegal, JobState, Part, Told, Vacates,
     attempt::LATE,
-    machine::{Draft, keep},
+    machine::{Draft, PLATFORM, keep},
 };
 use crate::{
     failure::{FailureClass, StopCause, TaskEnd},
@@ -83,7 +83,7 @@ impl Draft {
         let names = attempt.parts().filter(|(_, part)| !part.waits);
         let missing: Vec<_> = names.map(|(rank, _)| rank).collect();
         let (size, missing_names) = (attempt.world_size(), attempt.names(&missing));
-        if attempt.blame.is_some() || attempt.makes_room_for.is_some() {
+        if attempt.blame.is_some() || attempt.leaves() {
             return Ok(());
         }
         if attempt.let_go_at.is_some() {
@@ -120,7 +120,7 @@ impl Draft {
         self.only_in(&[JobState::Starting], "started")?;
         self.job.started_at.get_or_insert(at);
         let attempt = self.live(task.attempt)?;
-        let goes = attempt.makes_room_for.is_some();
+        let goes = attempt.leaves();
         if attempt.blame.is_none() && attempt.started_at().is_some() {
             let reason = std::mem::take(&mut self.job.reason);
             self.enter(JobState::Running);
@@ -131,7 +131,7 @@ impl Draft {
 
     pub(super) fn ended(&mut self, task: TaskKey, mut end: TaskEnd) -> Result<(), Illegal> {
         let now = self.now;
-        let goes = self.live(task.attempt)?.makes_room_for.is_some();
+        let goes = self.live(task.attempt)?.leaves();
         // An agent that does not know this cause yet takes it for another.
         if goes && end.stop_cause == Some(StopCause::Fenced) {
             end.stop_cause = Some(StopCause::Preempted);
@@ -173,7 +173,7 @@ impl Draft {
             self.finish_if_drained(task);
             return Ok(());
         }
-        let goes = attempt.blame.is_some() || attempt.makes_room_for.is_some();
+        let goes = attempt.blame.is_some() || attempt.leaves();
         if let Some(outcome) = failed.filter(|_| !goes) {
             let words = format!("{}: {}", attempt.names(&[task.rank]), outcome.message);
             self.end_gang(task.attempt, Blame::Failed(task.rank), &words)?;
@@ -197,7 +197,7 @@ impl Draft {
     pub(super) fn late(&mut self, attempt: AttemptNo, ranks: Vec<Rank>) -> Result<(), Illegal> {
         self.only_in(&[JobState::Starting], "late")?;
         let live = self.live(attempt)?;
-        if live.blame.is_some() || live.makes_room_for.is_some() || ranks.is_empty() {
+        if live.blame.is_some() || live.leaves() || ranks.is_empty() {
             return Err(self.not_now("late"));
         }
         let words = format!("{}: {LATE}", live.names(&ranks));
@@ -208,11 +208,26 @@ impl Draft {
     pub(super) fn make_room(&mut self, attempt: AttemptNo, other: JobId) -> Result<(), Illegal> {
         self.only_in(&[JobState::Starting, JobState::Running], "make room")?;
         let live = self.live(attempt)?;
-        if live.blame.is_some() || live.makes_room_for.is_some() || self.job.cancel_requested {
+        if live.blame.is_some() || live.leaves() || self.job.cancel_requested {
             return Err(self.not_now("make room"));
         }
         self.live(attempt)?.makes_room_for = Some(other);
         self.job.reason = format!("makes room for job {other}: saves its work, and goes on later");
+        self.stop(StopCause::Preempted);
+        Ok(())
+    }
+
+    /// A node of it goes out of service: it saves its work, gives all back, and waits for a place elsewhere. Told again
+    /// and again until it has gone.
+    pub(super) fn vacate(&mut self, attempt: AttemptNo, why: String) -> Result<(), Illegal> {
+        self.only_in(&[JobState::Starting, JobState::Running], "vacate")?;
+        let live = self.live(attempt)?;
+        if live.blame.is_some() || live.leaves() || self.job.cancel_requested {
+            return Err(self.not_now("vacate"));
+        }
+        self.job.reason = format!("{why}; saves its work, and goes on elsewhere");
+        let allowed = self.job.spec.preemptible;
+        self.live(attempt)?.vacates = Some(Vacates { why, allowed });
         self.stop(StopCause::Preempted);
         Ok(())
     }
@@ -264,7 +279,7 @@ impl Draft {
         // It was to stop, and it has: nobody else's fault.
         let cancelled = self.job.cancel_requested.then_some(StopCause::Cancelled);
         let live = self.live(task.attempt)?;
-        let (ends, goes) = (live.blame.is_some(), live.makes_room_for.is_some());
+        let (ends, goes) = (live.blame.is_some(), live.leaves());
         let part = self.live_part(task)?;
         // What never ran has nothing to do with why its gang failed. Who was to go anyway goes on from what was saved.
         let fresh = part.started_at.is_none();
@@ -293,7 +308,7 @@ impl Draft {
     ) -> Result<(), Illegal> {
         let live = self.live(attempt)?;
         let ends = live.blame.is_some();
-        let leaves = live.makes_room_for.is_some();
+        let leaves = live.leaves();
         let number = live.number;
         let Some(rank) = live.rank_on(node) else {
             return Err(self.not_now("node lost"));
@@ -340,12 +355,7 @@ impl Draft {
         }
         let (mut outcome, ranks) = live.verdict();
         // It would be tried again, had nobody asked for its end: that is how it ends.
-        let platform = [
-            FailureClass::Infrastructure,
-            FailureClass::Lost,
-            FailureClass::Preempted,
-        ];
-        if self.job.cancel_requested && outcome.class.is_some_and(|class| platform.contains(&class))
+        if self.job.cancel_requested && outcome.class.is_some_and(|class| PLATFORM.contains(&class))
         {
             outcome.class = Some(FailureClass::Cancelled);
             outcome.message = format!("cancelled by a user ({})", outcome.message);

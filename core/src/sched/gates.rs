@@ -294,7 +294,7 @@ impl Gates {
             words.push(format!("waits for {}", unmet.join(" and for ")));
         }
         if let Some(then) = gate.not_before.filter(|then| now < *then) {
-            words.push(format!("not before {}", moment(then, now)));
+            words.push(format!("not before {}", then.moment(now)));
         }
         if let (Some((array, _, at_most)), true) = (gate.limited(), words.is_empty()) {
             let out = self
@@ -373,22 +373,6 @@ impl Gates {
         {
             members.ready.remove(&(index, job));
         }
-    }
-}
-
-/// The day is left out where it is today's, and seconds where there are none.
-fn moment(then: Timestamp, now: Timestamp) -> String {
-    let (then, now) = (then.to_naive_iso(), now.to_naive_iso());
-    let day = then.get(..10).unwrap_or_default();
-    let end = if then.get(17..19) == Some("00") {
-        16
-    } else {
-        19
-    };
-    let time = then.get(11..end).unwrap_or_default();
-    match now.starts_with(day) {
-        true => format!("{time} UTC"),
-        false => format!("{day} {time} UTC"),
     }
 }
 

@@ -17,6 +17,7 @@ use thiserror::Error;
 use trainyard_core::{
     node::NodeState,
     resources::{Capacity, Gpu},
+    service::{AtDeadline, Scope, Window},
     time::Timestamp,
 };
 
@@ -136,6 +137,46 @@ impl From<v1::Gpu> for Gpu {
             model: wire.model,
             memory_bytes: wire.memory_bytes,
         }
+    }
+}
+
+impl From<AtDeadline> for v1::AtDeadline {
+    fn from(core: AtDeadline) -> Self {
+        match core {
+            AtDeadline::Preempt => Self::Preempt,
+            AtDeadline::Wait => Self::Wait,
+        }
+    }
+}
+
+/// Nothing where nothing is said.
+impl From<v1::AtDeadline> for Option<AtDeadline> {
+    fn from(wire: v1::AtDeadline) -> Self {
+        match wire {
+            v1::AtDeadline::Unspecified => None,
+            v1::AtDeadline::Preempt => Some(AtDeadline::Preempt),
+            v1::AtDeadline::Wait => Some(AtDeadline::Wait),
+        }
+    }
+}
+
+impl From<Window> for v1::MaintenanceWindow {
+    fn from(core: Window) -> Self {
+        let mut wire = Self {
+            id: core.id,
+            from: Some(timestamp(core.from)),
+            until: Some(timestamp(core.until)),
+            why: core.why,
+            made_by: core.made_by,
+            made_at: Some(timestamp(core.made_at)),
+            ..Self::default()
+        };
+        match core.scope {
+            Scope::All => wire.all_nodes = true,
+            Scope::Nodes(nodes) => wire.nodes = nodes.into_iter().map(|node| node.0).collect(),
+            Scope::Labels(labels) => wire.labels = labels.into_iter().collect(),
+        }
+        wire
     }
 }
 

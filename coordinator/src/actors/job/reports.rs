@@ -85,7 +85,7 @@ impl State {
     /// A rank is ready for the first time, or once more after the others were let go.
     fn may_go(&self, part: &Part) -> bool {
         let live = self.job.live();
-        let ends = live.is_some_and(|live| live.blame.is_some() || live.makes_room_for.is_some());
+        let ends = live.is_some_and(|live| live.blame.is_some() || live.leaves());
         let late = live.is_some_and(|live| live.let_go_at.is_some());
         !ends && !self.job.cancel_requested && (late || !part.waits)
     }
@@ -106,7 +106,7 @@ impl State {
     /// Its node was lost, the job waits for it, and here it speaks.
     fn is_waited_for(&self, node: &NodeName) -> bool {
         let live = self.job.live();
-        let ends = live.is_some_and(|live| live.blame.is_some() || live.makes_room_for.is_some());
+        let ends = live.is_some_and(|live| live.blame.is_some() || live.leaves());
         let runs = self.job.state == JobState::Running && !self.job.cancel_requested;
         runs && !ends && self.job.reason.starts_with(&format!("node {node} "))
     }
@@ -115,7 +115,7 @@ impl State {
     async fn stop_again(&self, node: &NodeName, task: TaskKey) -> Result<(), ActorProcessingErr> {
         let live = self.job.live();
         let ends = live.is_some_and(|live| live.blame.is_some());
-        let goes = live.is_some_and(|live| live.makes_room_for.is_some());
+        let goes = live.is_some_and(|live| live.leaves());
         let cause = match self.job.cancel_requested {
             true => Some(StopCause::Cancelled),
             false if ends => Some(StopCause::PeerFailed),
@@ -141,7 +141,7 @@ impl State {
         let Some((task, part)) = task.and_then(|task| Some((task, self.part(task)?))) else {
             return Ok(self.tell_scheduler().await?);
         };
-        let ends = live.is_some_and(|live| live.blame.is_some() || live.makes_room_for.is_some())
+        let ends = live.is_some_and(|live| live.blame.is_some() || live.leaves())
             || self.job.cancel_requested;
         let fresh = part.started_at.is_none() && part.end.is_none();
         if self.job.state == JobState::Starting && fresh && !ends {

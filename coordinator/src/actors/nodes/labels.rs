@@ -39,6 +39,8 @@ impl State {
         self.args.store.commit_and_wait(vec![change]).await?;
         self.args.offers.set(&row);
         self.args.scheduler.cast(told(&row))?;
+        // By them a maintenance window is on the node, or is not any more.
+        self.look_at_duties()?;
         Ok(self.nodes.get(node).map(|entry| self.info(entry)))
     }
 }

@@ -4,7 +4,7 @@
 //! anything. Called by the supervisor of sessions and by jobs, once what they tell is stored.
 
 use ractor::ActorProcessingErr;
-use trainyard_core::{failure::FailureClass, ids::NodeName, job::Job};
+use trainyard_core::{failure::FailureClass, ids::NodeName, job::Job, service::Drain};
 
 use super::{Entry, State};
 
@@ -65,7 +65,11 @@ impl State {
         }
         let reason = format!("{failed} launches in a row failed, the last one: {why}");
         tracing::warn!(%node, %reason, "the node gets no more jobs until it is resumed");
-        self.set_drain(node, Some(reason)).await?;
+        let drain = Drain {
+            reason,
+            deadline: None,
+        };
+        self.set_drain(node, Some(drain)).await?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod labels;
 mod launches;
 mod pulse;
 mod register;
+mod service;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
+    service::{Drain, Duty, Window},
     time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
 
-pub use self::{labels::LabelChange, launches::Launch, pulse::Pulse};
+pub use self::{labels::LabelChange, launches::Launch, pulse::Pulse, service::NewWindow};
 use super::{
     jobs::JobsRef,
     offers::Offers,
@@ -31,7 +33,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{Change, NodeRow, Store},
+    store::{NodeRow, Store},
 };
 
 /// Where to send [`NodesMsg`].
@@ -48,6 +50,10 @@ pub struct NodeInfo {
     pub blocked: BTreeMap<String, String>,
     /// Why it gets no jobs, as its agent says; empty for nothing.
     pub condition: String,
+    /// What it does, as far as operators have a say.
+    pub duty: Duty,
+    /// The maintenance window that is on, or comes next.
+    pub window: Option<Window>,
 }
 
 /// Two agents have been given the same name.
@@ -92,8 +98,14 @@ pub enum NodesMsg {
     Find(NodeName, RpcReplyPort<Option<NodeInfo>>),
     /// All nodes.
     List(RpcReplyPort<Vec<NodeInfo>>),
-    /// Drain (with a reason) or resume; answered with the node, if there is one.
-    SetDrain(NodeName, Option<String>, RpcReplyPort<Option<NodeInfo>>),
+    /// Drain or resume; answered with the node, if there is one.
+    SetDrain(NodeName, Option<Drain>, RpcReplyPort<Option<NodeInfo>>),
+    /// One more maintenance window; answered with it.
+    AddWindow(Box<NewWindow>, RpcReplyPort<Window>),
+    /// One less; answered with it, if there was one.
+    RemoveWindow(u64, RpcReplyPort<Option<Window>>),
+    /// All windows, the first to begin comes first.
+    Windows(RpcReplyPort<Vec<Window>>),
     /// Labels that operators set; answered with the node, if there is one.
     SetLabels(NodeName, LabelChange, RpcReplyPort<Option<NodeInfo>>),
 }
@@ -125,12 +137,14 @@ struct Entry {
     session: Option<Live>,
     blocked: BTreeMap<String, String>,
     condition: String,
+    /// As it was when it was looked at last.
+    duty: Duty,
 }
 
 impl Entry {
     /// Neither an operator nor its own agent has said that it should not.
     fn takes_jobs(&self) -> bool {
-        self.row.drained.is_none() && self.condition.is_empty()
+        self.duty == Duty::Open && self.condition.is_empty()
     }
 }
 
@@ -160,6 +174,9 @@ pub struct State {
     looked: Timestamp,
     /// Launches that failed in a row, by node.
     failed_launches: BTreeMap<NodeName, u32>,
+    /// Maintenance windows by number.
+    windows: BTreeMap<u64, Window>,
+    last_window: u64,
 }
 
 /// Under this name the last number of a session is stored.
@@ -185,6 +202,8 @@ impl Actor for Nodes {
     ) -> Result<State, ActorProcessingErr> {
         let now = clock::now();
         let mut nodes = BTreeMap::new();
+        let (windows, last_window) = service::load(&args.store)?;
+        args.scheduler.cast(service::told(&windows))?;
         for row in args.store.nodes()? {
             args.offers.set(&row);
             args.scheduler.cast(labels::told(&row))?;
@@ -200,6 +219,7 @@ impl Actor for Nodes {
                 session: None,
                 blocked: BTreeMap::new(),
                 condition: String::new(),
+                duty: service::duty_of(&windows, &row, now),
             };
             nodes.insert(row.name, entry);
         }
@@ -213,6 +233,8 @@ impl Actor for Nodes {
             jobs: None,
             looked: now,
             failed_launches: BTreeMap::new(),
+            windows,
+            last_window,
         })
     }
 
@@ -253,6 +275,7 @@ impl Actor for Nodes {
             NodesMsg::Launched(node, launch) => state.launched(&node, launch).await?,
             NodesMsg::LeaseTick => {
                 state.look_at_leases()?;
+                state.look_at_windows().await?;
                 myself.send_after(state.next_look(), || NodesMsg::LeaseTick);
             }
             NodesMsg::Find(node, reply) => {
@@ -270,6 +293,9 @@ impl Actor for Nodes {
             NodesMsg::SetDrain(node, reason, reply) => {
                 answer(reply, state.set_drain(&node, reason).await?);
             }
+            NodesMsg::AddWindow(new, reply) => answer(reply, state.add_window(*new).await?),
+            NodesMsg::RemoveWindow(id, reply) => answer(reply, state.remove_window(id).await?),
+            NodesMsg::Windows(reply) => answer(reply, state.windows()),
             NodesMsg::SetLabels(node, change, reply) => {
                 answer(reply, state.set_labels(&node, change).await?);
             }
@@ -401,7 +427,8 @@ impl State {
         let ready = self.nodes.values();
         let ready = ready.filter(|entry| entry.told == NodeState::Ready);
         let ends = ready.filter_map(|entry| lease.deadline(entry.pulse.at(), now));
-        let next = ends.min().map_or(Duration::MAX, |end| end.since(now));
+        let next = ends.chain(self.next_duty(now)).min();
+        let next = next.map_or(Duration::MAX, |then| then.since(now));
         next.clamp(SOONEST, heartbeat(&lease))
     }
 
@@ -438,22 +465,6 @@ impl State {
         self.tell_scheduler(&name)
     }
 
-    async fn set_drain(
-        &mut self,
-        node: &NodeName,
-        reason: Option<String>,
-    ) -> Result<Option<NodeInfo>, ActorProcessingErr> {
-        let Some(entry) = self.nodes.get_mut(node) else {
-            return Ok(None);
-        };
-        self.failed_launches.remove(node);
-        entry.row.drained = reason;
-        let change = Change::PutNode(entry.row.clone());
-        self.args.store.commit_and_wait(vec![change]).await?;
-        self.tell_scheduler(node)?;
-        Ok(self.nodes.get(node).map(|entry| self.info(entry)))
-    }
-
     fn tell_scheduler(&self, node: &NodeName) -> Result<(), ActorProcessingErr> {
         if let Some(entry) = self.nodes.get(node) {
             let open =
@@ -473,6 +484,8 @@ impl State {
             state: entry.told,
             blocked: entry.blocked.clone(),
             condition: entry.condition.clone(),
+            duty: entry.duty.clone(),
+            window: self.window_of(&entry.row),
         }
     }
 }

@@ -100,6 +100,7 @@ impl State {
             registered_at: earlier.map_or(now, |row| row.registered_at),
             seen_at: now,
             drained: earlier.and_then(|row| row.drained.clone()),
+            deadline: earlier.and_then(|row| row.deadline),
             address: hello.address.clone(),
         }
     }
@@ -126,6 +127,7 @@ impl State {
         (blocked, condition): (BTreeMap<String, String>, String),
     ) {
         let entry = Entry {
+            duty: self.duty_of(&row, clock::now()),
             row,
             pulse,
             told: NodeState::Ready,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use trainyard_core::{ids::NodeName, node::NodeState, retry::OnLost};
+use trainyard_core::{ids::NodeName, node::NodeState, retry::OnLost, service::Drain};
 
 use super::*;
 use crate::actors::{nodes::NodeInfo, scheduler::SchedulerMsg};
@@ -40,7 +40,7 @@ pub(super) async fn until(world: &World, job: JobId, what: impl Fn(&Job) -> bool
     tokio::time::timeout(limit, wait).await.expect("in time")
 }
 
-async fn info(world: &World, name: &str) -> NodeInfo {
+pub(super) async fn info(world: &World, name: &str) -> NodeInfo {
     let nodes = ask(&world.tree.nodes, NodesMsg::List).await.unwrap();
     let is_it = |node: &NodeInfo| node.row.name == NodeName(name.into());
     nodes.into_iter().find(is_it).unwrap()
@@ -48,7 +48,11 @@ async fn info(world: &World, name: &str) -> NodeInfo {
 
 async fn set_drain(world: &World, name: &str, reason: Option<String>) {
     let name = NodeName(name.into());
-    let question = |reply| NodesMsg::SetDrain(name, reason, reply);
+    let drain = reason.map(|reason| Drain {
+        reason,
+        deadline: None,
+    });
+    let question = |reply| NodesMsg::SetDrain(name, drain, reply);
     ask(&world.tree.nodes, question).await.unwrap();
 }
 
@@ -122,10 +126,10 @@ fn starts(frames: &mut Frames) -> Vec<Option<v1::TaskKey>> {
 }
 
 /// Signs of life of a node, until it is dropped.
-struct Beats(tokio::task::JoinHandle<()>);
+pub(super) struct Beats(tokio::task::JoinHandle<()>);
 
 impl Beats {
-    fn of(session: &SessionRef) -> Self {
+    pub(super) fn of(session: &SessionRef) -> Self {
         let session = session.clone();
         Self(TaskTracker::new().spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_millis(50));

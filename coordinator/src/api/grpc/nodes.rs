@@ -3,14 +3,14 @@
 use tonic::{Request, Response, Status, async_trait};
 use trainyard_core::join::JoinToken;
 use trainyard_proto::{
-    convert::{span, timestamp},
+    convert::{WireError, span, time, timestamp},
     v1::{self, node_service_server::NodeService},
 };
 
 use super::caller;
 use crate::{
     actors::nodes::LabelChange,
-    api::{ApiError, NewJoinToken, Node, Service},
+    api::{ApiError, AskedWindow, NewDrain, NewJoinToken, Node, Service, ShownDuty},
 };
 
 /// The door; all is in the service.
@@ -43,13 +43,31 @@ impl NodeService for NodeDoor {
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
         let caller = caller(&self.0, &request)?;
-        let v1::DrainRequest { name, reason } = request.into_inner();
-        let reason = match reason.is_empty() {
-            true => format!("drained by {}", caller.user.email),
-            false => reason,
+        let request = request.into_inner();
+        let deadline = request.deadline.as_ref();
+        let deadline = deadline.map(|deadline| span("deadline", deadline));
+        let asked = NewDrain {
+            deadline: deadline.transpose().map_err(ApiError::from)?,
+            then: known(request.at_deadline)?.into(),
+            reason: request.reason,
         };
-        let node = Some(wire(self.0.set_drain(&caller, &name, Some(reason)).await?));
+        let node = self.0.drain(&caller, &request.name, asked).await?;
+        let node = Some(wire(node));
         Ok(Response::new(v1::DrainResponse { node }))
+    }
+
+    async fn cordon(
+        &self,
+        request: Request<v1::CordonRequest>,
+    ) -> Result<Response<v1::CordonResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let v1::CordonRequest { name, reason } = request.into_inner();
+        let asked = NewDrain {
+            reason,
+            ..NewDrain::default()
+        };
+        let node = Some(wire(self.0.drain(&caller, &name, asked).await?));
+        Ok(Response::new(v1::CordonResponse { node }))
     }
 
     async fn resume(
@@ -57,12 +75,49 @@ impl NodeService for NodeDoor {
         request: Request<v1::ResumeRequest>,
     ) -> Result<Response<v1::ResumeResponse>, Status> {
         let caller = caller(&self.0, &request)?;
-        let node = self
-            .0
-            .set_drain(&caller, &request.into_inner().name, None)
-            .await?;
+        let node = self.0.resume(&caller, &request.into_inner().name).await?;
         let node = Some(wire(node));
         Ok(Response::new(v1::ResumeResponse { node }))
+    }
+
+    async fn list_maintenance(
+        &self,
+        request: Request<v1::ListMaintenanceRequest>,
+    ) -> Result<Response<v1::ListMaintenanceResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let windows = self.0.windows(&caller).await?;
+        let windows = windows.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListMaintenanceResponse { windows }))
+    }
+
+    async fn add_maintenance(
+        &self,
+        request: Request<v1::AddMaintenanceRequest>,
+    ) -> Result<Response<v1::AddMaintenanceResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        let request = request.into_inner();
+        let length = request.length.unwrap_or_default();
+        let asked = AskedWindow {
+            all: request.all_nodes,
+            nodes: request.nodes.into_iter().collect(),
+            labels: request.labels.into_iter().collect(),
+            from: request.from.as_ref().map(time),
+            length: span("length", &length).map_err(ApiError::from)?,
+            why: request.why,
+        };
+        let window = Some(self.0.add_window(&caller, asked).await?.into());
+        Ok(Response::new(v1::AddMaintenanceResponse { window }))
+    }
+
+    async fn remove_maintenance(
+        &self,
+        request: Request<v1::RemoveMaintenanceRequest>,
+    ) -> Result<Response<v1::RemoveMaintenanceResponse>, Status> {
+        let caller = caller(&self.0, &request)?;
+        self.0
+            .remove_window(&caller, request.into_inner().id)
+            .await?;
+        Ok(Response::new(v1::RemoveMaintenanceResponse {}))
     }
 
     async fn set_labels(
@@ -142,7 +197,23 @@ fn wire_token(token: JoinToken) -> v1::JoinToken {
     }
 }
 
+/// A value that nobody has defined is none.
+fn known(at_deadline: i32) -> Result<v1::AtDeadline, ApiError> {
+    let known = v1::AtDeadline::try_from(at_deadline);
+    known.map_err(|_unknown| WireError::Unknown("at_deadline").into())
+}
+
+fn duty(node: &Node) -> v1::NodeDuty {
+    match node.duty() {
+        ShownDuty::Open => v1::NodeDuty::Open,
+        ShownDuty::Draining => v1::NodeDuty::Draining,
+        ShownDuty::Vacating => v1::NodeDuty::Vacating,
+        ShownDuty::Drained => v1::NodeDuty::Drained,
+    }
+}
+
 fn wire(node: Node) -> v1::Node {
+    let (duty, closed_for) = (duty(&node), node.closed_for());
     let Node { info, view } = node;
     let blocked = info.blocked.into_iter();
     let blocked = blocked.map(|(uuid, reason)| v1::BlockedGpu { uuid, reason });
@@ -155,8 +226,15 @@ fn wire(node: Node) -> v1::Node {
     v1::Node {
         name: row.name.0,
         state: v1::NodeState::from(info.state).into(),
-        draining: row.drained.is_some(),
-        drain_reason: row.drained.unwrap_or_default(),
+        draining: duty != v1::NodeDuty::Open,
+        drain_reason: closed_for.unwrap_or_default(),
+        duty: duty.into(),
+        drain_deadline: row.deadline.map(|deadline| timestamp(deadline.at)),
+        at_deadline: row
+            .deadline
+            .map_or(v1::AtDeadline::Unspecified, |deadline| deadline.then.into())
+            .into(),
+        maintenance: info.window.map(Into::into),
         capacity: Some(row.capacity.into()),
         free: Some(free.into()),
         job_ids: jobs.into_iter().map(|job| job.0).collect(),

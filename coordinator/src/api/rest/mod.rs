@@ -18,6 +18,8 @@ mod form;
 mod health;
 mod jobs;
 mod live;
+mod machines;
+mod maintenance;
 mod models;
 mod nodes;
 mod openapi;
@@ -82,6 +84,8 @@ fn calls() -> OpenApiRouter<Service> {
         .merge(users::router())
         .merge(projects::router())
         .merge(trackers::router())
+        .merge(machines::router())
+        .merge(maintenance::router())
         .merge(nodes::router())
         .merge(jobs::router())
         .merge(datasets::router())

@@ -78,6 +78,18 @@ impl<S: Send + Sync> FromRequestParts<S> for UserId {
     }
 }
 
+/// The maintenance window that the path names; a number that none can have is that of none.
+pub(super) struct MaintenanceId(pub(super) u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for MaintenanceId {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let number = number(parts, state, ("id", "id")).await?;
+        Ok(Self(u64::try_from(number).unwrap_or(0)))
+    }
+}
+
 /// What the path names, whatever it is called; what cannot be read is the name of nothing.
 pub(super) struct Named(pub(super) String);
 

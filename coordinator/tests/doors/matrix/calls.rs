@@ -98,6 +98,8 @@ fn body(stage: &Stage, row: &Row, target: &Target) -> Value {
         "name": format!("new{number}"),
         "id": format!("new{number}"),
         "checkpoint_filename": "best.pt",
+        "all_nodes": true,
+        "length_seconds": 1,
     });
     body.as_object_mut()
         .unwrap()
@@ -318,12 +320,27 @@ fn of_nodes(method: &str, target: &Target) -> Vec<u8> {
         "NodeService/ListNodes"
         | "NodeService/CreateJoinToken"
         | "NodeService/ListJoinTokens"
+        | "NodeService/ListMaintenance"
         | "TrackerService/ListTrackers"
         | "StoreService/Backup" => Vec::new(),
+        "NodeService/AddMaintenance" => v1::AddMaintenanceRequest {
+            all_nodes: true,
+            length: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            ..v1::AddMaintenanceRequest::default()
+        }
+        .encode_to_vec(),
+        "NodeService/RemoveMaintenance" => v1::RemoveMaintenanceRequest {
+            id: target.name("window").parse().unwrap(),
+        }
+        .encode_to_vec(),
         "NodeService/RevokeJoinToken" => v1::RevokeJoinTokenRequest { id }.encode_to_vec(),
         // The name is the first field of each.
         "NodeService/GetNode"
         | "NodeService/Drain"
+        | "NodeService/Cordon"
         | "NodeService/Resume"
         | "NodeService/SetLabels"
         | "NodeService/RevokeNode" => v1::GetNodeRequest { name }.encode_to_vec(),

@@ -61,6 +61,7 @@ impl Stage {
         let drain = trainyard_proto::v1::DrainRequest {
             name: "standing".into(),
             reason: "so that jobs wait".into(),
+            ..Default::default()
         };
         world.nodes().await.drain(drain).await.unwrap();
         let mut stage = Self {
@@ -185,6 +186,11 @@ impl Stage {
                 ("token", made.1["id"].as_str().unwrap().to_owned())
             }
             "node" => ("node", "standing".to_owned()),
+            "window" => {
+                let body = json!({"all_nodes": true, "length_seconds": 1});
+                let made = self.world.post_json("/maintenance", &body).await;
+                ("window", made.1["id"].to_string())
+            }
             "secret" => ("secret", "f".repeat(64)),
             "file" => ("file", "artifacts/checkpoints/1/best.pt".to_owned()),
             "way" => ("way", self.way().await),

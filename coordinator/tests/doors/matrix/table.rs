@@ -102,10 +102,14 @@ GET:/trackers                                  TrackerService/ListTrackers     4
 POST:/nodes/tokens                             NodeService/CreateJoinToken     401  403 403 403 403 201  403 403 403  403 403
 GET:/nodes/tokens                              NodeService/ListJoinTokens      401  403 403 403 403 200  403 403 403  403 403
 DELETE:/nodes/tokens/{token}                   NodeService/RevokeJoinToken     401  403 403 403 403 200  403 403 403  403 403
--#{node}                                       NodeService/ListNodes           401  403 200 200 200 200  200 200 200  200 200
--#{node}                                       NodeService/GetNode             401  403 200 200 200 200  200 200 200  200 200
--#{node}                                       NodeService/Resume              401  403 403 403 403 200  403 403 403  403 403
--#{node}                                       NodeService/Drain               401  403 403 403 403 200  403 403 403  403 403
+GET:/nodes                                     NodeService/ListNodes           401  403 200 200 200 200  200 200 200  200 200
+GET:/nodes/{node}                              NodeService/GetNode             401  403 200 200 200 200  200 200 200  200 200
+POST:/nodes/{node}/resume                      NodeService/Resume              401  403 403 403 403 200  403 403 403  403 403
+POST:/nodes/{node}/drain                       NodeService/Drain               401  403 403 403 403 200  403 403 403  403 403
+POST:/nodes/{node}/cordon                      NodeService/Cordon              401  403 403 403 403 200  403 403 403  403 403
+GET:/maintenance                               NodeService/ListMaintenance     401  403 200 200 200 200  200 200 200  200 200
+POST:/maintenance                              NodeService/AddMaintenance      401  403 403 403 403 201  403 403 403  403 403
+DELETE:/maintenance/{window}                   NodeService/RemoveMaintenance   401  403 403 403 403 200  403 403 403  403 403
 PATCH:/nodes/{node}/labels                     NodeService/SetLabels           401  403 403 403 403 200  403 403 403  403 403
 POST:/nodes/{node}/revoke                      NodeService/RevokeNode          401  403 403 403 403 200  403 403 403  403 403
 

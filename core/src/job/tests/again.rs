@@ -226,3 +226,49 @@ fn a_job_that_ends_for_another_reason_does_not_make_room() {
     let ended = both.step(T, told_to_go(None)).unwrap().job;
     assert_eq!(ended.state, JobState::Cancelled);
 }
+
+fn vacates() -> Event {
+    Event::Vacate(A1, "node n1 is drained: new fan".into())
+}
+
+#[test]
+fn a_job_whose_node_is_drained_goes_on_elsewhere_at_no_cost_whether_it_is_preemptible_or_not() {
+    let started = Event::Started(t(A1), T);
+    for (preemptible, class) in [
+        (true, FailureClass::Preempted),
+        (false, FailureClass::Infrastructure),
+    ] {
+        let mut job = after(vec![Event::Prepared, placed(), started.clone()]).job;
+        job.spec.preemptible = preemptible;
+        job.spec.retry.limit = 0;
+        let step = job.step(T, vacates()).unwrap();
+        let stop = Effect::Stop(n1(), t(A1), StopCause::Preempted);
+        assert_eq!(step.effects, [stop]);
+        let words = "node n1 is drained: new fan; saves its work, and goes on elsewhere";
+        assert_eq!(step.job.reason, words);
+        assert!(step.job.step(T, vacates()).is_err(), "once is enough");
+        assert!(step.job.step(T, goes()).is_err(), "it goes already");
+        let gone = step.job.step(T, told_to_go(None)).unwrap().job;
+        assert_eq!((gone.state, gone.tried.again), (JobState::Queued, 0));
+        assert_eq!((gone.not_before, gone.failed_on.len()), (None, 0));
+        let outcome = gone.attempt().unwrap().outcome().unwrap();
+        assert_eq!(outcome.class, Some(class));
+        assert_eq!(outcome.message, "stopped: node n1 is drained: new fan");
+        // Its operator switches it off before it has gone.
+        let lost = Event::NodeLost(A1, n1(), "it was silent".into());
+        let gone = step.job.step(T, lost).unwrap().job;
+        assert_eq!((gone.state, gone.tried.again), (JobState::Queued, 0));
+    }
+}
+
+#[test]
+fn a_job_that_fails_of_itself_while_its_node_is_drained_has_failed() {
+    let started = Event::Started(t(A1), T);
+    let running = after(vec![Event::Prepared, placed(), started]).job;
+    let going = running.step(T, vacates()).unwrap().job;
+    let failed = going.step(T, exit(1, 0)).unwrap().job;
+    assert_eq!(failed.state, JobState::Failed);
+    let cancelled = going.step(T, Event::CancelRequested).unwrap().job;
+    let ended = cancelled.step(T, told_to_go(None)).unwrap().job;
+    assert_eq!(ended.state, JobState::Cancelled);
+}

@@ -400,3 +400,21 @@ fn a_gang_that_makes_room_goes_whole_unless_it_was_through() {
     }
     assert_eq!(job.state, JobState::Completed);
 }
+
+#[test]
+fn a_gang_leaves_whole_when_one_of_its_nodes_is_drained() {
+    let why = "node n1 is drained: new fan".to_owned();
+    let going = running_gang().step(T, Event::Vacate(A1, why)).unwrap();
+    assert_eq!(going.effects.len(), 3, "all ranks are told");
+    let mut job = going.job;
+    for rank in [2, 0, 1] {
+        let told = TaskEnd {
+            signal: Some(15),
+            stop_cause: Some(StopCause::Preempted),
+            ..TaskEnd::default()
+        };
+        job = job.step(T, end_of(rank, told)).unwrap().job;
+    }
+    assert_eq!((job.state, job.tried.again), (JobState::Queued, 0));
+    assert!(job.failed_on.is_empty(), "it is nobody's fault");
+}

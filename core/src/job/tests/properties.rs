@@ -46,6 +46,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             .clone()
             .prop_map(|a| Event::NodeLost(a, n1(), "silent".into())),
         attempt.clone().prop_map(|a| Event::Heard(t(a))),
+        attempt
+            .clone()
+            .prop_map(|a| Event::Vacate(a, "its node is drained".into())),
         attempt.prop_map(|a| Event::Tracked(a, Tracker::Mlflow, "run".into())),
     ]
 }

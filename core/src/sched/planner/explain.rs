@@ -80,7 +80,10 @@ impl Planner {
         if let Some(limit) = self.policy.limit(job.0).filter(|_| fits()) {
             return Some(limit);
         }
-        Some(queued.wish().reason(&self.ledger))
+        if let Some(words) = self.held_by_window(queued) {
+            return Some(words);
+        }
+        Some(queued.wish().reason(&self.ledger) + &self.closed_by_window(queued))
     }
 
     /// Why a job waits; nothing if it does not.
@@ -138,12 +141,13 @@ impl Planner {
         let could = |entry: &NodeEntry| queued.wish().could_use(entry);
         let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
         let short = nodes.filter_map(|(name, entry)| {
-            let lacks = match entry.open {
-                false => "takes no jobs now".to_owned(),
-                true if queued.placement.exclusive && entry.jobs().next().is_some() => {
+            let lacks = match (self.window_words(queued, name), entry.open) {
+                (Some(window), _) => window,
+                (None, false) => "takes no jobs now".to_owned(),
+                (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
                     "others use it".to_owned()
                 }
-                true => request.shortage(&entry.free())?,
+                (None, true) => request.shortage(&entry.free())?,
             };
             Some(Short {
                 node: name.clone(),
@@ -162,10 +166,10 @@ impl Planner {
             let (_, to) = tries.into_iter().find(starts)?;
             Some(Change { field, from, to })
         });
-        found.collect()
+        found.chain(self.shorter(queued)).collect()
     }
 
-    fn starts(&self, changed: &QueuedJob) -> bool {
+    pub(super) fn starts(&self, changed: &QueuedJob) -> bool {
         let ask = self.ask_of(changed);
         let place = self.policy.would_start(changed.job.0, &ask);
         // The policy counts what is still being left as free.

@@ -7,6 +7,7 @@
 mod explain;
 mod names;
 mod seats;
+mod upkeep;
 
 pub use explain::{Change, Explanation, Short};
 
@@ -15,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use self::names::{pieces_of, whole};
+use self::{
+    names::{pieces_of, whole},
+    upkeep::Upkeep,
+};
 use super::{
     Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
@@ -88,6 +92,8 @@ pub struct Planner {
     /// The policy's clock never goes back: it is ahead of the real one by so much.
     skew: Seconds,
     latest: Option<Seconds>,
+    /// Nodes that are about to close.
+    upkeep: Upkeep,
 }
 
 impl Default for Planner {
@@ -101,6 +107,7 @@ impl Planner {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
+            upkeep: Upkeep::with(config.restart_cost),
             ledger: Ledger::default(),
             queue: Queue::default(),
             gates: Gates::default(),
@@ -182,6 +189,7 @@ impl Planner {
 
     fn node_changed(&mut self, now: Timestamp, name: &NodeName) {
         let now = self.tick(now);
+        self.upkeep.stale = true;
         let Some(offer) = self.ledger.node(name).map(|entry| self.offer_of(entry)) else {
             return;
         };
@@ -384,6 +392,7 @@ impl Planner {
     pub fn solve(&mut self, at: Timestamp) -> Decisions {
         let mut decisions = Decisions::default();
         let now = self.tick(at);
+        self.keep_up(now);
         if std::mem::take(&mut self.moved) {
             self.reconsider(now);
         }
@@ -442,6 +451,7 @@ impl Planner {
             self.shy.insert(queued.job, asked.ask.avoid.clone());
         }
         self.policy.submit(now, &asked);
+        self.note_crossing(queued);
     }
 
     /// When to solve again though nothing happens.
@@ -462,6 +472,7 @@ impl Planner {
 
     /// The policy's time, which goes on where it was when the clock is set back.
     fn tick(&mut self, now: Timestamp) -> Seconds {
+        self.upkeep.tick(now);
         let latest = match self.latest {
             Some(latest) => latest,
             None => {
@@ -485,3 +496,6 @@ mod asked;
 
 #[cfg(test)]
 mod stories;
+
+#[cfg(test)]
+mod windows;

@@ -96,18 +96,25 @@ impl Planner {
         }
     }
 
-    /// Nodes that have failed it are taken last: only as many as are missing elsewhere.
+    /// Nodes that close before it would have ended, and those that have failed it.
     pub(super) fn shunned(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
-        if queued.avoid.is_empty() {
-            return BTreeSet::new();
+        let mut shunned = self.closes_for(queued);
+        if !queued.avoid.is_empty() {
+            let blamed = match queued.placement.is_plain() {
+                true => self.blamed(queued, &shunned),
+                false => self.blamed_together(queued, &shunned),
+            };
+            shunned.extend(blamed);
         }
-        if !queued.placement.is_plain() {
-            return self.shunned_together(queued);
-        }
-        let could = self
-            .ledger
-            .nodes()
-            .filter(|(_, entry)| entry.open && queued.wish().could_use(entry));
+        shunned
+    }
+
+    /// Nodes that have failed it are taken last: only as many as are missing elsewhere.
+    fn blamed(&self, queued: &QueuedJob, closing: &BTreeSet<NodeIx>) -> Vec<NodeIx> {
+        let could = self.ledger.nodes().filter(|(name, entry)| {
+            let closes = self.ixs.get(*name).is_some_and(|ix| closing.contains(ix));
+            entry.open && !closes && queued.wish().could_use(entry)
+        });
         let (blamed, others): (Vec<_>, Vec<_>) = could
             .map(|(name, _)| name)
             .partition(|name| queued.avoid.contains(*name));
@@ -120,9 +127,11 @@ impl Planner {
     }
 
     /// Where nodes must go together, all that have failed it, if the others could hold it.
-    fn shunned_together(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
-        let others =
-            |name: &NodeName, entry: &NodeEntry| entry.open && !queued.avoid.contains(name);
+    fn blamed_together(&self, queued: &QueuedJob, closing: &BTreeSet<NodeIx>) -> Vec<NodeIx> {
+        let others = |name: &NodeName, entry: &NodeEntry| {
+            let closes = self.ixs.get(name).is_some_and(|ix| closing.contains(ix));
+            entry.open && !closes && !queued.avoid.contains(name)
+        };
         let others = self.ledger.only(others);
         let enough = others.nodes().next().is_some() && queued.wish().misfit(&others).is_none();
         let blamed = queued.avoid.iter().filter(|_| enough);

@@ -68,6 +68,9 @@ impl Planner {
 
     /// Which GPUs, of those that the policy has counted.
     fn seat(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
+        if self.closes_on(queued, pieces) {
+            return Seat::Gone;
+        }
         let mut nodes: BTreeMap<NodeIx, Vec<&Piece>> = BTreeMap::new();
         for piece in pieces {
             nodes.entry(piece.node).or_default().push(piece);

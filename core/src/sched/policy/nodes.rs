@@ -133,6 +133,13 @@ impl Scheduler {
         matches!(state, Some(State::Waiting(_) | State::Later))
     }
 
+    /// What a job asks for.
+    #[must_use]
+    pub fn asks(&self, number: u64) -> Option<&Ask> {
+        let job = self.job(self.number(number)?);
+        Some(&self.lanes.shapes[job.shape].ask)
+    }
+
     /// The nodes that are cleared for a job.
     #[must_use]
     pub fn promised(&self, number: u64) -> Option<BTreeSet<NodeIx>> {

@@ -1,0 +1,190 @@
+//! Maintenance windows over time: they begin, empty their nodes, end, and all of that over restarts.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ::tests::wait::until as eventually;
+use trainyard_core::{
+    ids::NodeName,
+    service::{AtDeadline, Deadline, Drain, Duty, Scope, Window},
+};
+
+use super::{
+    retries::{Beats, info, runs, say, until},
+    *,
+};
+use crate::{
+    actors::nodes::NewWindow,
+    clock::{self, ahead},
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Nodes are looked at ten times a second, and silent ones are believed for long.
+fn lease() -> Lease {
+    Lease {
+        suspect_after: Duration::from_millis(400),
+        lost_after: 100 * HOUR,
+    }
+}
+
+fn on(nodes: &[&str]) -> Scope {
+    let nodes = nodes.iter().map(|&node| NodeName(node.to_owned()));
+    Scope::Nodes(nodes.collect::<BTreeSet<_>>())
+}
+
+async fn plan(world: &World, scope: Scope, (from, until): (u32, u32)) -> Window {
+    let now = clock::now();
+    let new = Box::new(NewWindow {
+        scope,
+        from: now.plus(HOUR * from),
+        until: now.plus(HOUR * until),
+        why: "new fan".into(),
+        made_by: "o@example.com".into(),
+    });
+    let question = |reply| NodesMsg::AddWindow(new, reply);
+    ask(&world.tree.nodes, question).await.unwrap()
+}
+
+async fn drain(world: &World, name: &str, drain: Option<Drain>) {
+    let name = NodeName(name.into());
+    let question = |reply| NodesMsg::SetDrain(name, drain, reply);
+    ask(&world.tree.nodes, question).await.unwrap();
+}
+
+async fn does(world: &World, name: &str, what: impl Fn(&Duty) -> bool) {
+    eventually("the node does what it should", async || {
+        what(&info(world, name).await.duty).then_some(())
+    })
+    .await;
+}
+
+async fn limited(world: &World, limit: Option<Duration>) -> JobId {
+    let mut submission = submission(RetryPolicy::default());
+    submission.spec.time_limit = limit;
+    let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
+    ask(&world.tree.jobs, question).await.unwrap().id
+}
+
+async fn stop_of(frames: &mut Frames) -> v1::StopTask {
+    loop {
+        if let Frame::Stop(stop) = *frames.recv().await.unwrap() {
+            return stop;
+        }
+    }
+}
+
+/// It went as it was told.
+fn went(task: Option<v1::TaskKey>) -> v1::TaskReport {
+    v1::TaskReport {
+        phase: TaskPhase::Exited.into(),
+        end: Some(v1::TaskEnd {
+            signal: Some(15),
+            stop_cause: v1::StopCause::Preempted.into(),
+            ..v1::TaskEnd::default()
+        }),
+        ..runs(task)
+    }
+}
+
+#[tokio::test]
+async fn a_window_empties_its_node_when_it_begins_and_the_node_is_back_when_it_ends() {
+    let world = world(lease()).await;
+    let (one, mut at_one) = node(&world, "n1").await;
+    let _beats = Beats::of(&one);
+    let job = limited(&world, None).await;
+    let task = start_of(&mut at_one).await.task;
+    say(&one, runs(task));
+    until(&world, job, |job| job.state == JobState::Running).await;
+    plan(&world, on(&["n1"]), (1, 3)).await;
+    let (two, mut at_two) = node(&world, "n2").await;
+    let _beats = Beats::of(&two);
+    assert_eq!(info(&world, "n1").await.duty, Duty::Open);
+    // It would reach into the window on n1, and is alone on n2.
+    let long = limited(&world, Some(2 * HOUR)).await;
+    assert_eq!(start_of(&mut at_two).await.task.unwrap().job_id, long.0);
+    ahead::pass(HOUR);
+    let stop = stop_of(&mut at_one).await;
+    assert_eq!((stop.task, stop.cause()), (task, v1::StopCause::Preempted));
+    let shown = world.store.job(job).unwrap().unwrap();
+    let told = "; saves its work, and goes on elsewhere";
+    assert!(
+        shown.reason.starts_with("maintenance of node n1 until "),
+        "{}",
+        shown.reason
+    );
+    assert!(shown.reason.ends_with(told), "{}", shown.reason);
+    say(&one, went(task));
+    let waits = until(&world, job, |job| job.state == JobState::Queued).await;
+    assert_eq!(waits.tried.again, 0);
+    does(&world, "n1", |duty| matches!(duty, Duty::Vacating(_))).await;
+    ahead::pass(2 * HOUR);
+    does(&world, "n1", |duty| *duty == Duty::Open).await;
+    let again = start_of(&mut at_one).await.task.unwrap();
+    assert_eq!((again.job_id, again.attempt), (job.0, 2));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_window_that_is_on_outlives_an_operators_resume_and_ends_when_it_is_taken_back() {
+    let world = world(lease()).await;
+    let (one, mut at_one) = node(&world, "n1").await;
+    let _beats = Beats::of(&one);
+    let window = plan(&world, Scope::All, (0, 1)).await;
+    assert_eq!(window.id, 1);
+    does(&world, "n1", |duty| matches!(duty, Duty::Vacating(_))).await;
+    let job = limited(&world, None).await;
+    drain(&world, "n1", None).await;
+    let shown = info(&world, "n1").await;
+    assert!(matches!(shown.duty, Duty::Vacating(_)));
+    assert_eq!(shown.window.map(|window| window.id), Some(1));
+    let question = |reply| NodesMsg::RemoveWindow(1, reply);
+    let removed = ask(&world.tree.nodes, question).await.unwrap();
+    assert_eq!(removed.map(|window| window.id), Some(1));
+    assert_eq!(start_of(&mut at_one).await.task.unwrap().job_id, job.0);
+    assert_eq!(
+        plan(&world, Scope::All, (5, 6)).await.id,
+        2,
+        "no number twice"
+    );
+    ahead::pass(40 * HOUR);
+    eventually("it is forgotten a day after its end", async || {
+        let windows = ask(&world.tree.nodes, NodesMsg::Windows).await.unwrap();
+        windows.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(world.store.documents::<Window>("").unwrap(), []);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn at_its_deadline_a_drain_tells_who_is_left_to_go_or_waits_for_them() {
+    let world = world(lease()).await;
+    let (one, mut at_one) = node(&world, "n1").await;
+    let _beats = Beats::of(&one);
+    let job = limited(&world, None).await;
+    let task = start_of(&mut at_one).await.task;
+    say(&one, runs(task));
+    until(&world, job, |job| job.state == JobState::Running).await;
+    let by = |then| {
+        let at = clock::now().plus(HOUR);
+        Some(Drain {
+            reason: "new fan".into(),
+            deadline: Some(Deadline { at, then }),
+        })
+    };
+    drain(&world, "n1", by(AtDeadline::Wait)).await;
+    ahead::pass(2 * HOUR);
+    does(&world, "n1", |duty| *duty == Duty::Draining).await;
+    assert_eq!(world.store.job(job).unwrap().unwrap().reason, "");
+    drain(&world, "n1", by(AtDeadline::Preempt)).await;
+    assert_eq!(info(&world, "n1").await.duty, Duty::Draining);
+    ahead::pass(HOUR);
+    let stop = stop_of(&mut at_one).await;
+    assert_eq!((stop.task, stop.cause()), (task, v1::StopCause::Preempted));
+    let shown = world.store.job(job).unwrap().unwrap().reason;
+    assert_eq!(
+        shown,
+        "node n1 is drained: new fan; saves its work, and goes on elsewhere"
+    );
+    world.root.stop_and_wait(None, None).await.unwrap();
+}

@@ -1,0 +1,262 @@
+//! Maintenance windows that are to come: which nodes a job shuns since it would still run there when they close.
+//!
+//! Owns which nodes close when, and when a job has to be asked anew. Never opens or closes a node: the supervisor of nodes
+//! does, and tells the planner. Pure. Called by the planner.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{Planner, explain::Change};
+use crate::{
+    ids::{JobId, NodeName},
+    sched::{
+        QueuedJob,
+        ledger::NodeEntry,
+        policy::{
+            Seconds,
+            cluster::{NodeIx, Piece},
+        },
+    },
+    service::{self, Window},
+    time::Timestamp,
+};
+
+/// Windows as nodes have them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Upkeep {
+    windows: Vec<Window>,
+    /// From when on which nodes close, each with those that close before.
+    closing: Vec<(Timestamp, BTreeSet<NodeIx>)>,
+    /// Jobs that have fewer nodes from these moments on.
+    crossing: BTreeSet<(Timestamp, JobId)>,
+    /// Until when `closing` is good: a window is over then.
+    until: Option<Timestamp>,
+    /// Nodes or windows have changed.
+    pub(super) stale: bool,
+    /// The clock was set back: who was asked under the other one is asked again.
+    turned: bool,
+    now: Timestamp,
+    /// So much a job without a limit has to have of a node.
+    least: Duration,
+}
+
+impl Upkeep {
+    pub(super) fn with(least: Seconds) -> Self {
+        Self {
+            least: Duration::from_secs(u64::try_from(least).unwrap_or(0)),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        self.turned |= now < self.now;
+        self.now = now;
+    }
+
+    /// For how long it is taken to run.
+    fn span(&self, queued: &QueuedJob) -> Duration {
+        service::span(queued.limit, self.least)
+    }
+
+    /// The nodes that close while it would still run.
+    fn reached(&self, queued: &QueuedJob) -> Option<&BTreeSet<NodeIx>> {
+        let end = self.now.plus(self.span(queued));
+        let closing = self.closing.iter().rev();
+        let mut reached = closing.filter(|(from, _)| *from < end);
+        reached.next().map(|(_, nodes)| nodes)
+    }
+
+    /// When they are more, by time alone.
+    fn crosses(&self, queued: &QueuedJob) -> Option<Timestamp> {
+        let span = self.span(queued);
+        let end = self.now.plus(span);
+        let mut later = self.closing.iter().filter(|(from, _)| *from >= end);
+        let (from, _) = later.next()?;
+        Some(from.minus(span).plus(Duration::from_micros(1)))
+    }
+
+    /// Of the windows that cover a node the one that closes it first, or keeps it closed.
+    fn next_on(&self, node: &NodeName, entry: &NodeEntry) -> Option<&Window> {
+        let windows = self.windows.iter();
+        let to_come = windows.filter(|window| !window.is_over(self.now));
+        let mine = to_come.filter(|window| window.covers(node, entry.labels()));
+        // Of those that are on the one that ends last.
+        mine.min_by_key(|window| {
+            let on = window.is_on(self.now);
+            let from = if on { Timestamp(i64::MIN) } else { window.from };
+            (from, std::cmp::Reverse(window.until))
+        })
+    }
+}
+
+impl Planner {
+    /// All maintenance windows that there are, over or not.
+    pub fn set_windows(&mut self, now: Timestamp, windows: Vec<Window>) {
+        self.upkeep.windows = windows;
+        self.upkeep.stale = true;
+        self.tick(now);
+    }
+
+    /// Jobs that may start on other nodes than when they were asked last are asked anew.
+    pub(super) fn keep_up(&mut self, now: Seconds) {
+        let at = self.upkeep.now;
+        let turned = std::mem::take(&mut self.upkeep.turned);
+        if self.upkeep.windows.is_empty() && self.upkeep.closing.is_empty() {
+            return;
+        }
+        let expired = self.upkeep.until.is_some_and(|until| until <= at);
+        let stale = std::mem::take(&mut self.upkeep.stale) || expired || turned;
+        let changed = (stale && self.close_anew()) || turned;
+        let jobs: Vec<JobId> = if changed {
+            self.upkeep.crossing.clear();
+            self.queue.iter().map(|queued| queued.job).collect()
+        } else {
+            let crossing = &mut self.upkeep.crossing;
+            let later = crossing.split_off(&(at.plus(Duration::from_micros(1)), JobId(0)));
+            let due = std::mem::replace(crossing, later);
+            due.into_iter().map(|(_, job)| job).collect()
+        };
+        for job in jobs {
+            let Some(queued) = self.queue.get(job).cloned() else {
+                continue;
+            };
+            let shunned = self.shunned(&queued);
+            let asked = self.policy.asks(job.0).map(|ask| &ask.avoid);
+            if self.policy.waits(job.0) && asked != Some(&shunned) {
+                self.policy.withdraw(now, job.0);
+                self.submit(now, &queued);
+            } else {
+                self.note_crossing(&queued);
+            }
+        }
+    }
+
+    pub(super) fn note_crossing(&mut self, queued: &QueuedJob) {
+        let crosses = self.upkeep.crosses(queued);
+        let crosses = crosses.map(|then| (then, queued.job));
+        self.upkeep.crossing.extend(crosses);
+    }
+
+    /// Which nodes close when; whether that is news.
+    fn close_anew(&mut self) -> bool {
+        let mut from: BTreeMap<Timestamp, BTreeSet<NodeIx>> = BTreeMap::new();
+        let mut until: Option<Timestamp> = None;
+        for (name, entry) in self.ledger.nodes() {
+            let Some(window) = self.upkeep.next_on(name, entry) else {
+                continue;
+            };
+            until = until.into_iter().chain([window.until]).min();
+            let ix = self.ixs.get(name).copied();
+            from.entry(window.from).or_default().extend(ix);
+        }
+        let mut all = BTreeSet::new();
+        let closing = from.into_iter().map(|(from, nodes)| {
+            all.extend(nodes);
+            (from, all.clone())
+        });
+        let closing: Vec<_> = closing.collect();
+        let changed = closing != self.upkeep.closing;
+        self.upkeep.closing = closing;
+        self.upkeep.until = until;
+        changed
+    }
+
+    /// The nodes that close while it would still run.
+    pub(super) fn closes_for(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
+        let reached = self.upkeep.reached(queued);
+        reached.cloned().unwrap_or_default()
+    }
+
+    /// Whether one of these nodes closes while it would still run there.
+    pub(super) fn closes_on(&self, queued: &QueuedJob, pieces: &[Piece]) -> bool {
+        let reached = self.upkeep.reached(queued);
+        reached.is_some_and(|nodes| pieces.iter().any(|piece| nodes.contains(&piece.node)))
+    }
+
+    /// Of a node: the window that is on, or comes next.
+    pub(super) fn window_on(&self, node: &NodeName) -> Option<&Window> {
+        self.upkeep.next_on(node, self.ledger.node(node)?)
+    }
+
+    /// A window is all that holds a job back, in words.
+    pub(super) fn held_by_window(&self, queued: &QueuedJob) -> Option<String> {
+        let now = self.upkeep.now;
+        let mut free = self.ask_of(queued);
+        for ix in self.closes_for(queued) {
+            free.avoid.remove(&ix);
+        }
+        let pieces = self.policy.would_start(queued.job.0, &free);
+        let places = pieces.unwrap_or_default().into_iter();
+        let names: BTreeSet<&NodeName> = places
+            .filter(|piece| self.closes_on(queued, std::slice::from_ref(piece)))
+            .filter_map(|piece| self.names.get(&piece.node))
+            .collect();
+        let (first, window) = names
+            .iter()
+            .find_map(|name| Some((*name, self.window_on(name)?)))?;
+        let others = match names.len() {
+            0 | 1 => String::new(),
+            more => format!(" and {} more", more - 1),
+        };
+        let why = match queued.limit {
+            Some(limit) => format!("its time limit of {} s reaches into it", limit.as_secs()),
+            None => "it would have to go at once".to_owned(),
+        };
+        let words = window.words(now);
+        Some(format!(
+            "waits for the maintenance of node {first}{others} {words} to be over: {why}"
+        ))
+    }
+
+    /// Nodes that would hold it now, were they not closed for maintenance, in words; nothing where there are none.
+    pub(super) fn closed_by_window(&self, queued: &QueuedJob) -> String {
+        let now = self.upkeep.now;
+        let on = self.upkeep.windows.iter().any(|window| window.is_on(now));
+        let fits = |entry: &NodeEntry| {
+            let could = !entry.open && queued.wish().could_use(entry);
+            could && queued.request.shortage(&entry.free()).is_none()
+        };
+        let nodes = self.ledger.nodes().filter(|(_, entry)| on && fits(entry));
+        let closed = nodes.filter_map(|(name, _)| {
+            let window = self.window_on(name).filter(|window| window.is_on(now))?;
+            Some(format!(
+                "; maintenance of node {name} {}",
+                window.words(now)
+            ))
+        });
+        closed.take(3).collect()
+    }
+
+    /// What a window does to a node, where it does something to the job.
+    pub(super) fn window_words(&self, queued: &QueuedJob, node: &NodeName) -> Option<String> {
+        let ix = self.ixs.get(node)?;
+        let reached = self.upkeep.reached(queued)?;
+        let window = self.window_on(node).filter(|_| reached.contains(ix))?;
+        Some(format!("maintenance {}", window.words(self.upkeep.now)))
+    }
+
+    /// The longest limit that ends before a window begins, where the job would start with it.
+    pub(super) fn shorter(&self, queued: &QueuedJob) -> Option<Change> {
+        const MINUTE: u64 = 60;
+        let limit = queued.limit?;
+        let starts = self.upkeep.closing.iter().rev().find_map(|(from, _)| {
+            let left = from.since(self.upkeep.now).as_secs();
+            let left = if left < MINUTE {
+                left
+            } else {
+                left - left % MINUTE
+            };
+            let mut changed = queued.clone();
+            changed.limit = Some(Duration::from_secs(left)).filter(|left| *left < limit);
+            let fits = left > 0 && changed.limit.is_some() && self.starts(&changed);
+            fits.then_some(left)
+        })?;
+        Some(Change {
+            field: "time_limit",
+            from: format!("{} s", limit.as_secs()),
+            to: format!("{starts} s"),
+        })
+    }
+}

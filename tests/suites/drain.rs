@@ -1,0 +1,98 @@
+//! A node that is taken out of service with a trainer on it.
+
+use std::collections::BTreeMap;
+
+use tests::{cluster::Cluster, jobs::Jobs, wait::until};
+use trainyard_proto::v1::{FailureClass, JobState, RetryPolicy};
+
+use crate::{TRAINYARD, resume, text};
+
+/// What a command prints that succeeds.
+fn says(cluster: &Cluster, arguments: &[&str]) -> String {
+    let done = cluster.cli(arguments);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    text(&done.stdout)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_node_is_drained_goes_on_at_another_node_with_each_epoch_once_and_no_retry() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut spec = resume::job();
+    spec.retry = Some(RetryPolicy {
+        limit: Some(0),
+        ..RetryPolicy::default()
+    });
+    let id = jobs.submit(spec).await;
+    until("the second epoch is stored", async || {
+        let points = jobs.clone().points(id).await;
+        (points.len() == 2).then_some(())
+    })
+    .await;
+    cluster.agent("two", &["--slots", "1"]).await;
+    let drain = [
+        "node",
+        "drain",
+        "one",
+        "--deadline",
+        "0s",
+        "--reason",
+        "new fan",
+    ];
+    let told = says(&cluster, &drain);
+    assert!(told.starts_with("node one gets no new jobs; "), "{told}");
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
+    let all = resume::epochs(&mut jobs, id).await;
+    assert_eq!(all, BTreeMap::from([(1, vec![1, 2]), (2, vec![3, 4])]));
+    assert_eq!(jobs.output(id).await, ["two goes on true last.pt"]);
+    let first = ended.attempts.first().expect("there are two");
+    let why = first.outcome.clone().expect("it has ended");
+    assert_eq!(why.failure_class(), FailureClass::Infrastructure, "{why:?}");
+    assert_eq!(why.message, "stopped: node one is drained: new fan");
+    let shown = says(&cluster, &["nodes"]);
+    assert!(shown.contains(" drained "), "{shown}");
+    assert!(
+        shown.contains("one: nobody is left there (new fan)"),
+        "{shown}"
+    );
+    let told = says(&cluster, &["node", "resume", "one"]);
+    assert_eq!(told.trim_end(), "node one gets jobs again");
+    plans_and_takes_back(&cluster);
+}
+
+/// Maintenance by the command line.
+fn plans_and_takes_back(cluster: &Cluster) {
+    let plan = [
+        "node",
+        "maintenance",
+        "add",
+        "one",
+        "--from",
+        "+2h",
+        "--for",
+        "4h",
+        "--why",
+        "new switch",
+    ];
+    let told = says(cluster, &plan);
+    assert!(
+        told.starts_with("maintenance 1 of one is planned: "),
+        "{told}"
+    );
+    let shown = says(cluster, &["node", "maintenance", "list"]);
+    assert!(
+        shown.contains("planned") && shown.contains("new switch"),
+        "{shown}"
+    );
+    let shown = says(cluster, &["nodes"]);
+    assert!(
+        shown.contains("one: maintenance in 1h5") && shown.contains("(new switch)"),
+        "{shown}"
+    );
+    says(cluster, &["node", "maintenance", "remove", "1"]);
+    let shown = says(cluster, &["--json", "node", "maintenance", "list"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown, serde_json::json!({"windows": []}));
+}
