@@ -173,24 +173,26 @@ fn there(text: &str, cpus: u32, preemptible: bool) -> JobSpec {
     spec
 }
 
+/// A node with a job that has all of it.
+async fn busy(world: &World, name: &str, text: &str, preemptible: bool) -> Agent {
+    let mut agent = labelled(world, name, text).await;
+    submit(world, there(text, 4, preemptible)).await;
+    agent.run().await;
+    agent
+}
+
 #[tokio::test]
 async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
     let world = eager().await;
-    let mut others = Vec::new();
     // One of rack b stays, so there is no room to be made there.
-    for (name, preemptible) in [("n1", true), ("n2", false)] {
-        let mut agent = labelled(&world, name, "rack=b").await;
-        submit(&world, there("rack=b", 4, preemptible)).await;
-        agent.run().await;
-        others.push(agent);
-    }
-    let mut agents = Vec::new();
-    for name in ["n3", "n4"] {
-        let mut agent = labelled(&world, name, "rack=a").await;
-        submit(&world, there("rack=a", 4, true)).await;
-        agent.run().await;
-        agents.push(agent);
-    }
+    let _others = [
+        busy(&world, "n1", "rack=b", true).await,
+        busy(&world, "n2", "rack=b", false).await,
+    ];
+    let mut agents = [
+        busy(&world, "n3", "rack=a", true).await,
+        busy(&world, "n4", "rack=a", true).await,
+    ];
     let gang = program(|spec| {
         spec.nodes = 2;
         spec.priority = 500;
