@@ -138,10 +138,16 @@ fn a_coordinator_that_is_away_for_an_hour_gets_all_that_was_said_meanwhile() {
     assert_eq!(at(" is completed").iter().filter(meanwhile).count(), 0);
 }
 
-/// What a plan is for is also what happens in it.
+/// A clock that was set forward opened the gate of a job, and until the next look it had no reason to wait.
 #[test]
-fn in_the_newest_plan_jobs_make_room_follow_others_and_come_in_arrays() {
-    let said = passed(&["--seed", "1", "--seeds", "10"]);
+fn a_job_whose_time_has_come_by_a_clock_that_was_set_still_has_a_reason() {
+    pinned("5", &["12"]);
+}
+
+/// What the newest plan is for is also what happens in it.
+#[test]
+fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
+    let said = passed(&["--seeds", "100"]);
     for what in [
         "jobs made room and completed",
         "jobs ran after others",
@@ -150,9 +156,4 @@ fn in_the_newest_plan_jobs_make_room_follow_others_and_come_in_arrays() {
     ] {
         assert!(said.contains(what), "{said}");
     }
-}
-
-#[test]
-fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
-    passed(&["--seeds", "100"]);
 }
