@@ -156,8 +156,7 @@ async fn the_perceptron_whose_node_died_has_the_very_curve_of_one_without_a_brea
 async fn eager() -> Cluster {
     let soon = ["ROUND", "SETTLED", "RESTART_COST"].map(|name| {
         let name = format!("TRAINYARD__SCHEDULING__{name}_SECONDS");
-        let seconds = if name.contains("ROUND") { "1" } else { "0" };
-        (name, seconds.to_owned())
+        (name, "1".to_owned())
     });
     let setup = CoordinatorSetup {
         variables: BTreeMap::from(soon),
