@@ -281,7 +281,8 @@ fn count(seen: &mut Seen, job: &Job) {
         .filter(|one| one.makes_room_for.is_some() && one.tried_again);
     let preempted = preempted.count();
     let spec = &job.spec;
-    let waited = !(spec.after.is_empty() && spec.after_any.is_empty()) && !job.attempts.is_empty();
+    let waits = !spec.after.is_empty() || !spec.after_any.is_empty();
+    let waited = waits && !job.attempts.is_empty();
     let completed = job.state == JobState::Completed;
     for (what, times) in [
         ("attempts made room", preempted),

@@ -155,49 +155,64 @@ pub(crate) async fn user(
     trace: Trace,
 ) -> turmoil::Result {
     tokio::time::sleep(wish.at).await;
-    let after = accepted.awaited(&wish.order.after).await;
-    let after_any = accepted.awaited(&wish.order.after_any).await;
-    let submitted = match after.zip(after_any) {
-        Some(awaited) => {
-            caller
-                .again(|| submit(&caller, (number, &wish), &awaited))
-                .await
-        }
-        None => Err(Status::invalid_argument(UNSUCCESSFUL)),
-    };
-    let job = match submitted {
-        Err(status) if status.message().contains(UNSUCCESSFUL) => {
-            trace.note(format!("user: wish {number} is refused"));
-            let mut told = accepted.told();
-            told.refused.insert(number);
-            told.content += 1;
-            return Ok(());
-        }
-        submitted => submitted?,
+    let Some(job) = ask_for((number, &wish), (&accepted, &caller)).await? else {
+        trace.note(format!("user: wish {number} is refused"));
+        let mut told = accepted.told();
+        told.refused.insert(number);
+        told.content += 1;
+        return Ok(());
     };
     accepted.set(number, job);
     trace.note(format!("user: wish {number} is job {job}"));
+    change_mind(&wish, job, (&accepted, &caller), &trace).await?;
+    accepted.told().content += 1;
+    Ok(())
+}
+
+/// The job that comes of a wish; none if it is refused, since it waits for one that has not succeeded.
+async fn ask_for(
+    (number, wish): (usize, &Wish),
+    (accepted, caller): (&Accepted, &Caller),
+) -> Result<Option<u64>, Status> {
+    let after = accepted.awaited(&wish.order.after).await;
+    let after_any = accepted.awaited(&wish.order.after_any).await;
+    let Some(awaited) = after.zip(after_any) else {
+        return Ok(None);
+    };
+    let asked = caller.again(|| submit(caller, (number, wish), &awaited));
+    match asked.await {
+        Err(status) if status.message().contains(UNSUCCESSFUL) => Ok(None),
+        submitted => submitted.map(Some),
+    }
+}
+
+/// Cancels the job, or has it run again, as is wished.
+async fn change_mind(
+    wish: &Wish,
+    job: u64,
+    (accepted, caller): (&Accepted, &Caller),
+    trace: &Trace,
+) -> Result<(), Status> {
     if let Some(wait) = wish.cancel_after {
         tokio::time::sleep(wait).await;
-        caller.again(|| cancel(&caller, job)).await?;
+        caller.again(|| cancel(caller, job)).await?;
         trace.note(format!("user: job {job} is cancelled"));
     } else if let Some(state) = wish.cancel_in {
         while accepted.state(job).is_none_or(|now| now < state) {
             tokio::time::sleep(WATCH).await;
         }
         trace.note(format!("user: job {job} is to be cancelled now"));
-        caller.again(|| cancel(&caller, job)).await?;
+        caller.again(|| cancel(caller, job)).await?;
     }
     for again in &wish.again {
         while !accepted.state(job).is_some_and(JobState::is_terminal) {
             tokio::time::sleep(AGAIN).await;
         }
         tokio::time::sleep(again.after).await;
-        let answer = caller.again(|| run_again(&caller, (job, again), &accepted));
+        let answer = caller.again(|| run_again(caller, (job, again), accepted));
         answer.await?;
         trace.note(format!("user: job {job} runs again ({again:?})"));
     }
-    accepted.told().content += 1;
     Ok(())
 }
 

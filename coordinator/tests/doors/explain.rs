@@ -138,12 +138,7 @@ async fn what_has_ended_is_not_waited_for_by_what_is_not_submitted() {
     let world = World::start().await;
     let mut agent = Agent::join(&world, "n1", 4).await;
     let first = submit(&world, asks(1)).await;
-    let after = || {
-        program(|spec| {
-            spec.after = vec![JobId(first)];
-            spec.after_any = vec![JobId(first)];
-        })
-    };
+    let after = || program(|spec| spec.after = vec![JobId(first)]);
     let task = agent.run().await.task.expect("a task");
     let foreseen = foresee(&world, after()).await.expect("it is told");
     let words = foreseen.explanation.expect("it waits").reason;

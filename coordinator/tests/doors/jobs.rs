@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A job that runs a program.
-pub fn program(change: impl FnOnce(&mut JobSpec)) -> JobSpec {
+pub(crate) fn program(change: impl FnOnce(&mut JobSpec)) -> JobSpec {
     let mut spec = JobSpec {
         framework: "command".into(),
         command: vec!["train".into()],
@@ -20,7 +20,11 @@ pub fn program(change: impl FnOnce(&mut JobSpec)) -> JobSpec {
 }
 
 /// The job as it is accepted, or why it is not.
-pub async fn try_submit(world: &World, spec: JobSpec, key: &str) -> Result<v1::Job, tonic::Status> {
+pub(crate) async fn try_submit(
+    world: &World,
+    spec: JobSpec,
+    key: &str,
+) -> Result<v1::Job, tonic::Status> {
     let request = v1::SubmitJobRequest {
         spec: Some(spec.into()),
         idempotency_key: key.to_owned(),
@@ -30,13 +34,13 @@ pub async fn try_submit(world: &World, spec: JobSpec, key: &str) -> Result<v1::J
 }
 
 /// The number of a job that is accepted.
-pub async fn submit(world: &World, spec: JobSpec) -> u64 {
+pub(crate) async fn submit(world: &World, spec: JobSpec) -> u64 {
     let submitted = try_submit(world, spec, "").await;
     submitted.expect("it is accepted").job_id
 }
 
 /// The job as it is now.
-pub async fn job(world: &World, job_id: u64) -> v1::Job {
+pub(crate) async fn job(world: &World, job_id: u64) -> v1::Job {
     let request = v1::GetJobRequest { job_id };
     let answer = world.jobs().await.get_job(request).await;
     let answer = answer.expect("it is there").into_inner();
@@ -44,13 +48,13 @@ pub async fn job(world: &World, job_id: u64) -> v1::Job {
 }
 
 /// All of them, the newest first.
-pub async fn all_jobs(world: &World) -> Vec<v1::Job> {
+pub(crate) async fn all_jobs(world: &World) -> Vec<v1::Job> {
     let request = v1::ListJobsRequest::default();
     let answer = world.jobs().await.list_jobs(request).await;
     answer.expect("a list").into_inner().jobs
 }
 
-pub async fn cancel(world: &World, job_id: u64, whole_array: bool) -> v1::CancelJobResponse {
+pub(crate) async fn cancel(world: &World, job_id: u64, whole_array: bool) -> v1::CancelJobResponse {
     let request = v1::CancelJobRequest {
         job_id,
         whole_array,
@@ -60,7 +64,7 @@ pub async fn cancel(world: &World, job_id: u64, whole_array: bool) -> v1::Cancel
 }
 
 /// An agent that other nodes reach at this address.
-pub async fn reachable(world: &World, name: &str, address: &str) -> Agent {
+pub(crate) async fn reachable(world: &World, name: &str, address: &str) -> Agent {
     let hello = v1::Hello {
         address: address.to_owned(),
         ..hello(world, name, 1)
@@ -69,7 +73,7 @@ pub async fn reachable(world: &World, name: &str, address: &str) -> Agent {
 }
 
 /// A label as agents say it.
-pub fn label(text: &str) -> std::collections::HashMap<String, String> {
+pub(crate) fn label(text: &str) -> std::collections::BTreeMap<String, String> {
     let (key, value) = text.split_once('=').expect("key=value");
     [(key.to_owned(), value.to_owned())].into()
 }

@@ -22,10 +22,10 @@ use self::{
     upkeep::Upkeep,
 };
 use super::{
-    Gate, Gates, Placement, Queue, QueuedJob, Standing,
+    Gate, Gates, Opened, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
-        Config, Holding, Scheduler, Seconds,
+        Config, Holding, Preempt, Scheduler, Seconds,
         cluster::{NodeIx, Piece},
     },
 };
@@ -440,18 +440,30 @@ impl Planner {
         if std::mem::take(&mut self.moved) {
             self.reconsider(now);
         }
-        let opened = self.gates.open(at);
-        decisions.never = opened.never;
-        let never = decisions.never.iter().map(|(job, _)| *job);
-        for job in opened.back.into_iter().chain(never) {
-            self.hold_back(now, job);
-        }
-        for job in opened.dated {
-            if let Some(since) = self.gates.since(job) {
-                let since = self.seconds(since);
-                self.policy.waits_since(now, job.0, since);
+        self.let_in(at, now, &mut decisions);
+        // More than once only where the books differed, or somebody goes who had not come.
+        for _ in 0..MOST_PASSES {
+            let plan = self.policy.pass(now);
+            let mut again = false;
+            for preempt in &plan.preempts {
+                again |= self.send_off(now, preempt, &mut decisions);
+            }
+            for start in plan.starts {
+                self.why.insert(JobId(start.job), words::of_start(&start));
+                self.seats.insert(JobId(start.job), start.pieces);
+            }
+            again |= self.seat_all(at, &mut decisions.placements);
+            if !again {
+                break;
             }
         }
+        decisions
+    }
+
+    /// Those whose gate has opened, or whose wait is over, are considered from now on.
+    fn let_in(&mut self, at: Timestamp, now: Seconds, decisions: &mut Decisions) {
+        let opened = self.open_gates(at, now);
+        decisions.never = opened.never;
         decisions.through.clone_from(&opened.go);
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
@@ -466,42 +478,42 @@ impl Planner {
                 self.queue.insert(queued);
             }
         }
-        // More than once only where the books differed, or somebody goes who had not come.
-        for _ in 0..MOST_PASSES {
-            let plan = self.policy.pass(now);
-            let mut again = false;
-            for preempt in &plan.preempts {
-                let leaving = Leaving {
-                    job: JobId(preempt.job),
-                    for_job: JobId(preempt.for_job),
-                };
-                // Its own place was not free yet: nobody has to be told.
-                if self.seats.remove(&leaving.job).is_some() {
-                    let done = self
-                        .queue
-                        .get(leaving.job)
-                        .map(|queued| whole(queued.has_run));
-                    self.policy
-                        .released_with(now, preempt.job, done.unwrap_or_default());
-                    again = true;
-                    continue;
-                }
-                self.leaving.insert(leaving.job, leaving.for_job);
-                let borrowed = self.policy.had_borrowed(preempt.job);
-                let why = words::of_leaving(preempt, borrowed);
-                decisions.room.insert(leaving.job, why);
-                decisions.leaving.push(leaving);
-            }
-            for start in plan.starts {
-                self.why.insert(JobId(start.job), words::of_start(&start));
-                self.seats.insert(JobId(start.job), start.pieces);
-            }
-            again |= self.seat_all(at, &mut decisions.placements);
-            if !again {
-                break;
+    }
+
+    /// A job is to make room. Says whether its own place was not free yet: then nobody has to be told.
+    fn send_off(&mut self, now: Seconds, preempt: &Preempt, decisions: &mut Decisions) -> bool {
+        let leaving = Leaving {
+            job: JobId(preempt.job),
+            for_job: JobId(preempt.for_job),
+        };
+        if self.seats.remove(&leaving.job).is_some() {
+            let queued = self.queue.get(leaving.job);
+            let done = queued.map(|queued| whole(queued.has_run));
+            self.policy
+                .released_with(now, preempt.job, done.unwrap_or_default());
+            return true;
+        }
+        self.leaving.insert(leaving.job, leaving.for_job);
+        let borrowed = self.policy.had_borrowed(preempt.job);
+        let why = words::of_leaving(preempt, borrowed);
+        decisions.room.insert(leaving.job, why);
+        decisions.leaving.push(leaving);
+        false
+    }
+
+    fn open_gates(&mut self, at: Timestamp, now: Seconds) -> Opened {
+        let opened = self.gates.open(at);
+        let never = opened.never.iter().map(|(job, _)| job);
+        for job in opened.back.iter().chain(never) {
+            self.hold_back(now, *job);
+        }
+        for job in &opened.dated {
+            if let Some(since) = self.gates.since(*job) {
+                let since = self.seconds(since);
+                self.policy.waits_since(now, job.0, since);
             }
         }
-        decisions
+        opened
     }
 
     /// It is not to be considered any more, for now or for good; it stays in the queue.

@@ -143,7 +143,7 @@ fn a_window_that_is_taken_back_or_whose_label_goes_holds_nobody_back() {
     let mut planner = planner(&["n1"]);
     planner.set_labels(NOW, &name("n1"), ["rack=1".to_owned()].into());
     let of_rack = window(Scope::Labels(["rack=1".to_owned()].into()), (1, 2));
-    planner.set_windows(NOW, vec![of_rack.clone()]);
+    planner.set_windows(NOW, vec![of_rack]);
     planner.queued(NOW, job(1, Some(5 * HOUR)));
     assert_eq!(starts(&mut planner, NOW), []);
     let mut other = planner.clone();
