@@ -28,6 +28,8 @@ pub enum Kind {
     Placed,
     /// A job was told to save its work and go, since another needs its place.
     MakesRoom,
+    /// A job was told to save its work and go, since one of its nodes goes out of service.
+    Vacates,
     /// It has gone, and waits for nodes again.
     Preempted,
     /// All ranks of a gang are ended, by one that failed or was late.
@@ -55,13 +57,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them that are stored or told, by name.
-    pub const ALL: [(&'static str, Self); 16] = [
+    pub const ALL: [(&'static str, Self); 17] = [
         ("accepted", Self::Accepted),
         ("refused", Self::Refused),
         ("waits", Self::Waits),
         ("let_through", Self::LetThrough),
         ("placed", Self::Placed),
         ("makes_room", Self::MakesRoom),
+        ("vacates", Self::Vacates),
         ("preempted", Self::Preempted),
         ("gang_ended", Self::GangEnded),
         ("retried", Self::Retried),
@@ -190,6 +193,9 @@ impl Decision {
                 for_job: Some(for_job),
                 ..note(Kind::MakesRoom, why.unwrap_or(&words))
             });
+        }
+        if let Some(vacates) = attempt.vacates.as_ref().filter(|_| was.vacates.is_none()) {
+            found.push(note(Kind::Vacates, &vacates.why));
         }
         if attempt.blame.is_some() && was.blame.is_none() {
             found.push(note(Kind::GangEnded, &after.reason));

@@ -51,12 +51,13 @@ impl EventsOf {
 
 /// What a node's new row decides, seen from the row before.
 pub(super) fn of_node(before: Option<&NodeRow>, after: &NodeRow) -> Option<Decision> {
-    let was = before.and_then(|before| before.drained.as_ref());
-    let (kind, words) = match (was, &after.drained) {
-        (None, Some(reason)) => (Kind::Drained, reason.as_str()),
-        (Some(_), None) => (Kind::Resumed, "an operator wants it to get jobs again"),
-        (Some(was), Some(reason)) if was != reason => (Kind::Drained, reason.as_str()),
-        (Some(_), Some(_)) | (None, None) => return None,
+    let (was, is) = (before.and_then(NodeRow::drain), after.drain());
+    if was == is {
+        return None;
+    }
+    let (kind, words) = match &is {
+        Some(drain) => (Kind::Drained, drain.reason.as_str()),
+        None => (Kind::Resumed, "an operator wants it to get jobs again"),
     };
     Some(Decision::of_node(
         clock::now(),
