@@ -173,24 +173,24 @@ fn there(text: &str, cpus: u32, preemptible: bool) -> JobSpec {
     spec
 }
 
-#[tokio::test]
-async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
-    let world = eager().await;
-    let mut others = Vec::new();
-    // One of rack b stays, so there is no room to be made there.
-    for (name, preemptible) in [("n1", true), ("n2", false)] {
-        let mut agent = labelled(&world, name, "rack=b").await;
-        submit(&world, there("rack=b", 4, preemptible)).await;
-        agent.run().await;
-        others.push(agent);
-    }
+/// Nodes that are labelled so, each with a job that takes the whole of it and may be told to go, or not.
+async fn filled(world: &World, text: &str, nodes: [(&str, bool); 2]) -> Vec<Agent> {
     let mut agents = Vec::new();
-    for name in ["n3", "n4"] {
-        let mut agent = labelled(&world, name, "rack=a").await;
-        submit(&world, there("rack=a", 4, true)).await;
+    for (name, preemptible) in nodes {
+        let mut agent = labelled(world, name, text).await;
+        submit(world, there(text, 4, preemptible)).await;
         agent.run().await;
         agents.push(agent);
     }
+    agents
+}
+
+#[tokio::test]
+async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
+    let world = eager().await;
+    // One of rack b stays, so there is no room to be made there.
+    let _others = filled(&world, "rack=b", [("n1", true), ("n2", false)]).await;
+    let mut agents = filled(&world, "rack=a", [("n3", true), ("n4", true)]).await;
     let gang = program(|spec| {
         spec.nodes = 2;
         spec.priority = 500;
