@@ -143,8 +143,11 @@ impl Sealer {
 async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), TrimError> {
     trim_keys(store, asked).await?;
     let before = asked.events.map(|span| clock::now().minus(span));
-    if store.trim_events(before, asked.events_most).await? {
-        tracing::info!("what was decided long ago was forgotten");
+    match store.trim_events(before, asked.events_most).await {
+        Ok(true) => tracing::info!("what was decided long ago was forgotten"),
+        Ok(false) => {}
+        // A row that cannot be read must not keep all else.
+        Err(error) => tracing::error!(%error, "what was decided long ago cannot be forgotten"),
     }
     if asked.keeps_rows() {
         return Ok(());

@@ -57,7 +57,7 @@ impl PastJob {
             let first = run.first()?;
             // When a user ran it again for the last time but one is not known any more: it is as if it had not waited.
             let submitted_at = match place {
-                0 => job.created_at,
+                0 => job.created_at.max(job.spec.not_before.unwrap_or_default()),
                 place if place == newest && asked <= first.placed_at => asked,
                 _ => first.placed_at,
             };
@@ -66,12 +66,28 @@ impl PastJob {
         runs.iter().enumerate().filter_map(of_run).collect()
     }
 
+    /// The newest moment that a row tells of: in a file from long ago, until when a job that runs there is known to have.
+    #[must_use]
+    pub fn newest(job: &Job) -> Timestamp {
+        let attempts = job.attempts.iter();
+        let of_attempts = attempts.flat_map(|attempt| {
+            let placed = Some(attempt.placed_at);
+            [placed, attempt.started_at(), attempt.ended_at()]
+        });
+        let told = job.progress.as_ref().map(|progress| progress.at);
+        let all = of_attempts.flatten().chain(told).chain(job.ended_at);
+        all.fold(job.state_since, Timestamp::max)
+    }
+
     fn run(
         job: &Job,
         submitted_at: Timestamp,
         (run, now): (&[Attempt], Timestamp),
     ) -> Option<Self> {
         let live = job.live().map(|live| live.number);
+        // What was done before it had to begin anew is not work that the job needs.
+        let begun = run.iter().rposition(|attempt| attempt.anew);
+        let (_, run) = run.split_at_checked(begun.unwrap_or_default())?;
         let spans = run.iter().filter_map(|attempt| {
             let ended = attempt.ended_at();
             let runs = (live == Some(attempt.number)).then_some(now);

@@ -133,11 +133,12 @@ impl Window {
     }
 }
 
-/// How long a job is taken to run for a window that is to come: its limit. One without a limit may run for any time, and
-/// is told to go when the window begins; it starts as long as that leaves it `least`, what starting again costs it.
+/// How long a job is taken to have its place for a window that is to come: its limit, and what starting costs, `least`,
+/// since the limit counts from when the trainer runs. One without a limit may run for any time, and is told to go when the
+/// window begins; it starts as long as that leaves it `least`.
 #[must_use]
 pub fn span(limit: Option<Duration>, least: Duration) -> Duration {
-    limit.unwrap_or(least)
+    limit.unwrap_or_default().saturating_add(least)
 }
 
 /// What a node does at a moment, as far as its operators have a say.

@@ -449,6 +449,11 @@ impl State {
 
     fn place(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
         let decisions = self.planner.solve(now);
+        // Before the placements, which are stored behind it.
+        self.notes.let_through(&decisions.through, now);
+        if let Some(store) = &self.store {
+            self.notes.write(store);
+        }
         for placement in decisions.placements {
             let proposal = Proposal {
                 queued_at: placement.queued_at,
@@ -462,7 +467,6 @@ impl State {
         for (job, why) in decisions.never {
             self.give_up(job, &why);
         }
-        self.notes.let_through(&decisions.through, now);
         for leaving in decisions.leaving {
             let why = decisions.room.get(&leaving.job).cloned();
             self.make_room(leaving, why);

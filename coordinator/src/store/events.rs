@@ -21,6 +21,9 @@ use super::{
 };
 use crate::clock;
 
+/// The table, to be read.
+type Events = redb::ReadOnlyTable<u64, &'static [u8]>;
+
 /// Rows that one commit forgets.
 const AT_ONCE: usize = 1_024;
 
@@ -228,10 +231,8 @@ impl Store {
         most: Option<u64>,
     ) -> Result<Option<u64>, ReadError> {
         let txn = self.read()?;
-        let old = before
-            .map(|before| before_since(&txn, before))
-            .transpose()?;
         let events = txn.open_table(EVENTS)?;
+        let old = before.map(|before| old_ones(&events, before)).transpose()?;
         let (Some((first, _)), Some((last, _))) = (events.first()?, events.last()?) else {
             return Ok(None);
         };
@@ -246,6 +247,21 @@ impl Store {
     pub fn count_events(&self) -> Result<u64, ReadError> {
         Ok(self.read()?.open_table(EVENTS)?.len()?)
     }
+}
+
+/// Of the first rows, the last before the first that is young. Not looked for by halves: among young ones there may be
+/// one that a clock that was wrong made old. A row that cannot be read is of no use to anybody.
+fn old_ones(events: &Events, before: Timestamp) -> Result<u64, ReadError> {
+    let mut known = 0;
+    for row in events.iter()?.take(AT_ONCE) {
+        let (id, bytes) = row?;
+        let id = id.value();
+        if decoded(id, bytes.value()).is_ok_and(|decision| decision.at >= before) {
+            break;
+        }
+        known = id;
+    }
+    Ok(known)
 }
 
 /// The last number of what was decided before then: looked for by halves, for numbers ascend with time. Where a clock was

@@ -173,26 +173,24 @@ fn there(text: &str, cpus: u32, preemptible: bool) -> JobSpec {
     spec
 }
 
-/// A node with a job that has all of it.
-async fn busy(world: &World, name: &str, text: &str, preemptible: bool) -> Agent {
-    let mut agent = labelled(world, name, text).await;
-    submit(world, there(text, 4, preemptible)).await;
-    agent.run().await;
-    agent
+/// Nodes that are labelled so, each with a job that takes the whole of it and may be told to go, or not.
+async fn filled(world: &World, text: &str, nodes: [(&str, bool); 2]) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for (name, preemptible) in nodes {
+        let mut agent = labelled(world, name, text).await;
+        submit(world, there(text, 4, preemptible)).await;
+        agent.run().await;
+        agents.push(agent);
+    }
+    agents
 }
 
 #[tokio::test]
 async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
     let world = eager().await;
     // One of rack b stays, so there is no room to be made there.
-    let _others = [
-        busy(&world, "n1", "rack=b", true).await,
-        busy(&world, "n2", "rack=b", false).await,
-    ];
-    let mut agents = [
-        busy(&world, "n3", "rack=a", true).await,
-        busy(&world, "n4", "rack=a", true).await,
-    ];
+    let _others = filled(&world, "rack=b", [("n1", true), ("n2", false)]).await;
+    let mut agents = filled(&world, "rack=a", [("n3", true), ("n4", true)]).await;
     let gang = program(|spec| {
         spec.nodes = 2;
         spec.priority = 500;

@@ -100,6 +100,8 @@ pub struct Opened {
     pub go: Vec<JobId>,
     /// They never may, with the reasons.
     pub never: Vec<(JobId, String)>,
+    /// Of these, who was seen to wait before: after a start nobody has been, whose gate has come meanwhile.
+    pub news: Vec<JobId>,
     /// They may not any more: what they waited for is run again, and they have had no place yet.
     pub back: Vec<JobId>,
     /// Of these, which had a place before it was known, it is known now since when they could have had one.
@@ -128,6 +130,8 @@ struct Entry {
     come: bool,
     /// Since when nothing is in its way any more, as far as that is known.
     since: Option<Timestamp>,
+    /// It was looked at and had to wait, since this was started.
+    waited: bool,
 }
 
 /// All jobs that are held back.
@@ -172,6 +176,7 @@ impl Gates {
             stage: Stage::Held,
             come: false,
             since: None,
+            waited: false,
         };
         self.jobs.insert(job, held);
         true
@@ -198,6 +203,7 @@ impl Gates {
                     stage: Stage::Placed(at),
                     come: true,
                     since: None,
+                    waited: false,
                 };
                 self.jobs.insert(job, entry);
             }
@@ -265,7 +271,7 @@ impl Gates {
             }
         }
         for array in std::mem::take(&mut self.freed) {
-            self.refill(array, now, &mut opened.go);
+            self.refill(array, now, &mut opened);
         }
         opened
     }
@@ -287,24 +293,28 @@ impl Gates {
             opened.never.push((job, words));
         } else if self.is_met(job, now) && self.has_place(job) {
             if !was_through {
-                self.pass(job, now);
-                opened.go.push(job);
+                self.pass(job, now, opened);
             }
         } else if was_through {
             self.leave_array(job);
             if let Some(entry) = self.jobs.get_mut(&job) {
                 entry.stage = Stage::Held;
                 entry.since = None;
+                entry.waited = true;
             }
             opened.back.push(job);
+        } else if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.waited = true;
         }
     }
 
-    fn pass(&mut self, job: JobId, now: Timestamp) {
+    fn pass(&mut self, job: JobId, now: Timestamp, opened: &mut Opened) {
         let since = self.moment(job);
+        opened.go.push(job);
         if let Some(entry) = self.jobs.get_mut(&job) {
             entry.stage = Stage::Through;
             entry.since = since.map(|since| since.min(now));
+            opened.news.extend(entry.waited.then_some(job));
         }
     }
 

@@ -20,7 +20,7 @@ use trainyard_proto::{
 };
 use trainyard_replay::trace::TraceJob;
 
-use crate::{client::Client, clock};
+use crate::client::Client;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -45,6 +45,13 @@ impl History {
             return;
         }
         self.jobs.push(row(past));
+    }
+
+    /// The runs of a job of a file: what still runs there did so until the newest moment of which the file tells.
+    fn take_all(&mut self, job: &Job, (since, newest): (Option<Timestamp>, Timestamp)) {
+        for past in PastJob::of(job, newest) {
+            self.take(past, since);
+        }
     }
 
     fn node(&mut self, gpus: usize) {
@@ -82,17 +89,19 @@ fn whole(span: Duration) -> i64 {
 
 /// Of a file: a store that nobody has open, a backup, or lines of an export.
 pub(super) fn of_file(path: &Path, since: Option<Timestamp>) -> anyhow::Result<History> {
-    let now = clock::now();
     if is_export(path)? {
-        return of_export(path, since, now);
+        let mut newest = Timestamp::default();
+        of_export(path, |job| newest = newest.max(PastJob::newest(job)))?;
+        let mut found = History::default();
+        let (nodes, damaged) = of_export(path, |job| found.take_all(job, (since, newest)))?;
+        (found.nodes, found.damaged) = (nodes, damaged);
+        return Ok(found.sorted());
     }
     let care = Care::open(path, false)?;
+    let mut newest = Timestamp::default();
+    care.each_job(|job| newest = newest.max(PastJob::newest(&job)))?;
     let mut found = History::default();
-    found.damaged = care.each_job(|job| {
-        for past in PastJob::of(&job, now) {
-            found.take(past, since);
-        }
-    })?;
+    found.damaged = care.each_job(|job| found.take_all(&job, (since, newest)))?;
     for row in care.nodes()? {
         found.node(row.capacity.gpus.len());
     }
@@ -124,7 +133,8 @@ struct JobRow {
     job: Job,
 }
 
-fn of_export(path: &Path, since: Option<Timestamp>, now: Timestamp) -> anyhow::Result<History> {
+/// Tells of all jobs; and says the GPUs of nodes that have any, and how many lines cannot be read.
+fn of_export(path: &Path, mut each: impl FnMut(&Job)) -> anyhow::Result<(Vec<u32>, u64)> {
     let cannot = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(cannot)?;
     let mut found = History::default();
@@ -136,11 +146,7 @@ fn of_export(path: &Path, since: Option<Timestamp>, now: Timestamp) -> anyhow::R
         };
         match line.kind.as_str() {
             "job" => match serde_json::from_value::<JobRow>(line.row) {
-                Ok(JobRow { job }) => {
-                    for past in PastJob::of(&job, now) {
-                        found.take(past, since);
-                    }
-                }
+                Ok(JobRow { job }) => each(&job),
                 Err(_) => found.damaged += 1,
             },
             "node" => match serde_json::from_value::<NodeRow>(line.row) {
@@ -150,7 +156,7 @@ fn of_export(path: &Path, since: Option<Timestamp>, now: Timestamp) -> anyhow::R
             _ => {}
         }
     }
-    Ok(found.sorted())
+    Ok((found.nodes, found.damaged))
 }
 
 /// Of the running coordinator.

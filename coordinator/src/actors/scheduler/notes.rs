@@ -18,6 +18,8 @@ use crate::store::{Change, Store};
 
 /// Jobs whose reason is looked at in one go.
 const LOOKS: usize = 32;
+/// So many are written in one go: others wait for that commit.
+const WRITES: usize = 256;
 /// At least so long from one look to the next.
 const PAUSE: Duration = Duration::from_secs(1);
 /// So long from when all were looked at, and nothing was new, to when it begins anew of itself.
@@ -44,7 +46,8 @@ impl Notes {
         self.wake
     }
 
-    /// Jobs that were held back, and are not any more.
+    /// Jobs that were held back, and are not any more. Of who was let through while nobody looked it is not noted: what
+    /// comes next, its place or what it waits for now, is.
     pub(super) fn let_through(&mut self, jobs: &[JobId], now: Timestamp) {
         let words = "what it waited for has come: it waits for nodes from now on";
         let notes = jobs
@@ -56,6 +59,9 @@ impl Notes {
     /// A job waits no more.
     pub(super) fn forget(&mut self, job: JobId) {
         self.told.remove(&job);
+        // What is still to be written of its waiting is not true any more.
+        let stale = |note: &Decision| note.kind == Kind::Waits && note.job == Some(job);
+        self.waiting.retain(|note| !stale(note));
     }
 
     /// Whether this reason is of another sort than what was noted last, be it before a restart.
@@ -77,14 +83,17 @@ impl Notes {
         }
     }
 
-    fn write(&mut self, store: &Store) {
-        if self.waiting.is_empty() {
-            return;
+    /// Writes some of what is to be written; the rest at the next look.
+    pub(super) fn write(&mut self, store: &Store) {
+        let some = self.waiting.len().min(WRITES);
+        let notes: Vec<Decision> = self.waiting.drain(..some).collect();
+        if !notes.is_empty() {
+            let change = Change::Note(notes.clone());
+            if store.try_commit(vec![change], Box::new(|_| ())).is_err() {
+                self.waiting.splice(..0, notes);
+            }
         }
-        let notes = std::mem::take(&mut self.waiting);
-        let change = Change::Note(notes.clone());
-        if store.try_commit(vec![change], Box::new(|_| ())).is_err() {
-            self.waiting = notes;
+        if !self.waiting.is_empty() {
             self.wake = Some(self.pause);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Gates;
+use super::{Gates, Opened};
 use crate::{ids::JobId, time::Timestamp};
 
 /// The jobs of an array that has a limit.
@@ -24,7 +24,7 @@ impl Gates {
     }
 
     /// Gives the places of an array that are free to its next ones.
-    pub(super) fn refill(&mut self, array: JobId, now: Timestamp, go: &mut Vec<JobId>) {
+    pub(super) fn refill(&mut self, array: JobId, now: Timestamp, opened: &mut Opened) {
         while let Some(members) = self.arrays.get_mut(&array) {
             let Some((index, job)) = members.ready.first().copied() else {
                 if members.out.is_empty() {
@@ -39,8 +39,7 @@ impl Gates {
             if !self.has_place(job) {
                 return;
             }
-            self.pass(job, now);
-            go.push(job);
+            self.pass(job, now, opened);
         }
     }
 

@@ -464,7 +464,7 @@ impl Planner {
     fn let_in(&mut self, at: Timestamp, now: Seconds, decisions: &mut Decisions) {
         let opened = self.open_gates(at, now);
         decisions.never = opened.never;
-        decisions.through.clone_from(&opened.go);
+        decisions.through.clone_from(&opened.news);
         let due: BTreeSet<JobId> = self.queue.take_due(at).into_iter().collect();
         for job in due.into_iter().chain(opened.go) {
             let open = |_: &&QueuedJob| !self.gates.holds(job);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     resources::ResourceRequest,
+    sched::policy::Rule,
     service::{self, Scope, Window},
 };
 
@@ -311,5 +312,20 @@ proptest! {
             world.happens(&Happens::Ends(0));
         }
         prop_assert!(world.planner.queue().is_empty() && world.running.is_empty());
+    }
+}
+
+#[test]
+fn a_job_that_a_window_shuts_out_everywhere_holds_nobody_else_up_under_any_rule() {
+    for rule in [Rule::Fifo, Rule::Easy, Rule::Gittins] {
+        let mut planner = Planner::new(Config {
+            rule,
+            ..Config::default()
+        });
+        set(&mut planner, NOW, "n1", true);
+        planner.set_windows(NOW, vec![on_n1((2, 4))]);
+        planner.queued(NOW, job(1, Some(72 * HOUR)));
+        planner.queued(NOW, job(2, Some(HOUR)));
+        assert_eq!(starts(&mut planner, NOW), on(2, "n1"), "{rule:?}");
     }
 }

@@ -62,7 +62,9 @@ impl Scheduler {
         let ix = self.number(number)?;
         let passes = match self.config.rule {
             Rule::Gittins | Rule::Throughput => true,
-            Rule::Fifo | Rule::Easy => self.heads_before(&self.head_of(ix)?).next().is_none(),
+            Rule::Fifo | Rule::Easy => self
+                .heads_before(&self.head_of(ix)?)
+                .all(|head| self.is_shut_out(self.lanes.lanes[head.lane].shape)),
         };
         let project = self.job(ix).project;
         let shape = Shape::new(&self.cluster, ask.clone());

@@ -128,6 +128,10 @@ impl Scheduler {
                 continue;
             }
             match self.config.rule {
+                // Not even with all others gone: nobody waits for it.
+                Rule::Fifo | Rule::Easy if self.is_shut_out(shape) => {
+                    self.lanes.closed[shape] = true;
+                }
                 Rule::Fifo => return kept,
                 Rule::Easy if kept.reservation.is_none() => {
                     self.lanes.closed[shape] = false;
@@ -141,6 +145,13 @@ impl Scheduler {
             }
         }
         kept
+    }
+
+    /// Whether the nodes that such jobs shun, as those that are about to be closed, leave none on which they could ever
+    /// start.
+    pub(super) fn is_shut_out(&self, shape: ShapeIx) -> bool {
+        let ask = &self.lanes.shapes[shape].ask;
+        !ask.avoid.is_empty() && !self.could_ever(ask)
     }
 
     /// All who wait, one by one, beside what is kept.
