@@ -233,9 +233,9 @@ async fn a_job_that_would_reach_into_a_window_is_told_which_and_by_which_limit_i
         .changes
         .iter()
         .find(|change| change.field == "time_limit");
-    assert_eq!(limit.unwrap().to, "5340 s");
+    assert_eq!(limit.unwrap().to, "5220 s");
     let mut short = command();
-    short["config"]["time_limit_seconds"] = json!(5_340);
+    short["config"]["time_limit_seconds"] = json!(5_220);
     let short = world.submit(&short).await;
     assert_eq!(agent.start().await.task.unwrap().job_id, short);
 }

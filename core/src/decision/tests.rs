@@ -111,7 +111,8 @@ fn who_makes_room_is_noted_with_for_whom_when_told_and_when_gone() {
 fn who_leaves_a_node_that_goes_out_of_service_is_noted_once() {
     let (_, job) = told(queued(), vec![placed(&["n1"])]);
     let leave = || Event::Vacate(AttemptNo(1), "n1 is drained: new disk".into());
-    let (found, _) = told(job, vec![leave(), leave()]);
+    let (found, job) = told(job, vec![leave()]);
+    assert!(job.step(T, leave()).is_err(), "it was told");
     assert_eq!(kinds(&found), [Kind::Vacates]);
     assert_eq!(found[0].words, "n1 is drained: new disk");
 }

@@ -64,10 +64,20 @@ fn rows(job: &Job, now: i64) -> Vec<(i64, u32, u64)> {
 }
 
 #[test]
-fn attempts_of_one_run_are_one_row_with_the_time_that_trainers_ran() {
+fn attempts_of_one_run_are_one_row_with_the_time_that_trainers_ran_for_what_was_kept() {
     let job = ran(asked(|_| ()), (20, Some(51)), broken);
-    let job = ran(job, (60, Some(81)), well);
+    let mut job = ran(job, (60, Some(81)), well);
+    // The second began anew: what the first had done was lost, and is no work that the job needs.
+    assert_eq!(rows(&job, 1_000), [(10, 4, 20)]);
+    job.attempts[1].anew = false;
     assert_eq!(rows(&job, 1_000), [(10, 4, 30 + 20)]);
+}
+
+#[test]
+fn a_file_tells_until_when_a_job_that_runs_in_it_is_known_to_have_run() {
+    let job = ran(asked(|_| ()), (20, None), well);
+    let newest = PastJob::newest(&job);
+    assert!(newest >= at(21) && newest < at(60), "{newest:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use trainyard_core::{
     failure::TaskEnd,
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
     invariants::broken_by,
-    job::{Event, Heard, Illegal, Job, JobState, Step},
+    job::{Attempt, Event, Heard, Illegal, Job, JobState, Step},
     secret::Secret,
     task::{Phase, Report},
     time::Timestamp,
@@ -278,6 +278,8 @@ impl State {
         }
         let moved = before.state != self.job.state;
         let held = before.allocations().len() != self.job.allocations().len();
+        let leaves = |job: &Job| job.live().is_some_and(Attempt::leaves);
+        let goes = leaves(&before) != leaves(&self.job);
         let launches = Launch::between(&before, &self.job);
         let (frames, unable) = self.frames(&step.effects);
         let job = self.job.clone();
@@ -286,7 +288,7 @@ impl State {
             if moved {
                 tracing::info!(job = %job.id, state = job.state.name(), "job");
             }
-            if moved || held {
+            if moved || held || goes {
                 let told = SchedulerMsg::JobIs(Box::new(job.clone()));
                 peers.scheduler.cast(told).ok();
             }

@@ -242,7 +242,11 @@ impl Planner {
         const MINUTE: u64 = 60;
         let limit = queued.limit?;
         let starts = self.upkeep.closing.iter().rev().find_map(|(from, _)| {
-            let left = from.since(self.upkeep.now).as_secs();
+            let left = from
+                .since(self.upkeep.now)
+                .saturating_sub(self.upkeep.least);
+            // A minute less, so that there is one to ask for it.
+            let left = left.as_secs().saturating_sub(MINUTE);
             let left = if left < MINUTE {
                 left
             } else {

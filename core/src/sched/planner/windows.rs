@@ -91,9 +91,9 @@ fn a_job_whose_limit_reaches_into_a_window_waits_until_it_is_over_and_is_told_wh
         .changes
         .iter()
         .find(|change| change.field == "time_limit");
-    assert_eq!(limit.unwrap().to, "7200 s");
+    assert_eq!(limit.unwrap().to, "7080 s");
     // What ends before it starts.
-    planner.queued(NOW, job(2, Some(2 * HOUR)));
+    planner.queued(NOW, job(2, Some(2 * HOUR - Duration::from_secs(60))));
     assert_eq!(starts(&mut planner, NOW), on(2, "n1"));
     planner.gone(after(1), JobId(2), Some(HOUR));
     // It begins: its node is closed, which others tell.
