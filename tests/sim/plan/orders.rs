@@ -61,7 +61,7 @@ impl Plan {
 
 fn order(rng: &mut StdRng, number: usize, wish: &mut Wish) {
     if rng.random_bool(0.5) {
-        wish.order.priority = rng.random_range(-3..=3);
+        wish.order.priority = rng.random_range(0..=6);
     }
     if rng.random_bool(0.45) {
         wish.order.preemptible = true;
