@@ -9,7 +9,8 @@ use crate::{LIMIT, support::*};
 pub(crate) async fn a_trainer_that_ignores_sigterm_is_killed_after_the_grace() {
     let task = folder();
     // A shell answers at once while it waits, and not before its child has ended when it runs one.
-    let script = "trap 'echo asked' TERM; echo $$ > $DIR/ready; while :; do sleep 1000 & wait; done";
+    let script =
+        "trap 'echo asked' TERM; echo $$ > $DIR/ready; while :; do sleep 1000 & wait; done";
     let mut launched = start(&task, script).await;
     pid_in(&task, "ready").await;
     // Long enough for its word on a busy machine.
