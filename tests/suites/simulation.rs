@@ -92,7 +92,7 @@ fn a_job_always_has_a_reason_to_wait_and_a_cancel_outlives_its_trainer() {
 
 #[test]
 fn a_power_cut_at_any_sync_of_the_store_loses_nothing() {
-    passed(&["--sweep", "--seed", "1", "--stride", "40"]);
+    passed(&["--sweep", "--seed", "1", "--stride", "160"]);
 }
 
 /// A trainer that is there twice is what the simulation itself does to be found out.
