@@ -26,7 +26,7 @@ use crate::{TRAINYARD, conformance, text};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/python/fuzz");
 
 /// As many as CI has time for.
-const EXAMPLES: &str = "25";
+const EXAMPLES: &str = "8";
 /// Of a run that differs from another one by who calls.
 const FEWER: &str = "5";
 const SEED: &str = "12345";

@@ -147,7 +147,8 @@ fn a_job_whose_time_has_come_by_a_clock_that_was_set_still_has_a_reason() {
 /// What the newest plan is for is also what happens in it.
 #[test]
 fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
-    let said = passed(&["--seeds", "100"]);
+    let seeds = std::env::var("TRAINYARD_SEEDS").unwrap_or_else(|_| "100".to_owned());
+    let said = passed(&["--seeds", &seeds]);
     for what in [
         "jobs made room and completed",
         "jobs ran after others",
