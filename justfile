@@ -2,7 +2,7 @@
 default:
     @just --list
 
-# Format, lints, docs, dependencies, tests, demos.
+# Format, lints, docs, dependencies, tests, the demonstration.
 check:
     bash .ci/run
 
