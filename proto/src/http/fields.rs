@@ -464,8 +464,8 @@ fn alternatives(words: &[&str]) -> String {
 }
 
 fn whole_float(number: f64) -> Option<i64> {
-    let fits = number.fract().abs() < f64::EPSILON && number.abs() < 9.0e15;
-    // Whole and within 53 bits: its text is the integer's.
+    // Two to the power of 53: below it, a whole number's text is the integer's.
+    let fits = number.fract().abs() < f64::EPSILON && number.abs() < 9_007_199_254_740_992.0;
     fits.then(|| format!("{number:.0}").parse().ok()).flatten()
 }
 
