@@ -262,8 +262,9 @@ impl Said {
             let own = |point: &&v1::MetricPoint| (point.attempt, point.rank) == (number, rank);
             let own = self.all.iter().filter(own);
             let epochs: Vec<u32> = own.map(|point| point.epoch).collect();
-            let first = epochs.first().copied().unwrap_or(1);
-            let whole: Vec<u32> = (first..).take(epochs.len()).collect();
+            // Only who goes on from a checkpoint begins later.
+            let first = epochs.first().copied().filter(|_| wish.resumes);
+            let whole: Vec<u32> = (first.unwrap_or(1)..).take(epochs.len()).collect();
             ensure!(
                 epochs == whole,
                 "rank {rank} of attempt {number} reported epochs {epochs:?}"
@@ -294,7 +295,8 @@ impl Said {
                 );
                 continue;
             }
-            let first = epochs.first().copied().flatten().unwrap_or(1);
+            let first = epochs.first().copied().flatten();
+            let first = first.filter(|_| wish.resumes).unwrap_or(1);
             let whole: Vec<Option<u32>> = (first..).map(Some).take(epochs.len()).collect();
             ensure!(
                 epochs == whole,
@@ -305,18 +307,29 @@ impl Said {
                 "rank {rank} of attempt {number} ran before its gang was whole"
             );
             let how = outcome_of(job, (number, rank));
-            if how.exit_code == Some(0)
-                && how.failure_class() == FailureClass::Unspecified
-                && !epochs.is_empty()
-            {
+            let is_sure = !wish.resumes || !epochs.is_empty();
+            if is_sure && came_to_its_end(&how, wish) {
                 let last = first.saturating_add(u32::try_from(epochs.len())?) - 1;
                 ensure!(
                     last == wish.epochs,
-                    "rank {rank} of attempt {number} completed with lines up to {last}"
+                    "rank {rank} of attempt {number} came to its end ({how:?}) with lines up to {last}"
                 );
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a trainer did all that it was to do, and ended as it was to.
+fn came_to_its_end(how: &v1::Outcome, wish: &Wish) -> bool {
+    let told = (how.exit_code, how.signal);
+    match wish.end {
+        End::Completes => {
+            told == (Some(0), None) && how.failure_class() == FailureClass::Unspecified
+        }
+        End::Exits(code) => told == (Some(code), None) && wish.nodes == 1,
+        // Another hand may have killed it.
+        End::Dies(_) | End::Never => false,
     }
 }
 

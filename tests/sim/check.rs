@@ -16,7 +16,7 @@ use trainyard_core::{
 
 use crate::{
     ends, gates,
-    node::capacity,
+    node::{capacity, number},
     plan::{Has, Plan, Wish},
     records::Records,
     trace::Trace,
@@ -257,6 +257,7 @@ impl Checker {
                 job.state.name()
             );
             ends::outcome(&job, wish, plan)?;
+            ends::losses(&job, plan)?;
             gates::end(&job, wish, (accepted, store))?;
             ends::said(store, (&job, wish), plan, &began)?;
             count(&mut seen, &job);
@@ -267,9 +268,9 @@ impl Checker {
 
 /// What a machine has at most.
 fn has(plan: &Plan, name: &str) -> Result<Capacity> {
-    let number = name.strip_prefix("node-").and_then(|n| n.parse().ok());
-    let node = number.and_then(|number: usize| Some((number, plan.cluster.nodes.get(number)?)));
-    let (number, has) = node.context("a node that there is not")?;
+    let number = number(name)?;
+    let has = plan.cluster.nodes.get(number);
+    let has = has.context("a node that there is not")?;
     Ok(capacity(number, Has::all_of(*has)))
 }
 

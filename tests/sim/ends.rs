@@ -18,6 +18,7 @@ use trainyard_core::{
 
 use crate::{
     gates,
+    node::number,
     plan::{Plan, Wish},
     script::Script,
     yard::ALONE,
@@ -83,6 +84,28 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// Nobody is lost whose node was not silent for as long as its lease lasts.
+pub(crate) fn losses(job: &Job, plan: &Plan) -> Result<()> {
+    // A clock that is set forward makes each silence longer.
+    if plan.has_jumps() {
+        return Ok(());
+    }
+    for attempt in &job.attempts {
+        for (rank, part) in attempt.parts() {
+            let error = part.end.as_ref().and_then(|end| end.error.as_deref());
+            let silent = error.is_some_and(|error| error.contains("was silent"));
+            let node = &part.allocation.node.0;
+            ensure!(
+                !silent || plan.may_lose(number(node)?),
+                "attempt {}/{} {rank} was lost with {node}, which no fault has kept silent for so long: {error:?}",
+                job.id,
+                attempt.number
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
 /// delivered is not there (ADR 2).
 fn was_given_up(job: &Job, plan: &Plan) -> bool {
@@ -94,8 +117,15 @@ fn was_given_up(job: &Job, plan: &Plan) -> bool {
     plan.has_jumps() || waited.is_some_and(|waited| waited + most >= lease)
 }
 
-/// INV-06: of each attempt each epoch and each line is there once, from where it began; of one that completed all are,
-/// and of all attempts together each epoch counts once.
+/// Whether the last trainer came to the end of its script: it completed, or failed as the script says.
+fn reached_its_end(job: &Job, wish: &Wish) -> bool {
+    let code = job.outcome.as_ref().and_then(|outcome| outcome.exit_code);
+    let failed = job.state == JobState::Failed && wish.script.code != 0;
+    job.state == JobState::Completed || failed && code == Some(wish.script.code) && wish.nodes == 1
+}
+
+/// INV-06: of each attempt each epoch and each line is there once, from where it began; of one that came to its end all
+/// are, and of all attempts together each epoch counts once.
 pub(crate) fn said(
     store: &Store,
     (job, wish): (&Job, &Wish),
@@ -140,11 +170,12 @@ pub(crate) fn said(
         );
         let last = job.attempts.last();
         let last = last.is_some_and(|last| last.number.0 == number);
-        if last && job.state == JobState::Completed && !was_given_up(job, plan) {
+        if last && reached_its_end(job, wish) && !was_given_up(job, plan) {
             let all = usize::try_from(job.spec.epochs - before).unwrap_or(usize::MAX);
             ensure!(
                 epochs.len() == all && lines.len() == all,
-                "job {id} completed, with {} points and {} lines of {all}",
+                "job {id} {}, with {} points and {} lines of {all}",
+                job.state.name(),
                 epochs.len(),
                 lines.len()
             );

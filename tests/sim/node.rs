@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 use trainyard_core::resources::{Capacity, Gpu};
 
@@ -27,6 +28,12 @@ pub(crate) struct Node {
     /// It has power.
     pub(crate) on: bool,
     pub(crate) ended: watch::Receiver<Option<String>>,
+}
+
+/// The number of the machine of this name.
+pub(crate) fn number(name: &str) -> Result<usize> {
+    let number = name.strip_prefix("node-").and_then(|n| n.parse().ok());
+    number.context("a node that there is not")
 }
 
 /// What a machine of this number has.

@@ -314,6 +314,13 @@ impl Plan {
         faults.any(|(_, fault)| matches!(fault, Fault::KillTrainer(..)))
     }
 
+    /// Whether a node may be silent beyond its lease: unknown is not failed.
+    pub(crate) fn may_lose(&self, node: usize) -> bool {
+        // It comes back some seconds after what kept it from speaking.
+        let least = u64::from(self.cluster.lost_after.saturating_sub(10));
+        faults::hide(node, &self.faults) >= Duration::from_secs(least)
+    }
+
     /// A calm run, but for the power that fails with this sync.
     pub(crate) fn with_power_cut_at(mut self, sync: u32, moment: Moment) -> Self {
         self.faults = vec![(Duration::ZERO, Fault::FailDisk(sync, moment))];

@@ -1,4 +1,5 @@
-//! INV-06 while it happens: what comes into the store of a rank follows what was there, without gap or double.
+//! INV-06 while it happens: what comes into the store of a rank follows what was there, without gap or double. And
+//! INV-07: nothing comes from an attempt that another one has followed.
 //!
 //! Owns how far each job was read. Never judges what is missing at the end: `ends` does. Called by the check after each
 //! commit.
@@ -20,6 +21,8 @@ struct Read {
     /// The newest point and the newest line.
     points: u64,
     lines: u64,
+    /// The newest attempt, as of the look before.
+    attempt: u32,
     /// The newest epoch and the newest line of each attempt and rank.
     last: BTreeMap<(u32, u32), (Option<u32>, Option<u32>)>,
 }
@@ -40,6 +43,10 @@ impl Records {
         for point in store.points(id, read.points, ROWS)? {
             read.points = point.id;
             let of = (point.attempt.0, point.rank.0);
+            ensure!(
+                of.0 >= read.attempt,
+                "INV-07: a point of job {id} {of:?} was taken after a newer attempt was placed"
+            );
             let (last, _) = read.last.entry(of).or_default();
             let epoch = point.progress.epoch;
             let follows = last.replace(epoch).is_none_or(|last| last + 1 == epoch);
@@ -54,6 +61,10 @@ impl Records {
                 continue;
             }
             let of = (line.attempt.0, line.rank.0);
+            ensure!(
+                of.0 >= read.attempt,
+                "INV-07: a line of job {id} {of:?} was taken after a newer attempt was placed"
+            );
             let (_, last) = read.last.entry(of).or_default();
             let next =
                 last.map_or_else(|| Script::epoch_in(&line.line.text), |last| Some(last + 1));
@@ -65,6 +76,7 @@ impl Records {
             );
             *last = next;
         }
+        read.attempt = job.attempts.last().map_or(0, |last| last.number.0);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The suites that look at the project from outside, in one test binary: real processes, real
 //! sockets, real files. Compiled as a test of the `trainyard` package, which gives them its binary.
 
+mod api_fuzz;
 mod away;
 mod buckets;
 mod cancel;
@@ -8,6 +9,8 @@ mod cancel;
 mod clearml;
 mod conformance;
 mod crashes;
+#[cfg(test)]
+mod curves;
 mod datasets;
 mod ddp;
 mod demo;
@@ -15,7 +18,6 @@ mod drain;
 mod failures;
 #[cfg(test)]
 mod formats;
-mod fuzz;
 mod gangs;
 mod people;
 mod proofs;
@@ -32,8 +34,6 @@ mod submit;
 mod trackers;
 mod trainers;
 mod transport;
-#[cfg(test)]
-mod unbroken;
 mod upgrade;
 
 /// The binary under test.

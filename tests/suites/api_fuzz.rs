@@ -42,30 +42,37 @@ const OWN: [&str; 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn schemathesis_finds_nothing() {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok();
+async fn schemathesis_finds_nothing_in_each_place_of_each_request() {
+    as_administrator("coverage").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing_in_requests_at_random() {
+    as_administrator("fuzzing,stateful").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing_in_calls_that_end_their_callers_session() {
     let python = python().await;
-    let cluster = Cluster::start_with(TRAINYARD, setup()).await;
-    let others: Vec<_> = OWN
-        .iter()
-        .flat_map(|name| ["--exclude-name", *name])
-        .collect();
-    run(&cluster, &python, &others).await;
     for name in OWN {
         let cluster = Cluster::start_with(TRAINYARD, setup()).await;
         run(&cluster, &python, &["--include-name", name]).await;
     }
 }
 
+/// All calls but those of `OWN`, in these phases of schemathesis: the slow ones run side by side.
+async fn as_administrator(phases: &str) {
+    let python = python().await;
+    let cluster = Cluster::start_with(TRAINYARD, setup()).await;
+    let mut which = vec!["--phases", phases];
+    which.extend(OWN.iter().flat_map(|name| ["--exclude-name", *name]));
+    run(&cluster, &python, &which).await;
+}
+
 /// The calls of trainers with the secret of a live attempt, so that their bodies are read: at the
 /// coordinator, and at the agent, which serves the same calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_nothing_in_the_reports_of_trainers() {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok();
     let python = python().await;
     let mut cluster = Cluster::start(TRAINYARD).await;
     cluster.agent("one", &["--slots", "2"]).await;
@@ -106,9 +113,6 @@ async fn schemathesis_finds_nothing_in_the_reports_of_trainers() {
 /// refused as the document says.
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_nothing_as_a_viewer_of_a_project() {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok();
     let python = python().await;
     let pictures = tempfile::tempdir().expect("a folder");
     let labeler = conformance::labeler(pictures.path()).await;
@@ -252,8 +256,11 @@ async fn finds_nothing(mut command: Command, which: &[&str]) {
     assert!(said.contains(" generated"), "{which:?}\n{said}");
 }
 
-/// The Python that has schemathesis.
+/// The Python that has schemathesis; and what TLS is made with here is chosen.
 async fn python() -> PathBuf {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok();
     let store = EnvironmentStore::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz"));
     let environment = store.prepare(Path::new(FOLDER), &mut |_| {}).await;
     environment.expect("its environment is built").python
