@@ -89,7 +89,43 @@ pub struct Window {
     pub made_at: Timestamp,
 }
 
+/// Of a window what is told beside each of its nodes: not on which others it is, and not all of its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closure {
+    /// The window's number.
+    pub id: u64,
+    /// Its first moment.
+    pub from: Timestamp,
+    /// The first moment after it.
+    pub until: Timestamp,
+    /// Why, in short.
+    pub why: String,
+}
+
+/// Characters of a reason that are told beside each node and each job that it concerns: they may be many.
+const SHORT: usize = 100;
+
 impl Window {
+    /// What is told of it beside a node.
+    #[must_use]
+    pub fn closure(&self) -> Closure {
+        Closure {
+            id: self.id,
+            from: self.from,
+            until: self.until,
+            why: self.short(),
+        }
+    }
+
+    /// The beginning of its reason.
+    fn short(&self) -> String {
+        let mut why: String = self.why.chars().take(SHORT).collect();
+        if why.len() < self.why.len() {
+            why.push('…');
+        }
+        why
+    }
+
     /// Whether it is on a node with these labels.
     #[must_use]
     pub fn covers(&self, node: &NodeName, labels: &BTreeSet<String>) -> bool {
@@ -122,9 +158,9 @@ impl Window {
     #[must_use]
     pub fn words(&self, now: Timestamp) -> String {
         let until = self.until.moment(now);
-        let why = match self.why.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", self.why),
+        let why = match self.short() {
+            none if none.is_empty() => none,
+            why => format!(" ({why})"),
         };
         match self.is_on(now) {
             true => format!("until {until}{why}"),
@@ -257,6 +293,20 @@ mod tests {
         assert!(one.covers(&n1(), &labels) && !one.covers(&n1(), &BTreeSet::new()));
         one.scope = Scope::Labels(["zone=a".to_owned(), "rack=2".to_owned()].into());
         assert!(!one.covers(&n1(), &labels));
+    }
+
+    #[test]
+    fn what_is_told_of_a_window_beside_each_of_its_nodes_is_short() {
+        let nodes = (0..1_000).map(|node| NodeName(format!("node-{node}")));
+        let mut one = window(7, 10, 20);
+        one.scope = Scope::Nodes(nodes.collect());
+        one.why = "ü".repeat(1_000);
+        let told = one.closure();
+        assert_eq!((told.id, told.why.chars().count()), (7, SHORT + 1));
+        assert!(one.words(Timestamp(15)).chars().count() < SHORT + 40);
+        one.why = "new fan".into();
+        assert_eq!(one.closure().why, "new fan");
+        assert_eq!(one.words(Timestamp(15)), "until 00:00 UTC (new fan)");
     }
 
     #[test]

@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(closed(&node, late).as_deref(), Some(line));
         node.draining = false;
         assert_eq!(closed(&node, late), None);
-        node.maintenance = Some(trainyard_proto::v1::MaintenanceWindow {
+        node.maintenance = Some(trainyard_proto::v1::NodeMaintenance {
             from: Some(at(9_000)),
             until: Some(at(9_600)),
             why: "new switch".into(),

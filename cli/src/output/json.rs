@@ -211,7 +211,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "drain_reason": given(&node.drain_reason),
         "drain_deadline": time(node.drain_deadline.as_ref()),
         "at_deadline": text::at_deadline(node.at_deadline()),
-        "maintenance": node.maintenance.as_ref().map(window),
+        "maintenance": node.maintenance.as_ref().map(closure),
         "condition": given(&node.condition),
         "capacity": node.capacity.as_ref().map(capacity),
         "free": node.free.as_ref().map(capacity),
@@ -221,6 +221,16 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "set_labels": node.set_labels,
         "agent_version": given(&node.agent_version),
         "last_seen_at": time(node.last_seen_at.as_ref()),
+    })
+}
+
+/// What is told of a window beside a node.
+fn closure(window: &v1::NodeMaintenance) -> Value {
+    json!({
+        "id": window.id,
+        "from": time(window.from.as_ref()),
+        "until": time(window.until.as_ref()),
+        "why": given(&window.why),
     })
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
-    service::{Drain, Duty, Window},
+    service::{Closure, Drain, Duty, Window},
     time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
@@ -53,7 +53,7 @@ pub struct NodeInfo {
     /// What it does, as far as operators have a say.
     pub duty: Duty,
     /// The maintenance window that is on, or comes next.
-    pub window: Option<Window>,
+    pub window: Option<Closure>,
 }
 
 /// Two agents have been given the same name.

@@ -12,7 +12,7 @@ use ractor::ActorProcessingErr;
 use trainyard_core::{
     ids::NodeName,
     label,
-    service::{self, Drain, Duty, Scope, Window},
+    service::{self, Closure, Drain, Duty, Scope, Window},
     time::Timestamp,
 };
 
@@ -93,10 +93,12 @@ impl State {
     }
 
     /// The window that is on, or comes next.
-    pub(super) fn window_of(&self, row: &NodeRow) -> Option<Window> {
+    pub(super) fn window_of(&self, row: &NodeRow) -> Option<Closure> {
         let now = clock::now();
         let to_come = on(&self.windows, row).filter(|window| !window.is_over(now));
-        to_come.min_by_key(|window| window.from).cloned()
+        to_come
+            .min_by_key(|window| window.from)
+            .map(Window::closure)
     }
 
     pub(super) fn windows(&self) -> Vec<Window> {

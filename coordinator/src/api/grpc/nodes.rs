@@ -246,3 +246,68 @@ fn wire(node: Node) -> v1::Node {
         condition: info.condition,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message as _;
+    use trainyard_core::{
+        ids::NodeName,
+        node::NodeState,
+        resources::Capacity,
+        service::{Duty, Scope, Window},
+        time::Timestamp,
+    };
+
+    use super::*;
+    use crate::{actors::nodes::NodeInfo, store::NodeRow};
+
+    fn row(name: NodeName) -> NodeRow {
+        NodeRow {
+            name,
+            capacity: Capacity::default(),
+            labels: BTreeMap::new(),
+            set_labels: BTreeMap::new(),
+            agent_version: String::new(),
+            agent_id: String::new(),
+            registered_at: Timestamp(0),
+            seen_at: Timestamp(0),
+            drained: None,
+            deadline: None,
+            address: String::new(),
+        }
+    }
+
+    /// Clients take 4 MiB.
+    #[test]
+    fn a_list_of_a_thousand_nodes_in_one_window_fits_a_message() {
+        let names: Vec<_> = (0..1_000)
+            .map(|node| NodeName(format!("a-node-with-a-name-of-its-own-{node}")))
+            .collect();
+        let window = Window {
+            id: 1,
+            scope: Scope::Nodes(names.iter().cloned().collect()),
+            from: Timestamp(0),
+            until: Timestamp(i64::MAX),
+            why: "because ".repeat(125),
+            made_by: String::new(),
+            made_at: Timestamp(0),
+        };
+        let nodes = names.into_iter().map(|name| {
+            let info = NodeInfo {
+                row: row(name),
+                state: NodeState::Ready,
+                blocked: BTreeMap::new(),
+                condition: String::new(),
+                duty: Duty::Vacating(window.words(Timestamp(0))),
+                window: Some(window.closure()),
+            };
+            wire(Node { info, view: None })
+        });
+        let list = v1::ListNodesResponse {
+            nodes: nodes.collect(),
+        };
+        assert!(list.encoded_len() < 1 << 20, "{} bytes", list.encoded_len());
+    }
+}

@@ -18,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::{Answer, Refusal},
-    maintenance::WindowView,
+    maintenance::ClosureView,
     openapi::{About, Sending, Signed},
     request::{Body, Named, User},
 };
@@ -59,7 +59,7 @@ pub(super) struct NodeView {
     /// What becomes then of those who are left: `preempt` or `wait`.
     at_deadline: Option<&'static str>,
     /// The window that is on, or comes next.
-    maintenance: Option<WindowView>,
+    maintenance: Option<ClosureView>,
     /// Why it gets no jobs, as its agent says.
     condition: Option<String>,
     capacity: CapacityView,
@@ -252,7 +252,7 @@ impl NodeView {
             drain_reason,
             drain_deadline: row.deadline.map(|deadline| deadline.at.to_naive_iso()),
             at_deadline: row.deadline.map(|deadline| deadline.then.name()),
-            maintenance: info.window.map(WindowView::of),
+            maintenance: info.window.map(ClosureView::of),
             condition: Some(info.condition).filter(|words| !words.is_empty()),
             labels: row.all_labels(),
             capacity: row.capacity.into(),

@@ -5,7 +5,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use trainyard_core::{
-    service::{Scope, Window},
+    service::{Closure, Scope, Window},
     time::Timestamp,
 };
 use trainyard_proto::http::{Bound, Fields, read};
@@ -44,6 +44,20 @@ pub(super) struct WindowView {
     made_by: String,
     /// In UTC.
     made_at: String,
+}
+
+/// Of a window what is told beside each of its nodes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClosureView {
+    id: u64,
+    /// `planned`, `on` or `over`.
+    state: &'static str,
+    /// In UTC.
+    from: String,
+    /// In UTC: the first moment after it.
+    until: String,
+    /// Its beginning, where it is long.
+    why: String,
 }
 
 /// What to plan: one of `all_nodes`, `nodes` and `labels`.
@@ -161,9 +175,30 @@ fn moment(fields: &mut Fields<'_>) -> Option<Timestamp> {
     read
 }
 
+/// What a window does now.
+fn state((from, until): (Timestamp, Timestamp)) -> &'static str {
+    let now = clock::now();
+    match (now < from, now < until) {
+        (true, _) => "planned",
+        (false, true) => "on",
+        (false, false) => "over",
+    }
+}
+
+impl ClosureView {
+    pub(super) fn of(closure: Closure) -> Self {
+        Self {
+            id: closure.id,
+            state: state((closure.from, closure.until)),
+            from: closure.from.to_naive_iso(),
+            until: closure.until.to_naive_iso(),
+            why: closure.why,
+        }
+    }
+}
+
 impl WindowView {
-    pub(super) fn of(window: Window) -> Self {
-        let now = clock::now();
+    fn of(window: Window) -> Self {
         let (mut all_nodes, mut nodes, mut labels) = (false, Vec::new(), Vec::new());
         match window.scope {
             Scope::All => all_nodes = true,
@@ -172,11 +207,7 @@ impl WindowView {
         }
         Self {
             id: window.id,
-            state: match (now < window.from, now < window.until) {
-                (true, _) => "planned",
-                (false, true) => "on",
-                (false, false) => "over",
-            },
+            state: state((window.from, window.until)),
             all_nodes,
             nodes,
             labels,
