@@ -4,7 +4,7 @@
 //! it is told the time, and the same time gives the same answer, so that a restart or a clock that is set changes nothing.
 //! Never closes a node: the coordinator's supervisor of nodes asks it again and again. Used by that and by the planner.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,23 +100,19 @@ pub struct Closure {
     pub until: Timestamp,
     /// Why, in short.
     pub why: String,
+    /// Until when the node is closed from then on, since others follow without a gap or overlap it.
+    pub closed_until: Timestamp,
+    /// Those, by number: the first few.
+    pub others: Vec<u64>,
 }
+
+/// So many other windows are named beside a node.
+const OTHERS: usize = 10;
 
 /// Characters of a reason that are told beside each node and each job that it concerns: they may be many.
 const SHORT: usize = 100;
 
 impl Window {
-    /// What is told of it beside a node.
-    #[must_use]
-    pub fn closure(&self) -> Closure {
-        Closure {
-            id: self.id,
-            from: self.from,
-            until: self.until,
-            why: self.short(),
-        }
-    }
-
     /// The beginning of its reason.
     fn short(&self) -> String {
         let mut why: String = self.why.chars().take(SHORT).collect();
@@ -169,6 +165,51 @@ impl Window {
     }
 }
 
+/// Of windows that cover a node the one that is named: of those that are on the one that ends last, since until then the
+/// node is closed; where none is on the one that comes next, and of several such the longest.
+#[must_use]
+pub fn foremost<'w>(
+    now: Timestamp,
+    windows: impl IntoIterator<Item = &'w Window>,
+) -> Option<&'w Window> {
+    let left = windows.into_iter().filter(|window| !window.is_over(now));
+    left.min_by_key(|window| {
+        let begins = window.from.max(now);
+        (begins, Reverse(window.until), Reverse(window.id))
+    })
+}
+
+/// The window that is named of those that cover a node, and how long they keep it closed.
+#[must_use]
+pub fn closure<'w>(
+    now: Timestamp,
+    windows: impl IntoIterator<Item = &'w Window>,
+) -> Option<Closure> {
+    let mut left: Vec<&Window> = windows.into_iter().collect();
+    left.retain(|window| !window.is_over(now));
+    left.sort_by_key(|window| (window.from, window.id));
+    let named = foremost(now, left.iter().copied())?;
+    let (mut closed_until, mut others) = (named.until, Vec::new());
+    for window in left {
+        if window.from > closed_until {
+            break;
+        }
+        closed_until = closed_until.max(window.until);
+        if window.id != named.id {
+            others.push(window.id);
+        }
+    }
+    others.truncate(OTHERS);
+    Some(Closure {
+        id: named.id,
+        from: named.from,
+        until: named.until,
+        why: named.short(),
+        closed_until,
+        others,
+    })
+}
+
 /// How long a job is taken to have its place for a window that is to come: its limit, and what starting costs, `least`,
 /// since the limit counts from when the trainer runs. One without a limit may run for any time, and is told to go when the
 /// window begins; it starts as long as that leaves it `least`.
@@ -196,9 +237,8 @@ pub fn duty<'w>(
     drain: Option<&Drain>,
     windows: impl IntoIterator<Item = &'w Window>,
 ) -> Duty {
-    let on = windows.into_iter().filter(|window| window.is_on(now));
-    // Of several the one that ends last, since until then it is closed.
-    if let Some(window) = on.max_by_key(|window| (window.until, window.id)) {
+    let on = foremost(now, windows).filter(|window| window.is_on(now));
+    if let Some(window) = on {
         return Duty::Vacating(format!("maintenance of node {node} {}", window.words(now)));
     }
     let Some(drain) = drain else {
@@ -296,16 +336,53 @@ mod tests {
     }
 
     #[test]
+    fn of_windows_that_overlap_one_is_named_and_the_node_is_closed_until_the_last_is_over() {
+        let windows = [
+            window(1, 10, 30),
+            window(2, 12, 20),
+            window(3, 30, 40),
+            window(4, 41, 60),
+            window(5, 45, 50),
+        ];
+        let at = |now, windows: &[Window]| {
+            let told = closure(Timestamp(now), windows)?;
+            Some((told.id, told.closed_until.0, told.others))
+        };
+        let named = |now, id, until, others: &[u64]| {
+            let mut backwards = windows.to_vec();
+            backwards.reverse();
+            let told = Some((id, until, others.to_vec()));
+            assert_eq!(at(now, &windows), told, "{now}");
+            assert_eq!(at(now, &backwards), told, "{now}");
+        };
+        named(0, 1, 40, &[2, 3]);
+        named(15, 1, 40, &[2, 3]);
+        named(25, 1, 40, &[3]);
+        named(30, 3, 40, &[]);
+        named(40, 4, 60, &[5]);
+        assert_eq!(at(60, &windows), None);
+        // What a node does is said of the same one.
+        for now in (10..40).chain(41..60) {
+            let told = foremost(Timestamp(now), &windows).unwrap();
+            let words = format!("maintenance of node n1 {}", told.words(Timestamp(now)));
+            let does = duty(Timestamp(now), &n1(), None, &windows);
+            assert_eq!(does, Duty::Vacating(words), "{now}");
+        }
+        let twins = [window(1, 10, 20), window(2, 10, 20)];
+        assert_eq!(at(15, &twins), Some((2, 20, vec![1])));
+    }
+
+    #[test]
     fn what_is_told_of_a_window_beside_each_of_its_nodes_is_short() {
         let nodes = (0..1_000).map(|node| NodeName(format!("node-{node}")));
         let mut one = window(7, 10, 20);
         one.scope = Scope::Nodes(nodes.collect());
         one.why = "ü".repeat(1_000);
-        let told = one.closure();
+        let told = closure(Timestamp(15), [&one]).unwrap();
         assert_eq!((told.id, told.why.chars().count()), (7, SHORT + 1));
         assert!(one.words(Timestamp(15)).chars().count() < SHORT + 40);
         one.why = "new fan".into();
-        assert_eq!(one.closure().why, "new fan");
+        assert_eq!(closure(Timestamp(15), [&one]).unwrap().why, "new fan");
         assert_eq!(one.words(Timestamp(15)), "until 00:00 UTC (new fan)");
     }
 
@@ -359,6 +436,13 @@ mod tests {
                 prop_assert!(!changes || next(now) == Some(Timestamp(now + 1)), "{now}");
             }
             let after = at(1_000);
+            for now in 0i64..120 {
+                let told = closure(Timestamp(now), &windows);
+                let until = told.filter(|told| told.from.0 <= now).map(|told| told.closed_until.0);
+                let on = |now| windows.iter().any(|window| window.is_on(Timestamp(now)));
+                let wanted = on(now).then(|| (now..).find(|then| !on(*then)));
+                prop_assert_eq!(until, wanted.flatten(), "closed until then, at {}", now);
+            }
             prop_assert_eq!(after == Duty::Open, drain.is_none(), "it is resumed by itself");
             prop_assert_eq!(next(1_000), None);
         }

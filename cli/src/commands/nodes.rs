@@ -150,18 +150,34 @@ pub(crate) async fn resume(context: &Context<'_>, name: String) -> anyhow::Resul
         || json::node(&node),
         || match node.duty() {
             NodeDuty::Unspecified | NodeDuty::Open => format!("node {} gets jobs again", node.name),
-            NodeDuty::Draining | NodeDuty::Vacating | NodeDuty::Drained => {
-                let window = node.maintenance.clone().unwrap_or_default();
-                format!(
-                    "node {} is not drained any more, and gets jobs again when its maintenance is over at {}; to end that now: trainyard node maintenance remove {}",
-                    node.name,
-                    moment(window.until.as_ref()),
-                    window.id
-                )
-            }
+            NodeDuty::Draining | NodeDuty::Vacating | NodeDuty::Drained => in_maintenance(&node),
         },
     )?;
     Ok(Exit::Ok)
+}
+
+/// What a node does that is resumed amid a window, or amid several.
+fn in_maintenance(node: &Node) -> String {
+    let window = node.maintenance.clone().unwrap_or_default();
+    let others: Vec<_> = window.others.iter().map(u64::to_string).collect();
+    let (which, to_end) = match others.as_slice() {
+        [] => (String::new(), "to end that now".to_owned()),
+        [one] => (
+            format!(" {} and {one}", window.id),
+            "to end one of them".to_owned(),
+        ),
+        several => (
+            format!(" {}, {}", window.id, several.join(", ")),
+            "to end one of them".to_owned(),
+        ),
+    };
+    let until = window.closed_until.as_ref().or(window.until.as_ref());
+    format!(
+        "node {} is not drained any more, and gets jobs again when its maintenance{which} is over at {}; {to_end}: trainyard node maintenance remove {}",
+        node.name,
+        moment(until),
+        window.id
+    )
 }
 
 fn table(screen: &Screen, nodes: &[Node], now: Timestamp) -> String {
@@ -442,6 +458,26 @@ mod tests {
         });
         let line = "\nalpha: maintenance in 1h (new switch)";
         assert_eq!(closed(&node, late).as_deref(), Some(line));
+    }
+
+    #[test]
+    fn a_node_that_is_resumed_amid_maintenance_says_when_all_of_it_is_over() {
+        let at = |seconds: i64| Some(convert::timestamp(Timestamp(seconds * 1_000_000)));
+        let mut node = node();
+        let mut window = trainyard_proto::v1::NodeMaintenance {
+            id: 4,
+            from: at(0),
+            until: at(3_600),
+            closed_until: at(3_600),
+            ..Default::default()
+        };
+        node.maintenance = Some(window.clone());
+        let words = "node alpha is not drained any more, and gets jobs again when its maintenance is over at 1970-01-01T01:00:00Z; to end that now: trainyard node maintenance remove 4";
+        assert_eq!(in_maintenance(&node), words);
+        (window.closed_until, window.others) = (at(7_200), vec![6]);
+        node.maintenance = Some(window);
+        let words = "node alpha is not drained any more, and gets jobs again when its maintenance 4 and 6 is over at 1970-01-01T02:00:00Z; to end one of them: trainyard node maintenance remove 4";
+        assert_eq!(in_maintenance(&node), words);
     }
 
     #[test]

@@ -231,6 +231,8 @@ fn closure(window: &v1::NodeMaintenance) -> Value {
         "from": time(window.from.as_ref()),
         "until": time(window.until.as_ref()),
         "why": given(&window.why),
+        "closed_until": time(window.closed_until.as_ref()),
+        "others": window.others,
     })
 }
 

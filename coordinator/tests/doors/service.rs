@@ -183,6 +183,20 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         (&shown["duty"], &shown["maintenance"]["id"]),
         (&json!("drained"), &json!(1))
     );
+    // A longer one besides is the one that is named, and neither is undone by an operator.
+    let longer = json!({"nodes": ["n1"], "length_seconds": 7_200, "why": "new switch"});
+    let longer = act(&world, "/maintenance", longer).await;
+    let shown = act(&world, "/nodes/n1/resume", Value::Null).await;
+    let told = &shown["maintenance"];
+    assert_eq!(
+        (&shown["duty"], &told["id"], &told["others"]),
+        (&json!("drained"), &json!(2), &json!([1])),
+        "{shown}"
+    );
+    assert_eq!(told["closed_until"], longer["until"]);
+    let removed = (Method::DELETE, "/maintenance/2");
+    let (status, _) = world.call(&world.token, removed, Value::Null).await;
+    assert_eq!(status, 200);
     let (_, windows) = world.get("/maintenance").await;
     assert_eq!(windows[0]["why"], "new fan", "{windows}");
     let removed = (Method::DELETE, "/maintenance/1");

@@ -187,6 +187,8 @@ impl From<Closure> for v1::NodeMaintenance {
             from: Some(timestamp(core.from)),
             until: Some(timestamp(core.until)),
             why: core.why,
+            closed_until: Some(timestamp(core.closed_until)),
+            others: core.others,
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct NodeInfo {
     pub condition: String,
     /// What it does, as far as operators have a say.
     pub duty: Duty,
-    /// The maintenance window that is on, or comes next.
+    /// The maintenance window that is on, or comes next, as core chooses it.
     pub window: Option<Closure>,
 }
 

@@ -94,11 +94,7 @@ impl State {
 
     /// The window that is on, or comes next.
     pub(super) fn window_of(&self, row: &NodeRow) -> Option<Closure> {
-        let now = clock::now();
-        let to_come = on(&self.windows, row).filter(|window| !window.is_over(now));
-        to_come
-            .min_by_key(|window| window.from)
-            .map(Window::closure)
+        service::closure(clock::now(), on(&self.windows, row))
     }
 
     pub(super) fn windows(&self) -> Vec<Window> {

@@ -256,7 +256,7 @@ mod tests {
         ids::NodeName,
         node::NodeState,
         resources::Capacity,
-        service::{Duty, Scope, Window},
+        service::{Duty, Scope, Window, closure},
         time::Timestamp,
     };
 
@@ -301,7 +301,7 @@ mod tests {
                 blocked: BTreeMap::new(),
                 condition: String::new(),
                 duty: Duty::Vacating(window.words(Timestamp(0))),
-                window: Some(window.closure()),
+                window: closure(Timestamp(0), [&window]),
             };
             wire(Node { info, view: None })
         });

@@ -58,7 +58,7 @@ pub(super) struct NodeView {
     drain_deadline: Option<String>,
     /// What becomes then of those who are left: `preempt` or `wait`.
     at_deadline: Option<&'static str>,
-    /// The window that is on, or comes next.
+    /// The window that is on, or comes next; of several that are on the one that ends last.
     maintenance: Option<ClosureView>,
     /// Why it gets no jobs, as its agent says.
     condition: Option<String>,

@@ -58,6 +58,10 @@ pub(super) struct ClosureView {
     until: String,
     /// Its beginning, where it is long.
     why: String,
+    /// In UTC: until then the node is closed from then on, since other windows follow without a gap or overlap it.
+    closed_until: String,
+    /// Those, by number; the first ten.
+    others: Vec<u64>,
 }
 
 /// What to plan: one of `all_nodes`, `nodes` and `labels`.
@@ -193,6 +197,8 @@ impl ClosureView {
             from: closure.from.to_naive_iso(),
             until: closure.until.to_naive_iso(),
             why: closure.why,
+            closed_until: closure.closed_until.to_naive_iso(),
+            others: closure.others,
         }
     }
 }

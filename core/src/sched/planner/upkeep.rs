@@ -98,14 +98,7 @@ impl Upkeep {
     /// Of the windows that cover a node the one that closes it first, or keeps it closed.
     fn next_on(&self, now: Timestamp, node: &NodeName, entry: &NodeEntry) -> Option<&Window> {
         let windows = self.windows.iter();
-        let to_come = windows.filter(|window| !window.is_over(now));
-        let mine = to_come.filter(|window| window.covers(node, entry.labels()));
-        // Of those that are on the one that ends last.
-        mine.min_by_key(|window| {
-            let on = window.is_on(now);
-            let from = if on { Timestamp(i64::MIN) } else { window.from };
-            (from, std::cmp::Reverse(window.until))
-        })
+        service::foremost(now, windows.filter(|one| one.covers(node, entry.labels())))
     }
 }
 
