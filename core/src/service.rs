@@ -210,6 +210,47 @@ pub fn closure<'w>(
     })
 }
 
+/// So long a window is kept that is over.
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// A clock that was set is not believed for so long, where something would be gone for good.
+const DOUBTED: Duration = Duration::from_secs(3_600);
+/// Between two looks a clock goes on by less, unless it is set or nobody looked.
+const STEP: Duration = Duration::from_secs(600);
+
+/// Since when a clock goes on as clocks do. One that is set far ahead for a moment would end what is to last for days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steady {
+    since: Timestamp,
+    looked: Timestamp,
+}
+
+impl Steady {
+    /// From now on.
+    #[must_use]
+    pub fn from(now: Timestamp) -> Self {
+        let (since, looked) = (now, now);
+        Self { since, looked }
+    }
+
+    /// It was looked at.
+    pub fn look(&mut self, now: Timestamp) {
+        let before = std::mem::replace(&mut self.looked, now);
+        if now < before || now.since(before) > STEP {
+            self.since = now;
+        }
+    }
+
+    /// Of these windows those that were over a day ago, by a clock that was not set for an hour.
+    #[must_use]
+    pub fn forgotten<'w>(&self, windows: impl IntoIterator<Item = &'w Window>) -> Vec<u64> {
+        let now = self.looked;
+        let believed = now.since(self.since) >= DOUBTED;
+        let windows = windows.into_iter().filter(|_| believed);
+        let old = windows.filter(|window| window.until.plus(KEPT) <= now);
+        old.map(|window| window.id).collect()
+    }
+}
+
 /// How long a job is taken to have its place for a window that is to come: its limit, and what starting costs, `least`,
 /// since the limit counts from when the trainer runs. One without a limit may run for any time, and is told to go when the
 /// window begins; it starts as long as that leaves it `least`.
@@ -370,6 +411,27 @@ mod tests {
         }
         let twins = [window(1, 10, 20), window(2, 10, 20)];
         assert_eq!(at(15, &twins), Some((2, 20, vec![1])));
+    }
+
+    #[test]
+    fn windows_are_forgotten_a_day_after_their_end_and_by_no_clock_that_was_just_set() {
+        let minutes = |minutes: u32| Timestamp(0).plus(Duration::from_secs(60) * minutes);
+        let windows = [window(1, 0, 1), window(2, 0, minutes(60).0)];
+        let mut steady = Steady::from(minutes(0));
+        let day = 24 * 60;
+        // Each look, and who is forgotten by it.
+        let mut look = |at: u32| {
+            steady.look(minutes(at));
+            steady.forgotten(&windows)
+        };
+        assert_eq!(look(10_000), [0; 0], "it is set ahead");
+        assert_eq!(look(10_001), [0; 0]);
+        assert_eq!(look(1), [0; 0], "and back");
+        assert_eq!(look(day + 1), [0; 0], "nobody looked for a day");
+        let looks = (1..12).map(|look| day + 5 * look);
+        assert!(looks.map(&mut look).all(|gone| gone.is_empty()));
+        assert_eq!(look(day + 59), [0; 0]);
+        assert_eq!(look(day + 61), [1, 2]);
     }
 
     #[test]

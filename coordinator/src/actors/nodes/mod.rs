@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
-    service::{Closure, Drain, Duty, Window},
+    service::{Closure, Drain, Duty, Steady, Window},
     time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
@@ -177,6 +177,8 @@ pub struct State {
     /// Maintenance windows by number.
     windows: BTreeMap<u64, Window>,
     last_window: u64,
+    /// Windows that are over are forgotten by it.
+    steady: Steady,
 }
 
 /// Under this name the last number of a session is stored.
@@ -235,6 +237,7 @@ impl Actor for Nodes {
             failed_launches: BTreeMap::new(),
             windows,
             last_window,
+            steady: Steady::from(now),
         })
     }
 

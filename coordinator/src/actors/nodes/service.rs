@@ -3,10 +3,7 @@
 //! Owns the rows of both, and that a node does what `core::service` says it does now: that is asked again at every look at
 //! the leases, so nothing is lost by a restart or by a clock that is set. Called by the supervisor of sessions.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
@@ -25,9 +22,6 @@ use crate::{
 
 /// Under this name the last number of a window is stored.
 const WINDOWS: &str = "maintenance_windows";
-
-/// So long a window is kept that is over: a clock that is set ahead for a while takes none away.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 impl Document for Window {
     const KIND: &'static str = "maintenance_window";
@@ -164,16 +158,22 @@ impl State {
         &mut self,
         id: u64,
     ) -> Result<Option<Window>, ActorProcessingErr> {
-        if !self.windows.contains_key(&id) {
+        let Some(window) = self.windows.get(&id).cloned() else {
             return Ok(None);
-        }
-        self.args
-            .store
-            .commit_and_wait(vec![Change::remove::<Window>(key(id))])
-            .await?;
-        let removed = self.windows.remove(&id);
-        self.windows_changed()?;
-        Ok(removed)
+        };
+        self.forget(&[id]).await?;
+        Ok(Some(window))
+    }
+
+    /// In one commit, however many they are.
+    async fn forget(&mut self, windows: &[u64]) -> Result<(), ActorProcessingErr> {
+        let gone = windows
+            .iter()
+            .map(|id| Change::remove::<Window>(key(*id)))
+            .collect();
+        self.args.store.commit_and_wait(gone).await?;
+        self.windows.retain(|id, _| !windows.contains(id));
+        self.windows_changed()
     }
 
     fn windows_changed(&mut self) -> Result<(), ActorProcessingErr> {
@@ -183,16 +183,10 @@ impl State {
 
     /// Windows begin and end; those that were over long ago are forgotten.
     pub(super) async fn look_at_windows(&mut self) -> Result<(), ActorProcessingErr> {
-        let now = clock::now();
-        let old = |window: &Window| window.until.plus(KEPT) <= now;
-        let old: Vec<u64> = self
-            .windows
-            .values()
-            .filter(|window| old(window))
-            .map(|window| window.id)
-            .collect();
-        for id in old {
-            self.remove_window(id).await?;
+        self.steady.look(clock::now());
+        let old = self.steady.forgotten(self.windows.values());
+        if !old.is_empty() {
+            self.forget(&old).await?;
         }
         self.look_at_duties()
     }
