@@ -268,6 +268,7 @@ fn page(node: &Node, now: Timestamp) -> String {
         .add("node", node.name.clone())
         .add("state", state(node))
         .add("drained for", node.drain_reason.clone())
+        .add("drained by", node.drained_by.clone())
         .add(
             "left there",
             if node.draining {

@@ -209,6 +209,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "draining": node.draining,
         "duty": text::node_duty(node.duty()),
         "drain_reason": given(&node.drain_reason),
+        "drained_by": given(&node.drained_by),
         "drain_deadline": time(node.drain_deadline.as_ref()),
         "at_deadline": text::at_deadline(node.at_deadline()),
         "maintenance": node.maintenance.as_ref().map(closure),

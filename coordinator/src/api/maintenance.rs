@@ -96,7 +96,8 @@ impl Service {
     /// When there is none, or the caller does not operate the cluster.
     pub async fn remove_window(&self, caller: &Caller, id: u64) -> Result<Window, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
-        let question = |reply| NodesMsg::RemoveWindow(id, reply);
+        let by = caller.user.email.clone();
+        let question = |reply| NodesMsg::RemoveWindow(id, by, reply);
         let removed = ask(&self.tree().nodes, question).await?;
         removed.ok_or_else(|| {
             let words = format!("there is no maintenance window {id}");

@@ -18,7 +18,7 @@ use super::{ApiError, Caller, Service, access::Target};
 use crate::{
     actors::{
         ask,
-        nodes::{LabelChange, NodeInfo, NodesMsg},
+        nodes::{LabelChange, NodeInfo, NodeOrder, NodesMsg},
         scheduler::{NodeView, SchedulerMsg},
     },
     clock,
@@ -214,7 +214,9 @@ impl Service {
     ) -> Result<Node, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
         self.node(caller, name).await?;
-        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), drain, reply);
+        let by = caller.user.email.clone();
+        let order = Box::new(NodeOrder { drain, by });
+        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), order, reply);
         ask(&self.tree().nodes, question).await?;
         self.node(caller, name).await
     }

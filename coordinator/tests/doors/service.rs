@@ -86,7 +86,10 @@ async fn a_node_that_is_drained_with_a_deadline_gets_nothing_more_and_is_empty_a
     moves(&world, &mut first, &mut second, (id, task)).await;
     let shown = node(&world, "n1").await;
     assert_eq!(shown["duty"], "drained", "{shown}");
-    assert_eq!(shown["drain_reason"], "new fan");
+    assert_eq!(
+        (&shown["drain_reason"], &shown["drained_by"]),
+        (&json!("new fan"), &json!("admin@example.com"))
+    );
     let shown = act(&world, "/nodes/n1/resume", Value::Null).await;
     assert_eq!(shown["duty"], "open", "{shown}");
     assert_eq!(shown["drain_deadline"], Value::Null, "{shown}");
@@ -211,6 +214,12 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         )
         .await;
     assert_eq!(status, 404);
+    let (_, told) = world.get("/events?node=n1").await;
+    let told = told["events"].as_array().unwrap().iter();
+    let told = told.filter(|event| event["kind"] == "maintenance_removed");
+    let told: Vec<_> = told.map(|event| event["words"].as_str().unwrap()).collect();
+    let by = "maintenance 2, admin@example.com has taken back what admin@example.com planned: ";
+    assert!(told.len() == 2 && told[0].starts_with(by), "{told:?}");
 }
 
 #[tokio::test]

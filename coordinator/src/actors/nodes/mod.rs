@@ -19,12 +19,17 @@ use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
-    service::{Closure, Drain, Duty, Steady, Window},
+    service::{Closure, Duty, Steady, Window},
     time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
 
-pub use self::{labels::LabelChange, launches::Launch, pulse::Pulse, service::NewWindow};
+pub use self::{
+    labels::LabelChange,
+    launches::Launch,
+    pulse::Pulse,
+    service::{NewWindow, NodeOrder},
+};
 use super::{
     jobs::JobsRef,
     offers::Offers,
@@ -99,11 +104,11 @@ pub enum NodesMsg {
     /// All nodes.
     List(RpcReplyPort<Vec<NodeInfo>>),
     /// Drain or resume; answered with the node, if there is one.
-    SetDrain(NodeName, Option<Drain>, RpcReplyPort<Option<NodeInfo>>),
+    SetDrain(NodeName, Box<NodeOrder>, RpcReplyPort<Option<NodeInfo>>),
     /// One more maintenance window; answered with it.
     AddWindow(Box<NewWindow>, RpcReplyPort<Window>),
-    /// One less; answered with it, if there was one.
-    RemoveWindow(u64, RpcReplyPort<Option<Window>>),
+    /// One less, as whoever has this e-mail address wants it; answered with it, if there was one.
+    RemoveWindow(u64, String, RpcReplyPort<Option<Window>>),
     /// All windows, the first to begin comes first.
     Windows(RpcReplyPort<Vec<Window>>),
     /// Labels that operators set; answered with the node, if there is one.
@@ -293,11 +298,13 @@ impl Actor for Nodes {
                     .collect();
                 answer(reply, list);
             }
-            NodesMsg::SetDrain(node, reason, reply) => {
-                answer(reply, state.set_drain(&node, reason).await?);
+            NodesMsg::SetDrain(node, order, reply) => {
+                answer(reply, state.set_drain(&node, *order).await?);
             }
             NodesMsg::AddWindow(new, reply) => answer(reply, state.add_window(*new).await?),
-            NodesMsg::RemoveWindow(id, reply) => answer(reply, state.remove_window(id).await?),
+            NodesMsg::RemoveWindow(id, by, reply) => {
+                answer(reply, state.remove_window(id, &by).await?);
+            }
             NodesMsg::Windows(reply) => answer(reply, state.windows()),
             NodesMsg::SetLabels(node, change, reply) => {
                 answer(reply, state.set_labels(&node, change).await?);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
+    decision::{Decision, Kind},
     ids::NodeName,
     label,
     service::{self, Closure, Drain, Duty, Scope, Window},
@@ -33,6 +34,15 @@ impl Document for Window {
 
 fn key(id: u64) -> String {
     format!("{id:020}")
+}
+
+/// What is wanted of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOrder {
+    /// Without one it gets jobs.
+    pub drain: Option<Drain>,
+    /// The e-mail address of who wants it; empty where launches failed.
+    pub by: String,
 }
 
 /// A window that an operator wants.
@@ -109,7 +119,7 @@ impl State {
     pub(super) async fn set_drain(
         &mut self,
         node: &NodeName,
-        drain: Option<Drain>,
+        NodeOrder { drain, by }: NodeOrder,
     ) -> Result<Option<NodeInfo>, ActorProcessingErr> {
         let Some(entry) = self.nodes.get_mut(node) else {
             return Ok(None);
@@ -117,6 +127,7 @@ impl State {
         self.failed_launches.remove(node);
         entry.row.deadline = drain.as_ref().and_then(|drain| drain.deadline);
         entry.row.drained = drain.map(|drain| drain.reason);
+        entry.row.ordered_by = by;
         let change = Change::PutNode(entry.row.clone());
         self.args.store.commit_and_wait(vec![change]).await?;
         self.look_at_duties()?;
@@ -140,7 +151,9 @@ impl State {
             key: WINDOWS.to_owned(),
             value: window.id.to_string(),
         };
-        let changes = vec![number, Change::put(&window)];
+        let words = format!("{}: {}", window.made_by, window.words(window.made_at));
+        let note = self.noted(&window, Kind::MaintenancePlanned, &words);
+        let changes = vec![number, Change::put(&window), note];
         self.args.store.commit_and_wait(changes).await?;
         self.last_window = window.id;
         self.windows.insert(window.id, window.clone());
@@ -157,21 +170,45 @@ impl State {
     pub(super) async fn remove_window(
         &mut self,
         id: u64,
+        by: &str,
     ) -> Result<Option<Window>, ActorProcessingErr> {
         let Some(window) = self.windows.get(&id).cloned() else {
             return Ok(None);
         };
-        self.forget(&[id]).await?;
+        let what = window.words(clock::now());
+        let words = format!(
+            "{by} has taken back what {} planned: {what}",
+            window.made_by
+        );
+        tracing::info!(id, by, "maintenance is taken back");
+        let note = self.noted(&window, Kind::MaintenanceRemoved, &words);
+        self.forget(&[id], Some(note)).await?;
         Ok(Some(window))
     }
 
+    /// About the nodes that it covers now.
+    fn noted(&self, window: &Window, kind: Kind, words: &str) -> Change {
+        let nodes = self.nodes.values().map(|entry| &entry.row);
+        let nodes = nodes.filter(|row| {
+            let labels = label::texts(&row.all_labels());
+            window.covers(&row.name, &labels)
+        });
+        let nodes = nodes.map(|row| row.name.clone());
+        let words = format!("maintenance {}, {words}", window.id);
+        let note = Decision::of_nodes(clock::now(), kind, nodes, words);
+        Change::Note(vec![note])
+    }
+
     /// In one commit, however many they are.
-    async fn forget(&mut self, windows: &[u64]) -> Result<(), ActorProcessingErr> {
-        let gone = windows
-            .iter()
-            .map(|id| Change::remove::<Window>(key(*id)))
-            .collect();
-        self.args.store.commit_and_wait(gone).await?;
+    async fn forget(
+        &mut self,
+        windows: &[u64],
+        note: Option<Change>,
+    ) -> Result<(), ActorProcessingErr> {
+        let gone = windows.iter();
+        let gone = gone.map(|id| Change::remove::<Window>(key(*id)));
+        let changes = gone.chain(note).collect();
+        self.args.store.commit_and_wait(changes).await?;
         self.windows.retain(|id, _| !windows.contains(id));
         self.windows_changed()
     }
@@ -186,7 +223,7 @@ impl State {
         self.steady.look(clock::now());
         let old = self.steady.forgotten(self.windows.values());
         if !old.is_empty() {
-            self.forget(&old).await?;
+            self.forget(&old, None).await?;
         }
         self.look_at_duties()
     }

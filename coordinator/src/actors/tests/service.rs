@@ -13,7 +13,7 @@ use super::{
     *,
 };
 use crate::{
-    actors::nodes::NewWindow,
+    actors::nodes::{NewWindow, NodeOrder},
     clock::{self, ahead},
 };
 
@@ -47,7 +47,9 @@ async fn plan(world: &World, scope: Scope, (from, until): (u32, u32)) -> Window 
 
 async fn drain(world: &World, name: &str, drain: Option<Drain>) {
     let name = NodeName(name.into());
-    let question = |reply| NodesMsg::SetDrain(name, drain, reply);
+    let by = "o@example.com".to_owned();
+    let order = Box::new(NodeOrder { drain, by });
+    let question = |reply| NodesMsg::SetDrain(name, order, reply);
     ask(&world.tree.nodes, question).await.unwrap();
 }
 
@@ -137,7 +139,7 @@ async fn a_window_that_is_on_outlives_an_operators_resume_and_ends_when_it_is_ta
     let shown = info(&world, "n1").await;
     assert!(matches!(shown.duty, Duty::Vacating(_)));
     assert_eq!(shown.window.map(|window| window.id), Some(1));
-    let question = |reply| NodesMsg::RemoveWindow(1, reply);
+    let question = |reply| NodesMsg::RemoveWindow(1, "p@example.com".into(), reply);
     let removed = ask(&world.tree.nodes, question).await.unwrap();
     assert_eq!(removed.map(|window| window.id), Some(1));
     assert_eq!(start_of(&mut at_one).await.task.unwrap().job_id, job.0);

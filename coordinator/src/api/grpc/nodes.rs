@@ -235,6 +235,11 @@ fn wire(node: Node) -> v1::Node {
             .map_or(v1::AtDeadline::Unspecified, |deadline| deadline.then.into())
             .into(),
         maintenance: info.window.map(Into::into),
+        drained_by: row
+            .drained
+            .as_ref()
+            .map(|_reason| row.ordered_by.clone())
+            .unwrap_or_default(),
         capacity: Some(row.capacity.into()),
         free: Some(free.into()),
         job_ids: jobs.into_iter().map(|job| job.0).collect(),
@@ -275,6 +280,7 @@ mod tests {
             seen_at: Timestamp(0),
             drained: None,
             deadline: None,
+            ordered_by: String::new(),
             address: String::new(),
         }
     }

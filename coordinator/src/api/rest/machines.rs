@@ -54,6 +54,8 @@ pub(super) struct NodeView {
     duty: &'static str,
     /// Why it gets no jobs, where operators want that.
     drain_reason: Option<String>,
+    /// The e-mail address of the operator who wants that.
+    drained_by: Option<String>,
     /// In UTC: until then those that run may end by themselves.
     drain_deadline: Option<String>,
     /// What becomes then of those who are left: `preempt` or `wait`.
@@ -250,6 +252,11 @@ impl NodeView {
             },
             duty,
             drain_reason,
+            drained_by: row
+                .drained
+                .as_ref()
+                .map(|_reason| row.ordered_by.clone())
+                .filter(|by| !by.is_empty()),
             drain_deadline: row.deadline.map(|deadline| deadline.at.to_naive_iso()),
             at_deadline: row.deadline.map(|deadline| deadline.then.name()),
             maintenance: info.window.map(ClosureView::of),
