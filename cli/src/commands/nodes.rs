@@ -108,7 +108,7 @@ fn told(context: &Context<'_>, node: &Node) -> anyhow::Result<Exit> {
 fn left(node: &Node, now: Timestamp) -> String {
     let jobs: Vec<_> = node.job_ids.iter().map(u64::to_string).collect();
     let jobs = match jobs.as_slice() {
-        [] => return "nobody is left there".to_owned(),
+        [] => return held(node),
         [one] => format!("job {one} is left there"),
         several => format!("jobs {} are left there", several.join(", ")),
     };
@@ -135,6 +135,22 @@ fn left(node: &Node, now: Timestamp) -> String {
             format!("{jobs}; {span} until {then}")
         }
         (_, None, _) => jobs,
+    }
+}
+
+/// What runs on a node that has no job.
+fn held(node: &Node) -> String {
+    let gpus = node.blocked_gpus.iter();
+    let gpus: Vec<_> = gpus.map(|gpu| gpu.uuid.as_str()).collect();
+    match (node.stray_tasks, gpus.as_slice()) {
+        (0, []) => "nobody is left there".to_owned(),
+        (0, [one]) => format!("no job is left there, but GPU {one} is still in use"),
+        (0, several) => format!(
+            "no job is left there, but GPUs {} are still in use",
+            several.join(", ")
+        ),
+        (1, _) => "no job is left there, but a task that is over still runs".to_owned(),
+        (tasks, _) => format!("no job is left there, but {tasks} tasks that are over still run"),
     }
 }
 
@@ -445,7 +461,15 @@ mod tests {
         node.job_ids = vec![4];
         assert_eq!(left(&node, late), "job 4 is left there, told to go");
         assert_eq!(state(&node), "vacating");
-        (node.duty, node.job_ids) = (NodeDuty::Drained.into(), Vec::new());
+        node.job_ids.clear();
+        node.stray_tasks = 1;
+        let words = "no job is left there, but a task that is over still runs";
+        assert_eq!(left(&node, late), words);
+        node.stray_tasks = 0;
+        let words = "no job is left there, but GPU GPU-0 is still in use";
+        assert_eq!(left(&node, late), words);
+        node.blocked_gpus.clear();
+        node.duty = NodeDuty::Drained.into();
         assert_eq!(state(&node), "drained");
         let line = "\nalpha: nobody is left there (new fan)";
         assert_eq!(closed(&node, late).as_deref(), Some(line));

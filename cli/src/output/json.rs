@@ -218,6 +218,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "free": node.free.as_ref().map(capacity),
         "blocked_gpus": node.blocked_gpus.iter().map(blocked).collect::<Vec<_>>(),
         "job_ids": node.job_ids,
+        "stray_tasks": node.stray_tasks,
         "labels": node.labels,
         "set_labels": node.set_labels,
         "agent_version": given(&node.agent_version),

@@ -52,6 +52,8 @@ pub struct NodeView {
     pub free: Capacity,
     /// Who holds something.
     pub jobs: Vec<JobId>,
+    /// Tasks that run there though nobody wants them any more.
+    pub strays: usize,
 }
 
 /// A node that has registered.
@@ -509,6 +511,7 @@ impl State {
             name: name.clone(),
             free: entry.free(),
             jobs: entry.jobs().collect(),
+            strays: self.strays.get(name).map_or(0, |(_, tasks)| tasks.len()),
         };
         self.planner.ledger().nodes().map(view).collect()
     }

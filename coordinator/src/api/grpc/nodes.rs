@@ -9,7 +9,7 @@ use trainyard_proto::{
 
 use super::caller;
 use crate::{
-    actors::nodes::LabelChange,
+    actors::{nodes::LabelChange, scheduler::NodeView},
     api::{ApiError, AskedWindow, NewDrain, NewJoinToken, Node, Service, ShownDuty},
 };
 
@@ -219,10 +219,12 @@ fn wire(node: Node) -> v1::Node {
     let blocked = blocked.map(|(uuid, reason)| v1::BlockedGpu { uuid, reason });
     let row = info.row;
     let labels = row.all_labels();
-    let (free, jobs) = match view {
-        Some(view) => (view.free, view.jobs),
-        None => (row.capacity.clone(), Vec::new()),
-    };
+    let view = view.unwrap_or_else(|| NodeView {
+        name: row.name.clone(),
+        free: row.capacity.clone(),
+        jobs: Vec::new(),
+        strays: 0,
+    });
     v1::Node {
         name: row.name.0,
         state: v1::NodeState::from(info.state).into(),
@@ -241,8 +243,9 @@ fn wire(node: Node) -> v1::Node {
             .map(|_reason| row.ordered_by.clone())
             .unwrap_or_default(),
         capacity: Some(row.capacity.into()),
-        free: Some(free.into()),
-        job_ids: jobs.into_iter().map(|job| job.0).collect(),
+        free: Some(view.free.into()),
+        job_ids: view.jobs.into_iter().map(|job| job.0).collect(),
+        stray_tasks: u32::try_from(view.strays).unwrap_or(u32::MAX),
         labels,
         set_labels: row.set_labels,
         agent_version: row.agent_version,

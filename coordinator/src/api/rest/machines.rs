@@ -50,7 +50,7 @@ pub(super) struct NodeView {
     /// `ready`, `suspect` (silent, within its lease) or `lost`.
     state: &'static str,
     /// `open`; `draining`: it gets no jobs, those that run go on; `vacating`: those that run are told to go; `drained`: it
-    /// gets no jobs, and none is left.
+    /// gets no jobs, and nothing runs there: no job, no task of an attempt that is over, and no process on a GPU.
     duty: &'static str,
     /// Why it gets no jobs, where operators want that.
     drain_reason: Option<String>,
@@ -68,6 +68,8 @@ pub(super) struct NodeView {
     free: CapacityView,
     /// Jobs that hold something there.
     job_ids: Vec<u64>,
+    /// Tasks of attempts that are over and still run there.
+    stray_tasks: usize,
     /// As its agent says, and over that as operators have set.
     labels: BTreeMap<String, String>,
     /// Of them those that operators have set.
@@ -240,6 +242,7 @@ impl NodeView {
         let (duty, drain_reason) = (node.duty().name(), node.closed_for());
         let Node { info, view } = node;
         let row = info.row;
+        let strays = view.as_ref().map_or(0, |view| view.strays);
         let (free, jobs) = match view {
             Some(view) => (view.free, view.jobs),
             None => (row.capacity.clone(), Vec::new()),
@@ -265,6 +268,7 @@ impl NodeView {
             capacity: row.capacity.into(),
             free: free.into(),
             job_ids: jobs.into_iter().map(|job| job.0).collect(),
+            stray_tasks: strays,
             set_labels: row.set_labels,
             blocked_gpus: info.blocked,
             agent_version: row.agent_version,
