@@ -235,7 +235,12 @@ async fn a_job_that_would_reach_into_a_window_is_told_which_and_by_which_limit_i
     let from = format!("{}Z", from.to_naive_iso());
     let body =
         json!({"labels": ["rack=1"], "from": from, "length_seconds": 600, "why": "new switch"});
-    act(&world, "/maintenance", body).await;
+    let window = act(&world, "/maintenance", body).await;
+    assert_eq!(window["warnings"], json!([]), "{window}");
+    let nowhere = json!({"labels": ["rack=9"], "from": from, "length_seconds": 600});
+    let window = act(&world, "/maintenance", nowhere).await;
+    let warning = window["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("no node has rack=9 now: "), "{window}");
     let mut long = command();
     long["config"]["time_limit_seconds"] = json!(7_200);
     let long = world.submit(&long).await;

@@ -105,8 +105,11 @@ impl NodeService for NodeDoor {
             length: span("length", &length).map_err(ApiError::from)?,
             why: request.why,
         };
-        let window = Some(self.0.add_window(&caller, asked).await?.into());
-        Ok(Response::new(v1::AddMaintenanceResponse { window }))
+        let planned = self.0.add_window(&caller, asked).await?;
+        Ok(Response::new(v1::AddMaintenanceResponse {
+            window: Some(planned.window.into()),
+            warnings: planned.warnings,
+        }))
     }
 
     async fn remove_maintenance(

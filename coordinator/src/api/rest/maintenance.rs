@@ -44,6 +44,8 @@ pub(super) struct WindowView {
     made_by: String,
     /// In UTC.
     made_at: String,
+    /// Told when it is planned: what may be wrong with it, such as labels that no node has.
+    warnings: Vec<String>,
 }
 
 /// Of a window what is told beside each of its nodes.
@@ -148,8 +150,10 @@ pub(super) async fn add(
             why: fields.short_text("why", 1_000).unwrap_or_default(),
         }
     })?;
-    let window = service.add_window(&caller, asked).await?;
-    Ok((StatusCode::CREATED, Json(WindowView::of(window))))
+    let planned = service.add_window(&caller, asked).await?;
+    let mut view = WindowView::of(planned.window);
+    view.warnings = planned.warnings;
+    Ok((StatusCode::CREATED, Json(view)))
 }
 
 /// Take maintenance back; nodes where it is on get jobs again at once, unless they are drained.
@@ -222,6 +226,7 @@ impl WindowView {
             why: window.why,
             made_by: window.made_by,
             made_at: window.made_at.to_naive_iso(),
+            warnings: Vec::new(),
         }
     }
 }
