@@ -58,6 +58,14 @@ pub struct Drain {
     pub deadline: Option<Deadline>,
 }
 
+impl Drain {
+    /// What those are told who are left at its deadline.
+    #[must_use]
+    pub fn words(&self, node: &NodeName) -> String {
+        format!("node {node} is drained: {}", self.reason)
+    }
+}
+
 /// On which nodes a window is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -289,7 +297,7 @@ pub fn duty<'w>(
         Some(Deadline {
             at,
             then: AtDeadline::Preempt,
-        }) if at <= now => Duty::Vacating(format!("node {node} is drained: {}", drain.reason)),
+        }) if at <= now => Duty::Vacating(drain.words(node)),
         Some(_) | None => Duty::Draining,
     }
 }

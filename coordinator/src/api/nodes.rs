@@ -74,13 +74,19 @@ impl Node {
         }
     }
 
-    /// Why it gets no jobs, where operators want that.
+    /// Why it gets no jobs, where operators want that: for a drain, a window, or both.
     #[must_use]
     pub fn closed_for(&self) -> Option<String> {
-        match &self.info.duty {
-            Duty::Open => None,
-            Duty::Draining => self.info.row.drained.clone(),
-            Duty::Vacating(why) => self.info.row.drained.clone().or_else(|| Some(why.clone())),
+        let row = &self.info.row;
+        match (&self.info.duty, row.drain()) {
+            (Duty::Open, _) => None,
+            (Duty::Draining, drain) => drain.map(|drain| drain.reason),
+            (Duty::Vacating(why), None) => Some(why.clone()),
+            (Duty::Vacating(why), Some(drain)) if *why == drain.words(&row.name) => {
+                Some(drain.reason)
+            }
+            // A window is on besides.
+            (Duty::Vacating(why), Some(drain)) => Some(format!("{}; {why}", drain.reason)),
         }
     }
 }

@@ -197,6 +197,14 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         "{shown}"
     );
     assert_eq!(told["closed_until"], longer["until"]);
+    let drained = act(&world, "/nodes/n1/cordon", json!({"reason": "bad disk"})).await;
+    let both = drained["drain_reason"].as_str().unwrap();
+    let words = "bad disk; maintenance of node n1 until ";
+    assert!(
+        both.starts_with(words) && both.ends_with("(new switch)"),
+        "{both}"
+    );
+    act(&world, "/nodes/n1/resume", Value::Null).await;
     let removed = (Method::DELETE, "/maintenance/2");
     let (status, _) = world.call(&world.token, removed, Value::Null).await;
     assert_eq!(status, 200);

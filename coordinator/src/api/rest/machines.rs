@@ -52,7 +52,7 @@ pub(super) struct NodeView {
     /// `open`; `draining`: it gets no jobs, those that run go on; `vacating`: those that run are told to go; `drained`: it
     /// gets no jobs, and nothing runs there: no job, no task of an attempt that is over, and no process on a GPU.
     duty: &'static str,
-    /// Why it gets no jobs, where operators want that.
+    /// Why it gets no jobs, where operators want that: the reason of its drain, its maintenance, or both.
     drain_reason: Option<String>,
     /// The e-mail address of the operator who wants that.
     drained_by: Option<String>,
@@ -103,7 +103,8 @@ struct DrainRequest {
     /// For people.
     #[schema(max_length = 1_000)]
     reason: Option<String>,
-    /// From now [default: none, and those that run take as long as they take].
+    /// In seconds from now: until then those that run may end by themselves; 0 is at once [default: none, and those that run
+    /// take as long as they take].
     #[schema(minimum = 0, maximum = 31_622_400)]
     deadline_seconds: Option<i64>,
     /// `preempt`: whoever is left then saves its work and goes on elsewhere, whether it is preemptible or not. `wait`: it
