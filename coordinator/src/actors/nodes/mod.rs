@@ -259,19 +259,10 @@ impl Actor for Nodes {
                 outgoing,
                 reply,
             } => {
-                if let Some(taken) = state.name_taken(&hello) {
-                    answer(reply, Err(taken));
-                } else {
-                    let session = state.register(&myself, *hello, outgoing).await?;
-                    answer(reply, Ok(session));
-                }
+                let session = state.registers(&myself, *hello, outgoing).await?;
+                answer(reply, session);
             }
-            NodesMsg::Attach(node, session, reply) => {
-                let entry = state.nodes.get(&node);
-                let live = entry.and_then(|entry| entry.session.as_ref());
-                let live = live.filter(|live| live.number == session);
-                answer(reply, live.map(|live| live.end.clone()));
-            }
+            NodesMsg::Attach(node, session, reply) => answer(reply, state.attach(&node, session)),
             NodesMsg::Disconnect(node, reply) => {
                 state.disconnect(&node)?;
                 answer(reply, ());
@@ -286,18 +277,8 @@ impl Actor for Nodes {
                 state.look_at_windows().await?;
                 myself.send_after(state.next_look(), || NodesMsg::LeaseTick);
             }
-            NodesMsg::Find(node, reply) => {
-                let entry = state.nodes.get(&node);
-                answer(reply, entry.map(|entry| state.info(entry)));
-            }
-            NodesMsg::List(reply) => {
-                let list = state
-                    .nodes
-                    .values()
-                    .map(|entry| state.info(entry))
-                    .collect();
-                answer(reply, list);
-            }
+            NodesMsg::Find(node, reply) => answer(reply, state.find(&node)),
+            NodesMsg::List(reply) => answer(reply, state.list()),
             NodesMsg::SetDrain(node, order, reply) => {
                 answer(reply, state.set_drain(&node, *order).await?);
             }
@@ -333,6 +314,32 @@ impl Actor for Nodes {
 }
 
 impl State {
+    async fn registers(
+        &mut self,
+        myself: &NodesRef,
+        hello: v1::Hello,
+        outgoing: Outgoing,
+    ) -> Result<Result<SessionRef, NameTaken>, ActorProcessingErr> {
+        if let Some(taken) = self.name_taken(&hello) {
+            return Ok(Err(taken));
+        }
+        Ok(Ok(self.register(myself, hello, outgoing).await?))
+    }
+
+    fn attach(&self, node: &NodeName, session: SessionNo) -> Option<CancellationToken> {
+        let live = self.nodes.get(node)?.session.as_ref();
+        let live = live.filter(|live| live.number == session);
+        live.map(|live| live.end.clone())
+    }
+
+    fn find(&self, node: &NodeName) -> Option<NodeInfo> {
+        self.nodes.get(node).map(|entry| self.info(entry))
+    }
+
+    fn list(&self) -> Vec<NodeInfo> {
+        self.nodes.values().map(|entry| self.info(entry)).collect()
+    }
+
     fn seen(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
         if let Some(entry) = self.nodes.get_mut(node) {
             entry.pulse.beat(clock::now());
