@@ -74,6 +74,14 @@ impl Node {
         }
     }
 
+    /// Who has drained it, by e-mail address; nobody where launches failed.
+    #[must_use]
+    pub fn drained_by(&self) -> Option<String> {
+        let row = &self.info.row;
+        let drained = row.drained.is_some() && !row.ordered_by.is_empty();
+        drained.then(|| row.ordered_by.clone())
+    }
+
     /// Why it gets no jobs, where operators want that: for a drain, a window, or both.
     #[must_use]
     pub fn closed_for(&self) -> Option<String> {

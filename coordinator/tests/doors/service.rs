@@ -186,28 +186,7 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         (&shown["duty"], &shown["maintenance"]["id"]),
         (&json!("drained"), &json!(1))
     );
-    // A longer one besides is the one that is named, and neither is undone by an operator.
-    let longer = json!({"nodes": ["n1"], "length_seconds": 7_200, "why": "new switch"});
-    let longer = act(&world, "/maintenance", longer).await;
-    let shown = act(&world, "/nodes/n1/resume", Value::Null).await;
-    let told = &shown["maintenance"];
-    assert_eq!(
-        (&shown["duty"], &told["id"], &told["others"]),
-        (&json!("drained"), &json!(2), &json!([1])),
-        "{shown}"
-    );
-    assert_eq!(told["closed_until"], longer["until"]);
-    let drained = act(&world, "/nodes/n1/cordon", json!({"reason": "bad disk"})).await;
-    let both = drained["drain_reason"].as_str().unwrap();
-    let words = "bad disk; maintenance of node n1 until ";
-    assert!(
-        both.starts_with(words) && both.ends_with("(new switch)"),
-        "{both}"
-    );
-    act(&world, "/nodes/n1/resume", Value::Null).await;
-    let removed = (Method::DELETE, "/maintenance/2");
-    let (status, _) = world.call(&world.token, removed, Value::Null).await;
-    assert_eq!(status, 200);
+    a_longer_one_besides(&world).await;
     let (_, windows) = world.get("/maintenance").await;
     assert_eq!(windows[0]["why"], "new fan", "{windows}");
     let removed = (Method::DELETE, "/maintenance/1");
@@ -222,6 +201,36 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         )
         .await;
     assert_eq!(status, 404);
+    removals_are_told(&world).await;
+}
+
+/// It is the one that is named, and neither is undone by an operator.
+async fn a_longer_one_besides(world: &World) {
+    let longer = json!({"nodes": ["n1"], "length_seconds": 7_200, "why": "new switch"});
+    let longer = act(world, "/maintenance", longer).await;
+    let shown = act(world, "/nodes/n1/resume", Value::Null).await;
+    let told = &shown["maintenance"];
+    assert_eq!(
+        (&shown["duty"], &told["id"], &told["others"]),
+        (&json!("drained"), &json!(2), &json!([1])),
+        "{shown}"
+    );
+    assert_eq!(told["closed_until"], longer["until"]);
+    let drained = act(world, "/nodes/n1/cordon", json!({"reason": "bad disk"})).await;
+    let both = drained["drain_reason"].as_str().unwrap();
+    let words = "bad disk; maintenance of node n1 until ";
+    assert!(
+        both.starts_with(words) && both.ends_with("(new switch)"),
+        "{both}"
+    );
+    act(world, "/nodes/n1/resume", Value::Null).await;
+    let removed = (Method::DELETE, "/maintenance/2");
+    let (status, _) = world.call(&world.token, removed, Value::Null).await;
+    assert_eq!(status, 200);
+}
+
+/// By whom, too.
+async fn removals_are_told(world: &World) {
     let (_, told) = world.get("/events?node=n1").await;
     let told = told["events"].as_array().unwrap().iter();
     let told = told.filter(|event| event["kind"] == "maintenance_removed");

@@ -217,6 +217,7 @@ fn duty(node: &Node) -> v1::NodeDuty {
 
 fn wire(node: Node) -> v1::Node {
     let (duty, closed_for) = (duty(&node), node.closed_for());
+    let drained_by = node.drained_by();
     let Node { info, view } = node;
     let blocked = info.blocked.into_iter();
     let blocked = blocked.map(|(uuid, reason)| v1::BlockedGpu { uuid, reason });
@@ -240,11 +241,7 @@ fn wire(node: Node) -> v1::Node {
             .map_or(v1::AtDeadline::Unspecified, |deadline| deadline.then.into())
             .into(),
         maintenance: info.window.map(Into::into),
-        drained_by: row
-            .drained
-            .as_ref()
-            .map(|_reason| row.ordered_by.clone())
-            .unwrap_or_default(),
+        drained_by: drained_by.unwrap_or_default(),
         capacity: Some(row.capacity.into()),
         free: Some(view.free.into()),
         job_ids: view.jobs.into_iter().map(|job| job.0).collect(),

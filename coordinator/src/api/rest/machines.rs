@@ -241,6 +241,7 @@ pub(super) fn seconds_of(seconds: i64) -> Duration {
 impl NodeView {
     fn of(node: Node) -> Self {
         let (duty, drain_reason) = (node.duty().name(), node.closed_for());
+        let drained_by = node.drained_by();
         let Node { info, view } = node;
         let row = info.row;
         let strays = view.as_ref().map_or(0, |view| view.strays);
@@ -256,11 +257,7 @@ impl NodeView {
             },
             duty,
             drain_reason,
-            drained_by: row
-                .drained
-                .as_ref()
-                .map(|_reason| row.ordered_by.clone())
-                .filter(|by| !by.is_empty()),
+            drained_by,
             drain_deadline: row.deadline.map(|deadline| deadline.at.to_naive_iso()),
             at_deadline: row.deadline.map(|deadline| deadline.then.name()),
             maintenance: info.window.map(ClosureView::of),
