@@ -32,4 +32,9 @@ pub(crate) mod ahead {
     pub(crate) fn pass(time: Duration) {
         AHEAD.set(AHEAD.get() + time);
     }
+
+    /// It is set back by so much, at most to the machine's.
+    pub(crate) fn back(time: Duration) {
+        AHEAD.set(AHEAD.get().saturating_sub(time));
+    }
 }

@@ -50,6 +50,10 @@ pub enum Kind {
     Drained,
     /// A node gets jobs again.
     Resumed,
+    /// An operator has planned a window in which nodes are out of service.
+    MaintenancePlanned,
+    /// An operator has taken one back.
+    MaintenanceRemoved,
     /// By a newer program.
     #[serde(other)]
     Unknown,
@@ -57,7 +61,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them that are stored or told, by name.
-    pub const ALL: [(&'static str, Self); 17] = [
+    pub const ALL: [(&'static str, Self); 19] = [
         ("accepted", Self::Accepted),
         ("refused", Self::Refused),
         ("waits", Self::Waits),
@@ -75,6 +79,8 @@ impl Kind {
         ("run_again", Self::RunAgain),
         ("drained", Self::Drained),
         ("resumed", Self::Resumed),
+        ("maintenance_planned", Self::MaintenancePlanned),
+        ("maintenance_removed", Self::MaintenanceRemoved),
     ];
 
     /// Its name.
@@ -132,9 +138,20 @@ impl Decision {
     /// About a node alone.
     #[must_use]
     pub fn of_node(at: Timestamp, kind: Kind, node: NodeName, words: impl Into<String>) -> Self {
+        Self::of_nodes(at, kind, [node], words)
+    }
+
+    /// About some nodes, of which the first are named.
+    #[must_use]
+    pub fn of_nodes(
+        at: Timestamp,
+        kind: Kind,
+        nodes: impl IntoIterator<Item = NodeName>,
+        words: impl Into<String>,
+    ) -> Self {
         Self {
             job: None,
-            nodes: vec![node],
+            nodes: nodes.into_iter().take(NODES).collect(),
             ..Self::of_job(at, kind, JobId(0), words)
         }
     }

@@ -4,7 +4,7 @@
 //! it is told the time, and the same time gives the same answer, so that a restart or a clock that is set changes nothing.
 //! Never closes a node: the coordinator's supervisor of nodes asks it again and again. Used by that and by the planner.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,14 @@ pub struct Drain {
     pub deadline: Option<Deadline>,
 }
 
+impl Drain {
+    /// What those are told who are left at its deadline.
+    #[must_use]
+    pub fn words(&self, node: &NodeName) -> String {
+        format!("node {node} is drained: {}", self.reason)
+    }
+}
+
 /// On which nodes a window is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,7 +97,39 @@ pub struct Window {
     pub made_at: Timestamp,
 }
 
+/// Of a window what is told beside each of its nodes: not on which others it is, and not all of its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closure {
+    /// The window's number.
+    pub id: u64,
+    /// Its first moment.
+    pub from: Timestamp,
+    /// The first moment after it.
+    pub until: Timestamp,
+    /// Why, in short.
+    pub why: String,
+    /// Until when the node is closed from then on, since others follow without a gap or overlap it.
+    pub closed_until: Timestamp,
+    /// Those, by number: the first few.
+    pub others: Vec<u64>,
+}
+
+/// So many other windows are named beside a node.
+const OTHERS: usize = 10;
+
+/// Characters of a reason that are told beside each node and each job that it concerns: they may be many.
+const SHORT: usize = 100;
+
 impl Window {
+    /// The beginning of its reason.
+    fn short(&self) -> String {
+        let mut why: String = self.why.chars().take(SHORT).collect();
+        if why.len() < self.why.len() {
+            why.push('…');
+        }
+        why
+    }
+
     /// Whether it is on a node with these labels.
     #[must_use]
     pub fn covers(&self, node: &NodeName, labels: &BTreeSet<String>) -> bool {
@@ -122,14 +162,100 @@ impl Window {
     #[must_use]
     pub fn words(&self, now: Timestamp) -> String {
         let until = self.until.moment(now);
-        let why = match self.why.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", self.why),
+        let why = match self.short() {
+            none if none.is_empty() => none,
+            why => format!(" ({why})"),
         };
         match self.is_on(now) {
             true => format!("until {until}{why}"),
             false => format!("from {} until {until}{why}", self.from.moment(now)),
         }
+    }
+}
+
+/// Of windows that cover a node the one that is named: of those that are on the one that ends last, since until then the
+/// node is closed; where none is on the one that comes next, and of several such the longest.
+#[must_use]
+pub fn foremost<'w>(
+    now: Timestamp,
+    windows: impl IntoIterator<Item = &'w Window>,
+) -> Option<&'w Window> {
+    let left = windows.into_iter().filter(|window| !window.is_over(now));
+    left.min_by_key(|window| {
+        let begins = window.from.max(now);
+        (begins, Reverse(window.until), Reverse(window.id))
+    })
+}
+
+/// The window that is named of those that cover a node, and how long they keep it closed.
+#[must_use]
+pub fn closure<'w>(
+    now: Timestamp,
+    windows: impl IntoIterator<Item = &'w Window>,
+) -> Option<Closure> {
+    let mut left: Vec<&Window> = windows.into_iter().collect();
+    left.retain(|window| !window.is_over(now));
+    left.sort_by_key(|window| (window.from, window.id));
+    let named = foremost(now, left.iter().copied())?;
+    let (mut closed_until, mut others) = (named.until, Vec::new());
+    for window in left {
+        if window.from > closed_until {
+            break;
+        }
+        closed_until = closed_until.max(window.until);
+        if window.id != named.id {
+            others.push(window.id);
+        }
+    }
+    others.truncate(OTHERS);
+    Some(Closure {
+        id: named.id,
+        from: named.from,
+        until: named.until,
+        why: named.short(),
+        closed_until,
+        others,
+    })
+}
+
+/// So long a window is kept that is over.
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// A clock that was set is not believed for so long, where something would be gone for good.
+const DOUBTED: Duration = Duration::from_secs(3_600);
+/// Between two looks a clock goes on by less, unless it is set or nobody looked.
+const STEP: Duration = Duration::from_secs(600);
+
+/// Since when a clock goes on as clocks do. One that is set far ahead for a moment would end what is to last for days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steady {
+    since: Timestamp,
+    looked: Timestamp,
+}
+
+impl Steady {
+    /// From now on.
+    #[must_use]
+    pub fn from(now: Timestamp) -> Self {
+        let (since, looked) = (now, now);
+        Self { since, looked }
+    }
+
+    /// It was looked at.
+    pub fn look(&mut self, now: Timestamp) {
+        let before = std::mem::replace(&mut self.looked, now);
+        if now < before || now.since(before) > STEP {
+            self.since = now;
+        }
+    }
+
+    /// Of these windows those that were over a day ago, by a clock that was not set for an hour.
+    #[must_use]
+    pub fn forgotten<'w>(&self, windows: impl IntoIterator<Item = &'w Window>) -> Vec<u64> {
+        let now = self.looked;
+        let believed = now.since(self.since) >= DOUBTED;
+        let windows = windows.into_iter().filter(|_| believed);
+        let old = windows.filter(|window| window.until.plus(KEPT) <= now);
+        old.map(|window| window.id).collect()
     }
 }
 
@@ -160,9 +286,8 @@ pub fn duty<'w>(
     drain: Option<&Drain>,
     windows: impl IntoIterator<Item = &'w Window>,
 ) -> Duty {
-    let on = windows.into_iter().filter(|window| window.is_on(now));
-    // Of several the one that ends last, since until then it is closed.
-    if let Some(window) = on.max_by_key(|window| (window.until, window.id)) {
+    let on = foremost(now, windows).filter(|window| window.is_on(now));
+    if let Some(window) = on {
         return Duty::Vacating(format!("maintenance of node {node} {}", window.words(now)));
     }
     let Some(drain) = drain else {
@@ -172,7 +297,7 @@ pub fn duty<'w>(
         Some(Deadline {
             at,
             then: AtDeadline::Preempt,
-        }) if at <= now => Duty::Vacating(format!("node {node} is drained: {}", drain.reason)),
+        }) if at <= now => Duty::Vacating(drain.words(node)),
         Some(_) | None => Duty::Draining,
     }
 }
@@ -260,6 +385,78 @@ mod tests {
     }
 
     #[test]
+    fn of_windows_that_overlap_one_is_named_and_the_node_is_closed_until_the_last_is_over() {
+        let windows = [
+            window(1, 10, 30),
+            window(2, 12, 20),
+            window(3, 30, 40),
+            window(4, 41, 60),
+            window(5, 45, 50),
+        ];
+        let at = |now, windows: &[Window]| {
+            let told = closure(Timestamp(now), windows)?;
+            Some((told.id, told.closed_until.0, told.others))
+        };
+        let named = |now, id, until, others: &[u64]| {
+            let mut backwards = windows.to_vec();
+            backwards.reverse();
+            let told = Some((id, until, others.to_vec()));
+            assert_eq!(at(now, &windows), told, "{now}");
+            assert_eq!(at(now, &backwards), told, "{now}");
+        };
+        named(0, 1, 40, &[2, 3]);
+        named(15, 1, 40, &[2, 3]);
+        named(25, 1, 40, &[3]);
+        named(30, 3, 40, &[]);
+        named(40, 4, 60, &[5]);
+        assert_eq!(at(60, &windows), None);
+        // What a node does is said of the same one.
+        for now in (10..40).chain(41..60) {
+            let told = foremost(Timestamp(now), &windows).unwrap();
+            let words = format!("maintenance of node n1 {}", told.words(Timestamp(now)));
+            let does = duty(Timestamp(now), &n1(), None, &windows);
+            assert_eq!(does, Duty::Vacating(words), "{now}");
+        }
+        let twins = [window(1, 10, 20), window(2, 10, 20)];
+        assert_eq!(at(15, &twins), Some((2, 20, vec![1])));
+    }
+
+    #[test]
+    fn windows_are_forgotten_a_day_after_their_end_and_by_no_clock_that_was_just_set() {
+        let minutes = |minutes: u32| Timestamp(0).plus(Duration::from_secs(60) * minutes);
+        let windows = [window(1, 0, 1), window(2, 0, minutes(60).0)];
+        let mut steady = Steady::from(minutes(0));
+        let day = 24 * 60;
+        // Each look, and who is forgotten by it.
+        let mut look = |at: u32| {
+            steady.look(minutes(at));
+            steady.forgotten(&windows)
+        };
+        assert_eq!(look(10_000), [0; 0], "it is set ahead");
+        assert_eq!(look(10_001), [0; 0]);
+        assert_eq!(look(1), [0; 0], "and back");
+        assert_eq!(look(day + 1), [0; 0], "nobody looked for a day");
+        let looks = (1..12).map(|look| day + 5 * look);
+        assert!(looks.map(&mut look).all(|gone| gone.is_empty()));
+        assert_eq!(look(day + 59), [0; 0]);
+        assert_eq!(look(day + 61), [1, 2]);
+    }
+
+    #[test]
+    fn what_is_told_of_a_window_beside_each_of_its_nodes_is_short() {
+        let nodes = (0..1_000).map(|node| NodeName(format!("node-{node}")));
+        let mut one = window(7, 10, 20);
+        one.scope = Scope::Nodes(nodes.collect());
+        one.why = "ü".repeat(1_000);
+        let told = closure(Timestamp(15), [&one]).unwrap();
+        assert_eq!((told.id, told.why.chars().count()), (7, SHORT + 1));
+        assert!(one.words(Timestamp(15)).chars().count() < SHORT + 40);
+        one.why = "new fan".into();
+        assert_eq!(closure(Timestamp(15), [&one]).unwrap().why, "new fan");
+        assert_eq!(one.words(Timestamp(15)), "until 00:00 UTC (new fan)");
+    }
+
+    #[test]
     fn a_job_whose_limit_ends_with_the_first_moment_of_a_window_does_not_reach_it() {
         let one = window(1, 10_000_000, 20_000_000);
         let reaches = |now, seconds| {
@@ -309,6 +506,13 @@ mod tests {
                 prop_assert!(!changes || next(now) == Some(Timestamp(now + 1)), "{now}");
             }
             let after = at(1_000);
+            for now in 0i64..120 {
+                let told = closure(Timestamp(now), &windows);
+                let until = told.filter(|told| told.from.0 <= now).map(|told| told.closed_until.0);
+                let on = |now| windows.iter().any(|window| window.is_on(Timestamp(now)));
+                let wanted = on(now).then(|| (now..).find(|then| !on(*then)));
+                prop_assert_eq!(until, wanted.flatten(), "closed until then, at {}", now);
+            }
             prop_assert_eq!(after == Duty::Open, drain.is_none(), "it is resumed by itself");
             prop_assert_eq!(next(1_000), None);
         }

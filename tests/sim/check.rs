@@ -15,6 +15,7 @@ use trainyard_core::{
 };
 
 use crate::{
+    closed::Closed,
     ends, gates,
     node::{capacity, number},
     plan::{Has, Plan, Wish},
@@ -39,6 +40,7 @@ pub(crate) struct Checker {
     over: BTreeMap<(u64, u32), Attempt>,
     /// Jobs that were given a place once.
     began: BTreeSet<u64>,
+    closed: Closed,
     records: Records,
     trace: Trace,
 }
@@ -56,6 +58,7 @@ impl Checker {
             again: BTreeMap::new(),
             over: BTreeMap::new(),
             began: BTreeSet::new(),
+            closed: Closed::default(),
             records: Records::default(),
             trace,
         }
@@ -121,6 +124,9 @@ impl Checker {
         }
         self.held(&jobs, plan)?;
         gates::arrays(&jobs)?;
+        if !plan.acts.is_empty() {
+            self.closed.look(store, &jobs)?;
+        }
         for job in &jobs {
             if !job.attempts.is_empty() && self.began.insert(job.id.0) {
                 gates::has_opened(job, &jobs, (accepted, plan))?;
@@ -274,13 +280,16 @@ fn has(plan: &Plan, name: &str) -> Result<Capacity> {
     Ok(capacity(number, Has::all_of(*has)))
 }
 
-/// What this job shows of what plan 5 is for.
+/// What this job shows of what plans 5 and 6 are for.
 fn count(seen: &mut Seen, job: &Job) {
     let preempted = job
         .attempts
         .iter()
         .filter(|one| one.makes_room_for.is_some() && one.tried_again);
     let preempted = preempted.count();
+    let left = job.attempts.iter();
+    let left = left.filter(|one| one.vacates.is_some() && one.tried_again);
+    let left = left.count();
     let spec = &job.spec;
     let waits = !spec.after.is_empty() || !spec.after_any.is_empty();
     let waited = waits && !job.attempts.is_empty();
@@ -290,6 +299,11 @@ fn count(seen: &mut Seen, job: &Job) {
         (
             "jobs made room and completed",
             usize::from(preempted > 0 && completed),
+        ),
+        ("attempts left nodes out of service", left),
+        (
+            "jobs left nodes out of service and completed",
+            usize::from(left > 0 && completed),
         ),
         ("jobs ran after others", usize::from(waited)),
         (

@@ -5,6 +5,7 @@
 //! again. docs/adr/0017 says how it works.
 
 mod check;
+mod closed;
 mod disk;
 mod ends;
 mod files;
@@ -12,6 +13,7 @@ mod gates;
 mod hosts;
 mod nature;
 mod node;
+mod operator;
 mod plan;
 mod records;
 mod script;

@@ -47,6 +47,11 @@ pub(crate) fn wall_us() -> u64 {
     seconds * 1_000_000 + ELAPSED.load(Ordering::Relaxed)
 }
 
+/// How much time has passed since the beginning.
+pub(crate) fn since_begin() -> Duration {
+    Duration::from_micros(ELAPSED.load(Ordering::Relaxed))
+}
+
 /// So long after the beginning, on a clock that nobody has set.
 pub(crate) fn moment(after: Duration) -> prost_types::Timestamp {
     prost_types::Timestamp {

@@ -4,6 +4,7 @@
 //! that are pinned say which plan they mean. Called by the world.
 
 mod faults;
+mod operators;
 mod orders;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -12,12 +13,13 @@ use rand::{Rng, SeedableRng as _, rngs::StdRng};
 
 use trainyard_core::job::JobState;
 
+pub(crate) use operators::Act;
 pub(crate) use orders::Order;
 
 use crate::{disk::Moment, files::Gone, script::Script};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 5;
+pub(crate) const NEWEST: u32 = 6;
 
 /// Time between two checks, where the plan says nothing else.
 const STEP: Duration = Duration::from_millis(10);
@@ -150,6 +152,8 @@ pub(crate) struct Plan {
     pub(crate) wishes: Vec<Wish>,
     /// By time.
     pub(crate) faults: Vec<(Duration, Fault)>,
+    /// What operators do, by time.
+    pub(crate) acts: Vec<(Duration, Act)>,
     /// Time between two checks.
     pub(crate) step: Duration,
 }
@@ -169,6 +173,9 @@ impl Plan {
         }
         if number >= 5 {
             plan.order(&mut StdRng::seed_from_u64(seed ^ 0x0DE5));
+        }
+        if number >= 6 {
+            plan.serve(&mut StdRng::seed_from_u64(seed ^ 0x5E81));
         }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
@@ -215,6 +222,7 @@ impl Plan {
             cluster,
             wishes,
             faults,
+            acts: Vec::new(),
             step: STEP,
         }
     }
@@ -324,6 +332,7 @@ impl Plan {
     /// A calm run, but for the power that fails with this sync.
     pub(crate) fn with_power_cut_at(mut self, sync: u32, moment: Moment) -> Self {
         self.faults = vec![(Duration::ZERO, Fault::FailDisk(sync, moment))];
+        self.acts.clear();
         self
     }
 
@@ -335,6 +344,7 @@ impl Plan {
             (GOES_AWAY, Fault::KillProgram),
             (back, Fault::StartCoordinator),
         ];
+        self.acts.clear();
         self.step = STEP * 10;
         self.wishes.truncate(3);
         for (number, wish) in self.wishes.iter_mut().enumerate() {

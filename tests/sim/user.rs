@@ -263,7 +263,10 @@ pub(crate) struct Caller(Arc<Mutex<Option<Bearer>>>);
 
 impl Caller {
     /// Until it is done, or refused for good.
-    async fn again<T>(&self, call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    pub(crate) async fn again<T>(
+        &self,
+        call: impl AsyncFn() -> Result<T, Status>,
+    ) -> Result<T, Status> {
         loop {
             match tokio::time::timeout(PATIENCE, call()).await {
                 Ok(Ok(done)) => return Ok(done),
@@ -279,7 +282,7 @@ impl Caller {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bearer;
     }
 
-    async fn enter(&self) -> Result<(Channel, Bearer), Status> {
+    pub(crate) async fn enter(&self) -> Result<(Channel, Bearer), Status> {
         let unavailable = |error: String| Status::unavailable(error);
         let url = format!("http://{COORDINATOR}:{}", wire::PORT);
         let connection = Connection::new(&url, ClientTls::default(), Plain::Anywhere);

@@ -19,6 +19,7 @@ use crate::{
     hosts::{self, COORDINATOR, Office},
     nature,
     node::{Node, capacity, tear},
+    operator,
     plan::{CALM, Fault, Has, Plan},
     trace::Trace,
     user::{self, Accepted, Caller},
@@ -166,6 +167,12 @@ impl World {
             for (number, user) in users.enumerate() {
                 sim.client(format!("user-{number}"), user);
             }
+        }
+        // Up to plan 5 there are none.
+        if !self.plan.acts.is_empty() {
+            let acts = self.plan.acts.clone();
+            let trace = self.trace.clone();
+            sim.client("operator", operator::operator(acts, own(), trace));
         }
         sim.client("onlooker", user::onlooker(own(), self.trace.clone()));
     }

@@ -151,6 +151,7 @@ fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
     let said = passed(&["--seeds", &seeds]);
     for what in [
         "jobs made room and completed",
+        "jobs left nodes out of service and completed",
         "jobs ran after others",
         "jobs could never start",
         "jobs of arrays completed",

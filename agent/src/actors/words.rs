@@ -46,7 +46,8 @@ pub(super) fn of_stop(stop: &Stop) -> String {
         StopCause::TimeLimit => "the time limit is over",
         StopCause::Fenced => "a newer attempt has taken its place",
         StopCause::PeerFailed => "another rank of the gang has failed",
-        StopCause::Preempted => "another job needs its place",
+        // For another job, or since its node goes out of service: the agent is not told which.
+        StopCause::Preempted => "its place is needed, and it goes on later or elsewhere",
     };
     let seconds = stop.grace.as_secs_f64();
     format!("stopping: {why}; the trainer has {seconds} s to end by itself")
@@ -76,5 +77,22 @@ pub(super) fn not_launched(error: &LaunchError) -> Failure {
     Failure {
         error: error.to_string(),
         fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_is_told_to_go_is_not_told_that_another_job_wants_its_place() {
+        let stop = Stop {
+            cause: StopCause::Preempted,
+            grace: Duration::from_secs(30),
+        };
+        let words = "stopping: its place is needed, and it goes on later or elsewhere; the trainer has 30 s to end by itself";
+        assert_eq!(of_stop(&stop), words);
     }
 }

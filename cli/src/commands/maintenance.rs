@@ -95,20 +95,30 @@ async fn add(context: &Context<'_>, args: AddArgs) -> anyhow::Result<Exit> {
             nodes.add_maintenance(request.clone()).await
         })
         .await?;
-    let window = answer.window.unwrap_or_default();
+    let (window, warnings) = (answer.window.unwrap_or_default(), answer.warnings);
     context.screen.show(
-        || documents::window(&window),
         || {
-            format!(
-                "maintenance {} of {} is planned: {} until {}",
-                window.id,
-                scope(&window),
-                moment(window.from.as_ref()),
-                moment(window.until.as_ref())
-            )
+            let mut document = documents::window(&window);
+            if let Some(fields) = document.as_object_mut() {
+                fields.insert("warnings".to_owned(), json!(warnings));
+            }
+            document
         },
+        || planned(&window, &warnings),
     )?;
     Ok(Exit::Ok)
+}
+
+fn planned(window: &MaintenanceWindow, warnings: &[String]) -> String {
+    let warnings = warnings.iter().map(|words| format!("\nwarning: {words}"));
+    format!(
+        "maintenance {} of {} is planned: {} until {}{}",
+        window.id,
+        scope(window),
+        moment(window.from.as_ref()),
+        moment(window.until.as_ref()),
+        warnings.collect::<String>()
+    )
 }
 
 async fn list(context: &Context<'_>) -> anyhow::Result<Exit> {

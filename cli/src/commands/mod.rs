@@ -3,6 +3,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod dataset;
+pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod follow;
@@ -69,8 +70,8 @@ pub(crate) async fn run(context: &Context<'_>, command: ClientCommand) -> anyhow
         ClientCommand::Dataset(command) => Box::pin(dataset::run(context, command)).await,
         ClientCommand::Nodes { name } => nodes::show(context, name).await,
         ClientCommand::Node(command) => Box::pin(node::run(context, command)).await,
-        ClientCommand::Drain(args) => nodes::drain(context, args).await,
-        ClientCommand::Resume { node } => nodes::resume(context, node).await,
+        ClientCommand::Drain(args) => drain::drain(context, args).await,
+        ClientCommand::Resume { node } => drain::resume(context, node).await,
         ClientCommand::Store(command) => Box::pin(store::run(context, command)).await,
         ClientCommand::Events(args) => Box::pin(events::run(context, args)).await,
         ClientCommand::Usage(args) => usage::run(context, args).await,

@@ -13,7 +13,7 @@ use trainyard_proto::{
     },
 };
 
-use super::{Context, maintenance::MaintenanceCommand, nodes};
+use super::{Context, drain, maintenance::MaintenanceCommand};
 use crate::{
     clock,
     exit::Exit,
@@ -139,9 +139,9 @@ pub(crate) async fn run(context: &Context<'_>, command: NodeCommand) -> anyhow::
         NodeCommand::ListTokens => list_tokens(context).await,
         NodeCommand::RevokeToken { id } => revoke_token(context, id).await,
         NodeCommand::Revoke { name } => revoke(context, name).await,
-        NodeCommand::Cordon { name, reason } => nodes::cordon(context, name, reason).await,
-        NodeCommand::Drain(args) => nodes::drain(context, args).await,
-        NodeCommand::Resume { name } => nodes::resume(context, name).await,
+        NodeCommand::Cordon { name, reason } => drain::cordon(context, name, reason).await,
+        NodeCommand::Drain(args) => drain::drain(context, args).await,
+        NodeCommand::Resume { name } => drain::resume(context, name).await,
         NodeCommand::Maintenance(command) => super::maintenance::run(context, command).await,
         NodeCommand::Label { name, labels } => label_node(context, name, labels).await,
     }

@@ -1,19 +1,16 @@
-//! `trainyard nodes`, `drain`, `cordon`, `resume`: machines, what they offer and whether they get work.
+//! `trainyard nodes`: machines, what they offer and whether they get work. Taking them out of service is in `drain`.
 
 use serde_json::json;
 use trainyard_core::{resources::format_bytes, time::Timestamp};
-use trainyard_proto::{
-    convert::{self, duration},
-    v1::{
-        AtDeadline, BlockedGpu, Capacity, CordonRequest, DrainRequest, GetNodeRequest, Gpu,
-        ListNodesRequest, Node, NodeDuty, ResumeRequest, node_service_client::NodeServiceClient,
-    },
+use trainyard_proto::v1::{
+    BlockedGpu, Capacity, GetNodeRequest, Gpu, ListNodesRequest, Node, NodeDuty,
+    node_service_client::NodeServiceClient,
 };
 
 use super::{
     Context,
+    drain::{closed, left},
     maintenance::moment,
-    node::{DrainArgs, Then},
 };
 use crate::{
     clock,
@@ -52,115 +49,6 @@ pub(crate) async fn show(context: &Context<'_>, name: Option<String>) -> anyhow:
     context
         .screen
         .show(|| json::node(&node), || page(&node, now))?;
-    Ok(Exit::Ok)
-}
-
-/// Gives a node no new jobs.
-pub(crate) async fn drain(context: &Context<'_>, args: DrainArgs) -> anyhow::Result<Exit> {
-    let then = args
-        .then
-        .map_or(AtDeadline::Unspecified, |then| match then {
-            Then::Preempt => AtDeadline::Preempt,
-            Then::Wait => AtDeadline::Wait,
-        });
-    let request = DrainRequest {
-        name: args.node,
-        reason: args.reason,
-        deadline: args.deadline.map(duration),
-        at_deadline: then.into(),
-    };
-    let mut client = context.client().await?;
-    let answer = client
-        .call(async |via| NodeServiceClient::new(via).drain(request.clone()).await)
-        .await?;
-    told(context, &answer.node.unwrap_or_default())
-}
-
-/// Gives a node no new jobs, whatever deadline it had.
-pub(crate) async fn cordon(
-    context: &Context<'_>,
-    name: String,
-    reason: String,
-) -> anyhow::Result<Exit> {
-    let request = CordonRequest { name, reason };
-    let mut client = context.client().await?;
-    let answer = client
-        .call(async |via| NodeServiceClient::new(via).cordon(request.clone()).await)
-        .await?;
-    told(context, &answer.node.unwrap_or_default())
-}
-
-fn told(context: &Context<'_>, node: &Node) -> anyhow::Result<Exit> {
-    context.screen.show(
-        || json::node(node),
-        || {
-            format!(
-                "node {} gets no new jobs; {}",
-                node.name,
-                left(node, clock::now())
-            )
-        },
-    )?;
-    Ok(Exit::Ok)
-}
-
-/// Who is left on a node that is to be empty, and until when.
-fn left(node: &Node, now: Timestamp) -> String {
-    let jobs: Vec<_> = node.job_ids.iter().map(u64::to_string).collect();
-    let jobs = match jobs.as_slice() {
-        [] => return "nobody is left there".to_owned(),
-        [one] => format!("job {one} is left there"),
-        several => format!("jobs {} are left there", several.join(", ")),
-    };
-    let deadline = node.drain_deadline.as_ref().map(convert::time);
-    let in_maintenance = || {
-        let window = node.maintenance.as_ref();
-        let from = window.and_then(|window| window.from.as_ref());
-        from.is_some_and(|from| convert::time(from) <= now)
-    };
-    match (node.duty(), deadline, node.at_deadline()) {
-        (NodeDuty::Vacating, _, _) if in_maintenance() => {
-            format!("{jobs}, told to go for maintenance")
-        }
-        (NodeDuty::Vacating, _, _) => format!("{jobs}, told to go"),
-        (_, Some(at), AtDeadline::Wait) if at <= now => {
-            format!("{jobs}, though the deadline is over")
-        }
-        (_, Some(at), then) => {
-            let span = text::span(at.since(now));
-            let then = match then {
-                AtDeadline::Wait => "the deadline",
-                AtDeadline::Unspecified | AtDeadline::Preempt => "they are told to go",
-            };
-            format!("{jobs}; {span} until {then}")
-        }
-        (_, None, _) => jobs,
-    }
-}
-
-/// Gives a node jobs again.
-pub(crate) async fn resume(context: &Context<'_>, name: String) -> anyhow::Result<Exit> {
-    let mut client = context.client().await?;
-    let request = ResumeRequest { name };
-    let answer = client
-        .call(async |via| NodeServiceClient::new(via).resume(request.clone()).await)
-        .await?;
-    let node = answer.node.unwrap_or_default();
-    context.screen.show(
-        || json::node(&node),
-        || match node.duty() {
-            NodeDuty::Unspecified | NodeDuty::Open => format!("node {} gets jobs again", node.name),
-            NodeDuty::Draining | NodeDuty::Vacating | NodeDuty::Drained => {
-                let window = node.maintenance.clone().unwrap_or_default();
-                format!(
-                    "node {} is not drained any more, and gets jobs again when its maintenance is over at {}; to end that now: trainyard node maintenance remove {}",
-                    node.name,
-                    moment(window.until.as_ref()),
-                    window.id
-                )
-            }
-        },
-    )?;
     Ok(Exit::Ok)
 }
 
@@ -203,21 +91,8 @@ fn table(screen: &Screen, nodes: &[Node], now: Timestamp) -> String {
     table.render() + &labelled.chain(lines).chain(closed).collect::<String>()
 }
 
-/// Why a node gets no jobs, who is left there, or what is to come; a line of its own.
-fn closed(node: &Node, now: Timestamp) -> Option<String> {
-    let name = &node.name;
-    if node.draining {
-        let left = left(node, now);
-        return Some(format!("\n{name}: {left} ({})", node.drain_reason));
-    }
-    let window = node.maintenance.as_ref()?;
-    let from = convert::time(window.from.as_ref()?);
-    let span = text::span(from.since(now));
-    Some(format!("\n{name}: maintenance in {span} ({})", window.why))
-}
-
 /// A node that is well but gets no work is called so.
-fn state(node: &Node) -> &'static str {
+pub(super) fn state(node: &Node) -> &'static str {
     match text::node_state(node.state()) {
         "ready" if node.draining => match node.duty() {
             NodeDuty::Vacating => "vacating",
@@ -252,6 +127,7 @@ fn page(node: &Node, now: Timestamp) -> String {
         .add("node", node.name.clone())
         .add("state", state(node))
         .add("drained for", node.drain_reason.clone())
+        .add("drained by", node.drained_by.clone())
         .add(
             "left there",
             if node.draining {
@@ -328,12 +204,13 @@ fn blocked(node: &Node) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use trainyard_proto::v1::NodeState;
 
     use super::*;
 
-    fn node() -> Node {
+    /// One that is drained, with two jobs.
+    pub(in crate::commands) fn node() -> Node {
         let gpu = |uuid: &str| Gpu {
             uuid: uuid.into(),
             model: "H100".into(),
@@ -407,41 +284,6 @@ mod tests {
         assert!(text.ends_with(line) && text.contains(" full "), "{text}");
         let text = page(&node, Timestamp(0));
         assert!(text.contains("disk full: 12 MiB free"), "{text}");
-    }
-
-    #[test]
-    fn a_node_that_is_to_be_empty_says_who_is_left_and_until_when_and_what_is_to_come() {
-        let at = |seconds: i64| convert::timestamp(Timestamp(seconds * 1_000_000));
-        let mut node = node();
-        node.duty = NodeDuty::Draining.into();
-        node.drain_deadline = Some(at(5_400));
-        let now = Timestamp(0);
-        let words = "jobs 4, 9 are left there; 1h30m until they are told to go";
-        assert_eq!(left(&node, now), words);
-        node.at_deadline = AtDeadline::Wait.into();
-        let late = Timestamp(5_400_000_000);
-        assert_eq!(
-            left(&node, late),
-            "jobs 4, 9 are left there, though the deadline is over"
-        );
-        node.duty = NodeDuty::Vacating.into();
-        node.job_ids = vec![4];
-        assert_eq!(left(&node, late), "job 4 is left there, told to go");
-        assert_eq!(state(&node), "vacating");
-        (node.duty, node.job_ids) = (NodeDuty::Drained.into(), Vec::new());
-        assert_eq!(state(&node), "drained");
-        let line = "\nalpha: nobody is left there (new fan)";
-        assert_eq!(closed(&node, late).as_deref(), Some(line));
-        node.draining = false;
-        assert_eq!(closed(&node, late), None);
-        node.maintenance = Some(trainyard_proto::v1::MaintenanceWindow {
-            from: Some(at(9_000)),
-            until: Some(at(9_600)),
-            why: "new switch".into(),
-            ..Default::default()
-        });
-        let line = "\nalpha: maintenance in 1h (new switch)";
-        assert_eq!(closed(&node, late).as_deref(), Some(line));
     }
 
     #[test]

@@ -209,18 +209,32 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "draining": node.draining,
         "duty": text::node_duty(node.duty()),
         "drain_reason": given(&node.drain_reason),
+        "drained_by": given(&node.drained_by),
         "drain_deadline": time(node.drain_deadline.as_ref()),
         "at_deadline": text::at_deadline(node.at_deadline()),
-        "maintenance": node.maintenance.as_ref().map(window),
+        "maintenance": node.maintenance.as_ref().map(closure),
         "condition": given(&node.condition),
         "capacity": node.capacity.as_ref().map(capacity),
         "free": node.free.as_ref().map(capacity),
         "blocked_gpus": node.blocked_gpus.iter().map(blocked).collect::<Vec<_>>(),
         "job_ids": node.job_ids,
+        "stray_tasks": node.stray_tasks,
         "labels": node.labels,
         "set_labels": node.set_labels,
         "agent_version": given(&node.agent_version),
         "last_seen_at": time(node.last_seen_at.as_ref()),
+    })
+}
+
+/// What is told of a window beside a node.
+fn closure(window: &v1::NodeMaintenance) -> Value {
+    json!({
+        "id": window.id,
+        "from": time(window.from.as_ref()),
+        "until": time(window.until.as_ref()),
+        "why": given(&window.why),
+        "closed_until": time(window.closed_until.as_ref()),
+        "others": window.others,
     })
 }
 

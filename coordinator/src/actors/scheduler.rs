@@ -52,6 +52,8 @@ pub struct NodeView {
     pub free: Capacity,
     /// Who holds something.
     pub jobs: Vec<JobId>,
+    /// Tasks that run there though nobody wants them any more.
+    pub strays: usize,
 }
 
 /// A node that has registered.
@@ -219,24 +221,13 @@ impl Actor for Scheduler {
         match message {
             SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
             SchedulerMsg::JobIs(job) => state.job_is(*job),
-            SchedulerMsg::Waiting(jobs) => {
-                state.dirty = true;
-                jobs.into_iter().for_each(|job| state.waits(job));
-            }
-            SchedulerMsg::Ended(jobs) => {
-                jobs.iter().rev().for_each(|job| state.had_ended(job));
-            }
+            SchedulerMsg::Waiting(jobs) => state.wait_already(jobs),
+            SchedulerMsg::Ended(jobs) => jobs.iter().rev().for_each(|job| state.had_ended(job)),
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),
-            SchedulerMsg::Address(name, address) => {
-                state.planner.set_address(clock::now(), &name, address);
-                state.dirty = true;
-            }
+            SchedulerMsg::Address(name, address) => state.set_address(&name, address),
             SchedulerMsg::Labels(name, labels) => state.set_labels(&name, labels),
-            SchedulerMsg::Blocked(name, gpus) => {
-                state.planner.block(clock::now(), &name, gpus);
-                state.dirty = true;
-            }
+            SchedulerMsg::Blocked(name, gpus) => state.block(&name, gpus),
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Vacate(name, why) => state.vacate(&name, &why),
@@ -247,14 +238,8 @@ impl Actor for Scheduler {
             }
             SchedulerMsg::Alarm => state.rings(),
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
-            SchedulerMsg::Explain(job, reply) => {
-                let why = state.planner.explain(clock::now(), job);
-                answer(reply, why.map(Box::new));
-            }
-            SchedulerMsg::Foresee(queued, reply) => {
-                let (nodes, why) = state.planner.foresee(clock::now(), *queued);
-                answer(reply, Box::new(Foreseen { nodes, why }));
-            }
+            SchedulerMsg::Explain(job, reply) => answer(reply, state.explain(job)),
+            SchedulerMsg::Foresee(queued, reply) => answer(reply, state.foresee(*queued)),
             SchedulerMsg::WaitingOf(project, reply) => {
                 answer(reply, state.planner.queue().of_project(project));
             }
@@ -272,6 +257,20 @@ impl Actor for Scheduler {
 }
 
 impl State {
+    fn wait_already(&mut self, jobs: Vec<QueuedJob>) {
+        self.dirty = true;
+        jobs.into_iter().for_each(|job| self.waits(job));
+    }
+
+    fn explain(&self, job: JobId) -> Option<Box<Explanation>> {
+        self.planner.explain(clock::now(), job).map(Box::new)
+    }
+
+    fn foresee(&self, queued: QueuedJob) -> Box<Foreseen> {
+        let (nodes, why) = self.planner.foresee(clock::now(), queued);
+        Box::new(Foreseen { nodes, why })
+    }
+
     fn job_is(&mut self, job: Job) {
         self.dirty = true;
         // This is newer than what is being read.
@@ -509,6 +508,7 @@ impl State {
             name: name.clone(),
             free: entry.free(),
             jobs: entry.jobs().collect(),
+            strays: self.strays.get(name).map_or(0, |(_, tasks)| tasks.len()),
         };
         self.planner.ledger().nodes().map(view).collect()
     }

@@ -33,7 +33,7 @@ struct World {
     store: Store,
     root: ActorRef<RootMsg>,
     failed: watch::Receiver<Option<String>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// The tree over a new store, with nodes that are believed for as long as this.
@@ -41,6 +41,11 @@ async fn world(lease: Lease) -> World {
     let folder = tempfile::tempdir().unwrap();
     let options = StoreOptions::new(folder.path().join("trainyard.redb"));
     let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+    world_on((store, folder), lease).await
+}
+
+/// The same over a store that there is.
+async fn world_on((store, folder): (Store, tempfile::TempDir), lease: Lease) -> World {
     let (failed_sender, failed) = watch::channel(None);
     let args = RootArgs {
         store: store.clone(),
@@ -61,7 +66,7 @@ async fn world(lease: Lease) -> World {
         store,
         root,
         failed,
-        _folder: folder,
+        folder,
     }
 }
 

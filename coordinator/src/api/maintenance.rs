@@ -47,6 +47,15 @@ pub struct AskedWindow {
     pub why: String,
 }
 
+/// A window that is planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedWindow {
+    /// As it is stored.
+    pub window: Window,
+    /// What may be wrong with it, for people.
+    pub warnings: Vec<String>,
+}
+
 impl Service {
     /// All windows that are to come, on, or over within the last day; the first to begin comes first.
     ///
@@ -65,9 +74,11 @@ impl Service {
         &self,
         caller: &Caller,
         asked: AskedWindow,
-    ) -> Result<Window, ApiError> {
+    ) -> Result<PlannedWindow, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
         let nodes = self.nodes(caller).await?;
+        let labels = nodes.iter().map(|node| node.info.row.all_labels());
+        let warning = unmatched(&asked, labels.map(|labels| label::texts(&labels)));
         let known = nodes.into_iter().map(|node| node.info.row.name.0);
         let now = clock::now();
         let found = problems(&asked, &known.collect(), now);
@@ -87,7 +98,10 @@ impl Service {
             made_by: caller.user.email.clone(),
         });
         let question = |reply| NodesMsg::AddWindow(new, reply);
-        Ok(ask(&self.tree().nodes, question).await?)
+        Ok(PlannedWindow {
+            window: ask(&self.tree().nodes, question).await?,
+            warnings: warning.into_iter().collect(),
+        })
     }
 
     /// Takes one back. Nodes where it is on are open again at once, unless they are drained.
@@ -96,7 +110,8 @@ impl Service {
     /// When there is none, or the caller does not operate the cluster.
     pub async fn remove_window(&self, caller: &Caller, id: u64) -> Result<Window, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
-        let question = |reply| NodesMsg::RemoveWindow(id, reply);
+        let by = caller.user.email.clone();
+        let question = |reply| NodesMsg::RemoveWindow(id, by, reply);
         let removed = ask(&self.tree().nodes, question).await?;
         removed.ok_or_else(|| {
             let words = format!("there is no maintenance window {id}");
@@ -111,6 +126,21 @@ fn scope(asked: &AskedWindow) -> Scope {
         (true, false) => Scope::Labels(asked.labels.clone()),
         (true, true) => Scope::All,
     }
+}
+
+/// It counts for nodes that come later too, so this is no mistake for certain.
+fn unmatched(
+    asked: &AskedWindow,
+    mut nodes: impl Iterator<Item = BTreeSet<String>>,
+) -> Option<String> {
+    let none = !asked.labels.is_empty() && !nodes.any(|has| asked.labels.is_subset(&has));
+    let labels: Vec<&str> = asked.labels.iter().map(String::as_str).collect();
+    let labels = labels.join(", ");
+    none.then(|| {
+        format!(
+            "no node has {labels} now: the window is on none until one gets it; `trainyard nodes` shows the labels that there are"
+        )
+    })
 }
 
 fn problems(asked: &AskedWindow, known: &BTreeSet<String>, now: Timestamp) -> Vec<Violation> {
@@ -173,6 +203,26 @@ mod tests {
         let known = BTreeSet::from(["n1".to_owned()]);
         let found = problems(&asked, &known, Timestamp(1_000_000_000));
         found.into_iter().map(|one| one.field).collect()
+    }
+
+    #[test]
+    fn a_window_by_labels_that_no_node_has_is_warned_about() {
+        let nodes = [["rack=1", "zone=a"], ["rack=2", "zone=a"]];
+        let warned = |labels: &[&str]| {
+            let asked = AskedWindow {
+                labels: labels.iter().map(|&label| label.to_owned()).collect(),
+                ..AskedWindow::default()
+            };
+            let nodes = nodes.iter().map(|has| has.map(str::to_owned).into());
+            unmatched(&asked, nodes)
+        };
+        assert_eq!(warned(&[]), None);
+        assert_eq!(warned(&["rack=2", "zone=a"]), None);
+        let told = warned(&["rack=3", "zone=a"]).unwrap();
+        assert!(
+            told.starts_with("no node has rack=3, zone=a now: "),
+            "{told}"
+        );
     }
 
     #[test]

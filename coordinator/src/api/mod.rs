@@ -38,7 +38,7 @@ pub use error::ApiError;
 pub use events::{EventsAsked, EventsPage};
 pub use explain::{Explained, Holder, ShortNode, because};
 pub use history::Past;
-pub use maintenance::AskedWindow;
+pub use maintenance::{AskedWindow, PlannedWindow};
 pub use nodes::{NewDrain, Node, ShownDuty};
 pub use reads::{Page, Points};
 pub use service::{Jobs, JobsPage, Limits, Service, ServiceArgs};

@@ -18,7 +18,7 @@ use super::{ApiError, Caller, Service, access::Target};
 use crate::{
     actors::{
         ask,
-        nodes::{LabelChange, NodeInfo, NodesMsg},
+        nodes::{LabelChange, NodeInfo, NodeOrder, NodesMsg},
         scheduler::{NodeView, SchedulerMsg},
     },
     clock,
@@ -42,7 +42,7 @@ pub enum ShownDuty {
     Draining,
     /// It gets none; those that run are told to go.
     Vacating,
-    /// It gets none, and nobody is left.
+    /// It gets none, and nothing runs there any more.
     Drained,
 }
 
@@ -63,7 +63,9 @@ impl Node {
     /// What it does.
     #[must_use]
     pub fn duty(&self) -> ShownDuty {
-        let empty = self.view.as_ref().is_none_or(|view| view.jobs.is_empty());
+        let left = |view: &NodeView| !view.jobs.is_empty() || view.strays > 0;
+        // Somebody holds a blocked GPU, whoever that is.
+        let empty = !self.view.as_ref().is_some_and(left) && self.info.blocked.is_empty();
         match &self.info.duty {
             Duty::Open => ShownDuty::Open,
             Duty::Draining | Duty::Vacating(_) if empty => ShownDuty::Drained,
@@ -72,13 +74,27 @@ impl Node {
         }
     }
 
-    /// Why it gets no jobs, where operators want that.
+    /// Who has drained it, by e-mail address; nobody where launches failed.
+    #[must_use]
+    pub fn drained_by(&self) -> Option<String> {
+        let row = &self.info.row;
+        let drained = row.drained.is_some() && !row.ordered_by.is_empty();
+        drained.then(|| row.ordered_by.clone())
+    }
+
+    /// Why it gets no jobs, where operators want that: for a drain, a window, or both.
     #[must_use]
     pub fn closed_for(&self) -> Option<String> {
-        match &self.info.duty {
-            Duty::Open => None,
-            Duty::Draining => self.info.row.drained.clone(),
-            Duty::Vacating(why) => self.info.row.drained.clone().or_else(|| Some(why.clone())),
+        let row = &self.info.row;
+        match (&self.info.duty, row.drain()) {
+            (Duty::Open, _) => None,
+            (Duty::Draining, drain) => drain.map(|drain| drain.reason),
+            (Duty::Vacating(why), None) => Some(why.clone()),
+            (Duty::Vacating(why), Some(drain)) if *why == drain.words(&row.name) => {
+                Some(drain.reason)
+            }
+            // A window is on besides.
+            (Duty::Vacating(why), Some(drain)) => Some(format!("{}; {why}", drain.reason)),
         }
     }
 }
@@ -214,7 +230,9 @@ impl Service {
     ) -> Result<Node, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
         self.node(caller, name).await?;
-        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), drain, reply);
+        let by = caller.user.email.clone();
+        let order = Box::new(NodeOrder { drain, by });
+        let question = |reply| NodesMsg::SetDrain(NodeName(name.to_owned()), order, reply);
         ask(&self.tree().nodes, question).await?;
         self.node(caller, name).await
     }
@@ -273,4 +291,55 @@ fn problems(node: &Node, change: &LabelChange) -> Vec<Violation> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use trainyard_core::{ids::JobId, node::NodeState, resources::Capacity, time::Timestamp};
+
+    use super::*;
+    use crate::store::NodeRow;
+
+    #[test]
+    fn a_node_is_drained_when_nothing_runs_there_not_only_when_no_job_does() {
+        let row = NodeRow {
+            name: NodeName("n1".into()),
+            capacity: Capacity::default(),
+            labels: BTreeMap::new(),
+            set_labels: BTreeMap::new(),
+            agent_version: String::new(),
+            agent_id: String::new(),
+            registered_at: Timestamp(0),
+            seen_at: Timestamp(0),
+            drained: Some("new fan".into()),
+            deadline: None,
+            ordered_by: String::new(),
+            address: String::new(),
+        };
+        let with = |jobs: &[u64], strays: usize, blocked: &[&str]| {
+            let blocked = blocked.iter();
+            let info = NodeInfo {
+                row: row.clone(),
+                state: NodeState::Ready,
+                blocked: blocked.map(|gpu| ((*gpu).into(), "held".into())).collect(),
+                condition: String::new(),
+                duty: Duty::Draining,
+                window: None,
+            };
+            let view = NodeView {
+                name: row.name.clone(),
+                free: Capacity::default(),
+                jobs: jobs.iter().map(|job| JobId(*job)).collect(),
+                strays,
+            };
+            let view = Some(view);
+            Node { info, view }.duty()
+        };
+        assert_eq!(with(&[], 0, &[]), ShownDuty::Drained);
+        assert_eq!(with(&[4], 0, &[]), ShownDuty::Draining);
+        assert_eq!(with(&[], 1, &[]), ShownDuty::Draining);
+        assert_eq!(with(&[], 0, &["GPU-0"]), ShownDuty::Draining);
+    }
 }

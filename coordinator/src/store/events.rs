@@ -55,12 +55,21 @@ impl EventsOf {
 /// What a node's new row decides, seen from the row before.
 pub(super) fn of_node(before: Option<&NodeRow>, after: &NodeRow) -> Option<Decision> {
     let (was, is) = (before.and_then(NodeRow::drain), after.drain());
-    if was == is {
+    let by = after.ordered_by.as_str();
+    let again = is.is_some() && before.is_some_and(|before| before.ordered_by != by);
+    if was == is && !again {
         return None;
     }
     let (kind, words) = match &is {
-        Some(drain) => (Kind::Drained, drain.reason.as_str()),
-        None => (Kind::Resumed, "an operator wants it to get jobs again"),
+        Some(drain) if by.is_empty() || drain.reason.contains(by) => {
+            (Kind::Drained, drain.reason.clone())
+        }
+        // Before the reason, which may be cut.
+        Some(drain) => (Kind::Drained, format!("{by}: {}", drain.reason)),
+        None => {
+            let who = if by.is_empty() { "an operator" } else { by };
+            (Kind::Resumed, format!("{who} wants it to get jobs again"))
+        }
     };
     Some(Decision::of_node(
         clock::now(),

@@ -242,6 +242,9 @@ pub struct NodeRow {
     /// Until when those that run there may end by themselves; only of one that takes no new work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Deadline>,
+    /// Who has drained or resumed it last, by e-mail address; nobody where launches failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ordered_by: String,
     /// Where other nodes reach it.
     #[serde(default)]
     pub address: String,

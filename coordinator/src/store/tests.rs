@@ -308,6 +308,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         seen_at: Timestamp(2),
         drained: None,
         deadline: None,
+        ordered_by: String::new(),
         address: String::new(),
     };
     let mut user = UserRow {

@@ -141,7 +141,9 @@ async fn a_node_that_is_drained_is_noted_once_and_shown_to_whoever_sees_nodes() 
     nodes.resume(request).await.unwrap();
     let told = events(&world, &world.token, "node=n1").await;
     assert_eq!(kinds(&told), ["drained", "resumed"]);
-    assert_eq!(told[0]["words"], "new disk");
+    assert_eq!(told[0]["words"], "admin@example.com: new disk");
+    let resumed = "admin@example.com wants it to get jobs again";
+    assert_eq!(told[1]["words"], resumed);
     let (_, ada) = world.somebody("ada", "standard_engineer").await;
     assert_eq!(events(&world, &ada, "").await.len(), 2);
     let (_, guest) = world.somebody("guest", "guest").await;

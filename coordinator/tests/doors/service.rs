@@ -86,7 +86,10 @@ async fn a_node_that_is_drained_with_a_deadline_gets_nothing_more_and_is_empty_a
     moves(&world, &mut first, &mut second, (id, task)).await;
     let shown = node(&world, "n1").await;
     assert_eq!(shown["duty"], "drained", "{shown}");
-    assert_eq!(shown["drain_reason"], "new fan");
+    assert_eq!(
+        (&shown["drain_reason"], &shown["drained_by"]),
+        (&json!("new fan"), &json!("admin@example.com"))
+    );
     let shown = act(&world, "/nodes/n1/resume", Value::Null).await;
     assert_eq!(shown["duty"], "open", "{shown}");
     assert_eq!(shown["drain_deadline"], Value::Null, "{shown}");
@@ -183,6 +186,7 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         (&shown["duty"], &shown["maintenance"]["id"]),
         (&json!("drained"), &json!(1))
     );
+    a_longer_one_besides(&world).await;
     let (_, windows) = world.get("/maintenance").await;
     assert_eq!(windows[0]["why"], "new fan", "{windows}");
     let removed = (Method::DELETE, "/maintenance/1");
@@ -197,6 +201,42 @@ async fn a_window_that_begins_now_empties_its_node_is_explained_and_is_over_when
         )
         .await;
     assert_eq!(status, 404);
+    removals_are_told(&world).await;
+}
+
+/// It is the one that is named, and neither is undone by an operator.
+async fn a_longer_one_besides(world: &World) {
+    let longer = json!({"nodes": ["n1"], "length_seconds": 7_200, "why": "new switch"});
+    let longer = act(world, "/maintenance", longer).await;
+    let shown = act(world, "/nodes/n1/resume", Value::Null).await;
+    let told = &shown["maintenance"];
+    assert_eq!(
+        (&shown["duty"], &told["id"], &told["others"]),
+        (&json!("drained"), &json!(2), &json!([1])),
+        "{shown}"
+    );
+    assert_eq!(told["closed_until"], longer["until"]);
+    let drained = act(world, "/nodes/n1/cordon", json!({"reason": "bad disk"})).await;
+    let both = drained["drain_reason"].as_str().unwrap();
+    let words = "bad disk; maintenance of node n1 until ";
+    assert!(
+        both.starts_with(words) && both.ends_with("(new switch)"),
+        "{both}"
+    );
+    act(world, "/nodes/n1/resume", Value::Null).await;
+    let removed = (Method::DELETE, "/maintenance/2");
+    let (status, _) = world.call(&world.token, removed, Value::Null).await;
+    assert_eq!(status, 200);
+}
+
+/// By whom, too.
+async fn removals_are_told(world: &World) {
+    let (_, told) = world.get("/events?node=n1").await;
+    let told = told["events"].as_array().unwrap().iter();
+    let told = told.filter(|event| event["kind"] == "maintenance_removed");
+    let told: Vec<_> = told.map(|event| event["words"].as_str().unwrap()).collect();
+    let by = "maintenance 2, admin@example.com has taken back what admin@example.com planned: ";
+    assert!(told.len() == 2 && told[0].starts_with(by), "{told:?}");
 }
 
 #[tokio::test]
@@ -212,7 +252,12 @@ async fn a_job_that_would_reach_into_a_window_is_told_which_and_by_which_limit_i
     let from = format!("{}Z", from.to_naive_iso());
     let body =
         json!({"labels": ["rack=1"], "from": from, "length_seconds": 600, "why": "new switch"});
-    act(&world, "/maintenance", body).await;
+    let window = act(&world, "/maintenance", body).await;
+    assert_eq!(window["warnings"], json!([]), "{window}");
+    let nowhere = json!({"labels": ["rack=9"], "from": from, "length_seconds": 600});
+    let window = act(&world, "/maintenance", nowhere).await;
+    let warning = window["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("no node has rack=9 now: "), "{window}");
     let mut long = command();
     long["config"]["time_limit_seconds"] = json!(7_200);
     let long = world.submit(&long).await;

@@ -17,7 +17,7 @@ use thiserror::Error;
 use trainyard_core::{
     node::NodeState,
     resources::{Capacity, Gpu},
-    service::{AtDeadline, Scope, Window},
+    service::{AtDeadline, Closure, Scope, Window},
     time::Timestamp,
 };
 
@@ -177,6 +177,19 @@ impl From<Window> for v1::MaintenanceWindow {
             Scope::Labels(labels) => wire.labels = labels.into_iter().collect(),
         }
         wire
+    }
+}
+
+impl From<Closure> for v1::NodeMaintenance {
+    fn from(core: Closure) -> Self {
+        Self {
+            id: core.id,
+            from: Some(timestamp(core.from)),
+            until: Some(timestamp(core.until)),
+            why: core.why,
+            closed_until: Some(timestamp(core.closed_until)),
+            others: core.others,
+        }
     }
 }
 

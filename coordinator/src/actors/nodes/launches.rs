@@ -6,7 +6,7 @@
 use ractor::ActorProcessingErr;
 use trainyard_core::{failure::FailureClass, ids::NodeName, job::Job, service::Drain};
 
-use super::{Entry, State};
+use super::{Entry, NodeOrder, State};
 
 /// How a launch went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,11 @@ impl State {
             reason,
             deadline: None,
         };
-        self.set_drain(node, Some(drain)).await?;
+        let order = NodeOrder {
+            drain: Some(drain),
+            by: String::new(),
+        };
+        self.set_drain(node, order).await?;
         Ok(())
     }
 }

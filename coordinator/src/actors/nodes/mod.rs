@@ -19,12 +19,17 @@ use tokio_util::sync::CancellationToken;
 use trainyard_core::{
     ids::{NodeName, SessionNo},
     node::{Lease, NodeState},
-    service::{Drain, Duty, Window},
+    service::{Closure, Duty, Steady, Window},
     time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_response::Frame};
 
-pub use self::{labels::LabelChange, launches::Launch, pulse::Pulse, service::NewWindow};
+pub use self::{
+    labels::LabelChange,
+    launches::Launch,
+    pulse::Pulse,
+    service::{NewWindow, NodeOrder},
+};
 use super::{
     jobs::JobsRef,
     offers::Offers,
@@ -52,8 +57,8 @@ pub struct NodeInfo {
     pub condition: String,
     /// What it does, as far as operators have a say.
     pub duty: Duty,
-    /// The maintenance window that is on, or comes next.
-    pub window: Option<Window>,
+    /// The maintenance window that is on, or comes next, as core chooses it.
+    pub window: Option<Closure>,
 }
 
 /// Two agents have been given the same name.
@@ -99,11 +104,11 @@ pub enum NodesMsg {
     /// All nodes.
     List(RpcReplyPort<Vec<NodeInfo>>),
     /// Drain or resume; answered with the node, if there is one.
-    SetDrain(NodeName, Option<Drain>, RpcReplyPort<Option<NodeInfo>>),
+    SetDrain(NodeName, Box<NodeOrder>, RpcReplyPort<Option<NodeInfo>>),
     /// One more maintenance window; answered with it.
     AddWindow(Box<NewWindow>, RpcReplyPort<Window>),
-    /// One less; answered with it, if there was one.
-    RemoveWindow(u64, RpcReplyPort<Option<Window>>),
+    /// One less, as whoever has this e-mail address wants it; answered with it, if there was one.
+    RemoveWindow(u64, String, RpcReplyPort<Option<Window>>),
     /// All windows, the first to begin comes first.
     Windows(RpcReplyPort<Vec<Window>>),
     /// Labels that operators set; answered with the node, if there is one.
@@ -177,6 +182,8 @@ pub struct State {
     /// Maintenance windows by number.
     windows: BTreeMap<u64, Window>,
     last_window: u64,
+    /// Windows that are over are forgotten by it.
+    steady: Steady,
 }
 
 /// Under this name the last number of a session is stored.
@@ -235,6 +242,7 @@ impl Actor for Nodes {
             failed_launches: BTreeMap::new(),
             windows,
             last_window,
+            steady: Steady::from(now),
         })
     }
 
@@ -251,19 +259,10 @@ impl Actor for Nodes {
                 outgoing,
                 reply,
             } => {
-                if let Some(taken) = state.name_taken(&hello) {
-                    answer(reply, Err(taken));
-                } else {
-                    let session = state.register(&myself, *hello, outgoing).await?;
-                    answer(reply, Ok(session));
-                }
+                let session = state.registers(&myself, *hello, outgoing).await?;
+                answer(reply, session);
             }
-            NodesMsg::Attach(node, session, reply) => {
-                let entry = state.nodes.get(&node);
-                let live = entry.and_then(|entry| entry.session.as_ref());
-                let live = live.filter(|live| live.number == session);
-                answer(reply, live.map(|live| live.end.clone()));
-            }
+            NodesMsg::Attach(node, session, reply) => answer(reply, state.attach(&node, session)),
             NodesMsg::Disconnect(node, reply) => {
                 state.disconnect(&node)?;
                 answer(reply, ());
@@ -278,23 +277,15 @@ impl Actor for Nodes {
                 state.look_at_windows().await?;
                 myself.send_after(state.next_look(), || NodesMsg::LeaseTick);
             }
-            NodesMsg::Find(node, reply) => {
-                let entry = state.nodes.get(&node);
-                answer(reply, entry.map(|entry| state.info(entry)));
-            }
-            NodesMsg::List(reply) => {
-                let list = state
-                    .nodes
-                    .values()
-                    .map(|entry| state.info(entry))
-                    .collect();
-                answer(reply, list);
-            }
-            NodesMsg::SetDrain(node, reason, reply) => {
-                answer(reply, state.set_drain(&node, reason).await?);
+            NodesMsg::Find(node, reply) => answer(reply, state.find(&node)),
+            NodesMsg::List(reply) => answer(reply, state.list()),
+            NodesMsg::SetDrain(node, order, reply) => {
+                answer(reply, state.set_drain(&node, *order).await?);
             }
             NodesMsg::AddWindow(new, reply) => answer(reply, state.add_window(*new).await?),
-            NodesMsg::RemoveWindow(id, reply) => answer(reply, state.remove_window(id).await?),
+            NodesMsg::RemoveWindow(id, by, reply) => {
+                answer(reply, state.remove_window(id, &by).await?);
+            }
             NodesMsg::Windows(reply) => answer(reply, state.windows()),
             NodesMsg::SetLabels(node, change, reply) => {
                 answer(reply, state.set_labels(&node, change).await?);
@@ -323,6 +314,32 @@ impl Actor for Nodes {
 }
 
 impl State {
+    async fn registers(
+        &mut self,
+        myself: &NodesRef,
+        hello: v1::Hello,
+        outgoing: Outgoing,
+    ) -> Result<Result<SessionRef, NameTaken>, ActorProcessingErr> {
+        if let Some(taken) = self.name_taken(&hello) {
+            return Ok(Err(taken));
+        }
+        Ok(Ok(self.register(myself, hello, outgoing).await?))
+    }
+
+    fn attach(&self, node: &NodeName, session: SessionNo) -> Option<CancellationToken> {
+        let live = self.nodes.get(node)?.session.as_ref();
+        let live = live.filter(|live| live.number == session);
+        live.map(|live| live.end.clone())
+    }
+
+    fn find(&self, node: &NodeName) -> Option<NodeInfo> {
+        self.nodes.get(node).map(|entry| self.info(entry))
+    }
+
+    fn list(&self) -> Vec<NodeInfo> {
+        self.nodes.values().map(|entry| self.info(entry)).collect()
+    }
+
     fn seen(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
         if let Some(entry) = self.nodes.get_mut(node) {
             entry.pulse.beat(clock::now());

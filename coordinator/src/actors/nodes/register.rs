@@ -101,6 +101,9 @@ impl State {
             seen_at: now,
             drained: earlier.and_then(|row| row.drained.clone()),
             deadline: earlier.and_then(|row| row.deadline),
+            ordered_by: earlier
+                .map(|row| row.ordered_by.clone())
+                .unwrap_or_default(),
             address: hello.address.clone(),
         }
     }

@@ -3,16 +3,14 @@
 //! Owns the rows of both, and that a node does what `core::service` says it does now: that is asked again at every look at
 //! the leases, so nothing is lost by a restart or by a clock that is set. Called by the supervisor of sessions.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
+    decision::{Decision, Kind},
     ids::NodeName,
     label,
-    service::{self, Drain, Duty, Scope, Window},
+    service::{self, Closure, Drain, Duty, Scope, Window},
     time::Timestamp,
 };
 
@@ -26,9 +24,6 @@ use crate::{
 /// Under this name the last number of a window is stored.
 const WINDOWS: &str = "maintenance_windows";
 
-/// So long a window is kept that is over: a clock that is set ahead for a while takes none away.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
-
 impl Document for Window {
     const KIND: &'static str = "maintenance_window";
 
@@ -39,6 +34,15 @@ impl Document for Window {
 
 fn key(id: u64) -> String {
     format!("{id:020}")
+}
+
+/// What is wanted of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOrder {
+    /// Without one it gets jobs.
+    pub drain: Option<Drain>,
+    /// The e-mail address of who wants it; empty where launches failed.
+    pub by: String,
 }
 
 /// A window that an operator wants.
@@ -93,10 +97,8 @@ impl State {
     }
 
     /// The window that is on, or comes next.
-    pub(super) fn window_of(&self, row: &NodeRow) -> Option<Window> {
-        let now = clock::now();
-        let to_come = on(&self.windows, row).filter(|window| !window.is_over(now));
-        to_come.min_by_key(|window| window.from).cloned()
+    pub(super) fn window_of(&self, row: &NodeRow) -> Option<Closure> {
+        service::closure(clock::now(), on(&self.windows, row))
     }
 
     pub(super) fn windows(&self) -> Vec<Window> {
@@ -117,7 +119,7 @@ impl State {
     pub(super) async fn set_drain(
         &mut self,
         node: &NodeName,
-        drain: Option<Drain>,
+        NodeOrder { drain, by }: NodeOrder,
     ) -> Result<Option<NodeInfo>, ActorProcessingErr> {
         let Some(entry) = self.nodes.get_mut(node) else {
             return Ok(None);
@@ -125,6 +127,7 @@ impl State {
         self.failed_launches.remove(node);
         entry.row.deadline = drain.as_ref().and_then(|drain| drain.deadline);
         entry.row.drained = drain.map(|drain| drain.reason);
+        entry.row.ordered_by = by;
         let change = Change::PutNode(entry.row.clone());
         self.args.store.commit_and_wait(vec![change]).await?;
         self.look_at_duties()?;
@@ -148,7 +151,9 @@ impl State {
             key: WINDOWS.to_owned(),
             value: window.id.to_string(),
         };
-        let changes = vec![number, Change::put(&window)];
+        let words = format!("{}: {}", window.made_by, window.words(window.made_at));
+        let note = self.noted(&window, Kind::MaintenancePlanned, &words);
+        let changes = vec![number, Change::put(&window), note];
         self.args.store.commit_and_wait(changes).await?;
         self.last_window = window.id;
         self.windows.insert(window.id, window.clone());
@@ -165,17 +170,47 @@ impl State {
     pub(super) async fn remove_window(
         &mut self,
         id: u64,
+        by: &str,
     ) -> Result<Option<Window>, ActorProcessingErr> {
-        if !self.windows.contains_key(&id) {
+        let Some(window) = self.windows.get(&id).cloned() else {
             return Ok(None);
-        }
-        self.args
-            .store
-            .commit_and_wait(vec![Change::remove::<Window>(key(id))])
-            .await?;
-        let removed = self.windows.remove(&id);
-        self.windows_changed()?;
-        Ok(removed)
+        };
+        let what = window.words(clock::now());
+        let words = format!(
+            "{by} has taken back what {} planned: {what}",
+            window.made_by
+        );
+        tracing::info!(id, by, "maintenance is taken back");
+        let note = self.noted(&window, Kind::MaintenanceRemoved, &words);
+        self.forget(&[id], Some(note)).await?;
+        Ok(Some(window))
+    }
+
+    /// About the nodes that it covers now.
+    fn noted(&self, window: &Window, kind: Kind, words: &str) -> Change {
+        let nodes = self.nodes.values().map(|entry| &entry.row);
+        let nodes = nodes.filter(|row| {
+            let labels = label::texts(&row.all_labels());
+            window.covers(&row.name, &labels)
+        });
+        let nodes = nodes.map(|row| row.name.clone());
+        let words = format!("maintenance {}, {words}", window.id);
+        let note = Decision::of_nodes(clock::now(), kind, nodes, words);
+        Change::Note(vec![note])
+    }
+
+    /// In one commit, however many they are.
+    async fn forget(
+        &mut self,
+        windows: &[u64],
+        note: Option<Change>,
+    ) -> Result<(), ActorProcessingErr> {
+        let gone = windows.iter();
+        let gone = gone.map(|id| Change::remove::<Window>(key(*id)));
+        let changes = gone.chain(note).collect();
+        self.args.store.commit_and_wait(changes).await?;
+        self.windows.retain(|id, _| !windows.contains(id));
+        self.windows_changed()
     }
 
     fn windows_changed(&mut self) -> Result<(), ActorProcessingErr> {
@@ -185,16 +220,10 @@ impl State {
 
     /// Windows begin and end; those that were over long ago are forgotten.
     pub(super) async fn look_at_windows(&mut self) -> Result<(), ActorProcessingErr> {
-        let now = clock::now();
-        let old = |window: &Window| window.until.plus(KEPT) <= now;
-        let old: Vec<u64> = self
-            .windows
-            .values()
-            .filter(|window| old(window))
-            .map(|window| window.id)
-            .collect();
-        for id in old {
-            self.remove_window(id).await?;
+        self.steady.look(clock::now());
+        let old = self.steady.forgotten(self.windows.values());
+        if !old.is_empty() {
+            self.forget(&old, None).await?;
         }
         self.look_at_duties()
     }

@@ -1,4 +1,4 @@
-//! What the scheduler does when nodes go out of service, or will.
+//! What the scheduler does when nodes change, go out of service, or will.
 //!
 //! Decides nothing: core says what a node does, and the supervisor of nodes tells it. Called by the scheduler.
 
@@ -23,6 +23,16 @@ impl State {
 
     pub(super) fn set_windows(&mut self, windows: Vec<Window>) {
         self.planner.set_windows(clock::now(), windows);
+        self.dirty = true;
+    }
+
+    pub(super) fn set_address(&mut self, name: &NodeName, address: String) {
+        self.planner.set_address(clock::now(), name, address);
+        self.dirty = true;
+    }
+
+    pub(super) fn block(&mut self, name: &NodeName, gpus: BTreeSet<String>) {
+        self.planner.block(clock::now(), name, gpus);
         self.dirty = true;
     }
 

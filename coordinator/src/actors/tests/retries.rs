@@ -6,7 +6,10 @@ use tokio_util::task::TaskTracker;
 use trainyard_core::{ids::NodeName, node::NodeState, retry::OnLost, service::Drain};
 
 use super::*;
-use crate::actors::{nodes::NodeInfo, scheduler::SchedulerMsg};
+use crate::actors::{
+    nodes::{NodeInfo, NodeOrder},
+    scheduler::SchedulerMsg,
+};
 
 /// Nodes are believed for half a second.
 fn short() -> Lease {
@@ -52,7 +55,9 @@ async fn set_drain(world: &World, name: &str, reason: Option<String>) {
         reason,
         deadline: None,
     });
-    let question = |reply| NodesMsg::SetDrain(name, drain, reply);
+    let by = String::new();
+    let order = Box::new(NodeOrder { drain, by });
+    let question = |reply| NodesMsg::SetDrain(name, order, reply);
     ask(&world.tree.nodes, question).await.unwrap();
 }
 

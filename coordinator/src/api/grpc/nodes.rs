@@ -9,7 +9,7 @@ use trainyard_proto::{
 
 use super::caller;
 use crate::{
-    actors::nodes::LabelChange,
+    actors::{nodes::LabelChange, scheduler::NodeView},
     api::{ApiError, AskedWindow, NewDrain, NewJoinToken, Node, Service, ShownDuty},
 };
 
@@ -105,8 +105,11 @@ impl NodeService for NodeDoor {
             length: span("length", &length).map_err(ApiError::from)?,
             why: request.why,
         };
-        let window = Some(self.0.add_window(&caller, asked).await?.into());
-        Ok(Response::new(v1::AddMaintenanceResponse { window }))
+        let planned = self.0.add_window(&caller, asked).await?;
+        Ok(Response::new(v1::AddMaintenanceResponse {
+            window: Some(planned.window.into()),
+            warnings: planned.warnings,
+        }))
     }
 
     async fn remove_maintenance(
@@ -214,15 +217,18 @@ fn duty(node: &Node) -> v1::NodeDuty {
 
 fn wire(node: Node) -> v1::Node {
     let (duty, closed_for) = (duty(&node), node.closed_for());
+    let drained_by = node.drained_by();
     let Node { info, view } = node;
     let blocked = info.blocked.into_iter();
     let blocked = blocked.map(|(uuid, reason)| v1::BlockedGpu { uuid, reason });
     let row = info.row;
     let labels = row.all_labels();
-    let (free, jobs) = match view {
-        Some(view) => (view.free, view.jobs),
-        None => (row.capacity.clone(), Vec::new()),
-    };
+    let view = view.unwrap_or_else(|| NodeView {
+        name: row.name.clone(),
+        free: row.capacity.clone(),
+        jobs: Vec::new(),
+        strays: 0,
+    });
     v1::Node {
         name: row.name.0,
         state: v1::NodeState::from(info.state).into(),
@@ -235,14 +241,82 @@ fn wire(node: Node) -> v1::Node {
             .map_or(v1::AtDeadline::Unspecified, |deadline| deadline.then.into())
             .into(),
         maintenance: info.window.map(Into::into),
+        drained_by: drained_by.unwrap_or_default(),
         capacity: Some(row.capacity.into()),
-        free: Some(free.into()),
-        job_ids: jobs.into_iter().map(|job| job.0).collect(),
+        free: Some(view.free.into()),
+        job_ids: view.jobs.into_iter().map(|job| job.0).collect(),
+        stray_tasks: u32::try_from(view.strays).unwrap_or(u32::MAX),
         labels,
         set_labels: row.set_labels,
         agent_version: row.agent_version,
         last_seen_at: Some(timestamp(row.seen_at)),
         blocked_gpus: blocked.collect(),
         condition: info.condition,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message as _;
+    use trainyard_core::{
+        ids::NodeName,
+        node::NodeState,
+        resources::Capacity,
+        service::{Duty, Scope, Window, closure},
+        time::Timestamp,
+    };
+
+    use super::*;
+    use crate::{actors::nodes::NodeInfo, store::NodeRow};
+
+    fn row(name: NodeName) -> NodeRow {
+        NodeRow {
+            name,
+            capacity: Capacity::default(),
+            labels: BTreeMap::new(),
+            set_labels: BTreeMap::new(),
+            agent_version: String::new(),
+            agent_id: String::new(),
+            registered_at: Timestamp(0),
+            seen_at: Timestamp(0),
+            drained: None,
+            deadline: None,
+            ordered_by: String::new(),
+            address: String::new(),
+        }
+    }
+
+    /// Clients take 4 MiB.
+    #[test]
+    fn a_list_of_a_thousand_nodes_in_one_window_fits_a_message() {
+        let names: Vec<_> = (0..1_000)
+            .map(|node| NodeName(format!("a-node-with-a-name-of-its-own-{node}")))
+            .collect();
+        let window = Window {
+            id: 1,
+            scope: Scope::Nodes(names.iter().cloned().collect()),
+            from: Timestamp(0),
+            until: Timestamp(i64::MAX),
+            why: "because ".repeat(125),
+            made_by: String::new(),
+            made_at: Timestamp(0),
+        };
+        let nodes = names.into_iter().map(|name| {
+            let info = NodeInfo {
+                row: row(name),
+                state: NodeState::Ready,
+                blocked: BTreeMap::new(),
+                condition: String::new(),
+                duty: Duty::Vacating(window.words(Timestamp(0))),
+                window: closure(Timestamp(0), [&window]),
+            };
+            wire(Node { info, view: None })
+        });
+        let list = v1::ListNodesResponse {
+            nodes: nodes.collect(),
+        };
+        assert!(list.encoded_len() < 1 << 20, "{} bytes", list.encoded_len());
     }
 }

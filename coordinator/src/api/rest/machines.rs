@@ -18,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::{Answer, Refusal},
-    maintenance::WindowView,
+    maintenance::ClosureView,
     openapi::{About, Sending, Signed},
     request::{Body, Named, User},
 };
@@ -50,22 +50,26 @@ pub(super) struct NodeView {
     /// `ready`, `suspect` (silent, within its lease) or `lost`.
     state: &'static str,
     /// `open`; `draining`: it gets no jobs, those that run go on; `vacating`: those that run are told to go; `drained`: it
-    /// gets no jobs, and none is left.
+    /// gets no jobs, and nothing runs there: no job, no task of an attempt that is over, and no process on a GPU.
     duty: &'static str,
-    /// Why it gets no jobs, where operators want that.
+    /// Why it gets no jobs, where operators want that: the reason of its drain, its maintenance, or both.
     drain_reason: Option<String>,
+    /// The e-mail address of the operator who wants that.
+    drained_by: Option<String>,
     /// In UTC: until then those that run may end by themselves.
     drain_deadline: Option<String>,
     /// What becomes then of those who are left: `preempt` or `wait`.
     at_deadline: Option<&'static str>,
-    /// The window that is on, or comes next.
-    maintenance: Option<WindowView>,
+    /// The window that is on, or comes next; of several that are on the one that ends last.
+    maintenance: Option<ClosureView>,
     /// Why it gets no jobs, as its agent says.
     condition: Option<String>,
     capacity: CapacityView,
     free: CapacityView,
     /// Jobs that hold something there.
     job_ids: Vec<u64>,
+    /// Tasks of attempts that are over and still run there.
+    stray_tasks: usize,
     /// As its agent says, and over that as operators have set.
     labels: BTreeMap<String, String>,
     /// Of them those that operators have set.
@@ -99,7 +103,8 @@ struct DrainRequest {
     /// For people.
     #[schema(max_length = 1_000)]
     reason: Option<String>,
-    /// From now [default: none, and those that run take as long as they take].
+    /// In seconds from now: until then those that run may end by themselves; 0 is at once [default: none, and those that run
+    /// take as long as they take].
     #[schema(minimum = 0, maximum = 31_622_400)]
     deadline_seconds: Option<i64>,
     /// `preempt`: whoever is left then saves its work and goes on elsewhere, whether it is preemptible or not. `wait`: it
@@ -236,8 +241,10 @@ pub(super) fn seconds_of(seconds: i64) -> Duration {
 impl NodeView {
     fn of(node: Node) -> Self {
         let (duty, drain_reason) = (node.duty().name(), node.closed_for());
+        let drained_by = node.drained_by();
         let Node { info, view } = node;
         let row = info.row;
+        let strays = view.as_ref().map_or(0, |view| view.strays);
         let (free, jobs) = match view {
             Some(view) => (view.free, view.jobs),
             None => (row.capacity.clone(), Vec::new()),
@@ -250,14 +257,16 @@ impl NodeView {
             },
             duty,
             drain_reason,
+            drained_by,
             drain_deadline: row.deadline.map(|deadline| deadline.at.to_naive_iso()),
             at_deadline: row.deadline.map(|deadline| deadline.then.name()),
-            maintenance: info.window.map(WindowView::of),
+            maintenance: info.window.map(ClosureView::of),
             condition: Some(info.condition).filter(|words| !words.is_empty()),
             labels: row.all_labels(),
             capacity: row.capacity.into(),
             free: free.into(),
             job_ids: jobs.into_iter().map(|job| job.0).collect(),
+            stray_tasks: strays,
             set_labels: row.set_labels,
             blocked_gpus: info.blocked,
             agent_version: row.agent_version,

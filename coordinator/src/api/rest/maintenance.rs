@@ -5,7 +5,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use trainyard_core::{
-    service::{Scope, Window},
+    service::{Closure, Scope, Window},
     time::Timestamp,
 };
 use trainyard_proto::http::{Bound, Fields, read};
@@ -44,6 +44,26 @@ pub(super) struct WindowView {
     made_by: String,
     /// In UTC.
     made_at: String,
+    /// Told when it is planned: what may be wrong with it, such as labels that no node has.
+    warnings: Vec<String>,
+}
+
+/// Of a window what is told beside each of its nodes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClosureView {
+    id: u64,
+    /// `planned`, `on` or `over`.
+    state: &'static str,
+    /// In UTC.
+    from: String,
+    /// In UTC: the first moment after it.
+    until: String,
+    /// Its beginning, where it is long.
+    why: String,
+    /// In UTC: until then the node is closed from then on, since other windows follow without a gap or overlap it.
+    closed_until: String,
+    /// Those, by number; the first ten.
+    others: Vec<u64>,
 }
 
 /// What to plan: one of `all_nodes`, `nodes` and `labels`.
@@ -130,8 +150,10 @@ pub(super) async fn add(
             why: fields.short_text("why", 1_000).unwrap_or_default(),
         }
     })?;
-    let window = service.add_window(&caller, asked).await?;
-    Ok((StatusCode::CREATED, Json(WindowView::of(window))))
+    let planned = service.add_window(&caller, asked).await?;
+    let mut view = WindowView::of(planned.window);
+    view.warnings = planned.warnings;
+    Ok((StatusCode::CREATED, Json(view)))
 }
 
 /// Take maintenance back; nodes where it is on get jobs again at once, unless they are drained.
@@ -161,9 +183,32 @@ fn moment(fields: &mut Fields<'_>) -> Option<Timestamp> {
     read
 }
 
+/// What a window does now.
+fn state((from, until): (Timestamp, Timestamp)) -> &'static str {
+    let now = clock::now();
+    match (now < from, now < until) {
+        (true, _) => "planned",
+        (false, true) => "on",
+        (false, false) => "over",
+    }
+}
+
+impl ClosureView {
+    pub(super) fn of(closure: Closure) -> Self {
+        Self {
+            id: closure.id,
+            state: state((closure.from, closure.until)),
+            from: closure.from.to_naive_iso(),
+            until: closure.until.to_naive_iso(),
+            why: closure.why,
+            closed_until: closure.closed_until.to_naive_iso(),
+            others: closure.others,
+        }
+    }
+}
+
 impl WindowView {
-    pub(super) fn of(window: Window) -> Self {
-        let now = clock::now();
+    fn of(window: Window) -> Self {
         let (mut all_nodes, mut nodes, mut labels) = (false, Vec::new(), Vec::new());
         match window.scope {
             Scope::All => all_nodes = true,
@@ -172,11 +217,7 @@ impl WindowView {
         }
         Self {
             id: window.id,
-            state: match (now < window.from, now < window.until) {
-                (true, _) => "planned",
-                (false, true) => "on",
-                (false, false) => "over",
-            },
+            state: state((window.from, window.until)),
             all_nodes,
             nodes,
             labels,
@@ -185,6 +226,7 @@ impl WindowView {
             why: window.why,
             made_by: window.made_by,
             made_at: window.made_at.to_naive_iso(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -26,6 +26,10 @@ fn of(job: Option<u64>, node: Option<&str>) -> EventsOf {
 }
 
 fn node(name: &str, drained: Option<&str>) -> Change {
+    node_by(name, drained, "")
+}
+
+fn node_by(name: &str, drained: Option<&str>, by: &str) -> Change {
     Change::PutNode(NodeRow {
         name: NodeName(name.into()),
         capacity: Capacity::default(),
@@ -37,6 +41,7 @@ fn node(name: &str, drained: Option<&str>) -> Change {
         seen_at: Timestamp(0),
         drained: drained.map(str::to_owned),
         deadline: None,
+        ordered_by: by.to_owned(),
         address: String::new(),
     })
 }
@@ -140,6 +145,25 @@ async fn a_node_that_is_drained_or_resumed_is_noted_whoever_writes_its_row() {
         (Kind::Resumed, resumed),
     ];
     assert_eq!(told, wanted);
+    let some = Some("drained by ada@x");
+    for (drained, by) in [
+        (Some("disk"), "ada@x"),
+        (Some("disk"), "bob@x"),
+        (None, "ada@x"),
+        (some, "ada@x"),
+    ] {
+        let row = node_by("n2", drained, by);
+        store.commit_and_wait(vec![row]).await.unwrap();
+    }
+    let rows = store.events(&of(None, Some("n2")), (0, Timestamp(0)), 99);
+    let told: Vec<_> = rows
+        .unwrap()
+        .into_iter()
+        .map(|row| row.decision.words)
+        .collect();
+    let resumed = "ada@x wants it to get jobs again";
+    let wanted = ["ada@x: disk", "bob@x: disk", resumed, "drained by ada@x"];
+    assert_eq!(told, wanted, "the reason and who");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Planner;
+use super::{Planner, upkeep::Outlook};
 use crate::{
     ids::{JobId, NodeName},
     resources::ResourceRequest,
@@ -80,10 +80,12 @@ impl Planner {
         if let Some(limit) = self.policy.limit(job.0).filter(|_| fits()) {
             return Some(limit);
         }
-        if let Some(words) = self.held_by_window(queued) {
+        let outlook = self.outlook(now);
+        if let Some(words) = self.held_by_window(&outlook, queued) {
             return Some(words);
         }
-        Some(queued.wish().reason(&self.ledger) + &self.closed_by_window(queued))
+        let closed = self.closed_by_window(&outlook, queued);
+        Some(queued.wish().reason(&self.ledger) + &closed)
     }
 
     /// Why a job waits; nothing if it does not.
@@ -93,8 +95,9 @@ impl Planner {
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
         let expected = self.policy.expect(at, job.0).filter(|_| due);
+        let outlook = self.outlook(now);
         let changes = match due && self.chosen(job).is_none() {
-            true => self.changes(queued),
+            true => self.changes(&outlook, queued),
             false => Vec::new(),
         };
         Some(Explanation {
@@ -102,7 +105,7 @@ impl Planner {
             words: self.reason(now, job).unwrap_or_default(),
             not_before: queued.not_before.filter(|_| !queued.is_due(now)),
             place: self.policy.place(at, job.0),
-            short: self.short(queued),
+            short: self.short(&outlook, queued),
             changes,
             expected: expected.map(|expected| self.moments(expected)),
         })
@@ -136,12 +139,12 @@ impl Planner {
         expected.map(|then| Timestamp((then - self.skew).saturating_mul(super::SECOND)))
     }
 
-    fn short(&self, queued: &QueuedJob) -> Vec<Short> {
+    fn short(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Short> {
         let request = &queued.request;
         let could = |entry: &NodeEntry| queued.wish().could_use(entry);
         let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
         let short = nodes.filter_map(|(name, entry)| {
-            let lacks = match (self.window_words(queued, name), entry.open) {
+            let lacks = match (self.window_words(outlook, (queued, name)), entry.open) {
                 (Some(window), _) => window,
                 (None, false) => "takes no jobs now".to_owned(),
                 (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
@@ -159,18 +162,18 @@ impl Planner {
     }
 
     /// Of each field the smallest change that would do.
-    fn changes(&self, queued: &QueuedJob) -> Vec<Change> {
+    fn changes(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Change> {
         let tries = counts(queued).into_iter().chain(wishes(queued));
         let found = tries.filter_map(|(field, from, tries)| {
-            let starts = |(changed, _): &(QueuedJob, String)| self.starts(changed);
+            let starts = |(changed, _): &(QueuedJob, String)| self.starts(outlook, changed);
             let (_, to) = tries.into_iter().find(starts)?;
             Some(Change { field, from, to })
         });
-        found.chain(self.shorter(queued)).collect()
+        found.chain(self.shorter(outlook, queued)).collect()
     }
 
-    pub(super) fn starts(&self, changed: &QueuedJob) -> bool {
-        let ask = self.ask_of(changed);
+    pub(super) fn starts(&self, outlook: &Outlook<'_>, changed: &QueuedJob) -> bool {
+        let ask = self.ask_given(changed, self.closes_at(outlook, changed));
         let place = self.policy.would_start(changed.job.0, &ask);
         // The policy counts what is still being left as free.
         place.is_some_and(|pieces| self.is_free(changed, &pieces))

@@ -55,6 +55,11 @@ impl Planner {
 
     /// What the policy looks at.
     pub(super) fn ask_of(&self, queued: &QueuedJob) -> Ask {
+        self.ask_given(queued, self.closes_for(queued))
+    }
+
+    /// The same where these nodes close before it would have ended.
+    pub(super) fn ask_given(&self, queued: &QueuedJob, closing: BTreeSet<NodeIx>) -> Ask {
         let request = &queued.request;
         let placement = &queued.placement;
         let gang = match placement.gpus_total {
@@ -92,13 +97,17 @@ impl Planner {
             },
             fabric: placement.fabric.clone(),
             exclusive: placement.exclusive,
-            avoid: self.shunned(queued),
+            avoid: self.shunned_given(queued, closing),
         }
     }
 
     /// Nodes that close before it would have ended, and those that have failed it.
     pub(super) fn shunned(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
-        let mut shunned = self.closes_for(queued);
+        self.shunned_given(queued, self.closes_for(queued))
+    }
+
+    fn shunned_given(&self, queued: &QueuedJob, closing: BTreeSet<NodeIx>) -> BTreeSet<NodeIx> {
+        let mut shunned = closing;
         if !queued.avoid.is_empty() {
             let blamed = match queued.placement.is_plain() {
                 true => self.blamed(queued, &shunned),

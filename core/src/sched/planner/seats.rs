@@ -65,16 +65,20 @@ impl Planner {
         differed
     }
 
-    /// Whether nobody has to leave a place first.
+    /// Whether nobody has to leave a place first, of nodes that do not close.
     pub(super) fn is_free(&self, queued: &QueuedJob, pieces: &[Piece]) -> bool {
-        matches!(self.seat(queued, pieces), Seat::Free(_))
+        matches!(self.on(queued, pieces), Seat::Free(_))
     }
 
     /// Which GPUs, of those that the policy has counted.
     fn seat(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
-        if self.closes_on(queued, pieces) {
-            return Seat::Gone;
+        match self.closes_on(queued, pieces) {
+            true => Seat::Gone,
+            false => self.on(queued, pieces),
         }
+    }
+
+    fn on(&self, queued: &QueuedJob, pieces: &[Piece]) -> Seat {
         let mut nodes: BTreeMap<NodeIx, Vec<&Piece>> = BTreeMap::new();
         for piece in pieces {
             nodes.entry(piece.node).or_default().push(piece);

@@ -4,6 +4,7 @@
 //! does, and tells the planner. Pure. Called by the planner.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -23,12 +24,32 @@ use crate::{
     time::Timestamp,
 };
 
+/// From when on which nodes close, each with those that close before.
+type Closing = Vec<(Timestamp, BTreeSet<NodeIx>)>;
+
+/// What is about to close at the moment of a question, which may be later than all that has happened.
+pub(super) struct Outlook<'p> {
+    now: Timestamp,
+    closing: Cow<'p, Closing>,
+}
+
+impl Outlook<'_> {
+    /// The nodes that close within this span.
+    fn reached(&self, span: Duration) -> Option<&BTreeSet<NodeIx>> {
+        reached(&self.closing, self.now.plus(span))
+    }
+}
+
+fn reached(closing: &Closing, end: Timestamp) -> Option<&BTreeSet<NodeIx>> {
+    let mut reached = closing.iter().rev().filter(|(from, _)| *from < end);
+    reached.next().map(|(_, nodes)| nodes)
+}
+
 /// Windows as nodes have them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Upkeep {
     windows: Vec<Window>,
-    /// From when on which nodes close, each with those that close before.
-    closing: Vec<(Timestamp, BTreeSet<NodeIx>)>,
+    closing: Closing,
     /// Jobs that have fewer nodes from these moments on.
     crossing: BTreeSet<(Timestamp, JobId)>,
     /// Until when `closing` is good: a window is over then.
@@ -62,10 +83,7 @@ impl Upkeep {
 
     /// The nodes that close while it would still run.
     fn reached(&self, queued: &QueuedJob) -> Option<&BTreeSet<NodeIx>> {
-        let end = self.now.plus(self.span(queued));
-        let closing = self.closing.iter().rev();
-        let mut reached = closing.filter(|(from, _)| *from < end);
-        reached.next().map(|(_, nodes)| nodes)
+        reached(&self.closing, self.now.plus(self.span(queued)))
     }
 
     /// When they are more, by time alone.
@@ -78,16 +96,9 @@ impl Upkeep {
     }
 
     /// Of the windows that cover a node the one that closes it first, or keeps it closed.
-    fn next_on(&self, node: &NodeName, entry: &NodeEntry) -> Option<&Window> {
+    fn next_on(&self, now: Timestamp, node: &NodeName, entry: &NodeEntry) -> Option<&Window> {
         let windows = self.windows.iter();
-        let to_come = windows.filter(|window| !window.is_over(self.now));
-        let mine = to_come.filter(|window| window.covers(node, entry.labels()));
-        // Of those that are on the one that ends last.
-        mine.min_by_key(|window| {
-            let on = window.is_on(self.now);
-            let from = if on { Timestamp(i64::MIN) } else { window.from };
-            (from, std::cmp::Reverse(window.until))
-        })
+        service::foremost(now, windows.filter(|one| one.covers(node, entry.labels())))
     }
 }
 
@@ -141,10 +152,19 @@ impl Planner {
 
     /// Which nodes close when; whether that is news.
     fn close_anew(&mut self) -> bool {
+        let (closing, until) = self.closing(self.upkeep.now);
+        let changed = closing != self.upkeep.closing;
+        self.upkeep.closing = closing;
+        self.upkeep.until = until;
+        changed
+    }
+
+    /// Which nodes close when, and until when that stays so.
+    fn closing(&self, now: Timestamp) -> (Closing, Option<Timestamp>) {
         let mut from: BTreeMap<Timestamp, BTreeSet<NodeIx>> = BTreeMap::new();
         let mut until: Option<Timestamp> = None;
         for (name, entry) in self.ledger.nodes() {
-            let Some(window) = self.upkeep.next_on(name, entry) else {
+            let Some(window) = self.upkeep.next_on(now, name, entry) else {
                 continue;
             };
             until = until.into_iter().chain([window.until]).min();
@@ -156,16 +176,31 @@ impl Planner {
             all.extend(nodes);
             (from, all.clone())
         });
-        let closing: Vec<_> = closing.collect();
-        let changed = closing != self.upkeep.closing;
-        self.upkeep.closing = closing;
-        self.upkeep.until = until;
-        changed
+        (closing.collect(), until)
+    }
+
+    /// For who asks at this moment.
+    pub(super) fn outlook(&self, now: Timestamp) -> Outlook<'_> {
+        let upkeep = &self.upkeep;
+        let over = upkeep.until.is_some_and(|until| until <= now);
+        // A clock that was set back brings back what was over.
+        let good = !upkeep.stale && !over && now >= upkeep.now;
+        let closing = match good || upkeep.windows.is_empty() && upkeep.closing.is_empty() {
+            true => Cow::Borrowed(&upkeep.closing),
+            false => Cow::Owned(self.closing(now).0),
+        };
+        Outlook { now, closing }
     }
 
     /// The nodes that close while it would still run.
     pub(super) fn closes_for(&self, queued: &QueuedJob) -> BTreeSet<NodeIx> {
         let reached = self.upkeep.reached(queued);
+        reached.cloned().unwrap_or_default()
+    }
+
+    /// The same of who asks.
+    pub(super) fn closes_at(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> BTreeSet<NodeIx> {
+        let reached = outlook.reached(self.upkeep.span(queued));
         reached.cloned().unwrap_or_default()
     }
 
@@ -176,26 +211,32 @@ impl Planner {
     }
 
     /// Of a node: the window that is on, or comes next.
-    pub(super) fn window_on(&self, node: &NodeName) -> Option<&Window> {
-        self.upkeep.next_on(node, self.ledger.node(node)?)
+    fn window_on(&self, now: Timestamp, node: &NodeName) -> Option<&Window> {
+        self.upkeep.next_on(now, node, self.ledger.node(node)?)
     }
 
     /// A window is all that holds a job back, in words.
-    pub(super) fn held_by_window(&self, queued: &QueuedJob) -> Option<String> {
-        let now = self.upkeep.now;
-        let mut free = self.ask_of(queued);
-        for ix in self.closes_for(queued) {
-            free.avoid.remove(&ix);
+    pub(super) fn held_by_window(
+        &self,
+        outlook: &Outlook<'_>,
+        queued: &QueuedJob,
+    ) -> Option<String> {
+        let now = outlook.now;
+        let closes = self.closes_at(outlook, queued);
+        if closes.is_empty() {
+            return None;
         }
+        let mut free = self.ask_given(queued, closes.clone());
+        free.avoid.retain(|ix| !closes.contains(ix));
         let pieces = self.policy.would_start(queued.job.0, &free);
         let places = pieces.unwrap_or_default().into_iter();
         let names: BTreeSet<&NodeName> = places
-            .filter(|piece| self.closes_on(queued, std::slice::from_ref(piece)))
+            .filter(|piece| closes.contains(&piece.node))
             .filter_map(|piece| self.names.get(&piece.node))
             .collect();
         let (first, window) = names
             .iter()
-            .find_map(|name| Some((*name, self.window_on(name)?)))?;
+            .find_map(|name| Some((*name, self.window_on(now, name)?)))?;
         let others = match names.len() {
             0 | 1 => String::new(),
             more => format!(" and {} more", more - 1),
@@ -211,8 +252,8 @@ impl Planner {
     }
 
     /// Nodes that would hold it now, were they not closed for maintenance, in words; nothing where there are none.
-    pub(super) fn closed_by_window(&self, queued: &QueuedJob) -> String {
-        let now = self.upkeep.now;
+    pub(super) fn closed_by_window(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> String {
+        let now = outlook.now;
         let on = self.upkeep.windows.iter().any(|window| window.is_on(now));
         let fits = |entry: &NodeEntry| {
             let could = !entry.open && queued.wish().could_use(entry);
@@ -220,7 +261,8 @@ impl Planner {
         };
         let nodes = self.ledger.nodes().filter(|(_, entry)| on && fits(entry));
         let closed = nodes.filter_map(|(name, _)| {
-            let window = self.window_on(name).filter(|window| window.is_on(now))?;
+            let window = self.window_on(now, name);
+            let window = window.filter(|window| window.is_on(now))?;
             Some(format!(
                 "; maintenance of node {name} {}",
                 window.words(now)
@@ -230,21 +272,24 @@ impl Planner {
     }
 
     /// What a window does to a node, where it does something to the job.
-    pub(super) fn window_words(&self, queued: &QueuedJob, node: &NodeName) -> Option<String> {
+    pub(super) fn window_words(
+        &self,
+        outlook: &Outlook<'_>,
+        (queued, node): (&QueuedJob, &NodeName),
+    ) -> Option<String> {
         let ix = self.ixs.get(node)?;
-        let reached = self.upkeep.reached(queued)?;
-        let window = self.window_on(node).filter(|_| reached.contains(ix))?;
-        Some(format!("maintenance {}", window.words(self.upkeep.now)))
+        let reached = outlook.reached(self.upkeep.span(queued))?;
+        let window = self.window_on(outlook.now, node);
+        let window = window.filter(|_| reached.contains(ix))?;
+        Some(format!("maintenance {}", window.words(outlook.now)))
     }
 
     /// The longest limit that ends before a window begins, where the job would start with it.
-    pub(super) fn shorter(&self, queued: &QueuedJob) -> Option<Change> {
+    pub(super) fn shorter(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Option<Change> {
         const MINUTE: u64 = 60;
         let limit = queued.limit?;
-        let starts = self.upkeep.closing.iter().rev().find_map(|(from, _)| {
-            let left = from
-                .since(self.upkeep.now)
-                .saturating_sub(self.upkeep.least);
+        let starts = outlook.closing.iter().rev().find_map(|(from, _)| {
+            let left = from.since(outlook.now).saturating_sub(self.upkeep.least);
             // A minute less, so that there is one to ask for it.
             let left = left.as_secs().saturating_sub(MINUTE);
             let left = if left < MINUTE {
@@ -254,7 +299,7 @@ impl Planner {
             };
             let mut changed = queued.clone();
             changed.limit = Some(Duration::from_secs(left)).filter(|left| *left < limit);
-            let fits = left > 0 && changed.limit.is_some() && self.starts(&changed);
+            let fits = left > 0 && changed.limit.is_some() && self.starts(outlook, &changed);
             fits.then_some(left)
         })?;
         Some(Change {

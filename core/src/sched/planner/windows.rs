@@ -140,6 +140,26 @@ fn a_job_without_a_limit_starts_until_a_restart_costs_more_than_is_left() {
 }
 
 #[test]
+fn who_asks_hears_of_windows_as_they_are_at_that_moment_though_nothing_has_happened_since() {
+    let mut planner = planner(&["n1"]);
+    planner.set_windows(NOW, vec![on_n1((1, 2))]);
+    planner.queued(NOW, job(1, Some(3 * HOUR)));
+    assert_eq!(starts(&mut planner, NOW), []);
+    let told = |now| {
+        let why = planner.explain(now, JobId(1)).unwrap();
+        let mut limit = why.changes.iter();
+        let limit = limit.find(|change| change.field == "time_limit");
+        (why.words, why.short.len(), limit.map(|to| to.to.clone()))
+    };
+    let half = NOW.plus(HOUR / 2);
+    let words = "waits for the maintenance of node n1 from 13:00 UTC until 14:00 UTC (new fan) to be over: its time limit of 10800 s reaches into it";
+    assert_eq!(told(half), (words.into(), 1, Some("1680 s".into())));
+    let words = "waits for the maintenance of node n1 until 14:00 UTC (new fan) to be over: its time limit of 10800 s reaches into it";
+    assert_eq!(told(after(1)), (words.into(), 1, None));
+    assert_eq!(told(after(2)), ("waits for its turn".into(), 0, None));
+}
+
+#[test]
 fn a_window_that_is_taken_back_or_whose_label_goes_holds_nobody_back() {
     let mut planner = planner(&["n1"]);
     planner.set_labels(NOW, &name("n1"), ["rack=1".to_owned()].into());
