@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::Answer,
-    openapi::Asking,
+    openapi::Counting,
     request::{Asked, User},
 };
 use crate::api::{Service, UsageAsked, UsageRow};
@@ -87,7 +87,7 @@ pub(super) struct UsedView {
         ("to" = Option<String>, Query, format = "date-time", description = "The first that is not; now when it is left out"),
         ("by" = Option<String>, Query, pattern = "^(project|user|both)$", description = "How jobs are put together; by project when it is left out"),
     ),
-    responses((status = 200, description = "As it is now", body = UsageView), Asking)
+    responses((status = 200, description = "As it is now", body = UsageView), Counting)
 )]
 pub(super) async fn usage(
     State(service): State<Service>,
