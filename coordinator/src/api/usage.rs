@@ -21,7 +21,7 @@ const AT_ONCE: usize = 1_000;
 /// How far a report goes back when nothing else is asked for.
 const USUAL: Duration = Duration::from_secs(30 * 86_400);
 /// So long a report waits for its place.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a report is to be about.
 #[derive(Clone, Copy, Debug, Default)]
