@@ -1,7 +1,7 @@
 //! What was decided, as whoever asks may see it.
 //!
 //! Owns who sees what: of a job whoever may read it, of a node alone whoever may see nodes, and refusals whoever operates
-//! the cluster. Decides nothing. Called by both doors.
+//! the cluster; of another job that it names the number only whoever may read that one too. Decides nothing. Called by both doors.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,7 @@ use trainyard_core::{
 };
 
 use super::{ApiError, Caller, Service, access::Target, reader::Reader, users::not_authenticated};
-use crate::store::{EventsOf, ReadError, Store, StoredEvent};
+use crate::store::{EventsOf, Store, StoredEvent};
 
 /// Rows that are looked at for each one that a page may have.
 const LOOKS: usize = 10;
@@ -63,26 +63,29 @@ struct View {
     reader: Reader,
     sees_nodes: bool,
     operates: bool,
-    /// Whether jobs may be read, each looked up once.
-    jobs: BTreeMap<JobId, bool>,
+    /// Whether the caller may not know of a job, each looked up once.
+    hidden: BTreeMap<JobId, bool>,
 }
 
 impl View {
-    fn shows(&mut self, store: &Store, decision: &Decision) -> Result<bool, ReadError> {
-        let Some(id) = decision.job else {
-            let seen = match decision.nodes.is_empty() {
-                true => self.operates,
-                false => self.sees_nodes,
-            };
-            return Ok(seen);
+    /// What of it is told: whoever may see what it is about may not know of another job that it names.
+    fn told(&mut self, store: &Store, row: StoredEvent) -> Option<StoredEvent> {
+        let about = &row.decision;
+        let shown = match about.job {
+            Some(job) => !self.hides(store, job),
+            None if about.nodes.is_empty() => self.operates,
+            None => self.sees_nodes,
         };
-        if let Some(known) = self.jobs.get(&id) {
-            return Ok(*known);
-        }
-        let job = store.job(id)?;
-        let reads = job.is_some_and(|job| self.reader.accounts_for(store, &job));
-        self.jobs.insert(id, reads);
-        Ok(reads)
+        shown.then(|| StoredEvent {
+            decision: row.decision.without(|job| self.hides(store, job)),
+            ..row
+        })
+    }
+
+    fn hides(&mut self, store: &Store, job: JobId) -> bool {
+        let reader = &self.reader;
+        let known = self.hidden.entry(job);
+        *known.or_insert_with(|| reader.hides(store, job))
     }
 }
 
@@ -168,7 +171,7 @@ impl Service {
             reader: self.reader(caller),
             sees_nodes: may(Permission::ReadNodes),
             operates: may(Permission::Operate),
-            jobs: BTreeMap::new(),
+            hidden: BTreeMap::new(),
         };
         let limit = self.page(asked.limit);
         let of = EventsOf {
@@ -186,9 +189,7 @@ impl Service {
                 let whole = some.len() < wanted;
                 for row in some {
                     after = row.id;
-                    if view.shows(store, &row.decision)? {
-                        rows.push(row);
-                    }
+                    rows.extend(view.told(store, row));
                 }
                 if whole {
                     let page = EventsPage {

@@ -27,9 +27,13 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 }
 
 async fn of_job(world: &World, job: u64, kinds_wanted: &[&str]) -> Vec<Value> {
+    as_seen(world, &world.token, (job, kinds_wanted)).await
+}
+
+async fn as_seen(world: &World, token: &str, (job, kinds_wanted): (u64, &[&str])) -> Vec<Value> {
     let query = format!("job_id={job}");
     until(&format!("job {job} has {kinds_wanted:?}"), async || {
-        let found = events(world, &world.token, &query).await;
+        let found = events(world, token, &query).await;
         (kinds(&found) == kinds_wanted).then_some(found)
     })
     .await
@@ -97,7 +101,11 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     })
     .await;
     let mut agent = Agent::join(&world, "n1", 4).await;
-    let low = world.submit(&asks(4, &json!({"preemptible": true}))).await;
+    let (_, ada) = world.somebody("ada", "standard_engineer").await;
+    let call = (Method::POST, "/training/jobs");
+    let body = asks(4, &json!({"preemptible": true}));
+    let (_, answer) = world.call(&ada, call, body).await;
+    let low = answer["id"].as_u64().unwrap();
     let task = agent.run().await.task.unwrap();
     agent.report(running(task)).await;
     world.until(low, "running").await;
@@ -106,6 +114,13 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     let told = of_job(&world, low, &["accepted", "placed", "makes_room"]).await;
     assert_eq!(told[2]["for_job_id"], json!(high));
     assert_eq!(told[2]["words"], format!("job {high} needs its place"));
+    // Of another one's job no more is told than that there is one.
+    let told = events(&world, &ada, &format!("job_id={low}")).await;
+    assert_eq!(kinds(&told), ["accepted", "placed", "makes_room"]);
+    assert_eq!(
+        (&told[2]["for_job_id"], &told[2]["words"]),
+        (&Value::Null, &json!("another job needs its place"))
+    );
     // It is about the one who gets the place, too.
     let told = events(&world, &world.token, &format!("job_id={high}")).await;
     assert!(kinds(&told).contains(&"makes_room"), "{told:?}");
@@ -122,6 +137,14 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     })
     .await;
     assert_eq!(placed["words"], "other jobs have made room for it");
+}
+
+#[tokio::test]
+async fn where_everybody_reads_jobs_everybody_reads_what_was_decided_about_them() {
+    let world = World::with(|config| config.auth.open_reads = true).await;
+    let job = world.submit(&asks(1, &json!({}))).await;
+    let (_, eve) = world.somebody("eve", "guest").await;
+    as_seen(&world, &eve, (job, &["accepted", "waits"])).await;
 }
 
 #[tokio::test]
