@@ -41,7 +41,9 @@ pub(super) struct EventView {
     id: u64,
     /// When, in UTC without a zone.
     at: String,
-    /// Such as `placed`, `makes_room`, `preempted`, `waits`, `let_through`, `retried`, `completed`, `drained`.
+    /// `accepted`, `refused`, `waits`, `let_through`, `placed`, `makes_room`, `vacates`, `preempted`, `gang_ended`, `retried`,
+    /// `cancel_asked`, `completed`, `failed`, `cancelled`, `run_again`, `drained` or `resumed`; `unknown` for one that a newer
+    /// program has noted.
     kind: &'static str,
     /// Null when it is about no job.
     #[schema(value_type = Option<u64>)]
