@@ -8,13 +8,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use trainyard_core::{
     ids::JobId,
+    job::Job,
     time::Timestamp,
     usage::{By, Row, Usage, Window},
 };
 use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, service::stopping, users::not_authenticated};
-use crate::clock;
+use crate::{
+    clock,
+    store::{ReadError, Store},
+};
 
 /// Rows that are read in one transaction.
 const AT_ONCE: usize = 1_000;
@@ -91,20 +95,26 @@ impl Service {
         window: Window,
         mut usage: Usage,
     ) -> Result<Usage, ApiError> {
+        let now = clock::now();
         let mut after = Some(JobId(0));
         while let Some(from) = after {
             let reader = self.reader(caller);
             // Between two pieces whoever asked may have gone.
             let piece = self.blocking(move |store| {
+                let mut unread = None;
                 let next = store.sweep_jobs(
                     (from, AT_ONCE),
                     |ended| window.may_have(ended),
                     |job| {
                         if reader.accounts_for(store, &job) {
-                            usage.add(&job);
+                            match came(store, &job, now) {
+                                Ok(came) => usage.add(&job, came),
+                                Err(error) => unread = Some(error),
+                            }
                         }
                     },
                 )?;
+                unread.map_or(Ok(()), Err)?;
                 reader.checked((usage, next))
             });
             (usage, after) = piece.await?;
@@ -122,6 +132,14 @@ impl Service {
     ) -> Result<T, ApiError> {
         with_place(self.reports(), reads).await
     }
+}
+
+/// When the last of the jobs that one waits for had ended; now while one of them has not.
+fn came(store: &Store, job: &Job, now: Timestamp) -> Result<Option<Timestamp>, ReadError> {
+    let awaited = job.spec.after.iter().chain(&job.spec.after_any);
+    let ends = awaited.map(|id| Ok(store.ended_at(*id)?.unwrap_or(now)));
+    let ends: Result<Vec<Timestamp>, ReadError> = ends.collect();
+    Ok(ends?.into_iter().max())
 }
 
 /// The place is given back before anybody is told what was read: a slow reader must not keep it from others.

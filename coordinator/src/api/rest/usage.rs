@@ -61,7 +61,8 @@ pub(super) struct UsedView {
     cpu_hours: f64,
     /// Of the GPU-hours those of attempts that failed, were lost or were preempted, and from which no later one went on.
     wasted_gpu_hours: f64,
-    /// Seconds for which jobs have waited for a place, all together.
+    /// Seconds for which jobs have waited for a place, without what they themselves were to wait for (a moment, other
+    /// jobs), all together.
     waited_seconds: f64,
     /// … one of them in the mean.
     wait_mean_seconds: f64,
