@@ -33,8 +33,8 @@ pub struct EventsAsked {
     pub node: Option<NodeName>,
     /// Only what was decided then and later.
     pub since: Option<Timestamp>,
-    /// Only behind this number.
-    pub after: u64,
+    /// Only behind this number; none begins at the beginning, which of a job is its acceptance, number 0.
+    pub after: Option<u64>,
     /// Rows on a page; 0 takes 50.
     pub limit: usize,
 }
@@ -101,7 +101,9 @@ impl Service {
     ) -> Result<EventsPage, ApiError> {
         let job = self.may_follow(caller, &asked)?;
         let accepted = job.as_ref().and_then(|job| accepted(job, &asked));
-        let mut page = self.page_of_events(caller, &asked).await?;
+        let limit = self.page(asked.limit);
+        let left = limit.saturating_sub(usize::from(accepted.is_some()));
+        let mut page = self.page_of_events(caller, &asked, left).await?;
         page.rows.splice(0..0, accepted);
         Ok(page)
     }
@@ -120,7 +122,7 @@ impl Service {
         let first = job.as_ref().and_then(|job| accepted(job, &asked));
         let permit = self.stream(caller)?;
         let (service, caller) = (self.clone(), caller.clone());
-        asked.limit = PAGE;
+        let rows = self.page(PAGE);
         Ok(async_stream::try_stream! {
             let _held = permit;
             let mut noted = service.store().noted();
@@ -132,12 +134,12 @@ impl Service {
                 // A stream outlives logins and memberships.
                 let caller = service.still(&caller)?;
                 service.may_follow(&caller, &asked)?;
-                let mut page = service.page_of_events(&caller, &asked).await?;
-                let rows = std::mem::take(&mut page.rows);
-                if !rows.is_empty() {
-                    yield rows;
+                let mut page = service.page_of_events(&caller, &asked, rows).await?;
+                let found = std::mem::take(&mut page.rows);
+                if !found.is_empty() {
+                    yield found;
                 }
-                asked.after = page.seen;
+                asked.after = Some(page.seen);
                 if page.more {
                     continue;
                 }
@@ -165,6 +167,7 @@ impl Service {
         &self,
         caller: &Caller,
         asked: &EventsAsked,
+        limit: usize,
     ) -> Result<EventsPage, ApiError> {
         let may = |wanted| self.require(caller, wanted, Target::Cluster).is_ok();
         let mut view = View {
@@ -173,12 +176,12 @@ impl Service {
             operates: may(Permission::Operate),
             hidden: BTreeMap::new(),
         };
-        let limit = self.page(asked.limit);
         let of = EventsOf {
             job: asked.job,
             node: asked.node.clone(),
         };
-        let (mut after, since) = (asked.after, asked.since.unwrap_or(Timestamp(i64::MIN)));
+        let since = asked.since.unwrap_or(Timestamp(i64::MIN));
+        let mut after = asked.after.unwrap_or_default();
         self.blocking(move |store| {
             let mut rows = Vec::new();
             let mut left = limit.saturating_mul(LOOKS);
@@ -213,7 +216,7 @@ impl Service {
 /// The beginning of a job, which is no row of its own: a submission writes no more than its job.
 fn accepted(job: &Job, asked: &EventsAsked) -> Option<StoredEvent> {
     let since = asked.since.is_none_or(|since| job.created_at >= since);
-    let begins = asked.after == 0 && asked.node.is_none() && since;
+    let begins = asked.after.is_none() && asked.node.is_none() && since;
     let words = format!("submitted by {}", job.submitted_by);
     begins.then(|| StoredEvent {
         id: 0,

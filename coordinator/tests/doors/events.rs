@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::wait::until;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use trainyard_core::{resources::ResourceRequest, spec::JobSpec};
 use trainyard_proto::v1::{self, report_service_client::ReportServiceClient};
 
@@ -219,20 +220,38 @@ async fn what_is_decided_is_followed_as_it_is_stored_and_pages_go_on() {
         seen.extend(message.events.into_iter().map(|event| event.event_id));
     }
     assert_eq!(seen, [1, 2, 3]);
+    assert_eq!(paged(&mut reports, (0, 2)).await, [1, 2, 3]);
+    // Of a job its acceptance comes first, and once, however small the pages are.
+    assert_eq!(paged(&mut reports, (1, 1)).await, [0, 1]);
+    let request = v1::StreamEventsRequest {
+        job_id: 1,
+        after_event_id: Some(0),
+        ..v1::StreamEventsRequest::default()
+    };
+    let mut stream = reports.stream_events(request).await.unwrap().into_inner();
+    let message = tokio::time::timeout(crate::world::PATIENCE, stream.message());
+    let message = message.await.unwrap().unwrap().unwrap();
+    assert_eq!(message.events[0].event_id, 1, "it goes on behind the acceptance");
+}
+
+type Reports = ReportServiceClient<InterceptedService<Channel, Bearer>>;
+
+async fn paged(reports: &mut Reports, (job_id, page_size): (u64, u32)) -> Vec<u64> {
     let mut page_token = String::new();
     let mut paged = Vec::new();
     loop {
         let request = v1::ListEventsRequest {
-            page_size: 2,
+            job_id,
+            page_size,
             page_token,
             ..v1::ListEventsRequest::default()
         };
         let page = reports.list_events(request).await.unwrap().into_inner();
+        assert!(page.events.len() <= usize::try_from(page_size).unwrap());
         paged.extend(page.events.into_iter().map(|event| event.event_id));
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            return paged;
         }
     }
-    assert_eq!(paged, [1, 2, 3]);
 }

@@ -151,13 +151,14 @@ fn node(name: String) -> Option<NodeName> {
     (!name.is_empty()).then_some(NodeName(name))
 }
 
-fn number(token: &str) -> Result<u64, ApiError> {
+fn number(token: &str) -> Result<Option<u64>, ApiError> {
     let words = "is not a token of an earlier page; leave it out for the first page";
     match token {
-        "" => Ok(0),
-        token => token
-            .parse()
-            .map_err(|_none| ApiError::field("page_token", words)),
+        "" => Ok(None),
+        token => match token.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(ApiError::field("page_token", words)),
+        },
     }
 }
 

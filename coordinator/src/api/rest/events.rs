@@ -94,7 +94,7 @@ pub(super) async fn events(
                 .map(NodeName),
             since: moment(fields, "since"),
             limit: fields.limit(50, most),
-            after: number(fields.whole_within("cursor", &[Bound::Ge(0), safe])).unwrap_or(0),
+            after: number(fields.whole_within("cursor", &[Bound::Ge(0), safe])),
         }
     })?;
     let page = service.events(&caller, wanted).await?;
