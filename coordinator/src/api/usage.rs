@@ -38,6 +38,16 @@ pub struct UsageAsked {
     pub by: By,
 }
 
+impl UsageAsked {
+    /// What is wrong with `from`, if the span that begins there has nothing in it.
+    #[must_use]
+    pub fn problem(&self, now: Timestamp) -> Option<&'static str> {
+        let from = self.from?;
+        let empty = from >= self.to.unwrap_or(now);
+        empty.then_some("is not before to, which is now unless it is given; give an earlier moment")
+    }
+}
+
 /// A row with the name of its project.
 #[derive(Clone, Debug)]
 pub struct UsageRow {
@@ -63,12 +73,15 @@ impl Service {
     /// projects and the caller's own.
     ///
     /// # Errors
-    /// When nobody is logged in, other reports take all places for too long, or the store cannot be read.
+    /// When nobody is logged in, the span is empty, other reports take all places for too long, or the store cannot be read.
     pub async fn usage(&self, caller: &Caller, asked: UsageAsked) -> Result<UsageReport, ApiError> {
         if caller.is_anonymous() {
             return Err(not_authenticated());
         }
         let now = clock::now();
+        if let Some(words) = asked.problem(now) {
+            return Err(ApiError::field("from", words));
+        }
         let window = window(asked, now);
         let usage = Usage::new(window, asked.by, now);
         let usage = self.reporting(self.swept(caller, window, usage)).await?;
@@ -158,7 +171,7 @@ async fn with_place<T>(
     reads.await
 }
 
-/// A span that begins behind its end has nothing in it.
+/// One that lies behind now has nothing in it.
 fn window(asked: UsageAsked, now: Timestamp) -> Window {
     let to = asked.to.unwrap_or(now).min(now);
     let from = asked.from.unwrap_or_else(|| to.minus(USUAL));

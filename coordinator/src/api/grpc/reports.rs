@@ -38,11 +38,7 @@ impl ReportService for ReportDoor {
         let asked = UsageAsked {
             from: request.from.as_ref().map(time),
             to: request.to.as_ref().map(time),
-            by: match request.by() {
-                v1::UsageBy::Unspecified | v1::UsageBy::Project => By::Project,
-                v1::UsageBy::User => By::User,
-                v1::UsageBy::Both => By::Both,
-            },
+            by: by(request.by)?,
         };
         let report = self.0.usage(&caller, asked).await?;
         let rows = report.rows.into_iter();
@@ -140,6 +136,18 @@ fn past_job(job: PastJob) -> v1::PastJob {
         ran_seconds: job.ran.as_secs_f64(),
         time_limit_seconds: job.limit.unwrap_or_default().as_secs_f64(),
         preemptible: job.preemptible,
+    }
+}
+
+fn by(number: i32) -> Result<By, ApiError> {
+    match v1::UsageBy::try_from(number) {
+        Ok(v1::UsageBy::Unspecified | v1::UsageBy::Project) => Ok(By::Project),
+        Ok(v1::UsageBy::User) => Ok(By::User),
+        Ok(v1::UsageBy::Both) => Ok(By::Both),
+        Err(_) => {
+            let words = format!("is {number}, and jobs are put together by project, user or both");
+            Err(ApiError::field("by", words))
+        }
     }
 }
 

@@ -17,7 +17,10 @@ use super::{
     openapi::Counting,
     request::{Asked, User},
 };
-use crate::api::{Service, UsageAsked, UsageRow};
+use crate::{
+    api::{Service, UsageAsked, UsageRow},
+    clock,
+};
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<Service> {
@@ -95,13 +98,19 @@ pub(super) async fn usage(
     User(caller): User,
     asked: Asked,
 ) -> Answer<UsageView> {
-    let wanted = asked.read(|fields| UsageAsked {
-        from: moment(fields, "from"),
-        to: moment(fields, "to"),
-        by: fields
-            .one_of("by", &By::ALL.map(|(name, _)| name))
-            .and_then(By::parse)
-            .unwrap_or_default(),
+    let wanted = asked.read(|fields| {
+        let wanted = UsageAsked {
+            from: moment(fields, "from"),
+            to: moment(fields, "to"),
+            by: fields
+                .one_of("by", &By::ALL.map(|(name, _)| name))
+                .and_then(By::parse)
+                .unwrap_or_default(),
+        };
+        if let Some(words) = wanted.problem(clock::now()) {
+            fields.refuse("from", words);
+        }
+        wanted
     })?;
     let report = service.usage(&caller, wanted).await?;
     Ok(Json(UsageView {
