@@ -99,6 +99,7 @@ impl Player for Real<'_> {
         let packed = Ask::packed(row.gpus);
         let asked = Submission {
             ask: Ask { gang, ..packed },
+            priority: Submission::level(row.priority),
             project: row.vc.clone(),
             user: row.user.clone(),
             name: row.name.clone(),

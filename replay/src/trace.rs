@@ -30,6 +30,8 @@ pub struct TraceJob {
     pub nodes: u32,
     /// Whether it may be stopped, where that is known.
     pub preemptible: Option<bool>,
+    /// Higher first; 0 where that is not known.
+    pub priority: i32,
     /// How long it runs. Hidden from the policy until then.
     pub duration: i64,
     /// How long its user said that it may run.
@@ -154,6 +156,7 @@ impl Columns {
             gpus: u32::try_from(number(self.gpus, "gpus")?).unwrap_or(0),
             nodes: 0,
             preemptible: None,
+            priority: 0,
             duration,
             limit,
         })

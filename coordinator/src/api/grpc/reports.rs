@@ -136,6 +136,7 @@ fn past_job(job: PastJob) -> v1::PastJob {
         ran_seconds: job.ran.as_secs_f64(),
         time_limit_seconds: job.limit.unwrap_or_default().as_secs_f64(),
         preemptible: job.preemptible,
+        priority: job.priority,
     }
 }
 
