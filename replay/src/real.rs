@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use trainyard_core::sched::policy::{
     Config, Scheduler, Submission,
-    ask::{Ask, Gang},
+    ask::Ask,
     cluster::NodeOffer,
 };
 
@@ -89,16 +89,12 @@ impl Player for Real<'_> {
         };
         self.places.insert(number(job), job);
         let drawn = lot(row.id) >= self.pinned;
-        let gang = match row.gpus.checked_div(row.nodes) {
-            Some(gpus) => Gang::Each {
-                nodes: row.nodes,
-                gpus,
-            },
-            None => Gang::Packed { gpus: row.gpus },
-        };
         let packed = Ask::packed(row.gpus);
         let asked = Submission {
-            ask: Ask { gang, ..packed },
+            ask: Ask {
+                gang: row.gang(),
+                ..packed
+            },
             priority: Submission::level(row.priority),
             project: row.vc.clone(),
             user: row.user.clone(),

@@ -10,6 +10,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use thiserror::Error;
+use trainyard_core::sched::policy::ask::Gang;
 
 /// One job of a trace. Times in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,20 @@ pub struct TraceJob {
     pub duration: i64,
     /// How long its user said that it may run.
     pub limit: i64,
+}
+
+impl TraceJob {
+    /// How its GPUs lie on nodes.
+    #[must_use]
+    pub fn gang(&self) -> Gang {
+        match self.gpus.checked_div(self.nodes) {
+            Some(gpus) => Gang::Each {
+                nodes: self.nodes,
+                gpus,
+            },
+            None => Gang::Packed { gpus: self.gpus },
+        }
+    }
 }
 
 /// Why a trace could not be read.

@@ -170,8 +170,11 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
     };
     let replayed = |nodes: &[u32]| own(nodes, &jobs, "fifo").remove(0).0;
     let few = replayed(&[4, 4]);
-    // Its six GPUs lie on one node, and none has as many.
+    // Its six GPUs lie on one node, and none has as many; the anchors see that too.
     assert_eq!(few.stuck, 1);
+    for (figures, _) in own(&[4, 4], &jobs, "all") {
+        assert_eq!(figures.stuck, 1, "{}", figures.policy);
+    }
     assert!((few.wait_max - 99.0).abs() < 1e-9, "{}", few.wait_max);
     let more = replayed(&[4, 4, 4, 8]);
     assert_eq!(
