@@ -113,7 +113,17 @@ fn what_cannot_be_answered_says_what_can() {
         .unwrap_err()
         .to_string();
     assert!(words.contains("vcvGl, vcvlY"), "{words}");
-    assert!("twenty".parse::<Nodes>().is_err());
+    for wrong in ["twenty", "0x8", "8x0", "1000001x1", "4294967295x4294967295"] {
+        let words = wrong.parse::<Nodes>().unwrap_err();
+        assert!(words.contains("72x8"), "{words}");
+    }
+    let many = Question {
+        nodes: vec![u32::MAX; 2],
+        vc: None,
+        ..question
+    };
+    let words = answer(&many, &|| Duration::ZERO).unwrap_err().to_string();
+    assert!(words.contains("8589934590 GPUs"), "{words}");
 }
 
 #[test]
