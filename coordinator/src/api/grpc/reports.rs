@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, async_trait};
 use trainyard_core::{
     ids::{JobId, NodeName},
     past::PastJob,
+    time::Timestamp,
     usage::{By, Row},
 };
 use trainyard_proto::{
@@ -14,7 +15,10 @@ use trainyard_proto::{
     v1::{self, report_service_server::ReportService},
 };
 
-use super::caller;
+use super::{
+    caller,
+    pages::{size, token},
+};
 use crate::{
     api::{ApiError, EventsAsked, Past, Service, UsageAsked},
     store::{NodeRow, StoredEvent},
@@ -58,11 +62,9 @@ impl ReportService for ReportDoor {
         let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let asked = EventsAsked {
-            job: job(request.job_id),
-            node: node(request.node),
-            since: request.since.as_ref().map(time),
-            after: number(&request.page_token)?,
-            limit: usize::try_from(request.page_size).unwrap_or(usize::MAX),
+            after: token(&request.page_token)?,
+            limit: size(request.page_size),
+            ..asked(request.job_id, request.node, request.since.as_ref().map(time))
         };
         let page = self.0.events(&caller, asked).await?;
         let next = page.next().map(|next| next.to_string());
@@ -81,11 +83,8 @@ impl ReportService for ReportDoor {
         let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let asked = EventsAsked {
-            job: job(request.job_id),
-            node: node(request.node),
-            since: request.since.as_ref().map(time),
             after: request.after_event_id,
-            limit: 0,
+            ..asked(request.job_id, request.node, request.since.as_ref().map(time))
         };
         let pages = self.0.follow_events(&caller, asked)?;
         let pages = pages.map_err(Status::from).map_ok(|rows| {
@@ -152,22 +151,13 @@ fn by(number: i32) -> Result<By, ApiError> {
     }
 }
 
-fn job(id: u64) -> Option<JobId> {
-    (id > 0).then_some(JobId(id))
-}
-
-fn node(name: String) -> Option<NodeName> {
-    (!name.is_empty()).then_some(NodeName(name))
-}
-
-fn number(token: &str) -> Result<Option<u64>, ApiError> {
-    let words = "is not a token of an earlier page; leave it out for the first page";
-    match token {
-        "" => Ok(None),
-        token => match token.parse() {
-            Ok(number) => Ok(Some(number)),
-            Err(_) => Err(ApiError::field("page_token", words)),
-        },
+/// Which events, from the first on.
+fn asked(job: u64, node: String, since: Option<Timestamp>) -> EventsAsked {
+    EventsAsked {
+        job: (job > 0).then_some(JobId(job)),
+        node: (!node.is_empty()).then_some(NodeName(node)),
+        since,
+        ..EventsAsked::default()
     }
 }
 
