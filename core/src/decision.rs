@@ -89,6 +89,14 @@ impl Kind {
         let known = Self::ALL.into_iter().find(|(_, kind)| *kind == self);
         known.map_or("unknown", |(name, _)| name)
     }
+
+    /// Whether the words are those of a job's own trainers, which may speak of anything.
+    const fn has_own_words(self) -> bool {
+        matches!(
+            self,
+            Self::GangEnded | Self::Retried | Self::Completed | Self::Failed
+        )
+    }
 }
 
 /// One decision: a row of the store.
@@ -260,6 +268,16 @@ impl Decision {
         })
     }
 
+    /// As it is told to somebody who may not know of the jobs that `hides` names.
+    #[must_use]
+    pub fn without(mut self, mut hides: impl FnMut(JobId) -> bool) -> Self {
+        self.for_job = self.for_job.filter(|job| !hides(*job));
+        if self.job.is_some() && !self.kind.has_own_words() {
+            self.words = unnamed(&self.words, hides);
+        }
+        self
+    }
+
     /// Whether two reasons to wait are of one sort: what is short may change in its numbers all the time.
     #[must_use]
     pub fn is_same_wait(one: &str, other: &str) -> bool {
@@ -272,6 +290,24 @@ fn sort_of(words: &str) -> String {
     let head = words.split([':', ';']).next().unwrap_or_default();
     let head = head.split(" on ").next().unwrap_or_default();
     head.chars().filter(|one| !one.is_ascii_digit()).collect()
+}
+
+/// The same words, in which jobs that `hides` says so of have no number.
+#[must_use]
+pub fn unnamed(words: &str, mut hides: impl FnMut(JobId) -> bool) -> String {
+    const NAMES: &str = "job ";
+    let mut told = String::new();
+    let mut rest = words;
+    while let Some((before, behind)) = rest.split_once(NAMES) {
+        rest = behind.trim_start_matches(|one: char| one.is_ascii_digit());
+        let number = behind.strip_suffix(rest).unwrap_or_default();
+        told.push_str(before);
+        match number.parse() {
+            Ok(id) if hides(JobId(id)) => told.push_str("another job"),
+            Ok(_) | Err(_) => told.extend([NAMES, number]),
+        }
+    }
+    told + rest
 }
 
 fn cut(words: String) -> String {

@@ -33,6 +33,8 @@ pub struct PastJob {
     pub limit: Option<Duration>,
     /// It may be preempted.
     pub preemptible: bool,
+    /// Higher first.
+    pub priority: i32,
 }
 
 impl PastJob {
@@ -111,6 +113,7 @@ impl PastJob {
             ran,
             limit: spec.time_limit,
             preemptible: spec.preemptible,
+            priority: spec.priority,
         })
     }
 }

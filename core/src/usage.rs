@@ -139,9 +139,10 @@ impl Usage {
         }
     }
 
-    /// One job, told once.
-    pub fn add(&mut self, job: &Job) {
-        let waited: u128 = waits(job, self.now)
+    /// One job, told once. `came` is when the last of the jobs that it waits for had ended, or now while one of them has
+    /// not; none when it waits for nobody.
+    pub fn add(&mut self, job: &Job, came: Option<Timestamp>) {
+        let waited: u128 = waits(job, (came, self.now))
             .into_iter()
             .map(|(from, to)| self.window.part_of(from, to))
             .sum();
@@ -253,11 +254,16 @@ fn with_next(attempts: &[Attempt]) -> impl Iterator<Item = (&Attempt, Option<&At
 }
 
 /// The spans for which a job has waited for a place: from when it was asked for, or was queued again by itself, to its
-/// place. Its user's own `not_before` is no waiting. When a user ran it again for the last time but one is not in its
-/// row any more: that wait is left out.
-fn waits(job: &Job, now: Timestamp) -> Vec<(Timestamp, Timestamp)> {
+/// place. What its user wanted it to wait for, a moment or other jobs, is no waiting for a place; once it has had one,
+/// it waits for no other job. When a user ran it again for the last time but one is not in its row any more: that wait is
+/// left out.
+fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timestamp, Timestamp)> {
     let asked = job.asked_at.unwrap_or(job.created_at);
-    let open = |from: Timestamp| from.max(job.spec.not_before.unwrap_or(from));
+    let open = |from: Timestamp, again: bool| {
+        let came = came.filter(|_| !again);
+        from.max(job.spec.not_before.unwrap_or(from))
+            .max(came.unwrap_or(from))
+    };
     let mut spans = Vec::new();
     let mut before: Option<&Attempt> = None;
     for attempt in &job.attempts {
@@ -270,16 +276,20 @@ fn waits(job: &Job, now: Timestamp) -> Vec<(Timestamp, Timestamp)> {
                 (over <= asked && asked <= attempt.placed_at).then_some(asked)
             }
         };
-        spans.extend(from.map(|from| (open(from), attempt.placed_at)));
+        let again = before.is_some_and(|before| before.tried_again);
+        spans.extend(from.map(|from| (open(from, again), attempt.placed_at)));
         before = Some(attempt);
     }
+    let tried = before.filter(|last| last.tried_again && last.placed_at >= asked);
     match job.state {
-        JobState::Pending | JobState::Queued => spans.push((open(job.state_since), now)),
+        JobState::Pending | JobState::Queued => {
+            spans.push((open(job.state_since, tried.is_some()), now));
+        }
         // It ended before it had a place, or before it had one again.
         JobState::Cancelled | JobState::Failed if ended_waiting(job, asked) => {
-            let since = before.filter(|last| last.tried_again && last.placed_at >= asked);
-            let since = since.and_then(Attempt::ended_at).unwrap_or(asked);
-            spans.push((open(since), job.ended_at.unwrap_or(job.state_since)));
+            let since = tried.and_then(Attempt::ended_at).unwrap_or(asked);
+            let until = job.ended_at.unwrap_or(job.state_since);
+            spans.push((open(since, tried.is_some()), until));
         }
         JobState::Starting
         | JobState::Running

@@ -6,10 +6,10 @@ mod easy;
 mod queue;
 mod rounds;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_core::sched::policy::{
-    ask::Ask,
+    ask::{Ask, Gang},
     cluster::{Cluster, JobIx, Piece},
     dense::Bits,
     place::Shape,
@@ -99,14 +99,17 @@ fn rounds<'a>(floor: Floor<'a>, order: Order, restart_cost: i64) -> Box<dyn Play
 struct Floor<'a> {
     jobs: &'a [TraceJob],
     cluster: Cluster,
-    shapes: BTreeMap<u32, Shape>,
+    shapes: BTreeMap<Gang, Shape>,
     held: BTreeMap<usize, Vec<Piece>>,
 }
 
 impl<'a> Floor<'a> {
     fn new(jobs: &'a [TraceJob], cluster: Cluster) -> Self {
-        let widths = jobs.iter().map(|job| job.gpus);
-        let shapes = widths.map(|gpus| (gpus, Shape::new(&cluster, Ask::packed(gpus))));
+        let gangs: BTreeSet<Gang> = jobs.iter().map(TraceJob::gang).collect();
+        let shapes = gangs.into_iter().map(|gang| {
+            let packed = Ask::packed(gang.gpus());
+            (gang, Shape::new(&cluster, Ask { gang, ..packed }))
+        });
         Self {
             jobs,
             shapes: shapes.collect(),
@@ -126,7 +129,7 @@ impl<'a> Floor<'a> {
 
     /// Starts a job if nodes of `within` are there.
     fn start_within(&mut self, job: usize, within: Option<&Bits>) -> bool {
-        let shape = self.shapes.get(&self.job(job).gpus);
+        let shape = self.shapes.get(&self.job(job).gang());
         let found = shape.and_then(|shape| shape.find_but(&self.cluster, within));
         let Some(pieces) = found else {
             return false;

@@ -247,6 +247,7 @@ mod tests {
             gpus: 1,
             nodes: 0,
             preemptible: None,
+            priority: 0,
             duration: 100,
             limit: 0,
         };

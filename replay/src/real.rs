@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trainyard_core::sched::policy::{
-    Config, Scheduler, Submission,
-    ask::{Ask, Gang},
-    cluster::NodeOffer,
-};
+use trainyard_core::sched::policy::{Config, Scheduler, Submission, ask::Ask, cluster::NodeOffer};
 
 use crate::{
     engine::{Action, Player},
@@ -89,16 +85,13 @@ impl Player for Real<'_> {
         };
         self.places.insert(number(job), job);
         let drawn = lot(row.id) >= self.pinned;
-        let gang = match row.gpus.checked_div(row.nodes) {
-            Some(gpus) => Gang::Each {
-                nodes: row.nodes,
-                gpus,
-            },
-            None => Gang::Packed { gpus: row.gpus },
-        };
         let packed = Ask::packed(row.gpus);
         let asked = Submission {
-            ask: Ask { gang, ..packed },
+            ask: Ask {
+                gang: row.gang(),
+                ..packed
+            },
+            priority: Submission::level(row.priority),
             project: row.vc.clone(),
             user: row.user.clone(),
             name: row.name.clone(),

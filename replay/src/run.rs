@@ -24,6 +24,9 @@ use crate::{
     trace::{self, TraceError, TraceJob},
 };
 
+/// GPUs of a cluster that is replayed on: each node has a row.
+const MOST_GPUS: u32 = 1_000_000;
+
 /// So many nodes of so many GPUs: `72x8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nodes {
@@ -46,9 +49,15 @@ impl FromStr for Nodes {
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('x').and_then(|(count, gpus)| {
             let (count, gpus) = (count.trim().parse().ok()?, gpus.trim().parse().ok()?);
-            (count > 0 && gpus > 0).then_some(Self { count, gpus })
+            Some(Self { count, gpus })
         });
-        parsed.ok_or_else(|| format!("'{text}' is not COUNTxGPUS; write for example 72x8"))
+        let all = |nodes: &Self| nodes.count.checked_mul(nodes.gpus);
+        let fits = |nodes: &Self| all(nodes).is_some_and(|all| (1..=MOST_GPUS).contains(&all));
+        parsed.filter(fits).ok_or_else(|| {
+            format!(
+                "'{text}' is not COUNTxGPUS of 1 to {MOST_GPUS} GPUs in all; write for example 72x8"
+            )
+        })
     }
 }
 
@@ -97,6 +106,18 @@ pub struct Question {
     pub predict: bool,
 }
 
+impl Question {
+    /// All GPUs of the cluster.
+    ///
+    /// # Errors
+    /// When there are more than can be replayed on.
+    pub fn capacity(&self) -> Result<u32, ReplayError> {
+        let all: u64 = self.nodes.iter().map(|gpus| u64::from(*gpus)).sum();
+        let few = u32::try_from(all).ok().filter(|all| *all <= MOST_GPUS);
+        few.ok_or(ReplayError::Nodes(all))
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum ReplayError {
@@ -109,6 +130,12 @@ pub enum ReplayError {
     /// The trace has no such jobs.
     #[error("{0} has no job in the virtual cluster '{1}'; it has {2}")]
     Vc(PathBuf, String, String),
+    /// The cluster.
+    #[error(
+        "the nodes have {0} GPUs in all, and a replay takes {most}; say which to replay with, such as --nodes 72x8",
+        most = MOST_GPUS
+    )]
+    Nodes(u64),
     /// The trace is empty.
     #[error("{0} has no job")]
     Empty(PathBuf),
@@ -160,6 +187,7 @@ pub fn answer(
     if rules.is_empty() {
         return Err(ReplayError::Policy(question.policy.clone()));
     }
+    let capacity = question.capacity()?;
     let jobs = jobs(question)?;
     let history = question
         .history
@@ -170,6 +198,7 @@ pub fn answer(
     let bench = Bench {
         question,
         jobs: &jobs,
+        capacity,
         isolated: isolated(question, &jobs, stopwatch)?,
         stopwatch,
     };
@@ -221,6 +250,7 @@ fn jobs(question: &Question) -> Result<Vec<TraceJob>, ReplayError> {
 struct Bench<'a> {
     question: &'a Question,
     jobs: &'a [TraceJob],
+    capacity: u32,
     isolated: Option<Vec<i64>>,
     stopwatch: &'a dyn Fn() -> Duration,
 }
@@ -231,9 +261,8 @@ impl Bench<'_> {
         let cost = self.question.restart_cost;
         let outcome = engine::replay(self.jobs, cost, player, self.stopwatch);
         let took = (self.stopwatch)().saturating_sub(before);
-        let capacity = self.question.nodes.iter().sum();
         let isolated = self.isolated.as_deref();
-        let mut figures = metrics::figures(name, self.jobs, capacity, &outcome, isolated);
+        let mut figures = metrics::figures(name, self.jobs, self.capacity, &outcome, isolated);
         figures.wall_s = took.as_secs_f64();
         (figures, outcome)
     }

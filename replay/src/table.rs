@@ -42,7 +42,7 @@ pub fn table(rows: &[&Figures]) -> String {
         }
         if row.stuck > 0 {
             let words = format!(
-                "\n  {} jobs are wider than all nodes together, and never ran",
+                "\n  {} jobs never ran: no nodes hold them, or one that none hold stood before them",
                 row.stuck
             );
             text.push_str(&words);

@@ -10,6 +10,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use thiserror::Error;
+use trainyard_core::sched::policy::ask::Gang;
 
 /// One job of a trace. Times in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +31,26 @@ pub struct TraceJob {
     pub nodes: u32,
     /// Whether it may be stopped, where that is known.
     pub preemptible: Option<bool>,
+    /// Higher first; 0 where that is not known.
+    pub priority: i32,
     /// How long it runs. Hidden from the policy until then.
     pub duration: i64,
     /// How long its user said that it may run.
     pub limit: i64,
+}
+
+impl TraceJob {
+    /// How its GPUs lie on nodes.
+    #[must_use]
+    pub fn gang(&self) -> Gang {
+        match self.gpus.checked_div(self.nodes) {
+            Some(gpus) => Gang::Each {
+                nodes: self.nodes,
+                gpus,
+            },
+            None => Gang::Packed { gpus: self.gpus },
+        }
+    }
 }
 
 /// Why a trace could not be read.
@@ -154,6 +171,7 @@ impl Columns {
             gpus: u32::try_from(number(self.gpus, "gpus")?).unwrap_or(0),
             nodes: 0,
             preemptible: None,
+            priority: 0,
             duration,
             limit,
         })

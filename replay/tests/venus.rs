@@ -113,7 +113,17 @@ fn what_cannot_be_answered_says_what_can() {
         .unwrap_err()
         .to_string();
     assert!(words.contains("vcvGl, vcvlY"), "{words}");
-    assert!("twenty".parse::<Nodes>().is_err());
+    for wrong in ["twenty", "0x8", "8x0", "1000001x1", "4294967295x4294967295"] {
+        let words = wrong.parse::<Nodes>().unwrap_err();
+        assert!(words.contains("72x8"), "{words}");
+    }
+    let many = Question {
+        nodes: vec![u32::MAX; 2],
+        vc: None,
+        ..question
+    };
+    let words = answer(&many, &|| Duration::ZERO).unwrap_err().to_string();
+    assert!(words.contains("8589934590 GPUs"), "{words}");
 }
 
 #[test]
@@ -150,34 +160,40 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
         gpus,
         nodes,
         preemptible: Some(false),
+        priority: 0,
         duration: 100,
         limit: 0,
     };
     let jobs = vec![job(1, 0, 4, 1), job(2, 1, 8, 2), job(3, 2, 6, 1)];
-    let replayed = |nodes: &[u32]| {
+    let own = |nodes: &[u32], jobs: &[trace::TraceJob], policy: &str| {
         let question = Question {
-            source: Source::Jobs(jobs.clone(), PathBuf::from("the store")),
+            source: Source::Jobs(jobs.to_vec(), PathBuf::from("the store")),
             nodes: nodes.to_vec(),
             vc: None,
             history: None,
-            policy: "fifo".into(),
+            policy: policy.into(),
             restart_cost: 60,
             preemptible: 1.0,
             predict: false,
         };
-        answer(&question, &|| Duration::ZERO)
-            .unwrap()
-            .policies
-            .remove(0)
-            .0
+        answer(&question, &|| Duration::ZERO).unwrap().policies
     };
+    let replayed = |nodes: &[u32]| own(nodes, &jobs, "fifo").remove(0).0;
     let few = replayed(&[4, 4]);
-    // Its six GPUs lie on one node, and none has as many.
+    // Its six GPUs lie on one node, and none has as many; the anchors see that too.
     assert_eq!(few.stuck, 1);
+    for (figures, _) in own(&[4, 4], &jobs, "all") {
+        assert_eq!(figures.stuck, 1, "{}", figures.policy);
+    }
     assert!((few.wait_max - 99.0).abs() < 1e-9, "{}", few.wait_max);
     let more = replayed(&[4, 4, 4, 8]);
     assert_eq!(
         (more.stuck, more.wait_max.to_bits()),
         (0, 0.0_f64.to_bits())
     );
+    // Of two that wait the one of the higher priority goes first.
+    let mut urgent = vec![job(1, 0, 4, 1), job(2, 1, 4, 1), job(3, 2, 4, 1)];
+    urgent[2].priority = 500;
+    let went = own(&[4], &urgent, "default").remove(0).1;
+    assert_eq!(went.started, [0, 200, 100]);
 }

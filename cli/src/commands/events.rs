@@ -107,7 +107,7 @@ async fn go_on(
     client: &mut Client,
     (args, since): (&EventsArgs, Option<Timestamp>),
 ) -> anyhow::Result<()> {
-    let after = Cell::new(0);
+    let after = Cell::new(None);
     follow(
         client,
         async |client| {
@@ -132,7 +132,7 @@ async fn go_on(
                 } else {
                     output::line(&line(event))?;
                 }
-                after.set(event.event_id);
+                after.set(Some(event.event_id));
             }
             Ok(())
         },

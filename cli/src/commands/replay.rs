@@ -89,7 +89,6 @@ pub(crate) async fn run(context: &Context<'_>, args: ReplayArgs) -> anyhow::Resu
     if nodes.is_empty() {
         bail!("no node with GPUs is known there; say which to replay with, such as --nodes 4x8");
     }
-    let capacity = nodes.iter().sum();
     let question = Question {
         source,
         nodes,
@@ -106,7 +105,7 @@ pub(crate) async fn run(context: &Context<'_>, args: ReplayArgs) -> anyhow::Resu
         let named: Vec<_> = named
             .map(|(figures, went)| (figures.policy.clone(), went))
             .collect();
-        fs::write(path, svg::draw(&named, capacity))
+        fs::write(path, svg::draw(&named, question.capacity()?))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let rows: Vec<_> = answer.policies.iter().map(|(figures, _)| figures).collect();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use trainyard_core::time::Timestamp;
@@ -17,6 +16,7 @@ use trainyard_proto::{
 use super::Context;
 use crate::{
     clock,
+    error::CliError,
     exit::Exit,
     output::{
         Screen,
@@ -86,7 +86,9 @@ pub(crate) async fn run(context: &Context<'_>, args: UsageArgs) -> anyhow::Resul
     let as_of = |moment: Option<Moment>| moment.map(|moment| moment.as_of(now));
     let (from, to) = (as_of(args.from), as_of(args.to));
     if from.is_some_and(|from| from >= to.unwrap_or(now)) {
-        bail!("--from is not before --to, which is now unless it is given; give an earlier moment");
+        let words =
+            "--from is not before --to, which is now unless it is given; give an earlier moment";
+        return Err(CliError::Usage(words.to_owned()).into());
     }
     let by = match args.by {
         ByName::Project => UsageBy::Project,

@@ -1,7 +1,7 @@
 //! What was decided, as whoever asks may see it.
 //!
 //! Owns who sees what: of a job whoever may read it, of a node alone whoever may see nodes, and refusals whoever operates
-//! the cluster. Decides nothing. Called by both doors.
+//! the cluster; of another job that it names the number only whoever may read that one too. Decides nothing. Called by both doors.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,7 @@ use trainyard_core::{
 };
 
 use super::{ApiError, Caller, Service, access::Target, reader::Reader, users::not_authenticated};
-use crate::store::{EventsOf, ReadError, Store, StoredEvent};
+use crate::store::{EventsOf, Store, StoredEvent};
 
 /// Rows that are looked at for each one that a page may have.
 const LOOKS: usize = 10;
@@ -33,8 +33,8 @@ pub struct EventsAsked {
     pub node: Option<NodeName>,
     /// Only what was decided then and later.
     pub since: Option<Timestamp>,
-    /// Only behind this number.
-    pub after: u64,
+    /// Only behind this number; none begins at the beginning, which of a job is its acceptance, number 0.
+    pub after: Option<u64>,
     /// Rows on a page; 0 takes 50.
     pub limit: usize,
 }
@@ -63,26 +63,29 @@ struct View {
     reader: Reader,
     sees_nodes: bool,
     operates: bool,
-    /// Whether jobs may be read, each looked up once.
-    jobs: BTreeMap<JobId, bool>,
+    /// Whether the caller may not know of a job, each looked up once.
+    hidden: BTreeMap<JobId, bool>,
 }
 
 impl View {
-    fn shows(&mut self, store: &Store, decision: &Decision) -> Result<bool, ReadError> {
-        let Some(id) = decision.job else {
-            let seen = match decision.nodes.is_empty() {
-                true => self.operates,
-                false => self.sees_nodes,
-            };
-            return Ok(seen);
+    /// What of it is told: whoever may see what it is about may not know of another job that it names.
+    fn told(&mut self, store: &Store, row: StoredEvent) -> Option<StoredEvent> {
+        let about = &row.decision;
+        let shown = match about.job {
+            Some(job) => !self.hides(store, job),
+            None if about.nodes.is_empty() => self.operates,
+            None => self.sees_nodes,
         };
-        if let Some(known) = self.jobs.get(&id) {
-            return Ok(*known);
-        }
-        let job = store.job(id)?;
-        let reads = job.is_some_and(|job| self.reader.accounts_for(store, &job));
-        self.jobs.insert(id, reads);
-        Ok(reads)
+        shown.then(|| StoredEvent {
+            decision: row.decision.without(|job| self.hides(store, job)),
+            ..row
+        })
+    }
+
+    fn hides(&mut self, store: &Store, job: JobId) -> bool {
+        let reader = &self.reader;
+        let known = self.hidden.entry(job);
+        *known.or_insert_with(|| reader.hides(store, job))
     }
 }
 
@@ -98,7 +101,9 @@ impl Service {
     ) -> Result<EventsPage, ApiError> {
         let job = self.may_follow(caller, &asked)?;
         let accepted = job.as_ref().and_then(|job| accepted(job, &asked));
-        let mut page = self.page_of_events(caller, &asked).await?;
+        let limit = self.page(asked.limit);
+        let left = limit.saturating_sub(usize::from(accepted.is_some()));
+        let mut page = self.page_of_events(caller, &asked, left).await?;
         page.rows.splice(0..0, accepted);
         Ok(page)
     }
@@ -117,7 +122,7 @@ impl Service {
         let first = job.as_ref().and_then(|job| accepted(job, &asked));
         let permit = self.stream(caller)?;
         let (service, caller) = (self.clone(), caller.clone());
-        asked.limit = PAGE;
+        let rows = self.page(PAGE);
         Ok(async_stream::try_stream! {
             let _held = permit;
             let mut noted = service.store().noted();
@@ -129,12 +134,12 @@ impl Service {
                 // A stream outlives logins and memberships.
                 let caller = service.still(&caller)?;
                 service.may_follow(&caller, &asked)?;
-                let mut page = service.page_of_events(&caller, &asked).await?;
-                let rows = std::mem::take(&mut page.rows);
-                if !rows.is_empty() {
-                    yield rows;
+                let mut page = service.page_of_events(&caller, &asked, rows).await?;
+                let found = std::mem::take(&mut page.rows);
+                if !found.is_empty() {
+                    yield found;
                 }
-                asked.after = page.seen;
+                asked.after = Some(page.seen);
                 if page.more {
                     continue;
                 }
@@ -162,20 +167,21 @@ impl Service {
         &self,
         caller: &Caller,
         asked: &EventsAsked,
+        limit: usize,
     ) -> Result<EventsPage, ApiError> {
         let may = |wanted| self.require(caller, wanted, Target::Cluster).is_ok();
         let mut view = View {
             reader: self.reader(caller),
             sees_nodes: may(Permission::ReadNodes),
             operates: may(Permission::Operate),
-            jobs: BTreeMap::new(),
+            hidden: BTreeMap::new(),
         };
-        let limit = self.page(asked.limit);
         let of = EventsOf {
             job: asked.job,
             node: asked.node.clone(),
         };
-        let (mut after, since) = (asked.after, asked.since.unwrap_or(Timestamp(i64::MIN)));
+        let since = asked.since.unwrap_or(Timestamp(i64::MIN));
+        let mut after = asked.after.unwrap_or_default();
         self.blocking(move |store| {
             let mut rows = Vec::new();
             let mut left = limit.saturating_mul(LOOKS);
@@ -186,9 +192,7 @@ impl Service {
                 let whole = some.len() < wanted;
                 for row in some {
                     after = row.id;
-                    if view.shows(store, &row.decision)? {
-                        rows.push(row);
-                    }
+                    rows.extend(view.told(store, row));
                 }
                 if whole {
                     let page = EventsPage {
@@ -212,7 +216,7 @@ impl Service {
 /// The beginning of a job, which is no row of its own: a submission writes no more than its job.
 fn accepted(job: &Job, asked: &EventsAsked) -> Option<StoredEvent> {
     let since = asked.since.is_none_or(|since| job.created_at >= since);
-    let begins = asked.after == 0 && asked.node.is_none() && since;
+    let begins = asked.after.is_none() && asked.node.is_none() && since;
     let words = format!("submitted by {}", job.submitted_by);
     begins.then(|| StoredEvent {
         id: 0,

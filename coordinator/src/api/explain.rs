@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use trainyard_core::{
     access::Permission,
+    decision::unnamed,
     ids::JobId,
     job::{Event, Job},
     sched::{Explanation, Short, policy::Place},
@@ -102,7 +103,7 @@ impl Service {
         Ok((nodes.into_iter().map(|node| node.0).collect(), why))
     }
 
-    fn explained(&self, caller: &Caller, why: Explanation) -> Result<Explained, ApiError> {
+    fn explained(&self, caller: &Caller, mut why: Explanation) -> Result<Explained, ApiError> {
         let reader = self.reader(caller);
         let now = clock::now();
         let nodes: Result<Vec<_>, ApiError> = why
@@ -110,6 +111,7 @@ impl Service {
             .iter()
             .map(|short| self.short_node(&reader, short, now))
             .collect();
+        why.words = unnamed(&why.words, |job| reader.hides(self.store(), job));
         let nodes = reader.checked(nodes?)?;
         Ok(Explained { why, nodes })
     }

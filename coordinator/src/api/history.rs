@@ -1,11 +1,12 @@
 //! The history of the cluster, for who replays it: every job that has run, and the nodes.
 //!
-//! Owns how the rows are gone through. What of a job counts is decided in `core::past`. Called by the gRPC door.
+//! Owns how the rows are gone through: the place of a report is held while rows are read, and never while whoever asked
+//! takes them. What of a job counts is decided in `core::past`. Called by the gRPC door.
 
 use futures::Stream;
 use trainyard_core::{access::Permission, ids::JobId, past::PastJob, time::Timestamp};
 
-use super::{ApiError, Caller, Service, access::Target, service::stopping};
+use super::{ApiError, Caller, Service, access::Target};
 use crate::{clock, store::NodeRow};
 
 /// Rows that are read in one transaction, and told in one message.
@@ -24,7 +25,7 @@ impl Service {
     /// Nodes, then jobs that were submitted at `since` or later and have run.
     ///
     /// # Errors
-    /// When the caller may not operate the cluster.
+    /// When the caller may not operate the cluster; within the stream, when other reports take all places for too long.
     pub fn history(
         &self,
         caller: &Caller,
@@ -35,8 +36,6 @@ impl Service {
         let service = self.clone();
         Ok(async_stream::try_stream! {
             let _held = permit;
-            let place = service.reports().acquire().await;
-            let _place = place.map_err(|_closed| stopping())?;
             let now = clock::now();
             yield Past::Nodes(service.store().nodes()?);
             let mut after = Some(JobId(0));
@@ -50,7 +49,7 @@ impl Service {
                     jobs.retain(|job| since.is_none_or(|since| job.submitted_at >= since));
                     Ok((jobs, next))
                 });
-                let (jobs, next) = piece.await?;
+                let (jobs, next) = service.reporting(piece).await?;
                 after = next;
                 if !jobs.is_empty() {
                     yield Past::Jobs(jobs);

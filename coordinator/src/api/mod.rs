@@ -23,6 +23,7 @@ pub mod peer;
 pub mod projects;
 mod reader;
 mod reads;
+mod refusals;
 mod reports;
 pub mod rest;
 mod results;

@@ -39,6 +39,18 @@ impl Reader {
         self.open || self.allows(store, Permission::ReadJob, (project, own))
     }
 
+    /// Whether the caller may not know of a job of this number. What keeps it from being read is told by
+    /// [`Reader::checked`].
+    pub(super) fn hides(&self, store: &Store, id: JobId) -> bool {
+        match store.job(id) {
+            Ok(job) => job.is_none_or(|job| !self.reads(store, &job)),
+            Err(error) => {
+                self.failed.replace(Some(error));
+                true
+            }
+        }
+    }
+
     /// As [`Reader::reads`], also where everybody reads jobs: what a project uses is its own affair.
     pub(super) fn accounts_for(&self, store: &Store, job: &Job) -> bool {
         let project = job.spec.project_id;

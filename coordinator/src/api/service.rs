@@ -5,10 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -27,6 +24,7 @@ use super::{
     array,
     figures::Counted,
     follow::Follower,
+    refusals::Refusals,
     streams::{Following, Streams},
     submit,
     users::{UserSettings, Users},
@@ -118,8 +116,7 @@ struct Inner {
     streams: Arc<Streams>,
     /// Reports over all jobs at once.
     reports: Arc<Semaphore>,
-    /// The second in which the last refusal was noted.
-    refused_in: Arc<AtomicI64>,
+    refusals: Refusals,
     counted: Counted,
 }
 
@@ -181,7 +178,7 @@ impl Service {
             submits: Arc::new(Semaphore::new(submit::UNDER_WAY)),
             more_under_way: Arc::default(),
             reports: Arc::new(Semaphore::new(REPORTS)),
-            refused_in: Arc::default(),
+            refusals: Refusals::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -228,9 +225,9 @@ impl Service {
         &self.inner.reports
     }
 
-    /// The second in which the last refusal was noted.
-    pub(super) fn refused_in(&self) -> &AtomicI64 {
-        &self.inner.refused_in
+    /// Which refused submissions are noted.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.inner.refusals
     }
 
     /// Jobs of arrays under way beyond one a submission.

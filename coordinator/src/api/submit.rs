@@ -116,11 +116,12 @@ impl Service {
         }
     }
 
-    /// Notes that a submission was refused, one in a second at most: a client in a loop must not push all else out.
+    /// Notes that a submission was refused, unless that was noted of its user and for this reason lately.
     fn note_refusal(&self, caller: &Caller, refused: &ApiError) {
         let now = clock::now();
-        let second = now.0.div_euclid(1_000_000);
-        if self.refused_in().swap(second, Ordering::Relaxed) == second {
+        let field = refused.violations.first();
+        let field = field.map_or("", |found| found.field.as_str());
+        if !self.refusals().is_news(caller.user.id, field, now) {
             return;
         }
         let words = format!("{} asked in vain: {}", caller.user.email, refused.message);

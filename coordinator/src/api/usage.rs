@@ -5,19 +5,27 @@
 
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use trainyard_core::{
     ids::JobId,
+    job::Job,
     time::Timestamp,
     usage::{By, Row, Usage, Window},
 };
+use trainyard_proto::status::Kind;
 
 use super::{ApiError, Caller, Service, service::stopping, users::not_authenticated};
-use crate::clock;
+use crate::{
+    clock,
+    store::{ReadError, Store},
+};
 
 /// Rows that are read in one transaction.
 const AT_ONCE: usize = 1_000;
 /// How far a report goes back when nothing else is asked for.
 const USUAL: Duration = Duration::from_secs(30 * 86_400);
+/// So long a report waits for its place.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a report is to be about.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +36,16 @@ pub struct UsageAsked {
     pub to: Option<Timestamp>,
     /// How jobs are put together.
     pub by: By,
+}
+
+impl UsageAsked {
+    /// What is wrong with `from`, if the span that begins there has nothing in it.
+    #[must_use]
+    pub fn problem(&self, now: Timestamp) -> Option<&'static str> {
+        let from = self.from?;
+        let empty = from >= self.to.unwrap_or(now);
+        empty.then_some("is not before to, which is now unless it is given; give an earlier moment")
+    }
 }
 
 /// A row with the name of its project.
@@ -55,34 +73,18 @@ impl Service {
     /// projects and the caller's own.
     ///
     /// # Errors
-    /// When nobody is logged in, or the store cannot be read.
+    /// When nobody is logged in, the span is empty, other reports take all places for too long, or the store cannot be read.
     pub async fn usage(&self, caller: &Caller, asked: UsageAsked) -> Result<UsageReport, ApiError> {
         if caller.is_anonymous() {
             return Err(not_authenticated());
         }
         let now = clock::now();
-        let window = window(asked, now);
-        let permit = self.reports().acquire().await;
-        let _permit = permit.map_err(|_closed| stopping())?;
-        let mut usage = Usage::new(window, asked.by, now);
-        let mut after = Some(JobId(0));
-        while let Some(from) = after {
-            let reader = self.reader(caller);
-            // Between two pieces whoever asked may have gone.
-            let piece = self.blocking(move |store| {
-                let next = store.sweep_jobs(
-                    (from, AT_ONCE),
-                    |ended| window.may_have(ended),
-                    |job| {
-                        if reader.accounts_for(store, &job) {
-                            usage.add(&job);
-                        }
-                    },
-                )?;
-                reader.checked((usage, next))
-            });
-            (usage, after) = piece.await?;
+        if let Some(words) = asked.problem(now) {
+            return Err(ApiError::field("from", words));
         }
+        let window = window(asked, now);
+        let usage = Usage::new(window, asked.by, now);
+        let usage = self.reporting(self.swept(caller, window, usage)).await?;
         let total = usage.total();
         let mut rows = Vec::new();
         for used in usage.rows() {
@@ -98,11 +100,101 @@ impl Service {
             total,
         })
     }
+
+    /// Tells it of all jobs that the caller may read.
+    async fn swept(
+        &self,
+        caller: &Caller,
+        window: Window,
+        mut usage: Usage,
+    ) -> Result<Usage, ApiError> {
+        let now = clock::now();
+        let mut after = Some(JobId(0));
+        while let Some(from) = after {
+            let reader = self.reader(caller);
+            // Between two pieces whoever asked may have gone.
+            let piece = self.blocking(move |store| {
+                let mut unread = None;
+                let next = store.sweep_jobs(
+                    (from, AT_ONCE),
+                    |ended| window.may_have(ended),
+                    |job| {
+                        if reader.accounts_for(store, &job) {
+                            match came(store, &job, now) {
+                                Ok(came) => usage.add(&job, came),
+                                Err(error) => unread = Some(error),
+                            }
+                        }
+                    },
+                )?;
+                unread.map_or(Ok(()), Err)?;
+                reader.checked((usage, next))
+            });
+            (usage, after) = piece.await?;
+        }
+        Ok(usage)
+    }
+
+    /// Reads rows for a report, when one of the few places for that is free.
+    ///
+    /// # Errors
+    /// When none becomes free in [`PATIENCE`]; those of `reads`.
+    pub(super) async fn reporting<T>(
+        &self,
+        reads: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        with_place(self.reports(), reads).await
+    }
 }
 
-/// A span that begins behind its end has nothing in it.
+/// When the last of the jobs that one waits for had ended; now while one of them has not.
+fn came(store: &Store, job: &Job, now: Timestamp) -> Result<Option<Timestamp>, ReadError> {
+    let awaited = job.spec.after.iter().chain(&job.spec.after_any);
+    let ends = awaited.map(|id| Ok(store.ended_at(*id)?.unwrap_or(now)));
+    let ends: Result<Vec<Timestamp>, ReadError> = ends.collect();
+    Ok(ends?.into_iter().max())
+}
+
+/// The place is given back before anybody is told what was read: a slow reader must not keep it from others.
+async fn with_place<T>(
+    places: &Semaphore,
+    reads: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    let Ok(place) = tokio::time::timeout(PATIENCE, places.acquire()).await else {
+        let seconds = PATIENCE.as_secs();
+        let words = format!(
+            "other reports over all jobs are being made, and none has ended in {seconds} seconds; try again in a minute, or ask for a shorter span"
+        );
+        return Err(ApiError::new(Kind::Exhausted, words));
+    };
+    let _place = place.map_err(|_closed| stopping())?;
+    reads.await
+}
+
+/// One that lies behind now has nothing in it.
 fn window(asked: UsageAsked, now: Timestamp) -> Window {
     let to = asked.to.unwrap_or(now).min(now);
     let from = asked.from.unwrap_or_else(|| to.minus(USUAL));
     Window { from, to }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_finds_no_place_is_told_so_in_the_end_and_a_place_is_given_back_with_what_was_read()
+     {
+        let places = Semaphore::new(1);
+        for _ in 0..3 {
+            let read = with_place(&places, async { Ok(places.available_permits()) });
+            assert_eq!(read.await.unwrap(), 0);
+        }
+        let held = places.acquire().await.unwrap();
+        let refused = with_place(&places, async { Ok(()) }).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Exhausted);
+        assert!(refused.message.contains("try again"), "{refused:?}");
+        drop(held);
+        assert!(with_place(&places, async { Ok(()) }).await.is_ok());
+    }
 }

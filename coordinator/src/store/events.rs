@@ -24,6 +24,11 @@ use crate::clock;
 /// The table, to be read.
 type Events = redb::ReadOnlyTable<u64, &'static [u8]>;
 
+/// The index by job, to be written.
+type OfJob<'t> = redb::Table<'t, (u64, u64), ()>;
+/// The index by node, to be written.
+type OfNode<'t> = redb::Table<'t, (&'static str, u64), ()>;
+
 /// Rows that one commit forgets.
 const AT_ONCE: usize = 1_024;
 
@@ -79,6 +84,21 @@ pub(super) fn of_node(before: Option<&NodeRow>, after: &NodeRow) -> Option<Decis
     ))
 }
 
+/// By which jobs and by which nodes the row of this number is found.
+pub(super) fn index(
+    note: &Decision,
+    id: u64,
+    (of_job, of_node): (&mut OfJob<'_>, &mut OfNode<'_>),
+) -> Result<(), ReadError> {
+    for job in note.job.into_iter().chain(note.for_job) {
+        of_job.insert((job.0, id), ())?;
+    }
+    for node in &note.nodes {
+        of_node.insert((node.0.as_str(), id), ())?;
+    }
+    Ok(())
+}
+
 impl Batch<'_> {
     pub(super) fn note(&mut self, notes: &[Decision]) -> Result<(), ReadError> {
         let tables = self.opened.noting(self.txn)?;
@@ -94,12 +114,7 @@ impl Batch<'_> {
             };
             let bytes = codec::to_json(place, note)?;
             tables.events.insert(last, bytes.as_slice())?;
-            for job in note.job.into_iter().chain(note.for_job) {
-                tables.of_job.insert((job.0, last), ())?;
-            }
-            for node in &note.nodes {
-                tables.of_node.insert((node.0.as_str(), last), ())?;
-            }
+            index(note, last, (&mut tables.of_job, &mut tables.of_node))?;
         }
         self.last_event = Some(last);
         Ok(())

@@ -38,4 +38,16 @@ impl Store {
         }
         Ok(last)
     }
+    /// When a job ended; none of one that has not, or is not there. Reads no more of its row. Blocks.
+    pub fn ended_at(&self, id: JobId) -> Result<Option<Timestamp>, ReadError> {
+        let table = self.read()?.open_table(JOBS)?;
+        let Some(bytes) = table.get(id.0)? else {
+            return Ok(None);
+        };
+        let place = Place {
+            table: "jobs",
+            key: &id.0,
+        };
+        codec::ended_from_json(place, bytes.value())
+    }
 }

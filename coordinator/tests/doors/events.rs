@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::wait::until;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use trainyard_core::{resources::ResourceRequest, spec::JobSpec};
 use trainyard_proto::v1::{self, report_service_client::ReportServiceClient};
 
@@ -27,9 +28,13 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 }
 
 async fn of_job(world: &World, job: u64, kinds_wanted: &[&str]) -> Vec<Value> {
+    as_seen(world, &world.token, (job, kinds_wanted)).await
+}
+
+async fn as_seen(world: &World, token: &str, (job, kinds_wanted): (u64, &[&str])) -> Vec<Value> {
     let query = format!("job_id={job}");
     until(&format!("job {job} has {kinds_wanted:?}"), async || {
-        let found = events(world, &world.token, &query).await;
+        let found = events(world, token, &query).await;
         (kinds(&found) == kinds_wanted).then_some(found)
     })
     .await
@@ -97,7 +102,11 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     })
     .await;
     let mut agent = Agent::join(&world, "n1", 4).await;
-    let low = world.submit(&asks(4, &json!({"preemptible": true}))).await;
+    let (_, ada) = world.somebody("ada", "standard_engineer").await;
+    let call = (Method::POST, "/training/jobs");
+    let body = asks(4, &json!({"preemptible": true}));
+    let (_, answer) = world.call(&ada, call, body).await;
+    let low = answer["id"].as_u64().unwrap();
     let task = agent.run().await.task.unwrap();
     agent.report(running(task)).await;
     world.until(low, "running").await;
@@ -106,6 +115,13 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     let told = of_job(&world, low, &["accepted", "placed", "makes_room"]).await;
     assert_eq!(told[2]["for_job_id"], json!(high));
     assert_eq!(told[2]["words"], format!("job {high} needs its place"));
+    // Of another one's job no more is told than that there is one.
+    let told = events(&world, &ada, &format!("job_id={low}")).await;
+    assert_eq!(kinds(&told), ["accepted", "placed", "makes_room"]);
+    assert_eq!(
+        (&told[2]["for_job_id"], &told[2]["words"]),
+        (&Value::Null, &json!("another job needs its place"))
+    );
     // It is about the one who gets the place, too.
     let told = events(&world, &world.token, &format!("job_id={high}")).await;
     assert!(kinds(&told).contains(&"makes_room"), "{told:?}");
@@ -122,6 +138,14 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     })
     .await;
     assert_eq!(placed["words"], "other jobs have made room for it");
+}
+
+#[tokio::test]
+async fn where_everybody_reads_jobs_everybody_reads_what_was_decided_about_them() {
+    let world = World::with(|config| config.auth.open_reads = true).await;
+    let job = world.submit(&asks(1, &json!({}))).await;
+    let (_, eve) = world.somebody("eve", "guest").await;
+    as_seen(&world, &eve, (job, &["accepted", "waits"])).await;
 }
 
 #[tokio::test]
@@ -198,20 +222,41 @@ async fn what_is_decided_is_followed_as_it_is_stored_and_pages_go_on() {
         seen.extend(message.events.into_iter().map(|event| event.event_id));
     }
     assert_eq!(seen, [1, 2, 3]);
+    assert_eq!(paged(&mut reports, (0, 2)).await, [1, 2, 3]);
+    // Of a job its acceptance comes first, and once, however small the pages are.
+    assert_eq!(paged(&mut reports, (1, 1)).await, [0, 1]);
+    let request = v1::StreamEventsRequest {
+        job_id: 1,
+        after_event_id: Some(0),
+        ..v1::StreamEventsRequest::default()
+    };
+    let mut stream = reports.stream_events(request).await.unwrap().into_inner();
+    let message = tokio::time::timeout(crate::world::PATIENCE, stream.message());
+    let message = message.await.unwrap().unwrap().unwrap();
+    assert_eq!(
+        message.events[0].event_id, 1,
+        "it goes on behind the acceptance"
+    );
+}
+
+type Reports = ReportServiceClient<InterceptedService<Channel, Bearer>>;
+
+async fn paged(reports: &mut Reports, (job_id, page_size): (u64, u32)) -> Vec<u64> {
     let mut page_token = String::new();
     let mut paged = Vec::new();
     loop {
         let request = v1::ListEventsRequest {
-            page_size: 2,
+            job_id,
+            page_size,
             page_token,
             ..v1::ListEventsRequest::default()
         };
         let page = reports.list_events(request).await.unwrap().into_inner();
+        assert!(page.events.len() <= usize::try_from(page_size).unwrap());
         paged.extend(page.events.into_iter().map(|event| event.event_id));
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            return paged;
         }
     }
-    assert_eq!(paged, [1, 2, 3]);
 }

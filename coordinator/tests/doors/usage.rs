@@ -85,10 +85,28 @@ async fn a_span_that_is_none_is_refused_by_its_name() {
         ("?from=soon", "from"),
         ("?to=2026", "to"),
         ("?by=node", "by"),
+        ("?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z", "from"),
+        ("?from=2999-01-01T00:00:00Z", "from"),
     ] {
         let (status, answer) = world.get(&format!("/usage{query}")).await;
         assert_eq!(status, 422, "{answer}");
         assert_eq!(answer["detail"][0]["loc"], json!(["query", place]));
+    }
+    let bearer = Bearer(world.token.clone());
+    let mut reports = ReportServiceClient::with_interceptor(world.channel().await, bearer);
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    for (from, to, by, words) in [
+        (2_000, 1_000, 0, "from: is not before to"),
+        (1_000, 2_000, 9, "by: is 9"),
+    ] {
+        let request = v1::GetUsageRequest {
+            from: at(from),
+            to: at(to),
+            by,
+        };
+        let refused = reports.get_usage(request).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().starts_with(words), "{refused:?}");
     }
     // Where everybody reads jobs, it is still told to nobody unknown.
     let (status, _) = world.send(world.plain(Method::GET, "/usage")).await;

@@ -174,3 +174,25 @@ fn long_words_are_cut_between_letters() {
     let long = Decision::of_job(T, Kind::Failed, JobId(1), "ä".repeat(2_000));
     assert_eq!(long.words.chars().count(), 501);
 }
+
+#[test]
+fn jobs_that_somebody_may_not_know_of_have_no_number_in_what_is_told() {
+    let hides = |job: JobId| job.0 >= 5;
+    let words = "waits for job 4 to succeed and for job 12 to end; job x, job ";
+    let told = "waits for job 4 to succeed and for another job to end; job x, job ";
+    assert_eq!(unnamed(words, hides), told);
+    let note = Decision::of_job(T, Kind::MakesRoom, JobId(1), "job 9 needs its place");
+    let note = Decision {
+        for_job: Some(JobId(9)),
+        ..note
+    };
+    assert_eq!(note.clone().without(|_| false), note);
+    let told = note.without(hides);
+    assert_eq!(
+        (told.for_job, told.words.as_str()),
+        (None, "another job needs its place")
+    );
+    // What a trainer says is the job's own.
+    let failed = Decision::of_job(T, Kind::Failed, JobId(1), "job 9 of 12 failed");
+    assert_eq!(failed.clone().without(hides), failed);
+}

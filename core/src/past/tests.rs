@@ -101,9 +101,10 @@ fn a_user_who_runs_a_job_again_makes_another_row() {
 
 #[test]
 fn a_gang_has_nodes_with_as_many_gpus_each_and_a_total_is_only_that() {
-    let gang = ran(asked(|spec| spec.nodes = 2), (20, Some(41)), well);
+    let asks = |spec: &mut JobSpec| (spec.nodes, spec.priority) = (2, 700);
+    let gang = ran(asked(asks), (20, Some(41)), well);
     let row = &PastJob::of(&gang, at(99))[0];
-    assert_eq!((row.nodes, row.gpus), (2, 8));
+    assert_eq!((row.nodes, row.gpus, row.priority), (2, 8, 700));
     let total = asked(|spec| spec.placement.gpus_total = Some(12));
     let row = &PastJob::of(&ran(total, (20, Some(41)), well), at(99))[0];
     assert_eq!((row.nodes, row.gpus), (0, 12));

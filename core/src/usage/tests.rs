@@ -104,7 +104,7 @@ fn report(jobs: &[Story], (from, to): (i64, i64), by: By, now: i64) -> Vec<Row> 
         to: at(to),
     };
     let mut usage = Usage::new(window, by, at(now));
-    jobs.iter().for_each(|story| usage.add(&story.0));
+    jobs.iter().for_each(|story| usage.add(&story.0, None));
     usage.rows()
 }
 
@@ -249,6 +249,32 @@ fn a_job_that_was_cancelled_while_it_waited_has_waited_until_then() {
 }
 
 #[test]
+fn what_a_job_was_to_wait_for_is_no_waiting_for_a_place_but_a_new_try_is() {
+    let waited = |story: &Story, came: i64| {
+        let window = Window {
+            from: at(0),
+            to: at(1_000),
+        };
+        let mut usage = Usage::new(window, By::Project, at(100));
+        usage.add(&story.0, Some(at(came)));
+        usage.total().waited_s / 60.0
+    };
+    let waits = Story::of(1, "ada", None, 0);
+    assert_eq!(waited(&waits, 100), 0.0, "one of them has not ended");
+    assert_eq!(waited(&waits, 70), 30.0);
+    let cancelled = Story::of(1, "ada", None, 0).then(90, Event::CancelRequested);
+    assert_eq!(waited(&cancelled, 70), 20.0);
+    let again = waits
+        .placed(80, vec![on("n1", 1, 1)])
+        .started(80)
+        .ended(85, of_the_platform);
+    assert_eq!(waited(&again, 70), 10.0 + 15.0);
+    // What it waited for was run again when it had had its place: that is nothing to it.
+    let placed = again.placed(95, vec![on("n1", 1, 1)]);
+    assert_eq!(waited(&placed, 92), 10.0);
+}
+
+#[test]
 fn each_task_of_a_gang_counts_until_its_own_end() {
     let gang = Story::of(1, "ada", None, 0).placed(0, vec![on("n1", 2, 1), on("n2", 2, 1)]);
     let number = gang.number();
@@ -301,7 +327,7 @@ fn rows_are_by_project_by_user_or_by_both_and_the_total_is_of_all() {
         By::Both,
         at(2_000),
     );
-    jobs.iter().for_each(|story| usage.add(&story.0));
+    jobs.iter().for_each(|story| usage.add(&story.0, None));
     let total = usage.total();
     assert!(total.jobs == 3 && total.gpu_hours == 3.0, "{total:?}");
     assert!(total.waited_s == 6.0 * 60.0);

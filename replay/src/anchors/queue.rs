@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use trainyard_core::sched::policy::ask::Gang;
+
 use super::Floor;
 use crate::engine::{Action, Player};
 
@@ -12,8 +14,8 @@ pub(super) struct InOrder<'a> {
     floor: Floor<'a>,
     by_duration: bool,
     strict: bool,
-    /// Waiting jobs by their width: of equal ones only the first need be tried.
-    waiting: BTreeMap<u32, BTreeSet<Turn>>,
+    /// Waiting jobs by how their GPUs are to lie: of equal ones only the first need be tried.
+    waiting: BTreeMap<Gang, BTreeSet<Turn>>,
 }
 
 impl<'a> InOrder<'a> {
@@ -32,7 +34,7 @@ impl Player for InOrder<'_> {
         let row = self.floor.job(job);
         let turn = if self.by_duration { row.duration } else { 0 };
         self.waiting
-            .entry(row.gpus)
+            .entry(row.gang())
             .or_default()
             .insert((turn, job));
     }
@@ -48,18 +50,18 @@ impl Player for InOrder<'_> {
             let open = self
                 .waiting
                 .iter()
-                .filter(|(gpus, _)| !closed.contains(*gpus));
-            let heads = open.filter_map(|(gpus, turns)| Some((*turns.first()?, *gpus)));
-            let Some((turn, gpus)) = heads.min() else {
+                .filter(|(gang, _)| !closed.contains(*gang));
+            let heads = open.filter_map(|(gang, turns)| Some((*turns.first()?, *gang)));
+            let Some((turn, gang)) = heads.min() else {
                 return actions;
             };
             if self.floor.start(turn.1) {
                 actions.push(Action::Start(turn.1));
-                self.waiting.entry(gpus).or_default().remove(&turn);
+                self.waiting.entry(gang).or_default().remove(&turn);
             } else if self.strict {
                 return actions;
             } else {
-                closed.insert(gpus);
+                closed.insert(gang);
             }
         }
     }

@@ -110,9 +110,9 @@ impl<'a> Rounds<'a> {
         order.sort_unstable();
         let mut closed = BTreeSet::new();
         for (_, _, job) in order {
-            let gpus = self.floor.job(job).gpus;
-            if !closed.contains(&gpus) && !self.start(now, job, actions) {
-                closed.insert(gpus);
+            let gang = self.floor.job(job).gang();
+            if !closed.contains(&gang) && !self.start(now, job, actions) {
+                closed.insert(gang);
             }
         }
     }

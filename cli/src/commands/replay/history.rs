@@ -76,6 +76,7 @@ fn row(past: PastJob) -> TraceJob {
         gpus: past.gpus,
         nodes: past.nodes,
         preemptible: Some(past.preemptible),
+        priority: past.priority,
         // A trace counts whole seconds, and a job that ran took some of one.
         duration: whole(past.ran).max(1),
         limit: past.limit.map_or(0, whole),
@@ -200,5 +201,6 @@ fn past(job: v1::PastJob) -> PastJob {
         ran: span(job.ran_seconds),
         limit: (!limit.is_zero()).then_some(limit),
         preemptible: job.preemptible,
+        priority: job.priority,
     }
 }

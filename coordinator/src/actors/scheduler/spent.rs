@@ -55,7 +55,7 @@ fn spent(
         let mut after = Some(JobId(0));
         while let Some(from) = after {
             let wants = |ended| window.may_have(ended);
-            after = store.sweep_jobs((from, AT_ONCE), wants, |job| usage.add(&job))?;
+            after = store.sweep_jobs((from, AT_ONCE), wants, |job| usage.add(&job, None))?;
         }
         let rows = usage.rows().into_iter();
         let rows = rows.filter_map(|row| Some((row.project?, row.gpu_hours * 3_600.0)));

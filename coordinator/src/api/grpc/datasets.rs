@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status, async_trait};
 use trainyard_proto::v1::{self, dataset_service_server::DatasetService};
 
-use super::caller;
+use super::{caller, pages::size};
 use crate::{
     api::{ApiError, Service},
     datasets::{NewDataset, dataset_to_wire},
@@ -103,8 +103,4 @@ impl DatasetService for DatasetDoor {
         self.0.delete_snapshot(&caller, &id).await?;
         Ok(Response::new(v1::DeleteSnapshotResponse {}))
     }
-}
-
-fn size(wanted: u32) -> usize {
-    usize::try_from(wanted).unwrap_or(usize::MAX)
 }

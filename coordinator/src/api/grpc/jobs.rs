@@ -15,7 +15,10 @@ use trainyard_proto::{
     v1::{self, job_service_server::JobService},
 };
 
-use super::caller;
+use super::{
+    caller,
+    pages::{size, token},
+};
 use crate::{
     api::{ApiError, Explained, Jobs, Page, Service, ShortNode, because},
     store::{Sizable, StoredLine, StoredPoint},
@@ -277,21 +280,6 @@ fn below(found: Vec<Violation>) -> Vec<Violation> {
     found.into_iter().map(below).collect()
 }
 
-fn size(wanted: u32) -> usize {
-    usize::try_from(wanted).unwrap_or(usize::MAX)
-}
-
-fn token(text: &str) -> Result<Option<u64>, ApiError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let words = "is not a token of an earlier page; leave it out for the first page";
-    let number = text.parse().ok();
-    number
-        .map(Some)
-        .ok_or_else(|| ApiError::field("page_token", words))
-}
-
 fn state(wire: v1::JobState) -> Result<JobState, ApiError> {
     Ok(match wire {
         v1::JobState::Unspecified => {
@@ -455,14 +443,5 @@ mod tests {
         );
         let ids: Vec<u64> = groups.iter().flatten().map(|row| row.id).collect();
         assert_eq!(ids, (1..=10).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_page_token_that_is_none_is_named() {
-        let error = token("abc").unwrap_err();
-        assert!(
-            error.message.starts_with("page_token: is not a token"),
-            "{error:?}"
-        );
     }
 }

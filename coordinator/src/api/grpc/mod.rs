@@ -10,6 +10,7 @@ mod data;
 mod datasets;
 mod jobs;
 mod nodes;
+mod pages;
 mod projects;
 mod reports;
 mod store;

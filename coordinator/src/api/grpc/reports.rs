@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, async_trait};
 use trainyard_core::{
     ids::{JobId, NodeName},
     past::PastJob,
+    time::Timestamp,
     usage::{By, Row},
 };
 use trainyard_proto::{
@@ -14,7 +15,10 @@ use trainyard_proto::{
     v1::{self, report_service_server::ReportService},
 };
 
-use super::caller;
+use super::{
+    caller,
+    pages::{size, token},
+};
 use crate::{
     api::{ApiError, EventsAsked, Past, Service, UsageAsked},
     store::{NodeRow, StoredEvent},
@@ -38,11 +42,7 @@ impl ReportService for ReportDoor {
         let asked = UsageAsked {
             from: request.from.as_ref().map(time),
             to: request.to.as_ref().map(time),
-            by: match request.by() {
-                v1::UsageBy::Unspecified | v1::UsageBy::Project => By::Project,
-                v1::UsageBy::User => By::User,
-                v1::UsageBy::Both => By::Both,
-            },
+            by: by(request.by)?,
         };
         let report = self.0.usage(&caller, asked).await?;
         let rows = report.rows.into_iter();
@@ -62,11 +62,9 @@ impl ReportService for ReportDoor {
         let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let asked = EventsAsked {
-            job: job(request.job_id),
-            node: node(request.node),
-            since: request.since.as_ref().map(time),
-            after: number(&request.page_token)?,
-            limit: usize::try_from(request.page_size).unwrap_or(usize::MAX),
+            after: token(&request.page_token)?,
+            limit: size(request.page_size),
+            ..asked(request.job_id, request.node, request.since.as_ref().map(time))
         };
         let page = self.0.events(&caller, asked).await?;
         let next = page.next().map(|next| next.to_string());
@@ -85,11 +83,8 @@ impl ReportService for ReportDoor {
         let caller = caller(&self.0, &request)?;
         let request = request.into_inner();
         let asked = EventsAsked {
-            job: job(request.job_id),
-            node: node(request.node),
-            since: request.since.as_ref().map(time),
             after: request.after_event_id,
-            limit: 0,
+            ..asked(request.job_id, request.node, request.since.as_ref().map(time))
         };
         let pages = self.0.follow_events(&caller, asked)?;
         let pages = pages.map_err(Status::from).map_ok(|rows| {
@@ -140,24 +135,29 @@ fn past_job(job: PastJob) -> v1::PastJob {
         ran_seconds: job.ran.as_secs_f64(),
         time_limit_seconds: job.limit.unwrap_or_default().as_secs_f64(),
         preemptible: job.preemptible,
+        priority: job.priority,
     }
 }
 
-fn job(id: u64) -> Option<JobId> {
-    (id > 0).then_some(JobId(id))
+fn by(number: i32) -> Result<By, ApiError> {
+    match v1::UsageBy::try_from(number) {
+        Ok(v1::UsageBy::Unspecified | v1::UsageBy::Project) => Ok(By::Project),
+        Ok(v1::UsageBy::User) => Ok(By::User),
+        Ok(v1::UsageBy::Both) => Ok(By::Both),
+        Err(_) => {
+            let words = format!("is {number}, and jobs are put together by project, user or both");
+            Err(ApiError::field("by", words))
+        }
+    }
 }
 
-fn node(name: String) -> Option<NodeName> {
-    (!name.is_empty()).then_some(NodeName(name))
-}
-
-fn number(token: &str) -> Result<u64, ApiError> {
-    let words = "is not a token of an earlier page; leave it out for the first page";
-    match token {
-        "" => Ok(0),
-        token => token
-            .parse()
-            .map_err(|_none| ApiError::field("page_token", words)),
+/// Which events, from the first on.
+fn asked(job: u64, node: String, since: Option<Timestamp>) -> EventsAsked {
+    EventsAsked {
+        job: (job > 0).then_some(JobId(job)),
+        node: (!node.is_empty()).then_some(NodeName(node)),
+        since,
+        ..EventsAsked::default()
     }
 }
 

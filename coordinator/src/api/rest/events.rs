@@ -41,7 +41,9 @@ pub(super) struct EventView {
     id: u64,
     /// When, in UTC without a zone.
     at: String,
-    /// Such as `placed`, `makes_room`, `preempted`, `waits`, `let_through`, `retried`, `completed`, `drained`.
+    /// `accepted`, `refused`, `waits`, `let_through`, `placed`, `makes_room`, `vacates`, `preempted`, `gang_ended`, `retried`,
+    /// `cancel_asked`, `completed`, `failed`, `cancelled`, `run_again`, `drained` or `resumed`; `unknown` for one that a newer
+    /// program has noted.
     kind: &'static str,
     /// Null when it is about no job.
     #[schema(value_type = Option<u64>)]
@@ -92,7 +94,7 @@ pub(super) async fn events(
                 .map(NodeName),
             since: moment(fields, "since"),
             limit: fields.limit(50, most),
-            after: number(fields.whole_within("cursor", &[Bound::Ge(0), safe])).unwrap_or(0),
+            after: number(fields.whole_within("cursor", &[Bound::Ge(0), safe])),
         }
     })?;
     let page = service.events(&caller, wanted).await?;

@@ -111,6 +111,9 @@ pub(super) enum Signed {}
 /// As [`Signed`], for a call with parameters.
 #[derive(Debug)]
 pub(super) enum Asking {}
+/// As [`Asking`], for a call that goes through all jobs, of which few are made at once.
+#[derive(Debug)]
+pub(super) enum Counting {}
 /// As [`Asking`], for a call about one thing: a job, a project.
 #[derive(Debug)]
 pub(super) enum About {}
@@ -143,6 +146,7 @@ refusals! {
     Plain: 500 503;
     Signed: 401 403 500 503;
     Asking: 401 403 422 500 503;
+    Counting: 401 403 422 429 500 503;
     About: 401 403 404 422 500 503;
     Acting: 400 401 403 404 422 500 503;
     Again: 400 401 403 404 422 429 500 503;

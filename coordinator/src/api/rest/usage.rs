@@ -14,10 +14,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     error::Answer,
-    openapi::Asking,
+    openapi::Counting,
     request::{Asked, User},
 };
-use crate::api::{Service, UsageAsked, UsageRow};
+use crate::{
+    api::{Service, UsageAsked, UsageRow},
+    clock,
+};
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<Service> {
@@ -61,7 +64,8 @@ pub(super) struct UsedView {
     cpu_hours: f64,
     /// Of the GPU-hours those of attempts that failed, were lost or were preempted, and from which no later one went on.
     wasted_gpu_hours: f64,
-    /// Seconds for which jobs have waited for a place, all together.
+    /// Seconds for which jobs have waited for a place, without what they themselves were to wait for (a moment, other
+    /// jobs), all together.
     waited_seconds: f64,
     /// … one of them in the mean.
     wait_mean_seconds: f64,
@@ -87,20 +91,26 @@ pub(super) struct UsedView {
         ("to" = Option<String>, Query, format = "date-time", description = "The first that is not; now when it is left out"),
         ("by" = Option<String>, Query, pattern = "^(project|user|both)$", description = "How jobs are put together; by project when it is left out"),
     ),
-    responses((status = 200, description = "As it is now", body = UsageView), Asking)
+    responses((status = 200, description = "As it is now", body = UsageView), Counting)
 )]
 pub(super) async fn usage(
     State(service): State<Service>,
     User(caller): User,
     asked: Asked,
 ) -> Answer<UsageView> {
-    let wanted = asked.read(|fields| UsageAsked {
-        from: moment(fields, "from"),
-        to: moment(fields, "to"),
-        by: fields
-            .one_of("by", &By::ALL.map(|(name, _)| name))
-            .and_then(By::parse)
-            .unwrap_or_default(),
+    let wanted = asked.read(|fields| {
+        let wanted = UsageAsked {
+            from: moment(fields, "from"),
+            to: moment(fields, "to"),
+            by: fields
+                .one_of("by", &By::ALL.map(|(name, _)| name))
+                .and_then(By::parse)
+                .unwrap_or_default(),
+        };
+        if let Some(words) = wanted.problem(clock::now()) {
+            fields.refuse("from", words);
+        }
+        wanted
     })?;
     let report = service.usage(&caller, wanted).await?;
     Ok(Json(UsageView {

@@ -28,12 +28,13 @@ use crate::store::{
     changed,
     codec::{self, Place},
     error::ReadError,
-    held,
+    events, held,
     read::decode_job,
     series::{self, Entry},
     tables::{
-        CHANGED, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS, JOBS, LOGS, NODES,
-        OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        CHANGED, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS, EVENTS_OF_JOB,
+        EVENTS_OF_NODE, JOBS, LOGS, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, Series, USERS,
+        USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -120,7 +121,7 @@ impl Mend<'_> {
                 .map(|error| error.to_string())
         })?;
         self.sift("nodes", NODES, |_, bytes| unread::<NodeRow>(bytes))?;
-        self.sift("events", EVENTS, |_, bytes| unread::<Decision>(bytes))?;
+        self.events()?;
         self.users()?;
         let jobs = self.jobs()?;
         let orphan = |job: &u64| (!jobs.contains(job)).then(|| "its job is not there".to_owned());
@@ -138,6 +139,26 @@ impl Mend<'_> {
         self.series::<Progress>(POINTS, &orphan)?;
         self.series::<LogLine>(LOGS, &orphan)?;
         self.changes(&jobs)
+    }
+
+    /// An entry that is left behind would lead to what is noted under its number later.
+    fn events(&mut self) -> Result<(), ReadError> {
+        self.sift("events", EVENTS, |_, bytes| unread::<Decision>(bytes))?;
+        let mut of_job = self.txn.open_table(EVENTS_OF_JOB)?;
+        let mut of_node = self.txn.open_table(EVENTS_OF_NODE)?;
+        of_job.retain(|_, ()| false)?;
+        of_node.retain(|_, ()| false)?;
+        for row in self.txn.open_table(EVENTS)?.iter()? {
+            let (id, bytes) = row?;
+            let id = id.value();
+            let place = Place {
+                table: "events",
+                key: &id,
+            };
+            let note: Decision = codec::from_json(place, bytes.value())?;
+            events::index(&note, id, (&mut of_job, &mut of_node))?;
+        }
+        Ok(())
     }
 
     fn users(&mut self) -> Result<(), ReadError> {

@@ -1,5 +1,6 @@
 //! What was decided: in the transaction of what it is about, under numbers that ascend, bounded, and cared for.
 
+use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 use trainyard_core::decision::{Decision, Kind};
 
 use super::*;
@@ -193,7 +194,15 @@ async fn a_damaged_decision_is_found_left_out_of_an_export_and_set_aside() {
     assert_eq!(care.mend(&aside).unwrap().set_aside, 1);
     assert!(care.check().unwrap().is_sound());
     drop(care);
-    // What its index still names is passed over.
+    // Its entries are gone from the indexes, and those of the others are there.
+    let db = redb::Database::open(&path).unwrap();
+    let txn = db.begin_read().unwrap();
+    let by_job = txn.open_table(tables::EVENTS_OF_JOB).unwrap();
+    assert_eq!(by_job.len().unwrap(), 1);
+    assert!(by_job.get((1, 2)).unwrap().is_some());
+    let by_node = txn.open_table(tables::EVENTS_OF_NODE).unwrap();
+    assert_eq!(by_node.len().unwrap(), 1);
+    drop((txn, by_job, by_node, db));
     let store = open_at(&path);
     assert_eq!(found(&store, &of(Some(1), None), 0), [2]);
 }

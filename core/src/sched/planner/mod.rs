@@ -494,8 +494,7 @@ impl Planner {
             return true;
         }
         self.leaving.insert(leaving.job, leaving.for_job);
-        let borrowed = self.policy.had_borrowed(preempt.job);
-        let why = words::of_leaving(preempt, borrowed);
+        let why = words::of_leaving(preempt);
         decisions.room.insert(leaving.job, why);
         decisions.leaving.push(leaving);
         false

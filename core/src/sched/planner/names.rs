@@ -35,7 +35,7 @@ impl Planner {
         Submission {
             job: queued.job.0,
             ask: self.ask_of(queued),
-            priority: u32::try_from(queued.priority.saturating_add(1_000)).unwrap_or(0),
+            priority: Submission::level(queued.priority),
             project,
             user: queued.user.clone(),
             name: queued.name.clone(),

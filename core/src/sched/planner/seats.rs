@@ -159,11 +159,17 @@ impl Planner {
             .flat_map(NodeEntry::jobs)
             .filter(|job| self.leaving.contains_key(job))
             .collect();
-        let words = |list: Vec<String>| list.join(", ");
-        let jobs = words(leaving.iter().map(ToString::to_string).collect());
-        let names = words(names.iter().map(ToString::to_string).collect());
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let names = names.join(", ");
+        let jobs: Vec<String> = leaving.iter().map(|job| format!("job {job}")).collect();
+        let have = if jobs.len() == 1 {
+            "has saved its"
+        } else {
+            "have saved their"
+        };
+        let jobs = jobs.join(" and ");
         Some(format!(
-            "has a place on {names} as soon as job {jobs} has saved its work there and gone"
+            "has a place on {names} as soon as {jobs} {have} work there and gone"
         ))
     }
 }

@@ -17,9 +17,9 @@ pub(super) fn of_start(start: &Start) -> String {
     }
 }
 
-pub(super) fn of_leaving(preempt: &Preempt, borrowed: bool) -> String {
+pub(super) fn of_leaving(preempt: &Preempt) -> String {
     let mut words = format!("job {} needs its place", preempt.for_job);
-    if borrowed {
+    if preempt.borrowed {
         words.push_str(", which its project had borrowed");
     }
     if preempt.moves {

@@ -16,7 +16,7 @@ pub struct Submission {
     pub job: u64,
     /// Nodes and GPUs.
     pub ask: Ask,
-    /// 0 to 1000, higher first.
+    /// Higher first; see [`Submission::level`].
     pub priority: u32,
     /// The project that pays.
     pub project: String,
@@ -37,6 +37,12 @@ pub struct Submission {
 }
 
 impl Submission {
+    /// A job's priority as the policy takes it: rows of old versions may have one below 0.
+    #[must_use]
+    pub fn level(priority: i32) -> u32 {
+        u32::try_from(priority.saturating_add(1_000)).unwrap_or(0)
+    }
+
     /// A job of so many GPUs, and nothing else in particular.
     #[must_use]
     pub fn packed(job: u64, gpus: u32) -> Self {

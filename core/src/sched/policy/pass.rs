@@ -219,20 +219,13 @@ impl Scheduler {
     }
 
     /// Whether its project uses, or would use, more than its own by a job. One that waits does not count yet.
-    fn borrows_by(&self, ix: JobIx) -> bool {
+    pub(super) fn borrows_by(&self, ix: JobIx) -> bool {
         let job = self.job(ix);
         let more = match job.state {
             State::Waiting(_) => job.gpus,
             State::Later | State::Promised | State::Running | State::Leaving => 0,
         };
         self.projects.borrows(job.project, more)
-    }
-
-    /// Whether the project of a job that was told to go used more than its own before.
-    #[must_use]
-    pub fn had_borrowed(&self, number: u64) -> bool {
-        let job = self.number(number).map(|ix| self.job(ix));
-        job.is_some_and(|job| self.projects.borrows(job.project, job.gpus))
     }
 
     /// A job that waits no longer, and holds what it was given.

@@ -36,6 +36,8 @@ pub struct Preempt {
     pub job: u64,
     /// For whom.
     pub for_job: u64,
+    /// Its project used more than its own before anybody went.
+    pub borrowed: bool,
     /// It is expected to start again at once on other nodes.
     pub moves: bool,
 }

@@ -317,11 +317,14 @@ impl Scheduler {
         }
         match self.resettle(claimant.job, room) {
             Some((pieces, places)) => {
+                // Before anything is given back, or charged to whom it is for.
+                let borrowed = leaving.iter().map(|ix| self.borrows_by(*ix));
+                let borrowed: Vec<bool> = borrowed.collect();
                 self.promise(claimant.now, claimant.job, pieces, &leaving);
-                for ix in leaving {
+                for (ix, borrowed) in leaving.into_iter().zip(borrowed) {
                     let place = places.iter().find(|(job, _)| *job == ix);
                     let place = place.map(|(_, pieces)| pieces.clone());
-                    self.send_off(claimant, ix, place, plan);
+                    self.send_off(claimant, (ix, borrowed), place, plan);
                     standings.set(ix, None);
                 }
                 self.lanes.reopen();
@@ -383,7 +386,7 @@ impl Scheduler {
     fn send_off(
         &mut self,
         claimant: &Claimant,
-        ix: JobIx,
+        (ix, borrowed): (JobIx, bool),
         place: Option<Vec<Piece>>,
         plan: &mut Plan,
     ) {
@@ -396,6 +399,7 @@ impl Scheduler {
         plan.preempts.push(Preempt {
             job: job.id,
             for_job,
+            borrowed,
             moves,
         });
         if !moves {

@@ -207,6 +207,30 @@ fn what_a_project_has_borrowed_is_given_back_first() {
 }
 
 #[test]
+fn who_goes_had_borrowed_if_its_project_had_before_anybody_went() {
+    let mut config = Config::default();
+    for (name, gpus) in [("a", 8), ("b", 16)] {
+        let rule = ProjectRule {
+            gpus: Some(gpus),
+            ..ProjectRule::default()
+        };
+        config.projects.insert(name.into(), rule);
+    }
+    let mut scheduler = scheduler(config, 2);
+    let of = |number, project: &str, gpus| Submission {
+        project: project.into(),
+        ..job(number, gpus)
+    };
+    scheduler.submit(0, &of(1, "a", 8));
+    scheduler.submit(0, &of(2, "a", 8));
+    settle(&mut scheduler, 0);
+    scheduler.submit(400, &of(3, "b", 16));
+    let plan = scheduler.pass(400);
+    let gone = plan.preempts.iter().map(|gone| (gone.job, gone.borrowed));
+    assert_eq!(gone.collect::<Vec<_>>(), [(1, true), (2, true)]);
+}
+
+#[test]
 fn easy_backfills_what_ends_in_time_and_nothing_else() {
     let config = Config {
         rule: Rule::Easy,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, AsyncIterator, Callable, Dict, List, Optional, Type, TypeVar, Union
 
 from . import http
-from .calls import Calls, moment
+from .calls import Calls
 from .errors import TrainyardError
 from .jobspec import JobConfig, JobSpec
 from .models import (
@@ -188,8 +188,7 @@ class AsyncClient:
             until: the first that is not; now when None.
             by: `project` (when None), `user` or `both`.
         """
-        query = {"from": moment(since), "to": moment(until), "by": by}
-        return await self._run(self._calls.usage(query))
+        return await self._run(self._calls.usage(since, until, by))
 
     def events(
         self,
@@ -200,8 +199,8 @@ class AsyncClient:
         page_size: Optional[int] = None,
     ) -> AsyncIterator[Event]:
         """What was decided, oldest first: about a job, a node, or all; pages are fetched while you read."""
-        filters = {"job_id": job_id, "node": node, "since": moment(since), "limit": page_size}
-        return self._iterate(self._calls.events(filters))
+        filters = {"job_id": job_id, "node": node, "limit": page_size}
+        return self._iterate(self._calls.events(since, filters))
 
     async def cancel(self, job_id: int) -> TrainingJob:
         """Stop a job. Raises Conflict when it has ended."""

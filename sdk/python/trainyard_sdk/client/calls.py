@@ -105,13 +105,17 @@ class Calls:
         answer = yield from self.session.call(request)
         return DryRun(list(answer["nodes"]), _explanation(answer), dict(answer))
 
-    def usage(self, query: Mapping[str, Any]) -> Op[Usage]:
+    def usage(
+        self, since: Optional[datetime.datetime], until: Optional[datetime.datetime], by: Optional[str]
+    ) -> Op[Usage]:
+        query = {"from": _moment(since), "to": _moment(until), "by": by}
         answer = yield from self._get("/usage", query)
-        since, until = parse_time(answer["from"]), parse_time(answer["to"])
-        return Usage(since, until, list(answer["rows"]), dict(answer["total"]), dict(answer))
+        begins, ends = parse_time(answer["from"]), parse_time(answer["to"])
+        return Usage(begins, ends, list(answer["rows"]), dict(answer["total"]), dict(answer))
 
-    def events(self, filters: Mapping[str, Any]) -> Stream[Event]:
+    def events(self, since: Optional[datetime.datetime], filters: Mapping[str, Any]) -> Stream[Event]:
         """Everything that was decided and fits, page by page, oldest first."""
+        filters = {**filters, "since": _moment(since)}
         cursor: Optional[str] = None
         while True:
             answer = yield from self._get("/events", {**filters, "cursor": cursor})
@@ -241,7 +245,7 @@ def _explanation(answer: Any) -> Optional[Explanation]:
     return None if why is None else build(Explanation, why)
 
 
-def moment(at: Optional[datetime.datetime]) -> Optional[str]:
+def _moment(at: Optional[datetime.datetime]) -> Optional[str]:
     """A moment as the coordinator reads it; a naive one is UTC."""
     if at is None:
         return None

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Type, TypeVar, Union
 
 from . import http
-from .calls import Calls, moment
+from .calls import Calls
 from .errors import TrainyardError
 from .jobspec import JobConfig, JobSpec
 from .models import (
@@ -189,8 +189,7 @@ class Client:
             until: the first that is not; now when None.
             by: `project` (when None), `user` or `both`.
         """
-        query = {"from": moment(since), "to": moment(until), "by": by}
-        return self._run(self._calls.usage(query))
+        return self._run(self._calls.usage(since, until, by))
 
     def events(
         self,
@@ -201,8 +200,8 @@ class Client:
         page_size: Optional[int] = None,
     ) -> Iterator[Event]:
         """What was decided, oldest first: about a job, a node, or all; pages are fetched while you read."""
-        filters = {"job_id": job_id, "node": node, "since": moment(since), "limit": page_size}
-        return self._iterate(self._calls.events(filters))
+        filters = {"job_id": job_id, "node": node, "limit": page_size}
+        return self._iterate(self._calls.events(since, filters))
 
     def cancel(self, job_id: int) -> TrainingJob:
         """Stop a job. Raises Conflict when it has ended."""
