@@ -6,12 +6,66 @@ use super::{
     cluster::{JobIx, NodeIx},
     dense::Bits,
     job::Job,
-    preempt::{Claimant, Standings},
+    lanes::Rank,
+    preempt::{Claimant, Standing, Standings},
     scheduler::Scheduler,
 };
 
 /// What moving a job costs, as a part of what pushing it out would: it goes on at once, but pays for a restart.
 const MOVING: f64 = 0.1;
+
+/// What it costs that some go. Compared field by field: a higher priority is not given up for any gain among lower ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cost {
+    /// The highest priority of those who go.
+    priority: Option<u32>,
+    /// Not all of them have borrowed what they hold.
+    own: bool,
+    /// Completions per second.
+    rate: Rank,
+}
+
+impl Cost {
+    const NOTHING: Self = Self {
+        priority: None,
+        own: false,
+        rate: Rank(0.0),
+    };
+
+    /// Of one who goes, or only moves.
+    pub(super) fn of(standing: &Standing, moves: bool) -> Self {
+        let part = if moves { MOVING } else { 1.0 };
+        Self {
+            priority: Some(standing.priority),
+            own: !standing.borrows,
+            rate: Rank(standing.rate * part),
+        }
+    }
+
+    fn and(self, more: Self) -> Self {
+        Self {
+            priority: self.priority.max(more.priority),
+            own: self.own || more.own,
+            rate: Rank(self.rate.0 + more.rate.0),
+        }
+    }
+
+    fn for_each(self, gpus: u32) -> Self {
+        Self {
+            rate: Rank(self.rate.0 / f64::from(gpus.max(1))),
+            ..self
+        }
+    }
+}
+
+/// One who could go from a node.
+struct Leaver {
+    job: JobIx,
+    cost: Cost,
+    /// What it holds there.
+    here: Amount,
+    moves: bool,
+}
 
 /// Who has to go.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +110,7 @@ impl Scheduler {
         };
         let mut clearing = Clearing {
             node: ix,
-            cost: 0.0,
+            cost: Cost::NOTHING,
             free: Amount {
                 gpus: slots().map(|(_, slot)| slot.free()).sum(),
                 cpus: node.cpus(),
@@ -79,17 +133,16 @@ impl Scheduler {
         }
         let mut leave = self.who_could_leave(claimant, standings, ix);
         // The cheapest by GPU first.
-        let by_gpu = |one: &(f64, Amount, JobIx, bool)| one.0 / f64::from(one.1.gpus.max(1));
-        leave.sort_by(|a, b| by_gpu(a).total_cmp(&by_gpu(b)).then(a.2.cmp(&b.2)));
-        for (cost, here, job, moves) in leave {
+        leave.sort_by_key(|one| (one.cost.for_each(one.here.gpus), one.job));
+        for one in leave {
             if clearing.free.holds(&needs) {
                 break;
             }
-            if !here.helps(&clearing.free, &needs) {
+            if !one.here.helps(&clearing.free, &needs) {
                 continue;
             }
-            clearing.free = clearing.free.with(&here);
-            clearing.without(job, cost, moves);
+            clearing.free = clearing.free.with(&one.here);
+            clearing.without(&one);
         }
         clearing.free.holds(&needs).then_some(clearing)
     }
@@ -105,24 +158,24 @@ impl Scheduler {
         if leave.len() < self.cluster.holders(clearing.node).len() {
             return None;
         }
-        for (cost, _, job, moves) in leave {
-            clearing.without(job, cost, moves);
+        for one in &leave {
+            clearing.without(one);
         }
         Some(clearing)
     }
 
-    /// Who of those on a node could go or move: what that costs, what it brings, and whether it moves.
+    /// Who of those on a node could go or move.
     fn who_could_leave(
         &self,
         claimant: &Claimant,
         standings: &Standings,
         ix: NodeIx,
-    ) -> Vec<(f64, Amount, JobIx, bool)> {
+    ) -> Vec<Leaver> {
         let node = &self.cluster.nodes[ix];
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
         let accepted = shape.accepted(node.group);
         let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
-        let mut leave: Vec<(f64, Amount, JobIx, bool)> = Vec::new();
+        let mut leave: Vec<Leaver> = Vec::new();
         for holder in &node.holders {
             let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
                 continue;
@@ -139,10 +192,14 @@ impl Scheduler {
                 bytes: piece.memory_bytes,
             });
             let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
-            if self.may_push(&claimant.standing, standing) {
-                leave.push((standing.rate, here, *holder, false));
-            } else if self.small(job, ix, total) {
-                leave.push((standing.rate * MOVING, here, *holder, true));
+            let moves = !self.may_push(&claimant.standing, standing);
+            if !moves || self.small(job, ix, total) {
+                leave.push(Leaver {
+                    job: *holder,
+                    cost: Cost::of(standing, moves),
+                    here,
+                    moves,
+                });
             }
         }
         leave
@@ -163,16 +220,14 @@ impl Scheduler {
     }
 
     /// What a room costs.
-    pub(super) fn price(&self, room: &Room, standings: &Standings) -> f64 {
-        let rate = |ix: &JobIx| {
-            standings
-                .get(*ix)
-                .copied()
-                .flatten()
-                .map_or(0.0, |standing| standing.rate)
+    pub(super) fn price(&self, room: &Room, standings: &Standings) -> Cost {
+        let cost = |ix: &JobIx, moves| {
+            let standing = standings.get(*ix).and_then(Option::as_ref);
+            standing.map_or(Cost::NOTHING, |standing| Cost::of(standing, moves))
         };
-        let out: f64 = room.out.iter().map(rate).sum();
-        out + room.moved.iter().map(rate).sum::<f64>() * MOVING
+        let out = room.out.iter().map(|ix| cost(ix, false));
+        let moved = room.moved.iter().map(|ix| cost(ix, true));
+        out.chain(moved).fold(Cost::NOTHING, Cost::and)
     }
 }
 
@@ -209,7 +264,7 @@ impl Amount {
 #[derive(Clone, Debug)]
 pub(super) struct Clearing {
     pub(super) node: NodeIx,
-    cost: f64,
+    cost: Cost,
     free: Amount,
     out: Vec<JobIx>,
     moved: Vec<JobIx>,
@@ -218,17 +273,16 @@ pub(super) struct Clearing {
 impl Clearing {
     /// The cheapest first; of those the fullest, the first.
     pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
-        let cost = self.cost.total_cmp(&other.cost);
-        cost.then(self.free.gpus.cmp(&other.free.gpus))
-            .then(self.node.cmp(&other.node))
+        let key = |of: &Self| (of.cost, of.free.gpus, of.node);
+        key(self).cmp(&key(other))
     }
 
-    fn without(&mut self, job: JobIx, cost: f64, moves: bool) {
-        self.cost += cost;
-        if moves {
-            self.moved.push(job);
+    fn without(&mut self, one: &Leaver) {
+        self.cost = self.cost.and(one.cost);
+        if one.moves {
+            self.moved.push(one.job);
         } else {
-            self.out.push(job);
+            self.out.push(one.job);
         }
     }
 

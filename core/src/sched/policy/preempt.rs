@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    clearing::{Clearing, Room},
+    clearing::{Clearing, Cost, Room},
     cluster::{JobIx, NodeIx, Piece},
     config::Seconds,
     dense::{Bits, Table},
@@ -128,16 +128,15 @@ impl Scheduler {
         Some(standings)
     }
 
-    /// Nodes of those who rank worst, the worst first.
+    /// Nodes of those who rank worst, the worst first: of the lowest priority, and who have borrowed, before others.
     fn worst(&self, standings: &Standings) -> Vec<NodeIx> {
         if self.cluster.len() <= FEW_NODES {
             return Vec::new();
         }
         let standing = |ix: &JobIx| Some((*ix, standings.get(*ix)?.as_ref()?));
         let standings = self.running.iter().filter_map(standing);
-        let mut order: Vec<(Rank, JobIx)> = standings
-            .map(|(ix, standing)| (Rank(-standing.rank), ix))
-            .collect();
+        let key = |of: &Standing| (of.priority, !of.borrows, Rank(-of.rank));
+        let mut order: Vec<_> = standings.map(|(ix, of)| (key(of), ix)).collect();
         order.sort_unstable();
         let pieces = order.iter().flat_map(|(_, ix)| &self.job(*ix).pieces);
         pieces.map(|piece| piece.node).collect()
@@ -224,10 +223,10 @@ impl Scheduler {
                 let looked_at = self.candidates(fabric, layout, worst);
                 self.room(claimant, standings, looked_at, layout)
             });
-            let mut rooms: Vec<(Rank, usize, Room)> = rooms
+            let mut rooms: Vec<(Cost, usize, Room)> = rooms
                 .map(|room| {
                     let count = room.out.len() + room.moved.len();
-                    (Rank(self.price(&room, standings)), count, room)
+                    (self.price(&room, standings), count, room)
                 })
                 .collect();
             rooms.sort_by_key(|(price, count, _)| (*price, *count));

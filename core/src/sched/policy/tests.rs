@@ -1,5 +1,7 @@
 //! The policy as a whole, told small stories.
 
+mod room;
+
 use proptest::prelude::*;
 
 use super::{
