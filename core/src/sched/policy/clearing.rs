@@ -134,17 +134,29 @@ impl Scheduler {
         let mut leave = self.who_could_leave(claimant, standings, ix);
         // The cheapest by GPU first.
         leave.sort_by_key(|one| (one.cost.for_each(one.here.gpus), one.job));
+        let mut chosen: Vec<Leaver> = Vec::new();
         for one in leave {
             if clearing.free.holds(&needs) {
                 break;
             }
-            if !one.here.helps(&clearing.free, &needs) {
-                continue;
+            if one.here.helps(&clearing.free, &needs) {
+                clearing.free = clearing.free.with(&one.here);
+                chosen.push(one);
             }
-            clearing.free = clearing.free.with(&one.here);
-            clearing.without(&one);
         }
-        clearing.free.holds(&needs).then_some(clearing)
+        if !clearing.free.holds(&needs) {
+            return None;
+        }
+        // The next one may bring so much that an earlier one is not needed any more.
+        for one in chosen.iter().rev() {
+            let free = clearing.free.less(&one.here);
+            if free.holds(&needs) {
+                clearing.free = free;
+            } else {
+                clearing.without(one);
+            }
+        }
+        Some(clearing)
     }
 
     /// All who hold something on the node, whatever that is; nothing if one of them stays.
@@ -245,6 +257,14 @@ impl Amount {
             gpus: self.gpus.saturating_add(more.gpus),
             cpus: self.cpus.saturating_add(more.cpus),
             bytes: self.bytes.saturating_add(more.bytes),
+        }
+    }
+
+    fn less(self, fewer: &Self) -> Self {
+        Self {
+            gpus: self.gpus.saturating_sub(fewer.gpus),
+            cpus: self.cpus.saturating_sub(fewer.cpus),
+            bytes: self.bytes.saturating_sub(fewer.bytes),
         }
     }
 

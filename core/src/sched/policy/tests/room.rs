@@ -61,3 +61,17 @@ fn a_borrower_makes_room_before_a_job_of_its_projects_own_though_that_ranks_wors
     let (starts, goes) = settle(&mut scheduler, 20 * HOUR + 600);
     assert_eq!((starts, goes), (vec![3], vec![2]));
 }
+
+#[test]
+fn of_those_who_are_chosen_one_by_one_on_a_node_nobody_goes_in_vain() {
+    let mut scheduler = scheduler(Config::default(), 1);
+    // What costs least by GPU ran longest.
+    for (at, number, gpus) in [(0, 1, 1), (3_600, 2, 2), (7_200, 3, 5)] {
+        scheduler.submit(at, &job(number, gpus));
+        settle(&mut scheduler, at);
+    }
+    scheduler.submit(8_000, &of_priority(9, job(4, 6)));
+    let (starts, mut goes) = settle(&mut scheduler, 8_000);
+    goes.sort_unstable();
+    assert_eq!((starts.first(), goes), (Some(&4), vec![1, 3]), "2 stays");
+}
