@@ -76,30 +76,52 @@ pub(super) struct Room {
     pub(super) moved: BTreeSet<JobIx>,
 }
 
+/// For whom room is looked for, who could go, and who goes already.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'a> {
+    claimant: &'a Claimant,
+    standings: &'a Standings,
+    room: &'a Room,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn of((claimant, standings): (&'a Claimant, &'a Standings), room: &'a Room) -> Self {
+        Self {
+            claimant,
+            standings,
+            room,
+        }
+    }
+}
+
+impl Room {
+    /// Whether a job goes or moves.
+    pub(super) fn has(&self, job: JobIx) -> bool {
+        self.out.contains(&job) || self.moved.contains(&job)
+    }
+
+    /// The same with one who stays.
+    pub(super) fn but(&self, job: JobIx) -> Self {
+        let mut less = self.clone();
+        less.out.remove(&job);
+        less.moved.remove(&job);
+        less
+    }
+}
+
 impl Scheduler {
-    /// What it costs to have `gpus` free on each node where that can be; all of a node for one who wants it alone.
-    pub(super) fn costs(
-        &self,
-        claimant: &Claimant,
-        standings: &Standings,
-        nodes: &Bits,
-        gpus: u32,
-    ) -> Vec<Clearing> {
+    /// What it costs to have `gpus` free on each node where that can be; all of a node for one who wants it alone. Those who
+    /// go already cost nothing more.
+    pub(super) fn costs(&self, look: Look<'_>, nodes: &Bits, gpus: u32) -> Vec<Clearing> {
         let nodes = nodes.iter::<NodeIx>();
         nodes
-            .filter_map(|node| self.clearing(claimant, standings, node, gpus))
+            .filter_map(|node| self.clearing(look, node, gpus))
             .collect()
     }
 
-    fn clearing(
-        &self,
-        claimant: &Claimant,
-        standings: &Standings,
-        ix: NodeIx,
-        gpus: u32,
-    ) -> Option<Clearing> {
+    fn clearing(&self, look: Look<'_>, ix: NodeIx, gpus: u32) -> Option<Clearing> {
         let node = &self.cluster.nodes[ix];
-        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let shape = &self.lanes.shapes[self.job(look.claimant.job).shape];
         let (ask, accepted) = (&shape.ask, shape.accepted(node.group));
         let of_slot = |slot: u8| accepted.get(usize::from(slot)) == Some(&true);
         let slots = || (0u8..).zip(&node.slots).filter(|(slot, _)| of_slot(*slot));
@@ -108,21 +130,25 @@ impl Scheduler {
             cpus: ask.cpus,
             bytes: ask.memory_bytes,
         };
+        let free = Amount {
+            gpus: slots().map(|(_, slot)| slot.free()).sum(),
+            cpus: node.cpus(),
+            bytes: node.memory_bytes(),
+        };
+        let gone = node.holders.iter().filter(|job| look.room.has(**job));
         let mut clearing = Clearing {
             node: ix,
             cost: Cost::NOTHING,
-            free: Amount {
-                gpus: slots().map(|(_, slot)| slot.free()).sum(),
-                cpus: node.cpus(),
-                bytes: node.memory_bytes(),
-            },
+            free: gone.fold(free, |free, job| {
+                free.with(&self.held_at(ix, *job, accepted))
+            }),
             out: Vec::new(),
             moved: Vec::new(),
         };
         let total: u32 = slots().map(|(_, slot)| slot.total).sum();
         if ask.exclusive {
             return (total >= gpus)
-                .then(|| self.emptied(claimant, standings, clearing))
+                .then(|| self.emptied(look, clearing))
                 .flatten();
         }
         if clearing.free.holds(&needs) {
@@ -131,7 +157,7 @@ impl Scheduler {
         if total < gpus {
             return None;
         }
-        let mut leave = self.who_could_leave(claimant, standings, ix);
+        let mut leave = self.who_could_leave(look, ix);
         // The cheapest by GPU first.
         leave.sort_by_key(|one| (one.cost.for_each(one.here.gpus), one.job));
         let mut chosen: Vec<Leaver> = Vec::new();
@@ -160,14 +186,10 @@ impl Scheduler {
     }
 
     /// All who hold something on the node, whatever that is; nothing if one of them stays.
-    fn emptied(
-        &self,
-        claimant: &Claimant,
-        standings: &Standings,
-        mut clearing: Clearing,
-    ) -> Option<Clearing> {
-        let leave = self.who_could_leave(claimant, standings, clearing.node);
-        if leave.len() < self.cluster.holders(clearing.node).len() {
+    fn emptied(&self, look: Look<'_>, mut clearing: Clearing) -> Option<Clearing> {
+        let leave = self.who_could_leave(look, clearing.node);
+        let holders = self.cluster.holders(clearing.node).iter();
+        if leave.len() < holders.filter(|job| !look.room.has(**job)).count() {
             return None;
         }
         for one in &leave {
@@ -176,45 +198,44 @@ impl Scheduler {
         Some(clearing)
     }
 
-    /// Who of those on a node could go or move.
-    fn who_could_leave(
-        &self,
-        claimant: &Claimant,
-        standings: &Standings,
-        ix: NodeIx,
-    ) -> Vec<Leaver> {
+    /// Who of those on a node could go or move, beside those who go already.
+    fn who_could_leave(&self, look: Look<'_>, ix: NodeIx) -> Vec<Leaver> {
         let node = &self.cluster.nodes[ix];
-        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let shape = &self.lanes.shapes[self.job(look.claimant.job).shape];
         let accepted = shape.accepted(node.group);
         let total: u32 = node.slots.iter().map(|slot| slot.total).sum();
         let mut leave: Vec<Leaver> = Vec::new();
         for holder in &node.holders {
-            let Some(standing) = standings.get(*holder).and_then(Option::as_ref) else {
+            let standing = look.standings.get(*holder).and_then(Option::as_ref);
+            let Some(standing) = standing.filter(|_| !look.room.has(*holder)) else {
                 continue;
             };
-            let job = self.job(*holder);
-            let pieces = || job.pieces.iter().filter(|piece| piece.node == ix);
-            let here = pieces().map(|piece| Amount {
-                gpus: if accepted.get(usize::from(piece.slot)) == Some(&true) {
-                    piece.gpus
-                } else {
-                    0
-                },
-                cpus: piece.cpus,
-                bytes: piece.memory_bytes,
-            });
-            let here = here.fold(Amount::default(), |sum, piece| sum.with(&piece));
-            let moves = !self.may_push(&claimant.standing, standing);
-            if !moves || self.small(job, ix, total) {
+            let moves = !self.may_push(&look.claimant.standing, standing);
+            if !moves || self.small(self.job(*holder), ix, total) {
                 leave.push(Leaver {
                     job: *holder,
                     cost: Cost::of(standing, moves),
-                    here,
+                    here: self.held_at(ix, *holder, accepted),
                     moves,
                 });
             }
         }
         leave
+    }
+
+    /// What a job holds on a node, of its GPUs those that will do.
+    fn held_at(&self, ix: NodeIx, job: JobIx, accepted: &[bool]) -> Amount {
+        let pieces = self.job(job).pieces.iter();
+        let here = pieces.filter(|piece| piece.node == ix);
+        let amounts = here.map(|piece| {
+            let does = accepted.get(usize::from(piece.slot)) == Some(&true);
+            Amount {
+                gpus: if does { piece.gpus } else { 0 },
+                cpus: piece.cpus,
+                bytes: piece.memory_bytes,
+            }
+        });
+        amounts.fold(Amount::default(), |sum, amount| sum.with(&amount))
     }
 
     /// Whether all of a job lies on the node and is less than the whole of it: moving whole nodes about wins nothing.
@@ -233,13 +254,16 @@ impl Scheduler {
 
     /// What a room costs.
     pub(super) fn price(&self, room: &Room, standings: &Standings) -> Cost {
-        let cost = |ix: &JobIx, moves| {
-            let standing = standings.get(*ix).and_then(Option::as_ref);
-            standing.map_or(Cost::NOTHING, |standing| Cost::of(standing, moves))
-        };
-        let out = room.out.iter().map(|ix| cost(ix, false));
-        let moved = room.moved.iter().map(|ix| cost(ix, true));
-        out.chain(moved).fold(Cost::NOTHING, Cost::and)
+        let all = room.out.union(&room.moved);
+        let costs = all.map(|ix| self.price_of(room, *ix, standings));
+        costs.fold(Cost::NOTHING, Cost::and)
+    }
+
+    /// What one of those costs who go or move.
+    pub(super) fn price_of(&self, room: &Room, ix: JobIx, standings: &Standings) -> Cost {
+        let standing = standings.get(ix).and_then(Option::as_ref);
+        let moves = room.moved.contains(&ix);
+        standing.map_or(Cost::NOTHING, |standing| Cost::of(standing, moves))
     }
 }
 
@@ -304,6 +328,11 @@ impl Clearing {
         } else {
             self.out.push(one.job);
         }
+    }
+
+    /// Those who are pushed out.
+    pub(super) fn out(&self) -> &[JobIx] {
+        &self.out
     }
 
     pub(super) fn add(&self, room: &mut Room) {

@@ -5,10 +5,10 @@
 //! for less than its restart costs, and nothing is done unless the gang then really fits. Called by `Scheduler::pass`,
 //! once a round.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use super::{
-    clearing::{Clearing, Cost, Room},
+    clearing::{Clearing, Cost, Look, Room},
     cluster::{JobIx, NodeIx, Piece},
     config::Seconds,
     dense::{Bits, Table},
@@ -239,7 +239,8 @@ impl Scheduler {
         rooms.next().unwrap_or_default()
     }
 
-    /// The same of one fabric.
+    /// The same of one fabric: one node after another, the cheapest first. Who goes from one goes from all its nodes, so
+    /// those cost less from then on.
     fn room(
         &self,
         claimant: &Claimant,
@@ -248,27 +249,101 @@ impl Scheduler {
         layout: Layout,
     ) -> Option<Room> {
         let mut room = Room::default();
-        let mut nodes = self.costs(claimant, standings, &looked_at, layout.gpus);
+        let who = (claimant, standings);
+        let mut nodes = self.costs(Look::of(who, &room), &looked_at, layout.gpus);
         let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);
         if nodes.len() < count {
             return None;
         }
         if layout.rest == 0 && count == 1 {
-            let best = nodes.into_iter().min_by(|a, b| a.order(b))?;
+            let best = nodes.into_iter().min_by(Clearing::order)?;
             best.add(&mut room);
             return Some(room);
         }
-        nodes.sort_by(Clearing::order);
+        let dearest_first = |a: &Clearing, b: &Clearing| b.order(a);
+        nodes.sort_by(dearest_first);
         let mut others = looked_at;
-        for node in nodes.iter().take(count) {
+        for _ in 0..count {
+            let node = nodes.pop()?;
             others.set(node.node, false);
             node.add(&mut room);
+            let touched = self.also_at(node.out(), &others);
+            if touched.is_empty() {
+                continue;
+            }
+            nodes.retain(|other| !touched.has(other.node));
+            nodes.extend(self.costs(Look::of(who, &room), &touched, layout.gpus));
+            nodes.sort_by(dearest_first);
         }
         if layout.rest > 0 {
-            let rest = self.costs(claimant, standings, &others, layout.rest);
+            let rest = self.costs(Look::of(who, &room), &others, layout.rest);
             rest.into_iter().min_by(Clearing::order)?.add(&mut room);
         }
         Some(room)
+    }
+
+    /// Of some nodes those where these jobs hold something, too.
+    fn also_at(&self, jobs: &[JobIx], of: &Bits) -> Bits {
+        let mut touched = Bits::default();
+        let pieces = jobs.iter().flat_map(|job| &self.job(*job).pieces);
+        for piece in pieces.filter(|piece| of.has(piece.node)) {
+            touched.set(piece.node, true);
+        }
+        touched
+    }
+
+    /// Whoever need not go stays after all, those first by whom most would be lost: who goes from one node may free
+    /// another, for which somebody else was to go.
+    fn spare(&mut self, claimant: &Claimant, room: &Room, standings: &Standings) -> Room {
+        let mut room = room.clone();
+        let mut all: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
+        let pieces = all.iter().flat_map(|ix| &self.job(*ix).pieces);
+        let nodes: BTreeSet<NodeIx> = pieces.map(|piece| piece.node).collect();
+        if all.len() < 2 || nodes.len() < 2 {
+            return room;
+        }
+        all.sort_by_key(|ix| Reverse((self.price_of(&room, *ix, standings), *ix)));
+        self.vacate(&all);
+        for ix in all {
+            let less = room.but(ix);
+            self.come_back(&[ix]);
+            if self.fits(claimant, &less) {
+                room = less;
+            } else {
+                self.vacate(&[ix]);
+            }
+        }
+        let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
+        self.come_back(&leaving);
+        room
+    }
+
+    /// Nodes as they are when these have gone.
+    fn vacate(&mut self, jobs: &[JobIx]) {
+        for ix in jobs {
+            let pieces = self.job(*ix).pieces.clone();
+            self.cluster.give(*ix, &pieces);
+        }
+    }
+
+    /// Nodes as they were.
+    fn come_back(&mut self, jobs: &[JobIx]) {
+        for ix in jobs {
+            let pieces = self.job(*ix).pieces.clone();
+            self.cluster.take(*ix, &pieces);
+        }
+    }
+
+    /// Whether the claimant and all who move have a place as nodes are now.
+    fn fits(&mut self, claimant: &Claimant, room: &Room) -> bool {
+        let Some((pieces, places)) = self.resettle(claimant.job, room) else {
+            return false;
+        };
+        for (ix, place) in &places {
+            self.cluster.give(*ix, place);
+        }
+        self.cluster.give(claimant.job, &pieces);
+        true
     }
 
     /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
@@ -279,61 +354,47 @@ impl Scheduler {
         standings: &mut Standings,
         plan: &mut Plan,
     ) -> bool {
-        if room.moved.len() > claimant.moves {
-            return false;
-        }
-        let out = room.out.iter().filter_map(|ix| *standings.get(*ix)?);
-        let forced = |victim: &Standing| {
-            claimant.standing.guarded
-                || claimant.standing.priority > victim.priority
-                || victim.borrows != claimant.standing.borrows
-        };
-        let lost: f64 = out
-            .filter(|victim| !forced(victim))
-            .map(|victim| victim.rate)
-            .sum();
-        if lost * self.config.margin > claimant.standing.rate {
-            return false;
-        }
-        // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
-        let by_right = |ix: &&JobIx| {
-            let victim = standings.get(**ix).and_then(Option::as_ref);
-            victim.is_some_and(|victim| {
-                claimant.standing.priority > victim.priority
-                    || victim.borrows != claimant.standing.borrows
-            })
-        };
-        let by_rank = room.out.iter().filter(|ix| !by_right(ix));
-        let emptied: u32 = by_rank.map(|ix| self.least(self.job(*ix))).sum();
-        let idle = emptied.saturating_sub(self.least(self.job(claimant.job)));
-        if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
+        let room = self.spare(claimant, room, standings);
+        if room.moved.len() > claimant.moves || !self.pays(claimant, &room, standings) {
             return false;
         }
         let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
-        for ix in &leaving {
-            let pieces = self.job(*ix).pieces.clone();
-            self.cluster.give(*ix, &pieces);
+        self.vacate(&leaving);
+        let Some((pieces, places)) = self.resettle(claimant.job, &room) else {
+            self.come_back(&leaving);
+            return false;
+        };
+        self.promise(claimant.now, claimant.job, pieces, &leaving);
+        for ix in leaving {
+            let place = places.iter().find(|(job, _)| *job == ix);
+            let place = place.map(|(_, pieces)| pieces.clone());
+            self.send_off(claimant, ix, place, plan);
+            standings.set(ix, None);
         }
-        match self.resettle(claimant.job, room) {
-            Some((pieces, places)) => {
-                self.promise(claimant.now, claimant.job, pieces, &leaving);
-                for ix in leaving {
-                    let place = places.iter().find(|(job, _)| *job == ix);
-                    let place = place.map(|(_, pieces)| pieces.clone());
-                    self.send_off(claimant, ix, place, plan);
-                    standings.set(ix, None);
-                }
-                self.lanes.reopen();
-                true
-            }
-            None => {
-                for ix in &leaving {
-                    let pieces = self.job(*ix).pieces.clone();
-                    self.cluster.take(*ix, &pieces);
-                }
-                false
-            }
+        self.lanes.reopen();
+        true
+    }
+
+    /// Whether more is won than lost, and little is left idle.
+    fn pays(&self, claimant: &Claimant, room: &Room, standings: &Standings) -> bool {
+        // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
+        let by_right = |victim: &Standing| {
+            claimant.standing.priority > victim.priority
+                || victim.borrows != claimant.standing.borrows
+        };
+        let out = room.out.iter();
+        let out = out.filter_map(|ix| Some((*ix, (*standings.get(*ix)?)?)));
+        let by_rank = out.filter(|(_, victim)| !by_right(victim));
+        let (mut lost, mut emptied) = (0.0, 0);
+        for (ix, victim) in by_rank {
+            lost += victim.rate;
+            emptied += self.least(self.job(ix));
         }
+        if !claimant.standing.guarded && lost * self.config.margin > claimant.standing.rate {
+            return false;
+        }
+        let idle = emptied.saturating_sub(self.least(self.job(claimant.job)));
+        f64::from(idle) <= f64::from(self.cluster.total_gpus()) * self.config.most_idle
     }
 
     /// Takes nodes for the claimant and for all who move; nothing when one of them has none.

@@ -75,3 +75,71 @@ fn of_those_who_are_chosen_one_by_one_on_a_node_nobody_goes_in_vain() {
     goes.sort_unstable();
     assert_eq!((starts.first(), goes), (Some(&4), vec![1, 3]), "2 stays");
 }
+
+#[test]
+fn a_gang_that_has_to_go_from_one_node_frees_all_of_its_nodes() {
+    let mut scheduler = racks(Config::default(), &[1, 1, 1, 1]);
+    let gang = |number, racks: [u32; 2]| Submission {
+        ask: Ask {
+            gang: Gang::Each { nodes: 2, gpus: 8 },
+            anti_labels: racks.map(|rack| format!("rack={rack}")).into(),
+            ..Ask::packed(0)
+        },
+        ..job(number, 0)
+    };
+    scheduler.submit(0, &gang(1, [1, 3]));
+    scheduler.submit(0, &gang(2, [0, 2]));
+    assert_eq!(settle(&mut scheduler, 0).0, [1, 2]);
+    let urgent = Submission {
+        ask: Ask {
+            gang: Gang::Each { nodes: 2, gpus: 8 },
+            ..Ask::packed(0)
+        },
+        ..of_priority(9, job(3, 0))
+    };
+    scheduler.submit(1_000, &urgent);
+    let (starts, goes) = settle(&mut scheduler, 1_000);
+    assert_eq!((starts, goes.len()), (vec![3], 1), "{goes:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn of_those_who_make_room_nobody_could_stay(
+        jobs in prop::collection::vec((1u32..3, 1u32..9, 0u32..4, 0i64..20_000), 4..20),
+        (nodes, gpus) in (1u32..5, 1u32..9),
+    ) {
+        let mut scheduler = scheduler(Config::default(), 6);
+        let asks = |nodes, gpus| Ask { gang: Gang::Each { nodes, gpus }, ..Ask::packed(0) };
+        let mut now = 0;
+        for (number, (nodes, gpus, priority, gap)) in (1u64..).zip(jobs) {
+            now += gap;
+            let one = Submission { ask: asks(nodes, gpus), ..of_priority(priority, job(number, 0)) };
+            scheduler.submit(now, &one);
+            settle(&mut scheduler, now);
+        }
+        let urgent = Submission { ask: asks(nodes, gpus), ..of_priority(9, job(999, 0)) };
+        now += 1_000;
+        // Others make room for nobody meanwhile.
+        settle(&mut scheduler, now);
+        scheduler.submit(now + 400, &urgent);
+        let before = scheduler.clone();
+        let plan = scheduler.pass(now + 400);
+        let gone: Vec<u64> = gone(&plan);
+        let shape = super::super::place::Shape::new(&before.cluster, urgent.ask.clone());
+        let room_without = |stays: Option<u64>| {
+            let mut after = before.cluster.clone();
+            for number in gone.iter().filter(|number| Some(**number) != stays) {
+                let ix = before.number(*number).unwrap();
+                after.give(ix, &before.job(ix).pieces);
+            }
+            shape.find(&after).is_some()
+        };
+        if !gone.is_empty() && plan.preempts.iter().all(|gone| gone.for_job == 999) {
+            prop_assert!(room_without(None));
+            for stays in &gone {
+                prop_assert!(!room_without(Some(*stays)), "{stays} of {gone:?} goes in vain");
+            }
+        }
+    }
+}
