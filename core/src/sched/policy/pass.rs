@@ -221,11 +221,12 @@ impl Scheduler {
     /// Whether its project uses, or would use, more than its own by a job. One that waits does not count yet.
     fn borrows_by(&self, ix: JobIx) -> bool {
         let job = self.job(ix);
-        let more = match job.state {
-            State::Waiting(_) => job.gpus,
-            State::Later | State::Promised | State::Running | State::Leaving => 0,
-        };
-        self.projects.borrows(job.project, more)
+        match job.state {
+            State::Waiting(_) => self.projects.borrows(job.project, job.gpus),
+            State::Later | State::Promised | State::Running | State::Leaving => {
+                job.gpus > 0 && self.projects.borrowed(job.project) > 0
+            }
+        }
     }
 
     /// Whether the project of a job that was told to go used more than its own before.

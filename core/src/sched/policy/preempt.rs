@@ -177,12 +177,13 @@ impl Scheduler {
 
     fn standing(&self, now: Seconds, job: &Job) -> Standing {
         let rank = self.rank(now, job) * self.projects.factor(job.project);
+        let gpus = self.least(job);
         Standing {
-            rate: f64::from(self.least(job).max(1)) / rank,
+            rate: f64::from(gpus.max(1)) / rank,
             rank,
             guarded: job.waited(now, self.config.restart_cost) >= self.config.guard,
             priority: job.priority,
-            borrows: self.projects.borrows(job.project, 0),
+            borrows: gpus > 0 && self.projects.borrowed(job.project) > 0,
         }
     }
 

@@ -159,6 +159,16 @@ impl Projects {
         over || (more > 0 && project.is_spent())
     }
 
+    /// GPUs that it holds and that are not its own: all of them once its GPU-hours are used up.
+    pub(super) fn borrowed(&self, ix: ProjectIx) -> u32 {
+        let project = &self.rows[ix];
+        match project.rule.gpus {
+            _ if project.is_spent() => project.gpus,
+            Some(own) => project.gpus.saturating_sub(own),
+            None => 0,
+        }
+    }
+
     /// Whether one more of its jobs may start.
     pub(super) fn may_start(&self, ix: ProjectIx, gpus: u32) -> bool {
         let project = &self.rows[ix];

@@ -1,5 +1,6 @@
 //! The policy as a whole, told small stories.
 
+mod projects;
 mod room;
 
 use proptest::prelude::*;
@@ -47,6 +48,30 @@ fn settle(scheduler: &mut Scheduler, now: Seconds) -> (Vec<u64>, Vec<u64>) {
 
 fn job(number: u64, gpus: u32) -> Submission {
     Submission::packed(number, gpus)
+}
+
+/// Rules of projects that own so many GPUs.
+fn owned(rules: &[(&str, u32)]) -> Config {
+    let mut config = Config::default();
+    for (name, gpus) in rules {
+        let rule = ProjectRule {
+            gpus: Some(*gpus),
+            ..ProjectRule::default()
+        };
+        config.projects.insert((*name).into(), rule);
+    }
+    config
+}
+
+fn of_project(project: &str, asked: Submission) -> Submission {
+    Submission {
+        project: project.into(),
+        ..asked
+    }
+}
+
+fn of_priority(priority: u32, asked: Submission) -> Submission {
+    Submission { priority, ..asked }
 }
 
 #[test]

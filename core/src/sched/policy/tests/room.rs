@@ -2,30 +2,6 @@
 
 use super::*;
 
-/// Rules of projects that own so many GPUs.
-fn owned(rules: &[(&str, u32)]) -> Config {
-    let mut config = Config::default();
-    for (name, gpus) in rules {
-        let rule = ProjectRule {
-            gpus: Some(*gpus),
-            ..ProjectRule::default()
-        };
-        config.projects.insert((*name).into(), rule);
-    }
-    config
-}
-
-fn of_project(project: &str, asked: Submission) -> Submission {
-    Submission {
-        project: project.into(),
-        ..asked
-    }
-}
-
-fn of_priority(priority: u32, asked: Submission) -> Submission {
-    Submission { priority, ..asked }
-}
-
 #[test]
 fn the_lowest_priority_makes_room_though_more_is_lost_by_it() {
     const HOUR: Seconds = 3_600;
