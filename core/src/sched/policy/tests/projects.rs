@@ -22,3 +22,28 @@ fn jobs_that_run_once_the_gpu_hours_of_their_project_are_used_up_make_room_whate
     assert_eq!(settle(&mut scheduler, HOUR - 60), (vec![], vec![]));
     assert_eq!(settle(&mut scheduler, HOUR + 1), (vec![2], vec![1]));
 }
+
+#[test]
+fn where_a_project_owns_gpus_it_has_them_back_from_one_that_has_no_rule() {
+    let mut config = owned(&[("a", 8)]);
+    config.margin = 1.0e9;
+    let hours = ProjectRule {
+        gpu_hours: Some(900.0),
+        borrow: false,
+        ..ProjectRule::default()
+    };
+    config.projects.insert("hours".into(), hours);
+    let mut scheduler = scheduler(config, 2);
+    scheduler.submit(0, &of_project("user one", job(1, 8)));
+    scheduler.submit(0, &of_project("hours", job(2, 8)));
+    assert_eq!(settle(&mut scheduler, 0).0, [1, 2]);
+    scheduler.submit(400, &of_project("a", job(3, 8)));
+    let (starts, goes) = settle(&mut scheduler, 400);
+    assert_eq!((starts, goes.len()), (vec![3], 1));
+    scheduler.submit(1_000, &of_project("a", job(4, 8)));
+    assert_eq!(
+        settle(&mut scheduler, 1_000),
+        (vec![], vec![]),
+        "that would be borrowed, too"
+    );
+}
