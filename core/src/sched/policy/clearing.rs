@@ -1,6 +1,6 @@
 //! What it costs to have so much free on a node, and who would have to go from there. Looks only; `preempt` decides.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
     cluster::{JobIx, NodeIx},
@@ -8,6 +8,7 @@ use super::{
     job::Job,
     lanes::Rank,
     preempt::{Claimant, Standing, Standings},
+    projects::ProjectIx,
     scheduler::Scheduler,
 };
 
@@ -61,19 +62,46 @@ impl Cost {
 /// One who could go from a node.
 struct Leaver {
     job: JobIx,
-    cost: Cost,
+    standing: Standing,
     /// What it holds there.
     here: Amount,
     moves: bool,
 }
 
-/// Who has to go.
+impl Leaver {
+    fn cost(&self) -> Cost {
+        Cost::of(&self.standing, self.moves)
+    }
+
+    /// The cheapest by GPU first.
+    fn turn(&self) -> (Cost, JobIx) {
+        (self.cost().for_each(self.here.gpus), self.job)
+    }
+}
+
+/// GPUs that projects give back by those who are pushed out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Given(BTreeMap<ProjectIx, u32>);
+
+impl Given {
+    fn note(&mut self, one: &Standing) {
+        let given = self.0.entry(one.project).or_default();
+        *given = given.saturating_add(one.gpus);
+    }
+
+    fn by(&self, project: ProjectIx) -> u32 {
+        self.0.get(&project).copied().unwrap_or(0)
+    }
+}
+
+/// Who has to go, and how each stood when it was chosen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Room {
     /// Pushed out.
-    pub(super) out: BTreeSet<JobIx>,
-    /// Moved; and whether it may also be pushed out.
-    pub(super) moved: BTreeSet<JobIx>,
+    pub(super) out: BTreeMap<JobIx, Standing>,
+    /// Moved.
+    pub(super) moved: BTreeMap<JobIx, Standing>,
+    given: Given,
 }
 
 /// For whom room is looked for, who could go, and who goes already.
@@ -97,7 +125,14 @@ impl<'a> Look<'a> {
 impl Room {
     /// Whether a job goes or moves.
     pub(super) fn has(&self, job: JobIx) -> bool {
-        self.out.contains(&job) || self.moved.contains(&job)
+        self.out.contains_key(&job) || self.moved.contains_key(&job)
+    }
+
+    /// All who go or move.
+    pub(super) fn all(&self) -> Vec<JobIx> {
+        let mut all: Vec<JobIx> = self.out.keys().chain(self.moved.keys()).copied().collect();
+        all.sort_unstable();
+        all
     }
 
     /// The same with one who stays.
@@ -106,6 +141,19 @@ impl Room {
         less.out.remove(&job);
         less.moved.remove(&job);
         less
+    }
+
+    /// What it costs.
+    pub(super) fn price(&self) -> Cost {
+        let all = self.out.keys().chain(self.moved.keys());
+        all.fold(Cost::NOTHING, |sum, job| sum.and(self.price_of(*job)))
+    }
+
+    /// What one of those costs who go or move.
+    pub(super) fn price_of(&self, job: JobIx) -> Cost {
+        let out = self.out.get(&job).map(|of| Cost::of(of, false));
+        let moved = || self.moved.get(&job).map(|of| Cost::of(of, true));
+        out.or_else(moved).unwrap_or(Cost::NOTHING)
     }
 }
 
@@ -157,22 +205,7 @@ impl Scheduler {
         if total < gpus {
             return None;
         }
-        let mut leave = self.who_could_leave(look, ix);
-        // The cheapest by GPU first.
-        leave.sort_by_key(|one| (one.cost.for_each(one.here.gpus), one.job));
-        let mut chosen: Vec<Leaver> = Vec::new();
-        for one in leave {
-            if clearing.free.holds(&needs) {
-                break;
-            }
-            if one.here.helps(&clearing.free, &needs) {
-                clearing.free = clearing.free.with(&one.here);
-                chosen.push(one);
-            }
-        }
-        if !clearing.free.holds(&needs) {
-            return None;
-        }
+        let chosen = self.choose(look, &mut clearing, &needs)?;
         // The next one may bring so much that an earlier one is not needed any more.
         for one in chosen.iter().rev() {
             let free = clearing.free.less(&one.here);
@@ -185,15 +218,75 @@ impl Scheduler {
         Some(clearing)
     }
 
+    /// One after another goes until there is enough. A project gives back no more than it has borrowed: whoever goes
+    /// beyond that goes by rank, and in its turn.
+    fn choose(
+        &self,
+        look: Look<'_>,
+        clearing: &mut Clearing,
+        needs: &Amount,
+    ) -> Option<Vec<Leaver>> {
+        let mut line = self.who_could_leave(look, clearing.node);
+        let dearest_first = |one: &Leaver| Reverse(one.turn());
+        line.sort_by_key(dearest_first);
+        let mut given = look.room.given.clone();
+        let mut chosen: Vec<Leaver> = Vec::new();
+        while !clearing.free.holds(needs) {
+            let one = line.pop()?;
+            let standing = self.as_of(&one.standing, &given);
+            if !one.here.helps(&clearing.free, needs) {
+                continue;
+            }
+            if !one.moves && standing.borrows != one.standing.borrows {
+                if self.may_push(&look.claimant.standing, &standing) {
+                    line.push(Leaver { standing, ..one });
+                    line.sort_by_key(dearest_first);
+                }
+                continue;
+            }
+            if !one.moves {
+                given.note(&one.standing);
+            }
+            clearing.free = clearing.free.with(&one.here);
+            chosen.push(one);
+        }
+        Some(chosen)
+    }
+
+    /// How one stands when its project has given back so much already.
+    fn as_of(&self, one: &Standing, given: &Given) -> Standing {
+        let borrowed = self.projects.borrowed(one.project);
+        Standing {
+            borrows: one.gpus > 0 && borrowed > given.by(one.project),
+            ..*one
+        }
+    }
+
+    /// Whether a project that has had to give something back for this has borrowed no more: then its others stand better.
+    pub(super) fn gives_no_more(&self, chosen: &Clearing, room: &Room) -> bool {
+        chosen.out.iter().any(|(_, one)| {
+            one.borrows && room.given.by(one.project) >= self.projects.borrowed(one.project)
+        })
+    }
+
     /// All who hold something on the node, whatever that is; nothing if one of them stays.
     fn emptied(&self, look: Look<'_>, mut clearing: Clearing) -> Option<Clearing> {
-        let leave = self.who_could_leave(look, clearing.node);
+        let mut leave = self.who_could_leave(look, clearing.node);
         let holders = self.cluster.holders(clearing.node).iter();
         if leave.len() < holders.filter(|job| !look.room.has(**job)).count() {
             return None;
         }
-        for one in &leave {
-            clearing.without(one);
+        leave.sort_by_key(Leaver::turn);
+        let mut given = look.room.given.clone();
+        for mut one in leave {
+            if !one.moves {
+                one.standing = self.as_of(&one.standing, &given);
+                given.note(&one.standing);
+                if !self.may_push(&look.claimant.standing, &one.standing) {
+                    return None;
+                }
+            }
+            clearing.without(&one);
         }
         Some(clearing)
     }
@@ -210,11 +303,12 @@ impl Scheduler {
             let Some(standing) = standing.filter(|_| !look.room.has(*holder)) else {
                 continue;
             };
-            let moves = !self.may_push(&look.claimant.standing, standing);
+            let standing = self.as_of(standing, &look.room.given);
+            let moves = !self.may_push(&look.claimant.standing, &standing);
             if !moves || self.small(self.job(*holder), ix, total) {
                 leave.push(Leaver {
                     job: *holder,
-                    cost: Cost::of(standing, moves),
+                    standing,
                     here: self.held_at(ix, *holder, accepted),
                     moves,
                 });
@@ -250,20 +344,6 @@ impl Scheduler {
             cpus < offered
         };
         all_here && !job.partial && less && !self.lanes.shapes[job.shape].ask.exclusive
-    }
-
-    /// What a room costs.
-    pub(super) fn price(&self, room: &Room, standings: &Standings) -> Cost {
-        let all = room.out.union(&room.moved);
-        let costs = all.map(|ix| self.price_of(room, *ix, standings));
-        costs.fold(Cost::NOTHING, Cost::and)
-    }
-
-    /// What one of those costs who go or move.
-    pub(super) fn price_of(&self, room: &Room, ix: JobIx, standings: &Standings) -> Cost {
-        let standing = standings.get(ix).and_then(Option::as_ref);
-        let moves = room.moved.contains(&ix);
-        standing.map_or(Cost::NOTHING, |standing| Cost::of(standing, moves))
     }
 }
 
@@ -310,8 +390,8 @@ pub(super) struct Clearing {
     pub(super) node: NodeIx,
     cost: Cost,
     free: Amount,
-    out: Vec<JobIx>,
-    moved: Vec<JobIx>,
+    out: Vec<(JobIx, Standing)>,
+    moved: Vec<(JobIx, Standing)>,
 }
 
 impl Clearing {
@@ -322,21 +402,25 @@ impl Clearing {
     }
 
     fn without(&mut self, one: &Leaver) {
-        self.cost = self.cost.and(one.cost);
-        if one.moves {
-            self.moved.push(one.job);
+        self.cost = self.cost.and(one.cost());
+        let list = if one.moves {
+            &mut self.moved
         } else {
-            self.out.push(one.job);
-        }
+            &mut self.out
+        };
+        list.push((one.job, one.standing));
     }
 
     /// Those who are pushed out.
-    pub(super) fn out(&self) -> &[JobIx] {
-        &self.out
+    pub(super) fn out(&self) -> impl Iterator<Item = JobIx> {
+        self.out.iter().map(|(job, _)| *job)
     }
 
     pub(super) fn add(&self, room: &mut Room) {
-        room.out.extend(&self.out);
-        room.moved.extend(&self.moved);
+        for (_, standing) in &self.out {
+            room.given.note(standing);
+        }
+        room.out.extend(self.out.iter().copied());
+        room.moved.extend(self.moved.iter().copied());
     }
 }

@@ -17,6 +17,7 @@ use super::{
     pass::Heads,
     place::Layout,
     plan::{Plan, Preempt},
+    projects::ProjectIx,
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -35,6 +36,9 @@ pub(super) struct Standing {
     pub(super) guarded: bool,
     pub(super) priority: u32,
     pub(super) borrows: bool,
+    pub(super) project: ProjectIx,
+    /// GPUs that its project has by it.
+    pub(super) gpus: u32,
 }
 
 /// Running jobs that may be touched.
@@ -184,6 +188,8 @@ impl Scheduler {
             guarded: job.waited(now, self.config.restart_cost) >= self.config.guard,
             priority: job.priority,
             borrows: gpus > 0 && self.projects.borrowed(job.project) > 0,
+            project: job.project,
+            gpus: job.charged.unwrap_or(gpus),
         }
     }
 
@@ -227,7 +233,7 @@ impl Scheduler {
             let mut rooms: Vec<(Cost, usize, Room)> = rooms
                 .map(|room| {
                     let count = room.out.len() + room.moved.len();
-                    (self.price(&room, standings), count, room)
+                    (room.price(), count, room)
                 })
                 .collect();
             rooms.sort_by_key(|(price, count, _)| (*price, *count));
@@ -268,7 +274,10 @@ impl Scheduler {
             let node = nodes.pop()?;
             others.set(node.node, false);
             node.add(&mut room);
-            let touched = self.also_at(node.out(), &others);
+            let touched = match self.gives_no_more(&node, &room) {
+                true => others.clone(),
+                false => self.also_at(node.out(), &others),
+            };
             if touched.is_empty() {
                 continue;
             }
@@ -284,9 +293,9 @@ impl Scheduler {
     }
 
     /// Of some nodes those where these jobs hold something, too.
-    fn also_at(&self, jobs: &[JobIx], of: &Bits) -> Bits {
+    fn also_at(&self, jobs: impl Iterator<Item = JobIx>, of: &Bits) -> Bits {
         let mut touched = Bits::default();
-        let pieces = jobs.iter().flat_map(|job| &self.job(*job).pieces);
+        let pieces = jobs.flat_map(|job| &self.job(job).pieces);
         for piece in pieces.filter(|piece| of.has(piece.node)) {
             touched.set(piece.node, true);
         }
@@ -295,15 +304,15 @@ impl Scheduler {
 
     /// Whoever need not go stays after all, those first by whom most would be lost: who goes from one node may free
     /// another, for which somebody else was to go.
-    fn spare(&mut self, claimant: &Claimant, room: &Room, standings: &Standings) -> Room {
+    fn spare(&mut self, claimant: &Claimant, room: &Room) -> Room {
         let mut room = room.clone();
-        let mut all: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
+        let mut all = room.all();
         let pieces = all.iter().flat_map(|ix| &self.job(*ix).pieces);
         let nodes: BTreeSet<NodeIx> = pieces.map(|piece| piece.node).collect();
         if all.len() < 2 || nodes.len() < 2 {
             return room;
         }
-        all.sort_by_key(|ix| Reverse((self.price_of(&room, *ix, standings), *ix)));
+        all.sort_by_key(|ix| Reverse((room.price_of(*ix), *ix)));
         self.vacate(&all);
         for ix in all {
             let less = room.but(ix);
@@ -314,8 +323,7 @@ impl Scheduler {
                 self.vacate(&[ix]);
             }
         }
-        let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
-        self.come_back(&leaving);
+        self.come_back(&room.all());
         room
     }
 
@@ -355,11 +363,11 @@ impl Scheduler {
         standings: &mut Standings,
         plan: &mut Plan,
     ) -> bool {
-        let room = self.spare(claimant, room, standings);
-        if room.moved.len() > claimant.moves || !self.pays(claimant, &room, standings) {
+        let room = self.spare(claimant, room);
+        if room.moved.len() > claimant.moves || !self.pays(claimant, &room) {
             return false;
         }
-        let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
+        let leaving = room.all();
         self.vacate(&leaving);
         let Some((pieces, places)) = self.resettle(claimant.job, &room) else {
             self.come_back(&leaving);
@@ -377,19 +385,17 @@ impl Scheduler {
     }
 
     /// Whether more is won than lost, and little is left idle.
-    fn pays(&self, claimant: &Claimant, room: &Room, standings: &Standings) -> bool {
+    fn pays(&self, claimant: &Claimant, room: &Room) -> bool {
         // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
         let by_right = |victim: &Standing| {
             claimant.standing.priority > victim.priority
                 || victim.borrows != claimant.standing.borrows
         };
-        let out = room.out.iter();
-        let out = out.filter_map(|ix| Some((*ix, (*standings.get(*ix)?)?)));
-        let by_rank = out.filter(|(_, victim)| !by_right(victim));
+        let by_rank = room.out.iter().filter(|(_, victim)| !by_right(victim));
         let (mut lost, mut emptied) = (0.0, 0);
         for (ix, victim) in by_rank {
             lost += victim.rate;
-            emptied += self.least(self.job(ix));
+            emptied += self.least(self.job(*ix));
         }
         if !claimant.standing.guarded && lost * self.config.margin > claimant.standing.rate {
             return false;
@@ -410,7 +416,7 @@ impl Scheduler {
         let pieces = find(self, claimant).filter(|pieces| self.may_hold(claimant, pieces))?;
         self.cluster.take(claimant, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
-        let mut movers: Vec<JobIx> = room.moved.iter().copied().collect();
+        let mut movers: Vec<JobIx> = room.moved.keys().copied().collect();
         movers.sort_by_key(|ix| (Reverse(self.job(*ix).gpus), *ix));
         for ix in movers {
             let Some(place) = find(self, ix) else {

@@ -47,3 +47,57 @@ fn where_a_project_owns_gpus_it_has_them_back_from_one_that_has_no_rule() {
         "that would be borrowed, too"
     );
 }
+
+#[test]
+fn a_project_gives_back_what_it_has_borrowed_and_no_more_of_it_in_one_round() {
+    let mut config = owned(&[("a", 8), ("b", 24)]);
+    config.margin = 1.0e9;
+    let full = || {
+        let mut scheduler = scheduler(config.clone(), 3);
+        for number in 1..=3 {
+            scheduler.submit(0, &of_project("a", job(number, 8)));
+        }
+        assert_eq!(settle(&mut scheduler, 0).0.len(), 3);
+        scheduler
+    };
+    // One after another.
+    let mut several = full();
+    for number in 4..=6 {
+        several.submit(400, &of_project("b", job(number, 8)));
+    }
+    let (starts, goes) = settle(&mut several, 400);
+    assert_eq!((starts, goes.len()), (vec![4, 5], 2));
+    // A gang.
+    let wide = |number, nodes| {
+        let ask = Ask {
+            gang: Gang::Each { nodes, gpus: 8 },
+            ..Ask::packed(0)
+        };
+        of_project(
+            "b",
+            Submission {
+                ask,
+                ..job(number, 0)
+            },
+        )
+    };
+    let mut gang = full();
+    gang.submit(400, &wide(4, 3));
+    assert_eq!(settle(&mut gang, 400), (vec![], vec![]));
+    gang.submit(1_000, &wide(5, 2));
+    let (starts, goes) = settle(&mut gang, 1_000);
+    assert_eq!((starts, goes.len()), (vec![5], 2));
+    // On one node.
+    let mut config = owned(&[("a", 2), ("b", 8)]);
+    config.margin = 1.0e9;
+    let mut one = scheduler(config, 1);
+    for number in 1..=4 {
+        one.submit(0, &of_project("a", job(number, 2)));
+    }
+    settle(&mut one, 0);
+    one.submit(400, &of_project("b", job(5, 8)));
+    assert_eq!(settle(&mut one, 400), (vec![], vec![]));
+    one.submit(1_000, &of_project("b", job(6, 6)));
+    let (starts, goes) = settle(&mut one, 1_000);
+    assert_eq!((starts, goes.len()), (vec![6], 3));
+}
