@@ -328,6 +328,7 @@ impl State {
             asked: job.queued(),
             allocations: job.allocations().into_iter().cloned().collect(),
             since: attempt.placed_at,
+            runs_since: attempt.started_at(),
             leaves_for: attempt.makes_room_for,
         };
         let gate = held.asked.gate.clone();

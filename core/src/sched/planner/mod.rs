@@ -73,6 +73,8 @@ pub struct Held {
     pub allocations: Vec<Allocation>,
     /// Since when.
     pub since: Timestamp,
+    /// Since when all of its trainers run, once they do.
+    pub runs_since: Option<Timestamp>,
     /// For whom it makes room, if it was told to.
     pub leaves_for: Option<JobId>,
 }
@@ -380,7 +382,11 @@ impl Planner {
                 self.refresh(now, name);
             }
         }
+        let runs_since = held.runs_since.map(|since| self.seconds(since));
         if known {
+            if let Some(since) = runs_since {
+                self.policy.began(now, job.0, since);
+            }
             return;
         }
         self.policy.withdraw(now, job.0);
@@ -401,7 +407,7 @@ impl Planner {
         let holding = Holding {
             pieces: pieces.flatten().collect(),
             asked: self.submission(&held.asked),
-            since: self.seconds(held.since),
+            since: runs_since,
             leaving: held.leaves_for.is_some(),
         };
         self.policy.adopt(now, &holding);

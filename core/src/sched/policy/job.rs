@@ -85,8 +85,10 @@ pub(super) struct Job {
     pub(super) limit: Option<Seconds>,
     pub(super) submitted: Seconds,
     pub(super) state: State,
-    /// Since when it is in this state.
+    /// Since when it is in this state; of one that runs, since it began to.
     pub(super) since: Seconds,
+    /// It has its place, and what it runs in is not ready yet.
+    pub(super) prepares: bool,
     /// What it has done in earlier runs, without what restarts cost.
     pub(super) done: Seconds,
     /// How often it was started.
@@ -107,11 +109,15 @@ impl Job {
     /// How long it has run in earnest.
     pub(super) fn ran(&self, now: Seconds, restart_cost: Seconds) -> Seconds {
         match self.state {
-            State::Running | State::Leaving => {
+            State::Running | State::Leaving if !self.prepares => {
                 let overhead = if self.runs > 1 { restart_cost } else { 0 };
                 self.done + (now - self.since - overhead).max(0)
             }
-            State::Later | State::Waiting(_) | State::Promised => self.done,
+            State::Running
+            | State::Leaving
+            | State::Later
+            | State::Waiting(_)
+            | State::Promised => self.done,
         }
     }
 

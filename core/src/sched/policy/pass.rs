@@ -208,6 +208,7 @@ impl Scheduler {
         let job = self.job_mut(ix);
         job.state = State::Running;
         job.since = now;
+        job.prepares = false;
         job.runs += 1;
         plan.starts.push(Start {
             job: job.id,

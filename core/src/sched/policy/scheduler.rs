@@ -100,6 +100,7 @@ impl Scheduler {
                 .min(asked.since.unwrap_or(Seconds::MAX)),
             state: State::Later,
             since: now,
+            prepares: false,
             done: asked.done,
             runs: u32::from(asked.done > 0),
             pieces: Vec::new(),

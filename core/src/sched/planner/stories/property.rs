@@ -152,6 +152,7 @@ impl World {
                 asked,
                 allocations: placement.allocations,
                 since: now,
+                runs_since: Some(now),
                 leaves_for: None,
             };
             self.running.insert(placement.job.0, held);
