@@ -329,6 +329,7 @@ impl State {
             allocations: job.allocations().into_iter().cloned().collect(),
             since: attempt.placed_at,
             runs_since: attempt.started_at(),
+            saved: job.spec.resume && job.resumable.is_some(),
             leaves_for: attempt.makes_room_for,
         };
         let gate = held.asked.gate.clone();

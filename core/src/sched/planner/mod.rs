@@ -25,7 +25,7 @@ use super::{
     Gate, Gates, Opened, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
-        Config, Holding, Preempt, Scheduler, Seconds,
+        Config, Holding, Preempt, Scheduler, Seconds, Submission,
         cluster::{NodeIx, Piece},
     },
 };
@@ -75,6 +75,8 @@ pub struct Held {
     pub since: Timestamp,
     /// Since when all of its trainers run, once they do.
     pub runs_since: Option<Timestamp>,
+    /// It has shown a checkpoint from which it could go on.
+    pub saved: bool,
     /// For whom it makes room, if it was told to.
     pub leaves_for: Option<JobId>,
 }
@@ -384,6 +386,7 @@ impl Planner {
         }
         let runs_since = held.runs_since.map(|since| self.seconds(since));
         if known {
+            self.policy.saved(job.0, held.saved);
             if let Some(since) = runs_since {
                 self.policy.began(now, job.0, since);
             }
@@ -406,7 +409,10 @@ impl Planner {
         });
         let holding = Holding {
             pieces: pieces.flatten().collect(),
-            asked: self.submission(&held.asked),
+            asked: Submission {
+                saved: held.saved,
+                ..self.submission(&held.asked)
+            },
             since: runs_since,
             leaving: held.leaves_for.is_some(),
         };

@@ -86,6 +86,7 @@ fn held(asked: QueuedJob, placement: &Placement, runs_since: Option<i64>) -> Hel
         allocations: placement.allocations.clone(),
         since: placement.queued_at,
         runs_since: runs_since.map(at),
+        saved: true,
         leaves_for: None,
     }
 }
@@ -212,6 +213,7 @@ fn what_a_start_from_the_store_finds_goes_on_as_it_was() {
         allocations: place.allocations,
         since: at(0),
         runs_since: Some(at(0)),
+        saved: true,
         leaves_for: Some(JobId(2)),
     };
     after.queued(at(450), urgent(2, 1, 4));

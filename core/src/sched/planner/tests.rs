@@ -82,6 +82,7 @@ fn holds(planner: &mut Planner, id: u64, allocation: Allocation) {
         allocations: vec![allocation],
         since: NOW,
         runs_since: Some(NOW),
+        saved: true,
         leaves_for: None,
     };
     planner.holds(NOW, held);

@@ -22,6 +22,8 @@ pub(super) struct Cost {
     priority: Option<u32>,
     /// Not all of them have borrowed what they hold.
     own: bool,
+    /// GPU-seconds of work of which no checkpoint is known.
+    lost: Rank,
     /// Completions per second.
     rate: Rank,
 }
@@ -30,6 +32,7 @@ impl Cost {
     const NOTHING: Self = Self {
         priority: None,
         own: false,
+        lost: Rank(0.0),
         rate: Rank(0.0),
     };
 
@@ -39,6 +42,7 @@ impl Cost {
         Self {
             priority: Some(standing.priority),
             own: !standing.borrows,
+            lost: Rank(standing.at_stake),
             rate: Rank(standing.rate * part),
         }
     }
@@ -47,13 +51,16 @@ impl Cost {
         Self {
             priority: self.priority.max(more.priority),
             own: self.own || more.own,
+            lost: Rank(self.lost.0 + more.lost.0),
             rate: Rank(self.rate.0 + more.rate.0),
         }
     }
 
     fn for_each(self, gpus: u32) -> Self {
+        let each = |sum: Rank| Rank(sum.0 / f64::from(gpus.max(1)));
         Self {
-            rate: Rank(self.rate.0 / f64::from(gpus.max(1))),
+            lost: each(self.lost),
+            rate: each(self.rate),
             ..self
         }
     }
@@ -332,7 +339,8 @@ impl Scheduler {
         amounts.fold(Amount::default(), |sum, amount| sum.with(&amount))
     }
 
-    /// Whether all of a job lies on the node and is less than the whole of it: moving whole nodes about wins nothing.
+    /// Whether all of a job lies on the node and is less than the whole of it: moving whole nodes about wins nothing. Nor is
+    /// one moved that would begin anew.
     fn small(&self, job: &Job, ix: NodeIx, total: u32) -> bool {
         let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
         let cpus: u32 = job.pieces.iter().map(|piece| piece.cpus).sum();
@@ -343,7 +351,7 @@ impl Scheduler {
         } else {
             cpus < offered
         };
-        all_here && !job.partial && less && !self.lanes.shapes[job.shape].ask.exclusive
+        all_here && job.saved && !job.partial && less && !self.lanes.shapes[job.shape].ask.exclusive
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Submission {
     pub since: Option<Seconds>,
     /// For how long it has run already, as far as that was not in vain.
     pub done: Seconds,
+    /// It has shown a checkpoint: little is lost when it goes, else all that it ran.
+    pub saved: bool,
 }
 
 impl Submission {
@@ -52,6 +54,7 @@ impl Submission {
             not_before: None,
             since: None,
             done: 0,
+            saved: true,
         }
     }
 }
@@ -91,6 +94,8 @@ pub(super) struct Job {
     pub(super) prepares: bool,
     /// What it has done in earlier runs, without what restarts cost.
     pub(super) done: Seconds,
+    /// It has shown a checkpoint.
+    pub(super) saved: bool,
     /// How often it was started.
     pub(super) runs: u32,
     /// What it holds, or is promised.
@@ -119,6 +124,16 @@ impl Job {
             | State::Waiting(_)
             | State::Promised => self.done,
         }
+    }
+
+    /// GPU-seconds that are lost when it goes, beside what its restart costs.
+    pub(super) fn at_stake(&self, now: Seconds, restart_cost: Seconds) -> f64 {
+        if self.saved {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+        let ran = self.ran(now, restart_cost) as f64;
+        ran * f64::from(self.gpus.max(1))
     }
 
     /// How long it has not.

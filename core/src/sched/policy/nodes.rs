@@ -111,6 +111,13 @@ impl Scheduler {
         }
     }
 
+    /// Whether it has shown a checkpoint.
+    pub fn saved(&mut self, number: u64, saved: bool) {
+        if let Some(ix) = self.number(number) {
+            self.job_mut(ix).saved = saved;
+        }
+    }
+
     /// It runs, since then.
     pub fn began(&mut self, now: Seconds, number: u64, since: Seconds) {
         let Some(ix) = self.number(number) else {

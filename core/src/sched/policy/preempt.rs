@@ -37,6 +37,8 @@ pub(super) struct Standing {
     pub(super) priority: u32,
     pub(super) borrows: bool,
     pub(super) project: ProjectIx,
+    /// GPU-seconds that are lost if it goes.
+    pub(super) at_stake: f64,
     /// GPUs that its project has by it.
     pub(super) gpus: u32,
 }
@@ -189,6 +191,7 @@ impl Scheduler {
             priority: job.priority,
             borrows: gpus > 0 && self.projects.borrowed(job.project) > 0,
             project: job.project,
+            at_stake: job.at_stake(now, self.config.restart_cost),
             gpus: job.charged.unwrap_or(gpus),
         }
     }

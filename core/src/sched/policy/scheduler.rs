@@ -102,6 +102,7 @@ impl Scheduler {
             since: now,
             prepares: false,
             done: asked.done,
+            saved: asked.saved,
             runs: u32::from(asked.done > 0),
             pieces: Vec::new(),
             awaits: Vec::new(),

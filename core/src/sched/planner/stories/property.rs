@@ -153,6 +153,7 @@ impl World {
                 allocations: placement.allocations,
                 since: now,
                 runs_since: Some(now),
+                saved: true,
                 leaves_for: None,
             };
             self.running.insert(placement.job.0, held);

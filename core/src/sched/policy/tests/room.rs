@@ -78,6 +78,45 @@ fn a_gang_that_has_to_go_from_one_node_frees_all_of_its_nodes() {
     assert_eq!((starts, goes.len()), (vec![3], 1), "{goes:?}");
 }
 
+#[test]
+fn whoever_has_shown_a_checkpoint_makes_room_before_one_who_would_lose_all_that_it_ran() {
+    const HOUR: Seconds = 3_600;
+    let mut scheduler = scheduler(Config::default(), 2);
+    let unsaved = Submission {
+        saved: false,
+        ..job(1, 8)
+    };
+    // What ranks worst costs least by rank.
+    scheduler.submit(0, &unsaved);
+    settle(&mut scheduler, 0);
+    scheduler.submit(10 * HOUR, &job(2, 8));
+    settle(&mut scheduler, 10 * HOUR);
+    let mut after = scheduler.clone();
+    for (scheduler, gone) in [(&mut scheduler, 2), (&mut after, 1)] {
+        scheduler.saved(1, gone == 1);
+        scheduler.submit(10 * HOUR + 600, &of_priority(9, job(3, 8)));
+        let (starts, goes) = settle(scheduler, 10 * HOUR + 600);
+        assert_eq!((starts, goes), (vec![3], vec![gone]));
+    }
+}
+
+#[test]
+fn nobody_is_moved_who_would_begin_anew() {
+    let mut scheduler = scheduler(Config::default(), 2);
+    for number in 1..=4 {
+        scheduler.submit(0, &job(number, 4));
+        scheduler.saved(number, false);
+    }
+    settle(&mut scheduler, 0);
+    scheduler.finished(1_000, 1);
+    scheduler.finished(1_000, 3);
+    scheduler.submit(1_000, &job(9, 8));
+    assert_eq!(settle(&mut scheduler, 1_800), (vec![], vec![]));
+    scheduler.saved(2, true);
+    scheduler.saved(4, true);
+    assert_eq!(settle(&mut scheduler, 1_900).1.len(), 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
