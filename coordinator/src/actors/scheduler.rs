@@ -451,6 +451,10 @@ impl State {
 
     fn place(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
         let decisions = self.planner.solve(now);
+        // Nothing that is already done holds it: a start anew makes all of it from the store.
+        if let Some(broken) = decisions.broken {
+            return Err(broken.into());
+        }
         // Before the placements, which are stored behind it.
         self.notes.let_through(&decisions.through, now);
         if let Some(store) = &self.store {

@@ -62,6 +62,8 @@ pub struct Decisions {
     pub never: Vec<(JobId, String)>,
     /// These were held back, and are not any more.
     pub through: Vec<JobId>,
+    /// The plan breaks one of its post-conditions, in words: a bug of ours. Nothing of it is to be carried out.
+    pub broken: Option<String>,
 }
 
 /// A job that holds something.
@@ -456,6 +458,10 @@ impl Planner {
         // More than once only where the books differed, or somebody goes who had not come.
         for _ in 0..MOST_PASSES {
             let plan = self.policy.pass(now);
+            if plan.broken.is_some() {
+                decisions.broken = plan.broken;
+                break;
+            }
             let mut again = false;
             for preempt in &plan.preempts {
                 again |= self.send_off(now, preempt, &mut decisions);

@@ -68,7 +68,10 @@ fn solve(planner: &mut Planner, now: i64) -> (Vec<u64>, Vec<(u64, u64)>) {
     let waiting = planner.queue().iter().cloned();
     let waiting: BTreeMap<JobId, QueuedJob> = waiting.map(|queued| (queued.job, queued)).collect();
     let decisions = planner.solve(at(now));
-    assert_eq!(planner.ledger().violated(), None);
+    assert_eq!(
+        (planner.ledger().violated(), &decisions.broken),
+        (None, &None)
+    );
     for placement in &decisions.placements {
         let asked = waiting[&placement.job].clone();
         planner.holds(at(now), held(asked, placement, Some(now)));
@@ -110,6 +113,19 @@ fn a_job_is_left_alone_while_it_is_prepared_and_for_so_long_after_it_began_to_ru
         assert_eq!(solve(planner, 1_190), (vec![], vec![]), "just started");
         assert_eq!(solve(planner, 1_260), (vec![], vec![(1, 2)]));
     }
+}
+
+#[test]
+fn of_a_plan_that_breaks_what_must_hold_nothing_is_carried_out() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 2));
+    solve(&mut planner, 0);
+    planner.policy.take_again(1);
+    planner.queued(at(1), job(2, 1, 4));
+    let decisions = planner.solve(at(1));
+    assert_eq!(decisions.placements, []);
+    let words = decisions.broken.unwrap();
+    assert!(words.starts_with("INV-02: of node"), "{words}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The policy as a whole, told small stories.
 
+mod broken;
 mod projects;
 mod room;
 
@@ -35,6 +36,7 @@ fn settle(scheduler: &mut Scheduler, now: Seconds) -> (Vec<u64>, Vec<u64>) {
     let (mut starts, mut goes) = (Vec::new(), Vec::new());
     loop {
         let plan = scheduler.pass(now);
+        assert_eq!(plan.broken, None);
         if plan.is_empty() {
             return (starts, goes);
         }
@@ -404,9 +406,9 @@ proptest! {
             let limit = Some(lasts);
             scheduler.submit(now, &Submission { preemptible, priority, limit, ..job(number, gpus) });
             runs.insert(number, (lasts, preemptible, now));
-            // Post-conditions are checked by every pass of a build for tests.
             loop {
                 let plan = scheduler.pass(now);
+                prop_assert_eq!(&plan.broken, &None);
                 if plan.is_empty() {
                     break;
                 }
