@@ -366,10 +366,12 @@ impl Scheduler {
         standings: &mut Standings,
         plan: &mut Plan,
     ) -> bool {
-        let room = self.spare(claimant, room);
-        if room.moved.len() > claimant.moves || !self.pays(claimant, &room) {
+        // All whom the cheapest nodes would cost count here, though some of them stay: gangs as wide as the pool, which that
+        // makes dear, would else push one another out again and again.
+        if room.moved.len() > claimant.moves || !self.pays(claimant, room) {
             return false;
         }
+        let room = self.spare(claimant, room);
         let leaving = room.all();
         self.vacate(&leaving);
         let Some((pieces, places)) = self.resettle(claimant.job, &room) else {

@@ -45,7 +45,7 @@ fn said(asked: Submission, change: impl FnOnce(&mut Vec<Piece>)) -> Option<Strin
 fn a_plan_that_gives_a_gang_less_than_it_asks_for_is_seen() {
     assert_eq!(said(asks(2, 4), |_| ()), None);
     let wrong: [fn(&mut Vec<Piece>); 4] = [
-        |pieces| drop(pieces.pop()),
+        |pieces| pieces.truncate(1),
         |pieces| pieces[0].gpus = 3,
         |pieces| pieces[1].cpus = 1,
         |pieces| pieces[0].memory_bytes = 9,

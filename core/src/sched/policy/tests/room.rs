@@ -102,7 +102,12 @@ fn whoever_has_shown_a_checkpoint_makes_room_before_one_who_would_lose_all_that_
 
 #[test]
 fn nobody_is_moved_who_would_begin_anew() {
-    let mut scheduler = scheduler(Config::default(), 2);
+    // Nobody is pushed out.
+    let config = Config {
+        margin: 1.0e9,
+        ..Config::default()
+    };
+    let mut scheduler = scheduler(config, 2);
     for number in 1..=4 {
         scheduler.submit(0, &job(number, 4));
         scheduler.saved(number, false);
