@@ -359,6 +359,7 @@ fn service(
         limits: Limits {
             open_jobs: u64::from(config.limits.open_jobs),
             queued: config.scheduling.queued(),
+            gpus: config.scheduling.most_gpus(),
             streams: count(config.limits.streams),
             streams_per_caller: count(config.limits.streams_per_caller),
             page_rows: count(config.limits.page_rows),

@@ -111,6 +111,7 @@ impl Player for Real<'_> {
         let mut actions = Vec::new();
         loop {
             let plan = self.scheduler.pass(now);
+            assert!(plan.broken.is_none(), "{:?}", plan.broken);
             if plan.is_empty() {
                 return actions;
             }

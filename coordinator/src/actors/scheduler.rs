@@ -327,6 +327,8 @@ impl State {
             asked: job.queued(),
             allocations: job.allocations().into_iter().cloned().collect(),
             since: attempt.placed_at,
+            runs_since: attempt.started_at(),
+            saved: job.spec.resume && job.resumable.is_some(),
             leaves_for: attempt.makes_room_for,
         };
         let gate = held.asked.gate.clone();
@@ -448,6 +450,10 @@ impl State {
 
     fn place(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
         let decisions = self.planner.solve(now);
+        // Nothing that is already done holds it: a start anew makes all of it from the store.
+        if let Some(broken) = decisions.broken {
+            return Err(broken.into());
+        }
         // Before the placements, which are stored behind it.
         self.notes.let_through(&decisions.through, now);
         if let Some(store) = &self.store {

@@ -10,7 +10,7 @@ use trainyard_core::{
     ids::JobId,
     job::{Event, Job},
     sched::{Explanation, Short, policy::Place},
-    spec::JobSpec,
+    spec::{Indices, JobSpec},
     time::Timestamp,
 };
 use trainyard_proto::status::Kind;
@@ -72,7 +72,7 @@ impl Service {
     /// Where a job would start at once, or why it would wait. Nothing is submitted, and nothing is prepared.
     ///
     /// # Errors
-    /// As a submit's, but for what only shows when it is submitted: its dataset, and room for one more job.
+    /// As a submit's, but for what only shows when it is submitted: its dataset, and room for one more job in all.
     pub async fn foresee(
         &self,
         caller: &Caller,
@@ -85,6 +85,12 @@ impl Service {
         datasets::fits(&spec, None)?;
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
         self.awaited(caller, &spec)?;
+        let indices = spec.indices.as_deref().map(Indices::parse);
+        // Checked above.
+        let size = indices
+            .and_then(Result::ok)
+            .map_or(1, |indices| indices.size());
+        self.admit_to_project(&spec, size).await?;
         self.could_ever(&spec)?;
         // What has ended is known, and need not be waited for.
         self.forget_ended(&mut spec)?;

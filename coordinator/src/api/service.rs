@@ -55,6 +55,8 @@ pub struct Limits {
     pub open_jobs: u64,
     /// Jobs that wait, by project, where that is limited.
     pub queued: BTreeMap<i64, u32>,
+    /// GPUs at once, by project, where it may not borrow more.
+    pub gpus: BTreeMap<i64, u32>,
     /// Streams followed at once.
     pub streams: usize,
     /// Of them by one caller.

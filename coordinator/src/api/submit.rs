@@ -103,7 +103,7 @@ impl Service {
         Ok(job)
     }
 
-    /// Refuses what no nodes could ever hold, with the nearest that they could.
+    /// Refuses what no nodes could ever hold, or its project never have, with the nearest that they could.
     pub(super) fn could_ever(&self, spec: &JobSpec) -> Result<(), ApiError> {
         let wish = Wish {
             request: &spec.resources,
@@ -112,8 +112,31 @@ impl Service {
         };
         match self.tree().offers.misfit(wish) {
             Some(unfit) => Err(ApiError::field(unfit.field(), unfit.to_string())),
-            None => Ok(()),
+            None => self.may_ever(spec),
         }
+    }
+
+    /// A project that may not borrow never has more than its own at once.
+    fn may_ever(&self, spec: &JobSpec) -> Result<(), ApiError> {
+        let most = spec.project_id.and_then(|project| {
+            let most = self.limits().gpus.get(&project)?;
+            Some((project, *most))
+        });
+        let Some((project, most)) = most else {
+            return Ok(());
+        };
+        let (field, asked) = match spec.placement.gpus_total {
+            Some(total) => ("placement.gpus_total", total),
+            None if spec.nodes > 1 => ("nodes", spec.nodes.saturating_mul(spec.resources.gpus)),
+            None => ("resources.gpus", spec.resources.gpus),
+        };
+        if asked <= most {
+            return Ok(());
+        }
+        let words = format!(
+            "asks for {asked} GPUs in all, and project {project} has {most} of its own and may not borrow (scheduling.projects.{project}); ask for {most} at most, or have gpus raised or borrow set there"
+        );
+        Err(ApiError::field(field, words))
     }
 
     /// Notes that a submission was refused, unless that was noted of its user and for this reason lately.
@@ -131,7 +154,7 @@ impl Service {
     }
 
     /// Whether so many more jobs may wait in the project. Submissions at the same moment may pass it by as many.
-    async fn admit_to_project(&self, spec: &JobSpec, more: u32) -> Result<(), ApiError> {
+    pub(super) async fn admit_to_project(&self, spec: &JobSpec, more: u32) -> Result<(), ApiError> {
         let limits = &self.limits().queued;
         let limit = spec
             .project_id

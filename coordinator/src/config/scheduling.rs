@@ -114,6 +114,15 @@ impl Scheduling {
             .collect()
     }
 
+    /// GPUs that projects may have at once, of those that may not borrow.
+    #[must_use]
+    pub fn most_gpus(&self) -> BTreeMap<i64, u32> {
+        let projects = self.projects.iter().filter(|(_, project)| !project.borrow);
+        projects
+            .filter_map(|(id, project)| Some((id.parse().ok()?, project.gpus?)))
+            .collect()
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |words: String| Err(ConfigError::Check(words));
         let least = [

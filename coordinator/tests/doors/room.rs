@@ -144,6 +144,16 @@ async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_st
         (refused.code(), refused.message()),
         (Code::ResourceExhausted, words)
     );
+    // Nor does a dry run say that it would start.
+    let request = v1::ForeseeJobRequest {
+        spec: Some(spec().into()),
+    };
+    let foreseen = world.jobs().await.foresee_job(request).await;
+    let refused = foreseen.expect_err("two wait");
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::ResourceExhausted, words)
+    );
     // One that has ended is not let in by another door either.
     for way in ["restart", "start"] {
         let path = format!("/training/jobs/{over}/{way}");
@@ -153,6 +163,41 @@ async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_st
     }
     assert_eq!(job(&world, over).await.state(), v1::JobState::Cancelled);
     submit(&world, whole(0, false)).await;
+}
+
+#[tokio::test]
+async fn a_job_that_its_project_could_never_have_is_refused_with_the_field_and_the_way_out() {
+    let world = World::with(|config| {
+        let own = trainyard_coordinator::config::ProjectConfig {
+            gpus: Some(8),
+            borrow: false,
+            ..Default::default()
+        };
+        config.scheduling.projects.insert("1".to_owned(), own);
+    });
+    let world = world.await;
+    let project = world.project("vision").await;
+    let asks = |nodes, gpus| {
+        program(|spec| {
+            spec.project_id = Some(project);
+            spec.nodes = nodes;
+            spec.resources.gpus = gpus;
+        })
+    };
+    let words = "asks for 16 GPUs in all, and project 1 has 8 of its own and may not borrow (scheduling.projects.1); ask for 8 at most, or have gpus raised or borrow set there";
+    for (nodes, gpus, field) in [(1, 16, "resources.gpus"), (2, 8, "nodes")] {
+        let submitted = try_submit(&world, asks(nodes, gpus), "").await;
+        let refused = submitted.expect_err("more than its own");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let told = refused.message();
+        assert!(told.contains(words) && told.contains(field), "{told}");
+        let request = v1::ForeseeJobRequest {
+            spec: Some(asks(nodes, gpus).into()),
+        };
+        let foreseen = world.jobs().await.foresee_job(request).await;
+        assert!(foreseen.is_err_and(|refused| refused.message() == told));
+    }
+    submit(&world, asks(1, 8)).await;
 }
 
 /// An agent of four CPUs on a node that is labelled so.

@@ -280,6 +280,8 @@ impl State {
         let held = before.allocations().len() != self.job.allocations().len();
         let leaves = |job: &Job| job.live().is_some_and(Attempt::leaves);
         let goes = leaves(&before) != leaves(&self.job);
+        // Who has shown a checkpoint makes room before others.
+        let saved = before.resumable.is_some() != self.job.resumable.is_some();
         let launches = Launch::between(&before, &self.job);
         let (frames, unable) = self.frames(&step.effects);
         let job = self.job.clone();
@@ -288,7 +290,7 @@ impl State {
             if moved {
                 tracing::info!(job = %job.id, state = job.state.name(), "job");
             }
-            if moved || held || goes {
+            if moved || held || goes || saved {
                 let told = SchedulerMsg::JobIs(Box::new(job.clone()));
                 peers.scheduler.cast(told).ok();
             }

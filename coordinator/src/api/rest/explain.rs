@@ -142,7 +142,7 @@ pub(super) async fn explain(
 /// Say what would become of a job, without submitting it
 ///
 /// Takes what a submission takes, and refuses what that would refuse, but for what only shows when it is submitted: its
-/// dataset, and room for one more job.
+/// dataset, and room for one more job in all.
 #[utoipa::path(
     post,
     path = "/training/jobs/dry-run",

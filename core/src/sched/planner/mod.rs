@@ -25,7 +25,7 @@ use super::{
     Gate, Gates, Opened, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger, NodeEntry},
     policy::{
-        Config, Holding, Preempt, Scheduler, Seconds,
+        Config, Holding, Preempt, Scheduler, Seconds, Submission,
         cluster::{NodeIx, Piece},
     },
 };
@@ -62,6 +62,8 @@ pub struct Decisions {
     pub never: Vec<(JobId, String)>,
     /// These were held back, and are not any more.
     pub through: Vec<JobId>,
+    /// The plan breaks one of its post-conditions, in words: a bug of ours. Nothing of it is to be carried out.
+    pub broken: Option<String>,
 }
 
 /// A job that holds something.
@@ -73,6 +75,10 @@ pub struct Held {
     pub allocations: Vec<Allocation>,
     /// Since when.
     pub since: Timestamp,
+    /// Since when all of its trainers run, once they do.
+    pub runs_since: Option<Timestamp>,
+    /// It has shown a checkpoint from which it could go on.
+    pub saved: bool,
     /// For whom it makes room, if it was told to.
     pub leaves_for: Option<JobId>,
 }
@@ -380,7 +386,12 @@ impl Planner {
                 self.refresh(now, name);
             }
         }
+        let runs_since = held.runs_since.map(|since| self.seconds(since));
         if known {
+            self.policy.saved(job.0, held.saved);
+            if let Some(since) = runs_since {
+                self.policy.began(now, job.0, since);
+            }
             return;
         }
         self.policy.withdraw(now, job.0);
@@ -400,8 +411,11 @@ impl Planner {
         });
         let holding = Holding {
             pieces: pieces.flatten().collect(),
-            asked: self.submission(&held.asked),
-            since: self.seconds(held.since),
+            asked: Submission {
+                saved: held.saved,
+                ..self.submission(&held.asked)
+            },
+            since: runs_since,
             leaving: held.leaves_for.is_some(),
         };
         self.policy.adopt(now, &holding);
@@ -444,6 +458,10 @@ impl Planner {
         // More than once only where the books differed, or somebody goes who had not come.
         for _ in 0..MOST_PASSES {
             let plan = self.policy.pass(now);
+            if plan.broken.is_some() {
+                decisions.broken = plan.broken;
+                break;
+            }
             let mut again = false;
             for preempt in &plan.preempts {
                 again |= self.send_off(now, preempt, &mut decisions);

@@ -44,6 +44,8 @@ impl Planner {
             not_before: None,
             since: Some(self.seconds(self.waits_since(queued))),
             done: whole(queued.has_run),
+            // Who holds something says more.
+            saved: !queued.has_run.is_zero(),
         }
     }
 

@@ -40,6 +40,7 @@ impl Planner {
                     let gate = queued.gate.clone();
                     self.gates.placed(job, &gate, at);
                     self.seats.remove(&job);
+                    self.policy.prepares(job.0);
                     self.queue.remove(job);
                     self.shy.remove(&job);
                     placements.push(Placement {

@@ -63,14 +63,69 @@ fn urgent(id: u64, nodes: u32, gpus: u32) -> QueuedJob {
     }
 }
 
-/// The jobs that get a place, and those that are to go.
+/// The jobs that get a place, and run at once, and those that are to go.
 fn solve(planner: &mut Planner, now: i64) -> (Vec<u64>, Vec<(u64, u64)>) {
+    let waiting = planner.queue().iter().cloned();
+    let waiting: BTreeMap<JobId, QueuedJob> = waiting.map(|queued| (queued.job, queued)).collect();
     let decisions = planner.solve(at(now));
-    assert_eq!(planner.ledger().violated(), None);
+    assert_eq!(
+        (planner.ledger().violated(), &decisions.broken),
+        (None, &None)
+    );
+    for placement in &decisions.placements {
+        let asked = waiting[&placement.job].clone();
+        planner.holds(at(now), held(asked, placement, Some(now)));
+    }
     let places = decisions.placements.iter().map(|placement| placement.job.0);
     let leaving = decisions.leaving.iter();
     let leaving = leaving.map(|gone| (gone.job.0, gone.for_job.0));
     (places.collect(), leaving.collect())
+}
+
+/// As the store says it once the job has its place.
+fn held(asked: QueuedJob, placement: &Placement, runs_since: Option<i64>) -> Held {
+    Held {
+        asked,
+        allocations: placement.allocations.clone(),
+        since: placement.queued_at,
+        runs_since: runs_since.map(at),
+        saved: true,
+        leaves_for: None,
+    }
+}
+
+#[test]
+fn a_job_is_left_alone_while_it_is_prepared_and_for_so_long_after_it_began_to_run() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    let place = planner.solve(at(0)).placements.remove(0);
+    planner.holds(at(1), held(job(1, 1, 4), &place, None));
+    planner.queued(at(10), urgent(2, 1, 4));
+    assert_eq!(solve(&mut planner, 600), (vec![], vec![]), "it is prepared");
+    let runs = held(job(1, 1, 4), &place, Some(900));
+    // A start from the store knows it, too.
+    let mut after = cluster(1);
+    after.holds(at(600), held(job(1, 1, 4), &place, None));
+    after.queued(at(600), urgent(2, 1, 4));
+    for planner in [&mut planner, &mut after] {
+        assert_eq!(solve(planner, 890), (vec![], vec![]));
+        planner.holds(at(901), runs.clone());
+        assert_eq!(solve(planner, 1_190), (vec![], vec![]), "just started");
+        assert_eq!(solve(planner, 1_260), (vec![], vec![(1, 2)]));
+    }
+}
+
+#[test]
+fn of_a_plan_that_breaks_what_must_hold_nothing_is_carried_out() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 2));
+    solve(&mut planner, 0);
+    planner.policy.take_again(1);
+    planner.queued(at(1), job(2, 1, 4));
+    let decisions = planner.solve(at(1));
+    assert_eq!(decisions.placements, []);
+    let words = decisions.broken.unwrap();
+    assert!(words.starts_with("INV-02: of node"), "{words}");
 }
 
 #[test]
@@ -173,6 +228,8 @@ fn what_a_start_from_the_store_finds_goes_on_as_it_was() {
         asked: job(1, 1, 4),
         allocations: place.allocations,
         since: at(0),
+        runs_since: Some(at(0)),
+        saved: true,
         leaves_for: Some(JobId(2)),
     };
     after.queued(at(450), urgent(2, 1, 4));

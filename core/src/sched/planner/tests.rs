@@ -81,6 +81,8 @@ fn holds(planner: &mut Planner, id: u64, allocation: Allocation) {
         asked: job(id, allocation.cpus, 0, 0),
         allocations: vec![allocation],
         since: NOW,
+        runs_since: Some(NOW),
+        saved: true,
         leaves_for: None,
     };
     planner.holds(NOW, held);

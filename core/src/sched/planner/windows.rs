@@ -192,6 +192,8 @@ fn a_place_that_is_free_only_when_its_node_is_about_to_close_is_not_taken() {
             .cloned()
             .collect(),
         since: NOW,
+        runs_since: Some(NOW),
+        saved: true,
         leaves_for: None,
     };
     planner.holds(NOW, held);

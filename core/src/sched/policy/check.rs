@@ -3,15 +3,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    cluster::{JobIx, NodeIx},
+    ask::Gang,
+    cluster::{JobIx, NodeIx, Piece},
     job::{Job, State},
-    plan::Plan,
+    plan::{Plan, Start},
     scheduler::Scheduler,
 };
 
+/// What jobs hold of a node.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    slots: BTreeMap<u8, u32>,
+    cpus: u64,
+    bytes: u64,
+}
+
+impl Held {
+    fn add(&mut self, piece: &Piece) {
+        let gpus = self.slots.entry(piece.slot).or_default();
+        *gpus = gpus.saturating_add(piece.gpus);
+        self.cpus = self.cpus.saturating_add(piece.cpus.into());
+        self.bytes = self.bytes.saturating_add(piece.memory_bytes);
+    }
+
+    fn gpus(&self) -> u32 {
+        self.slots.values().sum()
+    }
+}
+
+fn by_node<'a>(pieces: impl Iterator<Item = &'a Piece>) -> BTreeMap<NodeIx, Held> {
+    let mut held: BTreeMap<NodeIx, Held> = BTreeMap::new();
+    for piece in pieces {
+        held.entry(piece.node).or_default().add(piece);
+    }
+    held
+}
+
 impl Scheduler {
-    /// The first post-condition that does not hold, in words. In a build for tests all is counted anew; else what the
-    /// plan names is.
+    /// The first post-condition that does not hold, in words that begin with the invariant's name where it is one. In a
+    /// build for tests all is counted anew; else what the plan names is.
     pub(super) fn broken(&self, plan: &Plan) -> Option<String> {
         let starts: BTreeSet<u64> = plan.starts.iter().map(|start| start.job).collect();
         if starts.len() != plan.starts.len() {
@@ -20,11 +50,9 @@ impl Scheduler {
         if let Some(both) = plan.preempts.iter().find(|gone| starts.contains(&gone.job)) {
             return Some(format!("job {} starts and goes in one plan", both.job));
         }
-        if cfg!(debug_assertions) {
-            self.overdrawn().or_else(|| self.torn())
-        } else {
-            None
-        }
+        let not_whole = plan.starts.iter().find_map(|start| self.not_whole(start));
+        let not_whole = not_whole.or_else(|| self.overdrawn(plan));
+        not_whole.or_else(|| self.torn().filter(|_| cfg!(debug_assertions)))
     }
 
     fn known(&self) -> impl Iterator<Item = (JobIx, &Job)> {
@@ -32,27 +60,79 @@ impl Scheduler {
         jobs.filter_map(|(ix, job)| Some((ix, job.as_ref()?)))
     }
 
-    /// A node that gives more than it has, or thinks that it has more left than it does.
-    fn overdrawn(&self) -> Option<String> {
-        let mut held: BTreeMap<(NodeIx, u8), u32> = BTreeMap::new();
-        for (_, job) in self.known() {
-            for piece in &job.pieces {
-                *held.entry((piece.node, piece.slot)).or_default() += piece.gpus;
+    /// A job that starts with less than it asks for, or on other than as many nodes.
+    fn not_whole(&self, start: &Start) -> Option<String> {
+        let job = self.number(start.job).map(|ix| self.job(ix))?;
+        let ask = &self.lanes.shapes[job.shape].ask;
+        let nodes = by_node(start.pieces.iter());
+        let enough = |gpus: u32, asked: u32| gpus == asked || ask.exclusive && gpus > asked;
+        let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        let gpus = match ask.gang {
+            Gang::Packed { gpus } => enough(nodes.values().map(Held::gpus).sum(), gpus),
+            Gang::Each { nodes: asked, gpus } => {
+                count == asked && nodes.values().all(|held| enough(held.gpus(), gpus))
             }
+        };
+        let others = |held: &Held| held.cpus >= ask.cpus.into() && held.bytes >= ask.memory_bytes;
+        if gpus && nodes.values().all(others) {
+            return None;
         }
-        for ((node, slot), gpus) in held {
-            let row = self.cluster.nodes.get(node)?;
-            let Some(slot) = row.slots.get(usize::from(slot)) else {
+        let (job, pieces) = (start.job, &start.pieces);
+        Some(format!(
+            "INV-05: job {job} starts with {pieces:?} of {ask:?}"
+        ))
+    }
+
+    /// A node that gives more than it has, or thinks that it has more left than it does.
+    fn overdrawn(&self, plan: &Plan) -> Option<String> {
+        let named = plan.starts.iter().flat_map(|start| &start.pieces);
+        let named: BTreeSet<NodeIx> = named.map(|piece| piece.node).collect();
+        let looked_at = |piece: &&Piece| cfg!(debug_assertions) || named.contains(&piece.node);
+        let held = if cfg!(debug_assertions) {
+            by_node(self.known().flat_map(|(_, job)| &job.pieces))
+        } else {
+            let holders = named.iter().flat_map(|node| self.cluster.holders(*node));
+            let holders: BTreeSet<&JobIx> = holders.collect();
+            let jobs = holders.iter().map(|ix| self.job(**ix));
+            by_node(jobs.flat_map(|job| &job.pieces).filter(looked_at))
+        };
+        let mut held = held.iter();
+        held.find_map(|(node, held)| self.overdrawn_at(*node, held))
+    }
+
+    fn overdrawn_at(&self, ix: NodeIx, held: &Held) -> Option<String> {
+        let node = self.cluster.nodes.get(ix)?;
+        for (slot, gpus) in &held.slots {
+            let Some(slot) = node.slots.get(usize::from(*slot)) else {
                 continue;
             };
-            if slot.free() + gpus != slot.total.max(gpus) {
+            if slot.free() + gpus != slot.total.max(*gpus) {
                 let (free, total) = (slot.free(), slot.total);
                 return Some(format!(
-                    "node {node:?} holds {gpus} of {total} and has {free} left"
+                    "INV-02: of node {ix:?} {gpus} of {total} GPUs are held, and {free} are left"
                 ));
             }
         }
-        None
+        let counts = [
+            (
+                "CPUs",
+                held.cpus,
+                node.cpus().into(),
+                node.offer.cpus.into(),
+            ),
+            (
+                "bytes",
+                held.bytes,
+                node.memory_bytes(),
+                node.offer.memory_bytes,
+            ),
+        ];
+        let mut wrong = counts
+            .iter()
+            .filter(|(_, held, left, total)| left.saturating_add(*held) != *total.max(held));
+        wrong.next().map(|(what, held, left, total)| {
+            format!("INV-02: of node {ix:?} {held} of {total} {what} are held, and {left} are left")
+        })
     }
 
     /// A gang that has only a part of what it asks for.
@@ -65,6 +145,19 @@ impl Scheduler {
             let whole = held == job.gpus || alone && held > job.gpus || job.partial;
             !(whole || nothing && held == 0)
         });
-        torn.map(|(_, job)| format!("job {} holds {:?} of {} GPUs", job.id, job.pieces, job.gpus))
+        torn.map(|(_, job)| {
+            let (id, pieces, gpus) = (job.id, &job.pieces, job.gpus);
+            format!("INV-05: job {id} holds {pieces:?} of {gpus} GPUs")
+        })
+    }
+}
+
+#[cfg(test)]
+impl Scheduler {
+    /// What a job holds is taken once more, by a mistake.
+    pub(crate) fn take_again(&mut self, number: u64) {
+        let ix = self.number(number).expect("a job that is known");
+        let pieces = self.job(ix).pieces.clone();
+        self.cluster.take(ix, &pieces);
     }
 }

@@ -32,7 +32,8 @@ pub enum Rule {
 pub struct ProjectRule {
     /// Its part of the cluster, in proportion to that of the others.
     pub share: f64,
-    /// GPUs that are its own: it may always have as many, and more only while nobody claims theirs.
+    /// GPUs that are its own: it may always have as many, and more only while nobody claims theirs. None where any other
+    /// project has some.
     pub gpus: Option<u32>,
     /// GPU-hours; beyond them it only borrows.
     pub gpu_hours: Option<f64>,

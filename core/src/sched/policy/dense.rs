@@ -160,6 +160,12 @@ impl Bits {
         }
     }
 
+    /// Whether none is in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
     /// Whether a number is in.
     #[must_use]
     pub fn has<K: Dense>(&self, key: K) -> bool {

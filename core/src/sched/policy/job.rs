@@ -34,6 +34,8 @@ pub struct Submission {
     pub since: Option<Seconds>,
     /// For how long it has run already, as far as that was not in vain.
     pub done: Seconds,
+    /// It has shown a checkpoint: little is lost when it goes, else all that it ran.
+    pub saved: bool,
 }
 
 impl Submission {
@@ -58,6 +60,7 @@ impl Submission {
             not_before: None,
             since: None,
             done: 0,
+            saved: true,
         }
     }
 }
@@ -91,10 +94,14 @@ pub(super) struct Job {
     pub(super) limit: Option<Seconds>,
     pub(super) submitted: Seconds,
     pub(super) state: State,
-    /// Since when it is in this state.
+    /// Since when it is in this state; of one that runs, since it began to.
     pub(super) since: Seconds,
+    /// It has its place, and what it runs in is not ready yet.
+    pub(super) prepares: bool,
     /// What it has done in earlier runs, without what restarts cost.
     pub(super) done: Seconds,
+    /// It has shown a checkpoint.
+    pub(super) saved: bool,
     /// How often it was started.
     pub(super) runs: u32,
     /// What it holds, or is promised.
@@ -113,12 +120,26 @@ impl Job {
     /// How long it has run in earnest.
     pub(super) fn ran(&self, now: Seconds, restart_cost: Seconds) -> Seconds {
         match self.state {
-            State::Running | State::Leaving => {
+            State::Running | State::Leaving if !self.prepares => {
                 let overhead = if self.runs > 1 { restart_cost } else { 0 };
                 self.done + (now - self.since - overhead).max(0)
             }
-            State::Later | State::Waiting(_) | State::Promised => self.done,
+            State::Running
+            | State::Leaving
+            | State::Later
+            | State::Waiting(_)
+            | State::Promised => self.done,
         }
+    }
+
+    /// GPU-seconds that are lost when it goes, beside what its restart costs.
+    pub(super) fn at_stake(&self, now: Seconds, restart_cost: Seconds) -> f64 {
+        if self.saved {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+        let ran = self.ran(now, restart_cost) as f64;
+        ran * f64::from(self.gpus.max(1))
     }
 
     /// How long it has not.

@@ -19,8 +19,8 @@ pub struct Holding {
     pub asked: Submission,
     /// What it holds.
     pub pieces: Vec<Piece>,
-    /// Since when.
-    pub since: Seconds,
+    /// Since when it runs there; nothing of one that is still being prepared.
+    pub since: Option<Seconds>,
     /// It was told to go: nobody waits for it here, and what it holds counts as free.
     pub leaving: bool,
 }
@@ -89,7 +89,8 @@ impl Scheduler {
         let ix = self.note(now, &holding.asked);
         let job = self.job_mut(ix);
         job.runs += 1;
-        job.since = holding.since.min(now);
+        job.since = holding.since.map_or(now, |since| since.min(now));
+        job.prepares = holding.since.is_none();
         if holding.leaving {
             job.state = State::Leaving;
             return;
@@ -101,6 +102,32 @@ impl Scheduler {
         self.cluster.take(ix, &holding.pieces);
         self.charge(now, ix, true);
         self.running.insert(ix);
+    }
+
+    /// A job that was started has its place, and does not run yet: how long it was left alone is counted from when it does.
+    pub fn prepares(&mut self, number: u64) {
+        if let Some(ix) = self.number(number) {
+            self.job_mut(ix).prepares = true;
+        }
+    }
+
+    /// Whether it has shown a checkpoint.
+    pub fn saved(&mut self, number: u64, saved: bool) {
+        if let Some(ix) = self.number(number) {
+            self.job_mut(ix).saved = saved;
+        }
+    }
+
+    /// It runs, since then.
+    pub fn began(&mut self, now: Seconds, number: u64, since: Seconds) {
+        let Some(ix) = self.number(number) else {
+            return;
+        };
+        let job = self.job_mut(ix);
+        if job.prepares {
+            job.prepares = false;
+            job.since = since.min(now);
+        }
     }
 
     /// What a node offers.

@@ -72,8 +72,7 @@ impl Scheduler {
         }
         plan.reservation = kept.reservation;
         self.learn_to_guess(now);
-        let broken = self.broken(&plan);
-        debug_assert!(broken.is_none(), "{broken:?}");
+        plan.broken = self.broken(&plan);
         plan
     }
 
@@ -208,6 +207,7 @@ impl Scheduler {
         let job = self.job_mut(ix);
         job.state = State::Running;
         job.since = now;
+        job.prepares = false;
         job.runs += 1;
         plan.starts.push(Start {
             job: job.id,
@@ -219,13 +219,14 @@ impl Scheduler {
     }
 
     /// Whether its project uses, or would use, more than its own by a job. One that waits does not count yet.
-    pub(super) fn borrows_by(&self, ix: JobIx) -> bool {
+    fn borrows_by(&self, ix: JobIx) -> bool {
         let job = self.job(ix);
-        let more = match job.state {
-            State::Waiting(_) => job.gpus,
-            State::Later | State::Promised | State::Running | State::Leaving => 0,
-        };
-        self.projects.borrows(job.project, more)
+        match job.state {
+            State::Waiting(_) => self.projects.borrows(job.project, job.gpus),
+            State::Later | State::Promised | State::Running | State::Leaving => {
+                job.gpus > 0 && self.projects.borrowed(job.project) > 0
+            }
+        }
     }
 
     /// A job that waits no longer, and holds what it was given.

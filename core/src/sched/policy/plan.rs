@@ -62,6 +62,8 @@ pub struct Plan {
     pub preempts: Vec<Preempt>,
     /// Kept for a gang at the top.
     pub reservation: Option<Reservation>,
+    /// A post-condition that does not hold, in words: a bug. Such a plan is not to be carried out.
+    pub broken: Option<String>,
 }
 
 impl Plan {

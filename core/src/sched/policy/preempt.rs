@@ -5,10 +5,10 @@
 //! for less than its restart costs, and nothing is done unless the gang then really fits. Called by `Scheduler::pass`,
 //! once a round.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use super::{
-    clearing::{Clearing, Room},
+    clearing::{Clearing, Cost, Look, Room},
     cluster::{JobIx, NodeIx, Piece},
     config::Seconds,
     dense::{Bits, Table},
@@ -17,6 +17,7 @@ use super::{
     pass::Heads,
     place::Layout,
     plan::{Plan, Preempt},
+    projects::ProjectIx,
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -35,6 +36,11 @@ pub(super) struct Standing {
     pub(super) guarded: bool,
     pub(super) priority: u32,
     pub(super) borrows: bool,
+    pub(super) project: ProjectIx,
+    /// GPU-seconds that are lost if it goes.
+    pub(super) at_stake: f64,
+    /// GPUs that its project has by it.
+    pub(super) gpus: u32,
 }
 
 /// Running jobs that may be touched.
@@ -111,7 +117,7 @@ impl Scheduler {
     /// Who runs, may be touched, and how it stands; nothing if there is nobody. The table is as long as all jobs that
     /// are known, and a pass must not be: it is kept from one to the next.
     fn standings(&mut self, now: Seconds) -> Option<Standings> {
-        let old_enough = |job: &Job| now - job.since >= self.config.left_alone();
+        let old_enough = |job: &Job| !job.prepares && now - job.since >= self.config.left_alone();
         let touchable = |ix: &&JobIx| {
             let job = self.job(**ix);
             job.preemptible && old_enough(job)
@@ -128,16 +134,15 @@ impl Scheduler {
         Some(standings)
     }
 
-    /// Nodes of those who rank worst, the worst first.
+    /// Nodes of those who rank worst, the worst first: of the lowest priority, and who have borrowed, before others.
     fn worst(&self, standings: &Standings) -> Vec<NodeIx> {
         if self.cluster.len() <= FEW_NODES {
             return Vec::new();
         }
         let standing = |ix: &JobIx| Some((*ix, standings.get(*ix)?.as_ref()?));
         let standings = self.running.iter().filter_map(standing);
-        let mut order: Vec<(Rank, JobIx)> = standings
-            .map(|(ix, standing)| (Rank(-standing.rank), ix))
-            .collect();
+        let key = |of: &Standing| (of.priority, !of.borrows, Rank(-of.rank));
+        let mut order: Vec<_> = standings.map(|(ix, of)| (key(of), ix)).collect();
         order.sort_unstable();
         let pieces = order.iter().flat_map(|(_, ix)| &self.job(*ix).pieces);
         pieces.map(|piece| piece.node).collect()
@@ -178,12 +183,16 @@ impl Scheduler {
 
     fn standing(&self, now: Seconds, job: &Job) -> Standing {
         let rank = self.rank(now, job) * self.projects.factor(job.project);
+        let gpus = self.least(job);
         Standing {
-            rate: f64::from(self.least(job).max(1)) / rank,
+            rate: f64::from(gpus.max(1)) / rank,
             rank,
             guarded: job.waited(now, self.config.restart_cost) >= self.config.guard,
             priority: job.priority,
-            borrows: self.projects.borrows(job.project, 0),
+            borrows: gpus > 0 && self.projects.borrowed(job.project) > 0,
+            project: job.project,
+            at_stake: job.at_stake(now, self.config.restart_cost),
+            gpus: job.charged.unwrap_or(gpus),
         }
     }
 
@@ -224,10 +233,10 @@ impl Scheduler {
                 let looked_at = self.candidates(fabric, layout, worst);
                 self.room(claimant, standings, looked_at, layout)
             });
-            let mut rooms: Vec<(Rank, usize, Room)> = rooms
+            let mut rooms: Vec<(Cost, usize, Room)> = rooms
                 .map(|room| {
                     let count = room.out.len() + room.moved.len();
-                    (Rank(self.price(&room, standings)), count, room)
+                    (room.price(), count, room)
                 })
                 .collect();
             rooms.sort_by_key(|(price, count, _)| (*price, *count));
@@ -240,7 +249,8 @@ impl Scheduler {
         rooms.next().unwrap_or_default()
     }
 
-    /// The same of one fabric.
+    /// The same of one fabric: one node after another, the cheapest first. Who goes from one goes from all its nodes, so
+    /// those cost less from then on.
     fn room(
         &self,
         claimant: &Claimant,
@@ -249,27 +259,103 @@ impl Scheduler {
         layout: Layout,
     ) -> Option<Room> {
         let mut room = Room::default();
-        let mut nodes = self.costs(claimant, standings, &looked_at, layout.gpus);
+        let who = (claimant, standings);
+        let mut nodes = self.costs(Look::of(who, &room), &looked_at, layout.gpus);
         let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);
         if nodes.len() < count {
             return None;
         }
         if layout.rest == 0 && count == 1 {
-            let best = nodes.into_iter().min_by(|a, b| a.order(b))?;
+            let best = nodes.into_iter().min_by(Clearing::order)?;
             best.add(&mut room);
             return Some(room);
         }
-        nodes.sort_by(Clearing::order);
+        let dearest_first = |a: &Clearing, b: &Clearing| b.order(a);
+        nodes.sort_by(dearest_first);
         let mut others = looked_at;
-        for node in nodes.iter().take(count) {
+        for _ in 0..count {
+            let node = nodes.pop()?;
             others.set(node.node, false);
             node.add(&mut room);
+            let touched = match self.gives_no_more(&node, &room) {
+                true => others.clone(),
+                false => self.also_at(node.out(), &others),
+            };
+            if touched.is_empty() {
+                continue;
+            }
+            nodes.retain(|other| !touched.has(other.node));
+            nodes.extend(self.costs(Look::of(who, &room), &touched, layout.gpus));
+            nodes.sort_by(dearest_first);
         }
         if layout.rest > 0 {
-            let rest = self.costs(claimant, standings, &others, layout.rest);
+            let rest = self.costs(Look::of(who, &room), &others, layout.rest);
             rest.into_iter().min_by(Clearing::order)?.add(&mut room);
         }
         Some(room)
+    }
+
+    /// Of some nodes those where these jobs hold something, too.
+    fn also_at(&self, jobs: impl Iterator<Item = JobIx>, of: &Bits) -> Bits {
+        let mut touched = Bits::default();
+        let pieces = jobs.flat_map(|job| &self.job(job).pieces);
+        for piece in pieces.filter(|piece| of.has(piece.node)) {
+            touched.set(piece.node, true);
+        }
+        touched
+    }
+
+    /// Whoever need not go stays after all, those first by whom most would be lost: who goes from one node may free
+    /// another, for which somebody else was to go.
+    fn spare(&mut self, claimant: &Claimant, room: &Room) -> Room {
+        let mut room = room.clone();
+        let mut all = room.all();
+        let pieces = all.iter().flat_map(|ix| &self.job(*ix).pieces);
+        let nodes: BTreeSet<NodeIx> = pieces.map(|piece| piece.node).collect();
+        if all.len() < 2 || nodes.len() < 2 {
+            return room;
+        }
+        all.sort_by_key(|ix| Reverse((room.price_of(*ix), *ix)));
+        self.vacate(&all);
+        for ix in all {
+            let less = room.but(ix);
+            self.come_back(&[ix]);
+            if self.fits(claimant, &less) {
+                room = less;
+            } else {
+                self.vacate(&[ix]);
+            }
+        }
+        self.come_back(&room.all());
+        room
+    }
+
+    /// Nodes as they are when these have gone.
+    fn vacate(&mut self, jobs: &[JobIx]) {
+        for ix in jobs {
+            let pieces = self.job(*ix).pieces.clone();
+            self.cluster.give(*ix, &pieces);
+        }
+    }
+
+    /// Nodes as they were.
+    fn come_back(&mut self, jobs: &[JobIx]) {
+        for ix in jobs {
+            let pieces = self.job(*ix).pieces.clone();
+            self.cluster.take(*ix, &pieces);
+        }
+    }
+
+    /// Whether the claimant and all who move have a place as nodes are now.
+    fn fits(&mut self, claimant: &Claimant, room: &Room) -> bool {
+        let Some((pieces, places)) = self.resettle(claimant.job, room) else {
+            return false;
+        };
+        for (ix, place) in &places {
+            self.cluster.give(*ix, place);
+        }
+        self.cluster.give(claimant.job, &pieces);
+        true
     }
 
     /// Clears the room if the claimant then fits, those who move have a place, and more is won than lost.
@@ -280,64 +366,50 @@ impl Scheduler {
         standings: &mut Standings,
         plan: &mut Plan,
     ) -> bool {
-        if room.moved.len() > claimant.moves {
+        // All whom the cheapest nodes would cost count here, though some of them stay: gangs as wide as the pool, which that
+        // makes dear, would else push one another out again and again.
+        if room.moved.len() > claimant.moves || !self.pays(claimant, room) {
             return false;
         }
-        let out = room.out.iter().filter_map(|ix| *standings.get(*ix)?);
-        let forced = |victim: &Standing| {
-            claimant.standing.guarded
-                || claimant.standing.priority > victim.priority
+        let room = self.spare(claimant, room);
+        let leaving = room.all();
+        self.vacate(&leaving);
+        let Some((pieces, places)) = self.resettle(claimant.job, &room) else {
+            self.come_back(&leaving);
+            return false;
+        };
+        self.promise(claimant.now, claimant.job, pieces, &leaving);
+        for ix in leaving {
+            let place = places.iter().find(|(job, _)| *job == ix);
+            let place = place.map(|(_, pieces)| pieces.clone());
+            // As it was before anything is given back, or charged to whom it is for.
+            let standing = room.out.get(&ix).or_else(|| room.moved.get(&ix));
+            let borrowed = standing.is_some_and(|standing| standing.borrows);
+            self.send_off(claimant, (ix, borrowed), place, plan);
+            standings.set(ix, None);
+        }
+        self.lanes.reopen();
+        true
+    }
+
+    /// Whether more is won than lost, and little is left idle.
+    fn pays(&self, claimant: &Claimant, room: &Room) -> bool {
+        // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
+        let by_right = |victim: &Standing| {
+            claimant.standing.priority > victim.priority
                 || victim.borrows != claimant.standing.borrows
         };
-        let lost: f64 = out
-            .filter(|victim| !forced(victim))
-            .map(|victim| victim.rate)
-            .sum();
-        if lost * self.config.margin > claimant.standing.rate {
+        let by_rank = room.out.iter().filter(|(_, victim)| !by_right(victim));
+        let (mut lost, mut emptied) = (0.0, 0);
+        for (ix, victim) in by_rank {
+            lost += victim.rate;
+            emptied += self.least(self.job(*ix));
+        }
+        if !claimant.standing.guarded && lost * self.config.margin > claimant.standing.rate {
             return false;
         }
-        // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
-        let by_right = |ix: &&JobIx| {
-            let victim = standings.get(**ix).and_then(Option::as_ref);
-            victim.is_some_and(|victim| {
-                claimant.standing.priority > victim.priority
-                    || victim.borrows != claimant.standing.borrows
-            })
-        };
-        let by_rank = room.out.iter().filter(|ix| !by_right(ix));
-        let emptied: u32 = by_rank.map(|ix| self.least(self.job(*ix))).sum();
         let idle = emptied.saturating_sub(self.least(self.job(claimant.job)));
-        if f64::from(idle) > f64::from(self.cluster.total_gpus()) * self.config.most_idle {
-            return false;
-        }
-        let leaving: Vec<JobIx> = room.out.union(&room.moved).copied().collect();
-        for ix in &leaving {
-            let pieces = self.job(*ix).pieces.clone();
-            self.cluster.give(*ix, &pieces);
-        }
-        match self.resettle(claimant.job, room) {
-            Some((pieces, places)) => {
-                // Before anything is given back, or charged to whom it is for.
-                let borrowed = leaving.iter().map(|ix| self.borrows_by(*ix));
-                let borrowed: Vec<bool> = borrowed.collect();
-                self.promise(claimant.now, claimant.job, pieces, &leaving);
-                for (ix, borrowed) in leaving.into_iter().zip(borrowed) {
-                    let place = places.iter().find(|(job, _)| *job == ix);
-                    let place = place.map(|(_, pieces)| pieces.clone());
-                    self.send_off(claimant, (ix, borrowed), place, plan);
-                    standings.set(ix, None);
-                }
-                self.lanes.reopen();
-                true
-            }
-            None => {
-                for ix in &leaving {
-                    let pieces = self.job(*ix).pieces.clone();
-                    self.cluster.take(*ix, &pieces);
-                }
-                false
-            }
-        }
+        f64::from(idle) <= f64::from(self.cluster.total_gpus()) * self.config.most_idle
     }
 
     /// Takes nodes for the claimant and for all who move; nothing when one of them has none.
@@ -352,7 +424,7 @@ impl Scheduler {
         let pieces = find(self, claimant).filter(|pieces| self.may_hold(claimant, pieces))?;
         self.cluster.take(claimant, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
-        let mut movers: Vec<JobIx> = room.moved.iter().copied().collect();
+        let mut movers: Vec<JobIx> = room.moved.keys().copied().collect();
         movers.sort_by_key(|ix| (Reverse(self.job(*ix).gpus), *ix));
         for ix in movers {
             let Some(place) = find(self, ix) else {

@@ -20,6 +20,9 @@ const MOST: f64 = 4.0;
 #[derive(Clone, Debug)]
 struct Project {
     rule: ProjectRule,
+    /// GPUs that are its own. Where any project has some, one without a rule of it has none: what others own could not be
+    /// had back from it else.
+    own: Option<u32>,
     /// GPUs that it holds.
     gpus: u32,
     running: u32,
@@ -61,8 +64,10 @@ impl Projects {
             return *known;
         }
         let rule = config.projects.get(name).copied().unwrap_or_default();
+        let some = config.projects.values().any(|rule| rule.gpus.is_some());
         let ix = self.rows.push(Project {
             rule,
+            own: rule.gpus.or(some.then_some(0)),
             gpus: 0,
             running: 0,
             queued: 0,
@@ -152,19 +157,24 @@ impl Projects {
     /// Whether it would hold more than its own with `more` GPUs.
     pub(super) fn borrows(&self, ix: ProjectIx, more: u32) -> bool {
         let project = &self.rows[ix];
-        let over = project
-            .rule
-            .gpus
-            .is_some_and(|own| project.gpus + more > own);
-        over || (more > 0 && project.is_spent())
+        more > 0 && project.is_beyond(project.own, more)
+    }
+
+    /// GPUs that it holds and that are not its own: all of them once its GPU-hours are used up.
+    pub(super) fn borrowed(&self, ix: ProjectIx) -> u32 {
+        let project = &self.rows[ix];
+        match project.own {
+            _ if project.is_spent() => project.gpus,
+            Some(own) => project.gpus.saturating_sub(own),
+            None => 0,
+        }
     }
 
     /// Whether one more of its jobs may start.
     pub(super) fn may_start(&self, ix: ProjectIx, gpus: u32) -> bool {
         let project = &self.rows[ix];
         let running = project.rule.running;
-        running.is_none_or(|most| project.running < most)
-            && (project.rule.borrow || !self.borrows(ix, gpus))
+        running.is_none_or(|most| project.running < most) && !project.may_not_have(gpus)
     }
 
     /// Why none of its jobs may start, in words.
@@ -180,7 +190,7 @@ impl Projects {
                 "{running} jobs of its project run, which is its limit"
             ));
         }
-        if project.rule.borrow || !self.borrows(ix, gpus) {
+        if !project.may_not_have(gpus) {
             return None;
         }
         match project.rule.gpus.filter(|own| project.gpus + gpus > *own) {
@@ -201,6 +211,16 @@ impl Projects {
 }
 
 impl Project {
+    /// Whether so many more are more than it owns.
+    fn is_beyond(&self, own: Option<u32>, more: u32) -> bool {
+        own.is_some_and(|own| self.gpus.saturating_add(more) > own) || self.is_spent()
+    }
+
+    /// Whether so many more would be borrowed, which it may not. Who has GPU-hours alone may use them up on free nodes.
+    fn may_not_have(&self, more: u32) -> bool {
+        more > 0 && !self.rule.borrow && self.is_beyond(self.rule.gpus, more)
+    }
+
     /// Its GPU-hours are used up, to the last one.
     fn is_spent(&self) -> bool {
         let own = self.rule.gpu_hours;

@@ -1,5 +1,9 @@
 //! The policy as a whole, told small stories.
 
+mod broken;
+mod projects;
+mod room;
+
 use proptest::prelude::*;
 
 use super::{
@@ -32,6 +36,7 @@ fn settle(scheduler: &mut Scheduler, now: Seconds) -> (Vec<u64>, Vec<u64>) {
     let (mut starts, mut goes) = (Vec::new(), Vec::new());
     loop {
         let plan = scheduler.pass(now);
+        assert_eq!(plan.broken, None);
         if plan.is_empty() {
             return (starts, goes);
         }
@@ -45,6 +50,30 @@ fn settle(scheduler: &mut Scheduler, now: Seconds) -> (Vec<u64>, Vec<u64>) {
 
 fn job(number: u64, gpus: u32) -> Submission {
     Submission::packed(number, gpus)
+}
+
+/// Rules of projects that own so many GPUs.
+fn owned(rules: &[(&str, u32)]) -> Config {
+    let mut config = Config::default();
+    for (name, gpus) in rules {
+        let rule = ProjectRule {
+            gpus: Some(*gpus),
+            ..ProjectRule::default()
+        };
+        config.projects.insert((*name).into(), rule);
+    }
+    config
+}
+
+fn of_project(project: &str, asked: Submission) -> Submission {
+    Submission {
+        project: project.into(),
+        ..asked
+    }
+}
+
+fn of_priority(priority: u32, asked: Submission) -> Submission {
+    Submission { priority, ..asked }
 }
 
 #[test]
@@ -156,46 +185,105 @@ fn priority_goes_before_rank_and_pushes_out() {
 
 #[test]
 fn who_has_waited_for_two_days_goes_before_all_others() {
+    const HOUR: Seconds = 3_600;
+    let config = Config {
+        patience: 0,
+        ..Config::default()
+    };
+    let pinned = |number| Submission {
+        preemptible: false,
+        ..job(number, 8)
+    };
+    // It has run for ten hours already, so it ranks behind whoever has not.
+    let worse = |number| Submission {
+        done: 10 * HOUR,
+        ..job(number, 8)
+    };
+    let first = |later: Seconds| {
+        let mut scheduler = scheduler(config.clone(), 1);
+        scheduler.submit(0, &pinned(1));
+        settle(&mut scheduler, 0);
+        scheduler.submit(1, &worse(2));
+        scheduler.submit(later - 60, &job(3, 8));
+        settle(&mut scheduler, later);
+        scheduler.finished(later + 1, 1);
+        settle(&mut scheduler, later + 1).0
+    };
+    assert_eq!(first(47 * HOUR), [3]);
+    // What it has run is no waiting.
+    assert_eq!(first(57 * HOUR), [3]);
+    assert_eq!(first(59 * HOUR), [2]);
+}
+
+#[test]
+fn who_has_waited_for_two_days_pushes_out_one_that_ranks_better() {
+    const HOUR: Seconds = 3_600;
     let config = Config {
         patience: 0,
         ..Config::default()
     };
     let mut scheduler = scheduler(config, 1);
-    let pinned = |number| Submission {
-        preemptible: false,
-        ..job(number, 8)
+    let worse = Submission {
+        done: 10 * HOUR,
+        ..job(2, 8)
     };
-    scheduler.submit(0, &pinned(1));
+    scheduler.submit(0, &job(1, 8));
     settle(&mut scheduler, 0);
-    scheduler.submit(1, &job(2, 8));
-    for number in 3..40 {
-        scheduler.submit(2, &job(number, 1));
-    }
-    let later = 49 * 3_600;
-    settle(&mut scheduler, later);
-    scheduler.finished(later + 1, 1);
-    assert_eq!(settle(&mut scheduler, later + 1).0.first(), Some(&2));
+    scheduler.submit(1, &worse);
+    scheduler.finished(57 * HOUR, 1);
+    scheduler.submit(57 * HOUR, &job(3, 8));
+    assert_eq!(settle(&mut scheduler, 57 * HOUR).0, [3], "it ranks better");
+    assert_eq!(settle(&mut scheduler, 57 * HOUR + 400), (vec![], vec![]));
+    assert_eq!(settle(&mut scheduler, 59 * HOUR), (vec![2], vec![3]));
+}
+
+#[test]
+fn of_equal_jobs_those_of_the_project_that_had_least_of_its_share_start_first() {
+    const HOUR: Seconds = 3_600;
+    let start = |fairness, rich: f64| {
+        let mut config = Config {
+            fairness,
+            ..Config::default()
+        };
+        let rule = ProjectRule {
+            share: rich,
+            ..ProjectRule::default()
+        };
+        config.projects.insert("busy".into(), rule);
+        let mut scheduler = scheduler(config, 1);
+        scheduler.submit(0, &of_project("busy", job(1, 8)));
+        scheduler.submit(0, &of_project("idle", job(2, 1)));
+        settle(&mut scheduler, 0);
+        scheduler.finished(10 * HOUR, 1);
+        assert_eq!(settle(&mut scheduler, 10 * HOUR).0, [2]);
+        scheduler.submit(10 * HOUR, &of_project("busy", job(3, 8)));
+        scheduler.submit(10 * HOUR + 1, &of_project("idle", job(4, 8)));
+        settle(&mut scheduler, 10 * HOUR + 120);
+        scheduler.finished(10 * HOUR + 121, 2);
+        settle(&mut scheduler, 10 * HOUR + 121).0
+    };
+    assert_eq!(start(0.25, 1.0), [4]);
+    assert_eq!(start(0.0, 1.0), [3], "in the order of submission");
+    assert_eq!(start(0.25, 1.0e9), [3], "its share is as large");
 }
 
 #[test]
 fn what_a_project_has_borrowed_is_given_back_first() {
-    let mut config = Config::default();
-    for name in ["a", "b"] {
-        let rule = ProjectRule {
-            gpus: Some(8),
-            ..ProjectRule::default()
-        };
-        config.projects.insert(name.into(), rule);
-    }
+    // Fair share says nothing here, and b's job ranks behind those of a.
+    let config = Config {
+        fairness: 0.0,
+        ..owned(&[("a", 8), ("b", 8)])
+    };
     let mut scheduler = scheduler(config, 2);
-    let of = |number, project: &str| Submission {
-        project: project.into(),
-        ..job(number, 8)
+    let of = |number, project| of_project(project, job(number, 8));
+    let worse = Submission {
+        done: 36_000,
+        ..of(3, "b")
     };
     scheduler.submit(0, &of(1, "a"));
     scheduler.submit(0, &of(2, "a"));
     assert_eq!(settle(&mut scheduler, 0).0.len(), 2, "b has nobody");
-    scheduler.submit(400, &of(3, "b"));
+    scheduler.submit(400, &worse);
     let (starts, goes) = settle(&mut scheduler, 400);
     assert_eq!((starts, goes.len()), (vec![3], 1));
     scheduler.submit(900, &of(4, "b"));
@@ -322,8 +410,11 @@ proptest! {
     fn whatever_happens_gangs_are_whole_nodes_are_not_overdrawn_and_a_second_pass_adds_nothing(
         jobs in prop::collection::vec((0u32..30, 0i64..2_000, 1i64..5_000, any::<bool>(), 0u32..3), 1..60),
         rule in prop::sample::select(vec![Rule::Gittins, Rule::Fifo, Rule::Easy, Rule::Throughput]),
+        (restart_cost, settled) in (0i64..900, 0i64..900),
     ) {
-        let mut scheduler = scheduler(Config { rule, ..Config::default() }, 4);
+        let config = Config { rule, restart_cost, settled, ..Config::default() };
+        let least = config.left_alone();
+        let mut scheduler = scheduler(config, 4);
         let mut now = 0;
         let mut running: Vec<(u64, Seconds)> = Vec::new();
         let mut runs = std::collections::BTreeMap::new();
@@ -339,9 +430,9 @@ proptest! {
             let limit = Some(lasts);
             scheduler.submit(now, &Submission { preemptible, priority, limit, ..job(number, gpus) });
             runs.insert(number, (lasts, preemptible, now));
-            // Post-conditions are checked by every pass of a build for tests.
             loop {
                 let plan = scheduler.pass(now);
+                prop_assert_eq!(&plan.broken, &None);
                 if plan.is_empty() {
                     break;
                 }
@@ -353,7 +444,7 @@ proptest! {
                 for preempt in &plan.preempts {
                     let (_, preemptible, since) = runs[&preempt.job];
                     prop_assert!(preemptible, "it cannot save its work");
-                    prop_assert!(now - since >= 60, "it has run for less than its restart costs");
+                    prop_assert!(now - since >= least, "it has run for less than its restart costs");
                     running.retain(|(job, _)| *job != preempt.job);
                     scheduler.released(now, preempt.job);
                 }

@@ -132,6 +132,7 @@ impl World {
     fn solve(&mut self) {
         let now = at(self.now);
         let decisions = self.planner.solve(now);
+        assert_eq!(decisions.broken, None);
         for placement in decisions.placements {
             let asked = self.waiting.remove(&placement.job.0).expect("it waited");
             assert_eq!(placement.queued_at, asked.queued_at);
@@ -152,6 +153,8 @@ impl World {
                 asked,
                 allocations: placement.allocations,
                 since: now,
+                runs_since: Some(now),
+                saved: true,
                 leaves_for: None,
             };
             self.running.insert(placement.job.0, held);
