@@ -68,10 +68,12 @@ impl Scheduler {
         };
         let project = self.job(ix).project;
         let shape = Shape::new(&self.cluster, ask.clone());
+        let bound = self.head_of(ix).is_some_and(|head| self.kept.binds(&head));
         if !passes || !self.projects.may_start(project, shape.least) {
             return None;
         }
-        let found = shape.find(&self.cluster);
+        let within = self.bounds(self.kept.at, ix, bound);
+        let found = shape.find_but(&self.cluster, within);
         found.filter(|pieces| self.may_hold(ix, pieces))
     }
 

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{
     cluster::{JobIx, Piece},
     config::Seconds,
+    gittins::whole,
     job::State,
     lanes::ShapeIx,
-    reserve::whole,
     scheduler::Scheduler,
 };
 

@@ -20,6 +20,7 @@ mod forecast;
 pub mod gittins;
 pub mod history;
 pub mod job;
+mod keep;
 pub mod lanes;
 mod nodes;
 mod pass;
@@ -31,7 +32,7 @@ pub mod projects;
 mod reserve;
 mod scheduler;
 
-pub use config::{Config, ProjectRule, Rule, Seconds};
+pub use config::{Config, ProjectRule, Reserve, Rule, Seconds};
 pub use explain::Place;
 pub use forecast::Expected;
 pub use history::{ClassIx, History};

@@ -5,6 +5,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
+    ops::Bound,
 };
 
 use super::{
@@ -41,6 +42,32 @@ impl Head {
     }
 }
 
+/// What does not fit beside what is kept.
+struct Beside {
+    /// Shapes of which none fits that would stay too long.
+    full: BTreeSet<ShapeIx>,
+    /// So many more are passed over: behind one who would stay too long may stand one who would not.
+    left: usize,
+}
+
+impl Default for Beside {
+    fn default() -> Self {
+        Self {
+            full: BTreeSet::new(),
+            left: 512,
+        }
+    }
+}
+
+impl Beside {
+    /// One of this shape is passed over; whether the next in its lane is looked at.
+    fn passes(&mut self, shape: ShapeIx) -> bool {
+        self.full.insert(shape);
+        self.left = self.left.saturating_sub(1);
+        self.left > 0
+    }
+}
+
 /// Heads of lanes, the first on top.
 pub(super) type Heads = BinaryHeap<Reverse<Head>>;
 
@@ -62,15 +89,15 @@ impl Scheduler {
         if due {
             self.projects.weigh(now, &self.config);
         }
-        let kept = self.fill(now, &mut plan);
+        self.kept = self.fill(now, &mut plan);
         if due && self.preempts() && self.lanes.waiting > 0 {
-            self.make_room(now, &kept, &mut plan);
+            self.make_room(now, &mut plan);
             // Only what pushed somebody out counts: who comes later need not wait for a round that did nothing.
             if !plan.preempts.is_empty() || self.last_round.is_none() {
                 self.last_round = Some(now);
             }
         }
-        plan.reservation = kept.reservation;
+        plan.reservation.clone_from(&self.kept.reservation);
         self.learn_to_guess(now);
         let broken = self.broken(&plan);
         debug_assert!(broken.is_none(), "{broken:?}");
@@ -104,47 +131,81 @@ impl Scheduler {
     /// Starts what fits, in order.
     fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
         let mut kept = Kept::default();
-        let mut heads = self.heads(|lane| !self.lanes.closed[self.lanes.lanes[lane].shape]);
+        let mut beside = Beside::default();
+        // One for whom nodes are to be kept is among those who do not fit.
+        let all = self.keeps();
+        let closed = |lane: LaneIx| self.lanes.closed[self.lanes.lanes[lane].shape];
+        let mut heads = self.heads(|lane| all || !closed(lane));
         while let Some(Reverse(head)) = heads.pop() {
             let (shape, project) = {
                 let lane = &self.lanes.lanes[head.lane];
                 (lane.shape, lane.project)
             };
             let gpus = self.least(self.job(head.job));
-            if self.lanes.closed[shape] || !self.projects.may_start(project, gpus) {
+            if !self.projects.may_start(project, gpus) {
                 continue;
             }
-            if let Some(pieces) = self.find(now, head.job, &kept) {
-                if !self.may_hold(head.job, &pieces) {
-                    continue;
-                }
-                self.cluster.take(head.job, &pieces);
-                self.run(now, head.job, pieces, plan);
-                if head.is_guarded() {
-                    plan.because(Because::Guard);
-                }
-                let next = self.lanes.lanes[head.lane].turns.first().copied();
-                heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
+            if self.lanes.closed[shape] {
+                self.keep_for(now, &head, &mut kept);
                 continue;
             }
-            match self.config.rule {
-                // Not even with all others gone: nobody waits for it.
-                Rule::Fifo | Rule::Easy if self.is_shut_out(shape) => {
-                    self.lanes.closed[shape] = true;
+            let held = kept.within(|| self.expected_end(now, head.job)).is_some();
+            let known = held && beside.full.contains(&shape);
+            let found = match known {
+                true => None,
+                false => self.find(now, head.job, &kept),
+            };
+            let strict = || !self.is_shut_out(shape);
+            match (found, self.config.rule) {
+                (Some(pieces), _) => {
+                    if self.may_hold(head.job, &pieces) {
+                        let turn = self.job(head.job).turn();
+                        self.start(now, &head, (pieces, &kept), plan);
+                        heads.extend(self.behind(head.lane, turn));
+                    }
                 }
-                Rule::Fifo => return kept,
-                Rule::Easy if kept.reservation.is_none() => {
-                    self.lanes.closed[shape] = false;
+                (None, _) if held => {
+                    let turn = self.job(head.job).turn().filter(|_| beside.passes(shape));
+                    heads.extend(self.behind(head.lane, turn));
+                }
+                (None, Rule::Fifo) if strict() => return kept,
+                (None, Rule::Easy) if strict() => {
                     self.reserve(now, head.job, &mut kept);
                     self.backfill(now, &kept, plan);
                     return kept;
                 }
-                Rule::Easy | Rule::Gittins | Rule::Throughput => {
+                // Of the strict rules one who fits not even with all others gone: nobody waits for it.
+                (None, Rule::Fifo | Rule::Easy | Rule::Gittins | Rule::Throughput) => {
                     self.lanes.closed[shape] = true;
+                    self.keep_for(now, &head, &mut kept);
                 }
             }
         }
         kept
+    }
+
+    /// Starts the one whose turn it is, and says why.
+    fn start(
+        &mut self,
+        now: Seconds,
+        head: &Head,
+        (pieces, kept): (Vec<Piece>, &Kept),
+        plan: &mut Plan,
+    ) {
+        self.cluster.take(head.job, &pieces);
+        self.run(now, head.job, pieces, plan);
+        if head.is_guarded() {
+            plan.because(Because::Guard);
+        } else if let Some(first) = &kept.reservation {
+            plan.because(Because::Beside(first.job));
+        }
+    }
+
+    /// Who stands behind a turn in its lane.
+    fn behind(&self, lane: LaneIx, turn: Option<Turn>) -> Option<Reverse<Head>> {
+        let behind = (Bound::Excluded(turn?), Bound::Unbounded);
+        let mut turns = self.lanes.lanes[lane].turns.range(behind);
+        turns.next().map(|turn| Reverse(self.head(lane, turn)))
     }
 
     /// Whether the nodes that such jobs shun, as those that are about to be closed, leave none on which they could ever
@@ -154,33 +215,47 @@ impl Scheduler {
         !ask.avoid.is_empty() && !self.could_ever(ask)
     }
 
-    /// All who wait, one by one, beside what is kept.
+    /// All who wait, one by one, beside what is kept. What is left only shrinks here, and so does what projects may have: of
+    /// a lane whose first cannot start anywhere none can, and of those who would stay too long the first speaks for all.
     fn backfill(&mut self, now: Seconds, kept: &Kept, plan: &mut Plan) {
         let lanes = self.lanes.lanes.iter();
-        let turns: BTreeSet<(Turn, LaneIx)> = lanes
-            .flat_map(|(ix, lane)| lane.turns.iter().map(move |turn| (*turn, ix)))
-            .collect();
-        // What is left only shrinks here.
+        let firsts = lanes.filter_map(|(ix, lane)| Some(Reverse((*lane.turns.first()?, ix))));
+        let mut turns: BinaryHeap<Reverse<(Turn, LaneIx)>> = firsts.collect();
         let mut full: BTreeSet<(ShapeIx, bool)> = BTreeSet::new();
-        for (turn, _) in turns {
+        while let Some(Reverse((turn, lane))) = turns.pop() {
             let job = self.job(turn.job);
-            if !self.projects.may_start(job.project, self.least(job)) {
+            let (shape, project) = (job.shape, job.project);
+            let may = self.projects.may_start(project, self.least(job));
+            if !may || full.contains(&(shape, true)) {
                 continue;
             }
-            let anywhere = kept.within(|| now + self.expected_left(now, job)).is_none();
-            if full.contains(&(job.shape, anywhere)) {
-                continue;
-            }
-            full.insert((job.shape, anywhere));
-            let found = self.find(now, turn.job, kept);
-            if let Some(pieces) = found.filter(|pieces| self.may_hold(turn.job, pieces)) {
-                full.remove(&(job.shape, anywhere));
-                self.cluster.take(turn.job, &pieces);
-                self.run(now, turn.job, pieces, plan);
-                if let Some(first) = &kept.reservation {
-                    plan.because(Because::Beside(first.job));
+            let anywhere = kept.within(|| self.expected_end(now, turn.job)).is_none();
+            let tried = full.contains(&(shape, anywhere));
+            let found = match tried {
+                true => None,
+                false => self.find(now, turn.job, kept),
+            };
+            match found {
+                Some(pieces) if self.may_hold(turn.job, &pieces) => {
+                    self.cluster.take(turn.job, &pieces);
+                    self.run(now, turn.job, pieces, plan);
+                    if let Some(first) = &kept.reservation {
+                        plan.because(Because::Beside(first.job));
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    full.insert((shape, anywhere));
                 }
             }
+            let of_lane = &self.lanes.lanes[lane].turns;
+            let mut behind = of_lane.range((Bound::Excluded(turn), Bound::Unbounded));
+            let late = full.contains(&(shape, false));
+            let next = behind.find(|turn| {
+                let ends = || self.expected_end(now, turn.job);
+                !late || kept.within(ends).is_none()
+            });
+            turns.extend(next.map(|turn| Reverse((*turn, lane))));
         }
     }
 
@@ -188,7 +263,7 @@ impl Scheduler {
     fn find(&self, now: Seconds, ix: JobIx, kept: &Kept) -> Option<Vec<Piece>> {
         let job = self.job(ix);
         let shape = &self.lanes.shapes[job.shape];
-        let within = kept.within(|| now + self.expected_left(now, job));
+        let within = kept.within(|| self.expected_end(now, ix));
         shape.find_but(&self.cluster, within)
     }
 

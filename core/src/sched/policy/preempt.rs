@@ -14,10 +14,9 @@ use super::{
     dense::{Bits, Table},
     job::{Job, State},
     lanes::Rank,
-    pass::Heads,
+    pass::{Head, Heads},
     place::Layout,
     plan::{Plan, Preempt},
-    reserve::Kept,
     scheduler::Scheduler,
 };
 
@@ -48,11 +47,13 @@ pub(super) struct Claimant {
     pub(super) standing: Standing,
     /// How many may be moved for it: they shall not lose more time together than it has lost.
     moves: usize,
+    /// Nodes are kept for one who comes before it.
+    bound: bool,
 }
 
 impl Scheduler {
     /// A round of preemption.
-    pub(super) fn make_room(&mut self, now: Seconds, _kept: &Kept, plan: &mut Plan) {
+    pub(super) fn make_room(&mut self, now: Seconds, plan: &mut Plan) {
         let fresh = std::mem::take(&mut self.lanes.fresh);
         let all = self
             .last_try
@@ -92,7 +93,7 @@ impl Scheduler {
             if failed[shape] || !self.projects.may_start(project, gpus) {
                 continue;
             }
-            let claimant = self.claimant(now, head.job);
+            let claimant = self.claimant(now, &head);
             let rooms = self.rooms(&claimant, standings, &worst);
             let mut rooms = rooms.iter();
             if !rooms.any(|room| self.clear(&claimant, room, standings, plan)) {
@@ -187,17 +188,18 @@ impl Scheduler {
         }
     }
 
-    fn claimant(&self, now: Seconds, ix: JobIx) -> Claimant {
-        let job = self.job(ix);
+    fn claimant(&self, now: Seconds, head: &Head) -> Claimant {
+        let job = self.job(head.job);
         let waited = job.waited(now, self.config.restart_cost);
         let moves = waited / self.config.restart_cost.max(1);
         let mut standing = self.standing(now, job);
         standing.borrows = self.projects.borrows(job.project, self.least(job));
         Claimant {
             now,
-            job: ix,
+            job: head.job,
             standing,
             moves: usize::try_from(moves).unwrap_or(0),
+            bound: self.kept.binds(head),
         }
     }
 
@@ -218,9 +220,12 @@ impl Scheduler {
     /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first.
     fn rooms(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Vec<Room> {
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let within = self.bounds(claimant.now, claimant.job, claimant.bound);
         let of = |layout: Layout| {
             let fabrics = shape.fabrics().iter();
             let rooms = fabrics.filter_map(|fabric| {
+                let beside = within.map(|within| fabric.and(within));
+                let fabric = beside.as_ref().unwrap_or(fabric);
                 let looked_at = self.candidates(fabric, layout, worst);
                 self.room(claimant, standings, looked_at, layout)
             });
@@ -315,7 +320,7 @@ impl Scheduler {
             let pieces = self.job(*ix).pieces.clone();
             self.cluster.give(*ix, &pieces);
         }
-        match self.resettle(claimant.job, room) {
+        match self.resettle(claimant, room) {
             Some((pieces, places)) => {
                 self.promise(claimant.now, claimant.job, pieces, &leaving);
                 for ix in leaving {
@@ -341,13 +346,16 @@ impl Scheduler {
     #[expect(clippy::type_complexity, reason = "said once, read once")]
     fn resettle(
         &mut self,
-        claimant: JobIx,
+        claimant: &Claimant,
         room: &Room,
     ) -> Option<(Vec<Piece>, Vec<(JobIx, Vec<Piece>)>)> {
-        let find =
-            |this: &Self, ix: JobIx| this.lanes.shapes[this.job(ix).shape].find(&this.cluster);
-        let pieces = find(self, claimant).filter(|pieces| self.may_hold(claimant, pieces))?;
-        self.cluster.take(claimant, &pieces);
+        let find = |this: &Self, ix: JobIx| {
+            let within = this.bounds(claimant.now, ix, claimant.bound);
+            this.lanes.shapes[this.job(ix).shape].find_but(&this.cluster, within)
+        };
+        let ix = claimant.job;
+        let pieces = find(self, ix).filter(|pieces| self.may_hold(ix, pieces))?;
+        self.cluster.take(ix, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
         let mut movers: Vec<JobIx> = room.moved.iter().copied().collect();
         movers.sort_by_key(|ix| (Reverse(self.job(*ix).gpus), *ix));
@@ -356,7 +364,7 @@ impl Scheduler {
                 for (ix, place) in &places {
                     self.cluster.give(*ix, place);
                 }
-                self.cluster.give(claimant, &pieces);
+                self.cluster.give(claimant.job, &pieces);
                 return None;
             };
             self.cluster.take(ix, &place);
@@ -367,6 +375,7 @@ impl Scheduler {
 
     /// A job's nodes are chosen; it starts when all of these are gone.
     fn promise(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, leaving: &[JobIx]) {
+        self.keep_no_more(ix);
         self.job_mut(ix).pieces = pieces;
         self.unqueue(now, ix);
         let job = self.job_mut(ix);
