@@ -83,7 +83,11 @@ impl Planner {
         if let Some(words) = self.held_by_window(queued) {
             return Some(words);
         }
-        Some(queued.wish().reason(&self.ledger) + &self.closed_by_window(queued))
+        if let Some(words) = self.held_by_promise(now, job) {
+            return Some(words);
+        }
+        let words = queued.wish().reason(&self.ledger) + &self.closed_by_window(queued);
+        Some(words + &self.promise_words(now, job))
     }
 
     /// Why a job waits; nothing if it does not.
@@ -92,7 +96,8 @@ impl Planner {
         let queued = self.queue.get(job)?;
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
-        let expected = self.policy.expect(at, job.0).filter(|_| due);
+        let expected = self.policy.expect(at, job.0, &self.outages(queued));
+        let expected = expected.filter(|_| due);
         let changes = match due && self.chosen(job).is_none() {
             true => self.changes(queued),
             false => Vec::new(),
@@ -133,7 +138,7 @@ impl Planner {
     }
 
     fn moments(&self, expected: Expected) -> [Timestamp; 3] {
-        expected.map(|then| Timestamp((then - self.skew).saturating_mul(super::SECOND)))
+        expected.map(|then| self.moment(then))
     }
 
     fn short(&self, queued: &QueuedJob) -> Vec<Short> {

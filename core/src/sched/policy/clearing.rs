@@ -162,6 +162,46 @@ impl Scheduler {
         all_here && !job.partial && less && !self.lanes.shapes[job.shape].ask.exclusive
     }
 
+    /// So many GPUs in all, on nodes of whatever size, from where they cost least: of each node all that it could give.
+    pub(super) fn gathered(
+        &self,
+        claimant: &Claimant,
+        standings: &Standings,
+        nodes: &Bits,
+        gpus: u32,
+    ) -> Option<Room> {
+        let shape = &self.lanes.shapes[self.job(claimant.job).shape];
+        let gives = nodes.iter::<NodeIx>().filter_map(|node| {
+            let accepted = shape.accepted(self.cluster.nodes[node].group);
+            let slots = self.cluster.nodes[node].slots.iter().zip(accepted);
+            let total: u32 = slots
+                .filter(|(_, yes)| **yes)
+                .map(|(slot, _)| slot.total)
+                .sum();
+            (1..=total.min(gpus)).rev().find_map(|gpus| {
+                let clearing = self.clearing(claimant, standings, node, gpus)?;
+                Some((clearing.cost / f64::from(gpus), gpus, clearing))
+            })
+        });
+        let mut gives: Vec<(f64, u32, Clearing)> = gives.collect();
+        gives.sort_by(|a, b| {
+            let cost = a.0.total_cmp(&b.0);
+            cost.then(b.1.cmp(&a.1)).then(a.2.node.cmp(&b.2.node))
+        });
+        let mut room = Room::default();
+        let mut left = gpus;
+        for (_, given, clearing) in gives {
+            let rest = given.min(left);
+            let fewer = self.clearing(claimant, standings, clearing.node, rest);
+            fewer.unwrap_or(clearing).add(&mut room);
+            left -= rest;
+            if left == 0 {
+                return Some(room);
+            }
+        }
+        None
+    }
+
     /// What a room costs.
     pub(super) fn price(&self, room: &Room, standings: &Standings) -> f64 {
         let rate = |ix: &JobIx| {

@@ -2,13 +2,10 @@
 //!
 //! Owns the order between lanes. Called through `Scheduler::pass`.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
-    ops::Bound,
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::{
+    beside::Beside,
     cluster::{JobIx, Piece},
     config::{Rule, Seconds},
     job::State,
@@ -17,6 +14,9 @@ use super::{
     reserve::Kept,
     scheduler::Scheduler,
 };
+
+/// So many are passed over who would stay too long beside what is kept: a pass must not take long.
+const PASSED_OVER: usize = 512;
 
 /// Where the first of a lane stands among those of all lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,32 +39,6 @@ impl Head {
 
     pub(super) fn borrows(&self) -> bool {
         self.borrows
-    }
-}
-
-/// What does not fit beside what is kept.
-struct Beside {
-    /// Shapes of which none fits that would stay too long.
-    full: BTreeSet<ShapeIx>,
-    /// So many more are passed over: behind one who would stay too long may stand one who would not.
-    left: usize,
-}
-
-impl Default for Beside {
-    fn default() -> Self {
-        Self {
-            full: BTreeSet::new(),
-            left: 512,
-        }
-    }
-}
-
-impl Beside {
-    /// One of this shape is passed over; whether the next in its lane is looked at.
-    fn passes(&mut self, shape: ShapeIx) -> bool {
-        self.full.insert(shape);
-        self.left = self.left.saturating_sub(1);
-        self.left > 0
     }
 }
 
@@ -131,7 +105,7 @@ impl Scheduler {
     /// Starts what fits, in order.
     fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
         let mut kept = Kept::default();
-        let mut beside = Beside::default();
+        let mut beside = Beside::of(PASSED_OVER);
         // One for whom nodes are to be kept is among those who do not fit.
         let all = self.keeps();
         let closed = |lane: LaneIx| self.lanes.closed[self.lanes.lanes[lane].shape];
@@ -150,8 +124,7 @@ impl Scheduler {
                 continue;
             }
             let held = kept.within(|| self.expected_end(now, head.job)).is_some();
-            let known = held && beside.full.contains(&shape);
-            let found = match known {
+            let found = match held && beside.is_full(shape) {
                 true => None,
                 false => self.find(now, head.job, &kept),
             };
@@ -161,12 +134,15 @@ impl Scheduler {
                     if self.may_hold(head.job, &pieces) {
                         let turn = self.job(head.job).turn();
                         self.start(now, &head, (pieces, &kept), plan);
-                        heads.extend(self.behind(head.lane, turn));
+                        let next = self.behind(now, (head.lane, turn), &kept, &mut beside);
+                        heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
                     }
                 }
                 (None, _) if held => {
-                    let turn = self.job(head.job).turn().filter(|_| beside.passes(shape));
-                    heads.extend(self.behind(head.lane, turn));
+                    beside.fill(shape);
+                    let turn = self.job(head.job).turn();
+                    let next = self.behind(now, (head.lane, turn), &kept, &mut beside);
+                    heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
                 }
                 (None, Rule::Fifo) if strict() => return kept,
                 (None, Rule::Easy) if strict() => {
@@ -201,13 +177,6 @@ impl Scheduler {
         }
     }
 
-    /// Who stands behind a turn in its lane.
-    fn behind(&self, lane: LaneIx, turn: Option<Turn>) -> Option<Reverse<Head>> {
-        let behind = (Bound::Excluded(turn?), Bound::Unbounded);
-        let mut turns = self.lanes.lanes[lane].turns.range(behind);
-        turns.next().map(|turn| Reverse(self.head(lane, turn)))
-    }
-
     /// Whether the nodes that such jobs shun, as those that are about to be closed, leave none on which they could ever
     /// start.
     pub(super) fn is_shut_out(&self, shape: ShapeIx) -> bool {
@@ -215,52 +184,8 @@ impl Scheduler {
         !ask.avoid.is_empty() && !self.could_ever(ask)
     }
 
-    /// All who wait, one by one, beside what is kept. What is left only shrinks here, and so does what projects may have: of
-    /// a lane whose first cannot start anywhere none can, and of those who would stay too long the first speaks for all.
-    fn backfill(&mut self, now: Seconds, kept: &Kept, plan: &mut Plan) {
-        let lanes = self.lanes.lanes.iter();
-        let firsts = lanes.filter_map(|(ix, lane)| Some(Reverse((*lane.turns.first()?, ix))));
-        let mut turns: BinaryHeap<Reverse<(Turn, LaneIx)>> = firsts.collect();
-        let mut full: BTreeSet<(ShapeIx, bool)> = BTreeSet::new();
-        while let Some(Reverse((turn, lane))) = turns.pop() {
-            let job = self.job(turn.job);
-            let (shape, project) = (job.shape, job.project);
-            let may = self.projects.may_start(project, self.least(job));
-            if !may || full.contains(&(shape, true)) {
-                continue;
-            }
-            let anywhere = kept.within(|| self.expected_end(now, turn.job)).is_none();
-            let tried = full.contains(&(shape, anywhere));
-            let found = match tried {
-                true => None,
-                false => self.find(now, turn.job, kept),
-            };
-            match found {
-                Some(pieces) if self.may_hold(turn.job, &pieces) => {
-                    self.cluster.take(turn.job, &pieces);
-                    self.run(now, turn.job, pieces, plan);
-                    if let Some(first) = &kept.reservation {
-                        plan.because(Because::Beside(first.job));
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    full.insert((shape, anywhere));
-                }
-            }
-            let of_lane = &self.lanes.lanes[lane].turns;
-            let mut behind = of_lane.range((Bound::Excluded(turn), Bound::Unbounded));
-            let late = full.contains(&(shape, false));
-            let next = behind.find(|turn| {
-                let ends = || self.expected_end(now, turn.job);
-                !late || kept.within(ends).is_none()
-            });
-            turns.extend(next.map(|turn| Reverse((*turn, lane))));
-        }
-    }
-
     /// Nodes for a job, of those that are not kept for another.
-    fn find(&self, now: Seconds, ix: JobIx, kept: &Kept) -> Option<Vec<Piece>> {
+    pub(super) fn find(&self, now: Seconds, ix: JobIx, kept: &Kept) -> Option<Vec<Piece>> {
         let job = self.job(ix);
         let shape = &self.lanes.shapes[job.shape];
         let within = kept.within(|| self.expected_end(now, ix));
@@ -274,7 +199,7 @@ impl Scheduler {
     }
 
     /// Starts a job on nodes that are taken for it.
-    fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
+    pub(super) fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
         let borrows = self.borrows_by(ix);
         // Its project is charged for what it holds.
         self.job_mut(ix).pieces.clone_from(&pieces);

@@ -25,6 +25,15 @@ const MOST_IN_A_ROUND: usize = 256;
 /// Of so many nodes all are looked at; of more, those that promise most.
 const FEW_NODES: usize = 256;
 
+/// How the GPUs of a gang lie on the nodes that are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Parts {
+    /// As many on each, and a rest.
+    Equal(Layout),
+    /// So many in all, on about so many nodes.
+    Any { gpus: u32, nodes: u32 },
+}
+
 /// A running job, as one who could go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
@@ -144,12 +153,12 @@ impl Scheduler {
         pieces.map(|piece| piece.node).collect()
     }
 
-    /// The nodes that are looked at for a layout: of few, all; of many, the freest and those of the worst.
-    fn candidates(&self, nodes: &Bits, layout: Layout, worst: &[NodeIx]) -> Bits {
+    /// The nodes that are looked at for so many: of few, all; of many, the freest and those of the worst.
+    fn candidates(&self, nodes: &Bits, count: u32, worst: &[NodeIx]) -> Bits {
         if self.cluster.len() <= FEW_NODES {
             return nodes.clone();
         }
-        let parts = usize::try_from(layout.nodes + 1).unwrap_or(usize::MAX);
+        let parts = usize::try_from(count.saturating_add(1)).unwrap_or(usize::MAX);
         let wanted = parts.saturating_mul(4).max(32);
         let mut chosen = Bits::default();
         let freest = self.cluster.groups.iter().flat_map(|(_, group)| {
@@ -217,17 +226,26 @@ impl Scheduler {
         victim.rank > claimant.rank * self.config.margin
     }
 
-    /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first.
+    /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first. Behind
+    /// them, for a total, GPUs that are gathered from nodes of several sizes.
     fn rooms(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Vec<Room> {
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
         let within = self.bounds(claimant.now, claimant.job, claimant.bound);
-        let of = |layout: Layout| {
+        let of = |parts: Parts| {
             let fabrics = shape.fabrics().iter();
             let rooms = fabrics.filter_map(|fabric| {
                 let beside = within.map(|within| fabric.and(within));
                 let fabric = beside.as_ref().unwrap_or(fabric);
-                let looked_at = self.candidates(fabric, layout, worst);
-                self.room(claimant, standings, looked_at, layout)
+                match parts {
+                    Parts::Equal(layout) => {
+                        let looked_at = self.candidates(fabric, layout.nodes, worst);
+                        self.room(claimant, standings, looked_at, layout)
+                    }
+                    Parts::Any { gpus, nodes } => {
+                        let looked_at = self.candidates(fabric, nodes, worst);
+                        self.gathered(claimant, standings, &looked_at, gpus)
+                    }
+                }
             });
             let mut rooms: Vec<(Rank, usize, Room)> = rooms
                 .map(|room| {
@@ -240,9 +258,13 @@ impl Scheduler {
         };
         let layouts = shape.layouts(&self.cluster).into_iter();
         let mut rooms = layouts
-            .map(of)
+            .map(|layout| of(Parts::Equal(layout)))
             .filter(|rooms: &Vec<Room>| !rooms.is_empty());
-        rooms.next().unwrap_or_default()
+        let mut rooms = rooms.next().unwrap_or_default();
+        let any = shape.gathers(&self.cluster);
+        let any = any.map(|(gpus, nodes)| of(Parts::Any { gpus, nodes }));
+        rooms.extend(any.unwrap_or_default());
+        rooms
     }
 
     /// The same of one fabric.
