@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 use trainyard_core::sched::policy::{
-    Config, Rule,
+    Config, Reserve, Rule,
     cluster::{Cluster, NodeOffer},
 };
 
@@ -98,6 +98,8 @@ pub struct Question {
     pub history: Option<PathBuf>,
     /// `default`, `fifo`, `easy`, `throughput`, or `all`.
     pub policy: String,
+    /// For whom the default policy keeps nodes.
+    pub reserve: Reserve,
     /// Seconds that a job loses when it is stopped and started again.
     pub restart_cost: i64,
     /// The part of the jobs that may be stopped.
@@ -206,6 +208,7 @@ pub fn answer(
     for (name, rule) in rules {
         let config = Config {
             rule: *rule,
+            reserve: question.reserve,
             restart_cost: question.restart_cost,
             forecast_every: if question.predict { GUESSES } else { 0 },
             ..Config::default()

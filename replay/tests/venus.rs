@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use trainyard_core::sched::policy::{Config, cluster::Cluster};
+use trainyard_core::sched::policy::{Config, Reserve, cluster::Cluster};
 use trainyard_replay::{
     anchors::Anchor,
     engine, metrics,
@@ -23,6 +23,7 @@ fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
         vc: Some(vc.into()),
         history: None,
         policy: policy.into(),
+        reserve: Reserve::default(),
         restart_cost: 60,
         preemptible: 1.0,
         predict: false,
@@ -105,6 +106,7 @@ fn what_cannot_be_answered_says_what_can() {
         vc: Some("elsewhere".into()),
         history: None,
         policy: "default".into(),
+        reserve: Reserve::default(),
         restart_cost: 60,
         preemptible: 1.0,
         predict: false,
@@ -172,6 +174,7 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
             vc: None,
             history: None,
             policy: policy.into(),
+            reserve: Reserve::default(),
             restart_cost: 60,
             preemptible: 1.0,
             predict: false,

@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use trainyard_core::sched::policy::Reserve;
 use trainyard_replay::{
     run::{Nodes, Question, Source, answer},
     svg, table,
@@ -58,6 +59,9 @@ pub(crate) struct ReplayArgs {
     /// default, fifo, easy or throughput; all of them and simple policies to compare with: all
     #[arg(long, value_name = "NAME", default_value = "default")]
     policy: String,
+    /// For whom the default policy keeps nodes: off, guard (who has waited for 48 h) or top (the first gang in the order, too)
+    #[arg(long, value_name = "FOR", default_value = "off")]
+    reserve: Reserve,
     /// Seconds that a job loses when it is stopped and started again
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(i64).range(0..=86_400))]
     restart_cost: i64,
@@ -95,6 +99,7 @@ pub(crate) async fn run(context: &Context<'_>, args: ReplayArgs) -> anyhow::Resu
         vc: args.vc,
         history: args.history,
         policy: args.policy,
+        reserve: args.reserve,
         restart_cost: args.restart_cost,
         preemptible: args.preemptible,
         predict: args.predict,

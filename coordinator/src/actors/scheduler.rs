@@ -4,155 +4,40 @@
 //! out: places go to their jobs, and jobs that are to make room are told. It holds no durable state: at start Root tells
 //! it what the store says. If it fails, the process ends and begins again from the store.
 
+mod alarm;
 mod awaited;
+mod machines;
+mod messages;
 mod notes;
+mod places;
+mod service;
 mod spent;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, RpcReplyPort};
 use rand::Rng;
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
-    job::{Event, Job, JobState},
-    resources::Capacity,
-    sched::{
-        Allocation, Explanation, Held, Leaving, NodeEntry, Planner, QueuedJob, Standing, policy,
-    },
+    sched::{NodeEntry, Planner, policy},
     secret::Secret,
-    service::Window,
     time::Timestamp,
 };
 
-pub use self::awaited::Stood;
-use self::notes::Notes;
+pub use self::{
+    awaited::Stood,
+    messages::{Foreseen, NodeUp, NodeView, SchedulerMsg, SchedulerRef},
+};
+use self::{notes::Notes, places::Proposal};
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
 };
 use crate::{clock, store::Store};
 
-/// It is looked at least so often when somebody waits for a moment.
-const LONGEST_ALARM: Duration = Duration::from_secs(60);
-/// What a job has not heard is said again after this.
-const SOON: Duration = Duration::from_secs(10);
-
-/// Where to send [`SchedulerMsg`].
-pub type SchedulerRef = ActorRef<SchedulerMsg>;
-
-/// What a node holds and has left.
-#[derive(Clone, Debug)]
-pub struct NodeView {
-    /// Which.
-    pub name: NodeName,
-    /// What is left.
-    pub free: Capacity,
-    /// Who holds something.
-    pub jobs: Vec<JobId>,
-    /// Tasks that run there though nobody wants them any more.
-    pub strays: usize,
-}
-
-/// A node that has registered.
-#[derive(Debug)]
-pub struct NodeUp {
-    /// Which.
-    pub name: NodeName,
-    /// What it offers.
-    pub capacity: Capacity,
-    /// Whether jobs may be placed there.
-    pub open: bool,
-    /// When it said so.
-    pub at: Timestamp,
-    /// Attempts that it has a trace of.
-    pub knows: BTreeSet<(JobId, AttemptNo)>,
-    /// Those among them that have not ended.
-    pub runs: BTreeSet<(JobId, AttemptNo)>,
-}
-
-/// What would become of a job.
-#[derive(Clone, Debug)]
-pub struct Foreseen {
-    /// Where it would start at once.
-    pub nodes: Option<Vec<NodeName>>,
-    /// Why it would wait.
-    pub why: Option<Explanation>,
-}
-
-/// What the scheduler takes.
-#[derive(Debug)]
-pub enum SchedulerMsg {
-    /// Where to send placements; the first message.
-    Meet(JobsRef),
-    /// The truth about a job, as stored: it waits, holds something, or neither.
-    JobIs(Box<Job>),
-    /// What waits already, when the coordinator starts.
-    Waiting(Vec<QueuedJob>),
-    /// Jobs that had ended before the coordinator started: what is known of jobs like them. Newest first.
-    Ended(Vec<Job>),
-    /// A node is connected, with what it knows of tasks.
-    NodeUp(Box<NodeUp>),
-    /// A task that nobody wanted has ended on a node.
-    StrayGone(NodeName, (JobId, AttemptNo)),
-    /// A node that the store knows, or whose openness changed.
-    NodeIs(NodeName, Capacity, bool),
-    /// Where other nodes reach this one.
-    Address(NodeName, String),
-    /// What a node is labelled with, each `key=value`.
-    Labels(NodeName, BTreeSet<String>),
-    /// The GPUs of a node that nobody gets for now.
-    Blocked(NodeName, BTreeSet<String>),
-    /// The lease of a node is over.
-    NodeLost(NodeName, String),
-    /// Whoever holds something on a node is to go on elsewhere, for this reason.
-    Vacate(NodeName, String),
-    /// All maintenance windows.
-    Windows(Vec<Window>),
-    /// Place what fits.
-    Solve,
-    /// The wait of a job that is tried again may be over.
-    Alarm,
-    /// Why a job waits.
-    Reason(JobId, RpcReplyPort<Option<String>>),
-    /// All about why a job waits.
-    Explain(JobId, RpcReplyPort<Option<Box<Explanation>>>),
-    /// What would become of a job.
-    Foresee(Box<QueuedJob>, RpcReplyPort<Box<Foreseen>>),
-    /// How jobs stand that others wait for, as the store says; asked for under this number.
-    Stood(u64, Vec<(JobId, Stood)>),
-    /// How many jobs of a project wait.
-    WaitingOf(i64, RpcReplyPort<u64>),
-    /// What nodes hold.
-    View(RpcReplyPort<Vec<NodeView>>),
-}
-
 /// The behaviour; the state is in [`State`].
 #[derive(Debug)]
 pub struct Scheduler;
-
-/// A placement on its way to its job, which holds it in the ledger until the job answers.
-#[derive(Clone, Debug)]
-struct Proposal {
-    queued_at: Timestamp,
-    allocations: Vec<Allocation>,
-    secret: Secret,
-    /// In words.
-    why: String,
-}
-
-impl From<Proposal> for JobMsg {
-    fn from(proposal: Proposal) -> Self {
-        let event = Event::Placed {
-            queued_at: proposal.queued_at,
-            allocations: proposal.allocations,
-            secret: proposal.secret,
-        };
-        Self::Decided(event, proposal.why)
-    }
-}
 
 /// What the scheduler is given at start.
 #[derive(Debug)]
@@ -271,175 +156,6 @@ impl State {
         Box::new(Foreseen { nodes, why })
     }
 
-    fn job_is(&mut self, job: Job) {
-        self.dirty = true;
-        // This is newer than what is being read.
-        self.reading.remove(&job.id);
-        if job.state != JobState::Queued {
-            self.notes.forget(job.id);
-        }
-        let now = clock::now();
-        let Some(attempt) = job.live() else {
-            if let Some(proposal) = self.unanswered_of(&job) {
-                // Not answered yet, or lost on its way. It stays held: were it given to another
-                // job, both could take it.
-                self.tell(job.id, proposal.into());
-                return;
-            }
-            self.unanswered.remove(&job.id);
-            self.attempts.remove(&job.id);
-            self.going.remove(&job.id);
-            if job.state == JobState::Queued {
-                let queued = job.queued();
-                let known = self.planner.queue().get(job.id);
-                let same = known.is_some_and(|known| known.queued_at == queued.queued_at);
-                match self.planner.never(job.id).filter(|_| same) {
-                    // That was lost on its way.
-                    Some(why) => self.give_up(job.id, why),
-                    None => self.waits(queued),
-                }
-            } else {
-                let standing = Standing::of(Some(job.state));
-                self.planner.stands(job.id, standing, job.ended_at);
-                let ran = job.ran().filter(|_| job.state.is_terminal());
-                self.planner.gone(now, job.id, ran);
-            }
-            return;
-        };
-        self.unanswered.remove(&job.id);
-        self.attempts.insert(job.id, attempt.number);
-        // Such a job does not take it, and goes soon.
-        let ends = job.cancel_requested || attempt.blame.is_some();
-        let goes = ends || attempt.leaves() || job.state == JobState::Finishing;
-        match goes {
-            true => self.going.insert(job.id),
-            false => self.going.remove(&job.id),
-        };
-        if let Some(for_job) = self.planner.leaves_for(job.id).filter(|_| !goes) {
-            // It was told before it was what it is now, or that was lost on its way.
-            let leaving = Leaving {
-                job: job.id,
-                for_job,
-            };
-            self.make_room(leaving, None);
-        }
-        let held = Held {
-            asked: job.queued(),
-            allocations: job.allocations().into_iter().cloned().collect(),
-            since: attempt.placed_at,
-            runs_since: attempt.started_at(),
-            saved: job.spec.resume && job.resumable.is_some(),
-            leaves_for: attempt.makes_room_for,
-        };
-        let gate = held.asked.gate.clone();
-        self.planner.holds(now, held);
-        self.unread.extend(self.planner.unknown(&gate));
-    }
-
-    /// A job waits. How those stand that it waits for is in the store: what changes after that is read is told.
-    fn waits(&mut self, queued: QueuedJob) {
-        let gate = queued.gate.clone();
-        self.planner.queued(clock::now(), queued);
-        self.unread.extend(self.planner.unknown(&gate));
-    }
-
-    /// The placement that `job` has still to answer; one from before it was queued anew is none.
-    fn unanswered_of(&self, job: &Job) -> Option<Proposal> {
-        let proposal = self.unanswered.get(&job.id)?;
-        let waits = job.state == JobState::Queued && job.state_since == proposal.queued_at;
-        waits.then(|| proposal.clone())
-    }
-
-    /// Jobs that the ledger sees on the node but the node has no trace of must hear of it.
-    fn node_up(&mut self, node: NodeUp) {
-        let NodeUp { name, knows, .. } = node;
-        let on_it = self.jobs_on(&name);
-        let wanted = |(job, attempt): &(JobId, AttemptNo)| {
-            on_it.contains(job) && self.attempts.get(job) == Some(attempt)
-        };
-        let mut strays = node.runs;
-        strays.retain(|task| !wanted(task));
-        if strays.is_empty() {
-            self.strays.remove(&name);
-        } else {
-            tracing::warn!(node = %name, tasks = strays.len(), "it gets no job until tasks that nobody wants have ended");
-            self.strays.insert(name.clone(), (node.open, strays));
-        }
-        self.set_node(name.clone(), node.capacity, node.open);
-        for job in on_it {
-            let attempt = self.attempts.get(&job).copied();
-            if let Some(attempt) = attempt.filter(|attempt| !knows.contains(&(job, *attempt))) {
-                self.tell(job, JobMsg::NoTrace(attempt, name.clone(), node.at));
-            }
-        }
-    }
-
-    fn set_node(&mut self, name: NodeName, capacity: Capacity, open: bool) {
-        self.dirty = true;
-        let strays = self.strays.get_mut(&name);
-        let clean = strays.is_none();
-        if let Some((wished, _)) = strays {
-            *wished = open;
-        }
-        let open = open && clean;
-        self.planner.set_node(clock::now(), &name, capacity, open);
-    }
-
-    fn stray_gone(&mut self, name: NodeName, task: (JobId, AttemptNo)) {
-        let Some((open, strays)) = self.strays.get_mut(&name) else {
-            return;
-        };
-        strays.remove(&task);
-        let (open, is_last) = (*open, strays.is_empty());
-        let node = self.planner.ledger().node(&name).filter(|_| is_last);
-        if let Some(capacity) = node.map(|node| node.capacity.clone()) {
-            self.strays.remove(&name);
-            self.set_node(name, capacity, open);
-        }
-    }
-
-    fn node_lost(&mut self, name: &NodeName, why: &str) {
-        for job in self.jobs_on(name) {
-            if let Some(attempt) = self.attempts.get(&job).copied() {
-                let event = Event::NodeLost(attempt, name.clone(), why.to_owned());
-                self.tell(job, JobMsg::Event(event, None));
-            }
-        }
-    }
-
-    /// Looks again when the next job that is tried again may start.
-    fn wake_for(&mut self, myself: &SchedulerRef, now: Timestamp) {
-        if let Some(span) = self.next_alarm(now) {
-            myself.send_after(span, || SchedulerMsg::Alarm);
-        }
-    }
-
-    /// Whatever the clock says by now: it does not ring again unless it is set anew.
-    fn rings(&mut self) {
-        self.alarm = None;
-        self.dirty = true;
-        self.unread.append(&mut self.unreadable);
-        for (job, why) in self.planner.nevers() {
-            self.give_up(job, why);
-        }
-    }
-
-    /// In how long to look again, unless that is seen to.
-    fn next_alarm(&mut self, now: Timestamp) -> Option<Duration> {
-        // A timer does not know when the clock is set, so it is never set for long.
-        let longest = now.plus(LONGEST_ALARM);
-        let unheard = self.planner.nevers().next().is_some() || !self.unreadable.is_empty();
-        let again = unheard.then(|| now.plus(SOON));
-        let next = self.planner.wake(now).into_iter().chain(again);
-        let next = next.chain(self.notes.next()).min();
-        let next = next.map(|next| next.min(longest));
-        let set = self.alarm.filter(|alarm| *alarm > now);
-        self.alarm = set;
-        let next = next.filter(|next| set.is_none_or(|set| *next < set))?;
-        self.alarm = Some(next);
-        Some(next.since(now).max(Duration::from_millis(1)))
-    }
-
     fn solve(&mut self, myself: &SchedulerRef) -> Result<(), ActorProcessingErr> {
         let now = clock::now();
         self.place(now)?;
@@ -482,23 +198,6 @@ impl State {
         }
     }
 
-    /// One that is not placed yet hears of it when it is.
-    fn make_room(&self, leaving: Leaving, why: Option<String>) {
-        if let Some(attempt) = self.attempts.get(&leaving.job) {
-            let event = Event::MakeRoom(*attempt, leaving.for_job);
-            let message = match why {
-                Some(why) => JobMsg::Decided(event, why),
-                None => JobMsg::Event(event, None),
-            };
-            self.tell(leaving.job, message);
-        }
-    }
-
-    fn jobs_on(&self, name: &NodeName) -> Vec<JobId> {
-        let entry = self.planner.ledger().node(name);
-        entry.map_or_else(Vec::new, |entry| entry.jobs().collect())
-    }
-
     fn reason(&self, job: JobId) -> Option<String> {
         if let Some(proposal) = self.unanswered.get(&job) {
             let nodes = proposal.allocations.iter();
@@ -537,8 +236,6 @@ fn secret() -> Secret {
 pub(super) fn answer<T>(reply: RpcReplyPort<T>, value: T) {
     reply.send(value).ok();
 }
-
-mod service;
 
 #[cfg(test)]
 mod tests;

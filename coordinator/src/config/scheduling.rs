@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use trainyard_core::sched::policy::{self, Period, ProjectRule, Rule};
+use trainyard_core::sched::policy::{self, Period, ProjectRule, Reserve, Rule};
 
 use super::ConfigError;
 
@@ -29,6 +29,8 @@ pub enum PolicyName {
 pub struct Scheduling {
     /// In which order.
     pub policy: PolicyName,
+    /// For whom nodes are kept under the default policy.
+    pub reserve: Reserve,
     /// What stopping a job and starting it again costs it, in seconds.
     pub restart_cost_seconds: u32,
     /// How often it is looked who should make room, in seconds.
@@ -92,6 +94,7 @@ impl Scheduling {
                 PolicyName::Easy => Rule::Easy,
                 PolicyName::Throughput => Rule::Throughput,
             },
+            reserve: self.reserve,
             restart_cost: self.restart_cost_seconds.into(),
             round: self.round_seconds.into(),
             settled: self.settled_seconds.into(),

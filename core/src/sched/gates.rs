@@ -5,93 +5,15 @@
 //! wait for. Never places anything, and reads neither clock nor store. Called by the planner.
 
 mod arrays;
+mod dates;
+mod gate;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::arrays::Members;
-use crate::{
-    ids::JobId,
-    job::JobState,
-    spec::{ArrayPlace, JobSpec},
-    time::Timestamp,
-};
-
-/// What stands between a job and its consideration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gate {
-    /// Not before this moment.
-    pub not_before: Option<Timestamp>,
-    /// Not before these have succeeded.
-    pub after: Vec<JobId>,
-    /// Not before these have ended, well or ill.
-    pub after_any: Vec<JobId>,
-    /// Not while as many of its array run as may.
-    pub array: Option<ArrayPlace>,
-}
-
-impl Gate {
-    /// As the job's specification says.
-    #[must_use]
-    pub fn of(spec: &JobSpec) -> Self {
-        Self {
-            not_before: spec.not_before,
-            after: spec.after.clone(),
-            after_any: spec.after_any.clone(),
-            array: spec.array.clone(),
-        }
-    }
-
-    /// Jobs that it waits for.
-    pub fn awaited(&self) -> impl Iterator<Item = JobId> + '_ {
-        self.after.iter().chain(&self.after_any).copied()
-    }
-
-    /// Its array's number and limit, if that has one.
-    fn limited(&self) -> Option<(JobId, u32, u32)> {
-        let place = self.array.as_ref()?;
-        Some((place.id, place.index, place.at_most?))
-    }
-
-    fn is_open(&self) -> bool {
-        self.not_before.is_none() && self.awaited().next().is_none() && self.limited().is_none()
-    }
-}
-
-/// How a job stands that others wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It has not ended.
-    Open,
-    /// It has completed.
-    Succeeded,
-    /// It has failed.
-    Failed,
-    /// Somebody has cancelled it, or it waited for one that did not succeed.
-    Cancelled,
-    /// Nobody knows it any more.
-    Unknown,
-}
-
-impl Standing {
-    /// Of a job in this state; of none where there is no such job.
-    #[must_use]
-    pub fn of(state: Option<JobState>) -> Self {
-        match state {
-            Some(
-                JobState::Pending
-                | JobState::Queued
-                | JobState::Starting
-                | JobState::Running
-                | JobState::Finishing,
-            ) => Self::Open,
-            Some(JobState::Completed) => Self::Succeeded,
-            Some(JobState::Failed) => Self::Failed,
-            Some(JobState::Cancelled) => Self::Cancelled,
-            None => Self::Unknown,
-        }
-    }
-}
+pub use self::gate::{Gate, Standing};
+use crate::{ids::JobId, time::Timestamp};
 
 /// What became of jobs that were held back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,6 +52,8 @@ struct Entry {
     come: bool,
     /// Since when nothing is in its way any more, as far as that is known.
     since: Option<Timestamp>,
+    /// That is told for good: it was seen when it was let through, or found out since.
+    dated: bool,
     /// It was looked at and had to wait, since this was started.
     waited: bool,
 }
@@ -176,6 +100,7 @@ impl Gates {
             stage: Stage::Held,
             come: false,
             since: None,
+            dated: false,
             waited: false,
         };
         self.jobs.insert(job, held);
@@ -203,15 +128,20 @@ impl Gates {
                     stage: Stage::Placed(at),
                     come: true,
                     since: None,
+                    dated: false,
                     waited: false,
                 };
                 self.jobs.insert(job, entry);
             }
         }
-        if let Some((array, ..)) = gate.limited() {
-            self.arrays.entry(array).or_default().out.insert(job);
+        if let Some((array, index, _)) = gate.limited() {
+            let members = self.arrays.entry(array).or_default();
+            members.out.insert(job, index);
         }
-        self.date(job);
+        // After a start others of its array may not be known yet: the next look dates it.
+        if self.jobs.get(&job).is_some_and(|entry| entry.dated) {
+            self.unwatch(job);
+        }
     }
 
     /// A job neither waits nor holds anything any more.
@@ -220,8 +150,9 @@ impl Gates {
             return;
         };
         let limited = entry.gate.limited();
-        if let (Some((array, ..)), Stage::Placed(_) | Stage::Through) = (limited, entry.stage) {
-            self.member_ended(array, at);
+        let had = matches!(entry.stage, Stage::Placed(_) | Stage::Through);
+        if let Some((array, index, _)) = limited.filter(|_| had) {
+            self.member_ended(array, index, at);
             self.freed.insert(array);
         }
     }
@@ -300,6 +231,7 @@ impl Gates {
             if let Some(entry) = self.jobs.get_mut(&job) {
                 entry.stage = Stage::Held;
                 entry.since = None;
+                entry.dated = false;
                 entry.waited = true;
             }
             opened.back.push(job);
@@ -314,45 +246,8 @@ impl Gates {
         if let Some(entry) = self.jobs.get_mut(&job) {
             entry.stage = Stage::Through;
             entry.since = since.map(|since| since.min(now));
+            entry.dated = true;
             opened.news.extend(entry.waited.then_some(job));
-        }
-    }
-
-    /// When the last thing went that was in the way of a job: its moment came, who it waits for ended, or one of its
-    /// array did.
-    fn moment(&self, job: JobId) -> Option<Timestamp> {
-        let gate = &self.jobs.get(&job)?.gate;
-        let ends = gate
-            .awaited()
-            .filter_map(|other| self.standings.get(&other)?.1);
-        let limited = gate.limited();
-        let members = limited.and_then(|(array, ..)| self.arrays.get(&array));
-        let freed = members.and_then(|members| members.freed_at);
-        ends.chain(gate.not_before).chain(freed).max()
-    }
-
-    /// Notes since when nothing was in the way of one that had a place already, once that is known of all that it waited
-    /// for; whether it was noted now.
-    fn date(&mut self, job: JobId) -> bool {
-        let Some(entry) = self.jobs.get(&job) else {
-            return false;
-        };
-        let Stage::Placed(at) = entry.stage else {
-            return false;
-        };
-        let unknown = |other: JobId| !self.standings.contains_key(&other);
-        if entry.since.is_none() && entry.gate.awaited().any(unknown) {
-            return false;
-        }
-        let since = entry.since.or_else(|| self.moment(job));
-        let since = since.map(|since| since.min(at));
-        self.unwatch(job);
-        match self.jobs.get_mut(&job) {
-            Some(entry) if entry.since != since => {
-                entry.since = since;
-                true
-            }
-            Some(_) | None => false,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::spec::ArrayPlace;
 
 const NOON: Timestamp = Timestamp(1_795_608_000_000_000);
 
@@ -232,16 +233,47 @@ fn one_of_an_array_waits_for_nodes_since_the_end_of_the_one_whose_place_it_has()
     live.open(later(61));
     assert_eq!(live.since(JobId(12)), Some(later(60)));
     let mut anew = Gates::default();
-    anew.member_ended(JobId(10), later(60));
+    anew.member_ended(JobId(10), 0, later(60));
     anew.placed(JobId(11), &member(1, 2), later(1));
     anew.queued(JobId(12), member(2, 2));
     anew.open(later(500));
     assert_eq!(anew.since(JobId(12)), Some(later(60)));
-    assert_eq!(
-        anew.since(JobId(11)),
-        Some(later(1)),
-        "it had its place by then"
-    );
+    assert_eq!(anew.since(JobId(11)), None, "since it was asked for");
+}
+
+#[test]
+fn after_a_start_anew_each_of_an_array_is_dated_as_it_was_when_it_was_let_through() {
+    let mut live = Gates::default();
+    let of = |index: u64| JobId(10 + index);
+    for index in 0..6 {
+        live.queued(of(u64::from(index)), member(index, 3));
+    }
+    live.open(NOON);
+    for index in 0..2 {
+        live.placed(of(u64::from(index)), &member(index, 3), later(1));
+    }
+    // 2 and 3 wait for nodes when 4 has had some already, and ended.
+    for (index, end) in [(0, 60), (1, 90)] {
+        live.gone(of(index), later(end));
+        live.open(later(end + 1));
+    }
+    live.placed(of(4), &member(4, 3), later(100));
+    live.gone(of(4), later(120));
+    live.open(later(121));
+    live.placed(of(5), &member(5, 3), later(130));
+    let mut anew = Gates::default();
+    for (index, end) in [(4, 120), (1, 90), (0, 60)] {
+        anew.member_ended(JobId(10), index, later(end));
+    }
+    anew.placed(of(5), &member(5, 3), later(130));
+    for index in [3, 2] {
+        anew.queued(of(u64::from(index)), member(index, 3));
+    }
+    anew.open(later(500));
+    for (index, since) in [(2, None), (3, Some(60)), (5, Some(120))] {
+        assert_eq!(live.since(of(index)), since.map(later), "{index}");
+        assert_eq!(anew.since(of(index)), since.map(later), "{index} anew");
+    }
 }
 
 #[test]

@@ -31,8 +31,10 @@ impl State {
     /// A job that had ended before the coordinator started.
     pub(super) fn had_ended(&mut self, job: &Job) {
         let limited = job.spec.array.as_ref().filter(|of| of.at_most.is_some());
+        // One that was cancelled while it waited gave nobody its place.
+        let limited = limited.filter(|_| job.queued().passed.is_some());
         if let (Some(of), Some(at)) = (limited, job.ended_at) {
-            self.planner.member_ended(of.id, at);
+            self.planner.member_ended(of.id, of.index, at);
         }
         if let Some(ran) = job.ran() {
             self.planner.learn(&job.queued(), ran);

@@ -1,8 +1,16 @@
 //! What the scheduler keeps in mind between messages: its queue, places that are not answered, and its alarm.
 
-use trainyard_core::spec::JobSpec;
+use std::time::Duration;
 
-use super::*;
+use trainyard_core::{
+    ids::JobId,
+    job::{Event, Job, JobState},
+    resources::Capacity,
+    sched::{Allocation, Standing},
+    spec::JobSpec,
+};
+
+use super::{alarm::SOON, *};
 use crate::store::{Change, Store, StoreOptions};
 
 /// A job that waits since `at` for the only CPU.

@@ -1,6 +1,6 @@
 //! The places of arrays that have a limit: who has one, and who is next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Gates, Opened};
 use crate::{ids::JobId, time::Timestamp};
@@ -8,19 +8,34 @@ use crate::{ids::JobId, time::Timestamp};
 /// The jobs of an array that has a limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
-    /// Let through, and not ended.
-    pub(super) out: BTreeSet<JobId>,
+    /// Let through, and not ended; with their indexes.
+    pub(super) out: BTreeMap<JobId, u32>,
     /// Held back by the limit alone, by index.
     ready: BTreeSet<(u32, JobId)>,
-    /// When one of them ended last.
-    pub(super) freed_at: Option<Timestamp>,
+    /// When those ended that had a place, in order; with their indexes.
+    ends: Vec<(Timestamp, u32)>,
+}
+
+impl Members {
+    /// Whose end gave its place to one that is out: as many have ended since as were let through after it. They are in the
+    /// order of their indexes, unless it is known that it was the last.
+    pub(super) fn freed_at(&self, at_most: u32, last: bool, index: u32) -> Option<Timestamp> {
+        let most = usize::try_from(at_most).unwrap_or(usize::MAX);
+        let out = self.out.values().filter(|other| **other > index).count();
+        let ended = self.ends.iter().filter(|(_, other)| *other > index).count();
+        let later = if last { 0 } else { out + ended };
+        let back = most.saturating_add(later).saturating_sub(self.out.len());
+        let place = self.ends.len().checked_sub(back.saturating_add(1))?;
+        self.ends.get(place).map(|(at, _)| *at)
+    }
 }
 
 impl Gates {
-    /// One of an array has ended.
-    pub fn member_ended(&mut self, array: JobId, at: Timestamp) {
-        let members = self.arrays.entry(array).or_default();
-        members.freed_at = members.freed_at.max(Some(at));
+    /// One of an array that had a place has ended.
+    pub fn member_ended(&mut self, array: JobId, index: u32, at: Timestamp) {
+        let ends = &mut self.arrays.entry(array).or_default().ends;
+        let place = ends.partition_point(|end| *end <= (at, index));
+        ends.insert(place, (at, index));
     }
 
     /// Gives the places of an array that are free to its next ones.
@@ -51,9 +66,9 @@ impl Gates {
         };
         let members = self.arrays.entry(array).or_default();
         let most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        let has = members.out.contains(&job) || members.out.len() < most;
+        let has = members.out.contains_key(&job) || members.out.len() < most;
         if has {
-            members.out.insert(job);
+            members.out.insert(job, index);
             members.ready.remove(&(index, job));
         } else {
             members.ready.insert((index, job));
@@ -69,7 +84,7 @@ impl Gates {
         };
         if let Some(members) = self.arrays.get_mut(&array) {
             members.ready.remove(&(index, job));
-            if members.out.remove(&job) {
+            if members.out.remove(&job).is_some() {
                 self.freed.insert(array);
             }
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    resources::{ResourceRequest, parse_gpus},
+    resources::{Capacity, ResourceRequest, parse_gpus},
     spec::Placing,
 };
 

@@ -84,8 +84,12 @@ impl Planner {
         if let Some(words) = self.held_by_window(&outlook, queued) {
             return Some(words);
         }
+        if let Some(words) = self.held_by_promise(now, job) {
+            return Some(words);
+        }
         let closed = self.closed_by_window(&outlook, queued);
-        Some(queued.wish().reason(&self.ledger) + &closed)
+        let words = queued.wish().reason(&self.ledger) + &closed;
+        Some(words + &self.promise_words(now, job))
     }
 
     /// Why a job waits; nothing if it does not.
@@ -94,8 +98,9 @@ impl Planner {
         let queued = self.queue.get(job)?;
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
-        let expected = self.policy.expect(at, job.0).filter(|_| due);
         let outlook = self.outlook(now);
+        let expected = self.policy.expect(at, job.0, &self.outages(queued));
+        let expected = expected.filter(|_| due);
         let changes = match due && self.chosen(job).is_none() {
             true => self.changes(&outlook, queued),
             false => Vec::new(),
@@ -136,7 +141,7 @@ impl Planner {
     }
 
     fn moments(&self, expected: Expected) -> [Timestamp; 3] {
-        expected.map(|then| Timestamp((then - self.skew).saturating_mul(super::SECOND)))
+        expected.map(|then| self.moment(then))
     }
 
     fn short(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Short> {

@@ -110,14 +110,22 @@ impl Planner {
 
     fn shunned_given(&self, queued: &QueuedJob, closing: BTreeSet<NodeIx>) -> BTreeSet<NodeIx> {
         let mut shunned = closing;
-        if !queued.avoid.is_empty() {
-            let blamed = match queued.placement.is_plain() {
-                true => self.blamed(queued, &shunned),
-                false => self.blamed_together(queued, &shunned),
-            };
-            shunned.extend(blamed);
-        }
+        shunned.extend(self.blamed_for(queued, &shunned));
         shunned
+    }
+
+    /// Nodes that have failed it, and are not missed where these close.
+    pub(super) fn blamed_for(
+        &self,
+        queued: &QueuedJob,
+        closing: &BTreeSet<NodeIx>,
+    ) -> BTreeSet<NodeIx> {
+        let blamed = match queued.placement.is_plain() {
+            _ if queued.avoid.is_empty() => Vec::new(),
+            true => self.blamed(queued, closing),
+            false => self.blamed_together(queued, closing),
+        };
+        blamed.into_iter().collect()
     }
 
     /// Nodes that have failed it are taken last: only as many as are missing elsewhere.

@@ -2,9 +2,11 @@
 
 mod property;
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
-    resources::{Gpu, ResourceRequest},
+    resources::{Capacity, Gpu, ResourceRequest},
     sched::{
         Change,
         policy::{self, Rule},
@@ -169,6 +171,37 @@ fn a_job_that_does_not_allow_it_makes_room_for_nobody() {
     planner.queued(at(100), urgent(2, 1, 1));
     assert_eq!(solve(&mut planner, 10_000), (vec![], vec![]));
     assert_eq!(planner.chosen(JobId(2)), None);
+}
+
+#[test]
+fn who_waits_beside_nodes_that_are_kept_is_told_for_whom_and_the_gang_when() {
+    let mut planner = Planner::new(policy::Config {
+        reserve: policy::Reserve::Top,
+        ..policy::Config::default()
+    });
+    for node in 1..=2 {
+        set(&mut planner, 0, node, 8, true);
+    }
+    let of = |id, gpus: u32, nodes: u32, hours: u64| {
+        let mut queued = job(id, nodes, gpus);
+        queued.preemptible = false;
+        queued.limit = Some(Duration::from_secs(hours * 3_600));
+        queued
+    };
+    planner.queued(at(0), of(1, 8, 1, 1));
+    assert_eq!(planner.solve(at(0)).placements.len(), 1);
+    let mut gang = of(2, 8, 2, 1);
+    gang.priority = 9;
+    planner.queued(at(10), gang);
+    planner.queued(at(10), of(3, 8, 1, 2));
+    assert_eq!(planner.solve(at(10)).placements, []);
+    let gang = planner.reason(at(10), JobId(2)).unwrap();
+    assert!(gang.contains("; nodes n1, n2 are kept for it"), "{gang}");
+    let beside = planner.reason(at(10), JobId(3)).unwrap();
+    let told = "waits beside another: nodes n1, n2 are kept for job 2 from ";
+    assert!(beside.starts_with(told), "{beside}");
+    let changes = planner.explain(at(10), JobId(3)).unwrap().changes;
+    assert_eq!(changes, [], "fewer GPUs would not do");
 }
 
 #[test]

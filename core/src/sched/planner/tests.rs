@@ -1,10 +1,12 @@
 //! Placement: order, fit, refusal, and the properties that no queue may break.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    resources::{ResourceRequest, parse_gpus},
+    resources::{Capacity, ResourceRequest, parse_gpus},
     sched::{largest_node_misfit, reason},
 };
 

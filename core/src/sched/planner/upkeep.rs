@@ -9,14 +9,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Planner, explain::Change};
+use super::{Planner, explain::Change, names::whole};
 use crate::{
     ids::{JobId, NodeName},
     sched::{
         QueuedJob,
         ledger::NodeEntry,
         policy::{
-            Seconds,
+            Outage, Outages, Seconds,
             cluster::{NodeIx, Piece},
         },
     },
@@ -282,6 +282,33 @@ impl Planner {
         let window = self.window_on(outlook.now, node);
         let window = window.filter(|_| reached.contains(ix))?;
         Some(format!("maintenance {}", window.words(outlook.now)))
+    }
+
+    /// When nodes are out of service for maintenance, as this job meets it.
+    pub(super) fn outages(&self, queued: &QueuedJob) -> Outages {
+        let now = self.upkeep.now;
+        let windows = self.upkeep.windows.iter();
+        let windows: Vec<&Window> = windows.filter(|window| !window.is_over(now)).collect();
+        let mut rows = Vec::new();
+        for (name, entry) in self.ledger.nodes().filter(|_| !windows.is_empty()) {
+            let covers = |window: &&&Window| window.covers(name, entry.labels());
+            let mine: Vec<&Window> = windows.iter().filter(covers).copied().collect();
+            // What is closed for another reason does not open when a window is over.
+            let by_window = entry.open || mine.iter().any(|window| window.is_on(now));
+            let node = self.ixs.get(name).copied().filter(|_| by_window);
+            rows.extend(mine.iter().filter_map(|window| {
+                Some(Outage {
+                    node: node?,
+                    from: self.seconds(window.from),
+                    until: self.seconds(window.until),
+                })
+            }));
+        }
+        Outages {
+            rows,
+            span: whole(self.upkeep.span(queued)),
+            shuns: self.blamed_for(queued, &BTreeSet::new()),
+        }
     }
 
     /// The longest limit that ends before a window begins, where the job would start with it.

@@ -353,6 +353,42 @@ impl Scheduler {
         };
         all_here && job.saved && !job.partial && less && !self.lanes.shapes[job.shape].ask.exclusive
     }
+
+    /// So many GPUs in all, on nodes of whatever size, from where they cost least: of each node all that it could give.
+    pub(super) fn gathered(
+        &self,
+        who: (&Claimant, &Standings),
+        nodes: &Bits,
+        gpus: u32,
+    ) -> Option<Room> {
+        let shape = &self.lanes.shapes[self.job(who.0.job).shape];
+        let mut room = Room::default();
+        let gives = nodes.iter::<NodeIx>().filter_map(|node| {
+            let accepted = shape.accepted(self.cluster.nodes[node].group);
+            let slots = self.cluster.nodes[node].slots.iter().zip(accepted);
+            let total: u32 = slots
+                .filter(|(_, yes)| **yes)
+                .map(|(slot, _)| slot.total)
+                .sum();
+            (1..=total.min(gpus)).rev().find_map(|gpus| {
+                let clearing = self.clearing(Look::of(who, &room), node, gpus)?;
+                Some((clearing.cost.for_each(gpus), gpus, clearing))
+            })
+        });
+        let mut gives: Vec<(Cost, u32, Clearing)> = gives.collect();
+        gives.sort_by_key(|(cost, gpus, clearing)| (*cost, Reverse(*gpus), clearing.node));
+        let mut left = gpus;
+        for (_, given, clearing) in gives {
+            let rest = given.min(left);
+            let fewer = self.clearing(Look::of(who, &room), clearing.node, rest);
+            fewer.unwrap_or(clearing).add(&mut room);
+            left -= rest;
+            if left == 0 {
+                return Some(room);
+            }
+        }
+        None
+    }
 }
 
 /// What a node has left, or somebody holds or needs there.

@@ -1,6 +1,6 @@
 //! What of the policy can be chosen. Every number says its reason where it stands.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,31 @@ pub enum Rule {
     Easy,
     /// Whatever ends the whole batch soonest.
     Throughput,
+}
+
+/// For whom nodes are kept under the default policy, so that others start beside it only where they do not delay it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reserve {
+    /// For nobody.
+    #[default]
+    Off,
+    /// For the first who has waited for longer than the guard.
+    Guard,
+    /// For the first gang in the order, too, whatever it has waited.
+    Top,
+}
+
+impl FromStr for Reserve {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "guard" => Ok(Self::Guard),
+            "top" => Ok(Self::Top),
+            other => Err(format!("'{other}' is not one of off, guard and top")),
+        }
+    }
 }
 
 /// The rules of one project.
@@ -67,6 +92,8 @@ impl Default for ProjectRule {
 pub struct Config {
     /// Order and reservations.
     pub rule: Rule,
+    /// For whom nodes are kept, where the rule is the default one.
+    pub reserve: Reserve,
     /// What stopping a job and starting it again costs it.
     pub restart_cost: Seconds,
     /// Preemption is decided this often: a job must not be pushed out and let in by every event.
@@ -95,6 +122,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             rule: Rule::Gittins,
+            reserve: Reserve::Off,
             restart_cost: 60,
             round: 60,
             settled: 300,

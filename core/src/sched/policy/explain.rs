@@ -7,6 +7,7 @@ use super::{
     job::State,
     pass::Head,
     place::Shape,
+    plan::Reservation,
     scheduler::Scheduler,
 };
 
@@ -68,11 +69,32 @@ impl Scheduler {
         };
         let project = self.job(ix).project;
         let shape = Shape::new(&self.cluster, ask.clone());
+        let bound = self.head_of(ix).is_some_and(|head| self.kept.binds(&head));
         if !passes || !self.projects.may_start(project, shape.least) {
             return None;
         }
-        let found = shape.find(&self.cluster);
+        let within = self.bounds(self.kept.at, ix, bound);
+        let found = shape.find_but(&self.cluster, within);
         found.filter(|pieces| self.may_hold(ix, pieces))
+    }
+
+    /// What the last pass kept for a job that waits.
+    #[must_use]
+    pub fn kept_for(&self, number: u64) -> Option<&Reservation> {
+        let kept = self.kept.reservation.as_ref();
+        kept.filter(|kept| kept.job == number && self.waits(number))
+    }
+
+    /// What is kept for another, where a job that waits would start if it were gone in time.
+    #[must_use]
+    pub fn kept_from(&self, number: u64) -> Option<&Reservation> {
+        let ix = self.number(number)?;
+        let bound = self.kept.binds(&self.head_of(ix)?);
+        let within = self.bounds(self.kept.at, ix, bound)?;
+        let shape = &self.lanes.shapes[self.job(ix).shape];
+        let beside = shape.find_but(&self.cluster, Some(within)).is_some();
+        let held = !beside && shape.find(&self.cluster).is_some();
+        self.kept.reservation.as_ref().filter(|_| held)
     }
 
     /// Whether its project may have no more now, and why, in words.

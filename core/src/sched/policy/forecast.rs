@@ -9,11 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    cluster::{JobIx, Piece},
+    cluster::JobIx,
     config::Seconds,
+    future::{Future, Outages},
+    gittins::whole,
     job::State,
     lanes::ShapeIx,
-    reserve::whole,
     scheduler::Scheduler,
 };
 
@@ -155,11 +156,11 @@ fn times(guess: Seconds, factor: f64) -> Seconds {
 }
 
 impl Scheduler {
-    /// When a waiting job is expected to start; nothing if that cannot be told.
+    /// When a waiting job is expected to start, if nodes are out of service then; nothing if that cannot be told.
     #[must_use]
-    pub fn expect(&self, now: Seconds, number: u64) -> Option<Expected> {
+    pub fn expect(&self, now: Seconds, number: u64, outages: &Outages) -> Option<Expected> {
         let ix = self.number(number)?;
-        let wait = self.guess(now, ix)?;
+        let wait = self.guess(now, ix, outages)?;
         Some(self.around(now, wait))
     }
 
@@ -187,7 +188,7 @@ impl Scheduler {
         };
         // Also one that cannot be made: to find that out costs as much.
         self.forecasts.last = Some(now);
-        let Some(wait) = self.guess(now, ix) else {
+        let Some(wait) = self.guess(now, ix, &Outages::default()) else {
             return;
         };
         let told = self.around(now, wait);
@@ -205,25 +206,19 @@ impl Scheduler {
     }
 
     /// For how long a job still waits if all goes as it does in the median.
-    fn guess(&self, now: Seconds, me: JobIx) -> Option<Seconds> {
+    fn guess(&self, now: Seconds, me: JobIx, outages: &Outages) -> Option<Seconds> {
         let mut waiting = self.ahead_of(me, AHEAD)?;
         waiting.push(me);
-        let mut cluster = self.cluster.clone();
-        let mut held: BTreeMap<JobIx, Vec<Piece>> = BTreeMap::new();
-        let mut ends: BTreeSet<(Seconds, JobIx)> = BTreeSet::new();
-        for ix in &self.running {
-            held.insert(*ix, self.job(*ix).pieces.clone());
-            ends.insert((now + self.likely_left(now, *ix), *ix));
-        }
-        let mut then = now;
+        let mut future = Future::new(self, now, &waiting, outages);
         for _ in 0..STEPS {
             let mut full: BTreeSet<ShapeIx> = BTreeSet::new();
             let mut still = Vec::new();
             for ix in waiting {
                 let shape = self.job(ix).shape;
-                let found = match full.contains(&shape) {
+                let known = full.contains(&shape) && !(ix == me && future.knows_me());
+                let found = match known {
                     true => None,
-                    false => self.lanes.shapes[shape].find(&cluster),
+                    false => future.find(shape, ix == me),
                 };
                 let Some(pieces) = found else {
                     full.insert(shape);
@@ -231,24 +226,19 @@ impl Scheduler {
                     continue;
                 };
                 if ix == me {
-                    return Some(then - now);
+                    return Some(future.then - now);
                 }
-                cluster.take(ix, &pieces);
-                held.insert(ix, pieces);
-                ends.insert((then + self.likely_left(now, ix), ix));
+                let lasts = self.likely_left(now, ix);
+                future.start(ix, pieces, lasts);
             }
             waiting = still;
-            let (end, ix) = ends.pop_first()?;
-            then = end;
-            if let Some(pieces) = held.remove(&ix) {
-                cluster.give(ix, &pieces);
-            }
+            future.go_on()?;
         }
         None
     }
 
     /// How long a job runs on, as those like it do.
-    fn likely_left(&self, now: Seconds, ix: JobIx) -> Seconds {
+    pub(super) fn likely_left(&self, now: Seconds, ix: JobIx) -> Seconds {
         let job = self.job(ix);
         let ran = job.ran(now, self.config.restart_cost);
         let known = self.history.left(job.class, ran);

@@ -43,6 +43,13 @@ fn seconds(value: Seconds) -> f64 {
     float
 }
 
+/// Rounded up.
+pub(super) fn whole(seconds: f64) -> Seconds {
+    #[expect(clippy::cast_possible_truncation, reason = "rounds, and saturates")]
+    let whole = seconds.ceil() as Seconds;
+    whole
+}
+
 impl Table {
     /// From the run times of jobs that have ended.
     #[must_use]
@@ -77,6 +84,20 @@ impl Table {
     #[must_use]
     pub fn mean(&self, ran: Seconds) -> f64 {
         self.row(ran).map_or(f64::MAX, |row| row.mean)
+    }
+
+    /// What is left after so much time by the median: of those who got as far as the last step, and beyond that median of
+    /// those who got further. So the end that is expected of a job stays where it is until the job is late.
+    #[must_use]
+    pub fn median_left(&self, ran: Seconds) -> Option<Seconds> {
+        let now = seconds(ran);
+        let place = self.rows.partition_point(|row| row.from <= now);
+        let mut rows = self.rows.iter().skip(place.saturating_sub(1));
+        rows.find_map(|row| {
+            let [_, middle, _] = row.left;
+            let end = row.from + middle;
+            (end > now).then(|| whole(end) - ran)
+        })
     }
 
     /// What is left after so much time, with 10, 50 and 90 % of such jobs.
@@ -135,6 +156,19 @@ mod tests {
         let table = Table::of(&times);
         assert!(table.rank(0) < 130.0, "{}", table.rank(0));
         assert!(table.rank(200) > 90_000.0, "{}", table.rank(200));
+    }
+
+    #[test]
+    fn the_end_that_is_expected_stays_where_it_is_until_a_job_is_late() {
+        let mut times = vec![1_000; 60];
+        times.extend([5_000; 40]);
+        let table = Table::of(&times);
+        for ran in [0, 1, 31, 500, 819, 999] {
+            assert_eq!(table.median_left(ran), Some(1_000 - ran));
+        }
+        assert_eq!(table.median_left(1_000), Some(4_000));
+        assert_eq!(table.median_left(4_999), Some(1));
+        assert!(table.median_left(6_000).is_some_and(|left| left > 0));
     }
 
     #[test]

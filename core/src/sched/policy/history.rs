@@ -202,6 +202,13 @@ impl History {
         None
     }
 
+    /// How long such a job still runs by the median, as far as that is known; what is added up to how long it has run stays
+    /// the same until it is late.
+    #[must_use]
+    pub fn median_left(&self, class: ClassIx, ran: Seconds) -> Option<Seconds> {
+        self.known(class)?.median_left(ran)
+    }
+
     /// How long such a job still runs in 10, 50 and 90 % of cases, as far as that is known.
     #[must_use]
     pub fn left(&self, class: ClassIx, ran: Seconds) -> Option<[f64; 3]> {

@@ -117,6 +117,14 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Its turn, if it waits.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        match &self.state {
+            State::Waiting(turn) => Some(*turn),
+            State::Later | State::Promised | State::Running | State::Leaving => None,
+        }
+    }
+
     /// How long it has run in earnest.
     pub(super) fn ran(&self, now: Seconds, restart_cost: Seconds) -> Seconds {
         match self.state {

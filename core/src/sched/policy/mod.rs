@@ -10,6 +10,7 @@
 )]
 
 pub mod ask;
+mod beside;
 mod check;
 mod clearing;
 pub mod cluster;
@@ -17,9 +18,11 @@ pub mod config;
 pub mod dense;
 pub mod explain;
 mod forecast;
+mod future;
 pub mod gittins;
 pub mod history;
 pub mod job;
+mod keep;
 pub mod lanes;
 mod nodes;
 mod pass;
@@ -31,9 +34,10 @@ pub mod projects;
 mod reserve;
 mod scheduler;
 
-pub use config::{Config, ProjectRule, Rule, Seconds};
+pub use config::{Config, ProjectRule, Reserve, Rule, Seconds};
 pub use explain::Place;
 pub use forecast::Expected;
+pub use future::{Outage, Outages};
 pub use history::{ClassIx, History};
 pub use job::Submission;
 pub use nodes::Holding;

@@ -2,12 +2,10 @@
 //!
 //! Owns the order between lanes. Called through `Scheduler::pass`.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::{
+    beside::Beside,
     cluster::{JobIx, Piece},
     config::{Rule, Seconds},
     job::State,
@@ -16,6 +14,9 @@ use super::{
     reserve::Kept,
     scheduler::Scheduler,
 };
+
+/// So many are passed over who would stay too long beside what is kept: a pass must not take long.
+const PASSED_OVER: usize = 512;
 
 /// Where the first of a lane stands among those of all lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,15 +63,15 @@ impl Scheduler {
         if due {
             self.projects.weigh(now, &self.config);
         }
-        let kept = self.fill(now, &mut plan);
+        self.kept = self.fill(now, &mut plan);
         if due && self.preempts() && self.lanes.waiting > 0 {
-            self.make_room(now, &kept, &mut plan);
+            self.make_room(now, &mut plan);
             // Only what pushed somebody out counts: who comes later need not wait for a round that did nothing.
             if !plan.preempts.is_empty() || self.last_round.is_none() {
                 self.last_round = Some(now);
             }
         }
-        plan.reservation = kept.reservation;
+        plan.reservation.clone_from(&self.kept.reservation);
         self.learn_to_guess(now);
         plan.broken = self.broken(&plan);
         plan
@@ -103,47 +104,76 @@ impl Scheduler {
     /// Starts what fits, in order.
     fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
         let mut kept = Kept::default();
-        let mut heads = self.heads(|lane| !self.lanes.closed[self.lanes.lanes[lane].shape]);
+        let mut beside = Beside::of(PASSED_OVER);
+        // One for whom nodes are to be kept is among those who do not fit.
+        let all = self.keeps();
+        let closed = |lane: LaneIx| self.lanes.closed[self.lanes.lanes[lane].shape];
+        let mut heads = self.heads(|lane| all || !closed(lane));
         while let Some(Reverse(head)) = heads.pop() {
             let (shape, project) = {
                 let lane = &self.lanes.lanes[head.lane];
                 (lane.shape, lane.project)
             };
             let gpus = self.least(self.job(head.job));
-            if self.lanes.closed[shape] || !self.projects.may_start(project, gpus) {
+            if !self.projects.may_start(project, gpus) {
                 continue;
             }
-            if let Some(pieces) = self.find(now, head.job, &kept) {
-                if !self.may_hold(head.job, &pieces) {
-                    continue;
-                }
-                self.cluster.take(head.job, &pieces);
-                self.run(now, head.job, pieces, plan);
-                if head.is_guarded() {
-                    plan.because(Because::Guard);
-                }
-                let next = self.lanes.lanes[head.lane].turns.first().copied();
-                heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
+            if self.lanes.closed[shape] {
+                self.keep_for(now, &head, &mut kept);
                 continue;
             }
-            match self.config.rule {
-                // Not even with all others gone: nobody waits for it.
-                Rule::Fifo | Rule::Easy if self.is_shut_out(shape) => {
-                    self.lanes.closed[shape] = true;
+            let held = kept.within(|| self.expected_end(now, head.job)).is_some();
+            let found = match held && beside.is_full(shape) {
+                true => None,
+                false => self.find(now, head.job, &kept),
+            };
+            let strict = || !self.is_shut_out(shape);
+            match (found, self.config.rule) {
+                (Some(pieces), _) => {
+                    if self.may_hold(head.job, &pieces) {
+                        let turn = self.job(head.job).turn();
+                        self.start(now, &head, (pieces, &kept), plan);
+                        let next = self.behind(now, (head.lane, turn), &kept, &mut beside);
+                        heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
+                    }
                 }
-                Rule::Fifo => return kept,
-                Rule::Easy if kept.reservation.is_none() => {
-                    self.lanes.closed[shape] = false;
+                (None, _) if held => {
+                    beside.fill(shape);
+                    let turn = self.job(head.job).turn();
+                    let next = self.behind(now, (head.lane, turn), &kept, &mut beside);
+                    heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
+                }
+                (None, Rule::Fifo) if strict() => return kept,
+                (None, Rule::Easy) if strict() => {
                     self.reserve(now, head.job, &mut kept);
                     self.backfill(now, &kept, plan);
                     return kept;
                 }
-                Rule::Easy | Rule::Gittins | Rule::Throughput => {
+                // Of the strict rules one who fits not even with all others gone: nobody waits for it.
+                (None, Rule::Fifo | Rule::Easy | Rule::Gittins | Rule::Throughput) => {
                     self.lanes.closed[shape] = true;
+                    self.keep_for(now, &head, &mut kept);
                 }
             }
         }
         kept
+    }
+
+    /// Starts the one whose turn it is, and says why.
+    fn start(
+        &mut self,
+        now: Seconds,
+        head: &Head,
+        (pieces, kept): (Vec<Piece>, &Kept),
+        plan: &mut Plan,
+    ) {
+        self.cluster.take(head.job, &pieces);
+        self.run(now, head.job, pieces, plan);
+        if head.is_guarded() {
+            plan.because(Because::Guard);
+        } else if let Some(first) = &kept.reservation {
+            plan.because(Because::Beside(first.job));
+        }
     }
 
     /// Whether the nodes that such jobs shun, as those that are about to be closed, leave none on which they could ever
@@ -153,41 +183,11 @@ impl Scheduler {
         !ask.avoid.is_empty() && !self.could_ever(ask)
     }
 
-    /// All who wait, one by one, beside what is kept.
-    fn backfill(&mut self, now: Seconds, kept: &Kept, plan: &mut Plan) {
-        let lanes = self.lanes.lanes.iter();
-        let turns: BTreeSet<(Turn, LaneIx)> = lanes
-            .flat_map(|(ix, lane)| lane.turns.iter().map(move |turn| (*turn, ix)))
-            .collect();
-        // What is left only shrinks here.
-        let mut full: BTreeSet<(ShapeIx, bool)> = BTreeSet::new();
-        for (turn, _) in turns {
-            let job = self.job(turn.job);
-            if !self.projects.may_start(job.project, self.least(job)) {
-                continue;
-            }
-            let anywhere = kept.within(|| now + self.expected_left(now, job)).is_none();
-            if full.contains(&(job.shape, anywhere)) {
-                continue;
-            }
-            full.insert((job.shape, anywhere));
-            let found = self.find(now, turn.job, kept);
-            if let Some(pieces) = found.filter(|pieces| self.may_hold(turn.job, pieces)) {
-                full.remove(&(job.shape, anywhere));
-                self.cluster.take(turn.job, &pieces);
-                self.run(now, turn.job, pieces, plan);
-                if let Some(first) = &kept.reservation {
-                    plan.because(Because::Beside(first.job));
-                }
-            }
-        }
-    }
-
     /// Nodes for a job, of those that are not kept for another.
-    fn find(&self, now: Seconds, ix: JobIx, kept: &Kept) -> Option<Vec<Piece>> {
+    pub(super) fn find(&self, now: Seconds, ix: JobIx, kept: &Kept) -> Option<Vec<Piece>> {
         let job = self.job(ix);
         let shape = &self.lanes.shapes[job.shape];
-        let within = kept.within(|| now + self.expected_left(now, job));
+        let within = kept.within(|| self.expected_end(now, ix));
         shape.find_but(&self.cluster, within)
     }
 
@@ -198,7 +198,7 @@ impl Scheduler {
     }
 
     /// Starts a job on nodes that are taken for it.
-    fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
+    pub(super) fn run(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, plan: &mut Plan) {
         let borrows = self.borrows_by(ix);
         // Its project is charged for what it holds.
         self.job_mut(ix).pieces.clone_from(&pieces);

@@ -137,6 +137,17 @@ impl Shape {
         sizes.filter(|size| *size > 0).collect()
     }
 
+    /// Of a total that may lie on nodes of several sizes: how much that is, and about how many nodes it takes at most.
+    pub(super) fn gathers(&self, cluster: &Cluster) -> Option<(u32, u32)> {
+        let sizes = self.sizes(cluster);
+        match self.ask.gang {
+            Gang::Packed { gpus } if sizes.len() > 1 && gpus > 0 => {
+                Some((gpus, gpus.div_ceil(*sizes.first()?)))
+            }
+            Gang::Packed { .. } | Gang::Each { .. } => None,
+        }
+    }
+
     /// How many whole nodes and how many GPUs beside them: `(whole nodes, their size, rest)`, the best first.
     #[must_use]
     pub fn layouts(&self, cluster: &Cluster) -> Vec<Layout> {
@@ -201,12 +212,7 @@ impl Shape {
             }
         }
         // Nodes of several sizes: whole nodes of one of them may not be enough.
-        let Gang::Packed { gpus } = self.ask.gang else {
-            return None;
-        };
-        if self.sizes(cluster).len() < 2 {
-            return None;
-        }
+        let (gpus, _) = self.gathers(cluster)?;
         for fabric in &self.fabrics {
             search.found.clear();
             search.nodes = nodes_of(fabric);

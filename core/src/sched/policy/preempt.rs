@@ -14,11 +14,10 @@ use super::{
     dense::{Bits, Table},
     job::{Job, State},
     lanes::Rank,
-    pass::Heads,
+    pass::{Head, Heads},
     place::Layout,
     plan::{Plan, Preempt},
     projects::ProjectIx,
-    reserve::Kept,
     scheduler::Scheduler,
 };
 
@@ -26,6 +25,15 @@ use super::{
 const MOST_IN_A_ROUND: usize = 256;
 /// Of so many nodes all are looked at; of more, those that promise most.
 const FEW_NODES: usize = 256;
+
+/// How the GPUs of a gang lie on the nodes that are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Parts {
+    /// As many on each, and a rest.
+    Equal(Layout),
+    /// So many in all, on about so many nodes.
+    Any { gpus: u32, nodes: u32 },
+}
 
 /// A running job, as one who could go.
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +62,13 @@ pub(super) struct Claimant {
     pub(super) standing: Standing,
     /// How many may be moved for it: they shall not lose more time together than it has lost.
     moves: usize,
+    /// Nodes are kept for one who comes before it.
+    bound: bool,
 }
 
 impl Scheduler {
     /// A round of preemption.
-    pub(super) fn make_room(&mut self, now: Seconds, _kept: &Kept, plan: &mut Plan) {
+    pub(super) fn make_room(&mut self, now: Seconds, plan: &mut Plan) {
         let fresh = std::mem::take(&mut self.lanes.fresh);
         let all = self
             .last_try
@@ -98,7 +108,7 @@ impl Scheduler {
             if failed[shape] || !self.projects.may_start(project, gpus) {
                 continue;
             }
-            let claimant = self.claimant(now, head.job);
+            let claimant = self.claimant(now, &head);
             let rooms = self.rooms(&claimant, standings, &worst);
             let mut rooms = rooms.iter();
             if !rooms.any(|room| self.clear(&claimant, room, standings, plan)) {
@@ -148,12 +158,12 @@ impl Scheduler {
         pieces.map(|piece| piece.node).collect()
     }
 
-    /// The nodes that are looked at for a layout: of few, all; of many, the freest and those of the worst.
-    fn candidates(&self, nodes: &Bits, layout: Layout, worst: &[NodeIx]) -> Bits {
+    /// The nodes that are looked at for so many: of few, all; of many, the freest and those of the worst.
+    fn candidates(&self, nodes: &Bits, count: u32, worst: &[NodeIx]) -> Bits {
         if self.cluster.len() <= FEW_NODES {
             return nodes.clone();
         }
-        let parts = usize::try_from(layout.nodes + 1).unwrap_or(usize::MAX);
+        let parts = usize::try_from(count.saturating_add(1)).unwrap_or(usize::MAX);
         let wanted = parts.saturating_mul(4).max(32);
         let mut chosen = Bits::default();
         let freest = self.cluster.groups.iter().flat_map(|(_, group)| {
@@ -196,17 +206,18 @@ impl Scheduler {
         }
     }
 
-    fn claimant(&self, now: Seconds, ix: JobIx) -> Claimant {
-        let job = self.job(ix);
+    fn claimant(&self, now: Seconds, head: &Head) -> Claimant {
+        let job = self.job(head.job);
         let waited = job.waited(now, self.config.restart_cost);
         let moves = waited / self.config.restart_cost.max(1);
         let mut standing = self.standing(now, job);
         standing.borrows = self.projects.borrows(job.project, self.least(job));
         Claimant {
             now,
-            job: ix,
+            job: head.job,
             standing,
             moves: usize::try_from(moves).unwrap_or(0),
+            bound: self.kept.binds(head),
         }
     }
 
@@ -224,14 +235,26 @@ impl Scheduler {
         victim.rank > claimant.rank * self.config.margin
     }
 
-    /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first.
+    /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first. Behind
+    /// them, for a total, GPUs that are gathered from nodes of several sizes.
     fn rooms(&self, claimant: &Claimant, standings: &Standings, worst: &[NodeIx]) -> Vec<Room> {
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
-        let of = |layout: Layout| {
+        let within = self.bounds(claimant.now, claimant.job, claimant.bound);
+        let of = |parts: Parts| {
             let fabrics = shape.fabrics().iter();
             let rooms = fabrics.filter_map(|fabric| {
-                let looked_at = self.candidates(fabric, layout, worst);
-                self.room(claimant, standings, looked_at, layout)
+                let beside = within.map(|within| fabric.and(within));
+                let fabric = beside.as_ref().unwrap_or(fabric);
+                match parts {
+                    Parts::Equal(layout) => {
+                        let looked_at = self.candidates(fabric, layout.nodes, worst);
+                        self.room(claimant, standings, looked_at, layout)
+                    }
+                    Parts::Any { gpus, nodes } => {
+                        let looked_at = self.candidates(fabric, nodes, worst);
+                        self.gathered((claimant, standings), &looked_at, gpus)
+                    }
+                }
             });
             let mut rooms: Vec<(Cost, usize, Room)> = rooms
                 .map(|room| {
@@ -244,9 +267,13 @@ impl Scheduler {
         };
         let layouts = shape.layouts(&self.cluster).into_iter();
         let mut rooms = layouts
-            .map(of)
+            .map(|layout| of(Parts::Equal(layout)))
             .filter(|rooms: &Vec<Room>| !rooms.is_empty());
-        rooms.next().unwrap_or_default()
+        let mut rooms = rooms.next().unwrap_or_default();
+        let any = shape.gathers(&self.cluster);
+        let any = any.map(|(gpus, nodes)| of(Parts::Any { gpus, nodes }));
+        rooms.extend(any.unwrap_or_default());
+        rooms
     }
 
     /// The same of one fabric: one node after another, the cheapest first. Who goes from one goes from all its nodes, so
@@ -348,7 +375,7 @@ impl Scheduler {
 
     /// Whether the claimant and all who move have a place as nodes are now.
     fn fits(&mut self, claimant: &Claimant, room: &Room) -> bool {
-        let Some((pieces, places)) = self.resettle(claimant.job, room) else {
+        let Some((pieces, places)) = self.resettle(claimant, room) else {
             return false;
         };
         for (ix, place) in &places {
@@ -374,7 +401,7 @@ impl Scheduler {
         let room = self.spare(claimant, room);
         let leaving = room.all();
         self.vacate(&leaving);
-        let Some((pieces, places)) = self.resettle(claimant.job, &room) else {
+        let Some((pieces, places)) = self.resettle(claimant, &room) else {
             self.come_back(&leaving);
             return false;
         };
@@ -416,13 +443,16 @@ impl Scheduler {
     #[expect(clippy::type_complexity, reason = "said once, read once")]
     fn resettle(
         &mut self,
-        claimant: JobIx,
+        claimant: &Claimant,
         room: &Room,
     ) -> Option<(Vec<Piece>, Vec<(JobIx, Vec<Piece>)>)> {
-        let find =
-            |this: &Self, ix: JobIx| this.lanes.shapes[this.job(ix).shape].find(&this.cluster);
-        let pieces = find(self, claimant).filter(|pieces| self.may_hold(claimant, pieces))?;
-        self.cluster.take(claimant, &pieces);
+        let find = |this: &Self, ix: JobIx| {
+            let within = this.bounds(claimant.now, ix, claimant.bound);
+            this.lanes.shapes[this.job(ix).shape].find_but(&this.cluster, within)
+        };
+        let ix = claimant.job;
+        let pieces = find(self, ix).filter(|pieces| self.may_hold(ix, pieces))?;
+        self.cluster.take(ix, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
         let mut movers: Vec<JobIx> = room.moved.keys().copied().collect();
         movers.sort_by_key(|ix| (Reverse(self.job(*ix).gpus), *ix));
@@ -431,7 +461,7 @@ impl Scheduler {
                 for (ix, place) in &places {
                     self.cluster.give(*ix, place);
                 }
-                self.cluster.give(claimant, &pieces);
+                self.cluster.give(claimant.job, &pieces);
                 return None;
             };
             self.cluster.take(ix, &place);
@@ -442,6 +472,7 @@ impl Scheduler {
 
     /// A job's nodes are chosen; it starts when all of these are gone.
     fn promise(&mut self, now: Seconds, ix: JobIx, pieces: Vec<Piece>, leaving: &[JobIx]) {
+        self.keep_no_more(ix);
         self.job_mut(ix).pieces = pieces;
         self.unqueue(now, ix);
         let job = self.job_mut(ix);

@@ -1,12 +1,15 @@
 //! Keeps nodes for a gang that does not fit yet: those that will be free first.
 //!
-//! Others may start beside it on other nodes, or on the same ones if they are expected to end before.
+//! Others may start beside it on other nodes, or on the same ones if they are expected to end before. For whom, and until
+//! when a promise stands, says `pass` for `easy`, and `keep` for the default policy.
 
 use super::{
-    cluster::JobIx,
+    cluster::{Cluster, JobIx, Piece},
     config::{Rule, Seconds},
     dense::Bits,
-    job::Job,
+    job::{Job, State},
+    pass::Head,
+    place::Shape,
     plan::Reservation,
     scheduler::Scheduler,
 };
@@ -15,19 +18,56 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     pub(super) reservation: Option<Reservation>,
+    /// Who was the first for whom something was to be kept, whether that could be promised or not.
+    pub(super) first: Option<Head>,
+    /// When that was said.
+    pub(super) at: Seconds,
     /// All other nodes.
     others: Bits,
 }
 
 impl Kept {
+    /// Keeps these nodes, of all that there are.
+    pub(super) fn keep(&mut self, cluster: &Cluster, reservation: Reservation) {
+        self.others = Bits::default();
+        for node in cluster.keys() {
+            self.others.set(node, true);
+        }
+        for piece in &reservation.pieces {
+            self.others.set(piece.node, false);
+        }
+        self.reservation = Some(reservation);
+    }
+
     /// Where a job may start that is expected to end then; `None` is everywhere.
     pub(super) fn within(&self, end: impl Fn() -> Seconds) -> Option<&Bits> {
         let reservation = self.reservation.as_ref()?;
         (end() > reservation.then).then_some(&self.others)
     }
+
+    /// Whether somebody comes behind the one for whom nodes are kept, and may not delay it.
+    pub(super) fn binds(&self, head: &Head) -> bool {
+        let behind = |first: Head| head.job != first.job && *head > first;
+        self.reservation.is_some() && self.first.is_some_and(behind)
+    }
 }
 
 impl Scheduler {
+    /// When a job is expected to end if it starts now, or goes on; what its restart costs is part of it.
+    pub(super) fn expected_end(&self, now: Seconds, ix: JobIx) -> Seconds {
+        let job = self.job(ix);
+        let cost = match job.state {
+            State::Running if job.runs > 1 => self.config.restart_cost - (now - job.since),
+            State::Running => 0,
+            // Whoever leaves with a place of its own begins there anew.
+            State::Later | State::Waiting(_) | State::Promised | State::Leaving => {
+                self.config.restart_cost * i64::from(job.runs.min(1))
+            }
+        };
+        let left = self.expected_left(now, job);
+        now.saturating_add(left).saturating_add(cost.max(0))
+    }
+
     /// How long a job is expected to run still.
     pub(super) fn expected_left(&self, now: Seconds, job: &Job) -> Seconds {
         let ran = job.ran(now, self.config.restart_cost);
@@ -37,10 +77,7 @@ impl Scheduler {
         match self.config.rule {
             Rule::Fifo | Rule::Easy => limit.unwrap_or(NEVER),
             Rule::Gittins | Rule::Throughput => {
-                let median = self
-                    .history
-                    .left(job.class, ran)
-                    .map(|[_, mid, _]| whole(mid));
+                let median = self.history.median_left(job.class, ran);
                 limit.into_iter().chain(median).min().unwrap_or(NEVER)
             }
         }
@@ -48,40 +85,109 @@ impl Scheduler {
 
     /// Keeps the nodes for `first` that will be free first.
     pub(super) fn reserve(&self, now: Seconds, first: JobIx, kept: &mut Kept) {
-        let mut then = self.cluster.clone();
-        let running = self.running.iter().map(|ix| (*ix, self.job(*ix)));
+        let running = self.running.iter();
         let mut ends: Vec<(Seconds, JobIx)> = running
-            .map(|(ix, job)| (now.saturating_add(self.expected_left(now, job)), ix))
+            .map(|ix| (self.expected_end(now, *ix), *ix))
             .collect();
         ends.sort_unstable();
-        let shape = &self.lanes.shapes[self.job(first).shape];
-        for (end, ix) in ends {
-            then.give(ix, &self.job(ix).pieces);
-            let Some(pieces) = shape.find(&then) else {
-                continue;
-            };
-            kept.others = Bits::default();
-            for node in then.keys() {
-                kept.others.set(node, true);
-            }
-            for piece in &pieces {
-                kept.others.set(piece.node, false);
-            }
-            kept.reservation = Some(Reservation {
-                job: self.job(first).id,
-                pieces,
-                then: end.max(now),
-            });
+        let Some((end, pieces)) = self.soonest(first, &ends) else {
             return;
+        };
+        let reservation = Reservation {
+            job: self.job(first).id,
+            pieces,
+            then: end.max(now),
+        };
+        kept.keep(&self.cluster, reservation);
+    }
+
+    /// When a job that does not fit now will, if those end in this order, and where.
+    pub(super) fn soonest(
+        &self,
+        first: JobIx,
+        ends: &[(Seconds, JobIx)],
+    ) -> Option<(Seconds, Vec<Piece>)> {
+        let mut later = Later {
+            scheduler: self,
+            shape: &self.lanes.shapes[self.job(first).shape],
+            cluster: self.cluster.clone(),
+            ends,
+            gone: 0,
+        };
+        let gone = later.fewest()?;
+        let (end, _) = ends.get(gone.checked_sub(1)?)?;
+        later.go_to(gone);
+        Some((*end, later.find()?))
+    }
+}
+
+/// Nodes as they will be when so many have ended.
+struct Later<'a> {
+    scheduler: &'a Scheduler,
+    shape: &'a Shape,
+    cluster: Cluster,
+    ends: &'a [(Seconds, JobIx)],
+    gone: usize,
+}
+
+impl Later<'_> {
+    fn go_to(&mut self, gone: usize) {
+        let (from, to) = (self.gone.min(gone), self.gone.max(gone));
+        for (_, ix) in self.ends.get(from..to).unwrap_or_default() {
+            let pieces = &self.scheduler.job(*ix).pieces;
+            match gone > self.gone {
+                true => self.cluster.give(*ix, pieces),
+                false => self.cluster.take(*ix, pieces),
+            }
         }
+        self.gone = gone;
+    }
+
+    fn find(&self) -> Option<Vec<Piece>> {
+        self.shape.find(&self.cluster)
+    }
+
+    fn fits(&mut self, gone: usize) -> bool {
+        self.go_to(gone);
+        self.find().is_some()
+    }
+
+    /// How few have to end. To look after each one would take as long as all that run, for each gang: steps double until it
+    /// fits, and are halved from there.
+    fn fewest(&mut self) -> Option<usize> {
+        let (mut not, mut step) = (self.too_few(), 1);
+        let mut fits = loop {
+            let next = (not + step).min(self.ends.len());
+            if next == not {
+                return None;
+            }
+            if self.fits(next) {
+                break next;
+            }
+            (not, step) = (next, step * 2);
+        };
+        while fits - not > 1 {
+            let middle = not + (fits - not) / 2;
+            match self.fits(middle) {
+                true => fits = middle,
+                false => not = middle,
+            }
+        }
+        Some(fits)
+    }
+
+    /// So many leave fewer GPUs than it asks for.
+    fn too_few(&self) -> usize {
+        let mut free = self.cluster.free_gpus();
+        let wanted = self.shape.ask.gang.gpus();
+        let short = self.ends.iter().take_while(|(_, ix)| {
+            let held = self.scheduler.job(*ix).pieces.iter();
+            free = free.saturating_add(held.map(|piece| piece.gpus).sum());
+            free < wanted
+        });
+        short.count()
     }
 }
 
 /// Nobody knows when.
-const NEVER: Seconds = Seconds::MAX / 4;
-
-pub(super) fn whole(seconds: f64) -> Seconds {
-    #[expect(clippy::cast_possible_truncation, reason = "rounds, and saturates")]
-    let whole = seconds.ceil() as Seconds;
-    whole
-}
+pub(super) const NEVER: Seconds = Seconds::MAX / 4;

@@ -17,6 +17,7 @@ use super::{
     place::Shape,
     preempt::Standings,
     projects::{Change, Projects},
+    reserve::Kept,
 };
 
 /// The scheduler.
@@ -41,6 +42,8 @@ pub struct Scheduler {
     /// When the rank of those who wait changes by waiting.
     pub(super) aging: BTreeSet<(Seconds, JobIx)>,
     pub(super) forecasts: Forecasts,
+    /// What the last pass kept, and for whom.
+    pub(super) kept: Kept,
     /// Empty between passes.
     pub(super) standings: Standings,
     /// When room was made last, and when that was tried for all.

@@ -473,6 +473,32 @@ fn a_total_is_gathered_from_nodes_of_several_sizes_where_no_equal_parts_will_do(
     assert!(scheduler.pass(0).starts.is_empty(), "nothing is left");
 }
 
+#[test]
+fn room_for_a_total_is_gathered_from_nodes_of_several_sizes_too() {
+    let mut scheduler = Scheduler::new(Config::default());
+    for gpus in [4, 8, 4, 4] {
+        scheduler.add_node(NodeOffer::of_gpus(gpus));
+    }
+    for (number, gpus, preemptible) in [(1, 8, true), (2, 4, true), (3, 4, false), (4, 3, true)] {
+        let one = Submission {
+            preemptible,
+            ..job(number, gpus)
+        };
+        scheduler.submit(0, &one);
+        settle(&mut scheduler, 0);
+    }
+    let urgent = |number, gpus| Submission {
+        priority: 9,
+        ..job(number, gpus)
+    };
+    scheduler.submit(10, &urgent(8, 17));
+    assert_eq!(settle(&mut scheduler, 1_000), (vec![], vec![]), "3 stays");
+    scheduler.submit(2_000, &urgent(9, 16));
+    let (starts, mut goes) = settle(&mut scheduler, 2_000);
+    goes.sort_unstable();
+    assert_eq!((starts, goes), (vec![9], vec![1, 2, 4]));
+}
+
 /// Nodes of eight GPUs and eight CPUs, in racks of so many.
 fn racks(config: Config, racks: &[u32]) -> Scheduler {
     let mut scheduler = Scheduler::new(config);

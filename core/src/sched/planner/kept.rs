@@ -1,0 +1,45 @@
+//! Nodes that the policy keeps for a gang, in words. Changes nothing.
+
+use super::Planner;
+use crate::{ids::JobId, sched::policy::Reservation, time::Timestamp};
+
+/// So many nodes are named.
+const SHOWN: usize = 4;
+
+impl Planner {
+    /// Of a job that would start if it were gone in time: for whom nodes are kept.
+    pub(super) fn held_by_promise(&self, now: Timestamp, job: JobId) -> Option<String> {
+        let kept = self.policy.kept_from(job.0)?;
+        let (nodes, then) = self.kept_where(now, kept);
+        let other = JobId(kept.job);
+        Some(format!(
+            "waits beside another: {nodes} are kept for job {other} from {then} on, and jobs like it run beyond that"
+        ))
+    }
+
+    /// What is kept for a job, to be said behind why it waits.
+    pub(super) fn promise_words(&self, now: Timestamp, job: JobId) -> String {
+        let Some(kept) = self.policy.kept_for(job.0) else {
+            return String::new();
+        };
+        let (nodes, then) = self.kept_where(now, kept);
+        format!("; {nodes} are kept for it, and expected to be free at {then}")
+    }
+
+    /// Which nodes, and when.
+    fn kept_where(&self, now: Timestamp, kept: &Reservation) -> (String, String) {
+        let nodes = kept.pieces.iter().map(|piece| piece.node);
+        let mut names: Vec<&str> = nodes
+            .filter_map(|ix| self.names.get(&ix))
+            .map(|name| name.0.as_str())
+            .collect();
+        names.dedup();
+        let more = names.len().saturating_sub(SHOWN);
+        names.truncate(SHOWN);
+        let mut words = format!("nodes {}", names.join(", "));
+        if more > 0 {
+            words.push_str(&format!(" and {more} more"));
+        }
+        (words, self.moment(kept.then).moment(now))
+    }
+}

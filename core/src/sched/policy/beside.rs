@@ -1,0 +1,112 @@
+//! Who starts beside what is kept: who stands behind one who would stay there too long may not.
+//!
+//! Called by `pass`.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    ops::Bound,
+};
+
+use super::{
+    config::Seconds,
+    lanes::{LaneIx, ShapeIx, Turn},
+    plan::{Because, Plan},
+    reserve::Kept,
+    scheduler::Scheduler,
+};
+
+/// What was found out in a pass. What is left only shrinks in it: of those who would stay too long one speaks for all of
+/// its shape.
+#[derive(Debug)]
+pub(super) struct Beside {
+    /// Shapes of which none fits on the nodes that are not kept.
+    full: BTreeSet<ShapeIx>,
+    /// So many more are passed over.
+    left: usize,
+}
+
+impl Beside {
+    pub(super) fn of(left: usize) -> Self {
+        Self {
+            full: BTreeSet::new(),
+            left,
+        }
+    }
+
+    pub(super) fn fill(&mut self, shape: ShapeIx) {
+        self.full.insert(shape);
+    }
+
+    pub(super) fn is_full(&self, shape: ShapeIx) -> bool {
+        self.full.contains(&shape)
+    }
+}
+
+impl Scheduler {
+    /// Who is next in a lane behind a turn: of those who do not fit anyway, as they would stay too long, none.
+    pub(super) fn behind(
+        &self,
+        now: Seconds,
+        (lane, turn): (LaneIx, Option<Turn>),
+        kept: &Kept,
+        beside: &mut Beside,
+    ) -> Option<Turn> {
+        let lane = &self.lanes.lanes[lane];
+        let behind = (Bound::Excluded(turn?), Bound::Unbounded);
+        let mut behind = lane.turns.range(behind);
+        if !beside.is_full(lane.shape) {
+            return behind.next().copied();
+        }
+        for turn in behind {
+            if beside.left == 0 {
+                return None;
+            }
+            let ends = || self.expected_end(now, turn.job);
+            if kept.within(ends).is_none() {
+                return Some(*turn);
+            }
+            beside.left -= 1;
+        }
+        None
+    }
+
+    /// All who wait, one by one, beside what is kept. Of a lane of which one cannot start anywhere none can.
+    pub(super) fn backfill(&mut self, now: Seconds, kept: &Kept, plan: &mut Plan) {
+        let lanes = self.lanes.lanes.iter();
+        let firsts = lanes.filter_map(|(ix, lane)| Some(Reverse((*lane.turns.first()?, ix))));
+        let mut turns: BinaryHeap<Reverse<(Turn, LaneIx)>> = firsts.collect();
+        let mut beside = Beside::of(usize::MAX);
+        let mut shut: BTreeSet<ShapeIx> = BTreeSet::new();
+        while let Some(Reverse((turn, lane))) = turns.pop() {
+            let job = self.job(turn.job);
+            let (shape, project) = (job.shape, job.project);
+            let may = self.projects.may_start(project, self.least(job));
+            if !may || shut.contains(&shape) {
+                continue;
+            }
+            let held = kept.within(|| self.expected_end(now, turn.job)).is_some();
+            let found = match held && beside.is_full(shape) {
+                true => None,
+                false => self.find(now, turn.job, kept),
+            };
+            match found {
+                Some(pieces) if self.may_hold(turn.job, &pieces) => {
+                    self.cluster.take(turn.job, &pieces);
+                    self.run(now, turn.job, pieces, plan);
+                    if let Some(first) = &kept.reservation {
+                        plan.because(Because::Beside(first.job));
+                    }
+                }
+                Some(_) => {}
+                None if held => beside.fill(shape),
+                None => {
+                    shut.insert(shape);
+                    continue;
+                }
+            }
+            let next = self.behind(now, (lane, Some(turn)), kept, &mut beside);
+            turns.extend(next.map(|turn| Reverse((turn, lane))));
+        }
+    }
+}
