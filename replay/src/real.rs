@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trainyard_core::sched::policy::{
-    Config, Scheduler, Submission,
-    ask::Ask,
-    cluster::NodeOffer,
-};
+use trainyard_core::sched::policy::{Config, Scheduler, Submission, ask::Ask, cluster::NodeOffer};
 
 use crate::{
     engine::{Action, Player},

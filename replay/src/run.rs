@@ -54,7 +54,9 @@ impl FromStr for Nodes {
         let all = |nodes: &Self| nodes.count.checked_mul(nodes.gpus);
         let fits = |nodes: &Self| all(nodes).is_some_and(|all| (1..=MOST_GPUS).contains(&all));
         parsed.filter(fits).ok_or_else(|| {
-            format!("'{text}' is not COUNTxGPUS of 1 to {MOST_GPUS} GPUs in all; write for example 72x8")
+            format!(
+                "'{text}' is not COUNTxGPUS of 1 to {MOST_GPUS} GPUs in all; write for example 72x8"
+            )
         })
     }
 }

@@ -86,7 +86,8 @@ pub(crate) async fn run(context: &Context<'_>, args: UsageArgs) -> anyhow::Resul
     let as_of = |moment: Option<Moment>| moment.map(|moment| moment.as_of(now));
     let (from, to) = (as_of(args.from), as_of(args.to));
     if from.is_some_and(|from| from >= to.unwrap_or(now)) {
-        let words = "--from is not before --to, which is now unless it is given; give an earlier moment";
+        let words =
+            "--from is not before --to, which is now unless it is given; give an earlier moment";
         return Err(CliError::Usage(words.to_owned()).into());
     }
     let by = match args.by {

@@ -50,7 +50,10 @@ mod tests {
         assert!(refusals.is_news(1, "nodes", at(10_001)));
         assert!(refusals.is_news(2, "resources", at(10_001)));
         assert!(refusals.is_news(1, "resources", at(13_600)));
-        assert!(refusals.is_news(1, "resources", at(5)), "the clock was set back");
+        assert!(
+            refusals.is_news(1, "resources", at(5)),
+            "the clock was set back"
+        );
         let noted = (10..5_000).filter(|user| refusals.is_news(*user, "nodes", at(6)));
         assert_eq!(noted.count(), MOST - 1);
     }

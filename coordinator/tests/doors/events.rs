@@ -231,7 +231,10 @@ async fn what_is_decided_is_followed_as_it_is_stored_and_pages_go_on() {
     let mut stream = reports.stream_events(request).await.unwrap().into_inner();
     let message = tokio::time::timeout(crate::world::PATIENCE, stream.message());
     let message = message.await.unwrap().unwrap().unwrap();
-    assert_eq!(message.events[0].event_id, 1, "it goes on behind the acceptance");
+    assert_eq!(
+        message.events[0].event_id, 1,
+        "it goes on behind the acceptance"
+    );
 }
 
 type Reports = ReportServiceClient<InterceptedService<Channel, Bearer>>;

@@ -188,7 +188,10 @@ fn jobs_that_somebody_may_not_know_of_have_no_number_in_what_is_told() {
     };
     assert_eq!(note.clone().without(|_| false), note);
     let told = note.without(hides);
-    assert_eq!((told.for_job, told.words.as_str()), (None, "another job needs its place"));
+    assert_eq!(
+        (told.for_job, told.words.as_str()),
+        (None, "another job needs its place")
+    );
     // What a trainer says is the job's own.
     let failed = Decision::of_job(T, Kind::Failed, JobId(1), "job 9 of 12 failed");
     assert_eq!(failed.clone().without(hides), failed);

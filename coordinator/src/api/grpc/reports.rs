@@ -64,7 +64,11 @@ impl ReportService for ReportDoor {
         let asked = EventsAsked {
             after: token(&request.page_token)?,
             limit: size(request.page_size),
-            ..asked(request.job_id, request.node, request.since.as_ref().map(time))
+            ..asked(
+                request.job_id,
+                request.node,
+                request.since.as_ref().map(time),
+            )
         };
         let page = self.0.events(&caller, asked).await?;
         let next = page.next().map(|next| next.to_string());
@@ -84,7 +88,11 @@ impl ReportService for ReportDoor {
         let request = request.into_inner();
         let asked = EventsAsked {
             after: request.after_event_id,
-            ..asked(request.job_id, request.node, request.since.as_ref().map(time))
+            ..asked(
+                request.job_id,
+                request.node,
+                request.since.as_ref().map(time),
+            )
         };
         let pages = self.0.follow_events(&caller, asked)?;
         let pages = pages.map_err(Status::from).map_ok(|rows| {

@@ -158,7 +158,11 @@ impl Planner {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let names = names.join(", ");
         let jobs: Vec<String> = leaving.iter().map(|job| format!("job {job}")).collect();
-        let have = if jobs.len() == 1 { "has saved its" } else { "have saved their" };
+        let have = if jobs.len() == 1 {
+            "has saved its"
+        } else {
+            "have saved their"
+        };
         let jobs = jobs.join(" and ");
         Some(format!(
             "has a place on {names} as soon as {jobs} {have} work there and gone"
