@@ -62,8 +62,7 @@ impl Scheduler {
             if beside.left == 0 {
                 return None;
             }
-            let ends = || self.expected_end(now, turn.job);
-            if kept.within(ends).is_none() {
+            if kept.within(|| self.end_of(now, turn)).is_none() {
                 return Some(*turn);
             }
             beside.left -= 1;
@@ -85,7 +84,7 @@ impl Scheduler {
             if !may || shut.contains(&shape) {
                 continue;
             }
-            let held = kept.within(|| self.expected_end(now, turn.job)).is_some();
+            let held = kept.within(|| self.end_of(now, &turn)).is_some();
             let found = match held && beside.is_full(shape) {
                 true => None,
                 false => self.find(now, turn.job, kept),

@@ -53,6 +53,8 @@ pub(super) struct Turn {
     /// The caller's number: the older first among equals.
     pub(super) number: u64,
     pub(super) job: JobIx,
+    /// How long it lasts, where its limit says: a long queue is looked through without looking up each job.
+    pub(super) lasts: Option<Seconds>,
 }
 
 /// One lane.

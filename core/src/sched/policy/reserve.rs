@@ -8,6 +8,7 @@ use super::{
     config::{Rule, Seconds},
     dense::Bits,
     job::{Job, State},
+    lanes::Turn,
     pass::Head,
     place::Shape,
     plan::Reservation,
@@ -66,6 +67,25 @@ impl Scheduler {
         };
         let left = self.expected_left(now, job);
         now.saturating_add(left).saturating_add(cost.max(0))
+    }
+
+    /// When one that waits is expected to end if it starts now.
+    pub(super) fn end_of(&self, now: Seconds, turn: &Turn) -> Seconds {
+        match turn.lasts {
+            Some(lasts) => now.saturating_add(lasts),
+            None => self.expected_end(now, turn.job),
+        }
+    }
+
+    /// Where limits alone say it: how long one that waits would last, with what its restart costs.
+    pub(super) fn lasts_at_most(&self, job: &Job) -> Option<Seconds> {
+        match self.config.rule {
+            Rule::Fifo | Rule::Easy => {
+                let cost = self.config.restart_cost * i64::from(job.runs.min(1));
+                Some(job.limit.unwrap_or(NEVER).max(0).saturating_add(cost))
+            }
+            Rule::Gittins | Rule::Throughput => None,
+        }
     }
 
     /// How long a job is expected to run still.
@@ -191,3 +211,49 @@ impl Later<'_> {
 
 /// Nobody knows when.
 pub(super) const NEVER: Seconds = Seconds::MAX / 4;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sched::policy::{
+        Config, Submission,
+        ask::{Ask, Gang},
+        cluster::NodeOffer,
+    };
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_moment_that_is_found_by_halves_is_the_one_that_is_found_one_by_one(
+            running in prop::collection::vec((1u32..9, 1i64..1_000), 1..20),
+            (nodes, gpus) in (1u32..5, 1u32..9),
+        ) {
+            let mut scheduler = Scheduler::new(Config { rule: Rule::Easy, ..Config::default() });
+            for _ in 0..4 {
+                scheduler.add_node(NodeOffer::of_gpus(8));
+            }
+            for (job, (gpus, limit)) in (1u64..).zip(running) {
+                let asked = Submission::packed(job, gpus);
+                scheduler.submit(0, &Submission { limit: Some(limit), ..asked });
+            }
+            scheduler.pass(0);
+            let gang = Gang::Each { nodes, gpus };
+            let asked = Submission { ask: Ask { gang, ..Ask::packed(0) }, ..Submission::packed(99, 0) };
+            scheduler.submit(0, &asked);
+            let first = scheduler.number(99).unwrap();
+            let shape = &scheduler.lanes.shapes[scheduler.job(first).shape];
+            prop_assume!(shape.find(&scheduler.cluster).is_none());
+            let ends = scheduler.running.iter().map(|ix| (scheduler.expected_end(0, *ix), *ix));
+            let mut ends: Vec<(Seconds, JobIx)> = ends.collect();
+            ends.sort_unstable();
+            let mut later = scheduler.cluster.clone();
+            let one_by_one = ends.iter().find_map(|(end, ix)| {
+                later.give(*ix, &scheduler.job(*ix).pieces);
+                Some((*end, shape.find(&later)?))
+            });
+            prop_assert_eq!(scheduler.soonest(first, &ends), one_by_one);
+        }
+    }
+}

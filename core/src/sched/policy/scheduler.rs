@@ -272,6 +272,7 @@ impl Scheduler {
             submitted: job.submitted,
             number: job.id,
             job: ix,
+            lasts: self.lasts_at_most(job),
         };
         let lane = job.lane;
         let next_step = self.next_step(job, waited);
