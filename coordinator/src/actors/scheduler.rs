@@ -19,7 +19,7 @@ use ractor::{Actor, ActorProcessingErr, RpcReplyPort};
 use rand::Rng;
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName},
-    sched::{NodeEntry, Planner, policy},
+    sched::{Explanation, NodeEntry, Planner, QueuedJob, policy},
     secret::Secret,
     time::Timestamp,
 };

@@ -67,7 +67,7 @@ impl Projects {
         let some = config.projects.values().any(|rule| rule.gpus.is_some());
         let ix = self.rows.push(Project {
             rule,
-            own: rule.gpus.or(some.then_some(0)),
+            own: rule.gpus.or_else(|| some.then_some(0)),
             gpus: 0,
             running: 0,
             queued: 0,
