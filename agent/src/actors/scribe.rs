@@ -339,7 +339,7 @@ async fn changed(follower: Option<&mut Follower>) {
     }
 }
 
-fn own_line(level: Level, text: String) -> LogLine {
+pub(super) fn own_line(level: Level, text: String) -> LogLine {
     LogLine {
         at: clock::now(),
         stream: LogStream::System,

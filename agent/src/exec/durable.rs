@@ -112,6 +112,17 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
+/// Whether an error of [`read_json`] says that the file is no JSON at all, which no further try can change. One of another
+/// shape is none of these: another version of this program may have written it.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use serde_json::error::Category;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    inner.is_some_and(|error: &serde_json::Error| match error.classify() {
+        Category::Syntax | Category::Eof => true,
+        Category::Data | Category::Io => false,
+    })
+}
+
 /// Removes `path`; that it is not there is no error.
 pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -131,6 +142,19 @@ mod tests {
         write_json(path, &7).unwrap();
         assert_eq!(read_json::<u32>(path).unwrap(), Some(7));
         remove_if_there(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_json_is_damaged_and_one_of_another_shape_or_out_of_reach_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let damaged = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            is_damage(&read_json::<u32>(&path).unwrap_err())
+        };
+        assert!(damaged("") && damaged("{\"a\":") && damaged("\0\0\0"));
+        assert!(!damaged("\"7\"") && !damaged("{\"version\":9}"));
+        assert!(!is_damage(&read_json::<u32>(folder.path()).unwrap_err()));
     }
 
     #[test]
