@@ -35,7 +35,7 @@ pub enum Appended {
     Stored(u64),
     /// The same (epoch, step), a completion, or the same body is in the spool already; nothing was written.
     AlreadyThere,
-    /// Nothing was written: there is no room for every report of metrics, see [`trainyard_core::thin`].
+    /// Nothing was written: there is no room for everything, see [`trainyard_core::thin`].
     LeftOut,
 }
 
@@ -157,6 +157,14 @@ impl TaskSpool {
         if there {
             return Ok(Appended::AlreadyThere);
         }
+        self.append_sifted(records)
+    }
+
+    /// As `append`, without what there is no room for, see [`trainyard_core::thin`].
+    pub fn append_sifted(
+        &mut self,
+        records: &[(Record, Option<u64>)],
+    ) -> Result<Appended, SpoolError> {
         let coarse = Coarse::at(self.waiting(), self.room);
         let (kept, note) = self.thinner.sift(records, (coarse, self.room));
         if kept.is_empty() && note.is_none() {
@@ -176,7 +184,7 @@ impl TaskSpool {
         self.head.len.saturating_sub(place)
     }
 
-    /// As `append`, unless the body of this identity was the last one already.
+    /// As `append_sifted`, unless the body of this identity was the last one already.
     pub fn append_body(
         &mut self,
         records: &[(Record, Option<u64>)],
@@ -185,9 +193,11 @@ impl TaskSpool {
         if self.last_body.is_some_and(|(_, last)| last == identity) {
             return Ok(Appended::AlreadyThere);
         }
-        let seq = self.append(records)?;
-        self.last_body = Some((seq, identity));
-        Ok(Appended::Stored(seq))
+        let appended = self.append_sifted(records)?;
+        if let Appended::Stored(seq) = appended {
+            self.last_body = Some((seq, identity));
+        }
+        Ok(appended)
     }
 
     /// Waits until all that was appended is on disk. When that fails, all of it is taken back.
