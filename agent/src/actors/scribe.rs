@@ -306,6 +306,7 @@ impl Desk {
                 }
                 Err(
                     error @ (SpoolError::Damaged { .. }
+                    | SpoolError::Newer { .. }
                     | SpoolError::AckAhead { .. }
                     | SpoolError::TooLarge { .. }
                     | SpoolError::Encode(_)

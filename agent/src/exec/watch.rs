@@ -169,6 +169,8 @@ pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]
@@ -212,7 +214,6 @@ mod tests {
         };
         let end = wait_exit(task.path(), &gone).await.unwrap_err();
         assert!(matches!(end, ShimVanished::Unreadable { .. }), "{end}");
-        use std::os::unix::process::ExitStatusExt as _;
         assert_eq!(left.wait().unwrap().signal(), Some(9));
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod file;
 mod frame;
 mod front;
+mod mark;
 mod thinner;
 
 pub use error::SpoolError;

@@ -44,9 +44,8 @@ impl Thinner {
         let (before, told) = self.said;
         let (left_out, unsaid) = (self.thinning.left_out(), self.thinning.unsaid());
         let all = left_out + unsaid;
-        let news = coarse > before
-            || (coarse.is_whole() && !before.is_whole())
-            || (is_last && all > told);
+        let news =
+            coarse > before || (coarse.is_whole() && !before.is_whole()) || (is_last && all > told);
         if !news {
             return None;
         }
