@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -41,6 +42,8 @@ pub struct Blocked {
     pub reason: String,
     /// Who held it last and has not ended.
     pub processes: Vec<ProcIdent>,
+    /// The folder of the task that held it, where its processes could not be looked at.
+    pub unseen: Option<PathBuf>,
 }
 
 /// The newest of every task, and the GPUs that get none. A cheap handle.

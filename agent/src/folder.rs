@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use trainyard_config::Secret;
 use trainyard_core::{
-    ids::TaskKey,
+    ids::{AttemptNo, JobId, Rank, TaskKey},
     snapshot::Snapshot,
     spec::JobSpec,
     task::{Ended, Stop},
@@ -120,6 +120,25 @@ impl TaskFolder {
         durable::write_json(&self.path.join(TASK), order)
     }
 
+    /// Which task it is of, by its name.
+    #[must_use]
+    pub fn task(&self) -> Option<TaskKey> {
+        let name = self.path.file_name()?.to_str()?;
+        let mut parts = name.split('-');
+        let task = TaskKey {
+            job: JobId(parts.next()?.parse().ok()?),
+            attempt: AttemptNo(parts.next()?.parse().ok()?),
+            rank: Rank(parts.next()?.parse().ok()?),
+        };
+        let tasks = self.path.parent()?;
+        (Self::of(tasks, task).path == self.path).then_some(task)
+    }
+
+    /// The order, if it is there.
+    pub fn order(&self) -> io::Result<Option<Order>> {
+        durable::read_json(&self.path.join(TASK))
+    }
+
     /// Whether the order stands in it.
     pub fn created(&self) -> io::Result<bool> {
         self.path.join(TASK).try_exists()
@@ -185,6 +204,14 @@ impl TaskFolder {
         launch::read_exit(&self.path)
     }
 
+    /// Puts it below `place`, where no task is looked for, under its own name.
+    pub fn put_aside(&self, place: &Path) -> io::Result<PathBuf> {
+        private_folder(place)?;
+        let aside = place.join(self.path.file_name().unwrap_or_default());
+        lasting(&self.path, &[], |_| fs::rename(&self.path, &aside))?;
+        Ok(aside)
+    }
+
     /// Removes the folder, or keeps it for another task where there are `spares`. Its name goes first: what still writes
     /// into it finds nothing.
     pub fn remove(&self, spares: Option<&Spares>) -> io::Result<()> {
@@ -206,21 +233,49 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// All tasks whose folders are below `tasks`. What is no whole folder is cleared away: nobody was
-/// told of it.
-pub fn find(tasks: &Path) -> io::Result<Vec<(TaskFolder, Order)>> {
+/// The folder of a task of an earlier life.
+#[derive(Debug)]
+pub struct Found {
+    /// The folder.
+    pub folder: TaskFolder,
+    /// Which task.
+    pub task: TaskKey,
+    /// What was ordered, or why that cannot be read.
+    pub order: io::Result<Order>,
+}
+
+impl Found {
+    /// Whether what was ordered is lost for good.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.order.as_ref().is_err_and(durable::is_damage)
+    }
+}
+
+/// All tasks whose folders are below `tasks`, also those whose order cannot be read: their processes may live. What is no
+/// whole folder is cleared away: nobody was told of it.
+pub fn find(tasks: &Path) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(tasks)? {
         let path = entry?.path();
-        match durable::read_json::<Order>(&path.join(TASK)) {
-            Ok(Some(order)) if TaskFolder::of(tasks, order.task).path == path => {
-                found.push((TaskFolder { path }, order));
+        let folder = TaskFolder { path };
+        let Some(task) = folder.task() else {
+            clear(&folder.path)?;
+            continue;
+        };
+        let order = match folder.order() {
+            Ok(Some(order)) if order.task == task => Ok(order),
+            Ok(_) => {
+                clear(&folder.path)?;
+                continue;
             }
-            Ok(_) => clear(&path)?,
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "a task's order cannot be read; its folder is left alone");
-            }
-        }
+            Err(error) => Err(error),
+        };
+        found.push(Found {
+            folder,
+            task,
+            order,
+        });
     }
     Ok(found)
 }
@@ -237,7 +292,6 @@ fn clear(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trainyard_core::ids::{AttemptNo, JobId, Rank};
 
     fn order() -> Order {
         let mut spec = JobSpec::default();
@@ -264,7 +318,9 @@ mod tests {
         let spares = Spares::below(data.path());
         folder.create(&order(), &spares).unwrap();
         assert!(folder.path().ends_with("7-2-0"));
-        assert_eq!(find(tasks.path()).unwrap(), [(folder.clone(), order())]);
+        let [found] = find(tasks.path()).unwrap().try_into().unwrap();
+        assert_eq!((&found.folder, found.task), (&folder, order().task));
+        assert_eq!(found.order.unwrap(), order());
         folder.remove(None).unwrap();
         folder.remove(None).unwrap();
         assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
@@ -295,6 +351,23 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_whose_order_cannot_be_read_is_found_by_its_name() {
+        let tasks = tempfile::tempdir().unwrap();
+        let folder = TaskFolder::of(tasks.path(), order().task);
+        let file = folder.path().join(TASK);
+        fs::create_dir_all(&file).unwrap();
+        let found = || find(tasks.path()).unwrap().pop().unwrap();
+        assert!(found().order.is_err() && !found().is_damaged());
+        fs::remove_dir(&file).unwrap();
+        fs::write(&file, "{\"task\":").unwrap();
+        assert!(found().is_damaged());
+        assert_eq!(found().task, order().task);
+        // One of a later version is not lost.
+        fs::write(&file, "{\"task\":\"7-2-0\"}").unwrap();
+        assert!(found().order.is_err() && !found().is_damaged());
+    }
+
+    #[test]
     fn half_a_folder_is_cleared_away() {
         let tasks = tempfile::tempdir().unwrap();
         fs::create_dir(tasks.path().join("8-1-0")).unwrap();
@@ -302,7 +375,7 @@ mod tests {
         let gone = tasks.path().join(format!("{GONE}7-2-0"));
         fs::create_dir(&gone).unwrap();
         durable::write_json(&gone.join(TASK), &order()).unwrap();
-        assert_eq!(find(tasks.path()).unwrap(), []);
+        assert!(find(tasks.path()).unwrap().is_empty());
         assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
         assert!(!folder.launched().unwrap());
     }

@@ -20,6 +20,8 @@ pub mod folder;
 pub mod inventory;
 pub mod link;
 pub mod objects;
+#[cfg(test)]
+mod persisted;
 pub mod ports;
 pub mod slots;
 pub mod spares;

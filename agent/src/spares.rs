@@ -23,7 +23,14 @@ use crate::{
 /// Folders that wait at most; more than tasks run at once are of no use.
 const MOST: usize = 128;
 /// Files that say nothing while they are empty.
-const EMPTIED: [&str; 5] = ["spool", "spool.ack", "output.log", "shim.err", "shim.lock"];
+const EMPTIED: [&str; 6] = [
+    "spool",
+    "spool.ack",
+    "spool.mark",
+    "output.log",
+    "shim.err",
+    "shim.lock",
+];
 /// Files that say something by being there: they wait under the name of a draft.
 const DRAFTED: [&str; 7] = [
     "task.json",
@@ -136,7 +143,15 @@ mod tests {
     fn made(tasks: &Path, name: &str) -> PathBuf {
         let folder = tasks.join(name);
         fs::create_dir(&folder).unwrap();
-        for file in ["task.json", "end.json", "spool", "spool.ack", "output.log"] {
+        let files = [
+            "task.json",
+            "end.json",
+            "spool",
+            "spool.ack",
+            "spool.mark",
+            "output.log",
+        ];
+        for file in files {
             fs::write(folder.join(file), "secret").unwrap();
         }
         folder

@@ -6,6 +6,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use trainyard_core::{
     failure::TaskEnd,
+    ids::TaskKey,
     task::{Ended, Phase, Report},
     time::Timestamp,
 };
@@ -13,21 +14,29 @@ use trainyard_core::{
 use super::{node::Node, release, run::blocking};
 use crate::{
     clock,
-    exec::watch::{request_stop, wait_exit},
+    exec::{
+        remains,
+        watch::{request_stop, wait_exit},
+    },
     folder::{Order, TaskFolder},
 };
 
 /// How soon it is tried again to end a process.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Ends the task with `why` as the reason.
-pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
-    let task = order.task;
+/// Ends the task with `why` as the reason; the order is not there when that is what cannot be read.
+pub(super) async fn give_up(
+    node: Arc<Node>,
+    (task, order): (TaskKey, Option<Arc<Order>>),
+    why: String,
+) {
     let folder = TaskFolder::of(&node.tasks(), task);
-    node.registry.unregister(order.secret.expose());
+    if let Some(order) = &order {
+        node.registry.unregister(order.secret.expose());
+    }
     // Its place is given back by the report below: not before its process is gone.
     let started = loop {
-        match end_process(&folder, &order).await {
+        match end_process(&folder, order.as_deref()).await {
             Ok(started) => break started,
             Err(error) => {
                 tracing::error!(%task, %error, "a task that is given up cannot be ended yet; tried again");
@@ -35,7 +44,8 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
             }
         }
     };
-    for (_, words) in release::free(&node, &order.gpu_uuids, folder.path()).await {
+    let gpus = order.map(|order| order.gpu_uuids.clone());
+    for (_, words) in release::free(&node, &gpus.unwrap_or_default(), folder.path()).await {
         tracing::warn!(%task, words, "a task that is given up");
     }
     node.ports.give_back(task);
@@ -69,16 +79,30 @@ pub(super) async fn give_up(node: Arc<Node>, order: Arc<Order>, why: String) {
 }
 
 /// Stops the trainer, if there is one; since when it ran.
-async fn end_process(folder: &TaskFolder, order: &Order) -> io::Result<Option<Timestamp>> {
-    let found = {
+async fn end_process(folder: &TaskFolder, order: Option<&Order>) -> io::Result<Option<Timestamp>> {
+    let look = {
         let folder = folder.clone();
-        blocking(move || folder.processes()).await?
+        move || {
+            let found = folder.processes();
+            // Without a shim it need not be known who it was: what it left is found by its mark.
+            match found {
+                Err(error) if !folder.has_shim()? => Ok(Err(error)),
+                found => Ok(Ok(found?)),
+            }
+        }
     };
-    let Some((processes, since)) = found else {
-        return Ok(None);
+    let (processes, since) = match blocking(look).await? {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            tracing::warn!(%error, "a task that is given up");
+            // What could not be read is no news.
+            remains::fence(folder.path()).await.ok();
+            return Ok(None);
+        }
     };
     let (path, shim) = (folder.path().to_owned(), processes.shim.clone());
-    let grace = order.spec.grace_period;
+    let grace = order.map_or(Duration::ZERO, |order| order.spec.grace_period);
     blocking(move || request_stop(&path, &shim, grace).map_err(io::Error::other)).await?;
     if let Err(error) = wait_exit(folder.path(), &processes.shim).await {
         tracing::warn!(%error, "a task that is given up");

@@ -11,6 +11,7 @@
 //! coordinator wants to Runs; nobody calls anybody.
 
 mod courier;
+mod damaged;
 mod follow;
 mod gang;
 mod give_up;

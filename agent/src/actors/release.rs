@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -30,44 +30,72 @@ pub(super) async fn free(node: &Arc<Node>, gpus: &[String], folder: &Path) -> Ve
     }
     let began = Instant::now();
     loop {
-        let (on, uuids, folder) = (Arc::clone(node), gpus.to_vec(), folder.to_owned());
-        let look = move || Ok((on.trainers.remains(&folder)?, on.gpus.used(&uuids)));
-        let verdict = match blocking(look).await {
+        let (on, uuids, place) = (Arc::clone(node), gpus.to_vec(), folder.to_owned());
+        let look = move || Ok((on.trainers.remains(&place)?, on.gpus.used(&uuids)));
+        let (verdict, left) = match blocking(look).await {
             Ok((remains, used)) => {
                 let pids: Vec<i32> = remains.into_iter().collect();
                 let verdict = node.gpus.rule.judge(began.elapsed(), &pids, &used);
-                (verdict, pids)
+                (verdict, Left::Seen(pids))
             }
+            // As with a driver that does not answer: whoever cannot be seen may hold them.
             Err(error) => {
-                tracing::warn!(%error, "what a task has left behind cannot be looked at");
-                return Vec::new();
+                tracing::warn!(%error, folder = %folder.display(), "what a task has left behind cannot be looked at");
+                let why = || Err(error.to_string());
+                let used = gpus.iter().map(|uuid| (uuid.clone(), why())).collect();
+                let verdict = node.gpus.rule.judge(began.elapsed(), &[], &used);
+                (verdict, Left::Unseen(folder.to_owned(), unseen(&error)))
             }
         };
         match verdict {
-            (Verdict::Free, _) => return Vec::new(),
-            (Verdict::Wait, _) => tokio::time::sleep(SOON).await,
-            (Verdict::Blocked(held), pids) => return block(node, held, &pids),
+            Verdict::Free => return Vec::new(),
+            Verdict::Wait => tokio::time::sleep(SOON).await,
+            Verdict::Blocked(held) => return block(node, held, left),
         }
     }
 }
 
-fn block(node: &Node, held: BTreeMap<String, String>, pids: &[i32]) -> Vec<(Level, String)> {
-    // One that has just gone is waited for no longer.
-    let processes: Vec<_> = pids
-        .iter()
-        .filter_map(|pid| ProcIdent::of(*pid).ok())
-        .collect();
+/// What a task has left behind on this machine.
+enum Left {
+    /// These processes, at the last look.
+    Seen(Vec<i32>),
+    /// It cannot be told of the task in this folder, for this reason.
+    Unseen(PathBuf, String),
+}
+
+fn unseen(error: &io::Error) -> String {
+    format!(
+        "the processes that its last task has left behind cannot be looked at: {error}; mend that, or start the machine anew"
+    )
+}
+
+fn block(node: &Node, held: BTreeMap<String, String>, left: Left) -> Vec<(Level, String)> {
+    let (processes, folder, said) = match left {
+        // One that has just gone is waited for no longer.
+        Left::Seen(pids) => (known(pids), None, None),
+        Left::Unseen(folder, why) => (Vec::new(), Some(folder), Some(why)),
+    };
     let mut words = Vec::new();
     for (uuid, reason) in held {
+        let reason = said.clone().unwrap_or(reason);
         tracing::error!(gpu = uuid, reason, "a GPU gets no more jobs");
         words.push((
             Level::Warning,
             format!("GPU {uuid} gets no more jobs: {reason}"),
         ));
-        let processes = processes.clone();
-        node.board.block(uuid, Blocked { reason, processes });
+        let blocked = Blocked {
+            reason,
+            processes: processes.clone(),
+            unseen: folder.clone(),
+        };
+        node.board.block(uuid, blocked);
     }
     words
+}
+
+fn known(pids: impl IntoIterator<Item = i32>) -> Vec<ProcIdent> {
+    let known = pids.into_iter().map(ProcIdent::of);
+    known.filter_map(Result::ok).collect()
 }
 
 /// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until it is dropped.
@@ -116,15 +144,26 @@ fn look(
     for (uuid, used) in node.gpus.used(suspects) {
         if let Some(reason) = node.gpus.rule.held(&[], &used) {
             tracing::error!(gpu = uuid, reason, "a GPU gets no jobs");
-            let processes = Vec::new();
-            changes.push((uuid, Some(Blocked { reason, processes })));
+            let blocked = Blocked {
+                reason,
+                processes: Vec::new(),
+                unseen: None,
+            };
+            changes.push((uuid, Some(blocked)));
         }
     }
     for (uuid, before) in blocked {
+        // Once they can be seen again they are waited for like all others; till then it stays as it is.
+        let seen = before.unseen.as_ref().map(|f| node.trainers.remains(f));
+        let known = match seen {
+            None => before.processes.clone(),
+            Some(Ok(pids)) => known(pids),
+            Some(Err(_)) => continue,
+        };
         let mut left = Vec::new();
-        for process in &before.processes {
-            if crate::exec::ident::adopt(process)?.is_some() {
-                left.push(process.clone());
+        for process in known {
+            if crate::exec::ident::adopt(&process)?.is_some() {
+                left.push(process);
             }
         }
         let pids: Vec<i32> = left.iter().map(|process| process.pid).collect();
@@ -132,6 +171,7 @@ fn look(
         let now = node.gpus.rule.held(&pids, &used).map(|reason| Blocked {
             reason,
             processes: left,
+            unseen: None,
         });
         if now.as_ref() != Some(&before) {
             changes.push((uuid, now));

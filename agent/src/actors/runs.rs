@@ -2,7 +2,9 @@
 //!
 //! Child of Root. Finds the tasks of an earlier life by their folders, starts a run for each wanted
 //! task and starts a failed one again. Repeated orders change nothing. Never ends a trainer by its
-//! own end.
+//! own end, nor for what cannot be read.
+
+mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,11 +21,11 @@ use tokio_util::{
 use trainyard_core::{
     failure::StopCause,
     ids::TaskKey,
-    task::{Meeting, Phase, Report},
+    task::{Ended, Meeting, Phase, Report},
 };
 
 use super::{
-    give_up::give_up,
+    damaged,
     node::Node,
     release::watch,
     room,
@@ -31,18 +33,13 @@ use super::{
 };
 use crate::{
     dataset::Told,
-    folder::{self, Order, TaskFolder},
-    spool::Spool,
+    folder::{self, Found, Order, TaskFolder},
+    spool::{Spool, SpoolError},
 };
 
 /// Where to send [`RunsMsg`].
 pub type RunsRef = ActorRef<RunsMsg>;
 
-/// A run that fails so often within [`WINDOW`] is given up.
-const MOST_FAILURES: usize = 3;
-const WINDOW: Duration = Duration::from_secs(60);
-/// What a failed run has under way is over by then.
-const RESTART_AFTER: Duration = Duration::from_millis(100);
 /// How long the runs may take to end in order.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,9 +71,22 @@ pub struct Runs;
 
 #[derive(Debug)]
 struct Entry {
-    order: Arc<Order>,
+    /// None while the folder's `task.json` cannot be read.
+    order: Option<Arc<Order>>,
     run: Option<RunRef>,
-    failures: Vec<Instant>,
+    failures: u32,
+    failed_at: Option<Instant>,
+}
+
+impl Entry {
+    fn new(order: Option<Arc<Order>>) -> Self {
+        Self {
+            order,
+            run: None,
+            failures: 0,
+            failed_at: None,
+        }
+    }
 }
 
 /// All tasks of this node.
@@ -105,9 +115,9 @@ impl Actor for Runs {
         // Every port that is lent is known before any run begins, which may want one.
         let find = move || {
             let found = folder::find(&tasks)?;
-            for (folder, order) in &found {
-                if let Some(port) = folder.lent_port() {
-                    on.ports.keep(port, order.task);
+            for found in &found {
+                if let Some(port) = found.folder.lent_port() {
+                    on.ports.keep(port, found.task);
                 }
             }
             Ok(found)
@@ -123,9 +133,13 @@ impl Actor for Runs {
             end,
         };
         let mut held = BTreeSet::new();
-        for (folder, order) in found {
-            held.extend(order.gpu_uuids.iter().cloned());
-            state.go_on(&myself, folder, order).await?;
+        for found in found {
+            if found.is_damaged() && damaged::put_aside(&state.node, &found).await {
+                continue;
+            }
+            let order = found.order.iter();
+            held.extend(order.flat_map(|order| order.gpu_uuids.iter().cloned()));
+            state.go_on(&myself, found).await?;
         }
         let (node, end) = (Arc::clone(&state.node), state.end.clone());
         state.tasks.spawn(async move {
@@ -159,13 +173,7 @@ impl Actor for Runs {
                     run.cast(RunMsg::Launch(meeting)).ok();
                 }
             }
-            RunsMsg::Stop { task, cause, grace } => {
-                let entry = state.entries.get(&task);
-                if let Some(run) = entry.and_then(|entry| entry.run.as_ref()) {
-                    // One that has just ended needs no stop.
-                    run.cast(RunMsg::Stop(cause, grace)).ok();
-                }
-            }
+            RunsMsg::Stop { task, cause, grace } => state.stop(task, cause, grace),
             RunsMsg::Forget(task) => state.forget(task),
             RunsMsg::Again(task) => state.again(&myself, task).await?,
         }
@@ -182,10 +190,12 @@ impl Actor for Runs {
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             SupervisionEvent::ActorTerminated(child, _, reason) => {
                 let why = reason.unwrap_or_else(|| "it stopped".to_owned());
-                state.run_ended(&myself, child.get_id(), &why);
+                state.run_ended(&myself, child.get_id(), &why).await;
             }
             SupervisionEvent::ActorFailed(child, error) => {
-                state.run_ended(&myself, child.get_id(), &error.to_string());
+                state
+                    .run_ended(&myself, child.get_id(), &error.to_string())
+                    .await;
             }
         }
         Ok(())
@@ -214,13 +224,13 @@ impl Actor for Runs {
 impl State {
     /// A task of an earlier life. The board has it before the coordinator is spoken to, and its
     /// trainer is heard before the endpoint answers anybody.
-    async fn go_on(
-        &mut self,
-        myself: &RunsRef,
-        folder: TaskFolder,
-        order: Order,
-    ) -> Result<(), ActorProcessingErr> {
-        let (task, order) = (order.task, Arc::new(order));
+    async fn go_on(&mut self, myself: &RunsRef, found: Found) -> Result<(), ActorProcessingErr> {
+        let Found {
+            folder,
+            task,
+            order,
+        } = found;
+        let order = order.map(Arc::new);
         let look = {
             let folder = folder.clone();
             move || Ok((folder.end()?, folder.processes()?))
@@ -228,48 +238,60 @@ impl State {
         let looked = blocking(look).await;
         let spool = Spool::open(folder.spool(), self.node.spool_bytes).await;
         let phase = match &looked {
-            Ok((Some(ended), _)) => {
-                let mut ended = Box::new(ended.clone());
-                if spool.is_err() {
-                    ended.end.last_seq = 0;
-                }
-                Phase::Ended(ended)
-            }
+            Ok((Some(end), _)) => ended(end.clone(), spool.is_ok()),
             Ok((None, Some((_, since)))) => Phase::Running(*since),
             Ok((None, None)) | Err(_) => Phase::Preparing,
         };
-        self.node.board.report(Report {
-            task,
-            phase,
-            detail: String::new(),
-            kept_from: 0,
-        });
+        self.tell(task, phase, String::new());
+        self.hear(task, order.as_deref().ok(), spool);
+        let entry = Entry::new(order.as_ref().ok().cloned());
+        self.entries.insert(task, entry);
+        self.doubt();
+        match (looked, order) {
+            (Ok((Some(_), _)), _) => {}
+            (Ok((None, _)), Ok(order)) => self.start(myself, order, true).await?,
+            (Err(error), _) | (Ok(_), Err(error)) => {
+                self.trouble(myself, task, &error.to_string()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its records are sent, and its trainer is heard, as far as that can be.
+    fn hear(&self, task: TaskKey, order: Option<&Order>, spool: Result<Spool, SpoolError>) {
         match spool {
             Ok(spool) => {
-                listen(&self.node, &order, (spool.clone(), Told::default()));
+                if let Some(order) = order {
+                    listen(&self.node, order, (spool.clone(), Told::default()));
+                }
                 self.node.board.spool(task, spool);
             }
             Err(error) => {
                 tracing::error!(%task, %error, "records of a task of an earlier life");
-                // Its trainer waits, and does not give up.
-                self.node.registry.expect(order.secret.expose());
+                if let Some(order) = order {
+                    // Its trainer waits, and does not give up.
+                    self.node.registry.expect(order.secret.expose());
+                }
             }
         }
-        let entry = Entry {
-            order: Arc::clone(&order),
-            run: None,
-            failures: Vec::new(),
+    }
+
+    /// Whoever calls with a secret that is not known may be a trainer whose order cannot be read.
+    fn doubt(&self) {
+        let unread = |(task, entry): (&TaskKey, &Entry)| {
+            entry.order.is_none() && !has_ended(&self.node, *task)
         };
-        self.entries.insert(task, entry);
-        match looked {
-            Ok((Some(_), _)) => {}
-            Ok((None, _)) => self.start(myself, order, true).await?,
-            Err(error) => {
-                let node = Arc::clone(&self.node);
-                self.tasks.spawn(give_up(node, order, error.to_string()));
-            }
-        }
-        Ok(())
+        let doubts = self.entries.iter().any(unread);
+        self.node.registry.doubt(doubts);
+    }
+
+    fn tell(&self, task: TaskKey, phase: Phase, detail: String) {
+        self.node.board.report(Report {
+            task,
+            phase,
+            detail,
+            kept_from: 0,
+        });
     }
 
     async fn start(
@@ -285,54 +307,24 @@ impl State {
         };
         let (run, _) = Run::spawn_linked(None, Run, args, myself.get_cell()).await?;
         self.actors.insert(run.get_id(), order.task);
-        let entry = self.entries.entry(order.task).or_insert_with(|| Entry {
-            order,
-            run: None,
-            failures: Vec::new(),
-        });
+        let task = order.task;
+        let entry = self.entries.entry(task);
+        let entry = entry.or_insert_with(|| Entry::new(Some(order)));
         entry.run = Some(run);
         Ok(())
     }
 
-    fn has_ended(&self, task: TaskKey) -> bool {
-        let report = self.node.board.report_of(task);
-        report.is_some_and(|report| matches!(report.phase, Phase::Ended(_)))
-    }
-
-    /// Well, or by a fault of this program: then it begins again from its folder.
-    fn run_ended(&mut self, myself: &RunsRef, actor: ActorId, why: &str) {
+    /// Well, or by a fault of this program or of its disk: then it begins again from its folder.
+    async fn run_ended(&mut self, myself: &RunsRef, actor: ActorId, why: &str) {
         let Some(task) = self.actors.remove(&actor) else {
             return;
         };
-        let ended = self.has_ended(task);
-        let Some(entry) = self.entries.get_mut(&task) else {
-            return;
-        };
-        entry.run = None;
-        if ended {
-            return;
+        if let Some(entry) = self.entries.get_mut(&task) {
+            entry.run = None;
         }
-        tracing::error!(%task, %why, "a run has failed");
-        let now = Instant::now();
-        entry.failures.retain(|at| now.duration_since(*at) < WINDOW);
-        entry.failures.push(now);
-        if entry.failures.len() < MOST_FAILURES {
-            myself.send_after(RESTART_AFTER, move || RunsMsg::Again(task));
-            return;
+        if !has_ended(&self.node, task) {
+            self.trouble(myself, task, why).await;
         }
-        let (node, order) = (Arc::clone(&self.node), Arc::clone(&entry.order));
-        self.tasks.spawn(give_up(node, order, why.to_owned()));
-    }
-
-    async fn again(&mut self, myself: &RunsRef, task: TaskKey) -> Result<(), ActorProcessingErr> {
-        let waits = |entry: &&Entry| entry.run.is_none();
-        let Some(entry) = self.entries.get(&task).filter(waits) else {
-            return Ok(());
-        };
-        let order = Arc::clone(&entry.order);
-        let folder = TaskFolder::of(&self.node.tasks(), task);
-        let found = blocking(move || folder.created()).await?;
-        self.start(myself, order, found).await
     }
 
     /// Only what has ended is forgotten. What the job made lies elsewhere and stays.
@@ -340,17 +332,20 @@ impl State {
         let Some(entry) = self.entries.get(&task) else {
             return;
         };
-        if !self.has_ended(task) {
+        if !has_ended(&self.node, task) {
             tracing::warn!(%task, "is to be forgotten but has not ended; it stays");
             return;
         }
         let node = &self.node;
-        node.registry.unregister(entry.order.secret.expose());
+        if let Some(order) = &entry.order {
+            node.registry.unregister(order.secret.expose());
+        }
         let spool = node.board.spool_of(task);
         node.board.remove(task);
         // One that has failed may have left another spool open.
-        let whole = entry.failures.is_empty();
+        let whole = entry.failures == 0;
         self.entries.remove(&task);
+        self.doubt();
         let (node, folder) = (Arc::clone(node), TaskFolder::of(&node.tasks(), task));
         self.tasks.spawn(async move {
             let closed = match spool {
@@ -363,4 +358,17 @@ impl State {
             }
         });
     }
+}
+
+fn has_ended(node: &Node, task: TaskKey) -> bool {
+    let report = node.board.report_of(task);
+    report.is_some_and(|report| matches!(report.phase, Phase::Ended(_)))
+}
+
+/// Records that nobody has are not waited for.
+fn ended(mut ended: Ended, has_spool: bool) -> Phase {
+    if !has_spool {
+        ended.end.last_seq = 0;
+    }
+    Phase::Ended(Box::new(ended))
 }

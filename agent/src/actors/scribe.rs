@@ -306,6 +306,7 @@ impl Desk {
                 }
                 Err(
                     error @ (SpoolError::Damaged { .. }
+                    | SpoolError::Newer { .. }
                     | SpoolError::AckAhead { .. }
                     | SpoolError::TooLarge { .. }
                     | SpoolError::Encode(_)
@@ -339,7 +340,7 @@ async fn changed(follower: Option<&mut Follower>) {
     }
 }
 
-fn own_line(level: Level, text: String) -> LogLine {
+pub(super) fn own_line(level: Level, text: String) -> LogLine {
     LogLine {
         at: clock::now(),
         stream: LogStream::System,

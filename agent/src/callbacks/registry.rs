@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use trainyard_core::ids::JobId;
@@ -42,6 +43,8 @@ pub struct Registry {
     tasks: Arc<RwLock<BTreeMap<[u8; 32], Option<TaskEndpoint>>>>,
     /// By access key.
     signers: Arc<RwLock<BTreeMap<String, Signer>>>,
+    /// There are tasks whose secrets are not known at present.
+    doubts: Arc<AtomicBool>,
     clock: Clock,
 }
 
@@ -65,6 +68,7 @@ impl Registry {
         Self {
             tasks: Arc::default(),
             signers: Arc::default(),
+            doubts: Arc::default(),
             clock,
         }
     }
@@ -101,11 +105,22 @@ impl Registry {
         tasks.remove(&hash(secret)).is_some()
     }
 
+    /// While there are tasks whose secrets are not known, whoever calls with an unknown one is told to wait.
+    pub fn doubt(&self, doubts: bool) {
+        self.doubts.store(doubts, Ordering::Relaxed);
+    }
+
+    /// Whether an unknown caller may be a trainer of this node.
+    pub(crate) fn doubts(&self) -> bool {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
     pub(super) fn find(&self, secret: &str) -> Result<TaskEndpoint, Refusal> {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
         match tasks.get(&hash(secret)) {
             Some(Some(task)) => Ok(task.clone()),
             Some(None) => Err(Refusal::Starting),
+            None if self.doubts() => Err(Refusal::Starting),
             None => Err(Refusal::NoTask),
         }
     }

@@ -1,5 +1,5 @@
 //! The routes: find the task, read the body, append to its spool, answer when it is on disk. Never
-//! answers 200 earlier. Called over HTTP by trainers.
+//! answers 200 earlier, except for what the spool's bound leaves out. Called over HTTP by trainers.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -84,10 +84,11 @@ async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answ
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::log(&bytes, task.job).map_err(Refusal::BadBody)?;
     let records = plain(body.records(registry.now()));
+    // Also what there is no room for is taken: a trainer neither waits for the coordinator nor fails without it.
     match body.identity {
-        Some(identity) => drop(task.spool.append_body(records, identity).await?),
-        None => drop(task.spool.append(records).await?),
-    }
+        Some(identity) => task.spool.append_body(records, identity).await?,
+        None => task.spool.append_sifted(records).await?,
+    };
     Ok(taken("Log received", &Value::Null))
 }
 
@@ -95,7 +96,8 @@ async fn validation(State(registry): State<Registry>, names: Named, body: Body) 
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::validation(&bytes, task.job).map_err(Refusal::BadBody)?;
     let epoch = body.epoch;
-    task.spool.append(plain(vec![body.record()])).await?;
+    let records = plain(vec![body.record()]);
+    task.spool.append_sifted(records).await?;
     Ok(Json(json!({
         "status": "success",
         "validation_result_id": validation_id(task.job, epoch),

@@ -250,6 +250,43 @@ async fn validation_results_are_kept_as_they_came() {
 }
 
 #[tokio::test]
+async fn lines_and_results_beyond_the_bound_are_taken_and_left_out_and_the_log_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path().join("spool"), 20_000)
+        .await
+        .unwrap();
+    let text = "x".repeat(3_000);
+    serve(&folder, spool, async |port| {
+        for number in 0..20 {
+            let line = format!(r#"{{"job_id":7,"event_type":"log","message":"{number} {text}"}}"#);
+            assert_eq!(post(port, LOGS, &line).await.0, 200);
+            let result = format!(
+                r#"{{"job_id":7,"epoch":{number},"task_type":"detection","metrics":{{"{text}":1}}}}"#
+            );
+            assert_eq!(post(port, VALIDATION, &result).await.0, 200);
+        }
+        // The last word is kept, and how much is lacking is said with it.
+        let end = r#"{"job_id":7,"status":"completed","total_epochs_completed":3,"exit_code":0}"#;
+        assert_eq!(post(port, COMPLETION, end).await.0, 200);
+    })
+    .await;
+    let size = fs::metadata(folder.path().join("spool")).unwrap().len();
+    assert!((20_000..28_000).contains(&size), "{size}");
+    let records = on_disk(&folder);
+    let kept = |record: &&Record| match record {
+        Record::Log(line) => line.stream == LogStream::Callback,
+        Record::Validation { .. } => true,
+        Record::Progress(_) | Record::Completion(_) | Record::Stored(_) => false,
+    };
+    let lacking = 40 - records.iter().filter(kept).count();
+    let Some([Record::Completion(_), Record::Log(said)]) = records.last_chunk() else {
+        panic!("{:?}", records.last());
+    };
+    let words = format!("and {lacking} lines and validation results that it sent");
+    assert!(said.text.ends_with(&words), "{}", said.text);
+}
+
+#[tokio::test]
 async fn a_forged_secret_or_foreign_job_is_answered_like_a_job_that_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
     with_server(&folder, async |port| {
@@ -366,7 +403,6 @@ async fn a_body_above_the_limit_is_refused() {
 async fn a_trainer_found_again_is_told_to_wait_until_its_task_is_ready() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::new(Arc::new(|| Timestamp(1_000)));
-    registry.expect("later");
     let router = router(registry.clone());
     let path = "/t/later/api/v1/training/jobs/7/callback/progress";
     let status = async || {
@@ -375,6 +411,13 @@ async fn a_trainer_found_again_is_told_to_wait_until_its_task_is_ready() {
         let answer = tower::ServiceExt::oneshot(router.clone(), request.unwrap()).await;
         answer.unwrap().status().as_u16()
     };
+    assert_eq!(status().await, 404);
+    // Some task's secret cannot be read, and it may be this one.
+    registry.doubt(true);
+    assert_eq!(status().await, 503);
+    registry.doubt(false);
+    assert_eq!(status().await, 404);
+    registry.expect("later");
     assert_eq!(status().await, 503);
     let spool = Spool::open(folder.path().join("spool"), u64::MAX)
         .await

@@ -35,19 +35,25 @@ struct Known {
 
 impl Known {
     fn of(task_dir: &Path) -> io::Result<Self> {
+        let mark = Self::by_mark(task_dir).mark;
         let processes = launch::read_processes(task_dir)?;
-        // A power cut may have left half of it: then nothing of that boot lives.
-        let spec = launch::read_spec(task_dir).unwrap_or_default();
-        let mark = spec.and_then(|spec| spec.env.get(MARK).cloned());
-        let known = Self {
-            processes,
-            mark: mark.map(|mark| format!("{MARK}={mark}\0").into_bytes()),
-        };
+        let known = Self { processes, mark };
         let boot = procfs::boot_id()?;
         let earlier = |processes: &ProcRecord| processes.trainer.boot_id != boot;
         // Nothing outlives a boot.
         let over = known.processes.as_ref().is_some_and(earlier);
         Ok(if over { Self::default() } else { known })
+    }
+
+    /// By the mark alone, which only those do not have any more that have dropped their environment.
+    fn by_mark(task_dir: &Path) -> Self {
+        // A power cut may have left half of it: then nothing of that boot lives.
+        let spec = launch::read_spec(task_dir).unwrap_or_default();
+        let mark = spec.and_then(|spec| spec.env.get(MARK).cloned());
+        Self {
+            processes: None,
+            mark: mark.map(|mark| format!("{MARK}={mark}\0").into_bytes()),
+        }
     }
 
     fn cgroup(&self) -> Option<&Path> {
@@ -109,9 +115,18 @@ pub fn remains(task_dir: &Path) -> io::Result<BTreeSet<i32>> {
 }
 
 /// Kills what is left of the trainer of `task_dir`, whose shim is gone. Returns how many were killed and which did not
-/// end.
-pub(super) async fn fence(task_dir: &Path) -> io::Result<(usize, Vec<i32>)> {
-    let known = Known::of(task_dir)?;
+/// end. Where it cannot be read who they are, those are killed that have the trainer's mark, and the error comes after.
+pub(crate) async fn fence(task_dir: &Path) -> io::Result<(usize, Vec<i32>)> {
+    match Known::of(task_dir) {
+        Ok(known) => end(known).await,
+        Err(error) => {
+            end(Known::by_mark(task_dir)).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn end(known: Known) -> io::Result<(usize, Vec<i32>)> {
     let mut killed = 0;
     let round = async {
         loop {

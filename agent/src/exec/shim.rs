@@ -28,13 +28,14 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 /// How long the pipes are read after the last process of the trainer has gone: somebody else may
 /// have been handed an end of one.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// How often the record of the exit is tried to be written, a second apart.
-const WRITE_ATTEMPTS: u32 = 30;
+/// How soon the record of the exit is tried again that the disk refused, in milliseconds.
+const WRITE_AGAIN: u16 = 1_000;
 /// How soon the leftovers are looked at again when no SIGCHLD comes.
 const SWEEP_TICK: Duration = Duration::from_millis(50);
 
 /// Runs the task in `task_dir` to its end. Returns the process's exit code: 0 when `exit.json` was
-/// written, 1 when the trainer did not start, 2 when how it ended could not be written.
+/// written, 1 when the trainer did not start, 2 when how it ended could not be written
+/// because the folder was gone.
 ///
 /// Must be called in a process of its own, with a single thread, whose stdout is the launcher's
 /// pipe. In place of a folder it may be told to be the process that others are forked from.
@@ -122,6 +123,8 @@ impl Shim {
         let spec: LaunchSpec = durable::read_json(&task_dir.join(files::LAUNCH))
             .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|e| failed("reading launch.json", &e))?;
+        durable::reserve(&task_dir.join(files::EXIT))
+            .map_err(|e| failed("reserving room for exit.json", &e))?;
         let log = OutputLog::open(task_dir.join(files::OUTPUT));
         let oom_before = procfs::oom_kills();
         let started_at_us = clock::wall_us();
@@ -337,18 +340,26 @@ impl Shim {
     }
 }
 
-/// Writes how the trainer ended, again and again for a while: a disk that is full of checkpoints may
-/// get room, and without the record the end counts as a lost shim.
+/// Writes how the trainer ended into the room that its launch reserved, again and again for as long as there is somebody
+/// who could read it: without the record the true end is lost and the node takes the blame.
 fn write_patiently(path: &Path, record: &ExitRecord) -> io::Result<()> {
-    for _ in 1..WRITE_ATTEMPTS {
-        match durable::write_json(path, record) {
-            Ok(()) => return Ok(()),
-            Err(error) => complain(&format!("cannot write the exit yet: {error}")),
+    let mut said = String::new();
+    loop {
+        let Err(error) = durable::write_reserved_json(path, record) else {
+            return Ok(());
+        };
+        let folder = path.parent().map(Path::try_exists);
+        if matches!(folder, Some(Ok(false))) {
+            return Err(error);
+        }
+        let words = format!("cannot write the exit yet: {error}");
+        if said != words {
+            complain(&words);
+            said = words;
         }
         // Nothing to wait for but time. A failure to wait only makes the tries come sooner.
-        poll(&mut [], PollTimeout::from(1_000_u16)).ok();
+        poll(&mut [], PollTimeout::from(WRITE_AGAIN)).ok();
     }
-    durable::write_json(path, record)
 }
 
 /// Leaves the launcher's session and takes over signals and orphans.

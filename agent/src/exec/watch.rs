@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How soon a task is looked at again that could not be.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often a task is looked at whose shim has gone for sure, and whose end cannot be read.
+const LOOKS: u32 = 10;
 
 /// Why there is no record of a task's end.
 #[derive(Debug, thiserror::Error)]
@@ -81,16 +83,26 @@ pub struct StopError {
 ///
 /// It does not reap a launched shim: see [`super::launch::Launched::child`].
 pub async fn wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, ShimVanished> {
+    let mut looks = 0;
     loop {
         match try_wait_exit(task_dir, shim).await {
-            // The trainer goes on, unseen for a while: it is not given up for that.
-            Err(ShimVanished::Unreadable { source, .. }) if is_shortage(&source) => {
+            Err(ShimVanished::Unreadable { source, .. })
+                if is_looked_at_again(&source, shim, &mut looks) =>
+            {
                 tracing::error!(%source, task_dir = %task_dir.display(), "a task cannot be watched at present; trying on");
                 tokio::time::sleep(AGAIN).await;
             }
             done => return done,
         }
     }
+}
+
+/// A trainer goes on, unseen for a while: it is not given up for that. Only one whose shim has gone for sure is, when
+/// its end cannot be read time and again.
+fn is_looked_at_again(error: &io::Error, shim: &ProcIdent, looks: &mut u32) -> bool {
+    let is_gone = matches!(adopt(shim), Ok(None));
+    *looks += u32::from(is_gone && !is_shortage(error));
+    *looks < LOOKS
 }
 
 /// This process lacks something now that it may have later.
@@ -107,11 +119,14 @@ async fn try_wait_exit(task_dir: &Path, shim: &ProcIdent) -> Result<ExitRecord, 
     if let Some(pidfd) = adopt(shim).map_err(unreadable)? {
         wait_gone(pidfd).await.map_err(unreadable)?;
     }
-    let record = durable::read_json(&task_dir.join(files::EXIT)).map_err(unreadable)?;
-    if let Some(record) = record {
+    let record = durable::read_json(&task_dir.join(files::EXIT));
+    if let Ok(Some(record)) = record {
         return Ok(record);
     }
-    let (killed, stuck) = remains::fence(task_dir).await.map_err(unreadable)?;
+    // Also of a task whose end cannot be read nothing is left.
+    let fenced = remains::fence(task_dir).await;
+    record.map_err(unreadable)?;
+    let (killed, stuck) = fenced.map_err(unreadable)?;
     Err(if stuck.is_empty() {
         ShimVanished::TrainerGone {
             task_dir: task_dir.to_path_buf(),
@@ -149,5 +164,66 @@ pub fn request_stop(task_dir: &Path, shim: &ProcIdent, grace: Duration) -> Resul
         Ok(()) => Ok(Stop::Asked),
         Err(Errno::SRCH) => Ok(Stop::AlreadyGone),
         Err(error) => Err(failed(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_a_task_whose_shim_has_gone_is_given_up_when_it_cannot_be_looked_at() {
+        let lasting = || io::Error::from_raw_os_error(Errno::IO.raw_os_error());
+        let full = || io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error());
+        let me = ProcIdent::current().unwrap();
+        let mut looks = 0;
+        for _ in 0..10 * LOOKS {
+            assert!(is_looked_at_again(&lasting(), &me, &mut looks));
+            assert!(is_looked_at_again(&full(), &me, &mut looks));
+        }
+        let gone = ProcIdent {
+            start_ticks: me.start_ticks + 1,
+            ..me
+        };
+        let shortage = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+        for _ in 1..LOOKS {
+            assert!(is_looked_at_again(&lasting(), &gone, &mut looks));
+            assert!(is_looked_at_again(&shortage, &gone, &mut looks));
+        }
+        assert!(!is_looked_at_again(&lasting(), &gone, &mut looks));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_task_whose_end_cannot_be_read_no_process_is_left() {
+        let task = tempfile::tempdir().unwrap();
+        std::fs::create_dir(task.path().join(files::EXIT)).unwrap();
+        let mark = "TRAINYARD_MARK";
+        let drawn = format!("{:032x}", rand::random::<u128>());
+        let launch = serde_json::json!({
+            "argv": [], "cwd": "/", "env": { mark: drawn }, "grace_ms": 0,
+        });
+        std::fs::write(task.path().join(files::LAUNCH), launch.to_string()).unwrap();
+        let mut left = std::process::Command::new("sleep");
+        let mut left = left.arg("1000").env(mark, &drawn).spawn().unwrap();
+        let me = ProcIdent::current().unwrap();
+        let gone = ProcIdent {
+            start_ticks: me.start_ticks + 1,
+            ..me
+        };
+        let end = wait_exit(task.path(), &gone).await.unwrap_err();
+        assert!(matches!(end, ShimVanished::Unreadable { .. }), "{end}");
+        let mut end = None;
+        for _ in 0..500 {
+            end = left.try_wait().unwrap();
+            if end.is_some() {
+                break;
+            }
+            nix::poll::poll(&mut [], 10_u16).unwrap();
+        }
+        // It would outlive a test that fails.
+        left.kill().ok();
+        assert_eq!(end.and_then(|end| end.signal()), Some(9));
     }
 }

@@ -67,10 +67,14 @@ struct Keys(Registry);
 #[async_trait]
 impl S3Auth for Keys {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        let secret = self.0.secret_key(access_key);
-        secret
-            .map(SecretKey::from)
-            .ok_or_else(|| s3_error!(InvalidAccessKeyId, "no task that runs here has this key"))
+        match self.0.secret_key(access_key) {
+            Some(secret) => Ok(SecretKey::from(secret)),
+            None if self.0.doubts() => Err(s3_error!(SlowDown, "the agent is starting; try again")),
+            None => Err(s3_error!(
+                InvalidAccessKeyId,
+                "no task that runs here has this key"
+            )),
+        }
     }
 }
 

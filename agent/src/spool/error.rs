@@ -34,6 +34,16 @@ pub enum SpoolError {
         /// The last record before it.
         last_good: u64,
     },
+    /// A record is whole and of a form that this program does not know.
+    #[error("{} holds a record of a newer version of trainyard at byte {offset}, after record {last_good}; nothing was changed: start the newer agent again, which delivers it", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Where the record starts.
+        offset: u64,
+        /// The last record before it.
+        last_good: u64,
+    },
     /// The coordinator has more than the file holds.
     #[error("record {acked} of {} is acknowledged, but the file ends with {last}; records are lost", path.display())]
     AckAhead {

@@ -1,8 +1,10 @@
 //! The spool's file: what is in it, how far it is safe on disk, how far it is acknowledged. Blocks on
 //! the disk, so never called from async code. Called by `front` on its own thread.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+mod opening;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,16 +15,16 @@ use trainyard_runtime::lasting;
 
 use super::error::SpoolError;
 use super::frame::{self, Next, Spooled};
+use super::mark::{Mark, Marks};
 use super::thinner::Thinner;
 
 /// The place of every so many-th record is remembered.
 const INDEX_STEP: u64 = 256;
-/// How far behind a bad record a good one is looked for.
-const LOOK_AHEAD: u64 = 2 * frame::MOST_BYTES as u64;
-
+/// A mark is set after so many bytes of records.
+const MARK_STEP: u64 = 1 << 20;
 /// Epoch, step, and whether there are metrics: a trainer that counts its epochs from 0 says first that it
 /// has started, then what the first epoch came to.
-type Key = (u32, Option<u64>, bool);
+pub(super) type Key = (u32, Option<u64>, bool);
 
 fn key(report: &Progress) -> Key {
     (report.epoch, report.step, report.has_metrics)
@@ -35,7 +37,7 @@ pub enum Appended {
     Stored(u64),
     /// The same (epoch, step), a completion, or the same body is in the spool already; nothing was written.
     AlreadyThere,
-    /// Nothing was written: there is no room for every report of metrics, see [`trainyard_core::thin`].
+    /// Nothing was written: there is no room for everything, see [`trainyard_core::thin`].
     LeftOut,
 }
 
@@ -59,9 +61,20 @@ pub struct TaskSpool {
     head: Head,
     durable: Head,
     acked: u64,
-    index: Vec<u64>,
+    /// The last record that was marked when the file was opened, and its end: what is before was not read.
+    base: (u64, u64),
+    /// Numbers of records and their places.
+    index: Vec<(u64, u64)>,
     keys: BTreeSet<Key>,
     fresh_keys: Vec<Key>,
+    marks: Marks,
+    /// Those of what is on disk and not acknowledged.
+    unwritten: VecDeque<Mark>,
+    /// Where the last mark is.
+    marked: u64,
+    pub(super) mark_step: u64,
+    /// Of reports on disk behind the last mark.
+    unmarked_keys: Vec<Key>,
     /// The last record and the identity of the last body that has one; not known after a start.
     last_body: Option<(u64, u64)>,
     /// A record's number and its place: where the last read stopped.
@@ -91,20 +104,29 @@ impl TaskSpool {
             .write(true)
             .open(path)
             .map_err(fail("open"))?;
-        let mut ack_path = path.as_os_str().to_owned();
-        ack_path.push(".ack");
+        let beside = |ending| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        };
         let mut spool = Self {
             path: path.to_owned(),
-            ack_path: ack_path.into(),
+            ack_path: beside(".ack"),
             ack_file: None,
             writer,
             reader,
             head: Head::default(),
             durable: Head::default(),
             acked: 0,
+            base: (0, 0),
             index: Vec::new(),
             keys: BTreeSet::new(),
             fresh_keys: Vec::new(),
+            marks: Marks::at(beside(".mark")),
+            unwritten: VecDeque::new(),
+            marked: 0,
+            mark_step: MARK_STEP,
+            unmarked_keys: Vec::new(),
             last_body: None,
             cursor: (1, 0),
             syncs: 0,
@@ -114,9 +136,11 @@ impl TaskSpool {
             broken: false,
             closed: false,
         };
+        spool.skip_marked()?;
         spool.scan()?;
         spool.unnamed = spool.head.len == 0;
         spool.read_ack()?;
+        spool.note_marks();
         Ok(spool)
     }
 
@@ -157,6 +181,14 @@ impl TaskSpool {
         if there {
             return Ok(Appended::AlreadyThere);
         }
+        self.append_sifted(records)
+    }
+
+    /// As `append`, without what there is no room for, see [`trainyard_core::thin`].
+    pub fn append_sifted(
+        &mut self,
+        records: &[(Record, Option<u64>)],
+    ) -> Result<Appended, SpoolError> {
         let coarse = Coarse::at(self.waiting(), self.room);
         let (kept, note) = self.thinner.sift(records, (coarse, self.room));
         if kept.is_empty() && note.is_none() {
@@ -176,7 +208,7 @@ impl TaskSpool {
         self.head.len.saturating_sub(place)
     }
 
-    /// As `append`, unless the body of this identity was the last one already.
+    /// As `append_sifted`, unless the body of this identity was the last one already.
     pub fn append_body(
         &mut self,
         records: &[(Record, Option<u64>)],
@@ -185,9 +217,11 @@ impl TaskSpool {
         if self.last_body.is_some_and(|(_, last)| last == identity) {
             return Ok(Appended::AlreadyThere);
         }
-        let seq = self.append(records)?;
-        self.last_body = Some((seq, identity));
-        Ok(Appended::Stored(seq))
+        let appended = self.append_sifted(records)?;
+        if let Appended::Stored(seq) = appended {
+            self.last_body = Some((seq, identity));
+        }
+        Ok(appended)
     }
 
     /// Waits until all that was appended is on disk. When that fails, all of it is taken back.
@@ -207,9 +241,28 @@ impl TaskSpool {
             return Err(SpoolError::from_io("flush", &self.path, source));
         }
         self.unnamed = false;
-        self.durable = self.head;
-        self.fresh_keys.clear();
+        self.settle();
         Ok(())
+    }
+
+    /// All that was taken in is on disk.
+    fn settle(&mut self) {
+        self.durable = self.head;
+        self.unmarked_keys.append(&mut self.fresh_keys);
+        let Head {
+            len,
+            last_seq,
+            source_offset,
+            completed,
+        } = self.durable;
+        if len - self.marked >= self.mark_step {
+            self.marked = len;
+            let keys = std::mem::take(&mut self.unmarked_keys);
+            let mut mark = Mark::new((last_seq, len), keys);
+            mark.source_offset = source_offset;
+            mark.completed = completed;
+            self.unwritten.push_back(mark);
+        }
     }
 
     /// Records on disk that follow number `seq`, in order: at most `max_records`, and as many as fit
@@ -221,6 +274,8 @@ impl TaskSpool {
         max_bytes: u64,
     ) -> Result<Vec<Spooled>, SpoolError> {
         let mut found = Vec::new();
+        // What is before was acknowledged in an earlier life.
+        let seq = seq.max(self.base.0);
         if seq >= self.durable.last_seq {
             return Ok(found);
         }
@@ -230,6 +285,7 @@ impl TaskSpool {
         while next <= self.durable.last_seq && found.len() < max_records {
             let (spooled, size) = match self.read_next(&mut reader)? {
                 Next::Frame(spooled, size) if spooled.seq == next => (spooled, size),
+                Next::Newer => return Err(self.newer(place, next)),
                 Next::Frame(..) | Next::End | Next::Bad => return Err(self.damaged(place, next)),
             };
             if next > seq {
@@ -259,7 +315,19 @@ impl TaskSpool {
             tracing::debug!(path = %self.ack_path.display(), %error, "an acknowledgement cannot be noted");
         }
         self.acked = seq;
+        self.note_marks();
         Ok(())
+    }
+
+    /// Writes down the marks that are acknowledged. As with the note, what the disk refuses is done without.
+    fn note_marks(&mut self) {
+        while let Some(mark) = self.unwritten.front().filter(|mark| mark.seq <= self.acked) {
+            if let Err(error) = self.marks.write(mark) {
+                tracing::debug!(path = %self.path.display(), %error, "how far a spool is delivered cannot be noted");
+                return;
+            }
+            self.unwritten.pop_front();
+        }
     }
 
     /// Over the last one, in one write of always the same length: it is seen whole by whoever opens the file.
@@ -305,6 +373,12 @@ impl TaskSpool {
         self.durable.completed
     }
 
+    /// The last record that is not read any more: it was acknowledged in an earlier life.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.base.0
+    }
+
     /// The epoch and step of every progress in the spool, and whether it has metrics.
     #[must_use]
     pub fn progress_keys(&self) -> &BTreeSet<Key> {
@@ -317,52 +391,13 @@ impl TaskSpool {
         self.syncs
     }
 
-    fn scan(&mut self) -> Result<(), SpoolError> {
-        let mut reader = reader_at(&self.reader, &self.path, 0)?;
-        loop {
-            let place = self.head.len;
-            match self.read_next(&mut reader)? {
-                Next::Frame(spooled, size) if spooled.seq == self.head.last_seq + 1 => {
-                    self.take_in(&spooled.record, spooled.source_offset, place);
-                    self.head.len += size;
-                }
-                Next::End => break,
-                Next::Frame(..) | Next::Bad => {
-                    self.drop_tail()?;
-                    break;
-                }
-            }
-        }
-        if self.head.len > 0 {
-            lasting(&self.path, &[], |_| self.writer.sync_data())
-                .map_err(|source| SpoolError::from_io("flush", &self.path, source))?;
-        }
-        self.durable = self.head;
-        self.fresh_keys.clear();
-        Ok(())
-    }
-
-    /// Cuts off what a crash left behind the last good record; refuses when good ones follow.
-    fn drop_tail(&mut self) -> Result<(), SpoolError> {
-        let place = self.head.len;
-        let mut rest = Vec::new();
-        reader_at(&self.reader, &self.path, place)?
-            .take(LOOK_AHEAD)
-            .read_to_end(&mut rest)
-            .map_err(|source| SpoolError::from_io("read", &self.path, source))?;
-        if frame::any_after(&rest, self.head.last_seq) {
-            return Err(self.damaged(place, self.head.last_seq + 1));
-        }
-        tracing::warn!(path = %self.path.display(), bytes = rest.len(), "torn end of the spool dropped");
-        lasting(&self.path, &[], |_| self.reader.set_len(place))
-            .map_err(|source| SpoolError::from_io("shorten", &self.path, source))
-    }
-
     fn take_in(&mut self, record: &Record, source_offset: Option<u64>, place: u64) {
-        if self.head.last_seq.is_multiple_of(INDEX_STEP) {
-            self.index.push(place);
-        }
         self.head.last_seq += 1;
+        let seq = self.head.last_seq;
+        let far = |(known, _): &(u64, u64)| seq >= known + INDEX_STEP;
+        if self.index.last().is_none_or(far) {
+            self.index.push((seq, place));
+        }
         self.head.source_offset = source_offset.or(self.head.source_offset);
         match record {
             Record::Progress(progress) => {
@@ -376,27 +411,15 @@ impl TaskSpool {
         }
     }
 
-    fn read_ack(&mut self) -> Result<(), SpoolError> {
-        // A missing or half-written note only means that records are sent again.
-        let acked = fs::read_to_string(&self.ack_path)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0);
-        if acked > self.head.last_seq {
-            return Err(self.ack_ahead(acked));
-        }
-        self.acked = acked;
-        Ok(())
-    }
-
     /// The nearest known place at or before record `seq`.
     fn place_near(&self, seq: u64) -> (u64, u64) {
         if self.cursor.0 == seq {
             return self.cursor;
         }
-        let step = (seq - 1) / INDEX_STEP;
-        let known = usize::try_from(step).ok().and_then(|at| self.index.get(at));
-        known.map_or((1, 0), |place| (step * INDEX_STEP + 1, *place))
+        let before = self.index.partition_point(|(known, _)| *known <= seq);
+        let known = before.checked_sub(1).and_then(|at| self.index.get(at));
+        let (marked, place) = self.base;
+        known.copied().unwrap_or((marked + 1, place))
     }
 
     fn read_next(&self, reader: &mut impl Read) -> Result<Next, SpoolError> {
@@ -410,9 +433,7 @@ impl TaskSpool {
         }
         let last = self.head.last_seq;
         self.last_body = self.last_body.filter(|(seq, _)| *seq <= last);
-        let kept = self.head.last_seq.div_ceil(INDEX_STEP);
-        self.index
-            .truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        self.index.retain(|(known, _)| *known <= last);
         self.cut(self.head.len);
     }
 
@@ -439,6 +460,14 @@ impl TaskSpool {
 
     fn damaged(&self, offset: u64, seq: u64) -> SpoolError {
         SpoolError::Damaged {
+            path: self.path.clone(),
+            offset,
+            last_good: seq - 1,
+        }
+    }
+
+    fn newer(&self, offset: u64, seq: u64) -> SpoolError {
+        SpoolError::Newer {
             path: self.path.clone(),
             offset,
             last_good: seq - 1,

@@ -1,5 +1,10 @@
-//! One record as bytes: `[len u32][crc32 u32][postcard (seq, source offset, record)]`, numbers
+//! One record as bytes: `[len u24][version u8][crc32 u32][postcard (seq, source offset, record)]`, numbers
 //! little-endian. Never touches a file by itself. Called by `file`.
+//!
+//! The version is each record's own, since a task outlives the agent that began its spool. It is 0 for all records so far,
+//! where there was a length of 32 bits before; [`VERSION`] is raised with each change of a record's form, and older forms
+//! are read on. What stays in all of them: the header, a checksum over version (unless it is 0) and body, and a body that
+//! begins with the record's number. So an older agent tells a record of a newer one from a damaged one.
 
 use std::io::{self, Read};
 
@@ -9,8 +14,10 @@ use super::error::SpoolError;
 
 /// Length and checksum.
 pub(super) const HEADER: usize = 8;
-/// Larger than any body the callback endpoint takes.
-pub(super) const MOST_BYTES: usize = 16 << 20;
+/// Larger than any body the callback endpoint takes; what three bytes count.
+pub(super) const MOST_BYTES: usize = (16 << 20) - 1;
+/// The form of the records that are written.
+const VERSION: u8 = 0;
 
 /// A record with its number.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +37,9 @@ pub(super) enum Next {
     Frame(Box<Spooled>, u64),
     /// The end, after a whole record.
     End,
-    /// Neither: cut off or damaged.
+    /// A whole record of a form that only a newer agent knows.
+    Newer,
+    /// None of these: cut off or damaged.
     Bad,
 }
 
@@ -48,11 +57,26 @@ pub(super) fn encode(
             limit: MOST_BYTES,
         });
     }
-    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-    out.extend_from_slice(&body);
+    put(VERSION, &body, out);
     Ok(())
+}
+
+/// Adds header and body to `out`.
+pub(super) fn put(version: u8, body: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let [low, middle, high, _] = len.to_le_bytes();
+    out.extend_from_slice(&[low, middle, high, version]);
+    out.extend_from_slice(&checksum(version, body).to_le_bytes());
+    out.extend_from_slice(body);
+}
+
+fn checksum(version: u8, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    if version != 0 {
+        hasher.update(&[version]);
+    }
+    hasher.update(body);
+    hasher.finalize()
 }
 
 /// Reads the record that starts where `reader` stands.
@@ -65,16 +89,20 @@ pub(super) fn read(reader: &mut impl Read) -> io::Result<Next> {
     if header.is_empty() {
         return Ok(Next::End);
     }
-    let Some((len, crc)) = split_header(&header) else {
+    let Some((len, version, crc)) = split_header(&header) else {
         return Ok(Next::Bad);
     };
     let mut body = Vec::new();
     reader.by_ref().take(len as u64).read_to_end(&mut body)?;
-    if body.len() < len || crc32fast::hash(&body) != crc {
+    if body.len() < len || checksum(version, &body) != crc {
         return Ok(Next::Bad);
     }
+    if version > VERSION {
+        return Ok(Next::Newer);
+    }
+    // As it was written, and not to be understood: also that is the work of another agent and not of the disk.
     let Ok((seq, source_offset, record)) = postcard::from_bytes(&body) else {
-        return Ok(Next::Bad);
+        return Ok(Next::Newer);
     };
     let spooled = Spooled {
         seq,
@@ -88,7 +116,7 @@ pub(super) fn read(reader: &mut impl Read) -> io::Result<Next> {
 pub(super) fn any_after(bytes: &[u8], last: u64) -> bool {
     (0..bytes.len()).any(|start| {
         let rest = bytes.get(start..).unwrap_or_default();
-        let Some((len, crc)) = split_header(rest) else {
+        let Some((len, version, crc)) = split_header(rest) else {
             return false;
         };
         let Some(body) = rest.get(HEADER..HEADER + len) else {
@@ -97,15 +125,30 @@ pub(super) fn any_after(bytes: &[u8], last: u64) -> bool {
         // The number is looked at first: it is cheap and rules out nearly every place.
         let plausible = postcard::take_from_bytes::<u64>(body)
             .is_ok_and(|(seq, _)| seq > last && seq - last <= bytes.len() as u64);
-        plausible && crc32fast::hash(body) == crc
+        plausible && checksum(version, body) == crc
     })
 }
 
-fn split_header(bytes: &[u8]) -> Option<(usize, u32)> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
+fn split_header(bytes: &[u8]) -> Option<(usize, u8, u32)> {
+    let ([low, middle, high, version], rest) = bytes.split_first_chunk::<4>()?;
     let (crc, _) = rest.split_first_chunk::<4>()?;
-    let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
-    (1..=MOST_BYTES)
-        .contains(&len)
-        .then(|| (len, u32::from_le_bytes(*crc)))
+    let len = usize::try_from(u32::from_le_bytes([*low, *middle, *high, 0])).ok()?;
+    (len > 0).then(|| (len, *version, u32::from_le_bytes(*crc)))
+}
+
+/// A body of another kind with a header of this kind; `None` when it is too large.
+pub(super) fn sealed(body: &[u8]) -> Option<Vec<u8>> {
+    if body.len() > MOST_BYTES {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    put(0, body, &mut bytes);
+    Some(bytes)
+}
+
+/// The body of the first of these, if it is whole, and what follows it.
+pub(super) fn opened(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, version, crc) = split_header(bytes)?;
+    let (body, behind) = bytes.get(HEADER..)?.split_at_checked(len)?;
+    (checksum(version, body) == crc).then_some((body, behind))
 }

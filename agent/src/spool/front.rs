@@ -40,6 +40,8 @@ type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 enum Once {
     /// Never.
     No,
+    /// Never, but there may be no room for them.
+    IfRoom,
     /// The same progress or completion is there.
     ByWord,
     /// The last body had this identity.
@@ -183,7 +185,15 @@ impl Spool {
         self.write(records, Once::ByWord).await
     }
 
-    /// As `append`, unless the body of this identity was the last one already; answered once that one is on
+    /// As `append`, without what there is no room for.
+    pub async fn append_sifted(
+        &self,
+        records: Vec<(Record, Option<u64>)>,
+    ) -> Result<Appended, SpoolError> {
+        self.write(records, Once::IfRoom).await
+    }
+
+    /// As `append_sifted`, unless the body of this identity was the last one already; answered once that one is on
     /// disk.
     pub async fn append_body(
         &self,
@@ -358,6 +368,7 @@ fn carry_out(spool: &mut TaskSpool, request: Request, waiting: &mut Waiting) {
         } => {
             let outcome = match once {
                 Once::No => spool.append(&records).map(Appended::Stored),
+                Once::IfRoom => spool.append_sifted(&records),
                 Once::ByWord => spool.append_once(&records),
                 Once::ByBody(identity) => spool.append_body(&records, identity),
             };

@@ -5,13 +5,14 @@
 //! A record is shown to the sender only when it is on disk: otherwise a power cut could give one
 //! number to two different records. Records that were sent and not acknowledged are sent again.
 //!
-//! What waits has a bound: beyond half of it reports of metrics are thinned by the rule of `core::thin`, which the
-//! job's log says, and the reader of the trainer's output leaves lines where they are. Nothing else is left out.
+//! What waits has a bound: beyond half of it reports of metrics are thinned by the rule of `core::thin`, and beyond all of
+//! it callbacks are left out, which the job's log says; the reader of the trainer's output leaves lines where they are.
 
 mod error;
 mod file;
 mod frame;
 mod front;
+mod mark;
 mod thinner;
 
 pub use error::SpoolError;

@@ -323,3 +323,106 @@ fn an_acknowledgement_that_the_disk_refuses_holds_nothing_up() {
     drop(spool);
     assert_eq!(TaskSpool::open(&path).unwrap().acked(), 0, "sent again");
 }
+
+/// A hundred reports and lines, with marks.
+fn marked(path: &std::path::Path) -> TaskSpool {
+    let mut spool = TaskSpool::open(path).unwrap();
+    spool.mark_step = 1_000;
+    for number in 1..=100 {
+        let said = (line("said"), Some(u64::from(number) * 10));
+        spool.append(&[(progress(number), None), said]).unwrap();
+        spool.sync().unwrap();
+    }
+    spool
+}
+
+#[test]
+fn what_was_delivered_is_not_read_again_by_the_next_life() {
+    let (_folder, path) = place();
+    let mut spool = marked(&path);
+    spool.ack(151).unwrap();
+    drop(spool);
+    // Whoever read it would find it damaged.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    let skipped = spool.skipped();
+    assert!((100..=151).contains(&skipped), "{skipped}");
+    assert_eq!(
+        (spool.last_seq(), spool.acked(), spool.source_offset()),
+        (200, 151, 1_000)
+    );
+    assert!(spool.waiting() < bytes.len() as u64 / 2);
+    assert_eq!(spool.progress_keys().len(), 100);
+    let again = spool.append_once(&[(progress(1), None)]).unwrap();
+    assert_eq!(again, Appended::AlreadyThere, "it was told long ago");
+    let unsent = spool.unsent_after(151, 3, 9_999).unwrap();
+    let seqs: Vec<_> = unsent.iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, [152, 153, 154]);
+
+    // The last word, too, once it is delivered.
+    spool.mark_step = 1;
+    spool
+        .append(&[(Record::Completion(Completion::default()), None)])
+        .unwrap();
+    spool.sync().unwrap();
+    spool.ack(201).unwrap();
+    drop(spool);
+    let mut spool = TaskSpool::open(&path).unwrap();
+    assert!(spool.completed() && spool.skipped() == 201 && spool.waiting() == 0);
+    assert_eq!(spool.append(&[(line("more"), None)]).unwrap(), 202);
+}
+
+#[test]
+fn a_mark_that_is_torn_or_of_another_spool_only_makes_the_next_life_read_more() {
+    let (folder, path) = place();
+    let mut spool = marked(&path);
+    spool.ack(200).unwrap();
+    let whole = TaskSpool::open(&path).unwrap().skipped();
+    let marks = folder.path().join("spool.mark");
+    let file = OpenOptions::new().write(true).open(&marks).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    let skipped = spool.skipped();
+    assert!(0 < skipped && skipped < whole, "{skipped} of {whole}");
+    assert_eq!((spool.last_seq(), spool.acked()), (200, 200));
+    assert_eq!(spool.progress_keys().len(), 100);
+    // What it was is marked anew.
+    spool.mark_step = 1;
+    spool.append(&[(line("x"), None)]).unwrap();
+    spool.sync().unwrap();
+    spool.ack(201).unwrap();
+    assert_eq!(TaskSpool::open(&path).unwrap().skipped(), 201);
+
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(folder.path().join("spool.ack")).unwrap();
+    let bytes = fs::read(&marks).unwrap();
+    drop(filled(&path, 900));
+    fs::write(&marks, bytes).unwrap();
+    let spool = TaskSpool::open(&path).unwrap();
+    assert_eq!((spool.skipped(), spool.last_seq()), (0, 900));
+    assert_eq!(spool.acked(), 0, "none of these was delivered");
+}
+
+#[test]
+fn a_record_of_a_newer_agent_is_no_damage_and_nothing_is_cut_off() {
+    // With a kind of record that this program does not know: once with another version, once without.
+    for version in [0, 1] {
+        let (_folder, path) = place();
+        drop(filled(&path, 3));
+        let mut bytes = fs::read(&path).unwrap();
+        let body = postcard::to_stdvec(&(4_u64, None::<u64>, 99_u8, "new")).unwrap();
+        super::frame::put(version, &body, &mut bytes);
+        fs::write(&path, &bytes).unwrap();
+        let error = TaskSpool::open(&path).unwrap_err();
+        assert!(
+            matches!(error, SpoolError::Newer { last_good: 3, .. }),
+            "{error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+        // As the last one half written it is torn like any other.
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 3);
+    }
+}

@@ -221,3 +221,43 @@ pub(crate) async fn killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu
     assert_eq!(fake.known().blocked, []);
     agent.stop().await;
 }
+
+pub(crate) async fn a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_left_behind() {
+    let card = Arc::new(Card::default());
+    let (fake, agent, data) = node(&card, Duration::from_millis(300)).await;
+    let go = data.path().join("go");
+    let script = format!(
+        "echo up; until [ -e {} ]; do sleep 0.01; done",
+        go.display()
+    );
+    let Frame::Start(mut start) = start_of(1, shell(&script)) else {
+        panic!("not a start");
+    };
+    start.gpu_uuids = vec![GPU.to_owned()];
+    fake.send(Frame::Start(start)).await;
+    said(&fake, 1, "up").await;
+    let (record, aside) = (
+        task_folder(&data, 1).join("proc.json"),
+        data.path().join("aside"),
+    );
+    std::fs::rename(&record, &aside).expect("it is put aside");
+    std::fs::create_dir(&record).expect("a folder cannot be read");
+    std::fs::write(go, "").expect("the go is given");
+    let blocked = fake
+        .until(|known| {
+            let report = known.reports.get(&1)?;
+            report.end.as_ref().map(|_| known.blocked.clone())
+        })
+        .await;
+    let [gpu] = blocked.as_slice() else {
+        panic!("{blocked:?}");
+    };
+    assert!(gpu.reason.contains("cannot be looked at"), "{}", gpu.reason);
+    let asked = card.asked();
+    std::fs::remove_dir(&record).expect("it is empty");
+    std::fs::rename(&aside, &record).expect("it is back");
+    fake.until(|known| known.blocked.is_empty().then_some(()))
+        .await;
+    assert!(card.asked() > asked, "it was looked at once more");
+    agent.stop().await;
+}

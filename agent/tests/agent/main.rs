@@ -16,6 +16,7 @@ mod points;
 mod sets;
 mod store;
 mod tasks;
+mod trouble;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -62,6 +63,10 @@ cases! {
         an_end_that_was_not_heard_is_told_by_the_next_agent,
         a_task_whose_run_fails_again_and_again_is_given_up,
         a_forgotten_task_leaves_its_checkpoints_only;
+    trouble: a_trainer_whose_processes_cannot_be_read_goes_on_until_they_can,
+        a_trainer_whose_order_cannot_be_read_is_told_of_and_goes_on_until_it_can,
+        a_trainer_whose_order_cannot_be_read_is_stopped_when_it_is_to_stop,
+        a_task_whose_order_is_damaged_is_ended_and_put_aside_before_the_first_word;
     points: a_process_that_has_gone_is_told_once_by_the_next_agent,
         a_task_that_had_no_process_yet_is_run_by_the_next_agent,
         a_stop_reaches_a_task_that_is_found_at_any_point,
@@ -94,6 +99,7 @@ cases! {
     gpus: the_end_of_a_task_is_told_when_the_memory_of_its_gpu_is_free,
         a_gpu_whose_memory_stays_in_use_is_blocked_before_the_end_is_told_and_until_it_is_free,
         a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs,
+        a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_left_behind,
         killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory;
     gangs: a_rank_is_told_where_all_meet,
         a_rank_waits_for_the_word_and_starts_once_however_often_it_is_said,

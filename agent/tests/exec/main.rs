@@ -4,6 +4,7 @@
 //! `cargo test` calls it.
 
 mod found;
+mod full;
 mod lines;
 mod remains;
 mod starts;
@@ -16,11 +17,13 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use libtest_mimic::{Arguments, Failed, Trial};
 use trainyard_agent::exec::shim;
 
-use self::{found::*, lines::*, remains::*, starts::*, stops::*, zygotes::*};
+use self::{found::*, full::*, lines::*, remains::*, starts::*, stops::*, zygotes::*};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The command under which this binary watches a task without any file descriptor left.
 const STARVED: &str = "starved";
+/// The command under which it runs a task on a small disk that it mounts at the task's folder.
+const CRAMPED: &str = "cramped";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -33,6 +36,11 @@ fn main() -> ExitCode {
         && command == STARVED
     {
         return starved(Path::new(task_dir));
+    }
+    if let [_, command, task_dir] = arguments.as_slice()
+        && command == CRAMPED
+    {
+        return cramped(Path::new(task_dir));
     }
     libtest_mimic::run(&Arguments::from_args(), cases()).exit_code()
 }
@@ -66,6 +74,7 @@ cases! {
     a_killed_shim_leaves_no_process_of_its_trainer_where_there_are_no_control_groups,
     what_a_shim_left_that_never_said_who_it_is_ends_before_the_task_is_launched_again,
     many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
+    an_exit_is_recorded_on_a_disk_that_is_full_to_the_end,
 }
 
 fn run(name: &str, case: impl Future<Output = ()>) -> Result<(), Failed> {

@@ -1,0 +1,174 @@
+//! Tasks without a run that could go on: they are tried again for as long as there may be a trainer, and given up after
+//! that.
+//!
+//! Owns the pauses between the tries. Called by Runs alone.
+
+use std::{io, sync::Arc, time::Duration};
+
+use ractor::ActorProcessingErr;
+use tokio::time::Instant;
+use trainyard_core::{
+    failure::StopCause,
+    ids::TaskKey,
+    record::Record,
+    task::{Phase, Stop},
+};
+
+use super::{Entry, RunsMsg, RunsRef, State, ended, has_ended};
+use crate::{
+    actors::{
+        give_up::give_up,
+        node::Node,
+        run::{RunMsg, blocking},
+        scribe::{Level, own_line},
+    },
+    folder::TaskFolder,
+};
+
+/// A run that fails so often, each time within [`WINDOW`] of the last, is given up when its trainer's shim has gone.
+const MOST_FAILURES: u32 = 3;
+const WINDOW: Duration = Duration::from_secs(60);
+/// What a failed run has under way is over by then. It doubles with each failure, up to a bound.
+const RESTART_AFTER: Duration = Duration::from_millis(100);
+const RESTART_AT_LATEST: Duration = Duration::from_secs(30);
+/// The grace of a trainer that is stopped without a run, where neither the stop nor a readable order names one.
+const GRACE: Duration = Duration::from_secs(30);
+
+impl Entry {
+    /// Counts a failure; after how long it is tried again.
+    fn fails(&mut self, now: Instant) -> Duration {
+        let again = |at: &Instant| now.duration_since(*at) < WINDOW;
+        let before = self.failed_at.replace(now).filter(again);
+        self.failures = before.map_or(0, |_| self.failures) + 1;
+        let doubled = RESTART_AFTER.saturating_mul(1 << (self.failures - 1).min(16));
+        doubled.min(RESTART_AT_LATEST)
+    }
+}
+
+impl State {
+    /// A task has no run that could go on. It is tried again, for as long as there may be a trainer: it is not given up
+    /// for what the agent cannot read or write.
+    pub(super) async fn trouble(&mut self, myself: &RunsRef, task: TaskKey, why: &str) {
+        let Some(entry) = self.entries.get_mut(&task) else {
+            return;
+        };
+        tracing::error!(%task, %why, "a run has failed");
+        let again = entry.fails(Instant::now());
+        let (failures, order) = (entry.failures, entry.order.clone());
+        if failures >= MOST_FAILURES {
+            let folder = TaskFolder::of(&self.node.tasks(), task);
+            if let Ok(false) = blocking(move || folder.has_shim()).await {
+                let node = Arc::clone(&self.node);
+                let given_up = give_up(node, (task, order), why.to_owned());
+                self.tasks.spawn(given_up);
+                return;
+            }
+            self.say_trouble(task, why, failures == MOST_FAILURES);
+        }
+        myself.send_after(again, move || RunsMsg::Again(task));
+    }
+
+    /// To the coordinator, and once to the job's log.
+    fn say_trouble(&self, task: TaskKey, why: &str, first: bool) {
+        let words = format!(
+            "the agent of node {} cannot go on with this task for now, and its trainer runs on: {why}; it is tried again",
+            self.node.name
+        );
+        tracing::warn!(%task, words);
+        let report = self.node.board.report_of(task);
+        let phase = report.map_or(Phase::Preparing, |report| report.phase);
+        self.tell(task, phase, words.clone());
+        let spool = self.node.board.spool_of(task).filter(|_| first);
+        if let Some(spool) = spool {
+            self.tasks.spawn(async move {
+                // The spool may be the trouble.
+                let line = Record::Log(own_line(Level::Warning, words));
+                spool.append(vec![(line, None)]).await.ok();
+            });
+        }
+    }
+
+    /// The look at the folder is a part of it: what it holds may have become readable.
+    pub(super) async fn again(
+        &mut self,
+        myself: &RunsRef,
+        task: TaskKey,
+    ) -> Result<(), ActorProcessingErr> {
+        let waits = |entry: &&Entry| entry.run.is_none();
+        let Some(entry) = self.entries.get(&task).filter(waits) else {
+            return Ok(());
+        };
+        if has_ended(&self.node, task) {
+            return Ok(());
+        }
+        let folder = TaskFolder::of(&self.node.tasks(), task);
+        let known = entry.order.clone();
+        let look = move || {
+            let order = match known {
+                Some(order) => order,
+                None => Arc::new(folder.order()?.ok_or(io::ErrorKind::NotFound)?),
+            };
+            Ok((order, folder.end()?, folder.created()?))
+        };
+        let (order, end, found) = match blocking(look).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.trouble(myself, task, &error.to_string()).await;
+                return Ok(());
+            }
+        };
+        if let Some(entry) = self.entries.get_mut(&task) {
+            entry.order = Some(Arc::clone(&order));
+        }
+        // The run makes it known who calls; until then nobody is refused.
+        self.node.registry.expect(order.secret.expose());
+        self.doubt();
+        match end {
+            None => self.start(myself, order, found).await,
+            Some(end) => {
+                let has_spool = self.node.board.spool_of(task).is_some();
+                self.tell(task, ended(end, has_spool), String::new());
+                Ok(())
+            }
+        }
+    }
+
+    /// One that has just ended needs no stop; one that has no run is stopped by its folder.
+    pub(super) fn stop(&self, task: TaskKey, cause: StopCause, grace: Option<Duration>) {
+        let Some(entry) = self.entries.get(&task) else {
+            return;
+        };
+        if let Some(run) = &entry.run {
+            run.cast(RunMsg::Stop(cause, grace)).ok();
+            return;
+        }
+        if has_ended(&self.node, task) {
+            return;
+        }
+        let own = entry.order.as_ref().map(|order| order.spec.grace_period);
+        let grace = grace.or(own).unwrap_or(GRACE);
+        let (node, stop) = (Arc::clone(&self.node), Stop { cause, grace });
+        self.tasks.spawn(async move {
+            if let Err(error) = stop_alone(node, task, stop).await {
+                tracing::error!(%task, %error, "a trainer cannot be stopped");
+            }
+        });
+    }
+}
+
+/// Stops the trainer of a task that has no run. The first cause stays.
+async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()> {
+    let folder = TaskFolder::of(&node.tasks(), task);
+    let work = move || {
+        if let Ok(None) = folder.stop() {
+            folder.note_stop(&stop)?;
+        }
+        let Some((processes, _)) = folder.processes()? else {
+            return Ok(());
+        };
+        let trainers = &node.trainers;
+        let asked = trainers.request_stop(folder.path(), &processes.shim, stop.grace);
+        asked.map(drop).map_err(io::Error::other)
+    };
+    blocking(work).await
+}

@@ -1,0 +1,123 @@
+//! Agents that cannot read what they know of a task: its trainer goes on, unless its order is lost for good.
+//!
+//! Owns these cases. Called by the cases' main.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use trainyard_proto::v1::{LogStream, TaskPhase, TaskReport};
+
+use crate::fake::Fake;
+use crate::harness::{
+    Agent, LIMIT, cluster, launch, options, said, shell, start_of, stop_of, task_folder, until,
+};
+
+/// A file in whose place there is a folder, which nobody can read as a file.
+struct Hidden {
+    path: PathBuf,
+    aside: PathBuf,
+}
+
+impl Hidden {
+    fn of(data: &TempDir, name: &str) -> Self {
+        let path = task_folder(data, 1).join(name);
+        let aside = data.path().join("aside");
+        std::fs::rename(&path, &aside).expect("it is there");
+        std::fs::create_dir(&path).expect("its place is free");
+        Self { path, aside }
+    }
+
+    fn show(self) {
+        std::fs::remove_dir(&self.path).expect("it is empty");
+        std::fs::rename(&self.aside, &self.path).expect("it is back");
+    }
+}
+
+/// A trainer whose agent has stopped, and the file that lets it end with 6.
+async fn left_alone() -> (Fake, TempDir, PathBuf) {
+    let (fake, agent, data) = cluster().await;
+    let go = data.path().join("go");
+    let script = format!(
+        "trap 'exit 0' TERM; echo one; until [ -e {} ]; do sleep 0.01; done; echo two; exit 6",
+        go.display()
+    );
+    fake.send(start_of(1, shell(&script))).await;
+    said(&fake, 1, "one").await;
+    agent.stop().await;
+    fake.hang_up();
+    (fake, data, go)
+}
+
+/// An agent that has failed with the task so often that it would give it up if its trainer were gone.
+async fn in_trouble(fake: &Fake, data: &Path) -> Agent {
+    let agent = launch(options(fake, data));
+    fake.until(|known| {
+        let told = |detail: &String| detail.contains("its trainer runs on");
+        known.details.iter().any(told).then_some(())
+    })
+    .await;
+    agent
+}
+
+pub(crate) async fn a_trainer_whose_processes_cannot_be_read_goes_on_until_they_can() {
+    let (fake, data, go) = left_alone().await;
+    let hidden = Hidden::of(&data, "proc.json");
+    let agent = in_trouble(&fake, data.path()).await;
+    hidden.show();
+    std::fs::write(&go, "").expect("the go is given");
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.infrastructure), (Some(6), false));
+    assert_eq!(fake.lines(1, LogStream::Stdout), ["one", "two"]);
+    let own = fake.lines(1, LogStream::System);
+    let told = own
+        .iter()
+        .filter(|line| line.contains("its trainer runs on"));
+    assert_eq!(told.count(), 1, "the job's log says so: {own:?}");
+    agent.stop().await;
+}
+
+pub(crate) async fn a_trainer_whose_order_cannot_be_read_is_told_of_and_goes_on_until_it_can() {
+    let (fake, data, go) = left_alone().await;
+    let hidden = Hidden::of(&data, "task.json");
+    let agent = in_trouble(&fake, data.path()).await;
+    let hello = fake.hello(1).await;
+    let phases: Vec<TaskPhase> = hello.tasks.iter().map(TaskReport::phase).collect();
+    assert_eq!(phases, [TaskPhase::Running], "nobody else runs it");
+    hidden.show();
+    std::fs::write(&go, "").expect("the go is given");
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.infrastructure), (Some(6), false));
+    assert_eq!(fake.lines(1, LogStream::Stdout), ["one", "two"]);
+    agent.stop().await;
+}
+
+pub(crate) async fn a_trainer_whose_order_cannot_be_read_is_stopped_when_it_is_to_stop() {
+    let (fake, data, _go) = left_alone().await;
+    let _hidden = Hidden::of(&data, "task.json");
+    let agent = in_trouble(&fake, data.path()).await;
+    fake.send(stop_of(1, LIMIT)).await;
+    let exit = task_folder(&data, 1).join("exit.json");
+    until(|| exit.exists()).await;
+    let end = fake.end(1).await.end.expect("it has ended");
+    assert!(end.infrastructure, "nobody can say more: {end:?}");
+    agent.stop().await;
+}
+
+pub(crate) async fn a_task_whose_order_is_damaged_is_ended_and_put_aside_before_the_first_word() {
+    let (fake, data, _go) = left_alone().await;
+    let record = std::fs::read(task_folder(&data, 1).join("proc.json")).expect("proc.json");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+    let trainer = record.pointer("/trainer/pid").expect("a pid").to_string();
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{trainer}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert!(lives());
+    std::fs::write(task_folder(&data, 1).join("task.json"), "{\"task\":").expect("half of it");
+    let agent = launch(options(&fake, data.path()));
+    assert_eq!(fake.hello(1).await.tasks, []);
+    assert!(!lives(), "nothing of it is left when another may begin");
+    assert!(!task_folder(&data, 1).exists());
+    assert!(data.path().join("damaged/1-1-0/proc.json").exists());
+    agent.stop().await;
+}
