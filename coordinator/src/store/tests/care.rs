@@ -1,12 +1,13 @@
 //! Caring for a store: what a check finds, what a copy holds, what an export leaves out.
 
 use redb::{Database, TableDefinition};
+use trainyard_core::decision::{Decision, Kind};
 
 use super::*;
 use crate::store::{
     CareError, Profile,
     care::{Care, Part},
-    tables::{JOBS, LOGS, OPEN_JOBS, POINTS, USERS_BY_EMAIL},
+    tables::{self as t, JOBS, LOGS, OPEN_JOBS, POINTS, USERS_BY_EMAIL},
 };
 
 fn user() -> UserRow {
@@ -33,6 +34,18 @@ async fn filled() -> (TempDir, std::path::PathBuf) {
             epoch: 2,
             body: r#"{"x":1}"#.into(),
         },
+        Change::PutCursor {
+            task: TaskKey {
+                job: JobId(1),
+                attempt: A1,
+                rank: Rank(0),
+            },
+            seq: 3,
+        },
+        Change::Note(vec![Decision {
+            nodes: vec![NodeName("n1".into())],
+            ..Decision::of_job(Timestamp(1), Kind::Placed, JobId(1), "")
+        }]),
     ];
     store.commit_and_wait(rows).await.unwrap();
     drop(store);
@@ -103,6 +116,142 @@ async fn a_flipped_bit_of_any_row_is_found_and_named() {
             found.iter().any(|text| text.starts_with(row)),
             "{row}: {found:?}"
         );
+    }
+}
+
+/// A bit of the first row of a table: of its key, or of its value.
+fn flip<K: redb::Key + 'static, V: redb::Value + 'static>(
+    txn: &redb::WriteTransaction,
+    table: TableDefinition<'static, K, V>,
+    of_key: bool,
+) {
+    let mut table = txn.open_table(table).unwrap();
+    let (before, mut value) = {
+        let (key, value) = table.first().unwrap().unwrap();
+        let key = K::as_bytes(&key.value()).as_ref().to_vec();
+        (key, V::as_bytes(&value.value()).as_ref().to_vec())
+    };
+    let mut key = before.clone();
+    let bytes = if of_key { &mut key } else { &mut value };
+    bytes[0] ^= 4;
+    table.remove(K::from_bytes(&before)).unwrap();
+    table
+        .insert(K::from_bytes(&key), V::from_bytes(&value))
+        .unwrap();
+}
+
+/// What flips one, how the check names it, and whether a start sees it too.
+type Flip = (fn(&redb::WriteTransaction), &'static str, bool);
+
+const FLIPS: [Flip; 18] = [
+    (
+        |txn| flip(txn, t::COUNTERS, false),
+        "counters changed: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::COUNTERS, true),
+        "counters ghanged: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::CURSORS, false),
+        "cursors 1/1/0: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::CURSORS, true),
+        "cursors 5/1/0: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, OPEN_JOBS, true),
+        "open_jobs (all): are not those",
+        true,
+    ),
+    (|txn| flip(txn, JOBS, true), "jobs 5: holds job 1", true),
+    (
+        |txn| flip(txn, POINTS.by_job, false),
+        "points 1: has 3 rows, the index says 7",
+        false,
+    ),
+    (
+        |txn| flip(txn, POINTS.by_job, true),
+        "points 1: belongs to a job that is not",
+        false,
+    ),
+    (
+        |txn| flip(txn, LOGS.by_job, false),
+        "logs 1: has 1 rows, the index says 5",
+        false,
+    ),
+    (
+        |txn| flip(txn, LOGS.by_job, true),
+        "logs 1: belongs to a job that is not",
+        false,
+    ),
+    (
+        |txn| flip(txn, POINTS.raw, false),
+        "points 1: job 1 has 1 chunks",
+        false,
+    ),
+    (|txn| flip(txn, LOGS.held, true), "logs 1: job 1 has", false),
+    (
+        |txn| flip(txn, USERS_BY_EMAIL, true),
+        "users 1: ada@example.com is not in",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::CHANGED, false),
+        "changed 2: does not agree",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::CHANGED_OF, false),
+        "changed 2: does not agree",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::EVENTS, true),
+        "events_of_job 1/1: names an event",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::EVENTS_OF_JOB, true),
+        "events_of_job 5/1: names an event",
+        false,
+    ),
+    (
+        |txn| {
+            let mut index = txn.open_table(t::EVENTS_OF_NODE).unwrap();
+            index.remove(("n1", 1)).unwrap();
+            index.insert(("n5", 1), ()).unwrap();
+        },
+        "events_of_node n5/1: names an event",
+        false,
+    ),
+];
+
+#[tokio::test]
+async fn a_flipped_bit_of_a_number_or_an_index_is_found_by_the_check_and_what_a_start_needs_by_it_too()
+ {
+    for (flip, row, at_start) in FLIPS {
+        let (folder, path) = filled().await;
+        behind(&path, flip);
+        let found = problems(&path);
+        let named = found.iter().any(|text| text.starts_with(row));
+        assert!(named, "{row}: {found:?}");
+        match Store::open(StoreOptions::new(&path), no_fatal()) {
+            Ok(_) => assert!(!at_start, "{row}"),
+            Err(error) => {
+                assert!(at_start, "{row}");
+                assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+                let care = Care::open(&path, false).unwrap();
+                care.mend(&folder.path().join("aside")).unwrap();
+                drop(care);
+                drop(open_at(&path));
+            }
+        }
     }
 }
 
