@@ -315,21 +315,38 @@ async fn a_copy_never_replaces_a_file() {
 }
 
 #[tokio::test]
-async fn compacting_keeps_every_row_and_takes_no_space() {
+async fn compacting_keeps_every_row_and_gives_back_what_trimmed_rows_have_taken() {
     let (folder, store) = fresh();
-    for round in 0..20 {
-        let text = format!("{round} {}", "x".repeat(50_000));
-        store.commit_and_wait(vec![log(1, &text)]).await.unwrap();
-    }
-    store.commit_and_wait(put(job(1))).await.unwrap();
+    let long =
+        |job| (0..100).map(move |round| log(job, &format!("{round} {}", "x".repeat(50_000))));
+    store.commit_and_wait(long(1).collect()).await.unwrap();
+    let mut kept = long(2).take(20).collect::<Vec<_>>();
+    let mut ended = job(1);
+    ended.state = JobState::Completed;
+    kept.extend(put(ended).into_iter().chain(put(job(2))));
+    store.commit_and_wait(kept).await.unwrap();
+    let trimming = Trimming {
+        job: JobId(1),
+        rows: Rows::Lines,
+        attempt: A1,
+        line: LogLine {
+            at: Timestamp(1),
+            stream: LogStream::System,
+            level: String::new(),
+            text: "the lines were removed".to_owned(),
+        },
+    };
+    assert!(store.trim(trimming).await.unwrap());
     drop(store);
     let mut care = Care::open(folder.path(), false).unwrap();
     let (before, after) = care.compact().unwrap();
-    assert!(after <= before, "{before} {after}");
+    // A sixth of it is left.
+    assert!(before > 5_000_000 && after < before / 2, "{before} {after}");
     drop(care);
     assert_eq!(problems(folder.path()), Vec::<String>::new());
     let store = open_at(&folder.path().join("trainyard.redb"));
-    assert_eq!(store.count_logs(JobId(1)).unwrap(), 20);
+    let counts = [1, 2].map(|job| store.count_logs(JobId(job)).unwrap());
+    assert_eq!(counts, [1, 20]);
 }
 
 #[tokio::test]
