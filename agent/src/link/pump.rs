@@ -153,9 +153,14 @@ impl Pump {
     }
 }
 
-/// The disk's fault, or that of what is on it.
+/// What is there is damaged, or the disk cannot read it. Anything else, such as too many open files, says nothing of what
+/// is there: it is waited for.
 fn is_of_the_file(error: &SpoolError) -> bool {
-    matches!(error, SpoolError::Damaged { .. } | SpoolError::File { .. })
+    let is_refused = |source: &std::io::Error| {
+        source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    };
+    matches!(error, SpoolError::Damaged { .. })
+        || matches!(error, SpoolError::File { source, .. } if is_refused(source))
 }
 
 /// How far a pump is.
