@@ -24,7 +24,7 @@ use crate::{
         AskError, ask,
         root::{Root, RootArgs, RootMsg, Tree},
     },
-    api::{AgentPolicy, Limits, Service, ServiceArgs, UserSettings},
+    api::{AgentPolicy, Limits, Service, ServiceArgs, UserSettings, remove_left_over},
     auth::{Keys, Lives, Oidc, OidcError},
     broken::Broken,
     config::{Config, ConfigError, Secret},
@@ -296,7 +296,13 @@ async fn open_store(
         simulated.opened.send_replace(Some(store.clone()));
         return Ok((store, Some(simulated.listener)));
     }
-    let opening = move || Store::open(options, Box::new(fatal));
+    let opening = move || {
+        let store = Store::open(options, Box::new(fatal))?;
+        if let Err(error) = remove_left_over(store.folder()) {
+            tracing::error!(%error, "it cannot be seen whether something of a backup is left in the data folder");
+        }
+        Ok::<_, OpenError>(store)
+    };
     let opened = trainyard_runtime::blocking(opening).await;
     let gone = |error: tokio::task::JoinError| BootError::Failed(error.to_string());
     Ok((opened.map_err(gone)??, None))

@@ -65,10 +65,11 @@ impl Lease {
     }
 
     /// Whether the observer himself was away (stopped, suspended, its clock set) for so long since he
-    /// `looked` last that a node may have been heard of without his knowing: then leases begin anew.
+    /// `looked` last that a node may have been heard of without his knowing: then leases begin anew. So they do when his
+    /// clock was set back: what was heard before then would lie in the future, and silence would count from there.
     #[must_use]
     pub fn observer_was_away(&self, looked: Timestamp, now: Timestamp) -> bool {
-        now.since(looked) >= self.suspect_at()
+        now < looked || now.since(looked) >= self.suspect_at()
     }
 
     /// When the state will change next if the node stays silent.
@@ -150,7 +151,30 @@ mod tests {
         let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
         assert!(!lease.observer_was_away(at(0), at(9)));
         assert!(lease.observer_was_away(at(0), at(400)));
-        assert!(!lease.observer_was_away(at(400), at(0)));
+        assert!(lease.observer_was_away(at(400), at(0)));
+    }
+
+    #[test]
+    fn a_node_that_is_silent_is_lost_within_its_lease_though_the_clock_is_set_back_meanwhile() {
+        let lease = Lease::default();
+        let at = |seconds: u64| Timestamp(0).plus(Duration::from_secs(seconds));
+        let (mut seen, mut looked) = (at(10_000), at(10_000));
+        // Silent from now on. The observer looks each second, and his clock goes back by an hour.
+        let mut passed = 0;
+        let lost = loop {
+            passed += 1;
+            let back = if passed > 100 { 3_600 } else { 0 };
+            let now = at(10_000 + passed - back);
+            if lease.observer_was_away(looked, now) {
+                seen = now;
+            }
+            looked = now;
+            if lease.state(seen, now) == NodeState::Lost {
+                break passed;
+            }
+            assert!(passed < 10_000, "it is never lost");
+        };
+        assert_eq!(lost, 101 + 300);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Jobs that go on by themselves when their node dies: elsewhere, from the checkpoint that was stored while they trained.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::Value;
 use tests::{
@@ -35,8 +35,26 @@ with TrainerSDK() as sdk:
     sdk.report_completed(final_metrics={"loss": 0.25})
 "#;
 
-fn job() -> v1::JobSpec {
-    let mut spec = python(TRAINER);
+/// With it a trainer that is told to stop reports one more epoch, and says by a file that its agent has taken it.
+fn with_a_last_word(said: &Path) -> String {
+    let begins = "    sdk.report_started(total_epochs=4)\n";
+    let word = format!(
+        r#"
+    import signal
+    def stopped(*_):
+        sdk.report_progress(4, 4, {{"loss": 9.0}})
+        open({:?}, "w").close()
+        os._exit(0)
+    signal.signal(signal.SIGTERM, stopped)
+"#,
+        said.display().to_string()
+    );
+    assert!(TRAINER.contains(begins));
+    TRAINER.replace(begins, &format!("{begins}{word}"))
+}
+
+fn job(trainer: &str) -> v1::JobSpec {
+    let mut spec = python(trainer);
     (spec.epochs, spec.batch_size, spec.learning_rate) = (4, 1, 0.01);
     spec.retry = Some(v1::RetryPolicy {
         backoff: Some(prost_types::Duration::default()),
@@ -141,7 +159,8 @@ async fn a_job_whose_node_dies_goes_on_elsewhere_from_the_checkpoint_stored_whil
     let mut cluster = cluster().await;
     let mut jobs = Jobs::of(&cluster).await;
     cluster.agent_with("one", &["--slots", "1"], &OFTEN).await;
-    let id = jobs.submit(job()).await;
+    let said = cluster.path("said");
+    let id = jobs.submit(job(&with_a_last_word(&said))).await;
     until("the third epoch is reported", async || {
         let points = jobs.clone().points(id).await;
         (points.len() == 3).then_some(())
@@ -169,7 +188,8 @@ async fn a_job_whose_node_dies_goes_on_elsewhere_from_the_checkpoint_stored_whil
     // Every epoch once, though the third was reported twice.
     assert_eq!(jobs.points(id).await.len(), 5);
     assert_eq!(curve(&cluster, id).await, [1, 2, 3, 4]);
-    // The old node comes back: its trainer is ended, and nothing that it says counts.
+    assert!(!said.exists());
+    // The old node comes back: its trainer is ended, and nothing that it says counts, though its agent has taken it.
     cluster.agent_with("one", &["--slots", "1"], &OFTEN).await;
     until("the old trainer is gone and forgotten", async || {
         let tasks = std::fs::read_dir(cluster.agent_data("one").join("tasks"));
@@ -178,6 +198,11 @@ async fn a_job_whose_node_dies_goes_on_elsewhere_from_the_checkpoint_stored_whil
             .then_some(())
     })
     .await;
+    assert!(
+        said.exists(),
+        "the old trainer has told of its fourth epoch"
+    );
+    assert_eq!(jobs.points(id).await.len(), 5, "and it is not stored");
     assert_eq!(curve(&cluster, id).await, [1, 2, 3, 4]);
     let still = jobs.get(id).await;
     assert_eq!(

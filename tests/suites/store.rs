@@ -123,7 +123,10 @@ async fn a_backup_of_a_working_coordinator_is_a_coordinator_that_knows_its_jobs(
     // The coordinator is lost with its file; what was saved takes its place and goes on.
     cluster.kill_coordinator();
     fs::copy(&file, data.join("trainyard.redb")).expect("it is restored");
+    let draft = data.join("backup-00112233445566aa.redb.0badcafe.part");
+    fs::write(&draft, "secrets").expect("as of a backup that was cut off");
     cluster.start_coordinator().await;
+    assert!(!draft.exists());
     let mut jobs = Jobs::of(&cluster).await;
     let lines = jobs.output(done).await;
     assert_eq!(lines, ["hello"]);

@@ -1,7 +1,8 @@
 //! A backup of the store while it is written on, handed to the caller piece by piece.
 //!
 //! Owns who may have one, and that there is room for it. The copy lies in the data folder without a name
-//! while it is handed out, so that none stays behind whatever ends. Called by the gRPC door.
+//! while it is handed out, so that none stays behind when the caller goes; one that was being made when the process was
+//! killed is removed at the next start. Called by the gRPC door and at the start.
 
 use std::{fs, io, path::Path};
 
@@ -18,6 +19,11 @@ use crate::store::{
 
 /// Bytes of one piece.
 const PIECE: usize = 1 << 20;
+
+/// How the name of a copy begins, before 16 digits.
+const BEGIN: &str = "backup-";
+/// And how it ends.
+const END: &str = ".redb";
 
 /// A part of the backup, in order.
 #[derive(Debug)]
@@ -81,7 +87,7 @@ impl Service {
 fn make(store: &Store) -> Result<(fs::File, Copied), ApiError> {
     let folder = store.folder();
     has_room(folder, &folder.join(FILE))?;
-    let path = folder.join(format!("backup-{:016x}.redb", rand::random::<u64>()));
+    let path = folder.join(format!("{BEGIN}{:016x}{END}", rand::random::<u64>()));
     let copied = store.copy(&path).map_err(|error| {
         tracing::error!(%error, "the store could not be backed up");
         match error {
@@ -92,6 +98,44 @@ fn make(store: &Store) -> Result<(fs::File, Copied), ApiError> {
     let opened = fs::File::open(&path);
     fs::remove_file(&path).map_err(unreadable)?;
     Ok((opened.map_err(unreadable)?, copied))
+}
+
+/// Removes copies that were being made when a coordinator was killed: each is as large as the store, and has its secrets.
+/// Only whoever has the store open may call this. Blocks.
+pub(crate) fn remove_left_over(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(is_copy) {
+            continue;
+        }
+        let path = entry.path();
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                tracing::warn!(path = %path.display(), "a backup was being made when the coordinator ended; what there is of it is removed");
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "what is left of a backup cannot be removed; it holds the store's secrets, remove it");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file's name is that of a copy made here, or of its draft. What a user has named otherwise is the user's.
+fn is_copy(name: &str) -> bool {
+    let digits = |text: &str, count| {
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        text.len() == count && text.as_bytes().iter().all(is_digit)
+    };
+    let parts = name
+        .strip_prefix(BEGIN)
+        .and_then(|rest| rest.split_once(END));
+    parts.is_some_and(|(number, rest)| {
+        let draft = rest
+            .strip_prefix('.')
+            .and_then(|rest| rest.strip_suffix(".part"));
+        digits(number, 16) && (rest.is_empty() || draft.is_some_and(|draft| digits(draft, 8)))
+    })
 }
 
 /// A copy is at most as large as the store, and jobs go on being written meanwhile.
@@ -115,4 +159,32 @@ fn unreadable(error: io::Error) -> ApiError {
         Kind::Internal,
         format!("the backup cannot be read: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_backup_goes_and_what_a_user_has_put_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = [
+            "backup-00112233445566aa.redb",
+            "backup-00112233445566aa.redb.0badcafe.part",
+        ];
+        let others = [
+            FILE,
+            "backup-2026-11-26.redb",
+            "backup-00112233445566aa.redb.gz",
+            "backup-00112233445566aa.redb.mine.part",
+            "saved.redb.0badcafe.part",
+        ];
+        for name in left.iter().chain(&others) {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        remove_left_over(folder.path()).unwrap();
+        let there = |name: &&str| folder.path().join(name).exists();
+        assert!(!left.iter().any(|name| there(name)));
+        assert!(others.iter().all(|name| there(name)));
+    }
 }

@@ -35,6 +35,7 @@ mod usage;
 pub mod users;
 
 pub use agents::{AgentPolicy, NewJoinToken};
+pub(crate) use backup::remove_left_over;
 pub use error::ApiError;
 pub use events::{EventsAsked, EventsPage};
 pub use explain::{Explained, Holder, ShortNode, because};

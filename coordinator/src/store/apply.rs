@@ -18,11 +18,12 @@ use super::{
     error::ReadError,
     events,
     held::Held,
+    numbers,
     opened::Opened,
     seal, series,
     tables::{
-        DOCUMENTS, LOGS, META, NODES, POINTS, REQUEST_KEYS, Rows, Series, USERS, USERS_BY_EMAIL,
-        VALIDATIONS,
+        COUNTERS, DOCUMENTS, LOGS, META, NODES, OPEN_SUM, POINTS, REQUEST_KEYS, Rows, Series,
+        USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Batch<'t> {
     /// The two as they stand in the file.
     noted: (u64, u64),
     changed: BTreeSet<u64>,
+    /// By how much the sum of the open jobs grows.
+    open_sum: u64,
     /// The number of the last event; none when there is no new one.
     pub(super) last_event: Option<u64>,
     pub(super) held: Held,
@@ -49,6 +52,7 @@ impl<'t> Batch<'t> {
             next_log,
             noted: (next_point, next_log),
             changed: BTreeSet::new(),
+            open_sum: 0,
             last_event: None,
             held: Held::default(),
             opened: Opened::default(),
@@ -68,6 +72,11 @@ impl<'t> Batch<'t> {
         self.opened.close();
         if self.noted != (self.next_point, self.next_log) {
             series::note_ids(self.txn, (self.next_point, self.next_log))?;
+        }
+        if self.open_sum != 0 {
+            let before = numbers::counter(&self.txn.open_table(COUNTERS)?, OPEN_SUM)?;
+            let sum = before.unwrap_or_default().wrapping_add(self.open_sum);
+            numbers::note_sum(self.txn, sum)?;
         }
         self.held.write(self.txn)?;
         changed::number(self.txn, &self.changed)
@@ -94,7 +103,8 @@ impl<'t> Batch<'t> {
             }
             Change::PutCursor { task, seq } => {
                 let key = (task.job.0, task.attempt.0, task.rank.0);
-                self.opened.cursors(self.txn)?.insert(key, seq)?;
+                let row = numbers::seal::<numbers::Cursor>(&key, seq);
+                self.opened.cursors(self.txn)?.insert(key, row)?;
             }
             Change::PutNode(node) => self.put_node(&node)?,
             Change::RemoveNode(name) => {
@@ -154,9 +164,11 @@ impl<'t> Batch<'t> {
         let id = job.id.0;
         let open = self.opened.open_jobs(self.txn)?;
         if job.state.is_terminal() {
-            open.remove(id)?;
-        } else {
-            open.insert(id, ())?;
+            if open.remove(id)?.is_some() {
+                self.open_sum = self.open_sum.wrapping_sub(numbers::weight(id));
+            }
+        } else if open.insert(id, ())?.is_none() {
+            self.open_sum = self.open_sum.wrapping_add(numbers::weight(id));
         }
         let place = Place {
             table: "jobs",

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use redb::{ReadableDatabase as _, ReadableTable as _, WriteTransaction};
+use redb::{ReadableDatabase as _, WriteTransaction};
 use tokio::sync::watch;
 use trainyard_core::ids::JobId;
 
 use super::{
-    ReadError, Store,
+    ReadError, Store, numbers,
     tables::{CHANGED, CHANGED_COUNTER, CHANGED_OF, COUNTERS},
 };
 
@@ -26,8 +26,7 @@ pub(super) fn number(
     let mut counters = txn.open_table(COUNTERS)?;
     let mut changed = txn.open_table(CHANGED)?;
     let mut of = txn.open_table(CHANGED_OF)?;
-    let key = CHANGED_COUNTER.as_bytes();
-    let mut last = counters.get(key)?.map_or(0, |guard| guard.value());
+    let mut last = numbers::counter(&counters, CHANGED_COUNTER)?.unwrap_or(0);
     for &job in jobs {
         last += 1;
         if let Some(old) = of.insert(job, last)? {
@@ -35,7 +34,7 @@ pub(super) fn number(
         }
         changed.insert(last, job)?;
     }
-    counters.insert(key, last)?;
+    numbers::count(&mut counters, CHANGED_COUNTER, last)?;
     Ok(Some(last))
 }
 
@@ -63,8 +62,7 @@ impl Store {
     pub fn last_change(&self) -> Result<u64, ReadError> {
         let txn = self.inner.shared.db.begin_read()?;
         let counters = txn.open_table(COUNTERS)?;
-        let last = counters.get(CHANGED_COUNTER.as_bytes())?;
-        Ok(last.map_or(0, |guard| guard.value()))
+        Ok(numbers::counter(&counters, CHANGED_COUNTER)?.unwrap_or(0))
     }
 
     /// Grows with each commit that changed a job; what changed is read from the store.

@@ -196,6 +196,16 @@ pub enum ReadError {
         /// What is wrong.
         reason: String,
     },
+    /// Tables do not agree.
+    #[error("row {key} of table {table} {reason}: the store is damaged there")]
+    Contradiction {
+        /// The table.
+        table: String,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// redb could not read.
     #[error("cannot read the store: {0}; check the disk, then start the coordinator again")]
     Storage(#[source] Box<redb::Error>),

@@ -6,7 +6,7 @@
 use redb::WriteTransaction;
 
 use super::{
-    ReadError, held,
+    ReadError, held, numbers,
     tables::{Rows, SCHEMA},
 };
 
@@ -26,6 +26,7 @@ pub(super) fn upgrade(txn: &WriteTransaction, from: u32) -> Result<(), ReadError
             held::recount(txn, rows.series())?;
         }
     }
+    numbers::upgrade(txn, from)?;
     tracing::info!(to = SCHEMA, "the store is of this version from now on");
     Ok(())
 }

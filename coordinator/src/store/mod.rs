@@ -15,6 +15,7 @@ mod events;
 mod held;
 mod keys;
 mod migrate;
+mod numbers;
 mod open;
 mod opened;
 mod page;

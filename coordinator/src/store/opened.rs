@@ -8,7 +8,8 @@ use redb::{Key, Table, TableDefinition, Value, WriteTransaction};
 use super::{
     error::ReadError,
     tables::{
-        CURSORS, EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, OPEN_JOBS, POINTS, Rows, Series,
+        CURSORS, Checked, EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, OPEN_JOBS, POINTS,
+        Rows, Series,
     },
 };
 
@@ -25,7 +26,7 @@ pub(super) struct Appending<'t> {
 pub(super) struct Opened<'t> {
     jobs: Option<Table<'t, u64, Bytes>>,
     open_jobs: Option<Table<'t, u64, ()>>,
-    cursors: Option<Table<'t, (u64, u32, u32), u64>>,
+    cursors: Option<Table<'t, (u64, u32, u32), Checked>>,
     points: Option<Appending<'t>>,
     lines: Option<Appending<'t>>,
     events: Option<Noting<'t>>,
@@ -61,7 +62,7 @@ impl<'t> Opened<'t> {
     pub(super) fn cursors(
         &mut self,
         txn: &'t WriteTransaction,
-    ) -> Result<&mut Table<'t, (u64, u32, u32), u64>, ReadError> {
+    ) -> Result<&mut Table<'t, (u64, u32, u32), Checked>, ReadError> {
         keep(&mut self.cursors, txn, CURSORS)
     }
 

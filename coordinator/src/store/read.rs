@@ -18,7 +18,7 @@ use trainyard_core::{
 use super::{
     Document, Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow, Whose,
     codec::{self, Place},
-    documents, series,
+    documents, numbers, series,
     tables::{
         COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
         USERS_BY_EMAIL,
@@ -168,8 +168,8 @@ impl Store {
     pub fn totals(&self) -> Result<(u64, u64), ReadError> {
         let counters = self.read()?.open_table(COUNTERS)?;
         let total = |name: &str| {
-            let next = counters.get(name.as_bytes())?;
-            Ok::<_, ReadError>(next.map_or(0, |next| next.value().saturating_sub(1)))
+            let next = numbers::counter(&counters, name)?;
+            Ok::<_, ReadError>(next.map_or(0, |next| next.saturating_sub(1)))
         };
         Ok((total(POINTS.name)?, total(LOGS.name)?))
     }
@@ -319,12 +319,13 @@ impl Store {
         for entry in table.range((job.0, 0, 0)..=(job.0, u32::MAX, u32::MAX))? {
             let (key, seq) = entry?;
             let (_, attempt, rank) = key.value();
+            let seq = numbers::cursor(key.value(), seq.value())?;
             let task = TaskKey {
                 job,
                 attempt: AttemptNo(attempt),
                 rank: Rank(rank),
             };
-            found.push((task, seq.value()));
+            found.push((task, seq));
         }
         Ok(found)
     }

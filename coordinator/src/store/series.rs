@@ -14,6 +14,7 @@ use super::{
     block::{self, Kept, Unpacked},
     codec::{self, Body, Place},
     error::ReadError,
+    numbers,
     opened::Appending,
     page::Filling,
     rows::Whose,
@@ -130,19 +131,15 @@ impl<T: Kept> Opened<T> {
 /// The ids that the next point and the next line get.
 pub(super) fn next_ids(txn: &WriteTransaction) -> Result<(u64, u64), ReadError> {
     let counters = txn.open_table(COUNTERS)?;
-    let next = |series: Series| {
-        let next = counters.get(series.name.as_bytes())?;
-        Ok::<_, ReadError>(next.map_or(1, |guard| guard.value()))
-    };
-    Ok((next(POINTS)?, next(LOGS)?))
+    let next = |series: Series| numbers::counter(&counters, series.name);
+    Ok((next(POINTS)?.unwrap_or(1), next(LOGS)?.unwrap_or(1)))
 }
 
 /// Writes them.
 pub(super) fn note_ids(txn: &WriteTransaction, next: (u64, u64)) -> Result<(), ReadError> {
     let mut counters = txn.open_table(COUNTERS)?;
-    counters.insert(POINTS.name.as_bytes(), next.0)?;
-    counters.insert(LOGS.name.as_bytes(), next.1)?;
-    Ok(())
+    numbers::count(&mut counters, POINTS.name, next.0)?;
+    numbers::count(&mut counters, LOGS.name, next.1)
 }
 
 /// Appends rows from `*next` on, and moves it; returns the bytes of the chunk, none without rows.

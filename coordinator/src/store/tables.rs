@@ -9,7 +9,8 @@ use super::error::ReadError;
 
 /// The schema version that this code writes. 2: blocks, and what each job holds. 3: tasks above rank 0, in rows of jobs,
 /// chunks and blocks. 4: what jobs ask for beyond their resources, and causes of stops that older programs would not heed.
-pub(super) const SCHEMA: u32 = 4;
+/// 5: checksums of counters and cursors, and the sum of the open jobs.
+pub(super) const SCHEMA: u32 = 5;
 /// Where the schema version stands in `META`.
 pub(super) const SCHEMA_KEY: &str = "store.schema";
 /// Where the instance id stands in `META`.
@@ -19,15 +20,25 @@ pub(super) type Numbered = TableDefinition<'static, u64, &'static [u8]>;
 pub(super) type Named = TableDefinition<'static, &'static [u8], &'static [u8]>;
 pub(super) type NamedNumber = TableDefinition<'static, &'static [u8], u64>;
 pub(super) type ByJob = TableDefinition<'static, (u64, u64), u32>;
+/// A number, and the checksum of it and of its key.
+pub(super) type Checked = (u64, u32);
 pub(super) type OfJob = TableDefinition<'static, u64, u64>;
 
 pub(super) const META: Named = TableDefinition::new("meta");
-pub(super) const COUNTERS: NamedNumber = TableDefinition::new("counters");
+pub(super) const COUNTERS: TableDefinition<'static, &'static [u8], Checked> =
+    TableDefinition::new("checked_counters");
+/// As versions before 5 had it.
+pub(super) const OLD_COUNTERS: NamedNumber = TableDefinition::new("counters");
+/// Where the sum of the open jobs stands in `COUNTERS`.
+pub(super) const OPEN_SUM: &str = "open_jobs";
 pub(super) const JOBS: Numbered = TableDefinition::new("jobs");
 pub(super) const OPEN_JOBS: TableDefinition<'static, u64, ()> = TableDefinition::new("open_jobs");
 pub(super) const VALIDATIONS: TableDefinition<'static, (u64, u32), &'static [u8]> =
     TableDefinition::new("validations");
-pub(super) const CURSORS: TableDefinition<'static, (u64, u32, u32), u64> =
+pub(super) const CURSORS: TableDefinition<'static, (u64, u32, u32), Checked> =
+    TableDefinition::new("checked_cursors");
+/// As versions before 5 had it.
+pub(super) const OLD_CURSORS: TableDefinition<'static, (u64, u32, u32), u64> =
     TableDefinition::new("cursors");
 pub(super) const NODES: Named = TableDefinition::new("nodes");
 pub(super) const USERS: Numbered = TableDefinition::new("users");
@@ -178,6 +189,12 @@ pub(super) fn visit_all(visit: &mut impl Visit) -> Result<(), ReadError> {
         visit.table(series.trimmed)?;
     }
     visit.table(COLUMNS)
+}
+
+/// Shows the tables that only files of versions before have.
+pub(super) fn visit_old(visit: &mut impl Visit) -> Result<(), ReadError> {
+    visit.table(OLD_COUNTERS)?;
+    visit.table(OLD_CURSORS)
 }
 
 /// Creates what is missing, so that no reader meets a missing table.

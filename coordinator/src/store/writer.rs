@@ -153,9 +153,9 @@ fn classify(error: ReadError, path: &Path) -> FatalStoreError {
             redb::Error::Io(io) if is_full(io) => FatalStoreError::DiskFull { path },
             _ => FatalStoreError::Commit { path, source },
         },
-        source @ (ReadError::Checksum { .. } | ReadError::Decode { .. }) => {
-            FatalStoreError::Row { path, source }
-        }
+        source @ (ReadError::Checksum { .. }
+        | ReadError::Decode { .. }
+        | ReadError::Contradiction { .. }) => FatalStoreError::Row { path, source },
     }
 }
 

@@ -242,6 +242,42 @@ async fn records_that_a_restored_store_lacks_hold_up_neither_those_after_them_no
     assert_eq!(agent.forget().await, task);
     world.until(job, "completed").await;
     let (_, lines) = world.get(&format!("/training/jobs/{job}/logs")).await;
-    let count = lines.as_array().map(Vec::len);
-    assert_eq!(count, Some(3), "{lines}");
+    let lines = lines.as_array().unwrap();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    let lost = |line: &&serde_json::Value| line["content"].as_str().unwrap().contains(" lost");
+    let said: Vec<_> = lines.iter().filter(lost).collect();
+    assert!(
+        said.len() == 1
+            && said[0]["content"]
+                .as_str()
+                .unwrap()
+                .contains("numbers 3 to 4")
+    );
+}
+
+/// As of an agent that was started anew and cannot open what the task had told: it knows of none of it.
+#[tokio::test]
+async fn a_job_whose_node_cannot_read_its_last_records_any_more_ends_and_says_which_are_lost() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job = world.submit(&command()).await;
+    let task = agent.run().await.task.unwrap();
+    let mut data = agent.attach(&world).await;
+    let said = |text: &str| line(LogStream::Stdout, "", text);
+    data.deliver(task, 1, &[said("one"), said("two")]).await;
+    agent.report(exited(task, 0, 5)).await;
+    until(&world, job, v1::JobState::Finishing).await;
+    agent.report(exited(task, 0, 0)).await;
+    assert_eq!(agent.forget().await, task);
+    world.until(job, "completed").await;
+    let (_, lines) = world.get(&format!("/training/jobs/{job}/logs")).await;
+    let texts = lines.as_array().unwrap().iter();
+    let texts: Vec<_> = texts
+        .map(|line| line["content"].as_str().unwrap())
+        .collect();
+    assert_eq!(texts[..2], ["one", "two"]);
+    assert!(
+        texts[2].contains("3 records are lost, numbers 3 to 5"),
+        "{texts:?}"
+    );
 }

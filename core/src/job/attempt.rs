@@ -3,7 +3,7 @@
 //! A job on one node has one task, rank 0. A gang has one a node: they start together, and one that fails ends all.
 //! In the row of a job rank 0 stands where the only task always stood, so that rows of older versions read the same.
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,15 @@ impl Part {
     pub fn is_over(&self) -> bool {
         let end = self.end.as_ref();
         self.over || end.is_some_and(|end| self.stored_seq >= end.last_seq)
+    }
+
+    /// The numbers of the records that are waited for since its end was told, and of which `end`, told later, says that
+    /// there are none: its node cannot read them any more.
+    #[must_use]
+    pub fn missing(&self, end: &TaskEnd) -> Option<RangeInclusive<u64>> {
+        let awaited = self.end.as_ref()?.last_seq;
+        let from = self.stored_seq.max(end.last_seq).saturating_add(1);
+        (end.last_seq < awaited && from <= awaited).then_some(from..=awaited)
     }
 
     /// It ended of itself, and not because another rank did.

@@ -144,10 +144,14 @@ impl Draft {
             end.stop_cause.get_or_insert(StopCause::Preempted);
         }
         let part = self.live_part(task)?;
-        // Reported again until it is forgotten: the first report stands.
-        if part.end.is_none() {
-            part.end = Some(end);
-            part.ended_at = Some(now);
+        match &mut part.end {
+            // Reported again until it is forgotten: the first report stands. But what its node cannot read any more
+            // never comes, and is not waited for.
+            Some(known) => known.last_seq = known.last_seq.min(end.last_seq),
+            None => {
+                part.end = Some(end);
+                part.ended_at = Some(now);
+            }
         }
         if self.job.state != JobState::Finishing {
             self.only_in(&[JobState::Starting, JobState::Running], "ended")?;

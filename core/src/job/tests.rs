@@ -110,6 +110,43 @@ fn a_job_finishes_only_when_its_last_record_is_stored() {
 }
 
 #[test]
+fn a_job_waits_for_no_record_that_its_node_says_later_it_does_not_have() {
+    let step = after(vec![
+        Event::Prepared,
+        placed(),
+        Event::Started(t(A1), T),
+        exit(0, 9),
+        stored(4),
+    ]);
+    assert_eq!(step.job.state, JobState::Finishing);
+    let end = |last_seq| TaskEnd {
+        last_seq,
+        ..TaskEnd::default()
+    };
+    let missing = |job: &Job, last| job.attempts[0].lead.missing(&end(last));
+    assert_eq!(missing(&step.job, 9), None);
+    assert_eq!(missing(&step.job, 6), Some(7..=9));
+    assert_eq!(
+        missing(&step.job, 0),
+        Some(5..=9),
+        "the first four are stored"
+    );
+    // It says the same again, and then less: what is left of it is waited for.
+    let step = step.job.step(T, exit(0, 9)).unwrap();
+    let step = step.job.step(T, exit(1, 6)).unwrap();
+    assert_eq!(step.job.state, JobState::Finishing);
+    let again = step.job.step(T, exit(0, 9)).unwrap();
+    assert_eq!(again.job, step.job, "an older word");
+    let step = step.job.step(T, stored(6)).unwrap();
+    assert_eq!(step.job.state, JobState::Completed, "as it ended first");
+    // None of it can be read.
+    let step = after(vec![Event::Prepared, placed(), exit(0, 9), stored(4)]);
+    let step = step.job.step(T, exit(0, 0)).unwrap();
+    assert_eq!(step.job.state, JobState::Completed);
+    assert!(step.effects.contains(&Effect::Forget(n1(), t(A1))));
+}
+
+#[test]
 fn a_waiting_job_is_cancelled_at_once_and_a_running_one_through_its_node() {
     let step = after(vec![Event::Prepared, Event::CancelRequested]);
     assert_eq!(step.job.state, JobState::Cancelled);
@@ -327,7 +364,7 @@ fn a_job_that_ran_out_of_memory_is_tried_once_more_with_half_its_batch() {
 
 #[test]
 fn an_end_that_is_reported_twice_counts_once() {
-    let step = after(vec![Event::Prepared, placed(), exit(3, 2), exit(0, 0)]);
+    let step = after(vec![Event::Prepared, placed(), exit(3, 2), exit(0, 2)]);
     assert_eq!(step.job.state, JobState::Finishing);
     let step = step.job.step(T, stored(2)).unwrap();
     assert_eq!(step.job.outcome.unwrap().exit_code, Some(3));

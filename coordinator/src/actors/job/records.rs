@@ -3,12 +3,14 @@
 //! Owns telling new records from known ones by their numbers, and turning them into rows. Called by
 //! the job's actor.
 
+use std::ops::RangeInclusive;
+
 use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use trainyard_core::{
     ids::{Rank, TaskKey},
     job::{Event, Told},
-    record::{Checkpoint, Completion, LogLine, Progress, Record},
+    record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record},
 };
 
 use super::{Done, State};
@@ -76,10 +78,12 @@ impl State {
             let done = done(last);
             return Ok(self.once_stored(move || done.carry_out()).await?);
         }
-        // Whoever acknowledged the ones between had another store than this one: it was restored from a backup.
+        // Whoever acknowledged the ones between had another store than this one: it was restored from a backup. Or its
+        // agent cannot read them any more.
+        let mut lost = Vec::new();
         let gone = batch.kept_from.saturating_sub(1).max(stored);
         if gone > stored {
-            tracing::warn!(%task, from = stored + 1, to = gone, "records were acknowledged to the agent and are not in this store; the rest is taken");
+            lost.push(self.lost(task, &(stored + 1..=gone)));
         }
         let stored = gone;
         if batch.first_seq > stored + 1 {
@@ -90,7 +94,8 @@ impl State {
         let mut sorted = Sorted::of(batch.records.into_iter().skip(known));
         let progress = sorted.progress();
         sorted.kept = sorted.kept.filter(|kept| self.is_own(kept));
-        let mut changes = sorted.take_changes(task);
+        let mut changes = lost;
+        changes.extend(sorted.take_changes(task));
         changes.push(Change::PutCursor { task, seq: last });
         let told = Told {
             seq: last,
@@ -105,13 +110,15 @@ impl State {
         Ok(())
     }
 
-    /// Records up to this number that are not here were acknowledged by another store: they are waited for no longer.
+    /// Records up to this number that are not here were acknowledged by another store, or cannot be read any more: they are
+    /// waited for no longer.
     pub(super) async fn never_comes(
         &mut self,
         task: TaskKey,
         upto: u64,
     ) -> Result<(), ActorProcessingErr> {
-        tracing::warn!(%task, upto, "records were acknowledged to the agent and are not in this store; they are waited for no longer");
+        let stored = self.part(task).map_or(0, |part| part.stored_seq);
+        let line = self.lost(task, &(stored + 1..=upto));
         let told = Told {
             seq: upto,
             ..Told::default()
@@ -119,9 +126,32 @@ impl State {
         let step = self
             .job
             .step(clock::now(), Event::Stored(task, Box::new(told)))?;
-        let cursor = vec![Change::PutCursor { task, seq: upto }];
-        self.take(step, cursor, Done::Answer(None)).await?;
+        let changes = vec![line, Change::PutCursor { task, seq: upto }];
+        self.take(step, changes, Done::Answer(None)).await?;
         Ok(())
+    }
+
+    /// The line of the job's log that says which records nobody has any more.
+    pub(super) fn lost(&self, task: TaskKey, which: &RangeInclusive<u64>) -> Change {
+        let (from, to) = (*which.start(), *which.end());
+        tracing::warn!(%task, from, to, "records are not in this store, and the agent has them no more; they are waited for no longer");
+        let part = self.part(task);
+        let node = part.map_or_else(String::new, |part| part.allocation.node.to_string());
+        let count = to.saturating_sub(from).saturating_add(1);
+        let text = format!(
+            "of what {} has told, {count} records are lost, numbers {from} to {to}: they are not stored, and node {node} cannot read them or has let go of them",
+            task.rank
+        );
+        let line = LogLine {
+            at: clock::now(),
+            stream: LogStream::System,
+            level: "WARNING".to_owned(),
+            text,
+        };
+        Change::AppendLogs {
+            task,
+            lines: vec![line],
+        }
     }
 
     /// Another attempt goes on from it without anybody being asked, so it has to be one of this very job.

@@ -3,18 +3,18 @@
 //! Owns which words are news: nodes say all that they know again and again. Decides nothing: news are events for core's
 //! machine. Called by the job's actor.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
-    failure::StopCause,
+    failure::{StopCause, TaskEnd},
     ids::{AttemptNo, NodeName, TaskKey},
     job::{Event, JobState, Part},
     task::{Ended, Phase, Report},
     time::Timestamp,
 };
 
-use super::State;
+use super::{Done, State};
 use crate::clock;
 
 impl State {
@@ -53,7 +53,7 @@ impl State {
     }
 
     /// A node that still has records from a number on, and whose coordinator lacks some before it, speaks to a store that
-    /// was restored from a backup: nobody has those any more.
+    /// was restored from a backup, or cannot read them any more: nobody has those.
     async fn note_kept(
         &mut self,
         node: &NodeName,
@@ -91,9 +91,15 @@ impl State {
     }
 
     async fn ended(&mut self, task: TaskKey, ended: Ended) -> Result<(), ActorProcessingErr> {
-        let Some(part) = self.part(task).filter(|part| part.end.is_none()) else {
+        let Some(part) = self.part(task) else {
             return Ok(());
         };
+        if part.end.is_some() {
+            return match part.missing(&ended.end) {
+                Some(missing) => self.cut_short(task, ended.end, missing).await,
+                None => Ok(()),
+            };
+        }
         let starting = self.job.state == JobState::Starting;
         let unheard = starting && part.started_at.is_none();
         // Of a short task only the newest report comes.
@@ -101,6 +107,19 @@ impl State {
             self.event(Event::Started(task, at), None).await?;
         }
         self.event(Event::Ended(task, ended.end), None).await
+    }
+
+    /// Its node has told of more records than it can read: those that are missing never come, and the job says so.
+    async fn cut_short(
+        &mut self,
+        task: TaskKey,
+        end: TaskEnd,
+        missing: RangeInclusive<u64>,
+    ) -> Result<(), ActorProcessingErr> {
+        let line = self.lost(task, &missing);
+        let step = self.job.step(clock::now(), Event::Ended(task, end))?;
+        let unable = self.take(step, vec![line], Done::Answer(None)).await?;
+        self.end_unable(unable).await
     }
 
     /// Its node was lost, the job waits for it, and here it speaks.

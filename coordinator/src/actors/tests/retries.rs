@@ -305,8 +305,16 @@ async fn agent_that_returns_after_its_lease_is_fenced_not_trusted() {
     let stop = tokio::time::timeout(limit, stop).await.unwrap();
     assert_eq!((stop.task, stop.cause()), (task, v1::StopCause::Fenced));
     say(&first, exits(task));
-    // What is asked behind the report: it has changed nothing.
-    info(&world, "n1").await;
+    // The answer to the report: by then it has been taken, or not.
+    let forgotten = async {
+        loop {
+            if let Frame::Forget(forget) = *frames.recv().await.unwrap() {
+                return forget.task;
+            }
+        }
+    };
+    let forgotten = tokio::time::timeout(limit, forgotten).await.unwrap();
+    assert_eq!(forgotten, task);
     let still = world.store.job(job).unwrap().unwrap();
     assert_eq!((still.state, still.attempts.len()), (JobState::Running, 2));
     world.root.stop_and_wait(None, None).await.unwrap();

@@ -22,12 +22,15 @@ use crate::store::{
     NodeRow, UserRow,
     codec::{self, Place},
     error::{CareError, ReadError},
+    numbers,
     tables::{
-        CHANGED, CHANGED_OF, CURSORS, DOCUMENTS, EVENTS, JOBS, LOGS, META, NODES, OPEN_JOBS,
-        POINTS, REQUEST_KEYS, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        CHANGED, CHANGED_OF, DOCUMENTS, EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, META,
+        NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, SCHEMA, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
+/// What is said of a row of an index.
+const NO_EVENT: &str = "names an event that is not there, or is about another";
 /// Problems that are told one by one; the rest is counted.
 const TOLD: usize = 1_000;
 
@@ -103,7 +106,8 @@ impl Care {
 }
 
 /// The first row of the small tables, or of a job that has not ended, that is not what was written: what a
-/// coordinator looks at before it serves. Chunks of points and lines are looked at when they are read.
+/// coordinator looks at before it serves. Chunks of points and lines are looked at when they are read; indexes by the
+/// whole check alone.
 pub(in crate::store) fn first_damage(txn: &ReadTransaction) -> Result<(), ReadError> {
     fn sealed<K: Key + 'static>(
         txn: &ReadTransaction,
@@ -126,17 +130,25 @@ pub(in crate::store) fn first_damage(txn: &ReadTransaction) -> Result<(), ReadEr
     sealed(txn, "nodes", NODES, text)?;
     sealed(txn, "users", USERS, |id| id.to_string())?;
     let jobs = txn.open_table(JOBS)?;
+    let mut sum = 0_u64;
     for row in txn.open_table(OPEN_JOBS)?.iter()? {
         let id = row?.0.value();
+        sum = sum.wrapping_add(numbers::weight(id));
         let place = Place {
             table: "jobs",
             key: &id,
         };
-        if let Some(bytes) = jobs.get(id)? {
-            codec::unseal(place, bytes.value())?;
-        }
+        let Some(bytes) = jobs.get(id)? else {
+            return Err(ReadError::Contradiction {
+                table: "jobs".to_owned(),
+                key: id.to_string(),
+                reason: "is not there, although the job is open".to_owned(),
+            });
+        };
+        codec::unseal(place, bytes.value())?;
     }
-    Ok(())
+    numbers::check_sum(txn, sum)?;
+    numbers::each(txn, SCHEMA, numbers::Row::into_result)
 }
 
 pub(super) struct Check<'t> {
@@ -187,16 +199,57 @@ impl Check<'_> {
         match self.txn.open_table(EVENTS) {
             Err(TableError::TableDoesNotExist(_)) => Ok(()),
             Err(error) => Err(error.into()),
-            Ok(_) => self.rows("events", EVENTS, |check, id, bytes| {
-                check.json::<Decision>("events", &id, bytes);
-            }),
+            Ok(_) => self.events_and_indexes(),
         }
+    }
+
+    fn events_and_indexes(&mut self) -> Result<(), ReadError> {
+        let (mut of_job, mut of_node) = (BTreeSet::new(), BTreeSet::new());
+        // Of a damaged one it is not known what it is about.
+        let mut unread = BTreeSet::new();
+        self.rows("events", EVENTS, |check, id, bytes| {
+            let Some(note) = check.json::<Decision>("events", &id, bytes) else {
+                unread.insert(id);
+                return;
+            };
+            of_job.extend(
+                note.job
+                    .into_iter()
+                    .chain(note.for_job)
+                    .map(|job| (job.0, id)),
+            );
+            of_node.extend(note.nodes.into_iter().map(|node| (node.0, id)));
+        })?;
+        for row in self.txn.open_table(EVENTS_OF_JOB)?.iter()? {
+            let (job, id) = row?.0.value();
+            if !of_job.remove(&(job, id)) && !unread.contains(&id) {
+                self.wrong("events_of_job", &format!("{job}/{id}"), NO_EVENT);
+            }
+        }
+        for row in self.txn.open_table(EVENTS_OF_NODE)?.iter()? {
+            let (key, _) = row?;
+            let (node, id) = key.value();
+            let node = node.to_owned();
+            if !of_node.remove(&(node.clone(), id)) && !unread.contains(&id) {
+                self.wrong("events_of_node", &format!("{node}/{id}"), NO_EVENT);
+            }
+        }
+        for (_, id) in of_job {
+            self.wrong("events", &id, "is not in events_of_job");
+        }
+        for (_, id) in of_node {
+            self.wrong("events", &id, "is not in events_of_node");
+        }
+        Ok(())
     }
 
     fn nodes(&mut self) -> Result<(), ReadError> {
         self.rows("nodes", NODES, |check, key, bytes| {
             let key = String::from_utf8_lossy(key).into_owned();
-            check.json::<NodeRow>("nodes", &key, bytes);
+            let row = check.json::<NodeRow>("nodes", &key, bytes);
+            if let Some(row) = row.filter(|row| row.name.0 != key) {
+                check.wrong("nodes", &key, format!("holds node {}", row.name));
+            }
         })
     }
 
@@ -254,6 +307,13 @@ impl Check<'_> {
                 self.wrong("jobs", id, words);
             }
         }
+        let weights = open.iter().map(|id| numbers::weight(*id));
+        let sum = weights.fold(0, u64::wrapping_add);
+        if self.report.schema >= numbers::SINCE
+            && let Err(error) = numbers::check_sum(self.txn, sum)
+        {
+            self.damaged("open_jobs", &"(all)", error);
+        }
         for id in open.iter().filter(|id| !jobs.contains_key(id)) {
             self.wrong("open_jobs", id, "names a job that is not there");
         }
@@ -273,11 +333,25 @@ impl Check<'_> {
             }
             check.owned("validations", &key, jobs.contains_key(&job));
         })?;
-        for row in self.txn.open_table(CURSORS)?.iter()? {
-            let (job, attempt, rank) = row?.0.value();
-            let key = format!("{job}/{attempt}/{rank}");
-            self.owned("cursors", &key, jobs.contains_key(&job));
-        }
+        let (txn, schema) = (self.txn, self.report.schema);
+        numbers::each(txn, schema, |row| {
+            match row {
+                numbers::Row::Counter(name, number) => {
+                    let name = String::from_utf8_lossy(&name).into_owned();
+                    if let Err(error) = number {
+                        self.damaged("counters", &name, error);
+                    }
+                }
+                numbers::Row::Cursor((job, attempt, rank), number) => {
+                    let key = format!("{job}/{attempt}/{rank}");
+                    self.owned("cursors", &key, jobs.contains_key(&job));
+                    if let Err(error) = number {
+                        self.damaged("cursors", &key, error);
+                    }
+                }
+            }
+            Ok(())
+        })?;
         for row in self.txn.open_table(REQUEST_KEYS)?.iter()? {
             let (key, job) = row?;
             let key = String::from_utf8_lossy(key.value()).into_owned();
@@ -353,6 +427,7 @@ impl Check<'_> {
         let words = match error {
             ReadError::Checksum { .. } => "its checksum is wrong".to_owned(),
             ReadError::Decode { reason, .. } => format!("it cannot be decoded: {reason}"),
+            ReadError::Contradiction { reason, .. } => reason,
             ReadError::Storage(source) => format!("it cannot be read: {source}"),
         };
         self.wrong(table, key, words);

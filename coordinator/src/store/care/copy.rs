@@ -144,6 +144,7 @@ fn fill(from: &ReadTransaction, file: File) -> Result<u64, ReadError> {
         .map_err(failed)?;
     let mut filler = Filler { from, to, rows: 0 };
     tables::visit_all(&mut filler)?;
+    tables::visit_old(&mut filler)?;
     // What was committed without waiting is on disk with this one.
     let mut last = filler.to.begin_write()?;
     last.set_quick_repair(true);
@@ -164,7 +165,7 @@ impl Visit for Filler<'_> {
     ) -> Result<(), ReadError> {
         let source = match self.from.open_table(definition) {
             Ok(source) => source,
-            // A store that an older version wrote; the table is made when the copy is used.
+            // A store that an older version wrote, or a table of such a one; it is made when the copy is used.
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         };

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Key, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{Key, ReadableTable as _, TableDefinition, Value, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use thiserror::Error;
@@ -24,17 +24,18 @@ use trainyard_core::{
 use super::Care;
 use crate::store::{
     NodeRow, UserRow,
+    apply::put_meta,
     block::Kept,
     changed,
     codec::{self, Place},
     error::ReadError,
-    events, held,
+    events, held, migrate, numbers,
     read::decode_job,
     series::{self, Entry},
     tables::{
-        CHANGED, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS, EVENTS_OF_JOB,
-        EVENTS_OF_NODE, JOBS, LOGS, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, Series, USERS,
-        USERS_BY_EMAIL, VALIDATIONS,
+        self, CHANGED, CHANGED_COUNTER, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS,
+        EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows,
+        SCHEMA, SCHEMA_KEY, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -78,6 +79,7 @@ impl Care {
         txn.set_quick_repair(true);
         let mut mend = Mend {
             txn: &txn,
+            schema: self.schema,
             aside: BufWriter::new(file.map_err(failed)?),
             unwritten: None,
             done: Mended::default(),
@@ -103,6 +105,7 @@ impl Care {
 
 struct Mend<'t> {
     txn: &'t WriteTransaction,
+    schema: u32,
     aside: BufWriter<File>,
     unwritten: Option<io::Error>,
     done: Mended,
@@ -110,6 +113,10 @@ struct Mend<'t> {
 
 impl Mend<'_> {
     fn all(&mut self) -> Result<(), ReadError> {
+        // One of an older version is brought up to this one first: what is made anew has one form.
+        tables::create_all(self.txn)?;
+        migrate::upgrade(self.txn, self.schema)?;
+        put_meta(self.txn, SCHEMA_KEY, &SCHEMA.to_string())?;
         self.sift("documents", DOCUMENTS, |(kind, key), bytes| {
             let key = format!("{kind}/{key}");
             let place = Place {
@@ -194,13 +201,27 @@ impl Mend<'_> {
             }
             left.insert(id);
         }
+        drop(open);
+        numbers::note_sum(self.txn, numbers::sum(self.txn)?)?;
         Ok(left)
     }
 
-    /// Rows that are a number each, of a job that is gone.
-    fn sift_numbers(&self, orphan: &impl Fn(&u64) -> Option<String>) -> Result<(), ReadError> {
-        let mut cursors = self.txn.open_table(CURSORS)?;
-        cursors.retain(|(job, _, _), _| orphan(&job).is_none())?;
+    /// Rows that are a number each: those of a job that is gone go too. Where a damaged cursor was, its agent says from which
+    /// record on it still has them.
+    fn sift_numbers(&mut self, orphan: &impl Fn(&u64) -> Option<String>) -> Result<(), ReadError> {
+        self.sift("counters", COUNTERS, |name, row| {
+            let place = Place {
+                table: "counters",
+                key: &"",
+            };
+            let read = numbers::unseal::<&[u8]>(place, &name, row);
+            read.err().map(|error| error.to_string())
+        })?;
+        self.sift("cursors", CURSORS, |key, row| {
+            let read = numbers::cursor(key, row).err();
+            read.map(|error| error.to_string())
+                .or_else(|| orphan(&key.0))
+        })?;
         let mut keys = self.txn.open_table(REQUEST_KEYS)?;
         keys.retain(|_, job| orphan(&job).is_none())?;
         Ok(())
@@ -254,40 +275,49 @@ impl Mend<'_> {
         }
         let mut trimmed = self.txn.open_table(series.trimmed)?;
         trimmed.retain(|job, _| orphan(&job).is_none())?;
+        for row in trimmed.iter()? {
+            end = end.max(row?.1.value().0);
+        }
         drop(trimmed);
         held::recount(self.txn, series)?;
         let mut counters = self.txn.open_table(COUNTERS)?;
-        let key = series.name.as_bytes();
-        let next = counters.get(key)?.map_or(1, |next| next.value());
-        counters.insert(key, next.max(end))?;
-        Ok(())
+        let next = numbers::counter(&counters, series.name)?.unwrap_or(1);
+        numbers::count(&mut counters, series.name, next.max(end))
     }
 
     /// Whoever follows all jobs looks at each once more.
     fn changes(&self, jobs: &BTreeSet<u64>) -> Result<(), ReadError> {
+        {
+            let changed = self.txn.open_table(CHANGED)?;
+            let last = changed.last()?.map_or(0, |(number, _)| number.value());
+            // Where the counter was damaged: no number is given twice.
+            let mut counters = self.txn.open_table(COUNTERS)?;
+            let known = numbers::counter(&counters, CHANGED_COUNTER)?.unwrap_or(0);
+            numbers::count(&mut counters, CHANGED_COUNTER, known.max(last))?;
+        }
         self.txn.open_table(CHANGED)?.retain(|_, _| false)?;
         self.txn.open_table(CHANGED_OF)?.retain(|_, _| false)?;
         changed::number(self.txn, jobs).map(drop)
     }
 
     /// Takes out what `bad` has a reason for.
-    fn sift<K: Key + 'static>(
+    fn sift<K: Key + 'static, V: Value + 'static>(
         &mut self,
         name: &str,
-        definition: TableDefinition<'static, K, &'static [u8]>,
-        mut bad: impl FnMut(K::SelfType<'_>, &[u8]) -> Option<String>,
+        definition: TableDefinition<'static, K, V>,
+        mut bad: impl FnMut(K::SelfType<'_>, V::SelfType<'_>) -> Option<String>,
     ) -> Result<(), ReadError> {
         let mut table = self.txn.open_table(definition)?;
         let mut gone = Vec::new();
         for row in table.iter()? {
-            let (key, bytes) = row?;
+            let (key, value) = row?;
             let raw = K::as_bytes(&key.value()).as_ref().to_vec();
-            if let Some(reason) = bad(key.value(), bytes.value()) {
+            if let Some(reason) = bad(key.value(), value.value()) {
                 let line = json!({
                     "table": name,
                     "key": hex(&raw),
                     "reason": reason,
-                    "value": hex(bytes.value()),
+                    "value": hex(V::as_bytes(&value.value()).as_ref()),
                 });
                 if let Err(error) = writeln!(self.aside, "{line}") {
                     self.unwritten = Some(error);

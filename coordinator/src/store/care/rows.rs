@@ -11,8 +11,9 @@ use crate::store::{
     block::Kept,
     codec::{self, Place},
     error::ReadError,
+    numbers,
     series::{self, Entry},
-    tables::{COLUMNS, COUNTERS, OfJob, POINTS, Rows, Series},
+    tables::{COLUMNS, OfJob, POINTS, Rows, Series},
 };
 
 /// What is found of a kind of rows while its chunks are read.
@@ -46,9 +47,16 @@ impl Check<'_> {
         for first in index.keys() {
             self.wrong(name, first, "the index names a chunk that is not there");
         }
-        let counters = self.txn.open_table(COUNTERS)?;
-        let next = counters.get(name.as_bytes())?;
-        let next = next.map_or(1, |next| next.value());
+        let mut next = 1;
+        numbers::each(self.txn, self.report.schema, |row| {
+            // A damaged one is told elsewhere.
+            if let numbers::Row::Counter(of, Ok(number)) = row
+                && of == name.as_bytes()
+            {
+                next = number;
+            }
+            Ok(())
+        })?;
         if next < found.end {
             let words = format!(
                 "the next row would be {next}, but there are rows up to {}",

@@ -1,12 +1,13 @@
 //! Caring for a store: what a check finds, what a copy holds, what an export leaves out.
 
 use redb::{Database, TableDefinition};
+use trainyard_core::decision::{Decision, Kind};
 
 use super::*;
 use crate::store::{
     CareError, Profile,
     care::{Care, Part},
-    tables::{JOBS, LOGS, OPEN_JOBS, POINTS, USERS_BY_EMAIL},
+    tables::{self as t, JOBS, LOGS, OPEN_JOBS, POINTS, USERS_BY_EMAIL},
 };
 
 fn user() -> UserRow {
@@ -33,6 +34,18 @@ async fn filled() -> (TempDir, std::path::PathBuf) {
             epoch: 2,
             body: r#"{"x":1}"#.into(),
         },
+        Change::PutCursor {
+            task: TaskKey {
+                job: JobId(1),
+                attempt: A1,
+                rank: Rank(0),
+            },
+            seq: 3,
+        },
+        Change::Note(vec![Decision {
+            nodes: vec![NodeName("n1".into())],
+            ..Decision::of_job(Timestamp(1), Kind::Placed, JobId(1), "")
+        }]),
     ];
     store.commit_and_wait(rows).await.unwrap();
     drop(store);
@@ -106,6 +119,142 @@ async fn a_flipped_bit_of_any_row_is_found_and_named() {
     }
 }
 
+/// A bit of the first row of a table: of its key, or of its value.
+fn flip<K: redb::Key + 'static, V: redb::Value + 'static>(
+    txn: &redb::WriteTransaction,
+    table: TableDefinition<'static, K, V>,
+    of_key: bool,
+) {
+    let mut table = txn.open_table(table).unwrap();
+    let (before, mut value) = {
+        let (key, value) = table.first().unwrap().unwrap();
+        let key = K::as_bytes(&key.value()).as_ref().to_vec();
+        (key, V::as_bytes(&value.value()).as_ref().to_vec())
+    };
+    let mut key = before.clone();
+    let bytes = if of_key { &mut key } else { &mut value };
+    bytes[0] ^= 4;
+    table.remove(K::from_bytes(&before)).unwrap();
+    table
+        .insert(K::from_bytes(&key), V::from_bytes(&value))
+        .unwrap();
+}
+
+/// What flips one, how the check names it, and whether a start sees it too.
+type Flip = (fn(&redb::WriteTransaction), &'static str, bool);
+
+const FLIPS: [Flip; 18] = [
+    (
+        |txn| flip(txn, t::COUNTERS, false),
+        "counters changed: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::COUNTERS, true),
+        "counters ghanged: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::CURSORS, false),
+        "cursors 1/1/0: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::CURSORS, true),
+        "cursors 5/1/0: its checksum",
+        true,
+    ),
+    (
+        |txn| flip(txn, OPEN_JOBS, true),
+        "open_jobs (all): are not those",
+        true,
+    ),
+    (|txn| flip(txn, JOBS, true), "jobs 5: holds job 1", true),
+    (
+        |txn| flip(txn, POINTS.by_job, false),
+        "points 1: has 3 rows, the index says 7",
+        false,
+    ),
+    (
+        |txn| flip(txn, POINTS.by_job, true),
+        "points 1: belongs to a job that is not",
+        false,
+    ),
+    (
+        |txn| flip(txn, LOGS.by_job, false),
+        "logs 1: has 1 rows, the index says 5",
+        false,
+    ),
+    (
+        |txn| flip(txn, LOGS.by_job, true),
+        "logs 1: belongs to a job that is not",
+        false,
+    ),
+    (
+        |txn| flip(txn, POINTS.raw, false),
+        "points 1: job 1 has 1 chunks",
+        false,
+    ),
+    (|txn| flip(txn, LOGS.held, true), "logs 1: job 1 has", false),
+    (
+        |txn| flip(txn, USERS_BY_EMAIL, true),
+        "users 1: ada@example.com is not in",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::CHANGED, false),
+        "changed 2: does not agree",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::CHANGED_OF, false),
+        "changed 2: does not agree",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::EVENTS, true),
+        "events_of_job 1/1: names an event",
+        false,
+    ),
+    (
+        |txn| flip(txn, t::EVENTS_OF_JOB, true),
+        "events_of_job 5/1: names an event",
+        false,
+    ),
+    (
+        |txn| {
+            let mut index = txn.open_table(t::EVENTS_OF_NODE).unwrap();
+            index.remove(("n1", 1)).unwrap();
+            index.insert(("n5", 1), ()).unwrap();
+        },
+        "events_of_node n5/1: names an event",
+        false,
+    ),
+];
+
+#[tokio::test]
+async fn a_flipped_bit_of_a_number_or_an_index_is_found_by_the_check_and_what_a_start_needs_by_it_too()
+ {
+    for (flip, row, at_start) in FLIPS {
+        let (folder, path) = filled().await;
+        behind(&path, flip);
+        let found = problems(&path);
+        let named = found.iter().any(|text| text.starts_with(row));
+        assert!(named, "{row}: {found:?}");
+        match Store::open(StoreOptions::new(&path), no_fatal()) {
+            Ok(_) => assert!(!at_start, "{row}"),
+            Err(error) => {
+                assert!(at_start, "{row}");
+                assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+                let care = Care::open(&path, false).unwrap();
+                care.mend(&folder.path().join("aside")).unwrap();
+                drop(care);
+                drop(open_at(&path));
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn tables_that_contradict_each_other_are_found() {
     let (_folder, path) = filled().await;
@@ -166,21 +315,38 @@ async fn a_copy_never_replaces_a_file() {
 }
 
 #[tokio::test]
-async fn compacting_keeps_every_row_and_takes_no_space() {
+async fn compacting_keeps_every_row_and_gives_back_what_trimmed_rows_have_taken() {
     let (folder, store) = fresh();
-    for round in 0..20 {
-        let text = format!("{round} {}", "x".repeat(50_000));
-        store.commit_and_wait(vec![log(1, &text)]).await.unwrap();
-    }
-    store.commit_and_wait(put(job(1))).await.unwrap();
+    let long =
+        |job| (0..100).map(move |round| log(job, &format!("{round} {}", "x".repeat(50_000))));
+    store.commit_and_wait(long(1).collect()).await.unwrap();
+    let mut kept = long(2).take(20).collect::<Vec<_>>();
+    let mut ended = job(1);
+    ended.state = JobState::Completed;
+    kept.extend(put(ended).into_iter().chain(put(job(2))));
+    store.commit_and_wait(kept).await.unwrap();
+    let trimming = Trimming {
+        job: JobId(1),
+        rows: Rows::Lines,
+        attempt: A1,
+        line: LogLine {
+            at: Timestamp(1),
+            stream: LogStream::System,
+            level: String::new(),
+            text: "the lines were removed".to_owned(),
+        },
+    };
+    assert!(store.trim(trimming).await.unwrap());
     drop(store);
     let mut care = Care::open(folder.path(), false).unwrap();
     let (before, after) = care.compact().unwrap();
-    assert!(after <= before, "{before} {after}");
+    // A sixth of it is left.
+    assert!(before > 5_000_000 && after < before / 2, "{before} {after}");
     drop(care);
     assert_eq!(problems(folder.path()), Vec::<String>::new());
     let store = open_at(&folder.path().join("trainyard.redb"));
-    assert_eq!(store.count_logs(JobId(1)).unwrap(), 20);
+    let counts = [1, 2].map(|job| store.count_logs(JobId(job)).unwrap());
+    assert_eq!(counts, [1, 20]);
 }
 
 #[tokio::test]

@@ -39,9 +39,9 @@ impl StorageBackend for Small {
 
 /// A disk in memory whose machine loses power after so many writes and flushes.
 #[derive(Clone, Debug)]
-struct Short {
-    memory: Arc<Mutex<Vec<u8>>>,
-    left: Arc<Mutex<usize>>,
+pub(super) struct Short {
+    pub(super) memory: Arc<Mutex<Vec<u8>>>,
+    pub(super) left: Arc<Mutex<usize>>,
 }
 
 impl Short {
@@ -87,7 +87,7 @@ fn place(offset: u64) -> usize {
     usize::try_from(offset).unwrap()
 }
 
-fn quiet() -> Fatal {
+pub(super) fn quiet() -> Fatal {
     Box::new(|_| {})
 }
 

@@ -4,7 +4,10 @@ use redb::{Database, Key, TableDefinition, Value, WriteTransaction};
 use serde::Serialize;
 use trainyard_core::job::Event;
 
-use super::*;
+use super::{
+    disks::{Short, quiet},
+    *,
+};
 use crate::store::care::Care;
 
 #[derive(Serialize)]
@@ -32,7 +35,9 @@ fn tables_of_version_1(txn: &WriteTransaction) {
     table::<u64, u64>(txn, "changed");
     table::<u64, u64>(txn, "changed_of");
     table::<(u64, u32), &[u8]>(txn, "validations");
-    table::<(u64, u32, u32), u64>(txn, "cursors");
+    let cursors: TableDefinition<'_, (u64, u32, u32), u64> = TableDefinition::new("cursors");
+    let mut cursors = txn.open_table(cursors).unwrap();
+    cursors.insert((2, 1, 0), 7).unwrap();
     table::<(&str, &str), &[u8]>(txn, "documents");
 }
 
@@ -152,26 +157,49 @@ async fn a_store_of_version_1_has_the_same_rows_and_goes_on() {
     assert_eq!(rows(&open_at(&path)).0, before.0);
 }
 
+/// The power goes behind each write and each flush of the first start, one after the other.
 #[test]
-fn a_migration_that_is_cut_off_leaves_the_old_file() {
+fn a_migration_that_is_cut_off_at_any_write_leaves_the_old_file_or_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trainyard.redb");
     version_1(&path);
-    let db = Database::open(&path).unwrap();
-    let txn = db.begin_write().unwrap();
-    tables::create_all(&txn).unwrap();
-    migrate::upgrade(&txn, 1).unwrap();
-    drop(txn);
-    drop(db);
+    let old = fs::read(&path).unwrap();
+    let mut found = BTreeMap::new();
+    for moment in 0.. {
+        let disk = Short {
+            memory: Arc::new(Mutex::new(old.clone())),
+            left: Arc::new(Mutex::new(moment)),
+        };
+        let make = |builder: &Builder| builder.create_with_backend(disk.clone());
+        let opened = Store::open_on(make, StoreOptions::new(&path), quiet()).map(drop);
+        fs::write(&path, &*disk.memory.lock().unwrap()).unwrap();
+        let report = Care::open(&path, false).unwrap().check().unwrap();
+        assert_eq!(report.problem_count, 0, "{moment}: {:?}", report.problems);
+        *found.entry(report.schema).or_insert(0) += 1;
+        let store = open_at(&path);
+        assert_eq!(rows(&store).0.len(), 50, "{moment}");
+        let cursors = store.cursors(JobId(2)).unwrap();
+        assert_eq!(cursors.first().map(|(_, seq)| *seq), Some(7), "{moment}");
+        if opened.is_ok() {
+            break;
+        }
+    }
+    let versions: Vec<_> = found.keys().copied().collect();
+    assert_eq!(versions, [1, tables::SCHEMA], "{found:?}");
+    assert!(found[&1] > 5, "{found:?}");
+}
+
+#[test]
+fn an_old_file_is_mended_and_is_of_this_version_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trainyard.redb");
+    version_1(&path);
     let care = Care::open(&path, true).unwrap();
-    let report = care.check().unwrap();
-    assert_eq!((report.schema, report.problem_count), (1, 0));
-    // An old file is mended as it is, too.
-    assert_eq!(
-        care.mend(&folder.path().join("aside")).unwrap().set_aside,
-        0
-    );
+    let mended = care.mend(&folder.path().join("aside")).unwrap();
+    assert_eq!(mended.set_aside, 0);
     drop(care);
+    let report = Care::open(&path, true).unwrap().check().unwrap();
+    assert_eq!((report.schema, report.problem_count), (tables::SCHEMA, 0));
     assert_eq!(rows(&open_at(&path)).0.len(), 50);
 }
 

@@ -63,7 +63,9 @@ proptest! {
         if waits {
             job.spec.retry.on_lost = OnLost::Wait;
         }
+        let mut least = None;
         for event in events {
+            let told = if let Event::Ended(_, end) = &event { Some(end.last_seq) } else { None };
             let user = matches!(event, Event::RestartRequested | Event::StartRequested(_));
             let lost = matches!(event, Event::NodeLost(..));
             let Ok(step) = job.step(T, event) else { continue };
@@ -79,6 +81,9 @@ proptest! {
             prop_assert!(broken.is_empty() || user, "{broken:?}");
             let finishing = step.job.state == JobState::Finishing;
             prop_assert!(!(lost && finishing), "a lost node ends every wait for its records");
+            least = least.filter(|_| finishing).into_iter().chain(told).min();
+            let awaited = step.job.attempts.last().map(|last| last.lead.stored_seq);
+            prop_assert!(!finishing || awaited < least, "nothing is awaited that its node does not have");
             let again = job.cancel_requested && step.job.state == JobState::Queued;
             prop_assert!(!again || user, "what a user has cancelled is not tried again");
             let released = step.effects.contains(&Effect::Release);
