@@ -34,8 +34,8 @@ use crate::store::{
     series::{self, Entry},
     tables::{
         self, CHANGED, CHANGED_COUNTER, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS,
-        JOBS, LOGS, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, SCHEMA, SCHEMA_KEY, Series,
-        USERS, USERS_BY_EMAIL, VALIDATIONS,
+        EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows,
+        SCHEMA, SCHEMA_KEY, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
 };
 
@@ -128,7 +128,7 @@ impl Mend<'_> {
                 .map(|error| error.to_string())
         })?;
         self.sift("nodes", NODES, |_, bytes| unread::<NodeRow>(bytes))?;
-        self.sift("events", EVENTS, |_, bytes| unread::<Decision>(bytes))?;
+        self.events()?;
         self.users()?;
         let jobs = self.jobs()?;
         let orphan = |job: &u64| (!jobs.contains(job)).then(|| "its job is not there".to_owned());
@@ -146,6 +146,30 @@ impl Mend<'_> {
         self.series::<Progress>(POINTS, &orphan)?;
         self.series::<LogLine>(LOGS, &orphan)?;
         self.changes(&jobs)
+    }
+
+    fn events(&mut self) -> Result<(), ReadError> {
+        self.sift("events", EVENTS, |_, bytes| unread::<Decision>(bytes))?;
+        let mut of_job = self.txn.open_table(EVENTS_OF_JOB)?;
+        let mut of_node = self.txn.open_table(EVENTS_OF_NODE)?;
+        of_job.retain(|_, ()| false)?;
+        of_node.retain(|_, ()| false)?;
+        for row in self.txn.open_table(EVENTS)?.iter()? {
+            let (id, bytes) = row?;
+            let id = id.value();
+            let place = Place {
+                table: "events",
+                key: &id,
+            };
+            let note: Decision = codec::from_json(place, bytes.value())?;
+            for job in note.job.into_iter().chain(note.for_job) {
+                of_job.insert((job.0, id), ())?;
+            }
+            for node in &note.nodes {
+                of_node.insert((node.0.as_str(), id), ())?;
+            }
+        }
+        Ok(())
     }
 
     fn users(&mut self) -> Result<(), ReadError> {

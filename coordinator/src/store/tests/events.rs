@@ -169,7 +169,7 @@ async fn a_damaged_decision_is_found_left_out_of_an_export_and_set_aside() {
     assert_eq!(care.mend(&aside).unwrap().set_aside, 1);
     assert!(care.check().unwrap().is_sound());
     drop(care);
-    // What its index still names is passed over.
+    // No index names it any more.
     let store = open_at(&path);
     assert_eq!(found(&store, &of(Some(1), None), 0), [2]);
 }
