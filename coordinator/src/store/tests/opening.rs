@@ -30,7 +30,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let path = folder.path().join("trainyard.redb");
     let newer = Change::PutMeta {
         key: "store.schema".into(),
-        value: "5".into(),
+        value: (tables::SCHEMA + 1).to_string(),
     };
     store.commit_and_wait(vec![newer]).await.unwrap();
     drop(store);
@@ -40,8 +40,8 @@ async fn a_newer_schema_is_refused_and_left_alone() {
             matches!(
                 error,
                 OpenError::Newer {
-                    found: 5,
-                    known: 4,
+                    found: 6,
+                    known: 5,
                     ..
                 }
             ),
