@@ -289,6 +289,7 @@ impl Decision {
 fn sort_of(words: &str) -> String {
     let head = words.split([':', ';']).next().unwrap_or_default();
     let head = head.split(" on ").next().unwrap_or_default();
+    let head = head.split(" of node ").next().unwrap_or_default();
     head.chars().filter(|one| !one.is_ascii_digit()).collect()
 }
 

@@ -59,9 +59,14 @@ impl PastJob {
             let first = run.first()?;
             // When a user ran it again for the last time but one is not known any more: it is as if it had not waited.
             let submitted_at = match place {
-                0 => job.created_at.max(job.spec.not_before.unwrap_or_default()),
+                // Also of one that was cancelled before it had a place, and asked for again.
                 place if place == newest && asked <= first.placed_at => asked,
+                0 => job.created_at,
                 _ => first.placed_at,
+            };
+            let submitted_at = match place {
+                0 => submitted_at.max(job.spec.not_before.unwrap_or_default()),
+                _ => submitted_at,
             };
             Self::run(job, submitted_at, (run, now))
         };

@@ -4,10 +4,11 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::{Path, PathBuf},
 };
 
+use csv::{ReaderBuilder, StringRecord, Trim};
 use flate2::read::MultiGzDecoder;
 use thiserror::Error;
 use trainyard_core::sched::policy::ask::Gang;
@@ -70,12 +71,12 @@ pub enum TraceError {
     )]
     Column(PathBuf, &'static str),
     /// A line.
-    #[error("line {line} of {path}: {column} is '{value}', which is not a whole number")]
+    #[error("line {line} of {path}: {column} is '{value}', which is not a number")]
     Value {
         /// Which file.
         path: PathBuf,
         /// Which line.
-        line: usize,
+        line: u64,
         /// Which column.
         column: &'static str,
         /// What stands there.
@@ -88,26 +89,30 @@ pub enum TraceError {
 /// # Errors
 /// When it cannot be read or a line of it cannot be understood.
 pub fn read(path: &Path) -> Result<Vec<TraceJob>, TraceError> {
-    let file = |source| TraceError::File {
+    let opened = File::open(path).map_err(|source| TraceError::File {
         path: path.to_owned(),
         source,
-    };
-    let opened = File::open(path).map_err(file)?;
-    let packed = path.extension().is_some_and(|ending| ending == "gz");
-    let plain: Box<dyn Read> = if packed {
-        Box::new(MultiGzDecoder::new(opened))
+    })?;
+    if path.extension().is_some_and(|ending| ending == "gz") {
+        jobs(path, MultiGzDecoder::new(opened))
     } else {
-        Box::new(opened)
+        jobs(path, opened)
+    }
+}
+
+fn jobs(path: &Path, plain: impl Read) -> Result<Vec<TraceJob>, TraceError> {
+    let wrong = |error: csv::Error| TraceError::File {
+        path: path.to_owned(),
+        source: error.into(),
     };
-    let mut lines = BufReader::new(plain).lines();
-    let header = lines.next().transpose().map_err(file)?.unwrap_or_default();
-    let columns = Columns::of(path, &header)?;
+    let mut rows = ReaderBuilder::new()
+        .flexible(true)
+        .trim(Trim::All)
+        .from_reader(plain);
+    let columns = Columns::of(path, rows.headers().map_err(wrong)?)?;
     let mut jobs = Vec::new();
-    for (line, text) in (2..).zip(lines) {
-        let text = text.map_err(file)?;
-        if !text.trim().is_empty() {
-            jobs.push(columns.job(path, line, &text)?);
-        }
+    for row in rows.records() {
+        jobs.push(columns.job(path, &row.map_err(wrong)?)?);
     }
     jobs.sort_by_key(|job: &TraceJob| job.submit);
     Ok(jobs)
@@ -126,9 +131,8 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(path: &Path, header: &str) -> Result<Self, TraceError> {
-        let names: Vec<&str> = header.split(',').map(str::trim).collect();
-        let find = |wanted: &str| names.iter().position(|name| *name == wanted);
+    fn of(path: &Path, names: &StringRecord) -> Result<Self, TraceError> {
+        let find = |wanted: &str| names.iter().position(|name| name == wanted);
         let must = |wanted| find(wanted).ok_or_else(|| TraceError::Column(path.to_owned(), wanted));
         Ok(Self {
             id: must("job_id")?,
@@ -142,23 +146,24 @@ impl Columns {
         })
     }
 
-    fn job(&self, path: &Path, line: usize, text: &str) -> Result<TraceJob, TraceError> {
-        let fields: Vec<&str> = text.split(',').map(str::trim).collect();
+    fn job(&self, path: &Path, row: &StringRecord) -> Result<TraceJob, TraceError> {
         let text_of = |column: Option<usize>| {
-            let field = column.and_then(|column| fields.get(column));
-            field.copied().unwrap_or_default().to_owned()
+            let field = column.and_then(|column| row.get(column));
+            field.unwrap_or_default().to_owned()
         };
         let number = |column: usize, name: &'static str| {
-            let field = fields.get(column).copied().unwrap_or_default();
-            field.parse::<i64>().map_err(|_unparsed| TraceError::Value {
+            let field = row.get(column).unwrap_or_default();
+            whole(field).ok_or_else(|| TraceError::Value {
                 path: path.to_owned(),
-                line,
+                line: row.position().map_or(0, csv::Position::line),
                 column: name,
                 value: field.to_owned(),
             })
         };
         let duration = number(self.duration, "duration_s")?.max(0);
-        let limit = match self.limit {
+        // One that has no limit in a trace where others have.
+        let limit = self.limit.filter(|limit| row.get(*limit) != Some(""));
+        let limit = match limit {
             Some(column) => number(column, "walltime_s")?,
             None => 0,
         };
@@ -175,5 +180,43 @@ impl Columns {
             duration,
             limit,
         })
+    }
+}
+
+/// A number, to the next whole one.
+fn whole(field: &str) -> Option<i64> {
+    let whole = field.parse().ok();
+    whole.or_else(|| {
+        let number: f64 = field.parse().ok()?;
+        // Of a finite number without decimals the text is the integer's.
+        format!("{:.0}", number.round()).parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Vec<TraceJob>, TraceError> {
+        jobs(Path::new("trace.csv"), text.as_bytes())
+    }
+
+    #[test]
+    fn numbers_may_have_decimals_limits_may_be_missing_and_names_may_have_commas() {
+        let text = "job_id,submit_time_s,name,gpus,duration_s,walltime_s\n2, 7.6 ,\"train, all\",8,3600.0,\n1,5,eval,1,60,120.4\n\n";
+        let jobs = of(text).unwrap();
+        let told = jobs.iter().map(|job| (job.id, job.submit, job.duration, job.limit));
+        assert_eq!(told.collect::<Vec<_>>(), [(1, 5, 60, 120), (2, 8, 3_600, 0)]);
+        assert_eq!(jobs[1].name, "train, all");
+    }
+
+    #[test]
+    fn what_is_no_number_is_named_with_its_line_and_column() {
+        for (value, told) in [("NaN", "NaN"), ("soon", "soon"), ("", "")] {
+            let text = format!("job_id,submit_time_s,gpus,duration_s\n1,1,1,1\n2,2,1,{value}\n");
+            let error = of(&text).unwrap_err().to_string();
+            let words = format!("line 3 of trace.csv: duration_s is '{told}', which is not a number");
+            assert_eq!(error, words);
+        }
     }
 }

@@ -65,8 +65,8 @@ pub(crate) struct ReplayArgs {
     /// Seconds that a job loses when it is stopped and started again
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(i64).range(0..=86_400))]
     restart_cost: i64,
-    /// The part of the jobs that may be stopped, 0 to 1; which ones is drawn by their number
-    #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = part)]
+    /// The part of the jobs of a trace that may be stopped, 0 to 1; which ones is drawn by their number. Those of --from-store say it themselves
+    #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = part, conflicts_with = "from_store")]
     preemptible: f64,
     /// Guess when jobs that wait will start, and say how often that was right
     #[arg(long)]

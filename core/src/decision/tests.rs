@@ -153,6 +153,11 @@ fn reasons_that_differ_in_numbers_and_nodes_alone_are_one() {
             "has a place on n2 as soon as job 6 has saved its work there and gone",
             true,
         ),
+        (
+            "waits for the maintenance of node gpu-a until 16:00 UTC (new fan) to be over: its limit reaches into it",
+            "waits for the maintenance of node gpu-b until 17:00 UTC (new disk) to be over: its limit reaches into it",
+            true,
+        ),
     ] {
         assert_eq!(Decision::is_same_wait(one, other), same, "{one} / {other}");
     }

@@ -100,6 +100,15 @@ fn a_user_who_runs_a_job_again_makes_another_row() {
 }
 
 #[test]
+fn a_job_that_was_cancelled_before_it_had_a_place_is_submitted_when_it_is_asked_for_again() {
+    let job = asked(|_| ()).step(at(100), Event::CancelRequested);
+    let job = job.unwrap().job;
+    let again = job.step(at(500), Event::RestartRequested).unwrap().job;
+    let job = ran(again, (520, Some(531)), well);
+    assert_eq!(rows(&job, 1_000), [(500, 4, 10)]);
+}
+
+#[test]
 fn a_gang_has_nodes_with_as_many_gpus_each_and_a_total_is_only_that() {
     let asks = |spec: &mut JobSpec| (spec.nodes, spec.priority) = (2, 700);
     let gang = ran(asked(asks), (20, Some(41)), well);
