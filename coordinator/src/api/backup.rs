@@ -183,8 +183,7 @@ mod tests {
             fs::write(folder.path().join(name), "x").unwrap();
         }
         remove_left_over(folder.path()).unwrap();
-        let there = |name: &&str| folder.path().join(name).exists();
-        assert!(!left.iter().any(|name| there(name)));
-        assert!(others.iter().all(|name| there(name)));
+        assert!(!left.iter().any(|name| folder.path().join(name).exists()));
+        assert!(others.iter().all(|name| folder.path().join(name).exists()));
     }
 }
