@@ -205,8 +205,13 @@ mod tests {
     fn numbers_may_have_decimals_limits_may_be_missing_and_names_may_have_commas() {
         let text = "job_id,submit_time_s,name,gpus,duration_s,walltime_s\n2, 7.6 ,\"train, all\",8,3600.0,\n1,5,eval,1,60,120.4\n\n";
         let jobs = of(text).unwrap();
-        let told = jobs.iter().map(|job| (job.id, job.submit, job.duration, job.limit));
-        assert_eq!(told.collect::<Vec<_>>(), [(1, 5, 60, 120), (2, 8, 3_600, 0)]);
+        let told = jobs
+            .iter()
+            .map(|job| (job.id, job.submit, job.duration, job.limit));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [(1, 5, 60, 120), (2, 8, 3_600, 0)]
+        );
         assert_eq!(jobs[1].name, "train, all");
     }
 
@@ -215,7 +220,8 @@ mod tests {
         for (value, told) in [("NaN", "NaN"), ("soon", "soon"), ("", "")] {
             let text = format!("job_id,submit_time_s,gpus,duration_s\n1,1,1,1\n2,2,1,{value}\n");
             let error = of(&text).unwrap_err().to_string();
-            let words = format!("line 3 of trace.csv: duration_s is '{told}', which is not a number");
+            let words =
+                format!("line 3 of trace.csv: duration_s is '{told}', which is not a number");
             assert_eq!(error, words);
         }
     }

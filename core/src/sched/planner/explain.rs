@@ -194,6 +194,9 @@ fn with(queued: &QueuedJob, change: impl Fn(&mut ResourceRequest)) -> QueuedJob 
     changed
 }
 
+/// So many smaller totals of GPUs are tried.
+const MOST_TRIES: usize = 1_024;
+
 /// Less of what is counted.
 fn counts(queued: &QueuedJob) -> Vec<Tries> {
     let fewer = |from: u32| (1..from).rev();
@@ -215,6 +218,13 @@ fn counts(queued: &QueuedJob) -> Vec<Tries> {
         changed.nodes = nodes;
         (changed, nodes.to_string())
     });
+    let total = queued.placement.gpus_total.unwrap_or_default();
+    // Each is looked for on all nodes: of a very large total not each smaller one is tried.
+    let totals = fewer(total).take(MOST_TRIES).map(|gpus| {
+        let mut changed = queued.clone();
+        changed.placement.gpus_total = Some(gpus);
+        (changed, gpus.to_string())
+    });
     let halves = std::iter::successors(Some(request.memory_bytes / 2), |half| Some(half / 2));
     let halves = halves.take_while(|half| *half > 0);
     let bytes = halves.map(|bytes| {
@@ -227,6 +237,7 @@ fn counts(queued: &QueuedJob) -> Vec<Tries> {
         ("resources.gpus", request.gpus.to_string(), gpus.collect()),
         ("resources.cpus", request.cpus.to_string(), cpus.collect()),
         ("nodes", queued.nodes.to_string(), nodes.collect()),
+        ("placement.gpus_total", total.to_string(), totals.collect()),
         (
             "resources.memory_bytes",
             request.memory_bytes.to_string(),

@@ -36,7 +36,7 @@ pub struct Preempt {
     pub job: u64,
     /// For whom.
     pub for_job: u64,
-    /// Its project used more than its own before anybody went.
+    /// What it holds was borrowed when it was chosen, after those who were chosen before it.
     pub borrowed: bool,
     /// It is expected to start again at once on other nodes.
     pub moves: bool,

@@ -295,7 +295,7 @@ fn what_a_project_has_borrowed_is_given_back_first() {
 }
 
 #[test]
-fn who_goes_had_borrowed_if_its_project_had_before_anybody_went() {
+fn who_goes_gives_back_what_was_borrowed_until_its_project_has_only_its_own() {
     let mut config = Config::default();
     for (name, gpus) in [("a", 8), ("b", 16)] {
         let rule = ProjectRule {
@@ -315,7 +315,8 @@ fn who_goes_had_borrowed_if_its_project_had_before_anybody_went() {
     scheduler.submit(400, &of(3, "b", 16));
     let plan = scheduler.pass(400);
     let gone = plan.preempts.iter().map(|gone| (gone.job, gone.borrowed));
-    assert_eq!(gone.collect::<Vec<_>>(), [(1, true), (2, true)]);
+    // The second has no more than is its project's own, and goes since it ranks behind.
+    assert_eq!(gone.collect::<Vec<_>>(), [(1, true), (2, false)]);
 }
 
 #[test]

@@ -14,15 +14,67 @@ fn changed(queued: &QueuedJob, change: &Change) -> QueuedJob {
         "nodes" => queued.nodes = number(),
         "resources.gpu_model" => queued.request.gpu_model.clear(),
         "resources.memory_bytes" => queued.request.memory_bytes = number().into(),
+        "placement.gpus_total" => queued.placement.gpus_total = Some(number()),
+        "placement.labels" => queued.placement.labels.clear(),
+        "placement.anti_labels" => queued.placement.anti_labels.clear(),
+        "placement.fabric" => queued.placement.fabric = None,
+        "placement.exclusive" => queued.placement.exclusive = false,
         other => panic!("{other}"),
     }
     queued
 }
 
+/// What else a job wants.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    Nothing,
+    Cpus,
+    /// As many GPUs on any nodes.
+    Total,
+    /// The nodes that are so labelled, which are two.
+    Label,
+    AntiLabel,
+    Fabric,
+    Alone,
+}
+
+impl Wish {
+    fn put(self, queued: &mut QueuedJob) {
+        let placement = &mut queued.placement;
+        match self {
+            Self::Nothing => {}
+            Self::Cpus => queued.request.cpus = 5,
+            Self::Total => {
+                placement.gpus_total = Some(queued.nodes * (queued.request.gpus + 1));
+                (queued.nodes, queued.request.gpus) = (1, 0);
+            }
+            Self::Label => placement.labels = zone(),
+            Self::AntiLabel => {
+                placement.anti_labels = zone();
+                queued.nodes = 1;
+            }
+            Self::Fabric => placement.fabric = Some("zone".into()),
+            Self::Alone => placement.exclusive = true,
+        }
+    }
+}
+
+fn zone() -> BTreeSet<String> {
+    ["zone=a".to_owned()].into()
+}
+
+/// Three nodes, two of which are in one zone.
+fn zones(planner: &mut Planner, now: Timestamp) {
+    for node in 0..2 {
+        planner.set_labels(now, &name(node), zone());
+    }
+    planner.set_labels(now, &name(2), ["zone=b".to_owned()].into());
+}
+
 /// What can happen.
 #[derive(Clone, Debug)]
 enum Happens {
-    Submit(u32, u32, bool, i32),
+    Submit(u32, u32, bool, i32, Wish),
     Ends(usize),
     /// One that was told to go has gone.
     Leaves(usize),
@@ -33,9 +85,19 @@ enum Happens {
 }
 
 fn happens() -> impl Strategy<Value = Happens> {
+    let wish = prop_oneof![
+        3 => Just(Wish::Nothing),
+        1 => Just(Wish::Cpus),
+        1 => Just(Wish::Total),
+        1 => Just(Wish::Label),
+        1 => Just(Wish::AntiLabel),
+        1 => Just(Wish::Fabric),
+        1 => Just(Wish::Alone),
+    ];
     prop_oneof![
-        (1u32..3, 0u32..5, any::<bool>(), 0i32..3)
-            .prop_map(|(nodes, gpus, may, priority)| Happens::Submit(nodes, gpus, may, priority)),
+        (1u32..3, 0u32..5, any::<bool>(), 0i32..3, wish).prop_map(
+            |(nodes, gpus, may, priority, wish)| Happens::Submit(nodes, gpus, may, priority, wish)
+        ),
         any::<usize>().prop_map(Happens::Ends),
         any::<usize>().prop_map(Happens::Leaves),
         (0u32..3, 1u32..5, any::<bool>())
@@ -59,14 +121,15 @@ impl World {
     fn happens(&mut self, what: &Happens) {
         let now = at(self.now);
         match what {
-            Happens::Submit(nodes, gpus, may, priority) => {
-                let queued = QueuedJob {
+            Happens::Submit(nodes, gpus, may, priority, wish) => {
+                let mut queued = QueuedJob {
                     preemptible: *may,
                     priority: *priority,
                     queued_at: now,
                     age: now,
                     ..job(self.next, *nodes, *gpus)
                 };
+                wish.put(&mut queued);
                 self.waiting.insert(self.next, queued.clone());
                 self.next += 1;
                 self.planner.queued(now, queued);
@@ -127,6 +190,7 @@ impl World {
             self.planner.set_node(now, &name, capacity, open);
             self.planner.set_address(now, &name, name.0.clone());
         }
+        zones(&mut self.planner, now);
     }
 
     fn solve(&mut self) {
@@ -136,19 +200,11 @@ impl World {
         for placement in decisions.placements {
             let asked = self.waiting.remove(&placement.job.0).expect("it waited");
             assert_eq!(placement.queued_at, asked.queued_at);
-            assert_eq!(
-                placement.allocations.len(),
-                usize::try_from(asked.nodes).unwrap()
-            );
             for held in &placement.allocations {
                 let entry = self.planner.ledger().node(&held.node).unwrap();
                 assert!(entry.open, "{held:?} of a node that is closed");
-                assert_eq!(
-                    held.gpus.len(),
-                    usize::try_from(asked.request.gpus).unwrap()
-                );
-                assert_eq!(held.cpus, asked.request.cpus);
             }
+            is_as_asked(&asked, &placement.allocations);
             let held = Held {
                 asked,
                 allocations: placement.allocations,
@@ -190,6 +246,20 @@ impl World {
     }
 }
 
+/// As many nodes, GPUs and CPUs as were asked for; all of its nodes for one who wants them alone.
+fn is_as_asked(asked: &QueuedJob, given: &[Allocation]) {
+    let gpus = given.iter().map(|held| held.gpus.len());
+    if let Some(total) = asked.placement.gpus_total {
+        assert_eq!(gpus.sum::<usize>(), usize::try_from(total).unwrap());
+        return;
+    }
+    assert_eq!(given.len(), usize::try_from(asked.nodes).unwrap());
+    let each = usize::try_from(asked.request.gpus).unwrap();
+    for held in given.iter().filter(|_| !asked.placement.exclusive) {
+        assert_eq!((held.gpus.len(), held.cpus), (each, asked.request.cpus));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
@@ -203,6 +273,7 @@ proptest! {
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
         };
+        zones(&mut world.planner, at(0));
         for what in &story {
             world.happens(what);
             world.solve();
