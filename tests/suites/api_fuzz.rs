@@ -2,7 +2,7 @@
 //! each answer compared with what the document says, as an administrator, as a member of a project, as a
 //! trainer, and at the agent. All of its checks are on; what cannot hold by the contract is off for the calls
 //! that `schemathesis.toml` names, each with its reason (400 for what a state does not allow, 404 without an
-//! attempt's secret, nobody known by a made-up address). Two hooks hold requests back that the document forbids
+//! attempt's secret, nobody known by a made-up address, spans that end before they begin). Two hooks hold requests back that the document forbids
 //! and the contract takes (numbers in texts), or that no schema can put in order (shares that make 1).
 //!
 //! Its Python environment is built by the agent's own store from a lock and stays in cargo's folder for tests.
