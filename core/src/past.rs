@@ -58,16 +58,15 @@ impl PastJob {
         let of_run = |(place, run): (usize, &&[Attempt])| {
             let first = run.first()?;
             // When a user ran it again for the last time but one is not known any more: it is as if it had not waited.
-            let submitted_at = match place {
+            let asked = match place {
                 // Also of one that was cancelled before it had a place, and asked for again.
                 place if place == newest && asked <= first.placed_at => asked,
                 0 => job.created_at,
                 _ => first.placed_at,
             };
-            let submitted_at = match place {
-                0 => submitted_at.max(job.spec.not_before.unwrap_or_default()),
-                _ => submitted_at,
-            };
+            // It was to wait for that moment before it ran for the first time.
+            let opens = job.spec.not_before.filter(|_| place == 0);
+            let submitted_at = asked.max(opens.unwrap_or(asked));
             Self::run(job, submitted_at, (run, now))
         };
         runs.iter().enumerate().filter_map(of_run).collect()

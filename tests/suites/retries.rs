@@ -26,7 +26,7 @@ with TrainerSDK() as sdk:
         print(os.environ["TRAINYARD_NODE"], "goes on from", first, flush=True)
     last = os.path.join(os.environ["CHECKPOINT_DIR"], "last.pt")
     for epoch in range(first, 5):
-        if epoch < 3:
+        if epoch == 2:
             open(last + ".part", "w").write(str(epoch))
             os.replace(last + ".part", last)
         sdk.report_progress(epoch, 4, {"loss": 1.0 / epoch})

@@ -99,8 +99,8 @@ async fn node_on(
     (fake, launch(options), data)
 }
 
-/// A trainer that holds the GPU until its file is there, and then leaves memory in use.
-async fn leaves_memory(fake: &Fake, card: &Card, data: &TempDir) {
+/// A trainer that holds the GPU until the file is there that this answers with.
+async fn holds_gpu(fake: &Fake, data: &TempDir) -> PathBuf {
     let go = data.path().join("go");
     let script = format!(
         "echo up; until [ -e {} ]; do sleep 0.01; done",
@@ -112,6 +112,12 @@ async fn leaves_memory(fake: &Fake, card: &Card, data: &TempDir) {
     start.gpu_uuids = vec![GPU.to_owned()];
     fake.send(Frame::Start(start)).await;
     said(fake, 1, "up").await;
+    go
+}
+
+/// One that ends, and leaves memory in use.
+async fn leaves_memory(fake: &Fake, card: &Card, data: &TempDir) {
+    let go = holds_gpu(fake, data).await;
     card.set(3 << 30);
     std::fs::write(go, "").expect("the go is given");
 }
@@ -225,17 +231,7 @@ pub(crate) async fn killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu
 pub(crate) async fn a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_left_behind() {
     let card = Arc::new(Card::default());
     let (fake, agent, data) = node(&card, Duration::from_millis(300)).await;
-    let go = data.path().join("go");
-    let script = format!(
-        "echo up; until [ -e {} ]; do sleep 0.01; done",
-        go.display()
-    );
-    let Frame::Start(mut start) = start_of(1, shell(&script)) else {
-        panic!("not a start");
-    };
-    start.gpu_uuids = vec![GPU.to_owned()];
-    fake.send(Frame::Start(start)).await;
-    said(&fake, 1, "up").await;
+    let go = holds_gpu(&fake, &data).await;
     let (record, aside) = (
         task_folder(&data, 1).join("proc.json"),
         data.path().join("aside"),

@@ -295,9 +295,7 @@ fn problems(node: &Node, change: &LabelChange) -> Vec<Violation> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use trainyard_core::{ids::JobId, node::NodeState, resources::Capacity, time::Timestamp};
+    use trainyard_core::{ids::JobId, node::NodeState, resources::Capacity};
 
     use super::*;
     use crate::store::NodeRow;
@@ -305,18 +303,8 @@ mod tests {
     #[test]
     fn a_node_is_drained_when_nothing_runs_there_not_only_when_no_job_does() {
         let row = NodeRow {
-            name: NodeName("n1".into()),
-            capacity: Capacity::default(),
-            labels: BTreeMap::new(),
-            set_labels: BTreeMap::new(),
-            agent_version: String::new(),
-            agent_id: String::new(),
-            registered_at: Timestamp(0),
-            seen_at: Timestamp(0),
             drained: Some("new fan".into()),
-            deadline: None,
-            ordered_by: String::new(),
-            address: String::new(),
+            ..NodeRow::named("n1")
         };
         let with = |jobs: &[u64], strays: usize, blocked: &[&str]| {
             let blocked = blocked.iter();

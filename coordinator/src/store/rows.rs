@@ -251,6 +251,25 @@ pub struct NodeRow {
 }
 
 impl NodeRow {
+    /// One of which nothing but its name is known, for tests.
+    #[cfg(test)]
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: NodeName(name.to_owned()),
+            capacity: Capacity::default(),
+            labels: BTreeMap::new(),
+            set_labels: BTreeMap::new(),
+            agent_version: String::new(),
+            agent_id: String::new(),
+            registered_at: Timestamp(0),
+            seen_at: Timestamp(0),
+            drained: None,
+            deadline: None,
+            ordered_by: String::new(),
+            address: String::new(),
+        }
+    }
+
     /// What operators want of it, if they want anything.
     #[must_use]
     pub fn drain(&self) -> Option<Drain> {

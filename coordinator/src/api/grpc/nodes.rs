@@ -263,30 +263,12 @@ mod tests {
     use trainyard_core::{
         ids::NodeName,
         node::NodeState,
-        resources::Capacity,
         service::{Duty, Scope, Window, closure},
         time::Timestamp,
     };
 
     use super::*;
     use crate::{actors::nodes::NodeInfo, store::NodeRow};
-
-    fn row(name: NodeName) -> NodeRow {
-        NodeRow {
-            name,
-            capacity: Capacity::default(),
-            labels: BTreeMap::new(),
-            set_labels: BTreeMap::new(),
-            agent_version: String::new(),
-            agent_id: String::new(),
-            registered_at: Timestamp(0),
-            seen_at: Timestamp(0),
-            drained: None,
-            deadline: None,
-            ordered_by: String::new(),
-            address: String::new(),
-        }
-    }
 
     /// Clients take 4 MiB.
     #[test]
@@ -305,7 +287,7 @@ mod tests {
         };
         let nodes = names.into_iter().map(|name| {
             let info = NodeInfo {
-                row: row(name),
+                row: NodeRow::named(&name.0),
                 state: NodeState::Ready,
                 blocked: BTreeMap::new(),
                 condition: String::new(),

@@ -32,18 +32,9 @@ fn node(name: &str, drained: Option<&str>) -> Change {
 
 fn node_by(name: &str, drained: Option<&str>, by: &str) -> Change {
     Change::PutNode(NodeRow {
-        name: NodeName(name.into()),
-        capacity: Capacity::default(),
-        labels: BTreeMap::new(),
-        set_labels: BTreeMap::new(),
-        agent_version: String::new(),
-        agent_id: String::new(),
-        registered_at: Timestamp(0),
-        seen_at: Timestamp(0),
         drained: drained.map(str::to_owned),
-        deadline: None,
         ordered_by: by.to_owned(),
-        address: String::new(),
+        ..NodeRow::named(name)
     })
 }
 

@@ -99,7 +99,7 @@ impl Planner {
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
         let outlook = self.outlook(now);
-        let expected = self.policy.expect(at, job.0, &self.outages(queued));
+        let expected = self.policy.expect(at, job.0, &self.outages(now, queued));
         let expected = expected.filter(|_| due);
         let changes = match due && self.chosen(job).is_none() {
             true => self.changes(&outlook, queued),

@@ -285,8 +285,7 @@ impl Planner {
     }
 
     /// When nodes are out of service for maintenance, as this job meets it.
-    pub(super) fn outages(&self, queued: &QueuedJob) -> Outages {
-        let now = self.upkeep.now;
+    pub(super) fn outages(&self, now: Timestamp, queued: &QueuedJob) -> Outages {
         let windows = self.upkeep.windows.iter();
         let windows: Vec<&Window> = windows.filter(|window| !window.is_over(now)).collect();
         let mut rows = Vec::new();

@@ -32,6 +32,7 @@ pub mod plan;
 mod preempt;
 pub mod projects;
 mod reserve;
+mod rooms;
 mod scheduler;
 
 pub use config::{Config, ProjectRule, Reserve, Rule, Seconds};

@@ -31,6 +31,21 @@ fn gone(plan: &Plan) -> Vec<u64> {
     plan.preempts.iter().map(|preempt| preempt.job).collect()
 }
 
+/// Nodes of eight GPUs and eight CPUs, in racks of so many.
+fn racks(config: Config, racks: &[u32]) -> Scheduler {
+    let mut scheduler = Scheduler::new(config);
+    for (rack, nodes) in racks.iter().enumerate() {
+        for _ in 0..*nodes {
+            scheduler.add_node(NodeOffer {
+                cpus: 8,
+                labels: [format!("rack={rack}")].into(),
+                ..NodeOffer::of_gpus(8)
+            });
+        }
+    }
+    scheduler
+}
+
 /// Carries plans out at once until there is nothing to do; who started and who went.
 fn settle(scheduler: &mut Scheduler, now: Seconds) -> (Vec<u64>, Vec<u64>) {
     let (mut starts, mut goes) = (Vec::new(), Vec::new());
@@ -238,88 +253,6 @@ fn who_has_waited_for_two_days_pushes_out_one_that_ranks_better() {
 }
 
 #[test]
-fn of_equal_jobs_those_of_the_project_that_had_least_of_its_share_start_first() {
-    const HOUR: Seconds = 3_600;
-    let start = |fairness, rich: f64| {
-        let mut config = Config {
-            fairness,
-            ..Config::default()
-        };
-        let rule = ProjectRule {
-            share: rich,
-            ..ProjectRule::default()
-        };
-        config.projects.insert("busy".into(), rule);
-        let mut scheduler = scheduler(config, 1);
-        scheduler.submit(0, &of_project("busy", job(1, 8)));
-        scheduler.submit(0, &of_project("idle", job(2, 1)));
-        settle(&mut scheduler, 0);
-        scheduler.finished(10 * HOUR, 1);
-        assert_eq!(settle(&mut scheduler, 10 * HOUR).0, [2]);
-        scheduler.submit(10 * HOUR, &of_project("busy", job(3, 8)));
-        scheduler.submit(10 * HOUR + 1, &of_project("idle", job(4, 8)));
-        settle(&mut scheduler, 10 * HOUR + 120);
-        scheduler.finished(10 * HOUR + 121, 2);
-        settle(&mut scheduler, 10 * HOUR + 121).0
-    };
-    assert_eq!(start(0.25, 1.0), [4]);
-    assert_eq!(start(0.0, 1.0), [3], "in the order of submission");
-    assert_eq!(start(0.25, 1.0e9), [3], "its share is as large");
-}
-
-#[test]
-fn what_a_project_has_borrowed_is_given_back_first() {
-    // Fair share says nothing here, and b's job ranks behind those of a.
-    let config = Config {
-        fairness: 0.0,
-        ..owned(&[("a", 8), ("b", 8)])
-    };
-    let mut scheduler = scheduler(config, 2);
-    let of = |number, project| of_project(project, job(number, 8));
-    let worse = Submission {
-        done: 36_000,
-        ..of(3, "b")
-    };
-    scheduler.submit(0, &of(1, "a"));
-    scheduler.submit(0, &of(2, "a"));
-    assert_eq!(settle(&mut scheduler, 0).0.len(), 2, "b has nobody");
-    scheduler.submit(400, &worse);
-    let (starts, goes) = settle(&mut scheduler, 400);
-    assert_eq!((starts, goes.len()), (vec![3], 1));
-    scheduler.submit(900, &of(4, "b"));
-    assert_eq!(
-        settle(&mut scheduler, 900),
-        (vec![], vec![]),
-        "a has no more than its own"
-    );
-}
-
-#[test]
-fn who_goes_gives_back_what_was_borrowed_until_its_project_has_only_its_own() {
-    let mut config = Config::default();
-    for (name, gpus) in [("a", 8), ("b", 16)] {
-        let rule = ProjectRule {
-            gpus: Some(gpus),
-            ..ProjectRule::default()
-        };
-        config.projects.insert(name.into(), rule);
-    }
-    let mut scheduler = scheduler(config, 2);
-    let of = |number, project: &str, gpus| Submission {
-        project: project.into(),
-        ..job(number, gpus)
-    };
-    scheduler.submit(0, &of(1, "a", 8));
-    scheduler.submit(0, &of(2, "a", 8));
-    settle(&mut scheduler, 0);
-    scheduler.submit(400, &of(3, "b", 16));
-    let plan = scheduler.pass(400);
-    let gone = plan.preempts.iter().map(|gone| (gone.job, gone.borrowed));
-    // The second has no more than is its project's own, and goes since it ranks behind.
-    assert_eq!(gone.collect::<Vec<_>>(), [(1, true), (2, false)]);
-}
-
-#[test]
 fn easy_backfills_what_ends_in_time_and_nothing_else() {
     let config = Config {
         rule: Rule::Easy,
@@ -472,157 +405,4 @@ fn a_total_is_gathered_from_nodes_of_several_sizes_where_no_equal_parts_will_do(
     assert_eq!(gpus, [8, 4, 4]);
     scheduler.submit(0, &job(2, 1));
     assert!(scheduler.pass(0).starts.is_empty(), "nothing is left");
-}
-
-#[test]
-fn room_for_a_total_is_gathered_from_nodes_of_several_sizes_too() {
-    let mut scheduler = Scheduler::new(Config::default());
-    for gpus in [4, 8, 4, 4] {
-        scheduler.add_node(NodeOffer::of_gpus(gpus));
-    }
-    for (number, gpus, preemptible) in [(1, 8, true), (2, 4, true), (3, 4, false), (4, 3, true)] {
-        let one = Submission {
-            preemptible,
-            ..job(number, gpus)
-        };
-        scheduler.submit(0, &one);
-        settle(&mut scheduler, 0);
-    }
-    let urgent = |number, gpus| Submission {
-        priority: 9,
-        ..job(number, gpus)
-    };
-    scheduler.submit(10, &urgent(8, 17));
-    assert_eq!(settle(&mut scheduler, 1_000), (vec![], vec![]), "3 stays");
-    scheduler.submit(2_000, &urgent(9, 16));
-    let (starts, mut goes) = settle(&mut scheduler, 2_000);
-    goes.sort_unstable();
-    assert_eq!((starts, goes), (vec![9], vec![1, 2, 4]));
-}
-
-/// Nodes of eight GPUs and eight CPUs, in racks of so many.
-fn racks(config: Config, racks: &[u32]) -> Scheduler {
-    let mut scheduler = Scheduler::new(config);
-    for (rack, nodes) in racks.iter().enumerate() {
-        for _ in 0..*nodes {
-            scheduler.add_node(NodeOffer {
-                cpus: 8,
-                labels: [format!("rack={rack}")].into(),
-                ..NodeOffer::of_gpus(8)
-            });
-        }
-    }
-    scheduler
-}
-
-/// So many whole nodes of one rack.
-fn within_a_rack(number: u64, nodes: u32) -> Submission {
-    let ask = Ask {
-        gang: Gang::Each { nodes, gpus: 8 },
-        fabric: Some("rack".into()),
-        ..Ask::packed(0)
-    };
-    Submission {
-        ask,
-        ..job(number, 0)
-    }
-}
-
-#[test]
-fn room_for_a_gang_of_one_fabric_is_made_within_the_one_where_least_is_lost() {
-    let mut scheduler = racks(Config::default(), &[2, 2]);
-    for number in 1..=4 {
-        let preemptible = number != 4;
-        let one = Submission {
-            preemptible,
-            ..job(number, 8)
-        };
-        scheduler.submit(0, &one);
-    }
-    settle(&mut scheduler, 0);
-    // 1 and 3 rank worst, and are of two racks: together they are no room.
-    scheduler.finished(50_000, 2);
-    scheduler.submit(50_000, &job(5, 8));
-    settle(&mut scheduler, 50_000);
-    let urgent = Submission {
-        priority: 9,
-        ..within_a_rack(9, 2)
-    };
-    scheduler.submit(60_000, &urgent);
-    let (starts, mut goes) = settle(&mut scheduler, 60_000);
-    goes.sort_unstable();
-    assert_eq!((starts, goes), (vec![9], vec![1, 5]), "4 stays");
-}
-
-#[test]
-fn room_for_one_alone_is_a_node_from_which_all_have_gone_and_none_where_one_stays() {
-    let mut scheduler = racks(Config::default(), &[1, 1]);
-    let on = |number, rack: u32, gpus, cpus, preemptible| Submission {
-        preemptible,
-        ask: Ask {
-            labels: [format!("rack={rack}")].into(),
-            cpus,
-            ..Ask::packed(gpus)
-        },
-        ..job(number, 0)
-    };
-    for one in [
-        on(1, 0, 1, 1, true),
-        on(2, 0, 0, 1, false),
-        on(3, 1, 6, 1, true),
-        on(4, 1, 0, 1, true),
-    ] {
-        scheduler.submit(0, &one);
-    }
-    settle(&mut scheduler, 0);
-    let alone = Submission {
-        priority: 9,
-        ask: Ask {
-            exclusive: true,
-            cpus: 1,
-            ..Ask::packed(2)
-        },
-        ..job(9, 0)
-    };
-    scheduler.submit(10, &alone);
-    let (starts, mut goes) = settle(&mut scheduler, 1_000);
-    goes.sort_unstable();
-    assert_eq!(starts.first(), Some(&9));
-    assert_eq!(goes, [3, 4], "who holds only CPUs goes too; 2 stays");
-}
-
-#[test]
-fn who_is_alone_on_its_nodes_is_charged_for_all_of_them() {
-    let mut config = Config::default();
-    let own = ProjectRule {
-        gpus: Some(10),
-        borrow: false,
-        ..ProjectRule::default()
-    };
-    config.projects.insert("one".into(), own);
-    let mut scheduler = racks(config, &[3]);
-    let of_one = |asked: Submission| Submission {
-        project: "one".into(),
-        ..asked
-    };
-    let alone = |number| {
-        of_one(Submission {
-            ask: Ask {
-                exclusive: true,
-                cpus: 1,
-                ..Ask::packed(1)
-            },
-            ..job(number, 0)
-        })
-    };
-    scheduler.submit(0, &alone(1));
-    scheduler.submit(0, &alone(2));
-    assert_eq!(settle(&mut scheduler, 0).0, [1], "two would have 16 of 10");
-    let words = scheduler.limit(2).unwrap();
-    assert!(words.contains("8 of its own 10 GPUs"), "{words}");
-    scheduler.submit(0, &of_one(job(3, 2)));
-    scheduler.submit(0, &of_one(job(4, 1)));
-    assert_eq!(settle(&mut scheduler, 0).0, [3]);
-    scheduler.finished(100, 1);
-    assert_eq!(settle(&mut scheduler, 100).0, [2]);
 }

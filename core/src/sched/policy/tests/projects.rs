@@ -101,3 +101,107 @@ fn a_project_gives_back_what_it_has_borrowed_and_no_more_of_it_in_one_round() {
     let (starts, goes) = settle(&mut one, 1_000);
     assert_eq!((starts, goes.len()), (vec![6], 3));
 }
+
+#[test]
+fn of_equal_jobs_those_of_the_project_that_had_least_of_its_share_start_first() {
+    const HOUR: Seconds = 3_600;
+    let start = |fairness, rich: f64| {
+        let mut config = Config {
+            fairness,
+            ..Config::default()
+        };
+        let rule = ProjectRule {
+            share: rich,
+            ..ProjectRule::default()
+        };
+        config.projects.insert("busy".into(), rule);
+        let mut scheduler = scheduler(config, 1);
+        scheduler.submit(0, &of_project("busy", job(1, 8)));
+        scheduler.submit(0, &of_project("idle", job(2, 1)));
+        settle(&mut scheduler, 0);
+        scheduler.finished(10 * HOUR, 1);
+        assert_eq!(settle(&mut scheduler, 10 * HOUR).0, [2]);
+        scheduler.submit(10 * HOUR, &of_project("busy", job(3, 8)));
+        scheduler.submit(10 * HOUR + 1, &of_project("idle", job(4, 8)));
+        settle(&mut scheduler, 10 * HOUR + 120);
+        scheduler.finished(10 * HOUR + 121, 2);
+        settle(&mut scheduler, 10 * HOUR + 121).0
+    };
+    assert_eq!(start(0.25, 1.0), [4]);
+    assert_eq!(start(0.0, 1.0), [3], "in the order of submission");
+    assert_eq!(start(0.25, 1.0e9), [3], "its share is as large");
+}
+
+#[test]
+fn what_a_project_has_borrowed_is_given_back_first() {
+    // Fair share says nothing here, and b's job ranks behind those of a.
+    let config = Config {
+        fairness: 0.0,
+        ..owned(&[("a", 8), ("b", 8)])
+    };
+    let mut scheduler = scheduler(config, 2);
+    let of = |number, project| of_project(project, job(number, 8));
+    let worse = Submission {
+        done: 36_000,
+        ..of(3, "b")
+    };
+    scheduler.submit(0, &of(1, "a"));
+    scheduler.submit(0, &of(2, "a"));
+    assert_eq!(settle(&mut scheduler, 0).0.len(), 2, "b has nobody");
+    scheduler.submit(400, &worse);
+    let (starts, goes) = settle(&mut scheduler, 400);
+    assert_eq!((starts, goes.len()), (vec![3], 1));
+    scheduler.submit(900, &of(4, "b"));
+    assert_eq!(
+        settle(&mut scheduler, 900),
+        (vec![], vec![]),
+        "a has no more than its own"
+    );
+}
+
+#[test]
+fn who_goes_gives_back_what_was_borrowed_until_its_project_has_only_its_own() {
+    let mut scheduler = scheduler(owned(&[("a", 8), ("b", 16)]), 2);
+    let of = |number, project: &str, gpus| of_project(project, job(number, gpus));
+    scheduler.submit(0, &of(1, "a", 8));
+    scheduler.submit(0, &of(2, "a", 8));
+    settle(&mut scheduler, 0);
+    scheduler.submit(400, &of(3, "b", 16));
+    let plan = scheduler.pass(400);
+    let gone = plan.preempts.iter().map(|gone| (gone.job, gone.borrowed));
+    // The second has no more than is its project's own, and goes since it ranks behind.
+    assert_eq!(gone.collect::<Vec<_>>(), [(1, true), (2, false)]);
+}
+
+#[test]
+fn who_is_alone_on_its_nodes_is_charged_for_all_of_them() {
+    let mut config = Config::default();
+    let own = ProjectRule {
+        gpus: Some(10),
+        borrow: false,
+        ..ProjectRule::default()
+    };
+    config.projects.insert("one".into(), own);
+    let mut scheduler = racks(config, &[3]);
+    let of_one = |asked| of_project("one", asked);
+    let alone = |number| {
+        of_one(Submission {
+            ask: Ask {
+                exclusive: true,
+                cpus: 1,
+                ..Ask::packed(1)
+            },
+            ..job(number, 0)
+        })
+    };
+    scheduler.submit(0, &alone(1));
+    scheduler.submit(0, &alone(2));
+    assert_eq!(settle(&mut scheduler, 0).0, [1], "two would have 16 of 10");
+    let words = scheduler.limit(2).unwrap();
+    assert!(words.contains("8 of its own 10 GPUs"), "{words}");
+    scheduler.submit(0, &of_one(job(3, 2)));
+    scheduler.submit(0, &of_one(job(4, 1)));
+    assert_eq!(settle(&mut scheduler, 0).0, [3]);
+    scheduler.finished(100, 1);
+    assert_eq!(settle(&mut scheduler, 100).0, [2]);
+}

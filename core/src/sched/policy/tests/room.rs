@@ -163,3 +163,105 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn room_for_a_total_is_gathered_from_nodes_of_several_sizes_too() {
+    let mut scheduler = Scheduler::new(Config::default());
+    for gpus in [4, 8, 4, 4] {
+        scheduler.add_node(NodeOffer::of_gpus(gpus));
+    }
+    for (number, gpus, preemptible) in [(1, 8, true), (2, 4, true), (3, 4, false), (4, 3, true)] {
+        let one = Submission {
+            preemptible,
+            ..job(number, gpus)
+        };
+        scheduler.submit(0, &one);
+        settle(&mut scheduler, 0);
+    }
+    let urgent = |number, gpus| Submission {
+        priority: 9,
+        ..job(number, gpus)
+    };
+    scheduler.submit(10, &urgent(8, 17));
+    assert_eq!(settle(&mut scheduler, 1_000), (vec![], vec![]), "3 stays");
+    scheduler.submit(2_000, &urgent(9, 16));
+    let (starts, mut goes) = settle(&mut scheduler, 2_000);
+    goes.sort_unstable();
+    assert_eq!((starts, goes), (vec![9], vec![1, 2, 4]));
+}
+
+/// So many whole nodes of one rack.
+fn within_a_rack(number: u64, nodes: u32) -> Submission {
+    let ask = Ask {
+        gang: Gang::Each { nodes, gpus: 8 },
+        fabric: Some("rack".into()),
+        ..Ask::packed(0)
+    };
+    Submission {
+        ask,
+        ..job(number, 0)
+    }
+}
+
+#[test]
+fn room_for_a_gang_of_one_fabric_is_made_within_the_one_where_least_is_lost() {
+    let mut scheduler = racks(Config::default(), &[2, 2]);
+    for number in 1..=4 {
+        let preemptible = number != 4;
+        let one = Submission {
+            preemptible,
+            ..job(number, 8)
+        };
+        scheduler.submit(0, &one);
+    }
+    settle(&mut scheduler, 0);
+    // 1 and 3 rank worst, and are of two racks: together they are no room.
+    scheduler.finished(50_000, 2);
+    scheduler.submit(50_000, &job(5, 8));
+    settle(&mut scheduler, 50_000);
+    let urgent = Submission {
+        priority: 9,
+        ..within_a_rack(9, 2)
+    };
+    scheduler.submit(60_000, &urgent);
+    let (starts, mut goes) = settle(&mut scheduler, 60_000);
+    goes.sort_unstable();
+    assert_eq!((starts, goes), (vec![9], vec![1, 5]), "4 stays");
+}
+
+#[test]
+fn room_for_one_alone_is_a_node_from_which_all_have_gone_and_none_where_one_stays() {
+    let mut scheduler = racks(Config::default(), &[1, 1]);
+    let on = |number, rack: u32, gpus, cpus, preemptible| Submission {
+        preemptible,
+        ask: Ask {
+            labels: [format!("rack={rack}")].into(),
+            cpus,
+            ..Ask::packed(gpus)
+        },
+        ..job(number, 0)
+    };
+    for one in [
+        on(1, 0, 1, 1, true),
+        on(2, 0, 0, 1, false),
+        on(3, 1, 6, 1, true),
+        on(4, 1, 0, 1, true),
+    ] {
+        scheduler.submit(0, &one);
+    }
+    settle(&mut scheduler, 0);
+    let alone = Submission {
+        priority: 9,
+        ask: Ask {
+            exclusive: true,
+            cpus: 1,
+            ..Ask::packed(2)
+        },
+        ..job(9, 0)
+    };
+    scheduler.submit(10, &alone);
+    let (starts, mut goes) = settle(&mut scheduler, 1_000);
+    goes.sort_unstable();
+    assert_eq!(starts.first(), Some(&9));
+    assert_eq!(goes, [3, 4], "who holds only CPUs goes too; 2 stays");
+}
