@@ -19,6 +19,7 @@ mod numbers;
 mod open;
 mod opened;
 mod page;
+mod parts;
 mod read;
 mod results;
 mod rows;

@@ -18,7 +18,9 @@ use trainyard_core::{
 use super::{
     Document, Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow, Whose,
     codec::{self, Place},
-    documents, numbers, series,
+    documents, numbers,
+    parts::by_parts,
+    series,
     tables::{
         COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
         USERS_BY_EMAIL,
@@ -47,6 +49,12 @@ pub struct FoundJobs {
 
 /// Text that is read of jobs that are not wanted, in bytes, for one list.
 const LOOKED: usize = 64 << 20;
+
+/// The numbers of all jobs that have not ended, lowest first.
+pub(super) fn open_numbers(txn: &ReadTransaction) -> Result<Vec<u64>, ReadError> {
+    let open = txn.open_table(OPEN_JOBS)?;
+    open.iter()?.map(|row| Ok(row?.0.value())).collect()
+}
 
 /// A list under way.
 struct Gathered {
@@ -141,15 +149,23 @@ impl Store {
 
     /// The same apart: those in the queue, of which no more is read than the queue needs, and the others.
     pub fn open_jobs_apart(&self) -> Result<(Vec<QueuedJob>, Vec<Job>), ReadError> {
-        let (mut waiting, mut others) = (Vec::new(), Vec::new());
-        self.each_open(|id, bytes| {
-            match codec::queued_from_json(place_of(&id), bytes)? {
-                Some(queued) => waiting.push(queued),
-                None => others.push(decode_job(id, bytes)?),
+        let txn = self.read()?;
+        let jobs = txn.open_table(JOBS)?;
+        let parts = by_parts(&open_numbers(&txn)?, |part| {
+            let (mut waiting, mut others) = (Vec::new(), Vec::new());
+            for id in part {
+                let Some(bytes) = jobs.get(id)? else {
+                    continue;
+                };
+                match codec::queued_from_json(place_of(id), bytes.value())? {
+                    Some(queued) => waiting.push(queued),
+                    None => others.push(decode_job(*id, bytes.value())?),
+                }
             }
-            Ok(())
+            Ok((waiting, others))
         })?;
-        Ok((waiting, others))
+        let (waiting, others): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        Ok((waiting.concat(), others.concat()))
     }
 
     /// So many of the newest jobs, newest first.

@@ -9,7 +9,8 @@ use std::{
 };
 
 use redb::{
-    Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+    Key, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    TableDefinition, TableError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use trainyard_core::{
@@ -23,6 +24,8 @@ use crate::store::{
     codec::{self, Place},
     error::{CareError, ReadError},
     numbers,
+    parts::by_parts,
+    read::open_numbers,
     tables::{
         CHANGED, CHANGED_OF, DOCUMENTS, EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, META,
         NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, SCHEMA, USERS, USERS_BY_EMAIL, VALIDATIONS,
@@ -130,25 +133,34 @@ pub(in crate::store) fn first_damage(txn: &ReadTransaction) -> Result<(), ReadEr
     sealed(txn, "nodes", NODES, text)?;
     sealed(txn, "users", USERS, |id| id.to_string())?;
     let jobs = txn.open_table(JOBS)?;
-    let mut sum = 0_u64;
-    for row in txn.open_table(OPEN_JOBS)?.iter()? {
-        let id = row?.0.value();
-        sum = sum.wrapping_add(numbers::weight(id));
-        let place = Place {
-            table: "jobs",
-            key: &id,
-        };
-        let Some(bytes) = jobs.get(id)? else {
-            return Err(ReadError::Contradiction {
-                table: "jobs".to_owned(),
-                key: id.to_string(),
-                reason: "is not there, although the job is open".to_owned(),
-            });
-        };
-        codec::unseal(place, bytes.value())?;
-    }
+    let open = open_numbers(txn)?;
+    by_parts(&open, |part| {
+        for id in part {
+            open_job(&jobs, *id)?;
+        }
+        Ok(())
+    })?;
+    let weights = open.iter().map(|id| numbers::weight(*id));
+    let sum = weights.fold(0_u64, u64::wrapping_add);
     numbers::check_sum(txn, sum)?;
     numbers::each(txn, SCHEMA, numbers::Row::into_result)
+}
+
+/// A job that has not ended is there, and as it was written.
+fn open_job(jobs: &ReadOnlyTable<u64, &'static [u8]>, id: u64) -> Result<(), ReadError> {
+    let Some(bytes) = jobs.get(id)? else {
+        return Err(ReadError::Contradiction {
+            table: "jobs".to_owned(),
+            key: id.to_string(),
+            reason: "is not there, although the job is open".to_owned(),
+        });
+    };
+    let place = Place {
+        table: "jobs",
+        key: &id,
+    };
+    codec::unseal(place, bytes.value())?;
+    Ok(())
 }
 
 pub(super) struct Check<'t> {
