@@ -217,8 +217,20 @@ impl World {
         }
         let store = self.store.borrow().clone();
         let store = store.context("the coordinator is gone at the end")?;
-        self.checker
-            .end(&store, &self.plan, (&self.accepted, &yards))
+        let seen = self
+            .checker
+            .end(&store, &self.plan, (&self.accepted, &yards))?;
+        self.note_store(&store)?;
+        Ok(seen)
+    }
+
+    /// All that is stored, so that a seed that is run again is seen to store the same.
+    fn note_store(&self, store: &Store) -> Result<()> {
+        for of in store.digest()? {
+            let words = format!("stored: {} {} {}", of.table, of.rows, of.digest);
+            self.trace.note(words);
+        }
+        Ok(())
     }
 
     fn check(&mut self, yards: &[Yard]) -> Result<()> {
