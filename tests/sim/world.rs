@@ -217,10 +217,15 @@ impl World {
         }
         let store = self.store.borrow().clone();
         let store = store.context("the coordinator is gone at the end")?;
-        let seen = self
+        let mut seen = self
             .checker
             .end(&store, &self.plan, (&self.accepted, &yards))?;
         self.note_store(&store)?;
+        let refused = self.nodes.iter().map(|node| node.post.files.refused());
+        let refused = refused.sum();
+        if refused > 0 {
+            seen.insert("writes found the disk of an agent full", refused);
+        }
         Ok(seen)
     }
 
@@ -355,6 +360,16 @@ impl World {
             Fault::FillDisk(room) => self.disk.fill(*room),
             Fault::SlowStore(time) => Disk::Store.takes_for_each_sync(*time),
             Fault::SlowSpools(time) => Disk::Spools.takes_for_each_sync(*time),
+            Fault::FillAgent(node, writes) => {
+                if let Some(node) = self.nodes.get(*node) {
+                    node.post.files.fill_after(*writes);
+                }
+            }
+            Fault::EmptyAgent(node) => {
+                if let Some(node) = self.nodes.get(*node) {
+                    node.post.files.empty();
+                }
+            }
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
         }
