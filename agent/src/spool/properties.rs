@@ -35,9 +35,9 @@ proptest! {
     fn whatever_happens_the_spool_holds_a_gapless_beginning_of_what_was_told(steps in steps()) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("spool");
-        // Small marks: what was acknowledged is soon not read any more.
+        // Small marks: what was acknowledged is soon not read any more, and then not there.
         let open = || TaskSpool::open(&path).map(|mut spool| {
-            spool.mark_step = 50;
+            (spool.mark_step, spool.release_step) = (50, 100);
             spool
         });
         let mut spool = open().unwrap();
@@ -63,8 +63,12 @@ proptest! {
                         Ok(opened) => spool = opened,
                         Err(error) => {
                             // Only an acknowledged record that is gone may keep it from opening.
-                            let lost = matches!(error, super::SpoolError::AckAhead { acked: a, .. } if a == acked);
-                            prop_assert!(lost, "{}", error);
+                            let lost = match &error {
+                                super::SpoolError::AckAhead { acked: a, .. } => *a == acked,
+                                super::SpoolError::Damaged { last_good, .. } => *last_good <= acked,
+                                _ => false,
+                            };
+                            prop_assert!(lost, "{:?}", error);
                             return Ok(());
                         }
                     }
