@@ -5,8 +5,8 @@ use std::fs::OpenOptions;
 
 use proptest::prelude::*;
 
-use super::TaskSpool;
 use super::tests::line;
+use super::{SpoolError, TaskSpool};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -63,11 +63,9 @@ proptest! {
                         Ok(opened) => spool = opened,
                         Err(error) => {
                             // Only an acknowledged record that is gone may keep it from opening.
-                            let lost = match &error {
-                                super::SpoolError::AckAhead { acked: a, .. } => *a == acked,
-                                super::SpoolError::Damaged { last_good, .. } => *last_good <= acked,
-                                _ => false,
-                            };
+                            let ahead = matches!(error, SpoolError::AckAhead { acked: a, .. } if a == acked);
+                            let gone = matches!(error, SpoolError::Damaged { last_good, .. } if last_good <= acked);
+                            let lost = ahead || gone;
                             prop_assert!(lost, "{:?}", error);
                             return Ok(());
                         }
