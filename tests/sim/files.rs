@@ -97,14 +97,9 @@ impl Files {
         self.state().fails = Some((writes, moment, gone));
     }
 
-    /// It is full after so many further writes.
-    pub(crate) fn fill_after(&self, writes: u32) {
-        self.state().fills = Some(writes);
-    }
-
-    /// There is room.
-    pub(crate) fn empty(&self) {
-        self.state().fills = None;
+    /// It is full after so many further writes; none says that it has room.
+    pub(crate) fn fill_after(&self, writes: Option<u32>) {
+        self.state().fills = writes;
     }
 
     /// Writes for which there was no room so far.

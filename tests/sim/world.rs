@@ -360,16 +360,8 @@ impl World {
             Fault::FillDisk(room) => self.disk.fill(*room),
             Fault::SlowStore(time) => Disk::Store.takes_for_each_sync(*time),
             Fault::SlowSpools(time) => Disk::Spools.takes_for_each_sync(*time),
-            Fault::FillAgent(node, writes) => {
-                if let Some(node) = self.nodes.get(*node) {
-                    node.post.files.fill_after(*writes);
-                }
-            }
-            Fault::EmptyAgent(node) => {
-                if let Some(node) = self.nodes.get(*node) {
-                    node.post.files.empty();
-                }
-            }
+            Fault::FillAgent(node, writes) => self.crowd(*node, Some(*writes)),
+            Fault::EmptyAgent(node) => self.crowd(*node, None),
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
         }
@@ -417,6 +409,13 @@ impl World {
         if !sim.is_host_running(node.name.as_str()) {
             node.post.files.boot();
             sim.bounce(node.name.as_str());
+        }
+    }
+
+    /// The disk of a node is full after so many writes, or has room.
+    fn crowd(&self, node: usize, writes: Option<u32>) {
+        if let Some(node) = self.nodes.get(node) {
+            node.post.files.fill_after(writes);
         }
     }
 
