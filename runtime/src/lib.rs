@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 mod writes;
 
-pub use writes::{Fate, Fates, lasting, writes_end_as};
+pub use writes::{Fate, Fates, lasting, room, writes_end_as};
 
 static SIMULATED: AtomicBool = AtomicBool::new(false);
 /// Microseconds.

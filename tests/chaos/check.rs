@@ -10,7 +10,7 @@ use trainyard_proto::v1::{self, FailureClass, JobState, LogStream};
 
 use crate::{
     client::Client,
-    orders,
+    losses, orders,
     plan::{End, Plan, Wish},
     record::Record,
 };
@@ -32,7 +32,10 @@ pub(crate) async fn jobs(client: &Client, plan: &Plan, record: &Record) -> Resul
     for (_, id) in &ids {
         jobs.insert(*id, client.job(*id).await?);
     }
-    if let Err(error) = orders::arrays(&jobs) {
+    for error in [orders::arrays(&jobs), losses::drains(&jobs, record)]
+        .into_iter()
+        .filter_map(Result::err)
+    {
         record.finding(format!("{error:#}"));
     }
     for (number, id) in ids {
@@ -44,6 +47,7 @@ pub(crate) async fn jobs(client: &Client, plan: &Plan, record: &Record) -> Resul
         let said = Said::of(client, &job).await?;
         let judged = [
             end(&job, wish, record),
+            losses::explained(&job, record),
             orders::followed(&job, (wish, record), &jobs),
             whole(&job, wish),
             said.points(&job, wish),

@@ -22,6 +22,7 @@ use crate::{
     plan::{LEASE, SLOTS},
     ready,
     record::Record,
+    silence::By,
 };
 
 /// How soon the service manager starts again what has ended.
@@ -110,6 +111,7 @@ impl Fleet {
         if host.process.is_none() {
             let mut command = command;
             host.process = Some(Process::start(&mut command, &host.log));
+            self.record.heard(number, By::Death);
         }
         Ok(())
     }
@@ -117,6 +119,7 @@ impl Fleet {
     /// `kill -9`; it stays down until it is started.
     pub(crate) fn kill(&mut self, number: usize) {
         if let Some(host) = self.hosts.get_mut(number) {
+            self.record.silenced(number, By::Death);
             host.process = None;
             host.start_at = None;
         }
@@ -149,6 +152,7 @@ impl Fleet {
         let mut due = Vec::new();
         for (number, host) in self.hosts.iter_mut().enumerate() {
             if host.process.as_mut().is_some_and(Process::has_ended) {
+                self.record.silenced(number, By::Death);
                 host.process = None;
                 host.start_at = Some(now + RESTART);
                 let full = if host.full { ", its disk is full" } else { "" };

@@ -8,12 +8,14 @@
 mod check;
 mod client;
 mod fleet;
+mod losses;
 mod network;
 mod orders;
 mod plan;
 mod processes;
 mod ready;
 mod record;
+mod silence;
 mod world;
 
 use std::{

@@ -88,7 +88,7 @@ pub(crate) fn arrays(jobs: &BTreeMap<u64, v1::Job>) -> Result<()> {
     Ok(())
 }
 
-fn micros(at: Option<prost_types::Timestamp>) -> Option<i128> {
+pub(crate) fn micros(at: Option<prost_types::Timestamp>) -> Option<i128> {
     let at = at?;
     Some(i128::from(at.seconds) * 1_000_000 + i128::from(at.nanos) / 1_000)
 }

@@ -6,11 +6,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
 
-use crate::processes::Run;
+use crate::{
+    processes::Run,
+    silence::{By, Micros, Silences},
+};
 
 /// A cheap handle.
 #[derive(Clone, Debug)]
@@ -33,6 +37,10 @@ pub(crate) struct Inner {
     pub(crate) shimless: BTreeSet<Run>,
     /// Attempts that were on a node while its disk was full.
     pub(crate) cramped: BTreeSet<Run>,
+    /// When hosts could not be heard.
+    pub(crate) silences: Silences,
+    /// Nodes that were out of service, each with the reason.
+    pub(crate) drains: Vec<(String, String)>,
     /// What may not be.
     pub(crate) findings: Vec<String>,
     /// How often each kind of thing happened.
@@ -58,6 +66,16 @@ impl Record {
         io::stdout().write_all(line.as_bytes()).ok();
     }
 
+    /// From now on that host cannot be heard.
+    pub(crate) fn silenced(&self, host: usize, by: By) {
+        self.lock().silences.begins(host, by, now());
+    }
+
+    /// From now on it can, as far as this is concerned.
+    pub(crate) fn heard(&self, host: usize, by: By) {
+        self.lock().silences.ends(host, by, now());
+    }
+
     /// Something that may not be. The run goes on: more may be learnt from it.
     pub(crate) fn finding(&self, text: String) {
         self.say(&format!("FOUND: {text}"));
@@ -67,4 +85,16 @@ impl Record {
     pub(crate) fn count(&self, what: &str) {
         *self.lock().counts.entry(what.to_owned()).or_default() += 1;
     }
+}
+
+/// As the coordinator's clock shows it, which is this machine's.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what happens here is compared with what a coordinator in another process says of it"
+)]
+pub(crate) fn now() -> Micros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+    })
 }

@@ -15,11 +15,14 @@ use crate::{
     fleet::Fleet,
     plan::{Fault, Plan, Size},
     processes::{self, Ident, Trainer},
-    record::Record,
+    record::{Record, now},
+    silence::{By, Micros},
 };
 
 /// How often the service manager and the watch on GPUs look.
 const TICK: Duration = Duration::from_millis(50);
+/// A tick that takes so much longer shows that the whole machine stood still.
+const STALL: Duration = Duration::from_millis(500);
 /// How long the last jobs may take once all faults are over.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -131,7 +134,11 @@ impl World {
     }
 
     async fn tick(&mut self) -> Result<()> {
+        let (begun, at) = (Instant::now(), now());
         tokio::time::sleep(TICK).await;
+        if begun.elapsed() > STALL {
+            self.stood_still(at);
+        }
         self.fleet.supervise()?;
         self.watch();
         for fault in std::mem::take(&mut self.pending) {
@@ -143,6 +150,15 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn stood_still(&self, since: Micros) {
+        self.record.count("the machine stood still");
+        let mut record = self.record.lock();
+        for host in 0..self.fleet.hosts.len() {
+            record.silences.begins(host, By::Machine, since);
+            record.silences.ends(host, By::Machine, now());
+        }
     }
 
     /// Looks at what may never be, at any moment.
@@ -205,10 +221,16 @@ impl World {
         match fault {
             Fault::Kill(host) => self.fleet.kill(host),
             Fault::Start(host) => self.fleet.start(host)?,
-            Fault::Freeze(host) => self.fleet.signal(host, Signal::SIGSTOP),
-            Fault::Thaw(host) => self.fleet.signal(host, Signal::SIGCONT),
-            Fault::Cut(host, way) => self.fleet.network().cut(host, way)?,
-            Fault::Mend(host) => self.fleet.network().mend(host),
+            Fault::Freeze(host) => {
+                self.record.silenced(host, By::Freeze);
+                self.fleet.signal(host, Signal::SIGSTOP);
+            }
+            Fault::Thaw(host) => self.thaw_host(host),
+            Fault::Cut(host, way) => {
+                self.record.silenced(host, By::Network);
+                self.fleet.network().cut(host, way)?;
+            }
+            Fault::Mend(host) => self.mend(host),
             Fault::Fill(host) => self.fleet.fill(host),
             Fault::Free(host) => self.fleet.free(host),
             Fault::ThawTrainers => self.thaw(),
@@ -284,13 +306,23 @@ impl World {
         }
     }
 
+    fn thaw_host(&self, host: usize) {
+        self.fleet.signal(host, Signal::SIGCONT);
+        self.record.heard(host, By::Freeze);
+    }
+
+    fn mend(&self, host: usize) {
+        self.fleet.network().mend(host);
+        self.record.heard(host, By::Network);
+    }
+
     fn heal(&mut self) -> Result<()> {
         self.thaw();
         self.pending.clear();
         for host in 0..self.fleet.hosts.len() {
-            self.fleet.network().mend(host);
+            self.mend(host);
             self.fleet.free(host);
-            self.fleet.signal(host, Signal::SIGCONT);
+            self.thaw_host(host);
             self.fleet.start(host)?;
         }
         Ok(())
@@ -338,6 +370,8 @@ impl World {
             if node.draining {
                 self.record
                     .count(&format!("resumed: {}", node.drain_reason));
+                let drain = (node.name.clone(), node.drain_reason.clone());
+                self.record.lock().drains.push(drain);
                 self.client.resume(&node.name).await?;
             }
             let free = node.free == node.capacity && node.job_ids.is_empty();

@@ -166,13 +166,18 @@ class UltralyticsTrainer(unittest.TestCase):
     def test_an_interrupted_run_goes_on_elsewhere_and_a_complete_one_gives_its_weights(self) -> None:
         import shutil
 
+        import torch
+
         self.scenes(8)
         config = {"checkpoint_interval": 1, "seed": 1, "pretrained": False}
         self.run_job("detection", config, EPOCHS="4", LEARNING_RATE="0.004")
         made = self.work / "runs" / "train" / "weights"
         # What is written after an epoch is what a run leaves that ends there; last.pt is that of a complete one.
         interrupted, complete = self.root / "last.pt", self.root / "complete.pt"
-        shutil.copy(made / "epoch1.pt", interrupted)
+        state = torch.load(made / "epoch1.pt", weights_only=False)
+        # Far from what any fresh model has there, and much farther than an epoch moves it.
+        state["ema"].model[0].bn.bias.data.fill_(3.0)
+        torch.save(state, interrupted)
         shutil.copy(made / "last.pt", complete)
         shutil.rmtree(self.work)  # the other node's folder is gone
 
@@ -193,6 +198,9 @@ class UltralyticsTrainer(unittest.TestCase):
         self.assertTrue(self.arguments()["save_dir"].startswith(str(self.work)), "it works in its own folder")
         self.assertEqual(end["last_checkpoint_path"], str(self.root / "ck" / "last.pt"))
         self.assertIsNotNone(end["best_epoch"])
+        first = torch.load(self.work / "runs" / "train" / "weights" / "epoch2.pt", weights_only=False)
+        moved = (first["ema"].model[0].bn.bias.float() - 3.0).abs().max().item()
+        self.assertLess(moved, 0.3, "it went on with the weights")
 
         # Its node was lost after the last epoch and before the end.
         epochs, end, told = begin("2", interrupted, RESUME="true", CHECKPOINT_DIR=str(self.root / "done"))

@@ -1,7 +1,8 @@
 //! The disks of agents: real folders, and what a crash leaves in them.
 //!
-//! Owns at which write that is to last a machine's agent is gone, alone or with the whole machine, and what a power cut
-//! takes from its files: what nobody has waited for. A program that is gone writes nothing more. Never decides when.
+//! Owns at which write that is to last a machine's agent is gone, alone or with the whole machine, what a power cut
+//! takes from its files: what nobody has waited for, and what a full disk does not take. A program that is gone writes
+//! nothing more. Never decides when.
 //! Called by whoever writes there, by way of `trainyard_runtime::lasting`, by shims, and by the world.
 
 use std::{
@@ -56,6 +57,10 @@ struct State {
     removed: BTreeMap<String, u64>,
     /// A power cut takes what was not synced.
     honest: bool,
+    /// It is full after so many further writes that take room.
+    fills: Option<u32>,
+    /// Writes for which there was no room.
+    refused: usize,
 }
 
 impl Files {
@@ -69,6 +74,8 @@ impl Files {
             unsynced: BTreeMap::new(),
             removed: BTreeMap::new(),
             honest,
+            fills: None,
+            refused: 0,
         })))
     }
 
@@ -88,6 +95,24 @@ impl Files {
     /// It is gone with a write, after so many further ones.
     pub(crate) fn fail_after(&self, writes: u32, moment: Moment, gone: Gone) {
         self.state().fails = Some((writes, moment, gone));
+    }
+
+    /// It is full after so many further writes; none says that it has room.
+    pub(crate) fn fill_after(&self, writes: Option<u32>) {
+        self.state().fills = writes;
+    }
+
+    /// Writes for which there was no room so far.
+    pub(crate) fn refused(&self) -> usize {
+        self.state().refused
+    }
+
+    /// As a write of so many bytes that has to have room.
+    pub(crate) fn takes(&self, bytes: usize) -> io::Result<()> {
+        match self.state().fits(bytes) {
+            Some(_) => Err(io::ErrorKind::StorageFull.into()),
+            None => Ok(()),
+        }
     }
 
     /// What was to happen and has not will not.
@@ -111,6 +136,7 @@ impl Files {
             Fate::Done => return write(),
             Fate::Before | Fate::Amid(_) => {}
             Fate::After => write()?,
+            Fate::Full(_) => return Err(io::ErrorKind::StorageFull.into()),
         }
         Err(io::Error::other("the power is off"))
     }
@@ -132,6 +158,12 @@ impl State {
             (Some(Gone::Program), Writer::Shim) | (None, _) => {}
         }
         self.remember(path, bytes);
+        // An acknowledgement is written over the one before.
+        if (bytes > 0 && !is_note(path))
+            && let Some(fits) = self.fits(bytes)
+        {
+            return Fate::Full(fits);
+        }
         let Some((left, moment, gone)) = self.fails.as_mut() else {
             return Fate::Done;
         };
@@ -147,13 +179,30 @@ impl State {
         self.fails = None;
         self.gone = Some(gone);
         // An acknowledgement lies in one sector: all of it is there, or nothing.
-        let torn = bytes > 0 && path.extension().is_none_or(|name| name != "ack");
+        let torn = bytes > 0 && !is_note(path);
         match moment {
             Moment::Before => Fate::Before,
             Moment::Amid if torn => Fate::Amid(self.rng.random_range(0..bytes)),
             Moment::Amid if self.rng.random_bool(0.5) => Fate::Before,
             Moment::Amid | Moment::After => Fate::After,
         }
+    }
+
+    /// How many of so many bytes there is room for; none where there is for all. Of the write that fills it, for some.
+    fn fits(&mut self, bytes: usize) -> Option<usize> {
+        let left = self.fills?;
+        if left > 1 {
+            self.fills = Some(left - 1);
+            return None;
+        }
+        self.fills = Some(0);
+        self.refused += 1;
+        let fits = left > 0 && bytes > 0;
+        Some(if fits {
+            self.rng.random_range(0..bytes)
+        } else {
+            0
+        })
     }
 
     /// What a power cut would take with it.
@@ -243,6 +292,11 @@ impl State {
     }
 }
 
+/// Whether it is how far a spool is acknowledged.
+fn is_note(path: &Path) -> bool {
+    path.extension().is_some_and(|name| name == "ack")
+}
+
 /// A folder of files, anew.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     if to.exists() {
@@ -276,5 +330,11 @@ impl Fates for Machines {
             }
         }
         Fate::Done
+    }
+
+    fn room(&self, path: &Path) -> Option<u64> {
+        let mut all = self.0.iter().map(Files::state);
+        let state = all.find(|state| path.starts_with(&state.root))?;
+        state.fills.filter(|left| *left == 0).map(u64::from)
     }
 }

@@ -4,6 +4,7 @@
 //! that are pinned say which plan they mean. Called by the world.
 
 mod faults;
+mod full;
 mod operators;
 mod orders;
 
@@ -19,7 +20,7 @@ pub(crate) use orders::Order;
 use crate::{disk::Moment, files::Gone, script::Script};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 6;
+pub(crate) const NEWEST: u32 = 7;
 
 /// Time between two checks, where the plan says nothing else.
 const STEP: Duration = Duration::from_millis(10);
@@ -141,6 +142,10 @@ pub(crate) enum Fault {
     SlowStore(Duration),
     /// Each sync of an agent's disk takes so long.
     SlowSpools(Duration),
+    /// The disk of a node is full after so many further writes.
+    FillAgent(usize, u32),
+    /// It has room.
+    EmptyAgent(usize),
     /// Clocks are set by so many seconds.
     Jump(i64),
 }
@@ -176,6 +181,9 @@ impl Plan {
         }
         if number >= 6 {
             plan.serve(&mut StdRng::seed_from_u64(seed ^ 0x5E81));
+        }
+        if number >= 7 {
+            plan.crowd(&mut StdRng::seed_from_u64(seed ^ 0xF177));
         }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);

@@ -217,8 +217,25 @@ impl World {
         }
         let store = self.store.borrow().clone();
         let store = store.context("the coordinator is gone at the end")?;
-        self.checker
-            .end(&store, &self.plan, (&self.accepted, &yards))
+        let mut seen = self
+            .checker
+            .end(&store, &self.plan, (&self.accepted, &yards))?;
+        self.note_store(&store)?;
+        let refused = self.nodes.iter().map(|node| node.post.files.refused());
+        let refused = refused.sum();
+        if refused > 0 {
+            seen.insert("writes found the disk of an agent full", refused);
+        }
+        Ok(seen)
+    }
+
+    /// All that is stored, so that a seed that is run again is seen to store the same.
+    fn note_store(&self, store: &Store) -> Result<()> {
+        for of in store.digest()? {
+            let words = format!("stored: {} {} {}", of.table, of.rows, of.digest);
+            self.trace.note(words);
+        }
+        Ok(())
     }
 
     fn check(&mut self, yards: &[Yard]) -> Result<()> {
@@ -343,6 +360,8 @@ impl World {
             Fault::FillDisk(room) => self.disk.fill(*room),
             Fault::SlowStore(time) => Disk::Store.takes_for_each_sync(*time),
             Fault::SlowSpools(time) => Disk::Spools.takes_for_each_sync(*time),
+            Fault::FillAgent(node, writes) => self.crowd(*node, Some(*writes)),
+            Fault::EmptyAgent(node) => self.crowd(*node, None),
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
         }
@@ -390,6 +409,13 @@ impl World {
         if !sim.is_host_running(node.name.as_str()) {
             node.post.files.boot();
             sim.bounce(node.name.as_str());
+        }
+    }
+
+    /// The disk of a node is full after so many writes, or has room.
+    fn crowd(&self, node: usize, writes: Option<u32>) {
+        if let Some(node) = self.nodes.get(node) {
+            node.post.files.fill_after(writes);
         }
     }
 

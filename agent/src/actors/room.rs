@@ -45,11 +45,13 @@ pub(super) async fn watch(node: Arc<Node>) {
 
 /// Why no work can be taken at this moment.
 pub(super) async fn lacks(node: &Arc<Node>, was_full: bool) -> Option<String> {
+    let folder = node.data_dir.clone();
     // The disk of a simulation is none of this machine's.
     if trainyard_runtime::is_simulated() {
-        return None;
+        let free = trainyard_runtime::room(&folder)?;
+        let total = u64::MAX;
+        return node.room.lacks(Disk { free, total }, was_full);
     }
-    let folder = node.data_dir.clone();
     match blocking(move || seen(&folder)).await {
         Ok(disk) => node.room.lacks(disk, was_full),
         Err(error) => {

@@ -75,7 +75,11 @@ struct Entry {
     order: Option<Arc<Order>>,
     run: Option<RunRef>,
     failures: u32,
+    /// Since when it has failed again and again.
+    failing_since: Option<Instant>,
     failed_at: Option<Instant>,
+    /// It is to stop: what keeps it from its work is waited for no longer.
+    is_to_stop: bool,
 }
 
 impl Entry {
@@ -84,7 +88,9 @@ impl Entry {
             order,
             run: None,
             failures: 0,
+            failing_since: None,
             failed_at: None,
+            is_to_stop: false,
         }
     }
 }

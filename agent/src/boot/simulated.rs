@@ -57,6 +57,9 @@ pub struct Machine {
 /// What a task may tell before the coordinator takes it, in bytes.
 const SPOOL: u64 = 128 << 20;
 
+/// What has to be free for work to be taken, in bytes.
+const RESERVE: u64 = 64 << 20;
+
 /// Runs an agent until its host ends it, or it ends itself.
 ///
 /// # Errors
@@ -124,7 +127,7 @@ async fn node(
         spool_bytes: SPOOL,
         slots: Slots::new(machine.capacity.clone()),
         ports: Ports::new(PortRange::default()),
-        room: Room::default(),
+        room: Room { reserve: RESERVE },
         gpus: Gpus {
             uuids: Vec::new(),
             devices: Arc::new(Pretended),

@@ -9,6 +9,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
 use trainyard_core::record::{Progress, Record};
 use trainyard_core::thin::Coarse;
 use trainyard_runtime::lasting;
@@ -22,6 +23,8 @@ use super::thinner::Thinner;
 const INDEX_STEP: u64 = 256;
 /// A mark is set after so many bytes of records.
 const MARK_STEP: u64 = 1 << 20;
+/// What was delivered gives its room back to the disk when there are so many bytes of it.
+const RELEASE_STEP: u64 = 16 << 20;
 /// Epoch, step, and whether there are metrics: a trainer that counts its epochs from 0 says first that it
 /// has started, then what the first epoch came to.
 pub(super) type Key = (u32, Option<u64>, bool);
@@ -61,8 +64,9 @@ pub struct TaskSpool {
     head: Head,
     durable: Head,
     acked: u64,
-    /// The last record that was marked when the file was opened, and its end: what is before was not read.
-    base: (u64, u64),
+    /// The last record that was marked when the file was opened, or before which the disk has its room back, and its end:
+    /// what is before is not read.
+    pub(super) base: (u64, u64),
     /// Numbers of records and their places.
     index: Vec<(u64, u64)>,
     keys: BTreeSet<Key>,
@@ -73,6 +77,9 @@ pub struct TaskSpool {
     /// Where the last mark is.
     marked: u64,
     pub(super) mark_step: u64,
+    pub(super) release_step: u64,
+    /// Up to where the disk has its room back, as far as this life knows.
+    released: u64,
     /// Of reports on disk behind the last mark.
     unmarked_keys: Vec<Key>,
     /// The last record and the identity of the last body that has one; not known after a start.
@@ -126,6 +133,8 @@ impl TaskSpool {
             unwritten: VecDeque::new(),
             marked: 0,
             mark_step: MARK_STEP,
+            release_step: RELEASE_STEP,
+            released: 0,
             unmarked_keys: Vec::new(),
             last_body: None,
             cursor: (1, 0),
@@ -274,7 +283,7 @@ impl TaskSpool {
         max_bytes: u64,
     ) -> Result<Vec<Spooled>, SpoolError> {
         let mut found = Vec::new();
-        // What is before was acknowledged in an earlier life.
+        // What is before was acknowledged, and may not be there any more.
         let seq = seq.max(self.base.0);
         if seq >= self.durable.last_seq {
             return Ok(found);
@@ -321,12 +330,43 @@ impl TaskSpool {
 
     /// Writes down the marks that are acknowledged. As with the note, what the disk refuses is done without.
     fn note_marks(&mut self) {
+        let mut newest = None;
         while let Some(mark) = self.unwritten.front().filter(|mark| mark.seq <= self.acked) {
-            if let Err(error) = self.marks.write(mark) {
-                tracing::debug!(path = %self.path.display(), %error, "how far a spool is delivered cannot be noted");
-                return;
+            match self.marks.write(mark) {
+                Ok(true) => newest = Some((mark.seq, mark.place)),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(path = %self.path.display(), %error, "how far a spool is delivered cannot be noted");
+                    return;
+                }
             }
             self.unwritten.pop_front();
+        }
+        let far =
+            |(_, place): &(u64, u64)| place.saturating_sub(self.released) >= self.release_step;
+        if let Some(base) = newest.filter(far) {
+            self.release(base);
+        }
+    }
+
+    /// Gives the room of what is before a mark back to the disk, once that mark is on it: a task that runs for days takes
+    /// no more than it has to. Places stay what they are. A disk that cannot do that keeps all.
+    fn release(&mut self, base: (u64, u64)) {
+        let (file, marks) = (&self.reader, &self.marks);
+        let released = lasting(&self.path, &[], |_| {
+            marks.sync()?;
+            let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            Ok(fallocate(file, how, 0, base.1)?)
+        });
+        self.released = base.1;
+        match released {
+            Ok(()) => {
+                self.base = base;
+                self.index.retain(|(known, _)| *known > base.0);
+            }
+            Err(error) => {
+                tracing::debug!(path = %self.path.display(), %error, "what was delivered keeps its room on the disk");
+            }
         }
     }
 
@@ -373,7 +413,7 @@ impl TaskSpool {
         self.durable.completed
     }
 
-    /// The last record that is not read any more: it was acknowledged in an earlier life.
+    /// The last record that is not read any more: it was acknowledged in an earlier life, or its room was given back.
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.base.0

@@ -3,7 +3,8 @@
 //!
 //! Owns `spool.mark`: entries one behind the other, `[len u32][crc32 u32][postcard Mark]`. Each is true for good, since it
 //! is written when what it speaks of is on disk and acknowledged; so none is waited for, and what is torn or of another
-//! version only makes a start read more. Blocks on the disk. Called by `file`.
+//! version only makes a start read more. Only before the records that a mark speaks of are given up it is: then nothing else
+//! tells where the rest begins. Blocks on the disk. Called by `file`.
 
 use std::fs::{self, File};
 use std::io;
@@ -90,9 +91,10 @@ impl Marks {
         self.len = emptied.ok().map(|()| 0);
     }
 
-    pub(super) fn write(&mut self, mark: &Mark) -> io::Result<()> {
+    /// False where there is none.
+    pub(super) fn write(&mut self, mark: &Mark) -> io::Result<bool> {
         let Some(at) = self.len else {
-            return Ok(());
+            return Ok(false);
         };
         let body = postcard::to_stdvec(mark).map_err(io::Error::other)?;
         let bytes = frame::sealed(&body).ok_or(io::ErrorKind::InvalidData)?;
@@ -107,7 +109,16 @@ impl Marks {
         lasting(&self.path, &bytes, |bytes| file.write_all_at(bytes, at))?;
         self.file = Some(file);
         self.len = Some(at + bytes.len() as u64);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Waits until all that were written are on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            file.sync_data()?;
+        }
+        let folder = self.path.parent();
+        folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 }
 

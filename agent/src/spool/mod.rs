@@ -7,6 +7,9 @@
 //!
 //! What waits has a bound: beyond half of it reports of metrics are thinned by the rule of `core::thin`, and beyond all of
 //! it callbacks are left out, which the job's log says; the reader of the trainer's output leaves lines where they are.
+//! What was delivered has one too: whenever there are 16 MiB of it its room goes back to the disk, while the task runs on.
+//! A start opens the spools of its tasks one after the other, and reads of each only what is behind its last mark: what was
+//! not delivered, and a MiB or so.
 
 mod error;
 mod file;

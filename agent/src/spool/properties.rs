@@ -5,8 +5,8 @@ use std::fs::OpenOptions;
 
 use proptest::prelude::*;
 
-use super::TaskSpool;
 use super::tests::line;
+use super::{SpoolError, TaskSpool};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -35,9 +35,9 @@ proptest! {
     fn whatever_happens_the_spool_holds_a_gapless_beginning_of_what_was_told(steps in steps()) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("spool");
-        // Small marks: what was acknowledged is soon not read any more.
+        // Small marks: what was acknowledged is soon not read any more, and then not there.
         let open = || TaskSpool::open(&path).map(|mut spool| {
-            spool.mark_step = 50;
+            (spool.mark_step, spool.release_step) = (50, 100);
             spool
         });
         let mut spool = open().unwrap();
@@ -63,8 +63,10 @@ proptest! {
                         Ok(opened) => spool = opened,
                         Err(error) => {
                             // Only an acknowledged record that is gone may keep it from opening.
-                            let lost = matches!(error, super::SpoolError::AckAhead { acked: a, .. } if a == acked);
-                            prop_assert!(lost, "{}", error);
+                            let ahead = matches!(error, SpoolError::AckAhead { acked: a, .. } if a == acked);
+                            let gone = matches!(error, SpoolError::Damaged { last_good, .. } if last_good <= acked);
+                            let lost = ahead || gone;
+                            prop_assert!(lost, "{:?}", error);
                             return Ok(());
                         }
                     }

@@ -426,3 +426,57 @@ fn a_record_of_a_newer_agent_is_no_damage_and_nothing_is_cut_off() {
         assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 3);
     }
 }
+
+#[test]
+fn what_was_delivered_gives_its_room_back_to_the_disk_and_the_rest_is_there_whatever_is_torn() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (_folder, path) = place();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    (spool.mark_step, spool.release_step) = (10_000, 200_000);
+    let text = "x".repeat(1_000);
+    for number in 1..=500 {
+        spool.append(&[(line(&text), Some(number))]).unwrap();
+        spool.sync().unwrap();
+    }
+    let taken = || fs::metadata(&path).unwrap().blocks() * 512;
+    let (before, length) = (taken(), fs::metadata(&path).unwrap().len());
+    spool.ack(100).unwrap();
+    assert_eq!(
+        (taken(), spool.skipped()),
+        (before, 0),
+        "it is not much yet"
+    );
+    spool.ack(400).unwrap();
+    let left = taken();
+    assert!(left < before / 2, "{left} of {before}");
+    assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    let skipped = spool.skipped();
+    assert!((350..=400).contains(&skipped), "{skipped}");
+    let seqs = |spool: &mut TaskSpool, after| {
+        let unsent = spool.unsent_after(after, usize::MAX, u64::MAX).unwrap();
+        unsent.iter().map(|record| record.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(seqs(&mut spool, 400), (401..=500).collect::<Vec<_>>());
+    let all_left: Vec<_> = (skipped + 1..=500).collect();
+    assert_eq!(seqs(&mut spool, 0), all_left);
+    drop(spool);
+    let mut spool = TaskSpool::open(&path).unwrap();
+    assert_eq!((spool.acked(), spool.skipped()), (400, skipped));
+    assert_eq!(seqs(&mut spool, 0), all_left);
+    // The record behind the mark is torn, and none follows it.
+    let (_, place) = spool.base;
+    drop(spool);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(place + 20).unwrap();
+    fs::remove_file(path.with_extension("ack")).unwrap();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    assert_eq!((spool.last_seq(), spool.acked()), (skipped, skipped));
+    assert_eq!(spool.append(&[(line("on"), None)]).unwrap(), skipped + 1);
+    spool.sync().unwrap();
+    drop(spool);
+    // Of what was given up nothing can be read, whatever became of the rest.
+    file.set_len(place - 20).unwrap();
+    let error = TaskSpool::open(&path).unwrap_err();
+    let lost = matches!(error, SpoolError::Damaged { last_good, .. } if last_good == skipped);
+    assert!(lost, "{error}");
+}

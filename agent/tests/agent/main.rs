@@ -61,9 +61,10 @@ cases! {
         an_agent_that_died_is_followed_by_one_that_goes_on,
         why_a_task_is_stopped_is_kept_once_the_disk_takes_it,
         an_end_that_was_not_heard_is_told_by_the_next_agent,
-        a_task_whose_run_fails_again_and_again_is_given_up,
+        a_task_whose_run_fails_again_and_again_is_given_up_soon_when_it_is_to_stop,
         a_forgotten_task_leaves_its_checkpoints_only;
-    trouble: a_trainer_whose_processes_cannot_be_read_goes_on_until_they_can,
+    trouble: a_task_that_cannot_begin_for_a_while_begins_once_it_can,
+        a_trainer_whose_processes_cannot_be_read_goes_on_until_they_can,
         a_trainer_whose_order_cannot_be_read_is_told_of_and_goes_on_until_it_can,
         a_trainer_whose_order_cannot_be_read_is_stopped_when_it_is_to_stop,
         a_task_whose_order_is_damaged_is_ended_and_put_aside_before_the_first_word;

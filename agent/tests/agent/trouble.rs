@@ -1,4 +1,5 @@
-//! Agents that cannot read what they know of a task: its trainer goes on, unless its order is lost for good.
+//! Agents that cannot read or write what they know of a task: it begins once they can, and its trainer goes on, unless
+//! its order is lost for good.
 //!
 //! Owns these cases. Called by the cases' main.
 
@@ -48,21 +49,40 @@ async fn left_alone() -> (Fake, TempDir, PathBuf) {
     (fake, data, go)
 }
 
-/// An agent that has failed with the task so often that it would give it up if its trainer were gone.
-async fn in_trouble(fake: &Fake, data: &Path) -> Agent {
-    let agent = launch(options(fake, data));
+/// The agent has failed with a task so often that it says so.
+pub(crate) async fn in_trouble(fake: &Fake) {
     fake.until(|known| {
-        let told = |detail: &String| detail.contains("its trainer runs on");
+        let told = |detail: &String| detail.contains("cannot go on with this task for now");
         known.details.iter().any(told).then_some(())
     })
     .await;
+}
+
+/// An agent in trouble with what is in its folder.
+async fn launch_in_trouble(fake: &Fake, data: &Path) -> Agent {
+    let agent = launch(options(fake, data));
+    in_trouble(fake).await;
     agent
+}
+
+/// A disk that takes nothing for some seconds, as a full one, or a lack of descriptors or of memory.
+pub(crate) async fn a_task_that_cannot_begin_for_a_while_begins_once_it_can() {
+    let (fake, agent, data) = cluster().await;
+    fake.hello(0).await;
+    let in_the_way = task_folder(&data, 1).join("task.json.tmp");
+    std::fs::create_dir_all(&in_the_way).expect("a folder in the way");
+    fake.send(start_of(1, shell("exit 6"))).await;
+    in_trouble(&fake).await;
+    std::fs::remove_dir(&in_the_way).expect("it is empty");
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.infrastructure), (Some(6), false));
+    agent.stop().await;
 }
 
 pub(crate) async fn a_trainer_whose_processes_cannot_be_read_goes_on_until_they_can() {
     let (fake, data, go) = left_alone().await;
     let hidden = Hidden::of(&data, "proc.json");
-    let agent = in_trouble(&fake, data.path()).await;
+    let agent = launch_in_trouble(&fake, data.path()).await;
     hidden.show();
     std::fs::write(&go, "").expect("the go is given");
     let end = fake.whole_end(1).await;
@@ -79,7 +99,7 @@ pub(crate) async fn a_trainer_whose_processes_cannot_be_read_goes_on_until_they_
 pub(crate) async fn a_trainer_whose_order_cannot_be_read_is_told_of_and_goes_on_until_it_can() {
     let (fake, data, go) = left_alone().await;
     let hidden = Hidden::of(&data, "task.json");
-    let agent = in_trouble(&fake, data.path()).await;
+    let agent = launch_in_trouble(&fake, data.path()).await;
     let hello = fake.hello(1).await;
     let phases: Vec<TaskPhase> = hello.tasks.iter().map(TaskReport::phase).collect();
     assert_eq!(phases, [TaskPhase::Running], "nobody else runs it");
@@ -94,7 +114,7 @@ pub(crate) async fn a_trainer_whose_order_cannot_be_read_is_told_of_and_goes_on_
 pub(crate) async fn a_trainer_whose_order_cannot_be_read_is_stopped_when_it_is_to_stop() {
     let (fake, data, _go) = left_alone().await;
     let _hidden = Hidden::of(&data, "task.json");
-    let agent = in_trouble(&fake, data.path()).await;
+    let agent = launch_in_trouble(&fake, data.path()).await;
     fake.send(stop_of(1, LIMIT)).await;
     let exit = task_folder(&data, 1).join("exit.json");
     until(|| exit.exists()).await;

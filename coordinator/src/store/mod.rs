@@ -9,6 +9,7 @@ mod block;
 pub mod care;
 mod changed;
 mod codec;
+mod digest;
 mod documents;
 mod error;
 mod events;
@@ -44,6 +45,7 @@ use redb::{Builder, Database, DatabaseError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use trainyard_core::ids::JobId;
 
+pub use digest::TableDigest;
 pub use documents::Document;
 pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
 pub use events::{EventsOf, StoredEvent};

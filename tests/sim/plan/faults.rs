@@ -169,6 +169,8 @@ pub(super) fn hide(node: usize, faults: &[(Duration, Fault)]) -> Duration {
             | Fault::StartCoordinator
             | Fault::SlowStore(_)
             | Fault::SlowSpools(_)
+            | Fault::FillAgent(..)
+            | Fault::EmptyAgent(_)
             | Fault::Jump(_) => {}
         }
         if reasons.is_empty() {

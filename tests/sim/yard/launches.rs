@@ -22,6 +22,8 @@ use crate::script::Script;
 
 /// How soon the end of a process is noticed.
 const LOOK: Duration = Duration::from_millis(50);
+/// What a small file takes of a disk, in bytes.
+const PAGE: usize = 4_096;
 /// How often a launch is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -130,6 +132,8 @@ impl State {
             task_dir: task.to_path_buf(),
             source,
         };
+        // With room for how it will have ended.
+        self.machine.0.takes(2 * PAGE).map_err(unwritten)?;
         self.write(&task.join("proc.json"), &record)
             .map_err(unwritten)?;
         File::create(task.join("output.log")).map_err(unwritten)?;
@@ -156,7 +160,9 @@ impl Trainers for Yard {
         Box::pin(async move {
             self.is_free(task_dir)?;
             let launch = task_dir.join("launch.json");
+            let files = self.state().machine.0.clone();
             let written = trainyard_runtime::lasting(&launch, &[], |_| {
+                files.takes(PAGE)?;
                 for name in ["exit.json", "proc.json"] {
                     fs::remove_file(task_dir.join(name)).ok();
                 }

@@ -25,12 +25,17 @@ use crate::{
     folder::TaskFolder,
 };
 
-/// A run that fails so often, each time within [`WINDOW`] of the last, is given up when its trainer's shim has gone.
+/// A run that fails so often, each time within [`WINDOW`] of the last, is in trouble, which is told.
 const MOST_FAILURES: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(60);
+/// It is given up after so long, when its trainer's shim has gone: a lack of descriptors or of memory, or a disk that is
+/// busy or full, mostly ends sooner. By the pauses below that is the eleventh failure, after 22.3 s.
+const BORNE: Duration = Duration::from_secs(20);
 /// What a failed run has under way is over by then. It doubles with each failure, up to a bound.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 const RESTART_AT_LATEST: Duration = Duration::from_secs(30);
+/// The bound without a shim: a stop is heard by the next run.
+const ALONE_AT_LATEST: Duration = Duration::from_secs(4);
 /// The grace of a trainer that is stopped without a run, where neither the stop nor a readable order names one.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -38,42 +43,61 @@ impl Entry {
     /// Counts a failure; after how long it is tried again.
     fn fails(&mut self, now: Instant) -> Duration {
         let again = |at: &Instant| now.duration_since(*at) < WINDOW;
-        let before = self.failed_at.replace(now).filter(again);
-        self.failures = before.map_or(0, |_| self.failures) + 1;
+        if self.failed_at.replace(now).filter(again).is_none() {
+            self.failures = 0;
+            self.failing_since = Some(now);
+        }
+        self.failures += 1;
         let doubled = RESTART_AFTER.saturating_mul(1 << (self.failures - 1).min(16));
         doubled.min(RESTART_AT_LATEST)
+    }
+
+    /// Whether it is given up where no shim is left.
+    fn is_hopeless(&self, now: Instant) -> bool {
+        let since = self.failing_since.unwrap_or(now);
+        let borne = now.duration_since(since) >= BORNE;
+        self.failures >= MOST_FAILURES && (borne || self.is_to_stop)
     }
 }
 
 impl State {
     /// A task has no run that could go on. It is tried again, for as long as there may be a trainer: it is not given up
-    /// for what the agent cannot read or write.
+    /// for what the agent cannot read or write. Without one it is, some time later.
     pub(super) async fn trouble(&mut self, myself: &RunsRef, task: TaskKey, why: &str) {
         let Some(entry) = self.entries.get_mut(&task) else {
             return;
         };
         tracing::error!(%task, %why, "a run has failed");
-        let again = entry.fails(Instant::now());
+        let now = Instant::now();
+        let mut again = entry.fails(now);
         let (failures, order) = (entry.failures, entry.order.clone());
+        let hopeless = entry.is_hopeless(now);
         if failures >= MOST_FAILURES {
             let folder = TaskFolder::of(&self.node.tasks(), task);
-            if let Ok(false) = blocking(move || folder.has_shim()).await {
+            let has_gone = matches!(blocking(move || folder.has_shim()).await, Ok(false));
+            if has_gone && hopeless {
                 let node = Arc::clone(&self.node);
                 let given_up = give_up(node, (task, order), why.to_owned());
                 self.tasks.spawn(given_up);
                 return;
             }
-            self.say_trouble(task, why, failures == MOST_FAILURES);
+            let runs_on = if has_gone {
+                again = again.min(ALONE_AT_LATEST);
+                ""
+            } else {
+                ", and its trainer runs on"
+            };
+            let words = format!(
+                "the agent of node {} cannot go on with this task for now{runs_on}: {why}; it is tried again",
+                self.node.name
+            );
+            self.say_trouble(task, words, failures == MOST_FAILURES);
         }
         myself.send_after(again, move || RunsMsg::Again(task));
     }
 
     /// To the coordinator, and once to the job's log.
-    fn say_trouble(&self, task: TaskKey, why: &str, first: bool) {
-        let words = format!(
-            "the agent of node {} cannot go on with this task for now, and its trainer runs on: {why}; it is tried again",
-            self.node.name
-        );
+    fn say_trouble(&self, task: TaskKey, words: String, first: bool) {
         tracing::warn!(%task, words);
         let report = self.node.board.report_of(task);
         let phase = report.map_or(Phase::Preparing, |report| report.phase);
@@ -134,10 +158,11 @@ impl State {
     }
 
     /// One that has just ended needs no stop; one that has no run is stopped by its folder.
-    pub(super) fn stop(&self, task: TaskKey, cause: StopCause, grace: Option<Duration>) {
-        let Some(entry) = self.entries.get(&task) else {
+    pub(super) fn stop(&mut self, task: TaskKey, cause: StopCause, grace: Option<Duration>) {
+        let Some(entry) = self.entries.get_mut(&task) else {
             return;
         };
+        entry.is_to_stop = true;
         if let Some(run) = &entry.run {
             run.cast(RunMsg::Stop(cause, grace)).ok();
             return;
@@ -171,4 +196,40 @@ async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()
         asked.map(drop).map_err(io::Error::other)
     };
     blocking(work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many failures it is given up, and how long after the first.
+    fn given_up(is_to_stop: bool) -> (u32, Duration) {
+        let mut entry = Entry::new(None);
+        entry.is_to_stop = is_to_stop;
+        let begun = Instant::now();
+        let mut now = begun;
+        loop {
+            let again = entry.fails(now);
+            if entry.is_hopeless(now) {
+                return (entry.failures, now - begun);
+            }
+            now += again.min(ALONE_AT_LATEST);
+        }
+    }
+
+    #[test]
+    fn what_fails_is_borne_for_some_time_with_growing_pauses_and_hardly_where_it_is_to_stop() {
+        assert_eq!(given_up(false), (11, Duration::from_millis(22_300)));
+        assert_eq!(given_up(true), (3, Duration::from_millis(300)));
+    }
+
+    #[test]
+    fn a_failure_long_after_the_one_before_is_the_first_of_its_own() {
+        let mut entry = Entry::new(None);
+        let first = Instant::now();
+        entry.fails(first);
+        let later = first + WINDOW;
+        assert_eq!(entry.fails(later), RESTART_AFTER);
+        assert_eq!(entry.failing_since, Some(later));
+    }
 }

@@ -4,7 +4,7 @@
 //! Called by the opening of a spool alone.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 
 use trainyard_runtime::lasting;
 
@@ -26,9 +26,13 @@ impl TaskSpool {
         let fits = match self.read_next(&mut reader)? {
             Next::Frame(spooled, _) => spooled.seq == last.seq + 1,
             Next::End => self.file_len()? == last.place,
-            // Whoever reads it from its start says what is wrong with it, if anything.
-            Next::Newer | Next::Bad => false,
+            // Whoever reads it from its start says what is wrong with it, if anything; or from the mark, where nothing is
+            // before that any more.
+            Next::Newer | Next::Bad => self.is_released()?,
         };
+        if !fits && self.is_released()? {
+            return Err(self.damaged(last.place, last.seq + 1));
+        }
         if !fits {
             tracing::warn!(path = %self.path.display(), "a mark does not fit the spool, which is read from its start");
             self.marks.forget();
@@ -46,6 +50,18 @@ impl TaskSpool {
         self.cursor = (last.seq + 1, last.place);
         self.keys = marks.into_iter().flat_map(|mark| mark.keys).collect();
         Ok(())
+    }
+
+    /// Whether the disk has the room of the first records back.
+    fn is_released(&self) -> Result<bool, SpoolError> {
+        let mut header = [0; 8];
+        let mut reader = reader_at(&self.reader, &self.path, 0)?;
+        match reader.read_exact(&mut header) {
+            // No record begins so: none is of no length.
+            Ok(()) => Ok(header == [0; 8]),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(source) => Err(SpoolError::from_io("read", &self.path, source)),
+        }
     }
 
     fn file_len(&self) -> Result<u64, SpoolError> {
