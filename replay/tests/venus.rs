@@ -64,7 +64,7 @@ fn the_simple_policies_are_as_near_to_the_reference_as_ties_allow() {
         (Anchor::Tiresias, 988.0),
         (Anchor::Srsf, 265.0),
     ] {
-        let mut player = anchor.player(&jobs, Cluster::uniform(20, 8), 60);
+        let mut player = anchor.player(&jobs, &[], Cluster::uniform(20, 8), 60);
         let outcome = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
         let mean = metrics::figures("", &jobs, 160, &outcome, None).wait_mean;
         assert!(
@@ -149,6 +149,65 @@ fn the_policy_and_the_anchors_check_each_other() {
     };
     assert_eq!(of("fifo"), of("anchor: FIFO strict"));
     assert_eq!(of("easy"), of("anchor: EASY backfill, walltime est"));
+    // Where gangs are as wide as the pool an index alone loses to first fit, and starving jobs go first where that is asked.
+    let index = of("anchor: Gittins (online history)");
+    assert!(index.0 > 2.0 * of("anchor: FIFO skip (no reservation)").0);
+    let (two_days, longest) = (172_800.0, index.1);
+    assert!(longest > 3.0 * two_days, "{longest}");
+    let (_, guarded, _) = of("anchor: Gittins + starve 48h");
+    assert!(guarded < 1.2 * two_days, "{guarded}");
+    let printed = answer.policies.iter().map(|(row, _)| row.policy.as_str());
+    let anchors: Vec<&str> = printed
+        .filter_map(|name| name.strip_prefix("anchor: "))
+        .collect();
+    assert_eq!(anchors, README);
+}
+
+/// The policies of the table in the README of the traces.
+const README: [&str; 14] = [
+    "FIFO strict",
+    "FIFO skip (no reservation)",
+    "EASY backfill, walltime est",
+    "EASY backfill, oracle",
+    "SJF strict oracle",
+    "SJF skip oracle",
+    "SSF predicted (history mean), skip",
+    "Tiresias 2-queue LAS 18000",
+    "LAS 4-queue",
+    "LAS 4-queue + starve 48h",
+    "Gittins (online history)",
+    "Gittins + starve 48h",
+    "SRTF oracle",
+    "SRSF oracle",
+];
+
+#[test]
+fn what_is_predicted_is_the_mean_of_the_nearest_kind_of_which_a_job_has_ended() {
+    let job = |id, user: &str, submit, gpus, duration| trace::TraceJob {
+        id,
+        submit,
+        user: user.into(),
+        vc: String::new(),
+        name: String::new(),
+        gpus,
+        nodes: 0,
+        preemptible: None,
+        priority: 0,
+        duration,
+        limit: 0,
+    };
+    let past = [job(1, "ada", -900, 1, 500), job(2, "bob", -900, 1, 10)];
+    // The node is taken until 100; then: bob 10 s, a stranger as all of one GPU 255 s, ada 500 s; what they really run is
+    // the other way round.
+    let jobs = [
+        job(3, "eve", 0, 1, 100),
+        job(4, "ada", 1, 1, 5),
+        job(5, "cyd", 2, 1, 50),
+        job(6, "bob", 3, 1, 700),
+    ];
+    let mut player = Anchor::SsfPredicted.player(&jobs, &past, Cluster::uniform(1, 1), 60);
+    let went = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
+    assert_eq!(went.started, [0, 850, 800, 100]);
 }
 
 #[test]
