@@ -9,7 +9,7 @@ use trainyard_replay::{
     metrics::Figures,
     real::Real,
     run::{Answer, Nodes, Question, Source, answer},
-    trace,
+    table, trace,
 };
 
 fn path() -> PathBuf {
@@ -258,4 +258,59 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
     urgent[2].priority = 500;
     let went = own(&[4], &urgent, "default").remove(0).1;
     assert_eq!(went.started, [0, 200, 100]);
+}
+
+#[test]
+fn starts_within_what_was_told_of_them_are_counted_to_the_second_and_their_share_is_printed() {
+    let job = |id, submit, duration| trace::TraceJob {
+        id,
+        submit,
+        user: "ada".into(),
+        vc: String::new(),
+        name: String::new(),
+        gpus: 1,
+        nodes: 0,
+        preemptible: None,
+        priority: 0,
+        duration,
+        limit: 0,
+    };
+    // Of jobs like these nothing is known: the one that has run for a minute is taken to run for ten more, and until guesses
+    // have been seen to be right or wrong a quarter of that, and four times that, each with a minute, are told. So the next
+    // one is told to start between 105 and 2,580 s from now: 165 and 2,640 s after the first was started.
+    let ends = [164, 165, 2_640, 2_641];
+    let episodes = (0u64..).zip(ends).flat_map(|(round, ends)| {
+        let begin = i64::try_from(round).unwrap() * 100_000;
+        [
+            job(2 * round, begin, ends),
+            job(2 * round + 1, begin + 60, 1),
+        ]
+    });
+    let question = Question {
+        source: Source::Jobs(episodes.collect(), PathBuf::from("here")),
+        nodes: vec![1],
+        vc: None,
+        history: None,
+        policy: "fifo".into(),
+        reserve: Reserve::default(),
+        restart_cost: 60,
+        preemptible: 1.0,
+        predict: true,
+    };
+    let counted = |question: &Question| {
+        let found = answer(question, &|| Duration::ZERO).unwrap();
+        let (figures, _) = found.policies.into_iter().next().unwrap();
+        (figures.predicted, table::table(&[&figures]))
+    };
+    let (predicted, printed) = counted(&question);
+    assert_eq!(predicted, Some(metrics::Predicted { jobs: 4, within: 2 }));
+    let words = "fifo: 2 of 4 predicted starts (50 %) came between the times told for one and nine cases of ten";
+    assert!(printed.contains(words), "{printed}");
+    let silent = Question {
+        predict: false,
+        ..question
+    };
+    let (predicted, printed) = counted(&silent);
+    assert_eq!(predicted, None);
+    assert!(!printed.contains("predicted"), "{printed}");
 }
