@@ -320,6 +320,12 @@ async fn of_two_alike_the_one_goes_of_which_a_checkpoint_is_known_as_soon_as_it_
                     ..running(task)
                 })
                 .await;
+            // Nobody is told to go before it runs.
+            until("it runs", async || {
+                let state = job(&world, task.job_id).await.state();
+                (state == v1::JobState::Running).then_some(())
+            })
+            .await;
             tasks.push(task);
         }
         let task = tasks[saved];
