@@ -18,7 +18,7 @@ use crate::{
 pub enum Kind {
     /// A job was accepted. Told from its row, never stored.
     Accepted,
-    /// A request was refused: no nodes could ever meet it.
+    /// A request was refused: no nodes could ever meet it, or a limit is reached.
     Refused,
     /// A job waits, for this reason; another one is another note.
     Waits,
@@ -50,6 +50,8 @@ pub enum Kind {
     Drained,
     /// A node gets jobs again.
     Resumed,
+    /// The labels of a node have changed: an operator wants it so, or its agent says so.
+    Labelled,
     /// An operator has planned a window in which nodes are out of service.
     MaintenancePlanned,
     /// An operator has taken one back.
@@ -61,7 +63,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them that are stored or told, by name.
-    pub const ALL: [(&'static str, Self); 19] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("accepted", Self::Accepted),
         ("refused", Self::Refused),
         ("waits", Self::Waits),
@@ -79,6 +81,7 @@ impl Kind {
         ("run_again", Self::RunAgain),
         ("drained", Self::Drained),
         ("resumed", Self::Resumed),
+        ("labelled", Self::Labelled),
         ("maintenance_planned", Self::MaintenancePlanned),
         ("maintenance_removed", Self::MaintenanceRemoved),
     ];

@@ -70,6 +70,22 @@ pub fn texts(labels: &BTreeMap<String, String>) -> BTreeSet<String> {
         .collect()
 }
 
+/// What is different in these labels, in words; nothing if nothing is.
+#[must_use]
+pub fn changes(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> Option<String> {
+    let set = after
+        .iter()
+        .filter(|(key, value)| before.get(*key) != Some(*value));
+    let set = set.map(|(key, value)| format!("{key}={value}"));
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    let gone = gone.map(|key| format!("no {key}"));
+    let words: Vec<String> = set.chain(gone).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,10 @@
 //! Simple policies to compare with, some of which know what no policy can: how long each job will run.
 //!
-//! Written apart from the policy, so that each checks the other; only the finding of nodes is shared.
+//! Written apart from the policy, so that each checks the other; only the finding of nodes is shared, and what the history
+//! of a kind says of a rank.
 
 mod easy;
+mod past;
 mod queue;
 mod rounds;
 
@@ -15,7 +17,10 @@ use trainyard_core::sched::policy::{
     place::Shape,
 };
 
-use self::rounds::{Order, Rounds};
+use self::{
+    queue::{By, InOrder},
+    rounds::{Order, Rounds},
+};
 use crate::{engine::Player, trace::TraceJob};
 
 /// Which anchor.
@@ -33,10 +38,18 @@ pub enum Anchor {
     SjfStrict,
     /// The shortest first; what does not fit is passed over.
     SjfSkip,
+    /// The least service first, as the mean of jobs that have ended says; what does not fit is passed over.
+    SsfPredicted,
     /// Least attained service in two queues with the border at 18,000 GPU-seconds.
     Tiresias,
     /// Least attained service in four queues.
     Las,
+    /// The same; who has waited for 48 h goes first.
+    LasStarve,
+    /// The least Gittins index of GPU-seconds, learnt from jobs as they end.
+    Gittins,
+    /// The same; who has waited for 48 h goes first.
+    GittinsStarve,
     /// Shortest remaining time first.
     Srtf,
     /// Shortest remaining service first.
@@ -45,15 +58,19 @@ pub enum Anchor {
 
 impl Anchor {
     /// All of them, with the names of the traces' README.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::FifoStrict, "FIFO strict"),
         (Self::FifoSkip, "FIFO skip (no reservation)"),
         (Self::EasyLimits, "EASY backfill, walltime est"),
         (Self::EasyOracle, "EASY backfill, oracle"),
         (Self::SjfStrict, "SJF strict oracle"),
         (Self::SjfSkip, "SJF skip oracle"),
+        (Self::SsfPredicted, "SSF predicted (history mean), skip"),
         (Self::Tiresias, "Tiresias 2-queue LAS 18000"),
         (Self::Las, "LAS 4-queue"),
+        (Self::LasStarve, "LAS 4-queue + starve 48h"),
+        (Self::Gittins, "Gittins (online history)"),
+        (Self::GittinsStarve, "Gittins + starve 48h"),
         (Self::Srtf, "SRTF oracle"),
         (Self::Srsf, "SRSF oracle"),
     ];
@@ -65,29 +82,46 @@ impl Anchor {
         named.map_or("", |(_, name)| name)
     }
 
-    /// Plays it on an empty cluster.
+    /// Plays it on an empty cluster. Those who learn from jobs that have ended know of `history` at the start.
     #[must_use]
     pub fn player<'a>(
         self,
         jobs: &'a [TraceJob],
+        history: &[TraceJob],
         cluster: Cluster,
         restart_cost: i64,
     ) -> Box<dyn Player + 'a> {
         let floor = Floor::new(jobs, cluster);
         match self {
-            Self::FifoStrict | Self::FifoSkip | Self::SjfStrict | Self::SjfSkip => {
-                let shortest = matches!(self, Self::SjfStrict | Self::SjfSkip);
-                let strict = matches!(self, Self::FifoStrict | Self::SjfStrict);
-                Box::new(queue::InOrder::new(floor, shortest, strict))
+            Self::FifoStrict => queue(floor, By::Submission, true),
+            Self::FifoSkip => queue(floor, By::Submission, false),
+            Self::SjfStrict => queue(floor, By::Duration, true),
+            Self::SjfSkip => queue(floor, By::Duration, false),
+            Self::SsfPredicted => {
+                let means = past::Means::of(history);
+                queue(floor, By::Predicted(means), false)
             }
             Self::EasyLimits => Box::new(easy::Easy::new(floor, false)),
             Self::EasyOracle => Box::new(easy::Easy::new(floor, true)),
             Self::Tiresias => rounds(floor, Order::Tiresias, restart_cost),
             Self::Las => rounds(floor, Order::Las, restart_cost),
+            Self::LasStarve => Box::new(Rounds::new(floor, Order::Las, restart_cost).starving()),
+            Self::Gittins => {
+                let kinds = past::Kinds::of(history, jobs);
+                rounds(floor, Order::Gittins(kinds), restart_cost)
+            }
+            Self::GittinsStarve => {
+                let order = Order::Gittins(past::Kinds::of(history, jobs));
+                Box::new(Rounds::new(floor, order, restart_cost).starving())
+            }
             Self::Srtf => rounds(floor, Order::TimeLeft, restart_cost),
             Self::Srsf => rounds(floor, Order::ServiceLeft, restart_cost),
         }
     }
+}
+
+fn queue<'a>(floor: Floor<'a>, by: By, strict: bool) -> Box<dyn Player + 'a> {
+    Box::new(InOrder::new(floor, by, strict))
 }
 
 fn rounds<'a>(floor: Floor<'a>, order: Order, restart_cost: i64) -> Box<dyn Player + 'a> {

@@ -225,7 +225,7 @@ pub fn answer(
             for gpus in &question.nodes {
                 cluster.add(NodeOffer::of_gpus(*gpus));
             }
-            let mut player = anchor.player(&jobs, cluster, question.restart_cost);
+            let mut player = anchor.player(&jobs, &history, cluster, question.restart_cost);
             policies.push(bench.play(&format!("anchor: {name}"), player.as_mut()));
         }
     }
@@ -295,7 +295,7 @@ fn isolated(
             .collect();
         let rows: Vec<TraceJob> = own.iter().map(|(_, job)| job.clone()).collect();
         let cluster = Cluster::uniform(nodes, of_each);
-        let mut player = Anchor::FifoStrict.player(&rows, cluster, question.restart_cost);
+        let mut player = Anchor::FifoStrict.player(&rows, &[], cluster, question.restart_cost);
         let outcome = engine::replay(&rows, question.restart_cost, player.as_mut(), stopwatch);
         for ((place, _), end) in own.iter().zip(&outcome.ended) {
             if let Some(slot) = ended.get_mut(*place).filter(|_| *end != i64::MIN) {

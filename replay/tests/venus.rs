@@ -9,7 +9,7 @@ use trainyard_replay::{
     metrics::Figures,
     real::Real,
     run::{Answer, Nodes, Question, Source, answer},
-    trace,
+    table, trace,
 };
 
 fn path() -> PathBuf {
@@ -64,7 +64,7 @@ fn the_simple_policies_are_as_near_to_the_reference_as_ties_allow() {
         (Anchor::Tiresias, 988.0),
         (Anchor::Srsf, 265.0),
     ] {
-        let mut player = anchor.player(&jobs, Cluster::uniform(20, 8), 60);
+        let mut player = anchor.player(&jobs, &[], Cluster::uniform(20, 8), 60);
         let outcome = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
         let mean = metrics::figures("", &jobs, 160, &outcome, None).wait_mean;
         assert!(
@@ -149,6 +149,65 @@ fn the_policy_and_the_anchors_check_each_other() {
     };
     assert_eq!(of("fifo"), of("anchor: FIFO strict"));
     assert_eq!(of("easy"), of("anchor: EASY backfill, walltime est"));
+    // Where gangs are as wide as the pool an index alone loses to first fit, and starving jobs go first where that is asked.
+    let index = of("anchor: Gittins (online history)");
+    assert!(index.0 > 2.0 * of("anchor: FIFO skip (no reservation)").0);
+    let (two_days, longest) = (172_800.0, index.1);
+    assert!(longest > 3.0 * two_days, "{longest}");
+    let (_, guarded, _) = of("anchor: Gittins + starve 48h");
+    assert!(guarded < 1.2 * two_days, "{guarded}");
+    let printed = answer.policies.iter().map(|(row, _)| row.policy.as_str());
+    let anchors: Vec<&str> = printed
+        .filter_map(|name| name.strip_prefix("anchor: "))
+        .collect();
+    assert_eq!(anchors, README);
+}
+
+/// The policies of the table in the README of the traces.
+const README: [&str; 14] = [
+    "FIFO strict",
+    "FIFO skip (no reservation)",
+    "EASY backfill, walltime est",
+    "EASY backfill, oracle",
+    "SJF strict oracle",
+    "SJF skip oracle",
+    "SSF predicted (history mean), skip",
+    "Tiresias 2-queue LAS 18000",
+    "LAS 4-queue",
+    "LAS 4-queue + starve 48h",
+    "Gittins (online history)",
+    "Gittins + starve 48h",
+    "SRTF oracle",
+    "SRSF oracle",
+];
+
+#[test]
+fn what_is_predicted_is_the_mean_of_the_nearest_kind_of_which_a_job_has_ended() {
+    let job = |id, user: &str, submit, gpus, duration| trace::TraceJob {
+        id,
+        submit,
+        user: user.into(),
+        vc: String::new(),
+        name: String::new(),
+        gpus,
+        nodes: 0,
+        preemptible: None,
+        priority: 0,
+        duration,
+        limit: 0,
+    };
+    let past = [job(1, "ada", -900, 1, 500), job(2, "bob", -900, 1, 10)];
+    // The node is taken until 100; then: bob 10 s, a stranger as all of one GPU 255 s, ada 500 s; what they really run is
+    // the other way round.
+    let jobs = [
+        job(3, "eve", 0, 1, 100),
+        job(4, "ada", 1, 1, 5),
+        job(5, "cyd", 2, 1, 50),
+        job(6, "bob", 3, 1, 700),
+    ];
+    let mut player = Anchor::SsfPredicted.player(&jobs, &past, Cluster::uniform(1, 1), 60);
+    let went = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
+    assert_eq!(went.started, [0, 850, 800, 100]);
 }
 
 #[test]
@@ -199,4 +258,59 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
     urgent[2].priority = 500;
     let went = own(&[4], &urgent, "default").remove(0).1;
     assert_eq!(went.started, [0, 200, 100]);
+}
+
+#[test]
+fn starts_within_what_was_told_of_them_are_counted_to_the_second_and_their_share_is_printed() {
+    let job = |id, submit, duration| trace::TraceJob {
+        id,
+        submit,
+        user: "ada".into(),
+        vc: String::new(),
+        name: String::new(),
+        gpus: 1,
+        nodes: 0,
+        preemptible: None,
+        priority: 0,
+        duration,
+        limit: 0,
+    };
+    // Of jobs like these nothing is known: the one that has run for a minute is taken to run for ten more, and until guesses
+    // have been seen to be right or wrong a quarter of that, and four times that, each with a minute, are told. So the next
+    // one is told to start between 105 and 2,580 s from now: 165 and 2,640 s after the first was started.
+    let ends = [164, 165, 2_640, 2_641];
+    let episodes = (0u64..).zip(ends).flat_map(|(round, ends)| {
+        let begin = i64::try_from(round).unwrap() * 100_000;
+        [
+            job(2 * round, begin, ends),
+            job(2 * round + 1, begin + 60, 1),
+        ]
+    });
+    let question = Question {
+        source: Source::Jobs(episodes.collect(), PathBuf::from("here")),
+        nodes: vec![1],
+        vc: None,
+        history: None,
+        policy: "fifo".into(),
+        reserve: Reserve::default(),
+        restart_cost: 60,
+        preemptible: 1.0,
+        predict: true,
+    };
+    let counted = |question: &Question| {
+        let found = answer(question, &|| Duration::ZERO).unwrap();
+        let (figures, _) = found.policies.into_iter().next().unwrap();
+        (figures.predicted, table::table(&[&figures]))
+    };
+    let (predicted, printed) = counted(&question);
+    assert_eq!(predicted, Some(metrics::Predicted { jobs: 4, within: 2 }));
+    let words = "fifo: 2 of 4 predicted starts (50 %) came between the times told for one and nine cases of ten";
+    assert!(printed.contains(words), "{printed}");
+    let silent = Question {
+        predict: false,
+        ..question
+    };
+    let (predicted, printed) = counted(&silent);
+    assert_eq!(predicted, None);
+    assert!(!printed.contains("predicted"), "{printed}");
 }

@@ -60,6 +60,25 @@ async fn a_job_whose_node_is_drained_goes_on_at_another_node_with_each_epoch_onc
     let told = says(&cluster, &["node", "resume", "one"]);
     assert_eq!(told.trim_end(), "node one gets jobs again");
     plans_and_takes_back(&cluster);
+    labels_and_takes_back(&cluster);
+}
+
+/// Labels by the command line, which anybody who sees nodes can read back.
+fn labels_and_takes_back(cluster: &Cluster) {
+    let label = ["node", "label", "one"];
+    let with = |labels: &[&'static str]| says(cluster, &[&label, labels].concat());
+    let told = with(&["zone=a", "rack=7"]);
+    let words = "node one is labelled rack=7 (set), zone=a (set)";
+    assert_eq!(told.trim_end(), words);
+    let shown = says(cluster, &["--json", "node", "label", "one", "zone-"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(
+        shown["set_labels"],
+        serde_json::json!({"rack": "7"}),
+        "{shown}"
+    );
+    let refused = cluster.cli(&[&label[..], &["zone"]].concat());
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
 }
 
 /// Maintenance by the command line.

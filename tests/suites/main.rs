@@ -23,6 +23,7 @@ mod people;
 mod proofs;
 mod python;
 mod refusals;
+mod replay;
 mod resume;
 mod retries;
 mod room;

@@ -9,7 +9,7 @@ use trainyard_core::{
     decision::unnamed,
     ids::JobId,
     job::{Event, Job},
-    sched::{Explanation, Short, policy::Place},
+    sched::{Explanation, QueuedJob, Short, policy::Place},
     spec::{Indices, JobSpec},
     time::Timestamp,
 };
@@ -91,16 +91,12 @@ impl Service {
             .and_then(Result::ok)
             .map_or(1, |indices| indices.size());
         self.admit_to_project(&spec, size).await?;
-        self.could_ever(&spec)?;
+        self.could_ever(caller, &spec).await?;
         // What has ended is known, and need not be waited for.
         self.forget_ended(&mut spec)?;
         // Of an array its first job.
         spec.indices = None;
-        let now = clock::now();
-        let job = Job::accepted(JobId(u64::MAX), spec, caller.user.email.clone(), now);
-        let step = job.step(now, Event::Prepared);
-        let step = step.map_err(|error| ApiError::new(Kind::Internal, error.to_string()))?;
-        let queued = Box::new(step.job.queued());
+        let queued = Box::new(as_queued(caller, spec)?);
         let question = |reply| SchedulerMsg::Foresee(queued, reply);
         let foreseen = ask(&self.tree().scheduler, question).await?;
         let nodes = foreseen.nodes.unwrap_or_default();
@@ -142,6 +138,15 @@ impl Service {
             holders,
         })
     }
+}
+
+/// What the scheduler would be told of such a job.
+pub(super) fn as_queued(caller: &Caller, spec: JobSpec) -> Result<QueuedJob, ApiError> {
+    let now = clock::now();
+    let job = Job::accepted(JobId(u64::MAX), spec, caller.user.email.clone(), now);
+    let step = job.step(now, Event::Prepared);
+    let step = step.map_err(|error| ApiError::new(Kind::Internal, error.to_string()))?;
+    Ok(step.job.queued())
 }
 
 /// By its own progress: each epoch takes as long as those before it did.

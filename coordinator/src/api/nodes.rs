@@ -245,7 +245,7 @@ impl Service {
         &self,
         caller: &Caller,
         name: &str,
-        change: LabelChange,
+        mut change: LabelChange,
     ) -> Result<Node, ApiError> {
         self.require(caller, Permission::Operate, Target::Cluster)?;
         let node = self.node(caller, name).await?;
@@ -253,6 +253,7 @@ impl Service {
         if !found.is_empty() {
             return Err(ApiError::invalid(found));
         }
+        change.by.clone_from(&caller.user.email);
         let question = |reply| NodesMsg::SetLabels(NodeName(name.to_owned()), change, reply);
         ask(&self.tree().nodes, question).await?;
         self.node(caller, name).await

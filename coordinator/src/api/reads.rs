@@ -182,13 +182,13 @@ impl Service {
     ) -> Result<impl Stream<Item = Result<Job, ApiError>> + Send + use<>, ApiError> {
         self.readable(caller, id)?;
         let permit = self.stream(caller)?;
-        let service = self.clone();
+        let (service, of) = (self.clone(), caller.clone());
         let states = self.guarded((caller, id), self.follower(id).states());
         let states = states.then(move |job| {
-            let service = service.clone();
+            let (service, caller) = (service.clone(), of.clone());
             async move {
                 match job {
-                    Ok(job) => Ok(service.with_reason(job).await),
+                    Ok(job) => Ok(service.with_reason(&caller, job).await),
                     Err(error) => Err(error),
                 }
             }

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
+    decision::unnamed,
     ids::JobId,
     job::{Event, Job, JobState, Resume},
 };
@@ -294,7 +295,7 @@ impl Service {
     /// When there is none that the caller may read.
     pub async fn job(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         let job = self.readable(caller, id)?;
-        Ok(self.with_reason(job).await)
+        Ok(self.with_reason(caller, job).await)
     }
 
     /// A page of the jobs that the caller may read, newest first. A project that is named must be one
@@ -334,7 +335,7 @@ impl Service {
         let found = self.blocking(scan).await?;
         let mut rows = Vec::with_capacity(found.jobs.len());
         for job in found.jobs {
-            rows.push(self.with_reason(job).await);
+            rows.push(self.with_reason(caller, job).await);
         }
         let next = found.next;
         Ok(JobsPage { rows, next })
@@ -346,7 +347,7 @@ impl Service {
     /// When there is no such job, the caller may not change it, or it is over.
     pub async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         self.changeable(caller, id)?;
-        self.act(id, Event::CancelRequested, "cancel").await
+        self.act(caller, id, Event::CancelRequested, "cancel").await
     }
 
     /// As [`Service::cancel`], of all jobs of the array that this one is of: this job, and how many are told to end.
@@ -366,7 +367,9 @@ impl Service {
         let mut answers = Vec::with_capacity(all.len());
         for some in all.chunks(AT_ONCE) {
             let stops = some.iter().map(async |job| {
-                let answer = self.act(*job, Event::CancelRequested, "cancel").await;
+                let answer = self
+                    .act(caller, *job, Event::CancelRequested, "cancel")
+                    .await;
                 (*job, answer.map(drop))
             });
             answers.extend(futures::future::join_all(stops).await);
@@ -408,7 +411,8 @@ impl Service {
         let job = self.changeable(caller, id)?;
         let _permit = self.admit_again(&job).await?;
         let _held = self.hold_snapshot(id).await?;
-        self.act(id, Event::RestartRequested, "restart").await
+        self.act(caller, id, Event::RestartRequested, "restart")
+            .await
     }
 
     /// Starts a job, from a checkpoint if one is wanted: one that waits is only told where to begin, one
@@ -422,7 +426,8 @@ impl Service {
         let from = self.beginning_of(caller, &job, from)?;
         let _permit = self.admit_again(&job).await?;
         let _held = self.hold_snapshot(id).await?;
-        self.act(id, Event::StartRequested(from), "start").await
+        self.act(caller, id, Event::StartRequested(from), "start")
+            .await
     }
 
     /// Keeps the snapshot of an ended job from being deleted while the job is started again.
@@ -436,10 +441,16 @@ impl Service {
         self.inner.datasets.hold(snapshot).await
     }
 
-    async fn act(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {
+    async fn act(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        event: Event,
+        verb: &str,
+    ) -> Result<Job, ApiError> {
         let question = |reply| JobsMsg::Route(id, JobMsg::Event(event, Some(reply)));
         match ask(&self.inner.tree.jobs, question).await? {
-            Ok(job) => Ok(self.with_reason(job).await),
+            Ok(job) => Ok(self.with_reason(caller, job).await),
             Err(ActError::NotFound) => Err(ApiError::no_job()),
             Err(ActError::Illegal(_, state)) => {
                 let words = format!("Cannot {verb} job with status '{}'", state.contract_name());
@@ -453,16 +464,37 @@ impl Service {
         self.inner.streams.take(caller)
     }
 
-    pub(super) async fn with_reason(&self, mut job: Job) -> Job {
-        if job.state == JobState::Queued {
-            let question = |reply| SchedulerMsg::Reason(job.id, reply);
-            // Without an answer it is shown without a reason.
-            let reason = ask(&self.inner.tree.scheduler, question).await;
-            let reason = reason.ok().flatten().unwrap_or_default();
+    /// The job with why it waits. Another job that is named there, or for which it makes room, has no number for whoever may
+    /// not read that one.
+    pub(super) async fn with_reason(&self, caller: &Caller, mut job: Job) -> Job {
+        let waits = match job.state {
+            JobState::Queued => {
+                let question = |reply| SchedulerMsg::Reason(job.id, reply);
+                // Without an answer it is shown without a reason.
+                let reason = ask(&self.inner.tree.scheduler, question).await;
+                Some(reason.ok().flatten().unwrap_or_default())
+            }
+            JobState::Pending
+            | JobState::Starting
+            | JobState::Running
+            | JobState::Finishing
+            | JobState::Completed
+            | JobState::Failed
+            | JobState::Cancelled => None,
+        };
+        let reader = self.reader(caller);
+        // One that cannot be read stays hidden.
+        let hides = |id| reader.hides(self.store(), id);
+        let room = job.attempts.iter().filter_map(|one| one.makes_room_for);
+        let room: Vec<JobId> = room.collect();
+        // What its own trainers have said may speak of any job.
+        job.reason = unnamed(&job.reason, |id| room.contains(&id) && hides(id));
+        if let Some(waits) = waits {
+            let waits = unnamed(&waits, hides);
             // One that is tried again says why, beside what it waits for.
             job.reason = match job.reason.as_str() {
-                "" => reason,
-                why => format!("{why}; {reason}"),
+                "" => waits,
+                why => format!("{why}; {waits}"),
             };
         }
         job

@@ -18,7 +18,7 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, Service, access::Target};
+use super::{ApiError, Caller, Service, access::Target, explain::as_queued};
 use crate::{
     actors::{
         ask,
@@ -81,12 +81,12 @@ impl Service {
         // Checked above.
         let indices = indices.and_then(|text| Indices::parse(&text).ok());
         let size = indices.as_ref().map_or(1, Indices::size);
-        let _place = self.admit(size.into())?;
-        self.admit_to_project(&spec, size).await?;
-        if let Err(refused) = self.could_ever(&spec) {
-            self.note_refusal(caller, &refused);
-            return Err(refused);
-        }
+        let place = self.admit(size.into());
+        let _place = self.noted(caller, "limits.open_jobs", place)?;
+        let admitted = self.admit_to_project(&spec, size).await;
+        self.noted(caller, "scheduling.projects", admitted)?;
+        let could = self.could_ever(caller, &spec).await;
+        self.noted(caller, "", could)?;
         let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
@@ -104,7 +104,7 @@ impl Service {
     }
 
     /// Refuses what no nodes could ever hold, or its project never have, with the nearest that they could.
-    pub(super) fn could_ever(&self, spec: &JobSpec) -> Result<(), ApiError> {
+    pub(super) async fn could_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
         let wish = Wish {
             request: &spec.resources,
             nodes: spec.nodes,
@@ -112,12 +112,13 @@ impl Service {
         };
         match self.tree().offers.misfit(wish) {
             Some(unfit) => Err(ApiError::field(unfit.field(), unfit.to_string())),
-            None => self.may_ever(spec),
+            None => self.may_ever(caller, spec).await,
         }
     }
 
-    /// A project that may not borrow never has more than its own at once.
-    fn may_ever(&self, spec: &JobSpec) -> Result<(), ApiError> {
+    /// A project that may not borrow never has more than its own at once. Judged as a pass judges it: who wants nodes alone
+    /// holds all GPUs of theirs.
+    async fn may_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
         let most = spec.project_id.and_then(|project| {
             let most = self.limits().gpus.get(&project)?;
             Some((project, *most))
@@ -130,27 +131,50 @@ impl Service {
             None if spec.nodes > 1 => ("nodes", spec.nodes.saturating_mul(spec.resources.gpus)),
             None => ("resources.gpus", spec.resources.gpus),
         };
-        if asked <= most {
+        let own = format!(
+            "project {project} has {most} of its own and may not borrow (scheduling.projects.{project})"
+        );
+        if asked > most {
+            let words = format!(
+                "asks for {asked} GPUs in all, and {own}; ask for {most} at most, or have gpus raised or borrow set there"
+            );
+            return Err(ApiError::field(field, words));
+        }
+        if !spec.placement.exclusive {
+            return Ok(());
+        }
+        let queued = Box::new(as_queued(caller, spec.clone())?);
+        let question = |reply| SchedulerMsg::LeastGpus(queued, reply);
+        let least = ask(&self.tree().scheduler, question).await?;
+        if least <= most {
             return Ok(());
         }
         let words = format!(
-            "asks for {asked} GPUs in all, and project {project} has {most} of its own and may not borrow (scheduling.projects.{project}); ask for {most} at most, or have gpus raised or borrow set there"
+            "asks for nodes for itself alone, which have {least} GPUs at least, and {own}; leave exclusive out, ask for fewer or smaller nodes, or have gpus raised or borrow set there"
         );
-        Err(ApiError::field(field, words))
+        Err(ApiError::field("placement.exclusive", words))
     }
 
-    /// Notes that a submission was refused, unless that was noted of its user and for this reason lately.
-    fn note_refusal(&self, caller: &Caller, refused: &ApiError) {
+    /// Notes that a submission was refused, unless that was noted of its user and for this field, or this limit, lately. A
+    /// full disk is told, and not written to.
+    fn noted<T>(
+        &self,
+        caller: &Caller,
+        limit: &str,
+        asked: Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let Err(refused) = &asked else { return asked };
         let now = clock::now();
         let field = refused.violations.first();
-        let field = field.map_or("", |found| found.field.as_str());
-        if !self.refusals().is_news(caller.user.id, field, now) {
-            return;
+        let field = field.map_or(limit, |found| found.field.as_str());
+        let room = self.store().room().is_ok();
+        if room && self.refusals().is_news(caller.user.id, field, now) {
+            let words = format!("{} asked in vain: {}", caller.user.email, refused.message);
+            let note = Change::Note(vec![Decision::refused(now, words)]);
+            // Nobody waits for it; one that finds the queue full is not worth waiting for.
+            self.store().try_commit(vec![note], Box::new(|_| ())).ok();
         }
-        let words = format!("{} asked in vain: {}", caller.user.email, refused.message);
-        let note = Change::Note(vec![Decision::refused(now, words)]);
-        // Nobody waits for it; one that finds the queue full is not worth waiting for.
-        self.store().try_commit(vec![note], Box::new(|_| ())).ok();
+        asked
     }
 
     /// Whether so many more jobs may wait in the project. Submissions at the same moment may pass it by as many.

@@ -49,6 +49,19 @@ fn the_file_goes_before_the_defaults_and_the_environment_before_the_file() {
 }
 
 #[test]
+fn for_whom_nodes_are_kept_is_for_nobody_unless_the_settings_say_so() {
+    use trainyard_core::sched::policy::Reserve;
+    let kept = |config: Config| config.scheduling.policy().reserve;
+    assert_eq!(kept(Config::load(None, []).unwrap()), Reserve::Off);
+    for (name, reserve) in [("guard", Reserve::Guard), ("top", Reserve::Top)] {
+        let config = with_env("TRAINYARD__SCHEDULING__RESERVE", name);
+        assert_eq!(kept(config.unwrap()), reserve);
+    }
+    let told = text(with_env("TRAINYARD__SCHEDULING__RESERVE", "all"));
+    assert!(told.contains("scheduling.reserve"), "{told}");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_the_nearest_known_one() {
     let error = file_error("[store]\ncach_mib = 8");
     assert!(

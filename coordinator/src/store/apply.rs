@@ -205,10 +205,11 @@ impl<'t> Batch<'t> {
         let before = before.map(|before| codec::from_json::<NodeRow>(place, before.value()));
         let before = before.transpose()?;
         drop(table);
-        match events::of_node(before.as_ref(), node) {
-            Some(note) => self.note(&[note]),
-            None => Ok(()),
+        let notes = events::of_node(before.as_ref(), node);
+        if notes.is_empty() {
+            return Ok(());
         }
+        self.note(&notes)
     }
 
     fn put_user(&self, user: &UserRow) -> Result<(), ReadError> {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use trainyard_core::{
     decision::{Decision, Kind},
     ids::{JobId, NodeName},
+    label,
     time::Timestamp,
 };
 
@@ -57,8 +58,18 @@ impl EventsOf {
     }
 }
 
-/// What a node's new row decides, seen from the row before.
-pub(super) fn of_node(before: Option<&NodeRow>, after: &NodeRow) -> Option<Decision> {
+/// What a node's new row decides, seen from the row before. Who has set labels is not in the row: whoever sets them notes
+/// it.
+pub(super) fn of_node(before: Option<&NodeRow>, after: &NodeRow) -> Vec<Decision> {
+    let labels = before.and_then(|before| label::changes(&before.labels, &after.labels));
+    let labels = labels.map(|words| {
+        let words = format!("its agent: {words}");
+        Decision::of_node(clock::now(), Kind::Labelled, after.name.clone(), words)
+    });
+    of_drain(before, after).into_iter().chain(labels).collect()
+}
+
+fn of_drain(before: Option<&NodeRow>, after: &NodeRow) -> Option<Decision> {
     let (was, is) = (before.and_then(NodeRow::drain), after.drain());
     let by = after.ordered_by.as_str();
     let again = is.is_some() && before.is_some_and(|before| before.ordered_by != by);

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use tests::wait::until;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use trainyard_core::{resources::ResourceRequest, spec::JobSpec};
-use trainyard_proto::v1::{self, report_service_client::ReportServiceClient};
+use trainyard_proto::v1::{
+    self, job_service_client::JobServiceClient, report_service_client::ReportServiceClient,
+};
 
 use crate::{
     agent::{Agent, exited, running},
@@ -116,6 +118,22 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     assert_eq!(told[2]["for_job_id"], json!(high));
     assert_eq!(told[2]["words"], format!("job {high} needs its place"));
     // Of another one's job no more is told than that there is one.
+    let reasons = async |token: &str| {
+        let bearer = Bearer(token.to_owned());
+        let mut jobs = JobServiceClient::with_interceptor(world.channel().await, bearer);
+        let request = v1::GetJobRequest { job_id: low };
+        let one = jobs.get_job(request).await.unwrap().into_inner().job;
+        let request = v1::ListJobsRequest::default();
+        let all = jobs.list_jobs(request).await.unwrap().into_inner().jobs;
+        let listed = all.into_iter().find(|job| job.job_id == low).unwrap();
+        assert_eq!(one.unwrap().reason, listed.reason);
+        listed.reason
+    };
+    let leaves = "saves its work, and goes on later";
+    let told = reasons(&ada).await;
+    assert_eq!(told, format!("makes room for another job: {leaves}"));
+    let told = reasons(&world.token).await;
+    assert_eq!(told, format!("makes room for job {high}: {leaves}"));
     let told = events(&world, &ada, &format!("job_id={low}")).await;
     assert_eq!(kinds(&told), ["accepted", "placed", "makes_room"]);
     assert_eq!(
@@ -138,6 +156,14 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     })
     .await;
     assert_eq!(placed["words"], "other jobs have made room for it");
+    let told = reasons(&ada).await;
+    let before = "made room for another job, and goes on when there is room; waits for ";
+    assert!(told.starts_with(before), "{told}");
+    let told = reasons(&world.token).await;
+    assert!(
+        told.starts_with(&format!("made room for job {high}, ")),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -190,6 +216,58 @@ async fn a_node_that_is_drained_is_noted_once_and_shown_to_whoever_sees_nodes() 
     assert_eq!(events(&world, &ada, "").await.len(), 2);
     let later = events(&world, &world.token, "since=2999-01-01T00:00:00Z").await;
     assert_eq!(later.len(), 0);
+}
+
+#[tokio::test]
+async fn a_submission_for_which_a_limit_leaves_no_room_is_noted_once_for_each_limit() {
+    let world = World::with(|config| {
+        let limited = trainyard_coordinator::config::ProjectConfig {
+            queued: Some(1),
+            ..Default::default()
+        };
+        config.scheduling.projects.insert("1".to_owned(), limited);
+        config.limits.open_jobs = 2;
+    })
+    .await;
+    let project = world.project("vision").await;
+    let mut of_project = asks(1, &json!({}));
+    of_project["project_id"] = json!(project);
+    let plain = asks(1, &json!({}));
+    let (mut accepted, mut refused) = (0, 0);
+    for body in [
+        &of_project,
+        &of_project,
+        &of_project,
+        &plain,
+        &plain,
+        &plain,
+    ] {
+        match world.post_json("/training/jobs", body).await {
+            (status, _) if status == 429 => refused += 1,
+            (status, answer) => {
+                assert_eq!(status, 200, "{answer}");
+                accepted += 1;
+            }
+        }
+    }
+    assert_eq!((accepted, refused), (2, 4));
+    let told = until("both refusals are noted", async || {
+        let mut told = events(&world, &world.token, "").await;
+        told.retain(|event| event["kind"] == "refused");
+        (told.len() == 2).then_some(told)
+    })
+    .await;
+    for (event, limit) in told
+        .iter()
+        .zip(["scheduling.projects.1.queued", "limits.open_jobs"])
+    {
+        let words = event["words"].as_str().unwrap();
+        assert!(
+            words.starts_with("admin@example.com asked in vain: "),
+            "{words}"
+        );
+        assert!(words.contains(limit), "{words}");
+    }
 }
 
 #[tokio::test]

@@ -100,3 +100,33 @@ async fn a_label_that_is_none_is_refused_with_all_that_is_wrong() {
     }
     assert_eq!(shown(&world).await.1, Labels::new());
 }
+
+#[tokio::test]
+async fn whoever_changes_labels_and_what_of_them_is_noted_and_nothing_where_nothing_changes() {
+    let world = World::start().await;
+    let first = join(&world, &[("zone", "a"), ("room", "7")]).await;
+    set(&world, &[("zone", "b"), ("rack", "1")], &[])
+        .await
+        .unwrap();
+    set(&world, &[("zone", "b")], &[]).await.unwrap();
+    set(&world, &[("zone", "c")], &["rack"]).await.unwrap();
+    drop(first);
+    let _again = join(&world, &[("zone", "a"), ("room", "8")]).await;
+    let call = (Method::GET, "/events?node=n1");
+    let (status, answer) = world
+        .call(&world.token, call, serde_json::Value::Null)
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    let told = answer["events"].as_array().unwrap().iter();
+    let told = told.map(|event| (&event["kind"], &event["words"], &event["nodes"]));
+    let noted = [
+        "admin@example.com: rack=1, zone=b",
+        "admin@example.com: zone=c, no rack",
+        "its agent: room=8",
+    ];
+    let noted = noted.map(|words| (json!("labelled"), json!(words), json!(["n1"])));
+    let noted = noted
+        .iter()
+        .map(|(kind, words, nodes)| (kind, words, nodes));
+    assert!(told.eq(noted), "{answer}");
+}

@@ -1,7 +1,14 @@
 //! Jobs that make room for others: they are told to go, wait, and go on where they were.
 
+use std::time::Duration;
+
+use tests::wait::until;
 use tonic::Code;
-use trainyard_core::spec::JobSpec;
+use trainyard_core::{
+    resources::{Capacity, parse_gpus},
+    sched::policy::Reserve,
+    spec::JobSpec,
+};
 use trainyard_proto::v1;
 
 use crate::{
@@ -198,6 +205,94 @@ async fn a_job_that_its_project_could_never_have_is_refused_with_the_field_and_t
         assert!(foreseen.is_err_and(|refused| refused.message() == told));
     }
     submit(&world, asks(1, 8)).await;
+}
+
+#[tokio::test]
+async fn a_job_that_wants_nodes_alone_is_refused_where_the_smallest_are_more_than_its_project_has()
+{
+    let world = World::with(|config| {
+        let own = trainyard_coordinator::config::ProjectConfig {
+            gpus: Some(8),
+            borrow: false,
+            ..Default::default()
+        };
+        config.scheduling.projects.insert("1".to_owned(), own);
+    });
+    let world = world.await;
+    let project = world.project("vision").await;
+    let node = async |name: &str, gpus: &str| {
+        let capacity = Capacity {
+            cpus: 4,
+            gpus: parse_gpus(gpus, name).unwrap(),
+            ..Capacity::default()
+        };
+        let hello = v1::Hello {
+            capacity: Some(capacity.into()),
+            ..hello(&world, name, 4)
+        };
+        Agent::connect(&world, hello).await
+    };
+    let _large = node("n1", "16xH100-80GB").await;
+    let alone = || {
+        program(|spec| {
+            spec.project_id = Some(project);
+            spec.resources.gpus = 1;
+            spec.placement.exclusive = true;
+        })
+    };
+    let submitted = try_submit(&world, alone(), "").await;
+    let refused = submitted.expect_err("more than its own");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let told = refused.message();
+    let words = "asks for nodes for itself alone, which have 16 GPUs at least, and project 1 has 8 of its own and may not borrow (scheduling.projects.1); leave exclusive out, ";
+    assert!(
+        told.contains(words) && told.contains("placement.exclusive"),
+        "{told}"
+    );
+    let request = v1::ForeseeJobRequest {
+        spec: Some(alone().into()),
+    };
+    let foreseen = world.jobs().await.foresee_job(request).await;
+    assert!(foreseen.is_err_and(|refused| refused.message() == told));
+    // Beside others it may be there; and alone on a node that is small enough, and that is where it is put.
+    let mut beside = alone();
+    beside.placement.exclusive = false;
+    let request = v1::ForeseeJobRequest {
+        spec: Some(beside.into()),
+    };
+    let foreseen = world.jobs().await.foresee_job(request).await;
+    assert_eq!(foreseen.unwrap().into_inner().nodes, ["n1"]);
+    let mut small = node("n2", "8xH100-80GB").await;
+    let alone = submit(&world, alone()).await;
+    assert_eq!(small.start().await.task.unwrap().job_id, alone);
+}
+
+#[tokio::test]
+async fn for_whom_nodes_are_kept_is_what_the_settings_say() {
+    let world = World::with(|config| config.scheduling.reserve = Reserve::Top).await;
+    let mut first = labelled(&world, "n1", "rack=a").await;
+    let lasts = |nodes: u32, hours: u64, priority: i32| {
+        program(|spec| {
+            spec.nodes = nodes;
+            spec.priority = priority;
+            spec.resources.cpus = 4;
+            spec.time_limit = Some(Duration::from_secs(3_600 * hours));
+        })
+    };
+    submit(&world, lasts(1, 2, 0)).await;
+    first.run().await;
+    let mut second = labelled(&world, "n2", "rack=a").await;
+    let gang = submit(&world, lasts(2, 1, 500)).await;
+    let late = submit(&world, lasts(1, 3, 0)).await;
+    let words = format!("waits beside another: nodes n1, n2 are kept for job {gang} from ");
+    until("it waits beside the gang", async || {
+        let reason = job(&world, late).await.reason;
+        reason.starts_with(&words).then_some(())
+    })
+    .await;
+    // Whoever is gone before the gang can start is not held up.
+    let early = submit(&world, lasts(1, 1, 0)).await;
+    assert_eq!(second.start().await.task.unwrap().job_id, early);
 }
 
 /// An agent of four CPUs on a node that is labelled so.

@@ -1,28 +1,37 @@
-//! One queue in a fixed order, without preemption: by submission or by duration, strictly or passing over.
+//! One queue in a fixed order, without preemption: by submission, by duration or by what is
+//! predicted, strictly or passing over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use trainyard_core::sched::policy::ask::Gang;
 
-use super::Floor;
+use super::{Floor, past::Means};
 use crate::engine::{Action, Player};
 
-/// `(duration or 0, place in the trace)`.
+/// What the order goes by.
+pub(super) enum By {
+    Submission,
+    Duration,
+    /// GPU-seconds, as jobs that had ended at the submission say.
+    Predicted(Means),
+}
+
+/// `(duration, service or 0, place in the trace)`.
 type Turn = (i64, usize);
 
 pub(super) struct InOrder<'a> {
     floor: Floor<'a>,
-    by_duration: bool,
+    by: By,
     strict: bool,
     /// Waiting jobs by how their GPUs are to lie: of equal ones only the first need be tried.
     waiting: BTreeMap<Gang, BTreeSet<Turn>>,
 }
 
 impl<'a> InOrder<'a> {
-    pub(super) fn new(floor: Floor<'a>, by_duration: bool, strict: bool) -> Self {
+    pub(super) fn new(floor: Floor<'a>, by: By, strict: bool) -> Self {
         Self {
             floor,
-            by_duration,
+            by,
             strict,
             waiting: BTreeMap::new(),
         }
@@ -32,7 +41,11 @@ impl<'a> InOrder<'a> {
 impl Player for InOrder<'_> {
     fn submit(&mut self, _now: i64, job: usize) {
         let row = self.floor.job(job);
-        let turn = if self.by_duration { row.duration } else { 0 };
+        let turn = match &self.by {
+            By::Submission => 0,
+            By::Duration => row.duration,
+            By::Predicted(means) => means.service(row),
+        };
         self.waiting
             .entry(row.gang())
             .or_default()
@@ -41,6 +54,10 @@ impl Player for InOrder<'_> {
 
     fn finish(&mut self, _now: i64, job: usize) {
         self.floor.stop(job);
+        match &mut self.by {
+            By::Predicted(means) => means.ended(self.floor.job(job)),
+            By::Submission | By::Duration => {}
+        }
     }
 
     fn pass(&mut self, _now: i64) -> Vec<Action> {

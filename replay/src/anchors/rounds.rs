@@ -1,22 +1,24 @@
 //! Preemption in rounds: all jobs in one order, the first that fit by number of GPUs run, the others do not.
 //!
-//! Orders: attained service in queues (LAS, Tiresias), and what is left, for those who know.
+//! Orders: attained service in queues (LAS, Tiresias), its Gittins index, and what is left, for those who know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Floor;
+use super::{Floor, past::Kinds};
 use crate::engine::{Action, Player};
 
 /// Rounds are so far apart.
 const ROUND: i64 = 60;
 /// A job that has just started is left alone so long; oracles need no such rule.
 const SETTLED: i64 = 300;
+/// Who has waited for so long goes first, where that is asked for.
+const STARVING: i64 = 48 * 3_600;
 
 /// What the order goes by.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     Tiresias,
     Las,
+    Gittins(Kinds),
     TimeLeft,
     ServiceLeft,
 }
@@ -35,6 +37,7 @@ pub(super) struct Rounds<'a> {
     floor: Floor<'a>,
     order: Order,
     restart_cost: i64,
+    starving: bool,
     live: BTreeMap<usize, State>,
     waiting: BTreeSet<usize>,
     round: Option<i64>,
@@ -46,16 +49,23 @@ impl<'a> Rounds<'a> {
             floor,
             order,
             restart_cost,
+            starving: false,
             live: BTreeMap::new(),
             waiting: BTreeSet::new(),
             round: None,
         }
     }
 
+    /// With those first who have waited for 48 h in all, whether they run since or not.
+    pub(super) fn starving(mut self) -> Self {
+        self.starving = true;
+        self
+    }
+
     fn settled(&self) -> i64 {
         match self.order {
             Order::TimeLeft | Order::ServiceLeft => 0,
-            Order::Tiresias | Order::Las => SETTLED,
+            Order::Tiresias | Order::Las | Order::Gittins(_) => SETTLED,
         }
     }
 
@@ -66,13 +76,18 @@ impl<'a> Rounds<'a> {
         let ran = state.since.map_or(0, |since| now - since);
         let attained = state.attained + ran * gpus;
         let left = state.left - ran;
-        let rank = match self.order {
+        let served = attained / gpus.max(1);
+        if self.starving && now - row.submit - served >= STARVING {
+            return (i64::MIN, row.submit, job);
+        }
+        let rank = match &self.order {
             Order::Tiresias => i64::from(attained >= 18_000),
             Order::Las => {
                 let borders = [3_600, 8 * 3_600, 64 * 3_600];
                 i64::try_from(borders.iter().filter(|border| attained >= **border).count())
                     .unwrap_or(0)
             }
+            Order::Gittins(kinds) => kinds.rank(job, row.gpus, served),
             Order::TimeLeft => left,
             Order::ServiceLeft => left * gpus,
         };
@@ -161,6 +176,10 @@ impl Player for Rounds<'_> {
     fn finish(&mut self, _now: i64, job: usize) {
         self.floor.stop(job);
         self.live.remove(&job);
+        match &mut self.order {
+            Order::Gittins(kinds) => kinds.ended(job, self.floor.job(job)),
+            Order::Tiresias | Order::Las | Order::TimeLeft | Order::ServiceLeft => {}
+        }
     }
 
     fn pass(&mut self, now: i64) -> Vec<Action> {

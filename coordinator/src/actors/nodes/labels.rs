@@ -5,11 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::ActorProcessingErr;
-use trainyard_core::{ids::NodeName, label};
+use trainyard_core::{
+    decision::{Decision, Kind},
+    ids::NodeName,
+    label,
+};
 
 use super::{NodeInfo, State};
 use crate::{
     actors::scheduler::SchedulerMsg,
+    clock,
     store::{Change, NodeRow},
 };
 
@@ -20,6 +25,8 @@ pub struct LabelChange {
     pub set: BTreeMap<String, String>,
     /// Keys that operators have set and do not any more.
     pub remove: BTreeSet<String>,
+    /// Who does, by e-mail address.
+    pub by: String,
 }
 
 impl State {
@@ -32,11 +39,18 @@ impl State {
             return Ok(None);
         };
         let labels = &mut entry.row.set_labels;
+        let before = labels.clone();
         labels.retain(|key, _| !change.remove.contains(key));
         labels.extend(change.set);
         let row = entry.row.clone();
-        let change = Change::PutNode(row.clone());
-        self.args.store.commit_and_wait(vec![change]).await?;
+        let words = label::changes(&before, &row.set_labels);
+        let note = words.map(|words| {
+            let words = format!("{}: {words}", change.by);
+            let note = Decision::of_node(clock::now(), Kind::Labelled, node.clone(), words);
+            Change::Note(vec![note])
+        });
+        let changes = [Change::PutNode(row.clone())].into_iter().chain(note);
+        self.args.store.commit_and_wait(changes.collect()).await?;
         self.args.offers.set(&row);
         self.args.scheduler.cast(told(&row))?;
         // By them a maintenance window is on the node, or is not any more.

@@ -130,7 +130,11 @@ impl NodeService for NodeDoor {
         let caller = caller(&self.0, &request)?;
         let v1::SetLabelsRequest { name, set, remove } = request.into_inner();
         let remove = remove.into_iter().collect();
-        let change = LabelChange { set, remove };
+        let change = LabelChange {
+            set,
+            remove,
+            ..LabelChange::default()
+        };
         let node = Some(wire(self.0.set_labels(&caller, &name, change).await?));
         Ok(Response::new(v1::SetLabelsResponse { node }))
     }

@@ -219,6 +219,7 @@ pub(super) async fn set_labels(
             .unwrap_or_default()
             .into_iter()
             .collect(),
+        ..LabelChange::default()
     })?;
     let row = service.set_labels(&caller, &name, change).await?.info.row;
     Ok(Json(LabelsView {

@@ -149,6 +149,13 @@ impl Planner {
         &self.policy
     }
 
+    /// GPUs that a job would hold at least, on empty nodes that are all open: those for which its project is charged.
+    #[must_use]
+    pub fn least_gpus(&self, queued: &QueuedJob) -> u32 {
+        self.policy
+            .least_ever(&self.ask_given(queued, BTreeSet::new()))
+    }
+
     /// For whom a job is to make room, if it is.
     #[must_use]
     pub fn leaves_for(&self, job: JobId) -> Option<JobId> {

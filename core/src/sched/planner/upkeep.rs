@@ -120,6 +120,10 @@ impl Planner {
         let expired = self.upkeep.until.is_some_and(|until| until <= at);
         let stale = std::mem::take(&mut self.upkeep.stale) || expired || turned;
         let changed = (stale && self.close_anew()) || turned;
+        if stale {
+            let rows = self.closures(at);
+            self.policy.set_closures(rows);
+        }
         let jobs: Vec<JobId> = if changed {
             self.upkeep.crossing.clear();
             self.queue.iter().map(|queued| queued.job).collect()
@@ -284,8 +288,8 @@ impl Planner {
         Some(format!("maintenance {}", window.words(outlook.now)))
     }
 
-    /// When nodes are out of service for maintenance, as this job meets it.
-    pub(super) fn outages(&self, now: Timestamp, queued: &QueuedJob) -> Outages {
+    /// When nodes are out of service for maintenance.
+    fn closures(&self, now: Timestamp) -> Vec<Outage> {
         let windows = self.upkeep.windows.iter();
         let windows: Vec<&Window> = windows.filter(|window| !window.is_over(now)).collect();
         let mut rows = Vec::new();
@@ -303,8 +307,13 @@ impl Planner {
                 })
             }));
         }
+        rows
+    }
+
+    /// The same, as this job meets it.
+    pub(super) fn outages(&self, now: Timestamp, queued: &QueuedJob) -> Outages {
         Outages {
-            rows,
+            rows: self.closures(now),
             span: whole(self.upkeep.span(queued)),
             shuns: self.blamed_for(queued, &BTreeSet::new()),
         }

@@ -362,6 +362,37 @@ proptest! {
 }
 
 #[test]
+fn nodes_that_close_before_the_first_could_start_and_run_are_not_kept_for_it() {
+    let kept = |windows: Vec<Window>| {
+        let mut planner = Planner::new(Config {
+            rule: Rule::Easy,
+            ..Config::default()
+        });
+        for node in ["n1", "n2"] {
+            set(&mut planner, NOW, node, true);
+        }
+        for (id, hours, node) in [(1, 1, "n1"), (2, 5, "n2")] {
+            planner.queued(NOW, job(id, Some(HOUR * hours)));
+            assert_eq!(starts(&mut planner, NOW), on(id, node));
+        }
+        planner.set_windows(NOW, windows);
+        planner.queued(NOW, job(3, Some(HOUR * 3 / 2)));
+        assert_eq!(starts(&mut planner, NOW), []);
+        planner.reason(NOW, JobId(3)).unwrap()
+    };
+    // It may start on n1 as things are, but not when n1 is free.
+    for (windows, node) in [
+        (vec![], "n1"),
+        (vec![on_n1((2, 9))], "n2"),
+        (vec![on_n1((3, 9))], "n1"),
+    ] {
+        let words = kept(windows);
+        let told = format!("nodes {node} are kept for it");
+        assert!(words.contains(&told), "{words}");
+    }
+}
+
+#[test]
 fn a_job_that_a_window_shuts_out_everywhere_holds_nobody_else_up_under_any_rule() {
     for rule in [Rule::Fifo, Rule::Easy, Rule::Gittins] {
         let mut planner = Planner::new(Config {

@@ -63,7 +63,10 @@ impl Scheduler {
     fn standing_promise(&self, now: Seconds, ix: JobIx) -> Option<Reservation> {
         let promise = self.kept.reservation.as_ref()?;
         let known = promise.job == self.job(ix).id && promise.then >= now;
-        let holds = known && self.is_free_by(now, promise.then, ix, &promise.pieces);
+        let stays = |piece: &Piece| !self.is_closed(piece.node, promise.then, ix);
+        let holds = known
+            && promise.pieces.iter().all(stays)
+            && self.is_free_by(now, promise.then, ix, &promise.pieces);
         holds.then(|| promise.clone())
     }
 

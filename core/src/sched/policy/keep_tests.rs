@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::super::{
     ask::{Ask, Gang},
-    cluster::NodeOffer,
-    config::{Config, Reserve, Seconds},
+    cluster::{NodeIx, NodeOffer},
+    config::{Config, Reserve, Rule, Seconds},
+    future::Outage,
     job::Submission,
     plan::{Because, Plan},
     scheduler::Scheduler,
@@ -83,6 +84,59 @@ fn who_is_gone_before_the_gang_can_start_starts_beside_it_and_who_is_not_waits()
     assert!(scheduler.pass(1_010).starts.is_empty(), "3 would be late");
     scheduler.finished(5_000, 1);
     assert_eq!(started(&scheduler.pass(5_000)), [2]);
+}
+
+/// Two nodes: one is held for 1,000 s, the other for 5,000 s; and one that wants a whole node, for 500 s at most.
+fn two_held(rule: Rule) -> Scheduler {
+    let mut scheduler = scheduler(Reserve::Top, 2);
+    scheduler.config.rule = rule;
+    let limited = |asked, limit| Submission {
+        limit: Some(limit),
+        ..asked
+    };
+    scheduler.submit(0, &limited(job(1, 8, "day"), 1_000));
+    scheduler.pass(0);
+    scheduler.submit(0, &limited(job(2, 8, "long"), 5_000));
+    scheduler.pass(0);
+    scheduler.submit(10, &limited(urgent(job(3, 8, "day")), 500));
+    scheduler
+}
+
+#[test]
+fn a_node_that_goes_out_of_service_before_the_gang_could_start_and_run_is_not_kept_for_it() {
+    let outage = |node: u32, from, until| Outage {
+        node: NodeIx(node),
+        from,
+        until,
+    };
+    let kept = |scheduler: &mut Scheduler| {
+        let promise = scheduler.pass(10).reservation?;
+        Some((promise.pieces[0].node.0, promise.then))
+    };
+    for rule in [Rule::Gittins, Rule::Easy] {
+        let with = |rows: &[Outage]| {
+            let mut scheduler = two_held(rule);
+            scheduler.set_closures(rows.to_vec());
+            kept(&mut scheduler)
+        };
+        // It is free at 1,000, and the job has to have it for 500 s and what a restart costs.
+        let (soon, late) = (Some((0, 1_000)), Some((1, 5_000)));
+        assert_eq!(with(&[]), soon, "{rule:?}");
+        assert_eq!(with(&[outage(0, 1_560, 9_000)]), soon, "{rule:?}");
+        assert_eq!(with(&[outage(0, 1_559, 9_000)]), late, "{rule:?}");
+        let again = Some((0, 5_000));
+        assert_eq!(with(&[outage(0, 900, 1_001)]), again, "it is open then");
+        assert_eq!(with(&[outage(0, 900, 1_000)]), soon, "it is over by then");
+        let both = [outage(0, 900, 9_000), outage(1, 5_100, 9_000)];
+        assert_eq!(with(&both), None, "{rule:?}: there is no such node");
+        // What was promised is given anew when a window is planned.
+        let mut scheduler = two_held(rule);
+        assert_eq!(kept(&mut scheduler), soon);
+        scheduler.set_closures(vec![outage(0, 1_200, 9_000)]);
+        assert_eq!(kept(&mut scheduler), late, "{rule:?}");
+        scheduler.set_closures(Vec::new());
+        assert!(kept(&mut scheduler).is_some());
+    }
 }
 
 #[test]

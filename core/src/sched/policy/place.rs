@@ -89,21 +89,22 @@ impl Shape {
         self.least = self.least_held(cluster);
     }
 
-    /// Of nodes for itself alone it has the smallest at least.
+    /// Of nodes for itself alone it has the smallest at least, of those that hold a part of it. A total that may be gathered
+    /// from nodes of several sizes is judged when they are chosen.
     fn least_held(&self, cluster: &Cluster) -> u32 {
         let asked = self.ask.gang.gpus();
-        if !self.ask.exclusive {
+        if !self.ask.exclusive || self.gathers(cluster).is_some() {
             return asked;
         }
-        let nodes = self.nodes.iter::<NodeIx>();
-        let total = |node| cluster.groups[cluster.nodes[node].group].total;
-        let totals: BTreeSet<u32> = nodes.map(total).collect();
-        let whole = |layout: &Layout| {
-            let count = layout.nodes + u32::from(layout.rest > 0);
-            let least = totals.range(layout.gpus..).next();
-            least.map(|total| total.saturating_mul(count))
-        };
-        let least = self.layouts(cluster).iter().filter_map(whole).min();
+        let total = |node: NodeIx| cluster.groups[cluster.nodes[node].group].total;
+        let mut least: Option<u32> = None;
+        for fabric in &self.fabrics {
+            let mut totals: Vec<u32> = fabric.iter::<NodeIx>().map(total).collect();
+            totals.sort_unstable();
+            let held = self.layouts(cluster).into_iter();
+            let held = held.filter_map(|layout| layout.least_of(&totals));
+            least = least.into_iter().chain(held).min();
+        }
         least.map_or(asked, |least| least.max(asked))
     }
 
@@ -233,6 +234,29 @@ pub struct Layout {
     pub gpus: u32,
     /// GPUs of the rest, on one more node.
     pub rest: u32,
+}
+
+impl Layout {
+    /// GPUs of the smallest nodes that could hold it, of nodes with so many each, in ascending order; nothing if these are
+    /// too few.
+    fn least_of(self, totals: &[u32]) -> Option<u32> {
+        let parts = usize::try_from(self.nodes).ok()?;
+        let from = totals.partition_point(|total| *total < self.gpus);
+        let whole = totals.get(from..from.checked_add(parts)?)?;
+        // The rest takes the smallest node that is left.
+        let before = totals.partition_point(|total| *total < self.rest)..from;
+        let behind = totals.get(from + parts..).unwrap_or_default();
+        let rest = match self.rest {
+            0 => 0,
+            _ => *totals
+                .get(before)
+                .into_iter()
+                .flatten()
+                .chain(behind)
+                .next()?,
+        };
+        Some(whole.iter().sum::<u32>().saturating_add(rest))
+    }
 }
 
 struct Search<'a> {

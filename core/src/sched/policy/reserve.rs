@@ -4,9 +4,10 @@
 //! when a promise stands, says `pass` for `easy`, and `keep` for the default policy.
 
 use super::{
-    cluster::{Cluster, JobIx, Piece},
+    cluster::{Cluster, JobIx, NodeIx, Piece},
     config::{Rule, Seconds},
     dense::Bits,
+    future::Outage,
     job::{Job, State},
     lanes::Turn,
     pass::Head,
@@ -121,7 +122,41 @@ impl Scheduler {
         kept.keep(&self.cluster, reservation);
     }
 
-    /// When a job that does not fit now will, if those end in this order, and where.
+    /// When nodes are out of service: none of them is kept for a job that would run there then. `rows` are all that are on or
+    /// to come.
+    pub fn set_closures(&mut self, rows: Vec<Outage>) {
+        self.closures = rows;
+    }
+
+    /// Whether a node is out of service while a job that starts there then would still run; one without a limit has to have as
+    /// much of it as its restart costs.
+    pub(super) fn is_closed(&self, node: NodeIx, then: Seconds, ix: JobIx) -> bool {
+        let mut rows = self.closures.iter();
+        rows.any(|row| row.node == node && self.meets(row, then, ix))
+    }
+
+    fn meets(&self, row: &Outage, then: Seconds, ix: JobIx) -> bool {
+        let limit = self.job(ix).limit.unwrap_or(0);
+        let end = then
+            .saturating_add(limit)
+            .saturating_add(self.config.restart_cost);
+        row.from < end && row.until > then
+    }
+
+    /// The nodes that stay in service for a job that starts then; nothing where all do.
+    fn in_service(&self, then: Seconds, ix: JobIx) -> Option<Bits> {
+        let rows = self.closures.iter();
+        let mut closed = rows.filter(|row| self.meets(row, then, ix)).peekable();
+        closed.peek()?;
+        let mut stay = Bits::default();
+        for node in self.cluster.keys() {
+            stay.set(node, true);
+        }
+        closed.for_each(|row| stay.set(row.node, false));
+        Some(stay)
+    }
+
+    /// When a job that does not fit now will, if those end in this order, and where: on nodes that stay in service for it.
     pub(super) fn soonest(
         &self,
         first: JobIx,
@@ -134,10 +169,15 @@ impl Scheduler {
             ends,
             gone: 0,
         };
-        let gone = later.fewest()?;
-        let (end, _) = ends.get(gone.checked_sub(1)?)?;
-        later.go_to(gone);
-        Some((*end, later.find()?))
+        let fewest = later.fewest()?;
+        // Nodes that close are fewer at some later moments, so these are not looked for by halves.
+        (fewest..=ends.len()).take(LOOKS).find_map(|gone| {
+            let (end, _) = ends.get(gone.checked_sub(1)?)?;
+            later.go_to(gone);
+            let within = self.in_service(*end, first);
+            let found = later.shape.find_but(&later.cluster, within.as_ref());
+            Some((*end, found?))
+        })
     }
 }
 
@@ -208,6 +248,9 @@ impl Later<'_> {
         short.count()
     }
 }
+
+/// So many moments are looked at for nodes that stay in service: a pass must not take long.
+const LOOKS: usize = 512;
 
 /// Nobody knows when.
 pub(super) const NEVER: Seconds = Seconds::MAX / 4;

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::Ask,
-    cluster::{Cluster, JobIx},
+    cluster::{Cluster, JobIx, NodeOffer},
     config::{Config, Rule, Seconds},
     dense::Table,
     forecast::Forecasts,
+    future::Outage,
     history::History,
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
@@ -42,6 +43,8 @@ pub struct Scheduler {
     /// When the rank of those who wait changes by waiting.
     pub(super) aging: BTreeSet<(Seconds, JobIx)>,
     pub(super) forecasts: Forecasts,
+    /// When nodes are out of service, as far as that is known.
+    pub(super) closures: Vec<Outage>,
     /// What the last pass kept, and for whom.
     pub(super) kept: Kept,
     /// Empty between passes.
@@ -412,6 +415,21 @@ impl Scheduler {
             empty.add(offer.clone());
         }
         Shape::new(&empty, ask.clone()).find(&empty).is_some()
+    }
+
+    /// GPUs that it would hold at least on nodes as they are when they are empty and open: for who wants nodes alone all of
+    /// theirs. What `may_start` is asked with.
+    #[must_use]
+    pub fn least_ever(&self, ask: &Ask) -> u32 {
+        let mut empty = Cluster::default();
+        for offer in self.cluster.offers() {
+            let open = true;
+            empty.add(NodeOffer {
+                open,
+                ..offer.clone()
+            });
+        }
+        Shape::new(&empty, ask.clone()).least
     }
 
     /// Jobs that wait.

@@ -205,3 +205,37 @@ fn who_is_alone_on_its_nodes_is_charged_for_all_of_them() {
     scheduler.finished(100, 1);
     assert_eq!(settle(&mut scheduler, 100).0, [2]);
 }
+
+#[test]
+fn what_a_job_holds_at_least_is_what_the_smallest_nodes_have_on_which_it_can_be_alone() {
+    let nodes = |sizes: &[u32]| {
+        let mut scheduler = Scheduler::new(Config::default());
+        for size in sizes {
+            scheduler.add_node(NodeOffer::of_gpus(*size));
+        }
+        scheduler
+    };
+    let alone = |gang| Ask {
+        gang,
+        exclusive: true,
+        ..Ask::packed(0)
+    };
+    let each = |nodes, gpus| alone(Gang::Each { nodes, gpus });
+    let mixed = nodes(&[8, 4, 8, 2]);
+    for (ask, least) in [
+        (each(1, 1), 2),
+        (each(1, 3), 4),
+        // One node of four is not two.
+        (each(2, 3), 12),
+        (each(3, 3), 20),
+        (each(3, 1), 14),
+        // More than there are: what it asks for.
+        (each(5, 1), 5),
+        (Ask::packed(3), 3),
+    ] {
+        assert_eq!(mixed.least_ever(&ask), least, "{ask:?}");
+    }
+    let equal = nodes(&[8; 3]);
+    assert_eq!(equal.least_ever(&alone(Gang::Packed { gpus: 9 })), 16);
+    assert_eq!(equal.least_ever(&alone(Gang::Packed { gpus: 25 })), 25);
+}
