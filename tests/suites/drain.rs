@@ -72,11 +72,8 @@ fn labels_and_takes_back(cluster: &Cluster) {
     assert_eq!(told.trim_end(), words);
     let shown = says(cluster, &["--json", "node", "label", "one", "zone-"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
-    assert_eq!(
-        shown["set_labels"],
-        serde_json::json!({"rack": "7"}),
-        "{shown}"
-    );
+    let left = serde_json::json!({"rack": "7"});
+    assert_eq!(shown.get("set_labels"), Some(&left), "{shown}");
     let refused = cluster.cli(&[&label[..], &["zone"]].concat());
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
 }
