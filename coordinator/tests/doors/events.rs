@@ -95,6 +95,19 @@ async fn a_job_that_waits_is_noted_with_its_reason_its_place_and_its_end_and_the
     assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
 }
 
+/// Why a job waits, as somebody reads it by itself and in a list.
+async fn reason(world: &World, token: &str, job_id: u64) -> String {
+    let bearer = Bearer(token.to_owned());
+    let mut jobs = JobServiceClient::with_interceptor(world.channel().await, bearer);
+    let request = v1::GetJobRequest { job_id };
+    let one = jobs.get_job(request).await.unwrap().into_inner().job;
+    let request = v1::ListJobsRequest::default();
+    let all = jobs.list_jobs(request).await.unwrap().into_inner().jobs;
+    let listed = all.into_iter().find(|job| job.job_id == job_id).unwrap();
+    assert_eq!(one.unwrap().reason, listed.reason);
+    listed.reason
+}
+
 #[tokio::test]
 async fn who_makes_room_and_for_whom_is_noted_at_both() {
     let world = World::with(|config| {
@@ -118,17 +131,7 @@ async fn who_makes_room_and_for_whom_is_noted_at_both() {
     assert_eq!(told[2]["for_job_id"], json!(high));
     assert_eq!(told[2]["words"], format!("job {high} needs its place"));
     // Of another one's job no more is told than that there is one.
-    let reasons = async |token: &str| {
-        let bearer = Bearer(token.to_owned());
-        let mut jobs = JobServiceClient::with_interceptor(world.channel().await, bearer);
-        let request = v1::GetJobRequest { job_id: low };
-        let one = jobs.get_job(request).await.unwrap().into_inner().job;
-        let request = v1::ListJobsRequest::default();
-        let all = jobs.list_jobs(request).await.unwrap().into_inner().jobs;
-        let listed = all.into_iter().find(|job| job.job_id == low).unwrap();
-        assert_eq!(one.unwrap().reason, listed.reason);
-        listed.reason
-    };
+    let reasons = async |token: &str| reason(&world, token, low).await;
     let leaves = "saves its work, and goes on later";
     let told = reasons(&ada).await;
     assert_eq!(told, format!("makes room for another job: {leaves}"));
@@ -243,7 +246,7 @@ async fn a_submission_for_which_a_limit_leaves_no_room_is_noted_once_for_each_li
         &plain,
     ] {
         match world.post_json("/training/jobs", body).await {
-            (status, _) if status == 429 => refused += 1,
+            (429, _) => refused += 1,
             (status, answer) => {
                 assert_eq!(status, 200, "{answer}");
                 accepted += 1;
