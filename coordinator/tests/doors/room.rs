@@ -1,15 +1,17 @@
 //! Jobs that make room for others: they are told to go, wait, and go on where they were.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tests::wait::until;
 use tonic::Code;
 use trainyard_core::{
+    record::{Checkpoint, Progress, Record},
     resources::{Capacity, parse_gpus},
     sched::policy::Reserve,
     spec::JobSpec,
+    time::Timestamp,
 };
-use trainyard_proto::v1;
+use trainyard_proto::{convert::timestamp, v1};
 
 use crate::{
     agent::{Agent, exited, hello, running},
@@ -293,6 +295,67 @@ async fn for_whom_nodes_are_kept_is_what_the_settings_say() {
     // Whoever is gone before the gang can start is not held up.
     let early = submit(&world, lasts(1, 1, 0)).await;
     assert_eq!(second.start().await.task.unwrap().job_id, early);
+}
+
+#[tokio::test]
+async fn of_two_alike_the_one_goes_of_which_a_checkpoint_is_known_as_soon_as_it_is() {
+    for saved in [0, 1] {
+        let world = eager().await;
+        let mut agent = Agent::join(&world, "n1", 2).await;
+        let one = || {
+            let mut spec = whole(0, true);
+            spec.resources.cpus = 1;
+            // Else its checkpoint is of no use to it.
+            spec.resume = true;
+            spec
+        };
+        let mut tasks = Vec::new();
+        for _ in 0..2 {
+            submit(&world, one()).await;
+            let task = agent.start().await.task.unwrap();
+            // For an hour, all of which would be lost.
+            let hour = Duration::from_secs(3_600);
+            let since = trainyard_coordinator::clock::now().minus(hour);
+            agent
+                .report(v1::TaskReport {
+                    started_at: Some(timestamp(since)),
+                    ..running(task)
+                })
+                .await;
+            // Nobody is told to go before it runs.
+            until("it runs", async || {
+                let state = job(&world, task.job_id).await.state();
+                (state == v1::JobState::Running).then_some(())
+            })
+            .await;
+            tasks.push(task);
+        }
+        let task = tasks[saved];
+        let root = world.data().join("artifacts").canonicalize().unwrap();
+        let path = root.join(format!("checkpoints/{}/last.pt", task.job_id));
+        let stored = Record::Stored(Progress {
+            checkpoint: Some(Checkpoint {
+                path: path.display().to_string(),
+                size_bytes: Some(7),
+            }),
+            at: Timestamp(0),
+            epoch: 0,
+            total_epochs: 0,
+            step: None,
+            values: BTreeMap::new(),
+            has_metrics: false,
+            best_checkpoint: None,
+        });
+        let mut data = agent.attach(&world).await;
+        data.deliver(task, 1, &[stored]).await;
+        let urgent = JobSpec {
+            priority: 500,
+            preemptible: false,
+            ..one()
+        };
+        submit(&world, urgent).await;
+        assert_eq!(agent.stop().await.task, Some(task));
+    }
 }
 
 /// An agent of four CPUs on a node that is labelled so.
