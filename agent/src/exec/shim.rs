@@ -123,8 +123,11 @@ impl Shim {
         let spec: LaunchSpec = durable::read_json(&task_dir.join(files::LAUNCH))
             .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|e| failed("reading launch.json", &e))?;
-        durable::reserve(&task_dir.join(files::EXIT))
-            .map_err(|e| failed("reserving room for exit.json", &e))?;
+        // A trainer may fill the disk in its first moment.
+        for record in [files::PROC, files::EXIT] {
+            durable::reserve(&task_dir.join(record))
+                .map_err(|e| failed("reserving room for what is to be noted of the trainer", &e))?;
+        }
         let log = OutputLog::open(task_dir.join(files::OUTPUT));
         let oom_before = procfs::oom_kills();
         let started_at_us = clock::wall_us();
@@ -409,7 +412,7 @@ fn record_processes(
         trainer: ProcIdent::of(trainer)?,
         cgroup,
     };
-    durable::write_json(&task_dir.join(files::PROC), &record)?;
+    durable::write_reserved_json(&task_dir.join(files::PROC), &record)?;
     Ok(record)
 }
 
