@@ -181,29 +181,37 @@ const README: [&str; 14] = [
     "SRSF oracle",
 ];
 
-#[test]
-fn what_is_predicted_is_the_mean_of_the_nearest_kind_of_which_a_job_has_ended() {
-    let job = |id, user: &str, submit, gpus, duration| trace::TraceJob {
+/// One that wants a GPU.
+fn of_ada(id: u64, submit: i64, duration: i64) -> trace::TraceJob {
+    trace::TraceJob {
         id,
         submit,
-        user: user.into(),
+        user: "ada".into(),
         vc: String::new(),
         name: String::new(),
-        gpus,
+        gpus: 1,
         nodes: 0,
         preemptible: None,
         priority: 0,
         duration,
         limit: 0,
+    }
+}
+
+#[test]
+fn what_is_predicted_is_the_mean_of_the_nearest_kind_of_which_a_job_has_ended() {
+    let job = |id, user: &str, submit, duration| trace::TraceJob {
+        user: user.into(),
+        ..of_ada(id, submit, duration)
     };
-    let past = [job(1, "ada", -900, 1, 500), job(2, "bob", -900, 1, 10)];
+    let past = [job(1, "ada", -900, 500), job(2, "bob", -900, 10)];
     // The node is taken until 100; then: bob 10 s, a stranger as all of one GPU 255 s, ada 500 s; what they really run is
     // the other way round.
     let jobs = [
-        job(3, "eve", 0, 1, 100),
-        job(4, "ada", 1, 1, 5),
-        job(5, "cyd", 2, 1, 50),
-        job(6, "bob", 3, 1, 700),
+        job(3, "eve", 0, 100),
+        job(4, "ada", 1, 5),
+        job(5, "cyd", 2, 50),
+        job(6, "bob", 3, 700),
     ];
     let mut player = Anchor::SsfPredicted.player(&jobs, &past, Cluster::uniform(1, 1), 60);
     let went = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
@@ -213,17 +221,12 @@ fn what_is_predicted_is_the_mean_of_the_nearest_kind_of_which_a_job_has_ended() 
 #[test]
 fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_waits() {
     let job = |id, submit, gpus, nodes| trace::TraceJob {
-        id,
-        submit,
-        user: "ada".into(),
         vc: "7".into(),
         name: "a".into(),
         gpus,
         nodes,
         preemptible: Some(false),
-        priority: 0,
-        duration: 100,
-        limit: 0,
+        ..of_ada(id, submit, 100)
     };
     let jobs = vec![job(1, 0, 4, 1), job(2, 1, 8, 2), job(3, 2, 6, 1)];
     let own = |nodes: &[u32], jobs: &[trace::TraceJob], policy: &str| {
@@ -262,19 +265,6 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
 
 #[test]
 fn starts_within_what_was_told_of_them_are_counted_to_the_second_and_their_share_is_printed() {
-    let job = |id, submit, duration| trace::TraceJob {
-        id,
-        submit,
-        user: "ada".into(),
-        vc: String::new(),
-        name: String::new(),
-        gpus: 1,
-        nodes: 0,
-        preemptible: None,
-        priority: 0,
-        duration,
-        limit: 0,
-    };
     // Of jobs like these nothing is known: the one that has run for a minute is taken to run for ten more, and until guesses
     // have been seen to be right or wrong a quarter of that, and four times that, each with a minute, are told. So the next
     // one is told to start between 105 and 2,580 s from now: 165 and 2,640 s after the first was started.
@@ -282,8 +272,8 @@ fn starts_within_what_was_told_of_them_are_counted_to_the_second_and_their_share
     let episodes = (0u64..).zip(ends).flat_map(|(round, ends)| {
         let begin = i64::try_from(round).unwrap() * 100_000;
         [
-            job(2 * round, begin, ends),
-            job(2 * round + 1, begin + 60, 1),
+            of_ada(2 * round, begin, ends),
+            of_ada(2 * round + 1, begin + 60, 1),
         ]
     });
     let question = Question {

@@ -1,8 +1,8 @@
 //! Writes that are to last, and what a simulation lets become of them.
 //!
 //! Owns the moments at which a program can be gone amid its work on a disk: before a write, in the middle of it, or when
-//! all of it is there and nobody was told; and disks that are full. Never writes anything itself. Called by whoever writes what must be there
-//! after a crash; the simulation alone says what becomes of it. docs/adr/0017 says why.
+//! all of it is there and nobody was told; and disks that are full. Never writes anything itself. Called by whoever writes
+//! what must be there after a crash; the simulation alone says what becomes of it. docs/adr/0017 says why.
 
 use std::{fmt, io, path::Path, sync::OnceLock};
 

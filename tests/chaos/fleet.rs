@@ -111,6 +111,8 @@ impl Fleet {
         if host.process.is_none() {
             let mut command = command;
             host.process = Some(Process::start(&mut command, &host.log));
+            // A new process is not frozen, whatever the old one was.
+            self.record.heard(number, By::Freeze);
             self.record.heard(number, By::Death);
         }
         Ok(())

@@ -12,6 +12,9 @@ use crate::{orders::micros, plan::LEASE, record::Record};
 /// So many launches of a node have to fail in a row before it gets no more jobs.
 const FAILURES: usize = 3;
 
+/// Lost though its node was heard: it began anew and has no trace of it.
+const FORGOTTEN: &str = "came back without a trace of the attempt";
+
 /// What one node has of an attempt.
 struct Part<'a> {
     node: &'a str,
@@ -46,9 +49,16 @@ pub(crate) fn explained(job: &v1::Job, record: &Record) -> Result<()> {
         for part in parts(attempt) {
             let silent = format!("node {} was silent", part.node);
             let lost = part.how.failure_class() == FailureClass::Lost;
-            if !lost || !part.how.message.contains(&silent) {
+            if !lost || part.how.message.contains(FORGOTTEN) {
                 continue;
             }
+            ensure!(
+                part.how.message.contains(&silent),
+                "attempt {} was lost with {} for a reason that is not known here: {}",
+                attempt.number,
+                part.node,
+                part.how.message
+            );
             record.count("losses that a fault explains");
             let host = part.node.strip_prefix('n').map(str::parse);
             let known = matches!((&host, part.ended), (Some(Ok(host)), Some(ended))

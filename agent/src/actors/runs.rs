@@ -75,9 +75,9 @@ struct Entry {
     order: Option<Arc<Order>>,
     run: Option<RunRef>,
     failures: u32,
-    /// Since when it has failed again and again.
-    failing_since: Option<Instant>,
     failed_at: Option<Instant>,
+    /// The pauses that were made since it began to fail again and again.
+    borne: Duration,
     /// It is to stop: what keeps it from its work is waited for no longer.
     is_to_stop: bool,
 }
@@ -88,8 +88,8 @@ impl Entry {
             order,
             run: None,
             failures: 0,
-            failing_since: None,
             failed_at: None,
+            borne: Duration::ZERO,
             is_to_stop: false,
         }
     }

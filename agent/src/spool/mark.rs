@@ -2,9 +2,10 @@
 //! however much was delivered.
 //!
 //! Owns `spool.mark`: entries one behind the other, `[len u32][crc32 u32][postcard Mark]`. Each is true for good, since it
-//! is written when what it speaks of is on disk and acknowledged; so none is waited for, and what is torn or of another
-//! version only makes a start read more. Only before the records that a mark speaks of are given up it is: then nothing else
-//! tells where the rest begins. Blocks on the disk. Called by `file`.
+//! is written when what it speaks of is on disk and acknowledged; so mostly none is waited for, and what is torn or of another
+//! version only makes a start read more. But once the disk has the room of the first records back, nothing else tells where
+//! the rest begins: before that the marks are waited for, and without them such a spool is refused. Blocks on the disk.
+//! Called by `file`.
 
 use std::fs::{self, File};
 use std::io;
@@ -67,8 +68,12 @@ impl Marks {
     }
 
     /// All that are whole. The next is written behind them.
-    pub(super) fn read(&mut self) -> Vec<Mark> {
-        let bytes = fs::read(&self.path).unwrap_or_default();
+    pub(super) fn read(&mut self) -> io::Result<Vec<Mark>> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
         let mut rest = bytes.as_slice();
         let mut found: Vec<Mark> = Vec::new();
         while let Some((mark, behind)) = next(rest) {
@@ -81,7 +86,7 @@ impl Marks {
         }
         let whole = bytes.len() - rest.len();
         self.len = u64::try_from(whole).ok();
-        found
+        Ok(found)
     }
 
     /// What was written is of another spool: it goes, or there will be none.

@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use proptest::prelude::*;
 
 use super::tests::line;
-use super::{SpoolError, TaskSpool};
+use super::{SpoolError, TaskSpool, mark::Marks};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -57,14 +57,17 @@ proptest! {
                 Step::Crash(bytes) => {
                     let acked = spool.acked();
                     drop(spool);
+                    let marks = Marks::at(path.with_extension("mark")).read().unwrap();
+                    let marked = marks.last().map_or(0, |mark| mark.place);
                     let file = OpenOptions::new().write(true).open(&path).unwrap();
-                    file.set_len(file.metadata().unwrap().len().saturating_sub(bytes)).unwrap();
+                    let left = file.metadata().unwrap().len().saturating_sub(bytes);
+                    file.set_len(left).unwrap();
                     match open() {
                         Ok(opened) => spool = opened,
                         Err(error) => {
                             // Only an acknowledged record that is gone may keep it from opening.
                             let ahead = matches!(error, SpoolError::AckAhead { acked: a, .. } if a == acked);
-                            let gone = matches!(error, SpoolError::Damaged { last_good, .. } if last_good <= acked);
+                            let gone = matches!(error, SpoolError::Damaged { last_good, .. } if last_good <= acked && left < marked);
                             let lost = ahead || gone;
                             prop_assert!(lost, "{:?}", error);
                             return Ok(());

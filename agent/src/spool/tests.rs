@@ -480,3 +480,32 @@ fn what_was_delivered_gives_its_room_back_to_the_disk_and_the_rest_is_there_what
     let lost = matches!(error, SpoolError::Damaged { last_good, .. } if last_good == skipped);
     assert!(lost, "{error}");
 }
+
+#[test]
+fn a_spool_whose_first_records_are_given_up_is_never_shortened_for_want_of_its_marks() {
+    let (_folder, path) = place();
+    let mut spool = TaskSpool::open(&path).unwrap();
+    spool.release_step = 1 << 20;
+    let text = "x".repeat(1 << 20);
+    for number in 1..=40 {
+        spool.append(&[(line(&text), Some(number))]).unwrap();
+        spool.sync().unwrap();
+    }
+    spool.ack(38).unwrap();
+    assert_eq!(spool.skipped(), 38);
+    drop(spool);
+    let length = fs::metadata(&path).unwrap().len();
+    let marks = path.with_extension("mark");
+    let mut bytes = fs::read(&marks).unwrap();
+    // In the second of them, so that the first, which is whole, speaks of a place that nothing is left behind for long.
+    let middle = bytes.len() / 20;
+    bytes[middle] ^= 1;
+    fs::write(&marks, bytes).unwrap();
+    for _ in 0..2 {
+        let error = TaskSpool::open(&path).unwrap_err();
+        assert!(matches!(error, SpoolError::Damaged { .. }), "{error}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
+        // The next time there are none at all.
+        fs::remove_file(&marks).ok();
+    }
+}

@@ -12,7 +12,7 @@ use crate::harness::{
     LIMIT, cluster, command, folder, launch, options, said, shell, start_of, stop_of, task,
     task_folder, until,
 };
-use crate::trouble::in_trouble;
+use crate::trouble::{ALONE, in_trouble};
 
 pub(crate) async fn records_of_a_lost_data_stream_come_again_and_none_is_missing() {
     let (fake, agent, data) = cluster().await;
@@ -147,7 +147,7 @@ pub(crate) async fn a_task_whose_run_fails_again_and_again_is_given_up_soon_when
     fake.hello(0).await;
     std::fs::create_dir_all(task_folder(&data, 1).join("spool")).expect("a folder in the way");
     fake.send(start_of(1, shell("exit 0"))).await;
-    in_trouble(&fake).await;
+    in_trouble(&fake, ALONE).await;
     fake.send(stop_of(1, LIMIT)).await;
     let end = fake.end(1).await.end.expect("it has ended");
     assert!(end.infrastructure);

@@ -49,10 +49,15 @@ async fn left_alone() -> (Fake, TempDir, PathBuf) {
     (fake, data, go)
 }
 
-/// The agent has failed with a task so often that it says so.
-pub(crate) async fn in_trouble(fake: &Fake) {
+/// With what an agent begins that has failed with a task so often that it says so, where its trainer's shim has gone.
+pub(crate) const ALONE: &str = "cannot go on with this task for now: ";
+/// Where its trainer may be there.
+const RUNS_ON: &str = "cannot go on with this task for now, and its trainer runs on: ";
+
+/// The agent has said so.
+pub(crate) async fn in_trouble(fake: &Fake, words: &str) {
     fake.until(|known| {
-        let told = |detail: &String| detail.contains("cannot go on with this task for now");
+        let told = |detail: &String| detail.contains(words);
         known.details.iter().any(told).then_some(())
     })
     .await;
@@ -61,7 +66,7 @@ pub(crate) async fn in_trouble(fake: &Fake) {
 /// An agent in trouble with what is in its folder.
 async fn launch_in_trouble(fake: &Fake, data: &Path) -> Agent {
     let agent = launch(options(fake, data));
-    in_trouble(fake).await;
+    in_trouble(fake, RUNS_ON).await;
     agent
 }
 
@@ -72,7 +77,7 @@ pub(crate) async fn a_task_that_cannot_begin_for_a_while_begins_once_it_can() {
     let in_the_way = task_folder(&data, 1).join("task.json.tmp");
     std::fs::create_dir_all(&in_the_way).expect("a folder in the way");
     fake.send(start_of(1, shell("exit 6"))).await;
-    in_trouble(&fake).await;
+    in_trouble(&fake, ALONE).await;
     std::fs::remove_dir(&in_the_way).expect("it is empty");
     let end = fake.whole_end(1).await;
     assert_eq!((end.exit_code, end.infrastructure), (Some(6), false));

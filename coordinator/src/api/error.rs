@@ -27,6 +27,8 @@ pub struct ApiError {
     pub misfit: bool,
     /// Seconds after which trying again may help, where that is known.
     pub retry_after: Option<u64>,
+    /// The setting that leaves no room, if it is one.
+    pub limit: Option<String>,
 }
 
 impl ApiError {
@@ -39,6 +41,7 @@ impl ApiError {
             violations: Vec::new(),
             misfit: false,
             retry_after: None,
+            limit: None,
         }
     }
 
@@ -55,6 +58,7 @@ impl ApiError {
             violations,
             misfit: false,
             retry_after: None,
+            limit: None,
         }
     }
 
@@ -63,6 +67,15 @@ impl ApiError {
     pub const fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
+    }
+
+    /// A setting that leaves no room.
+    #[must_use]
+    pub fn limited(setting: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            limit: Some(setting.into()),
+            ..Self::new(Kind::Exhausted, message)
+        }
     }
 
     /// One bad field.

@@ -9,20 +9,17 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
-    decision::unnamed,
     ids::JobId,
-    job::{Event, Job, JobState, Resume},
+    job::{Job, JobState},
 };
 use trainyard_proto::status::Kind;
 
 use super::{
     ApiError, Caller,
     agents::{AgentPolicy, Agents},
-    array,
     figures::Counted,
     follow::Follower,
     refusals::Refusals,
@@ -31,13 +28,7 @@ use super::{
     users::{UserSettings, Users},
 };
 use crate::{
-    actors::{
-        ask,
-        job::{ActError, JobMsg},
-        jobs::JobsMsg,
-        root::Tree,
-        scheduler::SchedulerMsg,
-    },
+    actors::root::Tree,
     auth::Keys,
     config::Http,
     datasets::Datasets,
@@ -147,8 +138,6 @@ pub struct JobsPage {
     pub next: Option<JobId>,
 }
 
-/// Jobs of an array that are told to end at once.
-const AT_ONCE: usize = 256;
 /// Text of jobs in one answer, in bytes: a job may bring a MiB of notes.
 const PAGE_BYTES: usize = 8 << 20;
 /// Rows on a page of jobs, datasets or results, whatever the settings allow for points and lines.
@@ -333,171 +322,14 @@ impl Service {
             reader.checked(found?)
         };
         let found = self.blocking(scan).await?;
-        let mut rows = Vec::with_capacity(found.jobs.len());
-        for job in found.jobs {
-            rows.push(self.with_reason(caller, job).await);
-        }
+        let rows = self.with_reasons(caller, found.jobs).await?;
         let next = found.next;
         Ok(JobsPage { rows, next })
-    }
-
-    /// Asks for a stop, wherever the job stands; answers with the job as it is then.
-    ///
-    /// # Errors
-    /// When there is no such job, the caller may not change it, or it is over.
-    pub async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
-        self.changeable(caller, id)?;
-        self.act(caller, id, Event::CancelRequested, "cancel").await
-    }
-
-    /// As [`Service::cancel`], of all jobs of the array that this one is of: this job, and how many are told to end.
-    ///
-    /// # Errors
-    /// As [`Service::cancel`]; when the job is of no array; when some were not reached, with their numbers, after all
-    /// others were told. Those that have ended already are none.
-    pub async fn cancel_array(&self, caller: &Caller, id: JobId) -> Result<(Job, u32), ApiError> {
-        let job = self.changeable(caller, id)?;
-        let Some(place) = job.spec.array else {
-            let words = format!("job {id} is of no array; cancel it alone");
-            return Err(ApiError::new(Kind::Conflict, words));
-        };
-        let all = place.id.0..place.id.0.saturating_add(place.size.into());
-        // The last ones first, so that none of them starts in the place of one that has gone.
-        let all: Vec<JobId> = all.rev().map(JobId).collect();
-        let mut answers = Vec::with_capacity(all.len());
-        for some in all.chunks(AT_ONCE) {
-            let stops = some.iter().map(async |job| {
-                let answer = self
-                    .act(caller, *job, Event::CancelRequested, "cancel")
-                    .await;
-                (*job, answer.map(drop))
-            });
-            answers.extend(futures::future::join_all(stops).await);
-        }
-        let told = array::told(place.id, answers)?;
-        Ok((self.job(caller, id).await?, told))
-    }
-
-    /// As [`Service::cancel`], and waits for the end, at most for the grace and `patience`, and no
-    /// longer than clients wait for an answer.
-    ///
-    /// # Errors
-    /// As [`Service::cancel`].
-    pub async fn cancel_and_wait(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        patience: Duration,
-    ) -> Result<Job, ApiError> {
-        let job = self.cancel(caller, id).await?;
-        let follower = self.follower(id);
-        let ended = async {
-            let mut states = std::pin::pin!(follower.states());
-            while states.next().await.is_some() {}
-        };
-        let limit = job.spec.grace_period.saturating_add(patience);
-        let limit = limit.min(LONGEST_WAIT);
-        // That it is still on its way out is no error: the answer shows it.
-        tokio::time::timeout(limit, ended).await.ok();
-        self.job(caller, id).await
-    }
-
-    /// Runs an ended job again.
-    ///
-    /// # Errors
-    /// When there is no such job, the caller may not change it, it is not over, its snapshot is gone, or there is
-    /// no room on disk or in the queue.
-    pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
-        let job = self.changeable(caller, id)?;
-        let _permit = self.admit_again(&job).await?;
-        let _held = self.hold_snapshot(id).await?;
-        self.act(caller, id, Event::RestartRequested, "restart")
-            .await
-    }
-
-    /// Starts a job, from a checkpoint if one is wanted: one that waits is only told where to begin, one
-    /// that has ended runs again.
-    ///
-    /// # Errors
-    /// When there is no such job, the caller may not change it or not read the checkpoint, it runs
-    /// already, or there is no room on disk or in the queue.
-    pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
-        let job = self.changeable(caller, id)?;
-        let from = self.beginning_of(caller, &job, from)?;
-        let _permit = self.admit_again(&job).await?;
-        let _held = self.hold_snapshot(id).await?;
-        self.act(caller, id, Event::StartRequested(from), "start")
-            .await
-    }
-
-    /// Keeps the snapshot of an ended job from being deleted while the job is started again.
-    async fn hold_snapshot(&self, id: JobId) -> Result<Option<OwnedMutexGuard<()>>, ApiError> {
-        let job = self
-            .inner
-            .store
-            .job(id)?
-            .filter(|job| job.state.is_terminal());
-        let snapshot = job.as_ref().and_then(|job| job.snapshot_id.as_deref());
-        self.inner.datasets.hold(snapshot).await
-    }
-
-    async fn act(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        event: Event,
-        verb: &str,
-    ) -> Result<Job, ApiError> {
-        let question = |reply| JobsMsg::Route(id, JobMsg::Event(event, Some(reply)));
-        match ask(&self.inner.tree.jobs, question).await? {
-            Ok(job) => Ok(self.with_reason(caller, job).await),
-            Err(ActError::NotFound) => Err(ApiError::no_job()),
-            Err(ActError::Illegal(_, state)) => {
-                let words = format!("Cannot {verb} job with status '{}'", state.contract_name());
-                Err(ApiError::new(Kind::Conflict, words))
-            }
-        }
     }
 
     /// A place for a stream of this caller.
     pub(super) fn stream(&self, caller: &Caller) -> Result<Following, ApiError> {
         self.inner.streams.take(caller)
-    }
-
-    /// The job with why it waits. Another job that is named there, or for which it makes room, has no number for whoever may
-    /// not read that one.
-    pub(super) async fn with_reason(&self, caller: &Caller, mut job: Job) -> Job {
-        let waits = match job.state {
-            JobState::Queued => {
-                let question = |reply| SchedulerMsg::Reason(job.id, reply);
-                // Without an answer it is shown without a reason.
-                let reason = ask(&self.inner.tree.scheduler, question).await;
-                Some(reason.ok().flatten().unwrap_or_default())
-            }
-            JobState::Pending
-            | JobState::Starting
-            | JobState::Running
-            | JobState::Finishing
-            | JobState::Completed
-            | JobState::Failed
-            | JobState::Cancelled => None,
-        };
-        let reader = self.reader(caller);
-        // One that cannot be read stays hidden.
-        let hides = |id| reader.hides(self.store(), id);
-        let room = job.attempts.iter().filter_map(|one| one.makes_room_for);
-        let room: Vec<JobId> = room.collect();
-        // What its own trainers have said may speak of any job.
-        job.reason = unnamed(&job.reason, |id| room.contains(&id) && hides(id));
-        if let Some(waits) = waits {
-            let waits = unnamed(&waits, hides);
-            // One that is tried again says why, beside what it waits for.
-            job.reason = match job.reason.as_str() {
-                "" => waits,
-                why => format!("{why}; {waits}"),
-            };
-        }
-        job
     }
 
     pub(super) fn follower(&self, job: JobId) -> Follower {

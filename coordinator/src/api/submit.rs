@@ -82,11 +82,11 @@ impl Service {
         let indices = indices.and_then(|text| Indices::parse(&text).ok());
         let size = indices.as_ref().map_or(1, Indices::size);
         let place = self.admit(size.into());
-        let _place = self.noted(caller, "limits.open_jobs", place)?;
+        let _place = self.noted(caller, place)?;
         let admitted = self.admit_to_project(&spec, size).await;
-        self.noted(caller, "scheduling.projects", admitted)?;
+        self.noted(caller, admitted)?;
         let could = self.could_ever(caller, &spec).await;
-        self.noted(caller, "", could)?;
+        self.noted(caller, could)?;
         let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
             spec,
@@ -155,20 +155,15 @@ impl Service {
         Err(ApiError::field("placement.exclusive", words))
     }
 
-    /// Notes that a submission was refused, unless that was noted of its user and for this field, or this limit, lately. A
-    /// full disk is told, and not written to.
-    fn noted<T>(
-        &self,
-        caller: &Caller,
-        limit: &str,
-        asked: Result<T, ApiError>,
-    ) -> Result<T, ApiError> {
+    /// Notes that a submission was refused for what it asks for or for a limit, unless that was noted of its user and for
+    /// this field or limit lately. What the coordinator itself cannot do is no refusal.
+    fn noted<T>(&self, caller: &Caller, asked: Result<T, ApiError>) -> Result<T, ApiError> {
         let Err(refused) = &asked else { return asked };
         let now = clock::now();
         let field = refused.violations.first();
-        let field = field.map_or(limit, |found| found.field.as_str());
-        let room = self.store().room().is_ok();
-        if room && self.refusals().is_news(caller.user.id, field, now) {
+        let field = field.map(|found| found.field.as_str());
+        let of = field.or(refused.limit.as_deref());
+        if of.is_some_and(|of| self.refusals().is_news(caller.user.id, of, now)) {
             let words = format!("{} asked in vain: {}", caller.user.email, refused.message);
             let note = Change::Note(vec![Decision::refused(now, words)]);
             // Nobody waits for it; one that finds the queue full is not worth waiting for.
@@ -191,10 +186,11 @@ impl Service {
         if waiting.saturating_add(more.into()) <= most.into() {
             return Ok(());
         }
+        let setting = format!("scheduling.projects.{project}.queued");
         let words = format!(
-            "{waiting} jobs of project {project} wait already, and it may have {most} (scheduling.projects.{project}.queued); try again when some have started"
+            "{waiting} jobs of project {project} wait already, and it may have {most} ({setting}); try again when some have started"
         );
-        Err(ApiError::new(Kind::Exhausted, words))
+        Err(ApiError::limited(setting, words))
     }
 
     /// The job that a submission with this key has become.
@@ -306,7 +302,7 @@ impl Service {
                 "the array has {jobs} jobs, and {known} wait or run already of the {most} that may (limits.open_jobs); give fewer indices, or try again when some have ended"
             ),
         };
-        Err(ApiError::new(Kind::Exhausted, words))
+        Err(ApiError::limited("limits.open_jobs", words))
     }
 }
 

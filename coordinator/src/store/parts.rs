@@ -11,7 +11,8 @@ const WORTHWHILE: usize = 2_000;
 /// Those that read share memory and disk: more of them gain nothing.
 const MOST: usize = 8;
 
-/// What `read` makes of parts of the numbers, in their order. The first error ends it.
+/// What `read` makes of parts of the numbers, in their order, or the first error of these. Where no more threads are to be had
+/// this one reads.
 pub(super) fn by_parts<T: Send>(
     numbers: &[u64],
     read: impl Fn(&[u64]) -> Result<T, ReadError> + Sync,
@@ -25,14 +26,20 @@ pub(super) fn by_parts<T: Send>(
     thread::scope(|scope| {
         let chunks = numbers.chunks(numbers.len().div_ceil(parts));
         let running: Vec<_> = chunks
-            .map(|chunk| scope.spawn(move || read(chunk)))
+            .map(|chunk| {
+                let spawned = thread::Builder::new().spawn_scoped(scope, move || read(chunk));
+                (chunk, spawned)
+            })
             .collect();
         running
             .into_iter()
-            .map(|part| match part.join() {
-                Ok(read) => read,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
+            .map(
+                |(chunk, spawned)| match spawned.map(thread::ScopedJoinHandle::join) {
+                    Ok(Ok(read)) => read,
+                    Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                    Err(_none) => read(chunk),
+                },
+            )
             .collect()
     })
 }

@@ -6,7 +6,8 @@
 use std::sync::atomic::Ordering;
 
 use redb::{
-    ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _,
 };
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
@@ -54,6 +55,20 @@ const LOOKED: usize = 64 << 20;
 pub(super) fn open_numbers(txn: &ReadTransaction) -> Result<Vec<u64>, ReadError> {
     let open = txn.open_table(OPEN_JOBS)?;
     open.iter()?.map(|row| Ok(row?.0.value())).collect()
+}
+
+/// The rows of those of these jobs that are there.
+fn rows_of(
+    jobs: &ReadOnlyTable<u64, &'static [u8]>,
+    numbers: &[u64],
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), ReadError>,
+) -> Result<(), ReadError> {
+    for id in numbers {
+        if let Some(bytes) = jobs.get(id)? {
+            visit(*id, bytes.value())?;
+        }
+    }
+    Ok(())
 }
 
 /// A list under way.
@@ -134,17 +149,10 @@ impl Store {
     /// The rows of jobs that have not ended, oldest first.
     fn each_open(
         &self,
-        mut visit: impl FnMut(u64, &[u8]) -> Result<(), ReadError>,
+        visit: impl FnMut(u64, &[u8]) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
         let txn = self.read()?;
-        let jobs = txn.open_table(JOBS)?;
-        for entry in txn.open_table(OPEN_JOBS)?.iter()? {
-            let id = entry?.0.value();
-            if let Some(bytes) = jobs.get(id)? {
-                visit(id, bytes.value())?;
-            }
-        }
-        Ok(())
+        rows_of(&txn.open_table(JOBS)?, &open_numbers(&txn)?, visit)
     }
 
     /// The same apart: those in the queue, of which no more is read than the queue needs, and the others.
@@ -153,19 +161,18 @@ impl Store {
         let jobs = txn.open_table(JOBS)?;
         let parts = by_parts(&open_numbers(&txn)?, |part| {
             let (mut waiting, mut others) = (Vec::new(), Vec::new());
-            for id in part {
-                let Some(bytes) = jobs.get(id)? else {
-                    continue;
-                };
-                match codec::queued_from_json(place_of(id), bytes.value())? {
+            rows_of(&jobs, part, |id, bytes| {
+                match codec::queued_from_json(place_of(&id), bytes)? {
                     Some(queued) => waiting.push(queued),
-                    None => others.push(decode_job(*id, bytes.value())?),
+                    None => others.push(decode_job(id, bytes)?),
                 }
-            }
+                Ok(())
+            })?;
             Ok((waiting, others))
         })?;
         let (waiting, others): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        Ok((waiting.concat(), others.concat()))
+        let (waiting, others) = (waiting.into_iter(), others.into_iter());
+        Ok((waiting.flatten().collect(), others.flatten().collect()))
     }
 
     /// So many of the newest jobs, newest first.

@@ -228,22 +228,23 @@ async fn a_submission_for_which_a_limit_leaves_no_room_is_noted_once_for_each_li
             queued: Some(1),
             ..Default::default()
         };
-        config.scheduling.projects.insert("1".to_owned(), limited);
-        config.limits.open_jobs = 2;
+        for project in ["1", "2"] {
+            config.scheduling.projects.insert(project.into(), limited);
+        }
+        config.limits.open_jobs = 3;
     })
     .await;
-    let project = world.project("vision").await;
-    let mut of_project = asks(1, &json!({}));
-    of_project["project_id"] = json!(project);
+    let (vision, speech) = (world.project("vision").await, world.project("speech").await);
+    let of = |project: i64| {
+        let mut body = asks(1, &json!({}));
+        body["project_id"] = json!(project);
+        body
+    };
+    let (of_vision, of_speech) = (of(vision), of(speech));
     let plain = asks(1, &json!({}));
     let (mut accepted, mut refused) = (0, 0);
     for body in [
-        &of_project,
-        &of_project,
-        &of_project,
-        &plain,
-        &plain,
-        &plain,
+        &of_vision, &of_vision, &of_vision, &of_speech, &of_speech, &plain, &plain, &plain,
     ] {
         match world.post_json("/training/jobs", body).await {
             (429, _) => refused += 1,
@@ -253,17 +254,19 @@ async fn a_submission_for_which_a_limit_leaves_no_room_is_noted_once_for_each_li
             }
         }
     }
-    assert_eq!((accepted, refused), (2, 4));
-    let told = until("both refusals are noted", async || {
+    assert_eq!((accepted, refused), (3, 5));
+    let told = until("each limit is noted", async || {
         let mut told = events(&world, &world.token, "").await;
         told.retain(|event| event["kind"] == "refused");
-        (told.len() == 2).then_some(told)
+        (told.len() == 3).then_some(told)
     })
     .await;
-    for (event, limit) in told
-        .iter()
-        .zip(["scheduling.projects.1.queued", "limits.open_jobs"])
-    {
+    let limits = [
+        "scheduling.projects.1.queued",
+        "scheduling.projects.2.queued",
+        "limits.open_jobs",
+    ];
+    for (event, limit) in told.iter().zip(limits) {
         let words = event["words"].as_str().unwrap();
         assert!(
             words.starts_with("admin@example.com asked in vain: "),

@@ -174,8 +174,8 @@ async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_st
     submit(&world, whole(0, false)).await;
 }
 
-#[tokio::test]
-async fn a_job_that_its_project_could_never_have_is_refused_with_the_field_and_the_way_out() {
+/// A project with eight GPUs, which may not borrow, and its number.
+async fn eight_of_its_own() -> (World, i64) {
     let world = World::with(|config| {
         let own = trainyard_coordinator::config::ProjectConfig {
             gpus: Some(8),
@@ -186,6 +186,12 @@ async fn a_job_that_its_project_could_never_have_is_refused_with_the_field_and_t
     });
     let world = world.await;
     let project = world.project("vision").await;
+    (world, project)
+}
+
+#[tokio::test]
+async fn a_job_that_its_project_could_never_have_is_refused_with_the_field_and_the_way_out() {
+    let (world, project) = eight_of_its_own().await;
     let asks = |nodes, gpus| {
         program(|spec| {
             spec.project_id = Some(project);
@@ -212,16 +218,7 @@ async fn a_job_that_its_project_could_never_have_is_refused_with_the_field_and_t
 #[tokio::test]
 async fn a_job_that_wants_nodes_alone_is_refused_where_the_smallest_are_more_than_its_project_has()
 {
-    let world = World::with(|config| {
-        let own = trainyard_coordinator::config::ProjectConfig {
-            gpus: Some(8),
-            borrow: false,
-            ..Default::default()
-        };
-        config.scheduling.projects.insert("1".to_owned(), own);
-    });
-    let world = world.await;
-    let project = world.project("vision").await;
+    let (world, project) = eight_of_its_own().await;
     let node = async |name: &str, gpus: &str| {
         let capacity = Capacity {
             cpus: 4,

@@ -28,8 +28,8 @@ use crate::{
 /// A run that fails so often, each time within [`WINDOW`] of the last, is in trouble, which is told.
 const MOST_FAILURES: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(60);
-/// It is given up after so long, when its trainer's shim has gone: a lack of descriptors or of memory, or a disk that is
-/// busy or full, mostly ends sooner. By the pauses below that is the eleventh failure, after 22.3 s.
+/// It is given up after so much time in pauses, when its trainer's shim has gone: a lack of descriptors or of memory, or a
+/// disk that is busy or full, mostly ends sooner. By the pauses below that is the eleventh failure, after 22.3 s.
 const BORNE: Duration = Duration::from_secs(20);
 /// What a failed run has under way is over by then. It doubles with each failure, up to a bound.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
@@ -45,7 +45,7 @@ impl Entry {
         let again = |at: &Instant| now.duration_since(*at) < WINDOW;
         if self.failed_at.replace(now).filter(again).is_none() {
             self.failures = 0;
-            self.failing_since = Some(now);
+            self.borne = Duration::ZERO;
         }
         self.failures += 1;
         let doubled = RESTART_AFTER.saturating_mul(1 << (self.failures - 1).min(16));
@@ -53,10 +53,8 @@ impl Entry {
     }
 
     /// Whether it is given up where no shim is left.
-    fn is_hopeless(&self, now: Instant) -> bool {
-        let since = self.failing_since.unwrap_or(now);
-        let borne = now.duration_since(since) >= BORNE;
-        self.failures >= MOST_FAILURES && (borne || self.is_to_stop)
+    fn is_hopeless(&self) -> bool {
+        self.failures >= MOST_FAILURES && (self.borne >= BORNE || self.is_to_stop)
     }
 }
 
@@ -71,7 +69,7 @@ impl State {
         let now = Instant::now();
         let mut again = entry.fails(now);
         let (failures, order) = (entry.failures, entry.order.clone());
-        let hopeless = entry.is_hopeless(now);
+        let hopeless = entry.is_hopeless();
         if failures >= MOST_FAILURES {
             let folder = TaskFolder::of(&self.node.tasks(), task);
             let has_gone = matches!(blocking(move || folder.has_shim()).await, Ok(false));
@@ -92,6 +90,9 @@ impl State {
                 self.node.name
             );
             self.say_trouble(task, words, failures == MOST_FAILURES);
+        }
+        if let Some(entry) = self.entries.get_mut(&task) {
+            entry.borne = entry.borne.saturating_add(again);
         }
         myself.send_after(again, move || RunsMsg::Again(task));
     }
@@ -202,25 +203,30 @@ async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()
 mod tests {
     use super::*;
 
-    /// After how many failures it is given up, and how long after the first.
-    fn given_up(is_to_stop: bool) -> (u32, Duration) {
+    /// After how many failures it is given up, and after how much time in pauses, where each run works for so long.
+    fn given_up(is_to_stop: bool, works: Duration) -> (u32, Duration) {
         let mut entry = Entry::new(None);
         entry.is_to_stop = is_to_stop;
-        let begun = Instant::now();
-        let mut now = begun;
+        let mut now = Instant::now();
         loop {
-            let again = entry.fails(now);
-            if entry.is_hopeless(now) {
-                return (entry.failures, now - begun);
+            let again = entry.fails(now).min(ALONE_AT_LATEST);
+            if entry.is_hopeless() {
+                return (entry.failures, entry.borne);
             }
-            now += again.min(ALONE_AT_LATEST);
+            entry.borne += again;
+            now += again + works;
         }
     }
 
     #[test]
     fn what_fails_is_borne_for_some_time_with_growing_pauses_and_hardly_where_it_is_to_stop() {
-        assert_eq!(given_up(false), (11, Duration::from_millis(22_300)));
-        assert_eq!(given_up(true), (3, Duration::from_millis(300)));
+        // What it works in between is not held against it.
+        for works in [0, 25] {
+            let works = Duration::from_secs(works);
+            let (pauses, few) = (Duration::from_millis(22_300), Duration::from_millis(300));
+            assert_eq!(given_up(false, works), (11, pauses));
+            assert_eq!(given_up(true, works), (3, few));
+        }
     }
 
     #[test]
@@ -228,8 +234,8 @@ mod tests {
         let mut entry = Entry::new(None);
         let first = Instant::now();
         entry.fails(first);
-        let later = first + WINDOW;
-        assert_eq!(entry.fails(later), RESTART_AFTER);
-        assert_eq!(entry.failing_since, Some(later));
+        entry.borne = RESTART_AFTER;
+        assert_eq!(entry.fails(first + WINDOW), RESTART_AFTER);
+        assert_eq!((entry.failures, entry.borne), (1, Duration::ZERO));
     }
 }

@@ -19,8 +19,15 @@ impl TaskSpool {
     /// Begins behind what was acknowledged, if it is known what was there.
     pub(super) fn skip_marked(&mut self) -> Result<(), SpoolError> {
         let marks = self.marks.read();
+        let marks =
+            marks.map_err(|source| SpoolError::from_io("read the marks of", &self.path, source))?;
+        let is_released = self.is_released()?;
         let Some(last) = marks.last() else {
-            return Ok(());
+            return if is_released {
+                Err(self.damaged(0, 1))
+            } else {
+                Ok(())
+            };
         };
         let mut reader = reader_at(&self.reader, &self.path, last.place)?;
         let fits = match self.read_next(&mut reader)? {
@@ -28,9 +35,9 @@ impl TaskSpool {
             Next::End => self.file_len()? == last.place,
             // Whoever reads it from its start says what is wrong with it, if anything; or from the mark, where nothing is
             // before that any more.
-            Next::Newer | Next::Bad => self.is_released()?,
+            Next::Newer | Next::Bad => is_released,
         };
-        if !fits && self.is_released()? {
+        if !fits && is_released {
             return Err(self.damaged(last.place, last.seq + 1));
         }
         if !fits {
@@ -97,7 +104,8 @@ impl TaskSpool {
         Ok(())
     }
 
-    /// Cuts off what a crash left behind the last good record; refuses when good ones follow.
+    /// Cuts off what a crash left behind the last good record; refuses when good ones follow, or might: what is longer than
+    /// is looked at is no torn end.
     fn drop_tail(&mut self) -> Result<(), SpoolError> {
         let place = self.head.len;
         let mut rest = Vec::new();
@@ -105,7 +113,8 @@ impl TaskSpool {
             .take(LOOK_AHEAD)
             .read_to_end(&mut rest)
             .map_err(|source| SpoolError::from_io("read", &self.path, source))?;
-        if frame::any_after(&rest, self.head.last_seq) {
+        let torn = u64::try_from(rest.len()).is_ok_and(|length| length < LOOK_AHEAD);
+        if !torn || frame::any_after(&rest, self.head.last_seq) {
             return Err(self.damaged(place, self.head.last_seq + 1));
         }
         tracing::warn!(path = %self.path.display(), bytes = rest.len(), "torn end of the spool dropped");

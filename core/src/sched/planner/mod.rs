@@ -18,13 +18,15 @@ pub use explain::{Change, Explanation, Short};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::upkeep::Upkeep;
+use self::{names::whole_offer_of, upkeep::Upkeep};
 use super::{
     Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger},
     policy::{
         Config, Scheduler, Seconds,
-        cluster::{NodeIx, Piece},
+        ask::Ask,
+        cluster::{Cluster, NodeIx, Piece},
+        place::Shape,
     },
 };
 use crate::{
@@ -149,11 +151,15 @@ impl Planner {
         &self.policy
     }
 
-    /// GPUs that a job would hold at least, on empty nodes that are all open: those for which its project is charged.
+    /// GPUs that a job would hold at least on nodes that are whole, empty and open: those for which its project is charged.
     #[must_use]
     pub fn least_gpus(&self, queued: &QueuedJob) -> u32 {
-        self.policy
-            .least_ever(&self.ask_given(queued, BTreeSet::new()))
+        let nodes = Cluster::of(self.ledger.nodes().map(|(_, entry)| whole_offer_of(entry)));
+        let ask = Ask {
+            avoid: BTreeSet::new(),
+            ..self.ask_given(queued, BTreeSet::new())
+        };
+        Shape::new(&nodes, ask).least()
     }
 
     /// For whom a job is to make room, if it is.

@@ -162,21 +162,28 @@ impl Planner {
     /// What a node offers: a GPU that is blocked counts as long as somebody has it who stays.
     pub(super) fn offer_of(&self, entry: &NodeEntry) -> NodeOffer {
         let stays = |job: &JobId| !self.leaving.contains_key(job);
-        let mut gpus: BTreeMap<GpuClass, u32> = BTreeMap::new();
-        for gpu in entry.usable(stays) {
-            *gpus.entry(class_of(gpu)).or_default() += 1;
-        }
-        let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
-        NodeOffer {
-            cpus: entry.capacity.cpus,
-            memory_bytes: entry.capacity.memory_bytes,
-            gpus,
-            labels: reachable
-                .into_iter()
-                .chain(entry.labels().iter().cloned())
-                .collect(),
-            open: entry.open,
-        }
+        offer_with(entry, entry.usable(stays), entry.open)
+    }
+}
+
+/// What a node would offer if it were open and nothing of it blocked.
+pub(super) fn whole_offer_of(entry: &NodeEntry) -> NodeOffer {
+    offer_with(entry, entry.capacity.gpus.iter(), true)
+}
+
+fn offer_with<'a>(entry: &NodeEntry, gpus: impl Iterator<Item = &'a Gpu>, open: bool) -> NodeOffer {
+    let mut counts: BTreeMap<GpuClass, u32> = BTreeMap::new();
+    for gpu in gpus {
+        *counts.entry(class_of(gpu)).or_default() += 1;
+    }
+    let reachable = (!entry.address().is_empty()).then(|| REACHABLE.to_owned());
+    let labels = reachable.into_iter().chain(entry.labels().iter().cloned());
+    NodeOffer {
+        cpus: entry.capacity.cpus,
+        memory_bytes: entry.capacity.memory_bytes,
+        gpus: counts,
+        labels: labels.collect(),
+        open,
     }
 }
 

@@ -129,9 +129,15 @@ impl Cluster {
     /// Nodes of `gpus` equal GPUs each.
     #[must_use]
     pub fn uniform(nodes: u32, gpus: u32) -> Self {
+        Self::of((0..nodes).map(|_| NodeOffer::of_gpus(gpus)))
+    }
+
+    /// Nodes that offer this, on which nobody is.
+    #[must_use]
+    pub fn of(offers: impl IntoIterator<Item = NodeOffer>) -> Self {
         let mut cluster = Self::default();
-        for _ in 0..nodes {
-            cluster.add(NodeOffer::of_gpus(gpus));
+        for offer in offers {
+            cluster.add(offer);
         }
         cluster
     }

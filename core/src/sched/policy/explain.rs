@@ -70,7 +70,7 @@ impl Scheduler {
         let project = self.job(ix).project;
         let shape = Shape::new(&self.cluster, ask.clone());
         let bound = self.head_of(ix).is_some_and(|head| self.kept.binds(&head));
-        if !passes || !self.projects.may_start(project, shape.least) {
+        if !passes || !self.projects.may_start(project, shape.least()) {
             return None;
         }
         let within = self.bounds(self.kept.at, ix, bound);

@@ -23,7 +23,7 @@ pub struct Shape {
     /// Sets of nodes, one of which holds all: the fabrics, or all nodes.
     fabrics: Vec<Bits>,
     /// GPUs that it holds at least: whoever is alone on its nodes has all of theirs.
-    pub(super) least: u32,
+    least: u32,
     version: u64,
 }
 
@@ -89,14 +89,25 @@ impl Shape {
         self.least = self.least_held(cluster);
     }
 
-    /// Of nodes for itself alone it has the smallest at least, of those that hold a part of it. A total that may be gathered
-    /// from nodes of several sizes is judged when they are chosen.
+    /// GPUs that a job holds at least: all of its nodes if it wants them alone.
+    #[must_use]
+    pub fn least(&self) -> u32 {
+        self.least
+    }
+
+    /// Of nodes for itself alone it has the smallest at least, of those that hold a part of it. Of a total that may be
+    /// gathered from nodes of several sizes that is one node; the rest is judged when they are chosen.
     fn least_held(&self, cluster: &Cluster) -> u32 {
         let asked = self.ask.gang.gpus();
-        if !self.ask.exclusive || self.gathers(cluster).is_some() {
+        if !self.ask.exclusive {
             return asked;
         }
         let total = |node: NodeIx| cluster.groups[cluster.nodes[node].group].total;
+        if self.gathers(cluster).is_some() {
+            let nodes = self.fabrics.iter().flat_map(Bits::iter::<NodeIx>);
+            let smallest = nodes.map(total).filter(|total| *total > 0).min();
+            return smallest.map_or(asked, |smallest| smallest.max(asked));
+        }
         let mut least: Option<u32> = None;
         for fabric in &self.fabrics {
             let mut totals: Vec<u32> = fabric.iter::<NodeIx>().map(total).collect();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::Ask,
-    cluster::{Cluster, JobIx, NodeOffer},
+    cluster::{Cluster, JobIx},
     config::{Config, Rule, Seconds},
     dense::Table,
     forecast::Forecasts,
@@ -355,7 +355,7 @@ impl Scheduler {
 
     /// GPUs that a job holds at least: all of its nodes if it wants them alone.
     pub(super) fn least(&self, job: &Job) -> u32 {
-        self.lanes.shapes[job.shape].least
+        self.lanes.shapes[job.shape].least()
     }
 
     /// What waiting does to a rank, in steps.
@@ -410,26 +410,8 @@ impl Scheduler {
     /// Whether the open nodes could hold it if nobody else were there.
     #[must_use]
     pub fn could_ever(&self, ask: &Ask) -> bool {
-        let mut empty = Cluster::default();
-        for offer in self.cluster.offers() {
-            empty.add(offer.clone());
-        }
+        let empty = Cluster::of(self.cluster.offers().cloned());
         Shape::new(&empty, ask.clone()).find(&empty).is_some()
-    }
-
-    /// GPUs that it would hold at least on nodes as they are when they are empty and open: for who wants nodes alone all of
-    /// theirs. What `may_start` is asked with.
-    #[must_use]
-    pub fn least_ever(&self, ask: &Ask) -> u32 {
-        let mut empty = Cluster::default();
-        for offer in self.cluster.offers() {
-            let open = true;
-            empty.add(NodeOffer {
-                open,
-                ..offer.clone()
-            });
-        }
-        Shape::new(&empty, ask.clone()).least
     }
 
     /// Jobs that wait.

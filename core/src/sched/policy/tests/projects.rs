@@ -1,6 +1,7 @@
 //! What projects own, what they borrow, and how they get their own back.
 
 use super::*;
+use crate::sched::policy::{cluster::Cluster, place::Shape};
 
 #[test]
 fn jobs_that_run_once_the_gpu_hours_of_their_project_are_used_up_make_room_whatever_their_rank() {
@@ -208,13 +209,8 @@ fn who_is_alone_on_its_nodes_is_charged_for_all_of_them() {
 
 #[test]
 fn what_a_job_holds_at_least_is_what_the_smallest_nodes_have_on_which_it_can_be_alone() {
-    let nodes = |sizes: &[u32]| {
-        let mut scheduler = Scheduler::new(Config::default());
-        for size in sizes {
-            scheduler.add_node(NodeOffer::of_gpus(*size));
-        }
-        scheduler
-    };
+    let nodes = |sizes: &[u32]| Cluster::of(sizes.iter().map(|size| NodeOffer::of_gpus(*size)));
+    let least = |nodes: &Cluster, ask: &Ask| Shape::new(nodes, ask.clone()).least();
     let alone = |gang| Ask {
         gang,
         exclusive: true,
@@ -222,7 +218,7 @@ fn what_a_job_holds_at_least_is_what_the_smallest_nodes_have_on_which_it_can_be_
     };
     let each = |nodes, gpus| alone(Gang::Each { nodes, gpus });
     let mixed = nodes(&[8, 4, 8, 2]);
-    for (ask, least) in [
+    for (ask, held) in [
         (each(1, 1), 2),
         (each(1, 3), 4),
         // One node of four is not two.
@@ -233,9 +229,14 @@ fn what_a_job_holds_at_least_is_what_the_smallest_nodes_have_on_which_it_can_be_
         (each(5, 1), 5),
         (Ask::packed(3), 3),
     ] {
-        assert_eq!(mixed.least_ever(&ask), least, "{ask:?}");
+        assert_eq!(least(&mixed, &ask), held, "{ask:?}");
+    }
+    // A total that may be gathered has one of the nodes whole.
+    let pair = nodes(&[16, 8]);
+    for (gpus, held) in [(4, 8), (12, 12)] {
+        assert_eq!(least(&pair, &alone(Gang::Packed { gpus })), held);
     }
     let equal = nodes(&[8; 3]);
-    assert_eq!(equal.least_ever(&alone(Gang::Packed { gpus: 9 })), 16);
-    assert_eq!(equal.least_ever(&alone(Gang::Packed { gpus: 25 })), 25);
+    assert_eq!(least(&equal, &alone(Gang::Packed { gpus: 9 })), 16);
+    assert_eq!(least(&equal, &alone(Gang::Packed { gpus: 25 })), 25);
 }
