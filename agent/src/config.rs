@@ -150,6 +150,7 @@ const SHIPPED: Shipped = Shipped {
         "gpus.free_within_seconds",
     ],
     open_sections: &["labels"],
+    open_tables: &[],
     texts: &[
         ("node.data_dir", path),
         ("node.address", address),

@@ -23,6 +23,9 @@ pub struct Shipped {
     pub may_be_zero: &'static [&'static str],
     /// Sections in which any key is allowed, each with a text.
     pub open_sections: &'static [&'static str],
+    /// Sections in which any name stands for a section, and TOML with every key of such a one: by their values the types.
+    /// In the other lists `*` stands for the name.
+    pub open_tables: &'static [(&'static str, &'static str)],
     /// Texts that must be something in particular: the key, and what is expected when it is not.
     pub texts: &'static [(&'static str, TextRule)],
 }
@@ -119,7 +122,15 @@ pub fn load<T: DeserializeOwned>(
 ) -> Result<T, ConfigError> {
     let broken = |error| ConfigError::Defaults(Box::new(error));
     let merged = toml::from_str(shipped.defaults).map_err(broken)?;
-    let mut layers = Layers { shipped, merged };
+    let tables = shipped.open_tables.iter();
+    let tables =
+        tables.map(|(section, keys)| Ok((*section, toml::from_str(keys).map_err(broken)?)));
+    let tables = tables.collect::<Result<_, _>>()?;
+    let mut layers = Layers {
+        shipped,
+        merged,
+        tables,
+    };
     if let Some(path) = file {
         layers.merge_file(read(path)?, &path.display().to_string())?;
     }
@@ -149,13 +160,15 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
 struct Layers<'s> {
     shipped: &'s Shipped,
     merged: Table,
+    /// Of each open table, what any section in it may have.
+    tables: Vec<(&'s str, Table)>,
 }
 
 impl Layers<'_> {
     fn merge_file(&mut self, file: Table, origin: &str) -> Result<(), ConfigError> {
         for (section, value) in file {
             if !self.merged.contains_key(&section) {
-                return Err(unknown(&self.merged, &section, origin));
+                return Err(self.unknown(&section, origin));
             }
             let Value::Table(keys) = value else {
                 return Err(wrong(&section, origin, "a section", &value));
@@ -209,8 +222,36 @@ impl Layers<'_> {
         self.put(key, value.unwrap_or(Value::String(text)), &origin)
     }
 
+    /// What stands in an open table: its section, the name there, and the key of that, if one is named.
+    fn in_table<'k>(&self, key: &'k str) -> Option<(&Table, &'k str, Option<&'k str>)> {
+        self.tables.iter().find_map(|(section, keys)| {
+            let rest = key.strip_prefix(section)?.strip_prefix('.')?;
+            let (name, key) = match rest.split_once('.') {
+                Some((name, key)) => (name, Some(key)),
+                None => (rest, None),
+            };
+            Some((keys, name, key))
+        })
+    }
+
+    /// The key as the lists of what is shipped have it.
+    fn general(&self, key: &str) -> String {
+        match self.in_table(key) {
+            Some((_, name, Some(inner))) => {
+                let section = key.len() - inner.len() - name.len() - 1;
+                format!("{}*.{inner}", key.get(..section).unwrap_or_default())
+            }
+            _ => key.to_owned(),
+        }
+    }
+
     /// The value of `section.key`; none when there is no such key.
     fn slot(&mut self, key: &str) -> Option<&mut Value> {
+        let new = match self.in_table(key) {
+            Some((keys, _, Some(inner))) => Some(keys.get(inner)?.clone()),
+            Some((_, _, None)) => Some(Value::Table(Table::new())),
+            None => None,
+        };
         let (section, name) = key.split_once('.')?;
         let keys = self.merged.get_mut(section)?.as_table_mut()?;
         if self.shipped.open_sections.contains(&section) {
@@ -220,25 +261,50 @@ impl Layers<'_> {
         let mut keys = keys;
         let mut path = name.split('.').peekable();
         while let Some(part) = path.next() {
-            if path.peek().is_none() {
-                return keys.get_mut(part);
+            let empty = || Value::Table(Table::new());
+            keys = match (path.peek(), &new) {
+                (None, None) => return keys.get_mut(part),
+                (None, Some(new)) => return Some(keys.entry(part).or_insert_with(|| new.clone())),
+                (Some(_), None) => keys.get_mut(part)?,
+                (Some(_), Some(_)) => keys.entry(part).or_insert_with(empty),
             }
-            keys = keys.get_mut(part)?.as_table_mut()?;
+            .as_table_mut()?;
         }
         None
     }
 
     /// Replaces a value by one of the same type and in range.
     fn put(&mut self, key: &str, value: Value, origin: &str) -> Result<(), ConfigError> {
-        let shipped = self.shipped;
+        let (shipped, general) = (self.shipped, self.general(key));
         let Some(slot) = self.slot(key) else {
-            return Err(unknown(&self.merged, key, origin));
+            return Err(self.unknown(key, origin));
         };
-        if let Some(expected) = misfit(shipped, key, slot, &value) {
+        if let Some(expected) = misfit(shipped, &general, slot, &value) {
             return Err(wrong(key, origin, &expected, &value));
         }
         *slot = value;
         Ok(())
+    }
+
+    /// An unknown key with the known one that is most like it: a section for a section, a key for a key.
+    fn unknown(&self, key: &str, origin: &str) -> ConfigError {
+        let mut names: Vec<String> = Vec::new();
+        if let Some((keys, _, Some(inner))) = self.in_table(key) {
+            let section = key.strip_suffix(inner).unwrap_or_default();
+            leaves(keys, section.trim_end_matches('.'), &mut names);
+        }
+        for (section, keys) in &self.merged {
+            match keys.as_table().filter(|_| key.contains('.')) {
+                Some(keys) => leaves(keys, section, &mut names),
+                None => names.push(section.clone()),
+            }
+        }
+        let distance = |name: &String| strsim::osa_distance(name, key);
+        ConfigError::UnknownKey {
+            key: key.to_owned(),
+            origin: origin.to_owned(),
+            nearest: names.into_iter().min_by_key(distance).unwrap_or_default(),
+        }
     }
 }
 
@@ -255,6 +321,8 @@ fn misfit(shipped: &Shipped, key: &str, slot: &Value, value: &Value) -> Option<S
         (Value::String(_), _) => Some("a text in quotes".to_owned()),
         (Value::Boolean(_), Value::Boolean(_)) => None,
         (Value::Boolean(_), _) => Some("true or false".to_owned()),
+        (Value::Table(_), Value::Table(_)) => None,
+        (Value::Table(_), _) => Some("a section".to_owned()),
         (other, _) => (!other.same_type(value)).then(|| other.type_str().to_owned()),
     }
 }
@@ -282,23 +350,6 @@ fn wrong(key: &str, origin: &str, expected: &str, found: &Value) -> ConfigError 
         origin: origin.to_owned(),
         expected: expected.to_owned(),
         found,
-    }
-}
-
-/// An unknown key with the known one that is most like it: a section for a section, a key for a key.
-fn unknown(known: &Table, key: &str, origin: &str) -> ConfigError {
-    let mut names: Vec<String> = Vec::new();
-    for (section, keys) in known {
-        match keys.as_table().filter(|_| key.contains('.')) {
-            Some(keys) => leaves(keys, section, &mut names),
-            None => names.push(section.clone()),
-        }
-    }
-    let distance = |name: &String| strsim::osa_distance(name, key);
-    ConfigError::UnknownKey {
-        key: key.to_owned(),
-        origin: origin.to_owned(),
-        nearest: names.into_iter().min_by_key(distance).unwrap_or_default(),
     }
 }
 

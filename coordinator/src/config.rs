@@ -201,8 +201,16 @@ const SHIPPED: Shipped = Shipped {
         "retention.idempotency_keys_days",
         "retention.events_days",
         "retention.events_most",
+        "scheduling.restart_cost_seconds",
+        "scheduling.settled_seconds",
+        "scheduling.patience_hours",
+        "scheduling.projects.*.gpus",
+        "scheduling.projects.*.gpu_hours",
+        "scheduling.projects.*.running",
+        "scheduling.projects.*.queued",
     ],
     open_sections: &["storage_options"],
+    open_tables: &[("scheduling.projects", scheduling::PROJECT)],
     texts: &[
         ("server.listen", address),
         ("store.data_dir", folder),
@@ -216,6 +224,9 @@ const SHIPPED: Shipped = Shipped {
         ("http.cors_origins", http::origins),
         ("login.trusted_proxies", access::networks),
         ("tls.require_client_cert", tls::who),
+        ("scheduling.policy", scheduling::policies),
+        ("scheduling.reserve", scheduling::reserves),
+        ("scheduling.projects.*.gpu_hours_per", scheduling::periods),
     ],
 };
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::cluster::Cluster;
+use tests::cluster::{Cluster, CoordinatorSetup};
 
 use crate::{TRAINYARD, text};
 
@@ -134,6 +134,28 @@ async fn ci_calls_with_an_api_key_until_it_is_revoked() {
     assert_eq!(refused.status.code(), Some(77));
     let rotated = json(&cluster, &["keys", "rotate"]);
     assert!(rotated["kid"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_project_may_have_stands_in_the_file_of_settings() {
+    let settings = "[scheduling.projects.1]\nqueued = 1\nrunning = 5\n";
+    let setup = CoordinatorSetup {
+        settings: settings.to_owned(),
+        ..CoordinatorSetup::default()
+    };
+    let cluster = Cluster::start_with(TRAINYARD, setup).await;
+    json(&cluster, &["projects", "create", "Faces"]);
+    let submit = ["submit", "--project", "1", "--", "true"];
+    let first = json(&cluster, &submit);
+    assert_eq!(first["state"], "queued", "{first}");
+    let second = cluster.cli(&submit);
+    let words = text(&second.stderr);
+    assert!(!second.status.success(), "{words}");
+    assert!(
+        words.contains("the project 1 has 1 job waiting already")
+            && words.contains("scheduling.projects.1.queued"),
+        "{words}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

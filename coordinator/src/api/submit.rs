@@ -187,8 +187,13 @@ impl Service {
             return Ok(());
         }
         let setting = format!("scheduling.projects.{project}.queued");
+        let wait = if waiting == 1 {
+            "1 job".to_owned()
+        } else {
+            format!("{waiting} jobs")
+        };
         let words = format!(
-            "{waiting} jobs of project {project} wait already, and it may have {most} ({setting}); try again when some have started"
+            "the project {project} has {wait} waiting already, and may have {most} ({setting}); try again when some have started"
         );
         Err(ApiError::limited(setting, words))
     }

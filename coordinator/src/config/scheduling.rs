@@ -9,6 +9,30 @@ use trainyard_core::sched::policy::{self, Period, ProjectRule, Reserve, Rule};
 
 use super::ConfigError;
 
+/// What may stand below the id of a project, by its types.
+pub(super) const PROJECT: &str = "
+share = 1
+gpus = 1
+gpu_hours = 1
+gpu_hours_per = 'month'
+borrow = true
+running = 1
+queued = 1
+";
+
+pub(super) fn policies(text: &str) -> Option<&'static str> {
+    let known = ["default", "fifo", "easy", "throughput"];
+    (!known.contains(&text)).then_some("'default', 'fifo', 'easy' or 'throughput'")
+}
+
+pub(super) fn reserves(text: &str) -> Option<&'static str> {
+    (!["off", "guard", "top"].contains(&text)).then_some("'off', 'guard' or 'top'")
+}
+
+pub(super) fn periods(text: &str) -> Option<&'static str> {
+    (!["day", "week", "month"].contains(&text)).then_some("'day', 'week' or 'month'")
+}
+
 /// In which order jobs start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -137,9 +161,11 @@ impl Scheduling {
             return refuse(format!("scheduling.{key} must be at least 1"));
         }
         for (id, project) in &self.projects {
-            if id.parse::<i64>().is_err() {
+            // As the policy looks them up: a zero in front would be another project there.
+            let number = id.parse::<i64>().ok().filter(|number| *number > 0);
+            if number.is_none_or(|number| number.to_string() != *id) {
                 return refuse(format!(
-                    "scheduling.projects.{id}: projects stand here by their ids, which are numbers; `trainyard project list` shows them"
+                    "scheduling.projects.{id}: projects stand here by their ids, which are numbers from 1 on; `trainyard projects list` shows them"
                 ));
             }
             if project.share == 0 {

@@ -200,3 +200,104 @@ fn everything_is_kept_for_ever_unless_days_or_a_size_are_asked_for() {
     };
     assert_eq!(asked, expected);
 }
+
+#[test]
+fn what_projects_may_have_comes_from_a_file_and_from_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let text = "[scheduling.projects.7]\nshare = 2\ngpus = 16\ngpu_hours = 500\ngpu_hours_per = \"week\"\nborrow = false\n\
+                running = 0\nqueued = 200\n[scheduling.projects]\n9 = { queued = 3 }\n";
+    fs::write(&path, text).unwrap();
+    let variables = [
+        ("TRAINYARD__SCHEDULING__PROJECTS__7__GPUS", "4"),
+        ("TRAINYARD__SCHEDULING__PROJECTS__8__BORROW", "true"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::load(Some(&path), variables).unwrap();
+    let projects = &config.scheduling.projects;
+    let seventh = ProjectConfig {
+        share: 2,
+        gpus: Some(4),
+        gpu_hours: Some(500),
+        gpu_hours_per: trainyard_core::sched::policy::Period::Week,
+        borrow: false,
+        running: Some(0),
+        queued: Some(200),
+    };
+    assert_eq!(projects.get("7"), Some(&seventh));
+    assert_eq!(projects.get("8"), Some(&ProjectConfig::default()));
+    assert_eq!(config.scheduling.queued(), [(7, 200), (9, 3)].into());
+    assert_eq!(config.scheduling.most_gpus(), [(7, 4)].into());
+}
+
+#[test]
+fn a_wrong_rule_of_a_project_is_named_with_what_is_expected() {
+    let told = |line: &str| file_error(&format!("[scheduling.projects.7]\n{line}"));
+    for (line, key, expected) in [
+        (
+            "gpu = 4",
+            "unknown key 'scheduling.projects.7.gpu'",
+            "did you mean 'scheduling.projects.7.gpus'?",
+        ),
+        (
+            "gpus = \"4\"",
+            "'scheduling.projects.7.gpus'",
+            "must be a whole number from 0 to 1000000000, not '4'",
+        ),
+        (
+            "borrow = 1",
+            "'scheduling.projects.7.borrow'",
+            "must be true or false, not 1",
+        ),
+        (
+            "gpu_hours_per = \"year\"",
+            "'scheduling.projects.7.gpu_hours_per'",
+            "must be 'day', 'week' or 'month', not 'year'",
+        ),
+        (
+            "share = 0",
+            "'scheduling.projects.7.share'",
+            "must be a whole number from 1 to 1000000000, not 0",
+        ),
+        (
+            "borrow = false",
+            "scheduling.projects.7: borrow = false",
+            "needs gpus or gpu_hours",
+        ),
+    ] {
+        let error = told(line);
+        assert!(
+            error.contains(key) && error.contains(expected),
+            "{line}: {error}"
+        );
+    }
+    let flat = file_error("[scheduling.projects]\n7 = 4");
+    assert!(
+        flat.contains("'scheduling.projects.7'") && flat.ends_with("must be a section, not 4"),
+        "{flat}"
+    );
+    for id in ["07", "vision", "0", "-1"] {
+        let error = file_error(&format!("[scheduling.projects.{id}]\ngpus = 4"));
+        assert!(
+            error.contains("by their ids, which are numbers from 1 on"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_the_policy_may_do_without_may_be_zero_and_its_names_are_told() {
+    for key in ["PATIENCE_HOURS", "RESTART_COST_SECONDS", "SETTLED_SECONDS"] {
+        with_env(&format!("TRAINYARD__SCHEDULING__{key}"), "0").unwrap();
+    }
+    let error = text(with_env("TRAINYARD__SCHEDULING__GUARD_HOURS", "0"));
+    assert!(error.contains("'scheduling.guard_hours'"), "{error}");
+    let error = text(with_env("TRAINYARD__SCHEDULING__POLICY", "sjf"));
+    assert!(
+        error.ends_with("must be 'default', 'fifo', 'easy' or 'throughput', not 'sjf'"),
+        "{error}"
+    );
+    for name in ["default", "fifo", "easy", "throughput"] {
+        with_env("TRAINYARD__SCHEDULING__POLICY", name).unwrap();
+    }
+}

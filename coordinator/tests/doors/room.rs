@@ -148,7 +148,7 @@ async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_st
     submit(&world, spec()).await;
     submit(&world, spec()).await;
     let refused = try_submit(&world, spec(), "").await.expect_err("two wait");
-    let words = "2 jobs of project 1 wait already, and it may have 2 (scheduling.projects.1.queued); try again when some have started";
+    let words = "the project 1 has 2 jobs waiting already, and may have 2 (scheduling.projects.1.queued); try again when some have started";
     assert_eq!(
         (refused.code(), refused.message()),
         (Code::ResourceExhausted, words)
