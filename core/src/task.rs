@@ -376,7 +376,11 @@ impl Task {
     }
 
     fn drain(&mut self, since: Option<Timestamp>, mut end: TaskEnd) -> Vec<Effect> {
-        end.stop_cause = self.stop.map(|stop| stop.cause);
+        // A stop ends a trainer and not its shim. One that ended with its machine may be why its peers failed, and not
+        // they why it did.
+        let vanished = since.is_some() && end.node_fault;
+        let cause = self.stop.map(|stop| stop.cause);
+        end.stop_cause = cause.filter(|cause| !(vanished && *cause == StopCause::PeerFailed));
         self.state = State::Draining(since, end);
         vec![Effect::Drain]
     }

@@ -84,6 +84,13 @@ impl Disk {
         state.fails = None;
     }
 
+    /// For the next program; how much room there is stays as it is.
+    pub(crate) fn boot_as_it_is(&self) {
+        let room = self.state().room;
+        self.boot();
+        self.state().room = room;
+    }
+
     /// The program that has it open is gone.
     pub(crate) fn leave(&self) {
         self.state().programs += 1;

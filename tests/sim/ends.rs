@@ -63,6 +63,7 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
                 // A trainer that is killed from outside fails for its user.
                 let code = outcome.and_then(|outcome| outcome.exit_code);
                 let killed = outcome.is_some_and(|outcome| outcome.signal.is_some());
+                let killed = killed && plan.kills_trainers();
                 // The others of its gang fail too, and may be heard first.
                 let alone = wish.nodes > 1 && code == Some(ALONE);
                 let alone = alone && (wish.script.code != 0 || plan.kills_trainers());
@@ -107,8 +108,8 @@ pub(crate) fn losses(job: &Job, plan: &Plan) -> Result<()> {
 }
 
 /// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
-/// delivered is not there (ADR 2).
-fn was_given_up(job: &Job, plan: &Plan) -> bool {
+/// delivered is not there (ADR 2), and the job says so.
+fn may_be_given_up(job: &Job, plan: &Plan) -> bool {
     let ended = job.attempts.last().and_then(|last| last.lead.ended_at);
     let waited = job.ended_at.zip(ended).map(|(end, at)| end.since(at));
     let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
@@ -139,7 +140,11 @@ pub(crate) fn said(
         of.push(point.progress.epoch);
     }
     let mut lines: BTreeMap<(u32, u32), Vec<String>> = BTreeMap::new();
+    let mut given_up = BTreeSet::new();
     for line in store.logs(job.id, 0, ROWS)? {
+        if line.line.stream == LogStream::System && line.line.text.contains("records are lost") {
+            given_up.insert(line.attempt.0);
+        }
         if line.line.stream == LogStream::Stdout {
             lines
                 .entry((line.attempt.0, line.rank.0))
@@ -155,10 +160,26 @@ pub(crate) fn said(
             saved.contains(&before),
             "attempt {id}/{number} began after epoch {before}, of which no checkpoint is known"
         );
+        let last = job.attempts.last();
+        let last = last.is_some_and(|last| last.number.0 == number);
+        let lacks = given_up.contains(&number);
+        ensure!(
+            !(last && lacks) || may_be_given_up(job, plan),
+            "job {id} lacks records of attempt {number}, whose node nothing has kept silent"
+        );
+        let whole = last && reached_its_end(job, wish) && !lacks;
+        let all = usize::try_from(job.spec.epochs.saturating_sub(before)).unwrap_or(usize::MAX);
         for (rank, _) in attempt.parts().skip(1) {
             let epochs = epochs.remove(&(number, rank.0)).unwrap_or_default();
             let lines = lines.remove(&(number, rank.0)).unwrap_or_default();
             in_order((before, &epochs, &lines), &format!("{id}/{number} {rank}"))?;
+            ensure!(
+                !whole || epochs.len() == all && lines.len() == all,
+                "job {id} {}, with {} points and {} lines of {rank}, of {all}",
+                job.state.name(),
+                epochs.len(),
+                lines.len()
+            );
         }
         let epochs = epochs.remove(&(number, 0)).unwrap_or_default();
         let lines = lines.remove(&(number, 0)).unwrap_or_default();
@@ -168,10 +189,7 @@ pub(crate) fn said(
                 .iter()
                 .filter(|epoch| wish.script.saves_after(**epoch)),
         );
-        let last = job.attempts.last();
-        let last = last.is_some_and(|last| last.number.0 == number);
-        if last && reached_its_end(job, wish) && !was_given_up(job, plan) {
-            let all = usize::try_from(job.spec.epochs - before).unwrap_or(usize::MAX);
+        if whole {
             ensure!(
                 epochs.len() == all && lines.len() == all,
                 "job {id} {}, with {} points and {} lines of {all}",

@@ -5,6 +5,7 @@
 //! again. docs/adr/0017 says how it works.
 
 mod check;
+mod clocks;
 mod closed;
 mod disk;
 mod ends;
@@ -39,9 +40,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
+use tracing::subscriber::{NoSubscriber, set_global_default};
 use trainyard_coordinator::telemetry::Telemetry;
 
-use crate::{disk::Moment, plan::Plan};
+use crate::{clocks::Clocks, disk::Moment, plan::Plan};
 
 /// Before what a run had that not every run has.
 const SEEN: &str = "seen: ";
@@ -136,11 +138,14 @@ fn cuts(arguments: &Arguments) -> Result<Vec<Vec<String>>> {
 
 /// On a thread of its own, whose maps have taken no keys yet.
 fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(filter) = &arguments.log {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .init();
+    match &arguments.log {
+        Some(filter) => {
+            let shows = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(io::stderr);
+            set_global_default(Clocks::before(shows.finish()))?;
+        }
+        None => set_global_default(Clocks::before(NoSubscriber::new()))?,
     }
     let panics = note_panics();
     // The kernel ends a run that stands still.

@@ -22,6 +22,7 @@ const BEGIN: i64 = 1_767_225_600;
 static RUNS: AtomicBool = AtomicBool::new(false);
 static ELAPSED: AtomicU64 = AtomicU64::new(0);
 static JUMPED: AtomicI64 = AtomicI64::new(0);
+static OF_HOST: AtomicI64 = AtomicI64::new(0);
 static STREAM: AtomicU64 = AtomicU64::new(0);
 
 /// From now on all time and randomness of this process are the simulation's.
@@ -41,9 +42,19 @@ pub(crate) fn jump(seconds: i64) {
     JUMPED.fetch_add(seconds, Ordering::Relaxed);
 }
 
+/// From now on whoever asks is on a host whose clock is ahead by so many seconds.
+pub(crate) fn on_a_clock_ahead_by(seconds: i64) {
+    OF_HOST.store(seconds, Ordering::Relaxed);
+}
+
+/// By how much the clock on the wall of whoever asks was set, in seconds.
+fn set_by() -> i64 {
+    JUMPED.load(Ordering::Relaxed) + OF_HOST.load(Ordering::Relaxed)
+}
+
 /// What a clock on a wall shows, in microseconds since 1970.
 pub(crate) fn wall_us() -> u64 {
-    let seconds = u64::try_from(BEGIN + JUMPED.load(Ordering::Relaxed)).unwrap_or(0);
+    let seconds = u64::try_from(BEGIN + set_by()).unwrap_or(0);
     seconds * 1_000_000 + ELAPSED.load(Ordering::Relaxed)
 }
 
@@ -108,11 +119,7 @@ pub(crate) unsafe extern "C" fn clock_gettime(
         return libc::c_int::try_from(got).unwrap_or(-1);
     }
     let on_the_wall = matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE);
-    let jumped = if on_the_wall {
-        JUMPED.load(Ordering::Relaxed)
-    } else {
-        0
-    };
+    let jumped = if on_the_wall { set_by() } else { 0 };
     let micros = ELAPSED.load(Ordering::Relaxed);
     let seconds = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
     let nanos = i64::try_from(micros % 1_000_000 * 1_000).unwrap_or(0);

@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) post: Post,
     /// It has power.
     pub(crate) on: bool,
+    /// By how many seconds its clock is ahead of the coordinator's.
+    pub(crate) ahead: i64,
     pub(crate) ended: watch::Receiver<Option<String>>,
 }
 
@@ -92,6 +94,7 @@ impl Node {
             name,
             post,
             on: true,
+            ahead: plan.cluster.ahead.get(number).copied().unwrap_or(0),
             ended: has_ended,
         }
     }

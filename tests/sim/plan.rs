@@ -20,7 +20,7 @@ pub(crate) use orders::Order;
 use crate::{disk::Moment, files::Gone, script::Script};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 7;
+pub(crate) const NEWEST: u32 = 8;
 
 /// Time between two checks, where the plan says nothing else.
 const STEP: Duration = Duration::from_millis(10);
@@ -73,6 +73,10 @@ pub(crate) struct Cluster {
     pub(crate) honest: bool,
     /// Who is to make room is looked for every few seconds, and who waits is asked why ten times a second.
     pub(crate) prompt: bool,
+    /// What its disk suffers lasts until the fault ends: no room for a coordinator that starts meanwhile, no power.
+    pub(crate) lasting: bool,
+    /// By how many seconds the clock of each node is ahead of the coordinator's.
+    pub(crate) ahead: Vec<i64>,
 }
 
 /// A job that the user wants.
@@ -185,6 +189,9 @@ impl Plan {
         if number >= 7 {
             plan.crowd(&mut StdRng::seed_from_u64(seed ^ 0xF177));
         }
+        if number >= 8 {
+            plan.last(&mut StdRng::seed_from_u64(seed ^ 0x1A57));
+        }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
@@ -205,6 +212,8 @@ impl Plan {
             launch: LAUNCH,
             honest: false,
             prompt: false,
+            lasting: false,
+            ahead: Vec::new(),
         };
         let wishes = (0..rng.random_range(2..=10)).map(|_| wish(&mut rng, &cluster));
         let wishes = wishes.collect();
@@ -321,6 +330,17 @@ impl Plan {
             let whole = Fault::StartNode(number, Has::all_of(node));
             self.faults.push((CALM, Fault::KillNode(number)));
             self.faults.push((CALM, whole));
+        }
+    }
+
+    /// Clocks of nodes that are not the coordinator's; a coordinator whose disk is full, or whose machine is off, for as
+    /// long as the fault lasts.
+    fn last(&mut self, rng: &mut StdRng) {
+        self.cluster.lasting = true;
+        let spans = [-86_400, -600, -45, -2, 0, 0, 2, 45, 600, 86_400];
+        for _ in &self.cluster.nodes {
+            let ahead = spans.get(rng.random_range(0..spans.len()));
+            self.cluster.ahead.push(ahead.copied().unwrap_or(0));
         }
     }
 

@@ -14,7 +14,7 @@ use turmoil::Sim;
 
 use crate::{
     check::{Checker, Seen},
-    disk,
+    clocks, disk,
     files::{Gone, Machines},
     hosts::{self, COORDINATOR, Office},
     nature,
@@ -28,6 +28,8 @@ use crate::{
 
 /// Every job has ended so long after the last fault, or never will.
 const LIMIT: Duration = Duration::from_secs(3_600);
+/// A program that has ended is started again so much later, as by systemd.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Segments that a connection may hold.
 const SEGMENTS: usize = 4_096;
 
@@ -40,6 +42,8 @@ struct World {
     store: watch::Receiver<Option<Store>>,
     ended: watch::Receiver<Option<String>>,
     serves: bool,
+    /// When it is started again, after it has ended by itself.
+    again: Option<Duration>,
     /// A trainer is there twice as soon as there is one.
     breaks: bool,
     /// Syncs that making the store took.
@@ -128,7 +132,13 @@ impl World {
             let has = capacity(number, Has::all_of(*has));
             Node::new((number, has), &plan, (seed, folder, trace))
         });
-        let nodes = nodes.collect();
+        let nodes: Vec<Node> = nodes.collect();
+        let clocks = nodes.iter().map(|node| (node.name.clone(), node.ahead));
+        clocks::set(clocks.collect());
+        if plan.cluster.ahead.iter().any(|ahead| *ahead != 0) {
+            let words = format!("clocks of nodes are ahead by {:?} s", plan.cluster.ahead);
+            trace.note(words);
+        }
         let world = Self {
             nodes,
             rng: StdRng::seed_from_u64(seed ^ 0xFA17),
@@ -137,6 +147,7 @@ impl World {
             store: seen,
             ended: has_ended,
             serves: true,
+            again: None,
             breaks: false,
             first_sync: 0,
             accepted,
@@ -190,7 +201,11 @@ impl World {
             let now = sim.elapsed();
             nature::elapsed(now);
             self.trace.at(now);
-            yards.iter().for_each(|yard| yard.advance(now));
+            for (yard, node) in yards.iter().zip(&self.nodes) {
+                nature::on_a_clock_ahead_by(node.ahead);
+                yard.advance(now);
+            }
+            nature::on_a_clock_ahead_by(0);
             if self.breaks {
                 yards.iter().for_each(Yard::double);
             }
@@ -204,7 +219,7 @@ impl World {
                 .map_err(|error| anyhow!("a host has failed: {error}"))?;
             self.bury(sim);
             self.hear()?;
-            self.restart_the_ended(sim);
+            self.restart_the_ended(sim, now);
             self.check(&yards)?;
             let wishes = self.plan.wishes.as_slice();
             let over = now > CALM && faults.peek().is_none();
@@ -290,12 +305,16 @@ impl World {
     }
 
     /// A program that ended by itself is started again, as systemd does.
-    fn restart_the_ended(&mut self, sim: &mut Sim<'_>) {
+    fn restart_the_ended(&mut self, sim: &mut Sim<'_>, now: Duration) {
         let why = self.ended.borrow().clone();
         if let Some(why) = why.filter(|_| self.serves) {
             self.trace.note(format!("coordinator: {why}"));
             self.stop_coordinator(sim);
-            self.start_coordinator(sim);
+            self.ended_by_itself(sim, now);
+        }
+        if self.again.is_some_and(|at| at <= now) {
+            self.disk.boot_as_it_is();
+            self.serve(sim);
         }
         for at in 0..self.nodes.len() {
             let Some(node) = self.nodes.get(at) else {
@@ -381,10 +400,27 @@ impl World {
         sim.crash(COORDINATOR);
     }
 
+    /// Up to plan 7 its disk has room and power at once.
+    fn ended_by_itself(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        if !self.plan.cluster.lasting {
+            self.start_coordinator(sim);
+        } else if self.disk.has_failed() {
+            self.trace
+                .note("coordinator: its machine is off".to_owned());
+        } else {
+            self.again = Some(now + PAUSE);
+        }
+    }
+
     /// One that serves is stopped first: what its disk had to suffer is over.
     fn start_coordinator(&mut self, sim: &mut Sim<'_>) {
         self.stop_coordinator(sim);
         self.disk.boot();
+        self.serve(sim);
+    }
+
+    fn serve(&mut self, sim: &mut Sim<'_>) {
+        self.again = None;
         self.serves = true;
         self.checker.forget_commits();
         sim.bounce(COORDINATOR);

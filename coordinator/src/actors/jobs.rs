@@ -85,6 +85,8 @@ pub struct Prepared {
 pub enum JobsMsg {
     /// Accept a job; answered once it is on disk.
     Submit(Box<Submission>, RpcReplyPort<Job>),
+    /// The job of an earlier submission with this key, once it is on disk. Where there is none, nobody answers.
+    OfKey(RequestKey, RpcReplyPort<Job>),
     /// For a job, waking its actor if need be.
     Route(JobId, JobMsg),
     /// A job actor has nothing to hold.
@@ -166,6 +168,10 @@ impl Actor for Jobs {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JobsMsg::Submit(submission, reply) => state.submit(*submission, reply).await,
+            JobsMsg::OfKey(asked, reply) => {
+                state.of_key(&asked, reply);
+                Ok(())
+            }
             JobsMsg::Route(job, message) => state.route(&myself, job, message).await,
             JobsMsg::Idle(job) => {
                 state.let_go(job);
@@ -268,6 +274,14 @@ impl State {
     fn next(&mut self) -> JobId {
         self.last = JobId(self.last.0 + 1);
         self.last
+    }
+
+    fn of_key(&self, asked: &RequestKey, reply: RpcReplyPort<Job>) {
+        if let Some(reply) = self.under_way.join(&asked.key, reply)
+            && let Ok(Some(job)) = self.earlier(Some(asked))
+        {
+            answer(reply, job);
+        }
     }
 
     fn earlier(&self, key: Option<&RequestKey>) -> Result<Option<Job>, ReadError> {

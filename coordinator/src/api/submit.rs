@@ -56,7 +56,7 @@ impl Service {
     pub async fn submit(
         &self,
         caller: &Caller,
-        mut spec: JobSpec,
+        spec: JobSpec,
         key: Option<String>,
     ) -> Result<Job, ApiError> {
         let violations = spec.check();
@@ -73,6 +73,36 @@ impl Service {
             self.require(caller, Permission::ReadJob, Target::Job(&job))?;
             return Ok(job);
         }
+        let asked = key.clone();
+        match (self.accept(caller, spec, key).await, asked) {
+            (Err(refused), Some(asked)) => self.under_way(caller, asked, refused).await,
+            (submitted, _) => submitted,
+        }
+    }
+
+    /// What is refused now was all right for an earlier try of the same submission, if that is on its way to the disk: its
+    /// job is the answer to both.
+    async fn under_way(
+        &self,
+        caller: &Caller,
+        asked: RequestKey,
+        refused: ApiError,
+    ) -> Result<Job, ApiError> {
+        let question = |reply| JobsMsg::OfKey(asked.clone(), reply);
+        let Ok(job) = ask(&self.tree().jobs, question).await else {
+            return Err(refused);
+        };
+        self.same_request(&asked)?;
+        self.require(caller, Permission::ReadJob, Target::Job(&job))?;
+        Ok(job)
+    }
+
+    async fn accept(
+        &self,
+        caller: &Caller,
+        mut spec: JobSpec,
+        key: Option<RequestKey>,
+    ) -> Result<Job, ApiError> {
         if let Some(text) = &spec.resume_from {
             self.may_begin_with(caller, ("resume_from", text))?;
         }

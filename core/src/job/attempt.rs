@@ -191,6 +191,9 @@ pub struct Attempt {
     /// It begins at the beginning: nothing that was reported before it counts.
     #[serde(default = "anew")]
     pub anew: bool,
+    /// The attempt whose checkpoint it goes on from, where that is known: mostly the one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on_from: Option<AttemptNo>,
     /// It failed, and the job was tried again by itself.
     #[serde(default)]
     pub tried_again: bool,
@@ -224,6 +227,7 @@ impl Attempt {
             completion: None,
             first_epoch: None,
             anew: true,
+            goes_on_from: None,
             tried_again: false,
         }
     }

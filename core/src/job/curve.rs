@@ -30,11 +30,20 @@ impl Job {
     pub fn curve(&self) -> Curve {
         let mut attempts = Vec::new();
         let mut before: Option<u32> = None;
+        let mut newest = self.attempts.last().map(|attempt| attempt.number);
         for attempt in self.attempts.iter().rev() {
+            if newest.is_some_and(|newest| attempt.number > newest) {
+                continue;
+            }
             attempts.push((attempt.number, before));
             if attempt.anew {
                 break;
             }
+            // One in between began at the beginning, and has saved nothing since.
+            newest = attempt.goes_on_from.filter(|from| {
+                let mut others = self.attempts.iter();
+                others.any(|one| one.anew && one.number > *from && one.number < attempt.number)
+            });
             before = match (before, attempt.first_epoch) {
                 (Some(known), Some(first)) => Some(known.min(first)),
                 (known, first) => known.or(first),
@@ -105,6 +114,24 @@ mod tests {
         let thrice = job(&[(true, Some(1)), (false, Some(4)), (false, Some(6))]);
         let expected: [Vec<u32>; 2] = [vec![1, 2, 3], (1..6).collect()];
         assert_eq!(counted(&thrice)[..2], expected);
+    }
+
+    #[test]
+    fn who_goes_on_from_an_attempt_before_one_that_began_anew_and_saved_nothing_shows_its_epochs() {
+        let all = [
+            (true, Some(1)),
+            (true, Some(1)),
+            (false, Some(4)),
+            (false, None),
+        ];
+        let mut again = job(&all);
+        again.attempts[2].goes_on_from = Some(AttemptNo(1));
+        again.attempts[3].goes_on_from = Some(AttemptNo(3));
+        let expected: [Vec<u32>; 4] = [vec![1, 2, 3], vec![], (1..10).collect(), (1..10).collect()];
+        assert_eq!(counted(&again), expected);
+        // As long as nothing is known of it, it goes on from the one before it.
+        again.attempts[2].goes_on_from = None;
+        assert!(counted(&again)[0].is_empty());
     }
 
     #[test]

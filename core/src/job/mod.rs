@@ -81,6 +81,9 @@ pub struct Job {
     /// The last checkpoint so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Checkpoint>,
+    /// Which attempt has told of each of these checkpoints, by their paths.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub saved_in: BTreeMap<String, AttemptNo>,
     /// As the trainer reported them at its end.
     pub final_metrics: BTreeMap<String, f64>,
     /// When the first trainer process started.
@@ -253,6 +256,7 @@ impl Job {
             outcome: None,
             best_checkpoint: None,
             last_checkpoint: None,
+            saved_in: BTreeMap::new(),
             final_metrics: BTreeMap::new(),
             started_at: None,
             ended_at: None,

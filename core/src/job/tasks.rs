@@ -33,6 +33,8 @@ impl Draft {
         let number = AttemptNo(last.map_or(0, |attempt| attempt.number.0) + 1);
         let mut attempt = Attempt::placed(number, lead, others.collect(), (secret, self.now));
         attempt.anew = !self.job.spec.resume;
+        let from = self.job.spec.resume_from.as_ref().filter(|_| !attempt.anew);
+        attempt.goes_on_from = from.and_then(|path| self.job.saved_in.get(path).copied());
         let starts = attempt.parts().map(|(rank, part)| {
             let node = part.allocation.node.clone();
             Effect::Start(node, self.job.task(number, rank))
@@ -250,10 +252,35 @@ impl Draft {
         Ok(())
     }
 
+    /// Which attempt has saved what is told of. What nobody can go on from any more is left out.
+    fn note_saved(&mut self, attempt: AttemptNo, told: &Told) {
+        let progress = told.progress.as_ref();
+        let word = told.completion.as_ref();
+        let all = [
+            told.kept.as_ref(),
+            progress.and_then(|told| told.checkpoint.as_ref()),
+            progress.and_then(|told| told.best_checkpoint.as_ref()),
+            word.and_then(|told| told.last_checkpoint.as_ref()),
+            word.and_then(|told| told.best_checkpoint.as_ref()),
+        ];
+        let new = all.into_iter().flatten();
+        let new: Vec<_> = new.map(|saved| saved.path.clone()).collect();
+        if new.is_empty() {
+            return;
+        }
+        let job = &mut self.job;
+        let known = [&job.resumable, &job.last_checkpoint, &job.best_checkpoint];
+        let known: Vec<_> = known.into_iter().flatten().map(|one| &one.path).collect();
+        job.saved_in.retain(|path, _| known.contains(&path));
+        job.saved_in
+            .extend(new.into_iter().map(|path| (path, attempt)));
+    }
+
     /// What rank 0 says is what the job shows.
     fn told(&mut self, attempt: AttemptNo, told: Told) -> Result<(), Illegal> {
         let live = self.live(attempt)?;
         live.first_epoch = live.first_epoch.or(told.first_epoch);
+        self.note_saved(attempt, &told);
         keep(&mut self.job.resumable, told.kept.as_ref());
         if let Some(progress) = told.progress {
             keep(&mut self.job.last_checkpoint, progress.checkpoint.as_ref());

@@ -235,6 +235,30 @@ fn a_process_that_vanished_is_the_nodes_fault() {
     assert_eq!(ended.started, Some(Timestamp(7)));
 }
 
+/// A rank whose machine has lost power hears, when it is back, that its peers have failed: of that very power cut.
+#[test]
+fn a_process_that_vanished_has_not_ended_since_its_peers_failed_but_may_have_since_it_was_cancelled()
+ {
+    for (cause, expected) in [
+        (StopCause::PeerFailed, None),
+        (StopCause::Cancelled, Some(StopCause::Cancelled)),
+        (StopCause::Preempted, Some(StopCause::Preempted)),
+    ] {
+        let mut task = running(task());
+        let stop = Stop {
+            cause,
+            grace: GRACE,
+        };
+        let told = task.step(Input::Stop(stop));
+        assert!(told.contains(&Effect::Signal(GRACE)), "{told:?}");
+        let gone = Input::Gone(Gone::Vanished("the shim is gone".into()));
+        assert_eq!(task.step(gone), [Effect::Drain]);
+        let end = drained(&mut task).end;
+        assert_eq!(end.stop_cause, expected);
+        assert!(end.infrastructure);
+    }
+}
+
 #[test]
 fn a_stop_while_results_are_stored_is_noted_and_a_time_limit_is_not() {
     let mut task = running(task());

@@ -7,6 +7,7 @@
 mod direct;
 mod frames;
 mod gang;
+mod given_up;
 mod out;
 mod records;
 mod reports;
@@ -239,9 +240,14 @@ impl State {
         event: Event,
         reply: Option<ActReply>,
     ) -> Result<(), ActorProcessingErr> {
+        let gone = matches!(event, Event::NodeLost(..) | Event::AttemptLost(..));
         match self.job.step(clock::now(), event) {
             Ok(step) => {
-                let unable = self.take(step, Vec::new(), Done::Answer(reply)).await?;
+                let lines = match gone {
+                    true => given_up::given_up(&self.job, &step.job),
+                    false => Vec::new(),
+                };
+                let unable = self.take(step, lines, Done::Answer(reply)).await?;
                 self.end_unable(unable).await
             }
             Err(illegal) => {

@@ -148,6 +148,35 @@ async fn submits_with_keys_share_a_commit_and_two_with_one_key_make_one_job_and_
     world.root.stop_and_wait(None, None).await.unwrap();
 }
 
+/// What refuses a second try, such as a job that both wait for and that was cancelled meanwhile, asks for the first one so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_job_of_a_key_that_is_under_way_is_told_once_it_is_on_disk_and_of_a_new_key_nobody_is_told()
+ {
+    let world = world(Lease::default()).await;
+    let release = held(&world.store).await;
+    let first = keyed(&world, "a");
+    waiting(&world.store, 1).await;
+    let of_key = |key: &str| {
+        let asked = RequestKey {
+            key: key.to_owned(),
+            fingerprint: "the same".to_owned(),
+        };
+        let jobs = world.tree.jobs.clone();
+        let question = |reply| JobsMsg::OfKey(asked, reply);
+        tokio_util::task::TaskTracker::new().spawn(async move { ask(&jobs, question).await })
+    };
+    assert!(of_key("b").await.unwrap().is_err(), "nobody has used it");
+    let told = of_key("a");
+    // Whoever was asked before has answered, so this one was asked.
+    assert!(of_key("b").await.unwrap().is_err());
+    assert!(!told.is_finished(), "on no disk yet");
+    drop(release);
+    let first = first.await.unwrap().unwrap();
+    assert_eq!(told.await.unwrap().unwrap().id, first.id);
+    assert_eq!(of_key("a").await.unwrap().unwrap().id, first.id);
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_key_whose_job_is_not_there_is_counted_as_a_broken_invariant_and_makes_a_job() {
     let world = world(Lease::default()).await;

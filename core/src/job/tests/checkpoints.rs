@@ -106,3 +106,45 @@ fn where_a_checkpoint_is_stored_replaces_its_path_and_not_the_epoch() {
     assert_eq!(job.best_checkpoint, place("s3://b/best.pt"));
     assert_eq!(job.progress.map(|progress| progress.epoch), Some(9));
 }
+
+/// The first attempt saves where only its own node can reach it, the second begins at the beginning and is cancelled.
+#[test]
+fn an_attempt_goes_on_from_the_one_that_has_saved_and_not_from_one_that_began_at_the_beginning_since()
+ {
+    let progress = Progress {
+        at: T,
+        epoch: 1,
+        total_epochs: 9,
+        step: None,
+        values: [].into(),
+        has_metrics: true,
+        checkpoint: Some(Checkpoint {
+            path: "/d/last.pt".into(),
+            size_bytes: None,
+        }),
+        best_checkpoint: None,
+    };
+    let said = told(Told {
+        seq: 1,
+        progress: Some(progress),
+        first_epoch: Some(1),
+        ..Told::default()
+    });
+    let lost = |attempt| Event::NodeLost(attempt, n1(), "node n1 was silent".into());
+    let whole = Event::StartRequested(Resume {
+        checkpoint: None,
+        whole: true,
+    });
+    let mut job = running(RetryPolicy::default());
+    for event in [said, lost(A1), placed()] {
+        job = job.step(T, event).unwrap().job;
+    }
+    assert!(job.attempts[1].anew && job.attempts[1].goes_on_from.is_none());
+    for event in [Event::CancelRequested, lost(AttemptNo(2)), whole, placed()] {
+        job = job.step(T, event).unwrap().job;
+    }
+    assert!(!job.attempts[2].anew);
+    assert_eq!(job.attempts[2].goes_on_from, Some(A1));
+    assert!(job.curve().has(A1, Rank(0), 1), "its epoch counts");
+    assert!(!job.curve().has(AttemptNo(2), Rank(0), 1));
+}
