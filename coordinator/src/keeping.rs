@@ -141,12 +141,14 @@ impl Sealer {
 
 /// Removes what has been kept for long enough, once.
 async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), TrimError> {
-    trim_keys(store, asked).await?;
+    // A row that cannot be read must not keep all else: neither here nor below.
+    if let Err(error) = trim_keys(store, asked).await {
+        tracing::error!(%error, "keys of old submissions cannot be removed");
+    }
     let before = asked.events.map(|span| clock::now().minus(span));
     match store.trim_events(before, asked.events_most).await {
         Ok(true) => tracing::info!("what was decided long ago was forgotten"),
         Ok(false) => {}
-        // A row that cannot be read must not keep all else.
         Err(error) => tracing::error!(%error, "what was decided long ago cannot be forgotten"),
     }
     if asked.keeps_rows() {
@@ -156,25 +158,37 @@ async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), 
     let found = blocking(move || due(&of, &asked, &board)).await;
     let Some(found) = found else { return Ok(()) };
     for due in found? {
-        let attempt = store.job(due.job)?;
-        let attempt = attempt.as_ref().and_then(|job| job.attempt());
-        let attempt = attempt.map_or(AttemptNo(0), |attempt| attempt.number);
-        // The line about the points comes last, and stays.
-        for (rows, why) in [(Rows::Lines, due.lines), (Rows::Points, due.points)] {
-            let Some(why) = why else { continue };
-            // The line that said so goes with the log.
-            let before = rows == Rows::Lines && store.was_trimmed(due.job, Rows::Points)?;
-            let what = Trimming {
-                job: due.job,
-                rows,
-                attempt,
-                line: line(rows, why, before),
-            };
-            if store.trim(what).await? {
-                tracing::info!(job = %due.job, ?rows, ?why, "what this job has told was removed");
+        match trim_job(store, &due).await {
+            Ok(()) => {}
+            Err(TrimError::Read(error)) => {
+                tracing::error!(job = %due.job, %error, "what this job has told cannot be removed; others are looked at");
             }
-            tokio::time::sleep(PAUSE).await;
+            Err(error @ TrimError::Store(_)) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// What goes of one job.
+async fn trim_job(store: &Store, due: &Due) -> Result<(), TrimError> {
+    let attempt = store.job(due.job)?;
+    let attempt = attempt.as_ref().and_then(|job| job.attempt());
+    let attempt = attempt.map_or(AttemptNo(0), |attempt| attempt.number);
+    // The line about the points comes last, and stays.
+    for (rows, why) in [(Rows::Lines, due.lines), (Rows::Points, due.points)] {
+        let Some(why) = why else { continue };
+        // The line that said so goes with the log.
+        let before = rows == Rows::Lines && store.was_trimmed(due.job, Rows::Points)?;
+        let what = Trimming {
+            job: due.job,
+            rows,
+            attempt,
+            line: line(rows, why, before),
+        };
+        if store.trim(what).await? {
+            tracing::info!(job = %due.job, ?rows, ?why, "what this job has told was removed");
+        }
+        tokio::time::sleep(PAUSE).await;
     }
     Ok(())
 }

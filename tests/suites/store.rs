@@ -1,6 +1,6 @@
 //! `trainyard store` on the store of a real coordinator: backed up while it works, restored, checked.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::Value;
 use tests::{cluster::Cluster, jobs, jobs::Jobs};
@@ -73,6 +73,38 @@ async fn what_has_run_is_reported_read_back_and_replayed_from_the_coordinator_a_
     assert!(text(&none.stderr).contains("has no job"));
 }
 
+/// A bit of a job's row is flipped in a copy of the file: it is named, its backup says so, and it can be mended.
+fn damaged_and_mended(cluster: &Cluster, file: &Path) {
+    let damaged = cluster.path("damaged.redb");
+    let mut bytes = fs::read(file).expect("the backup");
+    let command = b"\"command\":[\"echo\"";
+    let places = bytes.windows(command.len()).enumerate();
+    let places = places.filter(|(_, found)| found == command);
+    let places: Vec<usize> = places.map(|(place, _)| place).collect();
+    assert!(!places.is_empty());
+    for place in places {
+        bytes[place + 2] ^= 1;
+    }
+    fs::write(&damaged, bytes).expect("it is written");
+    let name = |path: &Path| path.display().to_string();
+    let (damaged, copy) = (name(&damaged), name(&cluster.path("copy.redb")));
+    let checked = cluster.cli(&["store", "check", &damaged]);
+    assert_eq!(checked.status.code(), Some(1));
+    let words = text(&checked.stdout);
+    for said in ["its checksum is wrong", "has damaged pages", "store mend"] {
+        assert!(words.contains(said), "{words}");
+    }
+    let copied = cluster.cli(&["store", "backup", "--offline", &damaged, &copy]);
+    assert_eq!(copied.status.code(), Some(1));
+    assert!(text(&copied.stderr).contains("1 rows are damaged"));
+    let aside = name(&cluster.path("aside.jsonl"));
+    let mended = cluster.cli(&["store", "mend", &damaged, "--aside", &aside]);
+    assert!(mended.status.success(), "{}", text(&mended.stderr));
+    assert!(text(&mended.stdout).contains("damaged.redb.damaged-1"));
+    let sound = cluster.cli(&["store", "check", &damaged]);
+    assert!(sound.status.success(), "{}", text(&sound.stdout));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_a_working_coordinator_is_a_coordinator_that_knows_its_jobs() {
     let mut cluster = Cluster::start(TRAINYARD).await;
@@ -119,6 +151,8 @@ async fn a_backup_of_a_working_coordinator_is_a_coordinator_that_knows_its_jobs(
     let exported = cluster.cli(&["store", "export", name, "--job", &done.to_string()]);
     assert!(exported.status.success(), "{}", text(&exported.stderr));
     assert!(text(&exported.stdout).contains("hello"));
+
+    damaged_and_mended(&cluster, &file);
 
     // The coordinator is lost with its file; what was saved takes its place and goes on.
     cluster.kill_coordinator();

@@ -1,7 +1,7 @@
 //! `trainyard store`: check, back up, compact and write out a coordinator's store.
 //!
-//! Only a backup talks to a coordinator; the rest opens the file, which no coordinator may hold. Never
-//! changes a row.
+//! Only a backup talks to a coordinator; the rest opens the file, which no coordinator may hold. Only `mend`
+//! changes rows.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tonic::Streaming;
-use trainyard_coordinator::store::care::{Care, Part, Report};
+use trainyard_coordinator::store::care::{Care, Mended, Part, Report};
 use trainyard_core::resources::format_bytes;
 use trainyard_proto::v1::{
     BackupRequest, BackupResponse, backup_response, store_service_client::StoreServiceClient,
@@ -40,12 +40,14 @@ pub(crate) enum StoreCommand {
     /// Save the store of a running coordinator to a file
     ///
     /// The file is the store as of one moment; a coordinator starts with it when it lies in the data folder as
-    /// trainyard.redb. It holds every secret of the coordinator. With --offline a stopped coordinator's store is copied.
+    /// trainyard.redb. It holds every secret of the coordinator. With --offline a stopped coordinator's store is copied;
+    /// exits with 1 when rows of it are damaged, and so of the backup.
     Backup(BackupArgs),
     /// Take damaged rows out of a store, so that a coordinator starts with the rest
     ///
     /// For when there is no backup. What is taken out goes to FILE as JSON lines, in hex; a job whose row is damaged
-    /// is lost with its points and lines. The coordinator must be stopped.
+    /// is lost with its points and lines. Where pages are damaged the file is written anew, and stays beside it as it was.
+    /// The coordinator must be stopped.
     Mend(MendArgs),
     /// Give unused space of a store back to the disk; the coordinator must be stopped
     Compact(Where),
@@ -176,7 +178,8 @@ fn words(screen: &Screen, path: &Path, report: &Report) -> String {
             report.problem_count
         ),
         (false, false) => format!(
-            "\n{path} had damaged pages, which were left out; restore it from a backup, or save what can be read with `trainyard store export`"
+            "\n{path} has damaged pages, and {} rows that are damaged; restore it from a backup, or have the damaged rows taken out and the file written anew with `trainyard store mend`",
+            report.problem_count
         ),
     });
     text
@@ -184,7 +187,17 @@ fn words(screen: &Screen, path: &Path, report: &Report) -> String {
 
 fn copy(screen: &Screen, store: &Path, file: &Path) -> anyhow::Result<Exit> {
     let copied = Care::open(store, false)?.copy(file)?;
-    told(screen, file, copied.bytes, copied.rows)
+    told(screen, file, copied.bytes, copied.rows)?;
+    if copied.damaged == 0 {
+        return Ok(Exit::Ok);
+    }
+    output::note(&format!(
+        "the backup was made, and {} rows are damaged in it as they are in the store: {}; `trainyard store check {}` names all",
+        copied.damaged,
+        copied.named.join(", "),
+        file.display()
+    ));
+    Ok(Exit::Error)
 }
 
 fn told(screen: &Screen, file: &Path, bytes: u64, rows: u64) -> anyhow::Result<Exit> {
@@ -207,14 +220,42 @@ fn compact(screen: &Screen, path: &Path) -> anyhow::Result<Exit> {
 }
 
 fn mend(screen: &Screen, args: &MendArgs) -> anyhow::Result<Exit> {
-    let care = Care::open(&args.place.path, true)?;
-    let set_aside = care.mend(&args.aside)?.set_aside;
-    let document = || json!({"path": care.path(), "aside": args.aside, "set_aside": set_aside});
-    let (path, aside) = (care.path().display(), args.aside.display());
-    screen.show(document, || {
-        format!("{path}: {set_aside} damaged rows were taken out and are in {aside}")
-    })?;
+    let mut care = Care::open(&args.place.path, true)?;
+    let mended = care.mend(&args.aside)?;
+    let (anew, set_aside) = (mended.anew.as_ref(), mended.set_aside);
+    let document = || {
+        json!({
+            "path": care.path(),
+            "aside": args.aside,
+            "set_aside": set_aside,
+            "before": anew.map(|anew| &anew.before),
+            "unread": anew.map(|anew| &anew.unread),
+        })
+    };
+    screen.show(document, || mended_words(care.path(), &args.aside, &mended))?;
     Ok(Exit::Ok)
+}
+
+fn mended_words(path: &Path, aside: &Path, mended: &Mended) -> String {
+    let (path, aside) = (path.display(), aside.display());
+    let mut text = format!(
+        "{path}: {} damaged rows were taken out and are in {aside}",
+        mended.set_aside
+    );
+    let Some(anew) = &mended.anew else {
+        return text;
+    };
+    let before = anew.before.display();
+    text.push_str(&format!(
+        "\nPages of it were damaged, so it was written anew. As it was it is {before}, with every secret: remove it when all is well"
+    ));
+    if !anew.unread.is_empty() {
+        let tables = anew.unread.join(", ");
+        text.push_str(&format!(
+            "\nNot all rows of these tables could be read: {tables}"
+        ));
+    }
+    text
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<Exit> {

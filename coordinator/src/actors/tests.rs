@@ -26,7 +26,7 @@ use super::{
     root::{Root, RootArgs, RootMsg, Tree},
     session::{SessionMsg, SessionRef},
 };
-use crate::store::{Change, Document, Store, StoreOptions};
+use crate::store::{Change, Document, Store, StoreOptions, for_tests::damage_job};
 
 struct World {
     tree: Tree,
@@ -258,5 +258,35 @@ async fn a_dataset_is_held_until_its_job_is_stored_although_the_caller_has_gone(
     drop(freed.expect("it is let go"));
     let stored = world.store.job(trainyard_core::ids::JobId(1)).unwrap();
     assert_eq!(stored.unwrap().snapshot_id.as_deref(), Some("snap_x"));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_row_of_a_job_that_has_ended_keeps_no_coordinator_from_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trainyard.redb");
+    let fatal = || Box::new(|error| panic!("{error}"));
+    let store = Store::open(StoreOptions::new(&path), fatal()).unwrap();
+    for id in [1, 2] {
+        let spec = JobSpec::default();
+        let mut job = Job::accepted(JobId(id), spec, "ada".into(), Timestamp(1));
+        (job.state, job.ended_at) = (JobState::Completed, Some(Timestamp(2)));
+        let change = vec![Change::PutJob(Box::new(job))];
+        store.commit_and_wait(change).await.unwrap();
+    }
+    damage_job(&store, JobId(1));
+    drop(store);
+    let store = Store::open(StoreOptions::new(&path), fatal()).unwrap();
+    let world = world_on((store, folder), Lease::default()).await;
+    assert_eq!(submit(&world, RetryPolicy::default()).await, JobId(3));
+    // A list leaves it out, too.
+    let bounds = crate::store::Bounds {
+        rows: 9,
+        bytes: usize::MAX,
+        looks: 9,
+    };
+    let found = world.store.jobs(None, bounds, |_| true).unwrap();
+    let ids: Vec<_> = found.jobs.iter().map(|job| job.id.0).collect();
+    assert_eq!(ids, [3, 2]);
     world.root.stop_and_wait(None, None).await.unwrap();
 }

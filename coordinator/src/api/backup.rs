@@ -95,6 +95,9 @@ fn make(store: &Store) -> Result<(fs::File, Copied), ApiError> {
             CopyError::Rows { .. } => ApiError::new(Kind::Internal, error.to_string()),
         }
     })?;
+    if copied.damaged > 0 {
+        tracing::error!(rows = copied.damaged, some = %copied.named.join(", "), "rows of the store are damaged, and so they are in this backup; keep an older one, and look with `trainyard store check`");
+    }
     let opened = fs::File::open(&path);
     fs::remove_file(&path).map_err(unreadable)?;
     Ok((opened.map_err(unreadable)?, copied))

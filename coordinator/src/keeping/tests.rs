@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use trainyard_core::{
+    decision::{Decision, Kind},
     job::{Job, JobState},
     record::Progress,
     spec::JobSpec,
@@ -13,7 +14,7 @@ use trainyard_core::{
 use super::*;
 use crate::{
     actors::jobs::RequestKey,
-    store::{Change, StoreOptions},
+    store::{Change, EventsOf, StoreOptions, for_tests::damage_job},
     trackers::status_for_tests as status,
 };
 
@@ -278,4 +279,34 @@ async fn both_tasks_end_when_they_are_closed_and_give_the_store_back() {
         counts(&open(&folder.path().join("trainyard.redb")))[1..],
         [49, 49]
     );
+}
+
+#[tokio::test]
+async fn a_damaged_row_of_one_job_keeps_nothing_of_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("trainyard.redb"));
+    for id in 1..=3 {
+        let mut rows = keyed(id, Timestamp(1), true);
+        let note = Decision::of_job(Timestamp(1), Kind::Placed, JobId(id), "");
+        rows.extend([
+            job(id, Some(Timestamp(1))),
+            points(id),
+            Change::Note(vec![note]),
+        ]);
+        store.commit_and_wait(rows).await.unwrap();
+    }
+    // The one in the middle: whoever looks by halves meets it first.
+    damage_job(&store, JobId(2));
+    let asked = Retention {
+        points: Some(30 * DAY),
+        keys: Some(30 * DAY),
+        events: Some(30 * DAY),
+        ..Retention::default()
+    };
+    trim(&store, &asked, &Board::default()).await.unwrap();
+    assert_eq!(counts(&store), [0, 49, 0]);
+    let key = |id| store.request_key(&format!("key-{id}")).unwrap();
+    assert_eq!([key(1), key(3)], [None, None]);
+    let left = store.events(&EventsOf::default(), (0, Timestamp(0)), 9);
+    assert_eq!(left.unwrap().len(), 1, "the last one stays");
 }

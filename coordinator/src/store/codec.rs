@@ -73,11 +73,21 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// Whether its checksum is right.
+pub(super) fn is_sealed(bytes: &[u8]) -> bool {
+    body_of(bytes).is_some()
+}
+
+fn body_of(bytes: &[u8]) -> Option<&[u8]> {
+    let (crc, body) = bytes.split_first_chunk::<CRC>()?;
+    (u32::from_le_bytes(*crc) == crc32fast::hash(body)).then_some(body)
+}
+
 /// Checks the checksum and takes it off.
 pub(super) fn unseal<'b>(place: Place<'_>, bytes: &'b [u8]) -> Result<&'b [u8], ReadError> {
-    match bytes.split_first_chunk::<CRC>() {
-        Some((crc, body)) if u32::from_le_bytes(*crc) == crc32fast::hash(body) => Ok(body),
-        _ => Err(ReadError::Checksum {
+    match body_of(bytes) {
+        Some(body) => Ok(body),
+        None => Err(ReadError::Checksum {
             table: place.table.to_owned(),
             key: place.key.to_string(),
         }),

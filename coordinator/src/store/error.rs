@@ -92,6 +92,14 @@ pub enum CareError {
     /// The file could not be opened as a store.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What is damaged is not a row: nothing can be read.
+    #[error("nothing can be read from the store {} ({reason}); restore it from a backup, or move it away to start with an empty store", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
     /// It could not be made small.
     #[error("cannot compact the store {}: {reason}; free some space and try again, nothing in it is lost", .path.display())]
     Compact {
@@ -108,6 +116,16 @@ pub enum CareError {
         /// Where and why.
         source: ReadError,
     },
+}
+
+impl CareError {
+    /// In the words of who looks at damage: it is not to be told to look.
+    pub(super) fn of_opening(error: OpenError) -> Self {
+        if let OpenError::Damaged { path, reason } = error {
+            return Self::Unreadable { path, reason };
+        }
+        Self::Open(error)
+    }
 }
 
 /// Why a write was not taken.
@@ -209,6 +227,27 @@ pub enum ReadError {
     /// redb could not read.
     #[error("cannot read the store: {0}; check the disk, then start the coordinator again")]
     Storage(#[source] Box<redb::Error>),
+}
+
+impl ReadError {
+    /// Whether it is this row that is damaged, and not the disk that fails.
+    pub(super) fn is_of_a_row(&self) -> bool {
+        match self {
+            Self::Checksum { .. } | Self::Decode { .. } | Self::Contradiction { .. } => true,
+            Self::Storage(_) => false,
+        }
+    }
+}
+
+/// A row, unless it is damaged: then it is left out, and the log says which. For whoever can do without.
+pub(super) fn spared<T>(row: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    match row {
+        Err(error) if error.is_of_a_row() => {
+            tracing::error!(%error, "this row is left out; `trainyard store check` names all of the damage");
+            Ok(None)
+        }
+        row => row.map(Some),
+    }
 }
 
 /// Why no more work is accepted.

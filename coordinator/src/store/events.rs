@@ -3,7 +3,7 @@
 //! Owns the numbers, which rows belong together, and what of a node's row is a decision. Decides nothing about jobs. Written
 //! by the committing thread in the transaction of what is noted; read by the service.
 
-use std::ops::Bound;
+use std::ops::RangeInclusive;
 
 use redb::{ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use super::{
     Change, NodeRow, ReadError, Store, TrimError,
     apply::Batch,
     codec::{self, Place},
+    error::spared,
     tables::{EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE},
 };
 use crate::clock;
@@ -162,7 +163,8 @@ pub(super) fn forget(txn: &WriteTransaction, to: u64) -> Result<(), ReadError> {
 }
 
 impl Store {
-    /// What was decided behind number `after` and not before `since`, ascending: at most `limit` rows. Blocks.
+    /// What was decided behind number `after` and not before `since`, ascending: at most `limit` rows. One that cannot be read
+    /// is left out, and the log says so. Blocks.
     pub fn events(
         &self,
         of: &EventsOf,
@@ -175,10 +177,9 @@ impl Store {
         let from = after.saturating_add(1);
         let mut found = Vec::new();
         let mut take = |id: u64, bytes: &[u8]| -> Result<bool, ReadError> {
-            let decision = decoded(id, bytes)?;
-            if decision.at >= since && of.wants(&decision) {
-                found.push(StoredEvent { id, decision });
-            }
+            let decision = spared(decoded(id, bytes))?;
+            let wanted = decision.filter(|decision| decision.at >= since && of.wants(decision));
+            found.extend(wanted.map(|decision| StoredEvent { id, decision }));
             Ok(found.len() < limit)
         };
         let mut by_index = |id: u64| -> Result<bool, ReadError> {
@@ -227,10 +228,11 @@ impl Store {
             let Some(bytes) = events.get(id)? else {
                 continue;
             };
-            let decision = decoded(id, bytes.value())?;
+            let decision = spared(decoded(id, bytes.value()))?;
             // What another one does for it is not its own.
-            if decision.job == Some(job) {
-                return Ok(Some(decision));
+            let own = decision.filter(|decision| decision.job == Some(job));
+            if own.is_some() {
+                return Ok(own);
             }
         }
         Ok(None)
@@ -309,22 +311,27 @@ fn before_since(txn: &ReadTransaction, since: Timestamp) -> Result<u64, ReadErro
     let (mut known, mut end) = (first.value().saturating_sub(1), last.value());
     while known < end {
         let middle = known + (end - known).div_ceil(2);
-        let row = events
-            .range((Bound::Included(middle), Bound::Included(end)))?
-            .next();
-        let older = match row.transpose()? {
-            Some((id, bytes)) => {
-                let id = id.value();
-                (decoded(id, bytes.value())?.at < since).then_some(id)
-            }
-            None => None,
-        };
-        match older {
-            Some(id) => known = id,
-            None => end = middle - 1,
+        match first_decided(&events, middle..=end)? {
+            Some((id, at)) if at < since => known = id,
+            _ => end = middle - 1,
         }
     }
     Ok(known)
+}
+
+/// The first of these that can be read: a number whose row is damaged counts as the next one.
+fn first_decided(
+    events: &Events,
+    numbers: RangeInclusive<u64>,
+) -> Result<Option<(u64, Timestamp)>, ReadError> {
+    for row in events.range(numbers)? {
+        let (id, bytes) = row?;
+        let id = id.value();
+        if let Some(decision) = spared(decoded(id, bytes.value()))? {
+            return Ok(Some((id, decision.at)));
+        }
+    }
+    Ok(None)
 }
 
 fn decoded(id: u64, bytes: &[u8]) -> Result<Decision, ReadError> {

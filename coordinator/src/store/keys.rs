@@ -3,14 +3,15 @@
 //! Owns finding them, a bounded number at a time. Never removes one: the committing thread does, and looks once more.
 //! Called by the store's keeping.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
-use redb::{ReadTransaction, ReadableTable as _};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _};
 use trainyard_core::{ids::JobId, time::Timestamp};
 
 use super::{
     ReadError, Store,
     codec::{self, Place},
+    error::spared,
     tables::{JOBS, OPEN_JOBS, REQUEST_KEYS},
 };
 
@@ -63,22 +64,28 @@ fn last_accepted_before(txn: &ReadTransaction, before: Timestamp) -> Result<u64,
     let (mut known, mut end) = (0, last);
     while known < end {
         let middle = known + (end - known).div_ceil(2);
-        // Numbers that were never given to a job count as the next one.
-        let next = jobs.range(middle..=end)?.next().transpose()?;
-        let older = match next {
-            Some((id, bytes)) => {
-                let id = id.value();
-                let at = accepted_at(id, bytes.value())?;
-                (at < before).then_some(id)
-            }
-            None => None,
-        };
-        match older {
-            Some(id) => known = id,
-            None => end = middle - 1,
+        match first_accepted(&jobs, middle..=end)? {
+            Some((id, at)) if at < before => known = id,
+            _ => end = middle - 1,
         }
     }
     Ok(known)
+}
+
+/// The first of these jobs that can be read: numbers that were never given to a job, or whose row is damaged, count as the
+/// next one.
+fn first_accepted(
+    jobs: &ReadOnlyTable<u64, &'static [u8]>,
+    numbers: RangeInclusive<u64>,
+) -> Result<Option<(u64, Timestamp)>, ReadError> {
+    for row in jobs.range(numbers)? {
+        let (id, bytes) = row?;
+        let id = id.value();
+        if let Some(at) = spared(accepted_at(id, bytes.value()))? {
+            return Ok(Some((id, at)));
+        }
+    }
+    Ok(None)
 }
 
 fn accepted_at(job: u64, row: &[u8]) -> Result<Timestamp, ReadError> {

@@ -57,6 +57,7 @@ pub use rows::{
 };
 pub use seal::{Sealing, UNSEALED};
 pub use tables::Rows;
+pub(crate) use tables::SESSIONS_KEY;
 pub use trim::{TrimError, Trimming};
 
 use self::{
@@ -307,5 +308,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod for_tests;
 #[cfg(test)]
 mod tests;

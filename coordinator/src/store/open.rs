@@ -13,17 +13,17 @@ use std::{
 
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase as _,
-    ReadableTableMetadata as _, StorageError, TableError,
+    ReadableTableMetadata as _, StorageError, TableError, TableHandle as _,
 };
 
 use super::{
     StoreOptions,
     apply::put_meta,
-    care::check,
+    care::first,
     codec::{self, Place},
     error::{OpenError, ReadError},
     migrate,
-    tables::{self, INSTANCE_KEY, META, OPEN_JOBS, SCHEMA, SCHEMA_KEY},
+    tables::{self, INSTANCE_KEY, META, Names, OPEN_JOBS, SCHEMA, SCHEMA_KEY},
     writer::{is_full, panic_text},
 };
 
@@ -101,6 +101,7 @@ fn empty(path: &Path) -> io::Result<()> {
 /// Checks the schema, or writes it into a new file.
 pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     let unreadable = |error: ReadError| unread(path, error);
+    let tables = table_names(&db).map_err(unreadable)?;
     let (from, instance) = match meta(&db, SCHEMA_KEY).map_err(unreadable)? {
         Some(text) => {
             let found = schema(&text, path)?;
@@ -110,13 +111,21 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
             let instance = meta(&db, INSTANCE_KEY)
                 .map_err(unreadable)?
                 .ok_or_else(|| damaged(path, "it has no instance id".to_owned()))?;
+            if found == SCHEMA {
+                well_named(&tables, path)?;
+            }
             (found, instance)
         }
-        None => (SCHEMA, format!("{:032x}", rand::random::<u128>())),
+        // Only one that nothing was ever committed to is new.
+        None if tables.is_empty() => (SCHEMA, new_instance()),
+        None => {
+            let words = "it has tables and no schema version";
+            return Err(damaged(path, words.to_owned()));
+        }
     };
     initialise(&db, from, &instance).map_err(unreadable)?;
     let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
-    check::first_damage(&txn).map_err(unreadable)?;
+    first::first_damage(&txn).map_err(unreadable)?;
     let open_jobs = count_open(&txn).map_err(unreadable)?;
     drop(txn);
     Ok(Opened {
@@ -124,6 +133,31 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
         instance,
         open_jobs,
     })
+}
+
+pub(super) fn new_instance() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+fn table_names(db: &Database) -> Result<Names, ReadError> {
+    let txn = db.begin_read()?;
+    let tables = txn.list_tables()?;
+    Ok(tables.map(|table| table.name().to_owned()).collect())
+}
+
+/// One table that is missing and one that nobody knows are a table whose name is damaged: it would be made anew, empty.
+/// Either alone is of a version with the same schema that has more tables, or fewer.
+fn well_named(found: &Names, path: &Path) -> Result<(), OpenError> {
+    let (all, old) = tables::names().map_err(|error| unread(path, error))?;
+    let missing = all.difference(found).next();
+    let unknown = found
+        .iter()
+        .find(|name| !all.contains(*name) && !old.contains(*name));
+    if let (Some(missing), Some(unknown)) = (missing, unknown) {
+        let words = format!("it has a table {unknown} and none of the name {missing}");
+        return Err(damaged(path, words));
+    }
+    Ok(())
 }
 
 fn count_open(txn: &ReadTransaction) -> Result<u64, ReadError> {

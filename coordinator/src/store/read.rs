@@ -19,7 +19,9 @@ use trainyard_core::{
 use super::{
     Document, Most, NodeRow, ReadError, Sample, Store, StoredLine, StoredPoint, UserRow, Whose,
     codec::{self, Place},
-    documents, numbers,
+    documents,
+    error::spared,
+    numbers,
     parts::by_parts,
     series,
     tables::{
@@ -98,8 +100,8 @@ impl Gathered {
         if self.left.rows == 0 || self.left.looks == 0 || self.read == 0 {
             return Ok(false);
         }
-        let job = decode_job(id, bytes)?;
-        if keep(&job) {
+        let job = spared(decode_job(id, bytes))?;
+        if let Some(job) = job.filter(|job| keep(job)) {
             if size > self.left.bytes && !self.found.jobs.is_empty() {
                 return Ok(false);
             }
@@ -175,16 +177,15 @@ impl Store {
         Ok((waiting.flatten().collect(), others.flatten().collect()))
     }
 
-    /// So many of the newest jobs, newest first.
+    /// Of so many of the newest jobs those that can be read, newest first.
     pub fn newest_jobs(&self, count: usize) -> Result<Vec<Job>, ReadError> {
         let jobs = self.read()?.open_table(JOBS)?;
-        let newest = jobs.iter()?.rev().take(count);
-        newest
-            .map(|entry| {
-                let (id, bytes) = entry?;
-                decode_job(id.value(), bytes.value())
-            })
-            .collect()
+        let mut found = Vec::new();
+        for entry in jobs.iter()?.rev().take(count) {
+            let (id, bytes) = entry?;
+            found.extend(spared(decode_job(id.value(), bytes.value()))?);
+        }
+        Ok(found)
     }
 
     /// Points and lines that were ever stored.

@@ -8,13 +8,14 @@ use trainyard_core::{ids::JobId, job::Job, time::Timestamp};
 use super::{
     ReadError, Store,
     codec::{self, Place},
+    error::spared,
     read::decode_job,
     tables::JOBS,
 };
 
 impl Store {
     /// Hands out jobs behind `after`, in the order of their numbers, of the next `most` rows; those that had ended when
-    /// `wants` says that they do not matter are not read any further. The number to go on behind; none at the end. Blocks.
+    /// `wants` says that they do not matter are not read any further, and those that cannot be read are left out. The number to go on behind; none at the end. Blocks.
     pub fn sweep_jobs(
         &self,
         (after, most): (JobId, usize),
@@ -31,9 +32,11 @@ impl Store {
                 table: "jobs",
                 key: &id,
             };
-            let ended = codec::ended_from_json(place, bytes.value())?;
+            let Some(ended) = spared(codec::ended_from_json(place, bytes.value()))? else {
+                continue;
+            };
             if ended.is_none_or(&wants) {
-                take(decode_job(id, bytes.value())?);
+                spared(decode_job(id, bytes.value()))?.map(&mut take);
             }
         }
         Ok(last)

@@ -3,7 +3,11 @@
 //! Owns their names and types, which never change meaning without a new schema version. Never reads
 //! or writes. Used by the store's own modules.
 
-use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+use std::collections::BTreeSet;
+
+use redb::{
+    Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle as _, Value, WriteTransaction,
+};
 
 use super::error::ReadError;
 
@@ -15,6 +19,8 @@ pub(super) const SCHEMA: u32 = 5;
 pub(super) const SCHEMA_KEY: &str = "store.schema";
 /// Where the instance id stands in `META`.
 pub(super) const INSTANCE_KEY: &str = "store.instance";
+/// Where the number of the last session stands in `META`; written with each node's first row.
+pub(crate) const SESSIONS_KEY: &str = "sessions";
 
 pub(super) type Numbered = TableDefinition<'static, u64, &'static [u8]>;
 pub(super) type Named = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -195,6 +201,27 @@ pub(super) fn visit_all(visit: &mut impl Visit) -> Result<(), ReadError> {
 pub(super) fn visit_old(visit: &mut impl Visit) -> Result<(), ReadError> {
     visit.table(OLD_COUNTERS)?;
     visit.table(OLD_CURSORS)
+}
+
+/// The names of the tables that each file of this version has, and of those that only files of versions before have.
+pub(super) fn names() -> Result<(Names, Names), ReadError> {
+    let (mut all, mut old) = (Names::new(), Names::new());
+    visit_all(&mut all)?;
+    visit_old(&mut old)?;
+    Ok((all, old))
+}
+
+/// Names of tables.
+pub(super) type Names = BTreeSet<String>;
+
+impl Visit for Names {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<(), ReadError> {
+        self.insert(definition.name().to_owned());
+        Ok(())
+    }
 }
 
 /// Creates what is missing, so that no reader meets a missing table.

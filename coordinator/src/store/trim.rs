@@ -16,6 +16,7 @@ use super::{
     Change, ReadError, Store, StoreError,
     apply::Batch,
     codec::{self, Place},
+    error::spared,
     seal, series,
     tables::{JOBS, LOGS, OPEN_JOBS, Rows, Source},
 };
@@ -66,9 +67,13 @@ impl Store {
                 table: "jobs",
                 key: &job,
             };
+            // Of a damaged row it is not known when its job ended: what it has told stays.
+            let Some(ended_at) = spared(codec::end_from_json(place, bytes.value()))? else {
+                continue;
+            };
             let held = retention::Held {
                 job: JobId(job),
-                ended_at: codec::end_from_json(place, bytes.value())?,
+                ended_at,
                 points: left(&txn, Rows::Points, job, points)?,
                 lines: left(&txn, Rows::Lines, job, lines)?,
             };
@@ -139,14 +144,14 @@ fn is_begun(source: &impl Source, rows: Rows, (job, below): (u64, u64)) -> Resul
     Ok(first.transpose()?.is_some())
 }
 
-/// There are some behind those that are known.
+/// There are some behind those that are known. Of what cannot be read this is not known, and no row goes by a guess.
 fn is_more(source: &impl Source, rows: Rows, (job, seen): (u64, u64)) -> Result<bool, ReadError> {
     let series = rows.series();
     let behind = match rows {
-        Rows::Points => series::count_after::<Progress>(source, series, JobId(job), seen)?,
-        Rows::Lines => series::count_after::<LogLine>(source, series, JobId(job), seen)?,
+        Rows::Points => series::count_after::<Progress>(source, series, JobId(job), seen),
+        Rows::Lines => series::count_after::<LogLine>(source, series, JobId(job), seen),
     };
-    Ok(behind > 0)
+    Ok(spared(behind)?.is_some_and(|count| count > 0))
 }
 
 impl Batch<'_> {

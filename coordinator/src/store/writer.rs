@@ -167,6 +167,14 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// Reads what may be damaged: redb panics on some pages that it cannot read instead of returning an error.
+pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let error = redb::Error::Corrupted(panic_text(panic.as_ref()));
+        Err(ReadError::Storage(Box::new(error)))
+    })
+}
+
 /// The text of a panic, when it has one.
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     panic

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{NodeRow, Store},
+    store::{NodeRow, SESSIONS_KEY, Store},
 };
 
 /// Whom Nodes is given at start.
@@ -113,9 +113,6 @@ pub struct State {
     steady: Steady,
 }
 
-/// Under this name the last number of a session is stored.
-const SESSIONS: &str = "sessions";
-
 /// Leases are looked at no sooner than after this.
 const SOONEST: Duration = Duration::from_millis(10);
 
@@ -157,7 +154,7 @@ impl Actor for Nodes {
             };
             nodes.insert(row.name, entry);
         }
-        let last = args.store.meta(SESSIONS)?;
+        let last = args.store.meta(SESSIONS_KEY)?;
         let last_session = last.map_or(Ok(0), |text| text.parse())?;
         myself.send_after(heartbeat(&args.lease), || NodesMsg::LeaseTick);
         Ok(State {

@@ -18,7 +18,7 @@ use trainyard_proto::{
     v1::{self, connect_response::Frame},
 };
 
-use super::{Entry, Live, NameTaken, NodesRef, Pulse, SESSIONS, State, heartbeat, labels};
+use super::{Entry, Live, NameTaken, NodesRef, Pulse, State, heartbeat, labels};
 use crate::{
     actors::{
         job::JobMsg,
@@ -27,7 +27,7 @@ use crate::{
         session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef, blocked},
     },
     clock,
-    store::{Change, NodeRow},
+    store::{Change, NodeRow, SESSIONS_KEY},
 };
 
 impl State {
@@ -114,7 +114,7 @@ impl State {
         row: &NodeRow,
     ) -> Result<(), ActorProcessingErr> {
         let number = Change::PutMeta {
-            key: SESSIONS.to_owned(),
+            key: SESSIONS_KEY.to_owned(),
             value: session.0.to_string(),
         };
         let changes = vec![number, Change::PutNode(row.clone())];

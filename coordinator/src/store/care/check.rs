@@ -9,8 +9,7 @@ use std::{
 };
 
 use redb::{
-    Key, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
-    TableDefinition, TableError,
+    Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use trainyard_core::{
@@ -18,18 +17,17 @@ use trainyard_core::{
     record::{LogLine, Progress},
 };
 
-use super::Care;
+use super::{Care, first};
 use crate::store::{
     NodeRow, UserRow,
     codec::{self, Place},
     error::{CareError, ReadError},
     numbers,
-    parts::by_parts,
-    read::open_numbers,
     tables::{
         CHANGED, CHANGED_OF, DOCUMENTS, EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, META,
-        NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, SCHEMA, USERS, USERS_BY_EMAIL, VALIDATIONS,
+        NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, SESSIONS_KEY, USERS, USERS_BY_EMAIL, VALIDATIONS,
     },
+    writer::guarded,
 };
 
 /// What is said of a row of an index.
@@ -42,7 +40,7 @@ const TOLD: usize = 1_000;
 pub struct Report {
     /// The schema version of the file.
     pub schema: u32,
-    /// Whether redb's own checksums were right; a file that was not was mended by redb from what is left.
+    /// Whether redb's own checksums of its pages were right.
     pub pages_intact: bool,
     /// Every table that was read.
     pub tables: Vec<TableReport>,
@@ -103,64 +101,9 @@ impl Care {
                 problems: Vec::new(),
             },
         };
-        check.all().map_err(failed)?;
+        check.all();
         Ok(check.report)
     }
-}
-
-/// The first row of the small tables, or of a job that has not ended, that is not what was written: what a
-/// coordinator looks at before it serves. Chunks of points and lines are looked at when they are read; indexes by the
-/// whole check alone.
-pub(in crate::store) fn first_damage(txn: &ReadTransaction) -> Result<(), ReadError> {
-    fn sealed<K: Key + 'static>(
-        txn: &ReadTransaction,
-        table: &str,
-        definition: TableDefinition<'static, K, &'static [u8]>,
-        name: impl Fn(K::SelfType<'_>) -> String,
-    ) -> Result<(), ReadError> {
-        for row in txn.open_table(definition)?.iter()? {
-            let (key, bytes) = row?;
-            let key = name(key.value());
-            codec::unseal(Place { table, key: &key }, bytes.value())?;
-        }
-        Ok(())
-    }
-    let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-    sealed(txn, "meta", META, text)?;
-    sealed(txn, "documents", DOCUMENTS, |(kind, key)| {
-        format!("{kind}/{key}")
-    })?;
-    sealed(txn, "nodes", NODES, text)?;
-    sealed(txn, "users", USERS, |id| id.to_string())?;
-    let jobs = txn.open_table(JOBS)?;
-    let open = open_numbers(txn)?;
-    by_parts(&open, |part| {
-        for id in part {
-            open_job(&jobs, *id)?;
-        }
-        Ok(())
-    })?;
-    let weights = open.iter().map(|id| numbers::weight(*id));
-    let sum = weights.fold(0_u64, u64::wrapping_add);
-    numbers::check_sum(txn, sum)?;
-    numbers::each(txn, SCHEMA, numbers::Row::into_result)
-}
-
-/// A job that has not ended is there, and as it was written.
-fn open_job(jobs: &ReadOnlyTable<u64, &'static [u8]>, id: u64) -> Result<(), ReadError> {
-    let Some(bytes) = jobs.get(id)? else {
-        return Err(ReadError::Contradiction {
-            table: "jobs".to_owned(),
-            key: id.to_string(),
-            reason: "is not there, although the job is open".to_owned(),
-        });
-    };
-    let place = Place {
-        table: "jobs",
-        key: &id,
-    };
-    codec::unseal(place, bytes.value())?;
-    Ok(())
 }
 
 pub(super) struct Check<'t> {
@@ -172,22 +115,49 @@ pub(super) struct Check<'t> {
 pub(super) type Jobs = BTreeMap<u64, Option<bool>>;
 
 impl Check<'_> {
-    fn all(&mut self) -> Result<(), ReadError> {
+    fn all(&mut self) {
+        self.step("meta", Self::meta);
+        self.step("documents", |check| {
+            check.sealed("documents", DOCUMENTS, |(kind, key)| {
+                format!("{kind}/{key}")
+            })
+        });
+        self.step("nodes", Self::nodes);
+        self.step("users", Self::users);
+        if let Some(jobs) = self.step("jobs", Self::jobs) {
+            self.step("validations", |check| check.of_jobs(&jobs));
+            self.step(POINTS.name, |check| check.series::<Progress>(POINTS, &jobs));
+            self.step(LOGS.name, |check| check.series::<LogLine>(LOGS, &jobs));
+            self.step("changed", |check| check.changes(&jobs));
+        }
+        self.step("point_columns", Self::columns);
+        self.step("events", Self::events);
+    }
+
+    /// A page that redb cannot read is a problem like any other: the rest is looked at all the same.
+    fn step<T>(
+        &mut self,
+        table: &'static str,
+        look: impl FnOnce(&mut Self) -> Result<T, ReadError>,
+    ) -> Option<T> {
+        match guarded(|| look(self)) {
+            Ok(found) => Some(found),
+            Err(error) => {
+                let words = format!("it and what belongs to it cannot be read to the end: {error}");
+                self.wrong(table, &"(all)", words);
+                None
+            }
+        }
+    }
+
+    fn meta(&mut self) -> Result<(), ReadError> {
         self.sealed("meta", META, |key| {
             String::from_utf8_lossy(key).into_owned()
         })?;
-        self.sealed("documents", DOCUMENTS, |(kind, key)| {
-            format!("{kind}/{key}")
-        })?;
-        self.nodes()?;
-        self.users()?;
-        let jobs = self.jobs()?;
-        self.of_jobs(&jobs)?;
-        self.series::<Progress>(POINTS, &jobs)?;
-        self.series::<LogLine>(LOGS, &jobs)?;
-        self.columns()?;
-        self.events()?;
-        self.changes(&jobs)
+        if first::lacks_sessions(self.txn)? {
+            self.wrong("meta", &SESSIONS_KEY, first::NO_SESSIONS);
+        }
+        Ok(())
     }
 
     /// Rows with a checksum whose meaning is their owner's.
@@ -268,9 +238,13 @@ impl Check<'_> {
     fn users(&mut self) -> Result<(), ReadError> {
         let mut by_email = BTreeMap::new();
         self.rows("users", USERS, |check, id, bytes| {
-            if let Some(user) = check.json::<UserRow>("users", &id, bytes) {
-                by_email.insert(user.email, id);
+            let Some(user) = check.json::<UserRow>("users", &id, bytes) else {
+                return;
+            };
+            if user.id != id {
+                check.wrong("users", &id, format!("holds user {}", user.id));
             }
+            by_email.insert(user.email, id);
         })?;
         let index = self.txn.open_table(USERS_BY_EMAIL)?;
         for row in index.iter()? {

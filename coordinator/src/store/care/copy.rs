@@ -1,7 +1,8 @@
 //! A copy of a store as of one moment, without its unused space: what a backup is.
 //!
 //! Owns the order: a file beside the wanted one, all rows, on disk, renamed. Never writes into the store
-//! that it copies and never over a file that is there. Rows are copied as they are, not understood.
+//! that it copies and never over a file that is there. Rows are copied as they are, not understood; those that are not what
+//! was written are copied too, and counted.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,29 +12,39 @@ use std::{
 };
 
 use redb::{
-    Database, Durability, Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
-    TableDefinition, Value, backends::FileBackend,
+    AccessGuard, Database, Durability, Key, ReadTransaction, ReadableDatabase as _,
+    ReadableTable as _, StorageError, Table, TableDefinition, TableHandle as _, Value,
+    backends::FileBackend,
 };
 use thiserror::Error;
 
 use super::Care;
 use crate::store::{
-    Store,
+    Store, codec,
     error::ReadError,
-    open,
-    tables::{self, Visit},
+    numbers, open,
+    tables::{self, Checked, Visit},
+    writer::guarded,
 };
 
 /// Rows of one transaction.
 const GROUP: usize = 20_000;
+/// Damaged rows that are told by their names.
+const TOLD: usize = 10;
 
 /// What a copy holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     /// Of all tables.
     pub rows: u64,
     /// Of the file.
     pub bytes: u64,
+    /// Rows whose checksum is wrong, in the store and so in the copy.
+    pub damaged: u64,
+    /// The first of them, table and key.
+    pub named: Vec<String>,
+    /// Tables of which the store could not be read to the end; none in a backup, which is not made then.
+    pub unread: Vec<String>,
 }
 
 /// Why there is no copy.
@@ -65,7 +76,13 @@ impl Care {
     /// Names the file; nothing of it stays.
     pub fn copy(&self, to: &Path) -> Result<Copied, CopyError> {
         let txn = self.db.begin_read().map_err(|error| failed(to, error))?;
-        copy(&txn, to)
+        copy(&txn, to, false)
+    }
+
+    /// Copies what can be read of the store to a new file.
+    pub(super) fn copy_what_is_left(&self, to: &Path) -> Result<Copied, CopyError> {
+        let txn = self.db.begin_read().map_err(|error| failed(to, error))?;
+        copy(&txn, to, true)
     }
 }
 
@@ -77,11 +94,11 @@ impl Store {
     /// Names the file; nothing of it stays.
     pub fn copy(&self, to: &Path) -> Result<Copied, CopyError> {
         let txn = self.inner.shared.db.begin_read();
-        copy(&txn.map_err(|error| failed(to, error))?, to)
+        copy(&txn.map_err(|error| failed(to, error))?, to, false)
     }
 }
 
-fn copy(txn: &ReadTransaction, to: &Path) -> Result<Copied, CopyError> {
+fn copy(txn: &ReadTransaction, to: &Path, spare: bool) -> Result<Copied, CopyError> {
     let target = |source| CopyError::Target {
         path: to.to_path_buf(),
         source,
@@ -91,7 +108,7 @@ fn copy(txn: &ReadTransaction, to: &Path) -> Result<Copied, CopyError> {
     }
     let draft = Draft(beside(to));
     let file = create(&draft.0).map_err(target)?;
-    let rows = fill(txn, file).map_err(|source| CopyError::Rows {
+    let copied = fill(txn, file, spare).map_err(|source| CopyError::Rows {
         path: to.to_path_buf(),
         source,
     })?;
@@ -100,7 +117,7 @@ fn copy(txn: &ReadTransaction, to: &Path) -> Result<Copied, CopyError> {
         .and_then(|()| File::open(open::folder(to))?.sync_all())
         .map_err(target)?;
     let bytes = fs::metadata(to).map_err(target)?.len();
-    Ok(Copied { rows, bytes })
+    Ok(Copied { bytes, ..copied })
 }
 
 fn failed(to: &Path, error: impl Into<ReadError>) -> CopyError {
@@ -111,7 +128,7 @@ fn failed(to: &Path, error: impl Into<ReadError>) -> CopyError {
 }
 
 /// Unfinished; goes when it is dropped.
-struct Draft(PathBuf);
+pub(super) struct Draft(pub(super) PathBuf);
 
 impl Drop for Draft {
     fn drop(&mut self) {
@@ -123,7 +140,8 @@ impl Drop for Draft {
     }
 }
 
-fn beside(to: &Path) -> PathBuf {
+/// A name in the same folder that nothing has.
+pub(super) fn beside(to: &Path) -> PathBuf {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:08x}.part", rand::random::<u32>()));
     to.with_file_name(name)
@@ -136,27 +154,37 @@ fn create(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-fn fill(from: &ReadTransaction, file: File) -> Result<u64, ReadError> {
+fn fill(from: &ReadTransaction, file: File, spare: bool) -> Result<Copied, ReadError> {
     let failed = |error: redb::DatabaseError| ReadError::Storage(Box::new(error.into()));
     let backend = FileBackend::new(file).map_err(failed)?;
     let to = Database::builder()
         .create_with_backend(backend)
         .map_err(failed)?;
-    let mut filler = Filler { from, to, rows: 0 };
+    let mut filler = Filler {
+        from,
+        to,
+        spare,
+        copied: Copied::default(),
+    };
     tables::visit_all(&mut filler)?;
     tables::visit_old(&mut filler)?;
     // What was committed without waiting is on disk with this one.
     let mut last = filler.to.begin_write()?;
     last.set_quick_repair(true);
     last.commit()?;
-    Ok(filler.rows)
+    Ok(filler.copied)
 }
 
 struct Filler<'t> {
     from: &'t ReadTransaction,
     to: Database,
-    rows: u64,
+    /// A table that cannot be read to the end is copied as far as it can.
+    spare: bool,
+    copied: Copied,
 }
+
+/// A row as redb reads it.
+type Row<'a, K, V> = Result<(AccessGuard<'a, K>, AccessGuard<'a, V>), StorageError>;
 
 impl Visit for Filler<'_> {
     fn table<K: Key + 'static, V: Value + 'static>(
@@ -169,22 +197,92 @@ impl Visit for Filler<'_> {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let mut rows = source.iter()?.peekable();
+        let forth = guarded(|| Ok(source.iter()?)).and_then(|rows| self.rows(definition, rows));
+        let Err(error) = forth else { return Ok(()) };
+        if !self.spare {
+            return Err(error);
+        }
+        tracing::warn!(table = definition.name(), %error, "this table cannot be read to the end");
+        self.copied.unread.push(definition.name().to_owned());
+        // What is behind the pages that cannot be read, from its end.
+        let back = guarded(|| Ok(source.iter()?.rev()));
+        if let Err(error) = back.and_then(|rows| self.rows(definition, rows)) {
+            tracing::warn!(table = definition.name(), %error, "this table cannot be read from its end either");
+        }
+        Ok(())
+    }
+}
+
+impl Filler<'_> {
+    /// Copies rows until there are no more, or one that is there already.
+    fn rows<'a, K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        definition: TableDefinition<'static, K, V>,
+        mut rows: impl Iterator<Item = Row<'a, K, V>>,
+    ) -> Result<(), ReadError> {
         loop {
             let mut txn = self.to.begin_write()?;
             txn.set_durability(Durability::None)?;
-            {
+            let copied = &mut self.copied;
+            let more = {
                 let mut target = txn.open_table(definition)?;
-                for row in rows.by_ref().take(GROUP) {
-                    let (key, value) = row?;
-                    target.insert(key.value(), value.value())?;
-                    self.rows += 1;
-                }
-            }
+                guarded(|| group(&mut target, &mut rows, copied))
+            };
+            // Also when a row cannot be read: those before it are copied.
             txn.commit()?;
-            if rows.peek().is_none() {
+            if !more? {
                 return Ok(());
             }
         }
     }
+}
+
+/// Copies some rows; false when there are no more.
+fn group<'a, K: Key + 'static, V: Value + 'static>(
+    target: &mut Table<'_, K, V>,
+    rows: &mut impl Iterator<Item = Row<'a, K, V>>,
+    copied: &mut Copied,
+) -> Result<bool, ReadError> {
+    for _ in 0..GROUP {
+        let Some(row) = rows.next() else {
+            return Ok(false);
+        };
+        let (key, value) = row?;
+        let (key, value) = (key.value(), value.value());
+        if target.insert(&key, &value)?.is_some() {
+            return Ok(false);
+        }
+        copied.rows += 1;
+        if is_damaged::<K, V>(&key, &value) {
+            copied.damaged += 1;
+            if copied.named.len() < TOLD {
+                let name = format!("{} {}", target.name(), key_text::<K>(&key));
+                copied.named.push(name);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a value has a checksum of ours, and it is wrong.
+fn is_damaged<K: Key + 'static, V: Value + 'static>(
+    key: &K::SelfType<'_>,
+    value: &V::SelfType<'_>,
+) -> bool {
+    let bytes = V::as_bytes(value);
+    if V::type_name() == <&[u8] as Value>::type_name() {
+        return !codec::is_sealed(bytes.as_ref());
+    }
+    if V::type_name() == Checked::type_name() {
+        let row = Checked::from_bytes(bytes.as_ref());
+        return numbers::seal::<K>(key, row.0) != row;
+    }
+    false
+}
+
+fn key_text<K: Key + 'static>(key: &K::SelfType<'_>) -> String {
+    if K::type_name() == <&[u8] as Value>::type_name() {
+        return String::from_utf8_lossy(K::as_bytes(key).as_ref()).into_owned();
+    }
+    format!("{key:?}")
 }

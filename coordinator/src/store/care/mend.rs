@@ -2,17 +2,17 @@
 //! made anew from the rows that are left.
 //!
 //! Owns what follows from a row that is gone. One transaction; the rows that it takes out are on disk elsewhere
-//! before. Never guesses what a row said.
+//! before. Where redb's pages are damaged the file is written anew, and the one before stays. Never guesses what a row said.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
-use redb::{Key, ReadableTable as _, TableDefinition, Value, WriteTransaction};
+use redb::{Database, Key, ReadableTable as _, TableDefinition, Value, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use thiserror::Error;
@@ -21,29 +21,48 @@ use trainyard_core::{
     record::{LogLine, Progress},
 };
 
-use super::Care;
-use crate::store::{
-    NodeRow, UserRow,
-    apply::put_meta,
-    block::Kept,
-    changed,
-    codec::{self, Place},
-    error::ReadError,
-    events, held, migrate, numbers,
-    read::decode_job,
-    series::{self, Entry},
-    tables::{
-        self, CHANGED, CHANGED_COUNTER, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS, EVENTS,
-        EVENTS_OF_JOB, EVENTS_OF_NODE, JOBS, LOGS, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, Rows,
-        SCHEMA, SCHEMA_KEY, Series, USERS, USERS_BY_EMAIL, VALIDATIONS,
+use super::{
+    Care,
+    copy::{CopyError, Draft, beside},
+};
+use crate::{
+    clock,
+    store::{
+        NodeRow, UserRow,
+        apply::put_meta,
+        block::Kept,
+        changed,
+        codec::{self, Place},
+        error::ReadError,
+        events, held, migrate, numbers, open,
+        read::decode_job,
+        series::{self, Entry},
+        tables::{
+            self, CHANGED, CHANGED_COUNTER, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS,
+            EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, INSTANCE_KEY, JOBS, LOGS, META, NODES,
+            OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, SCHEMA, SCHEMA_KEY, SESSIONS_KEY, Series, USERS,
+            USERS_BY_EMAIL, VALIDATIONS,
+        },
+        writer::guarded,
     },
 };
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Mended {
     /// Rows that were taken out and written to the file.
     pub set_aside: u64,
+    /// The file was written anew, because pages of it were damaged.
+    pub anew: Option<Anew>,
+}
+
+/// What became of a file with damaged pages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Anew {
+    /// The file as it was. It holds every secret.
+    pub before: PathBuf,
+    /// Tables of which it could not be read to the end.
+    pub unread: Vec<String>,
 }
 
 /// Why a store was not mended; it is as it was.
@@ -61,46 +80,100 @@ pub enum MendError {
     /// The store cannot be read or written.
     #[error(transparent)]
     Rows(#[from] ReadError),
+    /// Pages are damaged, and what is left of the store cannot be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// What was written anew cannot take the place of the file.
+    #[error("cannot put a new file in the place of {}: {source}; see that its folder can be written, then try again", .path.display())]
+    Swap {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl Care {
-    /// Takes damaged rows out, into a new file of JSON lines, and makes the indexes anew. Blocks.
+    /// Takes damaged rows out, into a new file of JSON lines, and makes the indexes anew. A file with damaged pages is
+    /// written anew for it, which takes as much room again. Blocks.
     ///
     /// # Errors
     /// When the file or the store cannot be written; the store is then as it was.
-    pub fn mend(&self, aside: &Path) -> Result<Mended, MendError> {
-        let failed = |source| MendError::Aside {
-            path: aside.to_path_buf(),
+    pub fn mend(&mut self, aside: &Path) -> Result<Mended, MendError> {
+        if self.intact {
+            let set_aside = mend(&self.db, self.schema, aside)?;
+            return Ok(Mended {
+                set_aside,
+                anew: None,
+            });
+        }
+        let fresh = Draft(beside(&self.path));
+        let unread = self.copy_what_is_left(&fresh.0)?.unread;
+        let swap = |source| MendError::Swap {
+            path: self.path.clone(),
             source,
         };
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(aside);
-        let mut txn = self.db.begin_write().map_err(ReadError::from)?;
-        txn.set_quick_repair(true);
-        let mut mend = Mend {
-            txn: &txn,
-            schema: self.schema,
-            aside: BufWriter::new(file.map_err(failed)?),
-            unwritten: None,
-            done: Mended::default(),
-        };
-        mend.all()?;
-        let Mend {
-            aside,
-            unwritten,
-            done,
-            ..
-        } = mend;
-        if let Some(error) = unwritten {
-            return Err(failed(error));
-        }
-        let file = aside
-            .into_inner()
-            .map_err(|error| failed(error.into_error()))?;
-        file.sync_all().map_err(failed)?;
-        txn.commit().map_err(ReadError::from)?;
-        Ok(done)
+        let db = Database::open(&fresh.0).map_err(|error| swap(io::Error::other(error)))?;
+        let set_aside = mend(&db, self.schema, aside)?;
+        let before = keep(&self.path).map_err(swap)?;
+        fs::rename(&fresh.0, &self.path)
+            .and_then(|()| File::open(open::folder(&self.path))?.sync_all())
+            .map_err(swap)?;
+        (self.db, self.intact) = (db, true);
+        Ok(Mended {
+            set_aside,
+            anew: Some(Anew { before, unread }),
+        })
     }
+}
+
+/// Gives the file a second name, that nothing has.
+fn keep(path: &Path) -> io::Result<PathBuf> {
+    let mut number = 1_u32;
+    loop {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".damaged-{number}"));
+        let before = path.with_file_name(name);
+        match fs::hard_link(path, &before) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            linked => return linked.map(|()| before),
+        }
+    }
+}
+
+/// How many rows were taken out.
+fn mend(db: &Database, schema: u32, aside: &Path) -> Result<u64, MendError> {
+    let failed = |source| MendError::Aside {
+        path: aside.to_path_buf(),
+        source,
+    };
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(aside);
+    let mut txn = db.begin_write().map_err(ReadError::from)?;
+    txn.set_quick_repair(true);
+    let mut mend = Mend {
+        txn: &txn,
+        schema,
+        aside: BufWriter::new(file.map_err(failed)?),
+        unwritten: None,
+        set_aside: 0,
+    };
+    guarded(|| mend.all())?;
+    let Mend {
+        aside,
+        unwritten,
+        set_aside,
+        ..
+    } = mend;
+    if let Some(error) = unwritten {
+        return Err(failed(error));
+    }
+    let file = aside
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    txn.commit().map_err(ReadError::from)?;
+    Ok(set_aside)
 }
 
 struct Mend<'t> {
@@ -108,7 +181,7 @@ struct Mend<'t> {
     schema: u32,
     aside: BufWriter<File>,
     unwritten: Option<io::Error>,
-    done: Mended,
+    set_aside: u64,
 }
 
 impl Mend<'_> {
@@ -117,6 +190,7 @@ impl Mend<'_> {
         tables::create_all(self.txn)?;
         migrate::upgrade(self.txn, self.schema)?;
         put_meta(self.txn, SCHEMA_KEY, &SCHEMA.to_string())?;
+        self.meta()?;
         self.sift("documents", DOCUMENTS, |(kind, key), bytes| {
             let key = format!("{kind}/{key}");
             let place = Place {
@@ -127,7 +201,10 @@ impl Mend<'_> {
                 .err()
                 .map(|error| error.to_string())
         })?;
-        self.sift("nodes", NODES, |_, bytes| unread::<NodeRow>(bytes))?;
+        self.sift("nodes", NODES, |key, bytes| {
+            unread::<NodeRow>(bytes, |node| node.name.0.as_bytes() == key)
+        })?;
+        self.sessions()?;
         self.events()?;
         self.users()?;
         let jobs = self.jobs()?;
@@ -148,9 +225,42 @@ impl Mend<'_> {
         self.changes(&jobs)
     }
 
+    /// The coordinator's own values. What is missed is drawn anew, here or at the next start.
+    fn meta(&mut self) -> Result<(), ReadError> {
+        self.sift("meta", META, |key, bytes| {
+            let key = String::from_utf8_lossy(key).into_owned();
+            let place = Place {
+                table: "meta",
+                key: &key,
+            };
+            let read = codec::to_text(place, bytes);
+            read.err().map(|error| error.to_string())
+        })?;
+        if !self.has_meta(INSTANCE_KEY)? {
+            put_meta(self.txn, INSTANCE_KEY, &open::new_instance())?;
+        }
+        Ok(())
+    }
+
+    /// Where the number of the last session was damaged: sessions go on from a number that is beyond all that were, since
+    /// it counts microseconds.
+    fn sessions(&self) -> Result<(), ReadError> {
+        let some = self.txn.open_table(NODES)?.first()?.is_some();
+        if some && !self.has_meta(SESSIONS_KEY)? {
+            put_meta(self.txn, SESSIONS_KEY, &clock::now().0.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn has_meta(&self, key: &str) -> Result<bool, ReadError> {
+        Ok(self.txn.open_table(META)?.get(key.as_bytes())?.is_some())
+    }
+
     /// An entry that is left behind would lead to what is noted under its number later.
     fn events(&mut self) -> Result<(), ReadError> {
-        self.sift("events", EVENTS, |_, bytes| unread::<Decision>(bytes))?;
+        self.sift("events", EVENTS, |_, bytes| {
+            unread::<Decision>(bytes, |_| true)
+        })?;
         let mut of_job = self.txn.open_table(EVENTS_OF_JOB)?;
         let mut of_node = self.txn.open_table(EVENTS_OF_NODE)?;
         of_job.retain(|_, ()| false)?;
@@ -169,7 +279,9 @@ impl Mend<'_> {
     }
 
     fn users(&mut self) -> Result<(), ReadError> {
-        self.sift("users", USERS, |_, bytes| unread::<UserRow>(bytes))?;
+        self.sift("users", USERS, |id, bytes| {
+            unread::<UserRow>(bytes, |user| user.id == id)
+        })?;
         let mut by_email = self.txn.open_table(USERS_BY_EMAIL)?;
         by_email.retain(|_, _| false)?;
         for row in self.txn.open_table(USERS)?.iter()? {
@@ -186,9 +298,9 @@ impl Mend<'_> {
 
     /// The jobs that are left.
     fn jobs(&mut self) -> Result<BTreeSet<u64>, ReadError> {
-        self.sift("jobs", JOBS, |id, bytes| {
-            let read = decode_job(id, bytes);
-            read.err().map(|error| error.to_string())
+        self.sift("jobs", JOBS, |id, bytes| match decode_job(id, bytes) {
+            Ok(job) => (job.id.0 != id).then(|| format!("holds job {}", job.id)),
+            Err(error) => Some(error.to_string()),
         })?;
         let mut left = BTreeSet::new();
         let mut open = self.txn.open_table(OPEN_JOBS)?;
@@ -327,19 +439,19 @@ impl Mend<'_> {
         }
         for raw in gone {
             table.remove(K::from_bytes(&raw))?;
-            self.done.set_aside += 1;
+            self.set_aside += 1;
         }
         Ok(())
     }
 }
 
-fn unread<T: DeserializeOwned>(bytes: &[u8]) -> Option<String> {
+fn unread<T: DeserializeOwned>(bytes: &[u8], is_its: impl Fn(&T) -> bool) -> Option<String> {
     let place = Place {
         table: "",
         key: &"",
     };
     match codec::from_json::<T>(place, bytes) {
-        Ok(_) => None,
+        Ok(row) => (!is_its(&row)).then(|| "it is the row of another key".to_owned()),
         Err(ReadError::Checksum { .. }) => Some("its checksum is wrong".to_owned()),
         Err(error) => Some(error.to_string()),
     }

@@ -6,6 +6,7 @@
 pub(super) mod check;
 mod copy;
 mod export;
+pub(super) mod first;
 mod mend;
 mod past;
 mod rows;
@@ -20,10 +21,10 @@ use redb::Database;
 pub use check::{Problem, Report, TableReport};
 pub use copy::{Copied, CopyError};
 pub use export::{ExportError, Exported, Part};
-pub use mend::{MendError, Mended};
+pub use mend::{Anew, MendError, Mended};
 
 use super::{
-    error::{CareError, ReadError},
+    error::{CareError, OpenError},
     open,
     tables::{SCHEMA, SCHEMA_KEY},
     writer::panic_text,
@@ -53,23 +54,13 @@ impl std::fmt::Debug for Care {
 
 impl Care {
     /// Opens a store: a file, or the data folder that it lies in. With `thorough` every page is compared
-    /// with redb's own checksum first. Blocks.
+    /// with redb's own checksum first: one that is wrong keeps nobody from reading the rest. Blocks.
     ///
     /// # Errors
     /// When there is none, it is in use, newer than this program, or no store any more.
     pub fn open(path: &Path, thorough: bool) -> Result<Self, CareError> {
         let path = file_of(path)?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE);
-        // redb asserts on some damaged files instead of returning an error.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let mut db = builder.open(&path)?;
-            let intact = !thorough || db.check_integrity()?;
-            Ok((db, intact))
-        }));
-        let (db, intact) = opened
-            .map_err(|panic| open::damaged(&path, panic_text(panic.as_ref())))?
-            .map_err(|error| open::refused(&path, error))?;
+        let (db, intact) = opened(&path, thorough)?;
         let schema = known_schema(&db, &path)?;
         Ok(Self {
             db,
@@ -113,6 +104,33 @@ impl Care {
     }
 }
 
+/// The file, and whether its pages are what redb has written.
+fn opened(path: &Path, thorough: bool) -> Result<(Database, bool), CareError> {
+    let opened = match try_open(path, thorough) {
+        // Each commit is of two phases, so redb has no other state to go back to and gives the file up. What is on its
+        // other pages can be read all the same.
+        Err(OpenError::Damaged { .. }) if thorough => {
+            try_open(path, false).map(|(db, _unknown)| (db, false))
+        }
+        opened => opened,
+    };
+    opened.map_err(CareError::of_opening)
+}
+
+fn try_open(path: &Path, thorough: bool) -> Result<(Database, bool), OpenError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    // redb asserts on some damaged files instead of returning an error.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let mut db = builder.open(path)?;
+        let intact = !thorough || db.check_integrity()?;
+        Ok((db, intact))
+    }));
+    opened
+        .map_err(|panic| open::damaged(path, panic_text(panic.as_ref())))?
+        .map_err(|error| open::refused(path, error))
+}
+
 fn file_of(path: &Path) -> Result<PathBuf, CareError> {
     let file = if path.is_dir() {
         path.join(FILE)
@@ -126,12 +144,18 @@ fn file_of(path: &Path) -> Result<PathBuf, CareError> {
 }
 
 fn known_schema(db: &Database, path: &Path) -> Result<u32, CareError> {
-    let unreadable = |error: ReadError| open::damaged(path, error.to_string());
-    let text = open::meta(db, SCHEMA_KEY).map_err(unreadable)?;
+    let beyond = |reason: String| CareError::Unreadable {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let text = open::meta(db, SCHEMA_KEY).map_err(|error| beyond(error.to_string()))?;
     let text = text.ok_or_else(|| {
-        open::damaged(path, "it is no store of a Trainyard coordinator".to_owned())
+        beyond(
+            "it is no store of a Trainyard coordinator, or its schema version is damaged"
+                .to_owned(),
+        )
     })?;
-    let found = open::schema(&text, path)?;
+    let found = open::schema(&text, path).map_err(CareError::of_opening)?;
     if found > SCHEMA {
         return Err(open::newer(path, found).into());
     }

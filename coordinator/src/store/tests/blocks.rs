@@ -385,7 +385,7 @@ async fn one_metric_is_read_without_the_others() {
     // Mending sets the block aside, with all that belongs to it.
     assert_ne!(problems(&path), Vec::<String>::new());
     let aside = folder.path().join("aside");
-    let care = Care::open(&path, true).unwrap();
+    let mut care = Care::open(&path, true).unwrap();
     assert_eq!(
         care.mend(&aside).unwrap().set_aside,
         3,

@@ -1,5 +1,7 @@
 //! Caring for a store: what a check finds, what a copy holds, what an export leaves out.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use redb::{Database, TableDefinition};
 use trainyard_core::decision::{Decision, Kind};
 
@@ -51,6 +53,17 @@ async fn filled() -> (TempDir, std::path::PathBuf) {
     drop(store);
     let path = folder.path().join("trainyard.redb");
     (folder, path)
+}
+
+/// A node, with the number of its session, as they are stored together.
+async fn with_node(path: &Path) {
+    let store = open_at(path);
+    let number = Change::PutMeta {
+        key: "sessions".into(),
+        value: "7".into(),
+    };
+    let node = Change::PutNode(NodeRow::named("n1"));
+    store.commit_and_wait(vec![number, node]).await.unwrap();
 }
 
 /// Changes rows behind the store's back.
@@ -143,7 +156,22 @@ fn flip<K: redb::Key + 'static, V: redb::Value + 'static>(
 /// What flips one, how the check names it, and whether a start sees it too.
 type Flip = (fn(&redb::WriteTransaction), &'static str, bool);
 
-const FLIPS: [Flip; 18] = [
+const FLIPS: [Flip; 21] = [
+    (
+        |txn| flip(txn, t::META, true),
+        "meta sessions: is not there, although there are nodes",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::NODES, true),
+        "nodes j1: holds node n1",
+        true,
+    ),
+    (
+        |txn| flip(txn, t::USERS, true),
+        "users 5: holds user 1",
+        true,
+    ),
     (
         |txn| flip(txn, t::COUNTERS, false),
         "counters changed: its checksum",
@@ -237,6 +265,7 @@ async fn a_flipped_bit_of_a_number_or_an_index_is_found_by_the_check_and_what_a_
  {
     for (flip, row, at_start) in FLIPS {
         let (folder, path) = filled().await;
+        with_node(&path).await;
         behind(&path, flip);
         let found = problems(&path);
         let named = found.iter().any(|text| text.starts_with(row));
@@ -246,9 +275,10 @@ async fn a_flipped_bit_of_a_number_or_an_index_is_found_by_the_check_and_what_a_
             Err(error) => {
                 assert!(at_start, "{row}");
                 assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-                let care = Care::open(&path, false).unwrap();
+                let mut care = Care::open(&path, false).unwrap();
                 care.mend(&folder.path().join("aside")).unwrap();
                 drop(care);
+                assert_eq!(problems(&path), Vec::<String>::new(), "{row}");
                 drop(open_at(&path));
             }
         }
@@ -415,8 +445,9 @@ async fn a_damaged_row_stops_the_start_with_the_way_out_and_mending_lets_it_star
     }
 
     let aside = folder.path().join("aside.jsonl");
-    let care = Care::open(&path, true).unwrap();
-    assert_eq!(care.mend(&aside).unwrap().set_aside, 2);
+    let mut care = Care::open(&path, true).unwrap();
+    // The row of job 1 under the number of another is not that one's.
+    assert_eq!(care.mend(&aside).unwrap().set_aside, 3);
     let again = care.mend(&aside).unwrap_err();
     assert!(again.to_string().contains("not there yet"), "{again}");
     drop(care);
@@ -425,7 +456,7 @@ async fn a_damaged_row_stops_the_start_with_the_way_out_and_mending_lets_it_star
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["table"].to_string())
         .collect();
-    assert_eq!(tables, [r#""jobs""#, r#""logs""#]);
+    assert_eq!(tables, [r#""jobs""#, r#""jobs""#, r#""logs""#]);
 
     let store = open_at(&path);
     assert!(store.job(JobId(1)).unwrap().is_some());
@@ -461,7 +492,7 @@ async fn mending_makes_the_indexes_anew() {
             .unwrap();
     });
     assert_ne!(problems(&path), Vec::<String>::new());
-    let care = Care::open(&path, true).unwrap();
+    let mut care = Care::open(&path, true).unwrap();
     care.mend(&folder.path().join("aside")).unwrap();
     drop(care);
     assert_eq!(problems(&path), Vec::<String>::new());
@@ -480,4 +511,124 @@ async fn what_is_no_store_or_in_use_is_not_touched() {
     drop(Database::create(&other).unwrap());
     let error = Care::open(&other, false).unwrap_err();
     assert!(error.to_string().contains("no store of"), "{error}");
+}
+
+/// Flips a bit in the file, wherever these bytes stand: older copies of a page may be there, too.
+fn flip_in_file(path: &Path, bytes: &[u8]) {
+    let mut file = fs::read(path).unwrap();
+    let places = file.windows(bytes.len()).enumerate();
+    let places: Vec<usize> = places
+        .filter(|(_, found)| *found == bytes)
+        .map(|(place, _)| place)
+        .collect();
+    assert_ne!(places, Vec::<usize>::new());
+    for place in places {
+        file[place + 1] ^= 1;
+    }
+    fs::write(path, file).unwrap();
+}
+
+#[tokio::test]
+async fn a_bit_that_the_disk_has_flipped_is_named_and_mending_writes_the_file_anew() {
+    let (folder, path) = filled().await;
+    flip_in_file(&path, b"\"submitted_by\":\"ada\"");
+    let error = Store::open(StoreOptions::new(&path), no_fatal()).unwrap_err();
+    assert!(error.to_string().contains("row 1 of table jobs"), "{error}");
+    for _ in 0..2 {
+        let report = Care::open(&path, true).unwrap().check().unwrap();
+        assert!(!report.pages_intact && !report.is_sound());
+        let found = &report.problems;
+        assert_eq!((found.len(), found[0].table), (1, "jobs"), "{found:?}");
+        assert_eq!(found[0].problem, "its checksum is wrong");
+    }
+    let aside = folder.path().join("aside");
+    let mut care = Care::open(&path, true).unwrap();
+    let mended = care.mend(&aside).unwrap();
+    let anew = mended.anew.unwrap();
+    assert_eq!(anew.unread, Vec::<String>::new());
+    assert!(care.check().unwrap().is_sound());
+    drop(care);
+    assert_eq!(problems(&path), Vec::<String>::new());
+    for path in [&path, &anew.before] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    let lost = Care::open(&anew.before, false).unwrap().check().unwrap();
+    assert_eq!(lost.problem_count, 1, "it is as it was");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 3, "the two and the rows: {left:?}");
+    let store = open_at(&path);
+    assert!(store.job(JobId(1)).unwrap().is_none());
+    let known = store.user_by_email("ada@example.com").unwrap();
+    assert_eq!(known, Some(user()));
+}
+
+#[tokio::test]
+async fn whichever_inner_page_is_damaged_the_check_says_so_and_mending_keeps_what_can_be_read() {
+    let (folder, store) = fresh();
+    let some = (1..=400).map(|id| Change::PutJob(Box::new(job(id))));
+    store.commit_and_wait(some.collect()).await.unwrap();
+    drop(store);
+    let path = folder.path().join("trainyard.redb");
+    let whole = fs::read(&path).unwrap();
+    // redb's pages are of 4 KiB, and an inner one begins with a 2.
+    let inner = (0..whole.len()).step_by(4_096);
+    let inner: Vec<_> = inner.filter(|at| whole[*at] == 2).collect();
+    let mut seen = BTreeMap::new();
+    for at in inner {
+        // A checksum of a page below it, and the place of one.
+        let below = 8 + 16 * (usize::from(u16::from_le_bytes([whole[at + 2], whole[at + 3]])) + 1);
+        for byte in [at + 9, at + below] {
+            let mut file = whole.clone();
+            file[byte] ^= 2;
+            fs::write(&path, &file).unwrap();
+            let what = damaged_inner(&path, folder.path(), byte);
+            *seen.entry(what).or_insert(0) += 1;
+        }
+    }
+    assert!(seen.contains_key("mended"), "{seen:?}");
+}
+
+/// What is done about it.
+fn damaged_inner(path: &Path, folder: &Path, byte: usize) -> &'static str {
+    let mut care = match Care::open(path, true) {
+        Ok(care) => care,
+        Err(error) => {
+            let words = error.to_string();
+            assert!(words.contains("restore it from a backup"), "{words}");
+            assert!(!words.contains("store check"), "{words}");
+            return "beyond reading";
+        }
+    };
+    if care.check().unwrap().is_sound() {
+        return "of no page in use";
+    }
+    care.mend(&folder.join(format!("aside-{byte}"))).unwrap();
+    drop(care);
+    assert_eq!(problems(path), Vec::<String>::new());
+    drop(open_at(path));
+    "mended"
+}
+
+#[tokio::test]
+async fn a_backup_of_damaged_rows_is_made_and_says_which_they_are() {
+    let (folder, path) = filled().await;
+    behind(&path, |txn| {
+        flip(txn, JOBS, false);
+        flip(txn, t::COUNTERS, false);
+        flip(txn, t::CURSORS, true);
+    });
+    let to = folder.path().join("copy.redb");
+    let copied = Care::open(&path, false).unwrap().copy(&to).unwrap();
+    let named = [
+        "checked_counters changed",
+        "jobs 1",
+        "checked_cursors (5, 1, 0)",
+    ];
+    assert_eq!(
+        (copied.damaged, copied.named),
+        (3, named.map(str::to_owned).to_vec())
+    );
+    let found = problems(&to).len();
+    assert_eq!(problems(&path).len(), found, "they are damaged there too");
 }

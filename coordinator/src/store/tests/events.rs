@@ -174,7 +174,7 @@ async fn a_damaged_decision_is_found_left_out_of_an_export_and_set_aside() {
         .unwrap();
     txn.commit().unwrap();
     drop(db);
-    let care = Care::open(&path, true).unwrap();
+    let mut care = Care::open(&path, true).unwrap();
     let report = care.check().unwrap();
     assert_eq!(report.problem_count, 1, "{:?}", report.problems);
     assert_eq!(report.problems[0].table, "events");
@@ -196,4 +196,24 @@ async fn a_damaged_decision_is_found_left_out_of_an_export_and_set_aside() {
     drop((txn, by_job, by_node, db));
     let store = open_at(&path);
     assert_eq!(found(&store, &of(Some(1), None), 0), [2]);
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_read_is_left_out_and_the_others_are_told() {
+    let (_folder, store) = fresh();
+    let notes = (1..=5).map(|at| note(at, 1, &["n1"])).collect();
+    let changes = vec![Change::PutJob(Box::new(job(1))), Change::Note(notes)];
+    store.commit_and_wait(changes).await.unwrap();
+    let txn = store.inner.shared.db.begin_write().unwrap();
+    for id in [3, 5] {
+        let mut events = txn.open_table(tables::EVENTS).unwrap();
+        events.insert(id, b"nothing".as_slice()).unwrap();
+    }
+    txn.commit().unwrap();
+    for of in [of(None, None), of(Some(1), None), of(None, Some("n1"))] {
+        assert_eq!(found(&store, &of, 0), [1, 2, 4], "{of:?}");
+        assert_eq!(found(&store, &of, 4), [4], "{of:?}");
+    }
+    let last = store.last_event(JobId(1)).unwrap().unwrap();
+    assert_eq!(last.at, Timestamp(4));
 }

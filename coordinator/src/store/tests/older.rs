@@ -194,7 +194,7 @@ fn an_old_file_is_mended_and_is_of_this_version_then() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trainyard.redb");
     version_1(&path);
-    let care = Care::open(&path, true).unwrap();
+    let mut care = Care::open(&path, true).unwrap();
     let mended = care.mend(&folder.path().join("aside")).unwrap();
     assert_eq!(mended.set_aside, 0);
     drop(care);

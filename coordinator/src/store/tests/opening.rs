@@ -88,3 +88,65 @@ fn less_free_space_than_the_reserve_or_no_folder_is_no_room() {
     assert!(words.contains("cannot be looked at"), "{words}");
     assert!(words.contains(data.to_str().unwrap()), "{words}");
 }
+
+/// Changes rows behind the store's back.
+fn behind(path: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
+    let db = redb::Database::open(path).unwrap();
+    let txn = db.begin_write().unwrap();
+    change(&txn);
+    txn.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_whose_schema_version_or_table_is_under_a_damaged_name_is_not_taken_for_a_new_one() {
+    let damages: [fn(&redb::WriteTransaction); 3] = [
+        |txn| {
+            let mut meta = txn.open_table(tables::META).unwrap();
+            let row = meta.remove("store.schema".as_bytes()).unwrap();
+            let row = row.map(|row| row.value().to_vec()).unwrap();
+            meta.insert("store.schemc".as_bytes(), row.as_slice())
+                .unwrap();
+        },
+        |txn| {
+            let other: tables::Named = redb::TableDefinition::new("meti");
+            txn.rename_table(tables::META, other).unwrap();
+        },
+        |txn| {
+            let other: tables::Numbered = redb::TableDefinition::new("jnbs");
+            txn.rename_table(tables::JOBS, other).unwrap();
+        },
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        let (folder, store) = fresh();
+        let mut ended = job(1);
+        ended.state = JobState::Completed;
+        store.commit_and_wait(put(ended)).await.unwrap();
+        drop(store);
+        let path = folder.path().join("trainyard.redb");
+        behind(&path, damage);
+        for _ in 0..2 {
+            let error = Store::open(StoreOptions::new(&path), no_fatal()).unwrap_err();
+            assert!(
+                matches!(error, OpenError::Damaged { .. }),
+                "{number}: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_a_coordinator_that_was_killed_opens_without_a_look_at_all_of_it() {
+    let (folder, store) = fresh();
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    store.commit_and_wait(vec![log(1, "hello")]).await.unwrap();
+    let copy = folder.path().join("copy.redb");
+    fs::copy(folder.path().join("trainyard.redb"), &copy).unwrap();
+    let repaired = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&repaired);
+    let mut builder = Database::builder();
+    builder.set_repair_callback(move |_| told.store(true, Ordering::SeqCst));
+    let db = builder.open(&copy).unwrap();
+    assert!(!repaired.load(Ordering::SeqCst), "redb has read all pages");
+    drop(db);
+    assert_eq!(open_at(&copy).count_logs(JobId(1)).unwrap(), 1);
+}

@@ -147,3 +147,26 @@ async fn many_chunks_go_in_bounded_commits_and_a_job_that_runs_again_keeps_its_n
     drop(store);
     assert_sound(&folder);
 }
+
+#[tokio::test]
+async fn a_block_that_cannot_be_read_stays_and_ends_nobody_when_its_job_is_trimmed() {
+    let (_folder, store) = with_rows().await;
+    end(&store, 1).await;
+    assert!(store.trim(trimming(1, Rows::Lines)).await.unwrap());
+    seal(&store, 1).await;
+    let txn = store.inner.shared.db.begin_write().unwrap();
+    {
+        let index = txn.open_table(tables::LOGS.by_job).unwrap();
+        let told = index.range((1, 0)..(2, 0)).unwrap().next_back();
+        let (_, first) = told.unwrap().unwrap().0.value();
+        let mut blocks = txn.open_table(tables::LOGS.chunks).unwrap();
+        blocks.insert(first, b"nothing".as_slice()).unwrap();
+    }
+    txn.commit().unwrap();
+    let change = Change::Trim(Box::new(trimming(1, Rows::Lines)));
+    store.commit_and_wait(vec![change]).await.unwrap();
+    assert!(!store.trim(trimming(1, Rows::Lines)).await.unwrap());
+    assert_eq!(store.holdings().unwrap().1.len(), 1, "its points");
+    assert!(store.trim(trimming(1, Rows::Points)).await.unwrap());
+    assert_eq!(store.count_points(JobId(1)).unwrap(), 0);
+}
