@@ -106,6 +106,10 @@ pub(crate) enum Hello {
     NotExecutable(String),
     /// The start folder is not a folder.
     NoFolder,
+    /// What the job asks for cannot be started, on this machine or another.
+    Refused(String),
+    /// The program is being written at this moment.
+    Busy,
     /// Another shim, with this pid, runs the task.
     RunsAlready(i32),
     /// Anything else.

@@ -96,6 +96,22 @@ pub enum LaunchError {
         /// The folder it was to start in.
         cwd: PathBuf,
     },
+    /// What the job asks for cannot be started anywhere.
+    #[error("program {program} cannot be started: {reason}")]
+    Refused {
+        /// The trainer's program.
+        program: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The program's file is being written.
+    #[error(
+        "program {program} was not started: its file is open for writing; see that nothing writes it while jobs start"
+    )]
+    Busy {
+        /// The trainer's program.
+        program: String,
+    },
     /// The shim gave up for another reason.
     #[error("program {program} was not started: {reason}")]
     Failed {
@@ -302,6 +318,8 @@ fn refused(task_dir: &Path, spec: &LaunchSpec, program: String, hello: Hello) ->
             program,
             cwd: spec.cwd.clone(),
         },
+        Hello::Refused(reason) => LaunchError::Refused { program, reason },
+        Hello::Busy => LaunchError::Busy { program },
         Hello::Failed(reason) => LaunchError::Failed { program, reason },
         Hello::Started(_) => LaunchError::Failed {
             program,
