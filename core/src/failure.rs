@@ -145,8 +145,8 @@ pub fn judge(end: &TaskEnd, completion: Option<&Completion>) -> Outcome {
 
 fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureClass, String)> {
     let succeeded = completion.is_some_and(|word| word.succeeded) && end.exit_code == Some(0);
-    if end.stop_cause == Some(StopCause::Preempted) && succeeded {
-        // It was through when it was told to go.
+    if matches!(end.stop_cause, None | Some(StopCause::Preempted)) && succeeded {
+        // It was through, also when it was told to go, or when its machine went down.
         return None;
     }
     if let Some(cause) = end.stop_cause {
@@ -321,6 +321,31 @@ mod tests {
         end.signal = Some(15);
         let class = judge(&end, Some(&word)).class;
         assert_eq!(class, Some(FailureClass::Preempted));
+    }
+
+    #[test]
+    fn what_a_reboot_ended_is_not_the_users_fault_whatever_its_trainer_made_of_it() {
+        let ended = |exit_code, signal, stop_cause| TaskEnd {
+            exit_code,
+            signal,
+            stop_cause,
+            error: Some("its machine ended it".into()),
+            infrastructure: true,
+            ..TaskEnd::default()
+        };
+        for (code, signal) in [(None, Some(15)), (Some(143), None), (Some(0), None)] {
+            let outcome = judge(&ended(code, signal, None), None);
+            assert_eq!(outcome.class, Some(FailureClass::Infrastructure));
+            assert_ne!(outcome.exit_code, Some(0));
+            let cancelled = ended(code, signal, Some(StopCause::Cancelled));
+            let class = judge(&cancelled, None).class;
+            assert_eq!(class, Some(FailureClass::Cancelled));
+        }
+        let word = Completion {
+            succeeded: true,
+            ..Completion::default()
+        };
+        assert_eq!(judge(&ended(Some(0), None, None), Some(&word)).class, None);
     }
 
     #[test]

@@ -93,6 +93,10 @@ pub struct ExitRecord {
     pub oom_killed: bool,
     /// Bytes of output that could not be written to `output.log`.
     pub output_lost_bytes: u64,
+    /// SIGTERM came, and no agent had written `stop.json`: the machine ends all of its processes, as at a reboot, or
+    /// somebody did so by hand. An agent whose disk is full stops a trainer so too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended_by_machine: bool,
 }
 
 /// The one line that the shim says to its launcher.

@@ -98,6 +98,7 @@ struct Shim {
     phase: Phase,
     stop_since: Option<Instant>,
     killed_by_us: bool,
+    ended_by_machine: bool,
     /// Nothing that the trainer started is left: whatever loses its parent becomes this process's
     /// child, and it has none.
     childless: bool,
@@ -150,6 +151,7 @@ impl Shim {
             phase: Phase::Running { kill_at: None },
             stop_since: None,
             killed_by_us: false,
+            ended_by_machine: false,
             childless: false,
             started_at_us,
             ended_at_us: 0,
@@ -225,11 +227,15 @@ impl Shim {
 
     /// Passes a stop on to the trainer. A further one can only shorten the grace.
     fn stop(&mut self) {
+        let asked: Option<StopRecord> =
+            durable::read_json(&self.task_dir.join(files::STOP)).unwrap_or_default();
+        // A machine that goes down sends it to all processes: the trainer may have died of its own before.
+        let died = matches!(self.end, Some((None, Some(15)) | (Some(143), None)));
+        let concerns = died || matches!(self.phase, Phase::Running { .. });
+        self.ended_by_machine |= asked.is_none() && concerns;
         let Phase::Running { kill_at } = &mut self.phase else {
             return;
         };
-        let asked: Option<StopRecord> =
-            durable::read_json(&self.task_dir.join(files::STOP)).unwrap_or_default();
         let grace = asked.map_or(self.default_grace, |stop| {
             Duration::from_millis(stop.grace_ms)
         });
@@ -338,6 +344,7 @@ impl Shim {
             stuck_leftovers: u32::try_from(self.stuck).unwrap_or(u32::MAX),
             oom_killed: self.oom_killed,
             output_lost_bytes,
+            ended_by_machine: self.ended_by_machine,
         };
         write_patiently(&self.task_dir.join(files::EXIT), &record)
     }

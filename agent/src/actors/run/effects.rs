@@ -160,6 +160,7 @@ impl State {
                     code: exit.code,
                     signal: exit.signal,
                     oom_killed: exit.oom_killed,
+                    by_machine: exit.ended_by_machine,
                 }
             }
             Err(error) => {
