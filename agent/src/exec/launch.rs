@@ -9,6 +9,7 @@ use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::ProcIdent;
 use super::shims::{Begun, Shims};
 use super::{lock, remains};
+use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -182,13 +183,11 @@ pub async fn launch(
 
 /// Kills a shim that is stuck, where its zygote could not.
 fn end_holder(task_dir: &Path) {
-    if let Ok(Some(pid)) = lock::holder(task_dir) {
-        // It holds the lock now, so the pid is its own.
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGKILL,
-        )
-        .ok();
+    if let Ok(Some(pid)) = lock::holder(task_dir)
+        && let Some(shim) = lock::hold(task_dir, pid)
+    {
+        // It may have ended meanwhile.
+        pidfd_send_signal(&shim, Signal::KILL).ok();
     }
 }
 
