@@ -100,6 +100,7 @@ cases! {
     gpus: the_end_of_a_task_is_told_when_the_memory_of_its_gpu_is_free,
         a_gpu_whose_memory_stays_in_use_is_blocked_before_the_end_is_told_and_until_it_is_free,
         a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs,
+    a_restarted_agent_says_at_once_that_what_an_ended_task_left_on_its_gpu_is_still_there,
         a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_left_behind,
         killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory;
     gangs: a_rank_is_told_where_all_meet,
