@@ -39,7 +39,7 @@ use crate::{
     devices::{Devices, Gpus},
     embedded::{self, ExtractError, Extracted},
     environment::EnvironmentStore,
-    exec::shims::Shims,
+    exec::{shims::Shims, trainers::Trainers},
     folder,
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Access, Identity, LinkState},
@@ -85,6 +85,8 @@ pub struct AgentOptions {
     pub devices: Option<Arc<dyn Devices>>,
     /// When a GPU that a task has left is given to another.
     pub giving_back: GivingBack,
+    /// Who starts and stops trainers; shims of `shim_command` where nobody is given.
+    pub trainers: Option<Arc<dyn Trainers>>,
     /// The operator's own trainers, which go before the embedded ones.
     pub trainers_dir: Option<PathBuf>,
     /// What the operator says about this node.
@@ -235,9 +237,10 @@ async fn settle(
     let datasets = dataset::open(&data_dir, access.clone(), options.datasets);
     let datasets = datasets.await.map_err(BootError::Start)?;
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let shims = || Arc::new(Shims::new(options.shim_command.clone())) as Arc<dyn Trainers>;
     let node = Node {
         name: identity.name.clone(),
-        trainers: Arc::new(Shims::new(options.shim_command.clone())),
+        trainers: options.trainers.clone().unwrap_or_else(shims),
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
         extracted,
         trainers_dir: options.trainers_dir.as_ref().map(absolute),

@@ -51,6 +51,7 @@ cases! {
         a_stop_while_preparing_leaves_no_process,
         a_trainer_that_calls_back_is_heard,
         a_time_limit_stops_a_trainer,
+        a_time_limit_whose_signal_fails_once_is_enforced_nevertheless,
         a_missing_dataset_is_the_users_error_and_named,
         a_dataset_without_its_snapshot_is_not_taken_for_a_path,
         a_missing_program_is_the_users_error_and_named,
