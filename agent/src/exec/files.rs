@@ -88,8 +88,8 @@ pub struct ExitRecord {
     /// Processes that did not die of SIGKILL in time (stuck in the kernel): the machine's devices
     /// may still be held.
     pub stuck_leftovers: u32,
-    /// Died of a SIGKILL that the shim did not send, while the kernel's count of
-    /// out-of-memory kills rose.
+    /// Died of a SIGKILL that the shim did not send, while the kernel's count of out-of-memory kills rose: that of its
+    /// control group, or of the whole machine where there is none.
     pub oom_killed: bool,
     /// Bytes of output that could not be written to `output.log`.
     pub output_lost_bytes: u64,

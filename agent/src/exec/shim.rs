@@ -130,10 +130,10 @@ impl Shim {
                 .map_err(|e| failed("reserving room for what is to be noted of the trainer", &e))?;
         }
         let log = OutputLog::open(task_dir.join(files::OUTPUT));
-        let oom_before = procfs::oom_kills();
         let started_at_us = clock::wall_us();
         let me = ProcIdent::current().map_err(|e| failed("looking at /proc", &e))?;
         let cgroup = cgroup::make(&me);
+        let oom_before = oom_kills(cgroup.as_deref());
         let spawned = spawn_trainer(&spec, cgroup.as_deref())
             .inspect_err(|_| cgroup::remove(cgroup.as_deref()))?;
         let record = record_processes(&task_dir, me, spawned.pid, cgroup).map_err(|e| {
@@ -277,7 +277,7 @@ impl Shim {
         self.ended_at_us = clock::wall_us();
         self.oom_killed = end.1 == Some(Signal::SIGKILL as i32)
             && !self.killed_by_us
-            && procfs::oom_kills() > self.oom_before;
+            && oom_kills(self.cgroup.as_deref()) > self.oom_before;
         self.end = Some(end);
         self.phase = Phase::Sweeping {
             give_up_at: clock::monotonic() + SWEEP_LIMIT,
@@ -370,6 +370,11 @@ fn write_patiently(path: &Path, record: &ExitRecord) -> io::Result<()> {
         // Nothing to wait for but time. A failure to wait only makes the tries come sooner.
         poll(&mut [], PollTimeout::from(WRITE_AGAIN)).ok();
     }
+}
+
+/// Those of the trainer's own group, or, where the kernel does not count by groups, of the whole machine.
+fn oom_kills(cgroup: Option<&Path>) -> u64 {
+    cgroup::oom_kills(cgroup).unwrap_or_else(procfs::oom_kills)
 }
 
 /// Leaves the launcher's session and takes over signals and orphans.
