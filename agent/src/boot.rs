@@ -193,10 +193,10 @@ pub async fn run(
     let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
-    let (node, identity, access) =
-        settle(&options, connection, data_dir, (registry, &server)).await?;
-    node.trainers.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
+    let doors = (registry, &server, link.clone());
+    let (node, identity, access) = settle(&options, connection, data_dir, doors).await?;
+    node.trainers.keep_ready();
     let (failed, failure) = watch::channel(None);
     let args = RootArgs {
         node: Arc::clone(&node),
@@ -227,7 +227,7 @@ async fn settle(
     options: &AgentOptions,
     connection: Connection,
     data_dir: PathBuf,
-    (registry, server): (Registry, &CallbackServer),
+    (registry, server, link): (Registry, &CallbackServer, watch::Receiver<LinkState>),
 ) -> Result<(Arc<Node>, Identity, Access), BootError> {
     let Seen {
         identity,
@@ -247,6 +247,7 @@ async fn settle(
         environments: EnvironmentStore::new(data_dir.clone()),
         registry,
         callbacks: server.address(),
+        link,
         board: Board::default(),
         spares: Spares::below(&data_dir),
         spool_bytes: options.spool_bytes,

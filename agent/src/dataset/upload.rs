@@ -29,7 +29,7 @@ const STEMS: [&str; 2] = ["best", "last"];
 
 /// How long a store that takes nothing is borne, for all checkpoints together: the end of a job waits
 /// for it.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often one checkpoint is tried at most.
 const MOST_TRIES: u32 = 40;
 /// How often a fresh way may be refused.
@@ -118,7 +118,7 @@ impl Datasets {
             return stored;
         }
         let mut report = nothing(trip.order);
-        let mut retry = Retry::new(PATIENCE);
+        let mut retry = Retry::new(self.options.checkpoints_patience);
         let mut found = find(folder).await;
         for stem in STEMS {
             let place = match stem {
@@ -165,6 +165,16 @@ impl Datasets {
         }
         stored.report = Some(report).filter(Progress::only_checkpoints);
         stored
+    }
+
+    /// Whether `folder` has a checkpoint that is not in the store as it is.
+    pub async fn lacks(&self, folder: &Path, sent: &Sent) -> bool {
+        let found = find(folder).await;
+        let is_there = |(stem, (mark, _)): (&&str, &(Mark, PathBuf))| {
+            let stored = sent.stored.get(stem);
+            stored.is_some_and(|(known, _)| known == mark)
+        };
+        !found.iter().all(is_there)
     }
 
     /// Brings one there, and notes what of it; none where it is being written: there is a next time.

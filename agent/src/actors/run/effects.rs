@@ -239,8 +239,9 @@ impl State {
         let (node, order, folder) = (Arc::clone(node), Arc::clone(order), self.folder.clone());
         self.tasks.spawn(async move {
             let work = async {
-                let about = courier.finish().await;
-                let held = release::free(&node, &order.gpu_uuids, folder.path()).await;
+                // Neither waits for the other: the coordinator may be away for long.
+                let freeing = release::free(&node, &order.gpu_uuids, folder.path());
+                let (about, held) = tokio::join!(courier.finish(), freeing);
                 [words, about, held].concat()
             };
             if let Some(words) = end.run_until_cancelled(work).await {
