@@ -68,7 +68,7 @@ impl Courier {
             let own = TaskFolder::of(&self.node.tasks(), self.order.task);
             let wait = || self.rounds.run_until_cancelled(tokio::time::sleep(every));
             while wait().await.is_some() {
-                let when = When::Working(own.path(), &self.told);
+                let when = When::Working(own.path());
                 let notes = self.walk(when, &self.rounds).await;
                 // What was given up is told by the last walk.
                 for (well, text) in notes.into_iter().filter(|_| !self.rounds.is_cancelled()) {
@@ -118,7 +118,8 @@ impl Courier {
 
     async fn has_unsent(&self) -> bool {
         let sent = self.sent.lock().await;
-        self.node.datasets.lacks(&self.folder(), &sent).await
+        let datasets = &self.node.datasets;
+        datasets.lacks(&self.folder(), &self.told, &sent).await
     }
 
     /// Returns also once the job is to stop, or where the coordinator does not take this agent any more.
@@ -154,6 +155,7 @@ impl Courier {
         let trip = Trip {
             order,
             spool: &spool,
+            told: &self.told,
             given_up,
         };
         let stored = node

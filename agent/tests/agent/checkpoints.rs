@@ -356,6 +356,36 @@ pub(crate) async fn a_checkpoint_gets_its_name_once_what_was_told_before_it_is_d
     agent.stop().await;
 }
 
+const EPOCHS: &str = r#"
+import json, os, sys, time, urllib.request
+folder = os.environ["CHECKPOINT_DIR"]
+own = os.path.join(folder, "run", "epoch_1.pt")
+os.makedirs(os.path.dirname(own))
+open(own, "w").write("epoch 1")
+open(sys.argv[1] + "-outside.pt", "w").write("not of this job")
+url = f"{os.environ['CALLBACK_URL']}/training/jobs/{os.environ['JOB_ID']}/callback/progress"
+body = {"job_id": 1, "status": "running", "current_epoch": 1, "total_epochs": 2, "progress_percent": 50, "metrics": {"loss": 0.5},
+        "checkpoint_path": own, "best_checkpoint_path": sys.argv[1] + "-outside.pt"}
+call = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+urllib.request.urlopen(call).read()
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+"#;
+
+pub(crate) async fn a_file_below_the_folder_that_its_trainer_calls_its_checkpoint_is_stored_as_the_last_one()
+ {
+    let (fake, agent, data, store) = eager().await;
+    let gate = data.path().join("gate").display().to_string();
+    fake.send(start_of(1, command(&["python3", "-c", EPOCHS, &gate])))
+        .await;
+    until(|| fake.known().published == ["last.pt"]).await;
+    assert_eq!(store.shelf().uploads["last.pt"], b"epoch 1");
+    std::fs::write(gate, "").expect("the gate opens");
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    assert_eq!(fake.known().published, ["last.pt"], "once, and nothing else");
+    agent.stop().await;
+}
+
 pub(crate) async fn a_trainer_that_has_ended_is_cancelled_while_its_checkpoint_is_on_its_way() {
     for part_bytes in [None, Some(4)] {
         let (fake, agent, _data, store) = eager().await;

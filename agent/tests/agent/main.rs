@@ -86,6 +86,7 @@ cases! {
         a_cancel_while_fetching_works_at_once,
         an_agent_that_restarts_while_fetching_begins_again;
     checkpoints: checkpoints_are_stored_and_their_place_is_told,
+        a_file_below_the_folder_that_its_trainer_calls_its_checkpoint_is_stored_as_the_last_one,
         checkpoints_of_a_trainer_that_ended_while_the_coordinator_was_away_are_stored_when_it_is_back,
         a_store_that_takes_no_checkpoint_fails_no_job,
         what_is_not_published_is_not_told,
