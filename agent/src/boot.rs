@@ -39,7 +39,7 @@ use crate::{
     devices::{Devices, Gpus},
     embedded::{self, ExtractError, Extracted},
     environment::EnvironmentStore,
-    exec::shims::Shims,
+    exec::{shims::Shims, trainers::Trainers},
     folder,
     inventory::{self, Inventory, SimulatedGpu},
     link::{self, Access, Identity, LinkState},
@@ -85,6 +85,8 @@ pub struct AgentOptions {
     pub devices: Option<Arc<dyn Devices>>,
     /// When a GPU that a task has left is given to another.
     pub giving_back: GivingBack,
+    /// Who starts and stops trainers; shims of `shim_command` where nobody is given.
+    pub trainers: Option<Arc<dyn Trainers>>,
     /// The operator's own trainers, which go before the embedded ones.
     pub trainers_dir: Option<PathBuf>,
     /// What the operator says about this node.
@@ -191,10 +193,10 @@ pub async fn run(
     let (data_dir, _lock) = take_data_dir(&options.data_dir).await?;
     let registry = Registry::new(Arc::new(clock::now));
     let server = callbacks::bind(&data_dir, registry.clone()).await?;
-    let (node, identity, access) =
-        settle(&options, connection, data_dir, (registry, &server)).await?;
-    node.trainers.keep_ready();
     let (link_state, link) = watch::channel(LinkState::Down);
+    let doors = (registry, &server, link.clone());
+    let (node, identity, access) = settle(&options, connection, data_dir, doors).await?;
+    node.trainers.keep_ready();
     let (failed, failure) = watch::channel(None);
     let args = RootArgs {
         node: Arc::clone(&node),
@@ -225,7 +227,7 @@ async fn settle(
     options: &AgentOptions,
     connection: Connection,
     data_dir: PathBuf,
-    (registry, server): (Registry, &CallbackServer),
+    (registry, server, link): (Registry, &CallbackServer, watch::Receiver<LinkState>),
 ) -> Result<(Arc<Node>, Identity, Access), BootError> {
     let Seen {
         identity,
@@ -235,15 +237,17 @@ async fn settle(
     let datasets = dataset::open(&data_dir, access.clone(), options.datasets);
     let datasets = datasets.await.map_err(BootError::Start)?;
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let shims = || Arc::new(Shims::new(options.shim_command.clone())) as Arc<dyn Trainers>;
     let node = Node {
         name: identity.name.clone(),
-        trainers: Arc::new(Shims::new(options.shim_command.clone())),
+        trainers: options.trainers.clone().unwrap_or_else(shims),
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
         extracted,
         trainers_dir: options.trainers_dir.as_ref().map(absolute),
         environments: EnvironmentStore::new(data_dir.clone()),
         registry,
         callbacks: server.address(),
+        link,
         board: Board::default(),
         spares: Spares::below(&data_dir),
         spool_bytes: options.spool_bytes,

@@ -253,20 +253,30 @@ impl Found {
 }
 
 /// All tasks whose folders are below `tasks`, also those whose order cannot be read: their processes may live. What is no
-/// whole folder is cleared away: nobody was told of it.
+/// whole folder is cleared away: nobody was told of it. Where that cannot be, it lies there until the next start.
 pub fn find(tasks: &Path) -> io::Result<Vec<Found>> {
+    find_and(tasks, remove)
+}
+
+fn find_and(tasks: &Path, remove: impl Fn(&Path) -> io::Result<()>) -> io::Result<Vec<Found>> {
+    let clear = |path: &Path| {
+        tracing::info!(path = %path.display(), "what is left of a task is removed");
+        if let Err(error) = remove(path) {
+            tracing::warn!(path = %path.display(), %error, "it cannot be removed; look at it");
+        }
+    };
     let mut found = Vec::new();
     for entry in fs::read_dir(tasks)? {
         let path = entry?.path();
         let folder = TaskFolder { path };
         let Some(task) = folder.task() else {
-            clear(&folder.path)?;
+            clear(&folder.path);
             continue;
         };
         let order = match folder.order() {
             Ok(Some(order)) if order.task == task => Ok(order),
             Ok(_) => {
-                clear(&folder.path)?;
+                clear(&folder.path);
                 continue;
             }
             Err(error) => Err(error),
@@ -280,8 +290,7 @@ pub fn find(tasks: &Path) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-fn clear(path: &Path) -> io::Result<()> {
-    tracing::info!(path = %path.display(), "what is left of a task is removed");
+fn remove(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         remove_tree(path)
     } else {
@@ -378,6 +387,21 @@ mod tests {
         assert!(find(tasks.path()).unwrap().is_empty());
         assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
         assert!(!folder.launched().unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_cleared_away_hides_no_task() {
+        let tasks = tempfile::tempdir().unwrap();
+        let data = tempfile::tempdir().unwrap();
+        fs::create_dir(tasks.path().join(format!("{GONE}6-1-0"))).unwrap();
+        fs::create_dir(tasks.path().join("8-1-0")).unwrap();
+        let folder = TaskFolder::of(tasks.path(), order().task);
+        folder
+            .create(&order(), &Spares::below(data.path()))
+            .unwrap();
+        let found = find_and(tasks.path(), |_| Err(io::ErrorKind::ResourceBusy.into()));
+        let [found] = found.unwrap().try_into().unwrap();
+        assert_eq!(found.task, order().task);
     }
 
     #[test]

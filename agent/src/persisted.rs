@@ -138,6 +138,7 @@ fn exited() -> ExitRecord {
         stuck_leftovers: 0,
         oom_killed: true,
         output_lost_bytes: 4,
+        ended_by_machine: false,
     }
 }
 

@@ -113,6 +113,7 @@ pub(crate) async fn agent(args: AgentArgs, context: &Context<'_>) -> anyhow::Res
         spool_bytes: config.node.spool_mib.saturating_mul(1 << 20),
         reserve_bytes: config.node.reserve_mib.saturating_mul(1 << 20),
         devices: None,
+        trainers: None,
         giving_back: config.gpus.giving_back(),
         trainers_dir: args.trainers_dir.or(config.node.trainers_dir),
         labels,

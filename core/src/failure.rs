@@ -113,6 +113,9 @@ pub struct Outcome {
     pub last_lines: Vec<String>,
 }
 
+/// Where a runtime's last words stand, of the last lines that are not empty.
+const LAST_WORDS: usize = 5;
+
 /// Lines by which runtimes say that memory ran out.
 const MEMORY_WORDS: [&str; 6] = [
     "CUDA out of memory",
@@ -145,8 +148,8 @@ pub fn judge(end: &TaskEnd, completion: Option<&Completion>) -> Outcome {
 
 fn verdict(end: &TaskEnd, completion: Option<&Completion>) -> Option<(FailureClass, String)> {
     let succeeded = completion.is_some_and(|word| word.succeeded) && end.exit_code == Some(0);
-    if end.stop_cause == Some(StopCause::Preempted) && succeeded {
-        // It was through when it was told to go.
+    if matches!(end.stop_cause, None | Some(StopCause::Preempted)) && succeeded {
+        // It was through, also when it was told to go, or when its machine went down.
         return None;
     }
     if let Some(cause) = end.stop_cause {
@@ -196,7 +199,21 @@ fn ran_out_of_memory(end: &TaskEnd, failed: Option<&Completion>) -> bool {
     let says = |text: &str| MEMORY_WORDS.iter().any(|word| text.contains(word));
     end.oom_killed
         || failed.is_some_and(|word| says(&word.error_message))
-        || end.last_lines.iter().any(|line| says(line))
+        || (died_of_itself(end) && last_words(end).any(says))
+}
+
+/// By an error that nobody caught: what it wrote before an end of another kind it lived through.
+fn died_of_itself(end: &TaskEnd) -> bool {
+    const ABORT: i32 = 6;
+    let failed = end.exit_code.is_some_and(|code| code != 0);
+    // C++ aborts when an allocation fails.
+    (failed || end.signal == Some(ABORT)) && !end.is_like_a_stop()
+}
+
+fn last_words(end: &TaskEnd) -> impl Iterator<Item = &str> {
+    let lines = end.last_lines.iter().map(String::as_str);
+    let said = lines.rev().filter(|line| !line.trim().is_empty());
+    said.take(LAST_WORDS)
 }
 
 fn words(end: &TaskEnd, failed: Option<&Completion>) -> String {
@@ -292,6 +309,36 @@ mod tests {
     }
 
     #[test]
+    fn words_about_memory_count_only_as_the_last_ones_of_a_trainer_that_died_of_itself() {
+        let memory = || "MemoryError: cannot allocate".to_owned();
+        let class = |end: TaskEnd, lines: Vec<String>| {
+            let end = TaskEnd {
+                last_lines: lines,
+                ..end
+            };
+            judge(&end, None).class
+        };
+        let signal = |signal| TaskEnd {
+            signal: Some(signal),
+            ..TaskEnd::default()
+        };
+        let no_memory = Some(FailureClass::OutOfMemory);
+        let other = Some(FailureClass::User);
+        let with_blanks = vec![memory(), String::new(), " ".into(), String::new(), "a".into()];
+        let long_ago: Vec<String> = [memory()]
+            .into_iter()
+            .chain((0..5).map(|number| format!("epoch {number}")))
+            .collect();
+        assert_eq!(class(exited(1), vec![memory()]), no_memory);
+        assert_eq!(class(exited(1), [with_blanks, vec!["b".into()]].concat()), no_memory);
+        assert_eq!(class(signal(6), vec!["what():  std::bad_alloc".into()]), no_memory);
+        assert_eq!(class(exited(1), long_ago), other);
+        for killed in [signal(9), signal(15), signal(11), exited(137)] {
+            assert_eq!(class(killed, vec![memory()]), other);
+        }
+    }
+
+    #[test]
     fn a_stop_says_why_whatever_the_exit_code() {
         for (cause, class) in [
             (StopCause::Cancelled, FailureClass::Cancelled),
@@ -321,6 +368,31 @@ mod tests {
         end.signal = Some(15);
         let class = judge(&end, Some(&word)).class;
         assert_eq!(class, Some(FailureClass::Preempted));
+    }
+
+    #[test]
+    fn what_a_reboot_ended_is_not_the_users_fault_whatever_its_trainer_made_of_it() {
+        let ended = |exit_code, signal, stop_cause| TaskEnd {
+            exit_code,
+            signal,
+            stop_cause,
+            error: Some("its machine ended it".into()),
+            infrastructure: true,
+            ..TaskEnd::default()
+        };
+        for (code, signal) in [(None, Some(15)), (Some(143), None), (Some(0), None)] {
+            let outcome = judge(&ended(code, signal, None), None);
+            assert_eq!(outcome.class, Some(FailureClass::Infrastructure));
+            assert_ne!(outcome.exit_code, Some(0));
+            let cancelled = ended(code, signal, Some(StopCause::Cancelled));
+            let class = judge(&cancelled, None).class;
+            assert_eq!(class, Some(FailureClass::Cancelled));
+        }
+        let word = Completion {
+            succeeded: true,
+            ..Completion::default()
+        };
+        assert_eq!(judge(&ended(Some(0), None, None), Some(&word)).class, None);
     }
 
     #[test]

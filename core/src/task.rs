@@ -124,6 +124,8 @@ pub enum Gone {
         signal: Option<i32>,
         /// The kernel killed it for memory.
         oom_killed: bool,
+        /// Its machine ended it, as at a reboot: neither the coordinator nor its agent had asked for it.
+        by_machine: bool,
     },
     /// Nobody knows how.
     Vanished(String),
@@ -164,6 +166,9 @@ pub enum Effect {
     /// It is over: keep and report it.
     End(Box<Ended>),
 }
+
+/// What is said of a trainer that its machine ended.
+const BY_MACHINE: &str = "its machine ended it with SIGTERM, as at a reboot; neither a user nor the platform had asked for that";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -359,10 +364,13 @@ impl Task {
                 code,
                 signal,
                 oom_killed,
+                by_machine,
             } => TaskEnd {
                 exit_code: code,
                 signal,
                 oom_killed,
+                error: by_machine.then(|| BY_MACHINE.to_owned()),
+                infrastructure: by_machine,
                 ..TaskEnd::default()
             },
             Gone::Vanished(error) => TaskEnd {

@@ -366,6 +366,7 @@ impl State {
             stuck_leftovers: 0,
             oom_killed: false,
             output_lost_bytes: 0,
+            ended_by_machine: false,
         };
         let (job, attempt) = process.of;
         if code != Some(0) {

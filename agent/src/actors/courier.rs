@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::record::Record;
 
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     dataset::{Sent, Told, Trip, When},
     folder::{Order, TaskFolder},
+    link::LinkState,
 };
 
 /// What both the rounds and the last walk need. A cheap handle.
@@ -67,7 +68,7 @@ impl Courier {
             let own = TaskFolder::of(&self.node.tasks(), self.order.task);
             let wait = || self.rounds.run_until_cancelled(tokio::time::sleep(every));
             while wait().await.is_some() {
-                let when = When::Working(own.path(), &self.told);
+                let when = When::Working(own.path());
                 let notes = self.walk(when, &self.rounds).await;
                 // What was given up is told by the last walk.
                 for (well, text) in notes.into_iter().filter(|_| !self.rounds.is_cancelled()) {
@@ -88,13 +89,47 @@ impl Courier {
         }
         let given_up = CancellationToken::new();
         let notes = tokio::select! {
-            notes = self.walk(When::Ended, &given_up) => notes,
+            notes = self.last_walk(&given_up) => notes,
             never = self.gives_up(&given_up) => match never {},
         };
         notes
             .into_iter()
             .map(|(well, text)| (level(well), text))
             .collect()
+    }
+
+    /// A coordinator that is away is waited for, for as long as it takes: patience is for a store that takes nothing. A
+    /// further life of the agent begins here anew.
+    async fn last_walk(&self, given_up: &CancellationToken) -> Vec<(bool, String)> {
+        let mut link = self.node.link.clone();
+        loop {
+            if self.has_unsent().await {
+                self.until_up(&mut link).await;
+            }
+            let notes = self.walk(When::Ended, given_up).await;
+            let all_well = notes.iter().all(|(well, _)| *well);
+            // Also for a part of the walk.
+            let was_away = link.has_changed().is_ok_and(|changed| changed);
+            if all_well || !was_away || self.stopped.is_cancelled() {
+                return notes;
+            }
+        }
+    }
+
+    async fn has_unsent(&self) -> bool {
+        let sent = self.sent.lock().await;
+        let datasets = &self.node.datasets;
+        datasets.lacks(&self.folder(), &self.told, &sent).await
+    }
+
+    /// Returns also once the job is to stop, or where the coordinator does not take this agent any more.
+    async fn until_up(&self, link: &mut watch::Receiver<LinkState>) {
+        if *link.borrow() == LinkState::Down {
+            let task = self.order.task;
+            tracing::info!(%task, "its last checkpoints are stored when the coordinator is there again");
+        }
+        let up = link.wait_for(|state| *state != LinkState::Down);
+        self.stopped.run_until_cancelled(up).await;
     }
 
     /// The checkpoints of a gang are those of its rank 0.
@@ -120,6 +155,7 @@ impl Courier {
         let trip = Trip {
             order,
             spool: &spool,
+            told: &self.told,
             given_up,
         };
         let stored = node

@@ -3,6 +3,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use tokio::sync::watch;
 use trainyard_config::Secret;
 use trainyard_core::{ids::TaskKey, node::Room};
 
@@ -14,6 +15,7 @@ use crate::{
     embedded::Extracted,
     environment::EnvironmentStore,
     exec::trainers::Trainers,
+    link::LinkState,
     ports::Ports,
     slots::Slots,
     spares::Spares,
@@ -39,6 +41,8 @@ pub struct Node {
     pub registry: Registry,
     /// Where trainers call back.
     pub callbacks: SocketAddr,
+    /// How the link to the coordinator stands.
+    pub link: watch::Receiver<LinkState>,
     /// Where reports and spools are shown.
     pub board: Board,
     /// Folders for the next tasks.

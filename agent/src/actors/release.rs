@@ -2,7 +2,7 @@
 //! further jobs until they are free.
 //!
 //! Decides nothing: core does. A run awaits [`free`] before it reports its end, so that nobody is placed there earlier;
-//! Runs keeps [`watch`] going.
+//! Runs awaits [`look_first`] and keeps [`watch`] going.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +22,9 @@ use crate::{board::Blocked, exec::ProcIdent};
 const SOON: Duration = Duration::from_millis(200);
 /// How often those are looked at that are blocked.
 const LATE: Duration = Duration::from_secs(2);
+
+/// How long the first look may take, in which a driver hangs.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// Waits until the GPUs of the task in `folder` are free, or blocks them; words for its log.
 pub(super) async fn free(node: &Arc<Node>, gpus: &[String], folder: &Path) -> Vec<(Level, String)> {
@@ -98,38 +101,61 @@ fn known(pids: impl IntoIterator<Item = i32>) -> Vec<ProcIdent> {
     known.filter_map(Result::ok).collect()
 }
 
-/// Looks at what no task holds: first at all of it but `held`, then at what is blocked. Goes on until it is dropped.
+/// Looks at all that no task holds, before the coordinator is spoken to: the first hello says what is blocked. What could
+/// not be looked at in time is left for [`watch`].
+pub(super) async fn look_first(node: &Arc<Node>, held: &BTreeSet<String>) -> Vec<String> {
+    if node.gpus.rule.patience.is_zero() {
+        return Vec::new();
+    }
+    let mut suspects = node.gpus.uuids.clone();
+    suspects.retain(|uuid| !held.contains(uuid));
+    if suspects.is_empty() {
+        return suspects;
+    }
+    match tokio::time::timeout(FIRST, review(node, suspects.clone())).await {
+        Ok(true) => Vec::new(),
+        Ok(false) | Err(_) => suspects,
+    }
+}
+
+/// Looks at `suspects` and at what is blocked, again and again. Goes on until it is dropped.
 #[expect(
     clippy::infinite_loop,
     reason = "it is dropped with the actor that runs it"
 )]
-pub(super) async fn watch(node: Arc<Node>, held: BTreeSet<String>) {
+pub(super) async fn watch(node: Arc<Node>, mut suspects: Vec<String>) {
     if node.gpus.rule.patience.is_zero() || node.gpus.uuids.is_empty() {
         return;
     }
-    let mut suspects: Vec<String> = node.gpus.uuids.clone();
-    suspects.retain(|uuid| !held.contains(uuid));
     loop {
-        let on = Arc::clone(&node);
-        let blocked = node.board.blocked();
-        let looked = blocking(move || look(&on, &suspects, blocked)).await;
-        match looked {
-            Ok(changes) => {
-                for (uuid, blocked) in changes {
-                    match blocked {
-                        Some(blocked) => node.board.block(uuid, blocked),
-                        None => {
-                            tracing::info!(gpu = uuid, "a GPU is free again and gets jobs");
-                            node.board.unblock(&uuid);
-                        }
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "blocked GPUs cannot be looked at"),
-        }
         tokio::time::sleep(LATE).await;
-        suspects = Vec::new();
+        if review(&node, suspects.clone()).await {
+            suspects.clear();
+        }
     }
+}
+
+/// One look; whether it could be done.
+async fn review(node: &Arc<Node>, suspects: Vec<String>) -> bool {
+    let on = Arc::clone(node);
+    let blocked = node.board.blocked();
+    let changes = match blocking(move || look(&on, &suspects, blocked)).await {
+        Ok(changes) => changes,
+        Err(error) => {
+            tracing::warn!(%error, "blocked GPUs cannot be looked at");
+            return false;
+        }
+    };
+    for (uuid, blocked) in changes {
+        match blocked {
+            Some(blocked) => node.board.block(uuid, blocked),
+            None => {
+                tracing::info!(gpu = uuid, "a GPU is free again and gets jobs");
+                node.board.unblock(&uuid);
+            }
+        }
+    }
+    true
 }
 
 type Changes = Vec<(String, Option<Blocked>)>;

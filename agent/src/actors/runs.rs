@@ -27,7 +27,7 @@ use trainyard_core::{
 use super::{
     damaged,
     node::Node,
-    release::watch,
+    release,
     room,
     run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
@@ -143,13 +143,20 @@ impl Actor for Runs {
             if found.is_damaged() && damaged::put_aside(&state.node, &found).await {
                 continue;
             }
+            let task = found.task;
             let order = found.order.iter();
-            held.extend(order.flat_map(|order| order.gpu_uuids.iter().cloned()));
+            let gpus: Vec<String> = order.flat_map(|order| order.gpu_uuids.clone()).collect();
             state.go_on(&myself, found).await?;
+            // Those of a task that has ended are nobody's, and may have stayed in use.
+            if !has_ended(&state.node, task) {
+                held.extend(gpus);
+            }
         }
+        let suspects = release::look_first(&state.node, &held).await;
         let (node, end) = (Arc::clone(&state.node), state.end.clone());
         state.tasks.spawn(async move {
-            end.run_until_cancelled(watch(node, held)).await;
+            end.run_until_cancelled(release::watch(node, suspects))
+                .await;
         });
         let (node, end) = (Arc::clone(&state.node), state.end.clone());
         room::look(&node).await;

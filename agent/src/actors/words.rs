@@ -67,7 +67,10 @@ pub(super) fn not_launched(error: &LaunchError) -> Failure {
     let fault = match error {
         LaunchError::NotFound { .. }
         | LaunchError::NotExecutable { .. }
-        | LaunchError::NoFolder { .. } => Fault::Job,
+        | LaunchError::NoFolder { .. }
+        | LaunchError::Refused { .. } => Fault::Job,
+        // It passes, and neither the node nor the job need be at fault.
+        LaunchError::Busy { .. } => Fault::Shared,
         LaunchError::AlreadyRunning { .. }
         | LaunchError::Folder { .. }
         | LaunchError::Shim { .. }

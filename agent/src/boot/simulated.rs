@@ -84,8 +84,9 @@ pub async fn run(machine: Machine) -> Result<(), BootError> {
     let token = Some(Secret::new(machine.token.clone()));
     let access = Access::open(connection, who, token, &data_dir).map_err(of_folder)?;
     let registry = Registry::new(Arc::new(clock::now));
-    let node = node(&machine, (&access, data_dir, registry.clone())).await?;
     let (link_state, link) = watch::channel(LinkState::Down);
+    let doors = (&access, registry.clone(), link.clone());
+    let node = node(&machine, data_dir, doors).await?;
     let (failed, failure) = watch::channel(None);
     let args = RootArgs {
         node: Arc::new(node),
@@ -106,7 +107,8 @@ pub async fn run(machine: Machine) -> Result<(), BootError> {
 
 async fn node(
     machine: &Machine,
-    (access, data_dir, registry): (&Access, PathBuf, Registry),
+    data_dir: PathBuf,
+    (access, registry, link): (&Access, Registry, watch::Receiver<LinkState>),
 ) -> Result<Node, BootError> {
     let options = DatasetOptions::default();
     let datasets = dataset::open(&data_dir, access.clone(), options).await;
@@ -122,6 +124,7 @@ async fn node(
         environments: EnvironmentStore::new(data_dir.clone()),
         registry,
         callbacks: SocketAddr::from(([127, 0, 0, 1], 1)),
+        link,
         board: Board::default(),
         spares: Spares::below(&data_dir),
         spool_bytes: SPOOL,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -135,39 +135,46 @@ async fn measure(task: &TaskEndpoint, records: &mut [Record]) {
             Record::Completion(word) => (&mut word.last_checkpoint, &mut word.best_checkpoint),
             Record::Log(_) | Record::Validation { .. } | Record::Stored(_) => continue,
         };
-        for checkpoint in [one, other].into_iter().flatten() {
-            let stored = task.objects.checkpoint_file(&checkpoint.path);
-            let stored = stored.map(|file| file.display().to_string());
-            if let Some(path) = stored {
-                let here = Checkpoint {
-                    path,
-                    size_bytes: None,
-                };
-                // What was never put there keeps the name that the trainer told.
-                if file(&task.checkpoint_root, &here).await.is_some() {
-                    *checkpoint = here;
-                }
+        for (stem, named) in [("last", one), ("best", other)] {
+            if let Some(checkpoint) = named {
+                measure_one(task, stem, checkpoint).await;
             }
-            let seen = file(&task.checkpoint_root, checkpoint).await;
-            if let Some(about) = &seen {
-                task.told.names(about);
-            }
-            checkpoint.size_bytes = seen.map(|about| about.len());
         }
     }
 }
 
+async fn measure_one(task: &TaskEndpoint, stem: &'static str, checkpoint: &mut Checkpoint) {
+    let stored = task.objects.checkpoint_file(&checkpoint.path);
+    let stored = stored.map(|file| file.display().to_string());
+    if let Some(path) = stored {
+        let here = Checkpoint {
+            path,
+            size_bytes: None,
+        };
+        // What was never put there keeps the name that the trainer told.
+        if file(&task.checkpoint_root, &here).await.is_some() {
+            *checkpoint = here;
+        }
+    }
+    let seen = file(&task.checkpoint_root, checkpoint).await;
+    checkpoint.size_bytes = seen.as_ref().map(|(_, about)| about.len());
+    if let Some((path, about)) = seen {
+        task.told.names(&about);
+        task.told.calls(stem, path);
+    }
+}
+
 /// The checkpoint's file on this machine.
-async fn file(root: &FilePath, checkpoint: &Checkpoint) -> Option<Metadata> {
+async fn file(root: &FilePath, checkpoint: &Checkpoint) -> Option<(PathBuf, Metadata)> {
     let path = checkpoint.path.as_str();
     let local = path.strip_prefix("file://").unwrap_or(path);
     if local.contains("://") {
         return None;
     }
     let file = root.join(local);
-    let asked = tokio::time::timeout(SIZE_PATIENCE, tokio::fs::metadata(file)).await;
+    let asked = tokio::time::timeout(SIZE_PATIENCE, tokio::fs::metadata(&file)).await;
     let seen = asked.ok()?.ok()?;
-    seen.is_file().then_some(seen)
+    seen.is_file().then_some((file, seen))
 }
 
 /// Records that are not part of the trainer's output.

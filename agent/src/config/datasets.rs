@@ -41,6 +41,7 @@ impl DatasetsConfig {
             upload_checkpoints: checkpoints.upload,
             checkpoints_every: (checkpoints.every_seconds > 0)
                 .then(|| Duration::from_secs(checkpoints.every_seconds.into())),
+            checkpoints_patience: DatasetOptions::default().checkpoints_patience,
             checkpoints_after_stop: Duration::from_secs(checkpoints.after_stop_seconds.into()),
         }
     }

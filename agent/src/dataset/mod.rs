@@ -66,6 +66,8 @@ pub struct DatasetOptions {
     pub upload_checkpoints: bool,
     /// How often they go there while a trainer works; none for not before it has ended.
     pub checkpoints_every: Option<Duration>,
+    /// How long a store that takes none of them is borne, with a coordinator that is there.
+    pub checkpoints_patience: Duration,
     /// How long they may take once the job was told to stop.
     pub checkpoints_after_stop: Duration,
 }
@@ -78,6 +80,7 @@ impl Default for DatasetOptions {
             parallel: 8,
             upload_checkpoints: true,
             checkpoints_every: Some(Duration::from_secs(60)),
+            checkpoints_patience: upload::PATIENCE,
             checkpoints_after_stop: Duration::from_secs(60),
         }
     }

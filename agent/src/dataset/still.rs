@@ -5,11 +5,11 @@
 //! work, and by the callbacks that hear of them.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -58,15 +58,37 @@ impl Mark {
     }
 }
 
-/// Files of a task of which its trainer has said that they are there, as they were when it said so. A cheap handle.
+/// Files of a task of which its trainer has said that they are there, as they were when it said so. A cheap handle; what
+/// was said to an earlier life of the agent is not in it.
 #[derive(Clone, Debug, Default)]
-pub struct Told(Arc<Mutex<VecDeque<Mark>>>);
+pub struct Told(Arc<Mutex<Words>>);
+
+#[derive(Debug, Default)]
+struct Words {
+    marks: VecDeque<Mark>,
+    /// Where the last and the best checkpoint are, by `last` and `best`.
+    places: BTreeMap<&'static str, PathBuf>,
+}
 
 impl Told {
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The trainer calls this file its last or its best checkpoint.
+    pub fn calls(&self, stem: &'static str, path: PathBuf) {
+        self.words().places.insert(stem, path);
+    }
+
+    /// Where it has said that they are.
+    pub(super) fn places(&self) -> BTreeMap<&'static str, PathBuf> {
+        self.words().places.clone()
+    }
+
     /// The trainer names this file, and waits for the answer: it is whole as it is.
     pub fn names(&self, about: &Metadata) {
         let Ok(mark) = Mark::of(about) else { return };
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = &mut self.words().marks;
         marks.retain(|known| *known != mark);
         marks.push_back(mark);
         if marks.len() > MOST_TOLD {
@@ -75,8 +97,7 @@ impl Told {
     }
 
     fn knows(&self, mark: &Mark) -> bool {
-        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.contains(mark)
+        self.words().marks.contains(mark)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Checkpoints on their way to the coordinator's store, while their trainer works and once it has ended.
 //!
-//! Owns finding the best and the last one and bringing them there, again where it fails. Never fails
+//! Owns finding the best and the last one and bringing them there, again where it fails: the newer of that which has the
+//! name and that which the trainer has called so, if it lies below the same folder. Never fails
 //! a job: what could not be stored stays on this node. Called by the run's courier and by its end.
 
 use std::{
@@ -29,7 +30,7 @@ const STEMS: [&str; 2] = ["best", "last"];
 
 /// How long a store that takes nothing is borne, for all checkpoints together: the end of a job waits
 /// for it.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often one checkpoint is tried at most.
 const MOST_TRIES: u32 = 40;
 /// How often a fresh way may be refused.
@@ -59,9 +60,8 @@ pub struct Sent {
 /// Which of them are looked at.
 #[derive(Clone, Copy, Debug)]
 pub enum When<'a> {
-    /// The trainer may write to them at any moment: only those of which there is a whole copy, taken into this folder; with
-    /// what it has said of them.
-    Working(&'a Path, &'a Told),
+    /// The trainer may write to them at any moment: only those of which there is a whole copy, taken into this folder.
+    Working(&'a Path),
     /// Nobody writes any more: all of them.
     Ended,
 }
@@ -73,6 +73,8 @@ pub struct Trip<'a> {
     pub order: &'a Order,
     /// What it tells.
     pub spool: &'a Spool,
+    /// What its trainer has said of its checkpoints.
+    pub told: &'a Told,
     /// Cancelled when they are not to be stored any more.
     pub given_up: &'a CancellationToken,
 }
@@ -106,7 +108,8 @@ impl Trip<'_> {
 }
 
 impl Datasets {
-    /// Stores `best.*` and `last.*` of `folder`, unless they are in the store as they are.
+    /// Stores `best.*` and `last.*` of `folder`, or what the trainer has called so below it, under these names, unless they
+    /// are in the store as they are.
     pub async fn store_checkpoints(
         &self,
         trip: Trip<'_>,
@@ -118,8 +121,8 @@ impl Datasets {
             return stored;
         }
         let mut report = nothing(trip.order);
-        let mut retry = Retry::new(PATIENCE);
-        let mut found = find(folder).await;
+        let mut retry = Retry::new(self.options.checkpoints_patience);
+        let mut found = find(folder, trip.told).await;
         for stem in STEMS {
             let place = match stem {
                 "best" => &mut report.best_checkpoint,
@@ -137,7 +140,13 @@ impl Datasets {
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let mut restless = sent.restless.contains(stem);
-            let bringing = self.bring(trip, (&path, &mut mark), (when, &mut restless), &mut retry);
+            let kept_as = upload_name(stem, &path);
+            let bringing = self.bring(
+                trip,
+                (&path, &kept_as, &mut mark),
+                (when, &mut restless),
+                &mut retry,
+            );
             let kept = bringing.await;
             if restless {
                 sent.restless.insert(stem);
@@ -167,25 +176,34 @@ impl Datasets {
         stored
     }
 
+    /// Whether `folder` has a checkpoint that is not in the store as it is.
+    pub async fn lacks(&self, folder: &Path, told: &Told, sent: &Sent) -> bool {
+        let found = find(folder, told).await;
+        let is_there = |(stem, (mark, _)): (&&str, &(Mark, PathBuf))| {
+            let stored = sent.stored.get(stem);
+            stored.is_some_and(|(known, _)| known == mark)
+        };
+        !found.iter().all(is_there)
+    }
+
     /// Brings one there, and notes what of it; none where it is being written: there is a next time.
     async fn bring(
         &self,
         trip: Trip<'_>,
-        (path, mark): (&Path, &mut Mark),
+        (path, name, mark): (&Path, &str, &mut Mark),
         (when, restless): (When<'_>, &mut bool),
         retry: &mut Retry,
     ) -> Option<Result<String, String>> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let When::Working(copies, told) = when else {
-            return Some(self.store(trip, (path, &name), mark.size, retry).await);
+        let When::Working(copies) = when else {
+            return Some(self.store(trip, (path, name), mark.size, retry).await);
         };
-        let copying = still::copy(path, copies, (told, *restless));
+        let copying = still::copy(path, copies, (trip.told, *restless));
         // Its trainer has ended meanwhile: the last walk takes it as it is.
         let copied = trip.given_up.run_until_cancelled(copying).await?;
         match copied {
             Ok(Some(copy)) => {
                 mark.clone_from(&copy.mark);
-                let from = (&*copy.path, &*name);
+                let from = (&*copy.path, name);
                 Some(self.store(trip, from, mark.size, retry).await)
             }
             Ok(None) => {
@@ -367,28 +385,60 @@ fn nothing(order: &Order) -> Progress {
     }
 }
 
+/// The name in the store of the file that is the best or the last one, whatever its own is: there is one of each.
+fn upload_name(stem: &str, path: &Path) -> String {
+    let own = path.extension().map(|end| end.to_string_lossy());
+    own.map_or_else(|| stem.to_owned(), |end| format!("{stem}.{end}"))
+}
+
+type Newest = BTreeMap<&'static str, (Mark, PathBuf)>;
+
 /// The newest file of each stem.
-async fn find(folder: &Path) -> BTreeMap<&'static str, (Mark, PathBuf)> {
-    let folder = folder.to_owned();
-    let look = move || -> io::Result<BTreeMap<&'static str, (Mark, PathBuf)>> {
-        let mut newest = BTreeMap::new();
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            let named = |stem: &&&str| path.file_stem().is_some_and(|name| name == **stem);
-            let Some(stem) = STEMS.iter().find(named) else {
+async fn find(folder: &Path, told: &Told) -> Newest {
+    let (folder, told) = (folder.to_owned(), told.places());
+    let look = move || -> io::Result<Newest> {
+        let mut newest = named_so(&folder)?;
+        for (stem, path) in told {
+            let Some(one) = called_so(&folder, &path) else {
                 continue;
             };
-            let about = path.symlink_metadata()?;
-            if about.is_file() {
-                let one = (Mark::of(&about)?, path);
-                let newer = newest.get(stem).is_none_or(|so_far| one > *so_far);
-                if newer {
-                    newest.insert(*stem, one);
-                }
+            let newer = newest.get(stem).is_none_or(|(mark, _)| one.0 > *mark);
+            if newer {
+                newest.insert(stem, one);
             }
         }
         Ok(newest)
     };
     let looked = trainyard_runtime::blocking(look).await;
     looked.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// Directly in the folder, by their names.
+fn named_so(folder: &Path) -> io::Result<Newest> {
+    let mut newest = Newest::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let named = |stem: &&&str| path.file_stem().is_some_and(|name| name == **stem);
+        let Some(stem) = STEMS.iter().find(named) else {
+            continue;
+        };
+        let about = path.symlink_metadata()?;
+        if about.is_file() {
+            let one = (Mark::of(&about)?, path);
+            let newer = newest.get(stem).is_none_or(|so_far| one > *so_far);
+            if newer {
+                newest.insert(*stem, one);
+            }
+        }
+    }
+    Ok(newest)
+}
+
+/// What a trainer names is stored only if it lies below its folder, wherever links lead; it may be gone by now.
+fn called_so(folder: &Path, path: &Path) -> Option<(Mark, PathBuf)> {
+    let (folder, path) = (folder.canonicalize().ok()?, path.canonicalize().ok()?);
+    let about = path.symlink_metadata().ok()?;
+    let stays = path.starts_with(folder) && about.is_file();
+    let mark = Mark::of(&about).ok()?;
+    stays.then_some((mark, path))
 }

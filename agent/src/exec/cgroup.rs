@@ -59,6 +59,13 @@ pub(crate) fn members(folder: Option<&Path>) -> BTreeSet<i32> {
         .collect()
 }
 
+/// How many of `folder` the kernel has killed for want of memory; none where it does not count them by group.
+pub(crate) fn oom_kills(folder: Option<&Path>) -> Option<u64> {
+    let events = fs::read_to_string(folder?.join("memory.events")).ok()?;
+    let count = |line: &str| line.strip_prefix("oom_kill ")?.parse().ok();
+    events.lines().find_map(count)
+}
+
 /// Kills all in `folder` at one go; none can escape by forking.
 pub(crate) fn kill(folder: Option<&Path>) {
     if let Some(folder) = folder {
@@ -90,6 +97,16 @@ fn own_folder(mounts: &str, groups: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kills_for_want_of_memory_are_those_of_the_group_where_it_counts_them() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(oom_kills(Some(folder.path())), None);
+        let events = "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 1\n";
+        fs::write(folder.path().join("memory.events"), events).unwrap();
+        assert_eq!(oom_kills(Some(folder.path())), Some(2));
+        assert_eq!(oom_kills(None), None);
+    }
 
     #[test]
     fn the_own_folder_lies_below_the_mount_by_what_the_mount_shows() {

@@ -88,11 +88,15 @@ pub struct ExitRecord {
     /// Processes that did not die of SIGKILL in time (stuck in the kernel): the machine's devices
     /// may still be held.
     pub stuck_leftovers: u32,
-    /// Died of a SIGKILL that the shim did not send, while the kernel's count of
-    /// out-of-memory kills rose.
+    /// Died of a SIGKILL that the shim did not send, while the kernel's count of out-of-memory kills rose: that of its
+    /// control group, or of the whole machine where there is none.
     pub oom_killed: bool,
     /// Bytes of output that could not be written to `output.log`.
     pub output_lost_bytes: u64,
+    /// SIGTERM came, and no agent had written `stop.json`: the machine ends all of its processes, as at a reboot, or
+    /// somebody did so by hand. An agent whose disk is full stops a trainer so too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended_by_machine: bool,
 }
 
 /// The one line that the shim says to its launcher.
@@ -106,6 +110,10 @@ pub(crate) enum Hello {
     NotExecutable(String),
     /// The start folder is not a folder.
     NoFolder,
+    /// What the job asks for cannot be started, on this machine or another.
+    Refused(String),
+    /// The program is being written at this moment.
+    Busy,
     /// Another shim, with this pid, runs the task.
     RunsAlready(i32),
     /// Anything else.

@@ -9,6 +9,7 @@ use super::files::{self, ExitRecord, Hello, LaunchSpec, ProcRecord};
 use super::ident::ProcIdent;
 use super::shims::{Begun, Shims};
 use super::{lock, remains};
+use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -96,6 +97,22 @@ pub enum LaunchError {
         /// The folder it was to start in.
         cwd: PathBuf,
     },
+    /// What the job asks for cannot be started anywhere.
+    #[error("program {program} cannot be started: {reason}")]
+    Refused {
+        /// The trainer's program.
+        program: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The program's file is being written.
+    #[error(
+        "program {program} was not started: its file is open for writing; see that nothing writes it while jobs start"
+    )]
+    Busy {
+        /// The trainer's program.
+        program: String,
+    },
     /// The shim gave up for another reason.
     #[error("program {program} was not started: {reason}")]
     Failed {
@@ -166,13 +183,11 @@ pub async fn launch(
 
 /// Kills a shim that is stuck, where its zygote could not.
 fn end_holder(task_dir: &Path) {
-    if let Ok(Some(pid)) = lock::holder(task_dir) {
-        // It holds the lock now, so the pid is its own.
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGKILL,
-        )
-        .ok();
+    if let Ok(Some(pid)) = lock::holder(task_dir)
+        && let Some(shim) = lock::hold(task_dir, pid)
+    {
+        // It may have ended meanwhile.
+        pidfd_send_signal(&shim, Signal::KILL).ok();
     }
 }
 
@@ -302,6 +317,8 @@ fn refused(task_dir: &Path, spec: &LaunchSpec, program: String, hello: Hello) ->
             program,
             cwd: spec.cwd.clone(),
         },
+        Hello::Refused(reason) => LaunchError::Refused { program, reason },
+        Hello::Busy => LaunchError::Busy { program },
         Hello::Failed(reason) => LaunchError::Failed { program, reason },
         Hello::Started(_) => LaunchError::Failed {
             program,

@@ -5,8 +5,11 @@
 
 use super::files::{self, Hello};
 use nix::poll::{PollTimeout, poll};
-use std::fs::{File, TryLockError};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// How often the lock is tried for, 10 ms apart: whoever only asks holds it for a moment, and so does a
@@ -44,7 +47,23 @@ pub(crate) fn take(task_dir: &Path) -> Result<File, Hello> {
     Err(Hello::RunsAlready(holder.trim().parse().unwrap_or(0)))
 }
 
-/// The pid of the living shim of the task in `task_dir`, if there is one.
+/// Takes hold of the process `pid`, if it is the shim of the task in `task_dir`: it has the lock's file open. What the
+/// file says may be nothing yet, or of an earlier shim, and 0 would be the whole group of whoever signals it.
+pub(crate) fn hold(task_dir: &Path, pid: i32) -> Option<OwnedFd> {
+    let own = i32::try_from(std::process::id()).ok();
+    if pid <= 1 || Some(pid) == own {
+        return None;
+    }
+    // Opened before the look: a process that takes over the pid in between is another one's.
+    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
+    let which = |about: fs::Metadata| (about.dev(), about.ino());
+    let lock = fs::metadata(task_dir.join(files::LOCK)).map(which).ok()?;
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut open = open.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok());
+    open.any(|about| which(about) == lock).then_some(pidfd)
+}
+
+/// The pid of the living shim of the task in `task_dir`, if there is one; 0 where it has not said it yet.
 pub(crate) fn holder(task_dir: &Path) -> io::Result<Option<i32>> {
     let path = task_dir.join(files::LOCK);
     let file = match File::open(&path) {
@@ -59,5 +78,38 @@ pub(crate) fn holder(task_dir: &Path) -> io::Result<Option<i32>> {
             Ok(Some(said.trim().parse().unwrap_or(0)))
         }
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn only_a_process_that_has_the_lock_open_is_taken_for_its_shim() {
+        let task = tempfile::tempdir().unwrap();
+        let path = task.path().join(files::LOCK);
+        // Held by a shim that has not said who it is.
+        let lock = File::create(&path).unwrap();
+        lock.try_lock().unwrap();
+        assert_eq!(holder(task.path()).unwrap(), Some(0));
+        let own = i32::try_from(std::process::id()).unwrap();
+        for pid in [0, 1, -1, own, own.wrapping_neg()] {
+            assert!(hold(task.path(), pid).is_none(), "{pid}");
+        }
+        let sleeper = |input: Stdio| {
+            let mut command = Command::new("sleep");
+            command.arg("1000").stdin(input).spawn().unwrap()
+        };
+        let mut shim = sleeper(lock.into());
+        let mut other = sleeper(Stdio::null());
+        let held = |pid: u32| hold(task.path(), i32::try_from(pid).unwrap()).is_some();
+        let found = (held(shim.id()), held(other.id()));
+        for child in [&mut shim, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, (true, false));
     }
 }

@@ -98,6 +98,7 @@ struct Shim {
     phase: Phase,
     stop_since: Option<Instant>,
     killed_by_us: bool,
+    ended_by_machine: bool,
     /// Nothing that the trainer started is left: whatever loses its parent becomes this process's
     /// child, and it has none.
     childless: bool,
@@ -129,10 +130,10 @@ impl Shim {
                 .map_err(|e| failed("reserving room for what is to be noted of the trainer", &e))?;
         }
         let log = OutputLog::open(task_dir.join(files::OUTPUT));
-        let oom_before = procfs::oom_kills();
         let started_at_us = clock::wall_us();
         let me = ProcIdent::current().map_err(|e| failed("looking at /proc", &e))?;
         let cgroup = cgroup::make(&me);
+        let oom_before = oom_kills(cgroup.as_deref());
         let spawned = spawn_trainer(&spec, cgroup.as_deref())
             .inspect_err(|_| cgroup::remove(cgroup.as_deref()))?;
         let record = record_processes(&task_dir, me, spawned.pid, cgroup).map_err(|e| {
@@ -150,6 +151,7 @@ impl Shim {
             phase: Phase::Running { kill_at: None },
             stop_since: None,
             killed_by_us: false,
+            ended_by_machine: false,
             childless: false,
             started_at_us,
             ended_at_us: 0,
@@ -225,11 +227,15 @@ impl Shim {
 
     /// Passes a stop on to the trainer. A further one can only shorten the grace.
     fn stop(&mut self) {
+        let asked: Option<StopRecord> =
+            durable::read_json(&self.task_dir.join(files::STOP)).unwrap_or_default();
+        // A machine that goes down sends it to all processes: the trainer may have died of its own before.
+        let died = matches!(self.end, Some((None, Some(15)) | (Some(143), None)));
+        let concerns = died || matches!(self.phase, Phase::Running { .. });
+        self.ended_by_machine |= asked.is_none() && concerns;
         let Phase::Running { kill_at } = &mut self.phase else {
             return;
         };
-        let asked: Option<StopRecord> =
-            durable::read_json(&self.task_dir.join(files::STOP)).unwrap_or_default();
         let grace = asked.map_or(self.default_grace, |stop| {
             Duration::from_millis(stop.grace_ms)
         });
@@ -271,7 +277,7 @@ impl Shim {
         self.ended_at_us = clock::wall_us();
         self.oom_killed = end.1 == Some(Signal::SIGKILL as i32)
             && !self.killed_by_us
-            && procfs::oom_kills() > self.oom_before;
+            && oom_kills(self.cgroup.as_deref()) > self.oom_before;
         self.end = Some(end);
         self.phase = Phase::Sweeping {
             give_up_at: clock::monotonic() + SWEEP_LIMIT,
@@ -338,6 +344,7 @@ impl Shim {
             stuck_leftovers: u32::try_from(self.stuck).unwrap_or(u32::MAX),
             oom_killed: self.oom_killed,
             output_lost_bytes,
+            ended_by_machine: self.ended_by_machine,
         };
         write_patiently(&self.task_dir.join(files::EXIT), &record)
     }
@@ -363,6 +370,11 @@ fn write_patiently(path: &Path, record: &ExitRecord) -> io::Result<()> {
         // Nothing to wait for but time. A failure to wait only makes the tries come sooner.
         poll(&mut [], PollTimeout::from(WRITE_AGAIN)).ok();
     }
+}
+
+/// Those of the trainer's own group, or, where the kernel does not count by groups, of the whole machine.
+fn oom_kills(cgroup: Option<&Path>) -> u64 {
+    cgroup::oom_kills(cgroup).unwrap_or_else(procfs::oom_kills)
 }
 
 /// Leaves the launcher's session and takes over signals and orphans.

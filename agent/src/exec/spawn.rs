@@ -29,7 +29,7 @@ pub(crate) struct Spawned {
 /// Starts the trainer of `spec`, tied to this process, in the control group `cgroup` if there is one.
 pub(crate) fn spawn_trainer(spec: &LaunchSpec, cgroup: Option<&Path>) -> Result<Spawned, Hello> {
     let Some((program, arguments)) = spec.argv.split_first() else {
-        return Err(Hello::Failed("the command is empty".to_owned()));
+        return Err(Hello::Refused("the command is empty".to_owned()));
     };
     if !spec.cwd.is_dir() {
         return Err(Hello::NoFolder);
@@ -41,10 +41,14 @@ pub(crate) fn spawn_trainer(spec: &LaunchSpec, cgroup: Option<&Path>) -> Result<
         .env_clear()
         .envs(&spec.env)
         .stdin(Stdio::null());
-    start(command, cgroup).map_err(|error| refusal(&error))
+    match start(command, cgroup) {
+        Ok(begun) => begun.map_err(|error| refusal(&error)),
+        Err(error) => Err(not_begun(&error)),
+    }
 }
 
-fn start(mut command: Command, cgroup: Option<&Path>) -> io::Result<Spawned> {
+/// The trainer, or what the kernel said to its program. The outer error is of what comes before it, which is this machine's.
+fn start(mut command: Command, cgroup: Option<&Path>) -> io::Result<io::Result<Spawned>> {
     let (stdout, out) = io::pipe()?;
     let (stderr, err) = io::pipe()?;
     let (failure, mut fail) = io::pipe()?;
@@ -67,12 +71,11 @@ fn start(mut command: Command, cgroup: Option<&Path>) -> io::Result<Spawned> {
         Forked::Parent(pid) => {
             // Their other ends are the child's alone from here on.
             drop((command, fail));
-            heard(failure)?;
-            Ok(Spawned {
+            Ok(heard(failure)?.map(|()| Spawned {
                 pid,
                 stdout,
                 stderr,
-            })
+            }))
         }
     }
 }
@@ -90,16 +93,20 @@ fn tell(fail: &mut PipeWriter, error: &io::Error) {
 }
 
 /// Waits until the child has become the trainer, which closes the pipe, or says why not.
-fn heard(mut failure: PipeReader) -> io::Result<()> {
+fn heard(mut failure: PipeReader) -> io::Result<io::Result<()>> {
     let mut said = Vec::new();
     failure.read_to_end(&mut said)?;
-    match said.first_chunk::<4>() {
+    Ok(match said.first_chunk::<4>() {
         Some(code) => Err(io::Error::from_raw_os_error(i32::from_le_bytes(*code))),
         None => Ok(()),
-    }
+    })
 }
 
-/// What an error of exec means to the one who named the program.
+fn not_begun(error: &io::Error) -> Hello {
+    Hello::Failed(format!("starting it failed: {error}"))
+}
+
+/// What an error of exec means to the one who named the program. What is left is a lack or a fault of this machine.
 fn refusal(error: &io::Error) -> Hello {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENOTDIR) => Hello::NotFound,
@@ -107,13 +114,23 @@ fn refusal(error: &io::Error) -> Hello {
         Some(Errno::ENOEXEC) => {
             Hello::NotExecutable("neither a binary nor a script with a #! line".to_owned())
         }
-        Some(Errno::E2BIG) => Hello::Failed(
+        Some(Errno::ELIBBAD | Errno::EISDIR) => Hello::NotExecutable(
+            "it, or the interpreter it names, is not of a kind that this machine runs".to_owned(),
+        ),
+        Some(Errno::ENAMETOOLONG) => Hello::Refused(
+            "its name is longer than Linux takes: 255 bytes, and 4095 for a path; give the command as a list of words, the program alone as the first".to_owned(),
+        ),
+        Some(Errno::ELOOP) => Hello::Refused(
+            "its path leads through too many symbolic links, or round in a ring of them; name the file itself".to_owned(),
+        ),
+        Some(Errno::ETXTBSY) => Hello::Busy,
+        Some(Errno::E2BIG) => Hello::Refused(
             "its arguments and variables are more than Linux hands to a process: at most 128 KiB in one of them (CONFIG, which holds advanced_config twice, is one) and about 2 MiB in all; put large values into a file".to_owned(),
         ),
-        Some(Errno::EINVAL) => Hello::Failed(
+        Some(Errno::EINVAL) => Hello::Refused(
             "an argument or a variable has a NUL character, or the name of a variable is none; mend the command or the environment".to_owned(),
         ),
-        Some(_) | None => Hello::Failed(format!("starting it failed: {error}")),
+        Some(_) | None => not_begun(error),
     }
 }
 
@@ -129,7 +146,7 @@ mod tests {
             grace_ms: 0,
         };
         match spawn_trainer(&spec, None) {
-            Err(Hello::Failed(words)) => words,
+            Err(Hello::Refused(words)) => words,
             other => panic!("{other:?}"),
         }
     }

@@ -237,13 +237,13 @@ fn say(word: &Word) {
 fn short(mut hello: Hello) -> Hello {
     match &mut hello {
         Hello::Started(record) => record.cgroup = None,
-        Hello::Failed(reason) | Hello::NotExecutable(reason) => {
+        Hello::Failed(reason) | Hello::NotExecutable(reason) | Hello::Refused(reason) => {
             let fits = (0..=LONGEST_REASON)
                 .rev()
                 .find(|&at| reason.is_char_boundary(at));
             reason.truncate(fits.unwrap_or(0));
         }
-        Hello::NotFound | Hello::NoFolder | Hello::RunsAlready(_) => {}
+        Hello::NotFound | Hello::NoFolder | Hello::Busy | Hello::RunsAlready(_) => {}
     }
     hello
 }

@@ -4,16 +4,24 @@
     reason = "a case that looks where nothing is has failed"
 )]
 
+use std::net::SocketAddr;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trainyard_proto::v1::{
     Checkpoint, LogStream, StopCause, connect_response::Frame, record::Body,
 };
 
 use crate::fake::Fake;
 use crate::harness::{
-    Agent, cluster, command, folder, launch, options, said, shell, start_of, stop_of, until,
+    Agent, cluster, command, folder, launch, options, said, shell, start_of, stop_of, task_folder,
+    until,
 };
 use crate::store::Store;
 
@@ -182,6 +190,82 @@ pub(crate) async fn parts_whose_attempt_is_over_when_they_are_there_are_not_told
 
 const LOCATION: &str = "s3://training-checkpoints/checkpoints/7/last.pt";
 
+/// A place at which nobody answers; how often it was tried.
+struct Nobody {
+    address: SocketAddr,
+    tries: Arc<AtomicUsize>,
+    end: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Nobody {
+    async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let (tries, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let (counted, until) = (Arc::clone(&tries), end.clone());
+        Self {
+            address: listener.local_addr().expect("its address"),
+            task: TaskTracker::new().spawn(async move {
+                while let Some(Ok(came)) = until.run_until_cancelled(listener.accept()).await {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    drop(came);
+                }
+            }),
+            tries,
+            end,
+        }
+    }
+
+    async fn go(self) -> SocketAddr {
+        self.end.cancel();
+        self.task.await.expect("it does not panic");
+        self.address
+    }
+}
+
+pub(crate) async fn checkpoints_of_a_trainer_that_ended_while_the_coordinator_was_away_are_stored_when_it_is_back()
+ {
+    let (fake, agent, data) = cluster().await;
+    let go = data.path().join("go");
+    let script = format!(
+        "printf 0123456789 > $CHECKPOINT_DIR/best.pt; echo up; until [ -e {} ]; do sleep 0.01; done",
+        go.display()
+    );
+    fake.send(start_of(1, shell(&script))).await;
+    said(&fake, 1, "up").await;
+    agent.stop().await;
+    let nobody = Nobody::at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let away = |data: &TempDir, address| {
+        let mut options = options(&fake, data.path());
+        options.coordinator = format!("http://{address}");
+        // It has none with a store, and all of it for the coordinator.
+        options.datasets.checkpoints_patience = Duration::ZERO;
+        launch(options)
+    };
+    // In the first life the trainer ends, the second one finds that it has.
+    let mut agent = away(&data, nobody.address);
+    std::fs::write(go, "").expect("the go is given");
+    let task = task_folder(&data, 1);
+    until(|| task.join("exit.json").exists()).await;
+    for life in 0..2 {
+        let before = nobody.tries.load(Ordering::Relaxed);
+        until(|| nobody.tries.load(Ordering::Relaxed) > before + 4).await;
+        assert!(!task.join("end.json").exists(), "in life {life}");
+        if life == 0 {
+            agent.stop().await;
+            agent = away(&data, nobody.address);
+        }
+    }
+    let store = Store::start().await;
+    let back = Fake::start_at(nobody.go().await).await;
+    back.known().uploads = Some(store.clone());
+    let end = back.end(1).await.end.expect("it has ended");
+    assert_eq!(end.exit_code, Some(0));
+    assert_eq!(store.shelf().uploads["best.pt"], b"0123456789");
+    assert_eq!(back.known().published, ["best.pt"]);
+    agent.stop().await;
+}
+
 /// A job that says what it finds where it is to begin.
 fn resumed(from: &str) -> Frame {
     let mut spec = shell("echo \"$RESUME $RESUME_FROM\"; cat \"$RESUME_FROM\"");
@@ -269,6 +353,36 @@ pub(crate) async fn a_checkpoint_gets_its_name_once_what_was_told_before_it_is_d
     until(|| fake.known().published == ["last.pt"]).await;
     open(3);
     assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    agent.stop().await;
+}
+
+const EPOCHS: &str = r#"
+import json, os, sys, time, urllib.request
+folder = os.environ["CHECKPOINT_DIR"]
+own = os.path.join(folder, "run", "epoch_1.pt")
+os.makedirs(os.path.dirname(own))
+open(own, "w").write("epoch 1")
+open(sys.argv[1] + "-outside.pt", "w").write("not of this job")
+url = f"{os.environ['CALLBACK_URL']}/training/jobs/{os.environ['JOB_ID']}/callback/progress"
+body = {"job_id": 1, "status": "running", "current_epoch": 1, "total_epochs": 2, "progress_percent": 50, "metrics": {"loss": 0.5},
+        "checkpoint_path": own, "best_checkpoint_path": sys.argv[1] + "-outside.pt"}
+call = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+urllib.request.urlopen(call).read()
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+"#;
+
+pub(crate) async fn a_file_below_the_folder_that_its_trainer_calls_its_checkpoint_is_stored_as_the_last_one()
+ {
+    let (fake, agent, data, store) = eager().await;
+    let gate = data.path().join("gate").display().to_string();
+    fake.send(start_of(1, command(&["python3", "-c", EPOCHS, &gate])))
+        .await;
+    until(|| fake.known().published == ["last.pt"]).await;
+    assert_eq!(store.shelf().uploads["last.pt"], b"epoch 1");
+    std::fs::write(gate, "").expect("the gate opens");
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    assert_eq!(fake.known().published, ["last.pt"], "once, and nothing else");
     agent.stop().await;
 }
 

@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use trainyard_agent::{devices::Devices, inventory::parse_simulated_gpus};
+use trainyard_agent::{boot::AgentOptions, devices::Devices, inventory::parse_simulated_gpus};
 use trainyard_core::device::{GivingBack, Used};
 use trainyard_proto::v1::{LogStream, connect_response::Frame};
 
@@ -89,14 +89,24 @@ async fn node_on(
     patience: Duration,
 ) -> (Fake, Agent, TempDir) {
     let fake = Fake::start().await;
-    let mut options = options(&fake, data.path());
+    let options = options_on(&fake, &data, card, patience);
+    (fake, launch(options), data)
+}
+
+fn options_on(
+    fake: &Fake,
+    data: &TempDir,
+    card: Arc<dyn Devices>,
+    patience: Duration,
+) -> AgentOptions {
+    let mut options = options(fake, data.path());
     options.devices = Some(card);
     options.simulated_gpus = Some(parse_simulated_gpus("1xT4-16GB").expect("a GPU"));
     options.giving_back = GivingBack {
         patience,
         ..GivingBack::default()
     };
-    (fake, launch(options), data)
+    options
 }
 
 /// A trainer that holds the GPU until the file is there that this answers with.
@@ -178,11 +188,24 @@ pub(crate) async fn a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs() {
     let card = Arc::new(Card::default());
     card.set(3 << 30);
     let (fake, agent, _data) = node(&card, Duration::from_secs(60)).await;
-    fake.until(|known| (known.blocked.len() == 1).then_some(()))
-        .await;
+    let hello = fake.hello(0).await;
+    assert_eq!(hello.blocked_gpus.len(), 1, "it is told before all else");
     card.set(0);
     fake.until(|known| known.blocked.is_empty().then_some(()))
         .await;
+    agent.stop().await;
+}
+
+pub(crate) async fn a_restarted_agent_says_at_once_that_what_an_ended_task_left_on_its_gpu_is_still_there()
+ {
+    let card = Arc::new(Card::default());
+    let (fake, agent, data) = node(&card, Duration::from_millis(300)).await;
+    leaves_memory(&fake, &card, &data).await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    agent.stop().await;
+    let agent = launch(options_on(&fake, &data, card, Duration::from_millis(300)));
+    let hello = fake.hello(1).await;
+    assert_eq!(hello.blocked_gpus.len(), 1, "{:?}", hello.blocked_gpus);
     agent.stop().await;
 }
 

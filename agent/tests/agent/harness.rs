@@ -53,6 +53,7 @@ pub(crate) fn options(fake: &Fake, data: &Path) -> AgentOptions {
         spool_bytes: 128 << 20,
         reserve_bytes: 0,
         devices: None,
+        trainers: None,
         giving_back: GivingBack::default(),
         trainers_dir: Some(data.join("own-trainers")),
         labels: BTreeMap::from([("room".to_owned(), "7".to_owned())]),

@@ -51,6 +51,7 @@ cases! {
         a_stop_while_preparing_leaves_no_process,
         a_trainer_that_calls_back_is_heard,
         a_time_limit_stops_a_trainer,
+        a_time_limit_whose_signal_fails_once_is_enforced_nevertheless,
         a_missing_dataset_is_the_users_error_and_named,
         a_dataset_without_its_snapshot_is_not_taken_for_a_path,
         a_missing_program_is_the_users_error_and_named,
@@ -85,6 +86,8 @@ cases! {
         a_cancel_while_fetching_works_at_once,
         an_agent_that_restarts_while_fetching_begins_again;
     checkpoints: checkpoints_are_stored_and_their_place_is_told,
+        a_file_below_the_folder_that_its_trainer_calls_its_checkpoint_is_stored_as_the_last_one,
+        checkpoints_of_a_trainer_that_ended_while_the_coordinator_was_away_are_stored_when_it_is_back,
         a_store_that_takes_no_checkpoint_fails_no_job,
         what_is_not_published_is_not_told,
         an_answer_that_is_lost_is_asked_for_again_and_no_byte_is_sent_for_it,
@@ -100,6 +103,7 @@ cases! {
     gpus: the_end_of_a_task_is_told_when_the_memory_of_its_gpu_is_free,
         a_gpu_whose_memory_stays_in_use_is_blocked_before_the_end_is_told_and_until_it_is_free,
         a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs,
+    a_restarted_agent_says_at_once_that_what_an_ended_task_left_on_its_gpu_is_still_there,
         a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_left_behind,
         killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory;
     gangs: a_rank_is_told_where_all_meet,

@@ -1,12 +1,27 @@
 //! Tasks from start to end.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::Duration;
 
+use trainyard_agent::exec::{
+    ExitRecord, LaunchSpec, ProcIdent,
+    launch::{LaunchError, Launched},
+    shims::Shims,
+    trainers::{Trainers, Waiting},
+    watch::{ShimVanished, Stop, StopError},
+};
 use trainyard_proto::convert::duration;
 use trainyard_proto::v1::{JobSpec, LogStream, Record, StopCause, TaskPhase, record::Body};
 
-use crate::harness::{LIMIT, cluster, command, said, shell, start_of, stop_of, task_folder};
+use crate::fake::Fake;
+use crate::harness::{
+    LIMIT, cluster, command, folder, launch, options, said, shell, start_of, stop_of, task_folder,
+};
 
 pub(crate) async fn a_command_runs_and_all_it_says_arrives_once_and_in_order() {
     let (fake, agent, _data) = cluster().await;
@@ -170,6 +185,66 @@ pub(crate) async fn a_time_limit_stops_a_trainer() {
         (end.signal, end.stop_cause()),
         (Some(15), StopCause::TimeLimit)
     );
+    agent.stop().await;
+}
+
+/// Shims that cannot be signalled the first time, as for want of file descriptors.
+#[derive(Debug)]
+struct Deaf(Shims, AtomicBool);
+
+impl Trainers for Deaf {
+    fn launch<'w>(
+        &'w self,
+        task_dir: &'w Path,
+        spec: &'w LaunchSpec,
+    ) -> Waiting<'w, Result<Launched, LaunchError>> {
+        Trainers::launch(&self.0, task_dir, spec)
+    }
+
+    fn wait_exit<'w>(
+        &'w self,
+        task_dir: &'w Path,
+        shim: &'w ProcIdent,
+    ) -> Waiting<'w, Result<ExitRecord, ShimVanished>> {
+        Trainers::wait_exit(&self.0, task_dir, shim)
+    }
+
+    fn request_stop(
+        &self,
+        task_dir: &Path,
+        shim: &ProcIdent,
+        grace: Duration,
+    ) -> Result<Stop, StopError> {
+        if self.1.swap(true, Ordering::Relaxed) {
+            return Trainers::request_stop(&self.0, task_dir, shim, grace);
+        }
+        Err(StopError {
+            task_dir: task_dir.to_owned(),
+            pid: shim.pid,
+            source: std::io::Error::other("too many open files"),
+        })
+    }
+
+    fn keep_ready(&self) {
+        Trainers::keep_ready(&self.0);
+    }
+}
+
+pub(crate) async fn a_time_limit_whose_signal_fails_once_is_enforced_nevertheless() {
+    let (fake, data) = (Fake::start().await, folder());
+    let mut options = options(&fake, data.path());
+    let shims = Shims::new(options.shim_command.clone());
+    let deaf = Arc::new(Deaf(shims, AtomicBool::new(false)));
+    options.trainers = Some(Arc::clone(&deaf) as Arc<dyn Trainers>);
+    let agent = launch(options);
+    let spec = JobSpec {
+        time_limit: Some(duration(Duration::from_millis(100))),
+        ..shell("sleep 1000")
+    };
+    fake.send(start_of(1, spec)).await;
+    let end = fake.whole_end(1).await;
+    assert!(deaf.1.load(Ordering::Relaxed), "it was asked");
+    assert_eq!(end.stop_cause(), StopCause::TimeLimit);
     agent.stop().await;
 }
 

@@ -56,9 +56,10 @@ macro_rules! cases {
 cases! {
     an_exit_code_is_recorded, a_death_by_signal_is_recorded, a_missing_program_is_named,
     a_file_without_x_bit_is_named, a_missing_folder_is_named,
+    what_no_machine_could_start_is_the_jobs_own_fault, a_program_that_is_being_written_is_nobodys_fault,
     the_environment_is_whole_and_nothing_is_inherited,
     a_trainer_that_ignores_sigterm_is_killed_after_the_grace,
-    a_trainer_that_heeds_sigterm_ends_by_itself,
+    a_trainer_that_heeds_sigterm_ends_by_itself, a_sigterm_that_no_agent_asked_for_is_told_apart_from_a_stop,
     a_second_stop_can_shorten_the_grace_and_a_late_one_reaches_nobody,
     leftovers_are_killed_even_in_a_session_of_their_own, lines_of_both_streams_keep_their_order,
     a_line_of_one_megabyte_is_whole_in_pieces, a_progress_bar_leaves_its_last_state,

@@ -48,6 +48,44 @@ pub(crate) async fn a_file_without_x_bit_is_named() {
     assert!(error.to_string().contains(&path), "{error}");
 }
 
+pub(crate) async fn what_no_machine_could_start_is_the_jobs_own_fault() {
+    let task = folder();
+    let ring = task.path().join("ring");
+    std::os::unix::fs::symlink(&ring, &ring).expect("a link to itself");
+    let ring = ring.display().to_string();
+    let one_word = format!("python train.py {}", "--x 1 ".repeat(60));
+    let long = "x".repeat(200_000);
+    let cases: [(&[&str], &str); 4] = [
+        (&[&one_word], "255 bytes"),
+        (&[&ring], "symbolic links"),
+        (&["true", &long], "128 KiB"),
+        (&["true", "\0"], "NUL"),
+    ];
+    for (argv, words) in cases {
+        let error = refusal(&task, &spec(argv)).await;
+        assert!(matches!(error, LaunchError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let folder = task.path().display().to_string();
+    let error = refusal(&task, &spec(&[&folder])).await;
+    assert!(
+        matches!(error, LaunchError::NotExecutable { .. }),
+        "{error}"
+    );
+}
+
+pub(crate) async fn a_program_that_is_being_written_is_nobodys_fault() {
+    let task = folder();
+    let program = task.path().join("program");
+    std::fs::copy("/bin/true", &program).expect("a copy");
+    let writer = std::fs::File::options().append(true).open(&program);
+    let writer = writer.expect("it is opened");
+    let path = program.display().to_string();
+    let error = refusal(&task, &spec(&[&path])).await;
+    assert!(matches!(error, LaunchError::Busy { .. }), "{error}");
+    drop(writer);
+}
+
 pub(crate) async fn a_missing_folder_is_named() {
     let task = folder();
     let mut spec = spec(&["true"]);

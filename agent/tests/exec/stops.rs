@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use trainyard_agent::exec::watch::{Stop, request_stop};
 
 use crate::{LIMIT, support::*};
@@ -43,6 +47,33 @@ pub(crate) async fn a_second_stop_can_shorten_the_grace_and_a_late_one_reaches_n
     assert_eq!(end_of(&task, &mut launched).await.signal, Some(9));
     let late = request_stop(task.path(), &launched.shim, Duration::ZERO).expect("no error");
     assert_eq!(late, Stop::AlreadyGone);
+}
+
+/// As init does it when the machine goes down: all processes get it, and nobody has asked for it.
+pub(crate) async fn a_sigterm_that_no_agent_asked_for_is_told_apart_from_a_stop() {
+    let script = "trap 'exit 143' TERM; echo $$ > $DIR/ready; sleep 1000 & wait";
+    for (asked, trainer_first) in [(false, false), (false, true), (true, false)] {
+        let task = folder();
+        let mut launched = start(&task, script).await;
+        pid_in(&task, "ready").await;
+        let term = |pid| kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it lives");
+        if asked {
+            request_stop(task.path(), &launched.shim, LIMIT * 10).expect("it is signalled");
+        } else if trainer_first {
+            // It cannot see that its trainer has ended before it gets its own.
+            kill(Pid::from_raw(launched.shim.pid), Signal::SIGSTOP).expect("it lives");
+            term(launched.trainer.pid);
+            let stat = format!("/proc/{}/stat", launched.trainer.pid);
+            until(|| std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") Z "))).await;
+            term(launched.shim.pid);
+            kill(Pid::from_raw(launched.shim.pid), Signal::SIGCONT).expect("it lives");
+        } else {
+            term(launched.shim.pid);
+        }
+        let record = end_of(&task, &mut launched).await;
+        assert_eq!(record.code, Some(143));
+        assert_eq!(record.ended_by_machine, !asked);
+    }
 }
 
 pub(crate) async fn leftovers_are_killed_even_in_a_session_of_their_own() {

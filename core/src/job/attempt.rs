@@ -330,6 +330,8 @@ impl Attempt {
             outcome.message = format!("stopped: {}", vacates.why);
             if !vacates.allowed {
                 outcome.class = Some(FailureClass::Infrastructure);
+                // A code of 0 beside a failure would say that all was well.
+                outcome.exit_code = outcome.exit_code.filter(|code| *code != 0);
             }
         }
         outcome

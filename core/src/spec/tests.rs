@@ -50,6 +50,20 @@ fn a_command_needs_neither_model_nor_dataset_but_a_program() {
 }
 
 #[test]
+fn a_command_line_that_was_given_as_one_long_word_is_refused() {
+    let mut spec = JobSpec {
+        framework: "command".into(),
+        command: vec![format!("python train.py {}", "--x 1 ".repeat(60))],
+        ..JobSpec::default()
+    };
+    let found = spec.check();
+    assert_eq!(found[0].field, "command");
+    assert!(found[0].message.contains("word of its own"), "{found:?}");
+    spec.command = vec![format!("/{}", "folder/".repeat(50)), "--x".into()];
+    assert_eq!(spec.check(), []);
+}
+
+#[test]
 fn a_fingerprint_tells_submissions_apart() {
     assert_eq!(yolo().fingerprint(), yolo().fingerprint());
     let mut other = yolo();

@@ -26,6 +26,8 @@ pub const MOST_ARGUMENTS: usize = 10_000;
 pub const MOST_VARIABLES: usize = 1_000;
 /// Bytes of one argument, or of one variable with its name.
 pub const LONGEST_STRING: usize = 120_000;
+/// Bytes of a program that is looked up by its name: no file has a longer one.
+pub const LONGEST_PROGRAM: usize = 255;
 /// Bytes of all arguments of a job together, and as many of all its variables.
 pub const ALL_STRINGS: usize = 500_000;
 
@@ -111,6 +113,15 @@ fn no_nul(what: &str) -> String {
     format!("has a NUL character, which no process can be given; take it out of {what}")
 }
 
+/// Mostly a whole command line that was given as one word.
+fn too_long_a_program(spec: &JobSpec) -> Option<String> {
+    let program = spec.command.first()?;
+    let longest = program.split('/').map(str::len).max()?;
+    (longest > LONGEST_PROGRAM).then(|| {
+        format!("has {longest} bytes in the name of its program, and a file's name has at most {LONGEST_PROGRAM}; give each argument as a word of its own")
+    })
+}
+
 /// The first argument that cannot be handed over, or all of them together.
 fn command(spec: &JobSpec, found: &mut Findings) {
     let bad = spec.command.iter().enumerate().find_map(|(index, text)| {
@@ -131,6 +142,7 @@ fn command(spec: &JobSpec, found: &mut Findings) {
         ))
     } else {
         bad.or_else(|| too_much(bytes))
+            .or_else(|| too_long_a_program(spec))
     };
     if let Some(words) = words {
         found.add("command", words);

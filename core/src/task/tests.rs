@@ -25,6 +25,7 @@ fn exited(code: i32) -> Input {
         code: Some(code),
         signal: None,
         oom_killed: false,
+        by_machine: false,
     })
 }
 
@@ -50,6 +51,29 @@ fn a_task_that_exits_is_drained_and_then_ended() {
     assert_eq!(ended.started, Some(Timestamp(7)));
     assert_eq!(ended.end.exit_code, Some(3));
     assert_eq!((ended.end.last_seq, ended.end.stop_cause), (9, None));
+}
+
+#[test]
+fn what_its_machine_ended_is_the_infrastructures_unless_a_stop_was_asked_for() {
+    let by_machine = || {
+        Input::Gone(Gone::Exited {
+            code: None,
+            signal: Some(15),
+            oom_killed: false,
+            by_machine: true,
+        })
+    };
+    let mut rebooted = running(task());
+    assert_eq!(rebooted.step(by_machine()), [Effect::Drain]);
+    let end = drained(&mut rebooted).end;
+    assert_eq!((end.infrastructure, end.node_fault), (true, false));
+    assert_eq!((end.signal, end.stop_cause), (Some(15), None));
+    // A full disk takes no word of the stop: its cause is known nevertheless.
+    let mut cancelled = running(task());
+    assert!(cancelled.step(Input::Stop(CANCEL)).contains(&Effect::NoteStop(CANCEL)));
+    assert_eq!(cancelled.step(by_machine()), [Effect::Drain]);
+    let end = drained(&mut cancelled).end;
+    assert_eq!(end.stop_cause, Some(StopCause::Cancelled));
 }
 
 #[test]

@@ -160,6 +160,7 @@ impl State {
                     code: exit.code,
                     signal: exit.signal,
                     oom_killed: exit.oom_killed,
+                    by_machine: exit.ended_by_machine,
                 }
             }
             Err(error) => {
@@ -181,17 +182,25 @@ impl State {
         // A full disk must not keep a trainer running: it is stopped now, and the next life of this agent is told as soon
         // as the disk takes it.
         tracing::error!(%task, %error, "why a task is stopped waits for the disk");
+        self.insist(note);
+    }
+
+    /// Tries again until it goes well, or this run ends.
+    fn insist<F>(&self, work: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = io::Result<()>> + Send,
+    {
         let end = self.end.clone();
         self.tasks.spawn(async move {
-            let noted = async {
+            let trying = async {
                 loop {
                     tokio::time::sleep(AGAIN).await;
-                    if note().await.is_ok() {
+                    if work().await.is_ok() {
                         return;
                     }
                 }
             };
-            end.run_until_cancelled(noted).await;
+            end.run_until_cancelled(trying).await;
         });
     }
 
@@ -201,11 +210,16 @@ impl State {
         };
         let (folder, node) = (self.folder.clone(), Arc::clone(&self.args.node));
         let ask = move || {
-            let asked = node.trainers.request_stop(folder.path(), &shim, grace);
-            asked.map_err(io::Error::other)
+            let (folder, node, shim) = (folder.clone(), Arc::clone(&node), shim.clone());
+            blocking(move || {
+                let asked = node.trainers.request_stop(folder.path(), &shim, grace);
+                asked.map(drop).map_err(io::Error::other)
+            })
         };
-        if let Err(error) = blocking(ask).await {
-            tracing::error!(task = %self.args.order.task, %error, "a trainer cannot be stopped");
+        if let Err(error) = ask().await {
+            // A limit of time is told once.
+            tracing::error!(task = %self.args.order.task, %error, "a trainer cannot be stopped yet; trying on");
+            self.insist(ask);
         }
     }
 
@@ -225,8 +239,9 @@ impl State {
         let (node, order, folder) = (Arc::clone(node), Arc::clone(order), self.folder.clone());
         self.tasks.spawn(async move {
             let work = async {
-                let about = courier.finish().await;
-                let held = release::free(&node, &order.gpu_uuids, folder.path()).await;
+                // Neither waits for the other: the coordinator may be away for long.
+                let freeing = release::free(&node, &order.gpu_uuids, folder.path());
+                let (about, held) = tokio::join!(courier.finish(), freeing);
                 [words, about, held].concat()
             };
             if let Some(words) = end.run_until_cancelled(work).await {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use ractor::ActorProcessingErr;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use trainyard_core::{
-    ids::{Rank, TaskKey},
+    ids::{NodeName, Rank, TaskKey},
     job::{Event, Told},
     record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record},
 };
@@ -33,6 +33,8 @@ pub struct Ack {
 pub struct Batch {
     /// Of which task.
     pub task: TaskKey,
+    /// Who sends it.
+    pub node: NodeName,
     /// The number of the first record.
     pub first_seq: u64,
     /// The first record that the agent still has; 0 where it does not say so.
@@ -68,8 +70,14 @@ impl State {
             )
         };
         let part = self.part(task);
-        let Some(stored) = part.map(|part| part.stored_seq) else {
-            tracing::info!(%task, "records of an attempt that is over are dropped");
+        let own = part.filter(|part| part.allocation.node == batch.node);
+        let Some(stored) = own.map(|part| part.stored_seq) else {
+            match part.map(|part| &part.allocation.node) {
+                None => tracing::info!(%task, "records of an attempt that is over are dropped"),
+                Some(of) => {
+                    tracing::warn!(%task, from = %batch.node, %of, "records of a task that is not on this node are dropped");
+                }
+            }
             let done = done(last);
             return Ok(self.once_stored(move || done.carry_out()).await?);
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use trainyard_core::{
-    ids::{AttemptNo, Rank, TaskKey},
+    ids::{AttemptNo, NodeName, Rank, TaskKey},
     job::Event,
     record::{LogLine, LogStream, Record},
 };
@@ -43,6 +43,48 @@ async fn waiting(store: &Store, writes: usize) {
     tokio::time::timeout(limit, wait).await.expect("in time");
 }
 
+/// The first line of the first attempt.
+fn line_from(
+    node: &str,
+    job: JobId,
+    (acks, permits): (&mpsc::Sender<Ack>, &std::sync::Arc<Semaphore>),
+) -> Batch {
+    let line = Record::Log(LogLine {
+        at: Timestamp(1),
+        stream: LogStream::Stdout,
+        level: String::new(),
+        text: "x".into(),
+    });
+    Batch {
+        kept_from: 1,
+        task: TaskKey {
+            job,
+            attempt: AttemptNo(1),
+            rank: Rank(0),
+        },
+        node: NodeName(node.into()),
+        first_seq: 1,
+        records: vec![line],
+        acks: acks.clone(),
+        permit: std::sync::Arc::clone(permits).try_acquire_owned().unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_task_that_is_not_on_the_node_that_sends_them_are_acknowledged_and_dropped() {
+    let world = world(Lease::default()).await;
+    let (job, _session, _frames, _task) = running(&world, RetryPolicy::default()).await;
+    let (acks, mut acknowledged) = mpsc::channel::<Ack>(4);
+    let permits = std::sync::Arc::new(Semaphore::new(4));
+    for (node, lines) in [("n2", 0), ("n1", 1)] {
+        let batch = line_from(node, job, (&acks, &permits));
+        let message = JobsMsg::Route(job, JobMsg::Records(batch));
+        world.tree.jobs.cast(message).unwrap();
+        assert_eq!(acknowledged.recv().await.unwrap().seq, 1);
+        assert_eq!(world.store.logs(job, 0, 10).unwrap().len(), lines);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_comes_twice_is_acknowledged_once_it_is_on_disk_and_not_before() {
     let world = world(Lease::default()).await;
@@ -51,24 +93,7 @@ async fn a_record_that_comes_twice_is_acknowledged_once_it_is_on_disk_and_not_be
     let permits = std::sync::Arc::new(Semaphore::new(4));
     let release = held(&world.store).await;
     for copy in 1..=2 {
-        let line = Record::Log(LogLine {
-            at: Timestamp(1),
-            stream: LogStream::Stdout,
-            level: String::new(),
-            text: "x".into(),
-        });
-        let batch = Batch {
-            kept_from: 1,
-            task: TaskKey {
-                job,
-                attempt: AttemptNo(1),
-                rank: Rank(0),
-            },
-            first_seq: 1,
-            records: vec![line],
-            acks: acks.clone(),
-            permit: std::sync::Arc::clone(&permits).try_acquire_owned().unwrap(),
-        };
+        let batch = line_from("n1", job, (&acks, &permits));
         let message = JobsMsg::Route(job, JobMsg::Records(batch));
         world.tree.jobs.cast(message).unwrap();
         waiting(&world.store, copy).await;

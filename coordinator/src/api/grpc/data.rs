@@ -57,6 +57,7 @@ pub(super) async fn read(
         };
         let batch = Batch {
             task,
+            node: node.clone(),
             first_seq,
             kept_from,
             records,

@@ -254,6 +254,11 @@ fn a_job_whose_node_is_drained_goes_on_elsewhere_at_no_cost_whether_it_is_preemp
         let outcome = gone.attempt().unwrap().outcome().unwrap();
         assert_eq!(outcome.class, Some(class));
         assert_eq!(outcome.message, "stopped: node n1 is drained: new fan");
+        // It saves its work and ends well, which beside a failure would say that all was well.
+        let saved = step.job.step(T, told_to_go(Some(0))).unwrap().job;
+        let outcome = saved.attempt().unwrap().outcome().unwrap();
+        let code = Some(0).filter(|_| class == FailureClass::Preempted);
+        assert_eq!((outcome.class, outcome.exit_code), (Some(class), code));
         // Its operator switches it off before it has gone.
         let lost = Event::NodeLost(A1, n1(), "it was silent".into());
         let gone = step.job.step(T, lost).unwrap().job;
