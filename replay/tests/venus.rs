@@ -154,6 +154,30 @@ fn a_job_that_no_nodes_hold_is_counted_and_holds_nothing_up() {
 }
 
 #[test]
+fn jobs_as_wide_and_as_long_as_a_trace_may_hold_are_replayed_to_their_end() {
+    // Together those who wait ask for more GPUs than 32 bits count.
+    let century = 36_525 * 86_400;
+    let jobs = (0..4_400).map(|id| trace::TraceJob {
+        gpus: 1_000_000,
+        duration: if id < 2 { century } else { 1 },
+        ..of_ada(id, 0, 0)
+    });
+    let question = Question {
+        source: Source::Jobs(jobs.collect(), PathBuf::from("here")),
+        nodes: vec![1_000_000],
+        vc: None,
+        ..asked("fifo", "", 0)
+    };
+    let (figures, went) = answer(&question, &|| Duration::ZERO)
+        .unwrap()
+        .policies
+        .remove(0);
+    assert_eq!((figures.stuck, went.ended[1]), (0, 2 * century));
+    let first = went.queue.first().unwrap();
+    assert_eq!(*first, (0, 4_399, 4_399_000_000, 1_000_000));
+}
+
+#[test]
 fn the_policy_and_the_anchors_check_each_other() {
     let answer = replayed("all", "vcvGl", 20);
     let of = |name: &str| {
