@@ -159,20 +159,14 @@ fn jobs_as_wide_and_as_long_as_a_trace_may_hold_are_replayed_to_their_end() {
     let century = 36_525 * 86_400;
     let jobs = (0..4_400).map(|id| trace::TraceJob {
         gpus: 1_000_000,
-        duration: if id < 2 { century } else { 1 },
+        duration: if id < 2 { century } else { 0 },
         ..of_ada(id, 0, 0)
     });
-    let question = Question {
-        source: Source::Jobs(jobs.collect(), PathBuf::from("here")),
-        nodes: vec![1_000_000],
-        vc: None,
-        ..asked("fifo", "", 0)
-    };
-    let (figures, went) = answer(&question, &|| Duration::ZERO)
-        .unwrap()
-        .policies
-        .remove(0);
-    assert_eq!((figures.stuck, went.ended[1]), (0, 2 * century));
+    let jobs: Vec<_> = jobs.collect();
+    let cluster = Cluster::uniform(1, 1_000_000);
+    let mut player = Anchor::FifoStrict.player(&jobs, &[], cluster, 60);
+    let went = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
+    assert_eq!((went.stuck, went.ended[1]), (0, 2 * century));
     let first = went.queue.first().unwrap();
     assert_eq!(*first, (0, 4_399, 4_399_000_000, 1_000_000));
 }
