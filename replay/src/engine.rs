@@ -28,6 +28,9 @@ pub trait Player {
     fn wake(&self, now: i64) -> Option<i64>;
 }
 
+/// `(when, jobs waiting, GPUs that they ask for, GPUs in use)`.
+pub type Sample = (i64, u32, u64, u32);
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -41,8 +44,8 @@ pub struct Outcome {
     pub occupied: i64,
     /// Time of each pass.
     pub passes: Vec<Duration>,
-    /// `(when, jobs waiting, GPUs that they ask for, GPUs in use)`, whenever that changed.
-    pub queue: Vec<(i64, u32, u32, u32)>,
+    /// Whenever something changed.
+    pub queue: Vec<Sample>,
     /// Jobs that never ran: no nodes could hold them.
     pub stuck: usize,
 }
@@ -103,7 +106,7 @@ struct Engine<'a> {
     ends: BinaryHeap<Reverse<(i64, usize, u32)>>,
     outcome: Outcome,
     used: u32,
-    waiting: (u32, u32),
+    waiting: (u32, u64),
     used_since: i64,
     last: i64,
 }
@@ -131,7 +134,7 @@ impl Engine<'_> {
             while let Some(job) = self.jobs.get(next).filter(|job| job.submit <= now) {
                 player.submit(now, next);
                 self.waiting.0 += 1;
-                self.waiting.1 += job.gpus;
+                self.waiting.1 += u64::from(job.gpus);
                 next += 1;
             }
             let before = stopwatch();
@@ -197,7 +200,7 @@ impl Engine<'_> {
                     .push(Reverse((now + progress.left, job, progress.run)));
                 self.used += gpus;
                 self.waiting.0 -= 1;
-                self.waiting.1 -= gpus;
+                self.waiting.1 -= u64::from(gpus);
             }
             Action::Preempt(_) => {
                 progress.left -= now - progress.since;
@@ -205,7 +208,7 @@ impl Engine<'_> {
                 self.outcome.preemptions += 1;
                 self.used -= gpus;
                 self.waiting.0 += 1;
-                self.waiting.1 += gpus;
+                self.waiting.1 += u64::from(gpus);
             }
         }
     }

@@ -184,7 +184,8 @@ fn unfair(jobs: &[TraceJob], capacity: u32, outcome: &Outcome) -> f64 {
 
 fn later_than_alone(jobs: &[TraceJob], outcome: &Outcome, alone: &[i64]) -> f64 {
     let all = jobs.iter().zip(&outcome.ended).zip(alone);
-    let later = all.map(|((job, ended), alone)| {
+    let done = all.filter(|((_, ended), _)| **ended != i64::MIN);
+    let later = done.map(|((job, ended), alone)| {
         let late = float(ended - job.submit) > ALLOWED * float(alone - job.submit);
         if late { 1.0 } else { 0.0 }
     });
@@ -225,7 +226,12 @@ impl Demand {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use trainyard_core::sched::policy::cluster::Cluster;
+
     use super::*;
+    use crate::{anchors::Anchor, engine, trace::sample::job};
 
     #[test]
     fn a_percentile_lies_between_its_neighbours() {
@@ -238,26 +244,67 @@ mod tests {
     #[test]
     fn a_job_that_shares_a_full_cluster_fairly_is_not_unfair() {
         // Two jobs want the one GPU for 100 s each: done after 100 s and 200 s. The second had 1.5 GPUs demanded.
-        let job = |id| TraceJob {
-            id,
-            submit: 0,
-            user: String::new(),
-            vc: String::new(),
-            name: String::new(),
-            gpus: 1,
-            nodes: 0,
-            preemptible: None,
-            priority: 0,
-            duration: 100,
-            limit: 0,
-        };
+        let jobs = [job(1, 0, 1, 100), job(2, 0, 1, 100)];
         let outcome = Outcome {
             ended: vec![100, 200],
             ..Outcome::default()
         };
-        let share = unfair(&[job(1), job(2)], 1, &outcome);
+        let share = unfair(&jobs, 1, &outcome);
         assert!((share - 0.5).abs() < 1e-9, "200 / (100 * 1.5) > 1.05");
-        let share = unfair(&[job(1), job(2)], 2, &outcome);
+        let share = unfair(&jobs, 2, &outcome);
         assert!((share - 0.5).abs() < 1e-9);
+    }
+
+    fn near(value: f64, by_hand: f64) {
+        assert!((value - by_hand).abs() < 1e-9, "{value}, by hand {by_hand}");
+    }
+
+    #[test]
+    fn the_figures_of_five_jobs_are_those_that_are_worked_out_by_hand() {
+        // Two nodes of eight. The first takes both until 100, when all who wait start; the last need not wait.
+        let jobs = [
+            job(1, 0, 16, 100),
+            job(2, 10, 8, 50),
+            job(3, 20, 1, 10),
+            job(4, 60, 4, 600),
+            job(5, 200, 1, 30),
+        ];
+        let mut player = Anchor::FifoStrict.player(&jobs, &[], Cluster::uniform(2, 8), 60);
+        let went = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
+        assert_eq!(went.ended, [100, 150, 110, 700, 230]);
+        let figures = figures("", &jobs, 16, &went, None);
+        // 0, 0, 40, 80, 90: of four steps 3.96 and 3.996 lie between 80 and 90.
+        near(figures.wait_mean, 42.0);
+        near(figures.wait_p99, 89.6);
+        near(figures.wait_p999, 89.96);
+        near(figures.wait_max, 90.0);
+        // The first and the second.
+        near(figures.wait_mean_8gpu, 45.0);
+        // 100 / 100, 140 / 60, 90 / 60, 640 / 600, and 30 / 60, which counts as 1.
+        near(figures.bsld_mean, 6.9 / 5.0);
+        // Until 200, the last submission: 16 for 100 s, 8 for 50 s, 1 for 10 s, 4 for 100 s, of 16.
+        near(figures.util_window, 100.0 * 2_410.0 / 3_200.0);
+        near(figures.makespan, 700.0);
+        assert_eq!(figures.iso_unfair, None);
+    }
+
+    #[test]
+    fn a_job_is_later_than_alone_from_a_twentieth_on_and_one_that_never_ran_does_not_count() {
+        let jobs = [
+            job(1, 50, 1, 100),
+            job(2, 50, 1, 100),
+            job(3, 50, 1, 100),
+            job(4, 50, 1, 100),
+            job(5, 50, 9, 100),
+        ];
+        let went = Outcome {
+            ended: vec![155, 156, 140, 1_000_000, i64::MIN],
+            stuck: 1,
+            ..Outcome::default()
+        };
+        // The fourth would never have run alone.
+        let alone = [150, 150, 150, i64::MAX / 2, i64::MAX / 2];
+        let figures = figures("", &jobs, 8, &went, Some(&alone));
+        assert_eq!(figures.iso_unfair, Some(25.0));
     }
 }

@@ -272,7 +272,7 @@ impl Bench<'_> {
 }
 
 /// When each job would have ended if every virtual cluster had its own nodes, first come first served; known when the
-/// trace has a table of them beside it.
+/// trace has a table of them beside it, and that table is of the nodes that are replayed on.
 fn isolated(
     question: &Question,
     jobs: &[TraceJob],
@@ -284,7 +284,9 @@ fn isolated(
     let Some(parts) = parts(trace).filter(|_| question.vc.is_none()) else {
         return Ok(None);
     };
-    let of_each = question.nodes.first().copied().unwrap_or_default();
+    let Some(of_each) = alike(&question.nodes, &parts) else {
+        return Ok(None);
+    };
     let mut ended = vec![i64::MAX / 2; jobs.len()];
     for (vc, nodes) in parts {
         let own: Vec<(usize, TraceJob)> = jobs
@@ -304,6 +306,15 @@ fn isolated(
         }
     }
     Ok(Some(ended))
+}
+
+/// The GPUs of each node, if the nodes of all parts are those of the cluster and have as many each.
+fn alike(nodes: &[u32], parts: &BTreeMap<String, u32>) -> Option<u32> {
+    let in_parts: u64 = parts.values().map(|nodes| u64::from(*nodes)).sum();
+    let of_each = nodes.first().copied()?;
+    let alike = nodes.iter().all(|gpus| *gpus == of_each);
+    let as_many = u64::try_from(nodes.len()).is_ok_and(|nodes| nodes == in_parts);
+    (alike && as_many).then_some(of_each)
 }
 
 /// `NAME_vc_nodes.csv` beside `NAME.csv.gz`.

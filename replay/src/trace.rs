@@ -36,7 +36,7 @@ pub struct TraceJob {
     pub priority: i32,
     /// How long it runs. Hidden from the policy until then.
     pub duration: i64,
-    /// How long its user said that it may run.
+    /// How long its user said that it may run; 0 where there is no limit.
     pub limit: i64,
 }
 
@@ -82,7 +82,62 @@ pub enum TraceError {
         /// What stands there.
         value: String,
     },
+    /// A number that no job has.
+    #[error(
+        "line {line} of {path}: {column} is {value}, and a replay takes {least} to {most}{hint}"
+    )]
+    Range {
+        /// Which file.
+        path: PathBuf,
+        /// Which line.
+        line: u64,
+        /// Which column.
+        column: &'static str,
+        /// What stands there.
+        value: i64,
+        /// The least that is taken.
+        least: i64,
+        /// The most that is taken.
+        most: i64,
+        /// What to do about it.
+        hint: &'static str,
+    },
 }
+
+/// No job runs for longer than a hundred years.
+const LONGEST: i64 = 36_525 * 86_400;
+
+/// What a column may hold, and what to do about what it may not.
+struct Limits {
+    least: i64,
+    most: i64,
+    hint: &'static str,
+}
+
+const SUBMITS: Limits = Limits {
+    least: -10 * LONGEST,
+    most: 10 * LONGEST,
+    hint: " seconds; write it in seconds",
+};
+
+const GPUS: Limits = Limits {
+    least: 1,
+    most: 1_000_000,
+    hint: " GPUs; leave jobs without GPUs out",
+};
+
+const DURATIONS: Limits = Limits {
+    least: 0,
+    most: LONGEST,
+    hint: " seconds (a hundred years); write it in seconds, or leave the job out",
+};
+
+/// What is below 0 says that it is not known, as in other formats.
+const TIME_LIMITS: Limits = Limits {
+    least: i64::MIN,
+    most: LONGEST,
+    hint: " seconds (a hundred years); leave it empty where there is no limit",
+};
 
 /// Reads a trace, packed by gzip or not, in the order of submission.
 ///
@@ -155,31 +210,56 @@ impl Columns {
             let field = row.get(column).unwrap_or_default();
             whole(field).ok_or_else(|| TraceError::Value {
                 path: path.to_owned(),
-                line: row.position().map_or(0, csv::Position::line),
+                line: line_of(row),
                 column: name,
                 value: field.to_owned(),
             })
         };
-        let duration = number(self.duration, "duration_s")?.max(0);
+        let within = |column: usize, name: &'static str, limits: &Limits| {
+            let value = number(column, name)?;
+            if (limits.least..=limits.most).contains(&value) {
+                return Ok(value);
+            }
+            Err(limits.refuse(path, line_of(row), name, value))
+        };
         // One that has no limit in a trace where others have.
         let limit = self.limit.filter(|limit| row.get(*limit) != Some(""));
         let limit = match limit {
-            Some(column) => number(column, "walltime_s")?,
+            Some(column) => within(column, "walltime_s", &TIME_LIMITS)?.max(0),
             None => 0,
         };
+        let gpus = within(self.gpus, "gpus", &GPUS)?;
         Ok(TraceJob {
             id: number(self.id, "job_id")?.unsigned_abs(),
-            submit: number(self.submit, "submit_time_s")?,
+            submit: within(self.submit, "submit_time_s", &SUBMITS)?,
             user: text_of(self.user),
             vc: text_of(self.vc),
             name: text_of(self.name),
-            gpus: u32::try_from(number(self.gpus, "gpus")?).unwrap_or(0),
+            gpus: u32::try_from(gpus).unwrap_or(u32::MAX),
             nodes: 0,
             preemptible: None,
             priority: 0,
-            duration,
+            duration: within(self.duration, "duration_s", &DURATIONS)?,
             limit,
         })
+    }
+}
+
+fn line_of(row: &StringRecord) -> u64 {
+    row.position().map_or(0, csv::Position::line)
+}
+
+impl Limits {
+    fn refuse(&self, path: &Path, line: u64, column: &'static str, value: i64) -> TraceError {
+        TraceError::Range {
+            path: path.to_owned(),
+            line,
+            column,
+            value,
+            least: self.least,
+            most: self.most,
+            hint: self.hint,
+        }
     }
 }
 
@@ -191,6 +271,28 @@ fn whole(field: &str) -> Option<i64> {
         // Of a finite number without decimals the text is the integer's.
         format!("{:.0}", number.round()).parse().ok()
     })
+}
+
+#[cfg(test)]
+pub(crate) mod sample {
+    use super::TraceJob;
+
+    /// A job of nobody's without a limit.
+    pub(crate) fn job(id: u64, submit: i64, gpus: u32, duration: i64) -> TraceJob {
+        TraceJob {
+            id,
+            submit,
+            user: String::new(),
+            vc: String::new(),
+            name: String::new(),
+            gpus,
+            nodes: 0,
+            preemptible: None,
+            priority: 0,
+            duration,
+            limit: 0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,5 +326,53 @@ mod tests {
                 format!("line 3 of trace.csv: duration_s is '{told}', which is not a number");
             assert_eq!(error, words);
         }
+    }
+
+    #[test]
+    fn a_number_that_no_job_has_is_refused_with_its_line_and_column() {
+        let century = LONGEST.to_string();
+        let refused = [
+            (
+                "1,0,4000000000,1,",
+                "gpus is 4000000000, and a replay takes 1 to 1000000 GPUs",
+            ),
+            ("1,0,-8,1,", "gpus is -8, and"),
+            (
+                "1,0,0,1,",
+                "gpus is 0, and a replay takes 1 to 1000000 GPUs; leave jobs without GPUs out",
+            ),
+            ("1,0,1000001,1,", "gpus is 1000001, and"),
+            (
+                "1,0,1,9223372036854775807,",
+                "duration_s is 9223372036854775807, and a replay takes 0 to 3155760000 seconds",
+            ),
+            ("1,0,1,-1,", "duration_s is -1, and"),
+            ("1,0,1,3155760001,", "duration_s is 3155760001, and"),
+            ("1,0,1,1,3155760001", "walltime_s is 3155760001, and"),
+            (
+                "1,9223372036854775807,1,1,",
+                "submit_time_s is 9223372036854775807, and",
+            ),
+            (
+                "1,-9223372036854775807,1,1,",
+                "submit_time_s is -9223372036854775807, and",
+            ),
+        ];
+        let head = "job_id,submit_time_s,gpus,duration_s,walltime_s\n";
+        for (row, told) in refused {
+            let words = of(&format!("{head}0,0,1,1,1\n{row}\n"))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                words.starts_with(&format!("line 3 of trace.csv: {told}")),
+                "{words}"
+            );
+        }
+        let most =
+            format!("{head}1,-31557600000,1,0,-1\n2,31557600000,1000000,{century},{century}\n");
+        let jobs = of(&most).unwrap();
+        let told = jobs.iter().map(|job| (job.gpus, job.duration, job.limit));
+        let wanted = [(1, 0, 0), (1_000_000, LONGEST, LONGEST)];
+        assert_eq!(told.collect::<Vec<_>>(), wanted);
     }
 }

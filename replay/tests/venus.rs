@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use trainyard_core::sched::policy::{Config, Reserve, cluster::Cluster};
+use trainyard_core::sched::policy::{Config, Reserve, Rule, cluster::Cluster};
 use trainyard_replay::{
     anchors::Anchor,
     engine, metrics,
@@ -16,8 +16,8 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/venus_2vc_2020-09.csv.gz")
 }
 
-fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
-    let question = Question {
+fn asked(policy: &str, vc: &str, count: u32) -> Question {
+    Question {
         source: Source::Trace(path()),
         nodes: Nodes { count, gpus: 8 }.each(),
         vc: Some(vc.into()),
@@ -27,7 +27,11 @@ fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
         restart_cost: 60,
         preemptible: 1.0,
         predict: false,
-    };
+    }
+}
+
+fn replayed(policy: &str, vc: &str, count: u32) -> Answer {
+    let question = asked(policy, vc, count);
     answer(&question, &|| Duration::ZERO).expect("the trace beside this file")
 }
 
@@ -77,9 +81,29 @@ fn the_simple_policies_are_as_near_to_the_reference_as_ties_allow() {
 
 #[test]
 fn gangs_as_wide_as_the_pool_do_not_lose_by_preemption_what_first_fit_gives_them() {
-    let figures = figures("default", "vcvGl", 20);
-    assert!(figures.wait_mean < 500.0, "{}", figures.wait_mean);
-    assert!(figures.wait_max < 72.0 * 3_600.0);
+    // What docs/scheduling.md says of both pools; one percent is left for what is not a matter of waiting.
+    for (vc, nodes, wait) in [("vcvGl", 20, 360.0), ("vcvlY", 2, 678.0)] {
+        let figures = figures("default", vc, nodes);
+        assert!(
+            figures.wait_mean <= 1.01 * wait,
+            "{vc}: {}",
+            figures.wait_mean
+        );
+        assert!(figures.wait_max < 72.0 * 3_600.0);
+    }
+}
+
+#[test]
+fn of_ten_starts_that_are_predicted_about_eight_come_between_what_was_told_of_them() {
+    let question = Question {
+        predict: true,
+        ..asked("default", "vcvGl", 20)
+    };
+    let mut answer = answer(&question, &|| Duration::ZERO).unwrap();
+    let predicted = answer.policies.remove(0).0.predicted.unwrap();
+    assert!(predicted.jobs > 150, "{predicted:?}");
+    let percent = predicted.within * 100 / predicted.jobs;
+    assert!((75..=85).contains(&percent), "{predicted:?}");
 }
 
 #[test]
@@ -100,17 +124,7 @@ fn the_same_question_has_the_same_answer() {
 
 #[test]
 fn what_cannot_be_answered_says_what_can() {
-    let question = Question {
-        source: Source::Trace(path()),
-        nodes: vec![8; 20],
-        vc: Some("elsewhere".into()),
-        history: None,
-        policy: "default".into(),
-        reserve: Reserve::default(),
-        restart_cost: 60,
-        preemptible: 1.0,
-        predict: false,
-    };
+    let question = asked("default", "elsewhere", 20);
     let words = answer(&question, &|| Duration::ZERO)
         .unwrap_err()
         .to_string();
@@ -140,6 +154,24 @@ fn a_job_that_no_nodes_hold_is_counted_and_holds_nothing_up() {
 }
 
 #[test]
+fn jobs_as_wide_and_as_long_as_a_trace_may_hold_are_replayed_to_their_end() {
+    // Together those who wait ask for more GPUs than 32 bits count.
+    let century = 36_525 * 86_400;
+    let jobs = (0..4_400).map(|id| trace::TraceJob {
+        gpus: 1_000_000,
+        duration: if id < 2 { century } else { 0 },
+        ..of_ada(id, 0, 0)
+    });
+    let jobs: Vec<_> = jobs.collect();
+    let cluster = Cluster::uniform(1, 1_000_000);
+    let mut player = Anchor::FifoStrict.player(&jobs, &[], cluster, 60);
+    let went = engine::replay(&jobs, 60, player.as_mut(), &|| Duration::ZERO);
+    assert_eq!((went.stuck, went.ended[1]), (0, 2 * century));
+    let first = went.queue.first().unwrap();
+    assert_eq!(*first, (0, 4_399, 4_399_000_000, 1_000_000));
+}
+
+#[test]
 fn the_policy_and_the_anchors_check_each_other() {
     let answer = replayed("all", "vcvGl", 20);
     let of = |name: &str| {
@@ -161,6 +193,83 @@ fn the_policy_and_the_anchors_check_each_other() {
         .filter_map(|name| name.strip_prefix("anchor: "))
         .collect();
     assert_eq!(anchors, README);
+}
+
+#[test]
+fn backfill_takes_a_job_without_a_limit_to_run_for_ever_as_the_policy_does() {
+    let job = |id, submit, gpus, duration, limit| trace::TraceJob {
+        gpus,
+        limit,
+        ..of_ada(id, submit, duration)
+    };
+    // The second is told to start at 2,000 at the latest; beside it there may run who ends before that, as only the last does.
+    let jobs = [
+        job(1, 0, 4, 1_000, 2_000),
+        job(2, 10, 8, 100, 500),
+        job(3, 20, 4, 5_000, 0),
+        job(4, 30, 2, 100, 600),
+    ];
+    let anchor = |jobs: &[trace::TraceJob], nodes| {
+        let cluster = Cluster::uniform(nodes, 8);
+        let mut player = Anchor::EasyLimits.player(jobs, &[], cluster, 60);
+        engine::replay(jobs, 60, player.as_mut(), &|| Duration::ZERO).started
+    };
+    assert_eq!(anchor(&jobs, 1), [0, 1_000, 1_100, 30]);
+    // And wherever limits are missing, both start the same jobs at the same moments.
+    let mut jobs = trace::read(&path()).unwrap();
+    jobs.retain(|job| job.vc == "vcvGl");
+    jobs.truncate(600);
+    for job in jobs.iter_mut().step_by(3) {
+        job.limit = 0;
+    }
+    let config = Config {
+        rule: Rule::Easy,
+        ..Config::default()
+    };
+    let mut real = Real::new(&jobs, &[], &[8; 20], config, 1.0);
+    let policy = engine::replay(&jobs, 60, &mut real, &|| Duration::ZERO).started;
+    assert_eq!(anchor(&jobs, 20), policy);
+}
+
+#[test]
+fn who_is_later_than_in_a_part_of_its_own_is_told_only_of_the_nodes_that_the_parts_are_of() {
+    // Two parts of a node each. Together the second runs beside the first instead of after it, and the fourth waits for the
+    // third, which alone would never run, so that of the first five only the fourth is later. No nodes hold the last.
+    let rows = "job_id,submit_time_s,vc,gpus,duration_s
+1,0,one,8,100
+2,10,one,8,100
+3,300,two,16,50
+4,310,one,8,100
+5,1000,one,8,100
+6,2000,two,24,100
+";
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let trace = folder.join("parts.csv");
+    std::fs::write(&trace, rows).unwrap();
+    std::fs::write(
+        folder.join("parts_vc_nodes.csv"),
+        "vc,nodes\none,1\ntwo,1\n",
+    )
+    .unwrap();
+    let later = |nodes: &[u32]| {
+        let question = Question {
+            source: Source::Trace(trace.clone()),
+            nodes: nodes.to_vec(),
+            vc: None,
+            ..asked("fifo", "", 0)
+        };
+        let mut answer = answer(&question, &|| Duration::ZERO).unwrap();
+        let (figures, _) = answer.policies.remove(0);
+        (
+            figures.stuck,
+            figures.iso_unfair,
+            table::table(&[&figures]).contains(" - "),
+        )
+    };
+    assert_eq!(later(&[8, 8]), (1, Some(20.0), false));
+    for others in [&[8][..], &[8, 8, 8], &[8, 16], &[16, 8]] {
+        assert!(matches!(later(others), (_, None, true)), "{others:?}");
+    }
 }
 
 /// The policies of the table in the README of the traces.

@@ -8,6 +8,9 @@ use trainyard_core::sched::policy::dense::Bits;
 use super::{Floor, number};
 use crate::engine::{Action, Player};
 
+/// How long a job without a limit may run.
+const NEVER: i64 = i64::MAX / 4;
+
 pub(super) struct Easy<'a> {
     floor: Floor<'a>,
     oracle: bool,
@@ -28,14 +31,19 @@ impl<'a> Easy<'a> {
 
     fn estimate(&self, job: usize) -> i64 {
         let row = self.floor.job(job);
-        if self.oracle { row.duration } else { row.limit }
+        match (self.oracle, row.limit) {
+            (true, _) => row.duration,
+            (false, 0) => NEVER,
+            (false, limit) => limit,
+        }
     }
 
     fn start(&mut self, now: i64, job: usize, within: Option<&Bits>) -> bool {
         let started = self.floor.start_within(job, within);
         if started {
             self.waiting.remove(&job);
-            self.expected.insert(job, now + self.estimate(job));
+            let end = now.saturating_add(self.estimate(job));
+            self.expected.insert(job, end);
         }
         started
     }
