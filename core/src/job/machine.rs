@@ -154,6 +154,8 @@ impl Draft {
         self.job.last_checkpoint = None;
         self.job.started_at = None;
         self.job.ended_at = None;
+        // Its user asks for it now, whatever was to be waited for before.
+        self.job.not_before = None;
         self.job.mlflow_run_id = None;
         self.job.clearml_task_id = None;
         self.effects.push(Effect::Enqueue);

@@ -309,9 +309,12 @@ fn a_job_that_has_no_try_left_has_failed_and_says_why() {
     let outcome = step.job.outcome.clone().unwrap();
     assert_eq!(outcome.class, Some(FailureClass::Lost));
     assert_eq!(outcome.message, "node n1 was silent");
-    // A user's restart begins to count anew.
-    let again = step.job.step(T, Event::RestartRequested).unwrap().job;
+    // A user's restart begins to count anew, and waits for nothing that was to be waited for before.
+    let mut ended = step.job;
+    ended.not_before = Some(T.plus(std::time::Duration::from_secs(600)));
+    let again = ended.step(T, Event::RestartRequested).unwrap().job;
     assert_eq!((again.tried, again.failed_on.len()), (Tried::default(), 0));
+    assert_eq!(again.not_before, None);
 }
 
 #[test]

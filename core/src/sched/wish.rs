@@ -79,11 +79,11 @@ impl Wish<'_> {
         }
         match self.placement.gpus_total {
             Some(asked) => {
-                let gpus = |set: &Vec<&NodeEntry>| {
-                    let gpus = set.iter().flat_map(|entry| &entry.capacity.gpus);
+                let gpus = |entry: &NodeEntry| {
+                    let gpus = entry.capacity.gpus.iter();
                     gpus.filter(|gpu| part.accepts(gpu)).count()
                 };
-                let found = sets.values().map(gpus).max().unwrap_or(0);
+                let found = sets.values().map(|set| most(set, gpus)).max().unwrap_or(0);
                 let enough = usize::try_from(asked).is_ok_and(|asked| asked <= found);
                 (!enough).then_some(Unfit::Total { asked, found })
             }
@@ -177,20 +177,26 @@ impl Wish<'_> {
             }
         }
         if let Some(asked) = self.placement.gpus_total {
-            let free = |set: &Vec<&NodeEntry>| {
-                let free = set.iter().map(|entry| {
-                    let gpus = entry.free().gpus;
-                    gpus.iter().filter(|gpu| part.accepts(gpu)).count()
-                });
-                free.sum::<usize>()
+            let free = |entry: &NodeEntry| {
+                let gpus = entry.free().gpus;
+                gpus.iter().filter(|gpu| part.accepts(gpu)).count()
             };
-            let found = self.sets(open()).values().map(free).max().unwrap_or(0);
+            let sets = self.sets(open());
+            let found = sets.values().map(|set| most(set, free)).max().unwrap_or(0);
             if usize::try_from(asked).is_ok_and(|asked| found < asked) {
                 return format!("waits for {asked} GPUs in all; {found} are free");
             }
         }
         reason(&admitted, &part, self.nodes)
     }
+}
+
+/// The most GPUs that one job can have of a set of nodes: of several at once only those that others reach count.
+fn most(set: &[&NodeEntry], gpus: impl Fn(&NodeEntry) -> usize) -> usize {
+    let reached = set.iter().filter(|entry| !entry.address().is_empty());
+    let together: usize = reached.map(|entry| gpus(entry)).sum();
+    let one = set.iter().map(|entry| gpus(entry)).max();
+    one.unwrap_or(0).max(together)
 }
 
 /// Keys of labels that nodes have, the nearest to one first.

@@ -12,9 +12,14 @@ impl Planner {
         let kept = self.policy.kept_from(job.0)?;
         let (nodes, then) = self.kept_where(now, kept);
         let other = JobId(kept.job);
-        Some(format!(
-            "waits beside another: {nodes} are kept for job {other} from {then} on, and jobs like it run beyond that"
-        ))
+        Some(match then {
+            Some(then) => format!(
+                "waits beside another: {nodes} are kept for job {other} from {then} on, and jobs like it run beyond that"
+            ),
+            None => format!(
+                "waits beside another: {nodes} are kept for job {other}, and nobody knows when they are free"
+            ),
+        })
     }
 
     /// What is kept for a job, to be said behind why it waits.
@@ -23,11 +28,14 @@ impl Planner {
             return String::new();
         };
         let (nodes, then) = self.kept_where(now, kept);
-        format!("; {nodes} are kept for it, and expected to be free at {then}")
+        match then {
+            Some(then) => format!("; {nodes} are kept for it, and expected to be free at {then}"),
+            None => format!("; {nodes} are kept for it, and nobody knows when they are free"),
+        }
     }
 
-    /// Which nodes, and when.
-    fn kept_where(&self, now: Timestamp, kept: &Reservation) -> (String, String) {
+    /// Which nodes, and when, if that is known.
+    fn kept_where(&self, now: Timestamp, kept: &Reservation) -> (String, Option<String>) {
         let nodes = kept.pieces.iter().map(|piece| piece.node);
         let mut names: Vec<&str> = nodes
             .filter_map(|ix| self.names.get(&ix))
@@ -40,6 +48,7 @@ impl Planner {
         if more > 0 {
             words.push_str(&format!(" and {more} more"));
         }
-        (words, self.moment(kept.then).moment(now))
+        let then = kept.known().map(|then| self.moment(then).moment(now));
+        (words, then)
     }
 }

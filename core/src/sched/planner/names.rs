@@ -22,7 +22,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// A label of nodes that others reach: a gang asks for it.
+/// A label of nodes that others reach: who lies on several nodes asks for it.
 const REACHABLE: &str = "trainyard/reachable";
 
 impl Planner {
@@ -71,14 +71,6 @@ impl Planner {
                 gpus: request.gpus,
             },
         };
-        let several = match gang {
-            Gang::Packed { gpus } => gpus > 1,
-            Gang::Each { nodes, .. } => nodes > 1,
-        };
-        let mut labels = placement.labels.clone();
-        if several {
-            labels.insert(REACHABLE.to_owned());
-        }
         Ask {
             gang,
             cpus: request.cpus,
@@ -91,7 +83,8 @@ impl Planner {
                     most => most,
                 },
             },
-            labels,
+            labels: placement.labels.clone(),
+            together: [REACHABLE.to_owned()].into(),
             anti_labels: placement.anti_labels.clone(),
             arrange: match placement.arrange {
                 spec::Arrange::Pack => Arrange::Pack,

@@ -39,7 +39,10 @@ fn set(planner: &mut Planner, now: i64, node: u32, gpus: u32, open: bool) {
 }
 
 fn cluster(nodes: u32) -> Planner {
-    let mut planner = Planner::default();
+    nodes_of(Planner::default(), nodes)
+}
+
+fn nodes_of(mut planner: Planner, nodes: u32) -> Planner {
     for node in 0..nodes {
         set(&mut planner, 0, node, 4, true);
     }

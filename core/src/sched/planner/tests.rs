@@ -386,6 +386,41 @@ fn a_gang_gets_all_of_its_nodes_or_none_in_the_order_of_their_addresses() {
 }
 
 #[test]
+fn a_total_lies_on_one_node_or_on_several_that_others_reach() {
+    let total = |id, gpus| {
+        let mut queued = job(id, 1, 0, 0);
+        queued.placement.gpus_total = Some(gpus);
+        queued
+    };
+    let mut planner = Planner::default();
+    for name in ["a", "b"] {
+        node(&mut planner, name, 8, "4xH100-80GB");
+    }
+    let wide = total(2, 6);
+    let told = wide
+        .wish()
+        .misfit(planner.ledger())
+        .map(|unfit| unfit.to_string());
+    assert!(
+        told.is_some_and(|told| told.contains("give 4")),
+        "none of both is reached"
+    );
+    let placements = solve(&mut planner, NOW, &[total(1, 4), wide.clone()]);
+    assert_eq!(placed(&placements), [(1, "a")]);
+    ends(&mut planner, 1);
+    for name in ["a", "b"] {
+        planner.set_address(NOW, &NodeName(name.into()), name.into());
+    }
+    let placements = solve(&mut planner, NOW, &[wide]);
+    let [placement] = placements.as_slice() else {
+        panic!("{placements:?}")
+    };
+    let held = placement.allocations.iter();
+    let held = held.map(|held| (held.node.0.as_str(), held.gpus.len(), held.address.as_str()));
+    assert_eq!(held.collect::<Vec<_>>(), [("a", 4, "a"), ("b", 2, "b")]);
+}
+
+#[test]
 fn a_gang_that_no_set_of_nodes_could_hold_is_told_how_many_there_are() {
     let mut planner = reachable(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]);
     // One that nobody reaches.

@@ -393,6 +393,32 @@ fn nodes_that_close_before_the_first_could_start_and_run_are_not_kept_for_it() {
 }
 
 #[test]
+fn where_nobody_knows_when_nodes_are_free_that_is_said_instead_of_a_date() {
+    let mut planner = Planner::new(Config {
+        rule: Rule::Easy,
+        ..Config::default()
+    });
+    for node in ["n1", "n2"] {
+        set(&mut planner, NOW, node, true);
+    }
+    planner.queued(NOW, job(1, None));
+    starts(&mut planner, NOW);
+    let wide = QueuedJob {
+        nodes: 2,
+        ..job(2, None)
+    };
+    for node in ["n1", "n2"] {
+        planner.set_address(NOW, &NodeName(node.into()), node.into());
+    }
+    planner.queued(NOW, wide);
+    planner.queued(NOW, job(3, None));
+    assert_eq!(starts(&mut planner, NOW), []);
+    let words = planner.reason(NOW, JobId(2)).unwrap();
+    let told = "are kept for it, and nobody knows when they are free";
+    assert!(words.ends_with(told), "{words}");
+}
+
+#[test]
 fn a_job_that_a_window_shuts_out_everywhere_holds_nobody_else_up_under_any_rule() {
     for rule in [Rule::Fifo, Rule::Easy, Rule::Gittins] {
         let mut planner = Planner::new(Config {

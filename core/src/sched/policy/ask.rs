@@ -94,6 +94,8 @@ pub struct Ask {
     pub gpu: GpuWish,
     /// Labels (`key=value`) that a node must have.
     pub labels: BTreeSet<String>,
+    /// Labels that it must have besides where the job lies on several nodes.
+    pub together: BTreeSet<String>,
     /// Labels that it must not have.
     pub anti_labels: BTreeSet<String>,
     /// Which nodes first.
@@ -123,6 +125,7 @@ impl Ask {
             memory_bytes: 0,
             gpu: GpuWish::default(),
             labels: BTreeSet::new(),
+            together: BTreeSet::new(),
             anti_labels: BTreeSet::new(),
             arrange: Arrange::Pack,
             fabric: None,

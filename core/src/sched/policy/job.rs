@@ -108,6 +108,8 @@ pub(super) struct Job {
     pub(super) pieces: Vec<Piece>,
     /// GPUs for which its project is charged, while it is.
     pub(super) charged: Option<u32>,
+    /// Those of them that it was told to give back.
+    pub(super) going: u32,
     /// A part of it has been given back, or is not there any more.
     pub(super) partial: bool,
     /// When its rank changes by waiting.

@@ -2,7 +2,7 @@
 //!
 //! Owns that what the policy believes of a node is what its caller says. Never places: `pass` does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::Ask,
@@ -44,6 +44,7 @@ impl Scheduler {
         let keeps = offer.open && before.gpus == offer.gpus;
         let holders: BTreeSet<JobIx> = self.cluster.holders(node).iter().copied().collect();
         let mut rows: Vec<(JobIx, Vec<Piece>)> = Vec::new();
+        let mut given: BTreeMap<JobIx, u32> = BTreeMap::new();
         for ix in holders.iter().copied() {
             match self.job(ix).state {
                 State::Promised | State::Leaving if keeps => {
@@ -53,6 +54,9 @@ impl Scheduler {
                 }
                 State::Promised | State::Leaving => self.revoke(now, ix),
                 State::Running | State::Later | State::Waiting(_) => {
+                    let pieces = self.job(ix).pieces.iter();
+                    let here = pieces.filter(|piece| piece.node == node);
+                    given.insert(ix, here.map(|piece| piece.gpus).sum());
                     self.job_mut(ix).pieces.retain(|piece| piece.node != node);
                 }
             }
@@ -63,6 +67,8 @@ impl Scheduler {
                 continue;
             };
             self.job_mut(ix).pieces.extend(pieces);
+            // What a node lacks of it may come back: it is not given.
+            given.remove(&ix);
             rows.push((ix, pieces.clone()));
         }
         let touched: BTreeSet<JobIx> = holders
@@ -77,6 +83,7 @@ impl Scheduler {
             }
             let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
             job.partial = has < job.gpus;
+            self.recharge(now, ix, given.get(&ix).copied().unwrap_or(0));
         }
         self.cluster.change(node, offer, &rows);
     }
@@ -91,12 +98,15 @@ impl Scheduler {
         job.runs += 1;
         job.since = holding.since.map_or(now, |since| since.min(now));
         job.prepares = holding.since.is_none();
+        job.pieces.clone_from(&holding.pieces);
         if holding.leaving {
             job.state = State::Leaving;
+            self.charge(now, ix, true);
+            self.gives_up(ix);
+            self.job_mut(ix).pieces.clear();
             return;
         }
         job.state = State::Running;
-        job.pieces.clone_from(&holding.pieces);
         let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
         job.partial = has < job.gpus;
         self.cluster.take(ix, &holding.pieces);
@@ -201,12 +211,15 @@ impl Scheduler {
         self.last_try = Some(now);
     }
 
-    /// The place that was promised to a job is not to be had any more.
+    /// The place that was promised to a job is not to be had any more. One that still leaves another has that until it has
+    /// gone.
     fn revoke(&mut self, now: Seconds, ix: JobIx) {
-        self.give_back(now, ix);
         if self.job(ix).state != State::Promised {
+            self.free(ix);
+            self.gives_up(ix);
             return;
         }
+        self.give_back(now, ix);
         self.ready.remove(&ix);
         for waiting in self.awaited.values_mut() {
             waiting.retain(|job| *job != ix);

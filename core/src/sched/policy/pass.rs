@@ -101,6 +101,20 @@ impl Scheduler {
             .collect()
     }
 
+    /// The next in the order as it is now. Whoever would only borrow by what its project was given since the heads were
+    /// compared goes behind those who would not: its others are in lanes of their own.
+    pub(super) fn next_of(&self, heads: &mut Heads) -> Option<Head> {
+        while let Some(Reverse(head)) = heads.pop() {
+            let job = self.job(head.job);
+            let borrows = self.projects.borrows(job.project, self.least(job));
+            if borrows == head.borrows || !borrows {
+                return Some(Head { borrows, ..head });
+            }
+            heads.push(Reverse(Head { borrows, ..head }));
+        }
+        None
+    }
+
     /// Starts what fits, in order.
     fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
         let mut kept = Kept::default();
@@ -109,7 +123,7 @@ impl Scheduler {
         let all = self.keeps();
         let closed = |lane: LaneIx| self.lanes.closed[self.lanes.lanes[lane].shape];
         let mut heads = self.heads(|lane| all || !closed(lane));
-        while let Some(Reverse(head)) = heads.pop() {
+        while let Some(head) = self.next_of(&mut heads) {
             let (shape, project) = {
                 let lane = &self.lanes.lanes[head.lane];
                 (lane.shape, lane.project)

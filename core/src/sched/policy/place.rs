@@ -22,6 +22,8 @@ pub struct Shape {
     nodes: Bits,
     /// Sets of nodes, one of which holds all: the fabrics, or all nodes.
     fabrics: Vec<Bits>,
+    /// The same of nodes that can be one of several.
+    together: Vec<Bits>,
     /// GPUs that it holds at least: whoever is alone on its nodes has all of theirs.
     least: u32,
     version: u64,
@@ -35,6 +37,7 @@ impl Shape {
             groups: Vec::new(),
             nodes: Bits::default(),
             fabrics: Vec::new(),
+            together: Vec::new(),
             least: ask.gang.gpus(),
             ask,
             version: u64::MAX,
@@ -86,7 +89,27 @@ impl Shape {
             Some(_) => fabrics.into_values().collect(),
             None => vec![self.nodes.clone()],
         };
+        self.together = self.of_several(cluster);
         self.least = self.least_held(cluster);
+    }
+
+    fn of_several(&self, cluster: &Cluster) -> Vec<Bits> {
+        let mut fabrics = self.fabrics.clone();
+        if self.ask.together.is_empty() {
+            return fabrics;
+        }
+        for fabric in &mut fabrics {
+            let nodes = fabric.iter::<NodeIx>();
+            let apart = |ix: &NodeIx| {
+                !self
+                    .ask
+                    .together
+                    .is_subset(&cluster.nodes[*ix].offer.labels)
+            };
+            let apart: Vec<NodeIx> = nodes.filter(apart).collect();
+            apart.into_iter().for_each(|ix| fabric.set(ix, false));
+        }
+        fabrics
     }
 
     /// GPUs that a job holds at least: all of its nodes if it wants them alone.
@@ -109,19 +132,26 @@ impl Shape {
             return smallest.map_or(asked, |smallest| smallest.max(asked));
         }
         let mut least: Option<u32> = None;
-        for fabric in &self.fabrics {
-            let mut totals: Vec<u32> = fabric.iter::<NodeIx>().map(total).collect();
-            totals.sort_unstable();
-            let held = self.layouts(cluster).into_iter();
-            let held = held.filter_map(|layout| layout.least_of(&totals));
+        for layout in self.layouts(cluster) {
+            let held = self
+                .fabrics(layout.is_several())
+                .iter()
+                .filter_map(|fabric| {
+                    let mut totals: Vec<u32> = fabric.iter::<NodeIx>().map(total).collect();
+                    totals.sort_unstable();
+                    layout.least_of(&totals)
+                });
             least = least.into_iter().chain(held).min();
         }
         least.map_or(asked, |least| least.max(asked))
     }
 
-    /// Sets of nodes, one of which holds all of it.
-    pub(super) fn fabrics(&self) -> &[Bits] {
-        &self.fabrics
+    /// Sets of nodes, one of which holds all of it, be it on one node or on several.
+    pub(super) fn fabrics(&self, several: bool) -> &[Bits] {
+        match several {
+            true => &self.together,
+            false => &self.fabrics,
+        }
     }
 
     /// Which classes of GPUs of a group will do.
@@ -215,7 +245,7 @@ impl Shape {
             }
         };
         for layout in self.layouts(cluster) {
-            for fabric in &self.fabrics {
+            for fabric in self.fabrics(layout.is_several()) {
                 search.found.clear();
                 search.nodes = nodes_of(fabric);
                 if search.lay(layout) {
@@ -225,7 +255,7 @@ impl Shape {
         }
         // Nodes of several sizes: whole nodes of one of them may not be enough.
         let (gpus, _) = self.gathers(cluster)?;
-        for fabric in &self.fabrics {
+        for fabric in self.fabrics(true) {
             search.found.clear();
             search.nodes = nodes_of(fabric);
             if search.gather(gpus) {
@@ -248,6 +278,10 @@ pub struct Layout {
 }
 
 impl Layout {
+    pub(super) fn is_several(self) -> bool {
+        self.nodes > 1 || self.rest > 0
+    }
+
     /// GPUs of the smallest nodes that could hold it, of nodes with so many each, in ascending order; nothing if these are
     /// too few.
     fn least_of(self, totals: &[u32]) -> Option<u32> {

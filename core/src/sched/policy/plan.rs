@@ -1,6 +1,6 @@
 //! What a pass decides. Complete: nothing is left to choose for whoever carries it out.
 
-use super::{cluster::Piece, config::Seconds};
+use super::{cluster::Piece, config::Seconds, reserve::NEVER};
 
 /// Why a job starts now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,14 @@ pub struct Reservation {
     pub pieces: Vec<Piece>,
     /// When it is expected to start.
     pub then: Seconds,
+}
+
+impl Reservation {
+    /// When it is expected to start; nothing where nobody knows when those who run there end.
+    #[must_use]
+    pub fn known(&self) -> Option<Seconds> {
+        (self.then < NEVER).then_some(self.then)
+    }
 }
 
 /// All that a pass decides.

@@ -52,6 +52,37 @@ pub(super) struct Claimant {
     pub(super) bound: bool,
 }
 
+/// One for whom no room could be made in this round.
+struct Failed {
+    standing: Standing,
+    bound: bool,
+    /// With so many who may be moved it would have been in vain, too.
+    moves: usize,
+}
+
+impl Failed {
+    fn of(claimant: &Claimant, rooms: &[Room]) -> Self {
+        let moved = rooms.iter().map(|room| room.moved.len());
+        let more = moved.filter(|count| *count > claimant.moves).min();
+        Self {
+            standing: claimant.standing,
+            bound: claimant.bound,
+            moves: more.map_or(usize::MAX, |more| more - 1),
+        }
+    }
+
+    /// Whether another who asks for the same need not try: it may push out nobody whom this one may not, and move no more.
+    fn speaks_for(&self, other: &Claimant) -> bool {
+        let (this, that) = (&self.standing, &other.standing);
+        this.priority >= that.priority
+            && (this.guarded || !that.guarded)
+            && (!this.borrows || that.borrows)
+            && this.rank <= that.rank
+            && (!self.bound || other.bound)
+            && other.moves <= self.moves
+    }
+}
+
 impl Scheduler {
     /// A round of preemption.
     pub(super) fn make_room(&mut self, now: Seconds, plan: &mut Plan) {
@@ -85,20 +116,27 @@ impl Scheduler {
         plan: &mut Plan,
     ) {
         let worst = self.worst(standings);
-        let mut failed: Table<_, bool> = self.lanes.shapes.keys().map(|_| false).collect();
+        let shapes = self.lanes.shapes.keys();
+        let mut failed: Table<_, Vec<Failed>> = shapes.map(|_| Vec::new()).collect();
         let mut left = MOST_IN_A_ROUND;
-        while let Some(Reverse(head)) = heads.pop() {
+        while let Some(head) = self.next_of(&mut heads) {
             let lane = &self.lanes.lanes[head.lane];
             let (shape, project) = (lane.shape, lane.project);
             let gpus = self.least(self.job(head.job));
-            if failed[shape] || !self.projects.may_start(project, gpus) {
+            if !self.projects.may_start(project, gpus) {
                 continue;
             }
             let claimant = self.claimant(now, &head);
+            if failed[shape]
+                .iter()
+                .any(|before| before.speaks_for(&claimant))
+            {
+                continue;
+            }
             let rooms = self.rooms(&claimant, standings, &worst);
-            let mut rooms = rooms.iter();
-            if !rooms.any(|room| self.clear(&claimant, room, standings, plan)) {
-                failed[shape] = true;
+            let mut tried = rooms.iter();
+            if !tried.any(|room| self.clear(&claimant, room, standings, plan)) {
+                failed[shape].push(Failed::of(&claimant, &rooms));
                 continue;
             }
             left -= 1;
@@ -348,7 +386,7 @@ impl Scheduler {
             moves,
         });
         if !moves {
-            self.charge(claimant.now, ix, false);
+            self.gives_up(ix);
         }
     }
 }

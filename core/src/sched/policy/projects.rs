@@ -25,6 +25,8 @@ struct Project {
     own: Option<u32>,
     /// GPUs that it holds.
     gpus: u32,
+    /// Those of them whose jobs were told to go: they count until these have gone, but nobody has to give them back again.
+    going: u32,
     running: u32,
     queued: u32,
     /// GPU-seconds, half of which is forgotten every half-life; as of `since`.
@@ -39,6 +41,8 @@ struct Project {
 pub(super) enum Change {
     Take(u32),
     Give(u32),
+    /// It has so many instead of so many.
+    Resize(u32, u32),
 }
 
 /// All projects.
@@ -69,6 +73,7 @@ impl Projects {
             rule,
             own: rule.gpus.or_else(|| some.then_some(0)),
             gpus: 0,
+            going: 0,
             running: 0,
             queued: 0,
             faded: 0.0,
@@ -87,14 +92,27 @@ impl Projects {
         project.age(now, half_life);
         match change {
             Change::Take(gpus) => {
-                project.gpus += gpus;
+                project.gpus = project.gpus.saturating_add(gpus);
                 project.running += 1;
             }
             Change::Give(gpus) => {
                 project.gpus = project.gpus.saturating_sub(gpus);
                 project.running = project.running.saturating_sub(1);
             }
+            Change::Resize(from, to) => {
+                project.gpus = project.gpus.saturating_sub(from).saturating_add(to);
+            }
         }
+    }
+
+    /// A job that has so many was told to go, or has gone.
+    pub(super) fn goes(&mut self, ix: ProjectIx, change: Change) {
+        let going = &mut self.rows[ix].going;
+        *going = match change {
+            Change::Take(gpus) => going.saturating_add(gpus),
+            Change::Give(gpus) => going.saturating_sub(gpus),
+            Change::Resize(from, to) => going.saturating_sub(from).saturating_add(to),
+        };
     }
 
     /// What a project has used of its span before it was known, in GPU-seconds.
@@ -154,18 +172,18 @@ impl Projects {
         self.factors[ix]
     }
 
-    /// Whether it would hold more than its own with `more` GPUs.
+    /// Whether it would hold more than its own with `more` GPUs, once those have gone who were told to.
     pub(super) fn borrows(&self, ix: ProjectIx, more: u32) -> bool {
         let project = &self.rows[ix];
-        more > 0 && project.is_beyond(project.own, more)
+        more > 0 && project.is_beyond(project.own, project.stays().saturating_add(more))
     }
 
-    /// GPUs that it holds and that are not its own: all of them once its GPU-hours are used up.
+    /// GPUs that it holds, is not about to give back, and that are not its own: all of them once its GPU-hours are used up.
     pub(super) fn borrowed(&self, ix: ProjectIx) -> u32 {
         let project = &self.rows[ix];
         match project.own {
-            _ if project.is_spent() => project.gpus,
-            Some(own) => project.gpus.saturating_sub(own),
+            _ if project.is_spent() => project.stays(),
+            Some(own) => project.stays().saturating_sub(own),
             None => 0,
         }
     }
@@ -193,7 +211,11 @@ impl Projects {
         if !project.may_not_have(gpus) {
             return None;
         }
-        match project.rule.gpus.filter(|own| project.gpus + gpus > *own) {
+        match project
+            .rule
+            .gpus
+            .filter(|own| project.gpus.saturating_add(gpus) > *own)
+        {
             Some(own) => Some(format!(
                 "its project has {} of its own {own} GPUs in use, and may not borrow more",
                 project.gpus
@@ -211,14 +233,20 @@ impl Projects {
 }
 
 impl Project {
-    /// Whether so many more are more than it owns.
-    fn is_beyond(&self, own: Option<u32>, more: u32) -> bool {
-        own.is_some_and(|own| self.gpus.saturating_add(more) > own) || self.is_spent()
+    /// Whether so many are more than it owns.
+    fn is_beyond(&self, own: Option<u32>, gpus: u32) -> bool {
+        own.is_some_and(|own| gpus > own) || self.is_spent()
+    }
+
+    /// GPUs that it holds, but for those that are about to be given back.
+    fn stays(&self) -> u32 {
+        self.gpus.saturating_sub(self.going)
     }
 
     /// Whether so many more would be borrowed, which it may not. Who has GPU-hours alone may use them up on free nodes.
     fn may_not_have(&self, more: u32) -> bool {
-        more > 0 && !self.rule.borrow && self.is_beyond(self.rule.gpus, more)
+        let all = self.gpus.saturating_add(more);
+        more > 0 && !self.rule.borrow && self.is_beyond(self.rule.gpus, all)
     }
 
     /// Its GPU-hours are used up, to the last one.

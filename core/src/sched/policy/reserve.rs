@@ -41,10 +41,12 @@ impl Kept {
         self.reservation = Some(reservation);
     }
 
-    /// Where a job may start that is expected to end then; `None` is everywhere.
+    /// Where a job may start that is expected to end then; `None` is everywhere. Of whom nobody knows when it ends may be
+    /// later than whatever is promised, even where nobody knows when that is.
     pub(super) fn within(&self, end: impl Fn() -> Seconds) -> Option<&Bits> {
         let reservation = self.reservation.as_ref()?;
-        (end() > reservation.then).then_some(&self.others)
+        let end = end();
+        (end >= NEVER || end > reservation.then).then_some(&self.others)
     }
 
     /// Whether somebody comes behind the one for whom nodes are kept, and may not delay it.
@@ -252,7 +254,7 @@ impl Later<'_> {
 /// So many moments are looked at for nodes that stay in service: a pass must not take long.
 const LOOKS: usize = 512;
 
-/// Nobody knows when.
+/// Nobody knows when; so is whatever lies behind it.
 pub(super) const NEVER: Seconds = Seconds::MAX / 4;
 
 #[cfg(test)]

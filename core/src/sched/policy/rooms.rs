@@ -22,6 +22,15 @@ enum Parts {
     Any { gpus: u32, nodes: u32 },
 }
 
+impl Parts {
+    fn are_several(self) -> bool {
+        match self {
+            Self::Equal(layout) => layout.is_several(),
+            Self::Any { .. } => true,
+        }
+    }
+}
+
 impl Scheduler {
     /// Nodes of those who rank worst, the worst first: of the lowest priority, and who have borrowed, before others.
     pub(super) fn worst(&self, standings: &Standings) -> Vec<NodeIx> {
@@ -81,7 +90,7 @@ impl Scheduler {
         let shape = &self.lanes.shapes[self.job(claimant.job).shape];
         let within = self.bounds(claimant.now, claimant.job, claimant.bound);
         let of = |parts: Parts| {
-            let fabrics = shape.fabrics().iter();
+            let fabrics = shape.fabrics(parts.are_several()).iter();
             let rooms = fabrics.filter_map(|fabric| {
                 let beside = within.map(|within| fabric.and(within));
                 let fabric = beside.as_ref().unwrap_or(fabric);

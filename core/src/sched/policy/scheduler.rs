@@ -114,6 +114,7 @@ impl Scheduler {
             awaits: Vec::new(),
             partial: false,
             charged: None,
+            going: 0,
             next_step: 0,
         };
         let ix = match self.vacant.pop() {
@@ -192,6 +193,7 @@ impl Scheduler {
         if moves {
             self.settle(ix);
         } else {
+            self.charge(now, ix, false);
             self.projects.queue(project, true);
             self.enqueue(now, ix);
         }
@@ -221,6 +223,11 @@ impl Scheduler {
     /// What it holds, or is promised, is free.
     pub(super) fn give_back(&mut self, now: Seconds, ix: JobIx) {
         self.charge(now, ix, false);
+        self.free(ix);
+    }
+
+    /// The same, though its project is charged still.
+    pub(super) fn free(&mut self, ix: JobIx) {
         let held = std::mem::take(&mut self.job_mut(ix).pieces);
         if !held.is_empty() {
             self.cluster.give(ix, &held);
@@ -232,7 +239,7 @@ impl Scheduler {
     pub(super) fn charge(&mut self, now: Seconds, ix: JobIx, on: bool) {
         let job = self.job(ix);
         let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
-        let project = job.project;
+        let (project, going) = (job.project, job.going);
         let (charged, change) = match (job.charged, on) {
             (None, true) => {
                 let gpus = held.max(job.gpus);
@@ -243,6 +250,35 @@ impl Scheduler {
         };
         self.job_mut(ix).charged = charged;
         let half_life = self.config.half_life;
+        self.projects.hold(project, change, now, half_life);
+        self.job_mut(ix).going = 0;
+        self.projects.goes(project, Change::Give(going));
+    }
+
+    /// A job was told to go. Its project is charged until it has gone; what it has counts as given back.
+    pub(super) fn gives_up(&mut self, ix: JobIx) {
+        let job = self.job_mut(ix);
+        let (project, before) = (job.project, job.going);
+        let gpus = job.charged.unwrap_or(0);
+        job.going = gpus;
+        self.projects.goes(project, Change::Resize(before, gpus));
+    }
+
+    /// A job that runs has given so many back, or is known only now to have more than it asked for: its project is charged
+    /// for what it has.
+    pub(super) fn recharge(&mut self, now: Seconds, ix: JobIx, given: u32) {
+        let job = self.job_mut(ix);
+        let project = job.project;
+        let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
+        let Some(before) = job.charged else {
+            return;
+        };
+        let rest = before.saturating_sub(given).max(has);
+        if rest == before {
+            return;
+        }
+        job.charged = Some(rest);
+        let (change, half_life) = (Change::Resize(before, rest), self.config.half_life);
         self.projects.hold(project, change, now, half_life);
     }
 

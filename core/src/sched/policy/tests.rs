@@ -275,6 +275,62 @@ fn easy_backfills_what_ends_in_time_and_nothing_else() {
 }
 
 #[test]
+fn easy_keeps_nodes_for_the_first_where_no_job_has_a_time_limit() {
+    let config = Config {
+        rule: Rule::Easy,
+        ..Config::default()
+    };
+    let mut scheduler = scheduler(config, 2);
+    scheduler.submit(0, &job(1, 8));
+    settle(&mut scheduler, 0);
+    scheduler.submit(1, &job(2, 16));
+    scheduler.submit(2, &job(3, 8));
+    let plan = scheduler.pass(3);
+    assert_eq!(started(&plan), [] as [u64; 0], "nobody knows when it ends");
+    let kept = plan.reservation.unwrap();
+    assert_eq!((kept.job, kept.known()), (2, None));
+    let limited = Submission {
+        limit: Some(100),
+        ..job(4, 8)
+    };
+    scheduler.submit(4, &limited);
+    assert_eq!(started(&scheduler.pass(4)), [4], "that one does end");
+    scheduler.finished(50, 1);
+    assert_eq!(started(&scheduler.pass(50)), [] as [u64; 0]);
+    scheduler.finished(100, 4);
+    assert_eq!(started(&scheduler.pass(100)), [2]);
+}
+
+#[test]
+fn for_throughput_all_are_tried_and_then_the_longest_goes_first() {
+    const HOUR: Seconds = 3_600;
+    let config = Config {
+        rule: Rule::Throughput,
+        ..Config::default()
+    };
+    let mut scheduler = scheduler(config, 1);
+    for (name, hours) in [("short", 9), ("long", 90)] {
+        let class = scheduler.history.class("", "", name, 8);
+        (0..40).for_each(|_| scheduler.history.ended(class, hours * HOUR));
+    }
+    let after = |number, name: &str, hours| Submission {
+        name: name.into(),
+        done: hours * HOUR,
+        ..job(number, 8)
+    };
+    scheduler.submit(0, &after(1, "short", 7));
+    scheduler.submit(0, &after(2, "long", 7));
+    scheduler.submit(0, &after(3, "short", 5));
+    let mut order = Vec::new();
+    for now in 0..3 {
+        let starts = settle(&mut scheduler, now).0;
+        starts.iter().for_each(|job| scheduler.finished(now, *job));
+        order.extend(starts);
+    }
+    assert_eq!(order, [3, 2, 1]);
+}
+
+#[test]
 fn a_job_starts_only_on_nodes_that_are_as_it_asks() {
     let mut scheduler = Scheduler::new(Config::default());
     let class = |memory_bytes| GpuClass {
@@ -338,49 +394,107 @@ fn a_job_starts_only_on_nodes_that_are_as_it_asks() {
     );
 }
 
+/// Projects of which one may have eight GPUs, one two jobs at once, and one borrows whatever it has beyond four.
+fn ruled(config: Config) -> Config {
+    let rules = [
+        ProjectRule {
+            gpus: Some(8),
+            borrow: false,
+            ..ProjectRule::default()
+        },
+        ProjectRule {
+            gpus: Some(20),
+            running: Some(2),
+            ..ProjectRule::default()
+        },
+        ProjectRule {
+            gpus: Some(4),
+            ..ProjectRule::default()
+        },
+    ];
+    let names = ["a", "b", "c"].map(str::to_owned);
+    Config {
+        projects: names.into_iter().zip(rules).collect(),
+        ..config
+    }
+}
+
+/// A job that holds GPUs in the property below.
+#[derive(Clone, Debug)]
+struct Holds {
+    job: u64,
+    gpus: u32,
+    project: &'static str,
+    end: Seconds,
+}
+
+/// Whether projects have no more than their rules allow by those who hold something, be they told to go or not.
+fn within_limits(holds: &[Holds]) -> bool {
+    let of = |project: &'static str| holds.iter().filter(move |held| held.project == project);
+    let gpus: u32 = of("a").map(|held| held.gpus).sum();
+    gpus <= 8 && of("b").count() <= 2
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn whatever_happens_gangs_are_whole_nodes_are_not_overdrawn_and_a_second_pass_adds_nothing(
+    fn whatever_happens_gangs_are_whole_nodes_are_not_overdrawn_limits_hold_and_a_second_pass_adds_nothing(
         jobs in prop::collection::vec((0u32..30, 0i64..2_000, 1i64..5_000, any::<bool>(), 0u32..3), 1..60),
+        projects in prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "d"]), 60),
+        rules in any::<bool>(),
         rule in prop::sample::select(vec![Rule::Gittins, Rule::Fifo, Rule::Easy, Rule::Throughput]),
         (restart_cost, settled) in (0i64..900, 0i64..900),
     ) {
         let config = Config { rule, restart_cost, settled, ..Config::default() };
         let least = config.left_alone();
+        let config = if rules { ruled(config) } else { config };
         let mut scheduler = scheduler(config, 4);
         let mut now = 0;
-        let mut running: Vec<(u64, Seconds)> = Vec::new();
+        let mut holds: Vec<Holds> = Vec::new();
         let mut runs = std::collections::BTreeMap::new();
-        for (number, (gpus, gap, lasts, preemptible, priority)) in (1u64..).zip(jobs) {
+        for ((number, project), (gpus, gap, lasts, preemptible, priority)) in (1u64..).zip(projects).zip(jobs) {
             now += gap;
-            running.retain(|(job, end)| {
-                let ends = *end <= now;
+            holds.retain(|held| {
+                let ends = held.end <= now;
                 if ends {
-                    scheduler.finished(now, *job);
+                    scheduler.finished(now, held.job);
                 }
                 !ends
             });
             let limit = Some(lasts);
-            scheduler.submit(now, &Submission { preemptible, priority, limit, ..job(number, gpus) });
-            runs.insert(number, (lasts, preemptible, now));
+            let asked = Submission { preemptible, priority, limit, ..job(number, gpus) };
+            scheduler.submit(now, &of_project(project, asked));
+            runs.insert(number, (lasts, preemptible, now, project));
             loop {
-                let plan = scheduler.pass(now);
-                prop_assert_eq!(&plan.broken, &None);
-                if plan.is_empty() {
+                let mut goes: Vec<u64> = Vec::new();
+                // Who is told to go takes its time, and the pass is asked again meanwhile.
+                for _ in 0..2 {
+                    let plan = scheduler.pass(now);
+                    prop_assert_eq!(&plan.broken, &None);
+                    for start in &plan.starts {
+                        let run = runs.get_mut(&start.job).unwrap();
+                        run.2 = now;
+                        let gpus = start.pieces.iter().map(|piece| piece.gpus).sum();
+                        holds.push(Holds { job: start.job, gpus, project: run.3, end: now + run.0 });
+                    }
+                    prop_assert!(!rules || within_limits(&holds), "{:?} at {now}", holds);
+                    for preempt in &plan.preempts {
+                        let (_, preemptible, since, _) = runs[&preempt.job];
+                        prop_assert!(preemptible, "it cannot save its work");
+                        prop_assert!(now - since >= least, "it has run for less than its restart costs");
+                    }
+                    let nobody = goes.is_empty() && plan.preempts.is_empty();
+                    goes.extend(gone(&plan));
+                    if plan.is_empty() && nobody {
+                        break;
+                    }
+                }
+                if goes.is_empty() {
                     break;
                 }
-                for start in &plan.starts {
-                    let run = runs.get_mut(&start.job).unwrap();
-                    run.2 = now;
-                    running.push((start.job, now + run.0));
-                }
-                for preempt in &plan.preempts {
-                    let (_, preemptible, since) = runs[&preempt.job];
-                    prop_assert!(preemptible, "it cannot save its work");
-                    prop_assert!(now - since >= least, "it has run for less than its restart costs");
-                    running.retain(|(job, _)| *job != preempt.job);
-                    scheduler.released(now, preempt.job);
+                for job in goes {
+                    holds.retain(|held| held.job != job);
+                    scheduler.released(now, job);
                 }
             }
             let again = scheduler.pass(now);

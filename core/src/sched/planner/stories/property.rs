@@ -108,9 +108,28 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
+/// One project has five GPUs and may not borrow, another runs two jobs at once.
+fn rules() -> Config {
+    let mut config = Config::default();
+    let own = policy::ProjectRule {
+        gpus: Some(5),
+        borrow: false,
+        ..policy::ProjectRule::default()
+    };
+    let two = policy::ProjectRule {
+        running: Some(2),
+        ..policy::ProjectRule::default()
+    };
+    config
+        .projects
+        .extend([("1".to_owned(), own), ("2".to_owned(), two)]);
+    config
+}
+
 /// A cluster, and jobs as their store knows them.
 struct World {
     planner: Planner,
+    config: Config,
     now: i64,
     next: u64,
     waiting: BTreeMap<u64, QueuedJob>,
@@ -127,6 +146,7 @@ impl World {
                     priority: *priority,
                     queued_at: now,
                     age: now,
+                    project: [None, Some(1), Some(2)][usize::try_from(self.next % 3).unwrap()],
                     ..job(self.next, *nodes, *gpus)
                 };
                 wish.put(&mut queued);
@@ -179,7 +199,7 @@ impl World {
             .nodes()
             .map(|(name, entry)| (name.clone(), entry.capacity.clone(), entry.open))
             .collect();
-        self.planner = Planner::default();
+        self.planner = Planner::new(self.config.clone());
         for queued in self.waiting.values() {
             self.planner.queued(now, queued.clone());
         }
@@ -224,9 +244,24 @@ impl World {
             self.planner.holds(now, held.clone());
         }
         assert_eq!(self.planner.ledger().violated(), None);
+        self.limits_hold();
         let again = self.planner.solve(now);
         assert_eq!(again, Decisions::default(), "it had something to add");
         self.advice_holds(now);
+    }
+
+    /// Projects have no more than their rules allow by those who run, be they told to go or not.
+    fn limits_hold(&self) {
+        let of = |project| {
+            let held = self.running.values();
+            held.filter(move |held| held.asked.project == Some(project))
+        };
+        let allocations = of(1).flat_map(|held| &held.allocations);
+        let gpus: usize = allocations.map(|held| held.gpus.len()).sum();
+        let running = of(2).count();
+        if !self.config.projects.is_empty() {
+            assert!(gpus <= 5 && running <= 2, "{:?}", self.running);
+        }
     }
 
     /// Every change that is suggested to a job that waits would start it.
@@ -265,9 +300,12 @@ proptest! {
     #[test]
     fn whatever_happens_nothing_is_given_twice_and_in_the_end_everything_has_run(
         story in prop::collection::vec(happens(), 1..60),
+        ruled in any::<bool>(),
     ) {
+        let config = if ruled { rules() } else { Config::default() };
         let mut world = World {
-            planner: cluster(3),
+            planner: nodes_of(Planner::new(config.clone()), 3),
+            config,
             now: 0,
             next: 1,
             waiting: BTreeMap::new(),

@@ -25,6 +25,152 @@ fn jobs_that_run_once_the_gpu_hours_of_their_project_are_used_up_make_room_whate
 }
 
 #[test]
+fn in_one_pass_no_project_takes_gpus_that_another_owns_and_waits_for() {
+    let rigid = |number, gpus, cpus| Submission {
+        ask: Ask {
+            cpus,
+            ..Ask::packed(gpus)
+        },
+        preemptible: false,
+        ..job(number, gpus)
+    };
+    let mut scheduler = racks(owned(&[("a", 4), ("b", 4)]), &[1]);
+    // Two lanes of one project, and one who is submitted after both.
+    scheduler.submit(0, &of_project("a", rigid(1, 4, 1)));
+    scheduler.submit(0, &of_project("a", rigid(2, 4, 2)));
+    scheduler.submit(0, &of_project("b", rigid(3, 4, 1)));
+    assert_eq!(settle(&mut scheduler, 0).0, [1, 3]);
+}
+
+#[test]
+fn in_one_round_a_project_gets_no_more_than_its_own_before_others_have_theirs() {
+    let mut scheduler = racks(owned(&[("a", 8), ("b", 8)]), &[2]);
+    for number in 1..=4 {
+        // Whoever comes goes before these by its rank, too.
+        let worse = Submission {
+            done: 36_000,
+            ..job(number, 4)
+        };
+        scheduler.submit(0, &of_project("c", worse));
+    }
+    assert_eq!(settle(&mut scheduler, 0).0.len(), 4);
+    let wanted = |number, cpus| Submission {
+        ask: Ask {
+            cpus,
+            ..Ask::packed(8)
+        },
+        ..job(number, 8)
+    };
+    scheduler.submit(400, &of_project("a", wanted(5, 1)));
+    scheduler.submit(400, &of_project("a", wanted(6, 2)));
+    scheduler.submit(400, &of_project("b", wanted(7, 1)));
+    assert_eq!(settle(&mut scheduler, 400).0, [5, 7]);
+}
+
+#[test]
+fn who_was_told_to_go_counts_for_its_project_until_it_has_gone() {
+    let runs_one = ProjectRule {
+        running: Some(1),
+        ..ProjectRule::default()
+    };
+    let owns_eight = ProjectRule {
+        gpus: Some(8),
+        borrow: false,
+        ..ProjectRule::default()
+    };
+    for rule in [runs_one, owns_eight] {
+        let mut config = Config::default();
+        config.projects.insert("a".into(), rule);
+        let mut scheduler = scheduler(config, 1);
+        scheduler.submit(0, &of_project("a", job(1, 8)));
+        settle(&mut scheduler, 0);
+        scheduler.submit(400, &of_priority(10, of_project("b", job(2, 4))));
+        scheduler.submit(400, &of_project("a", job(3, 4)));
+        assert_eq!(gone(&scheduler.pass(400)), [1]);
+        assert!(
+            scheduler.pass(400).is_empty(),
+            "{rule:?}: the first has not gone"
+        );
+        assert!(
+            scheduler.pass(900).is_empty(),
+            "{rule:?}: however long that takes"
+        );
+        scheduler.released(900, 1);
+        assert_eq!(settle(&mut scheduler, 900).0, [2, 3], "{rule:?}");
+    }
+}
+
+#[test]
+fn gpu_hours_are_counted_until_who_was_told_to_go_has_gone() {
+    const HOUR: Seconds = 3_600;
+    let rule = ProjectRule {
+        gpu_hours: Some(8.0),
+        borrow: false,
+        ..ProjectRule::default()
+    };
+    let mut config = Config::default();
+    config.projects.insert("a".into(), rule);
+    let mut scheduler = scheduler(config, 1);
+    scheduler.submit(0, &of_project("a", job(1, 8)));
+    settle(&mut scheduler, 0);
+    scheduler.submit(HOUR / 2, &of_priority(10, of_project("b", job(2, 8))));
+    assert_eq!(gone(&scheduler.pass(HOUR / 2)), [1]);
+    scheduler.released(HOUR, 1);
+    settle(&mut scheduler, HOUR);
+    scheduler.finished(HOUR + 1, 2);
+    assert_eq!(settle(&mut scheduler, HOUR + 1).0, [] as [u64; 0]);
+}
+
+#[test]
+fn what_a_project_is_about_to_give_back_is_not_asked_of_it_once_more() {
+    let mut config = owned(&[("a", 8), ("b", 8), ("c", 8)]);
+    config.margin = 1.0e9;
+    let mut scheduler = scheduler(config, 2);
+    scheduler.submit(0, &of_project("c", job(1, 8)));
+    scheduler.submit(0, &of_project("c", job(2, 8)));
+    settle(&mut scheduler, 0);
+    scheduler.submit(400, &of_project("a", job(3, 8)));
+    let plan = scheduler.pass(400);
+    assert_eq!(gone(&plan).len(), 1);
+    scheduler.submit(460, &of_project("b", job(4, 8)));
+    assert!(
+        scheduler.pass(460).is_empty(),
+        "c keeps no more than its own"
+    );
+    scheduler.released(600, gone(&plan)[0]);
+    assert_eq!(settle(&mut scheduler, 600), (vec![3], vec![]));
+}
+
+#[test]
+fn a_project_is_charged_for_what_a_gang_has_still() {
+    let mut config = owned(&[("a", 16)]);
+    if let Some(rule) = config.projects.get_mut("a") {
+        rule.borrow = false;
+    }
+    let mut scheduler = scheduler(config, 3);
+    let gang = Ask {
+        gang: Gang::Each { nodes: 2, gpus: 8 },
+        ..Ask::packed(0)
+    };
+    let gang = Submission {
+        ask: gang,
+        ..job(1, 0)
+    };
+    scheduler.submit(0, &of_project("a", gang));
+    let plan = scheduler.pass(0);
+    scheduler.submit(1, &of_project("a", job(2, 8)));
+    assert_eq!(settle(&mut scheduler, 1).0, [] as [u64; 0]);
+    // The task of one rank has ended, and the other goes on.
+    let node = plan.starts[0].pieces[0].node;
+    scheduler.change_node(2, node, NodeOffer::of_gpus(8), &[]);
+    assert_eq!(settle(&mut scheduler, 2).0, [2]);
+    scheduler.submit(3, &of_project("a", job(3, 8)));
+    assert_eq!(settle(&mut scheduler, 3).0, [] as [u64; 0]);
+    scheduler.finished(4, 1);
+    assert_eq!(settle(&mut scheduler, 4).0, [3]);
+}
+
+#[test]
 fn where_a_project_owns_gpus_it_has_them_back_from_one_that_has_no_rule() {
     let mut config = owned(&[("a", 8)]);
     config.margin = 1.0e9;

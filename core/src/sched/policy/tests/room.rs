@@ -265,3 +265,55 @@ fn room_for_one_alone_is_a_node_from_which_all_have_gone_and_none_where_one_stay
     assert_eq!(starts.first(), Some(&9));
     assert_eq!(goes, [3, 4], "who holds only CPUs goes too; 2 stays");
 }
+
+#[test]
+fn one_for_whom_nobody_goes_does_not_speak_for_another_project_that_has_its_own_back() {
+    const HOUR: Seconds = 3_600;
+    let config = Config {
+        patience: 0,
+        margin: 1.0e9,
+        ..owned(&[("b", 8)])
+    };
+    let mut scheduler = scheduler(config, 1);
+    let pinned = Submission {
+        preemptible: false,
+        ..job(1, 8)
+    };
+    scheduler.submit(0, &pinned);
+    settle(&mut scheduler, 0);
+    scheduler.submit(1, &of_project("c", job(2, 8)));
+    scheduler.submit(2, &of_project("a", job(3, 8)));
+    scheduler.finished(58 * HOUR, 1);
+    assert_eq!(settle(&mut scheduler, 58 * HOUR).0, [2]);
+    // Both have waited for two days, and neither owns anything: the first in the order pushes nobody out.
+    let now = 58 * HOUR + 600;
+    scheduler.submit(now, &of_project("b", job(4, 8)));
+    assert_eq!(settle(&mut scheduler, now), (vec![4], vec![2]));
+}
+
+#[test]
+fn who_has_waited_has_others_moved_though_a_better_one_that_has_not_may_not() {
+    // Nobody goes for a better rank.
+    let config = Config {
+        margin: 1.0e9,
+        ..Config::default()
+    };
+    let mut scheduler = scheduler(config, 2);
+    for number in 1..=4 {
+        scheduler.submit(0, &job(number, 4));
+    }
+    settle(&mut scheduler, 0);
+    // One half of each node is free: nothing is whole.
+    scheduler.finished(1_000, 1);
+    scheduler.finished(1_000, 3);
+    let old = Submission {
+        done: 36_000,
+        since: Some(1_000 - 36_000),
+        ..job(9, 8)
+    };
+    scheduler.submit(1_000, &of_project("b", old));
+    scheduler.submit(2_000, &of_project("a", job(10, 8)));
+    let (starts, goes) = settle(&mut scheduler, 2_000);
+    assert_eq!(goes.len(), 1, "one of the two moves");
+    assert!(starts.contains(&9), "{starts:?}");
+}
