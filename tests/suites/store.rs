@@ -83,7 +83,8 @@ fn damaged_and_mended(cluster: &Cluster, file: &Path) {
     let places: Vec<usize> = places.map(|(place, _)| place).collect();
     assert!(!places.is_empty());
     for place in places {
-        bytes[place + 2] ^= 1;
+        let byte = bytes.get_mut(place + 2).expect("a place in the file");
+        *byte ^= 1;
     }
     fs::write(&damaged, bytes).expect("it is written");
     let name = |path: &Path| path.display().to_string();
