@@ -63,7 +63,7 @@ async fn a_job_whose_node_is_drained_goes_on_at_another_node_with_each_epoch_onc
     );
     let told = says(&cluster, &["node", "resume", "one"]);
     assert_eq!(told.trim_end(), "node one gets jobs again");
-    let told = says(&cluster, &["events", &id.to_string()]);
+    let told = says(&cluster, &["--json", "events", &id.to_string()]);
     assert!(
         told.contains("vacates") && told.contains("new fan"),
         "{told}"
@@ -150,9 +150,9 @@ fn plans_and_takes_back(cluster: &Cluster) {
         told.starts_with("maintenance 1 of one is planned: "),
         "{told}"
     );
-    let told = says(cluster, &["events", "--node", "one"]);
+    let told = says(cluster, &["--json", "events", "--node", "one"]);
     assert!(
-        told.contains("maintenance planned") && told.contains("new switch"),
+        told.contains("maintenance_planned") && told.contains("new switch"),
         "{told}"
     );
     let shown = says(cluster, &["node", "maintenance", "list"]);

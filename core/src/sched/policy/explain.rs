@@ -101,7 +101,12 @@ impl Scheduler {
         let ix = self.number(number)?;
         let others = || self.heads_all().filter(|head| head.job != ix);
         // Who is held up by it, or is kept from nodes for it, starts as soon as it is gone.
-        let mine = self.kept.first.is_some_and(|first| first.job == ix);
+        let kept = &self.kept;
+        let mine = kept.first.is_some_and(|first| first.job == ix)
+            || kept
+                .reservation
+                .as_ref()
+                .is_some_and(|one| one.job == number);
         let passes = match self.config.rule {
             Rule::Gittins | Rule::Throughput => !mine || others().next().is_none(),
             Rule::Fifo | Rule::Easy => others().all(|head| self.passes_over(&head)),
