@@ -217,21 +217,24 @@ impl World {
                     .block(now, &name(*node), one.into_iter().collect());
             }
             Happens::Waits(span) => self.now += span,
-            Happens::Window(node, ahead) => {
-                let from = self.now + ahead;
-                self.windows.push(Window {
-                    id: self.next,
-                    scope: Scope::Nodes([name(*node)].into()),
-                    from: at(from),
-                    until: at(from + 3_600),
-                    why: "new fans".into(),
-                    made_by: "ops@example.com".into(),
-                    made_at: now,
-                });
-                self.planner.set_windows(now, self.windows.clone());
-            }
+            Happens::Window(node, ahead) => self.plan(*node, self.now + ahead),
             Happens::Restart => self.restart(),
         }
+    }
+
+    /// A window of an hour on a node.
+    fn plan(&mut self, node: u32, from: i64) {
+        let now = at(self.now);
+        self.windows.push(Window {
+            id: self.next,
+            scope: Scope::Nodes([name(node)].into()),
+            from: at(from),
+            until: at(from + 3_600),
+            why: "new fans".into(),
+            made_by: "ops@example.com".into(),
+            made_at: now,
+        });
+        self.planner.set_windows(now, self.windows.clone());
     }
 
     fn restart(&mut self) {
