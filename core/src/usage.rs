@@ -99,9 +99,10 @@ pub struct Row {
     pub wait_mean_s: f64,
     /// … nine of ten of them at most.
     pub wait_p90_s: f64,
-    /// Attempts that ended in the window because another job needed their place.
+    /// Attempts that ended in the window because another job needed their place, or because their node went out of
+    /// service, whether their job allowed that or not.
     pub preemptions: u64,
-    /// Attempts that failed or were lost in the window.
+    /// Attempts that failed or were lost in the window; not those that operators moved.
     pub failures: u64,
 }
 
@@ -183,6 +184,8 @@ impl Usage {
         sums.gpus += gpus;
         sums.cpus += cpus;
         let class = attempt.outcome().and_then(|outcome| outcome.class);
+        // Operators moved it: nothing of it failed, whether it allowed that or not.
+        let moved = attempt.vacates.is_some() && class == Some(FailureClass::Infrastructure);
         let here = attempt.ended_at().is_some_and(|at| self.window.has(at));
         match class {
             Some(FailureClass::Preempted) => {
@@ -201,7 +204,11 @@ impl Usage {
                 | FailureClass::Lost
                 | FailureClass::Timeout,
             ) => {
-                sums.failures += u64::from(here);
+                let counted = match moved {
+                    true => &mut sums.preemptions,
+                    false => &mut sums.failures,
+                };
+                *counted += u64::from(here);
                 sums.wasted += if next.is_none_or(|next| next.anew) {
                     gpus
                 } else {
@@ -270,7 +277,14 @@ fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timesta
         let from = match before {
             None if asked <= attempt.placed_at => Some(job.created_at.max(asked)),
             None => Some(job.created_at),
-            Some(before) if before.tried_again => before.ended_at(),
+            Some(before) if before.tried_again => {
+                // Unless its user ran it again since.
+                let over = before.ended_at();
+                over.map(|over| match over <= asked && asked <= attempt.placed_at {
+                    true => asked,
+                    false => over,
+                })
+            }
             Some(before) => {
                 let over = before.ended_at().unwrap_or(before.placed_at);
                 (over <= asked && asked <= attempt.placed_at).then_some(asked)
@@ -283,7 +297,12 @@ fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timesta
     let tried = before.filter(|last| last.tried_again && last.placed_at >= asked);
     match job.state {
         JobState::Pending | JobState::Queued => {
-            spans.push((open(job.state_since, tried.is_some()), now));
+            // From the moment from which it will count once it has its place: two reports in a row add up.
+            let since = match tried {
+                Some(last) => last.ended_at().unwrap_or(job.state_since),
+                None => asked.max(job.created_at),
+            };
+            spans.push((open(since, tried.is_some()), now));
         }
         // It ended before it had a place, or before it had one again.
         JobState::Cancelled | JobState::Failed if ended_waiting(job, asked) => {

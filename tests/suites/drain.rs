@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tests::{cluster::Cluster, jobs::Jobs, wait::until};
+use tests::{
+    cluster::Cluster,
+    jobs::{Jobs, shell},
+    wait::until,
+};
 use trainyard_proto::v1::{FailureClass, JobState, RetryPolicy};
 
 use crate::{TRAINYARD, resume, text};
@@ -59,8 +63,57 @@ async fn a_job_whose_node_is_drained_goes_on_at_another_node_with_each_epoch_onc
     );
     let told = says(&cluster, &["node", "resume", "one"]);
     assert_eq!(told.trim_end(), "node one gets jobs again");
+    let told = says(&cluster, &["--json", "events", &id.to_string()]);
+    assert!(
+        told.contains("vacates") && told.contains("new fan"),
+        "{told}"
+    );
     plans_and_takes_back(&cluster);
     labels_and_takes_back(&cluster);
+    foresees_and_explains(&cluster, &mut jobs).await;
+}
+
+/// What becomes of a job, before and after it is submitted.
+async fn foresees_and_explains(cluster: &Cluster, jobs: &mut Jobs) {
+    let submit = |more: &[&'static str]| {
+        let command = ["submit", "--cpus", "1"];
+        says(cluster, &[&command, more, &["--", "true"]].concat())
+    };
+    let told = submit(&["--dry-run"]);
+    let nodes = ["one", "two"]
+        .map(|node| format!("it would start at once on {node}; nothing was submitted"));
+    assert!(nodes.contains(&told.trim_end().to_owned()), "{told}");
+    let go = cluster.path("go");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", go.display());
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(jobs.submit(shell(&script)).await);
+    }
+    for id in &ids {
+        jobs.reaches(*id, JobState::Running).await;
+    }
+    let foreseen = submit(&["--dry-run"]);
+    let number = submit(&["--quiet"]);
+    let explained = says(cluster, &["explain", number.trim()]);
+    let reason = "waits for cpus: asks for 1, has 0 free on node";
+    for (told, head) in [
+        (&foreseen, "it would wait".to_owned()),
+        (&explained, format!("job {} waits", number.trim())),
+    ] {
+        assert!(told.contains(&head) && told.contains(reason), "{told}");
+        assert!(told.contains("first, of 1 that wait"), "{told}");
+        for id in &ids {
+            assert!(told.contains(&format!("job {id}")), "{told}");
+        }
+    }
+    std::fs::write(&go, "").expect("the go is given");
+    ids.extend(number.trim().parse::<u64>());
+    for id in ids {
+        let ended = jobs.ends(id).await;
+        assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
+    }
+    let told = says(cluster, &["explain", number.trim()]);
+    assert!(told.contains("does not wait: it is completed"), "{told}");
 }
 
 /// Labels by the command line, which anybody who sees nodes can read back.
@@ -95,6 +148,11 @@ fn plans_and_takes_back(cluster: &Cluster) {
     let told = says(cluster, &plan);
     assert!(
         told.starts_with("maintenance 1 of one is planned: "),
+        "{told}"
+    );
+    let told = says(cluster, &["--json", "events", "--node", "one"]);
+    assert!(
+        told.contains("maintenance_planned") && told.contains("new switch"),
         "{told}"
     );
     let shown = says(cluster, &["node", "maintenance", "list"]);

@@ -124,7 +124,7 @@ impl Actor for Scheduler {
             SchedulerMsg::Alarm => state.rings(),
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
             SchedulerMsg::Explain(job, reply) => answer(reply, state.explain(job)),
-            SchedulerMsg::Foresee(queued, reply) => answer(reply, state.foresee(*queued)),
+            SchedulerMsg::Foresee(queued, reply) => state.foresee(*queued, reply),
             SchedulerMsg::LeastGpus(queued, reply) => {
                 answer(reply, state.planner.least_gpus(&queued));
             }
@@ -154,9 +154,15 @@ impl State {
         self.planner.explain(clock::now(), job).map(Box::new)
     }
 
-    fn foresee(&self, queued: QueuedJob) -> Box<Foreseen> {
-        let (nodes, why) = self.planner.foresee(clock::now(), queued);
-        Box::new(Foreseen { nodes, why })
+    /// On a copy, and elsewhere: a look at all jobs, with what is found out about one, holds up nobody.
+    fn foresee(&self, queued: QueuedJob, reply: RpcReplyPort<Box<Foreseen>>) {
+        let now = clock::now();
+        let planner = self.planner.clone();
+        let look = move || {
+            let (nodes, why) = planner.foresee(now, queued);
+            answer(reply, Box::new(Foreseen { nodes, why }));
+        };
+        drop(trainyard_runtime::blocking(look));
     }
 
     fn solve(&mut self, myself: &SchedulerRef) -> Result<(), ActorProcessingErr> {

@@ -2,8 +2,6 @@
 //!
 //! Decides nothing about jobs. Called by the gRPC door.
 
-use std::time::Duration;
-
 use trainyard_core::{
     access::Permission,
     decision::unnamed,
@@ -19,6 +17,7 @@ use super::{ApiError, Caller, Service, access::Target, reader::Reader};
 use crate::{
     actors::{ask, scheduler::SchedulerMsg},
     clock, datasets,
+    store::{ReadError, Store},
 };
 
 /// A job that holds something where another waits for it.
@@ -65,7 +64,10 @@ impl Service {
         let job = self.job(caller, id).await?;
         let question = |reply| SchedulerMsg::Explain(id, reply);
         let why = ask(&self.tree().scheduler, question).await?;
-        let why = why.map(|why| self.explained(caller, *why)).transpose()?;
+        let why = match why {
+            Some(why) => Some(self.explained(caller, *why).await?),
+            None => None,
+        };
         Ok((job, why))
     }
 
@@ -98,46 +100,56 @@ impl Service {
         spec.indices = None;
         let queued = Box::new(as_queued(caller, spec)?);
         let question = |reply| SchedulerMsg::Foresee(queued, reply);
-        let foreseen = ask(&self.tree().scheduler, question).await?;
+        // Each takes a copy of all that the scheduler knows.
+        let foreseen = async { Ok(ask(&self.tree().scheduler, question).await?) };
+        let foreseen = self.reporting(foreseen).await?;
         let nodes = foreseen.nodes.unwrap_or_default();
-        let why = foreseen.why.filter(|_| nodes.is_empty());
-        let why = why.map(|why| self.explained(caller, why)).transpose()?;
+        let why = match foreseen.why.filter(|_| nodes.is_empty()) {
+            Some(why) => Some(self.explained(caller, why).await?),
+            None => None,
+        };
         Ok((nodes.into_iter().map(|node| node.0).collect(), why))
     }
 
-    fn explained(&self, caller: &Caller, mut why: Explanation) -> Result<Explained, ApiError> {
+    /// With what the rows of holders say, as far as the caller may see them.
+    async fn explained(
+        &self,
+        caller: &Caller,
+        mut why: Explanation,
+    ) -> Result<Explained, ApiError> {
         let reader = self.reader(caller);
         let now = clock::now();
-        let nodes: Result<Vec<_>, ApiError> = why
-            .short
-            .iter()
-            .map(|short| self.short_node(&reader, short, now))
-            .collect();
-        why.words = unnamed(&why.words, |job| reader.hides(self.store(), job));
-        let nodes = reader.checked(nodes?)?;
-        Ok(Explained { why, nodes })
+        let read = move |store: &Store| {
+            let short = why.short.iter();
+            let nodes: Result<Vec<_>, ReadError> = short
+                .map(|short| short_node((store, &reader), short, now))
+                .collect();
+            why.words = unnamed(&why.words, |job| reader.hides(store, job));
+            let nodes = reader.checked(nodes?)?;
+            Ok(Explained { why, nodes })
+        };
+        self.blocking(read).await
     }
+}
 
-    fn short_node(
-        &self,
-        reader: &Reader,
-        short: &Short,
-        now: Timestamp,
-    ) -> Result<ShortNode, ApiError> {
-        let mut holders = Vec::new();
-        for id in &short.holders {
-            let job = self.store().job(*id)?;
-            holders.extend(
-                job.filter(|job| reader.reads(self.store(), job))
-                    .map(|job| holder(&job, now)),
-            );
-        }
-        Ok(ShortNode {
-            others: short.holders.len() - holders.len(),
-            short: short.clone(),
-            holders,
-        })
+fn short_node(
+    (store, reader): (&Store, &Reader),
+    short: &Short,
+    now: Timestamp,
+) -> Result<ShortNode, ReadError> {
+    let mut holders = Vec::new();
+    for id in &short.holders {
+        let job = store.job(*id)?;
+        holders.extend(
+            job.filter(|job| reader.reads(store, job))
+                .map(|job| holder(&job, now)),
+        );
     }
+    Ok(ShortNode {
+        others: short.holders.len() - holders.len(),
+        short: short.clone(),
+        holders,
+    })
 }
 
 /// What the scheduler would be told of such a job.
@@ -149,26 +161,12 @@ pub(super) fn as_queued(caller: &Caller, spec: JobSpec) -> Result<QueuedJob, Api
     Ok(step.job.queued())
 }
 
-/// By its own progress: each epoch takes as long as those before it did.
+/// By its own progress.
 fn holder(job: &Job, now: Timestamp) -> Holder {
-    let progress = job
-        .progress
-        .as_ref()
-        .filter(|progress| progress.total_epochs > 0);
-    let epochs = progress.map(|progress| (progress.epoch, progress.total_epochs));
-    let started = job.live().and_then(|attempt| attempt.started_at());
-    let first = job.live().and_then(|attempt| attempt.first_epoch);
-    let ends = epochs.zip(started).and_then(|((epoch, total), started)| {
-        let before = first.unwrap_or(1).saturating_sub(1);
-        let done = epoch.checked_sub(before).filter(|done| *done > 0)?;
-        let an_epoch = now.since(started) / done;
-        let left: Duration = an_epoch * total.saturating_sub(epoch);
-        Some(now.plus(left))
-    });
     Holder {
         job: job.id,
-        epochs,
-        ends,
+        epochs: job.epochs(),
+        ends: job.expected_end(now),
     }
 }
 

@@ -1,13 +1,19 @@
 //! Why a job waits, as whoever asks is told; and what would become of one that is not submitted.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tests::wait::until;
 use tonic::Code;
-use trainyard_core::{ids::JobId, spec::JobSpec};
-use trainyard_proto::v1;
+use trainyard_core::{ids::JobId, record::Record, spec::JobSpec, time::Timestamp};
+use trainyard_proto::{
+    convert::{time, timestamp},
+    v1,
+};
 
 use crate::{
     agent::{Agent, epoch, exited},
-    jobs::{all_jobs, program, submit},
+    jobs::{all_jobs, job, program, submit},
     world::{World, command},
 };
 
@@ -29,6 +35,15 @@ async fn foresee(world: &World, spec: JobSpec) -> Result<v1::ForeseeJobResponse,
     Ok(answer.into_inner())
 }
 
+/// When the trainer of a job started.
+async fn started(world: &World, job_id: u64) -> Timestamp {
+    until("its trainer runs", async || {
+        let job = job(world, job_id).await;
+        job.attempts.last()?.started_at.as_ref().map(time)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn who_waits_is_told_who_is_in_the_way_how_far_that_is_and_what_would_start_it_now() {
     let world = World::start().await;
@@ -36,7 +51,14 @@ async fn who_waits_is_told_who_is_in_the_way_how_far_that_is_and_what_would_star
     let first = submit(&world, asks(3)).await;
     let task = agent.run().await.task.expect("a task");
     let mut data = agent.attach(&world).await;
-    data.deliver(task, 1, &[epoch(1, &[("loss", 0.5)])]).await;
+    // The first of two epochs took a hundred seconds.
+    let started = started(&world, first).await;
+    let ended = started.plus(Duration::from_secs(100));
+    let mut said = epoch(1, &[("loss", 0.5)]);
+    if let Record::Progress(progress) = &mut said {
+        progress.at = ended;
+    }
+    data.deliver(task, 1, &[said]).await;
     let waits = submit(&world, asks(4)).await;
     let answer = explain(&world, waits).await;
     let why = answer.explanation.expect("it waits");
@@ -64,7 +86,8 @@ async fn who_waits_is_told_who_is_in_the_way_how_far_that_is_and_what_would_star
         (holder.job_id, holder.epoch, holder.total_epochs),
         (first, 1, 2)
     );
-    assert!(holder.expected_end.is_some());
+    let ends = ended.plus(Duration::from_secs(100));
+    assert_eq!(holder.expected_end, Some(timestamp(ends)));
     let [change] = why.changes.as_slice() else {
         panic!("one change: {:?}", why.changes);
     };
@@ -127,10 +150,25 @@ async fn what_would_become_of_a_job_is_told_before_it_is_submitted() {
         (vec!["n1".to_owned()], None)
     );
     let foreseen = foresee(&world, asks(2)).await.expect("it is told");
-    assert!(foreseen.nodes.is_empty() && foreseen.explanation.is_some());
+    assert!(foreseen.nodes.is_empty());
+    let before = foreseen.explanation.expect("it would wait");
     let never = foresee(&world, asks(5)).await.expect_err("nobody has five");
     assert_eq!(never.code(), Code::InvalidArgument);
     assert_eq!(all_jobs(&world).await.len(), 1, "nothing was submitted");
+    // Submitted, it is told the same; when it is expected to start moves with the clock.
+    let waits = submit(&world, asks(2)).await;
+    let after = explain(&world, waits).await.explanation;
+    let timeless = |mut why: v1::Explanation| {
+        why.expected_early = None;
+        why.expected_middle = None;
+        why.expected_late = None;
+        why
+    };
+    let after = after.expect("it waits");
+    assert_eq!(timeless(after), timeless(before));
+    let at_once = submit(&world, asks(1)).await;
+    let placed = agent.start().await.task.expect("a task");
+    assert_eq!(placed.job_id, at_once, "as was foreseen");
 }
 
 #[tokio::test]

@@ -229,10 +229,26 @@ async fn a_longer_one_besides(world: &World) {
     assert_eq!(status, 200);
 }
 
-/// By whom, too.
+/// By whom, too, and who had to go for it.
 async fn removals_are_told(world: &World) {
     let (_, told) = world.get("/events?node=n1").await;
     let told = told["events"].as_array().unwrap().iter();
+    let words = |kind: &str| {
+        let told = told.clone().filter(|event| event["kind"] == kind);
+        let words = told.map(|event| event["words"].as_str().unwrap().to_owned());
+        words.collect::<Vec<_>>()
+    };
+    let planned = words("maintenance_planned");
+    let by = "maintenance 1, admin@example.com";
+    assert!(
+        planned.len() == 2 && planned[0].starts_with(by),
+        "{planned:?}"
+    );
+    let vacates = words("vacates");
+    let why = vacates
+        .first()
+        .is_some_and(|words| words.contains("new fan"));
+    assert!(vacates.len() == 1 && why, "{vacates:?}");
     let told = told.filter(|event| event["kind"] == "maintenance_removed");
     let told: Vec<_> = told.map(|event| event["words"].as_str().unwrap()).collect();
     let by = "maintenance 2, admin@example.com has taken back what admin@example.com planned: ";

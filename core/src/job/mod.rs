@@ -7,6 +7,7 @@
 mod attempt;
 mod curve;
 mod machine;
+mod pace;
 mod state;
 mod tasks;
 

@@ -332,3 +332,40 @@ fn rows_are_by_project_by_user_or_by_both_and_the_total_is_of_all() {
     assert!(total.jobs == 3 && total.gpu_hours == 3.0, "{total:?}");
     assert!(total.waited_s == 6.0 * 60.0);
 }
+
+#[test]
+fn the_wait_of_a_job_in_two_reports_in_a_row_is_its_wait_in_one() {
+    let mut spec = JobSpec::default();
+    spec.retry.limit = 3;
+    // It is asked for at 0, and is ready at 4.
+    let job = Job::accepted(JobId(1), spec, "ann".into(), at(0));
+    let queued = || Story(job.clone()).then(4, Event::Prepared);
+    let early = only(&[queued()], (0, 6), 6);
+    is(&early, 0.0, 0.0, 6.0);
+    let placed = || queued().placed(10, vec![on("n1", 1, 1)]);
+    is(&only(&[placed()], (0, 6), 10), 0.0, 0.0, 6.0);
+    is(&only(&[placed()], (6, 10), 10), 0.0, 0.0, 4.0);
+}
+
+#[test]
+fn a_job_that_operators_move_has_not_failed_whether_it_allows_that_or_not() {
+    for allowed in [false, true] {
+        let mut story = Story::of(1, "ann", Some(7), 0)
+            .placed(0, vec![on("n1", 1, 1)])
+            .started(0);
+        let vacates = crate::job::Vacates {
+            why: "node n1 is drained: new fans".into(),
+            allowed,
+        };
+        story.0.attempts[0].vacates = Some(vacates);
+        let moved = story.ended(10, |end| end.stop_cause = Some(StopCause::Preempted));
+        let class = moved.0.attempts[0].outcome().unwrap().class;
+        let expected = match allowed {
+            true => FailureClass::Preempted,
+            false => FailureClass::Infrastructure,
+        };
+        assert_eq!(class, Some(expected));
+        let row = only(&[moved], (0, 20), 20);
+        assert_eq!((row.preemptions, row.failures), (1, 0));
+    }
+}

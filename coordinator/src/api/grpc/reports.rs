@@ -111,24 +111,59 @@ impl ReportService for ReportDoor {
         let caller = caller(&self.0, &request)?;
         let since = request.into_inner().since.as_ref().map(time);
         let pieces = self.0.history(&caller, since)?;
-        let pieces = pieces.map_err(Status::from).map_ok(history);
+        let told = |piece| futures::stream::iter(history(piece).into_iter().map(Ok));
+        let pieces = pieces.map_err(Status::from).map_ok(told).try_flatten();
         Ok(Response::new(Box::pin(pieces)))
     }
 }
 
-fn history(piece: Past) -> v1::StreamHistoryResponse {
-    let mut told = v1::StreamHistoryResponse::default();
+/// A message is about as large at most: clients take 4 MiB, and names may be long.
+const MESSAGE: usize = 1 << 20;
+
+/// One piece of it in as many messages as it takes.
+fn history(piece: Past) -> Vec<v1::StreamHistoryResponse> {
     match piece {
-        Past::Jobs(jobs) => told.jobs = jobs.into_iter().map(past_job).collect(),
+        Past::Jobs(jobs) => {
+            let told = parts(jobs.into_iter().map(past_job), MESSAGE).into_iter();
+            let told = told.map(|jobs| v1::StreamHistoryResponse {
+                jobs,
+                ..v1::StreamHistoryResponse::default()
+            });
+            told.collect()
+        }
         Past::Nodes(nodes) => {
             let node = |row: NodeRow| v1::PastNode {
                 gpus: u32::try_from(row.capacity.gpus.len()).unwrap_or(u32::MAX),
                 name: row.name.0,
             };
-            told.nodes = nodes.into_iter().map(node).collect();
+            let told = parts(nodes.into_iter().map(node), MESSAGE).into_iter();
+            let told = told.map(|nodes| v1::StreamHistoryResponse {
+                nodes,
+                ..v1::StreamHistoryResponse::default()
+            });
+            told.collect()
         }
     }
-    told
+}
+
+/// In parts of so many bytes each, or of one row that is larger.
+fn parts<T: prost::Message>(rows: impl Iterator<Item = T>, most: usize) -> Vec<Vec<T>> {
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    let mut bytes = 0;
+    for row in rows {
+        let size = row.encoded_len();
+        if bytes + size > most && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(row);
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
 }
 
 fn past_job(job: PastJob) -> v1::PastJob {
@@ -197,5 +232,31 @@ fn used(row: Row, project_name: Option<String>) -> v1::UsageRow {
         wait_p90_seconds: row.wait_p90_s,
         preemptions: row.preemptions,
         failures: row.failures,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_jobs_with_long_names_no_message_of_the_history_is_larger_than_clients_take() {
+        use prost::Message as _;
+        let job = |id| v1::PastJob {
+            job_id: id,
+            name: "n".repeat(10_000),
+            ..v1::PastJob::default()
+        };
+        let parts = parts((0..1_000).map(job), MESSAGE);
+        let ids: Vec<u64> = parts.iter().flatten().map(|job| job.job_id).collect();
+        assert_eq!(ids, (0..1_000).collect::<Vec<_>>());
+        assert!(parts.len() > 9, "{}", parts.len());
+        for jobs in parts {
+            let told = v1::StreamHistoryResponse {
+                jobs,
+                ..v1::StreamHistoryResponse::default()
+            };
+            assert!(told.encoded_len() < 2 * MESSAGE);
+        }
     }
 }

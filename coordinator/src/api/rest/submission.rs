@@ -117,7 +117,7 @@ struct SettingsRequest {
     environment: Option<BTreeMap<String, String>>,
     resources: Option<ResourcesRequest>,
     /// Higher runs first.
-    #[schema(required = false, default = 0, minimum = -1000, maximum = 1000)]
+    #[schema(required = false, default = 0, minimum = 0, maximum = 1000)]
     priority: i32,
     /// How long the trainer may run.
     #[schema(minimum = 0.001, maximum = 315360000)]

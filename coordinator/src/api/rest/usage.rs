@@ -71,9 +71,10 @@ pub(super) struct UsedView {
     wait_mean_seconds: f64,
     /// … nine of ten of them at most.
     wait_p90_seconds: f64,
-    /// Attempts that ended because another job needed their place.
+    /// Attempts that ended because another job needed their place, or because operators took their node out of service,
+    /// whether their job allowed that or not.
     preemptions: u64,
-    /// Attempts that failed or were lost.
+    /// Attempts that failed or were lost; not those that operators moved.
     failures: u64,
 }
 

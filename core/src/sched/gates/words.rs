@@ -43,6 +43,18 @@ impl Gates {
         Some(words.join("; "))
     }
 
+    /// The moment before which a job is held back, where nothing else holds it back.
+    #[must_use]
+    pub fn only_date(&self, job: JobId, now: Timestamp) -> Option<Timestamp> {
+        let entry = self.jobs.get(&job)?;
+        let gate = &entry.gate;
+        let alone = self.never(job).is_none()
+            && gate.limited().is_none()
+            && self.unmet(gate).next().is_none();
+        gate.not_before
+            .filter(|then| alone && now < *then && !entry.come)
+    }
+
     /// What a job waits for of others, each in words.
     pub(super) fn unmet<'g>(&'g self, gate: &'g Gate) -> impl Iterator<Item = String> + 'g {
         let open = |job: &&JobId| {

@@ -7,13 +7,11 @@ use std::collections::BTreeSet;
 use super::{Planner, upkeep::Outlook};
 use crate::{
     ids::{JobId, NodeName},
-    resources::ResourceRequest,
     sched::{
         QueuedJob,
         ledger::NodeEntry,
         policy::{Expected, Place},
     },
-    spec::Placing,
     time::Timestamp,
 };
 
@@ -99,8 +97,6 @@ impl Planner {
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
         let outlook = self.outlook(now);
-        let expected = self.policy.expect(at, job.0, &self.outages(now, queued));
-        let expected = expected.filter(|_| due);
         let changes = match due && self.chosen(job).is_none() {
             true => self.changes(&outlook, queued),
             false => Vec::new(),
@@ -112,8 +108,37 @@ impl Planner {
             place: self.policy.place(at, job.0),
             short: self.short(&outlook, queued),
             changes,
-            expected: expected.map(|expected| self.moments(expected)),
+            expected: self.expected(now, queued),
         })
+    }
+
+    /// When it starts. One whose moment has yet to come does not start before that, and is taken to stand in the order as
+    /// if it had come: what becomes of the others until then is not known.
+    fn expected(&self, now: Timestamp, queued: &QueuedJob) -> Option<[Timestamp; 3]> {
+        let (job, at) = (queued.job, self.seconds(now));
+        if self.chosen(job).is_some() {
+            return Some(self.moments(self.policy.expect_chosen(at)));
+        }
+        let outages = self.outages(now, queued);
+        let Some(earliest) = self.comes(now, queued)? else {
+            let expected = self.policy.expect(at, job.0, &outages);
+            return expected.map(|expected| self.moments(expected));
+        };
+        let mut after = self.clone();
+        after.submit(at, queued);
+        let expected = after.policy.expect(at, job.0, &outages)?;
+        Some(self.moments(expected).map(|then| then.max(earliest)))
+    }
+
+    /// The moment before which it is not considered, if that is all that keeps it from being so; nothing where other jobs
+    /// do.
+    fn comes(&self, now: Timestamp, queued: &QueuedJob) -> Option<Option<Timestamp>> {
+        let dated = match self.gates.holds(queued.job) {
+            true => Some(self.gates.only_date(queued.job, now)?),
+            false => None,
+        };
+        let again = queued.not_before.filter(|_| !queued.is_due(now));
+        Some(dated.max(again))
     }
 
     /// What would become of a job that is not submitted: the place it would get at once, or why it would wait.
@@ -168,144 +193,195 @@ impl Planner {
 
     /// Of each field the smallest change that would do.
     fn changes(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Change> {
-        let tries = counts(queued).into_iter().chain(wishes(queued));
-        let found = tries.filter_map(|(field, from, tries)| {
-            let starts = |(changed, _): &(QueuedJob, String)| self.starts(outlook, changed);
-            let (_, to) = tries.into_iter().find(starts)?;
-            Some(Change { field, from, to })
-        });
-        found.chain(self.shorter(outlook, queued)).collect()
+        let starts = |changed: &QueuedJob| self.starts(outlook, changed);
+        let less = self
+            .counts(queued)
+            .into_iter()
+            .filter_map(|count| count.smallest(queued, starts));
+        let dropped = wishes(queued)
+            .into_iter()
+            .filter(|(_, changed)| starts(changed))
+            .map(|(change, _)| change);
+        less.chain(dropped)
+            .chain(self.shorter(outlook, queued))
+            .collect()
     }
 
+    /// Whether a new job that asks for this would start at once, were this one cancelled: what else is known of this one
+    /// is not known of that.
     pub(super) fn starts(&self, outlook: &Outlook<'_>, changed: &QueuedJob) -> bool {
-        let ask = self.ask_given(changed, self.closes_at(outlook, changed));
-        let place = self.policy.would_start(changed.job.0, &ask);
+        let anew = QueuedJob {
+            avoid: BTreeSet::new(),
+            ..changed.clone()
+        };
+        let ask = self.ask_given(&anew, self.closes_at(outlook, &anew));
+        let place = self.policy.would_start_anew(anew.job.0, &ask);
         // The policy counts what is still being left as free.
-        place.is_some_and(|pieces| self.is_free(changed, &pieces))
+        place.is_some_and(|pieces| self.is_free(&anew, &pieces))
+    }
+
+    /// What is counted, and of which less can be asked for.
+    fn counts(&self, queued: &QueuedJob) -> Vec<Count> {
+        let request = &queued.request;
+        let total = queued.placement.gpus_total.unwrap_or_default();
+        let number = |field, from: u32, put| Count {
+            field,
+            from: from.into(),
+            tries: Tries::Below(from.into()),
+            put,
+        };
+        vec![
+            number("resources.gpus", request.gpus, |queued, gpus| {
+                queued.request.gpus = small(gpus);
+            }),
+            number("resources.cpus", request.cpus, |queued, cpus| {
+                queued.request.cpus = small(cpus);
+            }),
+            number("nodes", queued.nodes, |queued, nodes| {
+                queued.nodes = small(nodes);
+            }),
+            number("placement.gpus_total", total, |queued, gpus| {
+                queued.placement.gpus_total = Some(small(gpus));
+            }),
+            Count {
+                field: "resources.memory_bytes",
+                from: request.memory_bytes,
+                tries: Tries::Of(self.free_memory(queued)),
+                put: |queued, bytes| queued.request.memory_bytes = bytes,
+            },
+        ]
+    }
+
+    /// What is free of memory on nodes that could do, and is less than what is asked for: the least first.
+    fn free_memory(&self, queued: &QueuedJob) -> Vec<u64> {
+        let asked = queued.request.memory_bytes;
+        let open = self.ledger.nodes().filter(|(_, entry)| entry.open);
+        let free = open.map(|(_, entry)| entry.free().memory_bytes);
+        let less: BTreeSet<u64> = free.filter(|free| (1..asked).contains(free)).collect();
+        less.into_iter().collect()
     }
 }
 
-/// A field, what is asked for, and what may be asked for instead, the nearest first.
-type Tries = (&'static str, String, Vec<(QueuedJob, String)>);
-
-fn with(queued: &QueuedJob, change: impl Fn(&mut ResourceRequest)) -> QueuedJob {
-    let mut changed = queued.clone();
-    change(&mut changed.request);
-    changed
+/// Something that is counted, and how a job asks for another count of it.
+struct Count {
+    field: &'static str,
+    from: u64,
+    tries: Tries,
+    put: fn(&mut QueuedJob, u64),
 }
 
-/// So many smaller totals of GPUs are tried.
-const MOST_TRIES: usize = 1_024;
+/// What may be asked for instead.
+enum Tries {
+    /// Any number from 1 to less than this.
+    Below(u64),
+    /// These, the least first.
+    Of(Vec<u64>),
+}
 
-/// Less of what is counted.
-fn counts(queued: &QueuedJob) -> Vec<Tries> {
-    let fewer = |from: u32| (1..from).rev();
+impl Tries {
+    fn many(&self) -> u64 {
+        match self {
+            Self::Below(from) => from.saturating_sub(1),
+            Self::Of(values) => u64::try_from(values.len()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The one of this place, from 1.
+    fn at(&self, place: u64) -> Option<u64> {
+        match self {
+            Self::Below(from) => Some(place).filter(|place| place < from),
+            Self::Of(values) => {
+                let index = usize::try_from(place.checked_sub(1)?).ok()?;
+                values.get(index).copied()
+            }
+        }
+    }
+}
+
+impl Count {
+    /// The largest count with which it starts: by halves, since fewer are never harder to find.
+    fn smallest(&self, queued: &QueuedJob, starts: impl Fn(&QueuedJob) -> bool) -> Option<Change> {
+        let with = |place| {
+            let count = self.tries.at(place)?;
+            let mut changed = queued.clone();
+            (self.put)(&mut changed, count);
+            starts(&changed).then_some(count)
+        };
+        let (mut good, mut bad) = (1, self.tries.many() + 1);
+        let mut found = with(good)?;
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            match with(middle) {
+                Some(count) => (good, found) = (middle, count),
+                None => bad = middle,
+            }
+        }
+        Some(Change {
+            field: self.field,
+            from: self.from.to_string(),
+            to: found.to_string(),
+        })
+    }
+}
+
+/// Of a count that was one of as few.
+fn small(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Wishes that can be dropped, each with the job without it.
+fn wishes(queued: &QueuedJob) -> Vec<(Change, QueuedJob)> {
     let request = &queued.request;
-    let gpus = fewer(request.gpus).map(|gpus| {
-        (
-            with(queued, |request| request.gpus = gpus),
-            gpus.to_string(),
-        )
-    });
-    let cpus = fewer(request.cpus).map(|cpus| {
-        (
-            with(queued, |request| request.cpus = cpus),
-            cpus.to_string(),
-        )
-    });
-    let nodes = fewer(queued.nodes).map(|nodes| {
-        let mut changed = queued.clone();
-        changed.nodes = nodes;
-        (changed, nodes.to_string())
-    });
-    let total = queued.placement.gpus_total.unwrap_or_default();
-    // Each is looked for on all nodes: of a very large total not each smaller one is tried.
-    let totals = fewer(total).take(MOST_TRIES).map(|gpus| {
-        let mut changed = queued.clone();
-        changed.placement.gpus_total = Some(gpus);
-        (changed, gpus.to_string())
-    });
-    let halves = std::iter::successors(Some(request.memory_bytes / 2), |half| Some(half / 2));
-    let halves = halves.take_while(|half| *half > 0);
-    let bytes = halves.map(|bytes| {
-        (
-            with(queued, |request| request.memory_bytes = bytes),
-            bytes.to_string(),
-        )
-    });
-    vec![
-        ("resources.gpus", request.gpus.to_string(), gpus.collect()),
-        ("resources.cpus", request.cpus.to_string(), cpus.collect()),
-        ("nodes", queued.nodes.to_string(), nodes.collect()),
-        ("placement.gpus_total", total.to_string(), totals.collect()),
-        (
-            "resources.memory_bytes",
-            request.memory_bytes.to_string(),
-            bytes.collect(),
-        ),
-    ]
-}
-
-/// Wishes that are dropped.
-fn wishes(queued: &QueuedJob) -> Vec<Tries> {
-    let request = &queued.request;
-    let any = "any".to_owned();
-    let mut wishes = Vec::new();
-    if !request.gpu_model.is_empty() {
-        let changed = with(queued, |request| request.gpu_model.clear());
-        wishes.push((
-            "resources.gpu_model",
-            request.gpu_model.clone(),
-            vec![(changed, any.clone())],
-        ));
-    }
-    if request.gpu_memory_bytes > 0 {
-        let changed = with(queued, |request| request.gpu_memory_bytes = 0);
-        let from = request.gpu_memory_bytes.to_string();
-        wishes.push(("resources.gpu_memory_bytes", from, vec![(changed, any)]));
-    }
-    let most = request.gpu_memory_max_bytes;
-    if most > 0 {
-        let changed = with(queued, |request| request.gpu_memory_max_bytes = 0);
-        let any = vec![(changed, "any".to_owned())];
-        wishes.push(("resources.gpu_memory_max_bytes", most.to_string(), any));
-    }
-    wishes.extend(placement_wishes(queued));
-    wishes
-}
-
-/// Wishes of nodes that are dropped.
-fn placement_wishes(queued: &QueuedJob) -> Vec<Tries> {
     let placement = &queued.placement;
-    let without = |change: fn(&mut Placing)| {
-        let mut changed = queued.clone();
-        change(&mut changed.placement);
-        vec![(changed, "any".to_owned())]
-    };
-    let texts = |labels: &BTreeSet<String>| {
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        labels.join(", ")
-    };
-    let mut wishes = Vec::new();
-    if !placement.labels.is_empty() {
-        let tries = without(|placement| placement.labels.clear());
-        wishes.push(("placement.labels", texts(&placement.labels), tries));
-    }
-    if !placement.anti_labels.is_empty() {
-        let tries = without(|placement| placement.anti_labels.clear());
-        wishes.push((
+    let (least, most) = (request.gpu_memory_bytes, request.gpu_memory_max_bytes);
+    let wanted = [
+        (
+            "resources.gpu_model",
+            Some(request.gpu_model.clone()).filter(|model| !model.is_empty()),
+            (|queued| queued.request.gpu_model.clear()) as fn(&mut QueuedJob),
+        ),
+        (
+            "resources.gpu_memory_bytes",
+            (least > 0).then(|| least.to_string()),
+            |queued| queued.request.gpu_memory_bytes = 0,
+        ),
+        (
+            "resources.gpu_memory_max_bytes",
+            (most > 0).then(|| most.to_string()),
+            |queued| queued.request.gpu_memory_max_bytes = 0,
+        ),
+        ("placement.labels", texts(&placement.labels), |queued| {
+            queued.placement.labels.clear();
+        }),
+        (
             "placement.anti_labels",
             texts(&placement.anti_labels),
-            tries,
-        ));
-    }
-    if let Some(key) = &placement.fabric {
-        let tries = without(|placement| placement.fabric = None);
-        wishes.push(("placement.fabric", key.clone(), tries));
-    }
-    if placement.exclusive {
-        let tries = without(|placement| placement.exclusive = false);
-        wishes.push(("placement.exclusive", "true".to_owned(), tries));
-    }
-    wishes
+            |queued| queued.placement.anti_labels.clear(),
+        ),
+        ("placement.fabric", placement.fabric.clone(), |queued| {
+            queued.placement.fabric = None;
+        }),
+        (
+            "placement.exclusive",
+            placement.exclusive.then(|| "true".to_owned()),
+            |queued| queued.placement.exclusive = false,
+        ),
+    ];
+    let without = |(field, from, drop): (&'static str, Option<String>, fn(&mut QueuedJob))| {
+        let mut changed = queued.clone();
+        drop(&mut changed);
+        let to = "any".to_owned();
+        let change = Change {
+            field,
+            from: from?,
+            to,
+        };
+        Some((change, changed))
+    };
+    wanted.into_iter().filter_map(without).collect()
+}
+
+fn texts(labels: &BTreeSet<String>) -> Option<String> {
+    let texts: Vec<&str> = labels.iter().map(String::as_str).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
 }

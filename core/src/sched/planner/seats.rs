@@ -169,6 +169,10 @@ impl Planner {
             "have saved their"
         };
         let jobs = jobs.join(" and ");
+        // They have gone since: the next look gives it its place.
+        if jobs.is_empty() {
+            return Some(format!("has a place on {names}, and starts at once"));
+        }
         Some(format!(
             "has a place on {names} as soon as {jobs} {have} work there and gone"
         ))

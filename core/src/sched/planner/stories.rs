@@ -1,6 +1,8 @@
 //! The planner over time: who makes room, who waits for them, and what becomes of it when nodes and clocks do what they do.
 
+mod large;
 mod property;
+mod told;
 
 use std::time::Duration;
 

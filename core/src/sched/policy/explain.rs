@@ -4,6 +4,8 @@ use super::{
     ask::Ask,
     cluster::{JobIx, Piece},
     config::{Rule, Seconds},
+    dense::Bits,
+    forecast::Expected,
     job::State,
     pass::Head,
     place::Shape,
@@ -34,20 +36,29 @@ pub struct Place {
     pub left: Option<[f64; 3]>,
 }
 
+/// Whoever makes room is gone nearly always within so many times what a restart costs.
+const LATE: Seconds = 5;
+
 impl Scheduler {
-    /// Where a waiting job stands; nothing for one that does not wait.
+    /// Where a waiting job stands; nothing for one that does not wait. One for whom nodes are chosen already stands before
+    /// all others.
     #[must_use]
     pub fn place(&self, now: Seconds, number: u64) -> Option<Place> {
         let ix = self.number(number)?;
-        let head = self.head_of(ix)?;
         let job = self.job(ix);
+        let head = match &job.state {
+            State::Waiting(turn) => Some(self.head(job.lane, turn)),
+            State::Promised | State::Running => None,
+            State::Later | State::Leaving => return None,
+        };
         let ran = job.ran(now, self.config.restart_cost);
         let known = self.history.basis(job.class);
+        let ahead = head.as_ref().map(|head| self.heads_before(head).count());
         Some(Place {
-            ahead: self.heads_before(&head).count(),
-            waiting: self.lanes.waiting,
-            guarded: head.is_guarded(),
-            borrows: head.borrows(),
+            ahead: ahead.unwrap_or(0),
+            waiting: self.lanes.waiting + usize::from(head.is_none()),
+            guarded: head.as_ref().is_some_and(Head::is_guarded),
+            borrows: head.as_ref().is_some_and(Head::borrows),
             rank: self.rank(now, job),
             factor: self.projects.factor(job.project),
             known_by: known.map(|(ends, _)| ends),
@@ -56,26 +67,65 @@ impl Scheduler {
         })
     }
 
-    /// Where a job that asks for this would start now, were it asked for in place of one that waits. Whoever is ahead has
-    /// been looked at already, so under the rules that pass over what does not fit it is enough that it fits.
+    /// When a job starts for whom nodes are chosen, once those who hold them have saved their work and gone: soon, and by
+    /// no more exact knowledge than what a restart costs.
+    #[must_use]
+    pub fn expect_chosen(&self, now: Seconds) -> Expected {
+        let cost = self.config.restart_cost.max(1);
+        [now, now + cost, now + LATE * cost]
+    }
+
+    /// Where a job that asks for this would start now, at its own turn. Whoever is ahead has been looked at already, so
+    /// under the rules that pass over what does not fit it is enough that it fits.
     #[must_use]
     pub fn would_start(&self, number: u64, ask: &Ask) -> Option<Vec<Piece>> {
         let ix = self.number(number)?;
+        let head = self.head_of(ix);
         let passes = match self.config.rule {
             Rule::Gittins | Rule::Throughput => true,
-            Rule::Fifo | Rule::Easy => self
-                .heads_before(&self.head_of(ix)?)
-                .all(|head| self.is_shut_out(self.lanes.lanes[head.lane].shape)),
+            Rule::Fifo | Rule::Easy => {
+                let head = head?;
+                let mut before = self.heads_before(&head);
+                before.all(|head| self.passes_over(&head))
+            }
         };
-        let project = self.job(ix).project;
-        let shape = Shape::new(&self.cluster, ask.clone());
-        let bound = self.head_of(ix).is_some_and(|head| self.kept.binds(&head));
-        if !passes || !self.projects.may_start(project, shape.least()) {
-            return None;
-        }
+        let bound = head.is_some_and(|head| self.kept.binds(&head));
         let within = self.bounds(self.kept.at, ix, bound);
-        let found = shape.find_but(&self.cluster, within);
+        self.found(ix, ask, within).filter(|_| passes)
+    }
+
+    /// Where a new job that asks for this would start, once this one is cancelled: it has waited for nothing yet, and
+    /// stands behind all others.
+    #[must_use]
+    pub fn would_start_anew(&self, number: u64, ask: &Ask) -> Option<Vec<Piece>> {
+        let ix = self.number(number)?;
+        let others = || self.heads_all().filter(|head| head.job != ix);
+        // Who is held up by it, or is kept from nodes for it, starts as soon as it is gone.
+        let kept = &self.kept;
+        let mine = kept.first.is_some_and(|first| first.job == ix)
+            || kept
+                .reservation
+                .as_ref()
+                .is_some_and(|one| one.job == number);
+        let passes = match self.config.rule {
+            Rule::Gittins | Rule::Throughput => !mine || others().next().is_none(),
+            Rule::Fifo | Rule::Easy => others().all(|head| self.passes_over(&head)),
+        };
+        // It may run for as long as it likes: beside what is kept for another, and not on it.
+        let within = self.kept.within(|| Seconds::MAX).filter(|_| !mine);
+        self.found(ix, ask, within).filter(|_| passes)
+    }
+
+    fn found(&self, ix: JobIx, ask: &Ask, within: Option<&Bits>) -> Option<Vec<Piece>> {
+        let shape = Shape::new(&self.cluster, ask.clone());
+        let may = self.projects.may_start(self.job(ix).project, shape.least());
+        let found = may.then(|| shape.find_but(&self.cluster, within))?;
         found.filter(|pieces| self.may_hold(ix, pieces))
+    }
+
+    /// Under the strict rules only who could not start even if all others were gone is passed over.
+    fn passes_over(&self, head: &Head) -> bool {
+        self.is_shut_out(self.lanes.lanes[head.lane].shape)
     }
 
     /// What the last pass kept for a job that waits.
@@ -113,10 +163,13 @@ impl Scheduler {
     }
 
     fn heads_before<'a>(&'a self, head: &'a Head) -> impl Iterator<Item = Head> + 'a {
+        self.heads_all().filter(move |other| other < head)
+    }
+
+    /// All who wait.
+    fn heads_all(&self) -> impl Iterator<Item = Head> + '_ {
         let lanes = self.lanes.lanes.iter();
-        let heads = lanes
-            .flat_map(move |(ix, lane)| lane.turns.iter().map(move |turn| self.head(ix, turn)));
-        heads.filter(move |other| other < head)
+        lanes.flat_map(move |(ix, lane)| lane.turns.iter().map(move |turn| self.head(ix, turn)))
     }
 
     /// Who is looked at before a waiting job, in order: so many of them.

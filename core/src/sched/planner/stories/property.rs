@@ -3,22 +3,42 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    sched::policy::Reserve,
+    service::{Scope, Window},
+};
 
-/// The job with that change.
-fn changed(queued: &QueuedJob, change: &Change) -> QueuedJob {
-    let mut queued = queued.clone();
+/// A new job that asks for what this one does, with that change: all that a user can do is to cancel and submit anew.
+fn changed(queued: &QueuedJob, change: &Change, anew: (u64, Timestamp)) -> QueuedJob {
+    let (id, now) = anew;
+    let mut queued = QueuedJob {
+        job: JobId(id),
+        queued_at: now,
+        age: now,
+        not_before: None,
+        avoid: BTreeSet::new(),
+        has_run: Duration::ZERO,
+        passed: None,
+        ..queued.clone()
+    };
     let number = || change.to.parse().unwrap();
     match change.field {
         "resources.gpus" => queued.request.gpus = number(),
         "resources.cpus" => queued.request.cpus = number(),
         "nodes" => queued.nodes = number(),
         "resources.gpu_model" => queued.request.gpu_model.clear(),
-        "resources.memory_bytes" => queued.request.memory_bytes = number().into(),
+        "resources.gpu_memory_bytes" => queued.request.gpu_memory_bytes = 0,
+        "resources.gpu_memory_max_bytes" => queued.request.gpu_memory_max_bytes = 0,
+        "resources.memory_bytes" => queued.request.memory_bytes = change.to.parse().unwrap(),
         "placement.gpus_total" => queued.placement.gpus_total = Some(number()),
         "placement.labels" => queued.placement.labels.clear(),
         "placement.anti_labels" => queued.placement.anti_labels.clear(),
         "placement.fabric" => queued.placement.fabric = None,
         "placement.exclusive" => queued.placement.exclusive = false,
+        "time_limit" => {
+            let seconds = change.to.strip_suffix(" s").unwrap();
+            queued.limit = Some(Duration::from_secs(seconds.parse().unwrap()));
+        }
         other => panic!("{other}"),
     }
     queued
@@ -36,6 +56,12 @@ enum Wish {
     AntiLabel,
     Fabric,
     Alone,
+    Memory,
+    /// More of a GPU than any has, or less.
+    LargeGpu,
+    SmallGpu,
+    Model,
+    Limit,
 }
 
 impl Wish {
@@ -55,6 +81,11 @@ impl Wish {
             }
             Self::Fabric => placement.fabric = Some("zone".into()),
             Self::Alone => placement.exclusive = true,
+            Self::Memory => queued.request.memory_bytes = 40 << 30,
+            Self::LargeGpu => queued.request.gpu_memory_bytes = 80 << 30,
+            Self::SmallGpu => queued.request.gpu_memory_max_bytes = 8 << 30,
+            Self::Model => queued.request.gpu_model = "H100".into(),
+            Self::Limit => queued.limit = Some(Duration::from_secs(3_600)),
         }
     }
 }
@@ -81,6 +112,8 @@ enum Happens {
     Node(u32, u32, bool),
     Blocks(u32, bool),
     Waits(i64),
+    /// A node is to be closed for an hour, in so many seconds.
+    Window(u32, i64),
     Restart,
 }
 
@@ -93,6 +126,11 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => Just(Wish::AntiLabel),
         1 => Just(Wish::Fabric),
         1 => Just(Wish::Alone),
+        2 => Just(Wish::Memory),
+        1 => Just(Wish::LargeGpu),
+        1 => Just(Wish::SmallGpu),
+        1 => Just(Wish::Model),
+        2 => Just(Wish::Limit),
     ];
     prop_oneof![
         (1u32..3, 0u32..5, any::<bool>(), 0i32..3, wish).prop_map(
@@ -104,30 +142,38 @@ fn happens() -> impl Strategy<Value = Happens> {
             .prop_map(|(node, gpus, open)| Happens::Node(node, gpus, open)),
         (0u32..3, any::<bool>()).prop_map(|(node, on)| Happens::Blocks(node, on)),
         (-400i64..2_000).prop_map(Happens::Waits),
+        (0u32..3, 0i64..4_000).prop_map(|(node, ahead)| Happens::Window(node, ahead)),
         Just(Happens::Restart),
     ]
 }
 
-/// One project has five GPUs and may not borrow, another runs two jobs at once.
-fn rules() -> Config {
-    let mut config = Config::default();
-    let own = policy::ProjectRule {
-        gpus: Some(5),
-        borrow: false,
-        ..policy::ProjectRule::default()
+/// One project has five GPUs and may not borrow, another runs two jobs at once, if there are rules.
+fn config((rule, reserve): (Rule, Reserve), ruled: bool) -> Config {
+    let mut config = Config {
+        rule,
+        reserve,
+        ..Config::default()
     };
-    let two = policy::ProjectRule {
-        running: Some(2),
-        ..policy::ProjectRule::default()
-    };
-    config
-        .projects
-        .extend([("1".to_owned(), own), ("2".to_owned(), two)]);
+    if ruled {
+        let own = policy::ProjectRule {
+            gpus: Some(5),
+            borrow: false,
+            ..policy::ProjectRule::default()
+        };
+        let two = policy::ProjectRule {
+            running: Some(2),
+            ..policy::ProjectRule::default()
+        };
+        config
+            .projects
+            .extend([("1".to_owned(), own), ("2".to_owned(), two)]);
+    }
     config
 }
 
 /// A cluster, and jobs as their store knows them.
 struct World {
+    windows: Vec<Window>,
     planner: Planner,
     config: Config,
     now: i64,
@@ -187,8 +233,24 @@ impl World {
                     .block(now, &name(*node), one.into_iter().collect());
             }
             Happens::Waits(span) => self.now += span,
+            Happens::Window(node, ahead) => self.plan(*node, self.now + ahead),
             Happens::Restart => self.restart(),
         }
+    }
+
+    /// A window of an hour on a node.
+    fn plan(&mut self, node: u32, from: i64) {
+        let now = at(self.now);
+        self.windows.push(Window {
+            id: self.next,
+            scope: Scope::Nodes([name(node)].into()),
+            from: at(from),
+            until: at(from + 3_600),
+            why: "new fans".into(),
+            made_by: "ops@example.com".into(),
+            made_at: now,
+        });
+        self.planner.set_windows(now, self.windows.clone());
     }
 
     fn restart(&mut self) {
@@ -200,6 +262,7 @@ impl World {
             .map(|(name, entry)| (name.clone(), entry.capacity.clone(), entry.open))
             .collect();
         self.planner = Planner::new(self.config.clone());
+        self.planner.set_windows(now, self.windows.clone());
         for queued in self.waiting.values() {
             self.planner.queued(now, queued.clone());
         }
@@ -264,17 +327,21 @@ impl World {
         }
     }
 
-    /// Every change that is suggested to a job that waits would start it.
+    /// Every change that is suggested to a job that waits would start it, once it is cancelled and submitted anew, even if
+    /// others are looked at in between.
     fn advice_holds(&self, now: Timestamp) {
         for queued in self.waiting.values() {
             let why = self.planner.explain(now, queued.job).expect("it waits");
             for change in &why.changes {
                 let mut after = self.planner.clone();
-                after.queued(now, changed(queued, change));
+                after.gone(now, queued.job, None);
+                after.solve(now);
+                let anew = changed(queued, change, (1_000_000, now));
+                after.queued(now, anew);
                 let placements = after.solve(now).placements;
                 let starts = placements
                     .iter()
-                    .any(|placement| placement.job == queued.job);
+                    .any(|placement| placement.job.0 == 1_000_000);
                 assert!(starts, "{change:?} does not start {queued:?}");
             }
         }
@@ -295,22 +362,37 @@ fn is_as_asked(asked: &QueuedJob, given: &[Allocation]) {
     }
 }
 
+fn orders() -> impl Strategy<Value = (Rule, Reserve)> {
+    prop_oneof![
+        2 => Just((Rule::Gittins, Reserve::Off)),
+        1 => Just((Rule::Gittins, Reserve::Top)),
+        1 => Just((Rule::Fifo, Reserve::Off)),
+        1 => Just((Rule::Easy, Reserve::Off)),
+        1 => Just((Rule::Throughput, Reserve::Off)),
+    ]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(160))]
     #[test]
     fn whatever_happens_nothing_is_given_twice_and_in_the_end_everything_has_run(
+        order in orders(),
         story in prop::collection::vec(happens(), 1..60),
         ruled in any::<bool>(),
     ) {
-        let config = if ruled { rules() } else { Config::default() };
+        let config = config(order, ruled);
         let mut world = World {
-            planner: nodes_of(Planner::new(config.clone()), 3),
+            planner: Planner::new(config.clone()),
             config,
+            windows: Vec::new(),
             now: 0,
             next: 1,
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
         };
+        for node in 0..3 {
+            set(&mut world.planner, 0, node, 4, true);
+        }
         zones(&mut world.planner, at(0));
         for what in &story {
             world.happens(what);
@@ -320,6 +402,8 @@ proptest! {
             set(&mut world.planner, world.now, node, 4, true);
             world.planner.block(at(world.now), &name(node), BTreeSet::new());
         }
+        world.windows.clear();
+        world.planner.set_windows(at(world.now), Vec::new());
         for _ in 0..200 {
             world.solve();
             world.happens(&Happens::Leaves(0));

@@ -1,0 +1,137 @@
+//! What a job that waits is told: its place, when it starts, and what would start it now.
+
+use super::*;
+
+fn under(rule: Rule) -> Planner {
+    let mut planner = Planner::new(Config {
+        rule,
+        ..Config::default()
+    });
+    set(&mut planner, 0, 0, 4, true);
+    planner
+}
+
+#[test]
+fn who_has_a_place_as_soon_as_others_have_gone_is_first_and_told_when_that_is() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    planner.queued(at(100), job(3, 1, 4));
+    // Before it is submitted the same is foreseen: there is no other way to know that others would be told to go.
+    let (nodes, foreseen) = planner.foresee(at(400), urgent(2, 1, 4));
+    planner.queued(at(400), urgent(2, 1, 4));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    let why = planner.explain(at(400), JobId(2)).unwrap();
+    assert!(why.words.contains("as soon as job 1 has saved"), "{why:?}");
+    let place = why.place.clone().unwrap();
+    assert_eq!((place.ahead, place.waiting), (0, 2));
+    assert_eq!(why.expected, Some([at(400), at(460), at(700)]));
+    assert_eq!(why.changes, []);
+    assert_eq!((nodes, foreseen), (None, Some(why)));
+}
+
+#[test]
+fn a_place_whose_last_holder_has_gone_is_told_of_without_one() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    planner.queued(at(10), urgent(2, 1, 4));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    planner.gone(at(410), JobId(1), Some(Duration::from_secs(400)));
+    let words = planner.chosen(JobId(2)).unwrap();
+    assert_eq!(words, "has a place on n0, and starts at once");
+}
+
+#[test]
+fn who_may_not_start_before_a_moment_is_not_expected_to() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    let mut dated = job(2, 1, 4);
+    dated.gate.not_before = Some(at(50_000));
+    let mut again = job(3, 1, 1);
+    again.not_before = Some(at(300));
+    let mut after = dated.clone();
+    (after.job, after.gate.after) = (JobId(4), vec![JobId(1)]);
+    for queued in [dated, again, after] {
+        planner.queued(at(10), queued);
+    }
+    solve(&mut planner, 10);
+    let expected = |job| planner.explain(at(20), JobId(job)).unwrap().expected;
+    assert_eq!(expected(2), Some([at(50_000); 3]));
+    let [early, middle, late] = expected(3).unwrap();
+    assert!(early >= at(300) && early <= middle && middle <= late);
+    assert_eq!(expected(4), None, "when another ends nobody knows");
+}
+
+#[test]
+fn in_strict_order_no_change_is_offered_while_others_would_stand_before_a_new_job() {
+    for rule in [Rule::Fifo, Rule::Easy] {
+        let mut planner = under(rule);
+        planner.queued(at(0), job(1, 1, 3));
+        planner.queued(at(0), job(2, 1, 3));
+        planner.queued(at(0), job(3, 1, 2));
+        solve(&mut planner, 0);
+        let changes = |planner: &Planner| planner.explain(at(10), JobId(2)).unwrap().changes;
+        // It is the first; submitted anew it would stand behind job 3.
+        assert_eq!(changes(&planner), [], "{rule:?}");
+        planner.gone(at(5), JobId(3), None);
+        let alone = changes(&planner);
+        let told: Vec<_> = alone.iter().map(|change| change.to.as_str()).collect();
+        assert_eq!(told, ["1"], "{rule:?}");
+    }
+    let mut planner = under(Rule::Gittins);
+    planner.queued(at(0), job(1, 1, 3));
+    planner.queued(at(0), job(2, 1, 3));
+    planner.queued(at(0), job(3, 1, 2));
+    solve(&mut planner, 0);
+    let changes = planner.explain(at(10), JobId(2)).unwrap().changes;
+    assert_eq!(changes.len(), 1, "others are passed over");
+}
+
+#[test]
+fn of_memory_as_little_less_is_told_as_there_is() {
+    let mut planner = cluster(2);
+    let of = |id, gib: u64| {
+        let mut queued = job(id, 1, 0);
+        queued.request.memory_bytes = gib << 30;
+        queued
+    };
+    // 24 GiB are left on one node, 63 on the other.
+    planner.queued(at(0), of(1, 40));
+    planner.queued(at(0), of(2, 1));
+    solve(&mut planner, 0);
+    let held = |job: u64| planner.ledger().held_by(JobId(job))[0].node.clone();
+    let together = held(1) == held(2);
+    planner.queued(at(1), of(3, 60));
+    solve(&mut planner, 1);
+    planner.queued(at(2), of(4, 62));
+    solve(&mut planner, 2);
+    let most = if together { 23 } else { 24 };
+    let free: Vec<u64> = planner
+        .ledger()
+        .nodes()
+        .map(|(_, entry)| entry.free().memory_bytes >> 30)
+        .collect();
+    assert!(free.contains(&most), "{free:?}");
+    let changes = planner.explain(at(3), JobId(4)).unwrap().changes;
+    let change = Change {
+        field: "resources.memory_bytes",
+        from: (62u64 << 30).to_string(),
+        to: (free.iter().max().unwrap() << 30).to_string(),
+    };
+    assert_eq!(changes, [change]);
+}
+
+#[test]
+fn a_very_large_total_is_answered_with_the_next_that_would_start() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 1));
+    solve(&mut planner, 0);
+    let mut total = job(2, 1, 0);
+    total.placement.gpus_total = Some(1_000_000);
+    planner.queued(at(0), total);
+    let changes = planner.explain(at(1), JobId(2)).unwrap().changes;
+    let told: Vec<_> = changes.iter().map(|change| change.to.as_str()).collect();
+    assert_eq!(told, ["7"]);
+}
