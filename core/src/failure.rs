@@ -324,14 +324,26 @@ mod tests {
         };
         let no_memory = Some(FailureClass::OutOfMemory);
         let other = Some(FailureClass::User);
-        let with_blanks = vec![memory(), String::new(), " ".into(), String::new(), "a".into()];
+        let with_blanks = vec![
+            memory(),
+            String::new(),
+            " ".into(),
+            String::new(),
+            "a".into(),
+        ];
         let long_ago: Vec<String> = [memory()]
             .into_iter()
             .chain((0..5).map(|number| format!("epoch {number}")))
             .collect();
         assert_eq!(class(exited(1), vec![memory()]), no_memory);
-        assert_eq!(class(exited(1), [with_blanks, vec!["b".into()]].concat()), no_memory);
-        assert_eq!(class(signal(6), vec!["what():  std::bad_alloc".into()]), no_memory);
+        assert_eq!(
+            class(exited(1), [with_blanks, vec!["b".into()]].concat()),
+            no_memory
+        );
+        assert_eq!(
+            class(signal(6), vec!["what():  std::bad_alloc".into()]),
+            no_memory
+        );
         assert_eq!(class(exited(1), long_ago), other);
         for killed in [signal(9), signal(15), signal(11), exited(137)] {
             assert_eq!(class(killed, vec![memory()]), other);

@@ -27,8 +27,7 @@ use trainyard_core::{
 use super::{
     damaged,
     node::Node,
-    release,
-    room,
+    release, room,
     run::{Run, RunArgs, RunMsg, RunRef, blocking, listen},
 };
 use crate::{

@@ -382,7 +382,11 @@ pub(crate) async fn a_file_below_the_folder_that_its_trainer_calls_its_checkpoin
     assert_eq!(store.shelf().uploads["last.pt"], b"epoch 1");
     std::fs::write(gate, "").expect("the gate opens");
     assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
-    assert_eq!(fake.known().published, ["last.pt"], "once, and nothing else");
+    assert_eq!(
+        fake.known().published,
+        ["last.pt"],
+        "once, and nothing else"
+    );
     agent.stop().await;
 }
 

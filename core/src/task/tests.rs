@@ -70,7 +70,11 @@ fn what_its_machine_ended_is_the_infrastructures_unless_a_stop_was_asked_for() {
     assert_eq!((end.signal, end.stop_cause), (Some(15), None));
     // A full disk takes no word of the stop: its cause is known nevertheless.
     let mut cancelled = running(task());
-    assert!(cancelled.step(Input::Stop(CANCEL)).contains(&Effect::NoteStop(CANCEL)));
+    assert!(
+        cancelled
+            .step(Input::Stop(CANCEL))
+            .contains(&Effect::NoteStop(CANCEL))
+    );
     assert_eq!(cancelled.step(by_machine()), [Effect::Drain]);
     let end = drained(&mut cancelled).end;
     assert_eq!(end.stop_cause, Some(StopCause::Cancelled));
