@@ -216,6 +216,14 @@ impl Nobody {
         }
     }
 
+    /// Some more times, and the task has no end for it.
+    async fn is_tried_in_vain(&self, data: &TempDir) {
+        let tries = || self.tries.load(Ordering::Relaxed);
+        let before = tries();
+        until(|| tries() > before + 4).await;
+        assert!(!task_folder(data, 1).join("end.json").exists());
+    }
+
     async fn go(self) -> SocketAddr {
         self.end.cancel();
         self.task.await.expect("it does not panic");
@@ -223,8 +231,16 @@ impl Nobody {
     }
 }
 
-pub(crate) async fn checkpoints_of_a_trainer_that_ended_while_the_coordinator_was_away_are_stored_when_it_is_back()
- {
+/// An agent whose coordinator is away. It has no patience with a store, and all of it for the coordinator.
+fn away(fake: &Fake, data: &TempDir, nobody: &Nobody) -> Agent {
+    let mut options = options(fake, data.path());
+    options.coordinator = format!("http://{}", nobody.address);
+    options.datasets.checkpoints_patience = Duration::ZERO;
+    launch(options)
+}
+
+/// A trainer with a checkpoint, which ends when its agent finds nobody any more.
+async fn ends_unheard(nobody: &Nobody) -> (Fake, Agent, TempDir) {
     let (fake, agent, data) = cluster().await;
     let go = data.path().join("go");
     let script = format!(
@@ -234,28 +250,21 @@ pub(crate) async fn checkpoints_of_a_trainer_that_ended_while_the_coordinator_wa
     fake.send(start_of(1, shell(&script))).await;
     said(&fake, 1, "up").await;
     agent.stop().await;
-    let nobody = Nobody::at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
-    let away = |data: &TempDir, address| {
-        let mut options = options(&fake, data.path());
-        options.coordinator = format!("http://{address}");
-        // It has none with a store, and all of it for the coordinator.
-        options.datasets.checkpoints_patience = Duration::ZERO;
-        launch(options)
-    };
-    // In the first life the trainer ends, the second one finds that it has.
-    let mut agent = away(&data, nobody.address);
+    let agent = away(&fake, &data, nobody);
     std::fs::write(go, "").expect("the go is given");
-    let task = task_folder(&data, 1);
-    until(|| task.join("exit.json").exists()).await;
-    for life in 0..2 {
-        let before = nobody.tries.load(Ordering::Relaxed);
-        until(|| nobody.tries.load(Ordering::Relaxed) > before + 4).await;
-        assert!(!task.join("end.json").exists(), "in life {life}");
-        if life == 0 {
-            agent.stop().await;
-            agent = away(&data, nobody.address);
-        }
-    }
+    until(|| task_folder(&data, 1).join("exit.json").exists()).await;
+    (fake, agent, data)
+}
+
+pub(crate) async fn checkpoints_of_a_trainer_that_ended_while_the_coordinator_was_away_are_stored_when_it_is_back()
+ {
+    let nobody = Nobody::at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let (fake, agent, data) = ends_unheard(&nobody).await;
+    nobody.is_tried_in_vain(&data).await;
+    agent.stop().await;
+    // A further life finds that it has ended.
+    let agent = away(&fake, &data, &nobody);
+    nobody.is_tried_in_vain(&data).await;
     let store = Store::start().await;
     let back = Fake::start_at(nobody.go().await).await;
     back.known().uploads = Some(store.clone());
