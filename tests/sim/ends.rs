@@ -125,6 +125,40 @@ fn reached_its_end(job: &Job, wish: &Wish) -> bool {
     job.state == JobState::Completed || failed && code == Some(wish.script.code) && wish.nodes == 1
 }
 
+/// What is stored of a job, by attempt and rank.
+struct Said {
+    epochs: BTreeMap<(u32, u32), Vec<u32>>,
+    lines: BTreeMap<(u32, u32), Vec<String>>,
+    /// Attempts of which the job says that not all has come.
+    given_up: BTreeSet<u32>,
+}
+
+impl Said {
+    fn of(store: &Store, job: &Job) -> Result<Self> {
+        let mut epochs: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
+        for point in store.points(job.id, 0, ROWS)? {
+            let of = epochs.entry((point.attempt.0, point.rank.0)).or_default();
+            of.push(point.progress.epoch);
+        }
+        let mut lines: BTreeMap<(u32, u32), Vec<String>> = BTreeMap::new();
+        let mut given_up = BTreeSet::new();
+        for line in store.logs(job.id, 0, ROWS)? {
+            let (attempt, rank, line) = (line.attempt.0, line.rank.0, line.line);
+            if line.stream == LogStream::System && line.text.contains("records are lost") {
+                given_up.insert(attempt);
+            }
+            if line.stream == LogStream::Stdout {
+                lines.entry((attempt, rank)).or_default().push(line.text);
+            }
+        }
+        Ok(Self {
+            epochs,
+            lines,
+            given_up,
+        })
+    }
+}
+
 /// INV-06: of each attempt each epoch and each line is there once, from where it began; of one that came to its end all
 /// are, and of all attempts together each epoch counts once.
 pub(crate) fn said(
@@ -134,24 +168,11 @@ pub(crate) fn said(
     began: &Began,
 ) -> Result<()> {
     let id = job.id.0;
-    let mut epochs: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
-    for point in store.points(job.id, 0, ROWS)? {
-        let of = epochs.entry((point.attempt.0, point.rank.0)).or_default();
-        of.push(point.progress.epoch);
-    }
-    let mut lines: BTreeMap<(u32, u32), Vec<String>> = BTreeMap::new();
-    let mut given_up = BTreeSet::new();
-    for line in store.logs(job.id, 0, ROWS)? {
-        if line.line.stream == LogStream::System && line.line.text.contains("records are lost") {
-            given_up.insert(line.attempt.0);
-        }
-        if line.line.stream == LogStream::Stdout {
-            lines
-                .entry((line.attempt.0, line.rank.0))
-                .or_default()
-                .push(line.line.text);
-        }
-    }
+    let Said {
+        mut epochs,
+        mut lines,
+        given_up,
+    } = Said::of(store, job)?;
     let mut saved = BTreeSet::from([0]);
     for attempt in &job.attempts {
         let number = attempt.number.0;

@@ -405,8 +405,7 @@ impl World {
         if !self.plan.cluster.lasting {
             self.start_coordinator(sim);
         } else if self.disk.has_failed() {
-            self.trace
-                .note("coordinator: its machine is off".to_owned());
+            self.trace.note("coordinator: its machine is off");
         } else {
             self.again = Some(now + PAUSE);
         }
