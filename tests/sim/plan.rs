@@ -360,6 +360,8 @@ impl Plan {
     /// A calm run, but for the power that fails with this sync.
     pub(crate) fn with_power_cut_at(mut self, sync: u32, moment: Moment) -> Self {
         self.faults = vec![(Duration::ZERO, Fault::FailDisk(sync, moment))];
+        // It is back at once.
+        self.cluster.lasting = false;
         self.acts.clear();
         self
     }
