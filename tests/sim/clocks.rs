@@ -22,8 +22,10 @@ use crate::nature;
 
 /// Ids of spans of hosts have this bit, and the seconds by which the host's clock is ahead.
 const OF_HOST: u64 = 1 << 62;
-/// No clock is behind by as many seconds.
+/// Other spans have ids with that bit too, once there were many; none that is near this.
 const SHIFT: i64 = 1 << 40;
+/// No clock is ahead or behind by as many seconds.
+const MOST: i64 = 1 << 20;
 
 /// By how many seconds the clocks of hosts are ahead.
 static AHEAD: Mutex<BTreeMap<String, i64>> = Mutex::new(BTreeMap::new());
@@ -66,7 +68,8 @@ fn is_host(metadata: &Metadata<'_>) -> bool {
 /// The seconds that an id of a host's span carries.
 fn ahead(id: &Id) -> Option<i64> {
     let bits = id.into_u64();
-    (bits & OF_HOST != 0).then(|| i64::try_from(bits & !OF_HOST).unwrap_or(0) - SHIFT)
+    let seconds = i64::try_from(bits & !OF_HOST).unwrap_or(0) - SHIFT;
+    (bits & OF_HOST != 0 && (-MOST..=MOST).contains(&seconds)).then_some(seconds)
 }
 
 impl<S: Subscriber> Subscriber for Clocks<S> {

@@ -27,6 +27,9 @@ use crate::{
 /// Rows that are read of one job: more than any has.
 const ROWS: usize = 10_000;
 
+/// What a job says of records whose node was lost.
+const NOT_ARRIVED: &str = "they had not arrived when node";
+
 /// The epochs that were done before each job's and attempt's trainer.
 type Began = BTreeMap<(u64, u32), u32>;
 
@@ -110,7 +113,9 @@ pub(crate) fn losses(job: &Job, plan: &Plan) -> Result<()> {
 /// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not
 /// delivered is not there (ADR 2), and the job says so.
 fn may_be_given_up(job: &Job, plan: &Plan) -> bool {
-    let ended = job.attempts.last().and_then(|last| last.lead.ended_at);
+    let last = job.attempts.last().into_iter();
+    let parts = last.flat_map(|last| last.parts());
+    let ended = parts.filter_map(|(_, part)| part.ended_at).min();
     let waited = job.ended_at.zip(ended).map(|(end, at)| end.since(at));
     let lease = Duration::from_secs(u64::from(plan.cluster.lost_after));
     // The lease began with the last word of the node, up to a heartbeat before.
@@ -144,7 +149,7 @@ impl Said {
         let mut given_up = BTreeSet::new();
         for line in store.logs(job.id, 0, ROWS)? {
             let (attempt, rank, line) = (line.attempt.0, line.rank.0, line.line);
-            if line.stream == LogStream::System && line.text.contains("records are lost") {
+            if line.stream == LogStream::System && line.text.contains(NOT_ARRIVED) {
                 given_up.insert(attempt);
             }
             if line.stream == LogStream::Stdout {

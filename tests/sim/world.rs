@@ -389,6 +389,7 @@ impl World {
     /// As by SIGKILL: it reaches its disk no more, on which all is that it has written. A disk whose power has failed
     /// loses what was not synced.
     fn stop_coordinator(&mut self, sim: &mut Sim<'_>) {
+        self.again = None;
         if !self.serves {
             return;
         }
