@@ -5,7 +5,7 @@
 //! its task gives it back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,7 +20,15 @@ use crate::folder::Order;
 #[derive(Debug)]
 pub struct Slots {
     has: Capacity,
-    taken: Mutex<BTreeMap<TaskKey, (u32, u64)>>,
+    taken: Mutex<BTreeMap<TaskKey, Share>>,
+}
+
+/// Of one task.
+#[derive(Debug)]
+struct Share {
+    cpus: u32,
+    memory: u64,
+    gpus: Vec<String>,
 }
 
 impl Slots {
@@ -50,19 +58,20 @@ impl Slots {
         let mut taken = self.taken();
         let others = taken.iter().filter(|(task, _)| **task != order.task);
         let mut all = share(order);
-        for (_, (cpus, memory)) in others {
-            all = (all.0.saturating_add(*cpus), all.1.saturating_add(*memory));
+        for (_, other) in others {
+            all.cpus = all.cpus.saturating_add(other.cpus);
+            all.memory = all.memory.saturating_add(other.memory);
         }
-        if all.0 > self.has.cpus {
+        if all.cpus > self.has.cpus {
             return Err(format!(
                 "{} CPU slots would be taken, and this node has {} now",
-                all.0, self.has.cpus
+                all.cpus, self.has.cpus
             ));
         }
-        if all.1 > self.has.memory_bytes {
+        if all.memory > self.has.memory_bytes {
             return Err(format!(
                 "{} of memory would be taken, and this node has {} now",
-                format_bytes(all.1),
+                format_bytes(all.memory),
                 format_bytes(self.has.memory_bytes)
             ));
         }
@@ -75,14 +84,25 @@ impl Slots {
         self.taken().remove(&task);
     }
 
-    fn taken(&self) -> MutexGuard<'_, BTreeMap<TaskKey, (u32, u64)>> {
+    /// The GPUs of those who have a share.
+    pub fn gpus(&self) -> BTreeSet<String> {
+        let taken = self.taken();
+        let gpus = taken.values().flat_map(|share| share.gpus.iter().cloned());
+        gpus.collect()
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Share>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn share(order: &Order) -> (u32, u64) {
+fn share(order: &Order) -> Share {
     let wants = &order.spec.resources;
-    (wants.cpus, wants.memory_bytes)
+    Share {
+        cpus: wants.cpus,
+        memory: wants.memory_bytes,
+        gpus: order.gpu_uuids.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +156,8 @@ mod tests {
         );
         let fits = order(4, (1, 7), &["GPU-0"]);
         assert_eq!(slots.take(&fits), Ok(()));
+        let both = ["GPU-0".to_owned(), "GPU-1".to_owned()];
+        assert_eq!(slots.gpus(), both.into());
         assert_eq!(slots.take(&fits), Ok(()), "its own share is its own");
         slots.give_back(TaskKey {
             job: JobId(2),

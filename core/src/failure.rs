@@ -114,7 +114,7 @@ pub struct Outcome {
 }
 
 /// Where a runtime's last words stand, of the last lines that are not empty.
-const LAST_WORDS: usize = 5;
+const LAST_WORDS: usize = 12;
 
 /// Lines by which runtimes say that memory ran out.
 const MEMORY_WORDS: [&str; 6] = [
@@ -333,7 +333,7 @@ mod tests {
         ];
         let long_ago: Vec<String> = [memory()]
             .into_iter()
-            .chain((0..5).map(|number| format!("epoch {number}")))
+            .chain((0..LAST_WORDS).map(|number| format!("epoch {number}")))
             .collect();
         assert_eq!(class(exited(1), vec![memory()]), no_memory);
         assert_eq!(

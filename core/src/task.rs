@@ -265,13 +265,13 @@ impl Task {
     /// The first cause stays; a repeated wish can shorten the grace.
     fn stop(&mut self, stop: Stop) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if let State::Draining(_, end) = &mut self.state {
+        if let State::Draining(since, end) = &mut self.state {
             // What it said and made is under way, which is cut short: it ends as it was asked to. It was not too long,
             // and its place is about to be free.
             let matters = !matches!(stop.cause, StopCause::TimeLimit | StopCause::Preempted);
             if self.stop.is_none() && matters {
                 self.stop = Some(stop);
-                end.stop_cause = Some(stop.cause);
+                end.stop_cause = cause_of(stop.cause, *since, end);
                 effects.push(Effect::NoteStop(stop));
             }
             return effects;
@@ -384,11 +384,7 @@ impl Task {
     }
 
     fn drain(&mut self, since: Option<Timestamp>, mut end: TaskEnd) -> Vec<Effect> {
-        // A stop ends a trainer and not its shim. One that ended with its machine may be why its peers failed, and not
-        // they why it did.
-        let vanished = since.is_some() && end.node_fault;
-        let cause = self.stop.map(|stop| stop.cause);
-        end.stop_cause = cause.filter(|cause| !(vanished && *cause == StopCause::PeerFailed));
+        end.stop_cause = self.stop.and_then(|stop| cause_of(stop.cause, since, &end));
         self.state = State::Draining(since, end);
         vec![Effect::Drain]
     }
@@ -410,6 +406,13 @@ impl Task {
         self.state = State::Ended(ended.clone());
         vec![Effect::End(ended)]
     }
+}
+
+/// Whether it has ended since it was told to. A stop ends a trainer and not its shim: one that ended with its machine may
+/// be why its peers failed, and not they why it did.
+fn cause_of(cause: StopCause, since: Option<Timestamp>, end: &TaskEnd) -> Option<StopCause> {
+    let with_its_machine = since.is_some() && end.infrastructure;
+    (!with_its_machine || cause != StopCause::PeerFailed).then_some(cause)
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ fn damaged_and_mended(cluster: &Cluster, file: &Path) {
     }
     let copied = cluster.cli(&["store", "backup", "--offline", &damaged, &copy]);
     assert_eq!(copied.status.code(), Some(1));
-    assert!(text(&copied.stderr).contains("1 rows are damaged"));
+    assert!(text(&copied.stderr).contains("1 row is damaged in it"));
     let aside = name(&cluster.path("aside.jsonl"));
     let mended = cluster.cli(&["store", "mend", &damaged, "--aside", &aside]);
     assert!(mended.status.success(), "{}", text(&mended.stderr));

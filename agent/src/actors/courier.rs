@@ -20,6 +20,9 @@ use crate::{
     link::LinkState,
 };
 
+/// So often the last checkpoints are looked for, where a store takes none and the coordinator comes and goes meanwhile.
+const MOST_WALKS: u32 = 50;
+
 /// What both the rounds and the last walk need. A cheap handle.
 #[derive(Clone, Debug)]
 pub(super) struct Courier {
@@ -102,16 +105,23 @@ impl Courier {
     /// further life of the agent begins here anew.
     async fn last_walk(&self, given_up: &CancellationToken) -> Vec<(bool, String)> {
         let mut link = self.node.link.clone();
+        // What went well is not said again by the next walk.
+        let mut well = Vec::new();
+        let mut walks = 0;
         loop {
+            walks += 1;
             if self.has_unsent().await {
                 self.until_up(&mut link).await;
             }
             let notes = self.walk(When::Ended, given_up).await;
-            let all_well = notes.iter().all(|(well, _)| *well);
+            let (done, notes): (Vec<_>, Vec<_>) = notes.into_iter().partition(|(well, _)| *well);
+            well.extend(done);
+            let all_well = notes.is_empty();
             // Also for a part of the walk.
             let was_away = link.has_changed().is_ok_and(|changed| changed);
-            if all_well || !was_away || self.stopped.is_cancelled() {
-                return notes;
+            if all_well || !was_away || self.stopped.is_cancelled() || walks >= MOST_WALKS {
+                well.extend(notes);
+                return well;
             }
         }
     }

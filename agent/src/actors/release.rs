@@ -129,6 +129,9 @@ pub(super) async fn watch(node: Arc<Node>, mut suspects: Vec<String>) {
     }
     loop {
         tokio::time::sleep(LATE).await;
+        // What a task was given meanwhile is that one's.
+        let given = node.slots.gpus();
+        suspects.retain(|uuid| !given.contains(uuid));
         if review(&node, suspects.clone()).await {
             suspects.clear();
         }

@@ -385,10 +385,19 @@ fn nothing(order: &Order) -> Progress {
     }
 }
 
-/// The name in the store of the file that is the best or the last one, whatever its own is: there is one of each.
+/// The longest ending that is taken for what kind of file it is.
+const ENDING: usize = 12;
+
+/// The name in the store of the file that is the best or the last one, whatever its own is: there is one of each. What
+/// stands behind a dot and counts epochs or steps is no ending.
 fn upload_name(stem: &str, path: &Path) -> String {
-    let own = path.extension().map(|end| end.to_string_lossy());
-    own.map_or_else(|| stem.to_owned(), |end| format!("{stem}.{end}"))
+    let kind = |end: &&str| {
+        let letter = end.starts_with(|first: char| first.is_ascii_alphabetic());
+        letter && end.len() <= ENDING && end.chars().all(|one| one.is_ascii_alphanumeric())
+    };
+    let own = path.extension().and_then(|end| end.to_str());
+    own.filter(kind)
+        .map_or_else(|| stem.to_owned(), |end| format!("{stem}.{end}"))
 }
 
 type Newest = BTreeMap<&'static str, (Mark, PathBuf)>;

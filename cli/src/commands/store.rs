@@ -185,6 +185,13 @@ fn words(screen: &Screen, path: &Path, report: &Report) -> String {
     text
 }
 
+fn rows(damaged: u64) -> String {
+    match damaged {
+        1 => "1 row is".to_owned(),
+        many => format!("{many} rows are"),
+    }
+}
+
 fn copy(screen: &Screen, store: &Path, file: &Path) -> anyhow::Result<Exit> {
     let copied = Care::open(store, false)?.copy(file)?;
     told(screen, file, copied.bytes, copied.rows)?;
@@ -192,8 +199,8 @@ fn copy(screen: &Screen, store: &Path, file: &Path) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     output::note(&format!(
-        "the backup was made, and {} rows are damaged in it as they are in the store: {}; `trainyard store check {}` names all",
-        copied.damaged,
+        "the backup was made, and {} damaged in it as in the store: {}; `trainyard store check {}` names all",
+        rows(copied.damaged),
         copied.named.join(", "),
         file.display()
     ));
@@ -281,7 +288,8 @@ fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     let damaged = done.damaged;
     if damaged > 0 {
         output::note(&format!(
-            "{damaged} rows are damaged and were left out; `trainyard store check` names them"
+            "{} damaged and left out; `trainyard store check` names all",
+            rows(damaged)
         ));
         return Ok(Exit::Error);
     }

@@ -13,7 +13,7 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, Service, access::Target, reader::Reader};
+use super::{ApiError, Caller, Service, access::Target, reader::Reader, usage::with_place};
 use crate::{
     actors::{ask, scheduler::SchedulerMsg},
     clock, datasets,
@@ -102,7 +102,8 @@ impl Service {
         let question = |reply| SchedulerMsg::Foresee(queued, reply);
         // Each takes a copy of all that the scheduler knows.
         let foreseen = async { Ok(ask(&self.tree().scheduler, question).await?) };
-        let foreseen = self.reporting(foreseen).await?;
+        let places = (self.dry_runs().as_ref(), "other dry runs are being made");
+        let foreseen = with_place(places, foreseen).await?;
         let nodes = foreseen.nodes.unwrap_or_default();
         let why = match foreseen.why.filter(|_| nodes.is_empty()) {
             Some(why) => Some(self.explained(caller, why).await?),

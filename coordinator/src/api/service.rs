@@ -110,6 +110,8 @@ struct Inner {
     streams: Arc<Streams>,
     /// Reports over all jobs at once.
     reports: Arc<Semaphore>,
+    /// Dry runs at once.
+    dry_runs: Arc<Semaphore>,
     refusals: Refusals,
     counted: Counted,
 }
@@ -170,6 +172,7 @@ impl Service {
             submits: Arc::new(Semaphore::new(submit::UNDER_WAY)),
             more_under_way: Arc::default(),
             reports: Arc::new(Semaphore::new(REPORTS)),
+            dry_runs: Arc::new(Semaphore::new(REPORTS)),
             refusals: Refusals::default(),
         };
         Self {
@@ -215,6 +218,11 @@ impl Service {
     /// Places of reports over all jobs.
     pub(super) fn reports(&self) -> &Arc<Semaphore> {
         &self.inner.reports
+    }
+
+    /// Places of dry runs, each of which takes a copy of what the scheduler knows.
+    pub(super) fn dry_runs(&self) -> &Arc<Semaphore> {
+        &self.inner.dry_runs
     }
 
     /// Which refused submissions are noted.

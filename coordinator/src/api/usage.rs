@@ -143,7 +143,7 @@ impl Service {
         &self,
         reads: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        with_place(self.reports(), reads).await
+        with_place((self.reports(), BUSY), reads).await
     }
 }
 
@@ -155,16 +155,17 @@ fn came(store: &Store, job: &Job, now: Timestamp) -> Result<Option<Timestamp>, R
     Ok(ends?.into_iter().max())
 }
 
+const BUSY: &str = "other reports over all jobs are being made";
+
 /// The place is given back before anybody is told what was read: a slow reader must not keep it from others.
-async fn with_place<T>(
-    places: &Semaphore,
+pub(super) async fn with_place<T>(
+    (places, busy): (&Semaphore, &str),
     reads: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
     let Ok(place) = tokio::time::timeout(PATIENCE, places.acquire()).await else {
         let seconds = PATIENCE.as_secs();
-        let words = format!(
-            "other reports over all jobs are being made, and none has ended in {seconds} seconds; try again in a minute, or ask for a shorter span"
-        );
+        let words =
+            format!("{busy}, and none has ended in {seconds} seconds; try again in a minute");
         return Err(ApiError::new(Kind::Exhausted, words));
     };
     let _place = place.map_err(|_closed| stopping())?;
@@ -187,14 +188,16 @@ mod tests {
      {
         let places = Semaphore::new(1);
         for _ in 0..3 {
-            let read = with_place(&places, async { Ok(places.available_permits()) });
+            let read = with_place((&places, BUSY), async { Ok(places.available_permits()) });
             assert_eq!(read.await.unwrap(), 0);
         }
         let held = places.acquire().await.unwrap();
-        let refused = with_place(&places, async { Ok(()) }).await.unwrap_err();
+        let refused = with_place((&places, BUSY), async { Ok(()) })
+            .await
+            .unwrap_err();
         assert_eq!(refused.kind, Kind::Exhausted);
         assert!(refused.message.contains("try again"), "{refused:?}");
         drop(held);
-        assert!(with_place(&places, async { Ok(()) }).await.is_ok());
+        assert!(with_place((&places, BUSY), async { Ok(()) }).await.is_ok());
     }
 }

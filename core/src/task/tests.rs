@@ -287,6 +287,25 @@ fn a_process_that_vanished_has_not_ended_since_its_peers_failed_but_may_have_sin
     }
 }
 
+/// Its last words may wait for the very coordinator that says so.
+#[test]
+fn who_hears_that_its_peers_have_failed_when_it_has_vanished_has_not_ended_by_that() {
+    let stop = Stop {
+        cause: StopCause::PeerFailed,
+        grace: GRACE,
+    };
+    let mut vanished = running(task());
+    let gone = Input::Gone(Gone::Vanished("the shim is gone".into()));
+    assert_eq!(vanished.step(gone), [Effect::Drain]);
+    assert_eq!(vanished.step(Input::Stop(stop)), [Effect::NoteStop(stop)]);
+    assert_eq!(drained(&mut vanished).end.stop_cause, None);
+    let mut failed = running(task());
+    assert_eq!(failed.step(exited(1)), [Effect::Drain]);
+    assert_eq!(failed.step(Input::Stop(stop)), [Effect::NoteStop(stop)]);
+    let cause = drained(&mut failed).end.stop_cause;
+    assert_eq!(cause, Some(StopCause::PeerFailed));
+}
+
 #[test]
 fn a_stop_while_results_are_stored_is_noted_and_a_time_limit_is_not() {
     let mut task = running(task());

@@ -101,7 +101,7 @@ impl Care {
     /// When the file or the store cannot be written; the store is then as it was.
     pub fn mend(&mut self, aside: &Path) -> Result<Mended, MendError> {
         if self.intact {
-            let set_aside = mend(&self.db, self.schema, aside)?;
+            let set_aside = mend(&self.db, (self.schema, false), aside)?;
             return Ok(Mended {
                 set_aside,
                 anew: None,
@@ -114,9 +114,14 @@ impl Care {
             source,
         };
         let db = Database::open(&fresh.0).map_err(|error| swap(io::Error::other(error)))?;
-        let set_aside = mend(&db, self.schema, aside)?;
+        let set_aside = mend(&db, (self.schema, !unread.is_empty()), aside)?;
         let before = keep(&self.path).map_err(swap)?;
-        fs::rename(&fresh.0, &self.path)
+        let swapped = fs::rename(&fresh.0, &self.path);
+        if swapped.is_err() && !self.path.exists() {
+            // Its name was taken from it where it could not have two.
+            fs::rename(&before, &self.path).map_err(swap)?;
+        }
+        swapped
             .and_then(|()| File::open(open::folder(&self.path))?.sync_all())
             .map_err(swap)?;
         (self.db, self.intact) = (db, true);
@@ -127,7 +132,7 @@ impl Care {
     }
 }
 
-/// Gives the file a second name, that nothing has.
+/// Gives the file a second name, that nothing has; in place of its own on a file system where it cannot have two.
 fn keep(path: &Path) -> io::Result<PathBuf> {
     let mut number = 1_u32;
     loop {
@@ -136,13 +141,15 @@ fn keep(path: &Path) -> io::Result<PathBuf> {
         let before = path.with_file_name(name);
         match fs::hard_link(path, &before) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            linked => return linked.map(|()| before),
+            Ok(()) => return Ok(before),
+            Err(_) if !before.exists() => return fs::rename(path, &before).map(|()| before),
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// How many rows were taken out.
-fn mend(db: &Database, schema: u32, aside: &Path) -> Result<u64, MendError> {
+fn mend(db: &Database, (schema, lacks): (u32, bool), aside: &Path) -> Result<u64, MendError> {
     let failed = |source| MendError::Aside {
         path: aside.to_path_buf(),
         source,
@@ -157,6 +164,7 @@ fn mend(db: &Database, schema: u32, aside: &Path) -> Result<u64, MendError> {
         aside: BufWriter::new(file.map_err(failed)?),
         unwritten: None,
         set_aside: 0,
+        lacks,
     };
     guarded(|| mend.all())?;
     let Mend {
@@ -182,6 +190,8 @@ struct Mend<'t> {
     aside: BufWriter<File>,
     unwritten: Option<io::Error>,
     set_aside: u64,
+    /// Tables could not be read to the end.
+    lacks: bool,
 }
 
 impl Mend<'_> {
@@ -245,7 +255,9 @@ impl Mend<'_> {
     /// Where the number of the last session was damaged: sessions go on from a number that is beyond all that were, since
     /// it counts microseconds.
     fn sessions(&self) -> Result<(), ReadError> {
-        let some = self.txn.open_table(NODES)?.first()?.is_some();
+        // Where rows were lost, nodes may have been among them.
+        let some =
+            self.txn.open_table(NODES)?.first()?.is_some() || self.set_aside > 0 || self.lacks;
         if some && !self.has_meta(SESSIONS_KEY)? {
             put_meta(self.txn, SESSIONS_KEY, &clock::now().0.to_string())?;
         }
