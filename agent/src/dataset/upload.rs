@@ -427,8 +427,7 @@ fn named_so(folder: &Path) -> io::Result<Newest> {
     let mut newest = Newest::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let named = |stem: &&&str| path.file_stem().is_some_and(|name| name == **stem);
-        let Some(stem) = STEMS.iter().find(named) else {
+        let Some(stem) = stem_of(&path) else {
             continue;
         };
         let about = path.symlink_metadata()?;
@@ -436,18 +435,26 @@ fn named_so(folder: &Path) -> io::Result<Newest> {
             let one = (Mark::of(&about)?, path);
             let newer = newest.get(stem).is_none_or(|so_far| one > *so_far);
             if newer {
-                newest.insert(*stem, one);
+                newest.insert(stem, one);
             }
         }
     }
     Ok(newest)
 }
 
+/// The stem by which a file is stored under its own name.
+fn stem_of(path: &Path) -> Option<&'static str> {
+    let named = |stem: &&&str| path.file_stem().is_some_and(|name| name == **stem);
+    STEMS.iter().find(named).copied()
+}
+
 /// What a trainer names is stored only if it lies below its folder, wherever links lead; it may be gone by now.
 fn called_so(folder: &Path, path: &Path) -> Option<(Mark, PathBuf)> {
     let (folder, path) = (folder.canonicalize().ok()?, path.canonicalize().ok()?);
     let about = path.symlink_metadata().ok()?;
-    let stays = path.starts_with(folder) && about.is_file();
+    // One that is stored under its own name is not stored twice, such as a last one that is also called the best.
+    let own = path.parent() == Some(&folder) && stem_of(&path).is_some();
+    let stays = path.starts_with(&folder) && about.is_file() && !own;
     let mark = Mark::of(&about).ok()?;
     stays.then_some((mark, path))
 }
