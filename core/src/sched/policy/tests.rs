@@ -146,16 +146,21 @@ fn a_job_that_cannot_save_its_work_is_left_alone() {
     assert_eq!(settle(&mut scheduler, 10_000), (vec![], vec![]));
 }
 
-#[test]
-fn small_jobs_move_together_so_that_a_gang_fits() {
-    let mut scheduler = scheduler(Config::default(), 2);
+/// Two nodes since 1,000 s, one half of each free: nothing is whole.
+fn half_full(config: Config) -> Scheduler {
+    let mut scheduler = scheduler(config, 2);
     for number in 1..=4 {
         scheduler.submit(0, &job(number, 4));
     }
     settle(&mut scheduler, 0);
-    // One half of each node is free: nothing is whole.
     scheduler.finished(1_000, 1);
     scheduler.finished(1_000, 3);
+    scheduler
+}
+
+#[test]
+fn small_jobs_move_together_so_that_a_gang_fits() {
+    let mut scheduler = half_full(Config::default());
     let old = Submission {
         priority: 0,
         ..job(9, 8)

@@ -298,14 +298,7 @@ fn who_has_waited_has_others_moved_though_a_better_one_that_has_not_may_not() {
         margin: 1.0e9,
         ..Config::default()
     };
-    let mut scheduler = scheduler(config, 2);
-    for number in 1..=4 {
-        scheduler.submit(0, &job(number, 4));
-    }
-    settle(&mut scheduler, 0);
-    // One half of each node is free: nothing is whole.
-    scheduler.finished(1_000, 1);
-    scheduler.finished(1_000, 3);
+    let mut scheduler = half_full(config);
     let old = Submission {
         done: 36_000,
         since: Some(1_000 - 36_000),
