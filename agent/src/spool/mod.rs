@@ -24,6 +24,8 @@ pub use frame::Spooled;
 pub use front::{Spool, SpoolState};
 
 #[cfg(test)]
+mod marks;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ use super::*;
 
 mod blocks;
 mod care;
+mod damage;
 mod digests;
 mod disks;
 mod events;

@@ -1,5 +1,7 @@
 //! Who makes room for whom.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
