@@ -18,6 +18,7 @@ mod report;
 mod returns;
 mod seal;
 mod spawn;
+mod stalls;
 mod throughput;
 
 use std::{io::Write as _, path::PathBuf, time::Duration};

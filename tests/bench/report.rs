@@ -138,6 +138,30 @@ const FIGURES: &[Figure] = &[
         (STARTS, FRAME),
     ),
     figure(
+        "/latency/undisturbed_ms/p99",
+        ("… of jobs while the machine did not stand still", "ms"),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
+        "/latency/undisturbed_ms/count",
+        ("… how many of the jobs these are", ""),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
+        "/latency/machine_stalls_ms/count",
+        ("… times that a processor stood still for 4 ms or more", ""),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
+        "/latency/machine_stalls_ms/max",
+        ("… the longest of them", "ms"),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
         "/queued/submit_to_process_ms/p50",
         ("submit to process, 1,000 queued, p50", "ms"),
         Nothing,

@@ -139,7 +139,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// So long nobody may push out a job that has just started.
+    /// So long nobody may push out a job that has just started; longer, if it has gone before without having saved anything.
     #[must_use]
     pub fn left_alone(&self) -> Seconds {
         self.settled.max(self.restart_cost).max(1)

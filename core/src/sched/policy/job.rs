@@ -9,6 +9,9 @@ use super::{
     projects::ProjectIx,
 };
 
+/// As often is the time doubled for which a job is left alone; it is longer than any job runs then.
+const MOST_DOUBLED: u32 = 24;
+
 /// What is told of a job when it is submitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
@@ -104,6 +107,8 @@ pub(super) struct Job {
     pub(super) saved: bool,
     /// How often it was started.
     pub(super) runs: u32,
+    /// How often in a row it went for another and had saved nothing since it had begun.
+    pub(super) in_vain: u32,
     /// What it holds, or is promised.
     pub(super) pieces: Vec<Piece>,
     /// GPUs for which its project is charged, while it is.
@@ -140,6 +145,12 @@ impl Job {
             | State::Waiting(_)
             | State::Promised => self.done,
         }
+    }
+
+    /// For how long it is left alone once it runs, where that is `least` at first: twice as long each time that it had to
+    /// go before it had saved anything. Two that save nothing in so much time would else push each other out for ever.
+    pub(super) fn left_alone(&self, least: Seconds) -> Seconds {
+        least.saturating_mul(1 << self.in_vain.min(MOST_DOUBLED))
     }
 
     /// GPU-seconds that are lost when it goes, beside what its restart costs.

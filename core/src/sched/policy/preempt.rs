@@ -151,7 +151,8 @@ impl Scheduler {
     /// Who runs, may be touched, and how it stands; nothing if there is nobody. The table is as long as all jobs that
     /// are known, and a pass must not be: it is kept from one to the next.
     fn standings(&mut self, now: Seconds) -> Option<Standings> {
-        let old_enough = |job: &Job| !job.prepares && now - job.since >= self.config.left_alone();
+        let least = self.config.left_alone();
+        let old_enough = |job: &Job| !job.prepares && now - job.since >= job.left_alone(least);
         let touchable = |ix: &&JobIx| {
             let job = self.job(**ix);
             job.preemptible && old_enough(job)

@@ -110,6 +110,7 @@ impl Scheduler {
             done: asked.done,
             saved: asked.saved,
             runs: u32::from(asked.done > 0),
+            in_vain: 0,
             pieces: Vec::new(),
             awaits: Vec::new(),
             partial: false,
@@ -183,6 +184,10 @@ impl Scheduler {
             return;
         }
         let job = self.job_mut(ix);
+        job.in_vain = match done > job.done {
+            true => 0,
+            false => job.in_vain.saturating_add(1),
+        };
         job.done = done;
         job.since = now;
         // Whoever moves has its place already.

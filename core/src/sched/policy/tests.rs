@@ -133,6 +133,33 @@ fn a_job_that_ranks_behind_makes_room_once_it_has_run_for_what_its_restart_costs
 }
 
 #[test]
+fn two_that_save_nothing_before_they_have_to_go_do_not_take_turns_for_ever() {
+    let mut scheduler = scheduler(Config::default(), 1);
+    for number in [1, 2] {
+        let unsaved = Submission {
+            saved: false,
+            ..job(number, 8)
+        };
+        scheduler.submit(0, &unsaved);
+    }
+    let mut ran = Vec::new();
+    let (mut began, mut now) = (0, 0);
+    scheduler.pass(now);
+    while now < 100_000 {
+        now += 60;
+        let plan = scheduler.pass(now);
+        for preempt in plan.preempts {
+            ran.push(now - began);
+            began = now;
+            scheduler.released_with(now, preempt.job, 0);
+        }
+    }
+    ran.push(now - began);
+    let longest = ran.iter().max().unwrap();
+    assert!(*longest > 20_000, "each goes for the other: {ran:?}");
+}
+
+#[test]
 fn a_job_that_cannot_save_its_work_is_left_alone() {
     let mut scheduler = scheduler(Config::default(), 1);
     let pinned = Submission {
