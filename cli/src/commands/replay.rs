@@ -59,8 +59,8 @@ pub(crate) struct ReplayArgs {
     /// default, fifo, easy or throughput; all of them and simple policies to compare with: all
     #[arg(long, value_name = "NAME", default_value = "default")]
     policy: String,
-    /// For whom the default policy keeps nodes: off, guard (who has waited for 48 h) or top (the first gang in the order, too)
-    #[arg(long, value_name = "FOR", default_value = "off")]
+    /// For whom the default policy keeps nodes: guard (who has waited for 48 h), top (the first gang in the order, too) or off
+    #[arg(long, value_name = "FOR", default_value = "guard")]
     reserve: Reserve,
     /// Seconds that a job loses when it is stopped and started again
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(i64).range(0..=86_400))]

@@ -49,11 +49,11 @@ fn the_file_goes_before_the_defaults_and_the_environment_before_the_file() {
 }
 
 #[test]
-fn for_whom_nodes_are_kept_is_for_nobody_unless_the_settings_say_so() {
+fn nodes_are_kept_for_who_has_waited_too_long_unless_the_settings_say_otherwise() {
     use trainyard_core::sched::policy::Reserve;
     let kept = |config: Config| config.scheduling.policy().reserve;
-    assert_eq!(kept(Config::load(None, []).unwrap()), Reserve::Off);
-    for (name, reserve) in [("guard", Reserve::Guard), ("top", Reserve::Top)] {
+    assert_eq!(kept(Config::load(None, []).unwrap()), Reserve::Guard);
+    for (name, reserve) in [("off", Reserve::Off), ("top", Reserve::Top)] {
         let config = with_env("TRAINYARD__SCHEDULING__RESERVE", name);
         assert_eq!(kept(config.unwrap()), reserve);
     }

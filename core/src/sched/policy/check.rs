@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ask::Gang,
+    ask::{Ask, Gang},
     cluster::{JobIx, NodeIx, Piece},
     job::{Job, State},
-    plan::{Plan, Start},
+    plan::{Because, Plan, Preempt, Start},
     scheduler::Scheduler,
 };
 
@@ -51,7 +51,11 @@ impl Scheduler {
             return Some(format!("job {} starts and goes in one plan", both.job));
         }
         let not_whole = plan.starts.iter().find_map(|start| self.not_whole(start));
-        let not_whole = not_whole.or_else(|| self.overdrawn(plan));
+        let not_whole = not_whole
+            .or_else(|| plan.starts.iter().find_map(|start| self.not_there(start)))
+            .or_else(|| plan.starts.iter().find_map(|start| self.not_allowed(start)))
+            .or_else(|| plan.preempts.iter().find_map(|gone| self.not_to_go(gone)))
+            .or_else(|| self.overdrawn(plan));
         // It looks at all jobs that are known.
         not_whole.or_else(|| cfg!(debug_assertions).then(|| self.torn()).flatten())
     }
@@ -82,6 +86,74 @@ impl Scheduler {
         Some(format!(
             "INV-05: job {job} starts with {pieces:?} of {ask:?}"
         ))
+    }
+
+    /// A job that starts on a node where it may not be.
+    fn not_there(&self, start: &Start) -> Option<String> {
+        let ix = self.number(start.job)?;
+        let ask = &self.lanes.shapes[self.job(ix).shape].ask;
+        let nodes: BTreeSet<NodeIx> = start.pieces.iter().map(|piece| piece.node).collect();
+        let several = nodes.len() > 1;
+        let mut pieces = start.pieces.iter();
+        let wrong = pieces.find_map(|piece| self.wrong_with(ix, ask, piece, several));
+        let wrong = wrong.or_else(|| self.is_torn_apart(ask, &nodes).then_some("two fabrics"));
+        let (job, pieces) = (start.job, &start.pieces);
+        wrong.map(|what| format!("job {job} starts on {what}: {pieces:?} of {ask:?}"))
+    }
+
+    fn wrong_with(
+        &self,
+        ix: JobIx,
+        ask: &Ask,
+        piece: &Piece,
+        several: bool,
+    ) -> Option<&'static str> {
+        let Some(node) = self.cluster.nodes.get(piece.node) else {
+            return Some("a node that is not known");
+        };
+        let offer = &node.offer;
+        let together = !several || ask.together.is_subset(&offer.labels);
+        let class = offer.gpus.keys().nth(piece.slot.into());
+        // Who is alone has the others of its nodes, too.
+        let will_do =
+            piece.gpus == 0 || ask.exclusive || class.is_some_and(|class| ask.gpu.accepts(class));
+        let alone = !ask.exclusive || node.holders.iter().all(|holder| *holder == ix);
+        let wrong = [
+            (offer.open, "a closed node"),
+            (!ask.avoid.contains(&piece.node), "a node that it shuns"),
+            (ask.admits(offer) && together, "a node of other labels"),
+            (will_do, "GPUs that will not do"),
+            (alone, "a node with others"),
+        ];
+        let mut wrong = wrong.into_iter().filter(|(holds, _)| !holds);
+        wrong.next().map(|(_, what)| what)
+    }
+
+    /// Whether nodes of one job have no value of its fabric's label in common.
+    fn is_torn_apart(&self, ask: &Ask, nodes: &BTreeSet<NodeIx>) -> bool {
+        let Some(key) = &ask.fabric else {
+            return false;
+        };
+        let of_key = |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
+        let mut labels = nodes.iter().map(|ix| &self.cluster.nodes[*ix].offer.labels);
+        let mut first = labels.next().into_iter().flatten().filter(of_key);
+        !first.any(|label| labels.clone().all(|others| others.contains(label)))
+    }
+
+    /// A job by whose start its project has more than it may.
+    fn not_allowed(&self, start: &Start) -> Option<String> {
+        let job = self.number(start.job).map(|ix| self.job(ix))?;
+        // That was asked when others were told to go for it.
+        let asked = start.because != Because::Room;
+        let over = asked && self.projects.is_over(job.project, job.gpus > 0);
+        over.then(|| format!("job {} starts beyond what its project may have", job.id))
+    }
+
+    /// A job that is told to go and may not be, or was not to go at all.
+    fn not_to_go(&self, gone: &Preempt) -> Option<String> {
+        let job = self.number(gone.job).map(|ix| self.job(ix));
+        let may = job.is_some_and(|job| job.preemptible && job.state == State::Leaving);
+        (!may).then(|| format!("job {} is told to go, and may not be", gone.job))
     }
 
     /// A node that gives more than it has, or thinks that it has more left than it does.

@@ -251,6 +251,12 @@ impl Cluster {
         self.total
     }
 
+    /// GPUs of the largest node that was ever known.
+    pub(super) fn largest_node(&self) -> u32 {
+        let groups = self.groups.iter();
+        groups.map(|(_, group)| group.total).max().unwrap_or(0)
+    }
+
     /// All nodes.
     pub fn keys(&self) -> impl Iterator<Item = NodeIx> + use<> {
         self.nodes.keys()

@@ -31,9 +31,9 @@ pub enum Rule {
 #[serde(rename_all = "kebab-case")]
 pub enum Reserve {
     /// For nobody.
-    #[default]
     Off,
-    /// For the first who has waited for longer than the guard.
+    /// For the first who has waited for longer than the guard, or for what its project owns while others have borrowed.
+    #[default]
     Guard,
     /// For the first gang in the order, too, whatever it has waited.
     Top,
@@ -106,7 +106,8 @@ pub struct Config {
     pub patience: Seconds,
     /// Whoever pushes another out must be better by this factor: two alike would else take turns.
     pub margin: f64,
-    /// The most of the cluster that pushing out may leave idle: a gang as wide as the cluster does not go for a small job.
+    /// The most of the cluster that pushing out may leave idle, if that is not less than a node: a gang as wide as the cluster
+    /// does not go for a small job.
     pub most_idle: f64,
     /// How strongly the rank of a project's jobs suffers when it has more than its share: 0 not at all, 1 in proportion.
     pub fairness: f64,
@@ -122,7 +123,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             rule: Rule::Gittins,
-            reserve: Reserve::Off,
+            reserve: Reserve::Guard,
             restart_cost: 60,
             round: 60,
             settled: 300,

@@ -1,5 +1,7 @@
 //! Why a job waits: its place in the order, and what would start it now. Changes nothing.
 
+use std::collections::BTreeMap;
+
 use super::{
     ask::Ask,
     cluster::{JobIx, Piece},
@@ -7,6 +9,7 @@ use super::{
     dense::Bits,
     forecast::Expected,
     job::State,
+    lanes::ShapeIx,
     pass::Head,
     place::Shape,
     plan::Reservation,
@@ -85,8 +88,7 @@ impl Scheduler {
             Rule::Gittins | Rule::Throughput => true,
             Rule::Fifo | Rule::Easy => {
                 let head = head?;
-                let mut before = self.heads_before(&head);
-                before.all(|head| self.passes_over(&head))
+                self.are_passed_over(self.heads_before(&head))
             }
         };
         let bound = head.is_some_and(|head| self.kept.binds(&head));
@@ -109,7 +111,7 @@ impl Scheduler {
                 .is_some_and(|one| one.job == number);
         let passes = match self.config.rule {
             Rule::Gittins | Rule::Throughput => !mine || others().next().is_none(),
-            Rule::Fifo | Rule::Easy => others().all(|head| self.passes_over(&head)),
+            Rule::Fifo | Rule::Easy => self.are_passed_over(others()),
         };
         // It may run for as long as it likes: beside what is kept for another, and not on it.
         let within = self.kept.within(|| Seconds::MAX).filter(|_| !mine);
@@ -124,8 +126,14 @@ impl Scheduler {
     }
 
     /// Under the strict rules only who could not start even if all others were gone is passed over.
-    fn passes_over(&self, head: &Head) -> bool {
-        self.is_shut_out(self.lanes.lanes[head.lane].shape)
+    fn are_passed_over(&self, mut heads: impl Iterator<Item = Head>) -> bool {
+        let mut known: BTreeMap<ShapeIx, bool> = BTreeMap::new();
+        heads.all(|head| {
+            let shape = self.lanes.lanes[head.lane].shape;
+            *known
+                .entry(shape)
+                .or_insert_with(|| self.is_shut_out(shape))
+        })
     }
 
     /// What the last pass kept for a job that waits.

@@ -14,6 +14,7 @@ use super::{
     config::{Reserve, Rule, Seconds},
     dense::Bits,
     job::State,
+    lanes::LaneIx,
     pass::Head,
     plan::Reservation,
     reserve::{Kept, NEVER},
@@ -22,20 +23,24 @@ use super::{
 
 impl Scheduler {
     /// Whether nodes are kept for anybody at all, in this way.
-    pub(super) fn keeps(&self) -> bool {
+    fn keeps(&self) -> bool {
         self.config.rule == Rule::Gittins && self.config.reserve != Reserve::Off
     }
 
     /// Keeps nodes for one that does not fit, if it is the first for whom that is due.
     pub(super) fn keep_for(&self, now: Seconds, head: &Head, kept: &mut Kept) {
-        if kept.first.is_some() || !self.is_due(head) {
+        if kept.first.is_some() || !(self.is_due(head) || self.is_owed(head)) {
             return;
         }
+        kept.from_borrowers = !self.is_due(head);
         kept.first = Some(*head);
         kept.at = now;
         let promise = self.standing_promise(now, head.job);
         if let Some(promise) = promise.or_else(|| self.promise_of(now, head.job)) {
             kept.keep(&self.cluster, promise);
+        } else if self.is_owed(head) {
+            // It may always have what its project owns, whoever knows when.
+            self.reserve(now, head.job, kept);
         }
     }
 
@@ -48,10 +53,29 @@ impl Scheduler {
         due && self.keeps()
     }
 
+    /// Whether it waits for what its project owns and others have borrowed: they shall not take all that becomes free.
+    fn is_owed(&self, head: &Head) -> bool {
+        let job = self.job(head.job);
+        let lent = self.projects.lends(job.project);
+        let could = self.cluster.free_gpus().saturating_add(lent);
+        self.keeps() && !head.borrows() && lent > 0 && could >= self.least(job)
+    }
+
+    /// Whether nodes may have to be kept for the first of a lane, though none like it fits.
+    pub(super) fn could_be_due(&self, lane: LaneIx) -> bool {
+        let lane = &self.lanes.lanes[lane];
+        let is_guarded = || lane.turns.first().is_some_and(|turn| turn.guarded.0);
+        let due = match self.config.reserve {
+            Reserve::Off => false,
+            Reserve::Guard => is_guarded() || self.projects.lends(lane.project) > 0,
+            Reserve::Top => true,
+        };
+        due && self.keeps()
+    }
+
     /// Whether it asks for several nodes, or all GPUs of one.
     fn is_wide(&self, ix: JobIx) -> bool {
-        let groups = self.cluster.groups.iter();
-        let largest = groups.map(|(_, group)| group.total).max().unwrap_or(0);
+        let largest = self.cluster.largest_node();
         let several = match self.lanes.shapes[self.job(ix).shape].ask.gang {
             Gang::Each { nodes, .. } => nodes > 1,
             Gang::Packed { .. } => false,

@@ -74,6 +74,8 @@ pub(super) struct Lanes {
     /// Nothing was given back since this shape was tried in vain.
     pub(super) closed: Table<ShapeIx, bool>,
     known: BTreeMap<Ask, ShapeIx>,
+    /// Whether nodes as they are could not even hold one of this shape if they were empty, as far as that was asked.
+    pub(super) shut_out: BTreeMap<ShapeIx, bool>,
     pub(super) lanes: Table<LaneIx, Lane>,
     by_key: BTreeMap<(ShapeIx, ProjectIx), LaneIx>,
     pub(super) waiting: usize,
@@ -161,6 +163,7 @@ impl Lanes {
         self.users[shape] -= 1;
         if self.users[shape] == 0 {
             self.known.remove(&self.shapes[shape].ask);
+            self.shut_out.remove(&shape);
             self.vacant_shapes.push(shape);
         }
     }
@@ -191,6 +194,7 @@ impl Lanes {
             return;
         }
         self.seen = cluster.version;
+        self.shut_out.clear();
         for (ix, shape) in self.shapes.iter_mut() {
             if self.users[ix] > 0 {
                 shape.refresh(cluster);

@@ -117,12 +117,11 @@ impl Scheduler {
 
     /// Starts what fits, in order.
     fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
-        let mut kept = Kept::default();
+        let (mut kept, nothing) = (Kept::default(), Kept::default());
         let mut beside = Beside::of(PASSED_OVER);
         // One for whom nodes are to be kept is among those who do not fit.
-        let all = self.keeps();
         let closed = |lane: LaneIx| self.lanes.closed[self.lanes.lanes[lane].shape];
-        let mut heads = self.heads(|lane| all || !closed(lane));
+        let mut heads = self.heads(|lane| !closed(lane) || self.could_be_due(lane));
         while let Some(head) = self.next_of(&mut heads) {
             let (shape, project) = {
                 let lane = &self.lanes.lanes[head.lane];
@@ -136,29 +135,32 @@ impl Scheduler {
                 self.keep_for(now, &head, &mut kept);
                 continue;
             }
-            let held = kept.within(|| self.expected_end(now, head.job)).is_some();
+            let before = match kept.concerns(&head) {
+                true => &kept,
+                false => &nothing,
+            };
+            let held = before.within(|| self.expected_end(now, head.job)).is_some();
             let found = match held && beside.is_full(shape) {
                 true => None,
-                false => self.find(now, head.job, &kept),
+                false => self.find(now, head.job, before),
             };
-            let strict = || !self.is_shut_out(shape);
             match (found, self.config.rule) {
                 (Some(pieces), _) => {
                     if self.may_hold(head.job, &pieces) {
                         let turn = self.job(head.job).turn();
-                        self.start(now, &head, (pieces, &kept), plan);
-                        let next = self.behind(now, (head.lane, turn), &kept, &mut beside);
+                        self.start(now, &head, (pieces, before), plan);
+                        let next = self.behind(now, (head.lane, turn), before, &mut beside);
                         heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
                     }
                 }
                 (None, _) if held => {
                     beside.fill(shape);
                     let turn = self.job(head.job).turn();
-                    let next = self.behind(now, (head.lane, turn), &kept, &mut beside);
+                    let next = self.behind(now, (head.lane, turn), before, &mut beside);
                     heads.extend(next.map(|turn| Reverse(self.head(head.lane, &turn))));
                 }
-                (None, Rule::Fifo) if strict() => return kept,
-                (None, Rule::Easy) if strict() => {
+                (None, Rule::Fifo) if !self.shuts_out(shape) => return kept,
+                (None, Rule::Easy) if !self.shuts_out(shape) => {
                     self.reserve(now, head.job, &mut kept);
                     self.backfill(now, &kept, plan);
                     return kept;
@@ -190,11 +192,17 @@ impl Scheduler {
         }
     }
 
-    /// Whether the nodes that such jobs shun, as those that are about to be closed, leave none on which they could ever
-    /// start.
+    /// Whether the nodes that are open, and that such jobs do not shun, are none on which they could ever start.
     pub(super) fn is_shut_out(&self, shape: ShapeIx) -> bool {
-        let ask = &self.lanes.shapes[shape].ask;
-        !ask.avoid.is_empty() && !self.could_ever(ask)
+        let known = self.lanes.shut_out.get(&shape).copied();
+        known.unwrap_or_else(|| !self.could_ever(&self.lanes.shapes[shape].ask))
+    }
+
+    /// The same, found out once for nodes as they are: a head that is blocked is asked about in each pass.
+    fn shuts_out(&mut self, shape: ShapeIx) -> bool {
+        let shut = self.is_shut_out(shape);
+        self.lanes.shut_out.insert(shape, shut);
+        shut
     }
 
     /// Nodes for a job, of those that are not kept for another.

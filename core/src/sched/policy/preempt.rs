@@ -21,6 +21,9 @@ use super::{
 
 /// So many gangs get room in one round: a pass must not take long, and the next is a minute away.
 const MOST_IN_A_ROUND: usize = 256;
+/// Who has waited for so long looks past those who are too wide for it, though they would cost less: most short waits are
+/// better left to whoever ends first.
+const LOOKS_PAST: Seconds = 3_600;
 /// A running job, as one who could go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
@@ -35,6 +38,8 @@ pub(super) struct Standing {
     pub(super) at_stake: f64,
     /// GPUs that its project has by it.
     pub(super) gpus: u32,
+    /// It looks past those who are too wide for it.
+    pub(super) looks_past: bool,
 }
 
 /// Running jobs that may be touched.
@@ -76,6 +81,7 @@ impl Failed {
         let (this, that) = (&self.standing, &other.standing);
         this.priority >= that.priority
             && (this.guarded || !that.guarded)
+            && (this.looks_past || !that.looks_past)
             && (!this.borrows || that.borrows)
             && this.rank <= that.rank
             && (!self.bound || other.bound)
@@ -172,15 +178,17 @@ impl Scheduler {
     fn standing(&self, now: Seconds, job: &Job) -> Standing {
         let rank = self.rank(now, job) * self.projects.factor(job.project);
         let gpus = self.least(job);
+        let waited = job.waited(now, self.config.restart_cost);
         Standing {
             rate: f64::from(gpus.max(1)) / rank,
             rank,
-            guarded: job.waited(now, self.config.restart_cost) >= self.config.guard,
+            guarded: waited >= self.config.guard,
             priority: job.priority,
             borrows: gpus > 0 && self.projects.borrowed(job.project) > 0,
             project: job.project,
             at_stake: job.at_stake(now, self.config.restart_cost),
             gpus: job.charged.unwrap_or(gpus),
+            looks_past: waited >= LOOKS_PAST,
         }
     }
 
@@ -211,6 +219,15 @@ impl Scheduler {
             return !victim.guarded;
         }
         victim.rank > claimant.rank * self.config.margin
+            && (!claimant.looks_past || self.may_idle(claimant, victim.gpus))
+    }
+
+    /// Whether those who go for a better rank may have so many GPUs: little of the cluster is left idle by it, or less than
+    /// a node.
+    fn may_idle(&self, claimant: &Standing, emptied: u32) -> bool {
+        let idle = emptied.saturating_sub(claimant.gpus);
+        idle < self.cluster.largest_node()
+            || f64::from(idle) <= f64::from(self.cluster.total_gpus()) * self.config.most_idle
     }
 
     /// Whoever need not go stays after all, those first by whom most would be lost: who goes from one node may free
@@ -302,6 +319,10 @@ impl Scheduler {
 
     /// Whether more is won than lost, and little is left idle.
     fn pays(&self, claimant: &Claimant, room: &Room) -> bool {
+        // Whoever has waited for so long has its turn, by whatever that costs.
+        if claimant.standing.guarded {
+            return true;
+        }
         // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
         let by_right = |victim: &Standing| {
             claimant.standing.priority > victim.priority
@@ -309,15 +330,12 @@ impl Scheduler {
         };
         let by_rank = room.out.iter().filter(|(_, victim)| !by_right(victim));
         let (mut lost, mut emptied) = (0.0, 0);
-        for (ix, victim) in by_rank {
+        for (_, victim) in by_rank {
             lost += victim.rate;
-            emptied += self.least(self.job(*ix));
+            emptied += victim.gpus;
         }
-        if !claimant.standing.guarded && lost * self.config.margin > claimant.standing.rate {
-            return false;
-        }
-        let idle = emptied.saturating_sub(self.least(self.job(claimant.job)));
-        f64::from(idle) <= f64::from(self.cluster.total_gpus()) * self.config.most_idle
+        lost * self.config.margin <= claimant.standing.rate
+            && self.may_idle(&claimant.standing, emptied)
     }
 
     /// Takes nodes for the claimant and for all who move; nothing when one of them has none.

@@ -188,6 +188,22 @@ impl Projects {
         }
     }
 
+    /// GPUs that others have borrowed; none of one that has none of its own.
+    pub(super) fn lends(&self, ix: ProjectIx) -> u32 {
+        let owns = self.rows[ix].own.is_some_and(|own| own > 0);
+        let others = self.rows.keys().filter(|other| owns && *other != ix);
+        others.map(|other| self.borrowed(other)).sum()
+    }
+
+    /// Whether it has more jobs or, where one has GPUs, more of those than its rules allow.
+    pub(super) fn is_over(&self, ix: ProjectIx, gpus: bool) -> bool {
+        let project = &self.rows[ix];
+        let running = project.rule.running;
+        let borrowed = project.is_beyond(project.rule.gpus, project.gpus);
+        running.is_some_and(|most| project.running > most)
+            || gpus && !project.rule.borrow && borrowed
+    }
+
     /// Whether one more of its jobs may start.
     pub(super) fn may_start(&self, ix: ProjectIx, gpus: u32) -> bool {
         let project = &self.rows[ix];
@@ -229,6 +245,15 @@ impl Projects {
     pub fn may_submit(&self, name: &str) -> bool {
         let project = self.known.get(name).map(|ix| &self.rows[*ix]);
         project.is_none_or(|project| project.rule.queued.is_none_or(|most| project.queued < most))
+    }
+}
+
+#[cfg(test)]
+impl Projects {
+    /// From now on it may have so many and no more, whatever it has.
+    pub(super) fn limit_to(&mut self, name: &str, gpus: u32) {
+        let rule = &mut self.rows[self.known[name]].rule;
+        (rule.gpus, rule.borrow) = (Some(gpus), false);
     }
 }
 

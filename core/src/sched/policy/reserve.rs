@@ -22,6 +22,8 @@ pub(super) struct Kept {
     pub(super) reservation: Option<Reservation>,
     /// Who was the first for whom something was to be kept, whether that could be promised or not.
     pub(super) first: Option<Head>,
+    /// Only who would borrow is kept from them: for others of its project it is no more than the first.
+    pub(super) from_borrowers: bool,
     /// When that was said.
     pub(super) at: Seconds,
     /// All other nodes.
@@ -49,10 +51,15 @@ impl Kept {
         (end >= NEVER || end > reservation.then).then_some(&self.others)
     }
 
+    /// Whether it may keep one of this kind from its nodes.
+    pub(super) fn concerns(&self, head: &Head) -> bool {
+        head.borrows() || !self.from_borrowers
+    }
+
     /// Whether somebody comes behind the one for whom nodes are kept, and may not delay it.
     pub(super) fn binds(&self, head: &Head) -> bool {
         let behind = |first: Head| head.job != first.job && *head > first;
-        self.reservation.is_some() && self.first.is_some_and(behind)
+        self.reservation.is_some() && self.first.is_some_and(behind) && self.concerns(head)
     }
 }
 

@@ -4,6 +4,7 @@ mod anything;
 mod broken;
 mod projects;
 mod room;
+mod waits;
 
 use super::{
     ask::{Ask, Gang, GpuWish},

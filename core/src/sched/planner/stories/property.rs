@@ -365,6 +365,7 @@ fn is_as_asked(asked: &QueuedJob, given: &[Allocation]) {
 fn orders() -> impl Strategy<Value = (Rule, Reserve)> {
     prop_oneof![
         2 => Just((Rule::Gittins, Reserve::Off)),
+        1 => Just((Rule::Gittins, Reserve::Guard)),
         1 => Just((Rule::Gittins, Reserve::Top)),
         1 => Just((Rule::Fifo, Reserve::Off)),
         1 => Just((Rule::Easy, Reserve::Off)),
