@@ -1,6 +1,6 @@
 //! What the scheduler is told and asked, and what it answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ractor::{ActorRef, RpcReplyPort};
 use trainyard_core::{
@@ -66,6 +66,8 @@ pub enum SchedulerMsg {
     JobIs(Box<Job>),
     /// What waits already, when the coordinator starts.
     Waiting(Vec<QueuedJob>),
+    /// What jobs had used by then, of which half are forgotten in every half-life, in GPU-seconds by who pays.
+    UsedLately(Timestamp, BTreeMap<String, f64>),
     /// Jobs that had ended before the coordinator started: what is known of jobs like them. Newest first.
     Ended(Vec<Job>),
     /// A node is connected, with what it knows of tasks.

@@ -1,16 +1,21 @@
-//! What projects have used of their GPU-hours before the coordinator was started: from the rows of jobs, never from a counter.
+//! What projects have used before the coordinator was started, of their GPU-hours and lately: from the rows of jobs, never
+//! from a counter.
 //!
-//! Reads every job that may matter, once, and only where GPU-hours are counted. Part of the scheduler's start.
+//! GPU-hours are known before anybody gets a place; every job that may matter is read, once, and only where they are
+//! counted. Fair shares weigh from the first round on, a minute later: what was used lately is read beside the start, and
+//! holds up nobody. Part of the scheduler's start.
 
 use std::collections::BTreeMap;
 
+use ractor::ActorStatus;
 use trainyard_core::{
     ids::JobId,
     sched::{Planner, policy},
     time::Timestamp,
-    usage::{By, Usage, Window},
+    usage::{By, Lately, Usage, Window},
 };
 
+use super::{SchedulerMsg, SchedulerRef};
 use crate::store::{ReadError, Store};
 
 /// Rows that are read in one transaction.
@@ -27,6 +32,38 @@ pub(super) fn tell(
         planner.has_used(now, project, gpu_seconds);
     }
     Ok(())
+}
+
+/// Reads what was used lately where that holds up nobody, and tells the scheduler.
+pub(super) fn tell_lately(
+    myself: SchedulerRef,
+    store: Store,
+    (config, now): (&policy::Config, Timestamp),
+) {
+    let half_life = u32::try_from(config.half_life).unwrap_or(u32::MAX);
+    let look = move || {
+        let stops = || myself.get_status() >= ActorStatus::Draining;
+        match lately(&store, Lately::new(now, half_life), stops) {
+            Ok(found) => {
+                let sums = found.sums().clone();
+                myself.cast(SchedulerMsg::UsedLately(now, sums)).ok();
+            }
+            Err(error) => {
+                tracing::error!(%error, "what projects have used lately cannot be read: shares are counted from now on");
+            }
+        }
+    };
+    drop(trainyard_runtime::blocking(look));
+}
+
+fn lately(store: &Store, mut found: Lately, stops: impl Fn() -> bool) -> Result<Lately, ReadError> {
+    let wants = found.clone();
+    let mut after = Some(JobId(0));
+    while let Some(from) = after.filter(|_| !stops()) {
+        let wants = |ended| wants.may_have(ended);
+        after = store.sweep_placed((from, AT_ONCE), wants, |job| found.add(&job))?;
+    }
+    Ok(found)
 }
 
 fn spent(
@@ -55,7 +92,7 @@ fn spent(
         let mut after = Some(JobId(0));
         while let Some(from) = after {
             let wants = |ended| window.may_have(ended);
-            after = store.sweep_jobs((from, AT_ONCE), wants, |job| usage.add(&job, None))?;
+            after = store.sweep_placed((from, AT_ONCE), wants, |job| usage.add(&job, None))?;
         }
         let rows = usage.rows().into_iter();
         let rows = rows.filter_map(|row| Some((row.project?, row.gpu_hours * 3_600.0)));
@@ -180,5 +217,61 @@ mod tests {
         let renewed = at("2026-12-01T00:00:00Z");
         assert!(planner.wake(now).unwrap() <= renewed);
         assert_eq!(planner.solve(renewed).placements.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_used_more_than_its_share_lately_ranks_behind_after_a_restart_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+        let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+        let waits = JobSpec {
+            project_id: Some(7),
+            ..JobSpec::default()
+        };
+        let now = at("2026-11-26T12:00:00Z");
+        let waits = Job::accepted(JobId(4), waits, "ada".into(), now);
+        let rows = vec![
+            ran(1, 7, ("2026-11-25T12:00:00Z", "2026-11-26T12:00:00Z")),
+            ran(2, 8, ("2026-11-26T10:00:00Z", "2026-11-26T11:00:00Z")),
+            ran(3, 9, ("2026-10-02T00:00:00Z", "2026-10-03T00:00:00Z")),
+            Change::PutJob(Box::new(waits)),
+        ];
+        store.commit_and_wait(rows).await.unwrap();
+        let config = policy::Config::default();
+        let half_life = u32::try_from(config.half_life).unwrap();
+        let found = lately(&store, Lately::new(now, half_life), || false).unwrap();
+        let of = |project: &str| found.sums().get(project).copied();
+        // Two GPUs for a day, half of which is left of its first moment: 1 / (2 ln 2) of it.
+        let day = 2.0 * 86_400.0 / 2.0 / std::f64::consts::LN_2;
+        assert!(
+            of("7").is_some_and(|used| (used - day).abs() < 1.0),
+            "{found:?}"
+        );
+        assert!(of("8").is_some_and(|used| (7_000.0..7_200.0).contains(&used)));
+        assert_eq!(of("9"), None, "that is long forgotten");
+        let mut planner = Planner::new(config);
+        planner.had_used_lately(now, now, found.sums());
+        for (id, project) in [(11, 7), (12, 8)] {
+            let waits = QueuedJob {
+                project: Some(project),
+                ..QueuedJob::plain(JobId(id), ResourceRequest::default(), now)
+            };
+            planner.queued(now, waits);
+        }
+        planner.solve(now);
+        let factor = |job| {
+            planner
+                .explain(now, JobId(job))
+                .unwrap()
+                .place
+                .unwrap()
+                .factor
+        };
+        assert!(
+            factor(11) > 1.1 && factor(12) < 0.9,
+            "{} {}",
+            factor(11),
+            factor(12)
+        );
     }
 }
