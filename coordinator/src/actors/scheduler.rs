@@ -91,7 +91,7 @@ impl Actor for Scheduler {
         let mut planner = Planner::new(args.policy.clone());
         let known = (&args.policy, clock::now());
         spent::tell(&mut planner, &args.store, known)?;
-        spent::tell_lately(myself, args.store.clone(), known);
+        spent::look_back_soon(&myself, known);
         Ok(State {
             planner,
             store: Some(args.store),
@@ -109,9 +109,8 @@ impl Actor for Scheduler {
             SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
             SchedulerMsg::JobIs(job) => state.job_is(*job),
             SchedulerMsg::Waiting(jobs) => state.wait_already(jobs),
-            SchedulerMsg::UsedLately(then, sums) => {
-                state.planner.had_used_lately(clock::now(), then, &sums);
-            }
+            SchedulerMsg::LookBack(nothing) => state.look_back(&myself, nothing),
+            SchedulerMsg::UsedLately(used) => state.planner.had_used_lately(clock::now(), &used),
             SchedulerMsg::Ended(jobs) => jobs.iter().rev().for_each(|job| state.had_ended(job)),
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),

@@ -29,6 +29,12 @@ impl Lately {
         }
     }
 
+    /// The moment as of which they are.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// Whether a job that ended then counts still.
     #[must_use]
     pub fn may_have(&self, ended_at: Timestamp) -> bool {

@@ -1,6 +1,6 @@
 //! What the scheduler is told and asked, and what it answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ractor::{ActorRef, RpcReplyPort};
 use trainyard_core::{
@@ -10,6 +10,7 @@ use trainyard_core::{
     sched::{Explanation, QueuedJob},
     service::Window,
     time::Timestamp,
+    usage::Lately,
 };
 
 use super::Stood;
@@ -66,8 +67,10 @@ pub enum SchedulerMsg {
     JobIs(Box<Job>),
     /// What waits already, when the coordinator starts.
     Waiting(Vec<QueuedJob>),
-    /// What jobs had used by then, of which half are forgotten in every half-life, in GPU-seconds by who pays.
-    UsedLately(Timestamp, BTreeMap<String, f64>),
+    /// What jobs had used lately is to be read, from nothing as of that moment.
+    LookBack(Lately),
+    /// What they had.
+    UsedLately(Lately),
     /// Jobs that had ended before the coordinator started: what is known of jobs like them. Newest first.
     Ended(Vec<Job>),
     /// A node is connected, with what it knows of tasks.

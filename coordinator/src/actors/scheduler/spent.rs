@@ -2,10 +2,10 @@
 //! from a counter.
 //!
 //! GPU-hours are known before anybody gets a place; every job that may matter is read, once, and only where they are
-//! counted. Fair shares weigh from the first round on, a minute later: what was used lately is read beside the start, and
-//! holds up nobody. Part of the scheduler's start.
+//! counted. Fair shares weigh from the first round on, a minute later: what was used lately is read once the start is over,
+//! and holds up nobody. Part of the scheduler's start.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ractor::ActorStatus;
 use trainyard_core::{
@@ -15,7 +15,7 @@ use trainyard_core::{
     usage::{By, Lately, Usage, Window},
 };
 
-use super::{SchedulerMsg, SchedulerRef};
+use super::{SchedulerMsg, SchedulerRef, State};
 use crate::store::{ReadError, Store};
 
 /// Rows that are read in one transaction.
@@ -34,26 +34,36 @@ pub(super) fn tell(
     Ok(())
 }
 
-/// Reads what was used lately where that holds up nobody, and tells the scheduler.
-pub(super) fn tell_lately(
-    myself: SchedulerRef,
-    store: Store,
-    (config, now): (&policy::Config, Timestamp),
-) {
+/// When what was used lately is looked at: until then the start of jobs and nodes has the machine for itself.
+const BEHIND_THE_START: Duration = Duration::from_secs(10);
+
+/// Has the scheduler look at what was used until now, a little later.
+pub(super) fn look_back_soon(myself: &SchedulerRef, (config, now): (&policy::Config, Timestamp)) {
     let half_life = u32::try_from(config.half_life).unwrap_or(u32::MAX);
-    let look = move || {
-        let stops = || myself.get_status() >= ActorStatus::Draining;
-        match lately(&store, Lately::new(now, half_life), stops) {
-            Ok(found) => {
-                let sums = found.sums().clone();
-                myself.cast(SchedulerMsg::UsedLately(now, sums)).ok();
+    let nothing = Lately::new(now, half_life);
+    myself.send_after(BEHIND_THE_START, move || SchedulerMsg::LookBack(nothing));
+}
+
+impl State {
+    /// Reads what was used lately where that holds up nobody.
+    pub(super) fn look_back(&self, myself: &SchedulerRef, nothing: Lately) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let myself = myself.clone();
+        let look = move || {
+            let stops = || myself.get_status() >= ActorStatus::Draining;
+            match lately(&store, nothing, stops) {
+                Ok(found) => {
+                    myself.cast(SchedulerMsg::UsedLately(found)).ok();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "what projects have used lately cannot be read: their shares are counted from now on");
+                }
             }
-            Err(error) => {
-                tracing::error!(%error, "what projects have used lately cannot be read: shares are counted from now on");
-            }
-        }
-    };
-    drop(trainyard_runtime::blocking(look));
+        };
+        drop(trainyard_runtime::blocking(look));
+    }
 }
 
 fn lately(store: &Store, mut found: Lately, stops: impl Fn() -> bool) -> Result<Lately, ReadError> {
@@ -115,21 +125,30 @@ mod tests {
         spec::JobSpec,
     };
 
+    use ractor::Actor as _;
+
     use super::*;
+    use crate::actors::scheduler::{Scheduler, SchedulerArgs};
     use crate::store::{Change, StoreOptions, for_tests::damage_job};
 
     fn at(text: &str) -> Timestamp {
         Timestamp::parse_rfc3339(text).unwrap()
     }
 
+    const DAY: Duration = Duration::from_secs(86_400);
+
     /// It held two GPUs from then until then.
     fn ran(id: u64, project: i64, (from, to): (&str, &str)) -> Change {
+        ran_then(id, project, (at(from), at(to)))
+    }
+
+    fn ran_then(id: u64, project: i64, (from, to): (Timestamp, Timestamp)) -> Change {
         let spec = JobSpec {
             project_id: Some(project),
             ..JobSpec::default()
         };
-        let job = Job::accepted(JobId(id), spec, "ada".into(), at(from));
-        let job = job.step(at(from), Event::Prepared).unwrap().job;
+        let job = Job::accepted(JobId(id), spec, "ada".into(), from);
+        let job = job.step(from, Event::Prepared).unwrap().job;
         let allocation = Allocation {
             node: NodeName("n1".into()),
             cpus: 1,
@@ -138,17 +157,17 @@ mod tests {
             address: String::new(),
         };
         let placed = Event::Placed {
-            queued_at: at(from),
+            queued_at: from,
             allocations: vec![allocation],
             secret: "s".to_owned().into(),
         };
-        let job = job.step(at(from), placed).unwrap().job;
+        let job = job.step(from, placed).unwrap().job;
         let task = job.task(job.attempt().unwrap().number, Rank(0));
         let end = TaskEnd {
             exit_code: Some(0),
             ..TaskEnd::default()
         };
-        let job = job.step(at(to), Event::Ended(task, end)).unwrap().job;
+        let job = job.step(to, Event::Ended(task, end)).unwrap().job;
         Change::PutJob(Box::new(job))
     }
 
@@ -250,7 +269,7 @@ mod tests {
         assert!(of("8").is_some_and(|used| (7_000.0..7_200.0).contains(&used)));
         assert_eq!(of("9"), None, "that is long forgotten");
         let mut planner = Planner::new(config);
-        planner.had_used_lately(now, now, found.sums());
+        planner.had_used_lately(now, &found);
         for (id, project) in [(11, 7), (12, 8)] {
             let waits = QueuedJob {
                 project: Some(project),
@@ -273,5 +292,39 @@ mod tests {
             factor(11),
             factor(12)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_is_started_looks_back_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+        let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+        let now = crate::clock::now();
+        let (from, to) = (now.minus(DAY), now.minus(DAY / 2));
+        let rows = vec![ran_then(1, 7, (from, to))];
+        store.commit_and_wait(rows).await.unwrap();
+        let policy = policy::Config {
+            round: 0,
+            ..policy::Config::default()
+        };
+        let args = SchedulerArgs { policy, store };
+        let (scheduler, _) = Scheduler::spawn(None, Scheduler, args).await.unwrap();
+        let waits = |id, project| {
+            let queued = QueuedJob {
+                project: Some(project),
+                ..QueuedJob::plain(JobId(id), ResourceRequest::default(), now)
+            };
+            SchedulerMsg::Waiting(vec![queued])
+        };
+        scheduler.cast(waits(11, 7)).unwrap();
+        ::tests::wait::until("its project is beyond its share", async || {
+            // Whatever is told has all looked at again.
+            scheduler.cast(waits(12, 8)).unwrap();
+            let question = |reply| SchedulerMsg::Explain(JobId(11), reply);
+            let why = crate::actors::ask(&scheduler, question).await.unwrap();
+            why.filter(|why| why.place.as_ref().is_some_and(|place| place.factor > 1.1))
+        })
+        .await;
+        scheduler.stop(None);
     }
 }

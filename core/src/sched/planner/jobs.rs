@@ -2,10 +2,7 @@
 //!
 //! Owns that gates, queue, ledger and policy hear of it alike. Part of the planner.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Held, Planner,
@@ -20,6 +17,7 @@ use crate::{
         policy::{Holding, Seconds, Submission},
     },
     time::Timestamp,
+    usage::Lately,
 };
 
 impl Planner {
@@ -39,16 +37,10 @@ impl Planner {
         self.policy.has_used(now, &project, gpu_seconds);
     }
 
-    /// What jobs had used by a moment before the coordinator was started, in GPU-seconds of which half are forgotten in
-    /// every half-life, by who pays for them ([`payer`](super::payer)).
-    pub fn had_used_lately(
-        &mut self,
-        now: Timestamp,
-        then: Timestamp,
-        rows: &BTreeMap<String, f64>,
-    ) {
-        let (now, then) = (self.tick(now), self.seconds(then));
-        for (payer, gpu_seconds) in rows {
+    /// What jobs had used lately when the coordinator was started.
+    pub fn had_used_lately(&mut self, now: Timestamp, used: &Lately) {
+        let (now, then) = (self.tick(now), self.seconds(used.at()));
+        for (payer, gpu_seconds) in used.sums() {
             self.policy
                 .had_used_lately((then, now), payer, *gpu_seconds);
         }
