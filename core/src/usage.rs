@@ -3,6 +3,10 @@
 //! Pure: a report is told every job once, in any order, and is asked at the end. All times are cut to a window; an
 //! attempt that still holds something counts until `now`. Called by the coordinator's service.
 
+mod lately;
+
+pub use lately::Lately;
+
 use std::collections::BTreeMap;
 
 use crate::{
@@ -174,7 +178,7 @@ impl Usage {
     ) -> u128 {
         let (mut gpus, mut cpus, mut held) = (0, 0, 0);
         for (_, part) in attempt.parts() {
-            let to = self.held_until(job, attempt, part);
+            let to = held_until(job, (attempt, part), self.now);
             let span = self.window.part_of(attempt.placed_at, to);
             let of_part = u128::try_from(part.allocation.gpus.len()).unwrap_or(u128::MAX);
             gpus += span * of_part;
@@ -220,17 +224,6 @@ impl Usage {
         held
     }
 
-    /// Until when a task held what it was given.
-    fn held_until(&self, job: &Job, attempt: &Attempt, part: &Part) -> Timestamp {
-        let is_live = job.live().is_some_and(|live| live.number == attempt.number);
-        match part.ended_at {
-            Some(at) => at,
-            None if is_live => self.now,
-            // A row of an old version may not say it.
-            None => attempt.ended_at().unwrap_or(attempt.placed_at),
-        }
-    }
-
     /// The rows, by project and then by user.
     #[must_use]
     pub fn rows(self) -> Vec<Row> {
@@ -251,6 +244,17 @@ impl Usage {
             all.waits.extend(&sums.waits);
         }
         row((None, None), all)
+    }
+}
+
+/// Until when a task held what it was given.
+fn held_until(job: &Job, (attempt, part): (&Attempt, &Part), now: Timestamp) -> Timestamp {
+    let is_live = job.live().is_some_and(|live| live.number == attempt.number);
+    match part.ended_at {
+        Some(at) => at,
+        None if is_live => now,
+        // A row of an old version may not say it.
+        None => attempt.ended_at().unwrap_or(attempt.placed_at),
     }
 }
 

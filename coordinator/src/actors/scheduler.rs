@@ -85,11 +85,13 @@ impl Actor for Scheduler {
 
     async fn pre_start(
         &self,
-        _myself: SchedulerRef,
+        myself: SchedulerRef,
         args: SchedulerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let mut planner = Planner::new(args.policy.clone());
-        spent::tell(&mut planner, &args.store, (&args.policy, clock::now()))?;
+        let known = (&args.policy, clock::now());
+        spent::tell(&mut planner, &args.store, known)?;
+        spent::look_back_soon(&myself, known);
         Ok(State {
             planner,
             store: Some(args.store),
@@ -107,6 +109,8 @@ impl Actor for Scheduler {
             SchedulerMsg::Meet(jobs) => state.jobs = Some(jobs),
             SchedulerMsg::JobIs(job) => state.job_is(*job),
             SchedulerMsg::Waiting(jobs) => state.wait_already(jobs),
+            SchedulerMsg::LookBack(nothing) => state.look_back(&myself, nothing),
+            SchedulerMsg::UsedLately(used) => state.planner.had_used_lately(clock::now(), &used),
             SchedulerMsg::Ended(jobs) => jobs.iter().rev().for_each(|job| state.had_ended(job)),
             SchedulerMsg::NodeUp(node) => state.node_up(*node),
             SchedulerMsg::NodeIs(name, capacity, open) => state.set_node(name, capacity, open),

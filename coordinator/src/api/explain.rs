@@ -86,6 +86,9 @@ impl Service {
         }
         datasets::fits(&spec, None)?;
         self.require(caller, Permission::SubmitJob, Target::New(spec.project_id))?;
+        if let Some(text) = &spec.resume_from {
+            self.may_begin_with(caller, ("resume_from", text))?;
+        }
         self.awaited(caller, &spec)?;
         let indices = spec.indices.as_deref().map(Indices::parse);
         // Checked above.

@@ -416,6 +416,29 @@ pub(super) fn ended_from_json(
     Ok(job.ended_at)
 }
 
+/// Of a job no more than when it ended, and whether it ever had a place.
+#[derive(Deserialize)]
+struct PlacedRow {
+    job: OnlyPlaces,
+}
+
+#[derive(Deserialize)]
+struct OnlyPlaces {
+    #[serde(default)]
+    ended_at: Option<Timestamp>,
+    #[serde(default)]
+    attempts: Vec<IgnoredAny>,
+}
+
+/// When a job ended, and whether it ever had a place.
+pub(super) fn placed_from_json(
+    place: Place<'_>,
+    bytes: &[u8],
+) -> Result<(Option<Timestamp>, bool), ReadError> {
+    let PlacedRow { job } = from_json(place, bytes)?;
+    Ok((job.ended_at, !job.attempts.is_empty()))
+}
+
 /// Of a job no more than when it was accepted.
 #[derive(Deserialize)]
 struct BeginRow {

@@ -20,6 +20,33 @@ impl Store {
         &self,
         (after, most): (JobId, usize),
         wants: impl Fn(Timestamp) -> bool,
+        take: impl FnMut(Job),
+    ) -> Result<Option<JobId>, ReadError> {
+        let wanted = |place: Place<'_>, bytes: &[u8]| {
+            let ended = codec::ended_from_json(place, bytes)?;
+            Ok(ended.is_none_or(&wants))
+        };
+        self.sweep((after, most), wanted, take)
+    }
+
+    /// The same of those that ever had a place. Blocks.
+    pub fn sweep_placed(
+        &self,
+        (after, most): (JobId, usize),
+        wants: impl Fn(Timestamp) -> bool,
+        take: impl FnMut(Job),
+    ) -> Result<Option<JobId>, ReadError> {
+        let wanted = |place: Place<'_>, bytes: &[u8]| {
+            let (ended, placed) = codec::placed_from_json(place, bytes)?;
+            Ok(placed && ended.is_none_or(&wants))
+        };
+        self.sweep((after, most), wanted, take)
+    }
+
+    fn sweep(
+        &self,
+        (after, most): (JobId, usize),
+        wanted: impl Fn(Place<'_>, &[u8]) -> Result<bool, ReadError>,
         mut take: impl FnMut(Job),
     ) -> Result<Option<JobId>, ReadError> {
         let table = self.read()?.open_table(JOBS)?;
@@ -32,10 +59,7 @@ impl Store {
                 table: "jobs",
                 key: &id,
             };
-            let Some(ended) = spared(codec::ended_from_json(place, bytes.value()))? else {
-                continue;
-            };
-            if ended.is_none_or(&wants) {
+            if spared(wanted(place, bytes.value()))? == Some(true) {
                 spared(decode_job(id, bytes.value()))?.map(&mut take);
             }
         }

@@ -178,6 +178,9 @@ pub struct Attempt {
     /// It was told to make room for this job: it saves its work, and goes on when there is room again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub makes_room_for: Option<JobId>,
+    /// When it was told to save its work and go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_since: Option<Timestamp>,
     /// It was told to leave its nodes: it saves its work, and goes on elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vacates: Option<Vacates>,
@@ -223,6 +226,7 @@ impl Attempt {
             let_go_at: None,
             blame: None,
             makes_room_for: None,
+            leaves_since: None,
             vacates: None,
             completion: None,
             first_epoch: None,

@@ -217,7 +217,10 @@ impl Draft {
         if live.blame.is_some() || live.leaves() || self.job.cancel_requested {
             return Err(self.not_now("make room"));
         }
-        self.live(attempt)?.makes_room_for = Some(other);
+        let now = self.now;
+        let live = self.live(attempt)?;
+        live.makes_room_for = Some(other);
+        live.leaves_since = Some(now);
         self.job.reason = format!("makes room for job {other}: saves its work, and goes on later");
         self.stop(StopCause::Preempted);
         Ok(())
@@ -233,7 +236,10 @@ impl Draft {
         }
         self.job.reason = format!("{why}; saves its work, and goes on elsewhere");
         let allowed = self.job.spec.preemptible;
-        self.live(attempt)?.vacates = Some(Vacates { why, allowed });
+        let now = self.now;
+        let live = self.live(attempt)?;
+        live.vacates = Some(Vacates { why, allowed });
+        live.leaves_since = Some(now);
         self.stop(StopCause::Preempted);
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ledger::{Ledger, NodeEntry},
+    policy::ask::{fabric_of, in_one_fabric},
     waiting::{Unfit, largest_node_misfit, reason},
 };
 use crate::{resources::ResourceRequest, spec::Placing};
@@ -35,6 +36,17 @@ impl Wish<'_> {
             ..
         } = self.placement;
         labels.is_subset(entry.labels()) && anti_labels.is_disjoint(entry.labels())
+    }
+
+    /// Whether these nodes, which are all of its own, are labelled as it asks, reach each other, and are of one fabric if
+    /// that is asked for.
+    #[must_use]
+    pub fn admits_all(&self, entries: &[&NodeEntry]) -> bool {
+        let reached = entries.len() < 2 || entries.iter().all(|one| !one.address().is_empty());
+        let labels = entries.iter().map(|entry| entry.labels());
+        let fabric = self.placement.fabric.as_ref();
+        let in_one = fabric.is_none_or(|key| in_one_fabric(key, labels));
+        reached && in_one && entries.iter().all(|entry| self.admits(entry))
     }
 
     /// Whether the node can hold one task of it, were it empty.
@@ -108,9 +120,7 @@ impl Wish<'_> {
                 sets.entry(String::new()).or_default().push(entry);
                 continue;
             };
-            let of_key =
-                |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
-            if let Some(label) = entry.labels().iter().find(of_key) {
+            if let Some(label) = fabric_of(key, entry.labels()) {
                 sets.entry(label.clone()).or_default().push(entry);
             }
         }

@@ -10,6 +10,7 @@ use trainyard_core::{
     sched::{Explanation, QueuedJob},
     service::Window,
     time::Timestamp,
+    usage::Lately,
 };
 
 use super::Stood;
@@ -66,6 +67,10 @@ pub enum SchedulerMsg {
     JobIs(Box<Job>),
     /// What waits already, when the coordinator starts.
     Waiting(Vec<QueuedJob>),
+    /// What jobs had used lately is to be read, from nothing as of that moment.
+    LookBack(Lately),
+    /// What they had.
+    UsedLately(Lately),
     /// Jobs that had ended before the coordinator started: what is known of jobs like them. Newest first.
     Ended(Vec<Job>),
     /// A node is connected, with what it knows of tasks.

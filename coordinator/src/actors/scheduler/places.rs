@@ -93,6 +93,8 @@ impl State {
             runs_since: attempt.started_at(),
             saved: job.spec.resume && job.resumable.is_some(),
             leaves_for: attempt.makes_room_for,
+            leaves_since: attempt.leaves_since,
+            grace: job.spec.grace_period,
         };
         let gate = held.asked.gate.clone();
         self.planner.holds(now, held);

@@ -1,16 +1,21 @@
-//! What projects have used of their GPU-hours before the coordinator was started: from the rows of jobs, never from a counter.
+//! What projects have used before the coordinator was started, of their GPU-hours and lately: from the rows of jobs, never
+//! from a counter.
 //!
-//! Reads every job that may matter, once, and only where GPU-hours are counted. Part of the scheduler's start.
+//! GPU-hours are known before anybody gets a place; every job that may matter is read, once, and only where they are
+//! counted. Fair shares weigh from the first round on, a minute later: what was used lately is read once the start is over,
+//! and holds up nobody. Part of the scheduler's start.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use ractor::ActorStatus;
 use trainyard_core::{
     ids::JobId,
     sched::{Planner, policy},
     time::Timestamp,
-    usage::{By, Usage, Window},
+    usage::{By, Lately, Usage, Window},
 };
 
+use super::{SchedulerMsg, SchedulerRef, State};
 use crate::store::{ReadError, Store};
 
 /// Rows that are read in one transaction.
@@ -27,6 +32,48 @@ pub(super) fn tell(
         planner.has_used(now, project, gpu_seconds);
     }
     Ok(())
+}
+
+/// When what was used lately is looked at: until then the start of jobs and nodes has the machine for itself.
+const BEHIND_THE_START: Duration = Duration::from_secs(10);
+
+/// Has the scheduler look at what was used until now, a little later.
+pub(super) fn look_back_soon(myself: &SchedulerRef, (config, now): (&policy::Config, Timestamp)) {
+    let half_life = u32::try_from(config.half_life).unwrap_or(u32::MAX);
+    let nothing = Lately::new(now, half_life);
+    myself.send_after(BEHIND_THE_START, move || SchedulerMsg::LookBack(nothing));
+}
+
+impl State {
+    /// Reads what was used lately where that holds up nobody.
+    pub(super) fn look_back(&self, myself: &SchedulerRef, nothing: Lately) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let myself = myself.clone();
+        let look = move || {
+            let stops = || myself.get_status() >= ActorStatus::Draining;
+            match lately(&store, nothing, stops) {
+                Ok(found) => {
+                    myself.cast(SchedulerMsg::UsedLately(found)).ok();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "what projects have used lately cannot be read: their shares are counted from now on");
+                }
+            }
+        };
+        drop(trainyard_runtime::blocking(look));
+    }
+}
+
+fn lately(store: &Store, mut found: Lately, stops: impl Fn() -> bool) -> Result<Lately, ReadError> {
+    let wants = found.clone();
+    let mut after = Some(JobId(0));
+    while let Some(from) = after.filter(|_| !stops()) {
+        let wants = |ended| wants.may_have(ended);
+        after = store.sweep_placed((from, AT_ONCE), wants, |job| found.add(&job))?;
+    }
+    Ok(found)
 }
 
 fn spent(
@@ -55,7 +102,7 @@ fn spent(
         let mut after = Some(JobId(0));
         while let Some(from) = after {
             let wants = |ended| window.may_have(ended);
-            after = store.sweep_jobs((from, AT_ONCE), wants, |job| usage.add(&job, None))?;
+            after = store.sweep_placed((from, AT_ONCE), wants, |job| usage.add(&job, None))?;
         }
         let rows = usage.rows().into_iter();
         let rows = rows.filter_map(|row| Some((row.project?, row.gpu_hours * 3_600.0)));
@@ -78,21 +125,30 @@ mod tests {
         spec::JobSpec,
     };
 
+    use ractor::Actor as _;
+
     use super::*;
+    use crate::actors::scheduler::{Scheduler, SchedulerArgs};
     use crate::store::{Change, StoreOptions, for_tests::damage_job};
 
     fn at(text: &str) -> Timestamp {
         Timestamp::parse_rfc3339(text).unwrap()
     }
 
+    const DAY: Duration = Duration::from_secs(86_400);
+
     /// It held two GPUs from then until then.
     fn ran(id: u64, project: i64, (from, to): (&str, &str)) -> Change {
+        ran_then(id, project, (at(from), at(to)))
+    }
+
+    fn ran_then(id: u64, project: i64, (from, to): (Timestamp, Timestamp)) -> Change {
         let spec = JobSpec {
             project_id: Some(project),
             ..JobSpec::default()
         };
-        let job = Job::accepted(JobId(id), spec, "ada".into(), at(from));
-        let job = job.step(at(from), Event::Prepared).unwrap().job;
+        let job = Job::accepted(JobId(id), spec, "ada".into(), from);
+        let job = job.step(from, Event::Prepared).unwrap().job;
         let allocation = Allocation {
             node: NodeName("n1".into()),
             cpus: 1,
@@ -101,17 +157,17 @@ mod tests {
             address: String::new(),
         };
         let placed = Event::Placed {
-            queued_at: at(from),
+            queued_at: from,
             allocations: vec![allocation],
             secret: "s".to_owned().into(),
         };
-        let job = job.step(at(from), placed).unwrap().job;
+        let job = job.step(from, placed).unwrap().job;
         let task = job.task(job.attempt().unwrap().number, Rank(0));
         let end = TaskEnd {
             exit_code: Some(0),
             ..TaskEnd::default()
         };
-        let job = job.step(at(to), Event::Ended(task, end)).unwrap().job;
+        let job = job.step(to, Event::Ended(task, end)).unwrap().job;
         Change::PutJob(Box::new(job))
     }
 
@@ -180,5 +236,95 @@ mod tests {
         let renewed = at("2026-12-01T00:00:00Z");
         assert!(planner.wake(now).unwrap() <= renewed);
         assert_eq!(planner.solve(renewed).placements.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_used_more_than_its_share_lately_ranks_behind_after_a_restart_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+        let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+        let waits = JobSpec {
+            project_id: Some(7),
+            ..JobSpec::default()
+        };
+        let now = at("2026-11-26T12:00:00Z");
+        let waits = Job::accepted(JobId(4), waits, "ada".into(), now);
+        let rows = vec![
+            ran(1, 7, ("2026-11-25T12:00:00Z", "2026-11-26T12:00:00Z")),
+            ran(2, 8, ("2026-11-26T10:00:00Z", "2026-11-26T11:00:00Z")),
+            ran(3, 9, ("2026-10-02T00:00:00Z", "2026-10-03T00:00:00Z")),
+            Change::PutJob(Box::new(waits)),
+        ];
+        store.commit_and_wait(rows).await.unwrap();
+        let config = policy::Config::default();
+        let half_life = u32::try_from(config.half_life).unwrap();
+        let found = lately(&store, Lately::new(now, half_life), || false).unwrap();
+        let of = |project: &str| found.sums().get(project).copied();
+        // Two GPUs for a day, half of which is left of its first moment: 1 / (2 ln 2) of it.
+        let day = 2.0 * 86_400.0 / 2.0 / std::f64::consts::LN_2;
+        assert!(
+            of("7").is_some_and(|used| (used - day).abs() < 1.0),
+            "{found:?}"
+        );
+        assert!(of("8").is_some_and(|used| (7_000.0..7_200.0).contains(&used)));
+        assert_eq!(of("9"), None, "that is long forgotten");
+        let mut planner = Planner::new(config);
+        planner.had_used_lately(now, &found);
+        for (id, project) in [(11, 7), (12, 8)] {
+            let waits = QueuedJob {
+                project: Some(project),
+                ..QueuedJob::plain(JobId(id), ResourceRequest::default(), now)
+            };
+            planner.queued(now, waits);
+        }
+        planner.solve(now);
+        let factor = |job| {
+            planner
+                .explain(now, JobId(job))
+                .unwrap()
+                .place
+                .unwrap()
+                .factor
+        };
+        assert!(
+            factor(11) > 1.1 && factor(12) < 0.9,
+            "{} {}",
+            factor(11),
+            factor(12)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_is_started_looks_back_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+        let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+        let now = crate::clock::now();
+        let (from, to) = (now.minus(DAY), now.minus(DAY / 2));
+        let rows = vec![ran_then(1, 7, (from, to))];
+        store.commit_and_wait(rows).await.unwrap();
+        let policy = policy::Config {
+            round: 0,
+            ..policy::Config::default()
+        };
+        let args = SchedulerArgs { policy, store };
+        let (scheduler, _) = Scheduler::spawn(None, Scheduler, args).await.unwrap();
+        let waits = |id, project| {
+            let queued = QueuedJob {
+                project: Some(project),
+                ..QueuedJob::plain(JobId(id), ResourceRequest::default(), now)
+            };
+            SchedulerMsg::Waiting(vec![queued])
+        };
+        scheduler.cast(waits(11, 7)).unwrap();
+        ::tests::wait::until("its project is beyond its share", async || {
+            // Whatever is told has all looked at again.
+            scheduler.cast(waits(12, 8)).unwrap();
+            let question = |reply| SchedulerMsg::Explain(JobId(11), reply);
+            let why = crate::actors::ask(&scheduler, question).await.unwrap();
+            why.filter(|why| why.place.as_ref().is_some_and(|place| place.factor > 1.1))
+        })
+        .await;
+        scheduler.stop(None);
     }
 }

@@ -32,16 +32,19 @@ impl Secret {
         }
     }
 
+    /// What a submission with a location is told when nothing is submitted.
+    async fn foresee(&self, token: &str, resume_from: &str) -> Result<(), Status> {
+        let request = v1::ForeseeJobRequest {
+            spec: Some(spec(resume_from)),
+        };
+        let mut jobs = self.store.world.jobs_of(token).await;
+        jobs.foresee_job(request).await.map(drop)
+    }
+
     /// Submits with a location over gRPC.
     async fn submit(&self, token: &str, resume_from: &str) -> Result<u64, Status> {
-        let spec = v1::JobSpec {
-            framework: "command".to_owned(),
-            command: vec!["/bin/true".to_owned()],
-            resume_from: resume_from.to_owned(),
-            ..v1::JobSpec::default()
-        };
         let request = v1::SubmitJobRequest {
-            spec: Some(spec),
+            spec: Some(spec(resume_from)),
             idempotency_key: String::new(),
         };
         let mut jobs = self.store.world.jobs_of(token).await;
@@ -57,6 +60,15 @@ impl Secret {
         assert_eq!(status, 200, "{job}");
         let path = format!("/training/jobs/{}/start{query}", job["id"]);
         world.call(token, (Method::POST, &path), Value::Null).await
+    }
+}
+
+fn spec(resume_from: &str) -> v1::JobSpec {
+    v1::JobSpec {
+        framework: "command".to_owned(),
+        command: vec!["/bin/true".to_owned()],
+        resume_from: resume_from.to_owned(),
+        ..v1::JobSpec::default()
     }
 }
 
@@ -77,6 +89,8 @@ async fn nobody_begins_with_a_checkpoint_that_they_may_not_read_by_either_door()
         let refused = secret.submit(stranger, text).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{text}");
         assert!(refused.message().contains("resume_from"), "{refused:?}");
+        let foreseen = secret.foresee(stranger, text).await.unwrap_err();
+        assert_eq!(foreseen.message(), refused.message(), "a dry run, too");
         let query = format!("?checkpoint_path={text}&resume=true");
         let (status, answer) = secret.start(stranger, &query).await;
         assert_eq!(status, 400, "{text}: {answer}");
@@ -90,6 +104,7 @@ async fn nobody_begins_with_a_checkpoint_that_they_may_not_read_by_either_door()
         words.iter().all(|told| *told == words[0]),
         "a hidden job is as one that is not there: {words:?}"
     );
+    secret.foresee(member, location).await.unwrap();
     secret.submit(member, location).await.unwrap();
     let (status, job) = secret
         .start(member, &format!("?checkpoint_path={location}"))

@@ -72,7 +72,7 @@ impl Planner {
             return Some(format!("starts in {seconds} s at the earliest"));
         }
         if let Some(words) = self.chosen(job) {
-            return Some(words);
+            return Some(words + &self.overdue(now, job));
         }
         let fits = || queued.wish().misfit(&self.ledger).is_none();
         if let Some(limit) = self.policy.limit(job.0).filter(|_| fits()) {
@@ -116,8 +116,9 @@ impl Planner {
     /// if it had come: what becomes of the others until then is not known.
     fn expected(&self, now: Timestamp, queued: &QueuedJob) -> Option<[Timestamp; 3]> {
         let (job, at) = (queued.job, self.seconds(now));
-        if self.chosen(job).is_some() {
-            return Some(self.moments(self.policy.expect_chosen(at)));
+        if let Some(nodes) = self.chosen_nodes(job) {
+            let expected = self.expected_there(now, &nodes);
+            return expected.map(|expected| self.moments(expected));
         }
         let outages = self.outages(now, queued);
         let Some(earliest) = self.comes(now, queued)? else {

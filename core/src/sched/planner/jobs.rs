@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Held, Planner,
+    going::Going,
     names::{pieces_of, whole},
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
         policy::{Holding, Seconds, Submission},
     },
     time::Timestamp,
+    usage::Lately,
 };
 
 impl Planner {
@@ -35,6 +37,15 @@ impl Planner {
         self.policy.has_used(now, &project, gpu_seconds);
     }
 
+    /// What jobs had used lately when the coordinator was started.
+    pub fn had_used_lately(&mut self, now: Timestamp, used: &Lately) {
+        let (now, then) = (self.tick(now), self.seconds(used.at()));
+        for (payer, gpu_seconds) in used.sums() {
+            self.policy
+                .had_used_lately((then, now), payer, *gpu_seconds);
+        }
+    }
+
     /// A job waits. Told twice, it stands once.
     pub fn queued(&mut self, now: Timestamp, queued: QueuedJob) {
         let job = queued.job;
@@ -50,6 +61,7 @@ impl Planner {
         let due = queued.is_due(now);
         let now = self.tick(now);
         let left = self.leaving.remove(&job).is_some();
+        self.graces.remove(&job);
         self.seats.remove(&job);
         self.release(now, job);
         // Who has run since it was asked for was let through, and needs not be so again.
@@ -65,6 +77,7 @@ impl Planner {
         if left && due && !held && self.policy.leaves_for(job.0, &self.ask_of(&queued)) {
             let done = whole(queued.has_run);
             self.policy.released_with(now, job.0, done);
+            self.note_crossing(&queued);
             return;
         }
         self.policy.withdraw(now, job.0);
@@ -74,8 +87,8 @@ impl Planner {
     }
 
     /// A job holds something: the store says so.
-    pub fn holds(&mut self, now: Timestamp, held: Held) {
-        let now = self.tick(now);
+    pub fn holds(&mut self, at: Timestamp, held: Held) {
+        let now = self.tick(at);
         let job = held.asked.job;
         self.queue.remove(job);
         let first = held.asked.passed.unwrap_or(held.since);
@@ -101,6 +114,10 @@ impl Planner {
                 self.refresh(now, name);
             }
         }
+        if let Some(for_job) = held.leaves_for.filter(|_| !known) {
+            self.leaving.insert(job, Going::told(for_job, at));
+        }
+        self.note_grace(&held);
         let runs_since = held.runs_since.map(|since| self.seconds(since));
         if known {
             self.policy.saved(job.0, held.saved);
@@ -116,9 +133,6 @@ impl Planner {
             .collect();
         for name in unknown {
             self.refresh(now, &name);
-        }
-        if let Some(for_job) = held.leaves_for {
-            self.leaving.insert(job, for_job);
         }
         let pieces = held.allocations.iter().filter_map(|held| {
             let (ix, entry) = (self.ixs.get(&held.node)?, self.ledger.node(&held.node)?);
@@ -143,6 +157,7 @@ impl Planner {
         self.gates.gone(job, at);
         self.seats.remove(&job);
         self.leaving.remove(&job);
+        self.graces.remove(&job);
         self.shy.remove(&job);
         self.release(now, job);
         match ran {

@@ -5,6 +5,7 @@
 //! `solve` answers.
 
 mod explain;
+mod going;
 mod jobs;
 mod kept;
 mod names;
@@ -15,10 +16,14 @@ mod upkeep;
 mod words;
 
 pub use explain::{Change, Explanation, Short};
+pub use names::payer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use self::{names::whole_offer_of, upkeep::Upkeep};
+use self::{going::Going, names::whole_offer_of, upkeep::Upkeep};
 use super::{
     Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger},
@@ -77,6 +82,10 @@ pub struct Held {
     pub saved: bool,
     /// For whom it makes room, if it was told to.
     pub leaves_for: Option<JobId>,
+    /// When it was told so, where that is known.
+    pub leaves_since: Option<Timestamp>,
+    /// How long its trainers may take to save their work once they are told to go.
+    pub grace: Duration,
 }
 
 /// Jobs, nodes, and what is to be done.
@@ -93,7 +102,9 @@ pub struct Planner {
     seats: BTreeMap<JobId, Vec<Piece>>,
     /// Why those have them, in words.
     why: BTreeMap<JobId, String>,
-    leaving: BTreeMap<JobId, JobId>,
+    leaving: BTreeMap<JobId, Going>,
+    /// How long those who hold something may take to go.
+    graces: BTreeMap<JobId, Duration>,
     /// Waiting jobs that shun nodes, and which they shun as things are.
     shy: BTreeMap<JobId, BTreeSet<NodeIx>>,
     /// Nodes have changed since that was looked at.
@@ -126,6 +137,7 @@ impl Planner {
             seats: BTreeMap::new(),
             why: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            graces: BTreeMap::new(),
             shy: BTreeMap::new(),
             moved: false,
             skew: 0,
@@ -165,7 +177,7 @@ impl Planner {
     /// For whom a job is to make room, if it is.
     #[must_use]
     pub fn leaves_for(&self, job: JobId) -> Option<JobId> {
-        self.leaving.get(&job).copied()
+        self.leaving.get(&job).map(|going| going.for_job)
     }
 
     /// INV-01 and INV-02, of what has changed since this was asked last.

@@ -27,11 +27,7 @@ const REACHABLE: &str = "trainyard/reachable";
 
 impl Planner {
     pub(super) fn submission(&self, queued: &QueuedJob) -> Submission {
-        let project = match queued.project {
-            Some(project) => project.to_string(),
-            // Jobs of no project are their user's own.
-            None => format!("user {}", queued.user),
-        };
+        let project = payer(queued.project, &queued.user);
         Submission {
             job: queued.job.0,
             ask: self.ask_of(queued),
@@ -156,6 +152,15 @@ impl Planner {
     pub(super) fn offer_of(&self, entry: &NodeEntry) -> NodeOffer {
         let stays = |job: &JobId| !self.leaving.contains_key(job);
         offer_with(entry, entry.usable(stays), entry.open)
+    }
+}
+
+/// Who pays for a job, as the policy calls projects: jobs of no project are their user's own.
+#[must_use]
+pub fn payer(project: Option<i64>, user: &str) -> String {
+    match project {
+        Some(project) => project.to_string(),
+        None => format!("user {user}"),
     }
 }
 

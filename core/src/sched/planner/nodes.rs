@@ -68,12 +68,6 @@ impl Planner {
         let mut held: Vec<(u64, Vec<Piece>)> = held
             .map(|(job, held)| (job.0, pieces_of(ix, entry, &offer, held)))
             .collect();
-        // What is chosen and not free yet is somebody's too, as long as the node is what it was.
-        let same = offer.open
-            && self
-                .policy
-                .offer(ix)
-                .is_some_and(|before| before.gpus == offer.gpus);
         let mut unseated = Vec::new();
         for (job, pieces) in &self.seats {
             let here = pieces.iter().filter(|piece| piece.node == ix);
@@ -81,7 +75,8 @@ impl Planner {
             if here.is_empty() {
                 continue;
             }
-            if same {
+            // What is chosen and not free yet is somebody's too, as long as the node is what was asked for.
+            if self.policy.place_stays_good(job.0, ix, &offer) {
                 held.push((job.0, here));
             } else {
                 unseated.push(*job);

@@ -34,13 +34,13 @@ impl Planner {
                 continue;
             };
             match self.seat(queued, &pieces) {
-                Seat::Later => {}
+                Seat::Later => self.policy.is_not_free_yet(now, job.0),
                 Seat::Free(allocations) if self.ledger.take(job, allocations.clone()).is_ok() => {
                     let queued_at = queued.queued_at;
                     let gate = queued.gate.clone();
                     self.gates.placed(job, &gate, at);
                     self.seats.remove(&job);
-                    self.policy.prepares(job.0);
+                    self.policy.prepares(now, job.0);
                     self.queue.remove(job);
                     self.shy.remove(&job);
                     placements.push(Placement {
@@ -85,6 +85,7 @@ impl Planner {
             nodes.entry(piece.node).or_default().push(piece);
         }
         let mut allocations = Vec::new();
+        let mut entries = Vec::new();
         for (ix, pieces) in nodes {
             let Some((name, entry)) = self
                 .names
@@ -93,6 +94,7 @@ impl Planner {
             else {
                 return Seat::Gone;
             };
+            entries.push(entry);
             // Whoever wants it alone waits for the last one there, even if that holds no more than a process.
             let alone = !queued.placement.exclusive || entry.jobs().next().is_none();
             let carved = self.carve(name, entry, ix, &pieces);
@@ -103,6 +105,9 @@ impl Planner {
                 }
                 None => return Seat::Gone,
             }
+        }
+        if !queued.wish().admits_all(&entries) {
+            return Seat::Gone;
         }
         if queued.nodes < 2 && allocations.len() < 2 {
             allocations.iter_mut().for_each(|held| held.address.clear());
@@ -148,18 +153,9 @@ impl Planner {
     /// Of a job for which nodes are chosen that are not free yet: whom it waits for.
     #[must_use]
     pub fn chosen(&self, job: JobId) -> Option<String> {
-        let promised = || self.policy.promised(job.0);
-        let seat = self.seats.get(&job);
-        let nodes: BTreeSet<NodeIx> = match seat {
-            Some(pieces) => pieces.iter().map(|piece| piece.node).collect(),
-            None => promised()?,
-        };
+        let nodes = self.chosen_nodes(job)?;
         let names: Vec<&NodeName> = nodes.iter().filter_map(|ix| self.names.get(ix)).collect();
-        let entries = names.iter().filter_map(|name| self.ledger.node(name));
-        let leaving: BTreeSet<JobId> = entries
-            .flat_map(NodeEntry::jobs)
-            .filter(|job| self.leaving.contains_key(job))
-            .collect();
+        let leaving = self.leavers(&nodes);
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let names = names.join(", ");
         let jobs: Vec<String> = leaving.iter().map(|job| format!("job {job}")).collect();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Decisions, Leaving, Planner, names::whole, words};
+use super::{Decisions, Leaving, Planner, going::Going, names::whole, words};
 use crate::{
     ids::JobId,
     sched::{
@@ -36,7 +36,7 @@ impl Planner {
             }
             let mut again = false;
             for preempt in &plan.preempts {
-                again |= self.send_off(now, preempt, &mut decisions);
+                again |= self.send_off((at, now), preempt, &mut decisions);
             }
             for start in plan.starts {
                 self.why.insert(JobId(start.job), words::of_start(&start));
@@ -71,7 +71,12 @@ impl Planner {
     }
 
     /// A job is to make room. Says whether its own place was not free yet: then nobody has to be told.
-    fn send_off(&mut self, now: Seconds, preempt: &Preempt, decisions: &mut Decisions) -> bool {
+    fn send_off(
+        &mut self,
+        (at, now): (Timestamp, Seconds),
+        preempt: &Preempt,
+        decisions: &mut Decisions,
+    ) -> bool {
         let leaving = Leaving {
             job: JobId(preempt.job),
             for_job: JobId(preempt.for_job),
@@ -83,7 +88,8 @@ impl Planner {
                 .released_with(now, preempt.job, done.unwrap_or_default());
             return true;
         }
-        self.leaving.insert(leaving.job, leaving.for_job);
+        let going = Going::told(leaving.for_job, at);
+        self.leaving.insert(leaving.job, going);
         let why = words::of_leaving(preempt);
         decisions.room.insert(leaving.job, why);
         decisions.leaving.push(leaving);

@@ -1,6 +1,8 @@
 //! The planner over time: who makes room, who waits for them, and what becomes of it when nodes and clocks do what they do.
 
+mod labels;
 mod large;
+mod leaving;
 mod property;
 mod told;
 
@@ -98,6 +100,8 @@ fn held(asked: QueuedJob, placement: &Placement, runs_since: Option<i64>) -> Hel
         runs_since: runs_since.map(at),
         saved: true,
         leaves_for: None,
+        leaves_since: None,
+        grace: Duration::from_secs(10),
     }
 }
 
@@ -269,6 +273,8 @@ fn what_a_start_from_the_store_finds_goes_on_as_it_was() {
         runs_since: Some(at(0)),
         saved: true,
         leaves_for: Some(JobId(2)),
+        leaves_since: None,
+        grace: Duration::from_secs(10),
     };
     after.queued(at(450), urgent(2, 1, 4));
     after.holds(at(450), held.clone());

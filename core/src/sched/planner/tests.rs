@@ -86,6 +86,8 @@ fn holds(planner: &mut Planner, id: u64, allocation: Allocation) {
         runs_since: Some(NOW),
         saved: true,
         leaves_for: None,
+        leaves_since: None,
+        grace: Duration::from_secs(10),
     };
     planner.holds(NOW, held);
 }

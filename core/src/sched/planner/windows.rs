@@ -197,6 +197,8 @@ fn a_place_that_is_free_only_when_its_node_is_about_to_close_is_not_taken() {
         runs_since: Some(NOW),
         saved: true,
         leaves_for: None,
+        leaves_since: None,
+        grace: Duration::from_secs(10),
     };
     planner.holds(NOW, held);
     let urgent = QueuedJob {

@@ -142,4 +142,31 @@ impl Ask {
             && self.cpus <= node.cpus
             && self.memory_bytes <= node.memory_bytes
     }
+
+    /// Whether it may lie on these nodes, which are all of its own, when nobody else is there.
+    #[must_use]
+    pub fn admits_all(&self, nodes: &[&NodeOffer]) -> bool {
+        let reaches = |node: &&NodeOffer| self.together.is_subset(&node.labels);
+        let reached = nodes.len() < 2 || nodes.iter().all(reaches);
+        let labels = nodes.iter().map(|node| &node.labels);
+        let in_one = self
+            .fabric
+            .as_ref()
+            .is_none_or(|key| in_one_fabric(key, labels));
+        reached && in_one && nodes.iter().all(|node| self.admits(node))
+    }
+}
+
+/// The label of a node that says of which fabric it is.
+#[must_use]
+pub fn fabric_of<'n>(key: &str, labels: &'n BTreeSet<String>) -> Option<&'n String> {
+    let of_key = |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
+    labels.iter().find(of_key)
+}
+
+/// Whether nodes with these labels are all of one fabric.
+#[must_use]
+pub fn in_one_fabric<'n>(key: &str, nodes: impl Iterator<Item = &'n BTreeSet<String>>) -> bool {
+    let fabrics: BTreeSet<_> = nodes.map(|labels| fabric_of(key, labels)).collect();
+    fabrics.len() < 2 && !fabrics.contains(&None)
 }

@@ -67,8 +67,15 @@ impl Scheduler {
 
     /// A job that starts with less than it asks for, or on other than as many nodes.
     fn not_whole(&self, start: &Start) -> Option<String> {
-        let job = self.number(start.job).map(|ix| self.job(ix))?;
+        let ix = self.number(start.job)?;
+        let job = self.job(ix);
         let ask = &self.lanes.shapes[job.shape].ask;
+        if !self.suits(ix, &start.pieces) {
+            let (job, pieces) = (start.job, &start.pieces);
+            return Some(format!(
+                "job {job} starts on nodes that are not as it asks: {pieces:?} of {ask:?}"
+            ));
+        }
         let nodes = by_node(start.pieces.iter());
         let enough = |gpus: u32, asked: u32| gpus == asked || ask.exclusive && gpus > asked;
         let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);

@@ -39,9 +39,6 @@ pub struct Place {
     pub left: Option<[f64; 3]>,
 }
 
-/// Whoever makes room is gone nearly always within so many times what a restart costs.
-const LATE: Seconds = 5;
-
 impl Scheduler {
     /// Where a waiting job stands; nothing for one that does not wait. One for whom nodes are chosen already stands before
     /// all others.
@@ -70,12 +67,16 @@ impl Scheduler {
         })
     }
 
-    /// When a job starts for whom nodes are chosen, once those who hold them have saved their work and gone: soon, and by
-    /// no more exact knowledge than what a restart costs.
+    /// When a job starts for whom nodes are chosen, once those who were told then to save their work have gone: within what
+    /// a restart costs as a rule, and by `until` at the latest. Nothing once that has passed: nobody knows.
     #[must_use]
-    pub fn expect_chosen(&self, now: Seconds) -> Expected {
-        let cost = self.config.restart_cost.max(1);
-        [now, now + cost, now + LATE * cost]
+    pub fn expect_chosen(&self, now: Seconds, told: Seconds, until: Seconds) -> Option<Expected> {
+        let middle = (told + self.config.restart_cost).min(until);
+        let middle = match middle > now {
+            true => middle,
+            false => now + (until - now) / 2,
+        };
+        (until > now).then_some([now, middle, until])
     }
 
     /// Where a job that asks for this would start now, at its own turn. Whoever is ahead has been looked at already, so

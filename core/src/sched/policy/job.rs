@@ -115,6 +115,8 @@ pub(super) struct Job {
     pub(super) charged: Option<u32>,
     /// Those of them that it was told to give back.
     pub(super) going: u32,
+    /// Those of them that others hold still: they do not count as used.
+    pub(super) unused: u32,
     /// A part of it has been given back, or is not there any more.
     pub(super) partial: bool,
     /// When its rank changes by waiting.

@@ -90,6 +90,7 @@ impl Scheduler {
         let stays = |piece: &Piece| !self.is_closed(piece.node, promise.then, ix);
         let holds = known
             && promise.pieces.iter().all(stays)
+            && self.suits(ix, &promise.pieces)
             && self.is_free_by(now, promise.then, ix, &promise.pieces);
         holds.then(|| promise.clone())
     }

@@ -11,6 +11,7 @@
 
 pub mod ask;
 mod beside;
+mod charging;
 mod check;
 mod clearing;
 pub mod cluster;

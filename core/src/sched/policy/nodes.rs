@@ -32,7 +32,8 @@ impl Scheduler {
     }
 
     /// Opens or closes a node, or changes what it offers. `held` is what jobs that run hold there, whatever was believed;
-    /// promises of nodes that are closed now, or offer other GPUs, are taken back.
+    /// promises of nodes that are closed now, offer other GPUs, or are not as labelled or as large as was asked, are taken
+    /// back.
     pub fn change_node(
         &mut self,
         now: Seconds,
@@ -40,14 +41,12 @@ impl Scheduler {
         offer: NodeOffer,
         held: &[(u64, Vec<Piece>)],
     ) {
-        let before = &self.cluster.nodes[node].offer;
-        let keeps = offer.open && before.gpus == offer.gpus;
         let holders: BTreeSet<JobIx> = self.cluster.holders(node).iter().copied().collect();
         let mut rows: Vec<(JobIx, Vec<Piece>)> = Vec::new();
         let mut given: BTreeMap<JobIx, u32> = BTreeMap::new();
         for ix in holders.iter().copied() {
             match self.job(ix).state {
-                State::Promised | State::Leaving if keeps => {
+                State::Promised | State::Leaving if self.stays_good(ix, (node, &offer)) => {
                     let pieces = self.job(ix).pieces.iter();
                     let here = pieces.filter(|piece| piece.node == node).copied();
                     rows.push((ix, here.collect()));
@@ -88,6 +87,35 @@ impl Scheduler {
         self.cluster.change(node, offer, &rows);
     }
 
+    /// Whether a place that is chosen and not taken yet is one still if that node offers this from now on.
+    fn stays_good(&self, ix: JobIx, (node, offer): (NodeIx, &NodeOffer)) -> bool {
+        let job = self.job(ix);
+        let same = offer.open && self.cluster.nodes[node].offer.gpus == offer.gpus;
+        let nodes: BTreeSet<NodeIx> = job.pieces.iter().map(|piece| piece.node).collect();
+        let offers = nodes.iter().filter_map(|ix| match *ix == node {
+            true => Some(offer),
+            false => self.offer(*ix),
+        });
+        let offers: Vec<&NodeOffer> = offers.collect();
+        same && self.lanes.shapes[job.shape].ask.admits_all(&offers)
+    }
+
+    /// The same of a job by its caller's number.
+    #[must_use]
+    pub fn place_stays_good(&self, number: u64, node: NodeIx, offer: &NodeOffer) -> bool {
+        let ix = self.number(number);
+        ix.is_some_and(|ix| self.stays_good(ix, (node, offer)))
+    }
+
+    /// Whether a job may lie on the nodes of these pieces as they are.
+    pub(super) fn suits(&self, ix: JobIx, pieces: &[Piece]) -> bool {
+        let nodes: BTreeSet<NodeIx> = pieces.iter().map(|piece| piece.node).collect();
+        let offers: Vec<&NodeOffer> = nodes.iter().filter_map(|ix| self.offer(*ix)).collect();
+        self.lanes.shapes[self.job(ix).shape]
+            .ask
+            .admits_all(&offers)
+    }
+
     /// A job that held something before the policy knew of it.
     pub fn adopt(&mut self, now: Seconds, holding: &Holding) {
         if self.number(holding.asked.job).is_some() {
@@ -115,9 +143,17 @@ impl Scheduler {
     }
 
     /// A job that was started has its place, and does not run yet: how long it was left alone is counted from when it does.
-    pub fn prepares(&mut self, number: u64) {
+    pub fn prepares(&mut self, now: Seconds, number: u64) {
         if let Some(ix) = self.number(number) {
             self.job_mut(ix).prepares = true;
+            self.counts_as_used(now, ix, true);
+        }
+    }
+
+    /// The place of a job that was started is not free yet: its project is charged, but has not used anything.
+    pub fn is_not_free_yet(&mut self, now: Seconds, number: u64) {
+        if let Some(ix) = self.number(number) {
+            self.counts_as_used(now, ix, false);
         }
     }
 

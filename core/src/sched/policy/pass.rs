@@ -225,6 +225,7 @@ impl Scheduler {
         // Its project is charged for what it holds.
         self.job_mut(ix).pieces.clone_from(&pieces);
         self.unqueue(now, ix);
+        self.counts_as_used(now, ix, true);
         self.forecasts.settle(now, ix, true);
         let job = self.job_mut(ix);
         job.state = State::Running;

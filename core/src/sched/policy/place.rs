@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ask::{Arrange, Ask, Gang},
+    ask::{Arrange, Ask, Gang, fabric_of},
     cluster::{Cluster, GroupIx, NodeIx, Piece, Slot},
     dense::Bits,
 };
@@ -77,12 +77,10 @@ impl Shape {
         let mut fabrics: BTreeMap<&str, Bits> = BTreeMap::new();
         for (ix, node) in admitted {
             self.nodes.set(ix, true);
-            if let Some(key) = &self.ask.fabric {
-                let of_key =
-                    |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
-                if let Some(label) = node.offer.labels.iter().find(of_key) {
-                    fabrics.entry(label).or_default().set(ix, true);
-                }
+            if let Some(key) = &self.ask.fabric
+                && let Some(label) = fabric_of(key, &node.offer.labels)
+            {
+                fabrics.entry(label).or_default().set(ix, true);
             }
         }
         self.fabrics = match self.ask.fabric {

@@ -374,6 +374,7 @@ impl Scheduler {
         self.keep_no_more(ix);
         self.job_mut(ix).pieces = pieces;
         self.unqueue(now, ix);
+        self.counts_as_used(now, ix, false);
         let job = self.job_mut(ix);
         job.state = State::Promised;
         job.since = now;

@@ -23,8 +23,10 @@ struct Project {
     /// GPUs that are its own. Where any project has some, one without a rule of it has none: what others own could not be
     /// had back from it else.
     own: Option<u32>,
-    /// GPUs that it holds.
+    /// GPUs that it holds, or that are chosen for it.
     gpus: u32,
+    /// Those of them that others have still: they count for its limits, and nothing of them is used yet.
+    unused: u32,
     /// Those of them whose jobs were told to go: they count until these have gone, but nobody has to give them back again.
     going: u32,
     running: u32,
@@ -45,6 +47,17 @@ pub(super) enum Change {
     Resize(u32, u32),
 }
 
+impl Change {
+    /// What becomes of so many by it.
+    fn of(self, gpus: u32) -> u32 {
+        match self {
+            Self::Take(more) => gpus.saturating_add(more),
+            Self::Give(less) => gpus.saturating_sub(less),
+            Self::Resize(from, to) => gpus.saturating_sub(from).saturating_add(to),
+        }
+    }
+}
+
 /// All projects.
 #[derive(Clone, Debug, Default)]
 pub struct Projects {
@@ -61,6 +74,11 @@ fn seconds(value: Seconds) -> f64 {
     float
 }
 
+/// What is left of one after so many seconds.
+fn fades(span: f64, half_life: Seconds) -> f64 {
+    0.5f64.powf(span / seconds(half_life.max(1)))
+}
+
 impl Projects {
     /// The number of a project.
     pub(super) fn number(&mut self, name: &str, config: &Config) -> ProjectIx {
@@ -73,6 +91,7 @@ impl Projects {
             rule,
             own: rule.gpus.or_else(|| some.then_some(0)),
             gpus: 0,
+            unused: 0,
             going: 0,
             running: 0,
             queued: 0,
@@ -90,29 +109,45 @@ impl Projects {
     pub(super) fn hold(&mut self, ix: ProjectIx, change: Change, now: Seconds, half_life: Seconds) {
         let project = &mut self.rows[ix];
         project.age(now, half_life);
+        project.gpus = change.of(project.gpus);
         match change {
-            Change::Take(gpus) => {
-                project.gpus = project.gpus.saturating_add(gpus);
-                project.running += 1;
-            }
-            Change::Give(gpus) => {
-                project.gpus = project.gpus.saturating_sub(gpus);
-                project.running = project.running.saturating_sub(1);
-            }
-            Change::Resize(from, to) => {
-                project.gpus = project.gpus.saturating_sub(from).saturating_add(to);
-            }
+            Change::Take(_) => project.running += 1,
+            Change::Give(_) => project.running = project.running.saturating_sub(1),
+            Change::Resize(..) => {}
         }
     }
 
     /// A job that has so many was told to go, or has gone.
     pub(super) fn goes(&mut self, ix: ProjectIx, change: Change) {
         let going = &mut self.rows[ix].going;
-        *going = match change {
-            Change::Take(gpus) => going.saturating_add(gpus),
-            Change::Give(gpus) => going.saturating_sub(gpus),
-            Change::Resize(from, to) => going.saturating_sub(from).saturating_add(to),
-        };
+        *going = change.of(*going);
+    }
+
+    /// GPUs that are chosen for a job are not free yet, or are from now on.
+    pub(super) fn waits_for(
+        &mut self,
+        ix: ProjectIx,
+        change: Change,
+        now: Seconds,
+        half_life: Seconds,
+    ) {
+        let project = &mut self.rows[ix];
+        project.age(now, half_life);
+        project.unused = change.of(project.unused);
+    }
+
+    /// What a project had used by a moment before its jobs were known, in GPU-seconds of which half are forgotten in every
+    /// half-life.
+    pub(super) fn had_used_lately(
+        &mut self,
+        ix: ProjectIx,
+        gpu_seconds: f64,
+        (then, now): (Seconds, Seconds),
+        half_life: Seconds,
+    ) {
+        let project = &mut self.rows[ix];
+        project.age(now, half_life);
+        project.faded += gpu_seconds * fades(seconds((now - then).max(0)), half_life);
     }
 
     /// What a project has used of its span before it was known, in GPU-seconds.
@@ -299,11 +334,10 @@ impl Project {
             self.used = 0.0;
         }
         let here = seconds((now - self.since.max(begun)).max(0));
-        self.used += here * f64::from(self.gpus);
+        let gpus = f64::from(self.gpus.saturating_sub(self.unused));
+        self.used += here * gpus;
         let span = seconds((now - self.since).max(0));
-        let service = span * f64::from(self.gpus);
-        let halves = span / seconds(half_life.max(1));
-        self.faded = self.faded * 0.5f64.powf(halves) + service;
+        self.faded = self.faded * fades(span, half_life) + span * gpus;
         self.since = now;
     }
 }

@@ -17,7 +17,7 @@ use super::{
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
     preempt::Standings,
-    projects::{Change, Projects},
+    projects::Projects,
     reserve::Kept,
 };
 
@@ -116,6 +116,7 @@ impl Scheduler {
             partial: false,
             charged: None,
             going: 0,
+            unused: 0,
             next_step: 0,
         };
         let ix = match self.vacant.pop() {
@@ -196,6 +197,7 @@ impl Scheduler {
         let project = job.project;
         self.gone(ix);
         if moves {
+            self.counts_as_used(now, ix, false);
             self.settle(ix);
         } else {
             self.charge(now, ix, false);
@@ -238,53 +240,6 @@ impl Scheduler {
             self.cluster.give(ix, &held);
             self.lanes.reopen();
         }
-    }
-
-    /// From now on its project is charged for it, or is not; told twice, it counts once.
-    pub(super) fn charge(&mut self, now: Seconds, ix: JobIx, on: bool) {
-        let job = self.job(ix);
-        let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
-        let (project, going) = (job.project, job.going);
-        let (charged, change) = match (job.charged, on) {
-            (None, true) => {
-                let gpus = held.max(job.gpus);
-                (Some(gpus), Change::Take(gpus))
-            }
-            (Some(gpus), false) => (None, Change::Give(gpus)),
-            (Some(_), true) | (None, false) => return,
-        };
-        self.job_mut(ix).charged = charged;
-        let half_life = self.config.half_life;
-        self.projects.hold(project, change, now, half_life);
-        self.job_mut(ix).going = 0;
-        self.projects.goes(project, Change::Give(going));
-    }
-
-    /// A job was told to go. Its project is charged until it has gone; what it has counts as given back.
-    pub(super) fn gives_up(&mut self, ix: JobIx) {
-        let job = self.job_mut(ix);
-        let (project, before) = (job.project, job.going);
-        let gpus = job.charged.unwrap_or(0);
-        job.going = gpus;
-        self.projects.goes(project, Change::Resize(before, gpus));
-    }
-
-    /// A job that runs has given so many back, or is known only now to have more than it asked for: its project is charged
-    /// for what it has.
-    pub(super) fn recharge(&mut self, now: Seconds, ix: JobIx, given: u32) {
-        let job = self.job_mut(ix);
-        let project = job.project;
-        let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
-        let Some(before) = job.charged else {
-            return;
-        };
-        let rest = before.saturating_sub(given).max(has);
-        if rest == before {
-            return;
-        }
-        job.charged = Some(rest);
-        let (change, half_life) = (Change::Resize(before, rest), self.config.half_life);
-        self.projects.hold(project, change, now, half_life);
     }
 
     /// Nobody has to wait for this job to go any more.
@@ -440,6 +395,15 @@ impl Scheduler {
     pub fn has_used(&mut self, now: Seconds, project: &str, gpu_seconds: f64) {
         let ix = self.projects.number(project, &self.config);
         self.projects.has_used(ix, gpu_seconds, now);
+    }
+
+    /// What a project had used by a moment before its jobs were known, in GPU-seconds of which half are forgotten in every
+    /// half-life.
+    pub fn had_used_lately(&mut self, span: (Seconds, Seconds), project: &str, gpu_seconds: f64) {
+        let ix = self.projects.number(project, &self.config);
+        let half_life = self.config.half_life;
+        self.projects
+            .had_used_lately(ix, gpu_seconds, span, half_life);
     }
 
     /// Whether the project's limits allow one more job to wait.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    sched::policy::Reserve,
+    sched::{NodeEntry, policy::Reserve},
     service::{Scope, Window},
 };
 
@@ -91,7 +91,12 @@ impl Wish {
 }
 
 fn zone() -> BTreeSet<String> {
-    ["zone=a".to_owned()].into()
+    one_zone(true)
+}
+
+fn one_zone(first: bool) -> BTreeSet<String> {
+    let zone = if first { "zone=a" } else { "zone=b" };
+    [zone.to_owned()].into()
 }
 
 /// Three nodes, two of which are in one zone.
@@ -99,7 +104,7 @@ fn zones(planner: &mut Planner, now: Timestamp) {
     for node in 0..2 {
         planner.set_labels(now, &name(node), zone());
     }
-    planner.set_labels(now, &name(2), ["zone=b".to_owned()].into());
+    planner.set_labels(now, &name(2), one_zone(false));
 }
 
 /// What can happen.
@@ -112,6 +117,10 @@ enum Happens {
     Node(u32, u32, bool),
     Blocks(u32, bool),
     Waits(i64),
+    /// A node is of the first zone from now on, or of the other.
+    Labels(u32, bool),
+    /// Others reach a node from now on, or do not.
+    Reaches(u32, bool),
     /// A node is to be closed for an hour, in so many seconds.
     Window(u32, i64),
     Restart,
@@ -142,6 +151,8 @@ fn happens() -> impl Strategy<Value = Happens> {
             .prop_map(|(node, gpus, open)| Happens::Node(node, gpus, open)),
         (0u32..3, any::<bool>()).prop_map(|(node, on)| Happens::Blocks(node, on)),
         (-400i64..2_000).prop_map(Happens::Waits),
+        (0u32..3, any::<bool>()).prop_map(|(node, first)| Happens::Labels(node, first)),
+        (0u32..3, any::<bool>()).prop_map(|(node, on)| Happens::Reaches(node, on)),
         (0u32..3, 0i64..4_000).prop_map(|(node, ahead)| Happens::Window(node, ahead)),
         Just(Happens::Restart),
     ]
@@ -232,6 +243,13 @@ impl World {
                 self.planner
                     .block(now, &name(*node), one.into_iter().collect());
             }
+            Happens::Labels(node, first) => {
+                self.planner.set_labels(now, &name(*node), one_zone(*first));
+            }
+            Happens::Reaches(node, on) => {
+                let address = if *on { "10.0.0.9" } else { "" };
+                self.planner.set_address(now, &name(*node), address.into());
+            }
             Happens::Waits(span) => self.now += span,
             Happens::Window(node, ahead) => self.plan(*node, self.now + ahead),
             Happens::Restart => self.restart(),
@@ -255,11 +273,11 @@ impl World {
 
     fn restart(&mut self) {
         let now = at(self.now);
-        let nodes: Vec<(NodeName, Capacity, bool)> = self
+        let nodes: Vec<(NodeName, NodeEntry)> = self
             .planner
             .ledger()
             .nodes()
-            .map(|(name, entry)| (name.clone(), entry.capacity.clone(), entry.open))
+            .map(|(name, entry)| (name.clone(), entry.clone()))
             .collect();
         self.planner = Planner::new(self.config.clone());
         self.planner.set_windows(now, self.windows.clone());
@@ -269,11 +287,13 @@ impl World {
         for held in self.running.values() {
             self.planner.holds(now, held.clone());
         }
-        for (name, capacity, open) in nodes {
-            self.planner.set_node(now, &name, capacity, open);
-            self.planner.set_address(now, &name, name.0.clone());
+        for (name, entry) in nodes {
+            let address = entry.address().to_owned();
+            self.planner
+                .set_node(now, &name, entry.capacity.clone(), entry.open);
+            self.planner.set_address(now, &name, address);
+            self.planner.set_labels(now, &name, entry.labels().clone());
         }
-        zones(&mut self.planner, now);
     }
 
     fn solve(&mut self) {
@@ -288,6 +308,7 @@ impl World {
                 assert!(entry.open, "{held:?} of a node that is closed");
             }
             is_as_asked(&asked, &placement.allocations);
+            are_labelled_as_asked(self.planner.ledger(), &asked, &placement.allocations);
             let held = Held {
                 asked,
                 allocations: placement.allocations,
@@ -295,6 +316,8 @@ impl World {
                 runs_since: Some(now),
                 saved: true,
                 leaves_for: None,
+                leaves_since: None,
+                grace: Duration::from_secs(10),
             };
             self.running.insert(placement.job.0, held);
         }
@@ -362,6 +385,29 @@ fn is_as_asked(asked: &QueuedJob, given: &[Allocation]) {
     }
 }
 
+/// Every node has the labels that were asked for, and none that was not wanted; several reach each other, and are of one
+/// zone if they have to be.
+fn are_labelled_as_asked(ledger: &Ledger, asked: &QueuedJob, given: &[Allocation]) {
+    let nodes: BTreeSet<&NodeName> = given.iter().map(|held| &held.node).collect();
+    let entries: Vec<&NodeEntry> = nodes
+        .iter()
+        .map(|name| ledger.node(name).unwrap())
+        .collect();
+    let mut zones = BTreeSet::new();
+    for entry in &entries {
+        let labels = entry.labels();
+        assert!(asked.placement.labels.is_subset(labels), "{asked:?}");
+        assert!(asked.placement.anti_labels.is_disjoint(labels), "{asked:?}");
+        assert!(
+            entries.len() < 2 || !entry.address().is_empty(),
+            "{asked:?}"
+        );
+        zones.insert(labels.clone());
+    }
+    let one = asked.placement.fabric.is_none() || zones.len() == 1;
+    assert!(one, "{asked:?} over {zones:?}");
+}
+
 fn orders() -> impl Strategy<Value = (Rule, Reserve)> {
     prop_oneof![
         2 => Just((Rule::Gittins, Reserve::Off)),
@@ -403,6 +449,7 @@ proptest! {
             set(&mut world.planner, world.now, node, 4, true);
             world.planner.block(at(world.now), &name(node), BTreeSet::new());
         }
+        zones(&mut world.planner, at(world.now));
         world.windows.clear();
         world.planner.set_windows(at(world.now), Vec::new());
         for _ in 0..200 {

@@ -25,7 +25,7 @@ fn who_has_a_place_as_soon_as_others_have_gone_is_first_and_told_when_that_is() 
     assert!(why.words.contains("as soon as job 1 has saved"), "{why:?}");
     let place = why.place.clone().unwrap();
     assert_eq!((place.ahead, place.waiting), (0, 2));
-    assert_eq!(why.expected, Some([at(400), at(460), at(700)]));
+    assert_eq!(why.expected, Some([at(400), at(460), at(470)]));
     assert_eq!(why.changes, []);
     assert_eq!((nodes, foreseen), (None, Some(why)));
 }
