@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ask::{Ask, Gang},
+    ask::{Ask, Gang, fabric_of},
     cluster::{JobIx, NodeIx, Piece},
     job::{Job, State},
     plan::{Because, Plan, Preempt, Start},
@@ -67,15 +67,8 @@ impl Scheduler {
 
     /// A job that starts with less than it asks for, or on other than as many nodes.
     fn not_whole(&self, start: &Start) -> Option<String> {
-        let ix = self.number(start.job)?;
-        let job = self.job(ix);
+        let job = self.number(start.job).map(|ix| self.job(ix))?;
         let ask = &self.lanes.shapes[job.shape].ask;
-        if !self.suits(ix, &start.pieces) {
-            let (job, pieces) = (start.job, &start.pieces);
-            return Some(format!(
-                "job {job} starts on nodes that are not as it asks: {pieces:?} of {ask:?}"
-            ));
-        }
         let nodes = by_node(start.pieces.iter());
         let enough = |gpus: u32, asked: u32| gpus == asked || ask.exclusive && gpus > asked;
         let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
@@ -141,10 +134,10 @@ impl Scheduler {
         let Some(key) = &ask.fabric else {
             return false;
         };
-        let of_key = |label: &&String| label.split_once('=').is_some_and(|(name, _)| name == key);
-        let mut labels = nodes.iter().map(|ix| &self.cluster.nodes[*ix].offer.labels);
-        let mut first = labels.next().into_iter().flatten().filter(of_key);
-        !first.any(|label| labels.clone().all(|others| others.contains(label)))
+        let labels = nodes.iter().map(|ix| &self.cluster.nodes[*ix].offer.labels);
+        let mut fabrics = labels.map(|labels| fabric_of(key, labels));
+        let first = fabrics.next().flatten();
+        first.is_none() || fabrics.any(|fabric| fabric != first)
     }
 
     /// A job by whose start its project has more than it may.

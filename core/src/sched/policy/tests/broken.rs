@@ -66,26 +66,6 @@ fn a_plan_that_gives_a_gang_less_than_it_asks_for_is_seen() {
 }
 
 #[test]
-fn a_plan_that_starts_a_job_on_a_node_that_is_labelled_otherwise_is_seen() {
-    let mut scheduler = racks(Config::default(), &[1]);
-    let mut asked = job(1, 4);
-    asked.ask.labels = ["rack=0".to_owned()].into();
-    scheduler.submit(0, &asked);
-    let plan = scheduler.pass(0);
-    assert_eq!((started(&plan), &plan.broken), (vec![1], &None));
-    let pieces = plan.starts[0].pieces.clone();
-    let node = pieces[0].node;
-    let mut offer = scheduler.offer(node).unwrap().clone();
-    offer.labels = ["rack=1".to_owned()].into();
-    scheduler.change_node(0, node, offer, &[(1, pieces)]);
-    let words = scheduler.broken(&plan).unwrap();
-    assert!(
-        words.starts_with("job 1 starts on nodes that are not as it asks"),
-        "{words}"
-    );
-}
-
-#[test]
 fn a_node_that_gives_more_than_it_has_is_seen_by_its_gpus_cpus_and_memory() {
     let words = |asked: Submission| {
         let mut scheduler = two();
