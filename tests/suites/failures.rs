@@ -75,7 +75,7 @@ async fn trainer_that_dies_of_a_signal_while_its_agent_is_away_has_ended_by_that
     let mut jobs = Jobs::of(&cluster).await;
     let gate = cluster.path("gate");
     let script = format!(
-        "echo runs; while [ ! -e {} ]; do sleep 0.05; done; echo ends; kill -SEGV $$",
+        "echo runs; while [ ! -e {} ]; do sleep 0.05; done; echo ends; printf 'last words'; kill -SEGV $$",
         gate.display()
     );
     let id = jobs.submit(shell(&script)).await;
@@ -90,7 +90,7 @@ async fn trainer_that_dies_of_a_signal_while_its_agent_is_away_has_ended_by_that
     assert_eq!(end.exit_code, None);
     assert_eq!(end.failure_class(), FailureClass::User);
     assert_eq!(ended.attempts.len(), 1);
-    assert_eq!(jobs.output(id).await, ["runs", "ends"]);
+    assert_eq!(jobs.output(id).await, ["runs", "ends", "last words"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
