@@ -2,7 +2,7 @@
 //!
 //! Owns these cases. Called by the cases' main.
 
-use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::Path, process::Command};
+use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::PathBuf, process::Command};
 
 use nix::libc::O_NONBLOCK;
 use trainyard_proto::v1::{JobSpec, StopCause, TaskPhase, TaskReport, connect_response::Frame};
@@ -12,33 +12,42 @@ use crate::{
     harness::{cluster, said, shell, start_of, task_folder},
 };
 
-/// Whoever writes to it waits until somebody reads, as on a disk that is very slow.
-fn slow(file: &Path) {
-    std::fs::create_dir_all(file.parent().expect("its folder")).expect("its folder");
-    let made = Command::new("mkfifo").arg(file).status();
-    assert!(made.expect("mkfifo runs").success());
+/// Whoever writes to this file waits, as on a disk that is very slow, until it is dropped: then what was written is lost,
+/// and the next try is taken.
+struct Slow(PathBuf);
+
+impl Slow {
+    fn at(file: PathBuf) -> Self {
+        std::fs::create_dir_all(file.parent().expect("its folder")).expect("its folder");
+        let made = Command::new("mkfifo").arg(&file).status();
+        assert!(made.expect("mkfifo runs").success());
+        Self(file)
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let mut reading = File::options();
+        reading.read(true).custom_flags(O_NONBLOCK);
+        let reader = reading.open(&self.0);
+        std::fs::remove_file(&self.0).ok();
+        drop(reader);
+    }
 }
 
 pub(crate) async fn a_task_whose_order_is_still_being_written_is_in_the_next_hello() {
     let (fake, agent, data) = cluster().await;
     fake.hello(0).await;
-    let draft = task_folder(&data, 1).join("task.json.tmp");
-    slow(&draft);
+    let slow = Slow::at(task_folder(&data, 1).join("task.json.tmp"));
     fake.send(start_of(1, shell("exit 6"))).await;
     fake.until(|known| known.reports.get(&1).map(drop)).await;
-    fake.break_data();
+    fake.hang_up();
     let hello = fake.hello(1).await;
     let phases: Vec<TaskPhase> = hello.tasks.iter().map(TaskReport::phase).collect();
     assert_eq!(phases, [TaskPhase::Preparing]);
     assert!(!task_folder(&data, 1).join("task.json").exists());
-    // The disk is back: what was written to it is lost, and it takes the order at the next try.
-    let reader = File::options()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(&draft);
-    std::fs::remove_file(&draft).expect("it is there");
+    drop(slow);
     assert_eq!(fake.whole_end(1).await.exit_code, Some(6));
-    drop(reader);
     agent.stop().await;
 }
 
