@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 use trainyard_agent::exec::launch::{Launched, read_processes};
+use trainyard_agent::exec::remains::remains;
 use trainyard_agent::exec::watch::{ShimVanished, wait_exit};
 
 use crate::support::*;
@@ -18,7 +19,10 @@ pub(crate) async fn a_killed_shim_leaves_no_process_of_its_trainer() {
         let processes = read_processes(task.path()).expect("proc.json is read");
         let group = processes.and_then(|processes| processes.cgroup);
         assert!(group.is_some(), "one can be made here");
-        family.0.push(pid_in(&task, "bare").await);
+        let bare = pid_in(&task, "bare").await;
+        let found = remains(task.path()).expect("it is looked at");
+        assert!(found.contains(&bare), "by the group alone: {found:?}");
+        family.0.push(bare);
     }
     kill_shim(&mut launched).await;
     let error = wait_exit(task.path(), &launched.shim).await;
