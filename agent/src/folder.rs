@@ -24,7 +24,7 @@ use trainyard_runtime::lasting;
 
 use crate::{
     clock,
-    dataset::remove_tree,
+    dataset::{Told, remove_tree},
     exec::{ExitRecord, ProcRecord, durable, files::END, launch, lock},
     spares::Spares,
 };
@@ -32,6 +32,7 @@ use crate::{
 const TASK: &str = "task.json";
 const STOP_CAUSE: &str = "stop-cause.json";
 const PORT: &str = "port.json";
+const CHECKPOINTS: &str = "checkpoints.json";
 /// What a folder's name starts with while it is being removed.
 const GONE: &str = ".gone-";
 
@@ -109,6 +110,12 @@ impl TaskFolder {
         self.path.join("resume")
     }
 
+    /// What its trainer has called its checkpoints.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        Told::kept_in(self.path.join(CHECKPOINTS))
+    }
+
     /// Creates the folder with the order in it, durably; of a spare one where there is one.
     pub fn create(&self, order: &Order, spares: &Spares) -> io::Result<()> {
         lasting(&self.path, &[], |_| {
@@ -183,6 +190,12 @@ impl TaskFolder {
     /// Whether a launch was begun.
     pub fn launched(&self) -> io::Result<bool> {
         self.path.join("launch.json").try_exists()
+    }
+
+    /// Whether a trainer may run: a launch was begun, and no end is known. Where that cannot be seen, one may.
+    pub fn may_run(&self) -> bool {
+        let launched = self.launched().unwrap_or(true);
+        launched && !matches!(self.end(), Ok(Some(_)))
     }
 
     /// Whether a shim lives that runs the task, also before it has written who it is.

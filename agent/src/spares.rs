@@ -32,7 +32,7 @@ const EMPTIED: [&str; 6] = [
     "shim.lock",
 ];
 /// Files that say something by being there: they wait under the name of a draft.
-const DRAFTED: [&str; 7] = [
+const DRAFTED: [&str; 8] = [
     "task.json",
     "launch.json",
     "proc.json",
@@ -40,6 +40,7 @@ const DRAFTED: [&str; 7] = [
     "end.json",
     "stop.json",
     "stop-cause.json",
+    "checkpoints.json",
 ];
 
 /// The folders that wait.
@@ -146,6 +147,7 @@ mod tests {
         let files = [
             "task.json",
             "end.json",
+            "checkpoints.json",
             "spool",
             "spool.ack",
             "spool.mark",

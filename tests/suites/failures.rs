@@ -75,7 +75,7 @@ async fn trainer_that_dies_of_a_signal_while_its_agent_is_away_has_ended_by_that
     let mut jobs = Jobs::of(&cluster).await;
     let gate = cluster.path("gate");
     let script = format!(
-        "echo runs; while [ ! -e {} ]; do sleep 0.05; done; echo ends; kill -SEGV $$",
+        "echo runs; while [ ! -e {} ]; do sleep 0.05; done; echo ends; printf 'last words'; kill -SEGV $$",
         gate.display()
     );
     let id = jobs.submit(shell(&script)).await;
@@ -90,7 +90,44 @@ async fn trainer_that_dies_of_a_signal_while_its_agent_is_away_has_ended_by_that
     assert_eq!(end.exit_code, None);
     assert_eq!(end.failure_class(), FailureClass::User);
     assert_eq!(ended.attempts.len(), 1);
-    assert_eq!(jobs.output(id).await, ["runs", "ends"]);
+    assert_eq!(jobs.output(id).await, ["runs", "ends", "last words"]);
+}
+
+/// The coordinator's side of it alone is `node_that_fails_every_launch_is_cordoned_after_a_few`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_agent_can_launch_nothing_is_cordoned_with_its_words_and_the_job_runs_elsewhere()
+ {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    // Nothing can be written where its first attempts are to be launched from.
+    let tasks = cluster.agent_data("one").join("tasks");
+    for attempt in 1..=6 {
+        let draft = format!("1-{attempt}-0/launch.json.tmp");
+        fs::create_dir_all(tasks.join(draft)).expect("it is in the way");
+    }
+    let mut spec = shell("echo $TRAINYARD_NODE");
+    spec.retry = Some(v1::RetryPolicy {
+        limit: Some(5),
+        backoff: Some(prost_types::Duration::default()),
+        ..v1::RetryPolicy::default()
+    });
+    let id = jobs.submit(spec).await;
+    assert_eq!(id, 1);
+    let node = until("the node is cordoned", async || {
+        let request = v1::ListNodesRequest::default();
+        let listed = cluster.nodes().await.list_nodes(request).await;
+        let listed = listed.expect("the nodes").into_inner().nodes;
+        listed.into_iter().find(|node| node.draining)
+    })
+    .await;
+    let begin = "3 launches in a row failed, the last one: cannot prepare the task folder ";
+    let reason = &node.drain_reason;
+    assert!(reason.starts_with(begin), "{reason}");
+    cluster.agent("two", &["--slots", "1"]).await;
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Completed, "{ended:?}");
+    assert_eq!(jobs.output(id).await, ["two"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use trainyard_core::record::Record;
 
 use super::{
     node::Node,
+    run::RunArgs,
     scribe::{Level, Scribe},
 };
 use crate::{
@@ -37,21 +38,16 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    pub(super) fn new(node: Arc<Node>, order: Arc<Order>, end: &CancellationToken) -> Self {
+    pub(super) fn new(args: &RunArgs, end: &CancellationToken) -> Self {
         Self {
-            node,
-            order,
+            node: Arc::clone(&args.node),
+            order: Arc::clone(&args.order),
             sent: Arc::default(),
-            told: Told::default(),
+            told: args.told.clone(),
             end: end.clone(),
             rounds: CancellationToken::new(),
             stopped: CancellationToken::new(),
         }
-    }
-
-    /// What the task's trainer says of its checkpoints.
-    pub(super) fn told(&self) -> Told {
-        self.told.clone()
     }
 
     /// The job is to stop: from now on nothing is waited for much longer.

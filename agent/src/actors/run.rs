@@ -4,6 +4,7 @@
 //! If it fails, Runs starts it again from the folder. Its own end never ends the trainer.
 
 mod effects;
+mod share;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -55,6 +56,8 @@ pub enum RunMsg {
     Detail(String),
     /// The preparation has ended.
     Prepared(Result<Box<Prepared>, Failure>),
+    /// Its share of the node may be free by now.
+    TakeShare,
     /// All others of its gang are prepared too.
     Launch(Meeting),
     /// The process has gone.
@@ -76,6 +79,8 @@ pub struct RunArgs {
     pub order: Arc<Order>,
     /// The folder was there already.
     pub found: bool,
+    /// What its trainer says of its checkpoints, to this run and to those before it.
+    pub told: Told,
 }
 
 /// The behaviour; the state is in [`State`].
@@ -98,6 +103,8 @@ pub struct State {
     courier: Courier,
     begun: bool,
     waits_since: Option<Instant>,
+    /// Since when another task has what it needs.
+    share_since: Option<Instant>,
     tasks: TaskTracker,
     end: CancellationToken,
     /// Ends the tasks also when this actor fails.
@@ -124,9 +131,10 @@ impl Actor for Run {
             shim: None,
             child: None,
             preparation: end.child_token(),
-            courier: Courier::new(Arc::clone(&args.node), Arc::clone(&args.order), &end),
+            courier: Courier::new(&args, &end),
             begun: false,
             waits_since: None,
+            share_since: None,
             tasks: TaskTracker::new(),
             _guard: end.clone().drop_guard(),
             end,
@@ -159,13 +167,10 @@ impl Actor for Run {
                 state.report();
             }
             RunMsg::Prepared(Ok(prepared)) => {
-                let port = prepared.port;
                 state.prepared = Some(prepared);
-                if state.args.order.world_size > 1 {
-                    state.detail = "waiting for the other nodes of the gang".to_owned();
-                }
-                state.step(&myself, Input::Ready(port)).await?;
+                state.take_share(&myself).await?;
             }
+            RunMsg::TakeShare => state.take_share(&myself).await?,
             RunMsg::Launch(meeting) => state.step(&myself, Input::Launch(meeting)).await?,
             RunMsg::Prepared(Err(failure)) => state.step(&myself, Input::Failed(failure)).await?,
             RunMsg::Gone(gone) => {
@@ -226,12 +231,14 @@ impl State {
             return Ok(());
         }
         self.detail.clear();
-        let (folder, RunArgs { node, order, found }) = (self.folder.clone(), self.args.clone());
+        let (folder, args) = (self.folder.clone(), self.args.clone());
         let stop = blocking(move || {
-            if !found {
-                folder.create(&order, &node.spares)?;
+            if !args.found {
+                folder.create(&args.order, &args.node.spares)?;
                 return Ok(None);
             }
+            // Without it an old checkpoint would be stored over the one that was called the last.
+            args.told.places()?;
             folder.stop()
         })
         .await?;
@@ -242,8 +249,9 @@ impl State {
         self.start_scribe(myself, spool.clone());
         if stop.is_some() {
             self.courier.stop();
+            self.args.node.slots.leaves(self.args.order.task);
         }
-        let told = self.courier.told();
+        let told = self.args.told.clone();
         listen(&self.args.node, &self.args.order, (spool, told));
         if self.args.found {
             self.note(

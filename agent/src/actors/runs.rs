@@ -1,9 +1,10 @@
 //! The supervisor of runs: which tasks this node has.
 //!
 //! Child of Root. Finds the tasks of an earlier life by their folders, starts a run for each wanted
-//! task and starts a failed one again. Repeated orders change nothing. Never ends a trainer by its
+//! task and starts a failed one again. Repeated orders change nothing; one with another secret is another task's. Never ends a trainer by its
 //! own end, nor for what cannot be read.
 
+mod orders;
 mod trouble;
 
 use std::{
@@ -62,6 +63,8 @@ pub enum RunsMsg {
     Forget(TaskKey),
     /// A failed run is to begin again.
     Again(TaskKey),
+    /// The folder of a forgotten task has gone.
+    Removed(TaskKey),
 }
 
 /// The behaviour; the state is in [`State`].
@@ -72,6 +75,8 @@ pub struct Runs;
 struct Entry {
     /// None while the folder's `task.json` cannot be read.
     order: Option<Arc<Order>>,
+    /// One for all its runs, and for what comes before them.
+    told: Told,
     run: Option<RunRef>,
     failures: u32,
     failed_at: Option<Instant>,
@@ -82,9 +87,10 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(order: Option<Arc<Order>>) -> Self {
+    fn new(order: Option<Arc<Order>>, told: Told) -> Self {
         Self {
             order,
+            told,
             run: None,
             failures: 0,
             failed_at: None,
@@ -99,6 +105,8 @@ impl Entry {
 pub struct State {
     node: Arc<Node>,
     entries: BTreeMap<TaskKey, Entry>,
+    /// Forgotten ones whose folders have not gone yet, and the orders that wait for their places.
+    going: BTreeMap<TaskKey, Option<Arc<Order>>>,
     actors: BTreeMap<ActorId, TaskKey>,
     tasks: TaskTracker,
     end: CancellationToken,
@@ -117,12 +125,17 @@ impl Actor for Runs {
         node: Arc<Node>,
     ) -> Result<State, ActorProcessingErr> {
         let (tasks, on) = (node.tasks(), Arc::clone(&node));
-        // Every port that is lent is known before any run begins, which may want one.
+        // What is lent and taken is known before any run begins, which may want it.
         let find = move || {
             let found = folder::find(&tasks)?;
             for found in &found {
                 if let Some(port) = found.folder.lent_port() {
                     on.ports.keep(port, found.task);
+                }
+                if let Ok(order) = &found.order
+                    && found.folder.may_run()
+                {
+                    on.slots.keep(order);
                 }
             }
             Ok(found)
@@ -132,6 +145,7 @@ impl Actor for Runs {
         let mut state = State {
             node,
             entries: BTreeMap::new(),
+            going: BTreeMap::new(),
             actors: BTreeMap::new(),
             tasks: TaskTracker::new(),
             _guard: end.clone().drop_guard(),
@@ -173,9 +187,8 @@ impl Actor for Runs {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             RunsMsg::Start(order) => {
-                if !state.entries.contains_key(&order.task) {
-                    tracing::info!(task = %order.task, framework = order.spec.framework, "task begins");
-                    state.start(&myself, Arc::new(*order), false).await?;
+                if let Some(order) = state.takes(&myself, Arc::new(*order)) {
+                    state.start(&myself, order, false).await?;
                 }
             }
             RunsMsg::Launch(task, meeting) => {
@@ -186,7 +199,12 @@ impl Actor for Runs {
                 }
             }
             RunsMsg::Stop { task, cause, grace } => state.stop(task, cause, grace),
-            RunsMsg::Forget(task) => state.forget(task),
+            RunsMsg::Forget(task) => state.forget(&myself, task),
+            RunsMsg::Removed(task) => {
+                if let Some(order) = state.going.remove(&task).flatten() {
+                    state.start(&myself, order, false).await?;
+                }
+            }
             RunsMsg::Again(task) => state.again(&myself, task).await?,
         }
         Ok(())
@@ -255,8 +273,9 @@ impl State {
             Ok((None, None)) | Err(_) => Phase::Preparing,
         };
         self.tell(task, phase, String::new());
-        self.hear(task, order.as_deref().ok(), spool);
-        let entry = Entry::new(order.as_ref().ok().cloned());
+        let told = folder.told();
+        self.hear(task, order.as_deref().ok(), (spool, told.clone()));
+        let entry = Entry::new(order.as_ref().ok().cloned(), told);
         self.entries.insert(task, entry);
         self.doubt();
         match (looked, order) {
@@ -270,11 +289,16 @@ impl State {
     }
 
     /// Its records are sent, and its trainer is heard, as far as that can be.
-    fn hear(&self, task: TaskKey, order: Option<&Order>, spool: Result<Spool, SpoolError>) {
+    fn hear(
+        &self,
+        task: TaskKey,
+        order: Option<&Order>,
+        (spool, told): (Result<Spool, SpoolError>, Told),
+    ) {
         match spool {
             Ok(spool) => {
                 if let Some(order) = order {
-                    listen(&self.node, order, (spool.clone(), Told::default()));
+                    listen(&self.node, order, (spool.clone(), told));
                 }
                 self.node.board.spool(task, spool);
             }
@@ -312,16 +336,19 @@ impl State {
         order: Arc<Order>,
         found: bool,
     ) -> Result<(), ActorProcessingErr> {
+        let task = order.task;
+        let entry = self.entries.entry(task).or_insert_with(|| {
+            let told = TaskFolder::of(&self.node.tasks(), task).told();
+            Entry::new(Some(Arc::clone(&order)), told)
+        });
         let args = RunArgs {
             node: Arc::clone(&self.node),
-            order: Arc::clone(&order),
+            order,
             found,
+            told: entry.told.clone(),
         };
         let (run, _) = Run::spawn_linked(None, Run, args, myself.get_cell()).await?;
-        self.actors.insert(run.get_id(), order.task);
-        let task = order.task;
-        let entry = self.entries.entry(task);
-        let entry = entry.or_insert_with(|| Entry::new(Some(order)));
+        self.actors.insert(run.get_id(), task);
         entry.run = Some(run);
         Ok(())
     }
@@ -337,38 +364,6 @@ impl State {
         if !has_ended(&self.node, task) {
             self.trouble(myself, task, why).await;
         }
-    }
-
-    /// Only what has ended is forgotten. What the job made lies elsewhere and stays.
-    fn forget(&mut self, task: TaskKey) {
-        let Some(entry) = self.entries.get(&task) else {
-            return;
-        };
-        if !has_ended(&self.node, task) {
-            tracing::warn!(%task, "is to be forgotten but has not ended; it stays");
-            return;
-        }
-        let node = &self.node;
-        if let Some(order) = &entry.order {
-            node.registry.unregister(order.secret.expose());
-        }
-        let spool = node.board.spool_of(task);
-        node.board.remove(task);
-        // One that has failed may have left another spool open.
-        let whole = entry.failures == 0;
-        self.entries.remove(&task);
-        self.doubt();
-        let (node, folder) = (Arc::clone(node), TaskFolder::of(&node.tasks(), task));
-        self.tasks.spawn(async move {
-            let closed = match spool {
-                Some(spool) => spool.close().await.is_ok(),
-                None => false,
-            };
-            let remove = move || folder.remove(Some(&node.spares).filter(|_| whole && closed));
-            if let Err(error) = blocking(remove).await {
-                tracing::warn!(%task, %error, "the folder of a forgotten task cannot be removed now");
-            }
-        });
     }
 }
 

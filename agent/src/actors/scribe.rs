@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LAST_PATIENCE: Duration = Duration::from_secs(120);
 /// Words that may wait; they wait only for a disk.
 const QUEUE: usize = 1_024;
+/// Records at the end of a spool in which last words are looked for.
+const MOST_SAID: u64 = 32;
 /// How long words of the agent's own wait for others, or for output, to go to the disk and to the coordinator with them.
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -85,6 +87,8 @@ pub(super) struct Desk {
     last: VecDeque<String>,
     /// Output that an earlier life of the agent has kept.
     earlier: bool,
+    /// What an earlier life has told.
+    inherits: bool,
     complained: bool,
     /// How long a refusal is borne: without end while the trainer runs.
     patience: Option<Duration>,
@@ -97,6 +101,7 @@ pub(super) fn scribe(task: TaskKey, spool: Spool, output: PathBuf) -> (Scribe, D
     let desk = Desk {
         task,
         earlier: spool.state().source_offset > 0,
+        inherits: spool.state().last_seq > 0,
         spool,
         output,
         commands,
@@ -188,8 +193,33 @@ impl Desk {
         self.follow();
         self.take_output().await?;
         self.complete_last_lines().await;
+        let said = self.said_last().await;
+        let mut words = words;
+        words.retain(|line| !said.contains(&line.text));
         let words = words.into_iter().map(|line| (Record::Log(line), None));
         self.keep_with_held(words.collect()).await
+    }
+
+    /// The agent's own words behind all output: those of an earlier life that was killed before it had written down that
+    /// the task has ended are not said again.
+    async fn said_last(&self) -> Vec<String> {
+        if !self.inherits {
+            return Vec::new();
+        }
+        let after = self.spool.state().last_seq.saturating_sub(MOST_SAID);
+        let read = self.spool.unsent_after(after, usize::MAX, u64::MAX);
+        let mut said = Vec::new();
+        for spooled in read.await.unwrap_or_default() {
+            let Record::Log(line) = spooled.record else {
+                continue;
+            };
+            match line.stream {
+                LogStream::Stdout | LogStream::Stderr => said.clear(),
+                LogStream::System => said.push(line.text),
+                LogStream::Callback => {}
+            }
+        }
+        said
     }
 
     /// What was said before goes first.

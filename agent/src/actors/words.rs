@@ -62,6 +62,16 @@ pub(super) fn too_small(node: &str, why: &str) -> Failure {
     }
 }
 
+/// What the task was given is still another task's, which has not ended in all this time: that is this node's trouble.
+pub(super) fn held(node: &str, why: &str) -> Failure {
+    Failure {
+        error: format!(
+            "what the task was given on node {node} did not become free in time: {why}; look at what runs there"
+        ),
+        fault: Fault::Node,
+    }
+}
+
 /// Why there is no process. What cannot be executed is the job's fault.
 pub(super) fn not_launched(error: &LaunchError) -> Failure {
     let fault = match error {

@@ -1,10 +1,12 @@
 //! What a trainer is answered when its report is not taken. Never holds a reason that another task
 //! could learn from. Called by `routes`.
 
+use std::io;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use trainyard_proto::http::{Problems, bad_number};
 
 use crate::spool::SpoolError;
@@ -24,6 +26,8 @@ pub(super) enum Refusal {
     NoBody(StatusCode),
     #[error(transparent)]
     NotKept(#[from] SpoolError),
+    #[error("where its checkpoints are cannot be kept")]
+    NotNoted(#[source] io::Error),
 }
 
 impl IntoResponse for Refusal {
@@ -48,12 +52,16 @@ impl IntoResponse for Refusal {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 json!("The report is too large to be kept"),
             ),
-            Self::NotKept(error) => {
-                tracing::error!(%error, "a report of a trainer could not be kept");
-                let text = format!("The report could not be kept: {error}");
-                (StatusCode::SERVICE_UNAVAILABLE, json!(text))
-            }
+            Self::NotKept(error) => not_kept(&error),
+            Self::NotNoted(error) => not_kept(&error),
         };
         (status, Json(json!({"detail": detail}))).into_response()
     }
+}
+
+/// Its disk takes it later, perhaps: the trainer says it again.
+fn not_kept(error: &dyn std::error::Error) -> (StatusCode, Value) {
+    tracing::error!(%error, "a report of a trainer could not be kept");
+    let text = format!("The report could not be kept: {error}");
+    (StatusCode::SERVICE_UNAVAILABLE, json!(text))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ async fn progress(State(registry): State<Registry>, names: Named, body: Body) ->
     }
     let status = known(&body.status);
     let mut records = body.records(registry.now());
-    measure(&task, &mut records).await;
+    measure(&task, &mut records).await?;
     task.spool.append_once(plain(records)).await?;
     Ok(taken("Progress received", &json!(status)))
 }
@@ -75,7 +76,7 @@ async fn completion(State(registry): State<Registry>, names: Named, body: Body) 
     let body = http::completion(&bytes, task.job).map_err(Refusal::BadBody)?;
     let status = body.status();
     let mut records = vec![body.record()];
-    measure(&task, &mut records).await;
+    measure(&task, &mut records).await?;
     task.spool.append_once(plain(records)).await?;
     Ok(taken("Completion received", &json!(status)))
 }
@@ -127,8 +128,8 @@ fn open(registry: &Registry, names: &Named, body: Body) -> Result<(TaskEndpoint,
 }
 
 /// Adds the sizes of the checkpoints that lie on this machine, and the path of those that were put into the
-/// task's bucket: they lie on this machine too.
-async fn measure(task: &TaskEndpoint, records: &mut [Record]) {
+/// task's bucket: they lie on this machine too. Which they are is kept before the trainer is answered.
+async fn measure(task: &TaskEndpoint, records: &mut [Record]) -> Result<(), Refusal> {
     for record in records {
         let (one, other) = match record {
             Record::Progress(report) => (&mut report.checkpoint, &mut report.best_checkpoint),
@@ -137,13 +138,18 @@ async fn measure(task: &TaskEndpoint, records: &mut [Record]) {
         };
         for (stem, named) in [("last", one), ("best", other)] {
             if let Some(checkpoint) = named {
-                measure_one(task, stem, checkpoint).await;
+                measure_one(task, stem, checkpoint).await?;
             }
         }
     }
+    Ok(())
 }
 
-async fn measure_one(task: &TaskEndpoint, stem: &'static str, checkpoint: &mut Checkpoint) {
+async fn measure_one(
+    task: &TaskEndpoint,
+    stem: &'static str,
+    checkpoint: &mut Checkpoint,
+) -> Result<(), Refusal> {
     let stored = task.objects.checkpoint_file(&checkpoint.path);
     let stored = stored.map(|file| file.display().to_string());
     if let Some(path) = stored {
@@ -160,8 +166,12 @@ async fn measure_one(task: &TaskEndpoint, stem: &'static str, checkpoint: &mut C
     checkpoint.size_bytes = seen.as_ref().map(|(_, about)| about.len());
     if let Some((path, about)) = seen {
         task.told.names(&about);
-        task.told.calls(stem, path);
+        let told = task.told.clone();
+        let kept = trainyard_runtime::blocking(move || told.calls(stem, path)).await;
+        let kept = kept.map_err(io::Error::other).and_then(|kept| kept);
+        kept.map_err(Refusal::NotNoted)?;
     }
+    Ok(())
 }
 
 /// The checkpoint's file on this machine.

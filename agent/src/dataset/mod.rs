@@ -20,6 +20,7 @@ mod resume;
 mod retry;
 mod show;
 mod still;
+mod told;
 mod upload;
 mod view;
 
@@ -39,7 +40,7 @@ use url::Url;
 pub use cache::{Cache, Digest};
 pub use error::FetchError;
 pub use show::counts_text;
-pub use still::Told;
+pub use told::Told;
 pub use upload::{Sent, Stored, Trip, When};
 pub use view::remove_tree;
 

@@ -5,11 +5,9 @@
 //! work, and by the callbacks that hear of them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +15,7 @@ use tempfile::TempPath;
 use tokio::time::Instant;
 use trainyard_core::time::Timestamp;
 
+use super::told::Told;
 use crate::clock;
 
 /// A file that has not been written for so long is left alone.
@@ -30,8 +29,6 @@ const TOLD: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(10);
 /// Copies that are taken in vain before it is left for another time.
 const MOST_COPIES: u32 = 8;
-/// What trainers have said last is remembered: best and last, some times.
-const MOST_TOLD: usize = 8;
 
 /// What tells two contents of a file apart without reading them; the newer one is greater.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,49 +52,6 @@ impl Mark {
     fn is_quiet_for(&self, span: Duration) -> bool {
         let now = clock::now();
         now > self.modified && now.since(self.modified) >= span
-    }
-}
-
-/// Files of a task of which its trainer has said that they are there, as they were when it said so. A cheap handle; what
-/// was said to an earlier life of the agent is not in it.
-#[derive(Clone, Debug, Default)]
-pub struct Told(Arc<Mutex<Words>>);
-
-#[derive(Debug, Default)]
-struct Words {
-    marks: VecDeque<Mark>,
-    /// Where the last and the best checkpoint are, by `last` and `best`.
-    places: BTreeMap<&'static str, PathBuf>,
-}
-
-impl Told {
-    fn words(&self) -> MutexGuard<'_, Words> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The trainer calls this file its last or its best checkpoint.
-    pub fn calls(&self, stem: &'static str, path: PathBuf) {
-        self.words().places.insert(stem, path);
-    }
-
-    /// Where it has said that they are.
-    pub(super) fn places(&self) -> BTreeMap<&'static str, PathBuf> {
-        self.words().places.clone()
-    }
-
-    /// The trainer names this file, and waits for the answer: it is whole as it is.
-    pub fn names(&self, about: &Metadata) {
-        let Ok(mark) = Mark::of(about) else { return };
-        let marks = &mut self.words().marks;
-        marks.retain(|known| *known != mark);
-        marks.push_back(mark);
-        if marks.len() > MOST_TOLD {
-            marks.pop_front();
-        }
-    }
-
-    fn knows(&self, mark: &Mark) -> bool {
-        self.words().marks.contains(mark)
     }
 }
 

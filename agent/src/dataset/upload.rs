@@ -21,7 +21,8 @@ use super::{
     put::{Refusal, Span, limit, put},
     retry::{self, Retry},
     size_text,
-    still::{self, Mark, Told},
+    still::{self, Mark},
+    told::Told,
 };
 use crate::{clock, folder::Order, spool::Spool};
 
@@ -404,13 +405,13 @@ type Newest = BTreeMap<&'static str, (Mark, PathBuf)>;
 
 /// The newest file of each stem.
 async fn find(folder: &Path, told: &Told) -> Newest {
-    let (folder, told) = (folder.to_owned(), told.places());
+    let (folder, told) = (folder.to_owned(), told.clone());
     let look = move || -> io::Result<Newest> {
         let mut newest = named_so(&folder)?;
-        for (stem, path) in told {
-            let Some(one) = called_so(&folder, &path) else {
-                continue;
-            };
+        let told = told.places()?;
+        for stem in STEMS {
+            let called = told.get(stem).and_then(|path| called_so(&folder, path));
+            let Some(one) = called else { continue };
             let newer = newest.get(stem).is_none_or(|(mark, _)| one.0 > *mark);
             if newer {
                 newest.insert(stem, one);

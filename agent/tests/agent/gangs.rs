@@ -54,6 +54,7 @@ async fn with_ports(count: u16, from: u16) -> (Fake, Agent, tempfile::TempDir) {
     let (fake, data) = (Fake::start().await, folder());
     let mut options = options(&fake, data.path());
     let last = from + count - 1;
+    options.slots = Some(u32::from(count));
     options.ports = format!("{from}-{last}").parse().expect("a range");
     (fake, launch(options), data)
 }
@@ -225,6 +226,7 @@ pub(crate) async fn a_restarted_agent_lends_no_port_that_a_task_it_finds_later_h
     let last = found.last().expect("there are some").join("port.json");
     std::fs::write(last, taken.to_string()).expect("it is written");
     let mut next = options(&fake, data.path());
+    next.slots = Some(u32::from(COUNT));
     next.ports = "28461-28472".parse().expect("a range");
     let second = launch(next);
     let mut ports = Vec::new();

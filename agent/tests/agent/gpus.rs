@@ -18,11 +18,13 @@ use nix::{
 use tempfile::TempDir;
 use trainyard_agent::{boot::AgentOptions, devices::Devices, inventory::parse_simulated_gpus};
 use trainyard_core::device::{GivingBack, Used};
-use trainyard_proto::v1::{LogStream, connect_response::Frame};
+use trainyard_proto::v1::{LogStream, StopCause, connect_response::Frame};
 
 use crate::{
     fake::Fake,
-    harness::{Agent, folder, launch, options, said, shell, start_of, task_folder, until},
+    harness::{
+        Agent, LIMIT, folder, launch, options, said, shell, start_of, stop_of, task_folder, until,
+    },
 };
 
 const GPU: &str = "GPU-SIM-n1-0";
@@ -113,16 +115,20 @@ fn options_on(
 async fn holds_gpu(fake: &Fake, data: &TempDir) -> PathBuf {
     let go = data.path().join("go");
     let script = format!(
-        "echo up; until [ -e {} ]; do sleep 0.01; done",
+        "trap '' TERM; echo up; until [ -e {} ]; do sleep 0.01; done",
         go.display()
     );
-    let Frame::Start(mut start) = start_of(1, shell(&script)) else {
+    fake.send(on_gpu(1, &script)).await;
+    said(fake, 1, "up").await;
+    go
+}
+
+fn on_gpu(job: u64, script: &str) -> Frame {
+    let Frame::Start(mut start) = start_of(job, shell(script)) else {
         panic!("not a start");
     };
     start.gpu_uuids = vec![GPU.to_owned()];
-    fake.send(Frame::Start(start)).await;
-    said(fake, 1, "up").await;
-    go
+    Frame::Start(start)
 }
 
 /// One that ends, and leaves memory in use.
@@ -278,5 +284,72 @@ pub(crate) async fn a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_l
     fake.until(|known| known.blocked.is_empty().then_some(()))
         .await;
     assert!(card.asked() > asked, "it was looked at once more");
+    agent.stop().await;
+}
+
+/// Waits until `job` is not started for what another task has.
+async fn waits(fake: &Fake, job: u64) {
+    fake.until(|known| {
+        let report = known.reports.get(&job)?;
+        let waits = report.detail.starts_with("waits for its place: ");
+        waits.then_some(())
+    })
+    .await;
+}
+
+/// One that is being stopped and takes its time, as one of an attempt that was given up.
+pub(crate) async fn a_task_whose_gpu_another_one_still_has_starts_when_that_has_ended() {
+    let (fake, agent, data) = node(&Arc::default(), Duration::from_secs(60)).await;
+    let go = holds_gpu(&fake, &data).await;
+    fake.send(stop_of(1, LIMIT)).await;
+    fake.send(on_gpu(2, "echo $CUDA_VISIBLE_DEVICES")).await;
+    waits(&fake, 2).await;
+    assert!(!task_folder(&data, 2).join("launch.json").exists());
+    std::fs::write(go, "").expect("the go is given");
+    assert_eq!(fake.whole_end(2).await.exit_code, Some(0));
+    assert_eq!(fake.lines(2, LogStream::Stdout), [GPU]);
+    let own = fake.lines(2, LogStream::System);
+    let words = "not started yet: job 1 attempt 1 rank 0 still has GPU GPU-SIM-n1-0".to_owned();
+    assert!(own.contains(&words), "{own:?}");
+    agent.stop().await;
+}
+
+pub(crate) async fn a_task_that_waits_for_what_another_one_has_is_cancelled_at_once() {
+    let (fake, agent, data) = node(&Arc::default(), Duration::from_secs(60)).await;
+    let go = holds_gpu(&fake, &data).await;
+    fake.send(on_gpu(2, "exit 0")).await;
+    waits(&fake, 2).await;
+    fake.send(stop_of(2, LIMIT)).await;
+    let end = fake.whole_end(2).await;
+    assert_eq!(end.stop_cause(), StopCause::Cancelled);
+    assert!(!task_folder(&data, 2).join("launch.json").exists());
+    std::fs::write(go, "").expect("the go is given");
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    agent.stop().await;
+}
+
+pub(crate) async fn a_restarted_agent_gives_nobody_the_gpu_of_a_trainer_that_it_has_not_adopted_yet()
+ {
+    let card: Arc<Card> = Arc::default();
+    let (fake, agent, data) = node(&card, Duration::from_secs(60)).await;
+    let go = holds_gpu(&fake, &data).await;
+    agent.stop().await;
+    fake.hang_up();
+    // Who runs there cannot be read for now, so that it is not adopted.
+    let (record, aside) = (
+        task_folder(&data, 1).join("proc.json"),
+        data.path().join("aside"),
+    );
+    std::fs::rename(&record, &aside).expect("it is put aside");
+    std::fs::create_dir(&record).expect("a folder cannot be read");
+    let agent = launch(options_on(&fake, &data, card, Duration::from_secs(60)));
+    fake.hello(1).await;
+    fake.send(on_gpu(2, "exit 0")).await;
+    waits(&fake, 2).await;
+    std::fs::remove_dir(&record).expect("it is empty");
+    std::fs::rename(&aside, &record).expect("it is back");
+    std::fs::write(go, "").expect("the go is given");
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
+    assert_eq!(fake.whole_end(2).await.exit_code, Some(0));
     agent.stop().await;
 }

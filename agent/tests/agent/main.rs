@@ -12,10 +12,12 @@ mod gangs;
 mod gpus;
 mod harness;
 mod lives;
+mod orders;
 mod points;
 mod sets;
 mod store;
 mod tasks;
+mod told;
 mod trouble;
 
 use std::path::Path;
@@ -105,7 +107,14 @@ cases! {
         a_gpu_that_is_held_when_the_agent_starts_gets_no_jobs,
     a_restarted_agent_says_at_once_that_what_an_ended_task_left_on_its_gpu_is_still_there,
         a_gpu_stays_held_while_it_cannot_be_seen_what_its_task_has_left_behind,
-        killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory;
+        killing_the_parent_of_a_trainer_leaves_no_process_and_no_gpu_memory,
+        a_task_whose_gpu_another_one_still_has_starts_when_that_has_ended,
+        a_task_that_waits_for_what_another_one_has_is_cancelled_at_once,
+        a_restarted_agent_gives_nobody_the_gpu_of_a_trainer_that_it_has_not_adopted_yet;
+    told: what_a_trainer_has_called_its_last_checkpoint_is_stored_by_the_next_life_of_its_agent,
+        what_a_trainer_calls_its_checkpoint_is_on_the_disk_before_it_is_answered;
+    orders: a_task_whose_order_is_still_being_written_is_in_the_next_hello,
+        an_order_of_a_number_that_another_task_has_is_begun_once_that_has_ended;
     gangs: a_rank_is_told_where_all_meet,
         a_rank_waits_for_the_word_and_starts_once_however_often_it_is_said,
         the_checkpoints_of_a_gang_are_stored_by_its_rank_0_alone,

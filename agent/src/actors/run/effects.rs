@@ -59,10 +59,6 @@ impl State {
             Ok(spec) => spec,
             Err(failure) => return Ok(Input::Failed(failure)),
         };
-        if let Err(why) = self.args.node.slots.take(&self.args.order) {
-            tracing::warn!(task = %self.args.order.task, %why, "a task is not started: the node came back with less");
-            return Ok(Input::Failed(words::too_small(&self.args.node.name, &why)));
-        }
         let trainers = &self.args.node.trainers;
         let launched = trainers.launch(self.folder.path(), &spec).await;
         trainers.keep_ready();
@@ -172,6 +168,7 @@ impl State {
 
     pub(super) async fn note_stop(&self, stop: Stop) {
         self.courier.stop();
+        self.args.node.slots.leaves(self.args.order.task);
         self.note(Level::Info, words::of_stop(&stop));
         let (task, folder) = (self.args.order.task, self.folder.clone());
         let note = move || {
@@ -227,6 +224,7 @@ impl State {
     pub(super) async fn drain(&mut self) {
         let (node, order) = (&self.args.node, &self.args.order);
         node.registry.unregister(order.secret.expose());
+        node.slots.leaves(order.task);
         let words = std::mem::take(&mut self.words);
         let Some(scribe) = self.scribe.clone() else {
             return;

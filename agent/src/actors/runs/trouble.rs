@@ -171,6 +171,7 @@ impl State {
         if has_ended(&self.node, task) {
             return;
         }
+        self.node.slots.leaves(task);
         let own = entry.order.as_ref().map(|order| order.spec.grace_period);
         let grace = grace.or(own).unwrap_or(GRACE);
         let (node, stop) = (Arc::clone(&self.node), Stop { cause, grace });
@@ -202,10 +203,11 @@ async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::Told;
 
     /// After how many failures it is given up, and after how much time in pauses, where each run works for so long.
     fn given_up(is_to_stop: bool, works: Duration) -> (u32, Duration) {
-        let mut entry = Entry::new(None);
+        let mut entry = Entry::new(None, Told::default());
         entry.is_to_stop = is_to_stop;
         let mut now = Instant::now();
         loop {
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_failure_long_after_the_one_before_is_the_first_of_its_own() {
-        let mut entry = Entry::new(None);
+        let mut entry = Entry::new(None, Told::default());
         let first = Instant::now();
         entry.fails(first);
         entry.borne = RESTART_AFTER;

@@ -76,6 +76,28 @@ async fn what_an_earlier_life_has_kept_is_not_kept_again_but_remembered() {
 }
 
 #[tokio::test]
+async fn last_words_that_an_earlier_life_has_said_behind_all_output_are_not_said_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("output.log");
+    std::fs::write(&path, output(&["one"])).unwrap();
+    let words = |more: &str| [(Level::Info, "bye".into()), (Level::Info, more.to_owned())].into();
+    let (first, first_desk, _) = desk(folder.path()).await;
+    first.finish(vec![(Level::Info, "bye".into())]).await;
+    first_desk.work().await.unwrap();
+    let (second, second_desk, spool) = desk(folder.path()).await;
+    second.note(Level::Info, "restarted");
+    second.finish(words("more")).await;
+    let drained = second_desk.work().await.unwrap();
+    assert_eq!(texts(&spool).await, ["one", "bye", "restarted", "more"]);
+    assert_eq!(drained.last_seq, 4);
+    std::fs::write(&path, output(&["one", "two"])).unwrap();
+    let (third, third_desk, spool) = desk(folder.path()).await;
+    third.finish(words("more")).await;
+    third_desk.work().await.unwrap();
+    assert_eq!(texts(&spool).await[4..], ["two", "bye", "more"]);
+}
+
+#[tokio::test]
 async fn output_waits_in_its_own_file_while_what_was_told_before_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("output.log"), output(&["one", "two"])).unwrap();

@@ -1,0 +1,164 @@
+//! What a trainer says of its checkpoints: which files they are, and that they are whole.
+//!
+//! Owns remembering it. Which files they are outlives the agent, for the last ones are stored when the trainer has ended,
+//! perhaps by a later life; so it is kept in the task's folder. Called by the callbacks, and by what stores checkpoints.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::Metadata,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::still::Mark;
+use crate::exec::durable;
+
+/// What trainers have said last is remembered: best and last, some times.
+const MOST_TOLD: usize = 8;
+
+/// By `last` and `best`, where that checkpoint is.
+type Places = BTreeMap<String, PathBuf>;
+
+/// Files of a task of which its trainer has said that they are checkpoints. A cheap handle; a task has one.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// As the files were when it said so. Those that were named to an earlier life of the agent are not in it: a file that
+    /// is left alone is whole, too.
+    marks: Arc<Mutex<VecDeque<Mark>>>,
+    places: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Nowhere without.
+    file: Option<PathBuf>,
+    /// None until it is read.
+    places: Option<Places>,
+}
+
+impl Kept {
+    fn read(&mut self) -> io::Result<&mut Places> {
+        let places = match (self.places.take(), &self.file) {
+            (Some(places), _) => places,
+            (None, None) => Places::new(),
+            (None, Some(file)) => match durable::read_json(file) {
+                Ok(read) => read.unwrap_or_default(),
+                // No further try can change that, and no trainer is ended for it.
+                Err(error) if durable::is_damage(&error) => {
+                    tracing::error!(file = %file.display(), %error, "what a trainer has called its checkpoints is damaged, which is the disk's work; only best.* and last.* are stored until it says so again");
+                    Places::new()
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(self.places.insert(places))
+    }
+}
+
+impl Told {
+    /// What is called a checkpoint is kept in `file`, where an earlier life of the agent may have left it.
+    #[must_use]
+    pub fn kept_in(file: PathBuf) -> Self {
+        let kept = Kept {
+            file: Some(file),
+            places: None,
+        };
+        Self {
+            marks: Arc::default(),
+            places: Arc::new(Mutex::new(kept)),
+        }
+    }
+
+    /// The trainer calls this file its `last` or its `best` checkpoint. Blocks on the disk, where it is kept when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When the disk does not take it, or what was said before cannot be read; then it is as if it had not been said.
+    pub fn calls(&self, stem: &str, path: PathBuf) -> io::Result<()> {
+        let mut kept = self.kept();
+        let mut places = kept.read()?.clone();
+        if places.get(stem) == Some(&path) {
+            return Ok(());
+        }
+        places.insert(stem.to_owned(), path);
+        if let Some(file) = &kept.file {
+            durable::write_json(file, &places)?;
+        }
+        kept.places = Some(places);
+        Ok(())
+    }
+
+    /// Where it has said that they are. Blocks on the disk for the first time.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn places(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+        self.kept().read().cloned()
+    }
+
+    /// The trainer names this file, and waits for the answer: it is whole as it is.
+    pub fn names(&self, about: &Metadata) {
+        let Ok(mark) = Mark::of(about) else { return };
+        let mut marks = self.marks();
+        marks.retain(|known| *known != mark);
+        marks.push_back(mark);
+        if marks.len() > MOST_TOLD {
+            marks.pop_front();
+        }
+    }
+
+    pub(super) fn knows(&self, mark: &Mark) -> bool {
+        self.marks().contains(mark)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, VecDeque<Mark>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only where waiting for the disk holds up nobody.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_trainer_calls_its_checkpoints_is_known_to_the_next_life_of_its_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("checkpoints.json");
+        let told = Told::kept_in(file.clone());
+        told.calls("last", "/run/epoch_1.pt".into()).unwrap();
+        told.calls("best", "/run/epoch_1.pt".into()).unwrap();
+        told.calls("last", "/run/epoch_2.pt".into()).unwrap();
+        let next = Told::kept_in(file.clone());
+        let places = next.places().unwrap();
+        let expected = [("best", "/run/epoch_1.pt"), ("last", "/run/epoch_2.pt")];
+        let expected = expected.map(|(stem, path)| (stem.to_owned(), path.into()));
+        assert_eq!(places, expected.into());
+        // The first word to a life that has not read yet adds to what is there.
+        let third = Told::kept_in(file.clone());
+        third.calls("last", "/run/epoch_3.pt".into()).unwrap();
+        assert_eq!(Told::kept_in(file).places().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_damaged_is_said_anew_and_what_cannot_be_read_or_written_is_not_taken_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("checkpoints.json");
+        std::fs::write(&file, "{\"last\":").unwrap();
+        let told = Told::kept_in(file.clone());
+        assert_eq!(told.places().unwrap(), Places::new());
+        told.calls("last", "/run/epoch_1.pt".into()).unwrap();
+        assert_eq!(Told::kept_in(file).places().unwrap().len(), 1);
+        let unread = Told::kept_in(folder.path().to_owned());
+        assert!(unread.places().is_err());
+        assert!(unread.calls("last", "/run/epoch_1.pt".into()).is_err());
+        let nowhere = Told::kept_in(folder.path().join("none/checkpoints.json"));
+        assert!(nowhere.calls("last", "/run/epoch_1.pt".into()).is_err());
+        assert_eq!(nowhere.places().unwrap(), Places::new(), "it was refused");
+    }
+}
