@@ -11,7 +11,7 @@ use trainyard_core::{
     ids::{AttemptNo, JobId},
     record::{LogLine, LogStream},
     resources::format_bytes,
-    retention::{self, Due, Retention, Why},
+    retention::{self, Belief, Due, Retention, Why},
 };
 
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
 const SEAL_EVERY: Duration = Duration::from_secs(10);
 /// How often it is looked for what has been kept for long enough.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// How often the clock is looked at meanwhile: one that is set is not believed.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Behind each piece of work: others have the machine most of the time.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Writes that wait for the committing thread; above it this waits too.
@@ -55,13 +57,11 @@ impl Keeping {
         if asked != Retention::default() {
             let (until, store) = (stop.clone(), store.clone());
             tasks.spawn(async move {
+                let mut clock = Belief::from(store.newest_at_open(), clock::now());
                 let trimming = async {
                     tokio::time::sleep(SEAL_EVERY).await;
                     loop {
-                        if let Err(error) = trim(&store, &asked, &trackers).await {
-                            tracing::warn!(%error, "what has been kept for long enough could not be removed; it is tried again later");
-                        }
-                        tokio::time::sleep(TRIM_EVERY).await;
+                        trim_and_wait(&store, &asked, &trackers, &mut clock).await;
                     }
                 };
                 until.run_until_cancelled(trimming).await
@@ -139,6 +139,31 @@ impl Sealer {
     }
 }
 
+/// Once, and waits for the next time.
+async fn trim_and_wait(store: &Store, asked: &Retention, trackers: &Board, clock: &mut Belief) {
+    let going = believed(asked, clock);
+    if let Err(error) = trim(store, &going, trackers).await {
+        tracing::warn!(%error, "what has been kept for long enough could not be removed; it is tried again later");
+    }
+    for _ in 0..TRIM_EVERY.as_secs() / LOOK_EVERY.as_secs() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        clock.look(clock::now());
+    }
+}
+
+/// What may go by the clock of now: it would be gone for good.
+fn believed(asked: &Retention, clock: &mut Belief) -> Retention {
+    let now = clock::now();
+    clock.look(now);
+    if clock.is_given(now) {
+        return *asked;
+    }
+    tracing::warn!(
+        "the clock is far ahead of all that is stored; nothing is removed by its age until it has gone on for an hour"
+    );
+    asked.by_size()
+}
+
 /// Removes what has been kept for long enough, once.
 async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), TrimError> {
     // A row that cannot be read must not keep all else: neither here nor below.
@@ -154,6 +179,7 @@ async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), 
     if asked.keeps_rows() {
         return Ok(());
     }
+    finish_begun(store).await?;
     let (asked, of, board) = (*asked, store.clone(), trackers.clone());
     let found = blocking(move || due(&of, &asked, &board)).await;
     let Some(found) = found else { return Ok(()) };
@@ -162,6 +188,30 @@ async fn trim(store: &Store, asked: &Retention, trackers: &Board) -> Result<(), 
             Ok(()) => {}
             Err(TrimError::Read(error)) => {
                 tracing::error!(job = %due.job, %error, "what this job has told cannot be removed; others are looked at");
+            }
+            Err(error @ TrimError::Store(_)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Of these the log says already that they are gone: what a crash has left of them goes, however small all is.
+async fn finish_begun(store: &Store) -> Result<(), TrimError> {
+    let of = store.clone();
+    let begun = blocking(move || of.trims_begun()).await;
+    for (job, rows) in begun.transpose()?.unwrap_or_default() {
+        let attempt = AttemptNo(0);
+        let line = None;
+        let what = Trimming {
+            job,
+            rows,
+            attempt,
+            line,
+        };
+        match store.trim(what).await {
+            Ok(_) => tracing::info!(%job, ?rows, "the rest of what this job has told was removed"),
+            Err(TrimError::Read(error)) => {
+                tracing::error!(%job, %error, "the rest of what this job has told cannot be removed");
             }
             Err(error @ TrimError::Store(_)) => return Err(error),
         }
@@ -183,7 +233,7 @@ async fn trim_job(store: &Store, due: &Due) -> Result<(), TrimError> {
             job: due.job,
             rows,
             attempt,
-            line: line(rows, why, before),
+            line: Some(line(rows, why, before)),
         };
         if store.trim(what).await? {
             tracing::info!(job = %due.job, ?rows, ?why, "what this job has told was removed");

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{ids::JobId, time::Timestamp};
+use crate::{ids::JobId, service::Steady, time::Timestamp};
 
 /// What is asked for; nothing is removed without.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,10 +30,50 @@ impl Retention {
         self.points.is_none() && self.lines.is_none() && self.bytes.is_none()
     }
 
+    /// The same without what goes by its age.
+    #[must_use]
+    pub fn by_size(&self) -> Self {
+        Self {
+            bytes: self.bytes,
+            events_most: self.events_most,
+            ..Self::default()
+        }
+    }
+
     /// Jobs that were accepted before then do not keep the keys of their submissions, once they have ended.
     #[must_use]
     pub fn keys_before(&self, now: Timestamp) -> Option<Timestamp> {
         self.keys.map(|span| now.minus(span))
+    }
+}
+
+/// A clock goes on from what is stored by no more than this at once, or is doubted for a while.
+const GAP: Duration = Duration::from_secs(86_400);
+
+/// Whether a clock says the truth, as far as that can be known: nothing goes by its age by a clock that is years ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Belief {
+    stored: Timestamp,
+    steady: Steady,
+}
+
+impl Belief {
+    /// From now on, over a store whose newest row was written then.
+    #[must_use]
+    pub fn from(stored: Timestamp, now: Timestamp) -> Self {
+        let steady = Steady::from(now);
+        Self { stored, steady }
+    }
+
+    /// It was looked at.
+    pub fn look(&mut self, now: Timestamp) {
+        self.steady.look(now);
+    }
+
+    /// Whether what is old by this clock may go: it is near to what is stored, or was not set for an hour.
+    #[must_use]
+    pub fn is_given(&self, now: Timestamp) -> bool {
+        now.since(self.stored) <= GAP || self.steady.is_believed()
     }
 }
 
@@ -156,6 +196,24 @@ mod tests {
         assert!(Retention::default().keeps_rows());
         assert_eq!(Retention::default().keys_before(Timestamp(0)), None);
         assert_eq!(told(Retention::default(), u64::MAX, &jobs, 0), []);
+    }
+
+    #[test]
+    fn a_clock_far_ahead_of_what_is_stored_is_believed_once_it_has_gone_on_for_an_hour() {
+        let minutes = |minutes: u32| Timestamp(0).plus(Duration::from_secs(60) * minutes);
+        let day = 24 * 60;
+        let near = Belief::from(minutes(0), minutes(day));
+        assert!(near.is_given(minutes(day)));
+        let mut ahead = Belief::from(minutes(0), minutes(day + 1));
+        let mut look = |at: u32| {
+            ahead.look(minutes(at));
+            ahead.is_given(minutes(at))
+        };
+        let mut first = (1..60).map(|minute| day + 1 + minute);
+        assert!(!first.any(&mut look));
+        assert!(look(day + 61));
+        assert!(!look(900 * day), "it is set while it is looked at");
+        assert!(look(day - 1), "and set right");
     }
 
     #[test]

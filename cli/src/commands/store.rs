@@ -4,9 +4,8 @@
 //! changes rows.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, BufWriter, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tonic::Streaming;
-use trainyard_coordinator::store::care::{Care, Mended, Part, Report};
+use trainyard_coordinator::store::care::{Care, Draft, Mended, Part, Report};
 use trainyard_core::resources::format_bytes;
 use trainyard_proto::v1::{
     BackupRequest, BackupResponse, backup_response, store_service_client::StoreServiceClient,
@@ -308,9 +307,9 @@ async fn back_up(context: &Context<'_>, file: &Path) -> anyhow::Result<Exit> {
     let parts = client
         .call(async |via| StoreServiceClient::new(via).backup(BackupRequest {}).await)
         .await?;
-    let draft = Draft::beside(file).with_context(cannot)?;
+    let (draft, whole) = Draft::begin(file).with_context(cannot)?;
     let bar = bar(&context.screen);
-    let whole = receive(parts, &draft.file, &bar).await;
+    let whole = receive(parts, &whole, &bar).await;
     bar.finish_and_clear();
     let (bytes, rows) = match whole {
         Ok(whole) => whole,
@@ -377,35 +376,5 @@ async fn receive(
                 return Ok((bytes, rows));
             }
         }
-    }
-}
-
-/// The file until it is whole; goes when it is dropped.
-struct Draft {
-    path: PathBuf,
-    file: File,
-}
-
-impl Draft {
-    /// The store holds secrets, so a backup is its owner's alone.
-    fn beside(file: &Path) -> io::Result<Self> {
-        let mut name = file.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
-        let path = file.with_file_name(name);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&path)?;
-        Ok(Self { path, file })
-    }
-
-    fn keep(self, path: &Path) -> io::Result<()> {
-        // A link, not a rename: it fails where somebody has made the file meanwhile.
-        fs::hard_link(&self.path, path)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
     }
 }

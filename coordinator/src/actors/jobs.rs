@@ -4,6 +4,7 @@
 //! drained; mail that comes meanwhile waits for its end, so that a job never has two owners. A job
 //! actor that fails is started again from the store by the next mail.
 
+mod numbers;
 mod under_way;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -20,9 +21,9 @@ use trainyard_core::{
     spec::{Indices, JobSpec},
 };
 
-use self::under_way::UnderWay;
+use self::{numbers::Numbers, under_way::UnderWay};
 use super::{
-    job::{Ack, ActError, JobActor, JobMsg, Peers},
+    job::{Ack, ActError, JobActor, JobMsg, Peers, Told},
     nodes::NodesRef,
     scheduler::{SchedulerMsg, SchedulerRef, answer},
 };
@@ -116,18 +117,19 @@ pub struct Jobs;
 
 #[derive(Debug)]
 enum Entry {
-    Awake(ActorRef<JobMsg>),
+    /// With what its successor has to know if it fails.
+    Awake(ActorRef<JobMsg>, Told),
     /// Drains; this mail is for its successor.
     Leaving(Vec<JobMsg>),
 }
 
-/// Who is awake, and the last number given.
+/// Who is awake, and which number is next.
 #[derive(Debug)]
 pub struct State {
     peers: Arc<Peers>,
     awake: BTreeMap<JobId, Entry>,
     ids: BTreeMap<ActorId, JobId>,
-    last: JobId,
+    numbers: Numbers,
     /// Submissions with a key that are not on disk yet.
     under_way: UnderWay,
 }
@@ -142,7 +144,7 @@ impl Actor for Jobs {
         myself: JobsRef,
         args: JobsArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let last = args.store.highest_job()?;
+        let last = args.store.last_job()?;
         Ok(State {
             peers: Arc::new(Peers {
                 store: args.store,
@@ -155,7 +157,7 @@ impl Actor for Jobs {
             }),
             awake: BTreeMap::new(),
             ids: BTreeMap::new(),
-            last,
+            numbers: Numbers::after(last),
             under_way: UnderWay::default(),
         })
     }
@@ -228,7 +230,7 @@ impl State {
                 return Ok(());
             }
         }
-        let id = JobId(self.last.0 + 1);
+        let id = self.numbers.next();
         let Submission {
             spec,
             submitted_by,
@@ -242,7 +244,8 @@ impl State {
         }
         let mut jobs = Vec::new();
         for spec in specs(spec, id, indices.as_ref()) {
-            let accepted = Job::accepted(self.next(), spec, submitted_by.clone(), clock::now());
+            let number = self.numbers.give();
+            let accepted = Job::accepted(number, spec, submitted_by.clone(), clock::now());
             jobs.push(prepared(accepted, snapshot_id.clone())?);
         }
         let Some(first) = jobs.first().cloned() else {
@@ -269,11 +272,6 @@ impl State {
         };
         self.peers.store.commit(changes, Box::new(then)).await?;
         Ok(())
-    }
-
-    fn next(&mut self) -> JobId {
-        self.last = JobId(self.last.0 + 1);
-        self.last
     }
 
     fn of_key(&self, asked: &RequestKey, reply: RpcReplyPort<Job>) {
@@ -305,15 +303,18 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         match self.awake.get_mut(&job) {
             Some(Entry::Leaving(mail)) => mail.push(message),
-            Some(Entry::Awake(actor)) => {
+            Some(Entry::Awake(actor, _)) => {
                 if let Err(error) = actor.cast(message) {
                     // It has failed, and its end is on the way to us; agents will tell again.
                     tracing::warn!(%job, %error, "mail for a job actor that has just ended");
                 }
             }
             None => match self.peers.store.job(job) {
-                Ok(None) => self.unknown(message),
-                Ok(Some(_)) => self.wake(myself, job, vec![message]).await,
+                Ok(None) => self.unknown(job, message),
+                Ok(Some(_)) => {
+                    self.wake(myself, job, (vec![message], Told::default()))
+                        .await;
+                }
                 // One damaged row must not take the others down: whoever asks is told to try again.
                 Err(error) => tracing::error!(%job, %error, "mail for a job that cannot be read"),
             },
@@ -321,8 +322,8 @@ impl State {
         Ok(())
     }
 
-    async fn wake(&mut self, myself: &JobsRef, job: JobId, mail: Vec<JobMsg>) {
-        let args = (job, Arc::clone(&self.peers));
+    async fn wake(&mut self, myself: &JobsRef, job: JobId, (mail, told): (Vec<JobMsg>, Told)) {
+        let args = (job, Arc::clone(&self.peers), told.clone());
         let spawned = JobActor::spawn_linked(None, JobActor, args, myself.get_cell()).await;
         let actor = match spawned {
             Ok((actor, _)) => actor,
@@ -337,19 +338,22 @@ impl State {
             }
         }
         self.ids.insert(actor.get_id(), job);
-        self.awake.insert(job, Entry::Awake(actor));
+        self.awake.insert(job, Entry::Awake(actor, told));
     }
 
     /// Nobody knows the job: its user is told so, its task is ended, its records are dropped.
-    fn unknown(&self, message: JobMsg) {
+    fn unknown(&mut self, job: JobId, message: JobMsg) {
         match message {
             JobMsg::Event(_, Some(reply)) | JobMsg::Direct { reply, .. } => {
                 answer(reply, Err(ActError::NotFound));
             }
-            JobMsg::Report(node, report, _) => {
-                self.peers.refuse(node, &report);
+            JobMsg::Report(node, report, session) => {
+                // It was given by a store that was restored from a backup since, or lost the job's row.
+                self.numbers.hear_of(job);
+                self.peers.refuse((node, session), &report);
             }
             JobMsg::Records(batch) => {
+                self.numbers.hear_of(job);
                 let ack = Ack {
                     task: batch.task,
                     seq: batch.last_seq(),
@@ -368,7 +372,7 @@ impl State {
     }
 
     fn let_go(&mut self, job: JobId) {
-        if let Some(Entry::Awake(actor)) = self.awake.get(&job) {
+        if let Some(Entry::Awake(actor, _)) = self.awake.get(&job) {
             // One that has failed meanwhile cannot be drained: the word of its end is on the way.
             if actor.drain().is_ok() {
                 self.awake.insert(job, Entry::Leaving(Vec::new()));
@@ -382,12 +386,16 @@ impl State {
             return;
         };
         let mut mail: Vec<JobMsg> = failed.then_some(JobMsg::Wake).into_iter().collect();
-        match self.awake.remove(&job) {
-            Some(Entry::Leaving(waiting)) => mail.extend(waiting),
-            Some(Entry::Awake(_)) | None => {}
-        }
+        let told = match self.awake.remove(&job) {
+            Some(Entry::Leaving(waiting)) => {
+                mail.extend(waiting);
+                Told::default()
+            }
+            Some(Entry::Awake(_, told)) => told,
+            None => Told::default(),
+        };
         if !mail.is_empty() {
-            self.wake(myself, job, mail).await;
+            self.wake(myself, job, (mail, told)).await;
         }
     }
 }

@@ -28,7 +28,7 @@ pub use self::{
     awaited::Stood,
     messages::{Foreseen, NodeUp, NodeView, SchedulerMsg, SchedulerRef},
 };
-use self::{notes::Notes, places::Proposal};
+use self::{machines::Seen, notes::Notes, places::Proposal};
 use super::{
     job::JobMsg,
     jobs::{JobsMsg, JobsRef},
@@ -59,6 +59,8 @@ pub struct State {
     /// Nodes where tasks still run that nobody wants, and whether they are open but for that: what
     /// such tasks hold is not in the ledger.
     strays: BTreeMap<NodeName, (bool, BTreeSet<(JobId, AttemptNo)>)>,
+    /// What nodes have said when they registered.
+    seen: BTreeMap<NodeName, Seen>,
     jobs: Option<JobsRef>,
     store: Option<Store>,
     /// What is noted of those who wait.
@@ -117,6 +119,7 @@ impl Actor for Scheduler {
             SchedulerMsg::Address(name, address) => state.set_address(&name, address),
             SchedulerMsg::Labels(name, labels) => state.set_labels(&name, labels),
             SchedulerMsg::Blocked(name, gpus) => state.block(&name, gpus),
+            SchedulerMsg::Stray(name, session, task) => state.stray(&name, session, task),
             SchedulerMsg::StrayGone(name, task) => state.stray_gone(name, task),
             SchedulerMsg::NodeLost(name, why) => state.node_lost(&name, &why),
             SchedulerMsg::Vacate(name, why) => state.vacate(&name, &why),

@@ -3,14 +3,16 @@
 //! Child of Nodes, which ends it when a newer session of the same node begins. Parses what comes
 //! and passes it to its owner; knows nothing of jobs itself. Not restarted: the agent connects again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use trainyard_core::{
-    ids::{NodeName, SessionNo},
+    ids::{AttemptNo, JobId, NodeName, SessionNo},
     task::Report,
-    time::Timestamp,
 };
 use trainyard_proto::v1::{self, connect_request, connect_response};
 
@@ -45,8 +47,6 @@ pub struct SessionArgs {
     pub node: NodeName,
     /// The number of this session.
     pub session: SessionNo,
-    /// When it began, as it stands in the node's row.
-    pub since: Timestamp,
     /// Signs of life.
     pub pulse: Arc<Pulse>,
     /// To the agent.
@@ -59,6 +59,15 @@ pub struct SessionArgs {
     pub blocked: BTreeMap<String, String>,
     /// Why the agent has said that its node is to get no jobs; empty for nothing.
     pub condition: String,
+    /// The attempts of which the agent has said that it has tasks.
+    pub listed: BTreeSet<(JobId, AttemptNo)>,
+}
+
+/// Attempts of which an agent lists tasks, also those of which it says what is not understood.
+pub(super) fn listed(tasks: &[v1::TaskReport]) -> BTreeSet<(JobId, AttemptNo)> {
+    let keys = tasks.iter().filter_map(|task| task.task);
+    keys.map(|key| (JobId(key.job_id), AttemptNo(key.attempt)))
+        .collect()
 }
 
 /// As the agent says it.
@@ -124,6 +133,7 @@ impl SessionArgs {
                     let told = NodesMsg::Condition(self.node.clone(), beat.condition);
                     self.nodes.cast(told)?;
                 }
+                self.compare(listed(&beat.tasks))?;
                 for report in beat.tasks {
                     self.report(report)?;
                 }
@@ -136,11 +146,22 @@ impl SessionArgs {
         Ok(())
     }
 
-    fn report(&self, wire: v1::TaskReport) -> Result<(), ActorProcessingErr> {
+    /// What the agent lists no more holds nothing on its node, whoever wanted it.
+    fn compare(&mut self, lists: BTreeSet<(JobId, AttemptNo)>) -> Result<(), ActorProcessingErr> {
+        for task in self.listed.difference(&lists) {
+            let gone = NodesMsg::Unlisted(self.node.clone(), self.session, *task);
+            self.nodes.cast(gone)?;
+        }
+        self.listed = lists;
+        Ok(())
+    }
+
+    fn report(&mut self, wire: v1::TaskReport) -> Result<(), ActorProcessingErr> {
         match Report::try_from(wire) {
             Ok(report) => {
                 let job = report.task.job;
-                let message = JobMsg::Report(self.node.clone(), Box::new(report), self.since);
+                self.listed.insert((job, report.task.attempt));
+                let message = JobMsg::Report(self.node.clone(), Box::new(report), self.session);
                 self.jobs.cast(JobsMsg::Route(job, message))?;
             }
             Err(error) => tracing::warn!(node = %self.node, %error, "a report was not understood"),

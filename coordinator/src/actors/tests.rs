@@ -74,6 +74,7 @@ mod ahead;
 mod gangs;
 mod retries;
 mod service;
+mod strays;
 
 type Frames = mpsc::Receiver<Box<Frame>>;
 

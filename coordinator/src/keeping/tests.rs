@@ -310,3 +310,62 @@ async fn a_damaged_row_of_one_job_keeps_nothing_of_the_others() {
     let left = store.events(&EventsOf::default(), (0, Timestamp(0)), 9);
     assert_eq!(left.unwrap().len(), 1, "the last one stays");
 }
+
+#[tokio::test]
+async fn what_a_crash_has_left_of_a_removal_goes_though_all_is_small_by_now() {
+    let (_folder, store) = world().await;
+    for _ in 0..600 {
+        store
+            .commit(vec![points(2)], Box::new(|_| {}))
+            .await
+            .unwrap();
+    }
+    let line = Some(line(Rows::Points, Why::Size(1), false));
+    let begun = Trimming {
+        job: JobId(2),
+        rows: Rows::Points,
+        attempt: AttemptNo(1),
+        line,
+    };
+    let begun = vec![Change::Trim(Box::new(begun))];
+    store.commit_and_wait(begun).await.unwrap();
+    assert_ne!(counts(&store)[1], 0, "it was cut off");
+    let asked = Retention {
+        bytes: Some(u64::MAX),
+        ..Retention::default()
+    };
+    trim(&store, &asked, &Board::default()).await.unwrap();
+    assert_eq!(counts(&store), [49, 0, 49]);
+    assert_eq!(lines_of(&store, 2).len(), 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_years_ahead_of_what_is_stored_removes_nothing_by_age() {
+    let (folder, store) = world().await;
+    let note = Decision::of_job(clock::now(), Kind::Placed, JobId(3), "");
+    let noted = vec![Change::Note(vec![note])];
+    store.commit_and_wait(noted).await.unwrap();
+    drop(store);
+    let store = open(&folder.path().join("trainyard.redb"));
+    let asked = Retention {
+        points: Some(30 * DAY),
+        keys: Some(DAY),
+        bytes: Some(u64::MAX),
+        ..Retention::default()
+    };
+    let mut right = Belief::from(store.newest_at_open(), clock::now());
+    assert_eq!(believed(&asked, &mut right), asked);
+    clock::ahead::pass(900 * DAY);
+    let mut wrong = Belief::from(store.newest_at_open(), clock::now());
+    let going = believed(&asked, &mut wrong);
+    assert_eq!((going.points, going.keys), (None, None));
+    assert_eq!(going.bytes, asked.bytes);
+    trim(&store, &going, &Board::default()).await.unwrap();
+    assert_eq!(counts(&store), [49, 49, 49]);
+    // It goes on as clocks do: so it is late, and the coordinator was stopped for long.
+    for _ in 0..60 {
+        clock::ahead::pass(LOOK_EVERY);
+        wrong.look(clock::now());
+    }
+    assert_eq!(believed(&asked, &mut wrong), asked);
+}

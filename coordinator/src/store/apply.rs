@@ -37,6 +37,8 @@ pub(super) struct Batch<'t> {
     changed: BTreeSet<u64>,
     /// By how much the sum of the open jobs grows.
     open_sum: u64,
+    /// The highest number of a job whose first row this is; 0 when there is none.
+    new_job: u64,
     /// The number of the last event; none when there is no new one.
     pub(super) last_event: Option<u64>,
     pub(super) held: Held,
@@ -53,6 +55,7 @@ impl<'t> Batch<'t> {
             noted: (next_point, next_log),
             changed: BTreeSet::new(),
             open_sum: 0,
+            new_job: 0,
             last_event: None,
             held: Held::default(),
             opened: Opened::default(),
@@ -77,6 +80,9 @@ impl<'t> Batch<'t> {
             let before = numbers::counter(&self.txn.open_table(COUNTERS)?, OPEN_SUM)?;
             let sum = before.unwrap_or_default().wrapping_add(self.open_sum);
             numbers::note_sum(self.txn, sum)?;
+        }
+        if self.new_job > 0 {
+            numbers::note_job(self.txn, self.new_job)?;
         }
         self.held.write(self.txn)?;
         changed::number(self.txn, &self.changed)
@@ -175,7 +181,10 @@ impl<'t> Batch<'t> {
             key: &id,
         };
         let bytes = codec::job_to_json(place, job)?;
-        self.opened.jobs(self.txn)?.insert(id, bytes.as_slice())?;
+        let jobs = self.opened.jobs(self.txn)?;
+        if jobs.insert(id, bytes.as_slice())?.is_none() {
+            self.new_job = self.new_job.max(id);
+        }
         Ok(())
     }
 

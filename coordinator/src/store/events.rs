@@ -334,6 +334,16 @@ fn first_decided(
     Ok(None)
 }
 
+/// When the last of it was decided.
+pub(super) fn last_decided(txn: &ReadTransaction) -> Result<Option<Timestamp>, ReadError> {
+    let events = txn.open_table(EVENTS)?;
+    let Some((id, bytes)) = events.last()? else {
+        return Ok(None);
+    };
+    let decision = spared(decoded(id.value(), bytes.value()))?;
+    Ok(decision.map(|decision| decision.at))
+}
+
 fn decoded(id: u64, bytes: &[u8]) -> Result<Decision, ReadError> {
     let place = Place {
         table: "events",

@@ -43,12 +43,13 @@ use std::{
 
 use redb::{Builder, Database, DatabaseError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use trainyard_core::ids::JobId;
+use trainyard_core::{ids::JobId, time::Timestamp};
 
 pub use digest::TableDigest;
 pub use documents::Document;
 pub use error::{CareError, FatalStoreError, NoRoom, OpenError, ReadError, StoreError};
 pub use events::{EventsOf, StoredEvent};
+pub(crate) use numbers::NEAR;
 pub use page::Most;
 pub(crate) use page::{Filling, Sizable};
 pub use read::{Bounds, FoundJobs};
@@ -121,6 +122,7 @@ struct Inner {
     shared: Arc<Shared>,
     reserve_bytes: u64,
     instance: String,
+    newest: Timestamp,
     queue: Option<mpsc::Sender<Request>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -198,6 +200,7 @@ impl Store {
                 shared,
                 reserve_bytes: options.reserve_bytes,
                 instance: opened.instance,
+                newest: opened.newest,
                 queue: Some(queue),
                 thread,
             }),
@@ -295,6 +298,13 @@ impl Store {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.inner.shared.commits.load(Ordering::Relaxed)
+    }
+
+    /// When the newest of what is stored was written before it was opened: the last decision, or the last job. The clock
+    /// of now has no part in it. The beginning of time where that is not known.
+    #[must_use]
+    pub fn newest_at_open(&self) -> Timestamp {
+        self.inner.newest
     }
 
     /// The id drawn when the file was created.

@@ -9,7 +9,9 @@ use redb::{Key, ReadTransaction, ReadableTable, TableError, WriteTransaction};
 use super::{
     codec::Place,
     error::ReadError,
-    tables::{COUNTERS, CURSORS, Checked, OLD_COUNTERS, OLD_CURSORS, OPEN_JOBS, OPEN_SUM},
+    tables::{
+        COUNTERS, CURSORS, Checked, LAST_JOB, OLD_COUNTERS, OLD_CURSORS, OPEN_JOBS, OPEN_SUM,
+    },
 };
 
 /// Job, attempt and rank.
@@ -17,6 +19,10 @@ pub(super) type Cursor = (u64, u32, u32);
 
 /// The first version whose files have these rows.
 pub(super) const SINCE: u32 = 5;
+
+/// A number of a job that lies further than this beyond those that are known is not believed: it is damage, or an agent's
+/// mistake, and numbers would be used up by it.
+pub(crate) const NEAR: u64 = 1_000_000;
 
 /// The number as it is written under this key.
 pub(super) fn seal<K: Key + 'static>(key: &K::SelfType<'_>, number: u64) -> Checked {
@@ -100,6 +106,15 @@ pub(super) fn sum(txn: &WriteTransaction) -> Result<u64, ReadError> {
 /// Notes that the jobs which are open have this sum.
 pub(super) fn note_sum(txn: &WriteTransaction, sum: u64) -> Result<(), ReadError> {
     count(&mut txn.open_table(COUNTERS)?, OPEN_SUM, sum)
+}
+
+/// Notes that this number was given to a job. It stays noted when the row of that job goes.
+pub(super) fn note_job(txn: &WriteTransaction, job: u64) -> Result<(), ReadError> {
+    let mut counters = txn.open_table(COUNTERS)?;
+    if counter(&counters, LAST_JOB)?.is_none_or(|known| known < job) {
+        count(&mut counters, LAST_JOB, job)?;
+    }
+    Ok(())
 }
 
 /// Whether the open jobs, which have this sum, are those that were written.

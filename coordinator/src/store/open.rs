@@ -16,13 +16,15 @@ use redb::{
     ReadableTableMetadata as _, StorageError, TableError, TableHandle as _,
 };
 
+use trainyard_core::time::Timestamp;
+
 use super::{
     StoreOptions,
     apply::put_meta,
     care::first,
     codec::{self, Place},
     error::{OpenError, ReadError},
-    migrate,
+    migrate, read,
     tables::{self, INSTANCE_KEY, META, Names, OPEN_JOBS, SCHEMA, SCHEMA_KEY},
     writer::{is_full, panic_text},
 };
@@ -43,6 +45,8 @@ pub(super) struct Opened {
     pub(super) instance: String,
     /// Jobs that have not ended.
     pub(super) open_jobs: u64,
+    /// When the newest of what is stored was written, as far as that is known at once.
+    pub(super) newest: Timestamp,
 }
 
 /// The folder of the file.
@@ -127,11 +131,13 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
     first::first_damage(&txn).map_err(unreadable)?;
     let open_jobs = count_open(&txn).map_err(unreadable)?;
+    let newest = read::newest(&txn).map_err(unreadable)?;
     drop(txn);
     Ok(Opened {
         db,
         instance,
         open_jobs,
+        newest,
     })
 }
 

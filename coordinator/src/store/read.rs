@@ -14,6 +14,7 @@ use trainyard_core::{
     job::{Job, JobState},
     record::{LogLine, Progress},
     sched::QueuedJob,
+    time::Timestamp,
 };
 
 use super::{
@@ -21,14 +22,29 @@ use super::{
     codec::{self, Place},
     documents,
     error::spared,
-    numbers,
+    events, numbers,
     parts::by_parts,
     series,
     tables::{
-        COUNTERS, CURSORS, JOBS, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS, USERS,
-        USERS_BY_EMAIL,
+        COUNTERS, CURSORS, JOBS, LAST_JOB, LOGS, META, NODES, OPEN_JOBS, POINTS, REQUEST_KEYS,
+        USERS, USERS_BY_EMAIL,
     },
 };
+
+/// When the last decision was noted, or the last job moved: one row of each. A damaged row says nothing.
+pub(super) fn newest(txn: &ReadTransaction) -> Result<Timestamp, ReadError> {
+    let mut newest = Timestamp::default();
+    if let Some((id, bytes)) = txn.open_table(JOBS)?.last()? {
+        let place = Place {
+            table: "jobs",
+            key: &id.value(),
+        };
+        let moved = spared(codec::end_from_json(place, bytes.value()))?;
+        newest = newest.max(moved.unwrap_or_default());
+    }
+    let decided = events::last_decided(txn)?;
+    Ok(newest.max(decided.unwrap_or_default()))
+}
 
 /// Where a list of jobs ends.
 #[derive(Clone, Copy, Debug)]
@@ -269,6 +285,13 @@ impl Store {
         let table = self.read()?.open_table(JOBS)?;
         let last = table.last()?;
         Ok(last.map_or(JobId(0), |(id, _)| JobId(id.value())))
+    }
+
+    /// The highest number that was ever given to a job, though its row may be gone; 0 when there is none.
+    pub fn last_job(&self) -> Result<JobId, ReadError> {
+        let counters = self.read()?.open_table(COUNTERS)?;
+        let noted = numbers::counter(&counters, LAST_JOB)?;
+        Ok(self.highest_job()?.max(JobId(noted.unwrap_or_default())))
     }
 
     /// Points of a job with an id above `after`, ascending: a page of at most `limit`, see [`Most`].

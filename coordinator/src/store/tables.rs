@@ -37,6 +37,8 @@ pub(super) const COUNTERS: TableDefinition<'static, &'static [u8], Checked> =
 pub(super) const OLD_COUNTERS: NamedNumber = TableDefinition::new("counters");
 /// Where the sum of the open jobs stands in `COUNTERS`.
 pub(super) const OPEN_SUM: &str = "open_jobs";
+/// Where the highest number that was ever given to a job stands in `COUNTERS`; older programs of this version write none.
+pub(super) const LAST_JOB: &str = "last_job";
 pub(super) const JOBS: Numbered = TableDefinition::new("jobs");
 pub(super) const OPEN_JOBS: TableDefinition<'static, u64, ()> = TableDefinition::new("open_jobs");
 pub(super) const VALIDATIONS: TableDefinition<'static, (u64, u32), &'static [u8]> =

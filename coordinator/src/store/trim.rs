@@ -33,8 +33,8 @@ pub struct Trimming {
     pub rows: Rows,
     /// Of which attempt the line is.
     pub attempt: AttemptNo,
-    /// Told with the first of them, and kept.
-    pub line: LogLine,
+    /// Told with the first of them, and kept. Without one no more goes than was begun and told of before.
+    pub line: Option<LogLine>,
 }
 
 impl Store {
@@ -84,15 +84,31 @@ impl Store {
         Ok((total, found))
     }
 
+    /// What a crash has left of points and lines of which their job says that they were removed. Blocks.
+    pub fn trims_begun(&self) -> Result<Vec<(JobId, Rows)>, ReadError> {
+        let txn = self.read()?;
+        let open = txn.open_table(OPEN_JOBS)?;
+        let mut found = Vec::new();
+        for rows in Rows::ALL {
+            for entry in txn.open_table(rows.series().trimmed)?.iter()? {
+                let (job, known) = entry?;
+                let (job, (below, _)) = (job.value(), known.value());
+                if open.get(job)?.is_none() && is_begun(&txn, rows, (job, below))? {
+                    found.push((JobId(job), rows));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Takes all points or lines of a job out, a bounded number a commit; says whether any were. A job that is open by
     /// then keeps what it has.
     ///
     /// # Errors
     /// When the store has stopped, or cannot be read.
     pub async fn trim(&self, what: Trimming) -> Result<bool, TrimError> {
-        let (job, rows) = (what.job, what.rows);
         let mut any = false;
-        while self.trimmable(job, rows)? {
+        while self.trimmable(&what)? {
             self.commit_and_wait(vec![Change::Trim(Box::new(what.clone()))])
                 .await?;
             any = true;
@@ -107,10 +123,14 @@ impl Store {
         Ok(known.is_some_and(|known| known.value().0 > 0))
     }
 
-    fn trimmable(&self, job: JobId, rows: Rows) -> Result<bool, ReadError> {
-        let txn = self.read()?;
-        let is_open = txn.open_table(OPEN_JOBS)?.get(job.0)?.is_some();
-        Ok(!is_open && left(&txn, rows, job.0, 1)? > 0)
+    fn trimmable(&self, what: &Trimming) -> Result<bool, ReadError> {
+        let (txn, job) = (self.read()?, what.job.0);
+        let is_open = txn.open_table(OPEN_JOBS)?.get(job)?.is_some();
+        let (below, seen) = known(&txn, what.rows, job)?;
+        if is_open || is_begun(&txn, what.rows, (job, below))? {
+            return Ok(!is_open);
+        }
+        Ok(what.line.is_some() && is_more(&txn, what.rows, (job, seen))?)
     }
 }
 
@@ -128,13 +148,16 @@ pub enum TrimError {
 
 /// The bytes, if any of them could be taken out.
 fn left(txn: &ReadTransaction, rows: Rows, job: u64, bytes: u64) -> Result<u64, ReadError> {
-    let known = txn
-        .open_table(rows.series().trimmed)?
-        .get(job)?
-        .map(|known| known.value());
-    let (below, seen) = known.unwrap_or_default();
+    let (below, seen) = known(txn, rows, job)?;
     let some = is_begun(txn, rows, (job, below))? || is_more(txn, rows, (job, seen))?;
     Ok(if some { bytes } else { 0 })
+}
+
+/// Below which id rows of a job go, and up to which id that is known.
+fn known(source: &impl Source, rows: Rows, job: u64) -> Result<(u64, u64), ReadError> {
+    let trimmed = source.table(rows.series().trimmed)?;
+    let known = trimmed.get(job)?.map(|known| known.value());
+    Ok(known.unwrap_or_default())
 }
 
 /// Some that are to be taken out are still there.
@@ -161,16 +184,18 @@ impl Batch<'_> {
         if self.txn.open_table(OPEN_JOBS)?.get(job)?.is_some() {
             return Ok(());
         }
-        let known = self
-            .txn
-            .open_table(series.trimmed)?
-            .get(job)?
-            .map(|known| known.value());
-        let (below, seen) = known.unwrap_or_default();
+        let (below, seen) = known(self.txn, what.rows, job)?;
         let below = if is_begun(self.txn, what.rows, (job, below))? {
             below
-        } else if is_more(self.txn, what.rows, (job, seen))? {
-            self.begin_trim(what)?
+        } else if let Some(line) = what.line
+            && is_more(self.txn, what.rows, (job, seen))?
+        {
+            let task = TaskKey {
+                job: what.job,
+                attempt: what.attempt,
+                rank: Rank(0),
+            };
+            self.begin_trim((task, what.rows), line)?
         } else {
             return Ok(());
         };
@@ -191,32 +216,26 @@ impl Batch<'_> {
 
     /// Says it in the job's log and notes below which id rows go. A log in which nothing else is to be taken out is not
     /// trimmed because of a line that says that the points are gone.
-    fn begin_trim(&mut self, what: Trimming) -> Result<u64, ReadError> {
-        let job = what.job.0;
-        let lines = self
-            .txn
-            .open_table(LOGS.trimmed)?
-            .get(job)?
-            .map(|known| known.value());
-        let lines = lines.unwrap_or_default();
+    fn begin_trim(
+        &mut self,
+        (task, rows): (TaskKey, Rows),
+        line: LogLine,
+    ) -> Result<u64, ReadError> {
+        let job = task.job.0;
+        let lines = known(self.txn, Rows::Lines, job)?;
         let quiet = !is_begun(self.txn, Rows::Lines, (job, lines.0))?
             && !is_more(self.txn, Rows::Lines, (job, lines.1))?;
-        let task = TaskKey {
-            job: what.job,
-            attempt: what.attempt,
-            rank: Rank(0),
-        };
-        let told = self.append(LOGS, (task, vec![what.line]))?;
+        let told = self.append(LOGS, (task, vec![line]))?;
         self.opened.close();
-        let below = match what.rows {
+        let below = match rows {
             Rows::Points => self.next_point,
             Rows::Lines => told,
         };
-        let seen = below.saturating_sub(u64::from(what.rows == Rows::Points));
-        let mut trimmed = self.txn.open_table(what.rows.series().trimmed)?;
+        let seen = below.saturating_sub(u64::from(rows == Rows::Points));
+        let mut trimmed = self.txn.open_table(rows.series().trimmed)?;
         trimmed.insert(job, (below, seen))?;
         drop(trimmed);
-        if what.rows == Rows::Points && quiet {
+        if rows == Rows::Points && quiet {
             let mut trimmed = self.txn.open_table(LOGS.trimmed)?;
             trimmed.insert(job, (lines.0, told))?;
         }

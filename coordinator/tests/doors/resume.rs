@@ -322,6 +322,42 @@ async fn a_publication_that_waits_is_refused_when_its_attempt_is_over_by_then() 
     assert!(!kept.exists(), "the first is over");
 }
 
+#[tokio::test]
+async fn an_attempt_begins_with_what_the_one_before_it_was_still_publishing() {
+    let store = Store::bucket().await;
+    let server = store.server.as_ref().unwrap();
+    let mut agent = Agent::join(&store.world, "n1", 4).await;
+    let job = store.world.submit(&command()).await;
+    let first = agent.run().await;
+    let location = store.put(job, "last.pt", "old");
+    let way = store.way(&first, "last.pt").await.unwrap();
+    assert_eq!(store.send(&way, "the newest").await, 200);
+    let held = server.hold_copies().await;
+    let query = format!("?checkpoint_path={location}&resume=true");
+    let (published, begins) = tokio::join!(store.publish(&first, "last.pt"), async {
+        until("a copy is under way", async || {
+            (server.copies() == 1).then_some(())
+        })
+        .await;
+        let second = next(&store, &mut agent, &first, &query).await;
+        let mut asked = std::pin::pin!(store.download(&second));
+        // Whoever asks for anything else is answered meanwhile.
+        let others = async {
+            for _ in 0..20 {
+                let path = format!("/training/jobs/{job}/checkpoints");
+                assert_eq!(store.world.get(&path).await.0, 200);
+            }
+        };
+        tokio::select! {
+            early = &mut asked => panic!("it is being published: {early:?}"),
+            () = others => drop(held),
+        }
+        asked.await.unwrap()
+    });
+    published.unwrap();
+    assert_eq!(begins.size_bytes, 10, "of the newest");
+}
+
 /// A job that names nothing, then its checkpoint, then a path of a node.
 async fn beginnings(store: Store) {
     let mut agent = Agent::join(&store.world, "n1", 4).await;

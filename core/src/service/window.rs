@@ -190,11 +190,16 @@ impl Steady {
         }
     }
 
+    /// Whether it was not set for an hour.
+    #[must_use]
+    pub fn is_believed(&self) -> bool {
+        self.looked.since(self.since) >= DOUBTED
+    }
+
     /// Of these windows those that were over a day ago, by a clock that was not set for an hour.
     #[must_use]
     pub fn forgotten<'w>(&self, windows: impl IntoIterator<Item = &'w Window>) -> Vec<u64> {
-        let now = self.looked;
-        let believed = now.since(self.since) >= DOUBTED;
+        let (now, believed) = (self.looked, self.is_believed());
         let windows = windows.into_iter().filter(|_| believed);
         let old = windows.filter(|window| window.until.plus(KEPT) <= now);
         old.map(|window| window.id).collect()

@@ -11,15 +11,16 @@ mod given_up;
 mod out;
 mod records;
 mod reports;
+mod told;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use thiserror::Error;
 use trainyard_core::{
     decision::Decision,
     failure::TaskEnd,
-    ids::{AttemptNo, JobId, NodeName, Rank, TaskKey},
+    ids::{AttemptNo, JobId, NodeName, Rank, SessionNo, TaskKey},
     invariants::broken_by,
     job::{Attempt, Event, Heard, Illegal, Job, JobState, Step},
     secret::Secret,
@@ -31,6 +32,7 @@ use self::out::{Done, refusal, worth_storing};
 pub use self::{
     direct::DirectReport,
     records::{Ack, Batch},
+    told::Told,
 };
 use super::{
     jobs::{JobsMsg, JobsRef},
@@ -64,8 +66,8 @@ pub enum JobMsg {
     Event(Event, Option<ActReply>),
     /// The scheduler has decided something, for this reason, which is noted with it.
     Decided(Event, String),
-    /// A node says how a task stands, in a session that began at this time.
-    Report(NodeName, Box<Report>, Timestamp),
+    /// A node says how a task stands, in this session.
+    Report(NodeName, Box<Report>, SessionNo),
     /// Records of a task.
     Records(Batch),
     /// What a trainer reports to the coordinator itself.
@@ -77,8 +79,8 @@ pub enum JobMsg {
         /// Answered once it is on disk.
         reply: ActReply,
     },
-    /// The node that should run a task of this attempt, and registered at this time, knew nothing of it then.
-    NoTrace(AttemptNo, NodeName, Timestamp),
+    /// The node that should run a task of this attempt knew nothing of it when this session of it began.
+    NoTrace(AttemptNo, NodeName, SessionNo),
     /// Look whether ranks keep the rest of their gang waiting.
     LookForLate,
     /// Be there; sent at start for jobs that hold something, and to one that starts after a failure.
@@ -109,14 +111,18 @@ pub struct Peers {
 
 impl Peers {
     /// A task that nobody wants is stopped; one that has ended is forgotten, and its place is free.
-    pub(super) fn refuse(&self, node: NodeName, report: &Report) {
-        let frame = NodesMsg::Send(node.clone(), Box::new(refusal(report)));
+    /// Until then nobody else gets it.
+    pub(super) fn refuse(&self, (node, session): (NodeName, SessionNo), report: &Report) {
+        let task = (report.task.job, report.task.attempt);
+        let told = match report.phase {
+            Phase::Ended(..) => SchedulerMsg::StrayGone(node.clone(), task),
+            Phase::Preparing | Phase::Waiting(_) | Phase::Running(_) => {
+                SchedulerMsg::Stray(node.clone(), session, task)
+            }
+        };
+        self.scheduler.cast(told).ok();
+        let frame = NodesMsg::Send(node, Box::new(refusal(report)));
         self.nodes.cast(frame).ok();
-        if matches!(report.phase, Phase::Ended(..)) {
-            let task = (report.task.job, report.task.attempt);
-            let gone = SchedulerMsg::StrayGone(node, task);
-            self.scheduler.cast(gone).ok();
-        }
     }
 }
 
@@ -140,8 +146,8 @@ pub struct State {
     alarm: Option<Timestamp>,
     /// When ranks were last heard of.
     heard: Heard,
-    /// When the sessions began in which tasks of the newest attempt were last told of.
-    told_in: BTreeMap<TaskKey, Timestamp>,
+    /// In which sessions tasks of the newest attempt were last told of.
+    told_in: Told,
     /// Why the scheduler has decided what is being taken in.
     why: Option<String>,
     /// Ranks that were late when it was last looked: a clock that was set makes nobody late.
@@ -151,12 +157,12 @@ pub struct State {
 impl Actor for JobActor {
     type Msg = JobMsg;
     type State = State;
-    type Arguments = (JobId, Arc<Peers>);
+    type Arguments = (JobId, Arc<Peers>, Told);
 
     async fn pre_start(
         &self,
         _myself: ActorRef<JobMsg>,
-        (id, peers): Self::Arguments,
+        (id, peers, told_in): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let job = load(&peers.store, id)?.ok_or("the store has no such job")?;
         Ok(State {
@@ -166,7 +172,7 @@ impl Actor for JobActor {
             last_body: None,
             alarm: None,
             heard: Heard::from(clock::now()),
-            told_in: BTreeMap::new(),
+            told_in,
             why: None,
             late: Vec::new(),
         })
@@ -185,14 +191,18 @@ impl Actor for JobActor {
                 state.event(event, None).await?;
                 state.why = None;
             }
-            JobMsg::Report(node, report, since) => state.report((&node, since), *report).await?,
+            JobMsg::Report(node, report, session) => {
+                state.report((&node, session), *report).await?;
+            }
             JobMsg::Records(batch) => state.records(batch).await?,
             JobMsg::Direct {
                 secret,
                 report,
                 reply,
             } => state.direct(&secret, *report, reply).await?,
-            JobMsg::NoTrace(attempt, node, at) => state.no_trace(attempt, &node, at).await?,
+            JobMsg::NoTrace(attempt, node, session) => {
+                state.no_trace(attempt, &node, session).await?;
+            }
             JobMsg::LookForLate => state.look_for_late().await?,
             // Whatever the scheduler believed while nobody was here, this is the truth. Only then: a
             // placement that is on its way here must not be taken back.

@@ -8,10 +8,9 @@ use std::{ops::RangeInclusive, sync::Arc};
 use ractor::ActorProcessingErr;
 use trainyard_core::{
     failure::{StopCause, TaskEnd},
-    ids::{AttemptNo, NodeName, TaskKey},
+    ids::{AttemptNo, NodeName, SessionNo, TaskKey},
     job::{Event, JobState, Part},
     task::{Ended, Phase, Report},
-    time::Timestamp,
 };
 
 use super::{Done, State};
@@ -20,7 +19,7 @@ use crate::clock;
 impl State {
     pub(super) async fn report(
         &mut self,
-        (node, since): (&NodeName, Timestamp),
+        (node, session): (&NodeName, SessionNo),
         report: Report,
     ) -> Result<(), ActorProcessingErr> {
         let task = report.task;
@@ -28,15 +27,14 @@ impl State {
         let wanted = self.part(task).filter(|part| part.allocation.node == *node);
         let Some(part) = wanted.filter(|part| !part.is_over()) else {
             let (peers, node) = (Arc::clone(&self.peers), node.clone());
-            let refuse = move || peers.refuse(node, &report);
+            let refuse = move || peers.refuse((node, session), &report);
             return Ok(self.once_stored(refuse).await?);
         };
         let news = self.is_news(part, &report.detail);
         let may_go = self.may_go(part);
         let unheard = part.started_at.is_none();
         self.heard.note(task.attempt, task.rank, clock::now());
-        self.told_in.retain(|told, _| told.attempt == task.attempt);
-        self.told_in.insert(task, since);
+        self.told_in.note(task, session);
         let starting = self.job.state == JobState::Starting;
         let open = starting || self.job.state == JobState::Running;
         let event = match report.phase {
@@ -152,7 +150,7 @@ impl State {
         &mut self,
         attempt: AttemptNo,
         node: &NodeName,
-        at: Timestamp,
+        session: SessionNo,
     ) -> Result<(), ActorProcessingErr> {
         let live = self.job.live().filter(|live| live.number == attempt);
         let rank = live.and_then(|live| live.rank_on(node));
@@ -170,11 +168,7 @@ impl State {
             };
         }
         // Its start reached the node after that, and was heard of before this: in that very session.
-        let told = self.told_in.get(&task).is_some_and(|since| *since >= at);
-        // As far as that is known after a failure of this actor: of one rank it is when the job began to run.
-        let one_task = self.job.live().is_some_and(|live| !live.is_gang());
-        let alone = self.job.state != JobState::Starting && one_task;
-        if told || (alone && self.job.state_since >= at) {
+        if self.told_in.since(task, session) {
             return Ok(());
         }
         let why = format!("node {node} came back without a trace of the attempt");

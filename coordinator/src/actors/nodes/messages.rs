@@ -6,7 +6,7 @@ use ractor::{ActorRef, RpcReplyPort};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
-    ids::{NodeName, SessionNo},
+    ids::{AttemptNo, JobId, NodeName, SessionNo},
     node::NodeState,
     service::{Closure, Duty, Window},
 };
@@ -73,6 +73,8 @@ pub enum NodesMsg {
     Blocked(NodeName, BTreeMap<String, String>),
     /// Why a node is to get no jobs now, as its agent says; empty when it is well.
     Condition(NodeName, String),
+    /// The agent of a node has listed a task in this session, and does not any more.
+    Unlisted(NodeName, SessionNo, (JobId, AttemptNo)),
     /// For the agent of a node; lost if it is not connected, since it is told all when it is.
     Send(NodeName, Box<Frame>),
     /// How the launch of an attempt went.

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ractor::{Actor, ActorProcessingErr, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
 use trainyard_core::{
-    ids::{NodeName, SessionNo},
+    ids::{AttemptNo, JobId, NodeName, SessionNo},
     node::{Lease, NodeState},
     service::{Duty, Steady, Window},
     time::Timestamp,
@@ -194,6 +194,7 @@ impl Actor for Nodes {
             NodesMsg::Seen(node) => state.seen(&node)?,
             NodesMsg::Blocked(node, gpus) => state.blocked(&node, gpus)?,
             NodesMsg::Condition(node, words) => state.condition(&node, words)?,
+            NodesMsg::Unlisted(node, session, task) => state.unlisted(node, session, task)?,
             NodesMsg::Send(node, frame) => state.send(&node, frame),
             NodesMsg::Launched(node, launch) => state.launched(&node, launch).await?,
             NodesMsg::LeaseTick => {
@@ -254,6 +255,20 @@ impl State {
         let live = self.nodes.get(node)?.session.as_ref();
         let live = live.filter(|live| live.number == session);
         live.map(|live| live.end.clone())
+    }
+
+    /// A later session has listed anew what its agent has.
+    fn unlisted(
+        &self,
+        node: NodeName,
+        session: SessionNo,
+        task: (JobId, AttemptNo),
+    ) -> Result<(), ActorProcessingErr> {
+        if self.attach(&node, session).is_some() {
+            let gone = SchedulerMsg::StrayGone(node, task);
+            self.args.scheduler.cast(gone)?;
+        }
+        Ok(())
     }
 
     fn find(&self, node: &NodeName) -> Option<NodeInfo> {

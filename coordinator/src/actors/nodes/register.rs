@@ -24,7 +24,7 @@ use crate::{
         job::JobMsg,
         jobs::{JobsMsg, JobsRef},
         scheduler::{NodeUp, SchedulerMsg},
-        session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef, blocked},
+        session::{Outgoing, Session, SessionArgs, SessionMsg, SessionRef, blocked, listed},
     },
     clock,
     store::{Change, NodeRow, SESSIONS_KEY},
@@ -63,13 +63,13 @@ impl State {
         let args = SessionArgs {
             node: name.clone(),
             session,
-            since: row.seen_at,
             pulse: Arc::clone(&pulse),
             outgoing,
             jobs: jobs.clone(),
             nodes: myself.clone(),
             blocked: blocked(hello.blocked_gpus.clone()),
             condition: hello.condition.clone(),
+            listed: listed(&hello.tasks),
         };
         let (actor, _) = Session::spawn_linked(None, Session, args, myself.get_cell()).await?;
         let welcome = Frame::Welcome(v1::Welcome {
@@ -81,7 +81,7 @@ impl State {
         tracing::info!(node = %name, %session, cpus = row.capacity.cpus, gpus = row.capacity.gpus.len(), "node is up");
         let known = (blocked(hello.blocked_gpus.clone()), hello.condition.clone());
         self.admit((name, session), (row, pulse), actor.clone(), known);
-        self.tell_of(&jobs, hello)?;
+        self.tell_of(&jobs, session, hello)?;
         Ok(actor)
     }
 
@@ -146,7 +146,12 @@ impl State {
     }
 
     /// Scheduler and jobs compare what the agent runs with what is wanted.
-    fn tell_of(&self, jobs: &JobsRef, hello: v1::Hello) -> Result<(), ActorProcessingErr> {
+    fn tell_of(
+        &self,
+        jobs: &JobsRef,
+        session: SessionNo,
+        hello: v1::Hello,
+    ) -> Result<(), ActorProcessingErr> {
         let name = NodeName(hello.node_name);
         let mut knows: BTreeSet<(JobId, AttemptNo)> = BTreeSet::new();
         let mut runs = BTreeSet::new();
@@ -182,7 +187,7 @@ impl State {
                 name: name.clone(),
                 capacity: entry.row.capacity.clone(),
                 open: entry.takes_jobs(),
-                at: entry.row.seen_at,
+                session,
                 knows,
                 runs,
             };
@@ -190,11 +195,9 @@ impl State {
                 .scheduler
                 .cast(SchedulerMsg::NodeUp(Box::new(node)))?;
         }
-        let since = self.nodes.get(&name).map(|entry| entry.row.seen_at);
-        let since = since.unwrap_or_default();
         for report in reports {
             let job = report.task.job;
-            let message = JobMsg::Report(name.clone(), Box::new(report), since);
+            let message = JobMsg::Report(name.clone(), Box::new(report), session);
             jobs.cast(JobsMsg::Route(job, message))?;
         }
         Ok(())

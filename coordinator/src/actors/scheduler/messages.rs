@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use ractor::{ActorRef, RpcReplyPort};
 use trainyard_core::{
-    ids::{AttemptNo, JobId, NodeName},
+    ids::{AttemptNo, JobId, NodeName, SessionNo},
     job::Job,
     resources::Capacity,
     sched::{Explanation, QueuedJob},
     service::Window,
-    time::Timestamp,
     usage::Lately,
 };
 
@@ -41,8 +40,8 @@ pub struct NodeUp {
     pub capacity: Capacity,
     /// Whether jobs may be placed there.
     pub open: bool,
-    /// When it said so.
-    pub at: Timestamp,
+    /// In which it said so.
+    pub session: SessionNo,
     /// Attempts that it has a trace of.
     pub knows: BTreeSet<(JobId, AttemptNo)>,
     /// Those among them that have not ended.
@@ -75,6 +74,8 @@ pub enum SchedulerMsg {
     Ended(Vec<Job>),
     /// A node is connected, with what it knows of tasks.
     NodeUp(Box<NodeUp>),
+    /// A task that nobody wants runs on a node, as that said in this session.
+    Stray(NodeName, SessionNo, (JobId, AttemptNo)),
     /// A task that nobody wanted has ended on a node.
     StrayGone(NodeName, (JobId, AttemptNo)),
     /// A node that the store knows, or whose openness changed.

@@ -38,6 +38,8 @@ impl State {
         self.dirty = true;
         // This is newer than what is being read.
         self.reading.remove(&job.id);
+        // Before its place is free.
+        self.given_up(&job);
         if job.state != JobState::Queued {
             self.notes.forget(job.id);
         }

@@ -20,7 +20,7 @@ use crate::actors::{
 };
 
 /// The committing thread does nothing until the answer is dropped.
-async fn held(store: &Store) -> std::sync::mpsc::Sender<()> {
+pub(super) async fn held(store: &Store) -> std::sync::mpsc::Sender<()> {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let (begun, is_held) = oneshot::channel();
     let hold = move |_: &crate::store::Committed| {
@@ -33,7 +33,7 @@ async fn held(store: &Store) -> std::sync::mpsc::Sender<()> {
 }
 
 /// So many writes wait.
-async fn waiting(store: &Store, writes: usize) {
+pub(super) async fn waiting(store: &Store, writes: usize) {
     let wait = async {
         while store.waiting() < writes {
             tokio::task::yield_now().await;

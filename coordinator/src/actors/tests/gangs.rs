@@ -1,12 +1,11 @@
 //! A rank whose node has no trace of it: what the job says of itself proves nothing, what that node has said does.
 
-use trainyard_core::ids::{AttemptNo, NodeName};
+use trainyard_core::ids::{AttemptNo, NodeName, SessionNo};
 
 use super::{
     retries::{runs, say, until},
     *,
 };
-use crate::clock;
 
 /// A gang of two on two nodes, and the task of `n2`, which runs; that of `n1` does not yet.
 async fn half_started(
@@ -37,8 +36,10 @@ async fn half_started(
     (job, nodes, tasks)
 }
 
-fn no_trace(world: &World, job: JobId, at: Timestamp) {
-    let message = JobMsg::NoTrace(AttemptNo(1), NodeName("n2".into()), at);
+/// As n2 says in that session; its first is the second of all.
+fn no_trace(world: &World, job: JobId, session: u64) {
+    let session = SessionNo(session);
+    let message = JobMsg::NoTrace(AttemptNo(1), NodeName("n2".into()), session);
     world.tree.jobs.cast(JobsMsg::Route(job, message)).unwrap();
 }
 
@@ -47,10 +48,9 @@ async fn a_rank_of_which_its_node_lost_every_trace_is_lost_though_the_gang_began
     let world = world(Lease::default()).await;
     let (job, nodes, tasks) = half_started(&world).await;
     // n2 registers anew without it, and before the job hears of that its last rank starts.
-    let at = clock::now();
     say(&nodes[0].0, runs(tasks[0]));
     until(&world, job, |job| job.state == JobState::Running).await;
-    no_trace(&world, job, at);
+    no_trace(&world, job, 3);
     let ends = |job: &Job| job.live().is_some_and(|live| live.blame.is_some());
     let lost = until(&world, job, ends).await;
     assert!(lost.reason.contains("n2"), "{}", lost.reason);
@@ -60,9 +60,8 @@ async fn a_rank_of_which_its_node_lost_every_trace_is_lost_though_the_gang_began
 #[tokio::test]
 async fn a_rank_that_its_node_has_told_of_in_that_very_session_is_not_lost_while_its_gang_starts() {
     let world = world(Lease::default()).await;
-    let before = clock::now();
     let (job, nodes, tasks) = half_started(&world).await;
-    no_trace(&world, job, before);
+    no_trace(&world, job, 2);
     say(&nodes[0].0, runs(tasks[0]));
     let runs = |job: &Job| job.state != JobState::Starting;
     let on = until(&world, job, runs).await;

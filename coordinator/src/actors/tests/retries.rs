@@ -12,14 +12,14 @@ use crate::actors::{
 };
 
 /// Nodes are believed for half a second.
-fn short() -> Lease {
+pub(super) fn short() -> Lease {
     Lease {
         suspect_after: Duration::from_millis(250),
         lost_after: Duration::from_millis(500),
     }
 }
 
-fn at_once() -> RetryPolicy {
+pub(super) fn at_once() -> RetryPolicy {
     RetryPolicy {
         limit: 20,
         backoff: Duration::ZERO,
@@ -75,7 +75,7 @@ pub(super) fn runs(task: Option<v1::TaskKey>) -> v1::TaskReport {
     }
 }
 
-fn exits(task: Option<v1::TaskKey>) -> v1::TaskReport {
+pub(super) fn exits(task: Option<v1::TaskKey>) -> v1::TaskReport {
     v1::TaskReport {
         phase: TaskPhase::Exited.into(),
         end: Some(v1::TaskEnd {
@@ -120,7 +120,7 @@ fn broken(task: Option<v1::TaskKey>) -> v1::TaskReport {
 }
 
 /// The tasks that a node has been told to start since it was last asked.
-fn starts(frames: &mut Frames) -> Vec<Option<v1::TaskKey>> {
+pub(super) fn starts(frames: &mut Frames) -> Vec<Option<v1::TaskKey>> {
     let mut found = Vec::new();
     while let Ok(frame) = frames.try_recv() {
         if let Frame::Start(start) = *frame {

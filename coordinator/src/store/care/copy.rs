@@ -106,16 +106,12 @@ fn copy(txn: &ReadTransaction, to: &Path, spare: bool) -> Result<Copied, CopyErr
     if to.exists() {
         return Err(target(io::ErrorKind::AlreadyExists.into()));
     }
-    let draft = Draft(beside(to));
-    let file = create(&draft.0).map_err(target)?;
+    let (draft, file) = Draft::begin(to).map_err(target)?;
     let copied = fill(txn, file, spare).map_err(|source| CopyError::Rows {
         path: to.to_path_buf(),
         source,
     })?;
-    // A link, not a rename: it fails where somebody has made the file meanwhile.
-    fs::hard_link(&draft.0, to)
-        .and_then(|()| File::open(open::folder(to))?.sync_all())
-        .map_err(target)?;
+    draft.keep(to).map_err(target)?;
     let bytes = fs::metadata(to).map_err(target)?.len();
     Ok(Copied { bytes, ..copied })
 }
@@ -127,8 +123,44 @@ fn failed(to: &Path, error: impl Into<ReadError>) -> CopyError {
     }
 }
 
-/// Unfinished; goes when it is dropped.
-pub(super) struct Draft(pub(super) PathBuf);
+/// A file until it is whole; goes when it is dropped.
+#[derive(Debug)]
+pub struct Draft(pub(super) PathBuf);
+
+impl Draft {
+    /// A new file beside the wanted one, under a name that nothing has. Its owner's alone, since stores hold secrets.
+    ///
+    /// # Errors
+    /// When the folder is not to be written.
+    pub fn begin(to: &Path) -> io::Result<(Self, File)> {
+        let draft = Self(beside(to));
+        let file = create(&draft.0)?;
+        Ok((draft, file))
+    }
+
+    /// Gives the whole file, which is on disk, its name, and sees that the name is on disk.
+    ///
+    /// # Errors
+    /// When there is such a file by now, or the folder is not to be written.
+    pub fn keep(self, to: &Path) -> io::Result<()> {
+        settle((&self.0, to), |from, to| fs::hard_link(from, to))
+    }
+}
+
+/// A link, not a rename: it fails where somebody has made the file meanwhile.
+fn settle(
+    (from, to): (&Path, &Path),
+    link: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let linked = link(from, to);
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
+    match linked {
+        // As on a file system where a file cannot have two names.
+        Err(error) if !is_taken(&error) && !to.exists() => fs::rename(from, to)?,
+        linked => linked?,
+    }
+    File::open(open::folder(to))?.sync_all()
+}
 
 impl Drop for Draft {
     fn drop(&mut self) {
@@ -285,4 +317,36 @@ fn key_text<K: Key + 'static>(key: &K::SelfType<'_>) -> String {
         return String::from_utf8_lossy(K::as_bytes(key).as_ref()).into_owned();
     }
     format!("{key:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_draft_touches_no_file_of_anybody_and_gets_its_name_also_where_files_have_but_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("x.part"), "somebody's").unwrap();
+        let (draft, _file) = Draft::begin(&path("x")).unwrap();
+        let mode = fs::metadata(&draft.0).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let none = |_: &Path, _: &Path| Err(io::ErrorKind::Unsupported.into());
+        settle((&draft.0, &path("x")), none).unwrap();
+        drop(draft);
+        // Somebody was faster.
+        let (second, _file) = Draft::begin(&path("x")).unwrap();
+        settle((&second.0, &path("x")), none).unwrap_err();
+        let taken = second.keep(&path("x")).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        let (third, _file) = Draft::begin(&path("y")).unwrap();
+        third.keep(&path("y")).unwrap();
+        let left = fs::read_dir(folder.path()).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["x", "x.part", "y"]);
+        assert_eq!(fs::read_to_string(path("x.part")).unwrap(), "somebody's");
+    }
 }

@@ -24,6 +24,7 @@ use trainyard_core::{
 use super::{
     Care,
     copy::{CopyError, Draft, beside},
+    given,
 };
 use crate::{
     clock,
@@ -33,13 +34,13 @@ use crate::{
         block::Kept,
         changed,
         codec::{self, Place},
-        error::ReadError,
+        error::{ReadError, spared},
         events, held, migrate, numbers, open,
         read::decode_job,
         series::{self, Entry},
         tables::{
             self, CHANGED, CHANGED_COUNTER, CHANGED_OF, COLUMNS, COUNTERS, CURSORS, DOCUMENTS,
-            EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, INSTANCE_KEY, JOBS, LOGS, META, NODES,
+            EVENTS, EVENTS_OF_JOB, EVENTS_OF_NODE, INSTANCE_KEY, JOBS, LAST_JOB, LOGS, META, NODES,
             OPEN_JOBS, POINTS, REQUEST_KEYS, Rows, SCHEMA, SCHEMA_KEY, SESSIONS_KEY, Series, USERS,
             USERS_BY_EMAIL, VALIDATIONS,
         },
@@ -217,7 +218,7 @@ impl Mend<'_> {
         self.sessions()?;
         self.events()?;
         self.users()?;
-        let jobs = self.jobs()?;
+        let (jobs, last) = self.jobs()?;
         let orphan = |job: &u64| (!jobs.contains(job)).then(|| "its job is not there".to_owned());
         self.sift("validations", VALIDATIONS, |(job, _), bytes| {
             let place = Place {
@@ -230,6 +231,7 @@ impl Mend<'_> {
                 .or_else(|| orphan(&job))
         })?;
         self.sift_numbers(&orphan)?;
+        numbers::note_job(self.txn, last)?;
         self.series::<Progress>(POINTS, &orphan)?;
         self.series::<LogLine>(LOGS, &orphan)?;
         self.changes(&jobs)
@@ -308,11 +310,16 @@ impl Mend<'_> {
         Ok(())
     }
 
-    /// The jobs that are left.
-    fn jobs(&mut self) -> Result<BTreeSet<u64>, ReadError> {
-        self.sift("jobs", JOBS, |id, bytes| match decode_job(id, bytes) {
-            Ok(job) => (job.id.0 != id).then(|| format!("holds job {}", job.id)),
-            Err(error) => Some(error.to_string()),
+    /// The jobs that are left, and the highest number that was given to one.
+    fn jobs(&mut self) -> Result<(BTreeSet<u64>, u64), ReadError> {
+        let mut gone = Vec::new();
+        self.sift("jobs", JOBS, |id, bytes| {
+            let bad = match decode_job(id, bytes) {
+                Ok(job) => (job.id.0 != id).then(|| format!("holds job {}", job.id)),
+                Err(error) => Some(error.to_string()),
+            };
+            gone.extend(bad.is_some().then_some(id));
+            bad
         })?;
         let mut left = BTreeSet::new();
         let mut open = self.txn.open_table(OPEN_JOBS)?;
@@ -327,7 +334,11 @@ impl Mend<'_> {
         }
         drop(open);
         numbers::note_sum(self.txn, numbers::sum(self.txn)?)?;
-        Ok(left)
+        // One that is damaged is taken out later.
+        let noted = spared(numbers::counter(&self.txn.open_table(COUNTERS)?, LAST_JOB))?;
+        let known = left.last().copied().max(noted.flatten()).unwrap_or(0);
+        let last = given::highest(self.txn, known, gone)?;
+        Ok((left, last))
     }
 
     /// Rows that are a number each: those of a job that is gone go too. Where a damaged cursor was, its agent says from which

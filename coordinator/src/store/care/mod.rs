@@ -7,6 +7,7 @@ pub(super) mod check;
 mod copy;
 mod export;
 pub(super) mod first;
+mod given;
 mod mend;
 mod past;
 mod rows;
@@ -19,7 +20,7 @@ use std::{
 use redb::Database;
 
 pub use check::{Problem, Report, TableReport};
-pub use copy::{Copied, CopyError};
+pub use copy::{Copied, CopyError, Draft};
 pub use export::{ExportError, Exported, Part};
 pub use mend::{Anew, MendError, Mended};
 

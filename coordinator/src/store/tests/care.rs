@@ -164,12 +164,12 @@ async fn compacting_keeps_every_row_and_gives_back_what_trimmed_rows_have_taken(
         job: JobId(1),
         rows: Rows::Lines,
         attempt: A1,
-        line: LogLine {
+        line: Some(LogLine {
             at: Timestamp(1),
             stream: LogStream::System,
             level: String::new(),
             text: "the lines were removed".to_owned(),
-        },
+        }),
     };
     assert!(store.trim(trimming).await.unwrap());
     drop(store);

@@ -8,12 +8,12 @@ fn trimming(job: u64, rows: Rows) -> Trimming {
         job: JobId(job),
         rows,
         attempt: A1,
-        line: LogLine {
+        line: Some(LogLine {
             at: Timestamp(9),
             stream: LogStream::System,
             level: "INFO".into(),
             text: format!("{rows:?} are gone"),
-        },
+        }),
     }
 }
 
@@ -169,4 +169,45 @@ async fn a_block_that_cannot_be_read_stays_and_ends_nobody_when_its_job_is_trimm
     assert_eq!(store.holdings().unwrap().1.len(), 1, "its points");
     assert!(store.trim(trimming(1, Rows::Points)).await.unwrap());
     assert_eq!(store.count_points(JobId(1)).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_was_begun_before_a_crash_is_finished_and_no_more_goes_by_it() {
+    let (folder, store) = fresh();
+    for id in [1, 2] {
+        store.commit_and_wait(put(job(id))).await.unwrap();
+    }
+    for epoch in 0..600 {
+        store
+            .try_commit(vec![points(1, epoch..epoch + 1)], Box::new(|_| {}))
+            .unwrap();
+    }
+    store.commit_and_wait(vec![points(2, 0..9)]).await.unwrap();
+    end(&store, 1).await;
+    end(&store, 2).await;
+    assert_eq!(store.trims_begun().unwrap(), []);
+    let change = Change::Trim(Box::new(trimming(1, Rows::Points)));
+    store.commit_and_wait(vec![change]).await.unwrap();
+    drop(store);
+
+    let store = open_at(&folder.path().join("trainyard.redb"));
+    assert_eq!(store.count_points(JobId(1)).unwrap(), 600 - 512);
+    assert_eq!(store.trims_begun().unwrap(), [(JobId(1), Rows::Points)]);
+    // It ran again since, and is not touched meanwhile; what it has told then stays.
+    store.commit_and_wait(put(job(1))).await.unwrap();
+    assert_eq!(store.trims_begun().unwrap(), []);
+    store.commit_and_wait(vec![points(1, 7..10)]).await.unwrap();
+    end(&store, 1).await;
+    let rest = |id| Trimming {
+        line: None,
+        ..trimming(id, Rows::Points)
+    };
+    assert!(store.trim(rest(1)).await.unwrap());
+    assert!(!store.trim(rest(2)).await.unwrap(), "nothing was begun");
+    assert_eq!(store.trims_begun().unwrap(), []);
+    let left = [1, 2].map(|id| store.count_points(JobId(id)).unwrap());
+    assert_eq!(left, [3, 9]);
+    assert_eq!(texts(&store, 1), ["Points are gone"]);
+    drop(store);
+    assert_sound(&folder);
 }
