@@ -47,11 +47,7 @@ pub(crate) fn outcome(
     let class = outcome.and_then(|outcome| outcome.class);
     match job.state {
         JobState::Completed => {
-            let ends = match wish.script.finish {
-                Finish::Done => wish.script.code == 0,
-                Finish::Never => false,
-                Finish::NoMemory(_) => wish.terms.halves,
-            };
+            let ends = wish.script.finish == Finish::Done && wish.script.code == 0;
             ensure!(ends, "job {id} completed and should have failed");
         }
         JobState::Cancelled => {
@@ -79,13 +75,10 @@ pub(crate) fn outcome(
                     "job {id} has run for {longest:?}, and failed: {outcome:?}"
                 );
             }
-            Some(FailureClass::OutOfMemory) => {
-                let lacks = matches!(wish.script.finish, Finish::NoMemory(_));
-                ensure!(
-                    lacks && (!wish.terms.halves || job.tried.halved),
-                    "job {id} had memory, or was to have more: {outcome:?}"
-                );
-            }
+            Some(FailureClass::OutOfMemory) => ensure!(
+                wish.script.finish == Finish::NoMemory,
+                "job {id} had memory: {outcome:?}"
+            ),
             Some(FailureClass::Infrastructure | FailureClass::Lost | FailureClass::Preempted) => {
                 let again = job.tried.again;
                 ensure!(
@@ -109,7 +102,7 @@ fn is_its_own(job: &Job, wish: &Wish, yards: &[Yard]) -> bool {
     let told = told.map(|outcome| (outcome.exit_code, outcome.signal));
     let (code, fails) = (wish.script.code, wish.script.code != 0);
     // One whose memory ran out may be heard after its peers.
-    let fails_alone = fails || killed || matches!(wish.script.finish, Finish::NoMemory(_));
+    let fails_alone = fails || killed || wish.script.finish == Finish::NoMemory;
     let by_kill = killed && told == Some((None, Some(9)));
     let alone = wish.nodes > 1 && told == Some((Some(ALONE), None)) && fails_alone;
     by_kill || alone || fails && told == Some((Some(code), None))

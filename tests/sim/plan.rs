@@ -112,8 +112,6 @@ pub(crate) struct Terms {
     pub(crate) limit: Option<u32>,
     /// A lost node is waited for.
     pub(crate) waits: bool,
-    /// It is tried with half of the batch where memory runs out.
-    pub(crate) halves: bool,
     /// So many seconds each trainer of it may run; 0 is any time.
     pub(crate) seconds: u32,
 }

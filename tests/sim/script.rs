@@ -10,8 +10,8 @@ pub(crate) enum Finish {
     Done,
     /// It never does: it has said all, and goes on.
     Never,
-    /// The kernel kills it for memory after its first epoch, unless its batch is no larger than this.
-    NoMemory(u32),
+    /// The kernel kills it for memory after its first epoch. A command has no batch that could be halved.
+    NoMemory,
 }
 
 impl Finish {
@@ -19,14 +19,15 @@ impl Finish {
         match self {
             Self::Done => None,
             Self::Never => Some("never".to_owned()),
-            Self::NoMemory(batch) => Some(batch.to_string()),
+            Self::NoMemory => Some("no-memory".to_owned()),
         }
     }
 
     fn of(word: &str) -> Option<Self> {
         match word {
             "never" => Some(Self::Never),
-            batch => batch.parse().ok().map(Self::NoMemory),
+            "no-memory" => Some(Self::NoMemory),
+            _ => None,
         }
     }
 }

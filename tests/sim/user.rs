@@ -15,8 +15,8 @@ use trainyard_core::job::JobState;
 use trainyard_net::{ClientTls, Connection, Plain};
 use trainyard_proto::v1::{
     CancelJobRequest, Job, JobSpec, JobState as Shown, ListJobsRequest, LoginRequest, OnLost,
-    OnMemory, ResourceRequest, RetryPolicy, SubmitJobRequest,
-    auth_service_client::AuthServiceClient, job_service_client::JobServiceClient,
+    ResourceRequest, RetryPolicy, SubmitJobRequest, auth_service_client::AuthServiceClient,
+    job_service_client::JobServiceClient,
 };
 use turmoil::net::TcpStream;
 
@@ -270,12 +270,10 @@ fn time_limit(terms: &Terms) -> Option<prost_types::Duration> {
 /// None where all is as by default.
 fn retry(terms: &Terms) -> Option<RetryPolicy> {
     let waits = [OnLost::Retry, OnLost::Wait][usize::from(terms.waits)];
-    let halves = [OnMemory::Fail, OnMemory::HalveBatch][usize::from(terms.halves)];
-    let says = terms.limit.is_some() || terms.waits || terms.halves;
+    let says = terms.limit.is_some() || terms.waits;
     says.then(|| RetryPolicy {
         limit: terms.limit,
         on_lost: waits.into(),
-        out_of_memory: halves.into(),
         ..RetryPolicy::default()
     })
 }

@@ -51,7 +51,6 @@ pub(crate) struct Process {
     /// The newest epoch whose checkpoint was told of.
     kept: u32,
     ends_at: Option<u64>,
-    batch: u32,
     /// Another rank of its gang is gone, and it will notice then.
     fails_at: Option<u64>,
     /// `/t/{secret}/api/v1`.
@@ -346,7 +345,6 @@ impl State {
             reported: began,
             kept: began,
             ends_at: None,
-            batch: number("BATCH_SIZE").try_into().unwrap_or(u32::MAX),
             fails_at: None,
             door: format!("/t/{door}"),
         }
@@ -372,7 +370,7 @@ impl State {
         let (lacks, ends) = match process.script.finish {
             Finish::Done => (false, true),
             Finish::Never => (false, false),
-            Finish::NoMemory(batch) => (process.batch > batch, true),
+            Finish::NoMemory => (true, true),
         };
         let lacks = lacks && now >= process.started + epoch;
         let done = ends

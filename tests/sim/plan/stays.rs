@@ -10,9 +10,6 @@ use rand::{Rng, rngs::StdRng};
 use super::{CALM, Fault, Plan, Wish};
 use crate::script::Finish;
 
-/// Half of what jobs ask for.
-const HALF_A_BATCH: u32 = 4;
-
 impl Plan {
     /// Draws them; a calm run stays calm.
     pub(super) fn stay(&mut self, rng: &mut StdRng) {
@@ -63,8 +60,7 @@ fn endless(rng: &mut StdRng, wish: &mut Wish) {
 }
 
 fn without_memory(rng: &mut StdRng, wish: &mut Wish) {
-    wish.script.finish = Finish::NoMemory(HALF_A_BATCH);
+    wish.script.finish = Finish::NoMemory;
     wish.script.code = 0;
     wish.script.millis = wish.script.millis.min(4_000);
-    wish.terms.halves = rng.random_bool(0.6);
 }
