@@ -17,7 +17,7 @@ impl Plan {
         for wish in &mut self.wishes {
             match rng.random_range(0..20) {
                 0..3 => endless(rng, wish),
-                3..5 => without_memory(rng, wish),
+                3..5 => without_memory(wish),
                 5..7 => wish.terms.seconds = rng.random_range(2..=60),
                 _ => {}
             }
@@ -59,7 +59,7 @@ fn endless(rng: &mut StdRng, wish: &mut Wish) {
     }
 }
 
-fn without_memory(rng: &mut StdRng, wish: &mut Wish) {
+fn without_memory(wish: &mut Wish) {
     wish.script.finish = Finish::NoMemory;
     wish.script.code = 0;
     wish.script.millis = wish.script.millis.min(4_000);
