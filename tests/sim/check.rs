@@ -3,14 +3,16 @@
 //! Owns what was seen before, to tell what has changed that may not. Never changes the world. Called by the world after
 //! each step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use trainyard_coordinator::store::Store;
 use trainyard_core::{
-    failure::TaskEnd,
     ids::JobId,
-    job::{Attempt, Job, JobState},
+    job::{Job, JobState},
     resources::Capacity,
 };
 
@@ -20,10 +22,16 @@ use crate::{
     node::{capacity, number},
     plan::{Has, Plan, Wish},
     records::Records,
+    silence::Silences,
+    strays::Strays,
+    told::Accepted,
     trace::Trace,
-    user::Accepted,
+    turns::Turns,
     yard::Yard,
 };
+
+/// How often trainers are looked at that are to be gone.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What was seen.
 #[derive(Debug)]
@@ -33,16 +41,13 @@ pub(crate) struct Checker {
     jobs: Vec<Job>,
     /// Trainers that have begun, on all machines.
     begun: Option<i64>,
-    states: BTreeMap<u64, JobState>,
-    /// How often an ended job was seen to run again.
-    again: BTreeMap<u64, u32>,
-    /// Attempts that newer ones have followed, as they were then.
-    over: BTreeMap<(u64, u32), Attempt>,
+    turns: Turns,
+    strays: Strays,
+    looked: Duration,
     /// Jobs that were given a place once.
     began: BTreeSet<u64>,
     closed: Closed,
     records: Records,
-    trace: Trace,
 }
 
 /// How often something happened that not every run has.
@@ -54,13 +59,12 @@ impl Checker {
             commits: None,
             jobs: Vec::new(),
             begun: None,
-            states: BTreeMap::new(),
-            again: BTreeMap::new(),
-            over: BTreeMap::new(),
+            turns: Turns::new(trace),
+            strays: Strays::default(),
+            looked: Duration::ZERO,
             began: BTreeSet::new(),
             closed: Closed::default(),
             records: Records::default(),
-            trace,
         }
     }
 
@@ -99,14 +103,14 @@ impl Checker {
     pub(crate) fn store(
         &mut self,
         store: &Store,
-        plan: &Plan,
+        (plan, silences): (&Plan, &Silences),
         (accepted, yards): (&Accepted, &[Yard]),
     ) -> Result<()> {
         let begun = yards.iter().map(Yard::begun).sum();
         let has_begun = self.begun.replace(begun) != Some(begun);
         if self.commits.replace(store.commits()) != Some(store.commits()) {
-            self.jobs = jobs(store)?;
-            self.committed(store, plan, accepted)?;
+            let before = std::mem::replace(&mut self.jobs, jobs(store)?);
+            self.committed(store, (plan, silences), (accepted, &before))?;
         } else if !has_begun {
             return Ok(());
         }
@@ -116,7 +120,12 @@ impl Checker {
         whole(&self.jobs, yards)
     }
 
-    fn committed(&mut self, store: &Store, plan: &Plan, accepted: &Accepted) -> Result<()> {
+    fn committed(
+        &mut self,
+        store: &Store,
+        (plan, silences): (&Plan, &Silences),
+        (accepted, before): (&Accepted, &[Job]),
+    ) -> Result<()> {
         let jobs = std::mem::take(&mut self.jobs);
         for (_, id) in accepted.all(&plan.wishes) {
             let there = jobs.iter().any(|job| job.id.0 == id);
@@ -131,13 +140,30 @@ impl Checker {
             if !job.attempts.is_empty() && self.began.insert(job.id.0) {
                 gates::has_opened(job, &jobs, (accepted, plan))?;
             }
-            if self.may_have_said(job) {
+            let before = before.iter().find(|before| before.id == job.id);
+            if may_have_said(before, job) {
                 self.records.look(store, job)?;
             }
-            self.job(job, accepted)?;
+            let turn = (before, job);
+            self.turns.look(turn, accepted, (plan, silences))?;
         }
         self.jobs = jobs;
         Ok(())
+    }
+
+    /// Once a second: whoever is to be gone goes.
+    pub(crate) fn strays(
+        &mut self,
+        now: Duration,
+        (plan, silences): (&Plan, &Silences),
+        yards: &[Yard],
+    ) -> Result<()> {
+        if now < self.looked + LOOK {
+            return Ok(());
+        }
+        self.looked = now;
+        let jobs = (now, self.jobs.as_slice());
+        self.strays.look(jobs, (plan, silences), yards)
     }
 
     /// INV-01 and INV-02: what is given away.
@@ -180,67 +206,22 @@ impl Checker {
         Ok(())
     }
 
-    /// INV-04 and INV-07.
-    fn job(&mut self, job: &Job, accepted: &Accepted) -> Result<()> {
-        let id = job.id.0;
-        accepted.shows(job);
-        let before = self.states.insert(id, job.state);
-        if before != Some(job.state) {
-            let attempt = job.attempts.len();
-            let outcome = job.outcome.as_ref();
-            let why = outcome.map(|outcome| (outcome.exit_code, outcome.class, &outcome.message));
-            self.trace.note(format!(
-                "job {id}/{attempt} is {} {why:?}",
-                job.state.name()
-            ));
-        }
-        if let Some(before) = before.filter(|before| before.is_terminal())
-            && before != job.state
-        {
-            let seen = self.again.entry(id).or_default();
-            *seen += 1;
-            ensure!(
-                *seen <= accepted.again(id),
-                "INV-04: job {id} was {} and is {}",
-                before.name(),
-                job.state.name()
-            );
-        }
-        let Some((_live, over)) = job.attempts.split_last() else {
-            return Ok(());
-        };
-        for attempt in over {
-            let key = (id, attempt.number.0);
-            let known = self.over.entry(key).or_insert_with(|| attempt.clone());
-            ensure!(
-                ends(known) == ends(attempt) && known.completion == attempt.completion,
-                "INV-07: attempt {key:?} was followed, and changed"
-            );
-        }
-        Ok(())
-    }
-
     /// Whether nothing is left to happen: no user wants anything more, every job has ended, and no trainer is left.
     pub(crate) fn is_over(&self, (wishes, accepted): (&[Wish], &Accepted), yards: &[Yard]) -> bool {
         if accepted.answered() != wishes.len() || accepted.content() != wishes.len() {
             return false;
         }
-        let state = |id: u64| self.states.get(&id).copied();
-        let ended = |(_, id): &(usize, u64)| state(*id).is_some_and(JobState::is_terminal);
+        let job = |id: u64| self.jobs.iter().find(|job| job.id.0 == id);
+        let ended = |(_, id): &(usize, u64)| job(*id).is_some_and(|job| job.state.is_terminal());
         let quiet = yards
             .iter()
             .all(|yard| yard.look(|all| all.next().is_none()));
         quiet && accepted.all(wishes).iter().all(ended)
     }
 
-    /// Whether there may be new points or lines of a job since the commit before.
-    fn may_have_said(&self, job: &Job) -> bool {
-        job.state.holds_resources() || self.states.get(&job.id.0) != Some(&job.state)
-    }
-
     /// INV-06, INV-09, and that each job ended as it should.
     pub(crate) fn end(
-        &self,
+        &mut self,
         store: &Store,
         plan: &Plan,
         (accepted, yards): (&Accepted, &[Yard]),
@@ -262,14 +243,27 @@ impl Checker {
                 "INV-09: job {id} is {}",
                 job.state.name()
             );
-            ends::outcome(&job, wish, plan)?;
-            ends::losses(&job, plan)?;
+            ensure!(
+                self.turns.tried_since(&job) || gates::was_hopeless(&job),
+                "job {id} was to run again, and was not tried"
+            );
+            ends::outcome(&job, wish, (plan, accepted), yards)?;
+            self.records.look(store, &job)?;
             gates::end(&job, wish, (accepted, store))?;
             ends::said(store, (&job, wish), plan, &began)?;
             count(&mut seen, &job);
         }
+        let (strays, longest) = self.strays.seen();
+        seen.insert("trainers were to be gone", strays);
+        seen.insert("of these lived on for seconds", longest.as_secs() as usize);
+        seen.insert("tasks were lost with their nodes", self.turns.lost());
         Ok(seen)
     }
+}
+
+/// Whether there may be new points or lines of a job since the commit before.
+fn may_have_said(before: Option<&Job>, job: &Job) -> bool {
+    job.state.holds_resources() || before.map(|before| before.state) != Some(job.state)
 }
 
 /// What a machine has at most.
@@ -327,12 +321,6 @@ fn jobs(store: &Store) -> Result<Vec<Job>> {
         all.extend(store.job(JobId(id))?);
     }
     Ok(all)
-}
-
-/// How each task of an attempt ended.
-fn ends(attempt: &Attempt) -> Vec<Option<TaskEnd>> {
-    let parts = attempt.parts().map(|(_, part)| part.end.clone());
-    parts.collect()
 }
 
 /// INV-02 where it counts: what runs on a machine is no more than it has, also when it came back with less.

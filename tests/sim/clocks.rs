@@ -35,6 +35,12 @@ pub(crate) fn set(ahead: BTreeMap<String, i64>) {
     *AHEAD.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
 }
 
+/// The clock of this host is ahead by so many seconds now.
+pub(crate) fn set_one(host: &str, ahead: i64) {
+    let mut clocks = AHEAD.lock().unwrap_or_else(PoisonError::into_inner);
+    clocks.insert(host.to_owned(), ahead);
+}
+
 /// Listens, in front of another one.
 #[derive(Debug)]
 pub(crate) struct Clocks<S> {

@@ -5,6 +5,7 @@
 //! process that is gone. Never decides when. Called by redb and by the world.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -50,7 +51,11 @@ struct State {
     /// Finished since the beginning.
     syncs: u32,
     /// The power fails with the sync after so many further ones.
-    fails: Option<(u32, Moment)>,
+    fails: VecDeque<(u32, Moment)>,
+    /// That is awaited until it comes, whoever starts meanwhile.
+    patient: bool,
+    /// How often it has failed so.
+    failures: usize,
 }
 
 #[derive(Debug)]
@@ -81,7 +86,24 @@ impl Disk {
         }
         state.on = true;
         state.room = None;
-        state.fails = None;
+        if !state.patient {
+            state.fails.clear();
+        }
+    }
+
+    /// What is to fail with a sync does so, whoever starts meanwhile, one after the other.
+    pub(crate) fn is_patient(&self) {
+        self.state().patient = true;
+    }
+
+    /// What was to fail and has not will not.
+    pub(crate) fn spare(&self) {
+        self.state().fails.clear();
+    }
+
+    /// How often the power has failed with a sync.
+    pub(crate) fn failures(&self) -> usize {
+        self.state().failures
     }
 
     /// For the next program; how much room there is stays as it is.
@@ -122,7 +144,11 @@ impl Disk {
 
     /// The power fails with the sync after so many further ones.
     pub(crate) fn fail_after(&self, syncs: u32, moment: Moment) {
-        self.state().fails = Some((syncs, moment));
+        let mut state = self.state();
+        if !state.patient {
+            state.fails.clear();
+        }
+        state.fails.push_back((syncs, moment));
     }
 
     /// Only so many more bytes can be written.
@@ -208,8 +234,11 @@ impl StorageBackend for Opened {
 
     fn sync_data(&self) -> Result<(), io::Error> {
         let mut state = self.state()?;
-        match &mut state.fails {
+        match state.fails.front_mut() {
             Some((0, moment)) => {
+                let moment = *moment;
+                state.fails.pop_front();
+                state.failures += 1;
                 match moment {
                     Moment::Before => state.unsynced.clear(),
                     Moment::Amid => {}

@@ -13,15 +13,14 @@ use trainyard_core::{
     failure::FailureClass,
     job::{Job, JobState},
     record::LogStream,
-    retry::RetryPolicy,
 };
 
 use crate::{
     gates,
-    node::number,
     plan::{Plan, Wish},
-    script::Script,
-    yard::ALONE,
+    script::{Finish, Script},
+    told::Accepted,
+    yard::{ALONE, Yard},
 };
 
 /// Rows that are read of one job: more than any has.
@@ -34,7 +33,12 @@ const NOT_ARRIVED: &str = "they had not arrived when node";
 type Began = BTreeMap<(u64, u32), u32>;
 
 /// Whether the job ended as its script and its faults allow.
-pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
+pub(crate) fn outcome(
+    job: &Job,
+    wish: &Wish,
+    (plan, accepted): (&Plan, &Accepted),
+    yards: &[Yard],
+) -> Result<()> {
     let id = job.id.0;
     if gates::was_hopeless(job) {
         return Ok(());
@@ -43,17 +47,12 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
     let class = outcome.and_then(|outcome| outcome.class);
     match job.state {
         JobState::Completed => {
-            ensure!(
-                wish.script.code == 0,
-                "job {id} completed and should have failed"
-            );
+            let ends = wish.script.finish == Finish::Done && wish.script.code == 0;
+            ensure!(ends, "job {id} completed and should have failed");
         }
         JobState::Cancelled => {
-            let wished = wish.cancel_after.is_some() || wish.cancel_in.is_some();
-            let array = job.spec.array.as_ref();
-            let wished = wished && array.is_none_or(|place| place.id == job.id);
             // Whoever runs it again does so after that.
-            let stays = wished && wish.again.is_empty();
+            let stays = accepted.was_unwanted(id) && wish.again.is_empty();
             ensure!(stays, "nobody has cancelled job {id}");
         }
         JobState::Pending
@@ -62,23 +61,28 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
         | JobState::Running
         | JobState::Finishing
         | JobState::Failed => match class {
-            Some(FailureClass::User) => {
-                // A trainer that is killed from outside fails for its user.
-                let code = outcome.and_then(|outcome| outcome.exit_code);
-                let killed = outcome.is_some_and(|outcome| outcome.signal.is_some());
-                let killed = killed && plan.kills_trainers();
-                // The others of its gang fail too, and may be heard first.
-                let alone = wish.nodes > 1 && code == Some(ALONE);
-                let alone = alone && (wish.script.code != 0 || plan.kills_trainers());
+            Some(FailureClass::User) => ensure!(
+                is_its_own(job, wish, yards),
+                "job {id} failed for its user: {outcome:?}"
+            ),
+            Some(FailureClass::Timeout) => {
+                let last = job.attempts.last().map_or(0, |last| last.number.0);
+                let longest = yards.iter().map(|yard| yard.lived((id, last))).max();
+                let limit = Duration::from_secs(wish.terms.seconds.into());
+                let long = longest.is_some_and(|longest| longest >= limit);
                 ensure!(
-                    killed || alone || code == Some(wish.script.code) && wish.script.code != 0,
-                    "job {id} failed for its user: {outcome:?}"
+                    wish.terms.seconds > 0 && (long || plan.sets_clocks()),
+                    "job {id} has run for {longest:?}, and failed: {outcome:?}"
                 );
             }
+            Some(FailureClass::OutOfMemory) => ensure!(
+                wish.script.finish == Finish::NoMemory,
+                "job {id} had memory: {outcome:?}"
+            ),
             Some(FailureClass::Infrastructure | FailureClass::Lost | FailureClass::Preempted) => {
                 let again = job.tried.again;
                 ensure!(
-                    again >= RetryPolicy::default().limit,
+                    again >= job.spec.retry.limit,
                     "job {id} was given up, tried again {again} times: {outcome:?}"
                 );
             }
@@ -88,26 +92,20 @@ pub(crate) fn outcome(job: &Job, wish: &Wish, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Nobody is lost whose node was not silent for as long as its lease lasts.
-pub(crate) fn losses(job: &Job, plan: &Plan) -> Result<()> {
-    // A clock that is set forward makes each silence longer.
-    if plan.has_jumps() {
-        return Ok(());
-    }
-    for attempt in &job.attempts {
-        for (rank, part) in attempt.parts() {
-            let error = part.end.as_ref().and_then(|end| end.error.as_deref());
-            let silent = error.is_some_and(|error| error.contains("was silent"));
-            let node = &part.allocation.node.0;
-            ensure!(
-                !silent || plan.may_lose(number(node)?),
-                "attempt {}/{} {rank} was lost with {node}, which no fault has kept silent for so long: {error:?}",
-                job.id,
-                attempt.number
-            );
-        }
-    }
-    Ok(())
+/// Its last trainer failed as its script says, or was killed from outside, which is for its user too; or the others of its
+/// gang have failed of that, and were heard first.
+fn is_its_own(job: &Job, wish: &Wish, yards: &[Yard]) -> bool {
+    let last = job.attempts.last().map_or(0, |last| last.number.0);
+    let mut all = yards.iter();
+    let killed = all.any(|yard| yard.killed().contains(&(job.id.0, last)));
+    let told = job.outcome.as_ref();
+    let told = told.map(|outcome| (outcome.exit_code, outcome.signal));
+    let (code, fails) = (wish.script.code, wish.script.code != 0);
+    // One whose memory ran out may be heard after its peers.
+    let fails_alone = fails || killed || wish.script.finish == Finish::NoMemory;
+    let by_kill = killed && told == Some((None, Some(9)));
+    let alone = wish.nodes > 1 && told == Some((Some(ALONE), None)) && fails_alone;
+    by_kill || alone || fails && told == Some((Some(code), None))
 }
 
 /// Whether the node of the last attempt may have been lost while its last records were awaited: then what it had not

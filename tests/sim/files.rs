@@ -6,7 +6,7 @@
 //! Called by whoever writes there, by way of `trainyard_runtime::lasting`, by shims, and by the world.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ const WRITTEN_BACK: u64 = 30_000_000;
 const SPOOL: &str = "spool";
 
 /// What is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Gone {
     /// The agent; what it has written is there, and its trainers go on.
     Program,
@@ -50,6 +50,12 @@ struct State {
     now: u64,
     /// After so many further writes.
     fails: Option<(u32, Moment, Gone)>,
+    /// What comes when that has.
+    then: VecDeque<(u32, Moment, Gone)>,
+    /// How often that has come.
+    ends: usize,
+    /// Writes so far: those of agents, and all.
+    writes: (u32, u32),
     gone: Option<Gone>,
     /// How long spools were before what is not synced.
     unsynced: BTreeMap<PathBuf, u64>,
@@ -70,6 +76,9 @@ impl Files {
             rng: StdRng::seed_from_u64(seed),
             now: 0,
             fails: None,
+            then: VecDeque::new(),
+            ends: 0,
+            writes: (0, 0),
             gone: None,
             unsynced: BTreeMap::new(),
             removed: BTreeMap::new(),
@@ -97,6 +106,27 @@ impl Files {
         self.state().fails = Some((writes, moment, gone));
     }
 
+    /// The same, once what was to happen before has.
+    pub(crate) fn fails_next(&self, writes: u32, moment: Moment, gone: Gone) {
+        let mut state = self.state();
+        let next = (writes, moment, gone);
+        if state.fails.is_some() {
+            state.then.push_back(next);
+        } else {
+            state.fails = Some(next);
+        }
+    }
+
+    /// How often somebody was gone with a write.
+    pub(crate) fn ends(&self) -> usize {
+        self.state().ends
+    }
+
+    /// Writes so far: those of agents, and all.
+    pub(crate) fn writes(&self) -> (u32, u32) {
+        self.state().writes
+    }
+
     /// It is full after so many further writes; none says that it has room.
     pub(crate) fn fill_after(&self, writes: Option<u32>) {
         self.state().fills = writes;
@@ -117,7 +147,9 @@ impl Files {
 
     /// What was to happen and has not will not.
     pub(crate) fn calm(&self) {
-        self.state().fails = None;
+        let mut state = self.state();
+        state.fails = None;
+        state.then.clear();
     }
 
     /// The next program.
@@ -157,6 +189,8 @@ impl State {
             (Some(Gone::Power), _) | (Some(Gone::Program), Writer::Agent) => return Fate::Before,
             (Some(Gone::Program), Writer::Shim) | (None, _) => {}
         }
+        self.writes.0 += u32::from(writer == Writer::Agent);
+        self.writes.1 += 1;
         self.remember(path, bytes);
         // An acknowledgement is written over the one before.
         if (bytes > 0 && !is_note(path))
@@ -176,7 +210,8 @@ impl State {
             return Fate::Done;
         }
         let (moment, gone) = (*moment, *gone);
-        self.fails = None;
+        self.fails = self.then.pop_front();
+        self.ends += 1;
         self.gone = Some(gone);
         // An acknowledgement lies in one sector: all of it is there, or nothing.
         let torn = bytes > 0 && !is_note(path);

@@ -13,7 +13,7 @@ use trainyard_core::{
 use crate::{
     nature,
     plan::{Plan, Wish},
-    user::Accepted,
+    told::Accepted,
 };
 
 /// How the coordinator begins to say that a job can never start.

@@ -29,7 +29,7 @@ use trainyard_coordinator::{
 };
 use trainyard_core::{ids::JobId, resources::Capacity};
 
-use crate::{disk::Disk, files::Files, plan::Cluster, user::Accepted, wire, yard::Yard};
+use crate::{disk::Disk, files::Files, plan::Cluster, told::Accepted, wire, yard::Yard};
 
 /// The coordinator's name in the network.
 pub(crate) const COORDINATOR: &str = "coordinator";

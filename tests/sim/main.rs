@@ -18,7 +18,12 @@ mod operator;
 mod plan;
 mod records;
 mod script;
+mod silence;
+mod strays;
+mod sweep;
+mod told;
 mod trace;
+mod turns;
 mod user;
 mod wire;
 mod world;
@@ -43,7 +48,7 @@ use clap::Parser;
 use tracing::subscriber::{NoSubscriber, set_global_default};
 use trainyard_coordinator::telemetry::Telemetry;
 
-use crate::{clocks::Clocks, disk::Moment, plan::Plan};
+use crate::{clocks::Clocks, disk::Moment, files::Gone, plan::Plan};
 
 /// Before what a run had that not every run has.
 const SEEN: &str = "seen: ";
@@ -77,6 +82,16 @@ struct Arguments {
     /// What that sync brings to the disk.
     #[arg(long, value_enum, default_value_t = Moment::Amid)]
     moment: Moment,
+    /// In place of all faults the agent of this node is gone with a write that is to last, and back some seconds later; with
+    /// `--only`.
+    #[arg(long, requires = "only")]
+    end_agent: Option<usize>,
+    /// With which one, the first being 0; `--moment` says what it brings to the disk.
+    #[arg(long, default_value_t = u32::MAX)]
+    at_write: u32,
+    /// Whether its machine loses power then.
+    #[arg(long, value_enum, default_value_t = Gone::Program)]
+    gone: Gone,
     /// In place of all faults the coordinator is killed and stays away for so many seconds; with `--only`.
     #[arg(long, requires = "only")]
     away: Option<u64>,
@@ -86,7 +101,11 @@ struct Arguments {
     /// Runs the first seed once for each sync of its store and each of these moments, with a power cut there.
     #[arg(long)]
     sweep: bool,
-    /// Of those syncs one of so many.
+    /// Runs the first seed once for each write of its agents that is to last and each of these moments: the agent is gone
+    /// then, and once more its machine.
+    #[arg(long)]
+    sweep_agents: bool,
+    /// Of those syncs, or of those runs for agents, one of so many.
     #[arg(long, default_value_t = 1)]
     stride: usize,
     /// Seeds that run at once.
@@ -98,7 +117,8 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.only {
         Some(seed) => only(seed, &arguments),
-        None if arguments.sweep => many(&arguments, cuts(&arguments)?),
+        None if arguments.sweep => many(&arguments, sweep::cuts(&arguments)?),
+        None if arguments.sweep_agents => many(&arguments, sweep::ends(&arguments)?),
         None => {
             let end = arguments.seed.saturating_add(arguments.seeds);
             let runs = (arguments.seed..end).map(|seed| words(&arguments, seed));
@@ -113,27 +133,6 @@ fn words(arguments: &Arguments, seed: u64) -> Vec<String> {
     let mut words: Vec<String> = ["--only", &seed, "--plan", &plan].map(str::to_owned).into();
     words.extend(arguments.broken.then(|| "--broken".to_owned()));
     words
-}
-
-/// A run for each sync that a calm run of the seed has once its store is made, and for each moment of it.
-fn cuts(arguments: &Arguments) -> Result<Vec<Vec<String>>> {
-    let cut = |sync: usize, moment: &str| {
-        let mut words = words(arguments, arguments.seed);
-        let sync = sync.to_string();
-        words.extend(["--cut-at", &sync, "--moment", moment].map(str::to_owned));
-        words
-    };
-    // It never comes to this one.
-    let calm = one(&cut(usize::try_from(u32::MAX)?, "amid"))?;
-    let said = String::from_utf8_lossy(&calm.stdout).into_owned();
-    let syncs = said.lines().find_map(|line| line.strip_prefix("syncs "));
-    let syncs = syncs.and_then(|range| range.split_once(' '));
-    let (first, end) = syncs.with_context(|| format!("the calm run has failed: {said}"))?;
-    let syncs = (first.parse()?..end.parse()?).step_by(arguments.stride.max(1));
-    let moments = ["before", "amid", "after"];
-    Ok(syncs
-        .flat_map(|sync| moments.map(|moment| cut(sync, moment)))
-        .collect())
 }
 
 /// On a thread of its own, whose maps have taken no keys yet.
@@ -157,10 +156,13 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
     if let Some(sync) = cut_at {
         plan = plan.with_power_cut_at(sync, moment);
     }
+    if let Some(node) = arguments.end_agent {
+        plan = plan.with_agent_gone_at(node, (arguments.at_write, moment, arguments.gone));
+    }
     if let Some(seconds) = arguments.away {
         plan = plan.with_coordinator_away_for(Duration::from_secs(seconds));
     }
-    let breaks = arguments.broken;
+    let (breaks, writes) = (arguments.broken, arguments.end_agent.is_some());
     let work = move || {
         trainyard_runtime::simulate();
         nature::begin(seed);
@@ -189,6 +191,9 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
             let (first, end) = ran.syncs;
             if cut_at.is_some() {
                 writeln!(out, "syncs {first} {end}")?;
+            }
+            for (agent, all) in ran.writes.iter().filter(|_| writes) {
+                writeln!(out, "writes {agent} {all}")?;
             }
             for (what, times) in ran.seen {
                 writeln!(out, "{SEEN}{times} {what}")?;

@@ -7,6 +7,7 @@ mod faults;
 mod full;
 mod operators;
 mod orders;
+mod stays;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,10 +18,14 @@ use trainyard_core::job::JobState;
 pub(crate) use operators::Act;
 pub(crate) use orders::Order;
 
-use crate::{disk::Moment, files::Gone, script::Script};
+use crate::{
+    disk::Moment,
+    files::Gone,
+    script::{Finish, Script},
+};
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 8;
+pub(crate) const NEWEST: u32 = 9;
 
 /// Time between two checks, where the plan says nothing else.
 const STEP: Duration = Duration::from_millis(10);
@@ -75,6 +80,8 @@ pub(crate) struct Cluster {
     pub(crate) prompt: bool,
     /// What its disk suffers lasts until the fault ends: no room for a coordinator that starts meanwhile, no power.
     pub(crate) lasting: bool,
+    /// An end amid a write or a sync is awaited until it comes, whatever else happens meanwhile.
+    pub(crate) patient: bool,
     /// By how many seconds the clock of each node is ahead of the coordinator's.
     pub(crate) ahead: Vec<i64>,
 }
@@ -95,6 +102,18 @@ pub(crate) struct Wish {
     /// Once it has ended it runs again.
     pub(crate) again: Vec<Again>,
     pub(crate) order: Order,
+    pub(crate) terms: Terms,
+}
+
+/// What a user says of ends that are not the trainer's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// How often it may be tried again; none as it is by default.
+    pub(crate) limit: Option<u32>,
+    /// A lost node is waited for.
+    pub(crate) waits: bool,
+    /// So many seconds each trainer of it may run; 0 is any time.
+    pub(crate) seconds: u32,
 }
 
 /// A job that has ended runs once more.
@@ -152,6 +171,10 @@ pub(crate) enum Fault {
     EmptyAgent(usize),
     /// Clocks are set by so many seconds.
     Jump(i64),
+    /// The clock of this node alone is.
+    JumpAlone(usize, i64),
+    /// What was to end amid a write and has not will not.
+    Spare,
 }
 
 /// All of a run.
@@ -165,6 +188,8 @@ pub(crate) struct Plan {
     pub(crate) acts: Vec<(Duration, Act)>,
     /// Time between two checks.
     pub(crate) step: Duration,
+    /// It is not over before that.
+    pub(crate) until: Duration,
 }
 
 impl Plan {
@@ -192,6 +217,9 @@ impl Plan {
         if number >= 8 {
             plan.last(&mut StdRng::seed_from_u64(seed ^ 0x1A57));
         }
+        if number >= 9 {
+            plan.stay(&mut StdRng::seed_from_u64(seed ^ 0x57A1));
+        }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
@@ -213,6 +241,7 @@ impl Plan {
             honest: false,
             prompt: false,
             lasting: false,
+            patient: false,
             ahead: Vec::new(),
         };
         let wishes = (0..rng.random_range(2..=10)).map(|_| wish(&mut rng, &cluster));
@@ -241,6 +270,7 @@ impl Plan {
             faults,
             acts: Vec::new(),
             step: STEP,
+            until: CALM,
         }
     }
 }
@@ -344,25 +374,34 @@ impl Plan {
         }
     }
 
-    /// Whether trainers are killed from outside.
-    pub(crate) fn kills_trainers(&self) -> bool {
-        let mut faults = self.faults.iter();
-        faults.any(|(_, fault)| matches!(fault, Fault::KillTrainer(..)))
-    }
-
-    /// Whether a node may be silent beyond its lease: unknown is not failed.
-    pub(crate) fn may_lose(&self, node: usize) -> bool {
-        // It comes back some seconds after what kept it from speaking.
-        let least = u64::from(self.cluster.lost_after.saturating_sub(10));
-        faults::hide(node, &self.faults) >= Duration::from_secs(least)
-    }
-
     /// A calm run, but for the power that fails with this sync.
     pub(crate) fn with_power_cut_at(mut self, sync: u32, moment: Moment) -> Self {
         self.faults = vec![(Duration::ZERO, Fault::FailDisk(sync, moment))];
         // It is back at once.
         self.cluster.lasting = false;
+        self.cluster.patient = false;
         self.acts.clear();
+        self
+    }
+
+    /// A calm run of a few wishes, but for the agent of this node, or its machine, that is gone with that write; it is back
+    /// some seconds later.
+    pub(crate) fn with_agent_gone_at(
+        mut self,
+        node: usize,
+        (write, moment, gone): (u32, Moment, Gone),
+    ) -> Self {
+        let fault = Fault::FailAgent(node, write, moment, gone);
+        self.faults = vec![(Duration::ZERO, fault)];
+        self.cluster.patient = true;
+        self.acts.clear();
+        self.wishes.truncate(4);
+        for wish in &mut self.wishes {
+            wish.at /= 8;
+            wish.order.not_before = None;
+        }
+        // It is over as soon as nothing is left to do.
+        self.until = Duration::ZERO;
         self
     }
 
@@ -392,14 +431,21 @@ impl Plan {
             // All of them find room at once.
             (wish.cpus, wish.gpus, wish.nodes) = (1, 0, 1);
             wish.order = Order::default();
+            (wish.script.finish, wish.terms) = (Finish::Done, Terms::default());
         }
         self
     }
 
-    /// Whether clocks are set: then times on them say little.
+    /// Whether all clocks are set: then times on them say little.
     pub(crate) fn has_jumps(&self) -> bool {
         let mut faults = self.faults.iter();
         faults.any(|(_, fault)| matches!(fault, Fault::Jump(_)))
+    }
+
+    /// Whether any clock is.
+    pub(crate) fn sets_clocks(&self) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|(_, fault)| matches!(fault, Fault::Jump(_) | Fault::JumpAlone(..)))
     }
 }
 
@@ -413,6 +459,7 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         code: if rng.random_bool(0.15) { 3 } else { 0 },
         stubborn: rng.random_bool(0.3),
         saves: 0,
+        finish: Finish::Done,
     };
     let cancel_after = rng.random_bool(0.2);
     Wish {
@@ -426,5 +473,6 @@ fn wish(rng: &mut StdRng, cluster: &Cluster) -> Wish {
         cancel_in: None,
         again: Vec::new(),
         order: Order::default(),
+        terms: Terms::default(),
     }
 }

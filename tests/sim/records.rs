@@ -21,8 +21,11 @@ struct Read {
     /// The newest point and the newest line.
     points: u64,
     lines: u64,
-    /// The newest attempt, as of the look before.
+    /// The newest attempt, as of the look before, and the newest point and line of then.
     attempt: u32,
+    known: (u64, u64),
+    /// The attempts of the newest point and of the newest line.
+    rising: (u32, u32),
     /// The newest epoch and the newest line of each attempt and rank.
     last: BTreeMap<(u32, u32), (Option<u32>, Option<u32>)>,
 }
@@ -32,9 +35,15 @@ struct Read {
 pub(crate) struct Records(BTreeMap<u64, Read>);
 
 impl Records {
-    /// What a power cut took is not there any more.
+    /// A coordinator begins with what is there: all of it is read once more.
     pub(crate) fn forget(&mut self) {
-        self.0.clear();
+        for read in self.0.values_mut() {
+            *read = Read {
+                attempt: read.attempt,
+                known: read.known,
+                ..Read::default()
+            };
+        }
     }
 
     pub(crate) fn look(&mut self, store: &Store, job: &Job) -> Result<()> {
@@ -43,8 +52,10 @@ impl Records {
         for point in store.points(id, read.points, ROWS)? {
             read.points = point.id;
             let of = (point.attempt.0, point.rank.0);
+            let fenced = point.id > read.known.0 && of.0 < read.attempt;
+            let falls = of.0 < std::mem::replace(&mut read.rising.0, of.0);
             ensure!(
-                of.0 >= read.attempt,
+                !fenced && !falls,
                 "INV-07: a point of job {id} {of:?} was taken after a newer attempt was placed"
             );
             let (last, _) = read.last.entry(of).or_default();
@@ -61,8 +72,10 @@ impl Records {
                 continue;
             }
             let of = (line.attempt.0, line.rank.0);
+            let fenced = line.id > read.known.1 && of.0 < read.attempt;
+            let falls = of.0 < std::mem::replace(&mut read.rising.1, of.0);
             ensure!(
-                of.0 >= read.attempt,
+                !fenced && !falls,
                 "INV-07: a line of job {id} {of:?} was taken after a newer attempt was placed"
             );
             let (_, last) = read.last.entry(of).or_default();
@@ -76,6 +89,7 @@ impl Records {
             );
             *last = next;
         }
+        read.known = (read.points, read.lines);
         read.attempt = job.attempts.last().map_or(0, |last| last.number.0);
         Ok(())
     }

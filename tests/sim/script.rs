@@ -2,6 +2,36 @@
 //!
 //! Pure. Drawn by the plan, read by the yard, and known to the check.
 
+/// How a trainer ends that nobody stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// After its last epoch.
+    #[default]
+    Done,
+    /// It never does: it has said all, and goes on.
+    Never,
+    /// The kernel kills it for memory after its first epoch. A command has no batch that could be halved.
+    NoMemory,
+}
+
+impl Finish {
+    fn word(self) -> Option<String> {
+        match self {
+            Self::Done => None,
+            Self::Never => Some("never".to_owned()),
+            Self::NoMemory => Some("no-memory".to_owned()),
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        match word {
+            "never" => Some(Self::Never),
+            "no-memory" => Some(Self::NoMemory),
+            _ => None,
+        }
+    }
+}
+
 /// What a trainer does, as its arguments say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Script {
@@ -13,6 +43,7 @@ pub(crate) struct Script {
     pub(crate) stubborn: bool,
     /// After so many epochs there is a checkpoint in the store; 0 is never.
     pub(crate) saves: u32,
+    pub(crate) finish: Finish,
 }
 
 impl Script {
@@ -26,12 +57,17 @@ impl Script {
         ];
         std::iter::once("simulated-trainer".to_owned())
             .chain(parts)
+            .chain(self.finish.word())
             .collect()
     }
 
     pub(crate) fn of(argv: &[String]) -> Option<Self> {
-        let [_, epochs, millis, code, stubborn, saves] = argv else {
+        let [_, epochs, millis, code, stubborn, saves, rest @ ..] = argv else {
             return None;
+        };
+        let finish = match rest {
+            [] => Finish::Done,
+            [word, ..] => Finish::of(word)?,
         };
         Some(Self {
             epochs: epochs.parse().ok()?,
@@ -39,6 +75,7 @@ impl Script {
             code: code.parse().ok()?,
             stubborn: stubborn.parse().ok()?,
             saves: saves.parse().ok()?,
+            finish,
         })
     }
 

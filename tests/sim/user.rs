@@ -1,10 +1,11 @@
 //! Users: they submit jobs, cancel them, run them again, and look at what waits.
 //!
-//! Owns what they were told. They try until they are answered, as clients do. Called by the world.
+//! Owns nothing: what they are told stands in `told`. They try until they are answered, as clients do. Called by the
+//! world.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,8 +14,8 @@ use tonic::{Code, Request as Call, Status, metadata::MetadataValue, transport::C
 use trainyard_core::job::JobState;
 use trainyard_net::{ClientTls, Connection, Plain};
 use trainyard_proto::v1::{
-    CancelJobRequest, Job, JobSpec, JobState as Shown, ListJobsRequest, LoginRequest,
-    ResourceRequest, SubmitJobRequest, auth_service_client::AuthServiceClient,
+    CancelJobRequest, Job, JobSpec, JobState as Shown, ListJobsRequest, LoginRequest, OnLost,
+    ResourceRequest, RetryPolicy, SubmitJobRequest, auth_service_client::AuthServiceClient,
     job_service_client::JobServiceClient,
 };
 use turmoil::net::TcpStream;
@@ -22,7 +23,8 @@ use turmoil::net::TcpStream;
 use crate::{
     hosts::COORDINATOR,
     nature,
-    plan::{Again, Wish},
+    plan::{Again, Terms, Wish},
+    told::{Accepted, Cancelled},
     trace::Trace,
     wire,
 };
@@ -38,116 +40,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What is said to who waits for the success of a job that has ended otherwise.
 const UNSUCCESSFUL: &str = "run it again first";
 
-/// What users were told, and what they see.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Accepted(Arc<Mutex<Told>>);
-
-#[derive(Debug, Default)]
-struct Told {
-    /// The number of each job that was accepted, in the order of the wishes.
-    jobs: Vec<Option<u64>>,
-    /// Users who want nothing more.
-    content: usize,
-    /// How often running a job again was asked for.
-    again: BTreeMap<u64, u32>,
-    /// Where jobs stand.
-    states: BTreeMap<u64, JobState>,
-    /// Jobs that wait, each with the number of its attempts.
-    waiting: BTreeSet<(u64, usize)>,
-    /// Wishes that were refused, since they wait for a job that had not succeeded.
-    refused: BTreeSet<usize>,
-}
-
-impl Accepted {
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The jobs that are known, each with the number of its wish: an array has several.
-    pub(crate) fn all(&self, wishes: &[Wish]) -> Vec<(usize, u64)> {
-        let told = self.told();
-        let first = told.jobs.iter().enumerate().zip(wishes);
-        let all = first.flat_map(|((number, first), wish)| {
-            let first = first
-                .iter()
-                .flat_map(|first| *first..*first + wish.order.jobs());
-            first.map(move |job| (number, job))
-        });
-        all.collect()
-    }
-
-    /// The job of a wish; of an array the first.
-    pub(crate) fn of(&self, wish: usize) -> Option<u64> {
-        self.told().jobs.get(wish).copied().flatten()
-    }
-
-    /// How many wishes are jobs, or were refused.
-    pub(crate) fn answered(&self) -> usize {
-        let told = self.told();
-        told.jobs.iter().flatten().count() + told.refused.len()
-    }
-
-    /// Whether a wish was refused, since it waits for a job that had not succeeded.
-    pub(crate) fn is_refused(&self, wish: usize) -> bool {
-        self.told().refused.contains(&wish)
-    }
-
-    /// The jobs that wait, each with the number of its attempts.
-    pub(crate) fn waiting(&self) -> BTreeSet<(u64, usize)> {
-        self.told().waiting.clone()
-    }
-
-    /// The jobs of the wishes that one waits for, once each is known or refused; none if one was refused.
-    async fn awaited(&self, wishes: &[usize]) -> Option<Vec<u64>> {
-        let mut jobs = Vec::new();
-        for wish in wishes {
-            while self.of(*wish).is_none() {
-                if self.is_refused(*wish) {
-                    return None;
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-            jobs.extend(self.of(*wish));
-        }
-        Some(jobs)
-    }
-
-    /// How many users want nothing more.
-    pub(crate) fn content(&self) -> usize {
-        self.told().content
-    }
-
-    /// How often running this job again was asked for.
-    pub(crate) fn again(&self, job: u64) -> u32 {
-        self.told().again.get(&job).copied().unwrap_or(0)
-    }
-
-    /// What users can see.
-    pub(crate) fn shows(&self, job: &trainyard_core::job::Job) {
-        let mut told = self.told();
-        let (id, state) = (job.id.0, job.state);
-        told.states.insert(id, state);
-        told.waiting.retain(|(waits, _)| *waits != id);
-        if matches!(state, JobState::Pending | JobState::Queued) {
-            told.waiting.insert((id, job.attempts.len()));
-        }
-    }
-
-    fn state(&self, job: u64) -> Option<JobState> {
-        self.told().states.get(&job).copied()
-    }
-
-    fn set(&self, wish: usize, job: u64) {
-        let all = &mut self.told().jobs;
-        if all.len() <= wish {
-            all.resize(wish + 1, None);
-        }
-        if let Some(place) = all.get_mut(wish) {
-            *place = Some(job);
-        }
-    }
-}
-
 /// Submits one job when its time comes, and does to it what is wished; tries until each is done.
 pub(crate) async fn user(
     (number, wish): (usize, Wish),
@@ -157,15 +49,13 @@ pub(crate) async fn user(
     tokio::time::sleep(wish.at).await;
     let Some(job) = ask_for((number, &wish), (&accepted, &caller)).await? else {
         trace.note(format!("user: wish {number} is refused"));
-        let mut told = accepted.told();
-        told.refused.insert(number);
-        told.content += 1;
+        accepted.refuse(number);
         return Ok(());
     };
     accepted.set(number, job);
     trace.note(format!("user: wish {number} is job {job}"));
     change_mind(&wish, job, (&accepted, &caller), &trace).await?;
-    accepted.told().content += 1;
+    accepted.is_content();
     Ok(())
 }
 
@@ -195,14 +85,15 @@ async fn change_mind(
 ) -> Result<(), Status> {
     if let Some(wait) = wish.cancel_after {
         tokio::time::sleep(wait).await;
-        caller.again(|| cancel(caller, job)).await?;
-        trace.note(format!("user: job {job} is cancelled"));
+        let answer = caller.again(|| cancel(caller, (job, accepted))).await?;
+        trace.note(format!("user: job {job} is cancelled ({answer:?})"));
     } else if let Some(state) = wish.cancel_in {
         while accepted.state(job).is_none_or(|now| now < state) {
             tokio::time::sleep(WATCH).await;
         }
         trace.note(format!("user: job {job} is to be cancelled now"));
-        caller.again(|| cancel(caller, job)).await?;
+        let answer = caller.again(|| cancel(caller, (job, accepted))).await?;
+        trace.note(format!("user: job {job} is cancelled ({answer:?})"));
     }
     for again in &wish.again {
         while !accepted.state(job).is_some_and(JobState::is_terminal) {
@@ -356,6 +247,8 @@ async fn submit(
         after: after.clone(),
         after_any: after_any.clone(),
         not_before: order.not_before.map(nature::moment),
+        time_limit: time_limit(&wish.terms),
+        retry: retry(&wish.terms),
         ..JobSpec::default()
     };
     let mut call = Call::new(SubmitJobRequest {
@@ -365,6 +258,24 @@ async fn submit(
     call.metadata_mut().insert("authorization", bearer);
     let submitted = JobServiceClient::new(channel).submit_job(call).await?;
     Ok(submitted.into_inner().job.unwrap_or_default().job_id)
+}
+
+fn time_limit(terms: &Terms) -> Option<prost_types::Duration> {
+    (terms.seconds > 0).then(|| prost_types::Duration {
+        seconds: terms.seconds.into(),
+        nanos: 0,
+    })
+}
+
+/// None where all is as by default.
+fn retry(terms: &Terms) -> Option<RetryPolicy> {
+    let waits = [OnLost::Retry, OnLost::Wait][usize::from(terms.waits)];
+    let says = terms.limit.is_some() || terms.waits;
+    says.then(|| RetryPolicy {
+        limit: terms.limit,
+        on_lost: waits.into(),
+        ..RetryPolicy::default()
+    })
 }
 
 /// A page of those that wait.
@@ -393,13 +304,17 @@ async fn run_again(
     } else {
         "restart"
     };
-    *accepted.told().again.entry(job).or_default() += 1;
     let request = format!(
         "POST /api/v1/training/jobs/{job}/{verb} HTTP/1.1\r\nhost: {COORDINATOR}\r\nauthorization: {bearer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
+    accepted.tries_again(job);
     let answer = ask(&request).await;
     let answer = answer.map_err(|error| Status::unavailable(error.to_string()))?;
     let code = answer.split(' ').nth(1).unwrap_or_default();
+    // Any other answer says nothing of what becomes of it.
+    if code == "200" || code.starts_with('4') {
+        accepted.is_answered(job, code == "200");
+    }
     match code {
         "200" => Ok(()),
         // A try whose answer was lost has started it.
@@ -418,20 +333,34 @@ async fn ask(request: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-async fn cancel(caller: &Caller, job: u64) -> Result<(), Status> {
+/// How it stands by that; none if it has ended meanwhile.
+async fn cancel(
+    caller: &Caller,
+    (job, accepted): (u64, &Accepted),
+) -> Result<Option<Cancelled>, Status> {
     let (channel, bearer) = caller.enter().await?;
     let mut call = Call::new(CancelJobRequest {
         job_id: job,
         ..CancelJobRequest::default()
     });
     call.metadata_mut().insert("authorization", bearer);
+    accepted.is_unwanted(job);
     match JobServiceClient::new(channel).cancel_job(call).await {
-        // It has ended meanwhile.
-        Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(None),
         Err(status) => {
             tracing::debug!(job, %status, "not cancelled");
             Err(status)
         }
-        answered => answered.map(drop),
+        Ok(answer) => {
+            let shown = answer.into_inner().job.unwrap_or_default().state();
+            let ended = shown == Shown::Cancelled;
+            let how = if ended {
+                Cancelled::Ended
+            } else {
+                Cancelled::Asked
+            };
+            accepted.cancel(job, how);
+            Ok(Some(how))
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the hosts' disks and machines, which outlive the hosts. Never decides what happens: the plan has. Called by
 //! `main`.
 
-use std::{fs, path::Path, sync::PoisonError, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, sync::PoisonError, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rand::{Rng, SeedableRng as _, rngs::StdRng};
@@ -21,8 +21,10 @@ use crate::{
     node::{Node, capacity, tear},
     operator,
     plan::{CALM, Fault, Has, Plan},
+    silence::Silences,
+    told::Accepted,
     trace::Trace,
-    user::{self, Accepted, Caller},
+    user::{self, Caller},
     yard::Yard,
 };
 
@@ -30,6 +32,10 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(3_600);
 /// A program that has ended is started again so much later, as by systemd.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Whoever is gone amid a write is back so many milliseconds later, where its end was awaited.
+const BACK: std::ops::RangeInclusive<u64> = 500..=40_000;
+/// A run is not over sooner after that.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Segments that a connection may hold.
 const SEGMENTS: usize = 4_096;
 
@@ -44,6 +50,11 @@ struct World {
     serves: bool,
     /// When it is started again, after it has ended by itself.
     again: Option<Duration>,
+    /// When nodes are started again that were gone amid a write.
+    back: BTreeMap<usize, Duration>,
+    /// When the last of them was.
+    settles: Duration,
+    silences: Silences,
     /// A trainer is there twice as soon as there is one.
     breaks: bool,
     /// Syncs that making the store took.
@@ -62,6 +73,8 @@ struct World {
 pub(crate) struct Ran {
     /// From which sync of the store to which there were.
     pub(crate) syncs: (u32, u32),
+    /// How many writes each node's agent has made, and how many its shims too.
+    pub(crate) writes: Vec<(u32, u32)>,
     pub(crate) seen: Seen,
 }
 
@@ -90,6 +103,11 @@ pub(crate) fn run((seed, plan, breaks): (u64, Plan, bool), trace: &Trace) -> Res
     let seen = world.run(&mut sim)?;
     Ok(Ran {
         syncs: (world.first_sync, world.disk.syncs()),
+        writes: world
+            .nodes
+            .iter()
+            .map(|node| node.post.files.writes())
+            .collect(),
         seen,
     })
 }
@@ -111,6 +129,9 @@ impl World {
     fn new(plan: Plan, (seed, folder): (u64, &Path), trace: &Trace) -> (Self, Office) {
         let disk = disk::Disk::default();
         disk.boot();
+        if plan.cluster.patient {
+            disk.is_patient();
+        }
         let (store, seen) = watch::channel(None);
         let (ended, has_ended) = watch::channel(None);
         let (found, was_found) = watch::channel(None);
@@ -140,6 +161,9 @@ impl World {
             trace.note(words);
         }
         let world = Self {
+            silences: Silences::of(nodes.len()),
+            back: BTreeMap::new(),
+            settles: Duration::ZERO,
             nodes,
             rng: StdRng::seed_from_u64(seed ^ 0xFA17),
             plan,
@@ -213,16 +237,18 @@ impl World {
             yards.iter().for_each(|yard| yard.notice(&broken));
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
                 self.trace.note(format!("fault: {fault:?}"));
+                self.silences.happens(&fault);
                 self.happen(sim, &fault);
             }
             sim.step()
                 .map_err(|error| anyhow!("a host has failed: {error}"))?;
-            self.bury(sim);
+            self.bury(sim, now);
+            self.listen(sim, now);
             self.hear()?;
             self.restart_the_ended(sim, now);
-            self.check(&yards)?;
+            self.check(now, &yards)?;
             let wishes = self.plan.wishes.as_slice();
-            let over = now > CALM && faults.peek().is_none();
+            let over = now > self.plan.until && faults.peek().is_none() && self.is_settled(now);
             if over && self.checker.is_over((wishes, &self.accepted), &yards) {
                 break;
             }
@@ -241,7 +267,36 @@ impl World {
         if refused > 0 {
             seen.insert("writes found the disk of an agent full", refused);
         }
+        self.count_ends(&mut seen);
         Ok(seen)
+    }
+
+    /// How many ends amid a write or a sync were planned, and how many have come.
+    fn count_ends(&self, seen: &mut Seen) {
+        let planned = |which: fn(&Fault) -> bool| {
+            let all = self.plan.faults.iter();
+            all.filter(|(_, fault)| which(fault)).count()
+        };
+        let agents = self.nodes.iter().map(|node| node.post.files.ends());
+        for (what, times) in [
+            (
+                "ends of agents amid a write were planned",
+                planned(|fault| matches!(fault, Fault::FailAgent(..))),
+            ),
+            ("agents were gone amid a write", agents.sum()),
+            (
+                "power cuts amid a sync of the store were planned",
+                planned(|fault| matches!(fault, Fault::FailDisk(..))),
+            ),
+            (
+                "power cuts came amid a sync of the store",
+                self.disk.failures(),
+            ),
+        ] {
+            if times > 0 {
+                seen.insert(what, times);
+            }
+        }
     }
 
     /// All that is stored, so that a seed that is run again is seen to store the same.
@@ -253,7 +308,7 @@ impl World {
         Ok(())
     }
 
-    fn check(&mut self, yards: &[Yard]) -> Result<()> {
+    fn check(&mut self, now: Duration, yards: &[Yard]) -> Result<()> {
         self.checker.machines(yards)?;
         let store = self.store.borrow().clone();
         match store {
@@ -261,8 +316,9 @@ impl World {
                 if self.first_sync == 0 {
                     self.first_sync = self.disk.syncs();
                 }
-                let world = (&self.accepted, yards);
-                self.checker.store(&store, &self.plan, world)
+                let (plan, world) = ((&self.plan, &self.silences), (&self.accepted, yards));
+                self.checker.store(&store, plan, world)?;
+                self.checker.strays(now, plan, yards)
             }
             _ => Ok(()),
         }
@@ -289,8 +345,8 @@ impl World {
     }
 
     /// Whoever is gone amid a write is gone.
-    fn bury(&mut self, sim: &mut Sim<'_>) {
-        for node in &mut self.nodes {
+    fn bury(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        for (number, node) in self.nodes.iter_mut().enumerate() {
             let running = sim.is_host_running(node.name.as_str());
             let Some(gone) = node.post.files.gone().filter(|_| running) else {
                 continue;
@@ -301,7 +357,39 @@ impl World {
             if gone == Gone::Power {
                 node.power_off();
             }
+            if self.plan.cluster.patient {
+                let later = Duration::from_millis(self.rng.random_range(BACK));
+                self.back.insert(number, now + later);
+            }
         }
+        let due: Vec<usize> = self
+            .back
+            .extract_if(.., |_, at| *at <= now)
+            .map(|(number, _)| number)
+            .collect();
+        for number in due {
+            self.settles = now + SETTLES;
+            if let Some(node) = self.nodes.get_mut(number) {
+                self.trace.note(format!("{} is back", node.name));
+                node.on = true;
+            }
+            self.start_agent(sim, number);
+        }
+    }
+
+    fn is_settled(&self, now: Duration) -> bool {
+        self.back.is_empty() && now >= self.settles
+    }
+
+    /// Who can be heard after this step.
+    fn listen(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        let runs = |node: &Node| {
+            let ended = node.ended.borrow().is_some();
+            !ended && sim.is_host_running(node.name.as_str())
+        };
+        let agents: Vec<bool> = self.nodes.iter().map(runs).collect();
+        let listens = self.serves && self.ended.borrow().is_none();
+        self.silences.look(now, &agents, listens);
     }
 
     /// A program that ended by itself is started again, as systemd does.
@@ -362,7 +450,12 @@ impl World {
             }
             Fault::FailAgent(node, writes, moment, gone) => {
                 if let Some(node) = self.nodes.get(*node) {
-                    node.post.files.fail_after(*writes, *moment, *gone);
+                    let files = &node.post.files;
+                    if self.plan.cluster.patient {
+                        files.fails_next(*writes, *moment, *gone);
+                    } else {
+                        files.fail_after(*writes, *moment, *gone);
+                    }
                 }
             }
             Fault::KillTrainer(node, which, shim_too) => {
@@ -383,6 +476,16 @@ impl World {
             Fault::EmptyAgent(node) => self.crowd(*node, None),
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
+            Fault::JumpAlone(node, seconds) => {
+                if let Some(node) = self.nodes.get_mut(*node) {
+                    node.ahead += seconds;
+                    clocks::set_one(&node.name, node.ahead);
+                }
+            }
+            Fault::Spare => {
+                self.disk.spare();
+                self.nodes.iter().for_each(|node| node.post.files.calm());
+            }
         }
     }
 
@@ -407,6 +510,10 @@ impl World {
             self.start_coordinator(sim);
         } else if self.disk.has_failed() {
             self.trace.note("coordinator: its machine is off");
+            if self.plan.cluster.patient {
+                let later = Duration::from_millis(self.rng.random_range(BACK));
+                self.again = Some(now + later);
+            }
         } else {
             self.again = Some(now + PAUSE);
         }
@@ -437,11 +544,14 @@ impl World {
         }
     }
 
-    fn start_agent(&mut self, sim: &mut Sim<'_>, node: usize) {
-        let Some(node) = self.nodes.get(node).filter(|node| node.on) else {
+    fn start_agent(&mut self, sim: &mut Sim<'_>, number: usize) {
+        let Some(node) = self.nodes.get(number).filter(|node| node.on) else {
             return;
         };
-        node.post.files.calm();
+        if !self.plan.cluster.patient {
+            node.post.files.calm();
+        }
+        self.back.remove(&number);
         if !sim.is_host_running(node.name.as_str()) {
             node.post.files.boot();
             sim.bounce(node.name.as_str());

@@ -20,7 +20,12 @@ use trainyard_agent::exec::{ExitRecord, LaunchSpec, ProcIdent};
 
 use trainyard_core::resources::Capacity;
 
-use crate::{files::Files, nature, script::Script, trace::Trace};
+use crate::{
+    files::Files,
+    nature,
+    script::{Finish, Script},
+    trace::Trace,
+};
 
 /// A rank whose gang is broken fails so many microseconds later, with this exit code.
 const NOTICE: u64 = 5_000_000;
@@ -88,6 +93,10 @@ struct State {
     began: BTreeMap<(u64, u32), u32>,
     /// Jobs and attempts of which a rank here has not ended well.
     broken: BTreeSet<(u64, u32)>,
+    /// Jobs and attempts of which a trainer here was killed from outside, and its shim was not.
+    killed: BTreeSet<(u64, u32)>,
+    /// For how many microseconds the longest lived trainer of each job and attempt has lived, once it has ended.
+    lived: BTreeMap<(u64, u32), u64>,
     trace: Trace,
 }
 
@@ -112,6 +121,8 @@ impl Yard {
             processes: BTreeMap::new(),
             began: BTreeMap::new(),
             broken: BTreeSet::new(),
+            killed: BTreeSet::new(),
+            lived: BTreeMap::new(),
             trace,
         })))
     }
@@ -152,6 +163,17 @@ impl Yard {
         self.state().broken.clone()
     }
 
+    /// Jobs and attempts of which a trainer here was killed from outside, and its shim was not.
+    pub(crate) fn killed(&self) -> BTreeSet<(u64, u32)> {
+        self.state().killed.clone()
+    }
+
+    /// For how long the longest lived trainer here of this job and attempt has lived that has ended.
+    pub(crate) fn lived(&self, of: (u64, u32)) -> Duration {
+        let micros = self.state().lived.get(&of).copied();
+        Duration::from_micros(micros.unwrap_or(0))
+    }
+
     /// Ranks of gangs that are broken elsewhere notice it: what they send to the others is not answered.
     pub(crate) fn notice(&self, broken: &BTreeSet<(u64, u32)>) {
         let mut state = self.state();
@@ -189,6 +211,8 @@ impl Yard {
             let gone = state.processes.remove(&task);
             state.broken.extend(gone.map(|process| process.of));
         } else {
+            let of = state.processes.get(&task).map(|process| process.of);
+            state.killed.extend(of);
             state.end(&task, (None, Some(9)));
         }
     }
@@ -236,6 +260,11 @@ impl Yard {
 }
 
 impl Process {
+    /// For how long it has lived by now.
+    pub(crate) fn lives_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_micros(self.started))
+    }
+
     /// What it says next, if there is anything.
     fn call(&self, task: &Path) -> Option<Call> {
         let (job, epochs) = (self.of.0, self.script.epochs);
@@ -338,7 +367,14 @@ impl State {
         let alone = process.fails_at.is_some_and(|at| now >= at);
         let stopped = process.ends_at.is_some_and(|at| now >= at);
         let left = process.script.epochs.saturating_sub(process.began);
-        let done = process.reported >= process.script.epochs
+        let (lacks, ends) = match process.script.finish {
+            Finish::Done => (false, true),
+            Finish::Never => (false, false),
+            Finish::NoMemory => (true, true),
+        };
+        let lacks = lacks && now >= process.started + epoch;
+        let done = ends
+            && process.reported >= process.script.epochs
             && process.has_told()
             && now >= process.started + epoch * u64::from(left);
         if stopped {
@@ -346,16 +382,33 @@ impl State {
             self.end(task, (None, Some(signal)));
         } else if alone {
             self.end(task, (Some(ALONE), None));
+        } else if lacks {
+            self.end_for_memory(task);
         } else if done {
             let code = process.script.code;
             self.end(task, (Some(code), None));
         }
     }
 
-    fn end(&mut self, task: &Path, (code, signal): (Option<i32>, Option<i32>)) {
+    fn end_for_memory(&mut self, task: &Path) {
+        self.end_by(task, (None, Some(9)), true);
+    }
+
+    fn end(&mut self, task: &Path, told: (Option<i32>, Option<i32>)) {
+        self.end_by(task, told, false);
+    }
+
+    fn end_by(
+        &mut self,
+        task: &Path,
+        (code, signal): (Option<i32>, Option<i32>),
+        oom_killed: bool,
+    ) {
         let Some(process) = self.processes.remove(task) else {
             return;
         };
+        let lived = self.lived.entry(process.of).or_default();
+        *lived = (*lived).max(self.now.saturating_sub(process.started));
         let record = ExitRecord {
             code,
             signal,
@@ -364,7 +417,7 @@ impl State {
             ended_at_us: nature::wall_us(),
             killed_leftovers: 0,
             stuck_leftovers: 0,
-            oom_killed: false,
+            oom_killed,
             output_lost_bytes: 0,
             ended_by_machine: false,
         };

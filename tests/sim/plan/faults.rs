@@ -2,7 +2,7 @@
 //!
 //! Pure. Called by the plan; what an older plan draws stays as it is.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use rand::{Rng, rngs::StdRng};
 
@@ -122,64 +122,4 @@ pub(super) fn of_disks(rng: &mut StdRng, faults: &mut Vec<(Duration, Fault)>) {
     };
     faults.push((begin, bad));
     faults.push((end.min(CALM), good));
-}
-
-/// How long the coordinator hears nothing of a node at a stretch, at most.
-pub(super) fn hide(node: usize, faults: &[(Duration, Fault)]) -> Duration {
-    let mut reasons = BTreeSet::new();
-    let (mut since, mut longest) = (None, Duration::ZERO);
-    for (at, fault) in faults {
-        match fault {
-            Fault::Cut(of) | Fault::Deaf(of) | Fault::Mute(of) if *of == node => {
-                reasons.insert("network");
-            }
-            Fault::Hold(of) if *of == node => {
-                reasons.insert("held");
-            }
-            Fault::KillAgent(of) | Fault::KillNode(of) if *of == node => {
-                reasons.insert("agent");
-            }
-            // It is gone some time later, and nobody may start it after that.
-            Fault::FailAgent(of, ..) if *of == node => return Duration::MAX,
-            Fault::Mend(of) if *of == node => {
-                reasons.remove("network");
-            }
-            Fault::Release(of) if *of == node => {
-                reasons.remove("held");
-            }
-            Fault::StartAgent(of) | Fault::StartNode(of, _) if *of == node => {
-                reasons.remove("agent");
-            }
-            Fault::Cut(_)
-            | Fault::Deaf(_)
-            | Fault::Mute(_)
-            | Fault::Mend(_)
-            | Fault::Hold(_)
-            | Fault::Release(_)
-            | Fault::KillAgent(_)
-            | Fault::StartAgent(_)
-            | Fault::KillNode(_)
-            | Fault::StartNode(..)
-            | Fault::FailAgent(..)
-            | Fault::KillTrainer(..)
-            | Fault::KillCoordinator
-            | Fault::KillProgram
-            | Fault::FailDisk(..)
-            | Fault::FillDisk(_)
-            | Fault::StartCoordinator
-            | Fault::SlowStore(_)
-            | Fault::SlowSpools(_)
-            | Fault::FillAgent(..)
-            | Fault::EmptyAgent(_)
-            | Fault::Jump(_) => {}
-        }
-        if reasons.is_empty() {
-            let lasted = since.take().map_or(Duration::ZERO, |since| *at - since);
-            longest = longest.max(lasted);
-        } else {
-            since.get_or_insert(*at);
-        }
-    }
-    // Whatever still is then is over when the run calms down.
-    longest.max(since.map_or(Duration::ZERO, |since| CALM.saturating_sub(since)))
 }

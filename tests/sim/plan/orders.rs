@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rand::{Rng, rngs::StdRng};
 
-use super::{Plan, Wish};
-use crate::script::Script;
+use super::{Plan, Terms, Wish};
+use crate::script::{Finish, Script};
 
 /// Of somebody who cannot wait; nobody else has more.
 const URGENT: i32 = 50;
@@ -104,6 +104,7 @@ fn urgent(rng: &mut StdRng, cpus: u32) -> Wish {
             code: 0,
             stubborn: false,
             saves: 0,
+            finish: Finish::Done,
         },
         cpus,
         gpus: 0,
@@ -116,5 +117,6 @@ fn urgent(rng: &mut StdRng, cpus: u32) -> Wish {
             priority: URGENT,
             ..Order::default()
         },
+        terms: Terms::default(),
     }
 }
