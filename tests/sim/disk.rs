@@ -48,6 +48,8 @@ struct State {
     programs: u64,
     /// So many bytes can still be written.
     room: Option<usize>,
+    /// It has been full since the program began that has it open.
+    refused: bool,
     /// Finished since the beginning.
     syncs: u32,
     /// The power fails with the sync after so many further ones.
@@ -85,6 +87,7 @@ impl Disk {
             state.unsynced.clear();
         }
         state.on = true;
+        state.refused = false;
         state.room = None;
         if !state.patient {
             state.fails.clear();
@@ -156,6 +159,13 @@ impl Disk {
         self.state().room = Some(room);
     }
 
+    /// Whether what has it open reads it still: not without power, and a database that was once refused a write refuses
+    /// all until it is opened again.
+    pub(crate) fn is_read(&self) -> bool {
+        let state = self.state();
+        state.on && !state.refused
+    }
+
     /// Whether it is dead without having been cut.
     pub(crate) fn has_failed(&self) -> bool {
         !self.state().on
@@ -225,6 +235,7 @@ impl StorageBackend for Opened {
         let mut state = self.state()?;
         let length = offset(length)?;
         if state.room == Some(0) && length > state.live.len() {
+            state.refused = true;
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.live.resize(length, 0);
@@ -263,6 +274,7 @@ impl StorageBackend for Opened {
         state.write(at, fits);
         state.room = state.room.map(|room| room - fits.len());
         if fits.len() < bytes.len() {
+            state.refused = true;
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())

@@ -312,7 +312,7 @@ impl World {
         self.checker.machines(yards)?;
         let store = self.store.borrow().clone();
         match store {
-            Some(store) if !self.disk.has_failed() => {
+            Some(store) if self.disk.is_read() => {
                 if self.first_sync == 0 {
                     self.first_sync = self.disk.syncs();
                 }
