@@ -255,7 +255,8 @@ impl Checker {
         }
         let (strays, longest) = self.strays.seen();
         seen.insert("trainers were to be gone", strays);
-        seen.insert("of these lived on for seconds", longest.as_secs() as usize);
+        let longest = usize::try_from(longest.as_secs()).unwrap_or(usize::MAX);
+        seen.insert("of these lived on for seconds", longest);
         seen.insert("tasks were lost with their nodes", self.turns.lost());
         Ok(seen)
     }

@@ -135,8 +135,8 @@ fn words(arguments: &Arguments, seed: u64) -> Vec<String> {
     words
 }
 
-/// On a thread of its own, whose maps have taken no keys yet.
-fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
+/// What the product says of itself is shown, or not even put together.
+fn listen(arguments: &Arguments) -> Result<()> {
     match &arguments.log {
         Some(filter) => {
             let shows = tracing_subscriber::fmt()
@@ -146,6 +146,12 @@ fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
         }
         None => set_global_default(Clocks::before(NoSubscriber::new()))?,
     }
+    Ok(())
+}
+
+/// On a thread of its own, whose maps have taken no keys yet.
+fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
+    listen(arguments)?;
     let panics = note_panics();
     // The kernel ends a run that stands still.
     nix::unistd::alarm::set(STUCK);

@@ -269,11 +269,14 @@ fn time_limit(terms: &Terms) -> Option<prost_types::Duration> {
 
 /// None where all is as by default.
 fn retry(terms: &Terms) -> Option<RetryPolicy> {
-    let waits = [OnLost::Retry, OnLost::Wait][usize::from(terms.waits)];
+    let on_lost = match terms.waits {
+        true => OnLost::Wait,
+        false => OnLost::Retry,
+    };
     let says = terms.limit.is_some() || terms.waits;
     says.then(|| RetryPolicy {
         limit: terms.limit,
-        on_lost: waits.into(),
+        on_lost: on_lost.into(),
         ..RetryPolicy::default()
     })
 }

@@ -434,29 +434,9 @@ impl World {
                     node.power_off();
                 }
             }
-            Fault::StartNode(number, has) => {
-                let honest = self.plan.cluster.honest;
-                if let Some(node) = self.nodes.get_mut(*number) {
-                    let is_on = std::mem::replace(&mut node.on, true);
-                    if !(is_on && honest) {
-                        *node
-                            .post
-                            .capacity
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner) = capacity(*number, *has);
-                    }
-                }
-                self.start_agent(sim, *number);
-            }
+            Fault::StartNode(number, has) => self.start_node(sim, *number, *has),
             Fault::FailAgent(node, writes, moment, gone) => {
-                if let Some(node) = self.nodes.get(*node) {
-                    let files = &node.post.files;
-                    if self.plan.cluster.patient {
-                        files.fails_next(*writes, *moment, *gone);
-                    } else {
-                        files.fail_after(*writes, *moment, *gone);
-                    }
-                }
+                self.fail_agent(*node, *writes, (*moment, *gone));
             }
             Fault::KillTrainer(node, which, shim_too) => {
                 if let Some(node) = self.nodes.get(*node) {
@@ -486,6 +466,31 @@ impl World {
                 self.disk.spare();
                 self.nodes.iter().for_each(|node| node.post.files.calm());
             }
+        }
+    }
+
+    /// A machine that is on already keeps what it has.
+    fn start_node(&mut self, sim: &mut Sim<'_>, number: usize, has: Has) {
+        let honest = self.plan.cluster.honest;
+        if let Some(node) = self.nodes.get_mut(number) {
+            let is_on = std::mem::replace(&mut node.on, true);
+            if !(is_on && honest) {
+                let offered = node.post.capacity.lock();
+                *offered.unwrap_or_else(PoisonError::into_inner) = capacity(number, has);
+            }
+        }
+        self.start_agent(sim, number);
+    }
+
+    fn fail_agent(&self, node: usize, writes: u32, (moment, gone): (disk::Moment, Gone)) {
+        let Some(node) = self.nodes.get(node) else {
+            return;
+        };
+        let files = &node.post.files;
+        if self.plan.cluster.patient {
+            files.fails_next(writes, moment, gone);
+        } else {
+            files.fail_after(writes, moment, gone);
         }
     }
 

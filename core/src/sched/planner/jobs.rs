@@ -138,8 +138,10 @@ impl Planner {
             let (ix, entry) = (self.ixs.get(&held.node)?, self.ledger.node(&held.node)?);
             Some(pieces_of(*ix, entry, self.policy.offer(*ix)?, held))
         });
+        let given: usize = held.allocations.iter().map(|held| held.gpus.len()).sum();
         let holding = Holding {
             pieces: pieces.flatten().collect(),
+            given: u32::try_from(given).unwrap_or(u32::MAX),
             asked: Submission {
                 saved: held.saved,
                 ..self.submission(&held.asked)

@@ -8,16 +8,25 @@ use super::{cluster::JobIx, config::Seconds, projects::Change, scheduler::Schedu
 impl Scheduler {
     /// From now on its project is charged for it, or is not; told twice, it counts once.
     pub(super) fn charge(&mut self, now: Seconds, ix: JobIx, on: bool) {
+        self.recount(now, ix, on.then_some(0));
+    }
+
+    /// As above, for no fewer GPUs than so many.
+    pub(super) fn charge_at_least(&mut self, now: Seconds, ix: JobIx, least: u32) {
+        self.recount(now, ix, Some(least));
+    }
+
+    fn recount(&mut self, now: Seconds, ix: JobIx, least: Option<u32>) {
         let job = self.job(ix);
         let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
         let (project, going) = (job.project, job.going);
-        let (charged, change) = match (job.charged, on) {
-            (None, true) => {
-                let gpus = held.max(job.gpus);
+        let (charged, change) = match (job.charged, least) {
+            (None, Some(least)) => {
+                let gpus = held.max(job.gpus).max(least);
                 (Some(gpus), Change::Take(gpus))
             }
-            (Some(gpus), false) => (None, Change::Give(gpus)),
-            (Some(_), true) | (None, false) => return,
+            (Some(gpus), None) => (None, Change::Give(gpus)),
+            (Some(_), Some(_)) | (None, None) => return,
         };
         self.counts_as_used(now, ix, true);
         self.job_mut(ix).charged = charged;

@@ -19,6 +19,8 @@ pub struct Holding {
     pub asked: Submission,
     /// What it holds.
     pub pieces: Vec<Piece>,
+    /// How many GPUs it was given: its project is charged for those, too, that its nodes do not show any more.
+    pub given: u32,
     /// Since when it runs there; nothing of one that is still being prepared.
     pub since: Option<Seconds>,
     /// It was told to go: nobody waits for it here, and what it holds counts as free.
@@ -129,7 +131,7 @@ impl Scheduler {
         job.pieces.clone_from(&holding.pieces);
         if holding.leaving {
             job.state = State::Leaving;
-            self.charge(now, ix, true);
+            self.charge_at_least(now, ix, holding.given);
             self.gives_up(ix);
             self.job_mut(ix).pieces.clear();
             return;
@@ -138,7 +140,7 @@ impl Scheduler {
         let has: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
         job.partial = has < job.gpus;
         self.cluster.take(ix, &holding.pieces);
-        self.charge(now, ix, true);
+        self.charge_at_least(now, ix, holding.given);
         self.running.insert(ix);
     }
 

@@ -137,3 +137,27 @@ fn a_job_that_was_told_to_go_is_asked_again_when_its_limit_reaches_into_a_window
     planner.gone(at(late), JobId(2), Some(Duration::from_secs(60)));
     assert_eq!(solve(&mut planner, late + 1).0, [0; 0], "{words}");
 }
+
+#[test]
+fn after_a_restart_a_project_is_charged_for_gpus_that_a_node_has_not_any_more() {
+    let mut config = Config::default();
+    let own = policy::ProjectRule {
+        gpus: Some(5),
+        borrow: false,
+        ..policy::ProjectRule::default()
+    };
+    config.projects.insert("7".into(), own);
+    let mut before = nodes_of(Planner::new(config.clone()), 1);
+    let mut alone = of_seven(job(1, 1, 1));
+    alone.placement.exclusive = true;
+    before.queued(at(0), alone.clone());
+    let place = before.solve(at(0)).placements.remove(0);
+    assert_eq!(place.allocations[0].gpus.len(), 4, "it has all of its node");
+    let mut after = Planner::new(config);
+    set(&mut after, 0, 0, 1, false);
+    set(&mut after, 0, 1, 4, true);
+    after.holds(at(10), held(alone, &place, Some(0)));
+    after.queued(at(10), of_seven(job(2, 1, 2)));
+    after.queued(at(10), of_seven(job(3, 1, 1)));
+    assert_eq!(solve(&mut after, 10).0, [3], "of five it has four");
+}
