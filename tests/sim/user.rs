@@ -269,7 +269,11 @@ fn time_limit(terms: &Terms) -> Option<prost_types::Duration> {
 
 /// None where all is as by default.
 fn retry(terms: &Terms) -> Option<RetryPolicy> {
-    let waits = [OnLost::Retry, OnLost::Wait][usize::from(terms.waits)];
+    let waits = if terms.waits {
+        OnLost::Wait
+    } else {
+        OnLost::Retry
+    };
     let says = terms.limit.is_some() || terms.waits;
     says.then(|| RetryPolicy {
         limit: terms.limit,
