@@ -255,8 +255,10 @@ impl Checker {
         }
         let (strays, longest) = self.strays.seen();
         seen.insert("trainers were to be gone", strays);
-        let longest = usize::try_from(longest.as_secs()).unwrap_or(usize::MAX);
-        seen.insert("of these lived on for seconds", longest);
+        seen.insert(
+            "seconds that these lived on at most, over all runs",
+            usize::try_from(longest.as_secs())?,
+        );
         seen.insert("tasks were lost with their nodes", self.turns.lost());
         Ok(seen)
     }
