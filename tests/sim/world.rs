@@ -449,14 +449,7 @@ impl World {
                 self.start_agent(sim, *number);
             }
             Fault::FailAgent(node, writes, moment, gone) => {
-                if let Some(node) = self.nodes.get(*node) {
-                    let files = &node.post.files;
-                    if self.plan.cluster.patient {
-                        files.fails_next(*writes, *moment, *gone);
-                    } else {
-                        files.fail_after(*writes, *moment, *gone);
-                    }
-                }
+                self.fail_agent(*node, (*writes, *moment, *gone));
             }
             Fault::KillTrainer(node, which, shim_too) => {
                 if let Some(node) = self.nodes.get(*node) {
@@ -476,16 +469,29 @@ impl World {
             Fault::EmptyAgent(node) => self.crowd(*node, None),
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
-            Fault::JumpAlone(node, seconds) => {
-                if let Some(node) = self.nodes.get_mut(*node) {
-                    node.ahead += seconds;
-                    clocks::set_one(&node.name, node.ahead);
-                }
-            }
+            Fault::JumpAlone(node, seconds) => self.jump_alone(*node, *seconds),
             Fault::Spare => {
                 self.disk.spare();
                 self.nodes.iter().for_each(|node| node.post.files.calm());
             }
+        }
+    }
+
+    fn fail_agent(&self, node: usize, (writes, moment, gone): (u32, disk::Moment, Gone)) {
+        let Some(node) = self.nodes.get(node) else {
+            return;
+        };
+        if self.plan.cluster.patient {
+            node.post.files.fails_next(writes, moment, gone);
+        } else {
+            node.post.files.fail_after(writes, moment, gone);
+        }
+    }
+
+    fn jump_alone(&mut self, node: usize, seconds: i64) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.ahead += seconds;
+            clocks::set_one(&node.name, node.ahead);
         }
     }
 
