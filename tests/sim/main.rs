@@ -135,8 +135,23 @@ fn words(arguments: &Arguments, seed: u64) -> Vec<String> {
     words
 }
 
-/// What the product says of itself is shown, or not even put together.
-fn listen(arguments: &Arguments) -> Result<()> {
+/// That of the seed, or what is asked for in its place.
+fn planned(seed: u64, arguments: &Arguments) -> Plan {
+    let (mut plan, moment) = (Plan::of(seed, arguments.plan), arguments.moment);
+    if let Some(sync) = arguments.cut_at {
+        plan = plan.with_power_cut_at(sync, moment);
+    }
+    if let Some(node) = arguments.end_agent {
+        plan = plan.with_agent_gone_at(node, (arguments.at_write, moment, arguments.gone));
+    }
+    if let Some(seconds) = arguments.away {
+        plan = plan.with_coordinator_away_for(Duration::from_secs(seconds));
+    }
+    plan
+}
+
+/// On a thread of its own, whose maps have taken no keys yet.
+fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.log {
         Some(filter) => {
             let shows = tracing_subscriber::fmt()
@@ -146,28 +161,13 @@ fn listen(arguments: &Arguments) -> Result<()> {
         }
         None => set_global_default(Clocks::before(NoSubscriber::new()))?,
     }
-    Ok(())
-}
-
-/// On a thread of its own, whose maps have taken no keys yet.
-fn only(seed: u64, arguments: &Arguments) -> Result<ExitCode> {
-    listen(arguments)?;
     let panics = note_panics();
     // The kernel ends a run that stands still.
     nix::unistd::alarm::set(STUCK);
     // Its clock is calibrated once in a process, by waiting for real time to pass.
     drop(Telemetry::new());
-    let (show, cut_at, moment) = (arguments.trace, arguments.cut_at, arguments.moment);
-    let mut plan = Plan::of(seed, arguments.plan);
-    if let Some(sync) = cut_at {
-        plan = plan.with_power_cut_at(sync, moment);
-    }
-    if let Some(node) = arguments.end_agent {
-        plan = plan.with_agent_gone_at(node, (arguments.at_write, moment, arguments.gone));
-    }
-    if let Some(seconds) = arguments.away {
-        plan = plan.with_coordinator_away_for(Duration::from_secs(seconds));
-    }
+    let (show, cut_at) = (arguments.trace, arguments.cut_at);
+    let plan = planned(seed, arguments);
     let (breaks, writes) = (arguments.broken, arguments.end_agent.is_some());
     let work = move || {
         trainyard_runtime::simulate();

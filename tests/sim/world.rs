@@ -434,9 +434,22 @@ impl World {
                     node.power_off();
                 }
             }
-            Fault::StartNode(number, has) => self.start_node(sim, *number, *has),
+            Fault::StartNode(number, has) => {
+                let honest = self.plan.cluster.honest;
+                if let Some(node) = self.nodes.get_mut(*number) {
+                    let is_on = std::mem::replace(&mut node.on, true);
+                    if !(is_on && honest) {
+                        *node
+                            .post
+                            .capacity
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner) = capacity(*number, *has);
+                    }
+                }
+                self.start_agent(sim, *number);
+            }
             Fault::FailAgent(node, writes, moment, gone) => {
-                self.fail_agent(*node, *writes, (*moment, *gone));
+                self.fail_agent(*node, (*writes, *moment, *gone));
             }
             Fault::KillTrainer(node, which, shim_too) => {
                 if let Some(node) = self.nodes.get(*node) {
@@ -456,12 +469,7 @@ impl World {
             Fault::EmptyAgent(node) => self.crowd(*node, None),
             Fault::StartCoordinator => self.start_coordinator(sim),
             Fault::Jump(seconds) => nature::jump(*seconds),
-            Fault::JumpAlone(node, seconds) => {
-                if let Some(node) = self.nodes.get_mut(*node) {
-                    node.ahead += seconds;
-                    clocks::set_one(&node.name, node.ahead);
-                }
-            }
+            Fault::JumpAlone(node, seconds) => self.jump_alone(*node, *seconds),
             Fault::Spare => {
                 self.disk.spare();
                 self.nodes.iter().for_each(|node| node.post.files.calm());
@@ -469,28 +477,21 @@ impl World {
         }
     }
 
-    /// A machine that is on already keeps what it has.
-    fn start_node(&mut self, sim: &mut Sim<'_>, number: usize, has: Has) {
-        let honest = self.plan.cluster.honest;
-        if let Some(node) = self.nodes.get_mut(number) {
-            let is_on = std::mem::replace(&mut node.on, true);
-            if !(is_on && honest) {
-                let offered = node.post.capacity.lock();
-                *offered.unwrap_or_else(PoisonError::into_inner) = capacity(number, has);
-            }
-        }
-        self.start_agent(sim, number);
-    }
-
-    fn fail_agent(&self, node: usize, writes: u32, (moment, gone): (disk::Moment, Gone)) {
+    fn fail_agent(&self, node: usize, (writes, moment, gone): (u32, disk::Moment, Gone)) {
         let Some(node) = self.nodes.get(node) else {
             return;
         };
-        let files = &node.post.files;
         if self.plan.cluster.patient {
-            files.fails_next(writes, moment, gone);
+            node.post.files.fails_next(writes, moment, gone);
         } else {
-            files.fail_after(writes, moment, gone);
+            node.post.files.fail_after(writes, moment, gone);
+        }
+    }
+
+    fn jump_alone(&mut self, node: usize, seconds: i64) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.ahead += seconds;
+            clocks::set_one(&node.name, node.ahead);
         }
     }
 

@@ -106,6 +106,12 @@ fn a_power_cut_at_any_sync_of_the_store_loses_nothing() {
     passed(&["--sweep", "--seed", "1", "--stride", "160"]);
 }
 
+#[test]
+fn an_agent_that_is_gone_at_any_of_its_writes_loses_nothing() {
+    let said = passed(&["--sweep-agents", "--seed", "2", "--stride", "700"]);
+    assert!(said.contains("agents were gone amid a write"), "{said}");
+}
+
 /// A trainer that is there twice is what the simulation itself does to be found out.
 #[test]
 fn a_seed_that_fails_prints_the_one_command_that_shows_it_again() {
@@ -167,6 +173,8 @@ fn whatever_happens_in_a_hundred_seeds_nothing_is_lost_doubled_or_stuck() {
         "jobs could never start",
         "jobs of arrays completed",
         "writes found the disk of an agent full",
+        "agents were gone amid a write",
+        "trainers were to be gone",
     ] {
         assert!(said.contains(what), "{said}");
     }

@@ -138,10 +138,9 @@ impl Planner {
             let (ix, entry) = (self.ixs.get(&held.node)?, self.ledger.node(&held.node)?);
             Some(pieces_of(*ix, entry, self.policy.offer(*ix)?, held))
         });
-        let given: usize = held.allocations.iter().map(|held| held.gpus.len()).sum();
         let holding = Holding {
             pieces: pieces.flatten().collect(),
-            given: u32::try_from(given).unwrap_or(u32::MAX),
+            given: gpus_of(&held),
             asked: Submission {
                 saved: held.saved,
                 ..self.submission(&held.asked)
@@ -186,4 +185,10 @@ impl Planner {
         self.policy.submit(now, &asked);
         self.note_crossing(queued);
     }
+}
+
+/// How many GPUs it was given.
+fn gpus_of(held: &Held) -> u32 {
+    let gpus = held.allocations.iter().map(|held| held.gpus.len()).sum();
+    u32::try_from::<usize>(gpus).unwrap_or(u32::MAX)
 }
