@@ -189,6 +189,6 @@ impl Planner {
 
 /// How many GPUs it was given.
 fn gpus_of(held: &Held) -> u32 {
-    let gpus = held.allocations.iter().map(|held| held.gpus.len()).sum();
-    u32::try_from::<usize>(gpus).unwrap_or(u32::MAX)
+    let gpus: usize = held.allocations.iter().map(|held| held.gpus.len()).sum();
+    u32::try_from(gpus).unwrap_or(u32::MAX)
 }
