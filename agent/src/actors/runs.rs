@@ -279,13 +279,19 @@ impl State {
         self.entries.insert(task, entry);
         self.doubt();
         match (looked, order) {
-            (Ok((Some(_), _)), _) => {}
+            (Ok((Some(_), _)), _) => self.give_back(task),
             (Ok((None, _)), Ok(order)) => self.start(myself, order, true).await?,
             (Err(error), _) | (Ok(_), Err(error)) => {
                 self.trouble(myself, task, &error.to_string()).await;
             }
         }
         Ok(())
+    }
+
+    /// It has ended: what was kept for it, as long as that was not known, is free.
+    fn give_back(&self, task: TaskKey) {
+        self.node.slots.give_back(task);
+        self.node.ports.give_back(task);
     }
 
     /// Its records are sent, and its trainer is heard, as far as that can be.

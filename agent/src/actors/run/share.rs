@@ -31,9 +31,10 @@ impl State {
         };
         let node = &self.args.node;
         let Err(lack) = node.slots.take(&self.args.order) else {
-            if self.args.order.world_size > 1 {
-                self.detail = "waiting for the other nodes of the gang".to_owned();
-            }
+            self.detail = match self.args.order.world_size {
+                0 | 1 => String::new(),
+                _ => "waiting for the other nodes of the gang".to_owned(),
+            };
             return self.step(myself, Input::Ready(port)).await;
         };
         let waited = self.share_since.map(|since| since.elapsed());

@@ -151,6 +151,7 @@ impl State {
         match end {
             None => self.start(myself, order, found).await,
             Some(end) => {
+                self.give_back(task);
                 let has_spool = self.node.board.spool_of(task).is_some();
                 self.tell(task, ended(end, has_spool), String::new());
                 Ok(())

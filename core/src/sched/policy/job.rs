@@ -149,7 +149,7 @@ impl Job {
         }
     }
 
-    /// For how long it is left alone once it runs, where that is `least` at first: twice as long each time that it had to
+    /// For how long none of a better rank pushes it out once it runs, where that is `least` at first: twice as long each time that it had to
     /// go before it had saved anything. Two that save nothing in so much time would else push each other out for ever.
     pub(super) fn left_alone(&self, least: Seconds) -> Seconds {
         least.saturating_mul(1 << self.in_vain.min(MOST_DOUBLED))

@@ -40,6 +40,8 @@ pub(super) struct Standing {
     pub(super) gpus: u32,
     /// It looks past those who are too wide for it.
     pub(super) looks_past: bool,
+    /// It runs, and none of a better rank pushes it out yet.
+    pub(super) settles: bool,
 }
 
 /// Running jobs that may be touched.
@@ -158,7 +160,7 @@ impl Scheduler {
     /// are known, and a pass must not be: it is kept from one to the next.
     fn standings(&mut self, now: Seconds) -> Option<Standings> {
         let least = self.config.left_alone();
-        let old_enough = |job: &Job| !job.prepares && now - job.since >= job.left_alone(least);
+        let old_enough = |job: &Job| !job.prepares && now - job.since >= least;
         let touchable = |ix: &&JobIx| {
             let job = self.job(**ix);
             job.preemptible && old_enough(job)
@@ -182,12 +184,13 @@ impl Scheduler {
         Standing {
             rate: f64::from(gpus.max(1)) / rank,
             rank,
-            guarded: waited >= self.config.guard,
+            guarded: self.guards() && waited >= self.config.guard,
             priority: job.priority,
             borrows: gpus > 0 && self.projects.borrowed(job.project) > 0,
             project: job.project,
             at_stake: job.at_stake(now, self.config.restart_cost),
             gpus: job.charged.unwrap_or(gpus),
+            settles: now - job.since < job.left_alone(self.config.left_alone()),
             looks_past: waited >= LOOKS_PAST,
         }
     }
@@ -218,7 +221,8 @@ impl Scheduler {
         if claimant.guarded || victim.guarded {
             return !victim.guarded;
         }
-        victim.rank > claimant.rank * self.config.margin
+        !victim.settles
+            && victim.rank > claimant.rank * self.config.margin
             && (!claimant.looks_past || self.may_idle(claimant, victim.gpus))
     }
 

@@ -225,8 +225,10 @@ impl Projects {
 
     /// GPUs that others have borrowed; none of one that has none of its own.
     pub(super) fn lends(&self, ix: ProjectIx) -> u32 {
-        let owns = self.rows[ix].own.is_some_and(|own| own > 0);
-        let others = self.rows.keys().filter(|other| owns && *other != ix);
+        if self.rows[ix].own.is_none_or(|own| own == 0) {
+            return 0;
+        }
+        let others = self.rows.keys().filter(|other| *other != ix);
         others.map(|other| self.borrowed(other)).sum()
     }
 

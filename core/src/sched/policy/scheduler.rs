@@ -320,7 +320,7 @@ impl Scheduler {
         }
     }
 
-    fn guards(&self) -> bool {
+    pub(super) fn guards(&self) -> bool {
         self.config.rule == Rule::Gittins
     }
 
