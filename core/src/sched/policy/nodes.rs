@@ -91,15 +91,18 @@ impl Scheduler {
 
     /// Whether a place that is chosen and not taken yet is one still if that node offers this from now on.
     fn stays_good(&self, ix: JobIx, (node, offer): (NodeIx, &NodeOffer)) -> bool {
-        let job = self.job(ix);
-        let same = offer.open && self.cluster.nodes[node].offer.gpus == offer.gpus;
+        let (job, before) = (self.job(ix), &self.cluster.nodes[node].offer);
+        let ask = &self.lanes.shapes[job.shape].ask;
+        // Of who is alone, others would fit into what has been added.
+        let grown = (before.cpus, before.memory_bytes) != (offer.cpus, offer.memory_bytes);
+        let same = offer.open && before.gpus == offer.gpus && !(ask.exclusive && grown);
         let nodes: BTreeSet<NodeIx> = job.pieces.iter().map(|piece| piece.node).collect();
         let offers = nodes.iter().filter_map(|ix| match *ix == node {
             true => Some(offer),
             false => self.offer(*ix),
         });
         let offers: Vec<&NodeOffer> = offers.collect();
-        same && self.lanes.shapes[job.shape].ask.admits_all(&offers)
+        same && ask.admits_all(&offers)
     }
 
     /// The same of a job by its caller's number.

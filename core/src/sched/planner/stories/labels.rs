@@ -116,3 +116,18 @@ fn a_place_that_the_policy_believes_good_is_not_taken_where_the_books_say_otherw
     }
     assert_eq!(both_are_left(&mut planner, 430), [0; 0]);
 }
+
+#[test]
+fn a_node_that_is_promised_to_one_who_wants_it_alone_lets_nobody_into_what_it_has_gained_meanwhile()
+{
+    let mut planner = promised(|wants| wants.placement.exclusive = true);
+    for node in 0..2 {
+        let mut larger = Capacity::clone(&planner.ledger().node(&name(node)).unwrap().capacity);
+        larger.cpus += 8;
+        planner.set_node(at(410), &name(node), larger, true);
+    }
+    planner.queued(at(420), job(3, 1, 0));
+    solve(&mut planner, 420);
+    let begun = both_are_left(&mut planner, 430);
+    assert!(begun.contains(&2), "{begun:?}");
+}
