@@ -254,17 +254,7 @@ async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended
     ended(&mut frames).await;
     let (again, mut frames) = node_with(&world, "n1", vec![runs(task)]).await;
     let _alive = Beats::of(&again);
-    let stopped = async {
-        loop {
-            let frame = *frames.recv().await.unwrap();
-            assert!(!matches!(frame, Frame::Start(_)), "too early: {frame:?}");
-            if let Frame::Stop(stop) = frame {
-                return stop.task;
-            }
-        }
-    };
-    let limit = Duration::from_secs(30);
-    let stopped = tokio::time::timeout(limit, stopped).await.unwrap();
+    let stopped = super::strays::stopped(&mut frames).await;
     assert_eq!(stopped, task);
     // What is asked behind that: there was time enough to place it.
     info(&world, "n1").await;

@@ -48,7 +48,8 @@ fn lists(session: &SessionRef, tasks: Vec<v1::TaskReport>) {
     session.cast(SessionMsg::Incoming(Box::new(frame))).unwrap();
 }
 
-async fn stopped(frames: &mut Frames) -> Option<v1::TaskKey> {
+/// The task that is the next to be told to stop; nothing may be started before.
+pub(super) async fn stopped(frames: &mut Frames) -> Option<v1::TaskKey> {
     let stop = async {
         loop {
             let frame = *frames.recv().await.unwrap();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ask::{Ask, Gang, fabric_of},
+    ask::{Ask, Gang, in_one_fabric},
     cluster::{JobIx, NodeIx, Piece},
     job::{Job, State},
     plan::{Because, Plan, Preempt, Start},
@@ -131,13 +131,9 @@ impl Scheduler {
 
     /// Whether nodes of one job have no value of its fabric's label in common.
     fn is_torn_apart(&self, ask: &Ask, nodes: &BTreeSet<NodeIx>) -> bool {
-        let Some(key) = &ask.fabric else {
-            return false;
-        };
-        let labels = nodes.iter().map(|ix| &self.cluster.nodes[*ix].offer.labels);
-        let mut fabrics = labels.map(|labels| fabric_of(key, labels));
-        let first = fabrics.next().flatten();
-        first.is_none() || fabrics.any(|fabric| fabric != first)
+        let labels = || nodes.iter().map(|ix| &self.cluster.nodes[*ix].offer.labels);
+        let key = ask.fabric.as_ref();
+        key.is_some_and(|key| !in_one_fabric(key, labels()))
     }
 
     /// A job by whose start its project has more than it may.
