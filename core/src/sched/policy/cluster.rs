@@ -3,7 +3,10 @@
 //! Owns the index by free GPUs, so that a fitting node is found without looking at all of them. Never chooses one:
 //! `place` does. Called by the policy and by the anchors of the replay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::dense::{Bits, Table, dense};
 
@@ -92,7 +95,8 @@ impl Slot {
 /// A node.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) offer: NodeOffer,
+    /// Shared by copies of the cluster, of which a pass makes many.
+    pub(super) offer: Arc<NodeOffer>,
     pub(super) group: GroupIx,
     pub(super) slots: Vec<Slot>,
     held_cpus: u64,
@@ -153,7 +157,7 @@ impl Cluster {
             slots,
             held_cpus: 0,
             held_bytes: 0,
-            offer,
+            offer: Arc::new(offer),
             holders: Vec::new(),
         };
         let ix = self.nodes.push(node);
@@ -171,7 +175,7 @@ impl Cluster {
         node.group = group;
         node.slots = offer.gpus.values().map(|&total| full(total)).collect();
         (node.held_cpus, node.held_bytes) = (0, 0);
-        node.offer = offer;
+        node.offer = Arc::new(offer);
         node.free = node.slots.iter().map(Slot::free).sum();
         node.holders = held.iter().map(|(job, _)| *job).collect();
         for piece in held.iter().flat_map(|(_, pieces)| pieces) {
@@ -264,7 +268,7 @@ impl Cluster {
 
     /// What nodes offer, in the order of their numbers.
     pub fn offers(&self) -> impl Iterator<Item = &NodeOffer> {
-        self.nodes.iter().map(|(_, node)| &node.offer)
+        self.nodes.iter().map(|(_, node)| node.offer.as_ref())
     }
 
     /// Nodes that were ever added.

@@ -158,7 +158,7 @@ impl<'a> Future<'a> {
             self.ends.retain(|(_, other)| *other != ix);
             self.leave(ix);
         }
-        let mut offer = self.cluster.nodes[node].offer.clone();
+        let mut offer = self.cluster.nodes[node].offer.as_ref().clone();
         offer.open = opens;
         self.cluster.change(node, offer, &[]);
         // It was shunned since it would close.

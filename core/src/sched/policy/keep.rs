@@ -6,8 +6,6 @@
 //! on these nodes only if they are expected to be gone by then, and nobody is moved there who is not; those before it in the
 //! order take what they find. Called by `pass` and `preempt`.
 
-use std::collections::BTreeSet;
-
 use super::{
     ask::Gang,
     cluster::{JobIx, Piece},
@@ -140,7 +138,9 @@ impl Scheduler {
     /// The nodes that are free soonest, and when; nothing if nobody knows when.
     fn promise_of(&self, now: Seconds, ix: JobIx) -> Option<Reservation> {
         let nodes = self.cluster.nodes.iter();
-        let holders: BTreeSet<JobIx> = nodes.flat_map(|(_, node)| &node.holders).copied().collect();
+        let mut holders: Vec<JobIx> = nodes.flat_map(|(_, node)| &node.holders).copied().collect();
+        holders.sort_unstable();
+        holders.dedup();
         let ends = holders
             .into_iter()
             .map(|ix| (self.expected_end(now, ix), ix));

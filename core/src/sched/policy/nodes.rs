@@ -184,7 +184,7 @@ impl Scheduler {
     /// What a node offers.
     #[must_use]
     pub fn offer(&self, node: NodeIx) -> Option<&NodeOffer> {
-        self.cluster.nodes.get(node).map(|node| &node.offer)
+        self.cluster.nodes.get(node).map(|node| node.offer.as_ref())
     }
 
     /// Whether a job runs, or leaves what it held.

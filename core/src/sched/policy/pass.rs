@@ -94,9 +94,10 @@ impl Scheduler {
 
     /// Heads of the lanes for which `open` holds.
     pub(super) fn heads(&self, open: impl Fn(LaneIx) -> bool) -> Heads {
-        let lanes = self.lanes.lanes.iter().filter(|(ix, _)| open(*ix));
+        let lanes = self.lanes.lanes.iter();
         let firsts = lanes.filter_map(|(ix, lane)| Some((ix, lane.turns.first()?)));
         firsts
+            .filter(|(ix, _)| open(*ix))
             .map(|(ix, turn)| Reverse(self.head(ix, turn)))
             .collect()
     }
