@@ -1,6 +1,5 @@
-//! Submit → trainer process started: the process itself says when it runs.
-
-use std::io::Write;
+//! Submit → trainer process started: the process itself says when it runs. It is `date`, whose own start takes little: a
+//! job that is a large program would be measured with what loading it takes.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -10,21 +9,13 @@ use tests::{
 };
 use trainyard_proto::v1::{JobState, ResourceRequest};
 
-use crate::{
-    clock::wall_us,
-    distribution,
-    stalls::{Stall, Watch},
-};
+use crate::{clock::wall_us, distribution, machine::stolen_ticks};
 
 /// Jobs before the first one that counts: connections and page cache are warm then.
 const WARM_UP: usize = 20;
 
-/// The job: the clock at its first line of code.
-pub(crate) fn stamp() -> Result<()> {
-    let now = wall_us()?;
-    writeln!(std::io::stdout(), "{now}")?;
-    Ok(())
-}
+/// The job: prints microseconds since 1970.
+const STAMP: [&str; 2] = ["/bin/date", "+%s%6N"];
 
 /// One job at a time, in milliseconds, while `waiting` others want more than is free.
 pub(crate) async fn measure(binary: &str, count: usize, waiting: usize) -> Result<Value> {
@@ -34,41 +25,35 @@ pub(crate) async fn measure(binary: &str, count: usize, waiting: usize) -> Resul
     if waiting > 0 {
         wait_in_line(&mut jobs, waiting).await;
     }
-    let me = std::env::current_exe()?.display().to_string();
-    let (mut started, mut accepted) = (Vec::new(), Vec::new());
-    let watch = Watch::begin()?;
+    let (mut started, mut accepted, mut calm) = (Vec::new(), Vec::new(), Vec::new());
+    let mut stolen = 0;
     for number in 0..count + WARM_UP {
+        let ticks = stolen_ticks()?;
         let before = wall_us()?;
-        let id = jobs.submit(command(&[&me, "stamp"])).await;
+        let id = jobs.submit(command(&STAMP)).await;
         let answered = wall_us()?;
         jobs.ends(id).await;
         let output = jobs.output(id).await;
         let stamp: u64 = output.first().context("the job said nothing")?.parse()?;
-        if number >= WARM_UP {
-            started.push((before, stamp));
-            accepted.push(milliseconds(answered.saturating_sub(before)));
+        if number < WARM_UP {
+            continue;
+        }
+        let took = milliseconds(stamp.saturating_sub(before));
+        started.push(took);
+        accepted.push(milliseconds(answered.saturating_sub(before)));
+        match stolen_ticks()?.saturating_sub(ticks) {
+            0 => calm.push(took),
+            ticks => stolen += ticks,
         }
     }
-    let stalls = watch.end()?;
-    let calm = started.iter().filter(|span| !is_hit(**span, &stalls));
     Ok(json!({
         "waiting": waiting,
-        "submit_to_process_ms": distribution(started.iter().map(|span| of(*span)).collect()),
+        "submit_to_process_ms": distribution(started),
         "submit_to_answer_ms": distribution(accepted),
-        // What the same jobs took while no processor of the machine stood still.
-        "undisturbed_ms": distribution(calm.map(|span| of(*span)).collect()),
-        "machine_stalls_ms": distribution(stalls.iter().map(|stall| of((stall.from_us, stall.to_us))).collect()),
+        // What the jobs took during which the host of a virtual machine let its processors run all the time.
+        "undisturbed_ms": distribution(calm),
+        "stolen_ms": stolen * 10,
     }))
-}
-
-/// Whether a processor stood still within these microseconds of the wall clock.
-fn is_hit((from, to): (u64, u64), stalls: &[Stall]) -> bool {
-    let overlaps = |stall: &Stall| stall.from_us < to && stall.to_us > from;
-    stalls.iter().any(overlaps)
-}
-
-fn of((from, to): (u64, u64)) -> f64 {
-    milliseconds(to.saturating_sub(from))
 }
 
 /// Fills the queue: one job holds a slot, so that those behind it, which want all three, are looked at each time and

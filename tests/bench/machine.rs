@@ -52,6 +52,15 @@ impl Load {
     }
 }
 
+/// Ticks, of a hundred a second, that the host of a virtual machine took from its processors since it was started.
+pub(crate) fn stolen_ticks() -> Result<u64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    // cpu user nice system idle iowait irq softirq steal
+    let stolen = line.split_whitespace().nth(8);
+    Ok(stolen.map_or(Ok(0), str::parse)?)
+}
+
 /// Ticks of all processors that were not idle.
 fn busy_ticks() -> Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;

@@ -18,7 +18,6 @@ mod report;
 mod returns;
 mod seal;
 mod spawn;
-mod stalls;
 mod throughput;
 
 use std::{io::Write as _, path::PathBuf, time::Duration};
@@ -142,16 +141,10 @@ enum What {
         #[arg(long, default_value_t = 2_000)]
         processes: usize,
     },
-    /// Prints the clock: the job of the latency measurement.
-    #[command(hide = true)]
-    Stamp,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if matches!(arguments.what, What::Stamp) {
-        return latency::stamp();
-    }
     let binary = arguments.trainyard.canonicalize();
     let binary = binary.with_context(|| {
         format!(
@@ -210,7 +203,6 @@ async fn measure(binary: &str, what: &What) -> Result<Value> {
         What::Seal { jobs, rows } => json!({"seal": seal::measure(*jobs, *rows).await?}),
         What::Memory => json!({"memory": memory::measure(binary).await?}),
         What::Spawn { processes } => json!({"spawn": spawn::measure(*processes)?}),
-        What::Stamp => Value::Null,
         What::All => all(binary).await?,
     })
 }

@@ -139,7 +139,7 @@ const FIGURES: &[Figure] = &[
     ),
     figure(
         "/latency/undisturbed_ms/p99",
-        ("… of jobs while the machine did not stand still", "ms"),
+        ("… of jobs while the host took no time away", "ms"),
         Nothing,
         ("", ""),
     ),
@@ -150,14 +150,8 @@ const FIGURES: &[Figure] = &[
         ("", ""),
     ),
     figure(
-        "/latency/machine_stalls_ms/count",
-        ("… times that a processor stood still for 4 ms or more", ""),
-        Nothing,
-        ("", ""),
-    ),
-    figure(
-        "/latency/machine_stalls_ms/max",
-        ("… the longest of them", "ms"),
+        "/latency/stolen_ms",
+        ("… processor time that the host took away in all", "ms"),
         Nothing,
         ("", ""),
     ),

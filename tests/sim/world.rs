@@ -380,7 +380,9 @@ impl World {
     }
 
     fn is_settled(&self, now: Duration) -> bool {
-        self.back.is_empty() && now >= self.settles
+        // A power cut may come as late as the last start of the coordinator: then it is not back yet.
+        let is_back = self.again.is_none() && self.store.borrow().is_some();
+        self.back.is_empty() && is_back && now >= self.settles
     }
 
     /// Who can be heard after this step.
