@@ -241,6 +241,11 @@ impl Projects {
             || gpus && !project.rule.borrow && borrowed
     }
 
+    /// Whether any of them has to do with what is its own.
+    pub(super) fn any_may_not_borrow(&self) -> bool {
+        self.rows.iter().any(|(_, project)| !project.rule.borrow)
+    }
+
     /// Whether one more of its jobs may start.
     pub(super) fn may_start(&self, ix: ProjectIx, gpus: u32) -> bool {
         let project = &self.rows[ix];

@@ -1,5 +1,6 @@
 //! The policy as a whole, told small stories.
 
+mod again;
 mod anything;
 mod broken;
 mod projects;
