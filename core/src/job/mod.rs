@@ -16,9 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{
-    Attempt, Blame, GoesOn, Heard, Part, Served, Vacates, placed_since, served,
-};
+pub use attempt::{Attempt, Blame, GoesOn, Heard, Part, Served, Vacates, placed_since, served};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 

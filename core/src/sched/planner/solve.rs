@@ -85,8 +85,7 @@ impl Planner {
             let queued = self.queue.get(leaving.job);
             let known = queued.map(|queued| (whole(queued.has_run), queued.in_vain));
             let (done, in_vain) = known.unwrap_or_default();
-            self.policy
-                .released_with(now, preempt.job, done, in_vain);
+            self.policy.released_with(now, preempt.job, done, in_vain);
             return true;
         }
         let going = Going::told(leaving.for_job, at);

@@ -70,9 +70,7 @@ impl Scheduler {
 
     fn anybody_wants_to_be_alone(&self) -> bool {
         let mut lanes = self.lanes.lanes.iter();
-        lanes.any(|(_, lane)| {
-            !lane.turns.is_empty() && self.lanes.shapes[lane.shape].ask.exclusive
-        })
+        lanes.any(|(_, lane)| !lane.turns.is_empty() && self.lanes.shapes[lane.shape].ask.exclusive)
     }
 
     /// Who is next in a lane behind a turn: of those who do not fit anyway, as they would stay too long, none.

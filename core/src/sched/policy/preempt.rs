@@ -366,8 +366,9 @@ impl Scheduler {
         self.cluster.take(ix, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
         let movers = room.moved.iter();
-        let mut movers: Vec<(JobIx, bool)> =
-            movers.map(|(ix, standing)| (*ix, standing.borrows)).collect();
+        let mut movers: Vec<(JobIx, bool)> = movers
+            .map(|(ix, standing)| (*ix, standing.borrows))
+            .collect();
         movers.sort_by_key(|(ix, _)| (Reverse(self.job(*ix).gpus), *ix));
         for (ix, borrows) in movers {
             let bound = self.kept.binds_who_moves(claimant.job, borrows);

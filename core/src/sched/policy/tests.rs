@@ -2,8 +2,8 @@
 
 mod again;
 mod anything;
-mod exchange;
 mod broken;
+mod exchange;
 mod projects;
 mod room;
 mod waits;

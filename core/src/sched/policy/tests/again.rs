@@ -36,7 +36,10 @@ fn what_fits_once_nodes_are_kept_elsewhere_starts_in_the_same_pass() {
     submit(3, 6, 70_000, Ask::packed(2));
     let plan = scheduler.pass(3);
     assert_eq!(started(&plan), [1, 2, 3, 5, 6]);
-    assert_eq!(plan.reservation.map(|kept| (kept.job, kept.then)), Some((4, 1_003)));
+    assert_eq!(
+        plan.reservation.map(|kept| (kept.job, kept.then)),
+        Some((4, 1_003))
+    );
     assert!(scheduler.pass(3).is_empty());
     scheduler.finished(1_003, 3);
     assert_eq!(started(&scheduler.pass(1_003)), [4]);

@@ -153,8 +153,7 @@ impl World {
             limit: Some(lasts),
             ..job(number, gpus)
         };
-        self.scheduler
-            .submit(self.now, &of_project(project, asked));
+        self.scheduler.submit(self.now, &of_project(project, asked));
         let since = self.now;
         let known = Known {
             lasts,

@@ -49,7 +49,8 @@ fn one_of_a_higher_priority_goes_before_the_lowest_of_its_project_that_is_at_its
 }
 
 #[test]
-fn of_one_priority_whoever_ranks_better_by_far_goes_before_its_projects_worst_job_and_nobody_elses() {
+fn of_one_priority_whoever_ranks_better_by_far_goes_before_its_projects_worst_job_and_nobody_elses()
+{
     for rule in limits() {
         let mut scheduler = limited(rule, 3);
         scheduler.submit(0, &of_project("b", job(1, 8)));
