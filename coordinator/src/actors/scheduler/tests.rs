@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use trainyard_core::{
     ids::JobId,
-    job::{Event, Job, JobState},
+    job::{Attempt, Event, Job, JobState},
+    record::Checkpoint,
     resources::Capacity,
     sched::{Allocation, Standing},
     spec::JobSpec,
