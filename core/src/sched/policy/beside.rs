@@ -11,7 +11,7 @@ use std::{
 use super::{
     config::{Rule, Seconds},
     lanes::{LaneIx, ShapeIx, Turn},
-    plan::{Because, Plan, Start},
+    plan::{Because, Plan, Reservation, Start},
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -50,7 +50,7 @@ impl Scheduler {
             let before = plan.starts.len();
             let kept = self.fill(now, plan);
             let new = plan.starts.get(before..).unwrap_or_default();
-            if new.is_empty() || !self.could_find_more(&kept, new) {
+            if new.is_empty() || !self.could_find_more(now, &kept, new) {
                 return kept;
             }
         }
@@ -59,13 +59,30 @@ impl Scheduler {
     /// What is left only shrinks in a look, so as a rule who did not fit does not after it either. But by those who start
     /// beside what is kept it may be kept elsewhere, or for another; and who wants nodes alone and may not have those that it
     /// finds first may have others once these are taken.
-    fn could_find_more(&self, kept: &Kept, new: &[Start]) -> bool {
+    fn could_find_more(&self, now: Seconds, kept: &Kept, new: &[Start]) -> bool {
         let beside = || {
             new.iter()
                 .any(|start| matches!(start.because, Because::Beside(_)))
         };
-        let moves = kept.reservation.is_some() && (self.config.rule != Rule::Easy || beside());
+        let easy = self.config.rule == Rule::Easy;
+        let moves = match &kept.reservation {
+            Some(_) if !easy => true,
+            Some(reservation) => beside() && !self.stands(now, reservation),
+            None => false,
+        };
         moves || self.projects.any_may_not_borrow() && self.anybody_wants_to_be_alone()
+    }
+
+    /// Whether under `easy` the same nodes would be kept for the same job again, now that others have started beside it. One
+    /// that would borrow by now may come behind another.
+    fn stands(&self, now: Seconds, reservation: &Reservation) -> bool {
+        let Some(first) = self.number(reservation.job) else {
+            return false;
+        };
+        let (project, gpus) = (self.job(first).project, self.least(self.job(first)));
+        let mut again = Kept::default();
+        self.reserve(now, first, &mut again);
+        !self.projects.borrows(project, gpus) && again.reservation.as_ref() == Some(reservation)
     }
 
     fn anybody_wants_to_be_alone(&self) -> bool {

@@ -3,12 +3,12 @@
 //! One gang has a promise at a time: the first in the order for which one is due (`Config::reserve`) and can be given, on
 //! the nodes that by the medians of those who hold them are free soonest. It stands as it was given while those hold who are
 //! expected to be gone by then; when somebody is late, the node is changed or another comes first, it is given anew. Those
-//! behind may start on these nodes only if they are expected to be gone by then, and nobody is moved there for another who is
+//! behind may start on these nodes only if they are expected to be gone by then, and nobody is moved there for them who is
 //! not; those before it in the order take what they find.
 //!
 //! For one that waits for what its project owns and others have borrowed the same nodes are kept from borrowers alone, though
 //! nobody may know when they are free: who would not borrow starts there in its turn, behind it or before it, for it has as
-//! good a claim. Called by `pass` and `preempt`.
+//! good a claim. No borrower is moved there for anybody but the one they are kept for. Called by `pass` and `preempt`.
 
 use std::collections::BTreeSet;
 

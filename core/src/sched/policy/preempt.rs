@@ -371,7 +371,7 @@ impl Scheduler {
             .collect();
         movers.sort_by_key(|(ix, _)| (Reverse(self.job(*ix).gpus), *ix));
         for (ix, borrows) in movers {
-            let bound = self.kept.binds_who_moves(claimant.job, borrows);
+            let bound = claimant.bound || self.kept.keeps_out(claimant.job, borrows);
             let Some(place) = find(self, ix, bound) else {
                 for (ix, place) in &places {
                     self.cluster.give(*ix, place);

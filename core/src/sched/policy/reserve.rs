@@ -58,10 +58,10 @@ impl Kept {
         head.borrows() || !self.from_borrowers
     }
 
-    /// Whether one that is moved for another may not be moved there: it would delay the first as one that starts there does.
-    pub(super) fn binds_who_moves(&self, for_job: JobIx, borrows: bool) -> bool {
+    /// Whether it keeps one that borrows from being moved there, for whomever but the first.
+    pub(super) fn keeps_out(&self, for_job: JobIx, borrows: bool) -> bool {
         let another = self.first.is_some_and(|first| first.job != for_job);
-        self.reservation.is_some() && another && (borrows || !self.from_borrowers)
+        self.from_borrowers && borrows && another
     }
 
     /// Whether somebody comes behind the one for whom nodes are kept, and may not delay it.
