@@ -15,8 +15,9 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use trainyard_core::{
-    ids::{JobId, NodeName, Rank},
-    job::{Attempt, Job, JobState, have_run, placed_since},
+    ids::{AttemptNo, JobId, NodeName, Rank},
+    job::{Attempt, GoesOn, Job, JobState, placed_since, served},
+    record::Checkpoint,
     resources::ResourceRequest,
     sched::{Gate, QueuedJob},
     spec::{ArrayPlace, Placing},
@@ -310,7 +311,9 @@ struct InQueue {
     #[serde(default)]
     attempts: Vec<Attempt>,
     #[serde(default)]
-    resumable: Option<IgnoredAny>,
+    resumable: Option<Checkpoint>,
+    #[serde(default)]
+    saved_in: BTreeMap<String, AttemptNo>,
 }
 
 #[derive(Deserialize)]
@@ -357,14 +360,12 @@ pub(super) fn queued_from_json(
         return Ok(None);
     }
     let asked = job.asked_at.unwrap_or(job.created_at);
-    let goes_on = job.resumable.is_some() && job.spec.resume;
-    let attempts = if goes_on {
-        job.attempts.as_slice()
-    } else {
-        &[]
-    };
+    let saved = job.resumable.as_ref().filter(|_| job.spec.resume);
+    let goes_on = GoesOn::of(saved, &job.saved_in);
+    let served = served(&job.attempts, asked, goes_on);
     Ok(Some(QueuedJob {
-        has_run: have_run(attempts, asked),
+        has_run: served.has_run,
+        in_vain: served.in_vain,
         passed: placed_since(&job.attempts, asked),
         placement: job.spec.placement,
         gate: Gate {

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, Heard, Part, Vacates, have_run, placed_since};
+pub use attempt::{Attempt, Blame, GoesOn, Heard, Part, Served, Vacates, placed_since, served};
 pub use curve::Curve;
 pub use state::{EDGES, JobState};
 
@@ -306,6 +306,7 @@ impl Job {
     /// What the scheduler is told of it while it waits.
     #[must_use]
     pub fn queued(&self) -> QueuedJob {
+        let served = self.served();
         QueuedJob {
             job: self.id,
             request: self.spec.resources.clone(),
@@ -320,22 +321,21 @@ impl Job {
             name: self.spec.name.clone(),
             preemptible: self.spec.preemptible,
             limit: self.spec.time_limit,
-            has_run: self.has_run(),
+            has_run: served.has_run,
+            in_vain: served.in_vain,
             passed: attempt::placed_since(&self.attempts, self.asked_at.unwrap_or(self.created_at)),
             placement: self.spec.placement.clone(),
             gate: Gate::of(&self.spec),
         }
     }
 
-    /// For how long its trainers have run in attempts that are over, as far as that was not in vain: without a
-    /// checkpoint to go on from it was.
+    /// What its attempts that are over have come to, as far as they were not in vain: without a checkpoint to go on from
+    /// they were.
     #[must_use]
-    pub fn has_run(&self) -> std::time::Duration {
-        if self.resumable.is_none() || !self.spec.resume {
-            return std::time::Duration::ZERO;
-        }
+    pub fn served(&self) -> Served {
+        let saved = self.resumable.as_ref().filter(|_| self.spec.resume);
         let asked = self.asked_at.unwrap_or(self.created_at);
-        attempt::have_run(&self.attempts, asked)
+        attempt::served(&self.attempts, asked, GoesOn::of(saved, &self.saved_in))
     }
 
     /// For how long trainers of its attempts have run since a user last asked for it; none if none ever did.

@@ -5,6 +5,7 @@ mod checkpoints;
 mod gang;
 mod lost;
 mod properties;
+mod served;
 
 use super::*;
 use crate::{

@@ -46,6 +46,8 @@ pub struct QueuedJob {
     pub limit: Option<Duration>,
     /// For how long it has run already, as far as that was not in vain.
     pub has_run: Duration,
+    /// How often in a row it made room for another and had saved nothing since it had begun.
+    pub in_vain: u32,
     /// When it first had a place since its user asked for it, if it had one.
     pub passed: Option<Timestamp>,
     /// Which nodes will do.
@@ -73,6 +75,7 @@ impl QueuedJob {
             preemptible: false,
             limit: None,
             has_run: Duration::ZERO,
+            in_vain: 0,
             passed: None,
             placement: Placing::default(),
             gate: Gate::default(),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use trainyard_core::{
     ids::JobId,
-    job::{Event, Job, JobState},
+    job::{Attempt, Event, Job, JobState},
+    record::Checkpoint,
     resources::Capacity,
     sched::{Allocation, Standing},
     spec::JobSpec,
@@ -119,6 +120,33 @@ fn a_job_cancelled_before_its_place_reached_it_gives_it_back() {
     assert!(!holds(&state, 1) && state.planner.queue().get(JobId(1)).is_some());
 }
 
+/// It has run twice for a minute and made room, and its checkpoint is that of the first time.
+fn made_room_since_it_saved() -> Job {
+    let minute = |from: i64| (Timestamp(from), Timestamp(from + 60_000_000));
+    let mut job = waiting(4, 10);
+    job.spec.resume = true;
+    job.resumable = Some(Checkpoint {
+        path: "s3://b/last.pt".into(),
+        size_bytes: None,
+    });
+    job.saved_in = [("s3://b/last.pt".into(), AttemptNo(1))].into();
+    for (number, (from, until)) in [(1, minute(100)), (2, minute(90_000_000))] {
+        let held = Allocation {
+            node: NodeName("n1".into()),
+            cpus: 1,
+            memory_bytes: 0,
+            gpus: Vec::new(),
+            address: String::new(),
+        };
+        let secret = Secret::from("s".to_owned());
+        let mut attempt = Attempt::placed(AttemptNo(number), held, Vec::new(), (secret, from));
+        (attempt.lead.started_at, attempt.lead.ended_at) = (Some(from), Some(until));
+        (attempt.makes_room_for, attempt.tried_again) = (Some(JobId(9)), true);
+        job.attempts.push(attempt);
+    }
+    job
+}
+
 #[tokio::test]
 async fn the_queue_is_at_a_start_what_it_was_told_job_by_job() {
     let folder = tempfile::tempdir().unwrap();
@@ -132,11 +160,17 @@ async fn the_queue_is_at_a_start_what_it_was_told_job_by_job() {
     again.failed_on = [NodeName("n1".into())].into();
     let mut running = waiting(2, 10);
     running.state = JobState::Running;
+    let gone = made_room_since_it_saved();
+    assert_eq!(
+        (gone.queued().has_run.as_secs(), gone.queued().in_vain),
+        (60, 1)
+    );
     let put = |job: &Job| Change::PutJob(Box::new(job.clone()));
-    let changes = vec![put(&again), put(&running), put(&waiting(3, 20))];
+    let changes = vec![put(&again), put(&running), put(&waiting(3, 20)), put(&gone)];
     store.commit_and_wait(changes).await.unwrap();
     let (queue, others) = store.open_jobs_apart().unwrap();
-    assert_eq!(queue, [again.queued(), waiting(3, 20).queued()]);
+    let told = [again.queued(), waiting(3, 20).queued(), gone.queued()];
+    assert_eq!(queue, told);
     assert_eq!(others, [running]);
 }
 

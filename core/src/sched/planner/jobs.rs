@@ -76,7 +76,7 @@ impl Planner {
         // It goes on to the place that it was promised, if it still asks for the same.
         if left && due && !held && self.policy.leaves_for(job.0, &self.ask_of(&queued)) {
             let done = whole(queued.has_run);
-            self.policy.released_with(now, job.0, done);
+            self.policy.released_with(now, job.0, done, queued.in_vain);
             self.note_crossing(&queued);
             return;
         }

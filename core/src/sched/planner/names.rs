@@ -42,6 +42,7 @@ impl Planner {
             done: whole(queued.has_run),
             // Who holds something says more.
             saved: !queued.has_run.is_zero(),
+            in_vain: queued.in_vain,
         }
     }
 

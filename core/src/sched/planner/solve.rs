@@ -83,9 +83,9 @@ impl Planner {
         };
         if self.seats.remove(&leaving.job).is_some() {
             let queued = self.queue.get(leaving.job);
-            let done = queued.map(|queued| whole(queued.has_run));
-            self.policy
-                .released_with(now, preempt.job, done.unwrap_or_default());
+            let known = queued.map(|queued| (whole(queued.has_run), queued.in_vain));
+            let (done, in_vain) = known.unwrap_or_default();
+            self.policy.released_with(now, preempt.job, done, in_vain);
             return true;
         }
         let going = Going::told(leaving.for_job, at);

@@ -5,6 +5,7 @@ mod large;
 mod leaving;
 mod property;
 mod told;
+mod vain;
 
 use std::time::Duration;
 

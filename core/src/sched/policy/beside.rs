@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    config::Seconds,
+    config::{Rule, Seconds},
     lanes::{LaneIx, ShapeIx, Turn},
-    plan::{Because, Plan},
+    plan::{Because, Plan, Reservation, Start},
     reserve::Kept,
     scheduler::Scheduler,
 };
@@ -44,6 +44,52 @@ impl Beside {
 }
 
 impl Scheduler {
+    /// Starts what fits, and looks again as long as that can change what fits for others.
+    pub(super) fn fill_up(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
+        loop {
+            let before = plan.starts.len();
+            let kept = self.fill(now, plan);
+            let new = plan.starts.get(before..).unwrap_or_default();
+            if new.is_empty() || !self.could_find_more(now, &kept, new) {
+                return kept;
+            }
+        }
+    }
+
+    /// What is left only shrinks in a look, so as a rule who did not fit does not after it either. But by those who start
+    /// beside what is kept it may be kept elsewhere, or for another; and who wants nodes alone and may not have those that it
+    /// finds first may have others once these are taken.
+    fn could_find_more(&self, now: Seconds, kept: &Kept, new: &[Start]) -> bool {
+        let beside = || {
+            new.iter()
+                .any(|start| matches!(start.because, Because::Beside(_)))
+        };
+        let easy = self.config.rule == Rule::Easy;
+        let moves = match &kept.reservation {
+            Some(_) if !easy => true,
+            Some(reservation) => beside() && !self.stands(now, reservation),
+            None => false,
+        };
+        moves || self.projects.any_may_not_borrow() && self.anybody_wants_to_be_alone()
+    }
+
+    /// Whether under `easy` the same nodes would be kept for the same job again, now that others have started beside it. One
+    /// that would borrow by now may come behind another.
+    fn stands(&self, now: Seconds, reservation: &Reservation) -> bool {
+        let Some(first) = self.number(reservation.job) else {
+            return false;
+        };
+        let (project, gpus) = (self.job(first).project, self.least(self.job(first)));
+        let mut again = Kept::default();
+        self.reserve(now, first, &mut again);
+        !self.projects.borrows(project, gpus) && again.reservation.as_ref() == Some(reservation)
+    }
+
+    fn anybody_wants_to_be_alone(&self) -> bool {
+        let mut lanes = self.lanes.lanes.iter();
+        lanes.any(|(_, lane)| !lane.turns.is_empty() && self.lanes.shapes[lane.shape].ask.exclusive)
+    }
+
     /// Who is next in a lane behind a turn: of those who do not fit anyway, as they would stay too long, none.
     pub(super) fn behind(
         &self,

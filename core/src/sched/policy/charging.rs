@@ -11,7 +11,7 @@ impl Scheduler {
         self.recount(now, ix, on.then_some(0));
     }
 
-    /// As above, for no fewer GPUs than so many.
+    /// As above, for no fewer GPUs than so many: of a gang of which a part has ended, for what it has still.
     pub(super) fn charge_at_least(&mut self, now: Seconds, ix: JobIx, least: u32) {
         self.recount(now, ix, Some(least));
     }
@@ -19,10 +19,10 @@ impl Scheduler {
     fn recount(&mut self, now: Seconds, ix: JobIx, least: Option<u32>) {
         let job = self.job(ix);
         let held: u32 = job.pieces.iter().map(|piece| piece.gpus).sum();
-        let (project, going) = (job.project, job.going);
+        let project = job.project;
         let (charged, change) = match (job.charged, least) {
             (None, Some(least)) => {
-                let gpus = held.max(job.gpus).max(least);
+                let gpus = held.max(least);
                 (Some(gpus), Change::Take(gpus))
             }
             (Some(gpus), None) => (None, Change::Give(gpus)),
@@ -32,17 +32,21 @@ impl Scheduler {
         self.job_mut(ix).charged = charged;
         let half_life = self.config.half_life;
         self.projects.hold(project, change, now, half_life);
-        self.job_mut(ix).going = 0;
-        self.projects.goes(project, Change::Give(going));
+        if let Some(going) = self.job_mut(ix).going.take() {
+            self.projects.goes(project, Change::Give(going));
+        }
     }
 
     /// A job was told to go. Its project is charged until it has gone; what it has counts as given back.
     pub(super) fn gives_up(&mut self, ix: JobIx) {
         let job = self.job_mut(ix);
-        let (project, before) = (job.project, job.going);
+        let project = job.project;
         let gpus = job.charged.unwrap_or(0);
-        job.going = gpus;
-        self.projects.goes(project, Change::Resize(before, gpus));
+        let change = match job.going.replace(gpus) {
+            Some(before) => Change::Resize(before, gpus),
+            None => Change::Take(gpus),
+        };
+        self.projects.goes(project, change);
     }
 
     /// A job that runs has given so many back, or is known only now to have more than it asked for: its project is charged

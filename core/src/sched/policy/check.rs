@@ -7,6 +7,7 @@ use super::{
     cluster::{JobIx, NodeIx, Piece},
     job::{Job, State},
     plan::{Because, Plan, Preempt, Start},
+    projects::{Part, ProjectIx},
     scheduler::Scheduler,
 };
 
@@ -141,8 +142,20 @@ impl Scheduler {
         let job = self.number(start.job).map(|ix| self.job(ix))?;
         // That was asked when others were told to go for it.
         let asked = start.because != Because::Room;
-        let over = asked && self.projects.is_over(job.project, job.gpus > 0);
+        let over = |wait: Part| self.projects.is_over(job.project, job.gpus > 0, wait);
+        let over = asked && over(Part::default()) && over(self.wait_for_others(job.project));
         over.then(|| format!("job {} starts beyond what its project may have", job.id))
+    }
+
+    /// Of a project those for whom nodes are chosen that others have still: they may be instead of these.
+    fn wait_for_others(&self, project: ProjectIx) -> Part {
+        let waiting: BTreeSet<&JobIx> = self.awaited.values().flatten().collect();
+        let jobs = waiting.into_iter();
+        let jobs = jobs.filter_map(|ix| self.jobs.get(*ix)?.as_ref());
+        let jobs = jobs.filter(|job| job.project == project && !job.awaits.is_empty());
+        jobs.fold(Part::default(), |sum, job| {
+            sum.with(job.charged.unwrap_or(0))
+        })
     }
 
     /// A job that is told to go and may not be, or was not to go at all.

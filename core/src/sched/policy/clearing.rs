@@ -8,7 +8,7 @@ use super::{
     job::Job,
     lanes::Rank,
     preempt::{Claimant, Standing, Standings},
-    projects::ProjectIx,
+    projects::{Part, ProjectIx},
     scheduler::Scheduler,
 };
 
@@ -56,7 +56,7 @@ impl Cost {
         }
     }
 
-    fn for_each(self, gpus: u32) -> Self {
+    pub(super) fn for_each(self, gpus: u32) -> Self {
         let each = |sum: Rank| Rank(sum.0 / f64::from(gpus.max(1)));
         Self {
             lost: each(self.lost),
@@ -130,6 +130,23 @@ impl<'a> Look<'a> {
 }
 
 impl Room {
+    /// One more who is pushed out.
+    pub(super) fn push_out(&mut self, job: JobIx, standing: Standing) {
+        self.given.note(&standing);
+        self.out.insert(job, standing);
+    }
+
+    /// Whether nobody goes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.moved.is_empty()
+    }
+
+    /// What a project has less when they have gone.
+    pub(super) fn part_of(&self, project: ProjectIx) -> Part {
+        let out = self.out.values().filter(|one| one.project == project);
+        out.fold(Part::default(), |sum, one| sum.with(one.gpus))
+    }
+
     /// Whether a job goes or moves.
     pub(super) fn has(&self, job: JobIx) -> bool {
         self.out.contains_key(&job) || self.moved.contains_key(&job)
@@ -358,11 +375,11 @@ impl Scheduler {
     pub(super) fn gathered(
         &self,
         who: (&Claimant, &Standings),
-        nodes: &Bits,
-        gpus: u32,
+        own: &Room,
+        (nodes, gpus): (&Bits, u32),
     ) -> Option<Room> {
         let shape = &self.lanes.shapes[self.job(who.0.job).shape];
-        let mut room = Room::default();
+        let mut room = own.clone();
         let gives = nodes.iter::<NodeIx>().filter_map(|node| {
             let accepted = shape.accepted(self.cluster.nodes[node].group);
             let slots = self.cluster.nodes[node].slots.iter().zip(accepted);

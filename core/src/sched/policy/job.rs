@@ -39,6 +39,8 @@ pub struct Submission {
     pub done: Seconds,
     /// It has shown a checkpoint: little is lost when it goes, else all that it ran.
     pub saved: bool,
+    /// How often in a row it went for another and had saved nothing since it had begun.
+    pub in_vain: u32,
 }
 
 impl Submission {
@@ -64,6 +66,7 @@ impl Submission {
             since: None,
             done: 0,
             saved: true,
+            in_vain: 0,
         }
     }
 }
@@ -113,8 +116,8 @@ pub(super) struct Job {
     pub(super) pieces: Vec<Piece>,
     /// GPUs for which its project is charged, while it is.
     pub(super) charged: Option<u32>,
-    /// Those of them that it was told to give back.
-    pub(super) going: u32,
+    /// Those of them that it was told to give back, once it was.
+    pub(super) going: Option<u32>,
     /// Those of them that others hold still: they do not count as used.
     pub(super) unused: u32,
     /// A part of it has been given back, or is not there any more.

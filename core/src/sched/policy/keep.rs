@@ -1,10 +1,14 @@
 //! For whom nodes are kept under the default policy, and until when a promise stands.
 //!
-//! One gang has a promise at a time: the first in the order for which one is due (`Config::reserve`), on the nodes that by
-//! the medians of those who hold them are free soonest. It stands as it was given while those hold who are expected to be
-//! gone by then; when somebody is late, the node is changed or another comes first, it is given anew. Those behind may start
-//! on these nodes only if they are expected to be gone by then, and nobody is moved there who is not; those before it in the
-//! order take what they find. Called by `pass` and `preempt`.
+//! One gang has a promise at a time: the first in the order for which one is due (`Config::reserve`) and can be given, on
+//! the nodes that by the medians of those who hold them are free soonest. It stands as it was given while those hold who are
+//! expected to be gone by then; when somebody is late, the node is changed or another comes first, it is given anew. Those
+//! behind may start on these nodes only if they are expected to be gone by then, and nobody is moved there for them who is
+//! not; those before it in the order take what they find.
+//!
+//! For one that waits for what its project owns and others have borrowed the same nodes are kept from borrowers alone, though
+//! nobody may know when they are free: who would not borrow starts there in its turn, behind it or before it, for it has as
+//! good a claim. No borrower is moved there for anybody but the one they are kept for. Called by `pass` and `preempt`.
 
 use super::{
     ask::Gang,
@@ -19,6 +23,9 @@ use super::{
     scheduler::Scheduler,
 };
 
+/// So many are looked at to whom nothing can be promised: a pass must not take long.
+const TRIES: usize = 8;
+
 impl Scheduler {
     /// Whether nodes are kept for anybody at all, in this way.
     fn keeps(&self) -> bool {
@@ -27,12 +34,10 @@ impl Scheduler {
 
     /// Keeps nodes for one that does not fit, if it is the first for whom that is due.
     pub(super) fn keep_for(&self, now: Seconds, head: &Head, kept: &mut Kept) {
-        if kept.first.is_some() || !(self.is_due(head) || self.is_owed(head)) {
+        let is_full = kept.first.is_some() || kept.tried_in_vain >= TRIES;
+        if is_full || !(self.is_due(head) || self.is_owed(head)) {
             return;
         }
-        kept.from_borrowers = !self.is_due(head);
-        kept.first = Some(*head);
-        kept.at = now;
         let promise = self.standing_promise(now, head.job);
         if let Some(promise) = promise.or_else(|| self.promise_of(now, head.job)) {
             kept.keep(&self.cluster, promise);
@@ -40,6 +45,14 @@ impl Scheduler {
             // It may always have what its project owns, whoever knows when.
             self.reserve(now, head.job, kept);
         }
+        // Nothing is kept for one to whom nothing can be promised: it takes nothing from the next.
+        if kept.reservation.is_none() {
+            kept.tried_in_vain += 1;
+            return;
+        }
+        kept.from_borrowers = !self.is_due(head);
+        kept.first = Some(*head);
+        kept.at = now;
     }
 
     fn is_due(&self, head: &Head) -> bool {

@@ -17,6 +17,7 @@ mod clearing;
 pub mod cluster;
 pub mod config;
 pub mod dense;
+mod exchange;
 pub mod explain;
 mod forecast;
 mod future;

@@ -63,7 +63,7 @@ impl Scheduler {
         if due {
             self.projects.weigh(now, &self.config);
         }
-        self.kept = self.fill(now, &mut plan);
+        self.kept = self.fill_up(now, &mut plan);
         if due && self.preempts() && self.lanes.waiting > 0 {
             self.make_room(now, &mut plan);
             // Only what pushed somebody out counts: who comes later need not wait for a round that did nothing.
@@ -117,7 +117,7 @@ impl Scheduler {
     }
 
     /// Starts what fits, in order.
-    fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
+    pub(super) fn fill(&mut self, now: Seconds, plan: &mut Plan) -> Kept {
         let (mut kept, nothing) = (Kept::default(), Kept::default());
         let mut beside = Beside::of(PASSED_OVER);
         // One for whom nodes are to be kept is among those who do not fit.

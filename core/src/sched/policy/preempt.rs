@@ -131,20 +131,26 @@ impl Scheduler {
             let lane = &self.lanes.lanes[head.lane];
             let (shape, project) = (lane.shape, lane.project);
             let gpus = self.least(self.job(head.job));
-            if !self.projects.may_start(project, gpus) {
+            let claim = match self.projects.may_start(project, gpus) {
+                true => Some((self.claimant(now, &head), Room::default())),
+                false => self.exchange(now, &head, standings),
+            };
+            let Some((claimant, own)) = claim else {
                 continue;
-            }
-            let claimant = self.claimant(now, &head);
+            };
             if failed[shape]
                 .iter()
                 .any(|before| before.speaks_for(&claimant))
             {
                 continue;
             }
-            let rooms = self.rooms(&claimant, standings, &worst);
+            let rooms = self.rooms((&claimant, &own), standings, &worst);
             let mut tried = rooms.iter();
             if !tried.any(|room| self.clear(&claimant, room, standings, plan)) {
-                failed[shape].push(Failed::of(&claimant, &rooms));
+                // Whoever may have none but its project's own go speaks for nobody else.
+                if own.is_empty() {
+                    failed[shape].push(Failed::of(&claimant, &rooms));
+                }
                 continue;
             }
             left -= 1;
@@ -195,7 +201,7 @@ impl Scheduler {
         }
     }
 
-    fn claimant(&self, now: Seconds, head: &Head) -> Claimant {
+    pub(super) fn claimant(&self, now: Seconds, head: &Head) -> Claimant {
         let job = self.job(head.job);
         let waited = job.waited(now, self.config.restart_cost);
         let moves = waited / self.config.restart_cost.max(1);
@@ -241,7 +247,8 @@ impl Scheduler {
         let mut all = room.all();
         let pieces = all.iter().flat_map(|ix| &self.job(*ix).pieces);
         let nodes: BTreeSet<NodeIx> = pieces.map(|piece| piece.node).collect();
-        if all.len() < 2 || nodes.len() < 2 {
+        // Of one node none goes in vain but whoever goes so that its project keeps to its limit.
+        if all.len() < 2 || nodes.len() < 2 && self.is_within_limits(claimant) {
             return room;
         }
         all.sort_by_key(|ix| Reverse((room.price_of(*ix), *ix)));
@@ -349,18 +356,23 @@ impl Scheduler {
         claimant: &Claimant,
         room: &Room,
     ) -> Option<(Vec<Piece>, Vec<(JobIx, Vec<Piece>)>)> {
-        let find = |this: &Self, ix: JobIx| {
-            let within = this.bounds(claimant.now, ix, claimant.bound);
+        let find = |this: &Self, ix: JobIx, bound: bool| {
+            let within = this.bounds(claimant.now, ix, bound);
             this.lanes.shapes[this.job(ix).shape].find_but(&this.cluster, within)
         };
         let ix = claimant.job;
-        let pieces = find(self, ix).filter(|pieces| self.may_hold(ix, pieces))?;
+        let pieces = find(self, ix, claimant.bound);
+        let pieces = pieces.filter(|pieces| self.may_hold_after(ix, pieces, room))?;
         self.cluster.take(ix, &pieces);
         let mut places: Vec<(JobIx, Vec<Piece>)> = Vec::new();
-        let mut movers: Vec<JobIx> = room.moved.keys().copied().collect();
-        movers.sort_by_key(|ix| (Reverse(self.job(*ix).gpus), *ix));
-        for ix in movers {
-            let Some(place) = find(self, ix) else {
+        let movers = room.moved.iter();
+        let mut movers: Vec<(JobIx, bool)> = movers
+            .map(|(ix, standing)| (*ix, standing.borrows))
+            .collect();
+        movers.sort_by_key(|(ix, _)| (Reverse(self.job(*ix).gpus), *ix));
+        for (ix, borrows) in movers {
+            let bound = claimant.bound || self.kept.keeps_out(claimant.job, borrows);
+            let Some(place) = find(self, ix, bound) else {
                 for (ix, place) in &places {
                     self.cluster.give(*ix, place);
                 }

@@ -29,6 +29,8 @@ struct Project {
     unused: u32,
     /// Those of them whose jobs were told to go: they count until these have gone, but nobody has to give them back again.
     going: u32,
+    /// How many jobs these are.
+    leaving: u32,
     running: u32,
     queued: u32,
     /// GPU-seconds, half of which is forgotten every half-life; as of `since`.
@@ -55,6 +57,36 @@ impl Change {
             Self::Give(less) => gpus.saturating_sub(less),
             Self::Resize(from, to) => gpus.saturating_sub(from).saturating_add(to),
         }
+    }
+
+    /// What becomes of so many jobs.
+    fn of_jobs(self, jobs: u32) -> u32 {
+        match self {
+            Self::Take(_) => jobs.saturating_add(1),
+            Self::Give(_) => jobs.saturating_sub(1),
+            Self::Resize(..) => jobs,
+        }
+    }
+}
+
+/// So many jobs of a project with so many GPUs in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) jobs: u32,
+    pub(super) gpus: u32,
+}
+
+impl Part {
+    /// One more job, of so many GPUs.
+    pub(super) fn with(self, gpus: u32) -> Self {
+        Self {
+            jobs: self.jobs.saturating_add(1),
+            gpus: self.gpus.saturating_add(gpus),
+        }
+    }
+
+    pub(super) fn covers(self, other: Self) -> bool {
+        self.jobs >= other.jobs && self.gpus >= other.gpus
     }
 }
 
@@ -93,6 +125,7 @@ impl Projects {
             gpus: 0,
             unused: 0,
             going: 0,
+            leaving: 0,
             running: 0,
             queued: 0,
             faded: 0.0,
@@ -110,17 +143,14 @@ impl Projects {
         let project = &mut self.rows[ix];
         project.age(now, half_life);
         project.gpus = change.of(project.gpus);
-        match change {
-            Change::Take(_) => project.running += 1,
-            Change::Give(_) => project.running = project.running.saturating_sub(1),
-            Change::Resize(..) => {}
-        }
+        project.running = change.of_jobs(project.running);
     }
 
     /// A job that has so many was told to go, or has gone.
     pub(super) fn goes(&mut self, ix: ProjectIx, change: Change) {
-        let going = &mut self.rows[ix].going;
-        *going = change.of(*going);
+        let project = &mut self.rows[ix];
+        project.going = change.of(project.going);
+        project.leaving = change.of_jobs(project.leaving);
     }
 
     /// GPUs that are chosen for a job are not free yet, or are from now on.
@@ -209,8 +239,14 @@ impl Projects {
 
     /// Whether it would hold more than its own with `more` GPUs, once those have gone who were told to.
     pub(super) fn borrows(&self, ix: ProjectIx, more: u32) -> bool {
+        self.borrows_after(ix, more, 0)
+    }
+
+    /// The same once it has given so many others back.
+    pub(super) fn borrows_after(&self, ix: ProjectIx, more: u32, given: u32) -> bool {
         let project = &self.rows[ix];
-        more > 0 && project.is_beyond(project.own, project.stays().saturating_add(more))
+        let stays = project.stays().saturating_sub(given);
+        more > 0 && project.is_beyond(project.own, stays.saturating_add(more))
     }
 
     /// GPUs that it holds, is not about to give back, and that are not its own: all of them once its GPU-hours are used up.
@@ -232,20 +268,52 @@ impl Projects {
         others.map(|other| self.borrowed(other)).sum()
     }
 
-    /// Whether it has more jobs or, where one has GPUs, more of those than its rules allow.
-    pub(super) fn is_over(&self, ix: ProjectIx, gpus: bool) -> bool {
+    /// Whether it has more jobs or, where one has GPUs, more of those than its rules allow, not counting these.
+    pub(super) fn is_over(&self, ix: ProjectIx, gpus: bool, but: Part) -> bool {
         let project = &self.rows[ix];
-        let running = project.rule.running;
-        let borrowed = project.is_beyond(project.rule.gpus, project.gpus);
-        running.is_some_and(|most| project.running > most)
+        let running = project.running.saturating_sub(but.jobs);
+        let has = project.gpus.saturating_sub(but.gpus);
+        let borrowed = project.is_beyond(project.rule.gpus, has);
+        project.rule.running.is_some_and(|most| running > most)
             || gpus && !project.rule.borrow && borrowed
+    }
+
+    /// Whether any of them has to do with what is its own.
+    pub(super) fn any_may_not_borrow(&self) -> bool {
+        self.rows.iter().any(|(_, project)| !project.rule.borrow)
     }
 
     /// Whether one more of its jobs may start.
     pub(super) fn may_start(&self, ix: ProjectIx, gpus: u32) -> bool {
+        self.may_start_after(ix, gpus, Part::default())
+    }
+
+    /// The same once so much of it has gone.
+    pub(super) fn may_start_after(&self, ix: ProjectIx, gpus: u32, gone: Part) -> bool {
         let project = &self.rows[ix];
-        let running = project.rule.running;
-        running.is_none_or(|most| project.running < most) && !project.may_not_have(gpus)
+        let running = project.running.saturating_sub(gone.jobs);
+        let rest = project.gpus.saturating_sub(gone.gpus);
+        let most = project.rule.running;
+        most.is_none_or(|most| running < most) && !project.may_not_have(gpus, rest)
+    }
+
+    /// What of a project that is at its limit would have to go before one more of its jobs may start. Nothing where that is
+    /// not for what it has, or where some of it goes already: that is waited for.
+    pub(super) fn excess(&self, ix: ProjectIx, gpus: u32) -> Option<Part> {
+        let project = &self.rows[ix];
+        let (own, most) = (project.rule.gpus, project.rule.running);
+        let own = own.filter(|_| gpus > 0 && !project.rule.borrow);
+        let never = own.is_some_and(|own| gpus > own) || most == Some(0);
+        let spent = gpus > 0 && !project.rule.borrow && project.is_spent();
+        if never || spent || project.leaving > 0 {
+            return None;
+        }
+        let all = project.gpus.saturating_add(gpus);
+        let running = project.running.saturating_add(1);
+        Some(Part {
+            jobs: most.map_or(0, |most| running.saturating_sub(most)),
+            gpus: own.map_or(0, |own| all.saturating_sub(own)),
+        })
     }
 
     /// Why none of its jobs may start, in words.
@@ -261,7 +329,7 @@ impl Projects {
                 "{running} jobs of its project run, which is its limit"
             ));
         }
-        if !project.may_not_have(gpus) {
+        if !project.may_not_have(gpus, project.gpus) {
             return None;
         }
         match project
@@ -305,9 +373,10 @@ impl Project {
         self.gpus.saturating_sub(self.going)
     }
 
-    /// Whether so many more would be borrowed, which it may not. Who has GPU-hours alone may use them up on free nodes.
-    fn may_not_have(&self, more: u32) -> bool {
-        let all = self.gpus.saturating_add(more);
+    /// Whether so many more than it has would be borrowed, which it may not. Who has GPU-hours alone may use them up on free
+    /// nodes.
+    fn may_not_have(&self, more: u32, has: u32) -> bool {
+        let all = has.saturating_add(more);
         more > 0 && !self.rule.borrow && self.is_beyond(self.rule.gpus, all)
     }
 

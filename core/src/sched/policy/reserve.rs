@@ -20,8 +20,10 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     pub(super) reservation: Option<Reservation>,
-    /// Who was the first for whom something was to be kept, whether that could be promised or not.
+    /// For whom something is kept.
     pub(super) first: Option<Head>,
+    /// So many were due before it, and nothing could be promised to them.
+    pub(super) tried_in_vain: usize,
     /// Only who would borrow is kept from them: for others of its project it is no more than the first.
     pub(super) from_borrowers: bool,
     /// When that was said.
@@ -54,6 +56,12 @@ impl Kept {
     /// Whether it may keep one of this kind from its nodes.
     pub(super) fn concerns(&self, head: &Head) -> bool {
         head.borrows() || !self.from_borrowers
+    }
+
+    /// Whether it keeps one that borrows from being moved there, for whomever but the first.
+    pub(super) fn keeps_out(&self, for_job: JobIx, borrows: bool) -> bool {
+        let another = self.first.is_some_and(|first| first.job != for_job);
+        self.from_borrowers && borrows && another
     }
 
     /// Whether somebody comes behind the one for whom nodes are kept, and may not delay it.

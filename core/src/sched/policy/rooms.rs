@@ -79,11 +79,11 @@ impl Scheduler {
         chosen
     }
 
-    /// Of each fabric the nodes that cost least to clear, and who has to go from there; the cheapest fabric first. Behind
-    /// them, for a total, GPUs that are gathered from nodes of several sizes.
+    /// Of each fabric the nodes that cost least to clear, and who has to go from there, beside `own`, who go anyway; the
+    /// cheapest fabric first. Behind them, for a total, GPUs that are gathered from nodes of several sizes.
     pub(super) fn rooms(
         &self,
-        claimant: &Claimant,
+        (claimant, own): (&Claimant, &Room),
         standings: &Standings,
         worst: &[NodeIx],
     ) -> Vec<Room> {
@@ -97,11 +97,11 @@ impl Scheduler {
                 match parts {
                     Parts::Equal(layout) => {
                         let looked_at = self.candidates(fabric, layout.nodes, worst);
-                        self.room(claimant, standings, looked_at, layout)
+                        self.room((claimant, own), standings, looked_at, layout)
                     }
                     Parts::Any { gpus, nodes } => {
                         let looked_at = self.candidates(fabric, nodes, worst);
-                        self.gathered((claimant, standings), &looked_at, gpus)
+                        self.gathered((claimant, standings), own, (&looked_at, gpus))
                     }
                 }
             });
@@ -129,12 +129,12 @@ impl Scheduler {
     /// those cost less from then on.
     fn room(
         &self,
-        claimant: &Claimant,
+        (claimant, own): (&Claimant, &Room),
         standings: &Standings,
         looked_at: Bits,
         layout: Layout,
     ) -> Option<Room> {
-        let mut room = Room::default();
+        let mut room = own.clone();
         let who = (claimant, standings);
         let mut nodes = self.costs(Look::of(who, &room), &looked_at, layout.gpus);
         let count = usize::try_from(layout.nodes).unwrap_or(usize::MAX);

@@ -110,12 +110,12 @@ impl Scheduler {
             done: asked.done,
             saved: asked.saved,
             runs: u32::from(asked.done > 0),
-            in_vain: 0,
+            in_vain: asked.in_vain,
             pieces: Vec::new(),
             awaits: Vec::new(),
             partial: false,
             charged: None,
-            going: 0,
+            going: None,
             unused: 0,
             next_step: 0,
         };
@@ -170,14 +170,19 @@ impl Scheduler {
 
     /// A job that was told to go has gone, and has saved all that it had done.
     pub fn released(&mut self, now: Seconds, number: u64) {
-        let ran = self
-            .number(number)
-            .map(|ix| self.job(ix).ran(now, self.config.restart_cost));
-        self.released_with(now, number, ran.unwrap_or_default());
+        let Some(job) = self.number(number).map(|ix| self.job(ix)) else {
+            return;
+        };
+        let ran = job.ran(now, self.config.restart_cost);
+        let in_vain = match ran > job.done {
+            true => 0,
+            false => job.in_vain.saturating_add(1),
+        };
+        self.released_with(now, number, ran, in_vain);
     }
 
-    /// The same of one that has saved so much of what it had done.
-    pub fn released_with(&mut self, now: Seconds, number: u64, done: Seconds) {
+    /// The same of one that has saved so much of what it had done, and has gone so often in a row since it saved anything.
+    pub fn released_with(&mut self, now: Seconds, number: u64, done: Seconds, in_vain: u32) {
         let Some(ix) = self.numbers.get(&number).copied() else {
             return;
         };
@@ -185,10 +190,7 @@ impl Scheduler {
             return;
         }
         let job = self.job_mut(ix);
-        job.in_vain = match done > job.done {
-            true => 0,
-            false => job.in_vain.saturating_add(1),
-        };
+        job.in_vain = in_vain;
         job.done = done;
         job.since = now;
         // Whoever moves has its place already.

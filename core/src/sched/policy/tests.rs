@@ -1,7 +1,9 @@
 //! The policy as a whole, told small stories.
 
+mod again;
 mod anything;
 mod broken;
+mod exchange;
 mod projects;
 mod room;
 mod waits;
@@ -144,6 +146,7 @@ fn two_that_save_nothing_before_they_have_to_go_do_not_take_turns_for_ever() {
         scheduler.submit(0, &unsaved);
     }
     let mut ran = Vec::new();
+    let mut in_vain = [0; 3];
     let (mut began, mut now) = (0, 0);
     scheduler.pass(now);
     while now < 100_000 {
@@ -152,7 +155,9 @@ fn two_that_save_nothing_before_they_have_to_go_do_not_take_turns_for_ever() {
         for preempt in plan.preempts {
             ran.push(now - began);
             began = now;
-            scheduler.released_with(now, preempt.job, 0);
+            let times = &mut in_vain[usize::try_from(preempt.job).unwrap()];
+            *times += 1;
+            scheduler.released_with(now, preempt.job, 0, *times);
         }
     }
     ran.push(now - began);

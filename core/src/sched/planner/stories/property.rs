@@ -414,7 +414,7 @@ fn orders() -> impl Strategy<Value = (Rule, Reserve)> {
         1 => Just((Rule::Gittins, Reserve::Guard)),
         1 => Just((Rule::Gittins, Reserve::Top)),
         1 => Just((Rule::Fifo, Reserve::Off)),
-        1 => Just((Rule::Easy, Reserve::Off)),
+        3 => Just((Rule::Easy, Reserve::Off)),
         1 => Just((Rule::Throughput, Reserve::Off)),
     ]
 }

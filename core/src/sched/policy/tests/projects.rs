@@ -1,7 +1,11 @@
 //! What projects own, what they borrow, and how they get their own back.
 
 use super::*;
-use crate::sched::policy::{cluster::Cluster, place::Shape};
+use crate::sched::policy::{
+    Holding,
+    cluster::{Cluster, NodeIx, Piece},
+    place::Shape,
+};
 
 #[test]
 fn jobs_that_run_once_the_gpu_hours_of_their_project_are_used_up_make_room_whatever_their_rank() {
@@ -168,6 +172,45 @@ fn a_project_is_charged_for_what_a_gang_has_still() {
     assert_eq!(settle(&mut scheduler, 3).0, [] as [u64; 0]);
     scheduler.finished(4, 1);
     assert_eq!(settle(&mut scheduler, 4).0, [3]);
+}
+
+#[test]
+fn after_a_start_a_project_is_charged_for_what_a_gang_has_still() {
+    let rule = ProjectRule {
+        gpus: Some(16),
+        borrow: false,
+        ..ProjectRule::default()
+    };
+    let mut config = Config::default();
+    config.projects.insert("a".into(), rule);
+    let mut scheduler = scheduler(config, 3);
+    let gang = Ask {
+        gang: Gang::Each { nodes: 2, gpus: 8 },
+        ..Ask::packed(0)
+    };
+    let asked = Submission {
+        ask: gang,
+        ..job(1, 0)
+    };
+    // The task of one rank has ended before, and the other goes on.
+    let piece = Piece {
+        node: NodeIx(0),
+        slot: 0,
+        gpus: 8,
+        cpus: 0,
+        memory_bytes: 0,
+    };
+    let holding = Holding {
+        asked: of_project("a", asked),
+        pieces: vec![piece],
+        given: 8,
+        since: Some(0),
+        leaving: false,
+    };
+    scheduler.adopt(1, &holding);
+    scheduler.submit(1, &of_project("a", job(2, 8)));
+    scheduler.submit(2, &of_project("a", job(3, 8)));
+    assert_eq!(settle(&mut scheduler, 2).0, [2]);
 }
 
 #[test]

@@ -177,3 +177,83 @@ fn under_the_strict_rules_one_whose_only_nodes_are_closed_holds_up_nobody() {
         assert_eq!(held(&mut scheduler).first(), Some(&1), "{rule:?}");
     }
 }
+
+#[test]
+fn a_borrower_is_not_moved_onto_nodes_that_are_kept_from_borrowers() {
+    let mut scheduler = racks(owned(&[("a", 24)]), &[1, 1, 1]);
+    let on = |rack: u32, gpus| Ask {
+        labels: [format!("rack={rack}")].into(),
+        ..Ask::packed(gpus)
+    };
+    let asks = |number, ask| Submission {
+        ask,
+        ..job(number, 0)
+    };
+    let of_b = |asked| of_project("b", asked);
+    scheduler.submit(0, &of_b(pinned(asks(1, on(0, 8)))));
+    scheduler.submit(0, &of_b(pinned(asks(2, on(1, 8)))));
+    settle(&mut scheduler, 0);
+    scheduler.submit(0, &of_b(of_priority(5, job(3, 4))));
+    settle(&mut scheduler, 0);
+    // What its project owns is lent out, and the first of its two nodes becomes free.
+    scheduler.submit(10, &of_project("a", pinned(job(4, 16))));
+    scheduler.finished(100, 1);
+    // It may take that node itself, and wants another, from which the third would have to go.
+    scheduler.submit(100, &of_project("a", asks(5, on(2, 6))));
+    let mut unkept = scheduler.clone();
+    let plan = scheduler.pass(600);
+    assert!(plan.is_empty(), "{plan:?}");
+    assert_eq!(plan.reservation.map(|kept| kept.job), Some(4));
+    unkept.finished(600, 4);
+    let (starts, goes) = settle(&mut unkept, 700);
+    assert!(starts.contains(&5) && goes == [3], "{starts:?} {goes:?}");
+}
+
+/// Two racks of one node: the holder of the one never says when it ends, that of the half of the other does.
+fn half_known(config: Config) -> Scheduler {
+    let mut scheduler = racks(config, &[1, 1]);
+    scheduler.submit(0, &pinned(asks_on(1, 0, 8)));
+    let limit = Some(1_000);
+    let known = Submission {
+        limit,
+        ..pinned(asks_on(2, 1, 4))
+    };
+    scheduler.submit(0, &known);
+    assert_eq!(settle(&mut scheduler, 0).0, [1, 2]);
+    scheduler
+}
+
+fn asks_on(number: u64, rack: u32, gpus: u32) -> Submission {
+    Submission {
+        ask: Ask {
+            labels: [format!("rack={rack}")].into(),
+            ..Ask::packed(gpus)
+        },
+        ..job(number, 0)
+    }
+}
+
+#[test]
+fn one_to_whom_nothing_can_be_promised_takes_no_promise_from_the_next() {
+    // Both are past the guard, the first for longer.
+    let mut guarded = half_known(Config::default());
+    for (number, rack, hours) in [(3, 0, 60), (4, 1, 50)] {
+        let since = Some(-hours * HOUR);
+        let asked = Submission {
+            since,
+            ..pinned(asks_on(number, rack, 8))
+        };
+        guarded.submit(10, &asked);
+    }
+    // Both wait for what their projects own, the first for a node that is not there.
+    let mut owed = half_known(owned(&[("a", 8), ("c", 8)]));
+    owed.submit(10, &of_project("a", pinned(asks_on(3, 7, 8))));
+    owed.submit(11, &of_project("c", pinned(asks_on(4, 1, 8))));
+    for mut scheduler in [guarded, owed] {
+        scheduler.submit(20, &of_project("b", pinned(asks_on(5, 1, 4))));
+        let plan = scheduler.pass(20);
+        assert_eq!(started(&plan), [] as [u64; 0], "it would be late");
+        let kept = plan.reservation.map(|kept| (kept.job, kept.then));
+        assert_eq!(kept, Some((4, 1_000)));
+    }
+}
