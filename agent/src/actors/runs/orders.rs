@@ -38,6 +38,12 @@ impl Going {
         self.waits = Some((order, since.unwrap_or_else(Instant::now)));
     }
 
+    /// Whether what waits has waited for too long; none where nothing does.
+    fn is_late(&self, now: Instant) -> Option<bool> {
+        let (_, since) = self.waits.as_ref()?;
+        Some(now.duration_since(*since) >= BORNE)
+    }
+
     fn take(&mut self) -> Option<Arc<Order>> {
         self.waits.take().map(|(order, _)| order)
     }
@@ -126,8 +132,7 @@ impl State {
         let words =
             format!("the folder of an earlier task of this number cannot be removed: {why}");
         let going = self.going.get(&task);
-        let waits = going.and_then(|going| going.waits.as_ref());
-        match waits.map(|(_, since)| since.elapsed() >= BORNE) {
+        match going.and_then(|going| going.is_late(Instant::now())) {
             None => {}
             Some(false) => self.tell(task, Phase::Preparing, words),
             Some(true) => {
@@ -199,5 +204,44 @@ async fn remove(
             return;
         }
         pause = pause.saturating_mul(2).min(ALONE_AT_LATEST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_config::Secret;
+    use trainyard_core::{
+        ids::{AttemptNo, JobId, Rank},
+        spec::JobSpec,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_order_waits_for_a_folder_to_go_as_long_as_any_task_that_cannot_begin_however_often_it_is_repeated()
+     {
+        let order = Arc::new(Order {
+            task: TaskKey {
+                job: JobId(1),
+                attempt: AttemptNo(1),
+                rank: Rank(0),
+            },
+            spec: JobSpec::default(),
+            gpu_uuids: Vec::new(),
+            world_size: 1,
+            secret: Secret::new("secret".into()),
+            snapshot: None,
+        });
+        let mut going = Going::default();
+        assert_eq!(going.is_late(Instant::now()), None);
+        let before = Instant::now();
+        going.park(Arc::clone(&order));
+        let after = Instant::now();
+        going.park(Arc::clone(&order));
+        let early = BORNE - std::time::Duration::from_millis(1);
+        assert_eq!(going.is_late(before + early), Some(false));
+        assert_eq!(going.is_late(after + BORNE), Some(true));
+        assert_eq!(going.take(), Some(order));
+        assert_eq!(going.is_late(after + BORNE), None);
     }
 }
