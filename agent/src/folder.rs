@@ -230,7 +230,16 @@ impl TaskFolder {
     pub fn remove(&self, spares: Option<&Spares>) -> io::Result<()> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let gone = self.path.with_file_name(format!("{GONE}{name}"));
-        match lasting(&self.path, &[], |_| fs::rename(&self.path, &gone)) {
+        let rename = || lasting(&self.path, &[], |_| fs::rename(&self.path, &gone));
+        let renamed = match rename() {
+            // What could not be removed of an earlier one of this name.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                lasting(&gone, &[], |_| remove_tree(&gone))?;
+                rename()
+            }
+            renamed => renamed,
+        };
+        match renamed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => match spares.map(|spares| spares.take_in(&gone)) {
@@ -344,6 +353,11 @@ mod tests {
         assert_eq!((&found.folder, found.task), (&folder, order().task));
         assert_eq!(found.order.unwrap(), order());
         folder.remove(None).unwrap();
+        folder.remove(None).unwrap();
+        assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
+        // What could not be removed of an earlier one of its name is in the way of none.
+        fs::create_dir_all(tasks.path().join(".gone-7-2-0/left")).unwrap();
+        folder.create(&order(), &spares).unwrap();
         folder.remove(None).unwrap();
         assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
     }

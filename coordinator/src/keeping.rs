@@ -12,6 +12,7 @@ use trainyard_core::{
     record::{LogLine, LogStream},
     resources::format_bytes,
     retention::{self, Belief, Due, Retention, Why},
+    time::Timestamp,
 };
 
 use crate::{
@@ -27,6 +28,8 @@ const SEAL_EVERY: Duration = Duration::from_secs(10);
 const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// How often the clock is looked at meanwhile: one that is set is not believed.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Where the time stands at which the clock was last believed, in microseconds.
+const BELIEVED: &str = "clock.believed";
 /// Behind each piece of work: others have the machine most of the time.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Writes that wait for the committing thread; above it this waits too.
@@ -57,7 +60,7 @@ impl Keeping {
         if asked != Retention::default() {
             let (until, store) = (stop.clone(), store.clone());
             tasks.spawn(async move {
-                let mut clock = Belief::from(store.newest_at_open(), clock::now());
+                let mut clock = Belief::from(known(&store), clock::now());
                 let trimming = async {
                     tokio::time::sleep(SEAL_EVERY).await;
                     loop {
@@ -141,7 +144,7 @@ impl Sealer {
 
 /// Once, and waits for the next time.
 async fn trim_and_wait(store: &Store, asked: &Retention, trackers: &Board, clock: &mut Belief) {
-    let going = believed(asked, clock);
+    let going = believed(store, asked, clock).await;
     if let Err(error) = trim(store, &going, trackers).await {
         tracing::warn!(%error, "what has been kept for long enough could not be removed; it is tried again later");
     }
@@ -151,11 +154,29 @@ async fn trim_and_wait(store: &Store, asked: &Retention, trackers: &Board, clock
     }
 }
 
+/// When a clock was last believed; where that was never noted, when the newest of what is stored was written. What a clock
+/// that is wrong has stored since does not make it right.
+fn known(store: &Store) -> Timestamp {
+    let noted = store.meta(BELIEVED).unwrap_or_else(|error| {
+        tracing::warn!(%error, "it cannot be read when the clock was last believed");
+        None
+    });
+    let noted = noted.and_then(|text| text.parse().ok()).map(Timestamp);
+    noted.unwrap_or_else(|| store.newest_at_open())
+}
+
 /// What may go by the clock of now: it would be gone for good.
-fn believed(asked: &Retention, clock: &mut Belief) -> Retention {
+async fn believed(store: &Store, asked: &Retention, clock: &mut Belief) -> Retention {
     let now = clock::now();
     clock.look(now);
     if clock.is_given(now) {
+        let noted = Change::PutMeta {
+            key: BELIEVED.to_owned(),
+            value: now.0.to_string(),
+        };
+        if let Err(error) = store.commit_and_wait(vec![noted]).await {
+            tracing::warn!(%error, "it cannot be noted that the clock is believed");
+        }
         return *asked;
     }
     tracing::warn!(

@@ -232,14 +232,14 @@ impl State {
         }
         self.detail.clear();
         let (folder, args) = (self.folder.clone(), self.args.clone());
-        let stop = blocking(move || {
+        let (stop, lost) = blocking(move || {
             if !args.found {
                 folder.create(&args.order, &args.node.spares)?;
-                return Ok(None);
+                return Ok((None, None));
             }
             // Without it an old checkpoint would be stored over the one that was called the last.
             args.told.places()?;
-            folder.stop()
+            Ok((folder.stop()?, args.told.lost()))
         })
         .await?;
         let spec = &self.args.order.spec;
@@ -258,6 +258,9 @@ impl State {
                 Level::Info,
                 "the agent was restarted and goes on with this task",
             );
+            if let Some(words) = lost {
+                self.note(Level::Warning, words);
+            }
             if let Some(started) = self.adopt().await? {
                 self.step(myself, started).await?;
                 return self.gone_meanwhile(myself).await;

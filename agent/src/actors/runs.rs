@@ -25,6 +25,7 @@ use trainyard_core::{
     task::{Ended, Meeting, Phase, Report},
 };
 
+use self::orders::Going;
 use super::{
     damaged,
     node::Node,
@@ -65,6 +66,8 @@ pub enum RunsMsg {
     Again(TaskKey),
     /// The folder of a forgotten task has gone.
     Removed(TaskKey),
+    /// It cannot be removed, for this reason; it is tried again.
+    Stays(TaskKey, String),
 }
 
 /// The behaviour; the state is in [`State`].
@@ -106,7 +109,7 @@ pub struct State {
     node: Arc<Node>,
     entries: BTreeMap<TaskKey, Entry>,
     /// Forgotten ones whose folders have not gone yet, and the orders that wait for their places.
-    going: BTreeMap<TaskKey, Option<Arc<Order>>>,
+    going: BTreeMap<TaskKey, Going>,
     actors: BTreeMap<ActorId, TaskKey>,
     tasks: TaskTracker,
     end: CancellationToken,
@@ -201,10 +204,11 @@ impl Actor for Runs {
             RunsMsg::Stop { task, cause, grace } => state.stop(task, cause, grace),
             RunsMsg::Forget(task) => state.forget(&myself, task),
             RunsMsg::Removed(task) => {
-                if let Some(order) = state.going.remove(&task).flatten() {
+                if let Some(order) = state.has_gone(task) {
                     state.start(&myself, order, false).await?;
                 }
             }
+            RunsMsg::Stays(task, why) => state.stays(task, &why),
             RunsMsg::Again(task) => state.again(&myself, task).await?,
         }
         Ok(())

@@ -5,11 +5,13 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::Metadata,
+    fs::{self, Metadata},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use trainyard_runtime::lasting;
 
 use super::still::Mark;
 use crate::exec::durable;
@@ -35,24 +37,44 @@ struct Kept {
     file: Option<PathBuf>,
     /// None until it is read.
     places: Option<Places>,
+    /// Why the file cannot be read, if it could not when that was last tried.
+    unread: Option<String>,
+    /// What the job's log is to say of what was lost.
+    lost: Option<String>,
 }
 
 impl Kept {
     fn read(&mut self) -> io::Result<&mut Places> {
-        let places = match (self.places.take(), &self.file) {
+        let places = match (self.places.take(), self.file.clone()) {
             (Some(places), _) => places,
             (None, None) => Places::new(),
-            (None, Some(file)) => match durable::read_json(file) {
+            (None, Some(file)) => match durable::read_json(&file) {
                 Ok(read) => read.unwrap_or_default(),
-                // No further try can change that, and no trainer is ended for it.
-                Err(error) if durable::is_damage(&error) => {
-                    tracing::error!(file = %file.display(), %error, "what a trainer has called its checkpoints is damaged, which is the disk's work; only best.* and last.* are stored until it says so again");
-                    Places::new()
+                // No further try can change that.
+                Err(error) if durable::is_damage(&error) => self.lose(&file, &error.to_string()),
+                Err(error) => {
+                    let words = format!("{}: {error}", file.display());
+                    self.unread = Some(words.clone());
+                    return Err(io::Error::new(error.kind(), words));
                 }
-                Err(error) => return Err(error),
             },
         };
+        self.unread = None;
         Ok(self.places.insert(places))
+    }
+
+    /// No trainer is ended for what the disk has done to this file: it is put aside, beside its place, and goes with the
+    /// task's folder.
+    fn lose(&mut self, file: &Path, why: &str) -> Places {
+        tracing::error!(file = %file.display(), why, "what a trainer has called its checkpoints cannot be read, which is the disk's work; it is put aside");
+        let aside = file.with_extension("json.damaged");
+        if let Err(error) = lasting(file, &[], |_| fs::rename(file, &aside)) {
+            tracing::error!(file = %file.display(), %error, "it cannot be put aside");
+        }
+        self.lost = Some(format!(
+            "what the trainer has called its checkpoints is lost, for it cannot be read any more: {why}; until it says so again only best.* and last.* are stored"
+        ));
+        Places::new()
     }
 }
 
@@ -62,7 +84,7 @@ impl Told {
     pub fn kept_in(file: PathBuf) -> Self {
         let kept = Kept {
             file: Some(file),
-            places: None,
+            ..Kept::default()
         };
         Self {
             marks: Arc::default(),
@@ -95,6 +117,25 @@ impl Told {
     /// When that cannot be read.
     pub fn places(&self) -> io::Result<BTreeMap<String, PathBuf>> {
         self.kept().read().cloned()
+    }
+
+    /// Takes as not said what could not be read when that was last tried; false where nothing was in the way. Blocks on the
+    /// disk.
+    #[must_use]
+    pub fn give_up(&self) -> bool {
+        let mut kept = self.kept();
+        let (Some(why), Some(file)) = (kept.unread.take(), kept.file.clone()) else {
+            return false;
+        };
+        let none = kept.lose(&file, &why);
+        kept.places = Some(none);
+        true
+    }
+
+    /// What the job's log is to say of what was lost, once.
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        self.kept().lost.take()
     }
 
     /// The trainer names this file, and waits for the answer: it is whole as it is.
@@ -149,14 +190,29 @@ mod tests {
     fn what_is_damaged_is_said_anew_and_what_cannot_be_read_or_written_is_not_taken_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("checkpoints.json");
-        std::fs::write(&file, "{\"last\":").unwrap();
+        fs::write(&file, "{\"last\":").unwrap();
         let told = Told::kept_in(file.clone());
         assert_eq!(told.places().unwrap(), Places::new());
+        assert!(told.lost().unwrap().contains("EOF"), "why it is lost");
+        assert_eq!(told.lost(), None, "it is said once");
+        let aside = folder.path().join("checkpoints.json.damaged");
+        assert_eq!(fs::read_to_string(&aside).unwrap(), "{\"last\":");
         told.calls("last", "/run/epoch_1.pt".into()).unwrap();
-        assert_eq!(Told::kept_in(file).places().unwrap().len(), 1);
-        let unread = Told::kept_in(folder.path().to_owned());
+        assert_eq!(Told::kept_in(file.clone()).places().unwrap().len(), 1);
+        fs::remove_file(&aside).unwrap();
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let unread = Told::kept_in(file.clone());
+        assert!(!unread.give_up(), "it was not tried");
         assert!(unread.places().is_err());
         assert!(unread.calls("last", "/run/epoch_1.pt".into()).is_err());
+        // It was tried for long enough.
+        assert!(unread.give_up());
+        assert_eq!(unread.places().unwrap(), Places::new());
+        assert!(unread.lost().unwrap().contains("checkpoints.json: "));
+        assert!(!unread.give_up(), "nothing is in the way any more");
+        unread.calls("last", "/run/epoch_1.pt".into()).unwrap();
+        assert_eq!(Told::kept_in(file).places().unwrap().len(), 1);
         let nowhere = Told::kept_in(folder.path().join("none/checkpoints.json"));
         assert!(nowhere.calls("last", "/run/epoch_1.pt".into()).is_err());
         assert_eq!(nowhere.places().unwrap(), Places::new(), "it was refused");

@@ -70,7 +70,9 @@ cases! {
         a_trainer_whose_processes_cannot_be_read_goes_on_until_they_can,
         a_trainer_whose_order_cannot_be_read_is_told_of_and_goes_on_until_it_can,
         a_trainer_whose_order_cannot_be_read_is_stopped_when_it_is_to_stop,
-        a_task_whose_order_is_damaged_is_ended_and_put_aside_before_the_first_word;
+        a_task_whose_order_is_damaged_is_ended_and_put_aside_before_the_first_word,
+        a_trainer_that_has_ended_keeps_its_outcome_though_what_it_called_its_checkpoints_is_damaged,
+        a_trainer_is_stopped_in_order_though_it_can_never_be_read_what_it_called_its_checkpoints;
     points: a_process_that_has_gone_is_told_once_by_the_next_agent,
         a_task_that_had_no_process_yet_is_run_by_the_next_agent,
         a_stop_reaches_a_task_that_is_found_at_any_point,
@@ -114,7 +116,9 @@ cases! {
     told: what_a_trainer_has_called_its_last_checkpoint_is_stored_by_the_next_life_of_its_agent,
         what_a_trainer_calls_its_checkpoint_is_on_the_disk_before_it_is_answered;
     orders: a_task_whose_order_is_still_being_written_is_in_the_next_hello,
-        an_order_of_a_number_that_another_task_has_is_begun_once_that_has_ended;
+        an_order_of_a_number_that_another_task_has_is_begun_once_that_has_ended,
+        an_order_begins_in_no_folder_that_another_task_has_left_and_waits_until_that_has_gone,
+        an_order_that_waits_for_a_folder_to_go_is_cancelled_at_once;
     gangs: a_rank_is_told_where_all_meet,
         a_rank_waits_for_the_word_and_starts_once_however_often_it_is_said,
         the_checkpoints_of_a_gang_are_stored_by_its_rank_0_alone,

@@ -5,11 +5,16 @@
 use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::PathBuf, process::Command};
 
 use nix::libc::O_NONBLOCK;
-use trainyard_proto::v1::{JobSpec, StopCause, TaskPhase, TaskReport, connect_response::Frame};
+use tempfile::TempDir;
+use trainyard_proto::v1::{
+    ForgetTask, JobSpec, LogStream, StopCause, TaskEnd, TaskPhase, TaskReport,
+    connect_response::Frame,
+};
 
 use crate::{
     fake::{Fake, Known},
-    harness::{cluster, said, shell, start_of, task_folder},
+    harness::{Agent, LIMIT, cluster, said, shell, start_of, stop_of, task, task_folder, until},
+    trouble::in_trouble,
 };
 
 /// Whoever writes to this file waits, as on a disk that is very slow, until it is dropped: then what was written is lost,
@@ -68,9 +73,13 @@ fn forget(fake: &Fake) {
 }
 
 async fn ends_with(fake: &Fake, code: i32) {
+    ends(fake, |end| end.exit_code == Some(code)).await;
+}
+
+async fn ends(fake: &Fake, how: impl Fn(&TaskEnd) -> bool) {
     let with = |known: &Known| {
         let end = known.reports.get(&1)?.end.as_ref()?;
-        (end.exit_code == Some(code)).then_some(())
+        how(end).then_some(())
     };
     fake.until(with).await;
 }
@@ -94,5 +103,41 @@ pub(crate) async fn an_order_of_a_number_that_another_task_has_is_begun_once_tha
     forget(&fake);
     fake.send(start_of(1, shell("exit 8"))).await;
     ends_with(&fake, 8).await;
+    agent.stop().await;
+}
+
+/// Another order of the number of a task that was forgotten, whose folder cannot be removed as long as this file is there.
+async fn waits_for_its_folder() -> (Fake, Agent, TempDir, PathBuf) {
+    let (fake, agent, data) = cluster().await;
+    fake.send(start_of(1, shell("echo first; exit 5"))).await;
+    fake.whole_end(1).await;
+    let in_the_way = data.path().join("tasks/.gone-1-1-0");
+    std::fs::write(&in_the_way, "").expect("a file in the way");
+    let gone = ForgetTask { task: task(1) };
+    fake.send(Frame::Forget(gone)).await;
+    forget(&fake);
+    fake.send(another(shell("echo second; exit 6"))).await;
+    in_trouble(&fake, "an earlier task of this number cannot be removed").await;
+    (fake, agent, data, in_the_way)
+}
+
+pub(crate) async fn an_order_begins_in_no_folder_that_another_task_has_left_and_waits_until_that_has_gone()
+ {
+    let (fake, agent, _data, in_the_way) = waits_for_its_folder().await;
+    std::fs::remove_file(&in_the_way).expect("it is there");
+    ends_with(&fake, 6).await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(6));
+    assert_eq!(fake.lines(1, LogStream::Stdout), ["second"]);
+    agent.stop().await;
+}
+
+pub(crate) async fn an_order_that_waits_for_a_folder_to_go_is_cancelled_at_once() {
+    let (fake, agent, data, in_the_way) = waits_for_its_folder().await;
+    fake.send(stop_of(1, LIMIT)).await;
+    ends(&fake, |end| end.stop_cause() == StopCause::Cancelled).await;
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.infrastructure), (None, false));
+    std::fs::remove_file(&in_the_way).expect("it is there");
+    until(|| !task_folder(&data, 1).exists()).await;
     agent.stop().await;
 }

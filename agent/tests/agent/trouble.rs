@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use trainyard_proto::v1::{LogStream, TaskPhase, TaskReport};
+use trainyard_proto::v1::{LogStream, StopCause, TaskPhase, TaskReport};
 
 use crate::fake::Fake;
 use crate::harness::{
@@ -144,5 +144,43 @@ pub(crate) async fn a_task_whose_order_is_damaged_is_ended_and_put_aside_before_
     assert!(!lives(), "nothing of it is left when another may begin");
     assert!(!task_folder(&data, 1).exists());
     assert!(data.path().join("damaged/1-1-0/proc.json").exists());
+    agent.stop().await;
+}
+
+/// The job's log says that the word of its checkpoints is lost, and it was put aside.
+fn assert_lost(fake: &Fake, data: &TempDir) {
+    let own = fake.lines(1, LogStream::System);
+    let lost = |line: &&String| line.contains("called its checkpoints is lost");
+    assert_eq!(own.iter().filter(lost).count(), 1, "{own:?}");
+    let aside = task_folder(data, 1).join("checkpoints.json.damaged");
+    assert!(aside.exists());
+}
+
+pub(crate) async fn a_trainer_that_has_ended_keeps_its_outcome_though_what_it_called_its_checkpoints_is_damaged()
+ {
+    let (fake, data, go) = left_alone().await;
+    let file = task_folder(&data, 1).join("checkpoints.json");
+    std::fs::write(&file, "{\"last\":").expect("half of it");
+    std::fs::write(&go, "").expect("the go is given");
+    let exit = task_folder(&data, 1).join("exit.json");
+    until(|| exit.exists()).await;
+    let agent = launch(options(&fake, data.path()));
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.infrastructure), (Some(6), false));
+    assert_lost(&fake, &data);
+    agent.stop().await;
+}
+
+pub(crate) async fn a_trainer_is_stopped_in_order_though_it_can_never_be_read_what_it_called_its_checkpoints()
+ {
+    let (fake, data, _go) = left_alone().await;
+    let file = task_folder(&data, 1).join("checkpoints.json");
+    std::fs::create_dir(&file).expect("a folder in its place");
+    let agent = launch_in_trouble(&fake, data.path()).await;
+    fake.send(stop_of(1, LIMIT)).await;
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.infrastructure), (Some(0), false));
+    assert_eq!(end.stop_cause(), StopCause::Cancelled);
+    assert_lost(&fake, &data);
     agent.stop().await;
 }

@@ -218,7 +218,10 @@ impl Service {
         let text = job.spec.resume_from.unwrap_or_default();
         match self.data().beginning(&text) {
             Beginning::Elsewhere => Ok(None),
-            Beginning::Stored(of, filename) => self.data().download(of, &filename).await.map(Some),
+            Beginning::Stored(of, filename) => {
+                let found = self.data().download(task.job, (of, &filename)).await;
+                found.map(Some)
+            }
             Beginning::Nothing => Err(ApiError::new(Kind::NotFound, no_checkpoint(&text))),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use trainyard_core::ids::{AttemptNo, JobId, TaskKey};
 use trainyard_proto::status::Kind;
 
-use super::Datasets;
+use super::{Datasets, settled::settled};
 use crate::{
     api::ApiError,
     storage::{Entry, StorageError, Use, check_key},
@@ -20,9 +20,6 @@ pub(crate) const UPLOAD: Duration = Duration::from_secs(3_600);
 const MOST: usize = 10_000;
 /// How long a publication waits for another one of its job.
 const TURN: Duration = Duration::from_secs(600);
-/// How long whoever reads a checkpoint waits for one of its job that is just being published: less than agents wait for
-/// the answer.
-const SETTLES: Duration = Duration::from_secs(10);
 /// What published checkpoints' keys start with.
 const PUBLISHED: &str = "checkpoints";
 /// What the keys of uploads that are not published yet start with.
@@ -268,16 +265,17 @@ impl Datasets {
         Beginning::of(&self.root(), text)
     }
 
-    /// A way to a published checkpoint. What is being published gets its name first: an attempt does not begin with what
-    /// one before it is just about to replace.
+    /// A way to a published checkpoint, for a task of the job `of`. What is being published gets its name first: an attempt
+    /// does not begin with what one before it is just about to replace.
     ///
     /// # Errors
-    /// When the store does not have it, or cannot sign.
-    pub async fn download(&self, job: JobId, filename: &str) -> Result<Download, ApiError> {
-        let publishing = &self.inner.publishing;
-        if publishing.take(&job.to_string(), SETTLES).await.is_none() {
-            tracing::warn!(%job, filename, "a checkpoint of the job is still being published; whoever reads it now may get the one before");
-        }
+    /// When the store does not have it, or cannot sign. Unavailable as long as an attempt of the same job is publishing.
+    pub async fn download(
+        &self,
+        of: JobId,
+        (job, filename): (JobId, &str),
+    ) -> Result<Download, ApiError> {
+        settled(&self.inner.publishing, job, of == job).await?;
         let key = published(job, filename);
         let storage = &self.inner.storage;
         let place = storage.artifacts();

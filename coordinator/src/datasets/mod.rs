@@ -16,6 +16,7 @@ mod orphans;
 mod parts;
 mod record;
 mod rows;
+mod settled;
 mod verify;
 mod wire;
 

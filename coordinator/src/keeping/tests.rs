@@ -353,11 +353,11 @@ async fn a_clock_that_is_years_ahead_of_what_is_stored_removes_nothing_by_age() 
         bytes: Some(u64::MAX),
         ..Retention::default()
     };
-    let mut right = Belief::from(store.newest_at_open(), clock::now());
-    assert_eq!(believed(&asked, &mut right), asked);
+    let mut right = Belief::from(known(&store), clock::now());
+    assert_eq!(believed(&store, &asked, &mut right).await, asked);
     clock::ahead::pass(900 * DAY);
-    let mut wrong = Belief::from(store.newest_at_open(), clock::now());
-    let going = believed(&asked, &mut wrong);
+    let mut wrong = Belief::from(known(&store), clock::now());
+    let going = believed(&store, &asked, &mut wrong).await;
     assert_eq!((going.points, going.keys), (None, None));
     assert_eq!(going.bytes, asked.bytes);
     trim(&store, &going, &Board::default()).await.unwrap();
@@ -367,5 +367,40 @@ async fn a_clock_that_is_years_ahead_of_what_is_stored_removes_nothing_by_age() 
         clock::ahead::pass(LOOK_EVERY);
         wrong.look(clock::now());
     }
-    assert_eq!(believed(&asked, &mut wrong), asked);
+    assert_eq!(believed(&store, &asked, &mut wrong).await, asked);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_years_ahead_is_not_believed_by_the_next_start_for_what_it_has_stored_itself()
+ {
+    let (folder, store) = world().await;
+    let path = folder.path().join("trainyard.redb");
+    let asked = Retention {
+        points: Some(30 * DAY),
+        bytes: Some(u64::MAX),
+        ..Retention::default()
+    };
+    let note = || async {
+        let note = Decision::of_job(clock::now(), Kind::Placed, JobId(3), "");
+        let store = open(&path);
+        let noted = vec![Change::Note(vec![note])];
+        store.commit_and_wait(noted).await.unwrap();
+    };
+    let begins = || async {
+        let store = open(&path);
+        let mut clock = Belief::from(known(&store), clock::now());
+        believed(&store, &asked, &mut clock).await
+    };
+    drop(store);
+    note().await;
+    assert_eq!(begins().await, asked);
+    clock::ahead::pass(900 * DAY);
+    for _ in 0..2 {
+        assert_eq!(begins().await, asked.by_size());
+        note().await;
+    }
+    // It is set right, and goes on from where it was believed.
+    clock::ahead::back(900 * DAY);
+    clock::ahead::pass(DAY / 2);
+    assert_eq!(begins().await, asked);
 }

@@ -172,6 +172,8 @@ impl<'t> Batch<'t> {
         if job.state.is_terminal() {
             if open.remove(id)?.is_some() {
                 self.open_sum = self.open_sum.wrapping_sub(numbers::weight(id));
+                // What is sent of an attempt that is over is not taken, however far it was.
+                numbers::forget(self.opened.cursors(self.txn)?, id)?;
             }
         } else if open.insert(id, ())?.is_none() {
             self.open_sum = self.open_sum.wrapping_add(numbers::weight(id));

@@ -4,7 +4,10 @@
 //! of these would lose or double records, or drop a job, without a word. Never decides what is counted. Used by the store's
 //! own modules.
 
-use redb::{Key, ReadTransaction, ReadableTable, TableError, WriteTransaction};
+use redb::{
+    Database, Key, ReadTransaction, ReadableDatabase as _, ReadableTable, TableError,
+    WriteTransaction,
+};
 
 use super::{
     codec::Place,
@@ -19,6 +22,9 @@ pub(super) type Cursor = (u64, u32, u32);
 
 /// The first version whose files have these rows.
 pub(super) const SINCE: u32 = 5;
+
+/// Jobs whose cursors one start removes.
+const FORGOTTEN: usize = 10_000;
 
 /// A number of a job that lies further than this beyond those that are known is not believed: it is damage, or an agent's
 /// mistake, and numbers would be used up by it.
@@ -101,6 +107,54 @@ pub(super) fn sum(txn: &WriteTransaction) -> Result<u64, ReadError> {
         sum = sum.wrapping_add(weight(row?.0.value()));
     }
     Ok(sum)
+}
+
+/// A job has ended: nobody asks any more up to where the records of its tasks are stored.
+pub(super) fn forget(
+    cursors: &mut redb::Table<'_, Cursor, Checked>,
+    job: u64,
+) -> Result<(), ReadError> {
+    cursors.retain_in((job, 0, 0)..=(job, u32::MAX, u32::MAX), |_, _| false)?;
+    Ok(())
+}
+
+/// The same of jobs that ended in the hands of a program which kept them; of so many of them in one start, which must not
+/// take as long as the file is old. The open jobs have to be those that were written.
+pub(super) fn forget_ended(db: &Database) -> Result<(), ReadError> {
+    let ended = with_cursors(&db.begin_read()?)?;
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
+    let mut cursors = txn.open_table(CURSORS)?;
+    for job in &ended {
+        forget(&mut cursors, *job)?;
+    }
+    drop(cursors);
+    txn.commit()?;
+    tracing::info!(
+        jobs = ended.len(),
+        "forgot up to where records of jobs that have ended were stored"
+    );
+    Ok(())
+}
+
+/// The first jobs that have ended and have cursors.
+fn with_cursors(txn: &ReadTransaction) -> Result<Vec<u64>, ReadError> {
+    let (cursors, open) = (txn.open_table(CURSORS)?, txn.open_table(OPEN_JOBS)?);
+    let (mut found, mut last) = (Vec::new(), None);
+    for row in cursors.iter()? {
+        let (job, ..) = row?.0.value();
+        if last.replace(job) == Some(job) || open.get(job)?.is_some() {
+            continue;
+        }
+        found.push(job);
+        if found.len() >= FORGOTTEN {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Notes that the jobs which are open have this sum.

@@ -24,7 +24,7 @@ use super::{
     care::first,
     codec::{self, Place},
     error::{OpenError, ReadError},
-    migrate, read,
+    migrate, numbers, read,
     tables::{self, INSTANCE_KEY, META, Names, OPEN_JOBS, SCHEMA, SCHEMA_KEY},
     writer::{is_full, panic_text},
 };
@@ -130,6 +130,9 @@ pub(super) fn prepare(db: Database, path: &Path) -> Result<Opened, OpenError> {
     initialise(&db, from, &instance).map_err(unreadable)?;
     let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
     first::first_damage(&txn).map_err(unreadable)?;
+    drop(txn);
+    numbers::forget_ended(&db).map_err(unreadable)?;
+    let txn = db.begin_read().map_err(|error| unreadable(error.into()))?;
     let open_jobs = count_open(&txn).map_err(unreadable)?;
     let newest = read::newest(&txn).map_err(unreadable)?;
     drop(txn);

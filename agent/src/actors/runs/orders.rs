@@ -5,13 +5,49 @@
 
 use std::sync::Arc;
 
-use trainyard_core::{failure::StopCause, ids::TaskKey, task::Phase};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use trainyard_core::{
+    failure::{StopCause, TaskEnd},
+    ids::TaskKey,
+    task::{Ended, Phase},
+};
 
-use super::{RunsMsg, RunsRef, State, has_ended};
+use super::{
+    Entry, RunsMsg, RunsRef, State, has_ended,
+    trouble::{ALONE_AT_LATEST, BORNE, RESTART_AFTER},
+};
 use crate::{
-    actors::run::blocking,
+    actors::{node::Node, run::blocking},
+    clock,
+    dataset::Told,
     folder::{Order, TaskFolder},
 };
+
+/// A forgotten task whose folder has not gone yet.
+#[derive(Debug, Default)]
+pub(super) struct Going {
+    /// The order that waits for its place, and since when.
+    waits: Option<(Arc<Order>, Instant)>,
+}
+
+impl Going {
+    /// A repeated order has waited for as long as the first one.
+    fn park(&mut self, order: Arc<Order>) {
+        let since = self.waits.take().map(|(_, since)| since);
+        self.waits = Some((order, since.unwrap_or_else(Instant::now)));
+    }
+
+    /// Whether what waits has waited for too long; none where nothing does.
+    fn is_late(&self, now: Instant) -> Option<bool> {
+        let (_, since) = self.waits.as_ref()?;
+        Some(now.duration_since(*since) >= BORNE)
+    }
+
+    fn take(&mut self) -> Option<Arc<Order>> {
+        self.waits.take().map(|(order, _)| order)
+    }
+}
 
 impl State {
     /// What is to be run of an order, unless it is known, or has to wait. From here on the coordinator is told of it: one
@@ -30,8 +66,8 @@ impl State {
             }
         }
         self.tell(task, Phase::Preparing, String::new());
-        if let Some(waits) = self.going.get_mut(&task) {
-            *waits = Some(order);
+        if let Some(going) = self.going.get_mut(&task) {
+            going.park(order);
             return None;
         }
         tracing::info!(%task, framework = order.spec.framework, "task begins");
@@ -70,20 +106,142 @@ impl State {
         let whole = entry.failures == 0;
         self.entries.remove(&task);
         self.doubt();
-        let (node, folder) = (Arc::clone(node), TaskFolder::of(&node.tasks(), task));
-        self.going.insert(task, None);
-        let myself = myself.clone();
+        if self.going.contains_key(&task) {
+            // An order that had no folder: the one that is there is being removed already.
+            return;
+        }
+        self.going.insert(task, Going::default());
+        let (node, myself, end) = (Arc::clone(&self.node), myself.clone(), self.end.clone());
         self.tasks.spawn(async move {
             let closed = match spool {
                 Some(spool) => spool.close().await.is_ok(),
                 None => false,
             };
-            let remove = move || folder.remove(Some(&node.spares).filter(|_| whole && closed));
-            if let Err(error) = blocking(remove).await {
-                tracing::warn!(%task, %error, "the folder of a forgotten task cannot be removed now");
-            }
-            // Nobody is there any more only when the agent ends.
-            myself.cast(RunsMsg::Removed(task)).ok();
+            remove(task, (node, whole && closed), (myself, end)).await;
         });
+    }
+
+    /// The folder of a forgotten task has gone: the order that has waited for its place.
+    pub(super) fn has_gone(&mut self, task: TaskKey) -> Option<Arc<Order>> {
+        self.going.remove(&task)?.take()
+    }
+
+    /// The folder of a forgotten task cannot be removed. What waits for its place must not begin in it, among what the other
+    /// one has left; it waits for as long as any task that cannot begin.
+    pub(super) fn stays(&mut self, task: TaskKey, why: &str) {
+        let words =
+            format!("the folder of an earlier task of this number cannot be removed: {why}");
+        let going = self.going.get(&task);
+        match going.and_then(|going| going.is_late(Instant::now())) {
+            None => {}
+            Some(false) => self.tell(task, Phase::Preparing, words),
+            Some(true) => {
+                let end = TaskEnd {
+                    error: Some(format!(
+                        "node {} cannot begin this task: {words}",
+                        self.node.name
+                    )),
+                    infrastructure: true,
+                    node_fault: true,
+                    ..TaskEnd::default()
+                };
+                self.end_waiting(task, end);
+            }
+        }
+    }
+
+    /// What waits for its place ends as it is told to.
+    pub(super) fn stop_waiting(&mut self, task: TaskKey, cause: StopCause) {
+        let end = TaskEnd {
+            stop_cause: Some(cause),
+            ..TaskEnd::default()
+        };
+        self.end_waiting(task, end);
+    }
+
+    /// It has neither a run nor a folder, and so no records that anybody would wait for.
+    fn end_waiting(&mut self, task: TaskKey, end: TaskEnd) {
+        let going = self.going.get_mut(&task);
+        let Some(order) = going.and_then(Going::take) else {
+            return;
+        };
+        tracing::info!(%task, "task ends before it has begun");
+        let ended = Ended {
+            started: None,
+            at: clock::now(),
+            end,
+        };
+        self.entries
+            .insert(task, Entry::new(Some(order), Told::default()));
+        self.tell(task, Phase::Ended(Box::new(ended)), String::new());
+    }
+}
+
+/// Removes a folder, however often that has to be tried, and says that it has gone.
+async fn remove(
+    task: TaskKey,
+    (node, reuse): (Arc<Node>, bool),
+    (runs, end): (RunsRef, CancellationToken),
+) {
+    let mut pause = RESTART_AFTER;
+    loop {
+        let on = Arc::clone(&node);
+        let work = move || {
+            let folder = TaskFolder::of(&on.tasks(), task);
+            folder.remove(Some(&on.spares).filter(|_| reuse))
+        };
+        let Err(error) = blocking(work).await else {
+            // Nobody is there any more only when the agent ends.
+            runs.cast(RunsMsg::Removed(task)).ok();
+            return;
+        };
+        if pause == RESTART_AFTER {
+            tracing::warn!(%task, %error, "the folder of a forgotten task cannot be removed now; it is tried again");
+        }
+        runs.cast(RunsMsg::Stays(task, error.to_string())).ok();
+        let waited = end.run_until_cancelled(tokio::time::sleep(pause)).await;
+        if waited.is_none() {
+            return;
+        }
+        pause = pause.saturating_mul(2).min(ALONE_AT_LATEST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trainyard_config::Secret;
+    use trainyard_core::{
+        ids::{AttemptNo, JobId, Rank},
+        spec::JobSpec,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_order_waits_for_a_folder_to_go_as_long_as_any_task_that_cannot_begin_however_often_it_is_repeated()
+     {
+        let order = Arc::new(Order {
+            task: TaskKey {
+                job: JobId(1),
+                attempt: AttemptNo(1),
+                rank: Rank(0),
+            },
+            spec: JobSpec::default(),
+            gpu_uuids: Vec::new(),
+            world_size: 1,
+            secret: Secret::new("secret".into()),
+            snapshot: None,
+        });
+        let mut going = Going::default();
+        assert_eq!(going.is_late(Instant::now()), None);
+        let before = Instant::now();
+        going.park(Arc::clone(&order));
+        let after = Instant::now();
+        going.park(Arc::clone(&order));
+        let early = BORNE - std::time::Duration::from_millis(1);
+        assert_eq!(going.is_late(before + early), Some(false));
+        assert_eq!(going.is_late(after + BORNE), Some(true));
+        assert_eq!(going.take(), Some(order));
+        assert_eq!(going.is_late(after + BORNE), None);
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         run::{RunMsg, blocking},
         scribe::{Level, own_line},
     },
+    dataset::Told,
     folder::TaskFolder,
 };
 
@@ -30,12 +31,12 @@ const MOST_FAILURES: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 /// It is given up after so much time in pauses, when its trainer's shim has gone: a lack of descriptors or of memory, or a
 /// disk that is busy or full, mostly ends sooner. By the pauses below that is the eleventh failure, after 22.3 s.
-const BORNE: Duration = Duration::from_secs(20);
+pub(super) const BORNE: Duration = Duration::from_secs(20);
 /// What a failed run has under way is over by then. It doubles with each failure, up to a bound.
-const RESTART_AFTER: Duration = Duration::from_millis(100);
+pub(super) const RESTART_AFTER: Duration = Duration::from_millis(100);
 const RESTART_AT_LATEST: Duration = Duration::from_secs(30);
 /// The bound without a shim: a stop is heard by the next run.
-const ALONE_AT_LATEST: Duration = Duration::from_secs(4);
+pub(super) const ALONE_AT_LATEST: Duration = Duration::from_secs(4);
 /// The grace of a trainer that is stopped without a run, where neither the stop nor a readable order names one.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -70,6 +71,12 @@ impl State {
         let mut again = entry.fails(now);
         let (failures, order) = (entry.failures, entry.order.clone());
         let hopeless = entry.is_hopeless();
+        if hopeless && without_names(entry.told.clone()).await {
+            // It goes on without them, and has its own time for whatever else may be in its way.
+            entry.borne = Duration::ZERO;
+            myself.send_after(RESTART_AFTER, move || RunsMsg::Again(task));
+            return;
+        }
         if failures >= MOST_FAILURES {
             let folder = TaskFolder::of(&self.node.tasks(), task);
             let has_gone = matches!(blocking(move || folder.has_shim()).await, Ok(false));
@@ -162,6 +169,7 @@ impl State {
     /// One that has just ended needs no stop; one that has no run is stopped by its folder.
     pub(super) fn stop(&mut self, task: TaskKey, cause: StopCause, grace: Option<Duration>) {
         let Some(entry) = self.entries.get_mut(&task) else {
+            self.stop_waiting(task, cause);
             return;
         };
         entry.is_to_stop = true;
@@ -184,6 +192,12 @@ impl State {
     }
 }
 
+/// Whether all that was in the way is that it cannot be read what the trainer has called its checkpoints. No trainer loses
+/// its outcome for that: they are taken as not known.
+async fn without_names(told: Told) -> bool {
+    blocking(move || Ok(told.give_up())).await.unwrap_or(false)
+}
+
 /// Stops the trainer of a task that has no run. The first cause stays.
 async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()> {
     let folder = TaskFolder::of(&node.tasks(), task);
@@ -204,7 +218,6 @@ async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::Told;
 
     /// After how many failures it is given up, and after how much time in pauses, where each run works for so long.
     fn given_up(is_to_stop: bool, works: Duration) -> (u32, Duration) {

@@ -1,6 +1,11 @@
 //! A rank whose node has no trace of it: what the job says of itself proves nothing, what that node has said does.
 
-use trainyard_core::ids::{AttemptNo, NodeName, SessionNo};
+use std::time::Duration;
+
+use trainyard_core::{
+    ids::{AttemptNo, NodeName, SessionNo},
+    job::Event,
+};
 
 use super::{
     retries::{runs, say, until},
@@ -67,5 +72,36 @@ async fn a_rank_that_its_node_has_told_of_in_that_very_session_is_not_lost_while
     let on = until(&world, job, runs).await;
     assert_eq!(on.state, JobState::Running, "{}", on.reason);
     assert!(on.live().is_some_and(|live| live.blame.is_none()));
+    world.root.stop_and_wait(None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_node_has_told_in_a_session_is_known_also_when_the_actor_of_its_job_has_failed_since()
+ {
+    let world = world(Lease::default()).await;
+    let (job, nodes, tasks) = half_started(&world).await;
+    let fails = JobsMsg::Route(job, JobMsg::Fail);
+    world.tree.jobs.cast(fails).unwrap();
+    let mut changes = world.store.changes(job);
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let goes_on = async {
+        // Mail for the one that has failed is lost.
+        while world.store.job(job).unwrap().unwrap().state == JobState::Starting {
+            no_trace(&world, job, 2);
+            say(&nodes[0].0, runs(tasks[0]));
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = tick.tick() => {}
+            }
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, goes_on).await.expect("in time");
+    no_trace(&world, job, 2);
+    let question = |reply| JobsMsg::Route(job, JobMsg::Event(Event::CancelRequested, Some(reply)));
+    let asked = ask(&world.tree.jobs, question).await.unwrap().unwrap();
+    let live = asked.live().expect("its trainers are to stop first");
+    assert!(live.blame.is_none(), "{}", asked.reason);
+    assert!(live.parts().all(|(_, part)| part.end.is_none()));
     world.root.stop_and_wait(None, None).await.unwrap();
 }

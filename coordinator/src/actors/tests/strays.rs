@@ -9,7 +9,7 @@ use trainyard_core::{
 
 use super::{
     ahead::{held, waiting},
-    retries::{Beats, at_once, exits, info, running, runs, say, short, starts, until},
+    retries::{Beats, at_once, exits, info, running, runs, say, starts, until},
     *,
 };
 use crate::{
@@ -149,7 +149,7 @@ async fn a_node_that_comes_back_without_its_task_loses_it_though_the_clock_was_s
 
 #[tokio::test]
 async fn no_job_gets_a_number_that_an_agent_still_has_something_of_also_after_the_next_start() {
-    let world = world(short()).await;
+    let world = world(Lease::default()).await;
     let key = |job_id| {
         let (attempt, rank) = (1, 0);
         Some(v1::TaskKey {

@@ -152,14 +152,19 @@ fn settle(
     (from, to): (&Path, &Path),
     link: impl FnOnce(&Path, &Path) -> io::Result<()>,
 ) -> io::Result<()> {
-    let linked = link(from, to);
-    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
-    match linked {
-        // As on a file system where a file cannot have two names.
-        Err(error) if !is_taken(&error) && !to.exists() => fs::rename(from, to)?,
+    match link(from, to) {
+        Err(error) if allows_one_name(&error) && !to.exists() => fs::rename(from, to)?,
         linked => linked?,
     }
     File::open(open::folder(to))?.sync_all()
+}
+
+/// Whether a link was refused because a file cannot have two names there: where that cannot be, Linux says that it is not
+/// permitted, and some file systems that they cannot do it. Whatever else is refused may be refused to a rename too, or not:
+/// then it would replace what somebody has made meanwhile.
+pub(super) fn allows_one_name(error: &io::Error) -> bool {
+    let not_permitted = Some(rustix::io::Errno::PERM.raw_os_error());
+    error.raw_os_error() == not_permitted || error.kind() == io::ErrorKind::Unsupported
 }
 
 impl Drop for Draft {
@@ -333,12 +338,17 @@ mod tests {
         let (draft, _file) = Draft::begin(&path("x")).unwrap();
         let mode = fs::metadata(&draft.0).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let vfat = io::Error::from_raw_os_error(1);
+        assert!(allows_one_name(&vfat), "as Linux says it: {vfat}");
         let none = |_: &Path, _: &Path| Err(io::ErrorKind::Unsupported.into());
         settle((&draft.0, &path("x")), none).unwrap();
         drop(draft);
         // Somebody was faster.
         let (second, _file) = Draft::begin(&path("x")).unwrap();
         settle((&second.0, &path("x")), none).unwrap_err();
+        let full = |_: &Path, _: &Path| Err(io::ErrorKind::StorageFull.into());
+        let failed = settle((&second.0, &path("z")), full).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
         let taken = second.keep(&path("x")).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
         let (third, _file) = Draft::begin(&path("y")).unwrap();

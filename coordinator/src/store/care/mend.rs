@@ -23,7 +23,7 @@ use trainyard_core::{
 
 use super::{
     Care,
-    copy::{CopyError, Draft, beside},
+    copy::{CopyError, Draft, allows_one_name, beside},
     given,
 };
 use crate::{
@@ -143,7 +143,9 @@ fn keep(path: &Path) -> io::Result<PathBuf> {
         match fs::hard_link(path, &before) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Ok(()) => return Ok(before),
-            Err(_) if !before.exists() => return fs::rename(path, &before).map(|()| before),
+            Err(error) if allows_one_name(&error) && !before.exists() => {
+                return fs::rename(path, &before).map(|()| before);
+            }
             Err(error) => return Err(error),
         }
     }
