@@ -181,7 +181,7 @@ fn a_job_that_starts_across_fabrics_on_a_closed_node_or_beside_others_is_seen() 
     assert!(said.unwrap().contains("two fabrics"));
     let closed = said_of(Ask::packed(4), |scheduler, plan| {
         let node = plan.starts[0].pieces[0].node;
-        scheduler.cluster.nodes[node].offer.open = false;
+        std::sync::Arc::make_mut(&mut scheduler.cluster.nodes[node].offer).open = false;
     });
     assert!(closed.unwrap().contains("a closed node"));
     let alone = Ask {
