@@ -498,12 +498,12 @@ impl GoesOn {
     }
 }
 
-/// What these attempts have come to for a job that was asked for then.
+/// What those of these attempts have come to that are over, for a job that was asked for then.
 #[must_use]
 pub fn served(attempts: &[Attempt], asked: Timestamp, goes_on: GoesOn) -> Served {
-    let over = attempts.iter().rev();
-    let mut over = over
-        .filter(|attempt| attempt.tried_again && attempt.placed_at >= asked)
+    let since = attempts.iter().rev();
+    let mut since = since
+        .filter(|attempt| attempt.placed_at >= asked)
         .peekable();
     let mut served = Served::default();
     let mut newest = match goes_on {
@@ -511,14 +511,15 @@ pub fn served(attempts: &[Attempt], asked: Timestamp, goes_on: GoesOn) -> Served
         GoesOn::From(attempt) => attempt,
         GoesOn::Somewhere => AttemptNo(u32::MAX),
     };
-    while let Some(vain) = over.next_if(|attempt| attempt.number > newest) {
-        served.in_vain += u32::from(vain.makes_room_for.is_some());
+    while let Some(vain) = since.next_if(|attempt| attempt.number > newest) {
+        served.in_vain += u32::from(vain.tried_again && vain.makes_room_for.is_some());
     }
-    for attempt in over {
+    for attempt in since {
         if attempt.number > newest {
             continue;
         }
         let span = attempt.ended_at().zip(attempt.started_at());
+        let span = span.filter(|_| attempt.tried_again);
         served.has_run += span.map_or(Duration::ZERO, |(end, start)| end.since(start));
         if attempt.anew && goes_on != GoesOn::Somewhere {
             break;

@@ -76,6 +76,16 @@ fn an_attempt_that_has_saved_nothing_was_in_vain_whatever_those_before_it_have_s
 }
 
 #[test]
+fn while_it_runs_and_has_saved_only_what_that_stands_on_counts() {
+    let job = after(vec![Event::Prepared]).job;
+    let vain = made_room(&job, 10, None);
+    let mut runs = made_room(&vain, 20, Some("s3://b/last.pt"));
+    let live = runs.attempts.last_mut().unwrap();
+    (live.tried_again, live.makes_room_for) = (false, None);
+    assert_eq!(come_to(&runs), (Duration::ZERO, 0));
+}
+
+#[test]
 fn where_a_row_does_not_say_who_has_saved_all_that_ran_counts() {
     let job = after(vec![Event::Prepared]).job;
     let saved = made_room(&job, 20, Some("s3://b/last.pt"));

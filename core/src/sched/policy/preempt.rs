@@ -147,7 +147,7 @@ impl Scheduler {
             let rooms = self.rooms((&claimant, &own), standings, &worst);
             let mut tried = rooms.iter();
             if !tried.any(|room| self.clear(&claimant, room, standings, plan)) {
-                // Whoever may have none but its project's own go speaks for nobody else.
+                // One for whom some of its project have to go anyway speaks for nobody else.
                 if own.is_empty() {
                     failed[shape].push(Failed::of(&claimant, &rooms));
                 }
