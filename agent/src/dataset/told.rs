@@ -198,7 +198,7 @@ mod tests {
         let aside = folder.path().join("checkpoints.json.damaged");
         assert_eq!(fs::read_to_string(&aside).unwrap(), "{\"last\":");
         told.calls("last", "/run/epoch_1.pt".into()).unwrap();
-        assert_eq!(Told::kept_in(file.clone()).places().unwrap().len(), 1);
+        assert_eq!(Told::kept_in(file).places().unwrap().len(), 1);
     }
 
     #[test]
