@@ -232,15 +232,23 @@ impl TaskFolder {
         let gone = self.path.with_file_name(format!("{GONE}{name}"));
         let rename = || lasting(&self.path, &[], |_| fs::rename(&self.path, &gone));
         let renamed = match rename() {
-            // What could not be removed of an earlier one of this name.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            // What could not be removed of an earlier one of this name. Which of the two it is, is up to the file system.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
                 lasting(&gone, &[], |_| remove_tree(&gone))?;
                 rename()
             }
             renamed => renamed,
         };
         match renamed {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // An earlier try may have come so far and no further.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                lasting(&gone, &[], |_| remove_tree(&gone))
+            }
             Err(error) => Err(error),
             Ok(()) => match spares.map(|spares| spares.take_in(&gone)) {
                 Some(Ok(true)) => Ok(()),

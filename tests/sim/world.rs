@@ -381,7 +381,7 @@ impl World {
 
     fn is_settled(&self, now: Duration) -> bool {
         // A power cut may come as late as the last start of the coordinator: then it is not back yet.
-        let is_back = self.again.is_none() && self.store.borrow().is_some();
+        let is_back = self.again.is_none() && self.disk.is_read() && self.store.borrow().is_some();
         self.back.is_empty() && is_back && now >= self.settles
     }
 

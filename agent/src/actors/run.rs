@@ -232,14 +232,14 @@ impl State {
         }
         self.detail.clear();
         let (folder, args) = (self.folder.clone(), self.args.clone());
-        let (stop, lost) = blocking(move || {
+        let stop = blocking(move || {
             if !args.found {
                 folder.create(&args.order, &args.node.spares)?;
-                return Ok((None, None));
+                return Ok(None);
             }
             // Without it an old checkpoint would be stored over the one that was called the last.
             args.told.places()?;
-            Ok((folder.stop()?, args.told.lost()))
+            folder.stop()
         })
         .await?;
         let spec = &self.args.order.spec;
@@ -258,7 +258,7 @@ impl State {
                 Level::Info,
                 "the agent was restarted and goes on with this task",
             );
-            if let Some(words) = lost {
+            if let Some(words) = self.args.told.lost() {
                 self.note(Level::Warning, words);
             }
             if let Some(started) = self.adopt().await? {

@@ -14,7 +14,7 @@ use std::{
 use trainyard_runtime::lasting;
 
 use super::still::Mark;
-use crate::exec::durable;
+use crate::exec::{durable, watch::is_shortage};
 
 /// What trainers have said last is remembered: best and last, some times.
 const MOST_TOLD: usize = 8;
@@ -37,8 +37,8 @@ struct Kept {
     file: Option<PathBuf>,
     /// None until it is read.
     places: Option<Places>,
-    /// Why the file cannot be read, if it could not when that was last tried.
-    unread: Option<String>,
+    /// Why the file cannot be read, if it could not when that was last tried, and whether that is the file's own.
+    unread: Option<(String, bool)>,
     /// What the job's log is to say of what was lost.
     lost: Option<String>,
 }
@@ -54,7 +54,7 @@ impl Kept {
                 Err(error) if durable::is_damage(&error) => self.lose(&file, &error.to_string()),
                 Err(error) => {
                     let words = format!("{}: {error}", file.display());
-                    self.unread = Some(words.clone());
+                    self.unread = Some((words.clone(), !is_shortage(&error)));
                     return Err(io::Error::new(error.kind(), words));
                 }
             },
@@ -119,16 +119,19 @@ impl Told {
         self.kept().read().cloned()
     }
 
-    /// Takes as not said what could not be read when that was last tried; false where nothing was in the way. Blocks on the
-    /// disk.
+    /// Takes as not said what can still not be read; false where nothing was in the way, or is no more, or the whole agent
+    /// lacks descriptors or memory, for which the file cannot be blamed. Blocks on the disk.
     #[must_use]
     pub fn give_up(&self) -> bool {
         let mut kept = self.kept();
-        let (Some(why), Some(file)) = (kept.unread.take(), kept.file.clone()) else {
+        if kept.unread.is_none() || kept.read().is_ok() {
+            return false;
+        }
+        let (Some((why, true)), Some(file)) = (kept.unread.clone(), kept.file.clone()) else {
             return false;
         };
         let none = kept.lose(&file, &why);
-        kept.places = Some(none);
+        (kept.unread, kept.places) = (None, Some(none));
         true
     }
 

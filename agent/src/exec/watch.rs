@@ -106,7 +106,7 @@ fn is_looked_at_again(error: &io::Error, shim: &ProcIdent, looks: &mut u32) -> b
 }
 
 /// This process lacks something now that it may have later.
-fn is_shortage(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     let error = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }

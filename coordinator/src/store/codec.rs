@@ -331,8 +331,6 @@ struct Asked {
     #[serde(default)]
     preemptible: bool,
     #[serde(default)]
-    resume: bool,
-    #[serde(default)]
     placement: Placing,
     #[serde(default)]
     not_before: Option<Timestamp>,
@@ -360,8 +358,7 @@ pub(super) fn queued_from_json(
         return Ok(None);
     }
     let asked = job.asked_at.unwrap_or(job.created_at);
-    let saved = job.resumable.as_ref().filter(|_| job.spec.resume);
-    let goes_on = GoesOn::of(saved, &job.saved_in);
+    let goes_on = GoesOn::of(job.resumable.as_ref(), &job.saved_in);
     let served = served(&job.attempts, asked, goes_on);
     Ok(Some(QueuedJob {
         has_run: served.has_run,

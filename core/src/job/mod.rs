@@ -333,7 +333,7 @@ impl Job {
     /// they were.
     #[must_use]
     pub fn served(&self) -> Served {
-        let saved = self.resumable.as_ref().filter(|_| self.spec.resume);
+        let saved = self.resumable.as_ref();
         let asked = self.asked_at.unwrap_or(self.created_at);
         attempt::served(&self.attempts, asked, GoesOn::of(saved, &self.saved_in))
     }

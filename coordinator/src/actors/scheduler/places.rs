@@ -93,7 +93,7 @@ impl State {
             allocations: job.allocations().into_iter().cloned().collect(),
             since: attempt.placed_at,
             runs_since: attempt.started_at(),
-            saved: job.spec.resume && job.resumable.is_some(),
+            saved: job.resumable.is_some(),
             leaves_for: attempt.makes_room_for,
             leaves_since: attempt.leaves_since,
             grace: job.spec.grace_period,

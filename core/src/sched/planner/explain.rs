@@ -117,7 +117,7 @@ impl Planner {
     fn expected(&self, now: Timestamp, queued: &QueuedJob) -> Option<[Timestamp; 3]> {
         let (job, at) = (queued.job, self.seconds(now));
         if let Some(nodes) = self.chosen_nodes(job) {
-            let expected = self.expected_there(now, &nodes);
+            let expected = self.expected_there(now, job, &nodes);
             return expected.map(|expected| self.moments(expected));
         }
         let outages = self.outages(now, queued);

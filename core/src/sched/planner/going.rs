@@ -57,12 +57,14 @@ impl Planner {
         seat.or_else(|| self.policy.promised(job.0))
     }
 
-    /// Who has to leave these nodes first.
-    pub(super) fn leavers(&self, nodes: &BTreeSet<NodeIx>) -> BTreeSet<JobId> {
+    /// Who has to go first of those who are told to: from these nodes, and, where its project is at its limit, from others.
+    pub(super) fn leavers(&self, job: JobId, nodes: &BTreeSet<NodeIx>) -> BTreeSet<JobId> {
         let names = nodes.iter().filter_map(|ix| self.names.get(ix));
         let entries = names.filter_map(|name: &NodeName| self.ledger.node(name));
+        let awaits = self.policy.awaits(job.0).into_iter().map(JobId);
         entries
             .flat_map(NodeEntry::jobs)
+            .chain(awaits)
             .filter(|job| self.leaving.contains_key(job))
             .collect()
     }
@@ -71,10 +73,11 @@ impl Planner {
     pub(super) fn expected_there(
         &self,
         now: Timestamp,
+        job: JobId,
         nodes: &BTreeSet<NodeIx>,
     ) -> Option<Expected> {
         let at = self.seconds(now);
-        let leavers = self.leavers(nodes).into_iter();
+        let leavers = self.leavers(job, nodes).into_iter();
         let going: Vec<(JobId, Going)> = leavers
             .filter_map(|job| Some((job, *self.leaving.get(&job)?)))
             .collect();
@@ -92,7 +95,7 @@ impl Planner {
     /// Of a job for which nodes are chosen: who should have left them by now and has not, in words.
     pub(super) fn overdue(&self, now: Timestamp, job: JobId) -> String {
         let nodes = self.chosen_nodes(job).unwrap_or_default();
-        let leavers = self.leavers(&nodes).into_iter();
+        let leavers = self.leavers(job, &nodes).into_iter();
         let late = leavers.filter_map(|job| {
             let until = self.goes_by(job, *self.leaving.get(&job)?);
             (until <= now).then(|| {

@@ -155,7 +155,7 @@ impl Planner {
     pub fn chosen(&self, job: JobId) -> Option<String> {
         let nodes = self.chosen_nodes(job)?;
         let names: Vec<&NodeName> = nodes.iter().filter_map(|ix| self.names.get(ix)).collect();
-        let leaving = self.leavers(&nodes);
+        let leaving = self.leavers(job, &nodes);
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let names = names.join(", ");
         let jobs: Vec<String> = leaving.iter().map(|job| format!("job {job}")).collect();

@@ -2,17 +2,21 @@
 //!
 //! Looks only: `preempt` decides whether the claimant then fits, and who of them may stay after all. Called by `preempt`.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
     clearing::{Cost, Room},
     cluster::{JobIx, Piece},
     config::Seconds,
     pass::Head,
-    preempt::{Claimant, Standing, Standings},
-    projects::Part,
+    preempt::{Claimant, Failed, Standing, Standings},
+    projects::{Part, ProjectIx},
     scheduler::Scheduler,
 };
+
+/// What would have had to go of a project in this round and could not, and for whom: nobody who may push out no more of them
+/// is tried again.
+pub(super) type Stuck = BTreeMap<ProjectIx, Vec<(Part, Failed)>>;
 
 impl Scheduler {
     /// The first of a lane whose project is at its limit, and the cheapest of its project's jobs that would have to go for it:
@@ -22,6 +26,7 @@ impl Scheduler {
         now: Seconds,
         head: &Head,
         standings: &Standings,
+        stuck: &mut Stuck,
     ) -> Option<(Claimant, Room)> {
         let (project, gpus) = {
             let job = self.job(head.job);
@@ -29,12 +34,21 @@ impl Scheduler {
         };
         let excess = self.projects.excess(project, gpus)?;
         let mut claimant = self.claimant(now, head);
+        claimant.standing.exchanges = true;
+        let stuck = stuck.entry(project).or_default();
+        let known =
+            |(part, failed): &(Part, Failed)| excess.covers(*part) && failed.speaks_for(&claimant);
+        if stuck.iter().any(known) {
+            return None;
+        }
         let running = self.running.iter();
         let standing = |ix: &JobIx| Some((*ix, *standings.get(*ix)?.as_ref()?));
         let own = running.filter_map(standing);
         let own = own.filter(|(_, standing)| standing.project == project);
         let mut line: Vec<(JobIx, Standing)> = own.collect();
-        line.sort_by_key(|(ix, of)| (Cost::of(of, false).for_each(of.gpus), *ix));
+        // Where only jobs are too many each brings as much.
+        let brings = |of: &Standing| if excess.gpus == 0 { 1 } else { of.gpus };
+        line.sort_by_key(|(ix, of)| (Cost::of(of, false).for_each(brings(of)), *ix));
         let mut gone = Part::default();
         let mut chosen: Vec<(JobIx, Standing)> = Vec::new();
         for (ix, standing) in line {
@@ -42,9 +56,6 @@ impl Scheduler {
                 break;
             }
             let after = gone.with(standing.gpus);
-            // What it gives back for this it does not borrow any more.
-            let given = after.gpus.max(excess.gpus);
-            claimant.standing.borrows = self.projects.borrows_after(project, gpus, given);
             let helps = standing.gpus > 0 || gone.jobs < excess.jobs;
             if helps && self.may_push(&claimant.standing, &standing) {
                 gone = after;
@@ -52,11 +63,15 @@ impl Scheduler {
             }
         }
         if !gone.covers(excess) {
+            stuck.push((excess, Failed::whoever_moves(claimant.standing)));
             return None;
         }
         let room = fewest(chosen, excess);
         let given = room.part_of(project).gpus;
-        claimant.standing.borrows = self.projects.borrows_after(project, gpus, given);
+        // What is given back for this is not borrowed any more, and it stands in the order as one who has only that.
+        let borrows = self.projects.borrows_after(project, gpus, given);
+        claimant.standing.borrows = borrows;
+        claimant.bound = self.kept.binds(&head.borrowing(borrows));
         Some((claimant, room))
     }
 

@@ -226,6 +226,14 @@ impl Scheduler {
         (job.state == State::Promised).then(|| pieces.collect())
     }
 
+    /// For whom a job waits that has its nodes: those who are there still, and those of its project who have to go first.
+    #[must_use]
+    pub fn awaits(&self, number: u64) -> Vec<u64> {
+        let job = self.number(number).map(|ix| self.job(ix));
+        let awaits = job.iter().flat_map(|job| &job.awaits);
+        awaits.map(|ix| self.job(*ix).id).collect()
+    }
+
     /// It is known only now since when a job could have had nodes.
     pub fn waits_since(&mut self, now: Seconds, number: u64, since: Seconds) {
         let Some(ix) = self.number(number) else {

@@ -40,6 +40,11 @@ impl Head {
     pub(super) fn borrows(&self) -> bool {
         self.borrows
     }
+
+    /// The same, if it would use more than its project's own or no more.
+    pub(super) fn borrowing(self, borrows: bool) -> Self {
+        Self { borrows, ..self }
+    }
 }
 
 /// Heads of lanes, the first on top.

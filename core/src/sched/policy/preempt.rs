@@ -12,6 +12,7 @@ use super::{
     cluster::{JobIx, NodeIx, Piece},
     config::Seconds,
     dense::Table,
+    exchange::Stuck,
     job::{Job, State},
     pass::{Head, Heads},
     plan::{Plan, Preempt},
@@ -42,6 +43,17 @@ pub(super) struct Standing {
     pub(super) looks_past: bool,
     /// It runs, and none of a better rank pushes it out yet.
     pub(super) settles: bool,
+    /// Some of its own project go for it, which has no more by it.
+    pub(super) exchanges: bool,
+}
+
+impl Standing {
+    /// Whether one of two has a claim to what the other holds by what their projects own. Whatever a project has borrowed,
+    /// those of its jobs that go for one another owe it to others.
+    fn is_owed_by(&self, victim: &Self) -> bool {
+        let within = self.exchanges && self.project == victim.project;
+        !within && self.borrows != victim.borrows
+    }
 }
 
 /// Running jobs that may be touched.
@@ -60,7 +72,7 @@ pub(super) struct Claimant {
 }
 
 /// One for whom no room could be made in this round.
-struct Failed {
+pub(super) struct Failed {
     standing: Standing,
     bound: bool,
     /// With so many who may be moved it would have been in vain, too.
@@ -68,6 +80,15 @@ struct Failed {
 }
 
 impl Failed {
+    /// For one like this nobody could go, whoever moves.
+    pub(super) fn whoever_moves(standing: Standing) -> Self {
+        Self {
+            standing,
+            bound: false,
+            moves: usize::MAX,
+        }
+    }
+
     fn of(claimant: &Claimant, rooms: &[Room]) -> Self {
         let moved = rooms.iter().map(|room| room.moved.len());
         let more = moved.filter(|count| *count > claimant.moves).min();
@@ -79,7 +100,7 @@ impl Failed {
     }
 
     /// Whether another who asks for the same need not try: it may push out nobody whom this one may not, and move no more.
-    fn speaks_for(&self, other: &Claimant) -> bool {
+    pub(super) fn speaks_for(&self, other: &Claimant) -> bool {
         let (this, that) = (&self.standing, &other.standing);
         this.priority >= that.priority
             && (this.guarded || !that.guarded)
@@ -127,13 +148,14 @@ impl Scheduler {
         let shapes = self.lanes.shapes.keys();
         let mut failed: Table<_, Vec<Failed>> = shapes.map(|_| Vec::new()).collect();
         let mut left = MOST_IN_A_ROUND;
+        let mut stuck = Stuck::default();
         while let Some(head) = self.next_of(&mut heads) {
             let lane = &self.lanes.lanes[head.lane];
             let (shape, project) = (lane.shape, lane.project);
             let gpus = self.least(self.job(head.job));
             let claim = match self.projects.may_start(project, gpus) {
                 true => Some((self.claimant(now, &head), Room::default())),
-                false => self.exchange(now, &head, standings),
+                false => self.exchange(now, &head, standings, &mut stuck),
             };
             let Some((claimant, own)) = claim else {
                 continue;
@@ -198,6 +220,7 @@ impl Scheduler {
             gpus: job.charged.unwrap_or(gpus),
             settles: now - job.since < job.left_alone(self.config.left_alone()),
             looks_past: waited >= LOOKS_PAST,
+            exchanges: false,
         }
     }
 
@@ -221,7 +244,7 @@ impl Scheduler {
         if claimant.priority != victim.priority {
             return claimant.priority > victim.priority;
         }
-        if claimant.borrows != victim.borrows {
+        if claimant.is_owed_by(victim) {
             return victim.borrows;
         }
         if claimant.guarded || victim.guarded {
@@ -320,7 +343,8 @@ impl Scheduler {
             let place = place.map(|(_, pieces)| pieces.clone());
             // As it was before anything is given back, or charged to whom it is for.
             let standing = room.out.get(&ix).or_else(|| room.moved.get(&ix));
-            let borrowed = standing.is_some_and(|standing| standing.borrows);
+            let owed = |victim: &Standing| victim.borrows && claimant.standing.is_owed_by(victim);
+            let borrowed = standing.is_some_and(owed);
             self.send_off(claimant, (ix, borrowed), place, plan);
             standings.set(ix, None);
         }
@@ -336,8 +360,7 @@ impl Scheduler {
         }
         // Whoever goes for a higher priority, or gives back what it has borrowed, goes whatever is left over.
         let by_right = |victim: &Standing| {
-            claimant.standing.priority > victim.priority
-                || victim.borrows != claimant.standing.borrows
+            claimant.standing.priority > victim.priority || claimant.standing.is_owed_by(victim)
         };
         let by_rank = room.out.iter().filter(|(_, victim)| !by_right(victim));
         let (mut lost, mut emptied) = (0.0, 0);

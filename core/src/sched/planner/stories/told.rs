@@ -135,3 +135,27 @@ fn a_very_large_total_is_answered_with_the_next_that_would_start() {
     let told: Vec<_> = changes.iter().map(|change| change.to.as_str()).collect();
     assert_eq!(told, ["7"]);
 }
+
+#[test]
+fn who_has_free_nodes_and_waits_for_one_of_its_project_elsewhere_is_told_so() {
+    let mut config = Config::default();
+    let rule = policy::ProjectRule {
+        running: Some(1),
+        ..policy::ProjectRule::default()
+    };
+    config.projects.insert("7".into(), rule);
+    let mut planner = Planner::new(config);
+    set(&mut planner, 0, 0, 4, true);
+    let of_project = |asked| QueuedJob {
+        project: Some(7),
+        ..asked
+    };
+    planner.queued(at(0), of_project(job(1, 1, 4)));
+    solve(&mut planner, 0);
+    set(&mut planner, 1, 1, 4, true);
+    planner.queued(at(400), of_project(urgent(2, 1, 4)));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    let why = planner.explain(at(400), JobId(2)).unwrap();
+    assert!(why.words.contains("as soon as job 1 has saved"), "{why:?}");
+    assert_eq!(why.expected, Some([at(400), at(460), at(470)]));
+}
