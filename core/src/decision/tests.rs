@@ -149,8 +149,8 @@ fn reasons_that_differ_in_numbers_and_nodes_alone_are_one() {
             false,
         ),
         (
-            "has a place on n1 as soon as job 5 has saved its work there and gone",
-            "has a place on n2 as soon as job 6 has saved its work there and gone",
+            "has a place on n1 as soon as job 5 has saved its work and gone",
+            "has a place on n2 as soon as job 6 has saved its work and gone",
             true,
         ),
         (

@@ -170,7 +170,7 @@ impl Planner {
             return Some(format!("has a place on {names}, and starts at once"));
         }
         Some(format!(
-            "has a place on {names} as soon as {jobs} {have} work there and gone"
+            "has a place on {names} as soon as {jobs} {have} work and gone"
         ))
     }
 }

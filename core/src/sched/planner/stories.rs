@@ -156,7 +156,7 @@ fn an_urgent_job_starts_on_the_very_gpus_of_whoever_made_room_once_they_are_gone
     let words = planner.chosen(JobId(2)).unwrap();
     assert_eq!(
         words,
-        "has a place on n0 as soon as job 1 has saved its work there and gone"
+        "has a place on n0 as soon as job 1 has saved its work and gone"
     );
     // What is left over of the room is somebody's too, and not before it is free.
     planner.queued(at(401), urgent(3, 1, 2));

@@ -145,14 +145,15 @@ fn who_has_free_nodes_and_waits_for_one_of_its_project_elsewhere_is_told_so() {
     };
     config.projects.insert("7".into(), rule);
     let mut planner = Planner::new(config);
-    set(&mut planner, 0, 0, 4, true);
+    set(&mut planner, 0, 0, 4, false);
+    set(&mut planner, 0, 1, 4, true);
     let of_project = |asked| QueuedJob {
         project: Some(7),
         ..asked
     };
     planner.queued(at(0), of_project(job(1, 1, 4)));
     solve(&mut planner, 0);
-    set(&mut planner, 1, 1, 4, true);
+    set(&mut planner, 1, 0, 4, true);
     planner.queued(at(400), of_project(urgent(2, 1, 4)));
     assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
     let why = planner.explain(at(400), JobId(2)).unwrap();
