@@ -72,8 +72,7 @@ async fn a_job_that_allows_it_goes_for_an_urgent_one_and_goes_on_after_it_at_no_
         (v1::JobState::Running, words)
     );
     let waits = job(&world, urgent).await.reason;
-    let words =
-        format!("has a place on n1 as soon as job {first} has saved its work and gone");
+    let words = format!("has a place on n1 as soon as job {first} has saved its work and gone");
     assert_eq!(waits, words);
     agent.report(gone(task, stop.cause())).await;
     assert_eq!(agent.forget().await, task);
