@@ -317,9 +317,11 @@ impl Draft {
         let cancelled = self.job.cancel_requested.then_some(StopCause::Cancelled);
         let live = self.live(task.attempt)?;
         let (ends, goes) = (live.blame.is_some(), live.leaves());
+        let let_go = live.let_go_at.is_some();
         let part = self.live_part(task)?;
-        // What never ran has nothing to do with why its gang failed. Who was to go anyway goes on from what was saved.
-        let fresh = part.started_at.is_none();
+        // What never ran has nothing to do with why its gang failed; of one that was let go and is silent since then nobody
+        // can say that. Who was to go anyway goes on from what was saved.
+        let fresh = part.started_at.is_none() && !let_go;
         let stop_cause = cancelled
             .or_else(|| (ends && fresh).then_some(StopCause::PeerFailed))
             .or_else(|| goes.then_some(StopCause::Preempted));

@@ -149,6 +149,26 @@ fn a_gang_with_a_dead_node_is_tried_again_elsewhere_though_its_other_ranks_faile
 }
 
 #[test]
+fn of_a_gang_that_was_let_go_one_whose_start_was_never_heard_of_may_be_why_the_others_failed() {
+    let of = |ready: u32, lets_go: bool| {
+        let mut job = starting();
+        let ready = (0..ready).map(waits);
+        let starts = [0, 2].map(|rank| Event::Started(r(rank), T));
+        for event in ready.chain(starts.into_iter().filter(|_| lets_go)) {
+            job = job.step(T, event).unwrap().job;
+        }
+        for rank in [0, 2] {
+            job = job.step(T, end_of(rank, code(1))).unwrap().job;
+        }
+        let lost = Event::NodeLost(A1, node(1), "node n1 was silent".into());
+        job.step(T, lost).unwrap().job.state
+    };
+    assert_eq!(of(RANKS, true), JobState::Queued, "it is tried again");
+    // Where nobody was let go nobody ran.
+    assert_eq!(of(1, false), JobState::Failed);
+}
+
+#[test]
 fn a_gang_whose_node_is_lost_stops_the_others_and_goes_on_elsewhere_from_its_checkpoint() {
     let kept = Checkpoint {
         path: "s3://b/last.pt".into(),
