@@ -91,28 +91,47 @@ impl ResourceRequest {
     /// The first dimension in which `offer` is too small, in words; `None` when the request fits.
     #[must_use]
     pub fn shortage(&self, offer: &Capacity) -> Option<String> {
-        if self.fits(offer) {
-            return None;
-        }
-        if self.cpus > offer.cpus {
-            return Some(format!("cpus: asks for {}, has {}", self.cpus, offer.cpus));
-        }
-        if self.memory_bytes > offer.memory_bytes {
-            return Some(format!(
-                "memory: asks for {}, has {}",
-                format_bytes(self.memory_bytes),
-                format_bytes(offer.memory_bytes)
-            ));
-        }
+        let lacks = self.lacks(offer).into_iter().next();
+        lacks.map(|lack| lack.words)
+    }
+
+    /// All dimensions in which `offer` is too small.
+    #[must_use]
+    pub fn lacks(&self, offer: &Capacity) -> Vec<Lack> {
         let fitting = offer.gpus.iter().filter(|gpu| self.accepts(gpu)).count();
-        if usize::try_from(self.gpus).unwrap_or(usize::MAX) > fitting {
-            return Some(format!(
-                "gpus: asks for {}{}, has {fitting}",
-                self.gpus,
-                self.gpu_words()
-            ));
-        }
-        None
+        let fitting = u32::try_from(fitting).unwrap_or(u32::MAX);
+        let memory = |bytes| format_bytes(bytes);
+        let rows = [
+            (
+                u64::from(self.cpus),
+                u64::from(offer.cpus),
+                format!("cpus: asks for {}, has {}", self.cpus, offer.cpus),
+            ),
+            (
+                self.memory_bytes,
+                offer.memory_bytes,
+                format!(
+                    "memory: asks for {}, has {}",
+                    memory(self.memory_bytes),
+                    memory(offer.memory_bytes)
+                ),
+            ),
+            (
+                u64::from(self.gpus),
+                u64::from(fitting),
+                format!(
+                    "gpus: asks for {}{}, has {fitting}",
+                    self.gpus,
+                    self.gpu_words()
+                ),
+            ),
+        ];
+        let short = rows.into_iter().filter(|(asked, has, _)| asked > has);
+        let lack = |(asked, has, words): (u64, u64, String)| Lack {
+            words,
+            permille: u128::from(asked - has) * 1_000 / u128::from(asked.max(1)),
+        };
+        short.map(lack).collect()
     }
 
     /// Which GPUs, for people; empty for any.
@@ -139,6 +158,15 @@ impl ResourceRequest {
         }
         words
     }
+}
+
+/// What a request asks for beyond what there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// In words, such as `cpus: asks for 9, has 8`.
+    pub words: String,
+    /// Of what is asked for so many thousandths are missing.
+    pub permille: u128,
 }
 
 /// Why a text about resources could not be understood.

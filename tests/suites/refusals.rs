@@ -125,7 +125,7 @@ async fn job_larger_than_any_node_is_refused_or_explained_at_submit() {
     let found = violations(&mut jobs, spec).await;
     let (field, message) = &found[0];
     assert_eq!(field, "spec.resources");
-    let start = "no node could ever hold the job: gpus: asks for 3 of model A100, has 2; the largest is gpu with 4 CPUs, ";
+    let start = "no node could ever hold the job: gpus: asks for 3 of model A100, has 2; the nearest is gpu with 4 CPUs, ";
     assert!(message.starts_with(start), "{message}");
     assert!(message.ends_with("2 GPUs (A100)"), "{message}");
 }

@@ -7,7 +7,7 @@ use trainyard_core::{
     decision::unnamed,
     ids::JobId,
     job::{Event, Job},
-    sched::{Explanation, QueuedJob, Short, policy::Place},
+    sched::{Explanation, QueuedJob, Short},
     spec::{Indices, JobSpec},
     time::Timestamp,
 };
@@ -172,37 +172,4 @@ fn holder(job: &Job, now: Timestamp) -> Holder {
         epochs: job.epochs(),
         ends: job.expected_end(now),
     }
-}
-
-/// By what a waiting job stands where it does, in words.
-#[must_use]
-pub fn because(place: &Place) -> String {
-    let mut words = Vec::new();
-    if place.guarded {
-        words.push("it has waited so long that it goes before others of its priority".to_owned());
-    }
-    if place.borrows {
-        words.push("its project would use more than its own".to_owned());
-    }
-    let like = if place.own {
-        "jobs like it"
-    } else {
-        "jobs of its width"
-    };
-    words.push(match (place.known_by, place.left) {
-        (Some(ends), Some([_, middle, _])) => format!(
-            "{ends} {like} have ended, half of those that got as far within {} s more",
-            middle.round()
-        ),
-        (_, _) => {
-            "nothing is known yet of jobs like it, so it goes by how long it has run".to_owned()
-        }
-    });
-    if place.factor > 1.05 {
-        words.push(format!(
-            "its project has had {:.1} times its share lately",
-            place.factor
-        ));
-    }
-    words.join("; ")
 }

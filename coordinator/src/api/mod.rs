@@ -40,7 +40,7 @@ pub use agents::{AgentPolicy, NewJoinToken};
 pub(crate) use backup::remove_left_over;
 pub use error::ApiError;
 pub use events::{EventsAsked, EventsPage};
-pub use explain::{Explained, Holder, ShortNode, because};
+pub use explain::{Explained, Holder, ShortNode};
 pub use history::Past;
 pub use maintenance::{AskedWindow, PlannedWindow};
 pub use nodes::{NewDrain, Node, ShownDuty};

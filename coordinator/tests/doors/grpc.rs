@@ -143,7 +143,7 @@ async fn a_job_larger_than_any_node_is_refused_with_the_reason_and_the_largest()
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    let words = "no node could ever hold the job: cpus: asks for 5, has 4; the largest is large with 4 CPUs, 8 GiB, no GPU";
+    let words = "no node could ever hold the job: cpus: asks for 5, has 4; the nearest is large with 4 CPUs, 8 GiB, no GPU";
     assert!(status.message().ends_with(words), "{status}");
     let mut body = command();
     body["config"]["resources"] = serde_json::json!({"cpus": 5});

@@ -1,6 +1,6 @@
 //! What waits, what it is given, and the words for what is in its way.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, fmt, time::Duration};
 
 use crate::{
     ids::{JobId, NodeName},
@@ -125,10 +125,10 @@ pub struct Placement {
 pub enum Unfit {
     /// Not even one task of it.
     Task {
-        /// What is short on the largest node, in words.
+        /// What is short on the node that comes nearest, in words.
         shortage: String,
-        /// The largest node, in words.
-        largest: String,
+        /// That node, in words.
+        nearest: String,
     },
     /// No node is labelled so.
     Labels {
@@ -188,9 +188,9 @@ impl Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Task { shortage, largest } => write!(
+            Self::Task { shortage, nearest } => write!(
                 f,
-                "no node could ever hold the job: {shortage}; the largest is {largest}"
+                "no node could ever hold the job: {shortage}; the nearest is {nearest}"
             ),
             Self::Labels { wanted, known, .. } => {
                 write!(f, "no node has {wanted}; labels of nodes are {known}")
@@ -245,31 +245,57 @@ pub fn largest_node_misfit(
             found: fitting,
         });
     }
-    let largest = ledger.nodes().max_by_key(|(name, entry)| {
-        let capacity = &entry.capacity;
-        let gpus = capacity.gpus.iter().filter(|gpu| request.accepts(gpu));
-        (
-            if request.gpus > 0 { gpus.count() } else { 0 },
-            capacity.cpus,
-            capacity.memory_bytes,
-            std::cmp::Reverse((*name).clone()),
-        )
-    });
-    largest.map(|(name, entry)| Unfit::Task {
-        shortage: request
-            .shortage(&entry.capacity)
-            .unwrap_or_else(|| "address: no agent has told one where others reach it".to_owned()),
-        largest: describe(name, entry),
+    nearest(ledger, request).map(|(name, entry)| Unfit::Task {
+        shortage: shortage(ledger, request, entry),
+        nearest: describe(name, entry),
     })
 }
+
+/// The node that lacks the fewest things, and of those the smallest part of what is asked for; of equals the largest.
+fn nearest<'a>(
+    ledger: &'a Ledger,
+    request: &ResourceRequest,
+) -> Option<(&'a NodeName, &'a NodeEntry)> {
+    ledger.nodes().min_by_key(|(name, entry)| {
+        let capacity = &entry.capacity;
+        let lacks = request.lacks(capacity);
+        let missing: u128 = lacks.iter().map(|lack| lack.permille).sum();
+        let size = (capacity.gpus.len(), capacity.cpus, capacity.memory_bytes);
+        (lacks.len(), missing, Reverse(size), (*name).clone())
+    })
+}
+
+/// All that it lacks, in words, with the GPUs that there are where none of them will do.
+fn shortage(ledger: &Ledger, request: &ResourceRequest, entry: &NodeEntry) -> String {
+    let lacks = request.lacks(&entry.capacity);
+    if lacks.is_empty() {
+        return "address: no agent has told one where others reach it".to_owned();
+    }
+    let words: Vec<String> = lacks.into_iter().map(|lack| lack.words).collect();
+    let mut words = words.join(", and ");
+    let gpus = || ledger.nodes().flat_map(|(_, entry)| &entry.capacity.gpus);
+    if request.gpus > 0 && !gpus().any(|gpu| request.accepts(gpu)) {
+        let kinds = gpus().map(|gpu| format!("{} {}", gpu.model, format_bytes(gpu.memory_bytes)));
+        let kinds: BTreeSet<String> = kinds.collect();
+        let kinds: Vec<String> = kinds.into_iter().take(KINDS).collect();
+        words.push_str(&match kinds.is_empty() {
+            true => " (no node has a GPU)".to_owned(),
+            false => format!(" (nodes have {})", kinds.join(", ")),
+        });
+    }
+    words
+}
+
+/// So many kinds of GPUs are named.
+const KINDS: usize = 8;
 
 /// Why a job waits now, in words.
 #[must_use]
 pub fn reason(ledger: &Ledger, request: &ResourceRequest, nodes: u32) -> String {
     if let Some(unfit) = largest_node_misfit(ledger, request, nodes) {
         return match unfit {
-            Unfit::Task { shortage, largest } => {
-                format!("larger than any node ({shortage}); the largest is {largest}")
+            Unfit::Task { shortage, nearest } => {
+                format!("larger than any node ({shortage}); the nearest is {nearest}")
             }
             Unfit::Gang { .. }
             | Unfit::Labels { .. }

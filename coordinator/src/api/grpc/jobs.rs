@@ -20,7 +20,7 @@ use super::{
     pages::{size, token},
 };
 use crate::{
-    api::{ApiError, Explained, Jobs, Page, Service, ShortNode, because},
+    api::{ApiError, Explained, Jobs, Page, Service, ShortNode},
     store::{Sizable, StoredLine, StoredPoint},
 };
 
@@ -364,7 +364,7 @@ fn explanation(why: Explained) -> v1::Explanation {
     let place = why.place.map(|place| v1::QueuePlace {
         ahead: u64::try_from(place.ahead).unwrap_or(u64::MAX),
         waiting: u64::try_from(place.waiting).unwrap_or(u64::MAX),
-        because: because(&place),
+        because: place.because(),
     });
     let changes = why.changes.into_iter().map(|change| v1::SuggestedChange {
         field: change.field.to_owned(),

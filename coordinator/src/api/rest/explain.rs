@@ -15,7 +15,7 @@ use super::{
     request::{Body, Id, Reader, User},
     submission::TrainingJobRequest,
 };
-use crate::api::{Explained, Holder, Service, ShortNode, because};
+use crate::api::{Explained, Holder, Service, ShortNode};
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<Service> {
@@ -190,7 +190,7 @@ impl From<&Place> for PlaceView {
         Self {
             ahead: place.ahead,
             waiting: place.waiting,
-            because: because(place),
+            because: place.because(),
         }
     }
 }

@@ -179,7 +179,7 @@ fn the_smallest_gpu_that_does_is_taken_and_the_model_is_heeded() {
 }
 
 #[test]
-fn a_job_larger_than_any_node_is_told_the_shortage_and_the_largest_node() {
+fn a_job_larger_than_any_node_is_told_the_shortage_and_the_nearest_node() {
     let mut planner = Planner::default();
     let mut wanted = job(1, 1, 8, 0).request;
     assert_eq!(
@@ -194,13 +194,38 @@ fn a_job_larger_than_any_node_is_told_the_shortage_and_the_largest_node() {
     node(&mut planner, "big", 64, "4xH100-80GB");
     node(&mut planner, "small", 8, "");
     let unfit = largest_node_misfit(planner.ledger(), &wanted, 1).unwrap();
-    let words = "no node could ever hold the job: gpus: asks for 8, has 4; the largest is big with 64 CPUs, 64 GiB, 4 GPUs (H100)";
+    let words = "no node could ever hold the job: gpus: asks for 8, has 4; the nearest is big with 64 CPUs, 64 GiB, 4 GPUs (H100)";
     assert_eq!(
         (unfit.field(), unfit.to_string().as_str()),
         ("resources", words)
     );
     wanted.gpus = 4;
     assert_eq!(largest_node_misfit(planner.ledger(), &wanted, 1), None);
+}
+
+#[test]
+fn the_nearest_node_is_the_one_that_lacks_least_and_not_the_largest() {
+    let mut planner = Planner::default();
+    node(&mut planner, "many", 64, "8xT4-16GB");
+    node(&mut planner, "wide", 96, "2xT4-16GB");
+    let mut wanted = job(1, 1, 2, 0).request;
+    wanted.cpus = 100;
+    let words = |planner: &Planner, wanted: &ResourceRequest| {
+        let unfit = largest_node_misfit(planner.ledger(), wanted, 1);
+        unfit.unwrap().to_string()
+    };
+    let nearest = words(&planner, &wanted);
+    assert_eq!(
+        nearest,
+        "no node could ever hold the job: cpus: asks for 100, has 96; the nearest is wide with 96 CPUs, 64 GiB, 2 GPUs (T4)"
+    );
+    // All that is short is named, and what there is of GPUs.
+    wanted.gpu_model = "H100".into();
+    let nearest = words(&planner, &wanted);
+    assert_eq!(
+        nearest,
+        "no node could ever hold the job: cpus: asks for 100, has 96, and gpus: asks for 2 of model H100, has 0 (nodes have T4 14.9 GiB); the nearest is wide with 96 CPUs, 64 GiB, 2 GPUs (T4)"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{
     config::{Rule, Seconds},
     dense::Bits,
     forecast::Expected,
-    job::State,
+    job::{State, Submission},
     lanes::ShapeIx,
     pass::Head,
     place::Shape,
@@ -19,8 +19,14 @@ use super::{
 /// Where a waiting job stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
+    /// By what jobs go first.
+    pub rule: Rule,
+    /// Its own; higher goes first, whatever else.
+    pub priority: i64,
     /// Jobs that are looked at before it.
     pub ahead: usize,
+    /// Those of them that have a higher priority.
+    pub above: usize,
     /// Jobs that wait.
     pub waiting: usize,
     /// It has waited so long that it goes before all others of its priority.
@@ -31,12 +37,77 @@ pub struct Place {
     pub rank: f64,
     /// By what its project is beyond its share its rank is multiplied.
     pub factor: f64,
+    /// So many times as well does it rank by how long it has waited.
+    pub by_waiting: f64,
     /// Ended jobs by which its rank is known; none when it goes by how long it has run.
     pub known_by: Option<usize>,
     /// Those are of its user, project, name and width, and not of its width alone.
     pub own: bool,
     /// How long it runs still, in 10, 50 and 90 % of cases, in seconds.
     pub left: Option<[f64; 3]>,
+}
+
+impl Place {
+    /// Why it stands there, in words.
+    #[must_use]
+    pub fn because(&self) -> String {
+        let mut words = Vec::new();
+        if self.above > 0 {
+            let (above, own) = (self.above, self.priority);
+            words.push(format!(
+                "{above} of those ahead have a higher priority than its {own}"
+            ));
+        }
+        if self.guarded {
+            words.push(
+                "it has waited so long that it goes before others of its priority".to_owned(),
+            );
+        }
+        if self.borrows {
+            words.push("its project would use more than its own".to_owned());
+        }
+        words.push(match self.rule {
+            Rule::Fifo | Rule::Easy => {
+                "those of a priority go in the order in which they were submitted".to_owned()
+            }
+            Rule::Throughput => format!(
+                "those go first that run longest still, and {}",
+                self.known()
+            ),
+            Rule::Gittins => self.known(),
+        });
+        if self.rule == Rule::Gittins && self.by_waiting > 1.05 {
+            words.push(format!(
+                "by how long it has waited it ranks {:.1} times as well",
+                self.by_waiting
+            ));
+        }
+        let ranks = matches!(self.rule, Rule::Gittins | Rule::Throughput);
+        if ranks && self.factor > 1.05 {
+            words.push(format!(
+                "its project has had {:.1} times its share lately",
+                self.factor
+            ));
+        }
+        words.join("; ")
+    }
+
+    /// What is known of jobs like it.
+    fn known(&self) -> String {
+        let like = match self.own {
+            true => "jobs like it",
+            false => "jobs of its width",
+        };
+        match (self.known_by, self.left) {
+            (Some(ends), Some([_, middle, _])) => format!(
+                "{ends} {like} have ended, half of those that got as far within {} s more",
+                middle.round()
+            ),
+            (_, _) => {
+                "nothing is known yet of jobs like it, so it goes by how long it has run".to_owned()
+            }
+        }
+    }
 }
 
 impl Scheduler {
@@ -53,14 +124,23 @@ impl Scheduler {
         };
         let ran = job.ran(now, self.config.restart_cost);
         let known = self.history.basis(job.class);
-        let ahead = head.as_ref().map(|head| self.heads_before(head).count());
+        let (mut ahead, mut above) = (0, 0);
+        for other in head.iter().flat_map(|head| self.heads_before(head)) {
+            ahead += 1;
+            above += usize::from(self.job(other.job).priority > job.priority);
+        }
+        let waited = job.waited(now, self.config.restart_cost);
         Some(Place {
-            ahead: ahead.unwrap_or(0),
+            rule: self.config.rule,
+            priority: Submission::priority_of(job.priority),
+            ahead,
+            above,
             waiting: self.lanes.waiting + usize::from(head.is_none()),
             guarded: head.as_ref().is_some_and(Head::is_guarded),
             borrows: head.as_ref().is_some_and(Head::borrows),
             rank: self.rank(now, job),
             factor: self.projects.factor(job.project),
+            by_waiting: 1.0 / self.steps(waited),
             known_by: known.map(|(ends, _)| ends),
             own: known.is_some_and(|(_, own)| own),
             left: self.history.left(job.class, ran),

@@ -50,6 +50,12 @@ impl Submission {
         u32::try_from(priority.saturating_add(1_000)).unwrap_or(0)
     }
 
+    /// The priority that a job was given, of what the policy makes of it.
+    #[must_use]
+    pub(super) fn priority_of(level: u32) -> i64 {
+        i64::from(level) - 1_000
+    }
+
     /// A job of so many GPUs, and nothing else in particular.
     #[must_use]
     pub fn packed(job: u64, gpus: u32) -> Self {

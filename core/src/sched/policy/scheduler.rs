@@ -357,7 +357,7 @@ impl Scheduler {
     }
 
     /// What waiting does to a rank, in steps.
-    fn steps(&self, waited: Seconds) -> f64 {
+    pub(super) fn steps(&self, waited: Seconds) -> f64 {
         if self.config.patience <= 0 {
             return 1.0;
         }

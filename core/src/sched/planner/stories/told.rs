@@ -160,3 +160,30 @@ fn who_has_free_nodes_and_waits_for_one_of_its_project_elsewhere_is_told_so() {
     assert!(why.words.contains("as soon as job 1 has saved"), "{why:?}");
     assert_eq!(why.expected, Some([at(400), at(460), at(470)]));
 }
+
+#[test]
+fn why_a_job_stands_where_it_does_is_told_by_priority_by_waiting_and_by_the_rule() {
+    let because = |rule: Rule| {
+        let mut planner = under(rule);
+        for id in 1..=3 {
+            planner.queued(at(0), job(id, 1, 4));
+            solve(&mut planner, 0);
+        }
+        planner.queued(at(1), urgent(4, 1, 4));
+        let why = planner.explain(at(36_000), JobId(3)).unwrap();
+        why.place.unwrap().because()
+    };
+    let first = "1 of those ahead have a higher priority than its 0; ";
+    let known = "nothing is known yet of jobs like it, so it goes by how long it has run; by how long it has waited it ranks 2.0 times as well";
+    assert_eq!(because(Rule::Gittins), format!("{first}{known}"));
+    let by_age = "those of a priority go in the order in which they were submitted";
+    assert_eq!(because(Rule::Fifo), format!("{first}{by_age}"));
+    assert_eq!(because(Rule::Easy), format!("{first}{by_age}"));
+    let words = because(Rule::Throughput);
+    assert!(
+        words.starts_with(&format!(
+            "{first}those go first that run longest still, and nothing is known yet"
+        )),
+        "{words}"
+    );
+}
