@@ -8,6 +8,7 @@ mod attempt;
 mod curve;
 mod machine;
 mod pace;
+mod served;
 mod state;
 mod tasks;
 
@@ -16,8 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, GoesOn, Heard, Part, Served, Vacates, placed_since, served};
+pub use attempt::{Attempt, Blame, Heard, Part, Vacates, placed_since};
 pub use curve::Curve;
+pub use served::{GoesOn, Served, served};
 pub use state::{EDGES, JobState};
 
 use crate::{
@@ -335,7 +337,7 @@ impl Job {
     pub fn served(&self) -> Served {
         let saved = self.resumable.as_ref();
         let asked = self.asked_at.unwrap_or(self.created_at);
-        attempt::served(&self.attempts, asked, GoesOn::of(saved, &self.saved_in))
+        served(&self.attempts, asked, GoesOn::of(saved, &self.saved_in))
     }
 
     /// For how long trainers of its attempts have run since a user last asked for it; none if none ever did.

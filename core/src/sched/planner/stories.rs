@@ -369,15 +369,20 @@ fn what_was_chosen_and_is_not_free_yet_stays_chosen_when_its_agent_comes_back() 
     assert_eq!(solve(&mut planner, 410).0, [2, 3]);
 }
 
-#[test]
-fn a_project_is_charged_no_more_once_its_job_has_ended_on_a_node_with_a_blocked_gpu() {
+/// Of project 7 one job runs at a time.
+fn one_at_a_time() -> Planner {
     let mut config = Config::default();
     let rule = policy::ProjectRule {
         running: Some(1),
         ..policy::ProjectRule::default()
     };
     config.projects.insert("7".into(), rule);
-    let mut planner = Planner::new(config);
+    Planner::new(config)
+}
+
+#[test]
+fn a_project_is_charged_no_more_once_its_job_has_ended_on_a_node_with_a_blocked_gpu() {
+    let mut planner = one_at_a_time();
     set(&mut planner, 0, 0, 4, true);
     planner.block(at(0), &name(0), ["0-3".to_owned()].into());
     let of_project = |id| QueuedJob {

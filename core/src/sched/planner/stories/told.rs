@@ -138,13 +138,7 @@ fn a_very_large_total_is_answered_with_the_next_that_would_start() {
 
 #[test]
 fn who_has_free_nodes_and_waits_for_one_of_its_project_elsewhere_is_told_so() {
-    let mut config = Config::default();
-    let rule = policy::ProjectRule {
-        running: Some(1),
-        ..policy::ProjectRule::default()
-    };
-    config.projects.insert("7".into(), rule);
-    let mut planner = Planner::new(config);
+    let mut planner = one_at_a_time();
     set(&mut planner, 0, 0, 4, false);
     set(&mut planner, 0, 1, 4, true);
     let of_project = |asked| QueuedJob {
