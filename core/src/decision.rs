@@ -24,6 +24,8 @@ pub enum Kind {
     Waits,
     /// What held a job back does not any more: its time, other jobs, its array's limit.
     LetThrough,
+    /// Nodes are kept for a job that waits, from others who would not be gone in time.
+    Kept,
     /// A job was given nodes.
     Placed,
     /// A job was told to save its work and go, since another needs its place.
@@ -63,11 +65,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them that are stored or told, by name.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 21] = [
         ("accepted", Self::Accepted),
         ("refused", Self::Refused),
         ("waits", Self::Waits),
         ("let_through", Self::LetThrough),
+        ("kept", Self::Kept),
         ("placed", Self::Placed),
         ("makes_room", Self::MakesRoom),
         ("vacates", Self::Vacates),
@@ -164,6 +167,21 @@ impl Decision {
             job: None,
             nodes: nodes.into_iter().take(NODES).collect(),
             ..Self::of_job(at, kind, JobId(0), words)
+        }
+    }
+
+    /// About a job, and nodes of which the first are named.
+    #[must_use]
+    pub fn of_job_on(
+        at: Timestamp,
+        kind: Kind,
+        job: JobId,
+        nodes: impl IntoIterator<Item = NodeName>,
+        words: impl Into<String>,
+    ) -> Self {
+        Self {
+            job: Some(job),
+            ..Self::of_nodes(at, kind, nodes, words)
         }
     }
 

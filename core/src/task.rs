@@ -126,6 +126,8 @@ pub enum Gone {
         oom_killed: bool,
         /// Its machine ended it, as at a reboot: neither the coordinator nor its agent had asked for it.
         by_machine: bool,
+        /// For how long it ran.
+        ran: Duration,
     },
     /// Nobody knows how.
     Vanished(String),
@@ -359,12 +361,17 @@ impl Task {
         let State::Running(since) = self.state else {
             return Vec::new();
         };
+        let ran = match &gone {
+            Gone::Exited { ran, .. } => *ran,
+            Gone::Vanished(_) => Duration::ZERO,
+        };
         let end = match gone {
             Gone::Exited {
                 code,
                 signal,
                 oom_killed,
                 by_machine,
+                ran: _,
             } => TaskEnd {
                 exit_code: code,
                 signal,
@@ -380,6 +387,16 @@ impl Task {
                 ..TaskEnd::default()
             },
         };
+        // An earlier agent may have stopped it on a disk that took no word of why, or it was to be stopped by now.
+        if self.stop.is_none()
+            && end.is_like_a_stop()
+            && self.time_limit.is_some_and(|most| ran >= most)
+        {
+            self.stop = Some(Stop {
+                cause: StopCause::TimeLimit,
+                grace: self.grace,
+            });
+        }
         self.drain(Some(since), end)
     }
 

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 use trainyard_core::sched::policy::{
-    Config, Reserve, Rule,
+    Config, Rule,
     cluster::{Cluster, NodeOffer},
 };
 
@@ -98,10 +98,8 @@ pub struct Question {
     pub history: Option<PathBuf>,
     /// `default`, `fifo`, `easy`, `throughput`, or `all`.
     pub policy: String,
-    /// For whom the default policy keeps nodes.
-    pub reserve: Reserve,
-    /// Seconds that a job loses when it is stopped and started again.
-    pub restart_cost: i64,
+    /// How the policy is set; its rule and how often it guesses are said by `policy` and `predict`.
+    pub settings: Config,
     /// The part of the jobs that may be stopped.
     pub preemptible: f64,
     /// Guess when jobs start, and count how often that was right.
@@ -208,10 +206,8 @@ pub fn answer(
     for (name, rule) in rules {
         let config = Config {
             rule: *rule,
-            reserve: question.reserve,
-            restart_cost: question.restart_cost,
             forecast_every: if question.predict { GUESSES } else { 0 },
-            ..Config::default()
+            ..question.settings.clone()
         };
         let nodes = &question.nodes;
         let mut real = Real::new(&jobs, &history, nodes, config, question.preemptible);
@@ -225,7 +221,8 @@ pub fn answer(
             for gpus in &question.nodes {
                 cluster.add(NodeOffer::of_gpus(*gpus));
             }
-            let mut player = anchor.player(&jobs, &history, cluster, question.restart_cost);
+            let mut player =
+                anchor.player(&jobs, &history, cluster, question.settings.restart_cost);
             policies.push(bench.play(&format!("anchor: {name}"), player.as_mut()));
         }
     }
@@ -261,7 +258,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn play(&self, name: &str, player: &mut dyn Player) -> (Figures, Outcome) {
         let before = (self.stopwatch)();
-        let cost = self.question.restart_cost;
+        let cost = self.question.settings.restart_cost;
         let outcome = engine::replay(self.jobs, cost, player, self.stopwatch);
         let took = (self.stopwatch)().saturating_sub(before);
         let isolated = self.isolated.as_deref();
@@ -297,8 +294,14 @@ fn isolated(
             .collect();
         let rows: Vec<TraceJob> = own.iter().map(|(_, job)| job.clone()).collect();
         let cluster = Cluster::uniform(nodes, of_each);
-        let mut player = Anchor::FifoStrict.player(&rows, &[], cluster, question.restart_cost);
-        let outcome = engine::replay(&rows, question.restart_cost, player.as_mut(), stopwatch);
+        let mut player =
+            Anchor::FifoStrict.player(&rows, &[], cluster, question.settings.restart_cost);
+        let outcome = engine::replay(
+            &rows,
+            question.settings.restart_cost,
+            player.as_mut(),
+            stopwatch,
+        );
         for ((place, _), end) in own.iter().zip(&outcome.ended) {
             if let Some(slot) = ended.get_mut(*place).filter(|_| *end != i64::MIN) {
                 *slot = *end;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use trainyard_core::sched::policy::{Config, Reserve, Rule, cluster::Cluster};
+use trainyard_core::sched::policy::{Config, RankBy, Rule, cluster::Cluster};
 use trainyard_replay::{
     anchors::Anchor,
     engine, metrics,
@@ -23,8 +23,7 @@ fn asked(policy: &str, vc: &str, count: u32) -> Question {
         vc: Some(vc.into()),
         history: None,
         policy: policy.into(),
-        reserve: Reserve::default(),
-        restart_cost: 60,
+        settings: Config::default(),
         preemptible: 1.0,
         predict: false,
     }
@@ -91,6 +90,42 @@ fn gangs_as_wide_as_the_pool_do_not_lose_by_preemption_what_first_fit_gives_them
         );
         assert!(figures.wait_max < 72.0 * 3_600.0);
     }
+}
+
+#[test]
+fn each_part_of_the_policy_can_be_left_out_and_the_table_shows_what_it_is_worth() {
+    let set = |settings: Config| {
+        let question = Question {
+            settings,
+            ..asked("default", "vcvlY", 2)
+        };
+        let mut answer = answer(&question, &|| Duration::ZERO).unwrap();
+        answer.policies.remove(0).0
+    };
+    let whole = set(Config::default());
+    let alone = set(Config {
+        preempt: false,
+        ..Config::default()
+    });
+    assert!(whole.preemptions > 0);
+    assert_eq!(alone.preemptions, 0);
+    let by = |rank| {
+        let config = Config {
+            rank,
+            ..Config::default()
+        };
+        set(config).wait_mean
+    };
+    let (gittins, attained, arrival) = (
+        by(RankBy::Gittins),
+        by(RankBy::Attained),
+        by(RankBy::Arrival),
+    );
+    assert!((gittins - whole.wait_mean).abs() < 1e-9);
+    assert!(
+        (attained - gittins).abs() > 1.0 && (arrival - attained).abs() > 1.0,
+        "{gittins} {attained} {arrival}"
+    );
 }
 
 #[test]
@@ -345,8 +380,7 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
             vc: None,
             history: None,
             policy: policy.into(),
-            reserve: Reserve::default(),
-            restart_cost: 60,
+            settings: Config::default(),
             preemptible: 1.0,
             predict: false,
         };
@@ -391,8 +425,7 @@ fn starts_within_what_was_told_of_them_are_counted_to_the_second_and_their_share
         vc: None,
         history: None,
         policy: "fifo".into(),
-        reserve: Reserve::default(),
-        restart_cost: 60,
+        settings: Config::default(),
         preemptible: 1.0,
         predict: true,
     };

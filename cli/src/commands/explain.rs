@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use trainyard_core::{spec::JobSpec, time::Timestamp};
 use trainyard_proto::v1::{
-    ExplainJobRequest, Explanation, ForeseeJobRequest, ShortNode,
+    ExplainJobRequest, Explanation, ForeseeJobRequest, ShortNode, SuggestedChange,
     job_service_client::JobServiceClient,
 };
 
@@ -89,12 +89,10 @@ fn page(screen: &Screen, head: &str, why: &Explanation, now: Timestamp) -> Strin
             .add("because", place.because.clone());
     }
     block.add("expected to start", expected(why, now));
-    let changes = why.changes.iter();
-    let changes: Vec<_> = changes
-        .map(|change| format!("{} {} instead of {}", change.field, change.to, change.from))
-        .collect();
-    if !changes.is_empty() {
-        block.add("would start now with", changes.join(", or "));
+    let alone = suggested(&why.changes, ", or ");
+    let changes = alone.or_else(|| suggested(&why.together, " and "));
+    if let Some(changes) = changes {
+        block.add("would start now with", changes);
     }
     let page = block.render();
     if why.short_nodes.is_empty() {
@@ -109,7 +107,20 @@ fn page(screen: &Screen, head: &str, why: &Explanation, now: Timestamp) -> Strin
     for node in &why.short_nodes {
         table.row(&[node.node.clone(), node.lacks.clone(), holders(node, now)]);
     }
-    format!("{page}\n{}", table.render())
+    let more = match why.more_short_nodes {
+        0 => String::new(),
+        more => format!("and {more} more nodes\n"),
+    };
+    format!("{page}\n{}{more}", table.render())
+}
+
+/// Changes in words; nothing if there are none.
+fn suggested(changes: &[SuggestedChange], between: &str) -> Option<String> {
+    let words = changes.iter();
+    let words: Vec<_> = words
+        .map(|change| format!("{} {} instead of {}", change.field, change.to, change.from))
+        .collect();
+    (!words.is_empty()).then(|| words.join(between))
 }
 
 fn holders(node: &ShortNode, now: Timestamp) -> String {
@@ -169,10 +180,12 @@ fn json(why: &Explanation) -> Value {
             "others": node.others,
         })
     });
-    let changes = why
-        .changes
-        .iter()
-        .map(|change| json!({"field": change.field, "from": change.from, "to": change.to}));
+    let changes = |all: &[SuggestedChange]| {
+        let changes = all.iter();
+        let changes = changes
+            .map(|change| json!({"field": change.field, "from": change.from, "to": change.to}));
+        changes.collect::<Vec<_>>()
+    };
     json!({
         "reason": why.reason,
         "place": why.place.as_ref().map(|place| json!({
@@ -181,7 +194,9 @@ fn json(why: &Explanation) -> Value {
             "because": place.because,
         })),
         "short_nodes": nodes.collect::<Vec<_>>(),
-        "changes": changes.collect::<Vec<_>>(),
+        "more_short_nodes": why.more_short_nodes,
+        "changes": changes(&why.changes),
+        "together": changes(&why.together),
         "expected_early": moment(&why.expected_early),
         "expected_middle": moment(&why.expected_middle),
         "expected_late": moment(&why.expected_late),

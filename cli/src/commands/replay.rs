@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use trainyard_core::sched::policy::Reserve;
+use trainyard_core::sched::policy::{Config, RankBy, Reserve};
 use trainyard_replay::{
     run::{Nodes, Question, Source, answer},
     svg, table,
@@ -62,6 +62,12 @@ pub(crate) struct ReplayArgs {
     /// For whom the default policy keeps nodes: guard (who has waited for 48 h), top (the first gang in the order, too) or off
     #[arg(long, value_name = "FOR", default_value = "guard")]
     reserve: Reserve,
+    /// What ranks jobs under the default policy: gittins, attained or arrival
+    #[arg(long, value_name = "BY", default_value = "gittins")]
+    rank: RankBy,
+    /// Nobody makes room for others
+    #[arg(long)]
+    no_preempt: bool,
     /// Seconds that a job loses when it is stopped and started again
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(i64).range(0..=86_400))]
     restart_cost: i64,
@@ -99,8 +105,13 @@ pub(crate) async fn run(context: &Context<'_>, args: ReplayArgs) -> anyhow::Resu
         vc: args.vc,
         history: args.history,
         policy: args.policy,
-        reserve: args.reserve,
-        restart_cost: args.restart_cost,
+        settings: Config {
+            rank: args.rank,
+            reserve: args.reserve,
+            preempt: !args.no_preempt,
+            restart_cost: args.restart_cost,
+            ..Config::default()
+        },
         preemptible: args.preemptible,
         predict: args.predict,
     };

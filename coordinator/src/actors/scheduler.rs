@@ -188,6 +188,7 @@ impl State {
         }
         // Before the placements, which are stored behind it.
         self.notes.let_through(&decisions.through, now);
+        self.notes.keeps(self.planner.kept(now), now);
         if let Some(store) = &self.store {
             self.notes.write(store);
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use trainyard_core::sched::policy::{self, Period, ProjectRule, Reserve, Rule};
+use trainyard_core::sched::policy::{self, Period, ProjectRule, RankBy, Reserve, Rule};
 
 use super::ConfigError;
 
@@ -27,6 +27,11 @@ pub(super) fn policies(text: &str) -> Option<&'static str> {
 
 pub(super) fn reserves(text: &str) -> Option<&'static str> {
     (!["off", "guard", "top"].contains(&text)).then_some("'off', 'guard' or 'top'")
+}
+
+pub(super) fn ranks(text: &str) -> Option<&'static str> {
+    let known = ["gittins", "attained", "arrival"];
+    (!known.contains(&text)).then_some("'gittins', 'attained' or 'arrival'")
 }
 
 pub(super) fn periods(text: &str) -> Option<&'static str> {
@@ -53,6 +58,10 @@ pub enum PolicyName {
 pub struct Scheduling {
     /// In which order.
     pub policy: PolicyName,
+    /// What ranks jobs under the default policy.
+    pub rank: RankBy,
+    /// Whether running jobs are told to make room for others.
+    pub preempt: bool,
     /// For whom nodes are kept under the default policy.
     pub reserve: Reserve,
     /// What stopping a job and starting it again costs it, in seconds.
@@ -65,6 +74,12 @@ pub struct Scheduling {
     pub guard_hours: u32,
     /// In so much waiting the rank of a job halves, in hours; 0 for never.
     pub patience_hours: u32,
+    /// Whoever pushes another out must rank better by so many per cent.
+    pub margin_percent: u32,
+    /// What pushing out leaves idle is at most one in so many GPUs of the cluster, or less than a node.
+    pub idle_one_in: u32,
+    /// How strongly jobs of a project suffer that has more than its share: 0 not at all, 100 in proportion.
+    pub fair_share_percent: u32,
     /// In so much time half of what a project used is forgotten, in hours.
     pub half_life_hours: u32,
     /// What projects may have, by their ids.
@@ -118,12 +133,17 @@ impl Scheduling {
                 PolicyName::Easy => Rule::Easy,
                 PolicyName::Throughput => Rule::Throughput,
             },
+            rank: self.rank,
+            preempt: self.preempt,
             reserve: self.reserve,
             restart_cost: self.restart_cost_seconds.into(),
             round: self.round_seconds.into(),
             settled: self.settled_seconds.into(),
             guard: hours(self.guard_hours),
             patience: hours(self.patience_hours),
+            margin: 1.0 + f64::from(self.margin_percent) / 100.0,
+            most_idle: 1.0 / f64::from(self.idle_one_in),
+            fairness: f64::from(self.fair_share_percent) / 100.0,
             half_life: hours(self.half_life_hours),
             projects: projects
                 .map(|(id, project)| (id.clone(), project.rule()))
@@ -156,9 +176,16 @@ impl Scheduling {
             ("round_seconds", self.round_seconds),
             ("guard_hours", self.guard_hours),
             ("half_life_hours", self.half_life_hours),
+            ("idle_one_in", self.idle_one_in),
         ];
         if let Some((key, _)) = least.iter().find(|(_, value)| *value == 0) {
             return refuse(format!("scheduling.{key} must be at least 1"));
+        }
+        if self.fair_share_percent > 100 {
+            return refuse(
+                "scheduling.fair_share_percent must be at most 100, which is in proportion"
+                    .to_owned(),
+            );
         }
         for (id, project) in &self.projects {
             // As the policy looks them up: a zero in front would be another project there.

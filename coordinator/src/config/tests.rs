@@ -62,6 +62,33 @@ fn nodes_are_kept_for_who_has_waited_too_long_unless_the_settings_say_otherwise(
 }
 
 #[test]
+fn each_part_of_the_policy_is_chosen_by_the_settings_and_what_makes_no_sense_is_refused() {
+    use trainyard_core::sched::policy::{self, RankBy};
+    let shipped = Config::load(None, []).unwrap().scheduling.policy();
+    assert_eq!(shipped, policy::Config::default());
+    let set = |key: &str, value: &str| {
+        let config = with_env(&format!("TRAINYARD__SCHEDULING__{key}"), value);
+        config.unwrap().scheduling.policy()
+    };
+    assert_eq!(set("RANK", "attained").rank, RankBy::Attained);
+    assert_eq!(set("RANK", "arrival").rank, RankBy::Arrival);
+    assert!(!set("PREEMPT", "false").preempt);
+    assert!((set("MARGIN_PERCENT", "100").margin - 2.0).abs() < 1e-9);
+    assert!((set("IDLE_ONE_IN", "10").most_idle - 0.1).abs() < 1e-9);
+    assert!(set("FAIR_SHARE_PERCENT", "0").fairness.abs() < 1e-9);
+    for (key, value) in [
+        ("RANK", "size"),
+        ("IDLE_ONE_IN", "0"),
+        ("MARGIN_PERCENT", "0"),
+        ("FAIR_SHARE_PERCENT", "101"),
+    ] {
+        let told = text(with_env(&format!("TRAINYARD__SCHEDULING__{key}"), value));
+        let named = format!("scheduling.{}", key.to_lowercase());
+        assert!(told.contains(&named), "{told}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_named_with_the_nearest_known_one() {
     let error = file_error("[store]\ncach_mib = 8");
     assert!(

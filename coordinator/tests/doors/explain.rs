@@ -139,6 +139,37 @@ async fn the_same_is_told_over_rest_before_and_after_a_submission() {
 }
 
 #[tokio::test]
+async fn where_no_single_change_would_do_those_are_told_that_would_together() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let asks = |cpus: u32, gib: u64| {
+        let mut body = command();
+        body["config"]["resources"] = json!({"cpus": cpus, "memory": format!("{gib}GiB")});
+        body
+    };
+    let first = world.submit(&asks(3, 5)).await;
+    let task = agent.run().await.task.expect("a task");
+    assert_eq!(task.job_id, first);
+    let waits = world.submit(&asks(4, 8)).await;
+    let (_, answer) = world.get(&format!("/training/jobs/{waits}/explain")).await;
+    let why = &answer["explanation"];
+    assert_eq!(why["changes"], json!([]), "{why}");
+    let gib = |gib: u64| (gib << 30).to_string();
+    let both = json!([
+        {"field": "resources.cpus", "from": "4", "to": "1"},
+        {"field": "resources.memory_bytes", "from": gib(8), "to": gib(3)},
+    ]);
+    assert_eq!(why["together"], both, "{why}");
+    assert_eq!(why["more_short_nodes"], 0);
+    let why = explain(&world, waits).await.explanation.expect("it waits");
+    let fields = why.together.iter().map(|change| change.field.as_str());
+    assert_eq!(
+        fields.collect::<Vec<_>>(),
+        ["resources.cpus", "resources.memory_bytes"]
+    );
+}
+
+#[tokio::test]
 async fn what_would_become_of_a_job_is_told_before_it_is_submitted() {
     let world = World::start().await;
     let mut agent = Agent::join(&world, "n1", 4).await;

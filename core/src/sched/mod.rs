@@ -13,7 +13,9 @@ mod wish;
 
 pub use gates::{Gate, Gates, Opened, Standing};
 pub use ledger::{Allocation, Ledger, LedgerError, NodeEntry};
-pub use planner::{Change, Decisions, Explanation, Held, Leaving, Planner, Short, payer};
+pub use planner::{
+    Change, Decisions, Explanation, Held, KeptNodes, Leaving, Planner, Short, payer,
+};
 pub use queue::Queue;
 pub use waiting::{Placement, QueuedJob, Unfit, largest_node_misfit, reason};
 pub use wish::Wish;

@@ -26,6 +26,7 @@ fn exited(code: i32) -> Input {
         signal: None,
         oom_killed: false,
         by_machine: false,
+        ran: Duration::ZERO,
     })
 }
 
@@ -61,6 +62,7 @@ fn what_its_machine_ended_is_the_infrastructures_unless_a_stop_was_asked_for() {
             signal: Some(15),
             oom_killed: false,
             by_machine: true,
+            ran: Duration::from_secs(5),
         })
     };
     let mut rebooted = running(task());
@@ -78,6 +80,29 @@ fn what_its_machine_ended_is_the_infrastructures_unless_a_stop_was_asked_for() {
     assert_eq!(cancelled.step(by_machine()), [Effect::Drain]);
     let end = drained(&mut cancelled).end;
     assert_eq!(end.stop_cause, Some(StopCause::Cancelled));
+}
+
+#[test]
+fn what_ended_as_a_stop_ends_it_after_its_limit_ran_too_long_though_nobody_says_why() {
+    let ends = |signal, by_machine, ran| {
+        let mut task = running(Task::new(Some(Duration::from_secs(20)), GRACE, None));
+        let gone = Gone::Exited {
+            code: None,
+            signal: Some(signal),
+            oom_killed: false,
+            by_machine,
+            ran: Duration::from_secs(ran),
+        };
+        assert_eq!(task.step(Input::Gone(gone)), [Effect::Drain]);
+        drained(&mut task).end.stop_cause
+    };
+    let limit = Some(StopCause::TimeLimit);
+    assert_eq!(ends(15, false, 20), limit);
+    assert_eq!(ends(15, true, 21), limit);
+    assert_eq!(ends(9, false, 25), limit);
+    assert_eq!(ends(15, false, 19), None);
+    assert_eq!(ends(15, true, 19), None);
+    assert_eq!(ends(11, false, 25), None);
 }
 
 #[test]

@@ -5,11 +5,15 @@
 //! sort than before. Nothing durable hangs on these notes: they are put into the store's queue behind all else, and one
 //! that finds the queue full is written at the next look. Part of the scheduler.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use trainyard_core::{
     decision::{Decision, Kind},
-    ids::JobId,
+    ids::{JobId, NodeName},
+    sched::KeptNodes,
     time::Timestamp,
 };
 
@@ -38,12 +42,19 @@ pub(super) struct Notes {
     wake: Option<Timestamp>,
     /// To be written.
     waiting: Vec<Decision>,
+    /// For whom it was noted last that nodes are kept, which, and when.
+    kept: Option<(JobId, BTreeSet<NodeName>, Timestamp)>,
 }
 
 impl Notes {
     /// When to look again though nothing happens.
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.wake
+    }
+
+    #[cfg(test)]
+    pub(super) fn unwritten(&self) -> &[Decision] {
+        &self.waiting
     }
 
     /// Jobs that were held back, and are not any more. Of who was let through while nobody looked it is not noted: what
@@ -56,11 +67,33 @@ impl Notes {
         self.waiting.extend(notes);
     }
 
+    /// For whom nodes are kept now: noted when it is another job, and no sooner than a round later when they are others for
+    /// the same.
+    pub(super) fn keeps(&mut self, kept: Option<KeptNodes>, now: Timestamp) {
+        let Some(KeptNodes { job, nodes, words }) = kept else {
+            self.kept = None;
+            return;
+        };
+        let told = self.kept.as_ref();
+        let same = told.is_some_and(|(before, which, then)| {
+            // A clock that was set back must not silence it.
+            let lately = now >= *then && now.since(*then) < ROUND;
+            *before == job && (*which == nodes || lately)
+        });
+        if same {
+            return;
+        }
+        let note = Decision::of_job_on(now, Kind::Kept, job, nodes.iter().cloned(), words);
+        self.waiting.push(note);
+        self.kept = Some((job, nodes, now));
+    }
+
     /// A job waits no more.
     pub(super) fn forget(&mut self, job: JobId) {
         self.told.remove(&job);
         // What is still to be written of its waiting is not true any more.
-        let stale = |note: &Decision| note.kind == Kind::Waits && note.job == Some(job);
+        let of_wait = [Kind::Waits, Kind::Kept];
+        let stale = |note: &Decision| of_wait.contains(&note.kind) && note.job == Some(job);
         self.waiting.retain(|note| !stale(note));
     }
 

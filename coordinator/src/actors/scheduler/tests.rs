@@ -244,3 +244,60 @@ fn a_job_whose_wait_is_in_vain_is_told_so_until_it_has_heard() {
     state.job_is(dependant(2, 60, 1));
     assert_eq!(state.planner.never(JobId(2)), None);
 }
+
+#[test]
+fn for_whom_nodes_are_kept_is_noted_once_and_not_of_one_that_waits_no_more() {
+    use trainyard_core::{
+        decision::Kind,
+        sched::{
+            Planner,
+            policy::{Config, Rule},
+        },
+    };
+    let config = Config {
+        rule: Rule::Easy,
+        ..Config::default()
+    };
+    let mut state = State {
+        planner: Planner::new(config),
+        ..one_cpu()
+    };
+    let capacity = Capacity {
+        cpus: 1,
+        ..Capacity::default()
+    };
+    state.set_node(NodeName("n1".into()), capacity, true);
+    let limited = |id, at| {
+        let mut job = waiting(id, at);
+        job.spec.time_limit = Some(Duration::from_secs(3_600));
+        job
+    };
+    state.job_is(limited(1, 10));
+    state.place(Timestamp(1_000)).unwrap();
+    let kept = |state: &State| {
+        let notes = state.notes.unwritten().iter();
+        let kept = notes.filter(|note| note.kind == Kind::Kept);
+        kept.map(|note| (note.job, note.nodes.clone(), note.words.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&state), []);
+    state.job_is(limited(2, 20));
+    for second in 2..40 {
+        state.place(Timestamp(second * 1_000_000)).unwrap();
+    }
+    let notes = kept(&state);
+    let [(job, nodes, words)] = &notes[..] else {
+        panic!("{notes:?}");
+    };
+    assert_eq!(
+        (*job, nodes.as_slice()),
+        (Some(JobId(2)), &[NodeName("n1".into())][..])
+    );
+    assert!(
+        words.starts_with("nodes n1 are kept for it, and expected to be free at "),
+        "{words}"
+    );
+    let cancelled = limited(2, 20).step(Timestamp(50), Event::CancelRequested);
+    state.job_is(cancelled.unwrap().job);
+    assert_eq!(kept(&state), []);
+}

@@ -8,6 +8,7 @@ use trainyard_core::{
     ids::JobId,
     job::JobState,
     record::{LogLine, LogStream},
+    sched::Change,
     spec::{JobSpec, Violation},
 };
 use trainyard_proto::{
@@ -366,19 +367,24 @@ fn explanation(why: Explained) -> v1::Explanation {
         waiting: u64::try_from(place.waiting).unwrap_or(u64::MAX),
         because: place.because(),
     });
-    let changes = why.changes.into_iter().map(|change| v1::SuggestedChange {
-        field: change.field.to_owned(),
-        from: change.from,
-        to: change.to,
-    });
+    let suggested = |changes: Vec<Change>| {
+        let changes = changes.into_iter().map(|change| v1::SuggestedChange {
+            field: change.field.to_owned(),
+            from: change.from,
+            to: change.to,
+        });
+        changes.collect()
+    };
     v1::Explanation {
         reason: why.words,
         place,
         short_nodes: nodes.into_iter().map(short_node).collect(),
-        changes: changes.collect(),
+        changes: suggested(why.changes),
         expected_early: early,
         expected_middle: middle,
         expected_late: late,
+        together: suggested(why.together),
+        more_short_nodes: u32::try_from(why.short_more).unwrap_or(u32::MAX),
     }
 }
 

@@ -41,8 +41,8 @@ pub(super) struct EventView {
     id: u64,
     /// When, in UTC without a zone.
     at: String,
-    /// `accepted`, `refused`, `waits`, `let_through`, `placed`, `makes_room`, `vacates`, `preempted`, `gang_ended`, `retried`,
-    /// `cancel_asked`, `completed`, `failed`, `cancelled`, `run_again`, `drained`, `resumed`, `labelled`,
+    /// `accepted`, `refused`, `waits`, `let_through`, `kept`, `placed`, `makes_room`, `vacates`, `preempted`, `gang_ended`,
+    /// `retried`, `cancel_asked`, `completed`, `failed`, `cancelled`, `run_again`, `drained`, `resumed`, `labelled`,
     /// `maintenance_planned` or `maintenance_removed`; `unknown` for one that a newer program has noted.
     kind: &'static str,
     /// Null when it is about no job.

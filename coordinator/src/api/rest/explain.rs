@@ -54,8 +54,12 @@ pub(super) struct ExplanationView {
     place: Option<PlaceView>,
     /// Nodes that could hold a task of it, and what is short there.
     short_nodes: Vec<ShortNodeView>,
+    /// Of so many more nodes it is not told.
+    more_short_nodes: usize,
     /// Any one of these would start it now.
     changes: Vec<ChangeView>,
+    /// Where no single change would: these together.
+    together: Vec<ChangeView>,
     /// It is expected to start before this in one case of ten; null when that cannot be told, as the next two.
     expected_early: Option<String>,
     /// … in five of ten.
@@ -177,7 +181,9 @@ impl From<Explained> for ExplanationView {
             reason: why.words,
             place: why.place.as_ref().map(PlaceView::from),
             short_nodes: nodes.into_iter().map(ShortNodeView::from).collect(),
+            more_short_nodes: why.short_more,
             changes: why.changes.into_iter().map(ChangeView::from).collect(),
+            together: why.together.into_iter().map(ChangeView::from).collect(),
             expected_early: early,
             expected_middle: middle,
             expected_late: late,

@@ -2,9 +2,7 @@
 //!
 //! Pure, and changes nothing. Called by the scheduler actor for who asks.
 
-use std::collections::BTreeSet;
-
-use super::{Planner, upkeep::Outlook};
+use super::{Planner, advice::Change, upkeep::Outlook};
 use crate::{
     ids::{JobId, NodeName},
     sched::{
@@ -29,17 +27,6 @@ pub struct Short {
     pub holders: Vec<JobId>,
 }
 
-/// A change of one field by which the job would start at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The field's path in the job's specification.
-    pub field: &'static str,
-    /// What it asks for.
-    pub from: String,
-    /// What would do.
-    pub to: String,
-}
-
 /// Why a job waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
@@ -53,8 +40,12 @@ pub struct Explanation {
     pub place: Option<Place>,
     /// What is short, node by node.
     pub short: Vec<Short>,
+    /// Of so many more nodes it is not told.
+    pub short_more: usize,
     /// Any one of these would start it now.
     pub changes: Vec<Change>,
+    /// Where no single one would: these together.
+    pub together: Vec<Change>,
     /// When it is expected to start: before the first in one case of ten, in five, in nine.
     pub expected: Option<[Timestamp; 3]>,
 }
@@ -97,17 +88,22 @@ impl Planner {
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
         let outlook = self.outlook(now);
-        let changes = match due && self.chosen(job).is_none() {
-            true => self.changes(&outlook, queued),
-            false => Vec::new(),
+        let (changes, together) = match due && self.chosen(job).is_none() {
+            true => self.advice(&outlook, queued),
+            false => (Vec::new(), Vec::new()),
         };
+        let mut short = self.short(&outlook, queued);
+        let short_more = short.len().saturating_sub(NODES);
+        short.truncate(NODES);
         Some(Explanation {
             job,
             words: self.reason(now, job).unwrap_or_default(),
             not_before: queued.not_before.filter(|_| !queued.is_due(now)),
             place: self.policy.place(at, job.0),
-            short: self.short(&outlook, queued),
+            short,
+            short_more,
             changes,
+            together,
             expected: self.expected(now, queued),
         })
     }
@@ -189,200 +185,6 @@ impl Planner {
                 holders: entry.jobs().collect(),
             })
         });
-        short.take(NODES).collect()
+        short.collect()
     }
-
-    /// Of each field the smallest change that would do.
-    fn changes(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Change> {
-        let starts = |changed: &QueuedJob| self.starts(outlook, changed);
-        let less = self
-            .counts(queued)
-            .into_iter()
-            .filter_map(|count| count.smallest(queued, starts));
-        let dropped = wishes(queued)
-            .into_iter()
-            .filter(|(_, changed)| starts(changed))
-            .map(|(change, _)| change);
-        less.chain(dropped)
-            .chain(self.shorter(outlook, queued))
-            .collect()
-    }
-
-    /// Whether a new job that asks for this would start at once, were this one cancelled: what else is known of this one
-    /// is not known of that.
-    pub(super) fn starts(&self, outlook: &Outlook<'_>, changed: &QueuedJob) -> bool {
-        let anew = QueuedJob {
-            avoid: BTreeSet::new(),
-            ..changed.clone()
-        };
-        let ask = self.ask_given(&anew, self.closes_at(outlook, &anew));
-        let place = self.policy.would_start_anew(anew.job.0, &ask);
-        // The policy counts what is still being left as free.
-        place.is_some_and(|pieces| self.is_free(&anew, &pieces))
-    }
-
-    /// What is counted, and of which less can be asked for.
-    fn counts(&self, queued: &QueuedJob) -> Vec<Count> {
-        let request = &queued.request;
-        let total = queued.placement.gpus_total.unwrap_or_default();
-        let number = |field, from: u32, put| Count {
-            field,
-            from: from.into(),
-            tries: Tries::Below(from.into()),
-            put,
-        };
-        vec![
-            number("resources.gpus", request.gpus, |queued, gpus| {
-                queued.request.gpus = small(gpus);
-            }),
-            number("resources.cpus", request.cpus, |queued, cpus| {
-                queued.request.cpus = small(cpus);
-            }),
-            number("nodes", queued.nodes, |queued, nodes| {
-                queued.nodes = small(nodes);
-            }),
-            number("placement.gpus_total", total, |queued, gpus| {
-                queued.placement.gpus_total = Some(small(gpus));
-            }),
-            Count {
-                field: "resources.memory_bytes",
-                from: request.memory_bytes,
-                tries: Tries::Of(self.free_memory(queued)),
-                put: |queued, bytes| queued.request.memory_bytes = bytes,
-            },
-        ]
-    }
-
-    /// What is free of memory on nodes that could do, and is less than what is asked for: the least first.
-    fn free_memory(&self, queued: &QueuedJob) -> Vec<u64> {
-        let asked = queued.request.memory_bytes;
-        let open = self.ledger.nodes().filter(|(_, entry)| entry.open);
-        let free = open.map(|(_, entry)| entry.free().memory_bytes);
-        let less: BTreeSet<u64> = free.filter(|free| (1..asked).contains(free)).collect();
-        less.into_iter().collect()
-    }
-}
-
-/// Something that is counted, and how a job asks for another count of it.
-struct Count {
-    field: &'static str,
-    from: u64,
-    tries: Tries,
-    put: fn(&mut QueuedJob, u64),
-}
-
-/// What may be asked for instead.
-enum Tries {
-    /// Any number from 1 to less than this.
-    Below(u64),
-    /// These, the least first.
-    Of(Vec<u64>),
-}
-
-impl Tries {
-    fn many(&self) -> u64 {
-        match self {
-            Self::Below(from) => from.saturating_sub(1),
-            Self::Of(values) => u64::try_from(values.len()).unwrap_or(u64::MAX),
-        }
-    }
-
-    /// The one of this place, from 1.
-    fn at(&self, place: u64) -> Option<u64> {
-        match self {
-            Self::Below(from) => Some(place).filter(|place| place < from),
-            Self::Of(values) => {
-                let index = usize::try_from(place.checked_sub(1)?).ok()?;
-                values.get(index).copied()
-            }
-        }
-    }
-}
-
-impl Count {
-    /// The largest count with which it starts: by halves, since fewer are never harder to find.
-    fn smallest(&self, queued: &QueuedJob, starts: impl Fn(&QueuedJob) -> bool) -> Option<Change> {
-        let with = |place| {
-            let count = self.tries.at(place)?;
-            let mut changed = queued.clone();
-            (self.put)(&mut changed, count);
-            starts(&changed).then_some(count)
-        };
-        let (mut good, mut bad) = (1, self.tries.many() + 1);
-        let mut found = with(good)?;
-        while bad - good > 1 {
-            let middle = good + (bad - good) / 2;
-            match with(middle) {
-                Some(count) => (good, found) = (middle, count),
-                None => bad = middle,
-            }
-        }
-        Some(Change {
-            field: self.field,
-            from: self.from.to_string(),
-            to: found.to_string(),
-        })
-    }
-}
-
-/// Of a count that was one of as few.
-fn small(count: u64) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// Wishes that can be dropped, each with the job without it.
-fn wishes(queued: &QueuedJob) -> Vec<(Change, QueuedJob)> {
-    let request = &queued.request;
-    let placement = &queued.placement;
-    let (least, most) = (request.gpu_memory_bytes, request.gpu_memory_max_bytes);
-    let wanted = [
-        (
-            "resources.gpu_model",
-            Some(request.gpu_model.clone()).filter(|model| !model.is_empty()),
-            (|queued| queued.request.gpu_model.clear()) as fn(&mut QueuedJob),
-        ),
-        (
-            "resources.gpu_memory_bytes",
-            (least > 0).then(|| least.to_string()),
-            |queued| queued.request.gpu_memory_bytes = 0,
-        ),
-        (
-            "resources.gpu_memory_max_bytes",
-            (most > 0).then(|| most.to_string()),
-            |queued| queued.request.gpu_memory_max_bytes = 0,
-        ),
-        ("placement.labels", texts(&placement.labels), |queued| {
-            queued.placement.labels.clear();
-        }),
-        (
-            "placement.anti_labels",
-            texts(&placement.anti_labels),
-            |queued| queued.placement.anti_labels.clear(),
-        ),
-        ("placement.fabric", placement.fabric.clone(), |queued| {
-            queued.placement.fabric = None;
-        }),
-        (
-            "placement.exclusive",
-            placement.exclusive.then(|| "true".to_owned()),
-            |queued| queued.placement.exclusive = false,
-        ),
-    ];
-    let without = |(field, from, drop): (&'static str, Option<String>, fn(&mut QueuedJob))| {
-        let mut changed = queued.clone();
-        drop(&mut changed);
-        let to = "any".to_owned();
-        let change = Change {
-            field,
-            from: from?,
-            to,
-        };
-        Some((change, changed))
-    };
-    wanted.into_iter().filter_map(without).collect()
-}
-
-fn texts(labels: &BTreeSet<String>) -> Option<String> {
-    let texts: Vec<&str> = labels.iter().map(String::as_str).collect();
-    (!texts.is_empty()).then(|| texts.join(", "))
 }

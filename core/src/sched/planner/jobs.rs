@@ -141,10 +141,8 @@ impl Planner {
         let holding = Holding {
             pieces: pieces.flatten().collect(),
             given: gpus_of(&held),
-            asked: Submission {
-                saved: held.saved,
-                ..self.submission(&held.asked)
-            },
+            asked: self.holder(&held),
+            placed: self.seconds(held.since),
             since: runs_since,
             leaving: held.leaves_for.is_some(),
         };
@@ -164,6 +162,14 @@ impl Planner {
         match ran {
             Some(ran) => self.policy.ended(now, job.0, whole(ran)),
             None => self.policy.withdraw(now, job.0),
+        }
+    }
+
+    /// One that held something before it was known here.
+    fn holder(&self, held: &Held) -> Submission {
+        Submission {
+            saved: held.saved,
+            ..self.submission(&held.asked)
         }
     }
 

@@ -1,12 +1,50 @@
 //! Nodes that the policy keeps for a gang, in words. Changes nothing.
 
+use std::collections::BTreeSet;
+
 use super::Planner;
-use crate::{ids::JobId, sched::policy::Reservation, time::Timestamp};
+use crate::{
+    ids::{JobId, NodeName},
+    sched::policy::Reservation,
+    time::Timestamp,
+};
 
 /// So many nodes are named.
 const SHOWN: usize = 4;
 
+/// Nodes that are kept for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptNodes {
+    /// For which.
+    pub job: JobId,
+    /// Which.
+    pub nodes: BTreeSet<NodeName>,
+    /// When they are expected to be free, in words.
+    pub words: String,
+}
+
 impl Planner {
+    /// What the last look kept, and for whom.
+    #[must_use]
+    pub fn kept(&self, now: Timestamp) -> Option<KeptNodes> {
+        let kept = self.policy.kept()?;
+        let nodes = kept.pieces.iter().map(|piece| piece.node);
+        let nodes = nodes.filter_map(|ix| self.names.get(&ix)).cloned();
+        let words = match self.kept_where(now, kept) {
+            (names, Some(then)) => format!(
+                "{names} are kept for it, and expected to be free at {then}; who is not expected to be gone by then starts elsewhere"
+            ),
+            (names, None) => format!(
+                "{names} are kept for it, and nobody knows when they are free; nobody else starts there"
+            ),
+        };
+        Some(KeptNodes {
+            job: JobId(kept.job),
+            nodes: nodes.collect(),
+            words,
+        })
+    }
+
     /// Of a job that would start if it were gone in time: for whom nodes are kept.
     pub(super) fn held_by_promise(&self, now: Timestamp, job: JobId) -> Option<String> {
         let kept = self.policy.kept_from(job.0)?;

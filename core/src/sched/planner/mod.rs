@@ -15,7 +15,9 @@ mod solve;
 mod upkeep;
 mod words;
 
-pub use explain::{Change, Explanation, Short};
+pub use advice::Change;
+pub use explain::{Explanation, Short};
+pub use kept::KeptNodes;
 pub use names::payer;
 
 use std::{
@@ -259,6 +261,7 @@ impl Planner {
 #[cfg(test)]
 mod tests;
 
+mod advice;
 #[cfg(test)]
 mod asked;
 

@@ -113,17 +113,41 @@ fn a_job_is_left_alone_while_it_is_prepared_and_for_so_long_after_it_began_to_ru
     let place = planner.solve(at(0)).placements.remove(0);
     planner.holds(at(1), held(job(1, 1, 4), &place, None));
     planner.queued(at(10), urgent(2, 1, 4));
-    assert_eq!(solve(&mut planner, 600), (vec![], vec![]), "it is prepared");
-    let runs = held(job(1, 1, 4), &place, Some(900));
+    assert_eq!(solve(&mut planner, 400), (vec![], vec![]), "it is prepared");
+    let runs = |since| held(job(1, 1, 4), &place, Some(since));
     // A start from the store knows it, too.
     let mut after = cluster(1);
-    after.holds(at(600), held(job(1, 1, 4), &place, None));
-    after.queued(at(600), urgent(2, 1, 4));
+    after.holds(at(400), held(job(1, 1, 4), &place, None));
+    after.queued(at(400), urgent(2, 1, 4));
     for planner in [&mut planner, &mut after] {
-        assert_eq!(solve(planner, 890), (vec![], vec![]));
-        planner.holds(at(901), runs.clone());
-        assert_eq!(solve(planner, 1_190), (vec![], vec![]), "just started");
-        assert_eq!(solve(planner, 1_260), (vec![], vec![(1, 2)]));
+        assert_eq!(solve(planner, 410), (vec![], vec![]));
+    }
+    planner.holds(at(420), runs(250));
+    assert_eq!(solve(&mut planner, 540), (vec![], vec![]), "just started");
+    assert_eq!(solve(&mut planner, 610), (vec![], vec![(1, 2)]));
+    after.holds(at(420), runs(415));
+    assert_eq!(solve(&mut after, 710), (vec![], vec![]), "just started");
+    assert_eq!(solve(&mut after, 840), (vec![], vec![(1, 2)]));
+}
+
+#[test]
+fn a_job_that_took_long_to_start_is_left_alone_for_as_long_since_that_is_what_its_restart_costs() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    let place = planner.solve(at(0)).placements.remove(0);
+    planner.holds(at(1), held(job(1, 1, 4), &place, None));
+    let runs = held(job(1, 1, 4), &place, Some(900));
+    planner.holds(at(901), runs.clone());
+    let mut after = cluster(1);
+    after.holds(at(1_000), runs);
+    for planner in [&mut planner, &mut after] {
+        planner.queued(at(1_000), urgent(2, 1, 4));
+        assert_eq!(
+            solve(planner, 1_790),
+            (vec![], vec![]),
+            "it would lose 900 s"
+        );
+        assert_eq!(solve(planner, 1_860), (vec![], vec![(1, 2)]));
     }
 }
 
@@ -434,6 +458,14 @@ fn a_job_that_waits_is_told_what_is_short_who_has_it_and_what_would_start_it_now
         ]
     );
     assert_eq!(why.changes, [], "one node has one GPU, the other none");
+    let together = why.together.iter();
+    let together: Vec<_> = together
+        .map(|change| (change.field, change.from.as_str(), change.to.as_str()))
+        .collect();
+    assert_eq!(
+        together,
+        [("resources.gpus", "2", "1"), ("nodes", "2", "1")]
+    );
     let place = why.place.unwrap();
     assert_eq!((place.ahead, place.waiting), (0, 2), "told of first");
     let [early, middle, late] = why.expected.unwrap();

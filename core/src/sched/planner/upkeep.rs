@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Planner, explain::Change, names::whole};
+use super::{Planner, advice::Change, names::whole};
 use crate::{
     ids::{JobId, NodeName},
     sched::{

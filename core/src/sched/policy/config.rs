@@ -26,6 +26,33 @@ pub enum Rule {
     Throughput,
 }
 
+/// What ranks those who wait, and run, under the default policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RankBy {
+    /// The Gittins index of jobs like it; what it has attained where nothing is known of such jobs.
+    #[default]
+    Gittins,
+    /// The GPU time that it has attained, in four queues, whatever is known of jobs like it.
+    Attained,
+    /// Nothing: who was submitted first goes first, and none goes for a better rank.
+    Arrival,
+}
+
+impl FromStr for RankBy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "gittins" => Ok(Self::Gittins),
+            "attained" => Ok(Self::Attained),
+            "arrival" => Ok(Self::Arrival),
+            other => Err(format!(
+                "'{other}' is not one of gittins, attained and arrival"
+            )),
+        }
+    }
+}
+
 /// For whom nodes are kept under the default policy, so that others start beside it only where they do not delay it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -92,8 +119,12 @@ impl Default for ProjectRule {
 pub struct Config {
     /// Order and reservations.
     pub rule: Rule,
+    /// What ranks jobs, where the rule is the default one.
+    pub rank: RankBy,
     /// For whom nodes are kept, where the rule is the default one.
     pub reserve: Reserve,
+    /// Whether running jobs are told to make room for others, where the rule does so.
+    pub preempt: bool,
     /// What stopping a job and starting it again costs it.
     pub restart_cost: Seconds,
     /// Preemption is decided this often: a job must not be pushed out and let in by every event.
@@ -123,7 +154,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             rule: Rule::Gittins,
+            rank: RankBy::Gittins,
             reserve: Reserve::Guard,
+            preempt: true,
             restart_cost: 60,
             round: 60,
             settled: 300,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     ask::Ask,
     cluster::{JobIx, Piece},
-    config::{Rule, Seconds},
+    config::{RankBy, Rule, Seconds},
     dense::Bits,
     forecast::Expected,
     job::{State, Submission},
@@ -21,6 +21,8 @@ use super::{
 pub struct Place {
     /// By what jobs go first.
     pub rule: Rule,
+    /// What ranks jobs, under the default one.
+    pub rank_by: RankBy,
     /// Its own; higher goes first, whatever else.
     pub priority: i64,
     /// Jobs that are looked at before it.
@@ -66,16 +68,7 @@ impl Place {
         if self.borrows {
             words.push("its project would use more than its own".to_owned());
         }
-        words.push(match self.rule {
-            Rule::Fifo | Rule::Easy => {
-                "those of a priority go in the order in which they were submitted".to_owned()
-            }
-            Rule::Throughput => format!(
-                "those go first that run longest still, and {}",
-                self.known()
-            ),
-            Rule::Gittins => self.known(),
-        });
+        words.push(self.order());
         if self.rule == Rule::Gittins && self.by_waiting > 1.05 {
             words.push(format!(
                 "by how long it has waited it ranks {:.1} times as well",
@@ -90,6 +83,23 @@ impl Place {
             ));
         }
         words.join("; ")
+    }
+
+    /// By what those of a priority go.
+    fn order(&self) -> String {
+        match (self.rule, self.rank_by) {
+            (Rule::Fifo | Rule::Easy, _) | (Rule::Gittins, RankBy::Arrival) => {
+                "those of a priority go in the order in which they were submitted".to_owned()
+            }
+            (Rule::Throughput, _) => format!(
+                "those go first that run longest still, and {}",
+                self.known()
+            ),
+            (Rule::Gittins, RankBy::Gittins) => self.known(),
+            (Rule::Gittins, RankBy::Attained) => {
+                "it goes by how long it has run, times its GPUs".to_owned()
+            }
+        }
     }
 
     /// What is known of jobs like it.
@@ -132,6 +142,7 @@ impl Scheduler {
         let waited = job.waited(now, self.config.restart_cost);
         Some(Place {
             rule: self.config.rule,
+            rank_by: self.config.rank,
             priority: Submission::priority_of(job.priority),
             ahead,
             above,
@@ -140,7 +151,10 @@ impl Scheduler {
             borrows: head.as_ref().is_some_and(Head::borrows),
             rank: self.rank(now, job),
             factor: self.projects.factor(job.project),
-            by_waiting: 1.0 / self.steps(waited),
+            by_waiting: match self.config.rank {
+                RankBy::Gittins | RankBy::Attained => 1.0 / self.steps(waited),
+                RankBy::Arrival => 1.0,
+            },
             known_by: known.map(|(ends, _)| ends),
             own: known.is_some_and(|(_, own)| own),
             left: self.history.left(job.class, ran),
@@ -217,11 +231,17 @@ impl Scheduler {
         })
     }
 
+    /// What the last pass kept for a job, if that still waits.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Reservation> {
+        let kept = self.kept.reservation.as_ref();
+        kept.filter(|kept| self.waits(kept.job))
+    }
+
     /// What the last pass kept for a job that waits.
     #[must_use]
     pub fn kept_for(&self, number: u64) -> Option<&Reservation> {
-        let kept = self.kept.reservation.as_ref();
-        kept.filter(|kept| kept.job == number && self.waits(number))
+        self.kept().filter(|kept| kept.job == number)
     }
 
     /// What is kept for another, where a job that waits would start if it were gone in time.

@@ -180,11 +180,11 @@ impl History {
     /// The rank of a job of the class on so many GPUs, after running for so long: GPU-seconds, lower first.
     #[must_use]
     pub fn rank(&self, class: ClassIx, gpus: u32, ran: Seconds, stoppable: bool) -> f64 {
-        let gpus = f64::from(gpus.max(1));
+        let many = f64::from(gpus.max(1));
         match self.known(class) {
-            Some(table) if stoppable => gpus * table.rank(ran),
-            Some(table) => gpus * 2.0 * table.mean(ran),
-            None => queue(gpus * as_float(ran)),
+            Some(table) if stoppable => many * table.rank(ran),
+            Some(table) => many * 2.0 * table.mean(ran),
+            None => attained(gpus, ran),
         }
     }
 
@@ -216,7 +216,11 @@ impl History {
     }
 }
 
-/// Attained service in queues: all in one rank alike.
+/// The rank by GPU time that was attained on so many GPUs, in four queues: all in one rank alike.
+pub(super) fn attained(gpus: u32, ran: Seconds) -> f64 {
+    queue(f64::from(gpus.max(1)) * as_float(ran))
+}
+
 fn queue(attained: f64) -> f64 {
     let [.., last] = QUEUES;
     let border = QUEUES.into_iter().find(|border| attained < *border);

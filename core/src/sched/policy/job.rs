@@ -118,6 +118,8 @@ pub(super) struct Job {
     pub(super) runs: u32,
     /// How often in a row it went for another and had saved nothing since it had begun.
     pub(super) in_vain: u32,
+    /// How long it last took from its place until it ran: what its own restart costs at least.
+    pub(super) starts_in: Seconds,
     /// What it holds, or is promised.
     pub(super) pieces: Vec<Piece>,
     /// GPUs for which its project is charged, while it is.
@@ -158,9 +160,15 @@ impl Job {
         }
     }
 
+    /// For how long nobody touches it once it runs, where that is `least` for all: never less than its own restart costs.
+    pub(super) fn untouched(&self, least: Seconds) -> Seconds {
+        least.max(self.starts_in)
+    }
+
     /// For how long none of a better rank pushes it out once it runs, where that is `least` at first: twice as long each time that it had to
     /// go before it had saved anything. Two that save nothing in so much time would else push each other out for ever.
     pub(super) fn left_alone(&self, least: Seconds) -> Seconds {
+        let least = self.untouched(least);
         least.saturating_mul(1 << self.in_vain.min(MOST_DOUBLED))
     }
 

@@ -37,7 +37,7 @@ mod reserve;
 mod rooms;
 mod scheduler;
 
-pub use config::{Config, ProjectRule, Reserve, Rule, Seconds};
+pub use config::{Config, ProjectRule, RankBy, Reserve, Rule, Seconds};
 pub use explain::Place;
 pub use forecast::Expected;
 pub use future::{Outage, Outages};

@@ -21,6 +21,8 @@ pub struct Holding {
     pub pieces: Vec<Piece>,
     /// How many GPUs it was given: its project is charged for those, too, that its nodes do not show any more.
     pub given: u32,
+    /// Since when it has its place.
+    pub placed: Seconds,
     /// Since when it runs there; nothing of one that is still being prepared.
     pub since: Option<Seconds>,
     /// It was told to go: nobody waits for it here, and what it holds counts as free.
@@ -129,7 +131,8 @@ impl Scheduler {
         let ix = self.note(now, &holding.asked);
         let job = self.job_mut(ix);
         job.runs += 1;
-        job.since = holding.since.map_or(now, |since| since.min(now));
+        job.since = holding.since.unwrap_or(holding.placed).min(now);
+        job.starts_in = (job.since - holding.placed).max(0);
         job.prepares = holding.since.is_none();
         job.pieces.clone_from(&holding.pieces);
         if holding.leaving {
@@ -150,7 +153,9 @@ impl Scheduler {
     /// A job that was started has its place, and does not run yet: how long it was left alone is counted from when it does.
     pub fn prepares(&mut self, now: Seconds, number: u64) {
         if let Some(ix) = self.number(number) {
-            self.job_mut(ix).prepares = true;
+            let job = self.job_mut(ix);
+            job.prepares = true;
+            job.since = now;
             self.counts_as_used(now, ix, true);
         }
     }
@@ -177,7 +182,10 @@ impl Scheduler {
         let job = self.job_mut(ix);
         if job.prepares {
             job.prepares = false;
-            job.since = since.min(now);
+            let since = since.min(now);
+            // A moment that its agent has told may lie before its place, by a clock that is set.
+            job.starts_in = (since - job.since).max(0);
+            job.since = since;
         }
     }
 

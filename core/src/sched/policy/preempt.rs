@@ -188,7 +188,7 @@ impl Scheduler {
     /// are known, and a pass must not be: it is kept from one to the next.
     fn standings(&mut self, now: Seconds) -> Option<Standings> {
         let least = self.config.left_alone();
-        let old_enough = |job: &Job| !job.prepares && now - job.since >= least;
+        let old_enough = |job: &Job| !job.prepares && now - job.since >= job.untouched(least);
         let touchable = |ix: &&JobIx| {
             let job = self.job(**ix);
             job.preemptible && old_enough(job)

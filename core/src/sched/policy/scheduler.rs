@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     ask::Ask,
     cluster::{Cluster, JobIx},
-    config::{Config, Rule, Seconds},
+    config::{Config, RankBy, Rule, Seconds},
     dense::Table,
     forecast::Forecasts,
     future::Outage,
-    history::History,
+    history::{History, attained},
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
@@ -111,6 +111,7 @@ impl Scheduler {
             saved: asked.saved,
             runs: u32::from(asked.done > 0),
             in_vain: asked.in_vain,
+            starts_in: 0,
             pieces: Vec::new(),
             awaits: Vec::new(),
             partial: false,
@@ -329,7 +330,7 @@ impl Scheduler {
     /// Whether the rule preempts at all.
     pub(super) fn preempts(&self) -> bool {
         match self.config.rule {
-            Rule::Gittins | Rule::Throughput => true,
+            Rule::Gittins | Rule::Throughput => self.config.preempt,
             Rule::Fifo | Rule::Easy => false,
         }
     }
@@ -346,7 +347,13 @@ impl Scheduler {
                 let ran = job.ran(now, self.config.restart_cost);
                 let steps = self.steps(job.waited(now, self.config.restart_cost));
                 let gpus = self.least(job);
-                self.history.rank(job.class, gpus, ran, job.preemptible) * steps
+                match self.config.rank {
+                    RankBy::Gittins => {
+                        self.history.rank(job.class, gpus, ran, job.preemptible) * steps
+                    }
+                    RankBy::Attained => attained(gpus, ran) * steps,
+                    RankBy::Arrival => 1.0,
+                }
             }
         }
     }

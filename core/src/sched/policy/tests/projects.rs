@@ -204,6 +204,7 @@ fn after_a_start_a_project_is_charged_for_what_a_gang_has_still() {
         asked: of_project("a", asked),
         pieces: vec![piece],
         given: 8,
+        placed: 0,
         since: Some(0),
         leaving: false,
     };
