@@ -91,3 +91,50 @@ async fn gang_with_one_dead_rank_stops_whole_in_bounded_time_and_resumes_when_th
     has_no_task(&cluster, "two").await;
     assert_eq!(jobs.get(id).await.attempts.len(), 2);
 }
+
+/// Rank 0 hears no stop, and says that it is deaf; rank 1 then fails.
+const DEAF: &str = r#"
+import os, signal, socket, time
+meeting = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGTERM, lambda *_: print("rank 0 is told to stop", flush=True))
+    door = socket.create_server(meeting)
+    door.accept()
+    while True:
+        time.sleep(0.05)
+while True:
+    try:
+        socket.create_connection(meeting).close()
+        break
+    except OSError:
+        time.sleep(0.05)
+raise SystemExit(3)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_fails_ends_another_that_hears_no_stop_within_its_grace_and_the_job_says_which_failed()
+ {
+    let mut cluster = cluster().await;
+    let mut jobs = Jobs::of(&cluster).await;
+    node(&mut cluster, "one", "127.0.0.1").await;
+    node(&mut cluster, "two", "127.0.0.2").await;
+    let mut spec = python(DEAF);
+    spec.nodes = 2;
+    spec.grace_period = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let id = jobs.submit(spec).await;
+    let ended = jobs.ends(id).await;
+    assert_eq!(ended.state(), JobState::Failed, "{ended:?}");
+    let why = ended.outcome.expect("it has ended");
+    assert_eq!(
+        (why.failure_class(), why.exit_code),
+        (FailureClass::User, Some(3)),
+        "{why:?}"
+    );
+    assert!(why.message.starts_with("rank 1 on two: "), "{why:?}");
+    assert_eq!(jobs.output(id).await, ["rank 0 is told to stop"]);
+    assert_eq!(ended.attempts.len(), 1);
+    has_no_task(&cluster, "one").await;
+}

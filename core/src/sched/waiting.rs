@@ -138,6 +138,8 @@ pub enum Unfit {
         wanted: String,
         /// What there is.
         known: String,
+        /// Where several are asked for: the node that comes nearest, and by what it fails, in words.
+        nearest: Option<String>,
     },
     /// No node that will do has a label of this key.
     NoFabric {
@@ -192,8 +194,17 @@ impl fmt::Display for Unfit {
                 f,
                 "no node could ever hold the job: {shortage}; the nearest is {nearest}"
             ),
-            Self::Labels { wanted, known, .. } => {
-                write!(f, "no node has {wanted}; labels of nodes are {known}")
+            Self::Labels {
+                wanted,
+                known,
+                nearest,
+                ..
+            } => {
+                write!(f, "no node has {wanted}; labels of nodes are {known}")?;
+                match nearest {
+                    Some(nearest) => write!(f, "; the nearest is {nearest}"),
+                    None => Ok(()),
+                }
             }
             Self::NoFabric { key, known } => match known.as_slice() {
                 [] => write!(

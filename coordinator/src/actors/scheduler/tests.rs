@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use trainyard_core::{
-    ids::JobId,
+    ids::{JobId, Rank, TaskKey},
     job::{Attempt, Event, Job, JobState},
     record::Checkpoint,
-    resources::Capacity,
+    resources::{Capacity, Gpu},
     sched::{Allocation, Standing},
     spec::JobSpec,
 };
@@ -300,4 +300,68 @@ fn for_whom_nodes_are_kept_is_noted_once_and_not_of_one_that_waits_no_more() {
     let cancelled = limited(2, 20).step(Timestamp(50), Event::CancelRequested);
     state.job_is(cancelled.unwrap().job);
     assert_eq!(kept(&state), []);
+}
+
+/// A job that has had the GPU of a node since it was accepted, and whose trainer runs.
+fn on_gpu(id: u64, node: &str) -> Job {
+    let mut job = waiting(id, 10);
+    job.spec.preemptible = true;
+    job.spec.resources.gpus = 1;
+    let placed = Event::Placed {
+        queued_at: Timestamp(10),
+        allocations: vec![Allocation {
+            node: NodeName(node.into()),
+            cpus: 1,
+            memory_bytes: 0,
+            gpus: vec![format!("GPU-{node}")],
+            address: String::new(),
+        }],
+        secret: "s".to_owned().into(),
+    };
+    let task = TaskKey {
+        job: JobId(id),
+        attempt: AttemptNo(1),
+        rank: Rank(0),
+    };
+    let at = Timestamp(20);
+    let starts = job.step(at, placed).unwrap().job;
+    starts.step(at, Event::Started(task, at)).unwrap().job
+}
+
+#[test]
+fn of_two_that_could_go_the_one_goes_whose_first_attempt_has_saved_something_by_now() {
+    for saved in [1, 2] {
+        let mut state = State::default();
+        for node in ["n1", "n2"] {
+            let gpu = Gpu {
+                uuid: format!("GPU-{node}"),
+                model: "Tesla T4".into(),
+                memory_bytes: 16 << 30,
+            };
+            let capacity = Capacity {
+                cpus: 4,
+                gpus: vec![gpu],
+                ..Capacity::default()
+            };
+            state.set_node(NodeName(node.into()), capacity, true);
+        }
+        let jobs = [on_gpu(1, "n1"), on_gpu(2, "n2")];
+        for job in &jobs {
+            state.job_is(job.clone());
+        }
+        // Told while it runs, as a checkpoint that is stored is.
+        let mut told = jobs[saved - 1].clone();
+        told.resumable = Some(Checkpoint {
+            path: "s3://b/last.pt".into(),
+            size_bytes: None,
+        });
+        state.job_is(told.clone());
+        let mut urgent = waiting(3, 30);
+        urgent.spec.priority = 9;
+        urgent.spec.resources.gpus = 1;
+        state.job_is(urgent);
+        state.place(Timestamp(1_000_000_000)).unwrap();
+        let goes = [1, 2].map(|id| state.planner.leaves_for(JobId(id)).is_some());
+        assert_eq!(goes, [saved == 1, saved == 2]);
+    }
 }

@@ -79,6 +79,17 @@ impl Default for Forecasts {
 }
 
 impl Forecasts {
+    /// So long is a job expected to wait from now on, and this was told of it.
+    fn made(&mut self, ix: JobIx, (made, wait): (Seconds, Seconds), told: Expected) {
+        self.open.insert(ix, Open { made, wait, told });
+    }
+
+    /// The same, where nothing but the guess was told.
+    #[cfg(test)]
+    pub(super) fn note(&mut self, ix: JobIx, now: Seconds, wait: Seconds) {
+        self.made(ix, (now, wait), [now + wait; 3]);
+    }
+
     /// A job has started, or waits no longer.
     pub(super) fn settle(&mut self, now: Seconds, ix: JobIx, started: bool) {
         let Some(open) = self.open.remove(&ix) else {
@@ -192,12 +203,7 @@ impl Scheduler {
             return;
         };
         let told = self.around(now, wait);
-        let open = Open {
-            made: now,
-            wait,
-            told,
-        };
-        self.forecasts.open.insert(ix, open);
+        self.forecasts.made(ix, (now, wait), told);
     }
 
     fn is_waiting(&self, ix: JobIx) -> bool {

@@ -4,6 +4,7 @@ mod again;
 mod anything;
 mod broken;
 mod exchange;
+mod guesses;
 mod parts;
 mod projects;
 mod room;
