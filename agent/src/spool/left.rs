@@ -99,15 +99,13 @@ mod tests {
 
     /// What the job's log was told last.
     fn last_words(spool: &mut TaskSpool) -> String {
-        let all = spool.unsent_after(0, usize::MAX, u64::MAX).unwrap();
-        let words = all
-            .into_iter()
-            .rev()
-            .find_map(|spooled| match spooled.record {
-                Record::Log(LogLine { text, .. }) => Some(text),
-                _ => None,
-            });
-        words.unwrap_or_default()
+        let mut last = String::new();
+        for spooled in spool.unsent_after(0, usize::MAX, u64::MAX).unwrap() {
+            if let Record::Log(LogLine { text, .. }) = spooled.record {
+                last = text;
+            }
+        }
+        last
     }
 
     fn opened(path: &std::path::Path) -> TaskSpool {

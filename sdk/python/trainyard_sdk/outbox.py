@@ -1,7 +1,7 @@
 """Owns the calls that found no answer: that they are sent later, in order, and how much memory they may take.
 
-A thread sends them that is there only while some wait. It knows nothing of what stands in them but whether they are lines
-or reports. Callers: `trainer`.
+A thread sends them that is there only while some wait. It knows nothing of what stands in them, but whether they are
+lines or reports. Callers: `trainer`.
 """
 
 from __future__ import annotations

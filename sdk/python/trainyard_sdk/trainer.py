@@ -25,8 +25,8 @@ PATIENCE = 600.0
 """Seconds for which the final call of a client that keeps its calls goes on trying."""
 
 KEPT = "X-Trainyard-Kept"
-"""The header that says how many calls are kept behind this one: the agent publishes no checkpoint while there are any, for
-the report of its epoch may be among them."""
+"""The header that says how many calls are kept behind this one: the agent publishes no checkpoint while there are any,
+for the report of its epoch may be among them."""
 
 
 class TrainerSDK:
@@ -305,7 +305,7 @@ class TrainerSDK:
                 raise
 
     def _say(self, body: Dict[str, Any]) -> bool:
-        """Send one line, or keep it. While nobody answers it is tried once: training must not stand still for its logs."""
+        """Send one line, or keep it. While nobody answers it is tried once: training must not wait for its logs."""
         path, outbox = f"training/jobs/{self.job_id}/callback/logs", self._own_outbox()
         kept = outbox.put_behind(path, body) if self._keep else None
         if kept is not None:
