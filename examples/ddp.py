@@ -52,10 +52,11 @@ def train(device: torch.device, rank: int, world: int, sdk: TrainerSDK | None) -
         if sdk is None:
             continue
         last = os.path.join(os.environ["CHECKPOINT_DIR"], "last.pt")
-        # Whole or not at all: it may be ended at any moment.
+        # Whole or not at all: it may be ended at any moment. And it has its name once its epoch is reported: who goes on
+        # from it has all epochs before it in the curve.
         torch.save({"epoch": epoch, "network": network.state_dict(), "steps": steps.state_dict()}, last + ".part")
-        os.replace(last + ".part", last)
         sdk.report_progress(epoch, epochs, {"loss": total.item() / len(inputs)}, checkpoint_path=last)
+        os.replace(last + ".part", last)
 
 
 def main() -> None:

@@ -187,6 +187,19 @@ impl TaskFolder {
         port.filter(|_| !matches!(self.end(), Ok(Some(_))))
     }
 
+    /// Makes it a folder of no task, for a start that comes before it can be removed. It does not matter if it has gone.
+    pub fn void(&self) -> io::Result<()> {
+        let order = self.path.join(TASK);
+        let voided = lasting(&order, &[], |_| {
+            fs::remove_file(&order)?;
+            fs::File::open(&self.path)?.sync_all()
+        });
+        match voided {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            voided => voided,
+        }
+    }
+
     /// Whether a launch was begun.
     pub fn launched(&self) -> io::Result<bool> {
         self.path.join("launch.json").try_exists()
@@ -283,19 +296,25 @@ impl Found {
 }
 
 /// All tasks whose folders are below `tasks`, also those whose order cannot be read: their processes may live. What is no
-/// whole folder is cleared away: nobody was told of it. Where that cannot be, it lies there until the next start.
-pub fn find(tasks: &Path) -> io::Result<Vec<Found>> {
+/// whole folder is cleared away: nobody was told of it, or it was forgotten. Where that cannot be, it lies there until the
+/// next start; if it has the name of a task, no other one may begin in it, and that task is among the second ones.
+pub fn find(tasks: &Path) -> io::Result<(Vec<Found>, Vec<TaskKey>)> {
     find_and(tasks, remove)
 }
 
-fn find_and(tasks: &Path, remove: impl Fn(&Path) -> io::Result<()>) -> io::Result<Vec<Found>> {
+fn find_and(
+    tasks: &Path,
+    remove: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<(Vec<Found>, Vec<TaskKey>)> {
     let clear = |path: &Path| {
         tracing::info!(path = %path.display(), "what is left of a task is removed");
-        if let Err(error) = remove(path) {
+        let removed = remove(path);
+        if let Err(error) = &removed {
             tracing::warn!(path = %path.display(), %error, "it cannot be removed; look at it");
         }
+        removed.is_ok()
     };
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(tasks)? {
         let path = entry?.path();
         let folder = TaskFolder { path };
@@ -306,7 +325,9 @@ fn find_and(tasks: &Path, remove: impl Fn(&Path) -> io::Result<()>) -> io::Resul
         let order = match folder.order() {
             Ok(Some(order)) if order.task == task => Ok(order),
             Ok(_) => {
-                clear(&folder.path);
+                if !clear(&folder.path) {
+                    left.push(task);
+                }
                 continue;
             }
             Err(error) => Err(error),
@@ -317,7 +338,7 @@ fn find_and(tasks: &Path, remove: impl Fn(&Path) -> io::Result<()>) -> io::Resul
             order,
         });
     }
-    Ok(found)
+    Ok((found, left))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -357,7 +378,7 @@ mod tests {
         let spares = Spares::below(data.path());
         folder.create(&order(), &spares).unwrap();
         assert!(folder.path().ends_with("7-2-0"));
-        let [found] = find(tasks.path()).unwrap().try_into().unwrap();
+        let [found] = find(tasks.path()).unwrap().0.try_into().unwrap();
         assert_eq!((&found.folder, found.task), (&folder, order().task));
         assert_eq!(found.order.unwrap(), order());
         folder.remove(None).unwrap();
@@ -400,7 +421,7 @@ mod tests {
         let folder = TaskFolder::of(tasks.path(), order().task);
         let file = folder.path().join(TASK);
         fs::create_dir_all(&file).unwrap();
-        let found = || find(tasks.path()).unwrap().pop().unwrap();
+        let found = || find(tasks.path()).unwrap().0.pop().unwrap();
         assert!(found().order.is_err() && !found().is_damaged());
         fs::remove_dir(&file).unwrap();
         fs::write(&file, "{\"task\":").unwrap();
@@ -419,7 +440,7 @@ mod tests {
         let gone = tasks.path().join(format!("{GONE}7-2-0"));
         fs::create_dir(&gone).unwrap();
         durable::write_json(&gone.join(TASK), &order()).unwrap();
-        assert!(find(tasks.path()).unwrap().is_empty());
+        assert!(find(tasks.path()).unwrap().0.is_empty());
         assert_eq!(fs::read_dir(tasks.path()).unwrap().count(), 0);
         assert!(!folder.launched().unwrap());
     }
@@ -435,8 +456,15 @@ mod tests {
             .create(&order(), &Spares::below(data.path()))
             .unwrap();
         let found = find_and(tasks.path(), |_| Err(io::ErrorKind::ResourceBusy.into()));
-        let [found] = found.unwrap().try_into().unwrap();
+        let (found, left) = found.unwrap();
+        let [found] = found.try_into().unwrap();
         assert_eq!(found.task, order().task);
+        let eighth = TaskKey {
+            job: JobId(8),
+            attempt: AttemptNo(1),
+            rank: Rank(0),
+        };
+        assert_eq!(left, [eighth], "no order begins in it");
     }
 
     #[test]

@@ -23,10 +23,11 @@ use crate::{
 /// Folders that wait at most; more than tasks run at once are of no use.
 const MOST: usize = 128;
 /// Files that say nothing while they are empty.
-const EMPTIED: [&str; 6] = [
+const EMPTIED: [&str; 7] = [
     "spool",
     "spool.ack",
     "spool.mark",
+    "spool.left",
     "output.log",
     "shim.err",
     "shim.lock",
@@ -151,6 +152,7 @@ mod tests {
             "spool",
             "spool.ack",
             "spool.mark",
+            "spool.left",
             "output.log",
         ];
         for file in files {

@@ -81,6 +81,16 @@ pub struct Thinning {
 }
 
 impl Thinning {
+    /// One that goes on counting: so many reports of metrics, and so many lines and validation results, were left out before.
+    #[must_use]
+    pub fn after(left_out: u64, unsaid: u64) -> Self {
+        Self {
+            left_out,
+            unsaid,
+            ..Self::default()
+        }
+    }
+
     /// Whether a report is kept.
     pub fn keeps(&mut self, report: &Progress, coarse: Coarse) -> bool {
         let is_last = report.step.is_none() && report.epoch >= report.total_epochs;

@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import threading
+import unittest
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
 SDK = ROOT / "sdk" / "python"
@@ -21,19 +22,26 @@ if str(SDK) not in sys.path:
 
 
 class Platform:
-    """A callback endpoint. `answers` holds the statuses of the next calls; 200 once it is used up."""
+    """A callback endpoint. `answers` holds the statuses of the next calls; 200 once it is used up. `kept` is what each
+    call said that its client still keeps; `on_call` is done before a call is answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.calls: List[Tuple[str, Dict[str, Any]]] = []
         self.raw: List[bytes] = []
         self.answers: List[int] = []
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.kept: List[Optional[str]] = []
+        self.on_call: Callable[[str, Dict[str, Any]], None] = lambda _path, _body: None
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         serve = functools.partial(self._server.serve_forever, poll_interval=0.01)
         threading.Thread(target=serve, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/api/v1"
+        return f"http://127.0.0.1:{self.port}/api/v1"
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
 
     def bodies(self, ending: str) -> List[Dict[str, Any]]:
         """Bodies of all calls whose path ends so."""
@@ -50,7 +58,9 @@ class Platform:
             def do_POST(self) -> None:
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 platform.raw.append(data)
+                platform.kept.append(self.headers["X-Trainyard-Kept"])
                 platform.calls.append((self.path, json.loads(data)))
+                platform.on_call(*platform.calls[-1])
                 status = platform.answers.pop(0) if platform.answers else 200
                 answer = json.dumps({"success": status == 200, "message": "recorded"}).encode()
                 self.send_response(status)
@@ -63,6 +73,29 @@ class Platform:
                 pass
 
         return Handler
+
+
+def checkpoints_when_reported(platform: Platform, path: Path) -> List[Tuple[int, Optional[int]]]:
+    """For each report of an epoch, of its progress and its validation, the epoch and which file the checkpoint was by then:
+    None for none. Filled while a trainer runs."""
+    seen: List[Tuple[int, Optional[int]]] = []
+
+    def look(called: str, body: Dict[str, Any]) -> None:
+        epoch = body.get("epoch", body.get("current_epoch"))
+        if epoch and called.endswith(("/progress", "/results")):
+            seen.append((epoch, path.stat().st_mtime_ns if path.is_file() else None))
+
+    platform.on_call = look
+    return seen
+
+
+def assert_reported_first(case: unittest.TestCase, seen: List[Tuple[int, Optional[int]]], epochs: int) -> None:
+    """Each epoch's checkpoint had its name only once the epoch was reported."""
+    files = [file for _, file in seen]
+    case.assertEqual([epoch for epoch, _ in seen], [epoch + 1 for epoch in range(epochs) for _ in range(2)])
+    case.assertEqual(files[0], None, "the first epoch is in no checkpoint before it is reported")
+    case.assertEqual(files[::2], files[1::2], "none is published between two reports of an epoch")
+    case.assertEqual(len(set(files)), epochs, "each epoch finds the checkpoint of the one before")
 
 
 def run_trainer(

@@ -198,8 +198,9 @@ class Retries(SdkCase):
 
     def test_gives_up_after_the_fourth(self) -> None:
         self.platform.answers = [500] * 9
+        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=False, retry_delays=(0.0, 0.0, 0.0))
         with self.assertRaises(CallbackError) as caught:
-            self.sdk.report_progress(1, 1, {})
+            sdk.report_progress(1, 1, {})
         self.assertEqual((caught.exception.status, caught.exception.attempts), (500, 4))
         self.assertEqual(len(self.platform.calls), 4)
 
@@ -218,8 +219,9 @@ class Retries(SdkCase):
 
     def test_no_answer_is_a_network_error(self) -> None:
         self.platform.close()
+        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=False, retry_delays=(0.0, 0.0, 0.0))
         with self.assertRaises(CallbackError) as caught:
-            self.sdk.report_started(1)
+            sdk.report_started(1)
         self.assertIsNone(caught.exception.status)
         self.assertEqual(caught.exception.attempts, 4)
         self.assertEqual(caught.exception.error_type, "NetworkError")
@@ -232,8 +234,8 @@ class Retries(SdkCase):
         self.assertIn("lost words", err.getvalue())
 
     def test_kept_calls_go_out_in_order_before_the_next(self) -> None:
-        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
-        self.platform.answers = [503, 503]
+        sdk = TrainerSDK(self.platform.url, 7, retry_delays=())
+        self.platform.answers = [503]
         with contextlib.redirect_stderr(io.StringIO()):
             sdk.report_progress(1, 3, {})
             sdk.report_progress(2, 3, {})
@@ -243,8 +245,8 @@ class Retries(SdkCase):
         self.assertEqual(numbers, [1, 2, None])
 
     def test_a_kept_call_that_is_refused_is_dropped_alone(self) -> None:
-        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
-        self.platform.answers = [503, 503, 503]
+        sdk = TrainerSDK(self.platform.url, 7, retry_delays=())
+        self.platform.answers = [503]
         with contextlib.redirect_stderr(io.StringIO()):
             for epoch in (1, 2, 3):
                 sdk.report_progress(epoch, 3, {})
@@ -260,7 +262,7 @@ class Retries(SdkCase):
         self.assertIn("progress report of epoch 2 is dropped", warning["message"])
 
     def test_an_end_that_is_refused_raises_after_the_kept_calls_went_out(self) -> None:
-        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
+        sdk = TrainerSDK(self.platform.url, 7, retry_delays=())
         self.platform.answers = [503]
         with contextlib.redirect_stderr(io.StringIO()):
             sdk.report_progress(1, 1, {})
@@ -274,7 +276,7 @@ class Retries(SdkCase):
         self.assertEqual(len(self.platform.calls), 1, "nothing of before is sent again")
 
     def test_an_end_that_finds_no_answer_leaves_what_was_kept(self) -> None:
-        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
+        sdk = TrainerSDK(self.platform.url, 7, retry_delays=())
         self.platform.answers = [503, 503]
         with contextlib.redirect_stderr(io.StringIO()):
             sdk.report_progress(1, 1, {})
@@ -285,7 +287,7 @@ class Retries(SdkCase):
         self.assertEqual([body["current_epoch"] for body in self.platform.bodies("progress")], [1])
 
     def test_kept_calls_do_not_hide_a_refusal(self) -> None:
-        sdk = TrainerSDK(self.platform.url, 7, keep_undelivered=True, retry_delays=())
+        sdk = TrainerSDK(self.platform.url, 7, retry_delays=())
         self.platform.answers = [404]
         with self.assertRaises(CallbackError):
             sdk.report_progress(1, 3, {})

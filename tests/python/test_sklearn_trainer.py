@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Dict, List
 
-from support import Platform, run_trainer
+from support import Platform, assert_reported_first, checkpoints_when_reported, run_trainer
 
 HAS_SKLEARN = importlib.util.find_spec("sklearn") is not None
 
@@ -42,7 +42,8 @@ class SklearnTrainer(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return out
 
-    def test_bundled_digits(self) -> None:
+    def test_bundled_digits_with_each_epoch_reported_before_its_checkpoint_is_published(self) -> None:
+        seen = checkpoints_when_reported(self.platform, self.work / "ck" / "last.npz")
         progress = self.run_job(CHECKPOINT_DIR=str(self.work / "ck"))
         self.assertEqual([body["current_epoch"] for body in progress], [0, 1, 2, 3])
         losses = [body["metrics"]["loss"] for body in progress[1:]]
@@ -55,6 +56,7 @@ class SklearnTrainer(unittest.TestCase):
             self.assertEqual(end[f"{name}_checkpoint_path"], str(self.work / "ck" / f"{name}.npz"))
             self.assertTrue(Path(end[f"{name}_checkpoint_path"]).is_file())
         self.assertEqual(len(self.platform.bodies("/validation/jobs/5/results")), 3)
+        assert_reported_first(self, seen, 3)
 
     def test_the_curve_depends_on_seed_and_settings_alone(self) -> None:
         def curve(config: Any, **env: str) -> List[Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 from unittest import mock
 
-from support import TRAINERS, Platform, run_trainer
+from support import TRAINERS, Platform, assert_reported_first, checkpoints_when_reported, run_trainer
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 FIGURES = "loss learning_rate accuracy accuracy_top5 precision recall f1 val_loss".split()
@@ -181,7 +181,9 @@ class TimmTrainer(unittest.TestCase):
 
     def test_it_learns_and_reports_what_the_platform_shows(self) -> None:
         self.folders(train=64)
+        seen = checkpoints_when_reported(self.platform, self.root / "ck" / "last.pt")
         end = self.run_job(EPOCHS="6")
+        assert_reported_first(self, seen, 6)
         progress = self.platform.bodies("progress")
         self.assertEqual([body["current_epoch"] for body in progress], [0, 1, 2, 3, 4, 5, 6])
         self.assertEqual(sorted(progress[1]["metrics"]["extra_metrics"]), sorted(FIGURES))

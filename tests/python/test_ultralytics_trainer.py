@@ -15,7 +15,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Dict, List
 
-from support import TRAINERS, Platform, run_trainer
+from support import TRAINERS, Platform, assert_reported_first, checkpoints_when_reported, run_trainer
 
 HAS_ULTRALYTICS = importlib.util.find_spec("ultralytics") is not None
 DETECTION_KEYS = "loss box_loss cls_loss dfl_loss mAP50 mAP50-95 precision recall fitness".split()
@@ -106,7 +106,9 @@ class UltralyticsTrainer(unittest.TestCase):
             "mixed_precision": True,
         }
         config = {"advanced_config": advanced, **advanced, "seed": 3, "dropout": 0.1}
+        seen = checkpoints_when_reported(self.platform, self.root / "ck" / "last.pt")
         end = self.run_job("object_detection", config, LEARNING_RATE="0.02", CHECKPOINT_DIR=str(self.root / "ck"))
+        assert_reported_first(self, seen, 2)
         wanted = {
             "task": "detect", "epochs": 2, "batch": 4, "imgsz": 96, "device": "cpu", "lr0": 0.02, "optimizer": "SGD",
             "momentum": 0.8, "weight_decay": 0.001, "cos_lr": True, "lrf": 0.2, "warmup_epochs": 1, "hsv_h": 0.02,

@@ -21,11 +21,11 @@ _NUMBERS = {"adam": ("t", "learning_rate"), "sgd": ("learning_rate",)}
 _COUNTS = ("t_", "n_iter_", "loss_", "best_loss_", "_no_improvement_count", "loss_curve_")
 
 
-def save(path: Path, model: Any, samples: Any, progress: Dict[str, Any]) -> None:
-    """Write a checkpoint in one step, so that a reader or a crash never meets half a file.
+def write(path: Path, model: Any, samples: Any, progress: Dict[str, Any]) -> None:
+    """Write a checkpoint beside its place, whole and on the disk. `publish` gives it its name.
 
     Args:
-        path: where to.
+        path: its place.
         model: a model that has been trained for at least an epoch.
         samples: what it was trained on.
         progress: `epoch`, `metrics` and `best` with the same of the best epoch.
@@ -48,18 +48,34 @@ def save(path: Path, model: Any, samples: Any, progress: Dict[str, Any]) -> None
         "model": {name: _plain(getattr(model, name)) for name in _COUNTS},
         "random": {"pos": chance["state"]["pos"], "has_gauss": chance["has_gauss"], "gauss": chance["gauss"]},
     }
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as stream:
             numpy.savez(stream, about=numpy.array(json.dumps(about)), **arrays)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(part, path)
     except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?"
-        ) from error
+        raise _unwritten(path, error) from error
+
+
+def publish(path: Path) -> None:
+    """Give a checkpoint that was written its name, so that a reader or a crash never meets half a file.
+
+    Only once its epoch is reported: whoever goes on from a checkpoint has all epochs before it in the curve.
+    """
+    try:
+        os.replace(_part(path), path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _unwritten(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?")
 
 
 def restore(path: Path, model: Any, samples: Any, whole: bool) -> Dict[str, Any]:

@@ -75,8 +75,9 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         if better:
             best, best_epoch, best_path = metrics, epoch, str(paths["best"])
         progress = {"epoch": epoch, "metrics": metrics, "best": {"epoch": best_epoch, "metrics": best}}
-        for name in ("last", "best") if better else ("last",):
-            checkpoint.save(paths[name], model, samples, progress)
+        made = [paths[name] for name in (("last", "best") if better else ("last",))]
+        for path in made:
+            checkpoint.write(path, model, samples, progress)
         LOGGER.info("epoch %d/%d %s", epoch, config.epochs, json.dumps(metrics))
         sdk.report_progress(
             epoch,
@@ -87,6 +88,8 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
             epoch_duration_seconds=round(time.monotonic() - started, 4),
         )
         _validation(sdk, epoch, metrics)
+        for path in made:
+            checkpoint.publish(path)
         if delay > 0 and epoch < config.epochs:
             time.sleep(delay)
     sdk.report_completed(

@@ -195,20 +195,37 @@ def _scheduler(optimizer: Any, plan: Plan) -> Optional[Any]:
     return scheduler
 
 
-def save(path: Path, state: Dict[str, Any]) -> None:
-    """Write a checkpoint in one step, so that a reader or a crash never meets half a file. Raises CheckpointError."""
-    part = path.with_name(f".{path.name}.part")
+def write(path: Path, state: Dict[str, Any]) -> None:
+    """Write a checkpoint beside its place, whole and on the disk; `publish` gives it its name. Raises CheckpointError."""
+    part = _part(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as stream:
             torch.save(state, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?"
-        ) from error
+        raise _unwritten(path, error) from error
+
+
+def publish(path: Path) -> None:
+    """Give a checkpoint that was written its name, so that a reader or a crash never meets half a file.
+
+    Only once its epoch is reported: whoever goes on from a checkpoint has all epochs before it in the curve. Raises
+    CheckpointError.
+    """
+    try:
+        os.replace(_part(path), path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _unwritten(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"checkpoint {path} could not be written: {error}; is CHECKPOINT_DIR writable?")
 
 
 def prune(folder: Path, keep: Optional[int]) -> None:

@@ -226,7 +226,7 @@ class Job:
         )
 
     def _epoch(self, run: Any, batches: Any, plan: settings.Plan, epoch: int) -> None:
-        """Train, validate, save and report."""
+        """Train, validate, report and save."""
         import engine
 
         begun = time.monotonic()
@@ -243,7 +243,7 @@ class Job:
         if better:
             self._best = {"epoch": epoch, "metrics": metrics}
         run.end_epoch(epoch, metrics.get(plan.primary_metric))
-        self._save(run, plan, epoch, better)
+        made = self._write(run, plan, epoch, better)
         LOGGER.info("epoch %d/%d %s", epoch, plan.epochs, metrics)
         self._sdk.report_progress(
             epoch,
@@ -255,6 +255,8 @@ class Job:
         )
         if validated:
             self._report_validation(plan, epoch, metrics, confusion)
+        for path in made:
+            engine.publish(path)
         if plan.checkpoint_interval:
             engine.prune(self._folder, plan.keep_checkpoints)
 
@@ -264,7 +266,8 @@ class Job:
         new, old = metrics[plan.primary_metric], self._best["metrics"][plan.primary_metric]
         return new > old if plan.primary_metric_mode == "max" else new < old
 
-    def _save(self, run: Any, plan: settings.Plan, epoch: int, better: bool) -> None:
+    def _write(self, run: Any, plan: settings.Plan, epoch: int, better: bool) -> List[Path]:
+        """Write the epoch's checkpoints beside their places, which are published once the epoch is reported."""
         import engine
 
         state = {
@@ -276,12 +279,16 @@ class Job:
             "model_name": self._config.model_name,
             "plan": plan.to_dict(),
         }
-        engine.save(self._folder / "last.pt", state)
+        names = ["last.pt"]
         if better:
-            engine.save(self._folder / "best.pt", state)
+            names.append("best.pt")
             self._has_best = True
         if plan.checkpoint_interval and epoch % plan.checkpoint_interval == 0:
-            engine.save(self._folder / f"epoch{epoch}.pt", state)
+            names.append(f"epoch{epoch}.pt")
+        made = [self._folder / name for name in names]
+        for path in made:
+            engine.write(path, state)
+        return made
 
     def _best_path(self) -> Optional[str]:
         """The best checkpoint, when this run has written it or taken it over from the run before it."""

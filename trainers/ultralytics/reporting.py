@@ -62,6 +62,7 @@ class Reporter:
         self._cpu_threads = cpu_threads
         self._batch = 0
         self._trained = False
+        self._saved = False
         self._epoch_started = time.monotonic()
         self._started = time.monotonic()
         self._state: Dict[str, Any] = {"epoch": 0, "metrics": None, "best_epoch": None, "best_metrics": None}
@@ -130,7 +131,9 @@ class Reporter:
         self._trained = True
 
     def on_model_save(self, trainer: Any) -> None:
-        """Keep the newest periodic checkpoints and publish best and last."""
+        """Keep the newest periodic checkpoints. Best and last are published once their epoch is reported: whoever goes on
+        from a checkpoint has all epochs before it in the curve."""
+        self._saved = True
         keep = self._hooks.keep_checkpoints
         if keep is not None:
             found = [
@@ -138,11 +141,10 @@ class Reporter:
             ]
             for _, path in sorted(found)[:-keep]:
                 path.unlink(missing_ok=True)
-        for path in (trainer.last, trainer.best):
-            self.publish(path)
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
-        """Report an epoch; the pass over the best checkpoint at the very end is no epoch and is left out."""
+        """Report an epoch, then publish what Ultralytics has saved before it calls this. The pass over the best checkpoint
+        at the very end is no epoch and is left out."""
         if not self._trained:
             return
         self._trained = False
@@ -161,6 +163,10 @@ class Reporter:
             estimated_time_remaining=round(elapsed / max(epoch - trainer.start_epoch, 1) * (trainer.epochs - epoch), 1),
         )
         self._report_validation(epoch, values, trainer.metrics or {})
+        if self._saved:
+            self._saved = False
+            for path in (trainer.last, trainer.best):
+                self.publish(path)
 
     def on_train_end(self, _trainer: Any) -> None:
         self.sdk.flush(FLUSH_PATIENCE)

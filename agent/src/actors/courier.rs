@@ -83,6 +83,8 @@ impl Courier {
     /// The last walk: nobody writes any more. The words are for the log.
     pub(super) async fn finish(self) -> Vec<(Level, String)> {
         self.rounds.cancel();
+        // What it still kept is lost, and its checkpoints are not.
+        self.told.owing().end();
         if !self.is_wanted() {
             return Vec::new();
         }

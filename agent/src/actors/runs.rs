@@ -85,8 +85,9 @@ struct Entry {
     failed_at: Option<Instant>,
     /// The pauses that were made since it began to fail again and again.
     borne: Duration,
-    /// It is to stop: what keeps it from its work is waited for no longer.
-    is_to_stop: bool,
+    /// It is to stop, and what keeps it from its work is waited for no longer: the first cause, and the grace that was said
+    /// last. Each further run is told so, for one that fails may have taken it along.
+    stop: Option<(StopCause, Option<Duration>)>,
 }
 
 impl Entry {
@@ -98,7 +99,7 @@ impl Entry {
             failures: 0,
             failed_at: None,
             borne: Duration::ZERO,
-            is_to_stop: false,
+            stop: None,
         }
     }
 }
@@ -130,7 +131,7 @@ impl Actor for Runs {
         let (tasks, on) = (node.tasks(), Arc::clone(&node));
         // What is lent and taken is known before any run begins, which may want it.
         let find = move || {
-            let found = folder::find(&tasks)?;
+            let (found, left) = folder::find(&tasks)?;
             for found in &found {
                 if let Some(port) = found.folder.lent_port() {
                     on.ports.keep(port, found.task);
@@ -141,9 +142,9 @@ impl Actor for Runs {
                     on.slots.keep(order);
                 }
             }
-            Ok(found)
+            Ok((found, left))
         };
-        let found = blocking(find).await?;
+        let (found, left) = blocking(find).await?;
         let end = CancellationToken::new();
         let mut state = State {
             node,
@@ -154,6 +155,7 @@ impl Actor for Runs {
             _guard: end.clone().drop_guard(),
             end,
         };
+        state.remove_left(&myself, left);
         let mut held = BTreeSet::new();
         for found in found {
             if found.is_damaged() && damaged::put_aside(&state.node, &found).await {
@@ -278,6 +280,7 @@ impl State {
         };
         self.tell(task, phase, String::new());
         let told = folder.told();
+        told.owing().begin();
         self.hear(task, order.as_deref().ok(), (spool, told.clone()));
         let entry = Entry::new(order.as_ref().ok().cloned(), told);
         self.entries.insert(task, entry);
@@ -359,6 +362,10 @@ impl State {
         };
         let (run, _) = Run::spawn_linked(None, Run, args, myself.get_cell()).await?;
         self.actors.insert(run.get_id(), task);
+        if let Some((cause, grace)) = entry.stop {
+            // One that has failed already is followed by another.
+            run.cast(RunMsg::Stop(cause, grace)).ok();
+        }
         entry.run = Some(run);
         Ok(())
     }

@@ -12,4 +12,6 @@ pub use registry::{Clock, Registry, TaskEndpoint};
 pub use routes::{BODY_LIMIT, router};
 
 #[cfg(test)]
+mod owed;
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! answers 200 earlier, except for what the spool's bound leaves out. Called over HTTP by trainers.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
+use axum::http::{StatusCode, request::Parts};
 use axum::response::IntoResponse as _;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -26,6 +27,9 @@ use crate::objects::{Objects, is_signed};
 pub const BODY_LIMIT: usize = 4 << 20;
 /// How long a checkpoint's size is worth waiting for: a dead network disk must not hold a report.
 const SIZE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The header by which a trainer says how many calls it keeps behind this one.
+const KEPT: &str = "x-trainyard-kept";
 
 type Named = Path<BTreeMap<String, String>>;
 type Body = Result<Bytes, BytesRejection>;
@@ -58,7 +62,36 @@ pub fn router(registry: Registry) -> Router {
         .with_state(registry)
 }
 
-async fn progress(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
+/// How many calls a trainer keeps behind this one; none where it does not say.
+struct Kept(Option<u64>);
+
+impl<S: Sync> FromRequestParts<S> for Kept {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        let said = parts.headers.get(KEPT).and_then(|said| said.to_str().ok());
+        Ok(Self(said.and_then(|said| said.parse().ok())))
+    }
+}
+
+impl Kept {
+    /// What is not taken now the trainer may say again later: until then its checkpoints wait.
+    fn note<T>(&self, task: &TaskEndpoint, taken: Result<T, Refusal>) -> Result<T, Refusal> {
+        let owing = task.told.owing();
+        match &taken {
+            Ok(_) => owing.heard(self.0),
+            Err(_) => owing.begin(),
+        }
+        taken
+    }
+}
+
+async fn progress(
+    State(registry): State<Registry>,
+    names: Named,
+    kept: Kept,
+    body: Body,
+) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::progress(&bytes, task.job).map_err(Refusal::BadBody)?;
     if body.total_epochs != task.total_epochs {
@@ -66,22 +99,25 @@ async fn progress(State(registry): State<Registry>, names: Named, body: Body) ->
     }
     let status = known(&body.status);
     let mut records = body.records(registry.now());
-    measure(&task, &mut records).await?;
-    task.spool.append_once(plain(records)).await?;
+    kept.note(&task, take_once(&task, &mut records).await)?;
     Ok(taken("Progress received", &json!(status)))
 }
 
-async fn completion(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
+async fn completion(
+    State(registry): State<Registry>,
+    names: Named,
+    kept: Kept,
+    body: Body,
+) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::completion(&bytes, task.job).map_err(Refusal::BadBody)?;
     let status = body.status();
     let mut records = vec![body.record()];
-    measure(&task, &mut records).await?;
-    task.spool.append_once(plain(records)).await?;
+    kept.note(&task, take_once(&task, &mut records).await)?;
     Ok(taken("Completion received", &json!(status)))
 }
 
-async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
+async fn log(State(registry): State<Registry>, names: Named, kept: Kept, body: Body) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::log(&bytes, task.job).map_err(Refusal::BadBody)?;
     let records = plain(body.records(registry.now()));
@@ -90,15 +126,25 @@ async fn log(State(registry): State<Registry>, names: Named, body: Body) -> Answ
         Some(identity) => task.spool.append_body(records, identity).await?,
         None => task.spool.append_sifted(records).await?,
     };
+    // Lines are no reports: one that is refused holds up no checkpoint, and one that says nothing of the others tells nothing.
+    if kept.0.is_some() {
+        task.told.owing().heard(kept.0);
+    }
     Ok(taken("Log received", &Value::Null))
 }
 
-async fn validation(State(registry): State<Registry>, names: Named, body: Body) -> Answer {
+async fn validation(
+    State(registry): State<Registry>,
+    names: Named,
+    kept: Kept,
+    body: Body,
+) -> Answer {
     let (task, bytes) = open(&registry, &names, body)?;
     let body = http::validation(&bytes, task.job).map_err(Refusal::BadBody)?;
     let epoch = body.epoch;
     let records = plain(vec![body.record()]);
-    task.spool.append_sifted(records).await?;
+    let kept_here = task.spool.append_sifted(records).await;
+    kept.note(&task, kept_here.map_err(Refusal::from))?;
     Ok(Json(json!({
         "status": "success",
         "validation_result_id": validation_id(task.job, epoch),
@@ -125,6 +171,15 @@ fn open(registry: &Registry, names: &Named, body: Body) -> Result<(TaskEndpoint,
     }
     let bytes = body.map_err(|rejection| Refusal::NoBody(rejection.status()))?;
     Ok((task, bytes))
+}
+
+/// Keeps what counts once, with what is known here of the checkpoints that it names.
+async fn take_once(task: &TaskEndpoint, records: &mut Vec<Record>) -> Result<(), Refusal> {
+    measure(task, records).await?;
+    task.spool
+        .append_once(plain(std::mem::take(records)))
+        .await?;
+    Ok(())
 }
 
 /// Adds the sizes of the checkpoints that lie on this machine, and the path of those that were put into the

@@ -13,7 +13,7 @@ use std::{
 
 use trainyard_runtime::lasting;
 
-use super::still::Mark;
+use super::{owing::Owing, still::Mark};
 use crate::exec::{durable, watch::is_shortage};
 
 /// What trainers have said last is remembered: best and last, some times.
@@ -29,6 +29,7 @@ pub struct Told {
     /// is left alone is whole, too.
     marks: Arc<Mutex<VecDeque<Mark>>>,
     places: Arc<Mutex<Kept>>,
+    owing: Owing,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +90,14 @@ impl Told {
         Self {
             marks: Arc::default(),
             places: Arc::new(Mutex::new(kept)),
+            owing: Owing::default(),
         }
+    }
+
+    /// The reports that its trainer may keep.
+    #[must_use]
+    pub const fn owing(&self) -> &Owing {
+        &self.owing
     }
 
     /// The trainer calls this file its `last` or its `best` checkpoint. Blocks on the disk, where it is kept when this

@@ -94,9 +94,10 @@ impl Trip<'_> {
         done.unwrap_or_else(|| Err(Refusal::Final(GIVEN_UP.to_owned())))
     }
 
-    /// Waits until the coordinator has all that was told by now: an attempt that goes on from a checkpoint must not miss
-    /// the epochs before it, if this node is lost for good.
+    /// Waits until the trainer has told what it may keep, and the coordinator has all that was told by then: an attempt that
+    /// goes on from a checkpoint must not miss the epochs before it, if this node is lost for good.
     async fn told(&self) -> Result<(), Refusal> {
+        self.told.owing().is_settled().await;
         let last = self.spool.state().last_seq;
         match tokio::time::timeout(PATIENCE, self.spool.delivered(last)).await {
             Ok(Ok(())) => Ok(()),

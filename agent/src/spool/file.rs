@@ -15,6 +15,7 @@ use trainyard_runtime::lasting;
 
 use super::error::SpoolError;
 use super::frame::{self, Next, Spooled};
+use super::left::Left;
 use super::mark::{Mark, Marks};
 use super::thinner::Thinner;
 
@@ -89,6 +90,7 @@ pub struct TaskSpool {
     /// What may wait to be acknowledged before reports are left out, in bytes.
     pub(super) room: u64,
     pub(super) thinner: Thinner,
+    left: Left,
     /// The file is empty, and its name may not be on disk yet: it follows with the first record, so that
     /// the start of a task does not wait for it.
     unnamed: bool,
@@ -115,6 +117,7 @@ impl TaskSpool {
             name.push(ending);
             PathBuf::from(name)
         };
+        let left = Left::read(beside(".left"));
         let mut spool = Self {
             path: path.to_owned(),
             ack_path: beside(".ack"),
@@ -139,7 +142,8 @@ impl TaskSpool {
             cursor: (1, 0),
             syncs: 0,
             room: u64::MAX,
-            thinner: Thinner::default(),
+            thinner: Thinner::after(left.counts()),
+            left,
             unnamed: false,
             broken: false,
             closed: false,
@@ -199,6 +203,7 @@ impl TaskSpool {
     ) -> Result<Appended, SpoolError> {
         let coarse = Coarse::at(self.waiting(), self.room);
         let (kept, note) = self.thinner.sift(records, (coarse, self.room));
+        self.left.note(self.thinner.counts());
         if kept.is_empty() && note.is_none() {
             return Ok(Appended::LeftOut);
         }

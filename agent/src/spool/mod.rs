@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod frame;
 mod front;
+mod left;
 mod mark;
 mod thinner;
 

@@ -8,9 +8,10 @@ use trainyard_core::{
     thin::{Coarse, Thinning},
 };
 
+use super::left::Counts;
 use crate::clock;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Thinner {
     thinning: Thinning,
     /// What was said last.
@@ -20,6 +21,23 @@ pub(super) struct Thinner {
 type Records = Vec<(Record, Option<u64>)>;
 
 impl Thinner {
+    /// One that goes on counting what earlier lives of the agent have left out.
+    pub(super) fn after(counts: Counts) -> Self {
+        Self {
+            thinning: Thinning::after(counts.metrics, counts.callbacks),
+            said: (Coarse::default(), counts.said),
+        }
+    }
+
+    /// What was left out so far.
+    pub(super) const fn counts(&self) -> Counts {
+        Counts {
+            metrics: self.thinning.left_out(),
+            callbacks: self.thinning.unsaid(),
+            said: self.said.1,
+        }
+    }
+
     /// The records that are kept, and a line for the job's log when there is something to say. `room` is in bytes.
     pub(super) fn sift(
         &mut self,

@@ -13,6 +13,7 @@ mod gpus;
 mod harness;
 mod lives;
 mod orders;
+mod owed;
 mod points;
 mod sets;
 mod store;
@@ -115,7 +116,11 @@ cases! {
         a_restarted_agent_gives_nobody_the_gpu_of_a_trainer_that_it_has_not_adopted_yet;
     told: what_a_trainer_has_called_its_last_checkpoint_is_stored_by_the_next_life_of_its_agent,
         what_a_trainer_calls_its_checkpoint_is_on_the_disk_before_it_is_answered;
+    owed: a_checkpoint_that_was_written_while_its_agent_was_away_has_no_name_before_the_report_of_its_epoch,
+        a_trainer_that_ends_holds_up_none_of_its_checkpoints_by_what_it_still_keeps;
     orders: a_task_whose_order_is_still_being_written_is_in_the_next_hello,
+        a_stop_that_a_failing_run_takes_with_it_reaches_the_next_one,
+        a_restarted_agent_tells_no_end_of_a_task_that_was_forgotten_and_could_not_be_removed,
         an_order_of_a_number_that_another_task_has_is_begun_once_that_has_ended,
         an_order_begins_in_no_folder_that_another_task_has_left_and_waits_until_that_has_gone,
         an_order_that_waits_for_a_folder_to_go_is_cancelled_at_once;

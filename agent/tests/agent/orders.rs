@@ -13,7 +13,10 @@ use trainyard_proto::v1::{
 
 use crate::{
     fake::{Fake, Known},
-    harness::{Agent, LIMIT, cluster, said, shell, start_of, stop_of, task, task_folder, until},
+    harness::{
+        Agent, LIMIT, cluster, launch, options, said, shell, start_of, stop_of, task, task_folder,
+        until,
+    },
     trouble::in_trouble,
 };
 
@@ -53,6 +56,24 @@ pub(crate) async fn a_task_whose_order_is_still_being_written_is_in_the_next_hel
     assert!(!task_folder(&data, 1).join("task.json").exists());
     drop(slow);
     assert_eq!(fake.whole_end(1).await.exit_code, Some(6));
+    agent.stop().await;
+}
+
+pub(crate) async fn a_stop_that_a_failing_run_takes_with_it_reaches_the_next_one() {
+    let (fake, agent, data) = cluster().await;
+    fake.hello(0).await;
+    let slow = Slow::at(task_folder(&data, 1).join("task.json.tmp"));
+    fake.send(start_of(1, shell("exec sleep 1000"))).await;
+    fake.until(|known| known.reports.get(&1).map(drop)).await;
+    fake.send(stop_of(1, LIMIT)).await;
+    // What is sent behind it has come: the run has it, and is about to fail.
+    fake.send(start_of(2, shell("exit 6"))).await;
+    fake.until(|known| known.reports.get(&2).map(drop)).await;
+    drop(slow);
+    let end = fake.whole_end(1).await;
+    assert_eq!(end.stop_cause(), StopCause::Cancelled);
+    assert_eq!((end.exit_code, end.infrastructure), (None, false));
+    assert_eq!(fake.whole_end(2).await.exit_code, Some(6));
     agent.stop().await;
 }
 
@@ -125,6 +146,22 @@ pub(crate) async fn an_order_begins_in_no_folder_that_another_task_has_left_and_
  {
     let (fake, agent, _data, in_the_way) = waits_for_its_folder().await;
     std::fs::remove_file(&in_the_way).expect("it is there");
+    ends_with(&fake, 6).await;
+    assert_eq!(fake.whole_end(1).await.exit_code, Some(6));
+    assert_eq!(fake.lines(1, LogStream::Stdout), ["second"]);
+    agent.stop().await;
+}
+
+pub(crate) async fn a_restarted_agent_tells_no_end_of_a_task_that_was_forgotten_and_could_not_be_removed()
+ {
+    let (fake, agent, data, _in_the_way) = waits_for_its_folder().await;
+    // As long as it is told of as preparing it has come so far.
+    until(|| !task_folder(&data, 1).join("task.json").exists()).await;
+    agent.stop().await;
+    fake.hang_up();
+    let agent = launch(options(&fake, data.path()));
+    assert_eq!(fake.hello(1).await.tasks, [], "it is nobody's");
+    fake.send(another(shell("echo second; exit 6"))).await;
     ends_with(&fake, 6).await;
     assert_eq!(fake.whole_end(1).await.exit_code, Some(6));
     assert_eq!(fake.lines(1, LogStream::Stdout), ["second"]);

@@ -13,12 +13,20 @@ import sys
 import time
 import traceback as traceback_module
 from types import TracebackType
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, Type, Union
 
 from .errors import CallbackError, ConfigError, describe
+from .outbox import Outbox
 from .transport import RETRY_DELAYS, post_json, to_json_value
 
 Metrics = Mapping[str, Any]
+
+PATIENCE = 600.0
+"""Seconds for which the final call of a client that keeps its calls goes on trying."""
+
+KEPT = "X-Trainyard-Kept"
+"""The header that says how many calls are kept behind this one: the agent publishes no checkpoint while there are any,
+for the report of its epoch may be among them."""
 
 
 class TrainerSDK:
@@ -27,10 +35,11 @@ class TrainerSDK:
     Args:
         callback_url: base that ends in ``/api/v1``; CALLBACK_URL when None; empty prints instead of sending.
         job_id: the job's number; JOB_ID when None.
-        keep_undelivered: a progress or validation call that found no answer is kept and sent before the next call
-            instead of raising, so that training goes on while the agent restarts.
-        patience: seconds for which the final call goes on trying after its four tries.
-        retry_delays: seconds between tries.
+        keep_undelivered: a report or a log line that found no answer is kept in memory and sent later, in order, so
+            that training goes on while the agent is away. With False a report raises.
+        patience: seconds for which the final call goes on trying after its four tries; 600 when None and calls are
+            kept, else 0.
+        retry_delays: seconds between tries; what is kept is tried again after the first of them.
 
     Raises:
         ConfigError: CALLBACK_URL is set and JOB_ID is missing or not a number.
@@ -40,23 +49,30 @@ class TrainerSDK:
         self,
         callback_url: Optional[str] = None,
         job_id: Union[int, str, None] = None,
-        keep_undelivered: bool = False,
-        patience: float = 0.0,
+        keep_undelivered: bool = True,
+        patience: Optional[float] = None,
         retry_delays: Sequence[float] = RETRY_DELAYS,
     ) -> None:
         url = os.environ.get("CALLBACK_URL", "") if callback_url is None else callback_url
         self._base = url.strip().rstrip("/")
         self.job_id = _job_id(os.environ.get("JOB_ID", "") if job_id is None else job_id, required=bool(self._base))
         self._keep = keep_undelivered
-        self._patience = patience
+        self._patience = (PATIENCE if keep_undelivered else 0.0) if patience is None else patience
         self._delays = tuple(retry_delays)
-        self._undelivered: List[Tuple[str, Dict[str, Any]]] = []
+        self._outbox = self._empty_outbox()
         self._warned: Set[str] = set()
         self._started_at = time.monotonic()
         self._epoch = 0
         self._total_epochs = 1
         self._ended = False
         self._logs_down = False
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_outbox"}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._outbox = self._empty_outbox()
 
     @property
     def ended(self) -> bool:
@@ -206,9 +222,11 @@ class TrainerSDK:
     def log(
         self, message: str, level: str = "INFO", event_type: str = "log", data: Optional[Mapping[str, Any]] = None
     ) -> bool:
-        """Send a message, one call a line. Never raises: a line that cannot be sent goes to standard error, and the
-        answer is False."""
-        delivered = True
+        """Send a message, one call a line. Never raises, and with `keep_undelivered` waits for no agent that is away.
+
+        What can neither be sent nor kept goes to standard error, and the answer is False.
+        """
+        taken = True
         for line in str(message).splitlines() or [""]:
             body = {
                 "job_id": self.job_id,
@@ -219,16 +237,8 @@ class TrainerSDK:
             }
             if data is not None:
                 body["data"] = dict(data)
-            try:
-                # While nobody answers, a line is tried once: a talkative trainer must not stand still for its logs.
-                delays = () if self._logs_down else self._delays
-                self._send(f"training/jobs/{self.job_id}/callback/logs", to_json_value(body), delays=delays)
-                self._logs_down = False
-            except CallbackError as error:
-                self._logs_down = error.transient
-                print(f"{level.upper()}: {line} (log line not delivered: {error})", file=sys.stderr, flush=True)
-                delivered = False
-        return delivered
+            taken = self._say(to_json_value(body)) and taken
+        return taken
 
     def flush(self, patience: float = 0.0) -> None:
         """Send what `keep_undelivered` has kept, trying for `patience` seconds; a warning tells what is refused.
@@ -236,7 +246,7 @@ class TrainerSDK:
         Raises:
             CallbackError: no answer; what is left stays kept.
         """
-        self._send_kept(patience)
+        self._own_outbox().send_all(patience=patience)
 
     def __enter__(self) -> "TrainerSDK":
         return self
@@ -282,40 +292,77 @@ class TrainerSDK:
         bad: List[str] = []
         plain = to_json_value(body, bad=bad)
         self._warn_not_finite(bad)
-        try:
-            self._send_kept(patience)
-            return self._send(path, plain, patience=patience)
-        except CallbackError as error:
-            if keep and error.transient:
-                self._undelivered.append((path, plain))
-                print(f"callback kept for later: {error}", file=sys.stderr, flush=True)
-                return None
-            raise
-
-    def _send_kept(self, patience: float) -> None:
-        """Send what is waiting, in order. What is refused would be refused again: it must not hold up the others."""
-        while self._undelivered:
-            path, body = self._undelivered[0]
+        outbox = self._own_outbox()
+        if keep and outbox.put_behind(path, plain):
+            return None
+        with outbox.order:
             try:
-                self._send(path, body, patience=patience)
+                outbox.send_all(patience=patience)
+                return self._send(path, plain, patience=patience)
             except CallbackError as error:
-                if error.transient:
-                    raise
-                name = "validation" if path.endswith("/results") else path.rsplit("/", 1)[-1]
-                epoch = body.get("epoch", body.get("current_epoch"))
-                self.log(
-                    f"the kept {name} report of epoch {epoch} is dropped, it was refused: {error}", level="WARNING"
-                )
-            self._undelivered.pop(0)
+                if keep and error.transient and outbox.keep(path, plain, error):
+                    return None
+                raise
+
+    def _say(self, body: Dict[str, Any]) -> bool:
+        """Send one line, or keep it. While nobody answers it is tried once: training must not wait for its logs."""
+        path, outbox = f"training/jobs/{self.job_id}/callback/logs", self._own_outbox()
+        kept = outbox.put_behind(path, body) if self._keep else None
+        if kept is not None:
+            return kept or _print_line(body, "too many wait to be sent")
+        with outbox.order:
+            try:
+                outbox.send_all(once=True)
+                self._send(path, body, delays=() if self._keep or self._logs_down else self._delays)
+                self._logs_down = False
+                return True
+            except CallbackError as error:
+                self._logs_down = error.transient
+                if self._keep and error.transient and outbox.keep(path, body, error):
+                    return True
+                return _print_line(body, str(error))
+
+    def _own_outbox(self) -> Outbox:
+        """That of this process: what its parent keeps is the parent's to send, and so are its locks."""
+        if self._outbox.process != os.getpid():
+            self._outbox = self._empty_outbox()
+        return self._outbox
+
+    def _empty_outbox(self) -> Outbox:
+        every = max(self._delays[0], 0.05) if self._delays else RETRY_DELAYS[0]
+        return Outbox(self._send_kept, self._drop, every, self._patience)
+
+    def _send_kept(self, path: str, body: Dict[str, Any], behind: int, once: bool, patience: float) -> None:
+        self._send(path, body, patience=patience, delays=() if once else None, behind=behind)
+
+    def _drop(self, path: str, body: Dict[str, Any], error: CallbackError) -> None:
+        """Say that a call that was kept is refused."""
+        if path.endswith("/logs"):
+            _print_line(body, str(error))
+            return
+        name = "validation" if path.endswith("/results") else path.rsplit("/", 1)[-1]
+        epoch = body.get("epoch", body.get("current_epoch"))
+        words = f"the kept {name} report of epoch {epoch} is dropped, it was refused: {error}"
+        line = {"job_id": self.job_id, "event_type": "log", "message": words, "level": "WARNING", "timestamp": _now()}
+        try:
+            self._send(f"training/jobs/{self.job_id}/callback/logs", line, delays=(), behind=len(self._outbox))
+        except CallbackError as failure:
+            _print_line(line, str(failure))
 
     def _send(
-        self, path: str, body: Dict[str, Any], patience: float = 0.0, delays: Optional[Sequence[float]] = None
+        self,
+        path: str,
+        body: Dict[str, Any],
+        patience: float = 0.0,
+        delays: Optional[Sequence[float]] = None,
+        behind: int = 0,
     ) -> Optional[Dict[str, Any]]:
         if not self._base:
             print(f"[trainyard] {path.rsplit('/', 1)[-1]} {json.dumps(body)}", flush=True)
             return None
         waits = self._delays if delays is None else delays
-        return post_json(f"{self._base}/{path}", body, delays=waits, patience=patience)
+        headers = {KEPT: str(behind)}
+        return post_json(f"{self._base}/{path}", body, delays=waits, patience=patience, headers=headers)
 
     def _warn_not_finite(self, paths: List[str]) -> None:
         """Say once for each name that a value was not a finite number."""
@@ -323,6 +370,12 @@ class TrainerSDK:
         if names:
             self._warned |= names
             self.log(f"not a finite number, sent as null: {', '.join(sorted(names))}", level="WARNING")
+
+
+def _print_line(body: Mapping[str, Any], why: str) -> bool:
+    """Where a line goes that is not sent; False, the answer of `log`."""
+    print(f"{body['level']}: {body['message']} (log line not delivered: {why})", file=sys.stderr, flush=True)
+    return False
 
 
 def _job_id(value: Union[int, str], required: bool) -> int:

@@ -11,7 +11,7 @@ import math
 import time
 import urllib.error
 import urllib.request
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import CallbackError
 
@@ -74,6 +74,7 @@ def post_json(
     delays: Sequence[float] = RETRY_DELAYS,
     patience: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
+    headers: Optional[Mapping[str, str]] = None,
 ) -> Optional[Dict[str, Any]]:
     """POST `body`, which must already be plain JSON, and return the decoded answer (None when it is not an object).
 
@@ -83,6 +84,7 @@ def post_json(
         delays: seconds to wait between tries; there is one try more than there are delays.
         patience: after these tries, go on every ``delays[-1]`` seconds until this many seconds have passed in all.
         sleep: replaced in tests.
+        headers: further ones.
 
     Raises:
         CallbackError: at once on an answer below 500 that is not 2xx; after the last try on 5xx and network errors.
@@ -92,7 +94,7 @@ def post_json(
     attempt = 0
     while True:
         attempt += 1
-        answer, error = _post_once(url, data, attempt)
+        answer, error = _post_once(url, data, attempt, headers or {})
         if error is None:
             return answer
         if not error.transient:
@@ -105,10 +107,12 @@ def post_json(
             raise error
 
 
-def _post_once(url: str, data: bytes, attempt: int) -> Tuple[Optional[Dict[str, Any]], Optional[CallbackError]]:
+def _post_once(
+    url: str, data: bytes, attempt: int, headers: Mapping[str, str]
+) -> Tuple[Optional[Dict[str, Any]], Optional[CallbackError]]:
     """One try: the decoded answer and no error, or the error as a value."""
-    headers = {"Content-Type": "application/json", "Accept": "application/json"}
-    request = urllib.request.Request(url, data=data, headers=headers, method="POST")
+    sent = {"Content-Type": "application/json", "Accept": "application/json", **headers}
+    request = urllib.request.Request(url, data=data, headers=sent, method="POST")
     try:
         with _OPENER.open(request, timeout=REQUEST_TIMEOUT) as response:
             answer = response.read()

@@ -121,6 +121,17 @@ impl State {
         });
     }
 
+    /// Folders of no task that a start could not remove: no order begins in one of them.
+    pub(super) fn remove_left(&mut self, myself: &RunsRef, left: Vec<TaskKey>) {
+        for task in left {
+            self.going.insert(task, Going::default());
+            let (node, myself, end) = (Arc::clone(&self.node), myself.clone(), self.end.clone());
+            self.tasks.spawn(async move {
+                remove(task, (node, false), (myself, end)).await;
+            });
+        }
+    }
+
     /// The folder of a forgotten task has gone: the order that has waited for its place.
     pub(super) fn has_gone(&mut self, task: TaskKey) -> Option<Arc<Order>> {
         self.going.remove(&task)?.take()
@@ -188,7 +199,13 @@ async fn remove(
         let on = Arc::clone(&node);
         let work = move || {
             let folder = TaskFolder::of(&on.tasks(), task);
-            folder.remove(Some(&on.spares).filter(|_| reuse))
+            let removed = folder.remove(Some(&on.spares).filter(|_| reuse));
+            if removed.is_err() {
+                // Else the next life of this agent would tell the end of the task that was forgotten, perhaps as that of
+                // the order that waits for its place.
+                folder.void().ok();
+            }
+            removed
         };
         let Err(error) = blocking(work).await else {
             // Nobody is there any more only when the agent ends.

@@ -23,7 +23,7 @@ use crate::{
         scribe::{Level, own_line},
     },
     dataset::Told,
-    folder::TaskFolder,
+    folder::{Order, TaskFolder},
 };
 
 /// A run that fails so often, each time within [`WINDOW`] of the last, is in trouble, which is told.
@@ -55,7 +55,7 @@ impl Entry {
 
     /// Whether it is given up where no shim is left.
     fn is_hopeless(&self) -> bool {
-        self.failures >= MOST_FAILURES && (self.borne >= BORNE || self.is_to_stop)
+        self.failures >= MOST_FAILURES && (self.borne >= BORNE || self.stop.is_some())
     }
 }
 
@@ -63,6 +63,7 @@ impl State {
     /// A task has no run that could go on. It is tried again, for as long as there may be a trainer: it is not given up
     /// for what the agent cannot read or write. Without one it is, some time later.
     pub(super) async fn trouble(&mut self, myself: &RunsRef, task: TaskKey, why: &str) {
+        self.stop_again(task);
         let Some(entry) = self.entries.get_mut(&task) else {
             return;
         };
@@ -149,8 +150,11 @@ impl State {
                 return Ok(());
             }
         };
-        if let Some(entry) = self.entries.get_mut(&task) {
-            entry.order = Some(Arc::clone(&order));
+        if let Some(entry) = self.entries.get_mut(&task)
+            && entry.order.replace(Arc::clone(&order)).is_none()
+        {
+            // Its trainer was told to wait all the time.
+            entry.told.owing().begin();
         }
         // The run makes it known who calls; until then nobody is refused.
         self.node.registry.expect(order.secret.expose());
@@ -172,7 +176,8 @@ impl State {
             self.stop_waiting(task, cause);
             return;
         };
-        entry.is_to_stop = true;
+        let first = entry.stop.map_or(cause, |(first, _)| first);
+        entry.stop = Some((first, grace));
         if let Some(run) = &entry.run {
             run.cast(RunMsg::Stop(cause, grace)).ok();
             return;
@@ -180,8 +185,28 @@ impl State {
         if has_ended(&self.node, task) {
             return;
         }
+        let order = entry.order.clone();
+        self.stop_by_folder(task, order.as_deref(), (cause, grace));
+    }
+
+    /// A run has failed. A stop may have come to it, and the next one may not come so far either.
+    fn stop_again(&self, task: TaskKey) {
+        if let Some(entry) = self.entries.get(&task)
+            && let Some(stop) = entry.stop
+        {
+            self.stop_by_folder(task, entry.order.as_deref(), stop);
+        }
+    }
+
+    /// Stops what may run of a task that has no run.
+    fn stop_by_folder(
+        &self,
+        task: TaskKey,
+        order: Option<&Order>,
+        (cause, grace): (StopCause, Option<Duration>),
+    ) {
         self.node.slots.leaves(task);
-        let own = entry.order.as_ref().map(|order| order.spec.grace_period);
+        let own = order.map(|order| order.spec.grace_period);
         let grace = grace.or(own).unwrap_or(GRACE);
         let (node, stop) = (Arc::clone(&self.node), Stop { cause, grace });
         self.tasks.spawn(async move {
@@ -203,7 +228,11 @@ async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()
     let folder = TaskFolder::of(&node.tasks(), task);
     let work = move || {
         if let Ok(None) = folder.stop() {
-            folder.note_stop(&stop)?;
+            match folder.note_stop(&stop) {
+                // It has not begun: its next run is told.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                noted => noted?,
+            }
         }
         let Some((processes, _)) = folder.processes()? else {
             return Ok(());
@@ -222,7 +251,7 @@ mod tests {
     /// After how many failures it is given up, and after how much time in pauses, where each run works for so long.
     fn given_up(is_to_stop: bool, works: Duration) -> (u32, Duration) {
         let mut entry = Entry::new(None, Told::default());
-        entry.is_to_stop = is_to_stop;
+        entry.stop = is_to_stop.then_some((StopCause::Cancelled, None));
         let mut now = Instant::now();
         loop {
             let again = entry.fails(now).min(ALONE_AT_LATEST);
