@@ -207,7 +207,8 @@ fn attempts(job: &v1::Job, wish: &Wish, record: &Record) -> Result<()> {
             )
         };
         let fine = match how.failure_class() {
-            FailureClass::Lost => true,
+            // Who waits for its node is lost with nobody, but for a node that is back and knows nothing of it.
+            FailureClass::Lost => !wish.waits || how.message.contains(losses::FORGOTTEN),
             FailureClass::Preempted => wish.order.preemptible,
             // A full disk may keep a trainer from its start, and ends none that has started.
             FailureClass::Infrastructure => {

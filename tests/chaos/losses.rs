@@ -13,7 +13,7 @@ use crate::{orders::micros, plan::LEASE, record::Record};
 const FAILURES: usize = 3;
 
 /// Lost though its node was heard: it began anew and has no trace of it.
-const FORGOTTEN: &str = "came back without a trace of the attempt";
+pub(crate) const FORGOTTEN: &str = "came back without a trace of the attempt";
 
 /// What one node has of an attempt.
 struct Part<'a> {

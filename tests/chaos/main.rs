@@ -50,6 +50,9 @@ struct Arguments {
     /// Trainers get no control group, as on a machine that has none to give.
     #[arg(long)]
     no_cgroups: bool,
+    /// In place of all that a seed makes: jobs are cancelled while their nodes are cut off.
+    #[arg(long)]
+    cancels_behind_a_cut: bool,
     /// The binary under test [default: trainyard beside this program].
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -85,11 +88,21 @@ fn main() -> Result<ExitCode> {
 impl Arguments {
     /// The same run once more, by hand.
     fn replay(&self) -> String {
-        let groups = if self.no_cgroups { " --no-cgroups" } else { "" };
+        let flags = self.flags().map(|flag| format!(" {flag}"));
+        let flags: String = flags.collect();
         format!(
-            "cargo build --workspace --bins && target/debug/chaos --seed {} --jobs {} --faults {} --agents {}{groups}",
+            "cargo build --workspace --bins && target/debug/chaos --seed {} --jobs {} --faults {} --agents {}{flags}",
             self.seed, self.jobs, self.faults, self.agents
         )
+    }
+
+    fn flags(&self) -> impl Iterator<Item = &'static str> {
+        let flags = [
+            (self.no_cgroups, "--no-cgroups"),
+            (self.cancels_behind_a_cut, "--cancels-behind-a-cut"),
+        ];
+        let given = flags.into_iter().filter(|(given, _)| *given);
+        given.map(|(_, flag)| flag)
     }
 
     fn program(&self) -> Result<PathBuf> {
@@ -168,9 +181,7 @@ impl Arguments {
         for (name, value) in numbers {
             words.extend([name.to_owned(), value]);
         }
-        if self.no_cgroups {
-            words.push("--no-cgroups".to_owned());
-        }
+        words.extend(self.flags().map(str::to_owned));
         words
     }
 }

@@ -175,6 +175,27 @@ impl Plan {
             gpus,
         }
     }
+
+    /// Two jobs that only a cancel ends, each with a node to itself. Both nodes are cut off, and both jobs are cancelled
+    /// meanwhile: one node is heard again within its lease, the other is lost.
+    pub(crate) fn of_cancels_behind_a_cut() -> Self {
+        let second = Duration::from_secs(1);
+        let wish = Wish {
+            end: End::Never,
+            cancel_after: Some(4 * second),
+            ..urgent(Duration::ZERO)
+        };
+        Self {
+            wishes: vec![wish.clone(), wish],
+            faults: vec![
+                (3 * second, Fault::Cut(1, Way::Both)),
+                (3 * second, Fault::Cut(2, Way::Both)),
+                (5 * second, Fault::Mend(1)),
+                (10 * second, Fault::Mend(2)),
+            ],
+            gpus: vec![1, 1],
+        }
+    }
 }
 
 fn wish(rng: &mut StdRng, span: Duration, most_gpus: u32) -> Wish {

@@ -57,7 +57,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         faults: arguments.faults,
         agents: arguments.agents,
     };
-    let plan = Plan::of(arguments.seed, size);
+    let plan = match arguments.cancels_behind_a_cut {
+        true => Plan::of_cancels_behind_a_cut(),
+        false => Plan::of(arguments.seed, size),
+    };
     let program = arguments.program()?;
     record.say(&format!(
         "seed {}, {size:?}: {}",
@@ -69,7 +72,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let logging_in = Client::log_in(record.clone(), !arguments.no_cgroups);
     let client = tokio::time::timeout(PATIENCE, logging_in).await;
     let client = client.context("the coordinator does not come up")??;
-    for agent in 1..=size.agents {
+    for agent in 1..=plan.gpus.len() {
         fleet.start(agent)?;
     }
     let mut world = World {

@@ -247,7 +247,8 @@ impl Checker {
                 self.turns.tried_since(&job) || gates::was_hopeless(&job),
                 "job {id} was to run again, and was not tried"
             );
-            ends::outcome(&job, wish, (plan, accepted), yards)?;
+            let calm = self.turns.calm(&job);
+            ends::outcome(&job, wish, (plan, accepted), (yards, calm))?;
             self.records.look(store, &job)?;
             gates::end(&job, wish, (accepted, store))?;
             ends::said(store, (&job, wish), plan, &began)?;

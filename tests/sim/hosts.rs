@@ -36,7 +36,7 @@ pub(crate) const COORDINATOR: &str = "coordinator";
 const TOKEN: &str = "a-join-token-that-is-good-for-the-whole-simulation";
 /// How often trainers try to report.
 const REPORTS: Duration = Duration::from_millis(100);
-/// How often it is asked why jobs wait. Nothing may wait for so long without a reason.
+/// How often it is asked at the least why jobs wait. Nothing may wait for so long without a reason.
 const LOOK: Duration = Duration::from_millis(100);
 /// So soon somebody has to make room, in seconds.
 const PROMPT: u32 = 3;
@@ -122,8 +122,16 @@ async fn asks(office: Office) {
     };
     let Some(scheduler) = scheduler else { return };
     let mut before = BTreeSet::new();
+    let (mut stored, mut left_out) = (None, Duration::ZERO);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(office.cluster.asks).await;
+        // Who waits, and where, changes by a commit; and as time goes on.
+        let commits = office.store.borrow().as_ref().map(Store::commits);
+        left_out += office.cluster.asks;
+        if commits == stored && left_out < LOOK {
+            continue;
+        }
+        (stored, left_out) = (commits, Duration::ZERO);
         let mut silent = BTreeSet::new();
         for wait in office.accepted.waiting() {
             let question = |reply| SchedulerMsg::Reason(JobId(wait.0), reply);

@@ -5,6 +5,7 @@
 
 mod faults;
 mod full;
+mod late;
 mod operators;
 mod orders;
 mod stays;
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// The newest plan.
-pub(crate) const NEWEST: u32 = 9;
+pub(crate) const NEWEST: u32 = 10;
 
 /// Time between two checks, where the plan says nothing else.
 const STEP: Duration = Duration::from_millis(10);
@@ -76,8 +77,10 @@ pub(crate) struct Cluster {
     /// A power cut takes from agents' disks what was not synced, a launch goes on without its agent, and what a machine
     /// has changes only while it is off.
     pub(crate) honest: bool,
-    /// Who is to make room is looked for every few seconds, and who waits is asked why ten times a second.
+    /// Who is to make room is looked for every few seconds, and who waits is asked why.
     pub(crate) prompt: bool,
+    /// How often that is, where anything was stored meanwhile.
+    pub(crate) asks: Duration,
     /// What its disk suffers lasts until the fault ends: no room for a coordinator that starts meanwhile, no power.
     pub(crate) lasting: bool,
     /// An end amid a write or a sync is awaited until it comes, whatever else happens meanwhile.
@@ -220,6 +223,9 @@ impl Plan {
         if number >= 9 {
             plan.stay(&mut StdRng::seed_from_u64(seed ^ 0x57A1));
         }
+        if number >= 10 {
+            plan.delay(&mut StdRng::seed_from_u64(seed ^ 0x1A7E));
+        }
         // The order of those at one time is theirs of being drawn.
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
@@ -240,6 +246,7 @@ impl Plan {
             launch: LAUNCH,
             honest: false,
             prompt: false,
+            asks: STEP * 10,
             lasting: false,
             patient: false,
             ahead: Vec::new(),

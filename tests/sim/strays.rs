@@ -42,7 +42,10 @@ impl Strays {
             yard.look(|processes| {
                 for process in processes {
                     let job = jobs.iter().find(|job| job.id.0 == process.of.0);
-                    let late = !plan.sets_clocks() && is_late(job, process.lives_for(now));
+                    let lives = process.lives_for(now);
+                    // An agent that was started anew knows the beginning by a clock that was set; no other looks at one.
+                    let known = !plan.sets_clocks() || silences.calm(node) >= lives;
+                    let late = known && is_late(job, lives);
                     if late || job.is_none_or(|job| is_over(job, process)) {
                         let key = (node, process.of, process.rank.0);
                         let since = self.since.get(&key).copied().unwrap_or(now);

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use trainyard_core::{
-    failure::{FailureClass, TaskEnd},
+    failure::{FailureClass, StopCause, TaskEnd},
     job::{Attempt, Job, JobState},
     retry::OnLost,
 };
@@ -36,6 +36,10 @@ pub(crate) struct Turns {
     again: BTreeMap<u64, (u32, usize)>,
     /// How many attempts each had when its cancel was accepted.
     cancelled: BTreeMap<u64, usize>,
+    /// How each task ended, as it was first told.
+    ends: BTreeMap<(u64, u32, u32), TaskEnd>,
+    /// For how long nothing had held up the nodes of each attempt when it was told that its time was over.
+    limits: BTreeMap<(u64, u32), Duration>,
     /// Attempts that newer ones have followed, as they were then.
     over: BTreeMap<(u64, u32), Attempt>,
     /// Tasks that were lost with their nodes.
@@ -48,6 +52,8 @@ impl Turns {
         Self {
             again: BTreeMap::new(),
             cancelled: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            limits: BTreeMap::new(),
             over: BTreeMap::new(),
             lost: BTreeSet::new(),
             trace,
@@ -69,6 +75,7 @@ impl Turns {
         self.runs_again(job, accepted)?;
         self.is_cancelled(job, accepted)?;
         self.losses(before, job, (plan, silences))?;
+        self.first_words(job, silences)?;
         self.followed(job)
     }
 
@@ -159,6 +166,37 @@ impl Turns {
         Ok(())
     }
 
+    /// An end is told again and again until it is forgotten: how it was first told stands. That fewer records are waited for
+    /// may be found later.
+    fn first_words(&mut self, job: &Job, silences: &Silences) -> Result<()> {
+        for attempt in &job.attempts {
+            for (rank, part) in attempt.parts() {
+                let Some(end) = &part.end else {
+                    continue;
+                };
+                let key = (job.id.0, attempt.number.0, rank.0);
+                if end.stop_cause == Some(StopCause::TimeLimit) && !self.ends.contains_key(&key) {
+                    let calm = silences.calm(number(&part.allocation.node.0)?);
+                    let all = self.limits.entry((key.0, key.1)).or_insert(calm);
+                    *all = calm.min(*all);
+                }
+                let known = self.ends.entry(key).or_insert_with(|| end.clone());
+                ensure!(
+                    end.last_seq <= known.last_seq,
+                    "task {key:?} had told {} records at its end, and has {}",
+                    known.last_seq,
+                    end.last_seq
+                );
+                known.last_seq = end.last_seq;
+                ensure!(
+                    known == end,
+                    "task {key:?} ended as {known:?}, and now as {end:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// INV-07: how the attempts ended that another one has followed.
     fn followed(&mut self, job: &Job) -> Result<()> {
         let Some((_live, over)) = job.attempts.split_last() else {
@@ -213,6 +251,13 @@ impl Turns {
     pub(crate) fn tried_since(&self, job: &Job) -> bool {
         let before = self.again.get(&job.id.0).map(|seen| seen.1);
         before.is_none_or(|before| job.attempts.len() > before)
+    }
+
+    /// For how long nothing had held up the nodes of the last attempt, when its time was said to be over.
+    pub(crate) fn calm(&self, job: &Job) -> Duration {
+        let last = job.attempts.last().map_or(0, |last| last.number.0);
+        let calm = self.limits.get(&(job.id.0, last)).copied();
+        calm.unwrap_or_default()
     }
 
     /// Tasks that were lost with their nodes.

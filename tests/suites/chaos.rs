@@ -33,6 +33,14 @@ fn whatever_is_killed_cut_off_frozen_or_full_each_job_ends_as_it_should_and_leav
     assert!(output.status.success(), "{said}\n{cried}");
 }
 
+#[test]
+fn jobs_are_cancelled_while_their_nodes_are_cut_off_within_their_lease_and_beyond() {
+    let output = chaos(&["--cancels-behind-a-cut"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let cried = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{cried}");
+}
+
 const SECOND: i128 = 1_000_000;
 
 /// A lease of 4 s, and faults between these seconds.

@@ -75,6 +75,7 @@ mod gangs;
 mod retries;
 mod service;
 mod strays;
+mod trackers;
 
 type Frames = mpsc::Receiver<Box<Frame>>;
 

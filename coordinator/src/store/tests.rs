@@ -29,6 +29,7 @@ mod damage;
 mod digests;
 mod disks;
 mod events;
+mod forms;
 mod numbers;
 mod older;
 mod opening;

@@ -41,7 +41,7 @@ mod waits;
 mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 #[cfg(test)]
 pub(crate) use status::for_tests as status_for_tests;

@@ -19,7 +19,7 @@ use trainyard_core::{
 
 mod server;
 
-use self::server::Server;
+pub(crate) use self::server::Server;
 use super::{
     actor::{Plan, Tracker, TrackerArgs, TrackerMsg},
     hooks::Hook,
@@ -68,19 +68,33 @@ impl Actor for NoJobs {
 }
 
 /// One tracker on a store of its own.
-struct Desk {
+pub(crate) struct Desk {
     store: Store,
     board: Board,
     tracker: ActorRef<TrackerMsg>,
     jobs: ActorRef<JobsMsg>,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl Desk {
     async fn of(plan: Plan) -> Self {
         let (folder, store) = store();
-        let board = Board::default();
         let (jobs, _) = Actor::spawn(None, NoJobs, ()).await.unwrap();
+        let mut desk = Self::over(store, jobs, plan).await;
+        desk._folder = Some(folder);
+        desk
+    }
+
+    /// MLflow's at this address, over a store and the jobs of others.
+    pub(crate) async fn at(address: &str, store: Store, jobs: ActorRef<JobsMsg>) -> Self {
+        Self::over(store, jobs, mlflow(format!("http://{address}"))).await
+    }
+
+    async fn over(store: Store, jobs: ActorRef<JobsMsg>, plan: Plan) -> Self {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
+        let board = Board::default();
         let args = TrackerArgs {
             plan,
             store: store.clone(),
@@ -93,7 +107,7 @@ impl Desk {
             board,
             tracker,
             jobs,
-            _folder: folder,
+            _folder: None,
         }
     }
 
@@ -103,17 +117,17 @@ impl Desk {
         stored.expect("nobody waits for a tracker").unwrap();
     }
 
-    fn shown(&self) -> Status {
+    pub(crate) fn shown(&self) -> Status {
         self.board.with_lag(&self.store).unwrap().remove(0)
     }
 
     /// Its timer comes.
-    fn due(&self) {
+    pub(crate) fn due(&self) {
         self.tracker.cast(TrackerMsg::Due).unwrap();
     }
 
     /// It is tried once more, and does not take it.
-    async fn fails_again(&self) {
+    pub(crate) async fn fails_again(&self) {
         let before = self.shown().failures;
         self.due();
         until("it failed again", async || {
@@ -122,7 +136,7 @@ impl Desk {
         .await;
     }
 
-    async fn has_everything(&self) -> Status {
+    pub(crate) async fn has_everything(&self) -> Status {
         until("it has everything", async || {
             let shown = self.shown();
             (shown.state == State::Idle && shown.jobs_pending == 0).then_some(shown)
@@ -139,9 +153,6 @@ impl Drop for Desk {
 }
 
 fn store() -> (TempDir, Store) {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .ok();
     let folder = tempfile::tempdir().unwrap();
     let mut options = StoreOptions::new(folder.path().join("trainyard.redb"));
     options.reserve_bytes = 0;
@@ -177,7 +188,7 @@ fn webhook(url: String) -> WebhookConfig {
     }
 }
 
-async fn nobody() -> String {
+pub(crate) async fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().to_string()
 }

@@ -25,17 +25,17 @@ use crate::clock;
 
 /// Keeps key and step of what it is told, and may be ill.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Server {
-    pub(super) metrics: Arc<Mutex<Vec<(String, u64)>>>,
-    pub(super) ended: Arc<AtomicBool>,
-    pub(super) ill: Arc<AtomicBool>,
+pub(crate) struct Server {
+    pub(crate) metrics: Arc<Mutex<Vec<(String, u64)>>>,
+    pub(crate) ended: Arc<AtomicBool>,
+    pub(crate) ill: Arc<AtomicBool>,
     /// What ClearML gave out, and until when it is good.
-    pub(super) tokens: Arc<Mutex<Vec<(String, Timestamp)>>>,
+    pub(crate) tokens: Arc<Mutex<Vec<(String, Timestamp)>>>,
 }
 
 impl Server {
     /// It ends with the set.
-    pub(super) async fn at(&self, address: &str, serving: &mut JoinSet<()>) -> String {
+    pub(crate) async fn at(&self, address: &str, serving: &mut JoinSet<()>) -> String {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = self.clone();
