@@ -114,15 +114,30 @@ impl Silences {
         self.now.saturating_sub(calm.unwrap_or(self.now))
     }
 
-    /// Whether faults account for the loss of the node just now by such a lease: it begins anew with each coordinator, and
-    /// with the time that it takes to be heard again they cover nearly all of it.
+    /// Whether faults account for the loss of the node that is seen just now, by such a lease. A coordinator that ends in the
+    /// commit of it may have written it nevertheless: then the next one shows it as soon as it is there.
     pub(crate) fn explain(&self, node: usize, lease: Duration) -> bool {
         let Some(node) = self.nodes.get(node) else {
             return false;
         };
-        let lost = self.now;
+        let begun = self.listens.last().copied().unwrap_or_default();
+        let over = self.listens.chunks_exact(2).next_back();
+        let over = over.filter(|_| self.now <= begun + BETWEEN);
+        let before = over.and_then(|over| Some((*over.first()?, *over.last()?)));
+        let moments = before.into_iter().chain([(begun, self.now)]);
+        let mut moments = moments.filter(|moment| self.accounts_for(node, lease, *moment));
+        moments.next().is_some()
+    }
+
+    /// The same of one that was lost at this moment, by a coordinator that listened since that one: a lease begins anew with
+    /// each of them, and with the time that it takes to be heard again faults cover nearly all of it.
+    fn accounts_for(
+        &self,
+        node: &Node,
+        lease: Duration,
+        (listens, lost): (Duration, Duration),
+    ) -> bool {
         let begin = lost.saturating_sub(lease);
-        let listens = self.listens.last().copied().unwrap_or_default();
         if listens > begin + BETWEEN {
             return false;
         }
