@@ -65,7 +65,7 @@ pub(crate) struct ReplayArgs {
     /// What ranks jobs under the default policy: gittins, attained or arrival
     #[arg(long, value_name = "BY", default_value = "gittins")]
     rank: RankBy,
-    /// Nobody makes room for others
+    /// Nobody makes room for others, under none of the policies
     #[arg(long)]
     no_preempt: bool,
     /// Seconds that a job loses when it is stopped and started again

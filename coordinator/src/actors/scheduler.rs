@@ -188,7 +188,8 @@ impl State {
         }
         // Before the placements, which are stored behind it.
         self.notes.let_through(&decisions.through, now);
-        self.notes.keeps(self.planner.kept(now), now);
+        let kept = self.planner.kept(now);
+        self.notes.keeps(kept, now, self.store.as_ref());
         if let Some(store) = &self.store {
             self.notes.write(store);
         }

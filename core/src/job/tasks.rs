@@ -138,13 +138,7 @@ impl Draft {
         if goes && end.stop_cause == Some(StopCause::Fenced) {
             end.stop_cause = Some(StopCause::Preempted);
         }
-        // An agent that was started anew says no cause where the disk did not take it: here it is known.
-        if self.job.cancel_requested && end.is_like_a_stop() {
-            end.stop_cause.get_or_insert(StopCause::Cancelled);
-        }
-        if goes && end.is_like_a_stop() {
-            end.stop_cause.get_or_insert(StopCause::Preempted);
-        }
+        self.know_why(task, &mut end)?;
         let part = self.live_part(task)?;
         match &mut part.end {
             // Reported again until it is forgotten: the first report stands. But what its node cannot read any more
@@ -159,6 +153,30 @@ impl Draft {
             self.only_in(&[JobState::Starting, JobState::Running], "ended")?;
         }
         self.part_ended(task)
+    }
+
+    /// An agent that was started anew says no cause where the disk did not take it, or the time limit where that was over by
+    /// then: here it is known.
+    fn know_why(&mut self, task: TaskKey, end: &mut TaskEnd) -> Result<(), Illegal> {
+        if !end.is_like_a_stop() || !matches!(end.stop_cause, None | Some(StopCause::TimeLimit)) {
+            return Ok(());
+        }
+        let limit = self.job.spec.time_limit;
+        let live = self.live(task.attempt)?;
+        let over = live
+            .started_at()
+            .zip(limit)
+            .map(|(at, limit)| at.plus(limit));
+        let goes_first = match (live.leaves_since, over) {
+            (Some(told), Some(over)) => told < over,
+            (_, None) | (None, _) => end.stop_cause.is_none(),
+        };
+        if self.job.cancel_requested {
+            end.stop_cause = Some(StopCause::Cancelled);
+        } else if self.live(task.attempt)?.leaves() && goes_first {
+            end.stop_cause = Some(StopCause::Preempted);
+        }
+        Ok(())
     }
 
     /// What follows of the end of a task: a failure ends the whole gang.

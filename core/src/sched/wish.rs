@@ -162,8 +162,8 @@ impl Wish<'_> {
         })
     }
 
-    /// Of those that could hold a part, else of all, the node that breaks the fewest wishes for labels, and which; nothing
-    /// where there is one wish alone, which all of them break.
+    /// Of those that could hold a part the node that breaks the fewest wishes for labels, and which; nothing where none could,
+    /// and where there is one wish alone, which all of them break.
     fn nearest_by_labels(&self, ledger: &Ledger) -> Option<String> {
         let placement = &self.placement;
         if placement.labels.len() + placement.anti_labels.len() < 2 {
@@ -180,10 +180,9 @@ impl Wish<'_> {
             words
         };
         let nodes = ledger.nodes();
-        let nearest = nodes.min_by_key(|(name, entry)| {
-            let holds = entry.could_hold(&part, self.nodes);
-            (!holds, broken(entry).len(), (*name).clone())
-        });
+        let nodes = nodes.filter(|(_, entry)| entry.could_hold(&part, self.nodes));
+        let nearest =
+            nodes.min_by_key(|(name, entry)| (broken(entry).len(), !entry.open, (*name).clone()));
         nearest.map(|(name, entry)| format!("{name}, which {}", broken(entry).join(" and ")))
     }
 

@@ -67,20 +67,27 @@ impl Notes {
         self.waiting.extend(notes);
     }
 
-    /// For whom nodes are kept now: noted when it is another job, and no sooner than a round later when they are others for
-    /// the same.
-    pub(super) fn keeps(&mut self, kept: Option<KeptNodes>, now: Timestamp) {
+    /// For whom nodes are kept now: noted when it is another job, or they are others, and no sooner than a round after the
+    /// last such note.
+    pub(super) fn keeps(&mut self, kept: Option<KeptNodes>, now: Timestamp, store: Option<&Store>) {
         let Some(KeptNodes { job, nodes, words }) = kept else {
-            self.kept = None;
             return;
         };
-        let told = self.kept.as_ref();
-        let same = told.is_some_and(|(before, which, then)| {
-            // A clock that was set back must not silence it.
-            let lately = now >= *then && now.since(*then) < ROUND;
-            *before == job && (*which == nodes || lately)
-        });
+        let same = match &self.kept {
+            Some((before, which, then)) => {
+                // A clock that was set back must not silence it.
+                let lately = now >= *then && now.since(*then) < ROUND;
+                lately || *before == job && *which == nodes
+            }
+            // It may have been noted before a restart.
+            None => store.is_some_and(|store| {
+                let last = store.last_event(job).ok().flatten();
+                let last = last.filter(|last| last.kind == Kind::Kept);
+                last.is_some_and(|last| nodes.iter().zip(&last.nodes).all(|(a, b)| a == b))
+            }),
+        };
         if same {
+            self.kept.get_or_insert((job, nodes, now));
             return;
         }
         let note = Decision::of_job_on(now, Kind::Kept, job, nodes.iter().cloned(), words);
@@ -107,6 +114,11 @@ impl Notes {
                 let same = Decision::is_same_wait(&last.words, words);
                 self.told.insert(job, last.words);
                 !same
+            }
+            // What it said before that is not looked for: told again after each restart, it would be no news.
+            Ok(Some(last)) if last.kind == Kind::Kept => {
+                self.told.insert(job, words.to_owned());
+                false
             }
             Ok(_) => true,
             Err(error) => {

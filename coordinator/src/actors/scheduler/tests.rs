@@ -294,7 +294,10 @@ fn for_whom_nodes_are_kept_is_noted_once_and_not_of_one_that_waits_no_more() {
         (Some(JobId(2)), &[NodeName("n1".into())][..])
     );
     assert!(
-        words.starts_with("nodes n1 are kept for it, and expected to be free at "),
+        words.starts_with("nodes n1 are kept for it, and expected to be free at ")
+            && words.ends_with(
+                ": who comes behind it starts there only if it is expected to be gone by then"
+            ),
         "{words}"
     );
     let cancelled = limited(2, 20).step(Timestamp(50), Event::CancelRequested);

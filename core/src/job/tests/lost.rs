@@ -169,6 +169,45 @@ fn a_trainer_that_ends_as_a_stop_ends_it_after_a_cancel_is_cancelled_though_nobo
 }
 
 #[test]
+fn a_limit_that_was_over_when_a_trainer_ended_is_not_why_where_it_was_told_before_to_make_room_or_cancelled()
+ {
+    let ends = TaskEnd {
+        signal: Some(15),
+        stop_cause: Some(StopCause::TimeLimit),
+        ..TaskEnd::default()
+    };
+    let limited = |minutes: u64| {
+        let mut job = running(RetryPolicy::default());
+        job.spec.time_limit = Some(std::time::Duration::from_secs(60 * minutes));
+        job
+    };
+    let later = |job: &Job, minutes: i64| {
+        let began = job.live().unwrap().started_at().unwrap();
+        Timestamp(began.0 + minutes * 60_000_000)
+    };
+    let ended = |job: Job, before: Option<Event>, ends: &TaskEnd| {
+        let told = later(&job, 10);
+        let after = match before {
+            Some(event) => job.step(told, event).unwrap().job,
+            None => job,
+        };
+        let at = later(&after, 30);
+        after
+            .step(at, Event::Ended(t(A1), ends.clone()))
+            .unwrap()
+            .job
+    };
+    let room = || Some(Event::MakeRoom(A1, JobId(9)));
+    assert_eq!(ended(limited(20), None, &ends).state, JobState::Failed);
+    let goes = ended(limited(20), room(), &ends);
+    assert_eq!(goes.state, JobState::Queued, "{:?}", goes.outcome);
+    // It was to be stopped already when it was told to go.
+    assert_eq!(ended(limited(5), room(), &ends).state, JobState::Failed);
+    let cancelled = ended(limited(20), Some(Event::CancelRequested), &ends);
+    assert_eq!(cancelled.state, JobState::Cancelled);
+}
+
+#[test]
 fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_not_tried_again() {
     let vanished = Event::Ended(
         t(A1),

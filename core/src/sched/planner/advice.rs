@@ -3,7 +3,7 @@
 //! Pure. The least change of one field is looked for in each; where none does, all that can be asked for less of is, and
 //! as much of it is given back as still starts. Part of the planner, called by `explain`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Planner, upkeep::Outlook};
 use crate::sched::QueuedJob;
@@ -45,7 +45,7 @@ impl Planner {
             starts(&changed)
         });
         less.chain(wishes.map(Wish::dropped))
-            .chain(self.shorter(outlook, queued))
+            .chain(self.shorter(outlook, queued).map(|(_, change)| change))
             .collect()
     }
 
@@ -65,7 +65,11 @@ impl Planner {
         }
         let mut changes = Vec::new();
         if !starts(&asks) {
-            return changes;
+            let Some((seconds, change)) = self.shorter(outlook, &asks) else {
+                return changes;
+            };
+            asks.limit = Some(Duration::from_secs(seconds));
+            changes.push(change);
         }
         for wish in wishes {
             let mut with = asks.clone();

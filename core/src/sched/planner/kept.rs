@@ -30,12 +30,16 @@ impl Planner {
         let kept = self.policy.kept()?;
         let nodes = kept.pieces.iter().map(|piece| piece.node);
         let nodes = nodes.filter_map(|ix| self.names.get(&ix)).cloned();
+        let who = match self.policy.keeps_from_borrowers() {
+            true => "who would borrow",
+            false => "who comes behind it",
+        };
         let words = match self.kept_where(now, kept) {
             (names, Some(then)) => format!(
-                "{names} are kept for it, and expected to be free at {then}; who is not expected to be gone by then starts elsewhere"
+                "{names} are kept for it, and expected to be free at {then}: {who} starts there only if it is expected to be gone by then"
             ),
             (names, None) => format!(
-                "{names} are kept for it, and nobody knows when they are free; nobody else starts there"
+                "{names} are kept for it, and nobody knows when they are free: {who} does not start there"
             ),
         };
         Some(KeptNodes {

@@ -149,6 +149,11 @@ fn a_job_that_took_long_to_start_is_left_alone_for_as_long_since_that_is_what_it
         );
         assert_eq!(solve(planner, 1_860), (vec![], vec![(1, 2)]));
     }
+    // One that took a day waited for something.
+    let mut planner = cluster(1);
+    planner.holds(at(100_000), held(job(1, 1, 4), &place, Some(90_000)));
+    planner.queued(at(100_000), urgent(2, 1, 4));
+    assert_eq!(solve(&mut planner, 100_000), (vec![], vec![(1, 2)]));
 }
 
 #[test]

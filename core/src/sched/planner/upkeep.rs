@@ -319,8 +319,12 @@ impl Planner {
         }
     }
 
-    /// The longest limit that ends before a window begins, where the job would start with it.
-    pub(super) fn shorter(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Option<Change> {
+    /// The longest limit that ends before a window begins, in seconds, where the job would start with it.
+    pub(super) fn shorter(
+        &self,
+        outlook: &Outlook<'_>,
+        queued: &QueuedJob,
+    ) -> Option<(u64, Change)> {
         const MINUTE: u64 = 60;
         let limit = queued.limit?;
         let starts = outlook.closing.iter().rev().find_map(|(from, _)| {
@@ -337,10 +341,11 @@ impl Planner {
             let fits = left > 0 && changed.limit.is_some() && self.starts(outlook, &changed);
             fits.then_some(left)
         })?;
-        Some(Change {
+        let change = Change {
             field: "time_limit",
             from: format!("{} s", limit.as_secs()),
             to: format!("{starts} s"),
-        })
+        };
+        Some((starts, change))
     }
 }

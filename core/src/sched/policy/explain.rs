@@ -150,7 +150,7 @@ impl Scheduler {
             guarded: head.as_ref().is_some_and(Head::is_guarded),
             borrows: head.as_ref().is_some_and(Head::borrows),
             rank: self.rank(now, job),
-            factor: self.projects.factor(job.project),
+            factor: self.factor(job.project),
             by_waiting: match self.config.rank {
                 RankBy::Gittins | RankBy::Attained => 1.0 / self.steps(waited),
                 RankBy::Arrival => 1.0,
@@ -236,6 +236,12 @@ impl Scheduler {
     pub fn kept(&self) -> Option<&Reservation> {
         let kept = self.kept.reservation.as_ref();
         kept.filter(|kept| self.waits(kept.job))
+    }
+
+    /// Whether that is kept from none but those who would borrow.
+    #[must_use]
+    pub fn keeps_from_borrowers(&self) -> bool {
+        self.kept.from_borrowers
     }
 
     /// What the last pass kept for a job that waits.

@@ -11,6 +11,8 @@ use super::{
 
 /// As often is the time doubled for which a job is left alone; it is longer than any job runs then.
 const MOST_DOUBLED: u32 = 24;
+/// A start that took longer waited for others, fetched what is there the next time, or a clock was set meanwhile.
+const LONGEST_START: Seconds = 1_800;
 
 /// What is told of a job when it is submitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +120,7 @@ pub(super) struct Job {
     pub(super) runs: u32,
     /// How often in a row it went for another and had saved nothing since it had begun.
     pub(super) in_vain: u32,
-    /// How long it last took from its place until it ran: what its own restart costs at least.
+    /// How long it last took from its place until it ran.
     pub(super) starts_in: Seconds,
     /// What it holds, or is promised.
     pub(super) pieces: Vec<Piece>,
@@ -160,16 +162,17 @@ impl Job {
         }
     }
 
-    /// For how long nobody touches it once it runs, where that is `least` for all: never less than its own restart costs.
+    /// For how long nobody touches it once it runs, where that is `least` for all: never less than its own restart costs, as
+    /// far as its last start tells that.
     pub(super) fn untouched(&self, least: Seconds) -> Seconds {
-        least.max(self.starts_in)
+        least.max(self.starts_in.min(LONGEST_START))
     }
 
     /// For how long none of a better rank pushes it out once it runs, where that is `least` at first: twice as long each time that it had to
     /// go before it had saved anything. Two that save nothing in so much time would else push each other out for ever.
     pub(super) fn left_alone(&self, least: Seconds) -> Seconds {
-        let least = self.untouched(least);
-        least.saturating_mul(1 << self.in_vain.min(MOST_DOUBLED))
+        let doubled = least.saturating_mul(1 << self.in_vain.min(MOST_DOUBLED));
+        self.untouched(doubled)
     }
 
     /// GPU-seconds that are lost when it goes, beside what its restart costs.

@@ -89,7 +89,7 @@ impl Scheduler {
             guarded: turn.guarded,
             priority: turn.priority,
             borrows: self.projects.borrows(row.project, gpus),
-            rank: Rank(turn.rank.0 * self.projects.factor(row.project)),
+            rank: Rank(turn.rank.0 * self.factor(row.project)),
             submitted: turn.submitted,
             number: turn.number,
             job: turn.job,

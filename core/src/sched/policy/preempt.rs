@@ -206,7 +206,7 @@ impl Scheduler {
     }
 
     fn standing(&self, now: Seconds, job: &Job) -> Standing {
-        let rank = self.rank(now, job) * self.projects.factor(job.project);
+        let rank = self.rank(now, job) * self.factor(job.project);
         let gpus = self.least(job);
         let waited = job.waited(now, self.config.restart_cost);
         Standing {

@@ -17,7 +17,7 @@ use super::{
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
     preempt::Standings,
-    projects::Projects,
+    projects::{ProjectIx, Projects},
     reserve::Kept,
 };
 
@@ -355,6 +355,15 @@ impl Scheduler {
                     RankBy::Arrival => 1.0,
                 }
             }
+        }
+    }
+
+    /// By what the rank of a project's jobs is multiplied; by nothing where nothing ranks.
+    pub(super) fn factor(&self, project: ProjectIx) -> f64 {
+        match (self.config.rule, self.config.rank) {
+            (Rule::Gittins, RankBy::Arrival) => 1.0,
+            (Rule::Gittins, RankBy::Gittins | RankBy::Attained)
+            | (Rule::Fifo | Rule::Easy | Rule::Throughput, _) => self.projects.factor(project),
         }
     }
 

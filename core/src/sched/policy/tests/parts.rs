@@ -66,6 +66,28 @@ fn by_arrival_nobody_goes_for_a_better_rank_and_the_older_goes_first() {
 }
 
 #[test]
+fn by_arrival_it_does_not_matter_either_what_projects_have_had() {
+    for (rank, goes) in [(RankBy::Attained, vec![1]), (RankBy::Arrival, vec![])] {
+        let mut scheduler = long_one(Config {
+            rank,
+            ..Config::default()
+        });
+        let of = |project: &str, number| Submission {
+            project: project.into(),
+            ..job(number, 8)
+        };
+        // Job 1 is of nobody's project, which has had all so far.
+        scheduler.submit(40_000, &of("", 2));
+        scheduler.submit(50_000, &of("b", 3));
+        let (_, gone) = settle(&mut scheduler, 50_000);
+        assert_eq!(gone, goes, "{rank:?}");
+        let place = scheduler.place(50_000, 3);
+        let ahead = place.map_or(0, |place| place.ahead);
+        assert_eq!(ahead, usize::from(rank == RankBy::Arrival), "{rank:?}");
+    }
+}
+
+#[test]
 fn by_what_was_attained_it_does_not_matter_what_is_known_of_jobs_like_it() {
     let mut scheduler = long_one(Config {
         rank: RankBy::Attained,
