@@ -87,11 +87,11 @@ class Tries:
         delays: Sequence[float] = RETRY_DELAYS,
         patience: float = 0.0,
         bounded: bool = False,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Optional[Callable[[float], None]] = None,
     ) -> None:
         self._delays = tuple(delays)
         self._bounded = bounded
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep
         self._failed = 0
         self._until = time.monotonic() + patience
         self._end = time.monotonic() + max(patience, GRACE) if bounded else math.inf
