@@ -119,6 +119,16 @@ def checkpoints_when_reported(platform: Platform, path: Path) -> List[Tuple[int,
     return seen
 
 
+def refuse_first(platform: Platform, ending: str) -> None:
+    """Refuse the first epoch's call whose path ends so, as one that is too large."""
+
+    def look(called: str, body: Dict[str, Any]) -> None:
+        if called.endswith(ending) and body.get("epoch", body.get("current_epoch")) == 1:
+            platform.answers = [413]
+
+    platform.on_call = look
+
+
 def assert_reported_first(case: unittest.TestCase, seen: List[Tuple[int, Optional[int]]], epochs: int) -> None:
     """Each epoch's checkpoint had its name only once the epoch was reported."""
     files = [file for _, file in seen]
