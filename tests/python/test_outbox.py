@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pickle
 import subprocess
@@ -34,9 +33,7 @@ class Away(AwayCase):
         self.assertEqual(platform.kept, ["4", "3", "2", "1", "0"], "each says how many are behind it")
         until(lambda: sdk._outbox._sender is None)
         sdk.report_progress(2, 3, {"loss": 0.4})
-        self.assertEqual(
-            (len(platform.calls), platform.kept[-1]), (6, None), "others may keep some: of them it says nothing"
-        )
+        self.assertEqual((len(platform.calls), platform.kept[-1]), (6, None), "from then on nothing waits")
 
     def test_the_end_is_reported_behind_what_was_kept_as_soon_as_somebody_answers(self) -> None:
         sdk = TrainerSDK(self.url, 7, retry_delays=(0.01,))

@@ -1,12 +1,11 @@
-"""Checks who sends when several want to: a signal handler within a call, another thread, a thread that died, and the end
-of the interpreter."""
+"""Checks who sends when several want to: a signal handler within a call, another thread, a thread that died, and an
+interpreter that ends."""
 
 from __future__ import annotations
 
 import itertools
 import signal
 import threading
-import time
 import unittest
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
@@ -129,12 +128,13 @@ class Threads(AwayCase):
     def test_a_sender_that_died_is_replaced(self) -> None:
         sdk = TrainerSDK(self.url, 7, retry_delays=(0.01,))
         died = threading.Event()
-        with mock.patch.object(threading, "excepthook", lambda _args: died.set()):
-            with mock.patch.object(trainer, "post", side_effect=[CallbackError("away"), RuntimeError("broken")]):
-                sdk.report_progress(1, 2, {"loss": 0.5})
-                self.assertTrue(died.wait(10))
-                sender = sdk._outbox._sender
-                until(lambda: sender is None or not sender.is_alive())
+        answers = [CallbackError("away"), RuntimeError("broken")]
+        hook = mock.patch.object(threading, "excepthook", lambda _args: died.set())
+        with hook, mock.patch.object(trainer, "post", side_effect=answers):
+            sdk.report_progress(1, 2, {"loss": 0.5})
+            self.assertTrue(died.wait(10))
+            sender = sdk._outbox._sender
+            until(lambda: sender is None or not sender.is_alive())
         sdk.report_progress(2, 2, {"loss": 0.4})
         platform = self.back()
         until(lambda: len(platform.calls) == 2)

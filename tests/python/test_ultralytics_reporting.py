@@ -41,7 +41,7 @@ class Order(unittest.TestCase):
             epoch=0,
             epochs=2,
             start_epoch=0,
-            tloss=None,
+            tloss={"box": 0.5},
             metrics={},
             fitness=0.5,
             optimizer=SimpleNamespace(param_groups=[{"lr": 0.01}]),
