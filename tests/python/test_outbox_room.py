@@ -61,6 +61,7 @@ class Room(AwayCase):
         found = epochs(platform.bodies("results"))
         self.assertEqual((found[-1], found), (300, sorted(found)))
         self.assertGreater(len(found), 20)
+        self.assertLess(found[0], 100, "the curve becomes coarser, and does not lose its beginning")
         self.assertEqual(epochs(platform.bodies("progress")), [0])
 
     def test_where_all_that_waits_has_weight_the_oldest_results_go(self) -> None:
