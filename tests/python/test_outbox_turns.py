@@ -100,6 +100,41 @@ class Handlers(AwayCase):
         self.sdk.flush()
         self.assertEqual(said(platform), [("progress", 1), ("progress", 2), ("logs", "interrupted")])
 
+    def test_a_handler_within_the_books_waits_for_no_thread_that_may_be_waiting_for_them(self) -> None:
+        def speak() -> None:
+            self.sdk.report_progress(3, 9, {"loss": 0.5})
+            self.sdk.log("interrupted")
+            self.sdk.flush()
+            self.sdk.report_failed("[NetworkError] stopped")
+
+        self.on_signal(speak)
+        self.sdk.report_progress(1, 9, {"loss": 0.5})
+        platform, held = self.back(), threading.Event()
+        came: List[bool] = []
+
+        def hold() -> None:
+            with self.sdk._outbox._turn:
+                held.set()
+                came.append(self.ran.wait(10))
+
+        other = threading.Thread(target=hold)
+        other.start()
+        self.assertTrue(held.wait(10))
+        weigh = waiting.Waiting._weigh
+
+        def interrupted(books: waiting.Waiting, call: waiting.Call) -> None:
+            if call.epoch == 2:
+                signal.raise_signal(signal.SIGUSR1)
+            weigh(books, call)
+
+        with mock.patch.object(waiting.Waiting, "_weigh", interrupted):
+            self.sdk.report_progress(2, 9, {"loss": 0.5})
+        other.join(10)
+        self.assertEqual(came, [True])
+        self.sdk.flush()
+        wanted = [("completion", "failed"), ("progress", 1), ("progress", 2), ("progress", 3), ("logs", "interrupted")]
+        self.assertEqual(said(platform), wanted)
+
 
 class Threads(AwayCase):
     def test_a_line_waits_for_no_other_threads_report_and_that_has_its_answer(self) -> None:

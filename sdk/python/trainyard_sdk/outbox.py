@@ -69,7 +69,7 @@ class Outbox:
         Raises:
             CallbackError: it is refused.
         """
-        if self._is_away():
+        if self._is_away() or self._waiting.is_interrupted:
             self._put_behind(call)
             return None
         with self._turn:
@@ -84,7 +84,7 @@ class Outbox:
         Raises:
             CallbackError: it is refused.
         """
-        if self._is_away() or not self._turn.acquire(blocking=False):
+        if self._is_away() or self._waiting.is_interrupted or not self._turn.acquire(blocking=False):
             return self._put_behind(call)
         try:
             if self._sending:
@@ -101,6 +101,8 @@ class Outbox:
         Raises:
             CallbackError: no answer to it or to one before it, or it is refused.
         """
+        if self._waiting.is_interrupted:
+            return self._send(call, None, tries)
         with self._turn:
             self._send_waiting(tries)
             return self._send(call, self._kept(0), tries.renew())
@@ -112,6 +114,8 @@ class Outbox:
         Raises:
             CallbackError: no answer; what is left stays.
         """
+        if self._waiting.is_interrupted:
+            return
         if not self._turn.acquire(timeout=min(tries.left, threading.TIMEOUT_MAX)):
             raise CallbackError("another thread is still waiting for an answer")
         try:

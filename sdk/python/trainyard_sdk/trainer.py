@@ -253,7 +253,7 @@ class TrainerSDK:
         Raises:
             CallbackError: no answer; what is left stays kept.
         """
-        tries = Tries(self._delays or (0.05,), patience, bounded=True) if patience > 0 else Tries(self._delays)
+        tries = Tries(self._delays or RETRY_DELAYS, patience, bounded=True) if patience > 0 else Tries(self._delays)
         self._own_outbox().send_all(tries)
 
     def __enter__(self) -> "TrainerSDK":

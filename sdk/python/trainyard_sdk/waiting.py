@@ -6,11 +6,12 @@ handler adds is taken in by whom it interrupted, so that no list is changed twic
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, Optional
+from typing import Any, Deque, Dict, Iterator, List, Mapping, Optional, Set
 
 MOST_BYTES = 64 << 20
 """What may wait, as JSON: lines up to a quarter of it, reports up to the rest."""
@@ -64,6 +65,7 @@ class Waiting:
         # Held for moments. A signal handler gets it too: `_busy` tells it that it has interrupted its holder.
         self._guard = threading.RLock()
         self._busy = False
+        self._within: Set[int] = set()
         self._new: Deque[Call] = deque()
         self._calls: Deque[Call] = deque()
         self._bytes = {False: 0, True: 0}
@@ -72,6 +74,12 @@ class Waiting:
 
     def __len__(self) -> int:
         return len(self._calls) + len(self._new)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether this is a signal handler, and its own thread is within the books: it must wait for no other thread,
+        which may be waiting for the books."""
+        return threading.get_ident() in self._within
 
     def add(self, call: Call) -> bool:
         """Put a call behind the others; False when there is no room for it."""
@@ -82,18 +90,34 @@ class Waiting:
     def first(self) -> Optional[Call]:
         """The oldest call that nobody is sending."""
         self._settle()
-        with self._guard:
-            return next((call for call in self._calls if not (call.done or call.left_out or call.under_way)), None)
+        with self._books():
+            before, self._busy = self._busy, True
+            try:
+                return next((call for call in self._calls if not (call.done or call.left_out or call.under_way)), None)
+            finally:
+                self._busy = before
 
     def remove(self, call: Call) -> None:
         """Forget a call, whatever stands before it."""
         call.done = True
         self._settle()
 
+    @contextlib.contextmanager
+    def _books(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        is_inner = thread in self._within
+        self._within.add(thread)
+        try:
+            with self._guard:
+                yield
+        finally:
+            if not is_inner:
+                self._within.discard(thread)
+
     def _settle(self, own: Optional[Call] = None) -> None:
         """Take in what is new and forget what is done; others than `own` that find no room are told of."""
         left_out: List[Call] = []
-        with self._guard:
+        with self._books():
             if self._busy:
                 return
             self._busy = True
