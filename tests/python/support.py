@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 import unittest
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -75,6 +78,33 @@ class Platform:
         return Handler
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("it did not come")
+        time.sleep(0.005)
+
+
+class AwayCase(unittest.TestCase):
+    """The endpoint has gone, as that of an agent that is replaced. What is said on standard error is in `words`."""
+
+    def setUp(self) -> None:
+        gone = Platform()
+        self.url, self.port = gone.url, gone.port
+        gone.close()
+        self.words = io.StringIO()
+        redirected = contextlib.redirect_stderr(self.words)
+        redirected.__enter__()
+        self.addCleanup(redirected.__exit__, None, None, None)
+
+    def back(self) -> Platform:
+        platform = Platform(self.port)
+        self.addCleanup(platform.close)
+        return platform
+
+
 def checkpoints_when_reported(platform: Platform, path: Path) -> List[Tuple[int, Optional[int]]]:
     """For each report of an epoch, of its progress and its validation, the epoch and which file the checkpoint was by then:
     None for none. Filled while a trainer runs."""
@@ -87,6 +117,16 @@ def checkpoints_when_reported(platform: Platform, path: Path) -> List[Tuple[int,
 
     platform.on_call = look
     return seen
+
+
+def refuse_first(platform: Platform, ending: str) -> None:
+    """Refuse the first epoch's call whose path ends so, as one that is too large."""
+
+    def look(called: str, body: Dict[str, Any]) -> None:
+        if called.endswith(ending) and body.get("epoch", body.get("current_epoch")) == 1:
+            platform.answers = [413]
+
+    platform.on_call = look
 
 
 def assert_reported_first(case: unittest.TestCase, seen: List[Tuple[int, Optional[int]]], epochs: int) -> None:

@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pickle
 import subprocess
 import sys
-import time
 import unittest
-from typing import Callable, List, Optional
-from unittest import mock
+from typing import List, Optional
 
-from support import SDK, Platform
+from support import SDK, AwayCase, Platform, until
 
-from trainyard_sdk import TrainerSDK, outbox
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, ten seconds at most."""
-    end = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError("it did not come")
-        time.sleep(0.005)
+from trainyard_sdk import TrainerSDK
 
 
-class Away(unittest.TestCase):
-    """The endpoint has gone, as that of an agent that is replaced."""
-
-    def setUp(self) -> None:
-        gone = Platform()
-        self.url, self.port = gone.url, gone.port
-        gone.close()
-        self.words = io.StringIO()
-        redirected = contextlib.redirect_stderr(self.words)
-        redirected.__enter__()
-        self.addCleanup(redirected.__exit__, None, None, None)
-
-    def back(self) -> Platform:
-        platform = Platform(self.port)
-        self.addCleanup(platform.close)
-        return platform
-
+class Away(AwayCase):
     def test_a_client_goes_on_while_nobody_answers_and_what_it_said_goes_out_by_itself_in_order(self) -> None:
         sdk = TrainerSDK(self.url, 7, retry_delays=(0.01,))
         sdk.report_started(3)
@@ -61,7 +33,7 @@ class Away(unittest.TestCase):
         self.assertEqual(platform.kept, ["4", "3", "2", "1", "0"], "each says how many are behind it")
         until(lambda: sdk._outbox._sender is None)
         sdk.report_progress(2, 3, {"loss": 0.4})
-        self.assertEqual((len(platform.calls), platform.kept[-1]), (6, "0"), "from then on nothing waits")
+        self.assertEqual((len(platform.calls), platform.kept[-1]), (6, None), "from then on nothing waits")
 
     def test_the_end_is_reported_behind_what_was_kept_as_soon_as_somebody_answers(self) -> None:
         sdk = TrainerSDK(self.url, 7, retry_delays=(0.01,))
@@ -107,23 +79,19 @@ class Away(unittest.TestCase):
         sdk.flush()
         self.assertEqual(len(platform.bodies("progress")), 1)
 
-    def test_what_is_kept_is_bounded_and_a_curve_becomes_coarser(self) -> None:
-        sdk = TrainerSDK(self.url, 7, retry_delays=())
-        with mock.patch.object(outbox, "MOST_BYTES", 40_000):
-            sdk.report_started(400)
-            for epoch in range(1, 401):
-                sdk.report_progress(epoch, 400, {"loss": 0.5})
-            kept = [sdk.log("x" * 1_000) for _ in range(20)]
-        self.assertTrue(kept[0])
-        self.assertFalse(kept[-1], "the last ones went to standard error")
-        self.assertIn("x" * 1_000, self.words.getvalue())
+    def test_a_client_says_nothing_of_what_others_keep(self) -> None:
+        keeps, other = TrainerSDK(self.url, 7, retry_delays=()), TrainerSDK(self.url, 7, retry_delays=())
+        keeps._outbox._every = 3600
+        for epoch in (1, 2):
+            keeps.report_progress(epoch, 3, {"loss": 0.5})
         platform = self.back()
-        sdk.flush()
-        epochs = [body["current_epoch"] for body in platform.bodies("progress")]
-        self.assertEqual((epochs[0], epochs[-1], epochs), (0, 400, sorted(epochs)))
-        self.assertTrue(40 < len(epochs) < 200, epochs)
-        self.assertLess(max(b - a for a, b in zip(epochs, epochs[1:])), 64)
-        self.assertEqual(len(platform.bodies("logs")), kept.count(True))
+        other.log("another worker's")
+        other.report_validation(1, "classification", {"accuracy": 0.5})
+        self.assertEqual(platform.kept, [None, None])
+        platform.answers = [200, 422]
+        keeps.flush()
+        self.assertEqual(platform.kept[2:], ["1", "0", "0"], "also the line of one that is refused is the last")
+        self.assertIn("epoch 2 is dropped", platform.bodies("logs")[-1]["message"])
 
 
 if __name__ == "__main__":

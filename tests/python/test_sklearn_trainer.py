@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 from typing import Any, Dict, List
 
-from support import Platform, assert_reported_first, checkpoints_when_reported, run_trainer
+from support import Platform, assert_reported_first, checkpoints_when_reported, refuse_first, run_trainer
 
 HAS_SKLEARN = importlib.util.find_spec("sklearn") is not None
 
@@ -171,6 +171,12 @@ class SklearnTrainer(unittest.TestCase):
     def test_refused_callback_is_exit_code_2(self) -> None:
         self.platform.answers = [404]
         self.run_job(code=2)
+
+    def test_an_epoch_whose_report_is_refused_leaves_its_checkpoint(self) -> None:
+        refuse_first(self.platform, "/progress")
+        folder = self.work / "ck"
+        self.run_job(code=2, CHECKPOINT_DIR=str(folder))
+        self.assertEqual(sorted(path.name for path in folder.iterdir()), ["best.npz", "last.npz"])
 
     def test_detection_set_has_exact_boxes_and_is_repeatable(self) -> None:
         out = self.make("--kind", "detection", "--train", "6", "--val", "2", "--imgsz", "96", "--seed", "4")

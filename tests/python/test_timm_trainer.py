@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 from unittest import mock
 
-from support import TRAINERS, Platform, assert_reported_first, checkpoints_when_reported, run_trainer
+from support import TRAINERS, Platform, assert_reported_first, checkpoints_when_reported, refuse_first, run_trainer
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 FIGURES = "loss learning_rate accuracy accuracy_top5 precision recall f1 val_loss".split()
@@ -198,6 +198,14 @@ class TimmTrainer(unittest.TestCase):
         right = sum(last["confusion_matrix"][n][n] for n in (0, 1)) / 12
         self.assertAlmostEqual(last["metrics"]["accuracy"], right, places=5)
         self.assertEqual(last["primary_metric_name"], "accuracy")
+
+    def test_an_epoch_whose_report_is_refused_leaves_its_checkpoint(self) -> None:
+        self.folders()
+        refuse_first(self.platform, "/results")
+        with self.assertRaises(SystemExit) as ended:
+            self.run_job(CHECKPOINT_DIR=str(self.root / "ck"))
+        self.assertEqual(ended.exception.code, 2)
+        self.assertEqual(sorted(path.name for path in (self.root / "ck").iterdir()), ["best.pt", "last.pt"])
 
     def test_both_shapes_of_documents_with_the_recorded_parts(self) -> None:
         curves = []

@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 try:
-    from trainyard_sdk import CheckpointError, ConfigError, TrainerConfig, TrainerSDK
+    from trainyard_sdk import CallbackError, CheckpointError, ConfigError, TrainerConfig, TrainerSDK
 except ImportError:
     sys.exit("trainyard_sdk is not importable; add the folder sdk/python to PYTHONPATH")
 
@@ -79,17 +79,21 @@ def _train(sdk: TrainerSDK, config: TrainerConfig) -> None:
         for path in made:
             checkpoint.write(path, model, samples, progress)
         LOGGER.info("epoch %d/%d %s", epoch, config.epochs, json.dumps(metrics))
-        sdk.report_progress(
-            epoch,
-            config.epochs,
-            metrics,
-            checkpoint_path=str(paths["last"]),
-            best_checkpoint_path=best_path,
-            epoch_duration_seconds=round(time.monotonic() - started, 4),
-        )
-        _validation(sdk, epoch, metrics)
-        for path in made:
-            checkpoint.publish(path)
+        try:
+            sdk.report_progress(
+                epoch,
+                config.epochs,
+                metrics,
+                checkpoint_path=str(paths["last"]),
+                best_checkpoint_path=best_path,
+                epoch_duration_seconds=round(time.monotonic() - started, 4),
+            )
+            _validation(sdk, epoch, metrics)
+        except CallbackError:
+            # It was refused and would be again: the epoch's training must not be lost with its report.
+            _publish(made)
+            raise
+        _publish(made)
         if delay > 0 and epoch < config.epochs:
             time.sleep(delay)
     sdk.report_completed(
@@ -241,6 +245,11 @@ def _evaluate(model: Any, samples: Any) -> Dict[str, float]:
         "val_loss": round(float(-numpy.log(numpy.clip(right, 1e-12, 1.0)).mean()), 6),
         "learning_rate": float(model.learning_rate_init),
     }
+
+
+def _publish(made: List[Path]) -> None:
+    for path in made:
+        checkpoint.publish(path)
 
 
 def _validation(sdk: TrainerSDK, epoch: int, metrics: Dict[str, float]) -> None:

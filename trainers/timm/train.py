@@ -22,6 +22,7 @@ sys.path.insert(0, str(HERE))
 
 try:
     from trainyard_sdk import (
+        CallbackError,
         CheckpointError,
         ConfigError,
         FrameworkError,
@@ -245,18 +246,22 @@ class Job:
         run.end_epoch(epoch, metrics.get(plan.primary_metric))
         made = self._write(run, plan, epoch, better)
         LOGGER.info("epoch %d/%d %s", epoch, plan.epochs, metrics)
-        self._sdk.report_progress(
-            epoch,
-            plan.epochs,
-            metrics,
-            checkpoint_path=str(self._folder / "last.pt"),
-            best_checkpoint_path=self._best_path(),
-            epoch_duration_seconds=round(time.monotonic() - begun, 4),
-        )
-        if validated:
-            self._report_validation(plan, epoch, metrics, confusion)
-        for path in made:
-            engine.publish(path)
+        try:
+            self._sdk.report_progress(
+                epoch,
+                plan.epochs,
+                metrics,
+                checkpoint_path=str(self._folder / "last.pt"),
+                best_checkpoint_path=self._best_path(),
+                epoch_duration_seconds=round(time.monotonic() - begun, 4),
+            )
+            if validated:
+                self._report_validation(plan, epoch, metrics, confusion)
+        except CallbackError:
+            # It was refused and would be again: the epoch's training must not be lost with its report.
+            _publish(made)
+            raise
+        _publish(made)
         if plan.checkpoint_interval:
             engine.prune(self._folder, plan.keep_checkpoints)
 
@@ -323,6 +328,13 @@ class Job:
             best_checkpoint_path=self._best_path(),
             last_checkpoint_path=str(last) if last.is_file() else resumed or None,
         )
+
+
+def _publish(made: List[Path]) -> None:
+    import engine
+
+    for path in made:
+        engine.publish(path)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Dict, Optional
 import metrics as figures
 import offline
 from settings import Hooks
-from trainyard_sdk import CheckpointError, TrainerSDK
+from trainyard_sdk import CallbackError, CheckpointError, TrainerSDK
 
 _EVENTS = (
     "on_pretrain_routine_start",
@@ -151,6 +151,18 @@ class Reporter:
         epoch = trainer.epoch + 1
         values = figures.epoch_metrics(trainer.tloss, trainer.metrics or {}, trainer.fitness, self._task)
         self._remember(epoch, values)
+        try:
+            self._report(trainer, epoch, values)
+        except CallbackError:
+            # It was refused and would be again: the epoch's training must not be lost with its report.
+            self._publish_saved(trainer)
+            raise
+        self._publish_saved(trainer)
+
+    def on_train_end(self, _trainer: Any) -> None:
+        self.sdk.flush(FLUSH_PATIENCE)
+
+    def _report(self, trainer: Any, epoch: int, values: Dict[str, Optional[float]]) -> None:
         elapsed = time.monotonic() - self._started
         self.sdk.report_progress(
             epoch,
@@ -163,13 +175,12 @@ class Reporter:
             estimated_time_remaining=round(elapsed / max(epoch - trainer.start_epoch, 1) * (trainer.epochs - epoch), 1),
         )
         self._report_validation(epoch, values, trainer.metrics or {})
+
+    def _publish_saved(self, trainer: Any) -> None:
         if self._saved:
             self._saved = False
             for path in (trainer.last, trainer.best):
                 self.publish(path)
-
-    def on_train_end(self, _trainer: Any) -> None:
-        self.sdk.flush(FLUSH_PATIENCE)
 
     def published(self, source: Path) -> Optional[str]:
         """Absolute path under which a checkpoint is reported; None when there is none yet."""

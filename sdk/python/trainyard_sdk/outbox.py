@@ -1,165 +1,255 @@
-"""Owns the calls that found no answer: that they are sent later, in order, and how much memory they may take.
+"""Owns when the calls of one process are sent: one at a time, in the order in which they were made.
 
-A thread sends them that is there only while some wait. It knows nothing of what stands in them, but whether they are
-lines or reports. Callers: `trainer`.
+Calls that found no answer wait; a thread that is there only while some do sends them later. Nothing that waits ends a
+training, neither for want of room nor for want of an answer. A signal handler that calls while its own thread is
+sending only puts behind. Callers: `trainer`.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
-import sys
 import threading
 import time
 import weakref
-from collections import deque
-from typing import Any, Callable, Deque, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from .errors import CallbackError
-
-MOST_BYTES = 64 << 20
-"""What may wait, as JSON: lines up to a quarter of it; of reports beyond the rest every second one is left out."""
+from .transport import RETRY_DELAYS, Tries
+from .waiting import Call, Waiting, tell
 
 EXIT_PATIENCE = 60.0
 """Seconds for which an interpreter that ends goes on trying, at most."""
 
-Body = Dict[str, Any]
-Send = Callable[[str, Body, int, bool, float], None]
-"""Sends a call: path, body, how many are behind it, whether it is tried only once, and the patience in seconds."""
+Answer = Optional[Dict[str, Any]]
+Send = Callable[[Call, Optional[int], Tries], Answer]
+"""Sends a call: how many are kept behind it, None when nothing is to be said of that, and how often it is tried."""
 
 
 class Outbox:
-    """The calls of one process that wait.
+    """The calls of one process.
 
     Args:
         send: sends one call; raises CallbackError.
-        refused: is told of a call that was refused, which would be refused again.
-        every: seconds between two tries.
+        refused: is told of a call that had waited and was refused, which would be refused again; with it, how many are
+            kept behind it.
+        delays: seconds between the tries of one call; what waits is tried again after the first of them.
         patience: seconds for which an interpreter that ends tries at most.
     """
 
     def __init__(
-        self, send: Send, refused: Callable[[str, Body, CallbackError], None], every: float, patience: float
+        self,
+        send: Send,
+        refused: Callable[[Call, CallbackError, Optional[int]], None],
+        delays: Sequence[float],
+        patience: float,
     ) -> None:
-        self.order = threading.RLock()
-        """Held by whoever sends, so that calls arrive in the order in which they were made."""
         self._send = send
         self._refused = refused
-        self._every = every
+        self._delays = tuple(delays)
+        self._every = max(delays[0], 0.05) if delays else RETRY_DELAYS[0]
         self._patience = min(patience, EXIT_PATIENCE)
-        self._calls: Deque[Tuple[str, Body, int]] = deque()
-        self._bytes = {"line": 0, "report": 0}
-        # Guards the calls and the sender, and is held for no more than a moment.
-        self._guard = threading.Lock()
+        self._waiting = Waiting()
+        # Held by whoever sends. A signal handler gets it too: `_sending` tells it that its own thread has it already.
+        self._turn = threading.RLock()
+        self._sending = False
+        # A call found no answer, and since then some have waited all the time.
+        self._away = False
         self._sender: Optional[threading.Thread] = None
+        self._starting = False
         self._at_exit = False
         self.process = os.getpid()
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._waiting)
 
-    def put_behind(self, path: str, body: Body) -> Optional[bool]:
-        """Keep a call behind those that are being sent; None when there are none, False when there is no room."""
-        with self._guard:
-            return self._add(path, body) if self._calls and self._sender is not None else None
+    def report(self, call: Call) -> Answer:
+        """Send a call after those that wait, in order, or keep it: None then.
 
-    def keep(self, path: str, body: Body, why: CallbackError) -> bool:
-        """Keep a call that found no answer; False when there is no room. Called with `order` held."""
-        with self._guard:
-            first = not self._calls
-            if not self._add(path, body):
-                return False
-            self._call_sender()
-        if first:
-            print(f"callback kept for later: {why}", file=sys.stderr, flush=True)
-        return True
+        Raises:
+            CallbackError: it is refused.
+        """
+        if self._is_away() or self._waiting.is_interrupted:
+            self._put_behind(call)
+            return None
+        with self._turn:
+            if self._sending:
+                self._put_behind(call)
+                return None
+            return self._in_turn(call, Tries(self._delays))
 
-    def send_all(self, once: bool = False, patience: float = 0.0) -> None:
-        """Send what waits, in order. What is refused would be refused again: it must not hold up the others.
+    def line(self, call: Call) -> bool:
+        """Send a line of the log, or keep it; it is tried once and waits for nobody. False when there is no room.
+
+        Raises:
+            CallbackError: it is refused.
+        """
+        if self._is_away() or self._waiting.is_interrupted or not self._turn.acquire(blocking=False):
+            return self._put_behind(call)
+        try:
+            if self._sending:
+                return self._put_behind(call)
+            self._in_turn(call, Tries(()))
+            return not call.left_out
+        finally:
+            self._turn.release()
+
+    def last(self, call: Call, tries: Tries) -> Answer:
+        """Send a call that is not kept, after those that wait. A signal handler's goes before what it has interrupted:
+        it may be the last that this process does.
+
+        Raises:
+            CallbackError: no answer to it or to one before it, or it is refused.
+        """
+        if self._waiting.is_interrupted:
+            return self._send(call, None, tries)
+        with self._turn:
+            self._send_waiting(tries)
+            return self._send(call, self._kept(0), tries.renew())
+
+    def send_all(self, tries: Tries) -> None:
+        """Send what waits, in order. What is refused would be refused again: it must not hold up the others. In a
+        signal handler whose own thread is sending it does nothing.
 
         Raises:
             CallbackError: no answer; what is left stays.
         """
-        with self.order:
-            while self._calls:
-                path, body, size = self._calls[0]
-                refusal: Optional[CallbackError] = None
-                try:
-                    self._send(path, body, len(self._calls) - 1, once, patience)
-                except CallbackError as error:
-                    if error.transient:
-                        raise
-                    refusal = error
-                with self._guard:
-                    self._calls.popleft()
-                    self._bytes[_kind(path)] -= size
-                if refusal is not None:
-                    self._refused(path, body, refusal)
-
-    def _add(self, path: str, body: Body) -> bool:
-        size, kind = len(json.dumps(body)), _kind(path)
-        room = MOST_BYTES // 4 if kind == "line" else MOST_BYTES // 4 * 3
-        while self._bytes[kind] + size > room:
-            if kind == "line" or not self._thin():
-                return False
-        self._calls.append((path, body, size))
-        self._bytes[kind] += size
-        return True
-
-    def _thin(self) -> bool:
-        """Leave out every second report of metrics but the one that may be on its way; False when there are none."""
-        curve = [i for i, (_, body, _) in enumerate(self._calls) if i > 0 and body.get("metrics") is not None]
-        gone = set(curve[::2])
-        for i in gone:
-            path, _, size = self._calls[i]
-            self._bytes[_kind(path)] -= size
-        self._calls = deque(call for i, call in enumerate(self._calls) if i not in gone)
-        if gone:
-            print(f"{len(gone)} reports are left out: too many wait to be sent", file=sys.stderr, flush=True)
-        return bool(gone)
-
-    def _call_sender(self) -> None:
-        if not self._at_exit:
-            self._at_exit = True
-            atexit.register(_flush, weakref.ref(self))
-        if self._sender is not None:
+        if self._waiting.is_interrupted:
             return
-        sender = threading.Thread(target=self._work, name="trainyard-outbox", daemon=True)
+        if not self._turn.acquire(timeout=min(tries.left, threading.TIMEOUT_MAX)):
+            raise CallbackError("another thread is still waiting for an answer")
         try:
-            sender.start()
-        except RuntimeError as error:  # no thread is to be had: the next call sends what waits
-            print(f"callbacks are sent later by the next call only: {error}", file=sys.stderr, flush=True)
-        else:
-            self._sender = sender
-
-    def _work(self) -> None:
-        while True:
-            time.sleep(self._every)
-            try:
-                self.send_all(once=True)
-            except CallbackError:
-                continue
-            with self._guard:
-                if not self._calls:
-                    self._sender = None
-                    return
+            if not self._sending:
+                self._send_waiting(tries)
+        finally:
+            self._turn.release()
 
     def flush_at_exit(self) -> None:
         """Send what waits before the interpreter ends, within bounded time, and say what is lost."""
-        if self.process != os.getpid():
+        if self.process != os.getpid() or not len(self):
             return
         try:
-            self.send_all(patience=self._patience)
+            self.send_all(Tries((self._every,), self._patience, bounded=True))
         except CallbackError as error:
-            print(f"{len(self)} callbacks are lost: {error}", file=sys.stderr, flush=True)
+            tell(f"{len(self)} callbacks are lost: {error}")
+
+    def _in_turn(self, call: Call, tries: Tries) -> Answer:
+        """Send a call that may be kept, with those before it."""
+        self._register()
+        if not self._waiting.add(call):
+            return None
+        try:
+            return self._send_waiting(tries, call)
+        except CallbackError as error:
+            if not error.transient:
+                raise
+            return None
+
+    def _put_behind(self, call: Call) -> bool:
+        self._register()
+        taken = self._waiting.add(call)
+        self._call_sender()
+        return taken
+
+    def _send_waiting(self, tries: Tries, own: Optional[Call] = None) -> Answer:
+        """Send what waits, up to `own`, and return the answer to that. Called with the turn."""
+        before, self._sending = self._sending, True
+        answer: Answer = None
+        try:
+            while not (own is not None and (own.done or own.left_out)):
+                call = self._waiting.first()
+                if call is None:
+                    break
+                if tries.left <= 0:
+                    raise CallbackError("there was no time for more")
+                answer = self._send_first(call, tries, call is own)
+            self._away = self._away and len(self._waiting) > 0
+        except CallbackError as error:
+            if error.transient:
+                self._fail(error)
+            raise
+        finally:
+            self._sending = before
+        return answer if own is not None and own.done else None
+
+    def _send_first(self, call: Call, tries: Tries, is_own: bool) -> Answer:
+        refusal: Optional[CallbackError] = None
+        answer: Answer = None
+        call.under_way = True
+        try:
+            answer = self._send(call, self._kept(1), tries)
+        except CallbackError as error:
+            if error.transient:
+                raise
+            refusal = error
+        except Exception:
+            # Not the platform's doing: it would be so again, and hold up the others.
+            if is_own:
+                self._waiting.remove(call)
+            raise
+        finally:
+            call.under_way = False
+        self._waiting.remove(call)
+        if refusal is not None:
+            if is_own:
+                raise refusal
+            self._refused(call, refusal, self._kept(0))
+        return answer
+
+    def _kept(self, own: int) -> Optional[int]:
+        """What a call says that is kept behind it: only an outbox that keeps something, or is sending the last of it,
+        can say. Others of the same task may keep calls, of which this one knows nothing."""
+        return max(len(self._waiting) - own, 0) if self._away else None
+
+    def _fail(self, error: CallbackError) -> None:
+        """There was no answer: from now on calls are put behind, and a thread sends them."""
+        if not len(self._waiting):
+            return
+        first, self._away = not self._away, True
+        if first:
+            tell(f"callback kept for later: {error}")
+        self._call_sender()
+
+    def _is_away(self) -> bool:
+        """Whether somebody else will send what waits: then nobody has to wait for an answer."""
+        sender = self._sender
+        return self._away and len(self._waiting) > 0 and sender is not None and (self._starting or sender.is_alive())
+
+    def _register(self) -> None:
+        if not self._at_exit:
+            self._at_exit = True
+            atexit.register(_flush, weakref.ref(self))
+
+    def _call_sender(self) -> None:
+        """See to it that a thread sends what waits. No lock is held: two of them would send in turn as well."""
+        if self._starting or (self._sender is not None and self._sender.is_alive()):
+            return
+        self._starting = True
+        try:
+            self._sender = threading.Thread(target=self._work, name="trainyard-outbox", daemon=True)
+            self._sender.start()
+        except RuntimeError as error:  # no thread is to be had: the next call sends what waits
+            self._sender = None
+            tell(f"callbacks are sent later by the next call only: {error}")
+        finally:
+            self._starting = False
+
+    def _work(self) -> None:
+        while True:
+            if self._away:
+                time.sleep(self._every)
+            try:
+                self.send_all(Tries(()))
+            except CallbackError:
+                continue
+            # Whoever puts something behind from here on finds no sender, or is seen.
+            self._sender = None
+            if not len(self._waiting):
+                return
+            self._sender = threading.current_thread()
 
 
 def _flush(outbox: "weakref.ref[Outbox]") -> None:
     found = outbox()
     if found is not None:
         found.flush_at_exit()
-
-
-def _kind(path: str) -> str:
-    return "line" if path.endswith("/logs") else "report"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional, Union
 
-from .trainer import Metrics, TrainerSDK
+from .bodies import Metrics
+from .trainer import TrainerSDK
 
 _shared: Optional[TrainerSDK] = None
 

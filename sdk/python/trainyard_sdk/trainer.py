@@ -6,8 +6,6 @@ short and need no token. Without CALLBACK_URL every call is printed to standard 
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import sys
 import time
@@ -15,18 +13,19 @@ import traceback as traceback_module
 from types import TracebackType
 from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, Type, Union
 
+from .bodies import Metrics, given, metrics_body, now
 from .errors import CallbackError, ConfigError, describe
 from .outbox import Outbox
-from .transport import RETRY_DELAYS, post_json, to_json_value
-
-Metrics = Mapping[str, Any]
+from .transport import RETRY_DELAYS, Tries, post, to_json_value
+from .waiting import Call, tell
 
 PATIENCE = 600.0
 """Seconds for which the final call of a client that keeps its calls goes on trying."""
 
 KEPT = "X-Trainyard-Kept"
 """The header that says how many calls are kept behind this one: the agent publishes no checkpoint while there are any,
-for the report of its epoch may be among them."""
+for the report of its epoch may be among them. Where nothing was kept it is left out: another client of the job may keep
+some."""
 
 
 class TrainerSDK:
@@ -80,7 +79,11 @@ class TrainerSDK:
         return self._ended
 
     def report_started(self, total_epochs: int = 1, **extra: Any) -> Optional[Dict[str, Any]]:
-        """Say that training starts: epoch 0, no metrics. Raises CallbackError when it is not accepted."""
+        """Say that training starts: epoch 0, no metrics.
+
+        Raises:
+            CallbackError: as `report_progress`.
+        """
         self._total_epochs = max(int(total_epochs), 1)
         body = {
             "job_id": self.job_id,
@@ -90,8 +93,8 @@ class TrainerSDK:
             "progress_percent": 0.0,
             "metrics": None,
         }
-        body.update(_given(extra))
-        return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body, keep=self._keep)
+        body.update(given(extra))
+        return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body)
 
     def report_progress(
         self,
@@ -127,10 +130,10 @@ class TrainerSDK:
             "current_epoch": int(epoch),
             "total_epochs": self._total_epochs,
             "progress_percent": round(min(100.0 * int(epoch) / self._total_epochs, 100.0), 2),
-            "metrics": _metrics_body(metrics, learning_rate),
+            "metrics": metrics_body(metrics, learning_rate),
         }
-        body.update(_given({"checkpoint_path": checkpoint_path, "best_checkpoint_path": best_checkpoint_path, **extra}))
-        return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body, keep=self._keep)
+        body.update(given({"checkpoint_path": checkpoint_path, "best_checkpoint_path": best_checkpoint_path, **extra}))
+        return self._deliver(f"training/jobs/{self.job_id}/callback/progress", body)
 
     def report_validation(
         self,
@@ -154,8 +157,8 @@ class TrainerSDK:
             "overall_loss": overall_loss,
             "metrics": dict(metrics) if metrics is not None else None,
         }
-        body.update(_given({**named, **extra}))
-        return self._deliver(f"validation/jobs/{self.job_id}/results", body, keep=self._keep)
+        body.update(given({**named, **extra}))
+        return self._deliver(f"validation/jobs/{self.job_id}/results", body)
 
     def report_completed(
         self,
@@ -174,8 +177,8 @@ class TrainerSDK:
         body = {
             "status": "completed",
             "total_epochs_completed": self._epoch if total_epochs_completed is None else int(total_epochs_completed),
-            "final_metrics": _metrics_body(final_metrics),
-            "best_metrics": _metrics_body(best_metrics),
+            "final_metrics": metrics_body(final_metrics),
+            "best_metrics": metrics_body(best_metrics),
             "best_checkpoint_path": best_checkpoint_path,
             "last_checkpoint_path": last_checkpoint_path,
             "exit_code": 0,
@@ -233,7 +236,7 @@ class TrainerSDK:
                 "event_type": event_type,
                 "message": line,
                 "level": level.upper(),
-                "timestamp": _now(),
+                "timestamp": now(),
             }
             if data is not None:
                 body["data"] = dict(data)
@@ -241,12 +244,17 @@ class TrainerSDK:
         return taken
 
     def flush(self, patience: float = 0.0) -> None:
-        """Send what `keep_undelivered` has kept, trying for `patience` seconds; a warning tells what is refused.
+        """Send what `keep_undelivered` has kept; a warning tells what is refused.
+
+        Args:
+            patience: seconds after which it gives up, also where it is still waiting for an answer; with 0 it gives up
+                at the fourth try that fails.
 
         Raises:
             CallbackError: no answer; what is left stays kept.
         """
-        self._own_outbox().send_all(patience=patience)
+        tries = Tries(self._delays or RETRY_DELAYS, patience, bounded=True) if patience > 0 else Tries(self._delays)
+        self._own_outbox().send_all(tries)
 
     def __enter__(self) -> "TrainerSDK":
         return self
@@ -280,47 +288,39 @@ class TrainerSDK:
             self.log(f"the end of the job was already reported; status {body['status']} is ignored", level="WARNING")
             return None
         body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
-        full = {"job_id": self.job_id, **_given(body)}
-        answer = self._deliver(f"training/jobs/{self.job_id}/callback/completion", full, patience=self._patience)
+        full = {"job_id": self.job_id, **given(body)}
+        path = f"training/jobs/{self.job_id}/callback/completion"
+        answer = self._deliver(path, full, Tries(self._delays, self._patience))
         self._ended = True
         return answer
 
-    def _deliver(
-        self, path: str, body: Dict[str, Any], keep: bool = False, patience: float = 0.0
-    ) -> Optional[Dict[str, Any]]:
+    def _deliver(self, path: str, body: Dict[str, Any], last: Optional[Tries] = None) -> Optional[Dict[str, Any]]:
         """Send a call after those that are still waiting, in order; keep it for later when that is allowed."""
         bad: List[str] = []
-        plain = to_json_value(body, bad=bad)
+        call = Call(path, to_json_value(body, bad=bad))
         self._warn_not_finite(bad)
-        outbox = self._own_outbox()
-        if keep and outbox.put_behind(path, plain):
+        if not self._base:
+            _print_call(call)
             return None
-        with outbox.order:
-            try:
-                outbox.send_all(patience=patience)
-                return self._send(path, plain, patience=patience)
-            except CallbackError as error:
-                if keep and error.transient and outbox.keep(path, plain, error):
-                    return None
-                raise
+        if self._keep and last is None:
+            return self._own_outbox().report(call)
+        return self._own_outbox().last(call, last or Tries(self._delays))
 
     def _say(self, body: Dict[str, Any]) -> bool:
         """Send one line, or keep it. While nobody answers it is tried once: training must not wait for its logs."""
-        path, outbox = f"training/jobs/{self.job_id}/callback/logs", self._own_outbox()
-        kept = outbox.put_behind(path, body) if self._keep else None
-        if kept is not None:
-            return kept or _print_line(body, "too many wait to be sent")
-        with outbox.order:
-            try:
-                outbox.send_all(once=True)
-                self._send(path, body, delays=() if self._keep or self._logs_down else self._delays)
-                self._logs_down = False
-                return True
-            except CallbackError as error:
-                self._logs_down = error.transient
-                if self._keep and error.transient and outbox.keep(path, body, error):
-                    return True
-                return _print_line(body, str(error))
+        call, outbox = Call(f"training/jobs/{self.job_id}/callback/logs", body), self._own_outbox()
+        if not self._base:
+            _print_call(call)
+            return True
+        try:
+            if self._keep:
+                return outbox.line(call) or _print_line(body, "too many wait to be sent")
+            outbox.last(call, Tries(() if self._logs_down else self._delays))
+            self._logs_down = False
+            return True
+        except CallbackError as error:
+            self._logs_down = error.transient
+            return _print_line(body, str(error))
 
     def _own_outbox(self) -> Outbox:
         """That of this process: what its parent keeps is the parent's to send, and so are its locks."""
@@ -329,40 +329,24 @@ class TrainerSDK:
         return self._outbox
 
     def _empty_outbox(self) -> Outbox:
-        every = max(self._delays[0], 0.05) if self._delays else RETRY_DELAYS[0]
-        return Outbox(self._send_kept, self._drop, every, self._patience)
+        return Outbox(self._send, self._drop, self._delays, self._patience)
 
-    def _send_kept(self, path: str, body: Dict[str, Any], behind: int, once: bool, patience: float) -> None:
-        self._send(path, body, patience=patience, delays=() if once else None, behind=behind)
+    def _send(self, call: Call, kept: Optional[int], tries: Tries) -> Optional[Dict[str, Any]]:
+        headers = {} if kept is None else {KEPT: str(kept)}
+        return post(f"{self._base}/{call.path}", call.data, tries, headers)
 
-    def _drop(self, path: str, body: Dict[str, Any], error: CallbackError) -> None:
+    def _drop(self, call: Call, error: CallbackError, kept: Optional[int]) -> None:
         """Say that a call that was kept is refused."""
-        if path.endswith("/logs"):
-            _print_line(body, str(error))
+        if call.is_line:
+            _print_line(call.body(), str(error))
             return
-        name = "validation" if path.endswith("/results") else path.rsplit("/", 1)[-1]
-        epoch = body.get("epoch", body.get("current_epoch"))
-        words = f"the kept {name} report of epoch {epoch} is dropped, it was refused: {error}"
-        line = {"job_id": self.job_id, "event_type": "log", "message": words, "level": "WARNING", "timestamp": _now()}
+        name = "validation" if call.path.endswith("/results") else call.path.rsplit("/", 1)[-1]
+        words = f"the kept {name} report of epoch {call.epoch} is dropped, it was refused: {error}"
+        line = {"job_id": self.job_id, "event_type": "log", "message": words, "level": "WARNING", "timestamp": now()}
         try:
-            self._send(f"training/jobs/{self.job_id}/callback/logs", line, delays=(), behind=len(self._outbox))
+            self._send(Call(f"training/jobs/{self.job_id}/callback/logs", line), kept, Tries(()))
         except CallbackError as failure:
             _print_line(line, str(failure))
-
-    def _send(
-        self,
-        path: str,
-        body: Dict[str, Any],
-        patience: float = 0.0,
-        delays: Optional[Sequence[float]] = None,
-        behind: int = 0,
-    ) -> Optional[Dict[str, Any]]:
-        if not self._base:
-            print(f"[trainyard] {path.rsplit('/', 1)[-1]} {json.dumps(body)}", flush=True)
-            return None
-        waits = self._delays if delays is None else delays
-        headers = {KEPT: str(behind)}
-        return post_json(f"{self._base}/{path}", body, delays=waits, patience=patience, headers=headers)
 
     def _warn_not_finite(self, paths: List[str]) -> None:
         """Say once for each name that a value was not a finite number."""
@@ -372,9 +356,14 @@ class TrainerSDK:
             self.log(f"not a finite number, sent as null: {', '.join(sorted(names))}", level="WARNING")
 
 
+def _print_call(call: Call) -> None:
+    """Where calls go that have no address."""
+    print(f"[trainyard] {call.path.rsplit('/', 1)[-1]} {call.data.decode()}", flush=True)
+
+
 def _print_line(body: Mapping[str, Any], why: str) -> bool:
     """Where a line goes that is not sent; False, the answer of `log`."""
-    print(f"{body['level']}: {body['message']} (log line not delivered: {why})", file=sys.stderr, flush=True)
+    tell(f"{body['level']}: {body['message']} (log line not delivered: {why})")
     return False
 
 
@@ -386,26 +375,3 @@ def _job_id(value: Union[int, str], required: bool) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(f"JOB_ID is {text!r}, but must be the whole number of the job") from None
-
-
-def _metrics_body(metrics: Optional[Metrics], learning_rate: Optional[float] = None) -> Optional[Dict[str, Any]]:
-    """The three named metrics and everything once more as `extra_metrics`; None stays None."""
-    if metrics is None:
-        return None
-    rate = metrics.get("learning_rate", metrics.get("lr")) if learning_rate is None else learning_rate
-    return {
-        "loss": metrics.get("loss"),
-        "accuracy": metrics.get("accuracy"),
-        "learning_rate": rate,
-        "extra_metrics": dict(metrics),
-    }
-
-
-def _given(fields: Mapping[str, Any]) -> Dict[str, Any]:
-    """Only the fields that have a value."""
-    return {key: value for key, value in fields.items() if value is not None}
-
-
-def _now() -> str:
-    """Naive UTC with microseconds, the platform's way to write a time."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds")

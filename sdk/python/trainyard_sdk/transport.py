@@ -1,6 +1,6 @@
 """Owns the HTTP side of a callback: what is valid JSON, what is tried again, and when to give up.
 
-It knows nothing of jobs or metrics. Callers: `trainer`.
+It knows nothing of jobs or metrics. Callers: `trainer`, `outbox`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ RETRY_DELAYS: Tuple[float, ...] = (2.0, 4.0, 8.0)
 
 REQUEST_TIMEOUT = 30.0
 """Seconds one request may take."""
+
+GRACE = 5.0
+"""Seconds for which calls may go on that are answered, where there is no patience with those that are not."""
 
 MAX_DEPTH = 32
 
@@ -68,6 +71,58 @@ def to_json_value(value: Any, path: str = "", bad: Optional[List[str]] = None, d
     return str(value)
 
 
+class Tries:
+    """How often, and until when, the calls are tried that are sent in one go. Failures count over all of them.
+
+    Args:
+        delays: seconds to wait after the first failures; after these `delays[-1]` for as long as there is patience.
+        patience: seconds from now for which it goes on.
+        bounded: patience is all: neither the first failures nor a request that hangs outlast it, and calls that are
+            answered do not by more than `GRACE`.
+        sleep: replaced in tests.
+    """
+
+    def __init__(
+        self,
+        delays: Sequence[float] = RETRY_DELAYS,
+        patience: float = 0.0,
+        bounded: bool = False,
+        sleep: Optional[Callable[[float], None]] = None,
+    ) -> None:
+        self._delays = tuple(delays)
+        self._bounded = bounded
+        self._sleep = sleep or time.sleep
+        self._failed = 0
+        self._until = time.monotonic() + patience
+        self._end = time.monotonic() + max(patience, GRACE) if bounded else math.inf
+
+    @property
+    def left(self) -> float:
+        """Seconds until no call begins any more; infinite when there is no such bound."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one request may take now."""
+        return min(REQUEST_TIMEOUT, max(self.left, 0.05))
+
+    def again(self) -> bool:
+        """Wait after a failure; False when that was the last try."""
+        patience = self._until - time.monotonic()
+        first = not self._bounded and self._failed < len(self._delays)
+        if not self._delays or not (first or patience > 0):
+            return False
+        pause = self._delays[min(self._failed, len(self._delays) - 1)]
+        self._failed += 1
+        self._sleep(min(pause, patience) if self._bounded else pause)
+        return True
+
+    def renew(self) -> "Tries":
+        """Begin with the first failures again; patience stays what is left of it."""
+        self._failed = 0
+        return self
+
+
 def post_json(
     url: str,
     body: Dict[str, Any],
@@ -76,45 +131,41 @@ def post_json(
     sleep: Callable[[float], None] = time.sleep,
     headers: Optional[Mapping[str, str]] = None,
 ) -> Optional[Dict[str, Any]]:
-    """POST `body`, which must already be plain JSON, and return the decoded answer (None when it is not an object).
+    """`post` for `body`, which must already be plain JSON; the other arguments are those of `Tries`."""
+    data = json.dumps(body, allow_nan=False).encode("utf-8")
+    return post(url, data, Tries(delays, patience, sleep=sleep), headers)
+
+
+def post(url: str, data: bytes, tries: Tries, headers: Optional[Mapping[str, str]] = None) -> Optional[Dict[str, Any]]:
+    """POST a JSON object and return the decoded answer (None when it is not an object).
 
     Args:
         url: absolute address.
-        body: the JSON object.
-        delays: seconds to wait between tries; there is one try more than there are delays.
-        patience: after these tries, go on every ``delays[-1]`` seconds until this many seconds have passed in all.
-        sleep: replaced in tests.
+        data: the encoded object.
+        tries: how often.
         headers: further ones.
 
     Raises:
         CallbackError: at once on an answer below 500 that is not 2xx; after the last try on 5xx and network errors.
     """
-    data = json.dumps(body, allow_nan=False).encode("utf-8")
-    started = time.monotonic()
     attempt = 0
     while True:
         attempt += 1
-        answer, error = _post_once(url, data, attempt, headers or {})
+        answer, error = _post_once(url, data, attempt, headers or {}, tries.timeout)
         if error is None:
             return answer
-        if not error.transient:
-            raise error
-        if attempt <= len(delays):
-            sleep(delays[attempt - 1])
-        elif delays and time.monotonic() - started < patience:
-            sleep(delays[-1])
-        else:
+        if not error.transient or not tries.again():
             raise error
 
 
 def _post_once(
-    url: str, data: bytes, attempt: int, headers: Mapping[str, str]
+    url: str, data: bytes, attempt: int, headers: Mapping[str, str], timeout: float
 ) -> Tuple[Optional[Dict[str, Any]], Optional[CallbackError]]:
     """One try: the decoded answer and no error, or the error as a value."""
     sent = {"Content-Type": "application/json", "Accept": "application/json", **headers}
     request = urllib.request.Request(url, data=data, headers=sent, method="POST")
     try:
-        with _OPENER.open(request, timeout=REQUEST_TIMEOUT) as response:
+        with _OPENER.open(request, timeout=timeout) as response:
             answer = response.read()
     except urllib.error.HTTPError as error:
         detail = _detail_of(error)

@@ -243,8 +243,9 @@ class UploadUrl:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a job waits. `place`, `short_nodes` and `changes` are as the coordinator shows them: any one of `changes` would
-    start it now, or where there are none, all of `together`. It is expected to start before `expected_early` in one case of ten, `expected_middle` in five, `expected_late` in nine."""
+    """Why a job waits. `place`, `short_nodes` and `changes` are as the coordinator shows them: any one of `changes`
+    would start it now, or where there are none, all of `together`. It is expected to start before `expected_early` in
+    one case of ten, `expected_middle` in five, `expected_late` in nine."""
 
     reason: str
     place: Optional[Dict[str, Any]] = None
