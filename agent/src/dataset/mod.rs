@@ -40,6 +40,7 @@ use url::Url;
 
 pub use cache::{Cache, Digest};
 pub use error::FetchError;
+pub use owing::Owing;
 pub use show::counts_text;
 pub use told::Told;
 pub use upload::{Sent, Stored, Trip, When};
