@@ -14,6 +14,7 @@ mod download;
 mod error;
 pub mod http;
 mod manifest;
+mod named;
 mod owing;
 mod parts;
 mod put;
