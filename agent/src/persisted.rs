@@ -139,6 +139,7 @@ fn exited() -> ExitRecord {
         oom_killed: true,
         output_lost_bytes: 4,
         ended_by_machine: false,
+        ran_us: None,
     }
 }
 

@@ -387,10 +387,9 @@ impl Task {
                 ..TaskEnd::default()
             },
         };
-        // An earlier agent may have stopped it on a disk that took no word of why, or it was to be stopped by now. Of one that
-        // its machine has ended that is not said: how long it ran is told by a clock that may have been set.
+        // An earlier agent may have stopped it on a disk that took no word of why, or it was to be stopped by now. Its
+        // shim takes that for the machine's end, having found no word of it either.
         if self.stop.is_none()
-            && !end.infrastructure
             && end.is_like_a_stop()
             && self.time_limit.is_some_and(|most| ran >= most)
         {

@@ -35,6 +35,18 @@ impl Coarse {
         }
     }
 
+    /// As it was noted by [`Coarse::level`]; what was never noted is as coarse as can be.
+    #[must_use]
+    pub fn of_level(level: u64) -> Self {
+        Self(u32::try_from(level).unwrap_or(OVER).min(OVER))
+    }
+
+    /// A number to note it by: the higher, the coarser, and 0 while nothing is left out.
+    #[must_use]
+    pub fn level(self) -> u64 {
+        self.0.into()
+    }
+
     /// Of how many reports within an epoch one is kept.
     #[must_use]
     pub const fn of_steps(self) -> u64 {
@@ -183,6 +195,15 @@ mod tests {
         assert!(Coarse::at(1_999, 1_000) < Coarse::at(2_000, 1_000));
         assert_eq!(of(9_000), (1 << 63, 1 << 62));
         assert!(Coarse::at(0, u64::MAX).is_whole());
+    }
+
+    #[test]
+    fn how_coarse_it_is_is_the_same_when_it_was_noted() {
+        for waiting in [0, 500, 999, 1_000, 9_000] {
+            let coarse = Coarse::at(waiting, 1_000);
+            assert_eq!(Coarse::of_level(coarse.level()), coarse);
+        }
+        assert!(Coarse::of_level(u64::MAX).is_over());
     }
 
     #[test]

@@ -407,8 +407,9 @@ impl State {
         let Some(process) = self.processes.remove(task) else {
             return;
         };
+        let ran = self.now.saturating_sub(process.started);
         let lived = self.lived.entry(process.of).or_default();
-        *lived = (*lived).max(self.now.saturating_sub(process.started));
+        *lived = (*lived).max(ran);
         let record = ExitRecord {
             code,
             signal,
@@ -420,6 +421,7 @@ impl State {
             oom_killed,
             output_lost_bytes: 0,
             ended_by_machine: false,
+            ran_us: u64::try_from(ran.as_micros()).ok(),
         };
         let (job, attempt) = process.of;
         if code != Some(0) {

@@ -4,6 +4,7 @@
 //! If it fails, Runs starts it again from the folder. Its own end never ends the trainer.
 
 mod effects;
+mod opening;
 mod share;
 
 use std::{io, sync::Arc, time::Duration};
@@ -269,20 +270,14 @@ impl State {
         self.step(myself, Input::Begin).await
     }
 
-    /// The one that is open already, if this run was started again and the spool is sound.
     async fn open_spool(&self) -> Result<Spool, SpoolError> {
-        let (board, task) = (&self.args.node.board, self.args.order.task);
-        if let Some(open) = board.spool_of(task)
-            && open.append(Vec::new()).await.is_ok()
-        {
-            return Ok(open);
-        }
-        let spool = Spool::open(self.folder.spool(), self.args.node.spool_bytes).await?;
-        if board.report_of(task).is_none() {
+        let (node, task) = (&self.args.node, self.args.order.task);
+        if node.board.report_of(task).is_none() {
             self.report();
         }
-        board.spool(task, spool.clone());
-        Ok(spool)
+        let owing = self.args.told.owing();
+        let place = (self.folder.spool(), node.spool_bytes);
+        opening::open((&node.board, task), place, self.args.found.then_some(owing)).await
     }
 
     fn start_scribe(&mut self, myself: &RunRef, spool: Spool) {

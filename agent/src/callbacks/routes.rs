@@ -80,7 +80,7 @@ impl Kept {
         let owing = task.told.owing();
         match &taken {
             Ok(_) => owing.heard(self.0),
-            Err(_) => owing.begin(),
+            Err(_) => owing.refused(),
         }
         taken
     }

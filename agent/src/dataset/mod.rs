@@ -14,6 +14,7 @@ mod download;
 mod error;
 pub mod http;
 mod manifest;
+mod named;
 mod owing;
 mod parts;
 mod put;
@@ -40,6 +41,7 @@ use url::Url;
 
 pub use cache::{Cache, Digest};
 pub use error::FetchError;
+pub use owing::Owing;
 pub use show::counts_text;
 pub use told::Told;
 pub use upload::{Sent, Stored, Trip, When};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What is to be run: a [`LaunchSpec`], written by the launcher.
 pub(crate) const LAUNCH: &str = "launch.json";
@@ -97,6 +98,19 @@ pub struct ExitRecord {
     /// somebody did so by hand. An agent whose disk is full stops a trainer so too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended_by_machine: bool,
+    /// For how long the main process ran, in microseconds, whatever was done to the clock meanwhile; missing in records of
+    /// older shims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_us: Option<u64>,
+}
+
+impl ExitRecord {
+    /// For how long the main process ran.
+    #[must_use]
+    pub fn ran(&self) -> Duration {
+        let by_the_wall = self.ended_at_us.saturating_sub(self.started_at_us);
+        Duration::from_micros(self.ran_us.unwrap_or(by_the_wall))
+    }
 }
 
 /// The one line that the shim says to its launcher.

@@ -103,7 +103,9 @@ struct Shim {
     /// child, and it has none.
     childless: bool,
     started_at_us: u64,
+    started: Instant,
     ended_at_us: u64,
+    ran: Duration,
     oom_before: u64,
     oom_killed: bool,
     /// Exit code or signal of the main process.
@@ -130,7 +132,7 @@ impl Shim {
                 .map_err(|e| failed("reserving room for what is to be noted of the trainer", &e))?;
         }
         let log = OutputLog::open(task_dir.join(files::OUTPUT));
-        let started_at_us = clock::wall_us();
+        let (started_at_us, started) = (clock::wall_us(), clock::monotonic());
         let me = ProcIdent::current().map_err(|e| failed("looking at /proc", &e))?;
         let cgroup = cgroup::make(&me);
         let oom_before = oom_kills(cgroup.as_deref());
@@ -154,7 +156,9 @@ impl Shim {
             ended_by_machine: false,
             childless: false,
             started_at_us,
+            started,
             ended_at_us: 0,
+            ran: Duration::ZERO,
             oom_before,
             oom_killed: false,
             end: None,
@@ -275,6 +279,7 @@ impl Shim {
 
     fn main_ended(&mut self, end: (Option<i32>, Option<i32>)) {
         self.ended_at_us = clock::wall_us();
+        self.ran = clock::monotonic().saturating_duration_since(self.started);
         self.oom_killed = end.1 == Some(Signal::SIGKILL as i32)
             && !self.killed_by_us
             && oom_kills(self.cgroup.as_deref()) > self.oom_before;
@@ -345,6 +350,7 @@ impl Shim {
             oom_killed: self.oom_killed,
             output_lost_bytes,
             ended_by_machine: self.ended_by_machine,
+            ran_us: u64::try_from(self.ran.as_micros()).ok(),
         };
         write_patiently(&self.task_dir.join(files::EXIT), &record)
     }

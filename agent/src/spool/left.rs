@@ -19,6 +19,8 @@ pub(super) struct Counts {
     pub(super) callbacks: u64,
     /// Of both, what was said last.
     pub(super) said: u64,
+    /// How coarse it was then, see [`trainyard_core::thin::Coarse::level`]: what a life before has said is not said again.
+    pub(super) level: u64,
 }
 
 /// The file of the counts, which is there once something was left out.
@@ -38,10 +40,12 @@ impl Left {
             .map(|one| one.parse().ok())
             .collect();
         let noted = match numbers.as_deref() {
-            Some(&[metrics, callbacks, said]) => Counts {
+            // Agents before this one did not note the level.
+            Some(&[metrics, callbacks, said, ref level @ ..]) if level.len() <= 1 => Counts {
                 metrics,
                 callbacks,
                 said,
+                level: level.first().copied().unwrap_or_default(),
             },
             _ => Counts::default(),
         };
@@ -66,8 +70,9 @@ impl Left {
             metrics,
             callbacks,
             said,
+            level,
         } = counts;
-        let note = format!("{metrics:<20} {callbacks:<20} {said:<20}\n");
+        let note = format!("{metrics:<20} {callbacks:<20} {said:<20} {level:<20}\n");
         let mut options = File::options();
         options.write(true).create(true).truncate(false);
         let (path, file) = (&self.path, &mut self.file);
@@ -132,11 +137,6 @@ mod tests {
             out > 100,
             "{out}: two lives began in the middle of an outage"
         );
-        let mut spool = opened(&path);
-        spool.ack(spool.last_seq()).unwrap();
-        spool.append_once(&[(progress(300), None)]).unwrap();
-        spool.sync().unwrap();
-        drop(spool);
         // What a life before has not come to say is said with the last word.
         let mut spool = opened(&path);
         let last = (Record::Completion(Default::default()), None);
@@ -148,13 +148,78 @@ mod tests {
         assert!(counts.metrics >= out, "{counts:?} of {out}");
         let far = format!("{} reports of metrics were left out so far", counts.metrics);
         assert!(words.ends_with(&far), "{words}");
-        // Nothing is said twice.
-        let lines = spool.last_seq();
-        drop(spool);
-        let mut spool = opened(&path);
-        spool.append_once(&[(progress(301), None)]).unwrap();
+        // When all is kept again it is said once more, and then never again.
+        for (epoch, said) in [(301, 1), (302, 0)] {
+            let lines = spool.last_seq();
+            drop(spool);
+            spool = opened(&path);
+            spool.ack(lines).unwrap();
+            spool.append_once(&[(progress(epoch), None)]).unwrap();
+            spool.sync().unwrap();
+            assert_eq!(spool.last_seq(), lines + 1 + said);
+        }
+    }
+
+    /// An outage has begun in an earlier life, in which so many reports were made, and this one has not heard of any yet.
+    fn in_an_outage(path: &std::path::Path, reports: u32) -> (TaskSpool, String) {
+        let mut spool = opened(path);
+        for epoch in 0..reports {
+            spool.append_once(&[(progress(epoch), None)]).unwrap();
+        }
         spool.sync().unwrap();
-        assert_eq!(spool.last_seq(), lines + 1);
+        drop(spool);
+        let mut spool = opened(path);
+        let words = last_words(&mut spool);
+        (spool, words)
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_in_full_when_the_outage_ends_before_the_next_report_to_a_new_agent()
+     {
+        for notes_levels in [true, false] {
+            let (folder, path) = place();
+            let (mut spool, before) = in_an_outage(&path, 300);
+            let note = folder.path().join("spool.left");
+            let counts = Left::read(note.clone()).counts();
+            assert!(counts.said < counts.metrics, "{before}");
+            if !notes_levels {
+                // As older agents did.
+                let text = fs::read_to_string(&note).unwrap();
+                let three: Vec<_> = text.split_whitespace().take(3).collect();
+                fs::write(&note, three.join(" ")).unwrap();
+                spool = opened(&path);
+            }
+            spool.ack(spool.last_seq()).unwrap();
+            spool.append_once(&[(progress(300), None)]).unwrap();
+            spool.sync().unwrap();
+            let all = counts.metrics;
+            let words = format!(
+                "the coordinator takes everything again; {all} reports of metrics were left out so far"
+            );
+            assert_eq!(last_words(&mut spool), words);
+            let lines = spool.last_seq();
+            drop(spool);
+            let mut spool = opened(&path);
+            spool.ack(lines).unwrap();
+            spool.append_once(&[(progress(301), None)]).unwrap();
+            spool.sync().unwrap();
+            assert_eq!(spool.last_seq(), lines + 1, "it is said once");
+        }
+    }
+
+    #[test]
+    fn how_coarse_it_is_is_not_said_anew_by_each_agent_that_begins_in_the_same_outage() {
+        let (_folder, path) = place();
+        let (mut spool, before) = in_an_outage(&path, 300);
+        assert!(before.contains("left out so far"), "{before}");
+        for life in 1..4 {
+            let lines = spool.last_seq();
+            spool.append_once(&[(progress(300 + life), None)]).unwrap();
+            spool.sync().unwrap();
+            assert_eq!(spool.last_seq(), lines, "{}", last_words(&mut spool));
+            drop(spool);
+            spool = opened(&path);
+        }
     }
 
     #[test]
@@ -165,6 +230,7 @@ mod tests {
             metrics: 3,
             callbacks: 20,
             said: 23,
+            level: 63,
         };
         Left::read(path.clone()).note(counts);
         assert_eq!(Left::read(path.clone()).counts(), counts);

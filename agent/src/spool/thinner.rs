@@ -21,20 +21,26 @@ pub(super) struct Thinner {
 type Records = Vec<(Record, Option<u64>)>;
 
 impl Thinner {
-    /// One that goes on counting what earlier lives of the agent have left out.
+    /// One that goes on counting what earlier lives of the agent have left out, and from what they have said.
     pub(super) fn after(counts: Counts) -> Self {
+        let mut level = counts.level;
+        if counts.said < counts.metrics + counts.callbacks {
+            // Something is still to be said when all is kept again, also where the note does not know how coarse it was.
+            level = level.max(1);
+        }
         Self {
             thinning: Thinning::after(counts.metrics, counts.callbacks),
-            said: (Coarse::default(), counts.said),
+            said: (Coarse::of_level(level), counts.said),
         }
     }
 
     /// What was left out so far.
-    pub(super) const fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
         Counts {
             metrics: self.thinning.left_out(),
             callbacks: self.thinning.unsaid(),
             said: self.said.1,
+            level: self.said.0.level(),
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) async fn an_exit_code_is_recorded() {
     assert_eq!((record.code, record.signal), (Some(7), None));
     assert!(record.max_rss_bytes > 0);
     assert!(record.started_at_us <= record.ended_at_us);
+    assert!(record.ran_us.is_some_and(|ran| ran > 0));
     assert_eq!((record.killed_leftovers, record.output_lost_bytes), (0, 0));
 }
 

@@ -100,7 +100,8 @@ fn what_ended_as_a_stop_ends_it_after_its_limit_ran_too_long_though_nobody_says_
     assert_eq!(ends(15, false, 20), limit);
     assert_eq!(ends(9, false, 25), limit);
     assert_eq!(ends(15, false, 19), None);
-    assert_eq!(ends(15, true, 21), None, "a reboot");
+    assert_eq!(ends(15, true, 21), limit);
+    assert_eq!(ends(15, true, 19), None, "a reboot");
     assert_eq!(ends(11, false, 25), None);
 }
 

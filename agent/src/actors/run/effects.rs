@@ -157,7 +157,7 @@ impl State {
                     signal: exit.signal,
                     oom_killed: exit.oom_killed,
                     by_machine: exit.ended_by_machine,
-                    ran: Duration::from_micros(exit.ended_at_us.saturating_sub(exit.started_at_us)),
+                    ran: exit.ran(),
                 }
             }
             Err(error) => {

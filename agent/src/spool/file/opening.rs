@@ -10,7 +10,7 @@ use trainyard_runtime::lasting;
 
 use super::super::error::SpoolError;
 use super::super::frame::{self, Next};
-use super::{Head, TaskSpool, reader_at};
+use super::{Head, TaskSpool, reading::reader_at};
 
 /// How far behind a bad record a good one is looked for.
 const LOOK_AHEAD: u64 = 2 * frame::MOST_BYTES as u64;
