@@ -421,7 +421,7 @@ impl State {
             oom_killed,
             output_lost_bytes: 0,
             ended_by_machine: false,
-            ran_us: u64::try_from(ran.as_micros()).ok(),
+            ran_us: Some(ran),
         };
         let (job, attempt) = process.of;
         if code != Some(0) {
