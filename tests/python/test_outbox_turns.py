@@ -23,6 +23,10 @@ def said(platform: Platform) -> List[Tuple[str, Any]]:
     ]
 
 
+class InterruptedByUser(Exception):
+    """What a handler raises."""
+
+
 class Handlers(AwayCase):
     """Code that a signal runs while its own thread is within the SDK."""
 
@@ -82,6 +86,30 @@ class Handlers(AwayCase):
         self.signal_within_the_first_call(platform)
         self.sdk.flush()
         self.assertEqual(said(platform), [("progress", 1), ("progress", 2), ("completion", "failed")])
+
+    def test_an_end_that_a_handler_reports_while_another_is_under_way_is_ignored(self) -> None:
+        self.on_signal(lambda: self.assertIsNone(self.sdk.report_failed("[NetworkError] stopped")))
+        platform = self.back()
+        self.signal_within_the_first_call(platform)
+        self.assertIsNotNone(self.sdk.report_completed({"loss": 0.5}), "its answer is returned")
+        self.assertTrue(self.ran.is_set())
+        until(lambda: len(platform.calls) == 2)
+        ignored = "the end of the job was already reported; status failed is ignored"
+        self.assertEqual(said(platform), [("completion", "completed"), ("logs", ignored)])
+
+    def test_an_end_that_a_handlers_exception_cuts_off_may_be_told_again(self) -> None:
+        def stop() -> None:
+            self.ran.set()
+            raise InterruptedByUser
+
+        self.on_signal(stop)
+        platform = self.back()
+        self.signal_within_the_first_call(platform)
+        with self.assertRaises(InterruptedByUser):
+            self.sdk.report_completed({"loss": 0.5})
+        self.assertFalse(self.sdk.ended)
+        self.assertIsNotNone(self.sdk.report_failed("[NetworkError] stopped"))
+        self.assertEqual(said(platform)[-1], ("completion", "failed"))
 
     def test_a_handler_within_the_books_of_what_waits_neither_hangs_nor_is_lost(self) -> None:
         self.on_signal(lambda: self.sdk.log("interrupted"))
@@ -160,6 +188,28 @@ class Threads(AwayCase):
         self.assertEqual(said(platform), [("progress", 1), ("logs", "meanwhile")])
         self.assertNotIn("kept for later", self.words.getvalue())
         self.assertEqual(platform.kept, [None, None], "nothing found no answer")
+
+    def test_of_two_threads_that_report_an_end_one_is_heard(self) -> None:
+        platform, sdk = self.back(), TrainerSDK(self.url, 7, retry_delays=())
+        reached, go_on = threading.Event(), threading.Event()
+
+        def hold(path: str, _body: Dict[str, Any]) -> None:
+            if path.endswith("/completion"):
+                reached.set()
+                go_on.wait(10)
+
+        platform.on_call = hold
+        end = threading.Thread(target=lambda: sdk.report_completed({"loss": 0.5}))
+        end.start()
+        self.assertTrue(reached.wait(10))
+        second = threading.Thread(target=lambda: sdk.report_failed("[NetworkError] stopped"))
+        second.start()
+        second.join(10)
+        self.assertFalse(second.is_alive(), "it waits for nobody")
+        go_on.set()
+        end.join(10)
+        until(lambda: len(platform.calls) == 2)
+        self.assertEqual([name for name, _ in said(platform)], ["completion", "logs"])
 
     def test_a_sender_that_died_is_replaced(self) -> None:
         sdk = TrainerSDK(self.url, 7, retry_delays=(0.01,))

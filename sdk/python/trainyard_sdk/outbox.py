@@ -59,6 +59,8 @@ class Outbox:
         self._starting = False
         self._at_exit = False
         self.process = os.getpid()
+        self.ending = threading.Lock()
+        """Held while the end of the job is under way; nobody waits for it."""
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -75,7 +75,8 @@ class TrainerSDK:
 
     @property
     def ended(self) -> bool:
-        """True once completion or failure was reported; later reports of an end are ignored."""
+        """True once completion or failure was reported; later reports of an end are ignored, and so are those that are
+        made while one is under way."""
         return self._ended
 
     def report_started(self, total_epochs: int = 1, **extra: Any) -> Optional[Dict[str, Any]]:
@@ -283,16 +284,26 @@ class TrainerSDK:
         return False
 
     def _end(self, body: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Send the one final call."""
-        if self._ended:
-            self.log(f"the end of the job was already reported; status {body['status']} is ignored", level="WARNING")
+        """Send the one final call. While it is under way another end is ignored too: a handler's, or a thread's."""
+        ending = self._own_outbox().ending
+        if not ending.acquire(blocking=False):
+            self._ignore_end(body)
             return None
-        body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
-        full = {"job_id": self.job_id, **given(body)}
-        path = f"training/jobs/{self.job_id}/callback/completion"
-        answer = self._deliver(path, full, Tries(self._delays, self._patience))
-        self._ended = True
-        return answer
+        try:
+            if self._ended:
+                self._ignore_end(body)
+                return None
+            body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
+            full = {"job_id": self.job_id, **given(body)}
+            path = f"training/jobs/{self.job_id}/callback/completion"
+            answer = self._deliver(path, full, Tries(self._delays, self._patience))
+            self._ended = True
+            return answer
+        finally:
+            ending.release()
+
+    def _ignore_end(self, body: Mapping[str, Any]) -> None:
+        self.log(f"the end of the job was already reported; status {body['status']} is ignored", level="WARNING")
 
     def _deliver(self, path: str, body: Dict[str, Any], last: Optional[Tries] = None) -> Optional[Dict[str, Any]]:
         """Send a call after those that are still waiting, in order; keep it for later when that is allowed."""
