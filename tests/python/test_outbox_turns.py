@@ -111,6 +111,23 @@ class Handlers(AwayCase):
         self.assertIsNotNone(self.sdk.report_failed("[NetworkError] stopped"))
         self.assertEqual(said(platform)[-1], ("completion", "failed"))
 
+    def test_a_report_that_a_handlers_exception_cuts_off_is_kept(self) -> None:
+        def stop() -> None:
+            self.ran.set()
+            raise InterruptedByUser
+
+        self.on_signal(stop)
+        self.sdk._outbox._delays = (0.0,)
+        platform = self.back()
+        platform.answers = [503, 503]
+        self.signal_within_the_first_call(platform)
+        with self.assertRaises(InterruptedByUser):
+            self.sdk.report_progress(1, 9, {"loss": 0.5})
+        platform.calls.clear()
+        platform.answers.clear()
+        self.sdk.report_completed({"loss": 0.5})
+        self.assertEqual(said(platform), [("progress", 1), ("completion", "completed")])
+
     def test_a_handler_within_the_books_of_what_waits_neither_hangs_nor_is_lost(self) -> None:
         self.on_signal(lambda: self.sdk.log("interrupted"))
         self.sdk.report_progress(1, 9, {"loss": 0.5})

@@ -22,8 +22,11 @@ EXIT_PATIENCE = 60.0
 """Seconds for which an interpreter that ends goes on trying, at most."""
 
 Answer = Optional[Dict[str, Any]]
-Send = Callable[[Call, Optional[int], Tries], Answer]
-"""Sends a call: how many are kept behind it, None when nothing is to be said of that, and how often it is tried."""
+Kept = Callable[[], Optional[int]]
+"""How many are kept behind a call by now; None when nothing is to be said of that."""
+
+Send = Callable[[Call, Kept, Tries], Answer]
+"""Sends a call: what is kept behind it, asked for each try, and how often it is tried."""
 
 
 class Outbox:
@@ -40,7 +43,7 @@ class Outbox:
     def __init__(
         self,
         send: Send,
-        refused: Callable[[Call, CallbackError, Optional[int]], None],
+        refused: Callable[[Call, CallbackError, Kept], None],
         delays: Sequence[float],
         patience: float,
     ) -> None:
@@ -104,10 +107,10 @@ class Outbox:
             CallbackError: no answer to it or to one before it, or it is refused.
         """
         if self._waiting.is_interrupted:
-            return self._send(call, None, tries)
+            return self._send(call, lambda: None, tries)
         with self._turn:
             self._send_waiting(tries)
-            return self._send(call, self._kept(0), tries.renew())
+            return self._send(call, lambda: self._kept(0), tries.renew())
 
     def send_all(self, tries: Tries) -> None:
         """Send what waits, in order. What is refused would be refused again: it must not hold up the others. In a
@@ -179,23 +182,19 @@ class Outbox:
         answer: Answer = None
         call.under_way = True
         try:
-            answer = self._send(call, self._kept(1), tries)
+            answer = self._send(call, lambda: self._kept(1), tries)
         except CallbackError as error:
             if error.transient:
                 raise
             refusal = error
-        except Exception:
-            # Not the platform's doing: it would be so again, and hold up the others.
-            if is_own:
-                self._waiting.remove(call)
-            raise
         finally:
+            # Whatever else passes through is a signal handler's, and says nothing of the call: that stays kept.
             call.under_way = False
         self._waiting.remove(call)
         if refusal is not None:
             if is_own:
                 raise refusal
-            self._refused(call, refusal, self._kept(0))
+            self._refused(call, refusal, lambda: self._kept(0))
         return answer
 
     def _kept(self, own: int) -> Optional[int]:

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, T
 
 from .bodies import Metrics, given, metrics_body, now
 from .errors import CallbackError, ConfigError, describe
-from .outbox import Outbox
+from .outbox import Kept, Outbox
 from .transport import RETRY_DELAYS, Tries, post, to_json_value
 from .waiting import Call, tell
 
@@ -342,11 +342,14 @@ class TrainerSDK:
     def _empty_outbox(self) -> Outbox:
         return Outbox(self._send, self._drop, self._delays, self._patience)
 
-    def _send(self, call: Call, kept: Optional[int], tries: Tries) -> Optional[Dict[str, Any]]:
-        headers = {} if kept is None else {KEPT: str(kept)}
+    def _send(self, call: Call, kept: Kept, tries: Tries) -> Optional[Dict[str, Any]]:
+        def headers() -> Dict[str, str]:
+            number = kept()
+            return {} if number is None else {KEPT: str(number)}
+
         return post(f"{self._base}/{call.path}", call.data, tries, headers)
 
-    def _drop(self, call: Call, error: CallbackError, kept: Optional[int]) -> None:
+    def _drop(self, call: Call, error: CallbackError, kept: Kept) -> None:
         """Say that a call that was kept is refused."""
         if call.is_line:
             _print_line(call.body(), str(error))
