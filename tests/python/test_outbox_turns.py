@@ -180,6 +180,29 @@ class Handlers(AwayCase):
         wanted = [("completion", "failed"), ("progress", 1), ("progress", 2), ("progress", 3), ("logs", "interrupted")]
         self.assertEqual(said(platform), wanted)
 
+    def test_an_end_that_a_handler_reports_within_the_books_has_the_first_tries_alone(self) -> None:
+        sdk = TrainerSDK(self.url, 7, patience=5, retry_delays=(0.0, 0.0, 0.01))
+        sdk._outbox._every = 3600
+        failed: List[CallbackError] = []
+
+        def speak() -> None:
+            try:
+                sdk.report_failed("[NetworkError] stopped")
+            except CallbackError as error:
+                failed.append(error)
+
+        self.on_signal(speak)
+        weigh = waiting.Waiting._weigh
+
+        def interrupted(books: waiting.Waiting, call: waiting.Call) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+            weigh(books, call)
+
+        with mock.patch.object(waiting.Waiting, "_weigh", interrupted):
+            sdk.report_progress(1, 9, {"loss": 0.5})
+        self.assertEqual([error.attempts for error in failed], [4])
+        self.assertFalse(sdk.ended)
+
 
 class Threads(AwayCase):
     def test_a_line_waits_for_no_other_threads_report_and_that_has_its_answer(self) -> None:
@@ -260,7 +283,9 @@ class Clock:
 class Bounds(unittest.TestCase):
     """However an agent fails, it holds nobody up beyond one deadline for all calls. The clock is a false one."""
 
-    def left_after(self, answers: Callable[[float], Tuple[float, bool]], flush: str) -> Tuple[float, int]:
+    def left_after(
+        self, answers: Callable[[float], Tuple[float, bool]], flush: str, patience: float = 60.0
+    ) -> Tuple[float, int]:
         """How long it took to give up a hundred calls, and how many were left then. `answers` says of a request, by its
         limit, how long it takes and whether it is taken."""
         clock, away = Clock(), [True]
@@ -282,7 +307,7 @@ class Bounds(unittest.TestCase):
                     sdk._outbox.flush_at_exit()
                 else:
                     with self.assertRaises(CallbackError):
-                        sdk.flush(60.0)
+                        sdk.flush(patience)
             left = len(sdk._outbox)
             sdk._outbox._waiting = waiting.Waiting()
         return clock.now - begun, left
@@ -303,6 +328,21 @@ class Bounds(unittest.TestCase):
                     self.assertGreater(left, 0)
                     if way != "hangs":
                         self.assertLess(left, 100, "what is answered is sent")
+
+    def test_a_flush_of_less_than_the_grace_takes_no_longer_than_it_says(self) -> None:
+        took, left = self.left_after(lambda limit: (limit, False), "flush", patience=1.5)
+        self.assertTrue(1.4 <= took <= 1.6, took)
+        self.assertEqual(left, 100)
+
+    def test_an_end_without_delays_has_its_patience_all_the_same(self) -> None:
+        clock = Clock()
+        away = mock.patch.object(transport, "_post_once", lambda *_: (None, CallbackError("away")))
+        with mock.patch.object(transport, "time", clock), away:
+            for patience, wanted in ((60.0, 62.0), (0.0, 0.0)):
+                begun = clock.now
+                with self.assertRaises(CallbackError):
+                    TrainerSDK("http://nowhere", 7, patience=patience, retry_delays=()).report_completed({})
+                self.assertEqual(clock.now - begun, wanted)
 
     def test_a_report_that_fails_once_is_tried_again_and_has_its_answer(self) -> None:
         platform = Platform()

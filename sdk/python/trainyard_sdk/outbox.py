@@ -107,7 +107,8 @@ class Outbox:
             CallbackError: no answer to it or to one before it, or it is refused.
         """
         if self._waiting.is_interrupted:
-            return self._send(call, lambda: None, tries)
+            # The books are held for so long, and others wait for them.
+            return self._send(call, lambda: None, tries.without_patience())
         with self._turn:
             self._send_waiting(tries)
             return self._send(call, lambda: self._kept(0), tries.renew())

@@ -38,7 +38,8 @@ class TrainerSDK:
             that training goes on while the agent is away. With False a report raises.
         patience: seconds for which the final call goes on trying after its four tries; 600 when None and calls are
             kept, else 0.
-        retry_delays: seconds between tries; what is kept is tried again after the first of them.
+        retry_delays: seconds between tries; what is kept is tried again after the first of them. Without any a call is
+            tried once, and where there is patience it goes by 2, 4 and 8 s.
 
     Raises:
         ConfigError: CALLBACK_URL is set and JOB_ID is missing or not a number.
@@ -296,7 +297,8 @@ class TrainerSDK:
             body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
             full = {"job_id": self.job_id, **given(body)}
             path = f"training/jobs/{self.job_id}/callback/completion"
-            answer = self._deliver(path, full, Tries(self._delays, self._patience))
+            delays = self._delays or (RETRY_DELAYS if self._patience > 0 else ())
+            answer = self._deliver(path, full, Tries(delays, self._patience))
             self._ended = True
             return answer
         finally:

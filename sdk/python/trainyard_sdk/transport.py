@@ -92,8 +92,8 @@ class Tries:
     Args:
         delays: seconds to wait after the first failures; after these `delays[-1]` for as long as there is patience.
         patience: seconds from now for which it goes on.
-        bounded: patience is all: neither the first failures nor a request that hangs outlast it, and calls that are
-            answered do not by more than `GRACE`.
+        bounded: patience is all: neither the first failures nor a request that hangs outlast it, and no call begins
+            after it; without patience none begins after `GRACE`.
         sleep: replaced in tests.
     """
 
@@ -109,7 +109,7 @@ class Tries:
         self._sleep = sleep or time.sleep
         self._failed = 0
         self._until = time.monotonic() + patience
-        self._end = time.monotonic() + max(patience, GRACE) if bounded else math.inf
+        self._end = time.monotonic() + (patience if patience > 0 else GRACE) if bounded else math.inf
 
     @property
     def left(self) -> float:
@@ -131,6 +131,10 @@ class Tries:
         self._failed += 1
         self._sleep(min(pause, patience) if self._bounded else pause)
         return True
+
+    def without_patience(self) -> "Tries":
+        """The first tries alone, for who must not wait for long."""
+        return Tries(self._delays, sleep=self._sleep)
 
     def renew(self) -> "Tries":
         """Begin with the first failures again; patience stays what is left of it."""
