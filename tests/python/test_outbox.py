@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -57,7 +58,8 @@ class Away(AwayCase):
                 platform.answers = [503]
                 url = platform.url
             call = [sys.executable, "-c", script, url]
-            done = subprocess.run(call, env={**os.environ, "PYTHONPATH": str(SDK)}, capture_output=True, text=True)
+            env = {**os.environ, "PYTHONPATH": str(SDK)}
+            done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=25, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             if platform is None:
                 self.assertIn("2 callbacks are lost", done.stderr)
@@ -76,7 +78,14 @@ class Away(AwayCase):
                 sdk.flush()
                 sdk.log("the child's")
             os._exit(0)
-        os.waitpid(child, 0)
+        ended: List[int] = []
+
+        def has_ended() -> bool:
+            ended.extend(pid for pid in os.waitpid(child, os.WNOHANG)[:1] if pid)
+            return bool(ended)
+
+        self.addCleanup(lambda: ended or os.kill(child, signal.SIGKILL))
+        until(has_ended)
         self.assertEqual([path.rsplit("/", 1)[-1] for path, _ in platform.calls], ["logs"])
         sdk.flush()
         self.assertEqual(len(platform.bodies("progress")), 1)

@@ -3,6 +3,8 @@ interpreter that ends."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import signal
 import threading
@@ -10,9 +12,9 @@ import unittest
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
 
-from support import AwayCase, Platform, until
+from support import AwayCase, Platform, forget_all, until
 
-from trainyard_sdk import CallbackError, TrainerSDK, trainer, transport, waiting
+from trainyard_sdk import CallbackError, TrainerSDK, outbox, trainer, transport, waiting
 
 
 def said(platform: Platform) -> List[Tuple[str, Any]]:
@@ -309,7 +311,7 @@ class Bounds(unittest.TestCase):
                     with self.assertRaises(CallbackError):
                         sdk.flush(patience)
             left = len(sdk._outbox)
-            sdk._outbox._waiting = waiting.Waiting()
+            sdk._outbox.forget()
         return clock.now - begun, left
 
     def test_an_end_and_a_flush_have_one_deadline_for_all_calls(self) -> None:
@@ -333,6 +335,29 @@ class Bounds(unittest.TestCase):
         took, left = self.left_after(lambda limit: (limit, False), "flush", patience=1.5)
         self.assertTrue(1.4 <= took <= 1.6, took)
         self.assertEqual(left, 100)
+
+    def test_an_interpreter_with_many_clients_has_one_deadline_for_all(self) -> None:
+        clock, words = Clock(), io.StringIO()
+        self.addCleanup(forget_all)
+        hangs = [False]
+
+        def post_once(*args: Any) -> Tuple[None, CallbackError]:
+            clock.now += args[-1] if hangs[0] else 0.0
+            return None, CallbackError("away")
+
+        away = mock.patch.object(transport, "_post_once", post_once)
+        with mock.patch.object(transport, "time", clock), away, contextlib.redirect_stderr(words):
+            clients = [TrainerSDK("http://nowhere", 7, patience=25, retry_delays=(2.0,)) for _ in range(5)]
+            for sdk in clients:
+                sdk._outbox._every = 3600
+                sdk.report_progress(1, 2, {"loss": 0.5})
+                sdk._outbox._every = 2.0
+            hangs[0], begun = True, clock.now
+            with mock.patch.object(outbox, "time", clock):
+                outbox.flush_all_at_exit()
+        self.assertEqual(clock.now - begun, 60.0, "25, 25 and 10 seconds, and none for the others")
+        self.assertEqual(words.getvalue().count("1 callbacks are lost"), 5, "it is said of each")
+        self.assertEqual(words.getvalue().count("there was no time for more"), 2)
 
     def test_an_end_without_delays_has_its_patience_all_the_same(self) -> None:
         clock = Clock()
