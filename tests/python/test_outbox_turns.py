@@ -34,7 +34,7 @@ class Handlers(AwayCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.sdk = TrainerSDK(self.url, 7, retry_delays=())
+        self.sdk = TrainerSDK(self.url, 7, patience=0, retry_delays=())
         self.sdk._outbox._every = 3600
         self.begun, self.ran = threading.Event(), threading.Event()
 
@@ -238,7 +238,7 @@ class Threads(AwayCase):
         self.assertEqual(platform.kept, [None, None], "nothing found no answer")
 
     def test_of_two_threads_that_report_an_end_one_is_heard(self) -> None:
-        platform, sdk = self.back(), TrainerSDK(self.url, 7, retry_delays=())
+        platform, sdk = self.back(), TrainerSDK(self.url, 7, patience=0, retry_delays=())
         reached, go_on = threading.Event(), threading.Event()
 
         def hold(path: str, _body: Dict[str, Any]) -> None:
@@ -247,10 +247,10 @@ class Threads(AwayCase):
                 go_on.wait(10)
 
         platform.on_call = hold
-        end = threading.Thread(target=lambda: sdk.report_completed({"loss": 0.5}))
+        end = threading.Thread(target=lambda: sdk.report_completed({"loss": 0.5}), daemon=True)
         end.start()
         self.assertTrue(reached.wait(10))
-        second = threading.Thread(target=lambda: sdk.report_failed("[NetworkError] stopped"))
+        second = threading.Thread(target=lambda: sdk.report_failed("[NetworkError] stopped"), daemon=True)
         second.start()
         second.join(10)
         self.assertFalse(second.is_alive(), "it waits for nobody")
