@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import http.server
 import io
@@ -22,6 +23,8 @@ TRAINERS = ROOT / "trainers"
 
 if str(SDK) not in sys.path:
     sys.path.insert(0, str(SDK))
+
+from trainyard_sdk import outbox  # noqa: E402
 
 
 class Platform:
@@ -87,10 +90,22 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def forget_all() -> None:
+    """Lose what clients keep."""
+    for keeping in outbox.kept_by_all():
+        keeping.forget()
+
+
 class AwayCase(unittest.TestCase):
-    """The endpoint has gone, as that of an agent that is replaced. What is said on standard error is in `words`."""
+    """The endpoint has gone, as that of an agent that is replaced. What is said on standard error is in `words`.
+
+    A test that hangs ends the run, and says where; one that fails leaves nothing that is tried at the end of the run.
+    """
 
     def setUp(self) -> None:
+        faulthandler.dump_traceback_later(30, exit=True, file=sys.__stderr__)
+        self.addCleanup(faulthandler.cancel_dump_traceback_later)
+        self.addCleanup(forget_all)
         gone = Platform()
         self.url, self.port = gone.url, gone.port
         gone.close()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import unittest
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from support import SDK, AwayCase, Platform, until
 
-from trainyard_sdk import TrainerSDK
+from trainyard_sdk import CallbackError, TrainerSDK, transport
 
 
 class Away(AwayCase):
@@ -55,7 +58,8 @@ class Away(AwayCase):
                 platform.answers = [503]
                 url = platform.url
             call = [sys.executable, "-c", script, url]
-            done = subprocess.run(call, env={**os.environ, "PYTHONPATH": str(SDK)}, capture_output=True, text=True)
+            env = {**os.environ, "PYTHONPATH": str(SDK)}
+            done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=25, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             if platform is None:
                 self.assertIn("2 callbacks are lost", done.stderr)
@@ -74,7 +78,14 @@ class Away(AwayCase):
                 sdk.flush()
                 sdk.log("the child's")
             os._exit(0)
-        os.waitpid(child, 0)
+        ended: List[int] = []
+
+        def has_ended() -> bool:
+            ended.extend(pid for pid in os.waitpid(child, os.WNOHANG)[:1] if pid)
+            return bool(ended)
+
+        self.addCleanup(lambda: ended or os.kill(child, signal.SIGKILL))
+        until(has_ended)
         self.assertEqual([path.rsplit("/", 1)[-1] for path, _ in platform.calls], ["logs"])
         sdk.flush()
         self.assertEqual(len(platform.bodies("progress")), 1)
@@ -92,6 +103,46 @@ class Away(AwayCase):
         keeps.flush()
         self.assertEqual(platform.kept[2:], ["1", "0", "0"], "also the line of one that is refused is the last")
         self.assertIn("epoch 2 is dropped", platform.bodies("logs")[-1]["message"])
+
+    def test_each_try_says_how_many_are_kept_by_then(self) -> None:
+        sdk = TrainerSDK(self.url, 7, retry_delays=(0.0,))
+        sdk._outbox._every = 3600
+        sdk.report_progress(1, 3, {"loss": 0.5})
+        platform = self.back()
+        platform.answers = [503]
+
+        def speak(_path: str, _body: Dict[str, Any]) -> None:
+            platform.on_call = lambda _path, _body: None
+            sdk.log("meanwhile")
+
+        platform.on_call = speak
+        sdk.flush()
+        self.assertEqual(platform.kept, ["0", "1", "0"])
+
+    def test_what_can_never_be_sent_is_refused_and_not_kept(self) -> None:
+        for url in ("nowhere/api/v1", "ftp://nowhere", "http://now here"):
+            with self.subTest(url):
+                sdk = TrainerSDK(url, 7)
+                with self.assertRaisesRegex(CallbackError, "CALLBACK_URL must begin with"):
+                    sdk.report_progress(1, 3, {"loss": 0.5})
+                self.assertFalse(sdk.log("lost words"))
+                self.assertEqual(len(sdk._outbox), 0)
+        sdk = TrainerSDK("http://no..where", 7, retry_delays=())
+        sdk._outbox._every = 3600
+        self.assertIsNone(sdk.report_progress(1, 3, {"loss": 0.5}))
+
+    def test_an_error_whose_words_are_cut_off_is_an_error_like_others(self) -> None:
+        server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(server.close)
+
+        def answer() -> None:
+            with server.accept()[0] as peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nhalf")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with self.assertRaisesRegex(CallbackError, "answered 503: Busy"):
+            transport.post_json(f"http://127.0.0.1:{server.getsockname()[1]}/x", {}, delays=())
 
 
 if __name__ == "__main__":

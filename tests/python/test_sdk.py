@@ -276,7 +276,7 @@ class Retries(SdkCase):
         self.assertEqual(len(self.platform.calls), 1, "nothing of before is sent again")
 
     def test_an_end_that_finds_no_answer_leaves_what_was_kept(self) -> None:
-        sdk = TrainerSDK(self.platform.url, 7, retry_delays=())
+        sdk = TrainerSDK(self.platform.url, 7, patience=0, retry_delays=())
         self.platform.answers = [503, 503]
         with contextlib.redirect_stderr(io.StringIO()):
             sdk.report_progress(1, 1, {})

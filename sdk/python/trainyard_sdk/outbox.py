@@ -12,18 +12,24 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from .errors import CallbackError
 from .transport import RETRY_DELAYS, Tries
 from .waiting import Call, Waiting, tell
 
 EXIT_PATIENCE = 60.0
-"""Seconds for which an interpreter that ends goes on trying, at most."""
+"""Seconds for which an interpreter that ends goes on trying, at most, however many clients it has."""
+
+# All that keep something, by their ids. Unlike a WeakSet it can be listed while a thread or a signal handler adds one.
+_KEEPING: "weakref.WeakValueDictionary[int, Outbox]" = weakref.WeakValueDictionary()
 
 Answer = Optional[Dict[str, Any]]
-Send = Callable[[Call, Optional[int], Tries], Answer]
-"""Sends a call: how many are kept behind it, None when nothing is to be said of that, and how often it is tried."""
+Kept = Callable[[], Optional[int]]
+"""How many are kept behind a call by now; None when nothing is to be said of that."""
+
+Send = Callable[[Call, Kept, Tries], Answer]
+"""Sends a call: what is kept behind it, asked for each try, and how often it is tried."""
 
 
 class Outbox:
@@ -40,7 +46,7 @@ class Outbox:
     def __init__(
         self,
         send: Send,
-        refused: Callable[[Call, CallbackError, Optional[int]], None],
+        refused: Callable[[Call, CallbackError, Kept], None],
         delays: Sequence[float],
         patience: float,
     ) -> None:
@@ -57,8 +63,9 @@ class Outbox:
         self._away = False
         self._sender: Optional[threading.Thread] = None
         self._starting = False
-        self._at_exit = False
         self.process = os.getpid()
+        self.ending = threading.Lock()
+        """Held while the end of the job is under way; nobody waits for it."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -102,10 +109,11 @@ class Outbox:
             CallbackError: no answer to it or to one before it, or it is refused.
         """
         if self._waiting.is_interrupted:
-            return self._send(call, None, tries)
+            # The books are held for so long, and others wait for them.
+            return self._send(call, lambda: None, tries.without_patience())
         with self._turn:
             self._send_waiting(tries)
-            return self._send(call, self._kept(0), tries.renew())
+            return self._send(call, lambda: self._kept(0), tries.renew())
 
     def send_all(self, tries: Tries) -> None:
         """Send what waits, in order. What is refused would be refused again: it must not hold up the others. In a
@@ -124,14 +132,24 @@ class Outbox:
         finally:
             self._turn.release()
 
-    def flush_at_exit(self) -> None:
-        """Send what waits before the interpreter ends, within bounded time, and say what is lost."""
+    def flush_at_exit(self, left: float = EXIT_PATIENCE) -> None:
+        """Send what waits before the interpreter ends, and say what is lost. Never raises.
+
+        Args:
+            left: seconds that there are for it; with none it is not tried.
+        """
         if self.process != os.getpid() or not len(self):
             return
         try:
-            self.send_all(Tries((self._every,), self._patience, bounded=True))
-        except CallbackError as error:
+            if left <= 0:
+                raise CallbackError("there was no time for more")
+            self.send_all(Tries((self._every,), min(self._patience, left), bounded=True))
+        except Exception as error:  # also a signal handler's: it must not keep other clients from theirs
             tell(f"{len(self)} callbacks are lost: {error}")
+
+    def forget(self) -> None:
+        """Lose what waits, for tests."""
+        self._waiting = Waiting()
 
     def _in_turn(self, call: Call, tries: Tries) -> Answer:
         """Send a call that may be kept, with those before it."""
@@ -177,23 +195,19 @@ class Outbox:
         answer: Answer = None
         call.under_way = True
         try:
-            answer = self._send(call, self._kept(1), tries)
+            answer = self._send(call, lambda: self._kept(1), tries)
         except CallbackError as error:
             if error.transient:
                 raise
             refusal = error
-        except Exception:
-            # Not the platform's doing: it would be so again, and hold up the others.
-            if is_own:
-                self._waiting.remove(call)
-            raise
         finally:
+            # Whatever else passes through is a signal handler's, and says nothing of the call: that stays kept.
             call.under_way = False
         self._waiting.remove(call)
         if refusal is not None:
             if is_own:
                 raise refusal
-            self._refused(call, refusal, self._kept(0))
+            self._refused(call, refusal, lambda: self._kept(0))
         return answer
 
     def _kept(self, own: int) -> Optional[int]:
@@ -216,9 +230,7 @@ class Outbox:
         return self._away and len(self._waiting) > 0 and sender is not None and (self._starting or sender.is_alive())
 
     def _register(self) -> None:
-        if not self._at_exit:
-            self._at_exit = True
-            atexit.register(_flush, weakref.ref(self))
+        _KEEPING.setdefault(id(self), self)
 
     def _call_sender(self) -> None:
         """See to it that a thread sends what waits. No lock is held: two of them would send in turn as well."""
@@ -249,7 +261,17 @@ class Outbox:
             self._sender = threading.current_thread()
 
 
-def _flush(outbox: "weakref.ref[Outbox]") -> None:
-    found = outbox()
-    if found is not None:
-        found.flush_at_exit()
+def kept_by_all() -> List[Outbox]:
+    """All that have kept something, the oldest first, also those of a parent process."""
+    found = (reference() for reference in _KEEPING.valuerefs())
+    return [outbox for outbox in found if outbox is not None]
+
+
+def flush_all_at_exit() -> None:
+    """Send what all clients keep, within one deadline for all of them."""
+    until = time.monotonic() + EXIT_PATIENCE
+    for outbox in kept_by_all():
+        outbox.flush_at_exit(until - time.monotonic())
+
+
+atexit.register(flush_all_at_exit)

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, T
 
 from .bodies import Metrics, given, metrics_body, now
 from .errors import CallbackError, ConfigError, describe
-from .outbox import Outbox
+from .outbox import Kept, Outbox
 from .transport import RETRY_DELAYS, Tries, post, to_json_value
 from .waiting import Call, tell
 
@@ -38,7 +38,8 @@ class TrainerSDK:
             that training goes on while the agent is away. With False a report raises.
         patience: seconds for which the final call goes on trying after its four tries; 600 when None and calls are
             kept, else 0.
-        retry_delays: seconds between tries; what is kept is tried again after the first of them.
+        retry_delays: seconds between tries; what is kept is tried again after the first of them. Without any a call is
+            tried once, and where there is patience it goes by 2, 4 and 8 s.
 
     Raises:
         ConfigError: CALLBACK_URL is set and JOB_ID is missing or not a number.
@@ -75,7 +76,8 @@ class TrainerSDK:
 
     @property
     def ended(self) -> bool:
-        """True once completion or failure was reported; later reports of an end are ignored."""
+        """True once completion or failure was reported; later reports of an end are ignored, and so are those that are
+        made while one is under way."""
         return self._ended
 
     def report_started(self, total_epochs: int = 1, **extra: Any) -> Optional[Dict[str, Any]]:
@@ -283,16 +285,27 @@ class TrainerSDK:
         return False
 
     def _end(self, body: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        """Send the one final call."""
-        if self._ended:
-            self.log(f"the end of the job was already reported; status {body['status']} is ignored", level="WARNING")
+        """Send the one final call. While it is under way another end is ignored too: a handler's, or a thread's."""
+        ending = self._own_outbox().ending
+        if not ending.acquire(blocking=False):
+            self._ignore_end(body)
             return None
-        body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
-        full = {"job_id": self.job_id, **given(body)}
-        path = f"training/jobs/{self.job_id}/callback/completion"
-        answer = self._deliver(path, full, Tries(self._delays, self._patience))
-        self._ended = True
-        return answer
+        try:
+            if self._ended:
+                self._ignore_end(body)
+                return None
+            body.setdefault("total_duration_seconds", round(time.monotonic() - self._started_at, 3))
+            full = {"job_id": self.job_id, **given(body)}
+            path = f"training/jobs/{self.job_id}/callback/completion"
+            delays = self._delays or (RETRY_DELAYS if self._patience > 0 else ())
+            answer = self._deliver(path, full, Tries(delays, self._patience))
+            self._ended = True
+            return answer
+        finally:
+            ending.release()
+
+    def _ignore_end(self, body: Mapping[str, Any]) -> None:
+        self.log(f"the end of the job was already reported; status {body['status']} is ignored", level="WARNING")
 
     def _deliver(self, path: str, body: Dict[str, Any], last: Optional[Tries] = None) -> Optional[Dict[str, Any]]:
         """Send a call after those that are still waiting, in order; keep it for later when that is allowed."""
@@ -331,11 +344,14 @@ class TrainerSDK:
     def _empty_outbox(self) -> Outbox:
         return Outbox(self._send, self._drop, self._delays, self._patience)
 
-    def _send(self, call: Call, kept: Optional[int], tries: Tries) -> Optional[Dict[str, Any]]:
-        headers = {} if kept is None else {KEPT: str(kept)}
+    def _send(self, call: Call, kept: Kept, tries: Tries) -> Optional[Dict[str, Any]]:
+        def headers() -> Dict[str, str]:
+            number = kept()
+            return {} if number is None else {KEPT: str(number)}
+
         return post(f"{self._base}/{call.path}", call.data, tries, headers)
 
-    def _drop(self, call: Call, error: CallbackError, kept: Optional[int]) -> None:
+    def _drop(self, call: Call, error: CallbackError, kept: Kept) -> None:
         """Say that a call that was kept is refused."""
         if call.is_line:
             _print_line(call.body(), str(error))

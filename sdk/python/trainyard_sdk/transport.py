@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import re
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +26,20 @@ GRACE = 5.0
 """Seconds for which calls may go on that are answered, where there is no patience with those that are not."""
 
 MAX_DEPTH = 32
+
+Headers = Callable[[], Mapping[str, str]]
+"""What is asked anew for each try: while one waits for the next, what a header tells may change."""
+
+_ADDRESS = re.compile(r"https?://[!-~]+")
+
+
+class NoAddress(CallbackError):
+    """Nothing can ever be sent there."""
+
+    @property
+    def transient(self) -> bool:
+        """False: each later try would fail as well."""
+        return False
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -77,8 +92,8 @@ class Tries:
     Args:
         delays: seconds to wait after the first failures; after these `delays[-1]` for as long as there is patience.
         patience: seconds from now for which it goes on.
-        bounded: patience is all: neither the first failures nor a request that hangs outlast it, and calls that are
-            answered do not by more than `GRACE`.
+        bounded: patience is all: neither the first failures nor a request that hangs outlast it, and no call begins
+            after it; without patience none begins after `GRACE`.
         sleep: replaced in tests.
     """
 
@@ -94,7 +109,7 @@ class Tries:
         self._sleep = sleep or time.sleep
         self._failed = 0
         self._until = time.monotonic() + patience
-        self._end = time.monotonic() + max(patience, GRACE) if bounded else math.inf
+        self._end = time.monotonic() + (patience if patience > 0 else GRACE) if bounded else math.inf
 
     @property
     def left(self) -> float:
@@ -117,6 +132,10 @@ class Tries:
         self._sleep(min(pause, patience) if self._bounded else pause)
         return True
 
+    def without_patience(self) -> "Tries":
+        """The first tries alone, for who must not wait for long."""
+        return Tries(self._delays, sleep=self._sleep)
+
     def renew(self) -> "Tries":
         """Begin with the first failures again; patience stays what is left of it."""
         self._failed = 0
@@ -129,29 +148,32 @@ def post_json(
     delays: Sequence[float] = RETRY_DELAYS,
     patience: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
-    headers: Optional[Mapping[str, str]] = None,
+    headers: Optional[Headers] = None,
 ) -> Optional[Dict[str, Any]]:
     """`post` for `body`, which must already be plain JSON; the other arguments are those of `Tries`."""
     data = json.dumps(body, allow_nan=False).encode("utf-8")
     return post(url, data, Tries(delays, patience, sleep=sleep), headers)
 
 
-def post(url: str, data: bytes, tries: Tries, headers: Optional[Mapping[str, str]] = None) -> Optional[Dict[str, Any]]:
+def post(url: str, data: bytes, tries: Tries, headers: Optional[Headers] = None) -> Optional[Dict[str, Any]]:
     """POST a JSON object and return the decoded answer (None when it is not an object).
 
     Args:
         url: absolute address.
         data: the encoded object.
         tries: how often.
-        headers: further ones.
+        headers: gives further ones for each try.
 
     Raises:
+        NoAddress: `url` is none.
         CallbackError: at once on an answer below 500 that is not 2xx; after the last try on 5xx and network errors.
     """
+    if not _ADDRESS.fullmatch(url):
+        raise NoAddress(f"{url!r} is no address: CALLBACK_URL must begin with http:// and have no spaces", url)
     attempt = 0
     while True:
         attempt += 1
-        answer, error = _post_once(url, data, attempt, headers or {}, tries.timeout)
+        answer, error = _post_once(url, data, attempt, headers() if headers else {}, tries.timeout)
         if error is None:
             return answer
         if not error.transient or not tries.again():
@@ -170,7 +192,7 @@ def _post_once(
     except urllib.error.HTTPError as error:
         detail = _detail_of(error)
         return None, CallbackError(f"{url} answered {error.code}: {detail}", url, error.code, attempt)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, UnicodeError) as error:  # a host's name too
         reason = getattr(error, "reason", error)
         return None, CallbackError(f"{url} could not be reached ({reason}) in {attempt} tries", url, None, attempt)
     try:
@@ -184,5 +206,5 @@ def _detail_of(error: urllib.error.HTTPError) -> str:
     """The server's own words, cut to a readable length."""
     try:
         return error.read(2000).decode("utf-8", "replace").strip() or str(error.reason)
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return str(error.reason)
