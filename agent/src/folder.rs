@@ -222,7 +222,12 @@ impl TaskFolder {
             return Ok(None);
         };
         let written = fs::metadata(self.path.join("proc.json"))?.modified()?;
-        Ok(Some((processes, clock::of(written))))
+        // The clock may have been set since.
+        let began = processes
+            .trainer
+            .began()
+            .unwrap_or_else(|| clock::of(written));
+        Ok(Some((processes, began)))
     }
 
     /// How the trainer ended, if it has.

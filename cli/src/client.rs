@@ -13,6 +13,7 @@ use tonic::{
 use trainyard_net::{Connection, Place, PlaceError};
 use trainyard_proto::v1::{
     LoginRequest, RefreshRequest, TokenPair, auth_service_client::AuthServiceClient,
+    job_service_client::JobServiceClient,
 };
 
 use crate::{
@@ -49,6 +50,14 @@ impl Interceptor for Bearer {
 
 /// What the generated clients are made of.
 pub(crate) type Via = InterceptedService<Channel, Bearer>;
+
+/// The largest answer that is read: a job of a thousand ranks has the last lines of each.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Asks for jobs.
+pub(crate) fn job_service(via: Via) -> JobServiceClient<Via> {
+    JobServiceClient::new(via).max_decoding_message_size(MOST_BYTES)
+}
 
 /// Where the tokens come from.
 #[derive(Clone, Debug)]

@@ -362,8 +362,8 @@ impl Task {
             return Vec::new();
         };
         let ran = match &gone {
-            Gone::Exited { ran, .. } => *ran,
-            Gone::Vanished(_) => Duration::ZERO,
+            Gone::Exited { ran, .. } => Some(*ran),
+            Gone::Vanished(_) => None,
         };
         let end = match gone {
             Gone::Exited {
@@ -391,12 +391,19 @@ impl Task {
         // shim takes that for the machine's end, having found no word of it either.
         if self.stop.is_none()
             && end.is_like_a_stop()
-            && self.time_limit.is_some_and(|most| ran >= most)
+            && self.time_limit.is_some_and(|most| ran >= Some(most))
         {
             self.stop = Some(Stop {
                 cause: StopCause::TimeLimit,
                 grace: self.grace,
             });
+        }
+        // One that ended by itself within its time may be heard of when that is over.
+        let in_time = ran
+            .zip(self.time_limit)
+            .is_some_and(|(ran, most)| ran < most);
+        if in_time && !end.is_like_a_stop() {
+            self.stop = self.stop.filter(|stop| stop.cause != StopCause::TimeLimit);
         }
         self.drain(Some(since), end)
     }

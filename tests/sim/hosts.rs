@@ -125,6 +125,11 @@ async fn asks(office: Office) {
     let (mut stored, mut left_out) = (None, Duration::ZERO);
     loop {
         tokio::time::sleep(office.cluster.asks).await;
+        // From then on nobody sees what is stored, and so who waits no more.
+        if !office.disk.is_read() {
+            before.clear();
+            continue;
+        }
         // Who waits, and where, changes by a commit; and as time goes on.
         let commits = office.store.borrow().as_ref().map(Store::commits);
         left_out += office.cluster.asks;

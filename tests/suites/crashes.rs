@@ -125,6 +125,51 @@ async fn a_run_survives_a_crash_of_its_agent_with_every_point_and_line_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_trainer_said_before_it_died_while_its_agent_was_away_is_there_once() {
+    let mut cluster = Cluster::start(TRAINYARD).await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let mut jobs = Jobs::of(&cluster).await;
+    let (gate, said) = (cluster.path("go"), cluster.path("said"));
+    let script = format!(
+        r#"
+import os, signal, time
+from trainyard_sdk import TrainerSDK
+sdk = TrainerSDK(retry_delays=(0.01,))
+for epoch in range(1, {EPOCHS} + 1):
+    print("line", epoch, flush=True)
+    sdk.log(f"said {{epoch}}")
+    sdk.report_progress(epoch, {EPOCHS}, {{"loss": 1.0 / epoch}})
+    while epoch == 20 and not os.path.exists({gate:?}):
+        time.sleep(0.01)
+open({said:?}, "w").close()
+os.kill(os.getpid(), signal.SIGSEGV)
+"#
+    );
+    let mut spec = python(&script);
+    (spec.epochs, spec.batch_size, spec.learning_rate) = (EPOCHS, 1, 0.01);
+    let id = jobs.submit(spec).await;
+    has_points(&jobs, id, 20).await;
+    cluster.kill_agent("one");
+    std::fs::write(&gate, "").expect("the gate opens");
+    until("all is said to nobody", async || {
+        said.exists().then_some(())
+    })
+    .await;
+    cluster.agent("one", &["--slots", "1"]).await;
+    let job = jobs.ends(id).await;
+    assert_eq!(job.state(), JobState::Failed, "{job:?}");
+    assert_eq!(job.attempts.len(), 1);
+    is_whole(&mut jobs, id).await;
+    let lines = jobs.lines(id).await;
+    let told = lines
+        .iter()
+        .filter(|line| line.stream() == LogStream::Callback);
+    let told: Vec<_> = told.map(|line| line.text.clone()).collect();
+    let all: Vec<_> = (1..=EPOCHS).map(|epoch| format!("said {epoch}")).collect();
+    assert_eq!(told, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_survives_a_crash_of_coordinator_and_agent_at_once_with_every_point_and_line_once() {
     let mut cluster = Cluster::start(TRAINYARD).await;
     cluster.agent("one", &["--slots", "1"]).await;

@@ -248,6 +248,7 @@ impl Preparation {
             callback_url: node.callback_url(&self.order.secret),
             storage: node.callbacks,
             working_folder: node.working_folder(task),
+            kept: TaskFolder::of(&node.tasks(), task).path().to_owned(),
             sdk: node.extracted.sdk_dir.clone(),
             weights: weights.is_dir().then_some(weights),
             path: node.path.clone(),

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     callbacks::TaskEndpoint,
-    dataset::Told,
+    dataset::{Told, forget_copies},
     exec::{ExitRecord, ProcIdent, watch::ShimVanished},
     folder::{Order, TaskFolder},
     objects::TaskObjects,
@@ -240,6 +240,9 @@ impl State {
             }
             // Without it an old checkpoint would be stored over the one that was called the last.
             args.told.places()?;
+            if let Err(error) = forget_copies(folder.path()) {
+                tracing::warn!(task = %args.order.task, %error, "copies of checkpoints that nobody needs stay");
+            }
             folder.stop()
         })
         .await?;

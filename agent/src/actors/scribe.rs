@@ -9,7 +9,7 @@ use std::{collections::VecDeque, fs::File, path::PathBuf, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use trainyard_core::{
     ids::TaskKey,
-    record::{LogLine, LogStream, Record},
+    record::{self, LogLine, LogStream, Record},
     task::Drained,
     time::Timestamp,
 };
@@ -24,8 +24,8 @@ use crate::{
     spool::{Spool, SpoolError},
 };
 
-/// The longest line that the coordinator keeps.
-const MAX_LINE: usize = 16 << 10;
+/// The longest line of the agent's own.
+const OWN_LINE: usize = 16 << 10;
 /// Lines that the end of a task is explained with, and the length that each may have there.
 const LAST_LINES: usize = 20;
 const LAST_LINE: usize = 2 << 10;
@@ -276,7 +276,7 @@ impl Desk {
             let mut records = Vec::with_capacity(lines.len());
             for line in lines {
                 self.remember(&line.text);
-                records.push((Record::Log(log_line(&line)), Some(line.offset_after)));
+                records.extend(entries(&line));
             }
             self.keep_with_held(records).await?;
         }
@@ -375,11 +375,24 @@ pub(super) fn own_line(level: Level, text: String) -> LogLine {
         at: clock::now(),
         stream: LogStream::System,
         level: level.name().to_owned(),
-        text: cut(text, MAX_LINE),
+        text: cut(text, OWN_LINE),
     }
 }
 
-fn log_line(line: &OutputLine) -> LogLine {
+/// A line of the output, which is several where it is too long: what is no UTF-8 grows when it becomes text. The last of
+/// them stands for the place behind the line.
+fn entries(line: &OutputLine) -> Vec<Entry> {
+    let pieces = record::pieces(&line.text);
+    let mut entries: Vec<Entry> = pieces
+        .map(|piece| (Record::Log(log_line(line, piece)), None))
+        .collect();
+    if let Some((_, offset)) = entries.last_mut() {
+        *offset = Some(line.offset_after);
+    }
+    entries
+}
+
+fn log_line(line: &OutputLine, text: &str) -> LogLine {
     LogLine {
         at: Timestamp(i64::try_from(line.at_us).unwrap_or(i64::MAX)),
         stream: match line.stream {
@@ -387,7 +400,7 @@ fn log_line(line: &OutputLine) -> LogLine {
             Stream::Err => LogStream::Stderr,
         },
         level: String::new(),
-        text: cut(line.text.clone(), MAX_LINE),
+        text: text.to_owned(),
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Place {
     pub(super) storage: SocketAddr,
     /// Where it starts.
     pub(super) working_folder: PathBuf,
+    /// Where its SDK writes down what it says, until that is answered.
+    pub(super) kept: PathBuf,
     /// Holds `trainyard_sdk`.
     pub(super) sdk: PathBuf,
     /// Weights that are there already, if there is such a folder.
@@ -138,6 +140,7 @@ fn of_place(order: &Order, place: &Place) -> BTreeMap<String, String> {
         ("TRAINYARD_JOB_ID", order.task.job.0.to_string()),
         ("TRAINYARD_ATTEMPT", order.task.attempt.0.to_string()),
         ("TRAINYARD_NODE", place.node.clone()),
+        ("TRAINYARD_KEPT_DIR", text(&place.kept)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -242,6 +245,7 @@ mod tests {
             callback_url: "http://127.0.0.1:9/t/x/api/v1".into(),
             storage: SocketAddr::from(([127, 0, 0, 1], 9)),
             working_folder: "/d/jobs/7/attempt-2".into(),
+            kept: "/d/tasks/7-2-0".into(),
             sdk: "/d/sdk".into(),
             weights: None,
             path: "/usr/bin:/bin".into(),
@@ -283,6 +287,7 @@ mod tests {
             ("TRAINYARD_JOB_ID", "7"),
             ("TRAINYARD_ATTEMPT", "2"),
             ("TRAINYARD_NODE", "n1"),
+            ("TRAINYARD_KEPT_DIR", "/d/tasks/7-2-0"),
             ("EXTERNAL_STORAGE_ENDPOINT", "http://127.0.0.1:9"),
             ("INTERNAL_STORAGE_ENDPOINT", "http://127.0.0.1:9"),
             ("EXTERNAL_BUCKET_DATASETS", "training-datasets"),

@@ -6,10 +6,12 @@ mod answers;
 mod listen;
 mod registry;
 mod routes;
+mod unsent;
 
 pub use listen::{BindError, CallbackServer, bind, callback_url};
 pub use registry::{Clock, Registry, TaskEndpoint};
 pub use routes::{BODY_LIMIT, router};
+pub use unsent::{Unsent, take_unsent};
 
 #[cfg(test)]
 mod owed;

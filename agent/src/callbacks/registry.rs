@@ -100,9 +100,26 @@ impl Registry {
 
     /// From now on `secret` stands for nothing. True when it stood for a task.
     pub fn unregister(&self, secret: &str) -> bool {
+        self.remove(secret).is_some()
+    }
+
+    /// As `unregister`, for who goes on with the task that was ready to be reported for.
+    #[must_use]
+    pub fn take(&self, secret: &str) -> Option<TaskEndpoint> {
+        self.remove(secret).flatten()
+    }
+
+    fn remove(&self, secret: &str) -> Option<Option<TaskEndpoint>> {
         self.signers().remove(&KeyPair::of(secret).access);
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
-        tasks.remove(&hash(secret)).is_some()
+        tasks.remove(&hash(secret))
+    }
+
+    /// One of this task alone, with the same clock.
+    pub(super) fn alone(&self, secret: &str, task: TaskEndpoint) -> Self {
+        let alone = Self::new(Arc::clone(&self.clock));
+        alone.register(secret, task);
+        alone
     }
 
     /// While there are tasks whose secrets are not known, whoever calls with an unknown one is told to wait.

@@ -43,6 +43,7 @@ pub use cache::{Cache, Digest};
 pub use error::FetchError;
 pub use owing::Owing;
 pub use show::counts_text;
+pub(crate) use still::forget_copies;
 pub use told::Told;
 pub use upload::{Sent, Stored, Trip, When};
 pub use view::remove_tree;

@@ -13,7 +13,7 @@ use std::{
 
 use tempfile::TempPath;
 use tokio::time::Instant;
-use trainyard_core::time::Timestamp;
+use trainyard_core::{node::Disk, resources::format_bytes, time::Timestamp};
 
 use super::told::Told;
 use crate::clock;
@@ -27,6 +27,10 @@ const BRIEF: Duration = Duration::from_millis(100);
 const TOLD: Duration = Duration::from_millis(20);
 /// How often one is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
+/// How copies are called.
+const PREFIX: &str = "on-its-way-";
+/// What a copy leaves free beside what the trainer may need; of a small disk a twentieth.
+const RESERVE: u64 = 64 << 20;
 /// Copies that are taken in vain before it is left for another time.
 const MOST_COPIES: u32 = 8;
 
@@ -98,14 +102,50 @@ async fn off<T: Send + 'static>(
 fn take(path: &Path, copies: &Path) -> io::Result<Option<Copy>> {
     let mut source = File::open(path)?;
     let mark = Mark::of(&source.metadata()?)?;
+    has_room(&seen(copies)?, mark.size)?;
     let (mut file, path) = tempfile::Builder::new()
-        .prefix("on-its-way-")
+        .prefix(PREFIX)
         .tempfile_in(copies)?
         .into_parts();
     // By the file system itself where it can, which takes no room there.
     let bytes = io::copy(&mut source, &mut file)?;
     let same = bytes == mark.size && Mark::of(&source.metadata()?)? == mark;
     Ok(same.then_some(Copy { path, mark, source }))
+}
+
+fn seen(folder: &Path) -> io::Result<Disk> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(Disk {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
+/// A trainer must not fail for a copy of ours: beside it there has to be room for the next checkpoint, which many write
+/// before the last one goes. At the trainer's end it is stored without a copy.
+fn has_room(disk: &Disk, size: u64) -> io::Result<()> {
+    let needs = size
+        .saturating_mul(2)
+        .saturating_add(RESERVE.min(disk.total / 20));
+    if disk.free >= needs {
+        return Ok(());
+    }
+    let [free, needs] = [disk.free, needs].map(format_bytes);
+    let words = format!(
+        "the disk of this node has {free} free, and a copy of it beside the next one needs {needs}; it is stored when the trainer has ended"
+    );
+    Err(io::Error::new(io::ErrorKind::StorageFull, words))
+}
+
+/// Removes the copies that an agent has left in this folder when it was killed.
+pub(crate) fn forget_copies(copies: &Path) -> io::Result<()> {
+    for entry in copies.read_dir()? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether what was copied is a whole checkpoint: nobody has written to it for a while, before or since; or its trainer

@@ -4,11 +4,14 @@
 //! It never signals. The launcher, the watcher and the shim call it.
 
 use super::{procfs, unix};
+use crate::clock;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
+use trainyard_core::time::Timestamp;
 
 /// A process that no other can be taken for: pids are used again, this is not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,22 @@ impl ProcIdent {
             start_ticks: stat.start_ticks,
             boot_id: procfs::boot_id()?,
         })
+    }
+
+    /// When it started, by the clock as it is set now; none for a process of another boot.
+    #[must_use]
+    pub fn began(&self) -> Option<Timestamp> {
+        // What is simulated has no process.
+        if trainyard_runtime::is_simulated() || procfs::boot_id().ok()? != self.boot_id {
+            return None;
+        }
+        let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let up = Duration::try_from(up).ok()?;
+        let started =
+            self.start_ticks.saturating_mul(1_000) / rustix::param::clock_ticks_per_second().max(1);
+        let age = up.saturating_sub(Duration::from_millis(started));
+        let age = i64::try_from(age.as_micros()).ok()?;
+        Some(Timestamp(clock::now().0.saturating_sub(age)))
     }
 
     /// The identity of the calling process.
@@ -92,6 +111,30 @@ mod tests {
             ..me
         };
         assert!(adopt(&other_boot).unwrap().is_none());
+    }
+
+    #[test]
+    fn when_a_process_began_is_known_by_its_age_and_not_by_a_clock_of_that_time() {
+        let before = clock::now();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let ident = ProcIdent::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let began = ident.began().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The kernel tells it in hundredths of a second.
+        let tick = Duration::from_millis(20);
+        assert!(
+            began.plus(tick) >= before && began <= clock::now().plus(tick),
+            "{began:?} {before:?}"
+        );
+        let of_another_boot = ProcIdent {
+            boot_id: "another".to_owned(),
+            ..ident
+        };
+        assert_eq!(of_another_boot.began(), None);
     }
 
     #[test]

@@ -60,11 +60,22 @@ impl LineSplitter {
         let overwritten = self.partial.len() - last_visible(&self.partial).len();
         if overwritten > 0 {
             self.partial.drain(..overwritten);
-        } else if let Some(piece) = self.partial.get(..MAX_LINE) {
-            emit(piece);
-            self.partial.drain(..MAX_LINE);
+        } else {
+            let end = end_of_piece(&self.partial);
+            emit(self.partial.get(..end).unwrap_or_default());
+            self.partial.drain(..end);
         }
     }
+}
+
+/// Where a line that is too long is cut: not within a character, where it has any.
+fn end_of_piece(line: &[u8]) -> usize {
+    let begins = |at: &usize| {
+        line.get(*at)
+            .is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
+    };
+    let near = (MAX_LINE - 3..=MAX_LINE).rev().find(begins);
+    near.unwrap_or(MAX_LINE).min(line.len())
 }
 
 /// What a terminal would show last, with a carriage return at the end still there.
@@ -208,6 +219,18 @@ mod tests {
             lines.iter().map(Vec::len).collect::<Vec<_>>(),
             [MAX_LINE, MAX_LINE, MAX_LINE, 5]
         );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        let long = format!("x{}", "ä€😀".repeat(MAX_LINE / 4));
+        let lines = split(&[long.as_bytes(), b"\n"]);
+        assert!(lines.iter().all(|line| line.len() <= MAX_LINE));
+        let texts: Result<String, _> = lines.into_iter().map(String::from_utf8).collect();
+        assert_eq!(texts.as_deref(), Ok(long.as_str()));
+        // What is no text at all is cut where it must be.
+        let lines = split(&[&[0x80; MAX_LINE + 5]]);
+        assert_eq!(lines.iter().map(Vec::len).sum::<usize>(), MAX_LINE + 5);
     }
 
     #[test]

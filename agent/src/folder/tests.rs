@@ -1,6 +1,7 @@
 //! What is found again in the folders of tasks, on a real disk. Owns no product code; called by the test runner.
 
 use super::*;
+use crate::exec::ProcIdent;
 
 fn order() -> Order {
     let mut spec = JobSpec::default();
@@ -123,4 +124,36 @@ fn neither_the_secret_nor_a_variable_is_shown() {
         !shown.contains("s3cret") && !shown.contains("hunter2"),
         "{shown}"
     );
+}
+
+#[test]
+fn since_when_a_trainer_runs_is_told_by_its_process_whatever_the_clock_was_when_it_began() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = TaskFolder::of(place.path(), order().task);
+    fs::create_dir(folder.path()).unwrap();
+    let own = ProcIdent::current().unwrap();
+    let record = |trainer: &ProcIdent| ProcRecord {
+        shim: own.clone(),
+        trainer: trainer.clone(),
+        cgroup: None,
+    };
+    let path = folder.path().join("proc.json");
+    let now = fs::metadata(folder.path()).unwrap().modified().unwrap();
+    let two_hours_ago = now - std::time::Duration::from_secs(7_200);
+    let write = |trainer: &ProcIdent| {
+        fs::write(&path, serde_json::to_vec(&record(trainer)).unwrap()).unwrap();
+        let file = fs::File::options().append(true).open(&path).unwrap();
+        file.set_modified(two_hours_ago).unwrap();
+    };
+    write(&own);
+    let (_, since) = folder.processes().unwrap().unwrap();
+    assert!(clock::now().since(since) < std::time::Duration::from_secs(3_600));
+    // Nothing else is known of a process of another boot.
+    let gone = ProcIdent {
+        boot_id: "another".to_owned(),
+        ..own.clone()
+    };
+    write(&gone);
+    let (_, since) = folder.processes().unwrap().unwrap();
+    assert_eq!(since, clock::of(two_hours_ago));
 }

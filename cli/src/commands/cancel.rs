@@ -1,10 +1,11 @@
 //! `trainyard cancel`: stops jobs, wherever they stand. Never waits for their end; `watch` does.
 
 use serde_json::Value;
-use trainyard_proto::v1::{CancelJobRequest, Job, job_service_client::JobServiceClient};
+use trainyard_proto::v1::{CancelJobRequest, Job};
 
 use super::Context;
 use crate::{
+    client,
     client::Client,
     exit::Exit,
     output::{self, json},
@@ -22,7 +23,7 @@ pub(crate) async fn cancel(
         whole_array,
     };
     let answer = client
-        .call(async |via| JobServiceClient::new(via).cancel_job(request).await)
+        .call(async |via| client::job_service(via).cancel_job(request).await)
         .await?;
     Ok((answer.job.unwrap_or_default(), answer.told))
 }

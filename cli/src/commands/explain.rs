@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 use trainyard_core::{spec::JobSpec, time::Timestamp};
 use trainyard_proto::v1::{
     ExplainJobRequest, Explanation, ForeseeJobRequest, ShortNode, SuggestedChange,
-    job_service_client::JobServiceClient,
 };
 
 use super::Context;
 use crate::{
-    clock,
+    client, clock,
     exit::Exit,
     output::{
         Screen,
@@ -23,7 +22,7 @@ pub(crate) async fn run(context: &Context<'_>, job_id: u64) -> anyhow::Result<Ex
     let mut client = context.client().await?;
     let request = ExplainJobRequest { job_id };
     let answer = client
-        .call(async |via| JobServiceClient::new(via).explain_job(request).await)
+        .call(async |via| client::job_service(via).explain_job(request).await)
         .await?;
     let job = answer.job.unwrap_or_default();
     let now = clock::now();
@@ -52,11 +51,7 @@ pub(crate) async fn foresee(context: &Context<'_>, spec: JobSpec) -> anyhow::Res
         spec: Some(spec.into()),
     };
     let answer = client
-        .call(async |via| {
-            JobServiceClient::new(via)
-                .foresee_job(request.clone())
-                .await
-        })
+        .call(async |via| client::job_service(via).foresee_job(request.clone()).await)
         .await?;
     let now = clock::now();
     let document =

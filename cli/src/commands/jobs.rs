@@ -3,12 +3,11 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use trainyard_core::time::Timestamp;
-use trainyard_proto::v1::{
-    self, Job, JobState, ListJobsRequest, job_service_client::JobServiceClient,
-};
+use trainyard_proto::v1::{self, Job, JobState, ListJobsRequest};
 
 use super::Context;
 use crate::{
+    client,
     client::Client,
     clock,
     exit::Exit,
@@ -101,7 +100,7 @@ async fn list(client: &mut Client, args: &JobsArgs) -> anyhow::Result<(Vec<Job>,
             project_id: args.project,
         };
         let page = client
-            .call(async |via| JobServiceClient::new(via).list_jobs(request.clone()).await)
+            .call(async |via| client::job_service(via).list_jobs(request.clone()).await)
             .await?;
         jobs.extend(page.jobs);
         page_token = page.next_page_token;

@@ -5,12 +5,11 @@ use std::{cell::Cell, collections::VecDeque};
 
 use clap::{Args, ValueEnum};
 use console::Style;
-use trainyard_proto::v1::{
-    ListLogsRequest, LogLine, LogStream, StreamLogsRequest, job_service_client::JobServiceClient,
-};
+use trainyard_proto::v1::{ListLogsRequest, LogLine, LogStream, StreamLogsRequest};
 
 use super::{Context, follow::follow, watch::interrupted};
 use crate::{
+    client,
     client::Client,
     exit::Exit,
     output::{self, OutputError, Screen, json},
@@ -88,7 +87,7 @@ async fn print(screen: &Screen, client: &mut Client, args: &LogsArgs) -> anyhow:
                 follow: args.follow,
             };
             client
-                .call(async |via| JobServiceClient::new(via).stream_logs(request).await)
+                .call(async |via| client::job_service(via).stream_logs(request).await)
                 .await
         },
         |message| {
@@ -126,7 +125,7 @@ async fn tail(
             stream: LogStream::Unspecified.into(),
         };
         let page = client
-            .call(async |via| JobServiceClient::new(via).list_logs(request.clone()).await)
+            .call(async |via| client::job_service(via).list_logs(request.clone()).await)
             .await?;
         for line in page.lines {
             last = line.line_id;

@@ -5,12 +5,11 @@ use std::{cell::Cell, collections::BTreeSet};
 
 use clap::Args;
 use serde_json::json;
-use trainyard_proto::v1::{
-    ListMetricsRequest, MetricPoint, StreamMetricsRequest, job_service_client::JobServiceClient,
-};
+use trainyard_proto::v1::{ListMetricsRequest, MetricPoint, StreamMetricsRequest};
 
 use super::{Context, follow::follow, watch::interrupted};
 use crate::{
+    client,
     client::Client,
     exit::Exit,
     output::{
@@ -80,11 +79,7 @@ async fn all(
             with_superseded,
         };
         let page = client
-            .call(async |via| {
-                JobServiceClient::new(via)
-                    .list_metrics(request.clone())
-                    .await
-            })
+            .call(async |via| client::job_service(via).list_metrics(request.clone()).await)
             .await?;
         points.extend(page.points);
         page_token = page.next_page_token;
@@ -127,7 +122,7 @@ async fn stream(screen: &Screen, client: &mut Client, args: &MetricsArgs) -> any
                 with_superseded: args.all,
             };
             client
-                .call(async |via| JobServiceClient::new(via).stream_metrics(request).await)
+                .call(async |via| client::job_service(via).stream_metrics(request).await)
                 .await
         },
         |message| {

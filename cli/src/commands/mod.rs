@@ -26,10 +26,11 @@ pub(crate) mod usage;
 pub(crate) mod users;
 pub(crate) mod watch;
 
-use trainyard_proto::v1::{GetJobRequest, Job, job_service_client::JobServiceClient};
+use trainyard_proto::v1::{GetJobRequest, Job};
 
 use crate::{
     args::{ClientCommand, PeopleCommand},
+    client,
     client::Client,
     exit::Exit,
     output::Screen,
@@ -96,7 +97,7 @@ async fn people(context: &Context<'_>, command: PeopleCommand) -> anyhow::Result
 pub(crate) async fn get_job(client: &mut Client, job_id: u64) -> anyhow::Result<Job> {
     let answer = client
         .call(async |via| {
-            JobServiceClient::new(via)
+            client::job_service(via)
                 .get_job(GetJobRequest { job_id })
                 .await
         })

@@ -7,13 +7,14 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use trainyard_core::spec::JobSpec;
-use trainyard_proto::v1::{Job, SubmitJobRequest, job_service_client::JobServiceClient};
+use trainyard_proto::v1::{Job, SubmitJobRequest};
 
 mod placing;
 
 use super::{Context, watch};
 use crate::{
     args::pair,
+    client,
     client::Client,
     error::CliError,
     exit::Exit,
@@ -264,7 +265,7 @@ pub(crate) async fn submit(
         idempotency_key: key,
     };
     let answer = client
-        .call(async |via| JobServiceClient::new(via).submit_job(request.clone()).await)
+        .call(async |via| client::job_service(via).submit_job(request.clone()).await)
         .await?;
     Ok(answer.job.unwrap_or_default())
 }

@@ -1,10 +1,11 @@
 //! `trainyard watch`: a job's way to its end, as a bar, as lines or as JSON. Never changes the job.
 //! `submit --wait` and the demo follow jobs through it.
 
-use trainyard_proto::v1::{Job, WatchJobRequest, job_service_client::JobServiceClient};
+use trainyard_proto::v1::{Job, WatchJobRequest};
 
 use super::{Context, follow::follow, get_job};
 use crate::{
+    client,
     client::Client,
     exit::Exit,
     output::{self, json, progress},
@@ -67,7 +68,7 @@ pub(crate) async fn to_end(
         async |client| {
             client
                 .call(async |via| {
-                    JobServiceClient::new(via)
+                    client::job_service(via)
                         .watch_job(WatchJobRequest { job_id })
                         .await
                 })

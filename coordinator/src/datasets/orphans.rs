@@ -39,6 +39,7 @@ impl Datasets {
         let (datasets, stop) = (self.clone(), self.inner.stop.clone());
         self.inner.tasks.spawn(async move {
             let tending = async {
+                datasets.forget_drafts().await;
                 loop {
                     datasets.look().await;
                     tokio::time::sleep(EVERY).await;
@@ -46,6 +47,22 @@ impl Datasets {
             };
             stop.run_until_cancelled(tending).await
         });
+    }
+
+    /// At a start: what a coordinator that was killed was just receiving may be as large as a disk has room for, and comes
+    /// again from its sender.
+    async fn forget_drafts(&self) {
+        match self
+            .inner
+            .storage
+            .artifacts()
+            .remove_drafts(clock::now())
+            .await
+        {
+            Ok(0) => {}
+            Ok(drafts) => tracing::info!(drafts, "removed files that were never whole"),
+            Err(error) => tracing::warn!(%error, "files that were never whole stay for now"),
+        }
     }
 
     async fn look(&self) {

@@ -24,6 +24,9 @@ pub enum StorageError {
     /// More than is taken.
     #[error("{0}")]
     TooLarge(String),
+    /// There is no room for it.
+    #[error("{0}")]
+    Full(String),
     /// The disk or the service behind it failed.
     #[error("{0}")]
     Failed(String),
@@ -37,6 +40,7 @@ impl StorageError {
             Self::NotFound(_) => Kind::NotFound,
             Self::Address(_) | Self::Refused(_) | Self::TooLarge(_) => Kind::Invalid,
             Self::Changed(_) => Kind::Conflict,
+            Self::Full(_) => Kind::Exhausted,
             Self::Failed(_) => Kind::Unavailable,
         }
     }

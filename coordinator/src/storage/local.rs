@@ -294,6 +294,12 @@ impl Draft {
         self.file.write_all(bytes)
     }
 
+    /// Bytes that are free on its disk.
+    pub(super) fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.file)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Puts it on disk in its place; what was there is replaced.
     pub(super) fn keep(mut self, relative: &str) -> Result<(), StorageError> {
         super::check_key(relative)?;

@@ -2,12 +2,12 @@
 //!
 //! Owns that nothing here blocks the runtime. Made by `storage`; called by `datasets` and the doors.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::bytes::Bytes;
-use trainyard_core::time::Timestamp;
+use trainyard_core::{resources::format_bytes, time::Timestamp};
 
 use super::{
     Entry, StorageError, blocking,
@@ -318,16 +318,39 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    /// Sees that there is room for so many more bytes beside what the platform needs for itself: a checkpoint must not take
+    /// the last room from the store, which may be on the same disk.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] when there is not.
+    pub fn has_room(&self, more: u64, reserve: u64) -> Result<(), StorageError> {
+        let free = self.draft.free();
+        let free =
+            free.map_err(|error| StorageError::Failed(format!("cannot be stored: {error}")))?;
+        if free >= more.saturating_add(reserve) {
+            return Ok(());
+        }
+        let [free, more, reserve] = [free, more, reserve].map(format_bytes);
+        Err(StorageError::Full(format!(
+            "the coordinator's disk has {free} free where {more} more of this file are to come and {reserve} stay free (store.reserve_mib); make room there, or set storage.artifacts to another place"
+        )))
+    }
+
     /// Takes the next piece.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written; [`StorageError::Full`] for want of room.
     pub async fn write(self, bytes: Bytes) -> Result<Self, StorageError> {
         let mut draft = self.draft;
         blocking(move || {
-            draft
-                .write(&bytes)
-                .map_err(|error| StorageError::Failed(format!("cannot be stored: {error}")))?;
+            draft.write(&bytes).map_err(|error| {
+                let words = format!("cannot be stored: {error}");
+                let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+                match full.contains(&error.kind()) {
+                    true => StorageError::Full(words),
+                    false => StorageError::Failed(words),
+                }
+            })?;
             Ok(Self { draft })
         })
         .await

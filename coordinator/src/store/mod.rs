@@ -269,6 +269,12 @@ impl Store {
         Ok(())
     }
 
+    /// Bytes that stay free on the disk of the data folder.
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        self.inner.reserve_bytes
+    }
+
     /// A number that grows after each commit that touched the job; what it means is read from here.
     #[must_use]
     pub fn changes(&self, job: JobId) -> watch::Receiver<u64> {

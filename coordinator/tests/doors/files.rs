@@ -1,9 +1,14 @@
 //! What is fetched and stored by signed links, and every way in that is closed.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use reqwest::Method;
 use serde_json::json;
+use tests::wait::until;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::Code;
 use trainyard_proto::v1::{self, agent_service_client::AgentServiceClient};
 
@@ -322,6 +327,47 @@ async fn a_checkpoint_goes_to_the_store_by_a_link_of_its_own() {
         client.sign_upload(stranger).await.unwrap_err().code(),
         Code::NotFound
     );
+}
+
+#[tokio::test]
+async fn a_checkpoint_for_which_there_is_no_room_is_refused_before_its_first_byte() {
+    let world = World::set_up(tempfile::tempdir().unwrap(), |config| {
+        config.storage.upload_mib = u32::MAX
+    })
+    .await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    world.submit(&command()).await;
+    let start = agent.run().await;
+    let mut client = AgentServiceClient::new(world.channel().await);
+    let size: u64 = 1 << 51;
+    let ask = world.of_agent(v1::SignUploadRequest {
+        task: start.task,
+        secret: start.secret.clone(),
+        filename: "last.pt".to_owned(),
+        size_bytes: size,
+        upload: 0,
+    });
+    let url = client.sign_upload(ask).await.unwrap().into_inner().url;
+    let mut socket = TcpStream::connect(&world.address).await.unwrap();
+    let head = format!("PUT {url} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    let mut bytes = Vec::new();
+    let reading = async {
+        while !text.contains("storage.artifacts") {
+            socket.read_buf(&mut bytes).await.unwrap();
+            text = String::from_utf8_lossy(&bytes).into_owned();
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    read.expect("it is refused");
+    assert!(text.starts_with("HTTP/1.1 507 "), "{text}");
+    let drafts = world.data().join("artifacts/.drafts");
+    until("nothing is left of it", async || {
+        let mut left = fs::read_dir(&drafts).unwrap();
+        left.next().is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -324,6 +324,8 @@ async fn what_nobody_knows_is_removed_at_the_start_when_it_is_a_day_old() {
             .all(|name| !at("snapshots/snap_0000000000aa").join(name).exists());
         let others = [
             ".drafts/of-yesterday",
+            // Whoever was bringing it begins anew.
+            ".drafts/of-today",
             "uploads/7000/1-0-last.pt",
             "uploads/8",
         ];
@@ -335,7 +337,6 @@ async fn what_nobody_knows_is_removed_at_the_start_when_it_is_a_day_old() {
         "snapshots/snap_0000000000bb/parts.json",
         &format!("snapshots/{known}/metadata.json"),
         &format!("snapshots/{known}/manifest.jsonl"),
-        ".drafts/of-today",
         "checkpoints/7/best.pt",
         "uploads/7001/1-0-last.pt",
         &live,

@@ -47,6 +47,9 @@ pub struct Part {
     pub waits: bool,
 }
 
+/// What the ranks of a gang may each take of a second with what they say while they prepare.
+const A_RANK: Duration = Duration::from_millis(20);
+
 impl Part {
     pub(super) fn placed(allocation: Allocation) -> Self {
         Self {
@@ -62,10 +65,13 @@ impl Part {
         }
     }
 
-    /// Whether its node says something new, and not what it said before once more.
+    /// Whether its node says something new, and not what it said before once more. Of many ranks each is heard the less
+    /// often: each time the whole job is written.
     #[must_use]
-    pub fn is_news(&self, detail: &str) -> bool {
-        self.waits || self.heard_at.is_none() || self.detail != detail
+    pub fn is_news(&self, detail: &str, world_size: u32, now: Timestamp) -> bool {
+        let pace = A_RANK.saturating_mul(world_size);
+        let is_time = self.heard_at.is_none_or(|heard| now.since(heard) >= pace);
+        self.waits || (self.detail != detail && is_time) || self.heard_at.is_none()
     }
 
     /// Its process is gone and all that it said is stored: it holds nothing any more.

@@ -15,6 +15,10 @@ use crate::{
     time::Timestamp,
 };
 
+/// What the last lines of all ranks may take of a job's row, in bytes, and what each rank may have of it at least.
+const LAST_LINES: usize = 512 << 10;
+const LAST_LINES_OF_ONE: usize = 2 << 10;
+
 impl Draft {
     pub(super) fn placed(
         &mut self,
@@ -133,7 +137,8 @@ impl Draft {
 
     pub(super) fn ended(&mut self, task: TaskKey, mut end: TaskEnd) -> Result<(), Illegal> {
         let now = self.now;
-        let goes = self.live(task.attempt)?.leaves();
+        let live = self.live(task.attempt)?;
+        let (goes, size) = (live.leaves(), live.world_size());
         // An agent that does not know this cause yet takes it for another.
         if goes && end.stop_cause == Some(StopCause::Fenced) {
             end.stop_cause = Some(StopCause::Preempted);
@@ -145,6 +150,7 @@ impl Draft {
             // never comes, and is not waited for.
             Some(known) => known.last_seq = known.last_seq.min(end.last_seq),
             None => {
+                shorten(&mut end.last_lines, size);
                 part.end = Some(end);
                 part.ended_at = Some(now);
             }
@@ -438,5 +444,43 @@ impl Draft {
             seen: task.attempt,
             live: Some(number),
         })
+    }
+}
+
+/// A rank's last lines are cut to its share: a job is written again with each step. The newest stay, one at least.
+fn shorten(lines: &mut Vec<String>, world_size: u32) {
+    let ranks = usize::try_from(world_size).unwrap_or(usize::MAX).max(1);
+    let room = (LAST_LINES / ranks).max(LAST_LINES_OF_ONE);
+    let mut used = 0;
+    let newest = lines.iter().rev().take_while(|line| {
+        used += line.len();
+        used <= room
+    });
+    let kept = newest.count().max(1).min(lines.len());
+    lines.drain(..lines.len() - kept);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_many_ranks_keeps_its_newest_lines_and_one_at_least() {
+        let all: Vec<String> = (0..20)
+            .map(|number| format!("{number:02}{}", "x".repeat(998)))
+            .collect();
+        let left = |world_size| {
+            let mut lines = all.clone();
+            shorten(&mut lines, world_size);
+            assert!(all.ends_with(&lines));
+            lines.len()
+        };
+        assert_eq!([1, 16, 128, 1_024].map(left), [20, 20, 4, 2]);
+        let mut lines = vec!["short".to_owned(), "x".repeat(9_000)];
+        shorten(&mut lines, 512);
+        assert_eq!(lines, ["x".repeat(9_000)]);
+        let mut none = Vec::new();
+        shorten(&mut none, 512);
+        assert_eq!(none, [""; 0]);
     }
 }

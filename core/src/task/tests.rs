@@ -165,6 +165,41 @@ fn a_time_limit_counts_from_the_start_and_stops_with_the_jobs_own_grace() {
 }
 
 #[test]
+fn one_that_ends_by_itself_within_its_time_is_not_too_long_however_late_that_is_heard() {
+    let ends = |code: Option<i32>, signal: Option<i32>, ran: u64| {
+        let mut task = Task::new(Some(Duration::from_secs(20)), GRACE, None);
+        assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);
+        let effects = task.step(Input::Started(Timestamp(7)));
+        assert_eq!(effects.len(), 3);
+        // The clock is faster than the news.
+        assert_eq!(task.step(Input::LimitReached).len(), 2);
+        let gone = Gone::Exited {
+            code,
+            signal,
+            oom_killed: false,
+            by_machine: false,
+            ran: Duration::from_secs(ran),
+        };
+        assert_eq!(task.step(Input::Gone(gone)), [Effect::Drain]);
+        drained(&mut task).end.stop_cause
+    };
+    let limit = Some(StopCause::TimeLimit);
+    assert_eq!(ends(Some(0), None, 19), None);
+    assert_eq!(ends(Some(1), None, 19), None);
+    assert_eq!(
+        ends(Some(0), None, 20),
+        limit,
+        "it was stopped, and came to its end in order"
+    );
+    assert_eq!(ends(None, Some(15), 20), limit);
+    assert_eq!(
+        ends(Some(143), None, 19),
+        limit,
+        "two clocks are never quite the same"
+    );
+}
+
+#[test]
 fn a_failure_before_the_start_says_whose_fault_it_is() {
     let mut task = task();
     assert_eq!(task.step(Input::Begin), [Effect::Report, Effect::Prepare]);

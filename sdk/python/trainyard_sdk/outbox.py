@@ -15,6 +15,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from .errors import CallbackError
+from .journal import Journal
 from .transport import RETRY_DELAYS, Tries
 from .waiting import Call, Waiting, tell
 
@@ -41,6 +42,7 @@ class Outbox:
             kept behind it.
         delays: seconds between the tries of one call; what waits is tried again after the first of them.
         patience: seconds for which an interpreter that ends tries at most.
+        journal: where each call stands until it is answered.
     """
 
     def __init__(
@@ -49,13 +51,14 @@ class Outbox:
         refused: Callable[[Call, CallbackError, Kept], None],
         delays: Sequence[float],
         patience: float,
+        journal: Journal,
     ) -> None:
         self._send = send
         self._refused = refused
         self._delays = tuple(delays)
         self._every = max(delays[0], 0.05) if delays else RETRY_DELAYS[0]
         self._patience = min(patience, EXIT_PATIENCE)
-        self._waiting = Waiting()
+        self._waiting = Waiting(journal)
         # Held by whoever sends. A signal handler gets it too: `_sending` tells it that its own thread has it already.
         self._turn = threading.RLock()
         self._sending = False
@@ -102,12 +105,26 @@ class Outbox:
             self._turn.release()
 
     def last(self, call: Call, tries: Tries) -> Answer:
-        """Send a call that is not kept, after those that wait. A signal handler's goes before what it has interrupted:
-        it may be the last that this process does.
+        """Send a call that is not kept in memory, after those that wait. A signal handler's goes before what it has
+        interrupted: it may be the last that this process does. None also when it is left to the agent.
 
         Raises:
-            CallbackError: no answer to it or to one before it, or it is refused.
+            CallbackError: no answer to it or to one before it, and they are not written down; or it is refused.
         """
+        self._register()
+        self._waiting.write_last(call)
+        try:
+            answer = self._send_last(call, tries)
+        except CallbackError as error:
+            if error.transient and call.is_written and self._waiting.is_written:
+                tell(f"the last callback is left for the agent to find: {error}")
+                return None
+            self._waiting.strike_last(call)
+            raise
+        self._waiting.strike_last(call)
+        return answer
+
+    def _send_last(self, call: Call, tries: Tries) -> Answer:
         if self._waiting.is_interrupted:
             # The books are held for so long, and others wait for them.
             return self._send(call, lambda: None, tries.without_patience())
@@ -138,18 +155,23 @@ class Outbox:
         Args:
             left: seconds that there are for it; with none it is not tried.
         """
-        if self.process != os.getpid() or not len(self):
+        if self.process != os.getpid():
+            return
+        if not len(self):
+            self._waiting.close()
             return
         try:
             if left <= 0:
                 raise CallbackError("there was no time for more")
             self.send_all(Tries((self._every,), min(self._patience, left), bounded=True))
+            self._waiting.close()
         except Exception as error:  # also a signal handler's: it must not keep other clients from theirs
-            tell(f"{len(self)} callbacks are lost: {error}")
+            fate = "left for the agent to find" if self._waiting.is_written else "lost"
+            tell(f"{len(self)} callbacks are {fate}: {error}")
 
     def forget(self) -> None:
         """Lose what waits, for tests."""
-        self._waiting = Waiting()
+        self._waiting = Waiting(Journal(""))
 
     def _in_turn(self, call: Call, tries: Tries) -> Answer:
         """Send a call that may be kept, with those before it."""

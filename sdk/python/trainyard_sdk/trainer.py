@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Set, T
 
 from .bodies import Metrics, given, metrics_body, now
 from .errors import CallbackError, ConfigError, describe
+from .journal import Journal
 from .outbox import Kept, Outbox
 from .transport import RETRY_DELAYS, Tries, post, to_json_value
 from .waiting import Call, tell
@@ -342,7 +343,9 @@ class TrainerSDK:
         return self._outbox
 
     def _empty_outbox(self) -> Outbox:
-        return Outbox(self._send, self._drop, self._delays, self._patience)
+        # What is printed instead, or raises, waits for nobody.
+        journal = Journal(None if self._keep and self._base else "")
+        return Outbox(self._send, self._drop, self._delays, self._patience, journal)
 
     def _send(self, call: Call, kept: Kept, tries: Tries) -> Optional[Dict[str, Any]]:
         def headers() -> Dict[str, str]:

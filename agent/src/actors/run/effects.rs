@@ -2,7 +2,7 @@
 //!
 //! Decides nothing: core's machine of a task has. Called by the run actor alone.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 use trainyard_core::{
@@ -14,12 +14,15 @@ use super::{RunMsg, RunRef, State, blocking};
 use crate::{
     actors::{
         gang::{self, Prepared},
+        node::Node,
         prepare::Preparation,
         release,
         scribe::Level,
         words,
     },
-    address, clock,
+    address,
+    callbacks::{TaskEndpoint, take_unsent},
+    clock,
     exec::{ExitRecord, LaunchSpec, launch::LaunchError, watch::ShimVanished},
     ports,
 };
@@ -224,7 +227,7 @@ impl State {
     /// Nobody can call back any more; the scribe answers when all is on disk.
     pub(super) async fn drain(&mut self) {
         let (node, order) = (&self.args.node, &self.args.order);
-        node.registry.unregister(order.secret.expose());
+        let endpoint = node.registry.take(order.secret.expose());
         node.slots.leaves(order.task);
         let words = std::mem::take(&mut self.words);
         let Some(scribe) = self.scribe.clone() else {
@@ -240,7 +243,12 @@ impl State {
             let work = async {
                 // Neither waits for the other: the coordinator may be away for long.
                 let freeing = release::free(&node, &order.gpu_uuids, folder.path());
-                let (about, held) = tokio::join!(courier.finish(), freeing);
+                let bringing = async {
+                    // A checkpoint comes behind the report of its epoch.
+                    let unsent = unsent(&node, endpoint, folder.path()).await;
+                    [unsent, courier.finish().await].concat()
+                };
+                let (about, held) = tokio::join!(bringing, freeing);
                 [words, about, held].concat()
             };
             if let Some(words) = end.run_until_cancelled(work).await {
@@ -268,4 +276,25 @@ impl State {
         myself.stop(None);
         Ok(())
     }
+}
+
+/// What the trainer had said to nobody when it ended. The words are for the log.
+async fn unsent(
+    node: &Node,
+    endpoint: Option<TaskEndpoint>,
+    folder: &Path,
+) -> Vec<(Level, String)> {
+    let Some(endpoint) = endpoint else {
+        return Vec::new();
+    };
+    let unsent = take_unsent(&node.registry, endpoint, folder).await;
+    let taken = (unsent.taken > 0).then(|| {
+        let text = format!(
+            "taken in after the trainer's end: {} reports and lines that nobody had answered",
+            unsent.taken
+        );
+        (Level::Info, text)
+    });
+    let lost = unsent.lost.into_iter().map(|words| (Level::Warning, words));
+    taken.into_iter().chain(lost).collect()
 }

@@ -49,6 +49,30 @@ async fn the_last_words_come_after_all_output() {
 }
 
 #[tokio::test]
+async fn a_line_of_the_output_is_kept_whole_however_long_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scribe, desk, spool) = desk(folder.path()).await;
+    let long = [20, 64].map(|kib| format!("{}!", "x".repeat((kib << 10) - 1)));
+    // What is no text grows: each byte becomes three.
+    let odd = vec![0xff; 60 << 10];
+    let mut all = output(&[&long[0], &long[1]]).into_bytes();
+    all.extend(format!("5 o {}\n", odd.len()).bytes());
+    all.extend([odd, b"\n".to_vec()].concat());
+    std::fs::write(folder.path().join("output.log"), &all).unwrap();
+    scribe.finish(Vec::new()).await;
+    let drained = desk.work().await.unwrap();
+    let said = texts(&spool).await;
+    assert_eq!(said[..2], long);
+    assert_eq!(said[2..].concat(), "\u{fffd}".repeat(60 << 10));
+    assert!(said.iter().all(|line| line.len() <= record::LONGEST_LINE));
+    assert_eq!(spool.state().source_offset, all.len() as u64);
+    assert!(
+        drained.last_lines[0].ends_with("… (cut)"),
+        "the end of the task tells them in short"
+    );
+}
+
+#[tokio::test]
 async fn a_task_without_output_has_only_the_agents_words() {
     let folder = tempfile::tempdir().unwrap();
     let (scribe, desk, spool) = desk(folder.path()).await;

@@ -146,3 +146,48 @@ async fn a_file_that_its_trainer_names_is_whole_at_once() {
     let found = some_copy(folder.path(), &path, (&told, false)).await;
     assert!(is_one_save(&found.expect("it was told")));
 }
+
+#[tokio::test]
+async fn no_copy_takes_the_room_that_the_next_checkpoint_needs() {
+    let (folder, path) = place();
+    let copies = folder.path().join("copies");
+    // Of this size there is none: it has no block on the disk, and a copy of it would fill any.
+    let file = File::create(&path).unwrap();
+    let free = seen(&copies).unwrap().free;
+    file.set_len(free / 2 + 1).unwrap();
+    let refused = copy(&path, &copies, (&Told::default(), false)).await;
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(
+        error
+            .to_string()
+            .contains("stored when the trainer has ended"),
+        "{error}"
+    );
+    assert_eq!(copies.read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_copy_needs_twice_its_size_and_of_a_small_disk_a_twentieth() {
+    let disk = |free: u64, total: u64| Disk {
+        free: free << 20,
+        total: total << 20,
+    };
+    let has_room = |disk, mib: u64| has_room(&disk, mib << 20).is_ok();
+    assert!(has_room(disk(1_064, 100_000), 500) && !has_room(disk(1_063, 100_000), 500));
+    assert!(has_room(disk(22, 40), 10) && !has_room(disk(21, 40), 10));
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_has_left_of_copies_goes_and_nothing_else() {
+    let (folder, path) = place();
+    let copies = folder.path().join("copies");
+    fs::write(&path, save(1)).unwrap();
+    fs::write(copies.join("task.json"), "x").unwrap();
+    let copy = take(&path, &copies).unwrap().unwrap();
+    copy.path.keep().unwrap();
+    assert_eq!(copies.read_dir().unwrap().count(), 2);
+    forget_copies(&copies).unwrap();
+    assert!(copies.join("task.json").exists());
+    assert_eq!(copies.read_dir().unwrap().count(), 1);
+}

@@ -9,7 +9,7 @@ use ractor::ActorProcessingErr;
 use trainyard_core::{
     failure::{StopCause, TaskEnd},
     ids::{AttemptNo, NodeName, SessionNo, TaskKey},
-    job::{Event, JobState, Part},
+    job::{Attempt, Event, JobState, Part},
     task::{Ended, Phase, Report},
 };
 
@@ -74,8 +74,9 @@ impl State {
     }
 
     fn is_news(&self, part: &Part, detail: &str) -> bool {
-        match self.job.live().is_some_and(|live| live.world_size() > 1) {
-            true => part.is_news(detail),
+        let size = self.job.live().map_or(1, Attempt::world_size);
+        match size > 1 {
+            true => part.is_news(detail, size, clock::now()),
             false => self.job.reason != detail,
         }
     }

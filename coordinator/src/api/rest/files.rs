@@ -29,7 +29,7 @@ use trainyard_proto::status::Kind;
 use super::{detail, error::Refusal};
 use crate::{
     api::{ApiError, Service},
-    storage::{Incoming, Shown, Use},
+    storage::{Incoming, Shown, StorageError, Use},
 };
 
 /// Bytes that a sender has to bring in a second, on the whole: one that drips would else hold a connection and a
@@ -37,6 +37,8 @@ use crate::{
 const SLOWEST: u64 = 64 << 10;
 /// Bytes that are gathered before they are written.
 const PIECE: usize = 1 << 20;
+/// Bytes after which it is looked again whether there is room for more.
+const LOOK_EVERY: u64 = 64 << 20;
 
 /// The routes.
 pub(super) fn router(service: &Service) -> Router {
@@ -96,11 +98,9 @@ pub(super) async fn put(
     let most = storage.upload_bytes();
     let told = headers
         .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok());
-    if told
-        .and_then(|text| text.parse::<u64>().ok())
-        .is_some_and(|size| size > most)
-    {
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse::<u64>().ok());
+    if told.is_some_and(|size| size > most) {
         return Ok(too_large(most));
     }
     service.store().room().map_err(ApiError::from)?;
@@ -109,8 +109,13 @@ pub(super) async fn put(
         .receive()
         .await
         .map_err(ApiError::from)?;
+    let reserve = service.store().reserve();
     let pace = Pace::new(service.http().body_timeout());
-    match receive(body, incoming, (most, pace)).await {
+    let received = match incoming.has_room(told.unwrap_or_default(), reserve) {
+        Ok(()) => receive(body, incoming, (most, reserve), pace).await,
+        Err(error) => Received::Failed(error),
+    };
+    match received {
         Received::Whole(incoming) => {
             service.takes_upload(key)?;
             incoming.keep(key).await.map_err(ApiError::from)?;
@@ -118,7 +123,11 @@ pub(super) async fn put(
         }
         Received::TooLarge => Ok(too_large(most)),
         Received::Broken(words) => Ok(detail(StatusCode::BAD_REQUEST, &words).into_response()),
-        Received::Failed(error) => Err(error.into()),
+        // It is the sender's last try: it goes on by itself when there is something newer.
+        Received::Failed(StorageError::Full(words)) => {
+            Ok(detail(StatusCode::INSUFFICIENT_STORAGE, &words).into_response())
+        }
+        Received::Failed(error) => Err(ApiError::from(error).into()),
     }
 }
 
@@ -126,7 +135,7 @@ enum Received {
     Whole(Incoming),
     TooLarge,
     Broken(String),
-    Failed(ApiError),
+    Failed(StorageError),
 }
 
 /// How long a sender is waited for. What the disk takes does not count.
@@ -166,9 +175,14 @@ impl Pace {
     }
 }
 
-async fn receive(body: Body, mut incoming: Incoming, (most, mut pace): (u64, Pace)) -> Received {
+async fn receive(
+    body: Body,
+    mut incoming: Incoming,
+    (most, reserve): (u64, u64),
+    mut pace: Pace,
+) -> Received {
     let mut chunks = body.into_data_stream();
-    let (mut size, mut piece) = (0_u64, BytesMut::new());
+    let (mut size, mut looked_at, mut piece) = (0_u64, 0_u64, BytesMut::new());
     loop {
         let asked = Instant::now();
         let next = tokio::time::timeout(pace.left(size), chunks.next()).await;
@@ -191,8 +205,15 @@ async fn receive(body: Body, mut incoming: Incoming, (most, mut pace): (u64, Pac
         if piece.len() >= PIECE || (ended && !piece.is_empty()) {
             incoming = match incoming.write(piece.split().freeze()).await {
                 Ok(incoming) => incoming,
-                Err(error) => return Received::Failed(error.into()),
+                Err(error) => return Received::Failed(error),
             };
+        }
+        // Others write to that disk too.
+        if size - looked_at >= LOOK_EVERY {
+            looked_at = size;
+            if let Err(error) = incoming.has_room(0, reserve) {
+                return Received::Failed(error);
+            }
         }
         if ended {
             return Received::Whole(incoming);
