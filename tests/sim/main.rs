@@ -15,6 +15,7 @@ mod hosts;
 mod nature;
 mod node;
 mod operator;
+mod place;
 mod plan;
 mod records;
 mod script;

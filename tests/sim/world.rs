@@ -22,6 +22,7 @@ use crate::{
     nature,
     node::{Node, capacity, tear},
     operator,
+    place::Place,
     plan::{CALM, Fault, Has, Plan},
     silence::Silences,
     told::Accepted,
@@ -82,7 +83,7 @@ pub(crate) struct Ran {
 
 /// Runs a plan to its end.
 pub(crate) fn run((seed, plan, breaks): (u64, Plan, bool), trace: &Trace) -> Result<Ran> {
-    let folder = folder()?;
+    let folder = Place::of(seed)?;
     trainyard_runtime::frames_come_twice(plan.cluster.twice);
     let (mut world, office) = World::new(plan, (seed, folder.path()), trace);
     world.breaks = breaks;
@@ -112,19 +113,6 @@ pub(crate) fn run((seed, plan, breaks): (u64, Plan, bool), trace: &Trace) -> Res
             .collect(),
         seen,
     })
-}
-
-/// In memory, where there is such a place: files of agents are synced often.
-fn folder() -> Result<tempfile::TempDir> {
-    let memory = Path::new("/dev/shm");
-    let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix("trainyard-sim-");
-    match builder.tempdir_in(memory) {
-        Ok(folder) => Ok(folder),
-        Err(_) => builder
-            .tempdir()
-            .context("a folder for the simulated disks"),
-    }
 }
 
 impl World {
