@@ -433,7 +433,7 @@ impl Scheduler {
     /// Whether the open nodes could hold it if nobody else were there.
     #[must_use]
     pub fn could_ever(&self, ask: &Ask) -> bool {
-        let empty = Cluster::of(self.cluster.offers().cloned());
+        let empty = self.cluster.emptied();
         Shape::new(&empty, ask.clone()).find(&empty).is_some()
     }
 
