@@ -409,6 +409,11 @@ impl Scheduler {
         due.into_iter().chain(round).chain(renewal).min()
     }
 
+    /// By so much the time that it is told is ahead of the calendar's, by which GPU-hours are renewed.
+    pub fn is_ahead_by(&mut self, seconds: Seconds) {
+        self.projects.ahead = seconds;
+    }
+
     /// What a project had used, in GPU-seconds, of the span in which its GPU-hours are counted, before its jobs were known.
     pub fn has_used(&mut self, now: Seconds, project: &str, gpu_seconds: f64) {
         let ix = self.projects.number(project, &self.config);
