@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::{
     ids::JobId,
     job::{Attempt, Job},
+    spec::JobSpec,
     time::Timestamp,
 };
 
@@ -23,9 +24,9 @@ pub struct PastJob {
     pub project: Option<i64>,
     /// Its name.
     pub name: String,
-    /// Nodes, with as many GPUs on each; 0 where only all GPUs together were asked for.
+    /// Nodes, with as many GPUs on each; 0 where only all GPUs together were asked for, or where not all have as many.
     pub nodes: u32,
-    /// GPUs in all.
+    /// GPUs in all; of one that had its nodes to itself all of theirs.
     pub gpus: u32,
     /// For how long its attempts ran; one that still runs as far as it has.
     pub ran: Duration,
@@ -101,11 +102,7 @@ impl PastJob {
         });
         let ran: Duration = spans.sum();
         let spec = &job.spec;
-        let each = spec.nodes.max(1);
-        let (nodes, gpus) = match spec.placement.gpus_total {
-            Some(gpus) => (0, gpus),
-            None => (each, each.saturating_mul(spec.resources.gpus)),
-        };
+        let (nodes, gpus) = size(spec, run);
         (!ran.is_zero()).then(|| Self {
             job: job.id,
             submitted_at,
@@ -120,6 +117,29 @@ impl PastJob {
             priority: spec.priority,
         })
     }
+}
+
+/// Nodes, and GPUs in all, of the attempts of a run: what was asked for; of one that had its nodes to itself what it held in
+/// the last of them.
+fn size(spec: &JobSpec, run: &[Attempt]) -> (u32, u32) {
+    let each = spec.nodes.max(1);
+    let (nodes, gpus) = match spec.placement.gpus_total {
+        Some(gpus) => (0, gpus),
+        None => (each, each.saturating_mul(spec.resources.gpus)),
+    };
+    let last = run.last().filter(|_| spec.placement.exclusive);
+    let parts = last.into_iter().flat_map(Attempt::parts);
+    let held = parts.map(|(_, part)| part.allocation.gpus.len());
+    let held: Vec<u32> = held
+        .map(|gpus| u32::try_from(gpus).unwrap_or(u32::MAX))
+        .collect();
+    let all = held.iter().copied().fold(0, u32::saturating_add);
+    // An older row may not say what it held.
+    if all <= gpus {
+        return (nodes, gpus);
+    }
+    let alike = held.iter().all(|here| Some(here) == held.first());
+    (if alike { nodes } else { 0 }, all)
 }
 
 #[cfg(test)]

@@ -66,6 +66,12 @@ impl Default for ResourceRequest {
 }
 
 impl ResourceRequest {
+    /// Whether it says which GPUs will do.
+    #[must_use]
+    pub fn names_gpus(&self) -> bool {
+        !self.gpu_model.is_empty() || self.gpu_memory_bytes > 0 || self.gpu_memory_max_bytes > 0
+    }
+
     /// Whether `gpu` is of the wanted model and size.
     #[must_use]
     pub fn accepts(&self, gpu: &Gpu) -> bool {

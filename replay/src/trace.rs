@@ -16,7 +16,7 @@ use trainyard_core::sched::policy::ask::Gang;
 /// One job of a trace. Times in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceJob {
-    /// Its number in the source.
+    /// Its number in the source, or one that is made of its name there.
     pub id: u64,
     /// When it was submitted.
     pub submit: i64,
@@ -81,6 +81,14 @@ pub enum TraceError {
         column: &'static str,
         /// What stands there.
         value: String,
+    },
+    /// A job without a name.
+    #[error("line {line} of {path}: job_id is empty; give each job a number or a text of its own")]
+    Nameless {
+        /// Which file.
+        path: PathBuf,
+        /// Which line.
+        line: u64,
     },
     /// A number that no job has.
     #[error(
@@ -222,15 +230,20 @@ impl Columns {
             }
             Err(limits.refuse(path, line_of(row), name, value))
         };
-        // One that has no limit in a trace where others have.
-        let limit = self.limit.filter(|limit| row.get(*limit) != Some(""));
+        // One that has no limit in a trace where others have; a line may end before its column.
+        let says = |limit: &usize| row.get(*limit).is_some_and(|field| !field.is_empty());
+        let limit = self.limit.filter(says);
         let limit = match limit {
             Some(column) => within(column, "walltime_s", &TIME_LIMITS)?.max(0),
             None => 0,
         };
         let gpus = within(self.gpus, "gpus", &GPUS)?;
+        let id = row.get(self.id).and_then(id_of);
         Ok(TraceJob {
-            id: number(self.id, "job_id")?.unsigned_abs(),
+            id: id.ok_or_else(|| TraceError::Nameless {
+                path: path.to_owned(),
+                line: line_of(row),
+            })?,
             submit: within(self.submit, "submit_time_s", &SUBMITS)?,
             user: text_of(self.user),
             vc: text_of(self.vc),
@@ -261,6 +274,16 @@ impl Limits {
             hint: self.hint,
         }
     }
+}
+
+/// A job's number; where it has none one that the same text has in each version.
+fn id_of(field: &str) -> Option<u64> {
+    if let Some(number) = whole(field) {
+        return Some(number.unsigned_abs());
+    }
+    let hash = blake3::hash(field.as_bytes());
+    let first = hash.as_bytes().first_chunk().copied();
+    first.map(u64::from_le_bytes).filter(|_| !field.is_empty())
 }
 
 /// A number, to the next whole one.
@@ -315,6 +338,34 @@ mod tests {
             [(1, 5, 60, 120), (2, 8, 3_600, 0)]
         );
         assert_eq!(jobs[1].name, "train, all");
+    }
+
+    #[test]
+    fn a_line_may_end_before_the_limit_that_it_does_not_have() {
+        let text = "job_id,submit_time_s,gpus,duration_s,walltime_s\n1,5,1,60\n2,6,1,60,120\n";
+        let limits: Vec<i64> = of(text).unwrap().iter().map(|job| job.limit).collect();
+        assert_eq!(limits, [0, 120]);
+        let short = of("job_id,submit_time_s,gpus,duration_s\n1,5,1\n").unwrap_err();
+        assert!(short.to_string().contains("duration_s is ''"), "{short}");
+    }
+
+    #[test]
+    fn a_job_may_be_named_by_a_text_and_has_the_same_number_for_it_wherever_it_is_read() {
+        let ids = |rows: &str| {
+            let text = format!("job_id,submit_time_s,gpus,duration_s\n{rows}");
+            of(&text).map(|jobs| jobs.iter().map(|job| job.id).collect::<Vec<_>>())
+        };
+        let text = ids("application_1506638472019_10258,1,1,1\n7,2,1,1\nab-12,3,1,1\n").unwrap();
+        // Which ones may be stopped is drawn by these numbers: they must not be others in another version.
+        assert_eq!(
+            text,
+            [7_180_482_728_506_618_837, 7, 1_824_829_487_466_406_066]
+        );
+        let words = ids("1,1,1,1\n,2,1,1\n").unwrap_err().to_string();
+        assert!(
+            words.starts_with("line 3 of trace.csv: job_id is empty"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -65,6 +65,12 @@ async fn what_has_run_is_reported_read_back_and_replayed_from_the_coordinator_a_
     fs::write(&exported, lines).expect("it is written");
     let exported = exported.display().to_string();
     assert_eq!(replayed(&cluster, &["--store", &exported]), own);
+    // The coordinator holds its own: there is another way to ask it.
+    let held = cluster.path("coordinator").display().to_string();
+    let held = cluster.cli(&["replay", "--from-store", "--store", &held]);
+    let words = text(&held.stderr);
+    assert_eq!(held.status.code(), Some(1), "{words}");
+    assert!(words.contains("leave --store out"), "{words}");
     // What if there were three?
     let more = replayed(&cluster, &["--store", &saved, "--nodes", "1x3"]);
     assert_eq!(more["wait_mean"].as_f64(), Some(0.0), "{more}");

@@ -314,8 +314,26 @@ fn specification(args: &SubmitArgs) -> anyhow::Result<JobSpec> {
         .into());
     }
     let mut spec = draft.finish()?;
+    say_how_many(args, &spec)?;
     spec.dataset_path = spec.dataset_path.map(|path| absolute(&path));
     Ok(spec)
+}
+
+/// A flag that says which GPUs needs another that says how many; what a file says of them the coordinator checks.
+fn say_how_many(args: &SubmitArgs, spec: &JobSpec) -> Result<(), CliError> {
+    let flags = [
+        ("--gpu", args.placing.gpu()),
+        ("--gpu-model", args.gpu_model.as_deref()),
+        ("--gpu-memory", args.gpu_memory.as_deref()),
+    ];
+    let given = flags.into_iter().find(|(_, value)| value.is_some());
+    let none = spec.resources.gpus == 0 && spec.placement.gpus_total.is_none();
+    match given.filter(|_| none && spec.resources.names_gpus()) {
+        Some((flag, _)) => Err(CliError::Usage(format!(
+            "{flag} says which GPUs the job wants, and nothing says how many; give --gpus or --gpus-total too, or leave {flag} out"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn put_flags(draft: &mut Draft, args: &SubmitArgs) -> Result<(), DraftError> {

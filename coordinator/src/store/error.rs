@@ -89,6 +89,12 @@ pub enum CareError {
         /// What the system said.
         source: io::Error,
     },
+    /// A coordinator holds it, or somebody else who cares for it.
+    #[error("the store {} is in use by a coordinator that runs, or by another command; stop that one first, or name a backup: `trainyard store backup FILE` makes one while the coordinator runs", .path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file could not be opened as a store.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -119,12 +125,17 @@ pub enum CareError {
 }
 
 impl CareError {
-    /// In the words of who looks at damage: it is not to be told to look.
+    /// In the words of a tool that looks at a store: it is not to be told to look for damage, and is no coordinator that could
+    /// have another data folder.
     pub(super) fn of_opening(error: OpenError) -> Self {
-        if let OpenError::Damaged { path, reason } = error {
-            return Self::Unreadable { path, reason };
+        match error {
+            OpenError::Damaged { path, reason } => Self::Unreadable { path, reason },
+            OpenError::InUse { path } => Self::InUse { path },
+            error @ (OpenError::NotWritable { .. }
+            | OpenError::DiskFull { .. }
+            | OpenError::Newer { .. }
+            | OpenError::Thread { .. }) => Self::Open(error),
         }
-        Self::Open(error)
     }
 }
 

@@ -146,11 +146,23 @@ async fn what_is_asked_of_nodes_over_rest_reaches_the_specification() {
         "not_before": "tomorrow", "after": [1.5], "array": "9-0",
         "placement": {"labels": ["zone"], "arrange": "heap", "gpus_total": 0},
     });
+    let found = refused(&world, &bad).await;
+    let wanted = [
+        "after",
+        "array",
+        "not_before",
+        "placement.arrange",
+        "placement.gpus_total",
+        "placement.labels",
+    ];
+    assert_eq!(found, wanted.map(|place| format!("body.config.{place}")));
+}
+
+/// Where a command with these settings is refused over REST.
+async fn refused(world: &World, settings: &Value) -> Vec<String> {
     let mut body = command();
-    body["config"]
-        .as_object_mut()
-        .unwrap()
-        .extend(bad.as_object().unwrap().clone());
+    let config = body["config"].as_object_mut().unwrap();
+    config.extend(settings.as_object().unwrap().clone());
     let (status, answer) = world.post_json("/training/jobs", &body).await;
     assert_eq!(status, 422, "{answer}");
     let found = answer["detail"].as_array().unwrap().iter();
@@ -162,15 +174,21 @@ async fn what_is_asked_of_nodes_over_rest_reaches_the_specification() {
         })
         .collect();
     found.sort();
-    let wanted = [
-        "after",
-        "array",
-        "not_before",
-        "placement.arrange",
-        "placement.gpus_total",
-        "placement.labels",
-    ];
-    assert_eq!(found, wanted.map(|place| format!("body.config.{place}")));
+    found
+}
+
+#[tokio::test]
+async fn which_gpus_without_how_many_is_refused_over_rest_at_their_number() {
+    let world = World::start().await;
+    for which in ["gpu_model", "gpu_memory", "gpu_memory_max"] {
+        let asked = json!({"resources": {which: "80GB"}});
+        let found = refused(&world, &asked).await;
+        assert_eq!(found, ["body.config.resources.gpus"], "{which}");
+    }
+    // A number that cannot be read is told of once.
+    let asked = json!({"resources": {"gpus": "two", "gpu_model": "H100"}});
+    let found = refused(&world, &asked).await;
+    assert_eq!(found, ["body.config.resources.gpus"]);
 }
 
 /// An agent with labels, that runs one job at a time unless it has more CPUs.

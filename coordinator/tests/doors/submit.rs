@@ -278,7 +278,7 @@ async fn our_own_fields_reach_the_specification() {
         ("environment", json!({"A": "b"})),
         (
             "resources",
-            json!({"cpus": 2, "memory": "1GiB", "gpu_memory_bytes": 5}),
+            json!({"cpus": 2, "memory": "1GiB", "gpus": 1, "gpu_memory_bytes": 5}),
         ),
     ] {
         body["config"][field] = value;

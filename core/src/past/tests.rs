@@ -118,3 +118,39 @@ fn a_gang_has_nodes_with_as_many_gpus_each_and_a_total_is_only_that() {
     let row = &PastJob::of(&ran(total, (20, Some(41)), well), at(99))[0];
     assert_eq!((row.nodes, row.gpus), (0, 12));
 }
+
+/// One that had its nodes to itself, with so many GPUs on each.
+fn alone(on: &[usize], change: impl FnOnce(&mut JobSpec)) -> PastJob {
+    let job = asked(|spec| {
+        (spec.placement.exclusive, spec.resources.gpus) = (true, 0);
+        change(spec);
+    });
+    let mut job = ran(job, (20, Some(41)), well);
+    let attempt = &mut job.attempts[0];
+    let part = |gpus: &usize| {
+        let mut part = attempt.lead.clone();
+        part.allocation.gpus = (0..*gpus).map(|gpu| format!("GPU-{gpu}")).collect();
+        part
+    };
+    let mut parts = on.iter().map(part).collect::<Vec<_>>().into_iter();
+    attempt.lead = parts.next().unwrap();
+    attempt.others = parts.collect();
+    PastJob::of(&job, at(99)).remove(0)
+}
+
+#[test]
+fn one_that_had_its_nodes_to_itself_is_replayed_with_all_gpus_of_theirs() {
+    let size = |row: PastJob| (row.nodes, row.gpus);
+    assert_eq!(size(alone(&[8], |_| ())), (1, 8), "it asked for none");
+    let one = |spec: &mut JobSpec| spec.resources.gpus = 1;
+    assert_eq!(size(alone(&[8], one)), (1, 8));
+    let two = |spec: &mut JobSpec| (spec.nodes, spec.resources.gpus) = (2, 1);
+    assert_eq!(size(alone(&[8, 8], two)), (2, 16));
+    assert_eq!(size(alone(&[8, 4], two)), (0, 12), "not as many on each");
+    let total = |spec: &mut JobSpec| spec.placement.gpus_total = Some(10);
+    assert_eq!(size(alone(&[8, 4], total)), (0, 12));
+    assert_eq!(size(alone(&[8, 8], total)), (0, 16));
+    // On nodes without any it has none, and an old row may not say.
+    assert_eq!(size(alone(&[0], |_| ())), (1, 0));
+    assert_eq!(size(alone(&[0], one)), (1, 1));
+}

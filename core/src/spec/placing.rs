@@ -66,11 +66,20 @@ pub(super) fn check(spec: &JobSpec, found: &mut Findings) {
     awaited(spec, found);
     moment(spec, found);
     array(spec, found);
+    which_gpus(spec, found);
+}
+
+fn which_gpus(spec: &JobSpec, found: &mut Findings) {
     let resources = &spec.resources;
     let most = resources.gpu_memory_max_bytes;
     if most > 0 && most < resources.gpu_memory_bytes {
         let words = "is less than gpu_memory_bytes, the least that each GPU must have; give more, or leave one out";
         found.add("resources.gpu_memory_max_bytes", words.to_owned());
+    }
+    // Of no GPUs nothing would be heeded, and it would run on the CPU.
+    if resources.names_gpus() && resources.gpus == 0 && spec.placement.gpus_total.is_none() {
+        let words = "are 0, and the job says which GPUs it wants; give how many (or placement.gpus_total), or leave out gpu_model and gpu_memory";
+        found.add("resources.gpus", words.to_owned());
     }
 }
 

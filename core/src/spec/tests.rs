@@ -184,10 +184,33 @@ fn what_a_job_asks_of_nodes_is_checked_with_the_way_out() {
             spec.placement.gpus_total = Some(0);
         }),
         ("resources.gpu_memory_max_bytes", "less than", |spec| {
+            spec.resources.gpus = 1;
             spec.resources.gpu_memory_bytes = 2;
             spec.resources.gpu_memory_max_bytes = 1;
         }),
     ]);
+}
+
+#[test]
+fn which_gpus_a_job_wants_is_refused_where_it_does_not_say_how_many() {
+    let says: [Change; 3] = [
+        |spec| spec.resources.gpu_model = "H100".into(),
+        |spec| spec.resources.gpu_memory_bytes = 80 << 30,
+        |spec| spec.resources.gpu_memory_max_bytes = 80 << 30,
+    ];
+    for which in says {
+        refused(&[("resources.gpus", "give how many", which)]);
+        let counts: [Change; 2] = [
+            |spec| spec.resources.gpus = 1,
+            |spec| spec.placement.gpus_total = Some(12),
+        ];
+        for count in counts {
+            let mut spec = job();
+            which(&mut spec);
+            count(&mut spec);
+            assert_eq!(spec.check(), []);
+        }
+    }
 }
 
 #[test]

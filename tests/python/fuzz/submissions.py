@@ -61,6 +61,13 @@ def _put_in_order(config: Dict[str, Any]) -> None:
         for name in ("gpu_memory_max", "gpu_memory_max_bytes"):
             if _is_size(resources.get(name)):
                 resources[name] = 8 * 10**18
+        if _is_whole(resources.get("gpus", 0), 0, 0):
+            # Who wants no GPUs must not say which.
+            if isinstance(resources.get("gpu_model"), str):
+                del resources["gpu_model"]
+            for name in ("gpu_memory", "gpu_memory_bytes", "gpu_memory_max", "gpu_memory_max_bytes"):
+                if _is_size(resources.get(name)):
+                    del resources[name]
     placement = config.get("placement")
     if isinstance(placement, dict):
         for name, label in (("labels", "zone=a"), ("anti_labels", "zone=b")):

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::Value;
-use trainyard_coordinator::store::{NodeRow, care::Care};
+use trainyard_coordinator::store::{CareError, NodeRow, care::Care};
 use trainyard_core::{ids::JobId, job::Job, past::PastJob, time::Timestamp};
 use trainyard_proto::{
     convert::{time, timestamp},
@@ -98,7 +98,7 @@ pub(super) fn of_file(path: &Path, since: Option<Timestamp>) -> anyhow::Result<H
         (found.nodes, found.damaged) = (nodes, damaged);
         return Ok(found.sorted());
     }
-    let care = Care::open(path, false)?;
+    let care = Care::open(path, false).map_err(in_use)?;
     let mut newest = Timestamp::default();
     care.each_job(|job| newest = newest.max(PastJob::newest(&job)))?;
     let mut found = History::default();
@@ -107,6 +107,17 @@ pub(super) fn of_file(path: &Path, since: Option<Timestamp>) -> anyhow::Result<H
         found.node(row.capacity.gpus.len());
     }
     Ok(found.sorted())
+}
+
+/// Who replays what has run need not stop the coordinator that holds it.
+fn in_use(error: CareError) -> anyhow::Error {
+    let CareError::InUse { path } = &error else {
+        return error.into();
+    };
+    anyhow::anyhow!(
+        "the store {} is in use by a coordinator that runs, or by another command; leave --store out and the coordinator is asked, or name a backup that `trainyard store backup` has made",
+        path.display()
+    )
 }
 
 /// An export begins with a line of JSON, a store never does.

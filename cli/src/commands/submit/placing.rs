@@ -78,6 +78,13 @@ pub(super) struct PlacingArgs {
     array: Option<String>,
 }
 
+impl PlacingArgs {
+    /// Which GPUs, as that was written.
+    pub(super) fn gpu(&self) -> Option<&str> {
+        self.gpu.as_deref()
+    }
+}
+
 /// Puts them over what a file says.
 pub(super) fn put(draft: &mut Draft, args: &PlacingArgs) -> Result<(), DraftError> {
     let arrange = args.arrange.map(|order| match order {

@@ -183,7 +183,8 @@ fn which_gpus_on_the_command_line_replace_all_that_a_file_says_of_it() {
         "framework: command\ncommand: [x]\ngpu: 'H100:80GB..'\n",
     )
     .unwrap();
-    let spec = read(&["-f", path.to_str().unwrap(), "--gpu", "A100"]).unwrap();
+    let path_text = path.to_str().unwrap();
+    let spec = read(&["-f", path_text, "--gpu", "A100", "--gpus", "1"]).unwrap();
     assert_eq!(
         (
             spec.resources.gpu_model.as_str(),
@@ -196,4 +197,40 @@ fn which_gpus_on_the_command_line_replace_all_that_a_file_says_of_it() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("twice"), "{error}");
+}
+
+#[test]
+fn a_flag_that_says_which_gpus_needs_one_that_says_how_many() {
+    for which in [
+        ["--gpu", "H100:80GB.."],
+        ["--gpu-model", "H100"],
+        ["--gpu-memory", "80GB"],
+    ] {
+        let line = |more: &[&str]| {
+            let all = which.iter().chain(more).chain(&["--", "t.py"]);
+            read(&all.copied().collect::<Vec<_>>())
+        };
+        let error = line(&[]).unwrap_err().to_string();
+        let words = format!("{} says which GPUs", which[0]);
+        assert!(error.contains(&words), "{error}");
+        assert!(error.contains("give --gpus or --gpus-total"), "{error}");
+        for count in ["--gpus", "--gpus-total"] {
+            assert!(line(&[count, "2"]).is_ok(), "{which:?} {count}");
+        }
+    }
+    // The count may stand in a file, and what only a file says is the coordinator's to check.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    let job = "framework: command\ncommand: [x]\n";
+    for (more, flags) in [
+        ("gpus: 1\n", vec!["--gpu", "H100"]),
+        ("gpu: H100\n", vec![]),
+    ] {
+        fs::write(&path, format!("{job}{more}")).unwrap();
+        let line: Vec<&str> = ["-f", path.to_str().unwrap()]
+            .into_iter()
+            .chain(flags)
+            .collect();
+        assert!(read(&line).is_ok(), "{more}");
+    }
 }

@@ -205,7 +205,7 @@ struct ResourcesRequest {
     memory_bytes: Option<serde_json::Value>,
     #[schema(required = false, default = 0, minimum = 0, maximum = 1024)]
     gpus: u32,
-    /// Part of the model's name.
+    /// Part of the model's name. It and the sizes below are refused where neither `gpus` nor `gpus_total` says how many.
     gpu_model: Option<String>,
     /// Of each GPU: a number of bytes, or a number with a unit.
     #[schema(schema_with = bytes)]

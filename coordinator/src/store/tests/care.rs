@@ -246,7 +246,10 @@ async fn mending_makes_the_indexes_anew() {
 async fn what_is_no_store_or_in_use_is_not_touched() {
     let (folder, store) = fresh();
     let error = Care::open(folder.path(), false).unwrap_err();
-    assert!(error.to_string().contains("in use"), "{error}");
+    assert!(matches!(error, CareError::InUse { .. }), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("`trainyard store backup FILE`"), "{words}");
+    assert!(!words.contains("data folder"), "{words}");
     drop(store);
     let error = Care::open(&folder.path().join("none"), false).unwrap_err();
     assert!(matches!(error, CareError::Missing { .. }), "{error}");

@@ -252,6 +252,7 @@ impl Planner {
             }
         };
         self.skew += (latest - self.seconds(now)).max(0);
+        self.policy.is_ahead_by(self.skew);
         let now = self.seconds(now);
         self.latest = Some(now);
         now

@@ -5,6 +5,7 @@ mod labels;
 mod large;
 mod leaving;
 mod property;
+mod renewed;
 mod told;
 mod vain;
 

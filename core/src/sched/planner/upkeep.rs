@@ -307,7 +307,7 @@ impl Planner {
                 })
             }));
         }
-        rows
+        Outage::joined(rows)
     }
 
     /// The same, as this job meets it.

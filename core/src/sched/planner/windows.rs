@@ -1,5 +1,7 @@
 //! Jobs before, in and after a maintenance window.
 
+mod expected;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -219,28 +221,6 @@ fn a_place_that_is_free_only_when_its_node_is_about_to_close_is_not_taken() {
     assert_eq!(starts(&mut planner, later), on(1, "n1"), "it has no limit");
     let words = planner.reason(later, JobId(2)).unwrap();
     assert!(words.contains("node n1"), "{words}");
-}
-
-#[test]
-fn the_start_that_is_expected_heeds_windows_that_are_on_and_those_to_come() {
-    let expected = |planner: &Planner, job| planner.explain(NOW, JobId(job)).unwrap().expected;
-    let mut planner = planner(&["n1"]);
-    planner.set_windows(NOW, vec![on_n1((2, 4))]);
-    planner.queued(NOW, job(1, Some(3 * HOUR)));
-    assert_eq!(starts(&mut planner, NOW), []);
-    let [_, middle, _] = expected(&planner, 1).unwrap();
-    assert_eq!(middle, after(4), "its limit reaches into it");
-    // One of two windows is on, and so short a time is left to the next one that only who ends in it starts between.
-    let windows = vec![on_n1((0, 1)), on_n1((2, 5))];
-    planner.set_windows(NOW, windows);
-    set(&mut planner, NOW, "n1", false);
-    planner.queued(NOW, job(2, Some(HOUR / 2)));
-    assert_eq!(starts(&mut planner, NOW), []);
-    let middles = [1, 2].map(|job| expected(&planner, job).unwrap()[1]);
-    assert_eq!(middles, [after(5), after(1)]);
-    // Closed by an operator it does not open by itself.
-    planner.set_windows(NOW, vec![on_n1((2, 5))]);
-    assert_eq!(expected(&planner, 2), None);
 }
 
 /// What happens next, in hours where it takes time.

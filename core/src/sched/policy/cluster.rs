@@ -146,6 +146,12 @@ impl Cluster {
         cluster
     }
 
+    /// The same nodes, on which nobody is.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self::of(self.offers().cloned())
+    }
+
     /// Adds a node.
     pub fn add(&mut self, offer: NodeOffer) -> NodeIx {
         self.version += 1;

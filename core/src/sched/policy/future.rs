@@ -24,10 +24,28 @@ pub struct Outage {
     pub until: Seconds,
 }
 
+impl Outage {
+    /// Those that overlap or follow without a gap as one: what opens a node that another keeps closed opens nothing.
+    #[must_use]
+    pub fn joined(mut rows: Vec<Self>) -> Vec<Self> {
+        rows.sort_unstable_by_key(|row| (row.node, row.from, row.until));
+        let mut joined: Vec<Self> = Vec::with_capacity(rows.len());
+        for row in rows {
+            match joined.last_mut() {
+                Some(last) if last.node == row.node && row.from <= last.until => {
+                    last.until = last.until.max(row.until);
+                }
+                Some(_) | None => joined.push(row),
+            }
+        }
+        joined
+    }
+}
+
 /// All of them, as one job meets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outages {
-    /// In any order.
+    /// In any order; of one node they neither overlap nor touch.
     pub rows: Vec<Outage>,
     /// So long the job has to have of a node.
     pub span: Seconds,

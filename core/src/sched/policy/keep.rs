@@ -23,7 +23,7 @@ use super::{
     scheduler::Scheduler,
 };
 
-/// So many are looked at to whom nothing can be promised: a pass must not take long.
+/// So many are looked at to whom nothing can be promised, though the open nodes could hold them: a pass must not take long.
 const TRIES: usize = 8;
 
 impl Scheduler {
@@ -33,9 +33,13 @@ impl Scheduler {
     }
 
     /// Keeps nodes for one that does not fit, if it is the first for whom that is due.
-    pub(super) fn keep_for(&self, now: Seconds, head: &Head, kept: &mut Kept) {
+    pub(super) fn keep_for(&mut self, now: Seconds, head: &Head, kept: &mut Kept) {
         let is_full = kept.first.is_some() || kept.tried_in_vain >= TRIES;
         if is_full || !(self.is_due(head) || self.is_owed(head)) {
+            return;
+        }
+        // To one whom the open nodes could not even hold if all were free nothing can be promised: it takes no try from the next.
+        if self.shuts_out(self.job(head.job).shape) {
             return;
         }
         let promise = self.standing_promise(now, head.job);

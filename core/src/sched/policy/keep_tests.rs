@@ -190,6 +190,47 @@ fn past_the_guard_nodes_are_kept_whatever_the_width_and_whatever_the_ranks() {
 }
 
 #[test]
+fn those_whose_nodes_are_all_closed_take_the_promise_from_nobody_behind_them() {
+    let mut scheduler = scheduler(Reserve::Guard, 1);
+    let mut drained = NodeOffer {
+        labels: ["zone=b".to_owned()].into(),
+        ..NodeOffer::of_gpus(16)
+    };
+    drained.open = false;
+    let node = scheduler.add_node(drained.clone());
+    scheduler.submit(0, &job(1, 8, "long"));
+    scheduler.pass(0);
+    let old = |asked| Submission {
+        since: Some(-49 * HOUR),
+        ..asked
+    };
+    // In nine lanes, more than are tried in vain in a pass.
+    for gpus in 1..=9 {
+        let there = Ask {
+            labels: drained.labels.clone(),
+            ..Ask::packed(gpus)
+        };
+        let asked = urgent(job(10 + u64::from(gpus), gpus, "day"));
+        let asked = Submission {
+            ask: there,
+            ..asked
+        };
+        scheduler.submit(10, &old(asked));
+    }
+    scheduler.submit(10, &old(job(2, 8, "day")));
+    let kept = scheduler.pass(10).reservation.unwrap();
+    assert_eq!((kept.job, kept.then), (2, 5_000));
+    // Once their node is open again they are looked at as all others are.
+    drained.open = true;
+    scheduler.change_node(20, node, drained, &[]);
+    let first = started(&scheduler.pass(20));
+    assert!(
+        first.iter().all(|job| *job > 10) && !first.is_empty(),
+        "{first:?}"
+    );
+}
+
+#[test]
 fn who_comes_before_the_gang_is_not_bound_by_what_is_kept_for_it() {
     let mut scheduler = story(Reserve::Top);
     scheduler.pass(10);

@@ -76,6 +76,8 @@ pub(super) struct Lanes {
     known: BTreeMap<Ask, ShapeIx>,
     /// Whether nodes as they are could not even hold one of this shape if they were empty, as far as that was asked.
     pub(super) shut_out: BTreeMap<ShapeIx, bool>,
+    /// These nodes, on which nobody is, once somebody has asked for that.
+    empty: Option<Cluster>,
     pub(super) lanes: Table<LaneIx, Lane>,
     by_key: BTreeMap<(ShapeIx, ProjectIx), LaneIx>,
     pub(super) waiting: usize,
@@ -149,6 +151,19 @@ impl Lanes {
         }
     }
 
+    /// Whether these nodes could not even hold one of this shape if nobody were there; found out once for nodes as they are,
+    /// since a head that is blocked is asked about in each pass.
+    pub(super) fn shuts_out(&mut self, cluster: &Cluster, shape: ShapeIx) -> bool {
+        if let Some(known) = self.shut_out.get(&shape) {
+            return *known;
+        }
+        let ask = self.shapes[shape].ask.clone();
+        let empty = self.empty.get_or_insert_with(|| cluster.emptied());
+        let shut = Shape::new(empty, ask).find(empty).is_none();
+        self.shut_out.insert(shape, shut);
+        shut
+    }
+
     /// One job less in a lane. A pass looks at each lane, so those of nobody are used again.
     pub(super) fn part(&mut self, lane: LaneIx) {
         let row = &mut self.lanes[lane];
@@ -195,6 +210,7 @@ impl Lanes {
         }
         self.seen = cluster.version;
         self.shut_out.clear();
+        self.empty = None;
         for (ix, shape) in self.shapes.iter_mut() {
             if self.users[ix] > 0 {
                 shape.refresh(cluster);

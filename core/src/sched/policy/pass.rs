@@ -204,11 +204,9 @@ impl Scheduler {
         known.unwrap_or_else(|| !self.could_ever(&self.lanes.shapes[shape].ask))
     }
 
-    /// The same, found out once for nodes as they are: a head that is blocked is asked about in each pass.
-    fn shuts_out(&mut self, shape: ShapeIx) -> bool {
-        let shut = self.is_shut_out(shape);
-        self.lanes.shut_out.insert(shape, shut);
-        shut
+    /// The same, kept in mind for nodes as they are.
+    pub(super) fn shuts_out(&mut self, shape: ShapeIx) -> bool {
+        self.lanes.shuts_out(&self.cluster, shape)
     }
 
     /// Nodes for a job, of those that are not kept for another.

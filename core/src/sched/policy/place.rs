@@ -3,13 +3,16 @@
 //! Best fit: the node that is left fullest by it, so that whole nodes stay whole; the smallest class of GPU that does.
 //! Changes nothing. Called by the policy, the anchors of the replay, and for what would be if others went.
 
+mod search;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ask::{Arrange, Ask, Gang, fabric_of},
-    cluster::{Cluster, GroupIx, NodeIx, Piece, Slot},
+    ask::{Ask, Gang, fabric_of},
+    cluster::{Cluster, GroupIx, NodeIx, Piece},
     dense::Bits,
 };
+use search::Search;
 
 /// What can be said of an ask as long as no node changes.
 #[derive(Clone, Debug)]
@@ -229,12 +232,7 @@ impl Shape {
         if self.ask.gang.gpus() > cluster.free_gpus() {
             return None;
         }
-        let mut search = Search {
-            shape: self,
-            cluster,
-            nodes: Bits::default(),
-            found: Vec::new(),
-        };
+        let mut search = Search::of(self, cluster);
         let nodes_of = |fabric: &Bits| {
             let nodes = within.map_or_else(|| fabric.clone(), |only| fabric.and(only));
             match self.ask.exclusive {
@@ -299,133 +297,5 @@ impl Layout {
                 .next()?,
         };
         Some(whole.iter().sum::<u32>().saturating_add(rest))
-    }
-}
-
-struct Search<'a> {
-    shape: &'a Shape,
-    cluster: &'a Cluster,
-    /// Where parts may still go.
-    nodes: Bits,
-    found: Vec<Piece>,
-}
-
-impl Search<'_> {
-    fn lay(&mut self, layout: Layout) -> bool {
-        (0..layout.nodes).all(|_| self.part(layout.gpus))
-            && (layout.rest == 0 || self.part(layout.rest))
-    }
-
-    /// So many on whatever nodes there are, on as few of them as can be.
-    fn gather(&mut self, gpus: u32) -> bool {
-        let mut left = gpus;
-        while left > 0 {
-            let groups = self.shape.groups.iter();
-            let most = groups.filter_map(|(group, accepted)| {
-                let total = self.cluster.groups[*group].total;
-                let mut sizes = (1..=total.min(left)).rev();
-                let fits = |gpus: &u32| self.best(*group, accepted, *gpus).is_some();
-                sizes
-                    .find(fits)
-                    .map(|gpus| (gpus, *group, accepted.as_slice()))
-            });
-            let most = most.max_by_key(|(gpus, group, _)| (*gpus, std::cmp::Reverse(*group)));
-            let Some((gpus, group, accepted)) = most else {
-                return false;
-            };
-            let Some((node, _)) = self.best(group, accepted, gpus) else {
-                return false;
-            };
-            let pieces = self.carve(node, accepted, gpus);
-            self.found.extend(pieces);
-            self.nodes.set(node, false);
-            left -= gpus;
-        }
-        true
-    }
-
-    /// One part on one more node.
-    fn part(&mut self, gpus: u32) -> bool {
-        let groups = self.shape.groups.iter();
-        let mut nodes = groups.filter_map(|(group, accepted)| self.best(*group, accepted, gpus));
-        let Some((node, accepted)) = nodes.next() else {
-            return false;
-        };
-        drop(nodes);
-        let pieces = self.carve(node, accepted, gpus);
-        self.found.extend(pieces);
-        self.nodes.set(node, false);
-        true
-    }
-
-    /// The best node of a group.
-    fn best<'s>(
-        &self,
-        ix: GroupIx,
-        accepted: &'s [bool],
-        gpus: u32,
-    ) -> Option<(NodeIx, &'s [bool])> {
-        let group = &self.cluster.groups[ix];
-        let least = usize::try_from(gpus).unwrap_or(usize::MAX);
-        let levels = group.levels.iter().skip(least);
-        let fits = |node: &NodeIx| {
-            let node = &self.cluster.nodes[*node];
-            let free = node.slots.iter().zip(accepted).filter(|(_, yes)| **yes);
-            let free: u32 = free.map(|(slot, _)| slot.free()).sum();
-            free >= gpus && node.has(self.shape.ask.cpus, self.shape.ask.memory_bytes)
-        };
-        let first = |level: &Bits| level.both::<NodeIx>(&self.nodes).find(fits);
-        let node = match self.shape.ask.arrange {
-            // Without GPUs the node with the fewest free CPUs is the fullest.
-            Arrange::Pack if gpus == 0 => levels
-                .flat_map(|level| level.both::<NodeIx>(&self.nodes))
-                .filter(fits)
-                .min_by_key(|node| self.cluster.nodes[*node].cpus()),
-            Arrange::Pack => levels.filter_map(first).next(),
-            Arrange::Spread => levels.rev().filter_map(first).next(),
-        };
-        node.map(|node| (node, accepted))
-    }
-
-    /// What is taken of a node: the smallest class first; all of it for one who wants to be alone.
-    fn carve(&self, ix: NodeIx, accepted: &[bool], gpus: u32) -> Vec<Piece> {
-        let node = &self.cluster.nodes[ix];
-        let alone = self.shape.ask.exclusive;
-        let mut left = gpus;
-        let mut pieces = Vec::new();
-        let mut cpus = if alone {
-            node.cpus()
-        } else {
-            self.shape.ask.cpus
-        };
-        let mut memory_bytes = if alone {
-            node.memory_bytes()
-        } else {
-            self.shape.ask.memory_bytes
-        };
-        for (slot, (gpus, yes)) in (0u8..).zip(node.slots.iter().map(Slot::free).zip(accepted)) {
-            let wanted = if *yes { left.min(gpus) } else { 0 };
-            left -= wanted;
-            let taken = if alone { gpus } else { wanted };
-            if taken > 0 {
-                pieces.push(Piece {
-                    node: ix,
-                    slot,
-                    gpus: taken,
-                    cpus: std::mem::take(&mut cpus),
-                    memory_bytes: std::mem::take(&mut memory_bytes),
-                });
-            }
-        }
-        if pieces.is_empty() {
-            pieces.push(Piece {
-                node: ix,
-                slot: 0,
-                gpus: 0,
-                cpus,
-                memory_bytes,
-            });
-        }
-        pieces
     }
 }

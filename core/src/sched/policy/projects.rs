@@ -97,6 +97,8 @@ pub struct Projects {
     known: BTreeMap<String, ProjectIx>,
     /// Those of which GPU-hours are counted.
     metered: Vec<ProjectIx>,
+    /// By so much the time that is told is ahead of the calendar's, by which GPU-hours are renewed.
+    pub(super) ahead: Seconds,
     factors: Table<ProjectIx, f64>,
 }
 
@@ -140,8 +142,7 @@ impl Projects {
 
     /// A job takes GPUs, or gives them back.
     pub(super) fn hold(&mut self, ix: ProjectIx, change: Change, now: Seconds, half_life: Seconds) {
-        let project = &mut self.rows[ix];
-        project.age(now, half_life);
+        let project = self.aged(ix, now, half_life);
         project.gpus = change.of(project.gpus);
         project.running = change.of_jobs(project.running);
     }
@@ -161,8 +162,7 @@ impl Projects {
         now: Seconds,
         half_life: Seconds,
     ) {
-        let project = &mut self.rows[ix];
-        project.age(now, half_life);
+        let project = self.aged(ix, now, half_life);
         project.unused = change.of(project.unused);
     }
 
@@ -175,8 +175,7 @@ impl Projects {
         (then, now): (Seconds, Seconds),
         half_life: Seconds,
     ) {
-        let project = &mut self.rows[ix];
-        project.age(now, half_life);
+        let project = self.aged(ix, now, half_life);
         project.faded += gpu_seconds * fades(seconds((now - then).max(0)), half_life);
     }
 
@@ -187,10 +186,16 @@ impl Projects {
         project.since = now;
     }
 
+    fn aged(&mut self, ix: ProjectIx, now: Seconds, half_life: Seconds) -> &mut Project {
+        let project = &mut self.rows[ix];
+        project.age(now, half_life, self.ahead);
+        project
+    }
+
     /// Counts GPU-hours up to now; what was used up is its project's own again when a span has begun.
     pub(super) fn meter(&mut self, now: Seconds, half_life: Seconds) {
         for ix in &self.metered {
-            self.rows[*ix].age(now, half_life);
+            self.rows[*ix].age(now, half_life, self.ahead);
         }
     }
 
@@ -198,9 +203,7 @@ impl Projects {
     pub(super) fn renewal(&self, now: Seconds) -> Option<Seconds> {
         let rows = self.metered.iter().map(|ix| &self.rows[*ix]);
         let waits = rows.filter(|project| project.queued > 0);
-        waits
-            .map(|project| project.rule.gpu_hours_per.around(now).1)
-            .min()
+        waits.map(|project| project.span(now, self.ahead).1).min()
     }
 
     /// A job waits, or no longer does.
@@ -218,7 +221,7 @@ impl Projects {
         let mut all = 0.0;
         let mut shares = 0.0;
         for (_, project) in self.rows.iter_mut() {
-            project.age(now, config.half_life);
+            project.age(now, config.half_life, self.ahead);
             if project.queued > 0 || project.running > 0 {
                 all += project.faded;
                 shares += project.rule.share;
@@ -341,7 +344,7 @@ impl Projects {
                 "its project has {} of its own {own} GPUs in use, and may not borrow more",
                 project.gpus
             )),
-            None => Some(project.spent()),
+            None => Some(project.spent(self.ahead)),
         }
     }
 
@@ -386,7 +389,7 @@ impl Project {
         own.is_some_and(|own| self.used >= own * 3_600.0)
     }
 
-    fn spent(&self) -> String {
+    fn spent(&self, ahead: Seconds) -> String {
         let (own, per) = (
             self.rule.gpu_hours.unwrap_or_default(),
             self.rule.gpu_hours_per,
@@ -395,12 +398,18 @@ impl Project {
             "its project has used {:.1} of its {own} GPU-hours of this {}, which are its own again on {}, and may not borrow more",
             self.used / 3_600.0,
             per.name(),
-            per.renewal(self.since)
+            per.renewal(self.since - ahead)
         )
     }
 
-    fn age(&mut self, now: Seconds, half_life: Seconds) {
-        let (begun, _) = self.rule.gpu_hours_per.around(now);
+    /// The span in which its GPU-hours are counted: when it began and when the next one does, by the clock that is told.
+    fn span(&self, now: Seconds, ahead: Seconds) -> (Seconds, Seconds) {
+        let (begun, next) = self.rule.gpu_hours_per.around(now - ahead);
+        (begun + ahead, next + ahead)
+    }
+
+    fn age(&mut self, now: Seconds, half_life: Seconds, ahead: Seconds) {
+        let (begun, _) = self.span(now, ahead);
         if self.since < begun {
             self.used = 0.0;
         }
@@ -414,85 +423,5 @@ impl Project {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sched::policy::Period;
-
-    fn projects(config: &Config) -> (Projects, ProjectIx, ProjectIx) {
-        let mut projects = Projects::default();
-        let one = projects.number("one", config);
-        let two = projects.number("two", config);
-        (projects, one, two)
-    }
-
-    #[test]
-    fn who_used_more_than_its_share_ranks_behind_until_it_is_forgotten() {
-        let config = Config {
-            fairness: 1.0,
-            ..Config::default()
-        };
-        let (mut projects, one, two) = projects(&config);
-        projects.hold(one, Change::Take(8), 0, config.half_life);
-        projects.queue(two, true);
-        projects.weigh(3_600, &config);
-        assert!(projects.factor(one) > 1.9 && projects.factor(two) < 0.3);
-        projects.hold(one, Change::Give(8), 3_600, config.half_life);
-        projects.hold(two, Change::Take(8), 3_600, config.half_life);
-        projects.weigh(3_600 + 20 * config.half_life, &config);
-        assert!(projects.factor(two) > projects.factor(one));
-    }
-
-    #[test]
-    fn gpu_hours_are_counted_in_their_span_and_renewed_with_the_next() {
-        const DAY: Seconds = 86_400;
-        let mut config = Config::default();
-        let own = ProjectRule {
-            gpu_hours: Some(10.0),
-            gpu_hours_per: Period::Day,
-            borrow: false,
-            ..ProjectRule::default()
-        };
-        config.projects.insert("one".into(), own);
-        let (mut projects, one, two) = projects(&config);
-        projects.has_used(one, 8.0 * 3_600.0, 3_600);
-        assert!(projects.may_start(one, 4));
-        projects.hold(one, Change::Take(4), 3_600, config.half_life);
-        projects.meter(3_600 + 1_799, config.half_life);
-        assert!(projects.may_start(one, 1));
-        projects.meter(3_600 + 1_800, config.half_life);
-        assert!(!projects.may_start(one, 1) && projects.may_start(one, 0));
-        assert!(projects.may_start(two, 900), "nobody counts it");
-        let words = projects.limit(one, 1).unwrap();
-        let wanted = "its project has used 10.0 of its 10 GPU-hours of this day, which are its own again on 1970-01-02 at 00:00 UTC";
-        assert!(words.starts_with(wanted), "{words}");
-        assert_eq!(projects.renewal(5_400), None, "nobody waits");
-        projects.queue(one, true);
-        assert_eq!(projects.renewal(5_400), Some(DAY));
-        // What runs over midnight counts from midnight on.
-        projects.meter(DAY + 900, config.half_life);
-        assert!(projects.may_start(one, 1));
-        projects.meter(DAY + 9_000, config.half_life);
-        assert!(!projects.may_start(one, 1));
-    }
-
-    #[test]
-    fn a_project_has_its_own_and_borrows_the_rest() {
-        let mut config = Config::default();
-        let own = ProjectRule {
-            gpus: Some(8),
-            borrow: false,
-            running: Some(2),
-            queued: Some(1),
-            ..ProjectRule::default()
-        };
-        config.projects.insert("one".into(), own);
-        let (mut projects, one, two) = projects(&config);
-        assert!(projects.may_start(one, 8) && !projects.may_start(one, 9));
-        assert!(projects.may_start(two, 900), "nobody limits it");
-        projects.hold(one, Change::Take(1), 0, config.half_life);
-        projects.hold(one, Change::Take(1), 0, config.half_life);
-        assert!(!projects.may_start(one, 1), "two run");
-        projects.queue(one, true);
-        assert!(!projects.may_submit("one") && projects.may_submit("two"));
-    }
-}
+#[path = "projects_tests.rs"]
+mod tests;

@@ -409,6 +409,11 @@ impl Scheduler {
         due.into_iter().chain(round).chain(renewal).min()
     }
 
+    /// By so much the time that it is told is ahead of the calendar's, by which GPU-hours are renewed.
+    pub fn is_ahead_by(&mut self, seconds: Seconds) {
+        self.projects.ahead = seconds;
+    }
+
     /// What a project had used, in GPU-seconds, of the span in which its GPU-hours are counted, before its jobs were known.
     pub fn has_used(&mut self, now: Seconds, project: &str, gpu_seconds: f64) {
         let ix = self.projects.number(project, &self.config);
@@ -433,7 +438,7 @@ impl Scheduler {
     /// Whether the open nodes could hold it if nobody else were there.
     #[must_use]
     pub fn could_ever(&self, ask: &Ask) -> bool {
-        let empty = Cluster::of(self.cluster.offers().cloned());
+        let empty = self.cluster.emptied();
         Shape::new(&empty, ask.clone()).find(&empty).is_some()
     }
 

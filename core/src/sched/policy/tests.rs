@@ -8,6 +8,7 @@ mod guesses;
 mod parts;
 mod projects;
 mod room;
+mod spread;
 mod waits;
 
 use super::{
