@@ -12,7 +12,7 @@ import tempfile
 import threading
 import unittest
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 from unittest import mock
 
 from support import SDK, AwayCase, Platform, until
@@ -21,17 +21,19 @@ from trainyard_sdk import CallbackError, TrainerSDK, journal
 
 
 def read(folder: Path) -> List[Tuple[str, str]]:
-    """The calls that nobody has answered, as the agent reads them: the end of their path, and their body."""
-    calls: Dict[int, Tuple[str, str]] = {}
-    done = set()
+    """The calls that nobody has answered, as the agent reads them, file by file: the end of their path, and their body."""
+    found: List[Tuple[str, str]] = []
     for path in sorted(folder.glob("kept-*")):
+        calls: Dict[int, Tuple[str, str]] = {}
+        done = set()
         for line in path.read_text().split("\n"):
             if line.startswith("-"):
                 done.add(int(line[1:]))
             elif line.startswith("+"):
                 number, path_of_call, body = line[1:].split(" ", 2)
                 calls.setdefault(int(number), (path_of_call.rsplit("/", 1)[-1], body))
-    return [call for number, call in sorted(calls.items()) if number not in done]
+        found.extend(call for number, call in sorted(calls.items()) if number not in done)
+    return found
 
 
 class Journals(AwayCase):
@@ -40,9 +42,14 @@ class Journals(AwayCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        self.environment = mock.patch.dict(os.environ, {journal.FOLDER: folder.name})
+        self.environment = mock.patch.dict(os.environ, {journal.FOLDER: folder.name, "CALLBACK_URL": self.url})
         self.environment.start()
         self.addCleanup(self.environment.stop)
+
+    def behind(self, url: str) -> str:
+        """This address is the agent's from now on."""
+        os.environ["CALLBACK_URL"] = url
+        return url
 
     def kept(self) -> List[str]:
         return [name for name, _ in read(self.folder)]
@@ -52,7 +59,7 @@ class Journals(AwayCase):
         self.addCleanup(platform.close)
         seen: List[List[str]] = []
         platform.on_call = lambda _path, _body: seen.append(self.kept())
-        sdk = TrainerSDK(platform.url, 7)
+        sdk = TrainerSDK(self.behind(platform.url), 7)
         sdk.report_progress(1, 2, {"loss": 0.5})
         sdk.log("a line")
         sdk.report_validation(1, "classification", {"accuracy": 0.5})
@@ -78,7 +85,7 @@ class Journals(AwayCase):
         platform = Platform()
         self.addCleanup(platform.close)
         platform.answers = [422]
-        sdk = TrainerSDK(platform.url, 7)
+        sdk = TrainerSDK(self.behind(platform.url), 7)
         with self.assertRaises(CallbackError):
             sdk.report_progress(1, 2, {"loss": 0.5})
         platform.answers = [422]
@@ -86,7 +93,7 @@ class Journals(AwayCase):
             sdk.report_completed()
         self.assertEqual(self.kept(), [])
         with mock.patch("trainyard_sdk.waiting.MOST_BYTES", 4_000):
-            away = TrainerSDK(self.url, 7, retry_delays=(0.01,))
+            away = TrainerSDK(self.behind(self.url), 7, retry_delays=(0.01,))
             for number in range(20):
                 away.log(f"{number} " + "x" * 100)
             kept = [body for _, body in read(self.folder)]
@@ -116,7 +123,7 @@ class Journals(AwayCase):
         self.addCleanup(platform.close)
         for url, left in ((platform.url, []), (self.url, ["progress"])):
             call = [sys.executable, "-c", script, url]
-            env = {**os.environ, "PYTHONPATH": str(SDK)}
+            env = {**os.environ, "PYTHONPATH": str(SDK), "CALLBACK_URL": url}
             done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=25, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertEqual(self.kept(), left)
@@ -139,6 +146,87 @@ class Journals(AwayCase):
         self.assertFalse(sdk.ended)
         platform = self.back()
         until(lambda: len(platform.calls) == 1)
+
+    def test_what_is_said_after_the_file_has_gone_makes_a_new_one(self) -> None:
+        sdk = TrainerSDK(self.url, 7, patience=0, retry_delays=(0.01,))
+        platform = self.back()
+        sdk.log("a line")
+        journal.close_all()
+        self.assertEqual(list(self.folder.iterdir()), [])
+        platform.close()
+        self.assertIsNone(sdk.report_completed())
+        self.assertEqual(self.kept(), ["completion"])
+        journal.close_all()
+        self.assertEqual(self.kept(), ["completion"], "somebody must read it")
+
+    def test_clients_that_come_and_go_share_one_file(self) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        self.back()
+        for number in range(50):
+            TrainerSDK(self.url, 7).log(f"line {number}")
+        self.assertEqual(len(list(self.folder.iterdir())), 1)
+        self.assertLess(len(os.listdir("/proc/self/fd")), before + 10)
+        self.assertEqual(self.kept(), [])
+
+    def test_threads_that_begin_at_once_have_one_file(self) -> None:
+        for _ in range(200):
+            one = journal.Journal(str(self.folder))
+            gate = threading.Barrier(3)
+
+            def call(one: journal.Journal = one, gate: threading.Barrier = gate) -> None:
+                gate.wait()
+                one.done(one.add("training/jobs/7/callback/logs", b"{}"))
+
+            threads = [threading.Thread(target=call) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(len(list(self.folder.iterdir())), 1)
+            self.assertEqual(self.kept(), [])
+            one.close()
+            self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_signal_handler_that_calls_while_the_file_is_made_shares_it(self) -> None:
+        one = journal.Journal(str(self.folder))
+        really = os.open
+
+        def interrupted(*arguments: Any) -> int:
+            file = really(*arguments)
+            with mock.patch("os.open", really):
+                one.add("training/jobs/7/callback/logs", b"{}")
+            return file
+
+        with mock.patch("os.open", interrupted):
+            one.add("training/jobs/7/callback/progress", b"{}")
+        self.assertEqual(len(list(self.folder.iterdir())), 1)
+        self.assertEqual(self.kept(), ["progress", "logs"])
+
+    def test_what_comes_while_the_file_is_emptied_stands_there_or_is_marked(self) -> None:
+        really = os.ftruncate
+        for also_done in (False, True):
+            one = journal.Journal(str(self.folder))
+            first = one.add("training/jobs/7/callback/progress", b"{}")
+
+            def between(file: int, size: int, one: journal.Journal = one, also_done: bool = also_done) -> None:
+                number = one.add("training/jobs/7/callback/logs", b"{}")
+                really(file, size)
+                if also_done:
+                    with mock.patch("os.ftruncate", really):
+                        one.done(number)
+
+            with mock.patch("os.ftruncate", between):
+                one.done(first)
+            self.assertEqual(self.kept(), [] if also_done else ["logs"])
+            for path in self.folder.iterdir():
+                path.unlink()
+
+    def test_a_client_of_somebody_else_writes_nothing(self) -> None:
+        platform = Platform()
+        self.addCleanup(platform.close)
+        sdk = TrainerSDK(platform.url, 99)
+        sdk.log("to another platform")
+        self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_a_client_that_keeps_nothing_writes_nothing(self) -> None:
         sdk = TrainerSDK(self.url, 7, keep_undelivered=False, retry_delays=())
@@ -165,7 +253,7 @@ class Journals(AwayCase):
     def test_many_threads_lose_nothing_while_the_file_is_emptied_again_and_again(self) -> None:
         platform = Platform()
         self.addCleanup(platform.close)
-        sdk = TrainerSDK(platform.url, 7, retry_delays=(0.01,))
+        sdk = TrainerSDK(self.behind(platform.url), 7, retry_delays=(0.01,))
 
         def say(name: int) -> None:
             for number in range(50):

@@ -4,6 +4,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -45,8 +46,12 @@ impl Place {
     fn take(folder: PathBuf) -> Result<Option<Self>> {
         fs::create_dir_all(&folder)?;
         let lock = File::open(&folder)?;
-        // One that ends just now takes its folder with it.
-        if lock.try_lock().is_err() || !folder.exists() {
+        if lock.try_lock().is_err() {
+            return Ok(None);
+        }
+        // One that ends just now takes its folder with it, and another one may have made it anew.
+        let named = fs::metadata(&folder).map(|named| named.ino()).ok();
+        if named != Some(lock.metadata()?.ino()) {
             return Ok(None);
         }
         for left in fs::read_dir(&folder)? {
@@ -65,8 +70,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            eprintln!("{} stays: {error}", self.folder.display());
-        }
+        // What stays goes with the next run of the seed.
+        fs::remove_dir_all(&self.folder).ok();
     }
 }

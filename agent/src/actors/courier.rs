@@ -55,6 +55,11 @@ impl Courier {
         self.stopped.cancel();
     }
 
+    /// The trainer has ended: what is stored from now on is stored by the last walk.
+    pub(super) fn end_rounds(&self) {
+        self.rounds.cancel();
+    }
+
     /// Goes round until the trainer has ended.
     pub(super) async fn go_round(self, scribe: Scribe) {
         let every = self.node.datasets.options.checkpoints_every;
@@ -82,7 +87,7 @@ impl Courier {
 
     /// The last walk: nobody writes any more. The words are for the log.
     pub(super) async fn finish(self) -> Vec<(Level, String)> {
-        self.rounds.cancel();
+        self.end_rounds();
         // What it still kept is lost, and its checkpoints are not.
         self.told.owing().end();
         if !self.is_wanted() {

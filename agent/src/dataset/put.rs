@@ -124,7 +124,9 @@ async fn said(mut answer: Response) -> String {
 }
 
 fn refusal(status: StatusCode, said: &str) -> Refusal {
-    let words = match between(said, "<Message>", "</Message>") {
+    let message = between(said, "<Message>", "</Message>");
+    // A coordinator says it in JSON.
+    let words = match message.or_else(|| between(said, "{\"detail\":\"", "\"}")) {
         Some(message) => format!("the store answers {status}: {message}"),
         None => format!("the store answers {status}"),
     };

@@ -20,6 +20,8 @@ use super::left::Left;
 use super::mark::{Mark, Marks};
 use super::thinner::Thinner;
 
+/// So many bodies are known again: of as many others at most a trainer says something while one call is under way.
+const MOST_BODIES: usize = 256;
 /// The place of every so many-th record is remembered.
 const INDEX_STEP: u64 = 256;
 /// A mark is set after so many bytes of records.
@@ -83,8 +85,8 @@ pub struct TaskSpool {
     released: u64,
     /// Of reports on disk behind the last mark.
     unmarked_keys: Vec<Key>,
-    /// The last record and the identity of the last body that has one; not known after a start.
-    last_body: Option<(u64, u64)>,
+    /// The last bodies that have an identity: the record of each, and that identity; not known after a start.
+    last_bodies: VecDeque<(u64, u64)>,
     /// A record's number and its place: where the last read stopped.
     cursor: (u64, u64),
     syncs: u64,
@@ -139,7 +141,7 @@ impl TaskSpool {
             release_step: RELEASE_STEP,
             released: 0,
             unmarked_keys: Vec::new(),
-            last_body: None,
+            last_bodies: VecDeque::new(),
             cursor: (1, 0),
             syncs: 0,
             room: u64::MAX,
@@ -222,18 +224,22 @@ impl TaskSpool {
         self.head.len.saturating_sub(place)
     }
 
-    /// As `append_sifted`, unless the body of this identity was the last one already.
+    /// As `append_sifted`, unless the body of this identity is one of the last already.
     pub fn append_body(
         &mut self,
         records: &[(Record, Option<u64>)],
         identity: u64,
     ) -> Result<Appended, SpoolError> {
-        if self.last_body.is_some_and(|(_, last)| last == identity) {
+        let same = |(_, known): &(u64, u64)| *known == identity;
+        if self.last_bodies.iter().rev().any(same) {
             return Ok(Appended::AlreadyThere);
         }
         let appended = self.append_sifted(records)?;
         if let Appended::Stored(seq) = appended {
-            self.last_body = Some((seq, identity));
+            if self.last_bodies.len() == MOST_BODIES {
+                self.last_bodies.pop_front();
+            }
+            self.last_bodies.push_back((seq, identity));
         }
         Ok(appended)
     }
@@ -347,7 +353,7 @@ impl TaskSpool {
             self.keys.remove(&key);
         }
         let last = self.head.last_seq;
-        self.last_body = self.last_body.filter(|(seq, _)| *seq <= last);
+        self.last_bodies.retain(|(seq, _)| *seq <= last);
         self.index.retain(|(known, _)| *known <= last);
         self.cut(self.head.len);
     }

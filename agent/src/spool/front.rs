@@ -193,7 +193,7 @@ impl Spool {
         self.write(records, Once::IfRoom).await
     }
 
-    /// As `append_sifted`, unless the body of this identity was the last one already; answered once that one is on
+    /// As `append_sifted`, unless the body of this identity is one of the last already; answered once that one is on
     /// disk.
     pub async fn append_body(
         &self,

@@ -115,6 +115,7 @@ cases! {
         a_task_that_waits_for_what_another_one_has_is_cancelled_at_once,
         a_restarted_agent_gives_nobody_the_gpu_of_a_trainer_that_it_has_not_adopted_yet;
     told: what_a_trainer_has_called_its_last_checkpoint_is_stored_by_the_next_life_of_its_agent,
+        the_last_checkpoint_comes_behind_what_a_killed_trainer_had_said_to_nobody,
         what_a_trainer_calls_its_checkpoint_is_on_the_disk_before_it_is_answered;
     owed: a_checkpoint_that_was_written_while_its_agent_was_away_has_no_name_before_the_report_of_its_epoch,
         a_trainer_that_ends_holds_up_none_of_its_checkpoints_by_what_it_still_keeps;

@@ -8,11 +8,11 @@
 
 use std::path::Path;
 
-use trainyard_proto::v1::record::Body;
+use trainyard_proto::v1::{self, record::Body};
 
 use crate::{
     fake::Fake,
-    harness::{cluster, command, launch, options, start_of, task_folder, until},
+    harness::{cluster, command, launch, options, said, start_of, task_folder, until},
     store::Store,
 };
 
@@ -70,6 +70,53 @@ pub(crate) async fn what_a_trainer_has_called_its_last_checkpoint_is_stored_by_t
     assert_eq!(fake.whole_end(1).await.exit_code, Some(0));
     assert_eq!(store.shelf().uploads["last.pt"], b"epoch 9");
     assert_eq!(fake.known().published, ["last.pt"]);
+    agent.stop().await;
+}
+
+/// Of a trainer with our SDK that is killed while its agent is away.
+const UNSENT: &str = r#"
+import json, os, sys, time
+print("runs", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+body = {"job_id": 1, "status": "running", "current_epoch": 9, "total_epochs": 9, "progress_percent": 100, "metrics": {"loss": 0.5}}
+with open(os.path.join(os.environ["TRAINYARD_KEPT_DIR"], "kept-7-x"), "w") as kept:
+    kept.write(f"\n+1 training/jobs/1/callback/progress {json.dumps(body)}\n")
+os.makedirs(os.environ["CHECKPOINT_DIR"], exist_ok=True)
+open(os.path.join(os.environ["CHECKPOINT_DIR"], "last.pt"), "w").write("epoch 9")
+os.kill(os.getpid(), 9)
+"#;
+
+pub(crate) async fn the_last_checkpoint_comes_behind_what_a_killed_trainer_had_said_to_nobody() {
+    let (fake, agent, data) = cluster().await;
+    let gate = data.path().join("gate").display().to_string();
+    fake.send(start_of(1, command(&["python3", "-c", UNSENT, &gate])))
+        .await;
+    said(&fake, 1, "runs").await;
+    agent.stop().await;
+    fake.hang_up();
+    std::fs::write(&gate, "").expect("the gate opens");
+    until(|| task_folder(&data, 1).join("exit.json").exists()).await;
+    // A copy that an agent was taking when it was killed.
+    let copy = task_folder(&data, 1).join("on-its-way-left");
+    std::fs::write(&copy, "half of it").expect("a copy");
+    let store = Store::start().await;
+    fake.known().uploads = Some(store.clone());
+    let agent = launch(options(&fake, data.path()));
+    assert_eq!(fake.whole_end(1).await.signal, Some(9));
+    assert!(!copy.exists());
+    assert_eq!(fake.known().published, ["last.pt"]);
+    let told: Vec<&str> = {
+        let known = fake.known();
+        let records = known.records[&1].values();
+        let word = |record: &v1::Record| match &record.body {
+            Some(Body::Progress(report)) if report.stored => Some("stored"),
+            Some(Body::Progress(_)) => Some("report"),
+            _ => None,
+        };
+        records.filter_map(word).collect()
+    };
+    assert_eq!(told, ["report", "stored"]);
     agent.stop().await;
 }
 

@@ -15,7 +15,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from .errors import CallbackError
-from .journal import Journal
+from .journal import NOWHERE, Journal, close_all
 from .transport import RETRY_DELAYS, Tries
 from .waiting import Call, Waiting, tell
 
@@ -112,16 +112,16 @@ class Outbox:
             CallbackError: no answer to it or to one before it, and they are not written down; or it is refused.
         """
         self._register()
-        self._waiting.write_last(call)
+        self._waiting.write_down(call)
         try:
             answer = self._send_last(call, tries)
         except CallbackError as error:
-            if error.transient and call.is_written and self._waiting.is_written:
+            if error.transient and call.number and self._waiting.is_written:
                 tell(f"the last callback is left for the agent to find: {error}")
                 return None
-            self._waiting.strike_last(call)
+            self._waiting.strike(call)
             raise
-        self._waiting.strike_last(call)
+        self._waiting.strike(call)
         return answer
 
     def _send_last(self, call: Call, tries: Tries) -> Answer:
@@ -155,23 +155,19 @@ class Outbox:
         Args:
             left: seconds that there are for it; with none it is not tried.
         """
-        if self.process != os.getpid():
-            return
-        if not len(self):
-            self._waiting.close()
+        if self.process != os.getpid() or not len(self):
             return
         try:
             if left <= 0:
                 raise CallbackError("there was no time for more")
             self.send_all(Tries((self._every,), min(self._patience, left), bounded=True))
-            self._waiting.close()
         except Exception as error:  # also a signal handler's: it must not keep other clients from theirs
             fate = "left for the agent to find" if self._waiting.is_written else "lost"
             tell(f"{len(self)} callbacks are {fate}: {error}")
 
     def forget(self) -> None:
         """Lose what waits, for tests."""
-        self._waiting = Waiting(Journal(""))
+        self._waiting = Waiting(NOWHERE)
 
     def _in_turn(self, call: Call, tries: Tries) -> Answer:
         """Send a call that may be kept, with those before it."""
@@ -294,6 +290,7 @@ def flush_all_at_exit() -> None:
     until = time.monotonic() + EXIT_PATIENCE
     for outbox in kept_by_all():
         outbox.flush_at_exit(until - time.monotonic())
+    close_all()
 
 
 atexit.register(flush_all_at_exit)

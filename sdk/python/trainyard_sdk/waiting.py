@@ -34,7 +34,6 @@ class Call:
         "done",
         "left_out",
         "number",
-        "is_written",
     )
 
     def __init__(self, path: str, body: Mapping[str, Any]) -> None:
@@ -51,8 +50,7 @@ class Call:
         self.done = False
         self.left_out = False
         self.number = 0
-        self.is_written = False
-        """Stands in the journal: the agent takes it in should this process be killed."""
+        """That in the journal: the agent takes it in should this process be killed. 0 where it does not stand there."""
 
     @property
     def is_line(self) -> bool:
@@ -70,8 +68,6 @@ class Waiting:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        # Is written down too, and does not wait here.
-        self._last: Optional[Call] = None
         # Held for moments. A signal handler gets it too: `_busy` tells it that it has interrupted its holder.
         self._guard = threading.RLock()
         self._busy = False
@@ -94,30 +90,22 @@ class Waiting:
     def add(self, call: Call) -> bool:
         """Put a call behind the others; False when there is no room for it."""
         self._new.append(call)
-        self._write(call)
+        self.write_down(call)
         self._settle(call)
         return not call.left_out
 
-    def write_last(self, call: Call) -> None:
-        """Write down a call that its caller sends, or leaves to the agent."""
-        self._last = call
-        self._write(call)
+    def write_down(self, call: Call) -> None:
+        """For the agent to find, should this process be killed."""
+        call.number = call.number or self._journal.add(call.path, call.data)
 
-    def strike_last(self, call: Call) -> None:
-        """It is sent, or refused."""
-        self._last = None
+    def strike(self, call: Call) -> None:
+        """Nobody has to send it any more."""
         self._journal.done(call.number)
-        self._settle()
 
     @property
     def is_written(self) -> bool:
         """Whether all that waits is written down."""
-        return all(call.is_written for call in [*self._calls, *self._new])
-
-    def close(self) -> None:
-        """This process makes no more calls."""
-        if not len(self) and self._last is None:
-            self._journal.remove()
+        return all(call.number for call in [*self._calls, *self._new])
 
     def first(self) -> Optional[Call]:
         """The oldest call that nobody is sending."""
@@ -132,19 +120,8 @@ class Waiting:
     def remove(self, call: Call) -> None:
         """Forget a call, whatever stands before it."""
         call.done = True
-        self._journal.done(call.number)
+        self.strike(call)
         self._settle()
-
-    def _write(self, call: Call) -> None:
-        call.number = call.number or self._journal.number()
-        call.is_written = self._journal.add(call.number, call.path, call.data)
-
-    def _empty_journal(self) -> None:
-        """Nothing waits. What has come meanwhile, from another thread or a signal handler, is written down again."""
-        self._journal.empty()
-        for call in [self._last, *self._new]:
-            if call is not None:
-                self._write(call)
 
     @contextlib.contextmanager
     def _books(self) -> Iterator[None]:
@@ -171,12 +148,10 @@ class Waiting:
                     self._bytes[gone.is_line] -= len(gone.data)
                 while self._new:
                     self._take_in(self._new.popleft(), left_out)
-                for call in left_out:
-                    self._journal.done(call.number)
-                if not self._calls:
-                    self._empty_journal()
             finally:
                 self._busy = False
+        for call in left_out:
+            self.strike(call)
         told = sum(1 for call in left_out if call is not own or not call.is_line)
         if told:
             tell(f"{told} {'report is' if told == 1 else 'reports are'} left out: too many wait to be sent")

@@ -238,6 +238,8 @@ impl State {
             return;
         }
         let (courier, end) = (self.courier.clone(), self.end.clone());
+        // A round must name no checkpoint before the report of its epoch, which may come of what was unsent.
+        courier.end_rounds();
         let (node, order, folder) = (Arc::clone(node), Arc::clone(order), self.folder.clone());
         self.tasks.spawn(async move {
             let work = async {
@@ -295,6 +297,12 @@ async fn unsent(
         );
         (Level::Info, text)
     });
-    let lost = unsent.lost.into_iter().map(|words| (Level::Warning, words));
+    let more = unsent.losses.saturating_sub(unsent.lost.len() as u64);
+    let more = (more > 0).then(|| format!("and {more} more calls that the trainer had kept"));
+    let lost = unsent
+        .lost
+        .into_iter()
+        .chain(more)
+        .map(|words| (Level::Warning, words));
     taken.into_iter().chain(lost).collect()
 }
