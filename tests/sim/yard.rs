@@ -141,6 +141,7 @@ impl Yard {
         state.boot += 1;
         state.births.clear();
         let gone = std::mem::take(&mut state.processes);
+        state.lived_until_now(gone.values());
         state.broken.extend(gone.values().map(|process| process.of));
     }
 
@@ -209,6 +210,7 @@ impl Yard {
         };
         if shim_too {
             let gone = state.processes.remove(&task);
+            state.lived_until_now(gone.iter());
             state.broken.extend(gone.map(|process| process.of));
         } else {
             let of = state.processes.get(&task).map(|process| process.of);
@@ -394,6 +396,15 @@ impl State {
         self.end_by(task, (None, Some(9)), true);
     }
 
+    /// However they have ended: their agent may have told some before that their time was over.
+    fn lived_until_now<'p>(&mut self, gone: impl Iterator<Item = &'p Process>) {
+        for process in gone {
+            let ran = self.now.saturating_sub(process.started);
+            let lived = self.lived.entry(process.of).or_default();
+            *lived = (*lived).max(ran);
+        }
+    }
+
     fn end(&mut self, task: &Path, told: (Option<i32>, Option<i32>)) {
         self.end_by(task, told, false);
     }
@@ -408,8 +419,7 @@ impl State {
             return;
         };
         let ran = self.now.saturating_sub(process.started);
-        let lived = self.lived.entry(process.of).or_default();
-        *lived = (*lived).max(ran);
+        self.lived_until_now([&process].into_iter());
         let record = ExitRecord {
             code,
             signal,

@@ -95,12 +95,14 @@ fn a_job_always_has_a_reason_to_wait_and_a_cancel_outlives_its_trainer() {
 /// Of a submission that a slow disk held up, a second try was refused, since a job that it waits for was cancelled meanwhile;
 /// an attempt went on from a checkpoint of the one before the last, and the epochs until then were not shown; a rank
 /// whose machine lost power made its peer fail, which was taken for the user's fault, and again where nobody had heard yet
-/// that it had started.
+/// that it had started; one that was told to leave a node with a full disk and another clock was not known to have left
+/// for that.
 #[test]
 fn what_the_long_run_has_found_stays_found() {
     pinned("7", &["591", "799", "1054"]);
     pinned("8", &["637"]);
     pinned("9", &["676", "841"]);
+    pinned("10", &["120", "486"]);
 }
 
 #[test]

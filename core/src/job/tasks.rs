@@ -167,14 +167,24 @@ impl Draft {
         if !end.is_like_a_stop() || !matches!(end.stop_cause, None | Some(StopCause::TimeLimit)) {
             return Ok(());
         }
-        let limit = self.job.spec.time_limit;
+        let (limit, now) = (self.job.spec.time_limit, self.now);
         let live = self.live(task.attempt)?;
+        // When it began is told by its node, whose clock may be another.
+        let placed = live.placed_at;
+        let began = |at| {
+            if (placed..=now).contains(&at) {
+                at
+            } else {
+                placed
+            }
+        };
         let over = live
             .started_at()
             .zip(limit)
-            .map(|(at, limit)| at.plus(limit));
+            .map(|(at, limit)| began(at).plus(limit));
+        // An agent that knows of no cause has seen that it was not its time limit.
         let goes_first = match (live.leaves_since, over) {
-            (Some(told), Some(over)) => told < over,
+            (Some(told), Some(over)) => end.stop_cause.is_none() || told < over,
             (_, None) | (None, _) => end.stop_cause.is_none(),
         };
         if self.job.cancel_requested {

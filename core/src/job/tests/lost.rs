@@ -208,6 +208,36 @@ fn a_limit_that_was_over_when_a_trainer_ended_is_not_why_where_it_was_told_befor
 }
 
 #[test]
+fn one_that_was_told_to_go_has_gone_for_that_whatever_the_clock_of_its_node_shows() {
+    let killed = TaskEnd {
+        signal: Some(9),
+        ..TaskEnd::default()
+    };
+    let by_limit = TaskEnd {
+        stop_cause: Some(StopCause::TimeLimit),
+        ..killed.clone()
+    };
+    let later = |minutes: i64| Timestamp(T.0 + minutes * 60_000_000);
+    for hours in [-2, 0, 2] {
+        let began = Event::Started(t(A1), later(60 * hours));
+        let mut job = after(vec![Event::Prepared, placed(), began]).job;
+        job.spec.time_limit = Some(std::time::Duration::from_secs(60 * 20));
+        let going = job.step(later(10), Event::MakeRoom(A1, JobId(9)));
+        let going = going.unwrap().job;
+        for end in [&killed, &by_limit] {
+            let gone = going.step(later(15), Event::Ended(t(A1), end.clone()));
+            let gone = gone.unwrap().job;
+            assert_eq!(
+                gone.state,
+                JobState::Queued,
+                "{hours} h, {:?}",
+                gone.outcome
+            );
+        }
+    }
+}
+
+#[test]
 fn a_job_that_the_platform_fails_while_it_is_being_cancelled_is_cancelled_and_not_tried_again() {
     let vanished = Event::Ended(
         t(A1),
