@@ -137,11 +137,16 @@ impl Planner {
         ]
     }
 
-    /// What is free of memory on nodes that could do, and is less than what is asked for: the least first.
+    /// What is free of memory on open nodes, and is less than what is asked for: the least first.
     fn free_memory(&self, queued: &QueuedJob) -> Vec<u64> {
         let asked = queued.request.memory_bytes;
         let open = self.ledger.nodes().filter(|(_, entry)| entry.open);
-        let free = open.map(|(_, entry)| entry.free().memory_bytes);
+        // The ledger knows who is leaving still, the policy for whom they do.
+        let free = open.map(|(name, entry)| {
+            let counted = self.ixs.get(name).map(|ix| self.policy.free_memory(*ix));
+            let free = entry.free().memory_bytes;
+            free.min(counted.unwrap_or_default())
+        });
         let less: BTreeSet<u64> = free.filter(|free| (1..asked).contains(free)).collect();
         less.into_iter().collect()
     }

@@ -27,16 +27,17 @@ impl Planner {
             self.reconsider(now);
         }
         self.let_in(at, now, &mut decisions);
-        // More than once only where the books differed, or somebody goes who had not come.
+        // More than once only where the books differed, or somebody goes: one who had not come leaves its place at once, and
+        // nodes that were kept for whoever it makes room for are anybody's.
         for _ in 0..MOST_PASSES {
             let plan = self.policy.pass(now);
             if plan.broken.is_some() {
                 decisions.broken = plan.broken;
                 break;
             }
-            let mut again = false;
+            let mut again = !plan.preempts.is_empty();
             for preempt in &plan.preempts {
-                again |= self.send_off((at, now), preempt, &mut decisions);
+                self.send_off((at, now), preempt, &mut decisions);
             }
             for start in plan.starts {
                 self.why.insert(JobId(start.job), words::of_start(&start));
@@ -70,13 +71,13 @@ impl Planner {
         }
     }
 
-    /// A job is to make room. Says whether its own place was not free yet: then nobody has to be told.
+    /// A job is to make room. Where its own place was not free yet nobody has to be told.
     fn send_off(
         &mut self,
         (at, now): (Timestamp, Seconds),
         preempt: &Preempt,
         decisions: &mut Decisions,
-    ) -> bool {
+    ) {
         let leaving = Leaving {
             job: JobId(preempt.job),
             for_job: JobId(preempt.for_job),
@@ -86,14 +87,13 @@ impl Planner {
             let known = queued.map(|queued| (whole(queued.has_run), queued.in_vain));
             let (done, in_vain) = known.unwrap_or_default();
             self.policy.released_with(now, preempt.job, done, in_vain);
-            return true;
+            return;
         }
         let going = Going::told(leaving.for_job, at);
         self.leaving.insert(leaving.job, going);
         let why = words::of_leaving(preempt);
         decisions.room.insert(leaving.job, why);
         decisions.leaving.push(leaving);
-        false
     }
 
     fn open_gates(&mut self, at: Timestamp, now: Seconds) -> Opened {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::Ask,
-    cluster::{JobIx, NodeIx, NodeOffer, Piece},
+    cluster::{JobIx, Node, NodeIx, NodeOffer, Piece},
     config::Seconds,
     job::{State, Submission},
     scheduler::Scheduler,
@@ -193,6 +193,13 @@ impl Scheduler {
     #[must_use]
     pub fn offer(&self, node: NodeIx) -> Option<&NodeOffer> {
         self.cluster.nodes.get(node).map(|node| node.offer.as_ref())
+    }
+
+    /// Bytes of memory of a node that nobody holds and nobody is promised.
+    #[must_use]
+    pub fn free_memory(&self, node: NodeIx) -> u64 {
+        let node = self.cluster.nodes.get(node);
+        node.map_or(0, Node::memory_bytes)
     }
 
     /// Whether a job runs, or leaves what it held.

@@ -161,3 +161,30 @@ fn after_a_restart_a_project_is_charged_for_gpus_that_a_node_has_not_any_more() 
     after.queued(at(10), of_seven(job(3, 1, 1)));
     assert_eq!(solve(&mut after, 10).0, [3], "of five it has four");
 }
+
+#[test]
+fn nodes_that_were_kept_for_one_are_anybodys_as_soon_as_others_make_room_for_it_elsewhere() {
+    let mut planner = nodes_of(
+        Planner::new(Config {
+            reserve: policy::Reserve::Top,
+            ..Config::default()
+        }),
+        2,
+    );
+    let hour = |queued: QueuedJob| QueuedJob {
+        limit: Some(Duration::from_secs(3_600)),
+        preemptible: false,
+        ..queued
+    };
+    planner.queued(at(0), job(1, 1, 4));
+    planner.queued(at(0), hour(job(2, 1, 1)));
+    assert_eq!(solve(&mut planner, 0).0, [1, 2]);
+    // Of the node with one job it is known when it is free.
+    planner.queued(at(10), hour(urgent(3, 1, 4)));
+    planner.queued(at(10), job(4, 1, 1));
+    assert_eq!(solve(&mut planner, 10), (vec![], vec![]));
+    let words = planner.reason(at(10), JobId(4)).unwrap();
+    assert!(words.contains("are kept for job 3"), "{words}");
+    assert_eq!(solve(&mut planner, 400), (vec![4], vec![(1, 3)]));
+    assert_eq!(planner.solve(at(400)), Decisions::default());
+}

@@ -124,6 +124,46 @@ fn of_memory_as_little_less_is_told_as_there_is() {
 }
 
 #[test]
+fn memory_that_another_is_promised_is_not_offered_though_nobody_holds_it_yet() {
+    let mut planner = cluster(1);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    let of_memory = |queued: QueuedJob| {
+        let mut queued = queued;
+        queued.request.memory_bytes = 40 << 30;
+        queued
+    };
+    planner.queued(at(400), of_memory(urgent(2, 1, 2)));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    // Job 1 has asked for none: all 64 GiB are free until it has gone.
+    let mut labelled = of_memory(job(4, 1, 0));
+    labelled.placement.labels = ["zone=z".to_owned()].into();
+    planner.queued(at(401), of_memory(job(3, 1, 0)));
+    planner.queued(at(401), labelled);
+    assert_eq!(solve(&mut planner, 401), (vec![], vec![]));
+    let change = |field, from: &str, to: &str| Change {
+        field,
+        from: from.into(),
+        to: to.into(),
+    };
+    let gib = |gib: u64| (gib << 30).to_string();
+    let less = change("resources.memory_bytes", &gib(40), &gib(24));
+    let why = planner.explain(at(401), JobId(3)).unwrap();
+    assert_eq!(
+        (&why.changes, &why.together),
+        (&vec![less.clone()], &vec![])
+    );
+    let any = change("placement.labels", "zone=z", "any");
+    let why = planner.explain(at(401), JobId(4)).unwrap();
+    assert_eq!((why.changes, why.together), (vec![], vec![any, less]));
+    let mut anew = job(5, 1, 0);
+    anew.request.memory_bytes = 24 << 30;
+    planner.gone(at(402), JobId(3), None);
+    planner.queued(at(402), anew);
+    assert_eq!(solve(&mut planner, 402).0, [5]);
+}
+
+#[test]
 fn a_very_large_total_is_answered_with_the_next_that_would_start() {
     let mut planner = cluster(2);
     planner.queued(at(0), job(1, 1, 1));
