@@ -2,8 +2,8 @@
 
 What a process keeps in memory is lost with it if it is killed. So each call is written down before it is sent, and
 marked when it is done with: the agent takes in what is not marked once the task has ended
-(`agent/src/callbacks/unsent.rs`). A line is `+NUMBER PATH BODY` or `-NUMBER`. Nothing is waited for on the disk: the file
-outlives the process, and with the machine the agent's own records of that moment are gone too.
+(`agent/src/callbacks/unsent.rs`). A line is `+NUMBER PATH BODY` or `-NUMBER`. Nothing is waited for on the disk: the
+file outlives the process, and with the machine the agent's own records of that moment are gone too.
 
 No lock is held while a signal handler or another thread could want it, but for the moment in which the file is made.
 Callers: `outbox`, `waiting`.
@@ -66,7 +66,8 @@ class Journal:
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
             self._bytes = 0
-        # What has come meanwhile, from another thread or a signal handler, is written down again; twice is as good as once.
+        # What has come meanwhile, from another thread or a signal handler, is written down again: twice is as good as
+        # once.
         for other, call in list(self._open.items()):
             self._write(_line(other, *call), MOST_BYTES)
             if other not in self._open:
