@@ -25,13 +25,13 @@ const STEPS: usize = 4_096;
 /// So many of the last factors count.
 const REMEMBERED: usize = 200;
 /// So many must be known before they are believed.
-const ENOUGH: usize = 20;
+const ENOUGH: usize = 10;
 /// A wait is never told more exactly than this.
 const BLUR: Seconds = 60;
 /// Of a class of which nothing is known jobs run on for as long as they have, and never less than this.
 const LEAST: Seconds = 600;
-/// Before enough is known: a quarter of the guess to four times.
-const UNKNOWN: [f64; 3] = [0.25, 1.0, 4.0];
+/// Before enough is known: a tenth of the guess to ten times.
+const UNKNOWN: [f64; 3] = [0.1, 1.0, 10.0];
 
 /// When a job is expected to start: in one case of ten before the first, in five before the second, in nine before the
 /// third.
