@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod dataset;
 pub mod devices;
+mod disk;
 pub mod embedded;
 pub mod environment;
 pub mod exec;

@@ -3,11 +3,12 @@
 //!
 //! Decides nothing: core does. Runs keeps [`watch`] going; a run asks before it makes a task's folder.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use trainyard_core::node::Disk;
 
 use super::{node::Node, run::blocking};
+use crate::disk;
 
 /// How often the disk is looked at.
 const EVERY: Duration = Duration::from_secs(2);
@@ -52,21 +53,13 @@ pub(super) async fn lacks(node: &Arc<Node>, was_full: bool) -> Option<String> {
         let total = u64::MAX;
         return node.room.lacks(Disk { free, total }, was_full);
     }
-    match blocking(move || seen(&folder)).await {
+    match blocking(move || disk::seen(&folder)).await {
         Ok(disk) => node.room.lacks(disk, was_full),
         Err(error) => {
             tracing::warn!(%error, "the room on this node's disk cannot be seen");
             None
         }
     }
-}
-
-fn seen(folder: &Path) -> io::Result<Disk> {
-    let stat = rustix::fs::statvfs(folder)?;
-    Ok(Disk {
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-    })
 }
 
 fn tell(node: &Node, words: String) {

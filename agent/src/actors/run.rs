@@ -7,7 +7,7 @@ mod effects;
 mod opening;
 mod share;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::{process::Child, time::Instant};
@@ -19,6 +19,8 @@ use trainyard_core::{
     failure::StopCause,
     task::{Drained, Effect, Ended, Failure, Input, Meeting, Report, Stop, Task},
 };
+
+pub(super) use crate::disk::blocking;
 
 use super::{
     courier::Courier,
@@ -398,12 +400,4 @@ pub(super) fn listen(node: &Node, order: &Order, (spool, told): (Spool, Told)) {
         told,
     };
     node.registry.register(order.secret.expose(), endpoint);
-}
-
-/// Work on the disk, off the runtime's threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = trainyard_runtime::blocking(work).await;
-    done.map_err(io::Error::other).and_then(|done| done)
 }

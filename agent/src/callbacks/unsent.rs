@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use super::{BODY_LIMIT, Registry, TaskEndpoint, router};
+use crate::disk::blocking;
 use crate::spool::Spool;
 
 /// How the files are called.
@@ -281,13 +282,6 @@ fn call(line: &[u8]) -> Option<Call> {
 
 fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = trainyard_runtime::blocking(work).await;
-    done.map_err(io::Error::other).and_then(|done| done)
 }
 
 #[cfg(test)]

@@ -195,8 +195,7 @@ impl Inner {
         let wanted = size.saturating_add(self.reserve);
         let mut unused = None;
         loop {
-            let stat = rustix::fs::statvfs(&self.folder)?;
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let free = crate::disk::seen(&self.folder)?.free;
             if free >= wanted {
                 return Ok(Ok(()));
             }

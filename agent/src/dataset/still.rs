@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use trainyard_core::{node::Disk, resources::format_bytes, time::Timestamp};
 
 use super::told::Told;
-use crate::clock;
+use crate::{clock, disk};
 
 /// A file that has not been written for so long is left alone.
 const QUIET: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ async fn off<T: Send + 'static>(
 fn take(path: &Path, copies: &Path) -> io::Result<Option<Copy>> {
     let mut source = File::open(path)?;
     let mark = Mark::of(&source.metadata()?)?;
-    has_room(&seen(copies)?, mark.size)?;
+    has_room(&disk::seen(copies)?, mark.size)?;
     let (mut file, path) = tempfile::Builder::new()
         .prefix(PREFIX)
         .tempfile_in(copies)?
@@ -111,14 +111,6 @@ fn take(path: &Path, copies: &Path) -> io::Result<Option<Copy>> {
     let bytes = io::copy(&mut source, &mut file)?;
     let same = bytes == mark.size && Mark::of(&source.metadata()?)? == mark;
     Ok(same.then_some(Copy { path, mark, source }))
-}
-
-fn seen(folder: &Path) -> io::Result<Disk> {
-    let stat = rustix::fs::statvfs(folder)?;
-    Ok(Disk {
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-    })
 }
 
 /// A trainer must not fail for a copy of ours: beside it there has to be room for the next checkpoint, which many write

@@ -19,13 +19,12 @@ use tonic::async_trait;
 
 use super::{
     TaskObjects,
-    files::{
-        Place, blocking, digest_of, internal, keep, open, place, remove, tag, tag_of, target, write,
-    },
+    files::{Place, digest_of, internal, keep, open, place, remove, tag, tag_of, target, write},
     list::{self, Asked, Found, PAGE, Page},
     multipart,
 };
 use crate::callbacks::Registry;
+use crate::disk::blocking;
 
 /// The service, for the router of the callbacks.
 #[derive(Clone)]

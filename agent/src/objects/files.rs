@@ -17,6 +17,7 @@ use s3s::{
 use tokio::io::AsyncWriteExt as _;
 
 use super::{CHECKPOINTS, Shown, TaskObjects, path};
+use crate::disk::blocking;
 
 /// What a bucket is to a task.
 pub(super) enum Place {
@@ -142,13 +143,6 @@ pub(super) fn tag_of(size: u64, modified: SystemTime) -> ETag {
 pub(super) fn internal(error: io::Error) -> S3Error {
     tracing::warn!(%error, "a trainer's S3 call has failed");
     s3_error!(InternalError, "the agent cannot do this: {}", error)
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = trainyard_runtime::blocking(work).await;
-    done.map_err(io::Error::other).and_then(|done| done)
 }
 
 /// Puts a whole draft in its place, and removes one that is not.

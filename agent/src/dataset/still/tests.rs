@@ -153,7 +153,7 @@ async fn no_copy_takes_the_room_that_the_next_checkpoint_needs() {
     let copies = folder.path().join("copies");
     // Of this size there is none: it has no block on the disk, and a copy of it would fill any.
     let file = File::create(&path).unwrap();
-    let free = seen(&copies).unwrap().free;
+    let free = disk::seen(&copies).unwrap().free;
     file.set_len(free / 2 + 1).unwrap();
     let refused = copy(&path, &copies, (&Told::default(), false)).await;
     let error = refused.unwrap_err();
