@@ -412,9 +412,9 @@ fn a_history_of_our_own_is_replayed_by_its_gangs_and_more_nodes_shorten_its_wait
 #[test]
 fn starts_within_what_was_told_of_them_are_counted_to_the_second_and_their_share_is_printed() {
     // Of jobs like these nothing is known: the one that has run for a minute is taken to run for ten more, and until guesses
-    // have been seen to be right or wrong a quarter of that, and four times that, each with a minute, are told. So the next
-    // one is told to start between 105 and 2,580 s from now: 165 and 2,640 s after the first was started.
-    let ends = [164, 165, 2_640, 2_641];
+    // have been seen to be right or wrong a tenth of those eleven minutes, and ten times them, are told. So the next one is
+    // told to start between 6 and 6,540 s from now: 66 and 6,600 s after the first was started.
+    let ends = [65, 66, 6_600, 6_601];
     let episodes = (0u64..).zip(ends).flat_map(|(round, ends)| {
         let begin = i64::try_from(round).unwrap() * 100_000;
         [
