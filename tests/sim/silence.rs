@@ -34,6 +34,8 @@ pub(crate) struct Silences {
     listens: Vec<Duration>,
     slow_store: Duration,
     slow_spools: Duration,
+    /// By how much disks hold everybody up, since when.
+    slow: Vec<(Duration, Duration)>,
     now: Duration,
 }
 
@@ -94,7 +96,11 @@ impl Silences {
             self.listens.push(now);
         }
         self.now = now;
-        let slow = self.slow_store + self.slow_spools > Duration::ZERO;
+        let slow = self.slow_store + self.slow_spools;
+        if self.slow.last().map(|(_, slow)| *slow).unwrap_or_default() != slow {
+            self.slow.push((now, slow));
+        }
+        let slow = slow > Duration::ZERO;
         for (node, runs) in self.nodes.iter_mut().zip(agents) {
             let silent = !runs || !node.network.is_empty();
             if silent {
@@ -141,7 +147,7 @@ impl Silences {
         if listens > begin + BETWEEN {
             return false;
         }
-        let slow = self.slow_store + self.slow_spools;
+        let slow = self.slowest(begin);
         let going_on = node.silent.map(|since| (since, lost));
         let spans = node.over.iter().copied().chain(going_on);
         // Nor has a coordinator that has just begun heard anybody.
@@ -154,5 +160,18 @@ impl Silences {
             until = until.max(to);
         }
         covered + BETWEEN >= lease
+    }
+
+    /// By how much disks have held everybody up since then, at most: a write that began when they were slow ends late, though
+    /// they are fast by then.
+    fn slowest(&self, since: Duration) -> Duration {
+        let until = self.slow.iter().skip(1).map(|(from, _)| *from);
+        let until = until.chain([self.now]);
+        let spans = self.slow.iter().zip(until);
+        let of_then = spans.filter(|((_, slow), until)| *until + *slow >= since);
+        of_then
+            .map(|((_, slow), _)| *slow)
+            .max()
+            .unwrap_or_default()
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use trainyard_core::job::JobState;
+use trainyard_core::{job::JobState, time::Timestamp};
 
 use crate::plan::Wish;
 
@@ -33,6 +33,8 @@ struct Told {
     cancelled: BTreeMap<u64, Cancelled>,
     /// Where jobs stand.
     states: BTreeMap<u64, JobState>,
+    /// When each was last asked for, and how many times it was seen to be asked for again.
+    asked: BTreeMap<u64, (Option<Timestamp>, usize)>,
     /// Jobs that wait, each with the number of its attempts.
     waiting: BTreeSet<(u64, usize)>,
     /// Wishes that were refused, since they wait for a job that had not succeeded.
@@ -180,6 +182,10 @@ impl Accepted {
         let mut told = self.told();
         let (id, state) = (job.id.0, job.state);
         told.states.insert(id, state);
+        let asked = told.asked.entry(id).or_insert((job.asked_at, 0));
+        if asked.0 != job.asked_at {
+            *asked = (job.asked_at, asked.1 + 1);
+        }
         told.waiting.retain(|(waits, _)| *waits != id);
         if matches!(state, JobState::Pending | JobState::Queued) {
             told.waiting.insert((id, job.attempts.len()));
@@ -188,6 +194,19 @@ impl Accepted {
 
     pub(crate) fn state(&self, job: u64) -> Option<JobState> {
         self.told().states.get(&job).copied()
+    }
+
+    /// Whether it has ended, and was seen to have run again so many times: while the coordinator is away its state is that of
+    /// before the last answer.
+    pub(crate) fn has_ended(&self, job: u64, times: usize) -> bool {
+        let told = self.told();
+        let again = told.asked.get(&job).map_or(0, |(_, times)| *times);
+        again >= times
+            && told
+                .states
+                .get(&job)
+                .copied()
+                .is_some_and(JobState::is_terminal)
     }
 
     pub(crate) fn set(&self, wish: usize, job: u64) {

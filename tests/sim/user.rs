@@ -11,7 +11,6 @@ use std::{
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Request as Call, Status, metadata::MetadataValue, transport::Channel};
-use trainyard_core::job::JobState;
 use trainyard_net::{ClientTls, Connection, Plain};
 use trainyard_proto::v1::{
     CancelJobRequest, Job, JobSpec, JobState as Shown, ListJobsRequest, LoginRequest, OnLost,
@@ -95,8 +94,8 @@ async fn change_mind(
         let answer = caller.again(|| cancel(caller, (job, accepted))).await?;
         trace.note(format!("user: job {job} is cancelled ({answer:?})"));
     }
-    for again in &wish.again {
-        while !accepted.state(job).is_some_and(JobState::is_terminal) {
+    for (times, again) in wish.again.iter().enumerate() {
+        while !accepted.has_ended(job, times) {
             tokio::time::sleep(AGAIN).await;
         }
         tokio::time::sleep(again.after).await;

@@ -9,6 +9,10 @@ use trainyard_core::service::AtDeadline;
 
 use super::{CALM, Plan};
 
+/// So long after the last fault the operator looks again: a node on whose full disk tasks failed to begin is closed when that
+/// is reported, and that may be after the disk has space again.
+const ONCE_MORE: Duration = Duration::from_secs(30);
+
 /// What an operator does to a node, or to all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -36,6 +40,7 @@ impl Plan {
         }
         self.acts.sort_by_key(|(at, _)| *at);
         self.acts.push((CALM, Act::OpenAll));
+        self.acts.push((CALM + ONCE_MORE, Act::OpenAll));
     }
 }
 
