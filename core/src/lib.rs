@@ -7,6 +7,8 @@
 
 pub mod access;
 pub mod account;
+#[cfg(test)]
+mod cases;
 pub mod dataset;
 pub mod decision;
 pub mod device;

@@ -249,7 +249,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(crate::cases::cases(32))]
         #[test]
         fn nothing_that_a_trainer_reports_takes_more_than_twice_the_room(
             room in 1_000_u64..100_000,

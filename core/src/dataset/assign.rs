@@ -258,7 +258,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(crate::cases::cases(64))]
 
         #[test]
         fn every_image_that_is_not_excluded_has_one_part_in_any_order_of_the_listing(

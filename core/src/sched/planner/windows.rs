@@ -317,7 +317,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(crate::cases::cases(100))]
     #[test]
     fn whatever_is_planned_no_job_starts_where_its_node_closes_before_it_ends_and_all_start_afterwards(
         story in prop::collection::vec(happens(), 1..40),

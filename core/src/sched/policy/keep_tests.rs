@@ -373,7 +373,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(crate::cases::cases(48))]
     #[test]
     fn a_gang_starts_no_later_than_it_was_promised_if_all_run_as_the_medians_say_whoever_starts_beside_it(
         before in prop::collection::vec((0usize..3, 0usize..4, 0i64..400, any::<bool>()), 1..12),

@@ -284,7 +284,7 @@ mod tests {
     };
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(crate::cases::cases(64))]
         #[test]
         fn the_moment_that_is_found_by_halves_is_the_one_that_is_found_one_by_one(
             running in prop::collection::vec((1u32..9, 1i64..1_000), 1..20),

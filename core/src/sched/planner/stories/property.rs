@@ -366,7 +366,7 @@ fn orders() -> impl Strategy<Value = (Rule, Reserve)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
+    #![proptest_config(crate::cases::cases(160))]
     #[test]
     fn whatever_happens_nothing_is_given_twice_and_in_the_end_everything_has_run(
         order in orders(),

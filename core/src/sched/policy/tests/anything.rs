@@ -222,7 +222,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(crate::cases::cases(96))]
     #[test]
     fn whatever_happens_gangs_are_whole_nodes_are_not_overdrawn_limits_hold_and_a_second_pass_adds_nothing(
         story in prop::collection::vec(told(), 1..60),

@@ -125,7 +125,7 @@ fn nobody_is_moved_who_would_begin_anew() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::cases::cases(64))]
     #[test]
     fn of_those_who_make_room_nobody_could_stay(
         jobs in prop::collection::vec((1u32..3, 1u32..9, 0u32..4, 0i64..20_000), 4..20),
