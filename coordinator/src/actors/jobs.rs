@@ -4,6 +4,7 @@
 //! drained; mail that comes meanwhile waits for its end, so that a job never has two owners. A job
 //! actor that fails is started again from the store by the next mail.
 
+mod coming;
 mod numbers;
 mod under_way;
 
@@ -21,6 +22,7 @@ use trainyard_core::{
     spec::{Indices, JobSpec},
 };
 
+pub use self::coming::{Coming, OnTheWay};
 use self::{numbers::Numbers, under_way::UnderWay};
 use super::{
     job::{Ack, ActError, JobActor, JobMsg, Peers, Told},
@@ -49,6 +51,8 @@ pub struct Submission {
     pub snapshot: Option<Prepared>,
     /// Of an array: a job for each of them.
     pub indices: Option<Indices>,
+    /// Where its project may have so many waiting: these count until the scheduler knows them.
+    pub coming: Option<OnTheWay>,
 }
 
 /// What a caller calls its submission, and what it asked for by that name.
@@ -213,28 +217,15 @@ impl State {
         submission: Submission,
         reply: RpcReplyPort<Job>,
     ) -> Result<(), ActorProcessingErr> {
-        // Before the store is asked: one that was under way and is not any more is there.
-        let reply = match &submission.key {
-            Some(asked) => self.under_way.join(&asked.key, reply),
-            None => Some(reply),
+        let Some(reply) = self.first_of_its_key(submission.key.as_ref(), reply) else {
+            return Ok(());
         };
-        let Some(reply) = reply else { return Ok(()) };
-        match self.earlier(submission.key.as_ref()) {
-            Ok(Some(job)) => {
-                answer(reply, job);
-                return Ok(());
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(%error, "the job of a submission's key cannot be read");
-                return Ok(());
-            }
-        }
         let id = self.numbers.next();
         let Submission {
             spec,
             submitted_by,
             indices,
+            coming,
             ..
         } = submission;
         let (mut changes, mut held, mut snapshot_id) = (Vec::new(), None, None);
@@ -265,6 +256,7 @@ impl State {
             for job in jobs {
                 scheduler.cast(SchedulerMsg::JobIs(Box::new(job))).ok();
             }
+            drop(coming);
             if let Some(stored) = stored {
                 stored.stored(&first);
             }
@@ -272,6 +264,27 @@ impl State {
         };
         self.peers.store.commit(changes, Box::new(then)).await?;
         Ok(())
+    }
+
+    /// Whoever is not the first with its key waits for that one's job, or has it; a first one gets its reply back.
+    fn first_of_its_key(
+        &self,
+        key: Option<&RequestKey>,
+        reply: RpcReplyPort<Job>,
+    ) -> Option<RpcReplyPort<Job>> {
+        // Before the store is asked: one that was under way and is not any more is there.
+        let reply = match key {
+            Some(asked) => self.under_way.join(&asked.key, reply)?,
+            None => reply,
+        };
+        match self.earlier(key) {
+            Ok(None) => return Some(reply),
+            Ok(Some(job)) => answer(reply, job),
+            Err(error) => {
+                tracing::error!(%error, "the job of a submission's key cannot be read");
+            }
+        }
+        None
     }
 
     fn of_key(&self, asked: &RequestKey, reply: RpcReplyPort<Job>) {

@@ -19,6 +19,11 @@ pub struct Offers(Arc<RwLock<Ledger>>);
 impl Offers {
     pub(super) fn set(&self, row: &NodeRow) {
         let mut nodes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if row.revoked {
+            // It may never be back.
+            *nodes = nodes.only(|name, _| *name != row.name);
+            return;
+        }
         let name = || row.name.clone();
         nodes.set_node(name(), row.capacity.clone(), true);
         nodes.set_address(name(), row.address.clone());
@@ -36,7 +41,7 @@ impl Offers {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use trainyard_core::{resources::ResourceRequest, spec::Placing};
+    use trainyard_core::{ids::NodeName, resources::ResourceRequest, spec::Placing};
 
     use super::*;
 
@@ -67,5 +72,18 @@ mod tests {
         assert!(misfit().is_some());
         offers.set(&with(8));
         assert!(misfit().is_none());
+        let smaller = NodeRow {
+            name: NodeName("n2".to_owned()),
+            ..with(4)
+        };
+        offers.set(&smaller);
+        let revoked = NodeRow {
+            revoked: true,
+            ..with(8)
+        };
+        offers.set(&revoked);
+        assert!(misfit().is_some(), "only n2 may come back");
+        offers.set(&with(8));
+        assert!(misfit().is_none(), "an agent has joined as n1 again");
     }
 }

@@ -127,6 +127,7 @@ fn submission(retry: RetryPolicy) -> Submission {
         key: None,
         snapshot: None,
         indices: None,
+        coming: None,
     }
 }
 

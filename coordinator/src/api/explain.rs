@@ -95,7 +95,7 @@ impl Service {
         let size = indices
             .and_then(Result::ok)
             .map_or(1, |indices| indices.size());
-        self.admit_to_project(&spec, size).await?;
+        self.would_admit_to_project(&spec, size).await?;
         self.could_ever(caller, &spec).await?;
         // What has ended is known, and need not be waited for.
         self.forget_ended(&mut spec)?;

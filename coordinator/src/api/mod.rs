@@ -21,6 +21,7 @@ mod models;
 mod nodes;
 mod orders;
 pub mod peer;
+mod project_room;
 pub mod projects;
 mod reader;
 mod reads;

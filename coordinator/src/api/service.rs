@@ -28,7 +28,7 @@ use super::{
     users::{UserSettings, Users},
 };
 use crate::{
-    actors::root::Tree,
+    actors::{jobs::Coming, root::Tree},
     auth::Keys,
     config::Http,
     datasets::Datasets,
@@ -107,6 +107,7 @@ struct Inner {
     board: Board,
     submits: Arc<Semaphore>,
     more_under_way: Arc<AtomicU64>,
+    coming: Coming,
     streams: Arc<Streams>,
     /// Reports over all jobs at once.
     reports: Arc<Semaphore>,
@@ -171,6 +172,7 @@ impl Service {
             board: args.board,
             submits: Arc::new(Semaphore::new(submit::UNDER_WAY)),
             more_under_way: Arc::default(),
+            coming: Coming::default(),
             reports: Arc::new(Semaphore::new(REPORTS)),
             dry_runs: Arc::new(Semaphore::new(REPORTS)),
             refusals: Refusals::default(),
@@ -233,6 +235,11 @@ impl Service {
     /// Jobs of arrays under way beyond one a submission.
     pub(super) fn more_under_way(&self) -> &Arc<AtomicU64> {
         &self.inner.more_under_way
+    }
+
+    /// Jobs of projects that are on their way to the queue.
+    pub(super) fn coming(&self) -> &Coming {
+        &self.inner.coming
     }
 
     /// Rows on a page of points or lines at most.

@@ -18,12 +18,11 @@ use trainyard_core::{
 };
 use trainyard_proto::status::Kind;
 
-use super::{ApiError, Caller, Service, access::Target, explain::as_queued};
+use super::{ApiError, Caller, Service, access::Target};
 use crate::{
     actors::{
         ask,
-        jobs::{JobsMsg, RequestKey, Submission},
-        scheduler::SchedulerMsg,
+        jobs::{JobsMsg, OnTheWay, RequestKey, Submission},
     },
     clock, datasets,
     store::Change,
@@ -114,7 +113,7 @@ impl Service {
         let place = self.admit(size.into());
         let _place = self.noted(caller, place)?;
         let admitted = self.admit_to_project(&spec, size).await;
-        self.noted(caller, admitted)?;
+        let coming = self.noted(caller, admitted)?;
         let could = self.could_ever(caller, &spec).await;
         self.noted(caller, could)?;
         let snapshot = self.data().prepare(caller, &mut spec).await?;
@@ -124,6 +123,7 @@ impl Service {
             key: key.clone(),
             snapshot,
             indices,
+            coming,
         };
         let question = |reply| JobsMsg::Submit(Box::new(submission), reply);
         let job = ask(&self.tree().jobs, question).await?;
@@ -146,45 +146,6 @@ impl Service {
         }
     }
 
-    /// A project that may not borrow never has more than its own at once. Judged as a pass judges it: who wants nodes alone
-    /// holds all GPUs of theirs.
-    async fn may_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
-        let most = spec.project_id.and_then(|project| {
-            let most = self.limits().gpus.get(&project)?;
-            Some((project, *most))
-        });
-        let Some((project, most)) = most else {
-            return Ok(());
-        };
-        let (field, asked) = match spec.placement.gpus_total {
-            Some(total) => ("placement.gpus_total", total),
-            None if spec.nodes > 1 => ("nodes", spec.nodes.saturating_mul(spec.resources.gpus)),
-            None => ("resources.gpus", spec.resources.gpus),
-        };
-        let own = format!(
-            "project {project} has {most} of its own and may not borrow (scheduling.projects.{project})"
-        );
-        if asked > most {
-            let words = format!(
-                "asks for {asked} GPUs in all, and {own}; ask for {most} at most, or have gpus raised or borrow set there"
-            );
-            return Err(ApiError::field(field, words));
-        }
-        if !spec.placement.exclusive {
-            return Ok(());
-        }
-        let queued = Box::new(as_queued(caller, spec.clone())?);
-        let question = |reply| SchedulerMsg::LeastGpus(queued, reply);
-        let least = ask(&self.tree().scheduler, question).await?;
-        if least <= most {
-            return Ok(());
-        }
-        let words = format!(
-            "asks for nodes for itself alone, which have {least} GPUs at least, and {own}; leave exclusive out, ask for fewer or smaller nodes, or have gpus raised or borrow set there"
-        );
-        Err(ApiError::field("placement.exclusive", words))
-    }
-
     /// Notes that a submission was refused for what it asks for or for a limit, unless that was noted of its user and for
     /// this field or limit lately. What the coordinator itself cannot do is no refusal.
     fn noted<T>(&self, caller: &Caller, asked: Result<T, ApiError>) -> Result<T, ApiError> {
@@ -200,32 +161,6 @@ impl Service {
             self.store().try_commit(vec![note], Box::new(|_| ())).ok();
         }
         asked
-    }
-
-    /// Whether so many more jobs may wait in the project. Submissions at the same moment may pass it by as many.
-    pub(super) async fn admit_to_project(&self, spec: &JobSpec, more: u32) -> Result<(), ApiError> {
-        let limits = &self.limits().queued;
-        let limit = spec
-            .project_id
-            .and_then(|project| Some((project, *limits.get(&project)?)));
-        let Some((project, most)) = limit else {
-            return Ok(());
-        };
-        let question = |reply| SchedulerMsg::WaitingOf(project, reply);
-        let waiting = ask(&self.tree().scheduler, question).await?;
-        if waiting.saturating_add(more.into()) <= most.into() {
-            return Ok(());
-        }
-        let setting = format!("scheduling.projects.{project}.queued");
-        let wait = if waiting == 1 {
-            "1 job".to_owned()
-        } else {
-            format!("{waiting} jobs")
-        };
-        let words = format!(
-            "the project {project} has {wait} waiting already, and may have {most} ({setting}); try again when some have started"
-        );
-        Err(ApiError::limited(setting, words))
     }
 
     /// The job that a submission with this key has become.
@@ -253,13 +188,17 @@ impl Service {
 
     /// As for a submit, of a job that is to run again. One that has not ended has its room already, and so is
     /// not refused; but it may end before it is told, and then the place that is held here is its own.
-    pub(super) async fn admit_again(&self, job: &Job) -> Result<Option<Place>, ApiError> {
-        if job.state.is_terminal() {
-            self.admit_to_project(&job.spec, 1).await?;
-        }
+    pub(super) async fn admit_again(
+        &self,
+        job: &Job,
+    ) -> Result<Option<(Place, Option<OnTheWay>)>, ApiError> {
+        let coming = match job.state.is_terminal() {
+            true => self.admit_to_project(&job.spec, 1).await?,
+            false => None,
+        };
         match self.admit(1) {
             Err(_full) if !job.state.is_terminal() => Ok(None),
-            place => place.map(Some),
+            place => place.map(|place| Some((place, coming))),
         }
     }
 

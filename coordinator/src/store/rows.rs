@@ -248,6 +248,9 @@ pub struct NodeRow {
     /// Where other nodes reach it.
     #[serde(default)]
     pub address: String,
+    /// Its agent was revoked, and none has joined as it since: it may never come back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
 }
 
 impl NodeRow {
@@ -267,6 +270,7 @@ impl NodeRow {
             deadline: None,
             ordered_by: String::new(),
             address: String::new(),
+            revoked: false,
         }
     }
 

@@ -224,6 +224,7 @@ async fn nodes_and_users_are_read_back_and_an_old_address_finds_nobody() {
         deadline: None,
         ordered_by: String::new(),
         address: String::new(),
+        revoked: false,
     };
     let mut user = UserRow {
         id: 1,

@@ -73,6 +73,8 @@ mod pages;
 #[cfg(test)]
 mod places;
 #[cfg(test)]
+mod queued;
+#[cfg(test)]
 mod receiver;
 #[cfg(test)]
 mod reports;

@@ -126,53 +126,6 @@ async fn a_task_that_has_not_heard_that_it_is_to_make_room_hears_of_it_again() {
     );
 }
 
-#[tokio::test]
-async fn a_project_that_may_have_so_many_jobs_waiting_is_told_so_and_where_it_stands() {
-    let world = World::with(|config| {
-        let limited = trainyard_coordinator::config::ProjectConfig {
-            queued: Some(2),
-            ..Default::default()
-        };
-        config.scheduling.projects.insert("1".to_owned(), limited);
-    });
-    let world = world.await;
-    let project = world.project("vision").await;
-    assert_eq!(project, 1);
-    let spec = || JobSpec {
-        project_id: Some(project),
-        ..whole(0, false)
-    };
-    let over = submit(&world, spec()).await;
-    cancel(&world, over, false).await;
-    submit(&world, spec()).await;
-    submit(&world, spec()).await;
-    let refused = try_submit(&world, spec(), "").await.expect_err("two wait");
-    let words = "the project 1 has 2 jobs waiting already, and may have 2 (scheduling.projects.1.queued); try again when some have started";
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::ResourceExhausted, words)
-    );
-    // Nor does a dry run say that it would start.
-    let request = v1::ForeseeJobRequest {
-        spec: Some(spec().into()),
-    };
-    let foreseen = world.jobs().await.foresee_job(request).await;
-    let refused = foreseen.expect_err("two wait");
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::ResourceExhausted, words)
-    );
-    // One that has ended is not let in by another door either.
-    for way in ["restart", "start"] {
-        let path = format!("/training/jobs/{over}/{way}");
-        let (status, answer) = world.post_json(&path, &serde_json::json!({})).await;
-        assert_eq!(status, 429, "{answer}");
-        assert!(answer.to_string().contains(words), "{answer}");
-    }
-    assert_eq!(job(&world, over).await.state(), v1::JobState::Cancelled);
-    submit(&world, whole(0, false)).await;
-}
-
 /// A project with eight GPUs, which may not borrow, and its number.
 async fn eight_of_its_own() -> (World, i64) {
     let world = World::with(|config| {

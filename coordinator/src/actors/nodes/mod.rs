@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{NodeRow, SESSIONS_KEY, Store},
+    store::{Change, NodeRow, SESSIONS_KEY, Store},
 };
 
 /// Whom Nodes is given at start.
@@ -189,6 +189,7 @@ impl Actor for Nodes {
             NodesMsg::Attach(node, session, reply) => answer(reply, state.attach(&node, session)),
             NodesMsg::Disconnect(node, reply) => {
                 state.disconnect(&node)?;
+                state.is_revoked(&node).await?;
                 answer(reply, ());
             }
             NodesMsg::Seen(node) => state.seen(&node)?,
@@ -400,6 +401,18 @@ impl State {
         entry.told = NodeState::Suspect;
         live.actor.stop(Some("the agent was revoked".to_owned()));
         self.tell_scheduler(node)
+    }
+
+    /// Nobody is promised what may never come back: from now on what only this node could hold is refused.
+    async fn is_revoked(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
+        let Some(entry) = self.nodes.get_mut(node) else {
+            return Ok(());
+        };
+        entry.row.revoked = true;
+        self.args.offers.set(&entry.row);
+        let change = Change::PutNode(entry.row.clone());
+        self.args.store.commit_and_wait(vec![change]).await?;
+        Ok(())
     }
 
     fn session_ended(

@@ -105,6 +105,7 @@ impl State {
                 .map(|row| row.ordered_by.clone())
                 .unwrap_or_default(),
             address: hello.address.clone(),
+            revoked: false,
         }
     }
 
