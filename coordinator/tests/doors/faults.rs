@@ -323,3 +323,30 @@ async fn an_end_that_is_told_first_where_nothing_can_be_read_any_more_says_which
         );
     }
 }
+
+/// As in a frame with all tasks of a node of which many have ended.
+#[tokio::test]
+async fn an_end_that_is_told_again_with_fewer_last_lines_keeps_those_that_are_stored() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job_id = world.submit(&command()).await;
+    let task = agent.run().await.task.unwrap();
+    let said = |lines: &[&str]| {
+        let mut report = exited(task, 1, 1);
+        if let Some(end) = &mut report.end {
+            end.last_lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        }
+        report
+    };
+    agent.report(said(&["one", "two"])).await;
+    until(&world, job_id, v1::JobState::Finishing).await;
+    agent.report(said(&["two"])).await;
+    let mut data = agent.attach(&world).await;
+    data.deliver(task, 1, &[line(LogStream::Stdout, "", "one")])
+        .await;
+    assert_eq!(agent.forget().await, task);
+    let request = v1::GetJobRequest { job_id };
+    let answer = world.jobs().await.get_job(request).await.unwrap();
+    let outcome = answer.into_inner().job.unwrap().outcome.unwrap();
+    assert_eq!(outcome.last_lines, ["one", "two"]);
+}
