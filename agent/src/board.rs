@@ -25,13 +25,13 @@ struct Entry {
 }
 
 impl Entry {
-    /// The report, with what the spool says at this moment.
+    /// The report, with what the spool says at this moment. Without one it says for itself what is kept.
     fn told(&self) -> Report {
-        let acked = self.spool.as_ref().map(|(_, spool)| spool.state().acked);
-        Report {
-            kept_from: acked.map_or(0, |acked| acked.saturating_add(1)),
-            ..self.report.clone()
+        let mut told = self.report.clone();
+        if let Some((_, spool)) = &self.spool {
+            told.kept_from = spool.state().acked.saturating_add(1);
         }
+        told
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tests::{
     cluster::{Cluster, CoordinatorSetup},
     jobs::{Jobs, command, is_over},
+    needs::skipped,
     pictures::{self, Layout},
     wait::until_within,
 };
@@ -221,8 +222,8 @@ const CLOSE: f64 = 0.3;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detector_whose_node_died_has_a_curve_close_to_that_of_one_without_a_break() {
     if !wanted() {
-        println!(
-            "skipped: set TRAINYARD_TRAINERS=1 to build Ultralytics (gigabytes), as .ci/run does"
+        skipped(
+            "TRAINYARD_TRAINERS=1 is not set, which builds Ultralytics (gigabytes), as .ci/run does",
         );
         return;
     }

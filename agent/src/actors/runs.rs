@@ -5,6 +5,7 @@
 //! own end, nor for what cannot be read.
 
 mod orders;
+mod over;
 mod trouble;
 
 use std::{
@@ -22,7 +23,7 @@ use tokio_util::{
 use trainyard_core::{
     failure::StopCause,
     ids::TaskKey,
-    task::{Ended, Meeting, Phase, Report},
+    task::{Meeting, Phase, Report},
 };
 
 use self::orders::Going;
@@ -161,12 +162,10 @@ impl Actor for Runs {
             if found.is_damaged() && damaged::put_aside(&state.node, &found).await {
                 continue;
             }
-            let task = found.task;
             let order = found.order.iter();
             let gpus: Vec<String> = order.flat_map(|order| order.gpu_uuids.clone()).collect();
-            state.go_on(&myself, found).await?;
             // Those of a task that has ended are nobody's, and may have stayed in use.
-            if !has_ended(&state.node, task) {
+            if state.go_on(&myself, found).await? {
                 held.extend(gpus);
             }
         }
@@ -259,8 +258,8 @@ impl Actor for Runs {
 
 impl State {
     /// A task of an earlier life. The board has it before the coordinator is spoken to, and its
-    /// trainer is heard before the endpoint answers anybody.
-    async fn go_on(&mut self, myself: &RunsRef, found: Found) -> Result<(), ActorProcessingErr> {
+    /// trainer is heard before the endpoint answers anybody. False where it has ended.
+    async fn go_on(&mut self, myself: &RunsRef, found: Found) -> Result<bool, ActorProcessingErr> {
         let Found {
             folder,
             task,
@@ -274,25 +273,29 @@ impl State {
         let looked = blocking(look).await;
         let spool = Spool::open(folder.spool(), self.node.spool_bytes).await;
         let phase = match &looked {
-            Ok((Some(end), _)) => ended(end.clone(), spool.is_ok()),
+            Ok((Some(ended), _)) => over::before(ended),
             Ok((None, Some((_, since)))) => Phase::Running(*since),
             Ok((None, None)) | Err(_) => Phase::Preparing,
         };
         self.tell(task, phase, String::new());
         let told = folder.told();
         told.owing().begin();
+        let fault = spool.as_ref().err().cloned();
         self.hear(task, order.as_deref().ok(), (spool, told.clone()));
         let entry = Entry::new(order.as_ref().ok().cloned(), told);
         self.entries.insert(task, entry);
         self.doubt();
         match (looked, order) {
-            (Ok((Some(_), _)), _) => self.give_back(task),
+            (Ok((Some(ended), _)), _) => {
+                self.over(myself, (task, ended), fault);
+                return Ok(false);
+            }
             (Ok((None, _)), Ok(order)) => self.start(myself, order, true).await?,
             (Err(error), _) | (Ok(_), Err(error)) => {
                 self.trouble(myself, task, &error.to_string()).await;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// It has ended: what was kept for it, as long as that was not known, is free.
@@ -387,12 +390,4 @@ impl State {
 fn has_ended(node: &Node, task: TaskKey) -> bool {
     let report = node.board.report_of(task);
     report.is_some_and(|report| matches!(report.phase, Phase::Ended(_)))
-}
-
-/// Records that nobody has are not waited for.
-fn ended(mut ended: Ended, has_spool: bool) -> Phase {
-    if !has_spool {
-        ended.end.last_seq = 0;
-    }
-    Phase::Ended(Box::new(ended))
 }

@@ -1,8 +1,8 @@
 //! What a trainer said while nobody answered, and had not delivered when it ended: its SDK writes each call down before
 //! it sends it (`trainyard_sdk/journal.py`), and here those are taken in that were not answered.
 //!
-//! They go the way of every call, so that what is there already is known by itself. Owns the marks behind those that were
-//! taken: the next life of an agent that ends meanwhile takes none twice. Called by the run at its trainer's end, when
+//! They go the way of every call, so that what is there already is known by itself, also to the next life of an agent that
+//! ends meanwhile. Owns the marks behind those that were taken, which spare that life the work. Called by the run at its trainer's end, when
 //! nobody writes any more.
 
 use std::collections::BTreeSet;
@@ -133,7 +133,7 @@ async fn take_file(
                     Err(_) if !takes(spool).await => return Ok(()),
                     Err(words) => unsent.lose(words),
                 }
-                // Without the mark it may be taken twice, by an agent that is started again just now.
+                // Without the mark it is sent once more, by an agent that is started again just now.
                 journal.mark(call.number).ok();
             }
         }

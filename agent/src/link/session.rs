@@ -134,7 +134,7 @@ fn hello(link: &LinkArgs, credential: &Secret, address: String) -> ConnectReques
         boot_id: identity.boot_id.clone(),
         capacity: Some(identity.capacity.clone().into()),
         labels: identity.labels.clone(),
-        tasks: reports.into_iter().map(Into::into).collect(),
+        tasks: frames::all_tasks(reports),
         agent_id: identity.agent_id.clone(),
         blocked_gpus: frames::blocked(link.board.blocked()),
         address,
@@ -192,7 +192,7 @@ impl Control<'_> {
     async fn heartbeat(&self) -> Result<(), SessionEnd> {
         let reports = self.link.board.reports_after(0);
         let beat = Heartbeat {
-            tasks: reports.into_iter().map(Into::into).collect(),
+            tasks: frames::all_tasks(reports),
             blocked_gpus: frames::blocked(self.link.board.blocked()),
             condition: self.link.board.condition(),
         };

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::exec::watch::is_shortage;
+
 /// Why a spool could not be opened, written or read. All who waited for one write get the same.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SpoolError {
@@ -77,6 +79,27 @@ pub enum SpoolError {
 }
 
 impl SpoolError {
+    /// It is there again when the node lacks nothing any more, or is upgraded again.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } | Self::Newer { .. } => true,
+            Self::File { source, .. } => is_shortage(source),
+            Self::Damaged { .. }
+            | Self::AckAhead { .. }
+            | Self::TooLarge { .. }
+            | Self::Encode(_)
+            | Self::Broken { .. }
+            | Self::Closed => false,
+        }
+    }
+
+    /// No later try finds what this one did not.
+    #[must_use]
+    pub const fn is_loss(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::AckAhead { .. })
+    }
+
     /// Tells a full disk from all else.
     pub(super) fn from_io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let full = matches!(

@@ -1,27 +1,27 @@
 //! The spool's file: what is in it, how far it is safe on disk. How far it is acknowledged: `delivered`. Blocks on
 //! the disk, so never called from async code. Called by `front` on its own thread.
 
+mod appending;
+mod bodies;
 mod delivered;
 mod opening;
 mod reading;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use trainyard_core::record::{Progress, Record};
-use trainyard_core::thin::Coarse;
 use trainyard_runtime::lasting;
 
+use self::bodies::Bodies;
+pub(super) use self::bodies::Body;
+pub use self::bodies::Part;
 use super::error::SpoolError;
-use super::frame;
 use super::left::Left;
 use super::mark::{Mark, Marks};
 use super::thinner::Thinner;
 
-/// So many bodies are known again: of as many others at most a trainer says something while one call is under way.
-const MOST_BODIES: usize = 256;
 /// The place of every so many-th record is remembered.
 const INDEX_STEP: u64 = 256;
 /// A mark is set after so many bytes of records.
@@ -77,16 +77,15 @@ pub struct TaskSpool {
     marks: Marks,
     /// Those of what is on disk and not acknowledged.
     unwritten: VecDeque<Mark>,
-    /// Where the last mark is.
-    marked: u64,
+    /// The last record before the last mark, and where that is.
+    marked: (u64, u64),
     pub(super) mark_step: u64,
     pub(super) release_step: u64,
     /// Up to where the disk has its room back, as far as this life knows.
     released: u64,
     /// Of reports on disk behind the last mark.
     unmarked_keys: Vec<Key>,
-    /// The last bodies that have an identity: the record of each, and that identity; not known after a start.
-    last_bodies: VecDeque<(u64, u64)>,
+    bodies: Bodies,
     /// A record's number and its place: where the last read stopped.
     cursor: (u64, u64),
     syncs: u64,
@@ -136,12 +135,12 @@ impl TaskSpool {
             fresh_keys: Vec::new(),
             marks: Marks::at(beside(".mark")),
             unwritten: VecDeque::new(),
-            marked: 0,
+            marked: (0, 0),
             mark_step: MARK_STEP,
             release_step: RELEASE_STEP,
             released: 0,
             unmarked_keys: Vec::new(),
-            last_bodies: VecDeque::new(),
+            bodies: Bodies::default(),
             cursor: (1, 0),
             syncs: 0,
             room: u64::MAX,
@@ -159,61 +158,6 @@ impl TaskSpool {
         Ok(spool)
     }
 
-    /// Writes the records, all or none, without waiting for the disk; returns the last number.
-    pub fn append(&mut self, records: &[(Record, Option<u64>)]) -> Result<u64, SpoolError> {
-        self.check()?;
-        let mut bytes = Vec::new();
-        let mut places = Vec::new();
-        let mut seq = self.head.last_seq;
-        for (record, source_offset) in records {
-            seq += 1;
-            places.push(self.head.len + bytes.len() as u64);
-            frame::encode(seq, *source_offset, record, &mut bytes)?;
-        }
-        let writer = &mut self.writer;
-        let written = lasting(&self.path, &bytes, |bytes| writer.write_all(bytes));
-        if let Err(source) = written {
-            self.cut(self.head.len);
-            return Err(SpoolError::from_io("write", &self.path, source));
-        }
-        for ((record, source_offset), place) in records.iter().zip(places) {
-            self.take_in(record, *source_offset, place);
-        }
-        self.head.len += bytes.len() as u64;
-        Ok(self.head.last_seq)
-    }
-
-    /// As `append`, unless the first record is a progress or completion that is there already.
-    pub fn append_once(
-        &mut self,
-        records: &[(Record, Option<u64>)],
-    ) -> Result<Appended, SpoolError> {
-        let there = records.first().is_some_and(|(first, _)| match first {
-            Record::Progress(progress) => self.keys.contains(&key(progress)),
-            Record::Completion(_) => self.head.completed,
-            Record::Log(_) | Record::Validation { .. } | Record::Stored(_) => false,
-        });
-        if there {
-            return Ok(Appended::AlreadyThere);
-        }
-        self.append_sifted(records)
-    }
-
-    /// As `append`, without what there is no room for, see [`trainyard_core::thin`].
-    pub fn append_sifted(
-        &mut self,
-        records: &[(Record, Option<u64>)],
-    ) -> Result<Appended, SpoolError> {
-        let coarse = Coarse::at(self.waiting(), self.room);
-        let (kept, note) = self.thinner.sift(records, (coarse, self.room));
-        self.left.note(self.thinner.counts());
-        if kept.is_empty() && note.is_none() {
-            return Ok(Appended::LeftOut);
-        }
-        let records = [kept, note.map(|line| (line, None)).into_iter().collect()].concat();
-        self.append(&records).map(Appended::Stored)
-    }
-
     /// Bytes that are not acknowledged; a few more at most.
     #[must_use]
     pub fn waiting(&self) -> u64 {
@@ -222,26 +166,6 @@ impl TaskSpool {
         }
         let (_, place) = self.place_near(self.acked + 1);
         self.head.len.saturating_sub(place)
-    }
-
-    /// As `append_sifted`, unless the body of this identity is one of the last already.
-    pub fn append_body(
-        &mut self,
-        records: &[(Record, Option<u64>)],
-        identity: u64,
-    ) -> Result<Appended, SpoolError> {
-        let same = |(_, known): &(u64, u64)| *known == identity;
-        if self.last_bodies.iter().rev().any(same) {
-            return Ok(Appended::AlreadyThere);
-        }
-        let appended = self.append_sifted(records)?;
-        if let Appended::Stored(seq) = appended {
-            if self.last_bodies.len() == MOST_BODIES {
-                self.last_bodies.pop_front();
-            }
-            self.last_bodies.push_back((seq, identity));
-        }
-        Ok(appended)
     }
 
     /// Waits until all that was appended is on disk. When that fails, all of it is taken back.
@@ -275,10 +199,12 @@ impl TaskSpool {
             source_offset,
             completed,
         } = self.durable;
-        if len - self.marked >= self.mark_step {
-            self.marked = len;
+        let (marked, place) = self.marked;
+        if len - place >= self.mark_step {
+            self.marked = (last_seq, len);
             let keys = std::mem::take(&mut self.unmarked_keys);
             let mut mark = Mark::new((last_seq, len), keys);
+            mark.bodies = self.bodies.after(marked);
             mark.source_offset = source_offset;
             mark.completed = completed;
             self.unwritten.push_back(mark);
@@ -327,7 +253,12 @@ impl TaskSpool {
         self.syncs
     }
 
-    fn take_in(&mut self, record: &Record, source_offset: Option<u64>, place: u64) {
+    fn take_in(
+        &mut self,
+        record: &Record,
+        (source_offset, part): (Option<u64>, Option<Part>),
+        place: u64,
+    ) {
         self.head.last_seq += 1;
         let seq = self.head.last_seq;
         let far = |(known, _): &(u64, u64)| seq >= known + INDEX_STEP;
@@ -335,6 +266,9 @@ impl TaskSpool {
             self.index.push((seq, place));
         }
         self.head.source_offset = source_offset.or(self.head.source_offset);
+        if let Some(part) = part {
+            self.bodies.take_in(seq, part);
+        }
         match record {
             Record::Progress(progress) => {
                 let key = key(progress);
@@ -353,7 +287,7 @@ impl TaskSpool {
             self.keys.remove(&key);
         }
         let last = self.head.last_seq;
-        self.last_bodies.retain(|(seq, _)| *seq <= last);
+        self.bodies.roll_back(last);
         self.index.retain(|(known, _)| *known <= last);
         self.cut(self.head.len);
     }

@@ -1,16 +1,19 @@
-//! One record as bytes: `[len u24][version u8][crc32 u32][postcard (seq, source offset, record)]`, numbers
-//! little-endian. Never touches a file by itself. Called by `file`.
+//! One record as bytes: `[len u24][version u8][crc32 u32][postcard (seq, source offset, record)][postcard Option<Part>]`,
+//! numbers little-endian. Never touches a file by itself. Called by `file`.
 //!
 //! The version is each record's own, since a task outlives the agent that began its spool. It is 0 for all records so far,
 //! where there was a length of 32 bits before; [`VERSION`] is raised with each change of a record's form, and older forms
 //! are read on. What stays in all of them: the header, a checksum over version (unless it is 0) and body, and a body that
-//! begins with the record's number. So an older agent tells a record of a newer one from a damaged one.
+//! begins with the record's number. So an older agent tells a record of a newer one from a damaged one. What follows the record
+//! in its body is not minded by an older agent, as a new field of a JSON file is not: whose line it is stands there, of those
+//! that are known again, and nothing with others.
 
 use std::io::{self, Read};
 
 use trainyard_core::record::Record;
 
 use super::error::SpoolError;
+use super::file::Part;
 
 /// Length and checksum.
 pub(super) const HEADER: usize = 8;
@@ -28,6 +31,8 @@ pub struct Spooled {
     pub source_offset: Option<u64>,
     /// What the task told.
     pub record: Record,
+    /// The body that it came with, where it is a line of one that is known again.
+    pub part: Option<Part>,
 }
 
 /// What stands at a place of the file.
@@ -46,11 +51,14 @@ pub(super) enum Next {
 /// Adds a record to `out`.
 pub(super) fn encode(
     seq: u64,
-    source_offset: Option<u64>,
-    record: &Record,
+    (record, source_offset): (&Record, Option<u64>),
+    part: Option<Part>,
     out: &mut Vec<u8>,
 ) -> Result<(), SpoolError> {
-    let body = postcard::to_stdvec(&(seq, source_offset, record))?;
+    let mut body = postcard::to_stdvec(&(seq, source_offset, record))?;
+    if part.is_some() {
+        body = postcard::to_extend(&part, body)?;
+    }
     if body.len() > MOST_BYTES {
         return Err(SpoolError::TooLarge {
             bytes: body.len(),
@@ -101,13 +109,14 @@ pub(super) fn read(reader: &mut impl Read) -> io::Result<Next> {
         return Ok(Next::Newer);
     }
     // As it was written, and not to be understood: also that is the work of another agent and not of the disk.
-    let Ok((seq, source_offset, record)) = postcard::from_bytes(&body) else {
+    let Ok(((seq, source_offset, record), behind)) = postcard::take_from_bytes(&body) else {
         return Ok(Next::Newer);
     };
     let spooled = Spooled {
         seq,
         source_offset,
         record,
+        part: postcard::from_bytes(behind).unwrap_or_default(),
     };
     Ok(Next::Frame(Box::new(spooled), (HEADER + len) as u64))
 }

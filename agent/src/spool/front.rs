@@ -44,7 +44,7 @@ enum Once {
     IfRoom,
     /// The same progress or completion is there.
     ByWord,
-    /// The last body had this identity.
+    /// One of the last bodies had this identity.
     ByBody(u64),
 }
 

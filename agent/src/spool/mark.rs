@@ -1,7 +1,8 @@
 //! How far a spool is acknowledged, with all that follows from the records up to there: a start begins to read behind it,
 //! however much was delivered.
 //!
-//! Owns `spool.mark`: entries one behind the other, `[len u32][crc32 u32][postcard Mark]`. Each is true for good, since it
+//! Owns `spool.mark`: entries one behind the other, `[len u32][crc32 u32][postcard Mark][postcard bodies]`, the last of which is
+//! there where there are some, and not minded by agents that know none. Each is true for good, since it
 //! is written when what it speaks of is on disk and acknowledged; so mostly none is waited for, and what is torn or of another
 //! version only makes a start read more. But once the disk has the room of the first records back, nothing else tells where
 //! the rest begins: before that the marks are waited for, and without them such a spool is refused. Blocks on the disk.
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use trainyard_runtime::lasting;
 
-use super::file::Key;
+use super::file::{Body, Key};
 use super::frame;
 
 /// Raised with each change of [`Mark`].
@@ -33,6 +34,9 @@ pub(super) struct Mark {
     pub(super) completed: bool,
     /// Of the reports since the mark before.
     pub(super) keys: Vec<Key>,
+    /// Those since the mark before that are known again; behind all else.
+    #[serde(skip)]
+    pub(super) bodies: Vec<Body>,
 }
 
 impl Mark {
@@ -45,6 +49,7 @@ impl Mark {
             source_offset: None,
             completed: false,
             keys,
+            bodies: Vec::new(),
         }
     }
 }
@@ -101,7 +106,10 @@ impl Marks {
         let Some(at) = self.len else {
             return Ok(false);
         };
-        let body = postcard::to_stdvec(mark).map_err(io::Error::other)?;
+        let mut body = postcard::to_stdvec(mark).map_err(io::Error::other)?;
+        if !mark.bodies.is_empty() {
+            body = postcard::to_extend(&mark.bodies, body).map_err(io::Error::other)?;
+        }
         let bytes = frame::sealed(&body).ok_or(io::ErrorKind::InvalidData)?;
         let file = match self.file.take() {
             Some(file) => file,
@@ -129,5 +137,7 @@ impl Marks {
 
 fn next(bytes: &[u8]) -> Option<(Mark, &[u8])> {
     let (body, behind) = frame::opened(bytes)?;
-    Some((postcard::from_bytes(body).ok()?, behind))
+    let (mut mark, bodies): (Mark, _) = postcard::take_from_bytes(body).ok()?;
+    mark.bodies = postcard::from_bytes(bodies).unwrap_or_default();
+    Some((mark, behind))
 }

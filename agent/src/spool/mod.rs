@@ -20,10 +20,12 @@ mod mark;
 mod thinner;
 
 pub use error::SpoolError;
-pub use file::{Appended, TaskSpool};
+pub use file::{Appended, Part, TaskSpool};
 pub use frame::Spooled;
 pub use front::{Spool, SpoolState};
 
+#[cfg(test)]
+mod again;
 #[cfg(test)]
 mod marks;
 #[cfg(test)]

@@ -61,15 +61,18 @@ pub(crate) async fn a_new_agent_goes_on_with_the_trainers_of_the_last_one() {
 pub(crate) async fn a_trainer_that_calls_while_the_agent_is_replaced_is_never_refused() {
     let (fake, agent, data) = cluster().await;
     let script = r#"
-import json, os, time, urllib.error, urllib.request
+import datetime, json, os, time, urllib.error, urllib.request
 url = f"{os.environ['CALLBACK_URL']}/training/jobs/{os.environ['JOB_ID']}/callback/log"
-sent = 0
-while not os.path.exists(os.environ["GO"]):
-    body = json.dumps({"job_id": 1, "event_type": "x", "message": str(sent)}).encode()
+sent, body = 0, None
+while body or not os.path.exists(os.environ["GO"]):
+    if body is None:
+        now = datetime.datetime.now().isoformat(timespec="microseconds")
+        line = {"job_id": 1, "event_type": "x", "message": str(sent), "timestamp": now}
+        body = json.dumps(line).encode()
     call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         urllib.request.urlopen(call).read()
-        sent += 1
+        sent, body = sent + 1, None
     except urllib.error.HTTPError as refused:
         raise SystemExit(f"refused: {refused}")
     except OSError:
@@ -98,9 +101,8 @@ print(sent)
     assert_eq!(end.exit_code, Some(0), "{:?}", end.last_lines);
     let sent = fake.lines(1, LogStream::Stdout).concat();
     let sent: usize = sent.parse().expect("a number");
-    let heard: std::collections::BTreeSet<String> =
-        fake.lines(1, LogStream::Callback).into_iter().collect();
-    assert!((0..sent).all(|n| heard.contains(&n.to_string())));
+    let all: Vec<String> = (0..sent).map(|number| number.to_string()).collect();
+    assert_eq!(fake.lines(1, LogStream::Callback), all, "each once");
     agent.stop().await;
 }
 

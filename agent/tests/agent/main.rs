@@ -73,7 +73,9 @@ cases! {
         a_trainer_whose_order_cannot_be_read_is_stopped_when_it_is_to_stop,
         a_task_whose_order_is_damaged_is_ended_and_put_aside_before_the_first_word,
         a_trainer_that_has_ended_keeps_its_outcome_though_what_it_called_its_checkpoints_is_damaged,
-        a_trainer_is_stopped_in_order_though_it_can_never_be_read_what_it_called_its_checkpoints;
+        a_trainer_is_stopped_in_order_though_it_can_never_be_read_what_it_called_its_checkpoints,
+        an_end_says_that_nothing_is_kept_of_a_task_whose_records_are_damaged,
+        an_end_waits_while_what_its_task_told_cannot_be_opened_and_loses_nothing;
     points: a_process_that_has_gone_is_told_once_by_the_next_agent,
         a_task_that_had_no_process_yet_is_run_by_the_next_agent,
         a_stop_reaches_a_task_that_is_found_at_any_point,

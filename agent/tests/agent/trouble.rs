@@ -184,3 +184,47 @@ pub(crate) async fn a_trainer_is_stopped_in_order_though_it_can_never_be_read_wh
     assert_lost(&fake, &data);
     agent.stop().await;
 }
+
+/// A task that has ended with 6 and told so, of whose records the coordinator has acknowledged none; its agent has stopped.
+/// The number of the last one.
+async fn ended_undelivered() -> (Fake, TempDir, u64) {
+    let (fake, agent, data) = cluster().await;
+    fake.known().deaf = true;
+    fake.send(start_of(1, shell("echo one; exit 6"))).await;
+    let end = fake.end(1).await.end.expect("it has ended");
+    agent.stop().await;
+    fake.hang_up();
+    (fake, data, end.last_seq)
+}
+
+pub(crate) async fn an_end_says_that_nothing_is_kept_of_a_task_whose_records_are_damaged() {
+    let (fake, data, last_seq) = ended_undelivered().await;
+    let spool = task_folder(&data, 1).join("spool");
+    let mut bytes = std::fs::read(&spool).expect("the spool");
+    let byte = bytes.get_mut(20).expect("a record, with more behind it");
+    *byte ^= 1;
+    std::fs::write(&spool, bytes).expect("it is damaged");
+    let agent = launch(options(&fake, data.path()));
+    let hello = fake.hello(1).await;
+    let report = hello.tasks.first().expect("it is told of");
+    let end = report.end.as_ref().expect("it has ended");
+    assert_eq!((end.exit_code, end.last_seq), (Some(6), last_seq));
+    assert_eq!(report.kept_from_seq, last_seq + 1);
+    agent.stop().await;
+}
+
+pub(crate) async fn an_end_waits_while_what_its_task_told_cannot_be_opened_and_loses_nothing() {
+    let (fake, data, last_seq) = ended_undelivered().await;
+    let hidden = Hidden::of(&data, "spool");
+    let agent = launch(options(&fake, data.path()));
+    in_trouble(&fake, "cannot open what this task has told for now").await;
+    let hello = fake.hello(1).await;
+    let phases: Vec<TaskPhase> = hello.tasks.iter().map(TaskReport::phase).collect();
+    assert_eq!(phases, [TaskPhase::Running], "it stands as it was");
+    fake.known().deaf = false;
+    hidden.show();
+    let end = fake.whole_end(1).await;
+    assert_eq!((end.exit_code, end.last_seq), (Some(6), last_seq));
+    assert_eq!(fake.lines(1, LogStream::Stdout), ["one"]);
+    agent.stop().await;
+}

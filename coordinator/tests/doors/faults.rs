@@ -281,3 +281,72 @@ async fn a_job_whose_node_cannot_read_its_last_records_any_more_ends_and_says_wh
         "{texts:?}"
     );
 }
+
+/// As of an agent that was started anew before it had told the end, and cannot open what the task had told: from its first
+/// word on it says what the last record was, and that it has none.
+#[tokio::test]
+async fn an_end_that_is_told_first_where_nothing_can_be_read_any_more_says_which_records_are_lost()
+{
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    for (runs, last_seq, lost) in [
+        (true, 5, Some("3 records are lost, numbers 3 to 5")),
+        (false, 5, Some("3 records are lost, numbers 3 to 5")),
+        (true, 2, None),
+    ] {
+        let job = world.submit(&command()).await;
+        let task = agent.start().await.task.unwrap();
+        if runs {
+            agent.report(running(task)).await;
+        }
+        let mut data = agent.attach(&world).await;
+        let said = |text: &str| line(LogStream::Stdout, "", text);
+        data.deliver(task, 1, &[said("one"), said("two")]).await;
+        let report = v1::TaskReport {
+            kept_from_seq: last_seq + 1,
+            started_at: running(task).started_at,
+            ..exited(task, 0, last_seq)
+        };
+        agent.report(report).await;
+        assert_eq!(agent.forget().await, task);
+        world.until(job, "completed").await;
+        let (_, lines) = world.get(&format!("/training/jobs/{job}/logs")).await;
+        let texts = lines.as_array().unwrap().iter();
+        let texts: Vec<_> = texts
+            .map(|line| line["content"].as_str().unwrap())
+            .collect();
+        assert_eq!(texts[..2], ["one", "two"]);
+        assert_eq!(texts.len() > 2, lost.is_some(), "{texts:?}");
+        assert!(
+            lost.is_none_or(|words| texts[2].contains(words)),
+            "{texts:?}"
+        );
+    }
+}
+
+/// As in a frame with all tasks of a node of which many have ended.
+#[tokio::test]
+async fn an_end_that_is_told_again_with_fewer_last_lines_keeps_those_that_are_stored() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job_id = world.submit(&command()).await;
+    let task = agent.run().await.task.unwrap();
+    let said = |lines: &[&str]| {
+        let mut report = exited(task, 1, 1);
+        if let Some(end) = &mut report.end {
+            end.last_lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        }
+        report
+    };
+    agent.report(said(&["one", "two"])).await;
+    until(&world, job_id, v1::JobState::Finishing).await;
+    agent.report(said(&["two"])).await;
+    let mut data = agent.attach(&world).await;
+    data.deliver(task, 1, &[line(LogStream::Stdout, "", "one")])
+        .await;
+    assert_eq!(agent.forget().await, task);
+    let request = v1::GetJobRequest { job_id };
+    let answer = world.jobs().await.get_job(request).await.unwrap();
+    let outcome = answer.into_inner().job.unwrap().outcome.unwrap();
+    assert_eq!(outcome.last_lines, ["one", "two"]);
+}

@@ -14,7 +14,7 @@ use trainyard_core::{
     task::{Phase, Stop},
 };
 
-use super::{Entry, RunsMsg, RunsRef, State, ended, has_ended};
+use super::{Entry, RunsMsg, RunsRef, State, has_ended};
 use crate::{
     actors::{
         give_up::give_up,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A run that fails so often, each time within [`WINDOW`] of the last, is in trouble, which is told.
-const MOST_FAILURES: u32 = 3;
+pub(super) const MOST_FAILURES: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 /// It is given up after so much time in pauses, when its trainer's shim has gone: a lack of descriptors or of memory, or a
 /// disk that is busy or full, mostly ends sooner. By the pauses below that is the eleventh failure, after 22.3 s.
@@ -42,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 impl Entry {
     /// Counts a failure; after how long it is tried again.
-    fn fails(&mut self, now: Instant) -> Duration {
+    pub(super) fn fails(&mut self, now: Instant) -> Duration {
         let again = |at: &Instant| now.duration_since(*at) < WINDOW;
         if self.failed_at.replace(now).filter(again).is_none() {
             self.failures = 0;
@@ -106,7 +106,7 @@ impl State {
     }
 
     /// To the coordinator, and once to the job's log.
-    fn say_trouble(&self, task: TaskKey, words: String, first: bool) {
+    pub(super) fn say_trouble(&self, task: TaskKey, words: String, first: bool) {
         tracing::warn!(%task, words);
         let report = self.node.board.report_of(task);
         let phase = report.map_or(Phase::Preparing, |report| report.phase);
@@ -137,11 +137,15 @@ impl State {
         let folder = TaskFolder::of(&self.node.tasks(), task);
         let known = entry.order.clone();
         let look = move || {
-            let order = match known {
-                Some(order) => order,
-                None => Arc::new(folder.order()?.ok_or(io::ErrorKind::NotFound)?),
+            let read = || -> io::Result<Order> {
+                let order = folder.order()?;
+                order.ok_or_else(|| io::ErrorKind::NotFound.into())
             };
-            Ok((order, folder.end()?, folder.created()?))
+            let order = known.map_or_else(|| read().map(Arc::new), Ok);
+            // One that has ended has, whether or not it can be read how it was ordered.
+            let end = folder.end()?;
+            let found = end.is_some() || folder.created()?;
+            Ok((order, end, found))
         };
         let (order, end, found) = match blocking(look).await {
             Ok(seen) => seen,
@@ -150,8 +154,24 @@ impl State {
                 return Ok(());
             }
         };
+        if let Ok(order) = &order {
+            self.knows(task, order);
+        }
+        match (order, end) {
+            (order, Some(ended)) => {
+                let order = order.as_ref().ok();
+                self.over_again(myself, (task, ended), order).await;
+            }
+            (Ok(order), None) => self.start(myself, order, found).await?,
+            (Err(error), None) => self.trouble(myself, task, &error.to_string()).await,
+        }
+        Ok(())
+    }
+
+    /// What was ordered can be read.
+    fn knows(&mut self, task: TaskKey, order: &Arc<Order>) {
         if let Some(entry) = self.entries.get_mut(&task)
-            && entry.order.replace(Arc::clone(&order)).is_none()
+            && entry.order.replace(Arc::clone(order)).is_none()
         {
             // Its trainer was told to wait all the time.
             entry.told.owing().begin();
@@ -159,15 +179,6 @@ impl State {
         // The run makes it known who calls; until then nobody is refused.
         self.node.registry.expect(order.secret.expose());
         self.doubt();
-        match end {
-            None => self.start(myself, order, found).await,
-            Some(end) => {
-                self.give_back(task);
-                let has_spool = self.node.board.spool_of(task).is_some();
-                self.tell(task, ended(end, has_spool), String::new());
-                Ok(())
-            }
-        }
     }
 
     /// One that has just ended needs no stop; one that has no run is stopped by its folder.

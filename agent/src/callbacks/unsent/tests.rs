@@ -123,7 +123,7 @@ async fn what_nobody_had_answered_is_taken_in_once_and_in_order() {
 
 #[tokio::test]
 async fn a_run_that_goes_on_where_another_one_ended_takes_nothing_twice() {
-    let scene = Scene::new().await;
+    let mut scene = Scene::new().await;
     let path = scene.folder.path().join("kept-1-1");
     scene.left(
         "kept-1-1",
@@ -137,7 +137,10 @@ async fn a_run_that_goes_on_where_another_one_ended_takes_nothing_twice() {
     send(&door, &calls[0], Instant::now()).await.unwrap();
     journal.mark(1).unwrap();
     send(&door, &calls[1], Instant::now()).await.unwrap();
-    drop(journal);
+    drop((journal, door));
+    // In another life of the agent, which knows what the disk knows.
+    let spool = scene.folder.path().join("spool");
+    scene.spool = Spool::open(spool, u64::MAX).await.unwrap();
     assert!(scene.take().await.lost.is_empty());
     assert_eq!(scene.said(), ["one", "two", "three"]);
 }

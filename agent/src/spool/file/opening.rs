@@ -53,9 +53,14 @@ impl TaskSpool {
         };
         self.base = (last.seq, last.place);
         self.acked = last.seq;
-        self.marked = last.place;
+        self.marked = (last.seq, last.place);
         self.cursor = (last.seq + 1, last.place);
-        self.keys = marks.into_iter().flat_map(|mark| mark.keys).collect();
+        for mark in marks {
+            self.keys.extend(mark.keys);
+            mark.bodies
+                .into_iter()
+                .for_each(|body| self.bodies.push(body));
+        }
         Ok(())
     }
 
@@ -84,7 +89,8 @@ impl TaskSpool {
             let place = self.head.len;
             match self.read_next(&mut reader)? {
                 Next::Frame(spooled, size) if spooled.seq == self.head.last_seq + 1 => {
-                    self.take_in(&spooled.record, spooled.source_offset, place);
+                    let of = (spooled.source_offset, spooled.part);
+                    self.take_in(&spooled.record, of, place);
                     self.head.len += size;
                     self.settle();
                 }
