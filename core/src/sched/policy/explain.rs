@@ -238,6 +238,15 @@ impl Scheduler {
         kept.filter(|kept| self.waits(kept.job))
     }
 
+    /// Whether nothing but time limits says for how long nodes are kept, though more is known of those who run.
+    #[must_use]
+    pub fn goes_by_limits(&self) -> bool {
+        match self.config.rule {
+            Rule::Easy => true,
+            Rule::Gittins | Rule::Fifo | Rule::Throughput => false,
+        }
+    }
+
     /// Whether that is kept from none but those who would borrow.
     #[must_use]
     pub fn keeps_from_borrowers(&self) -> bool {
@@ -269,7 +278,7 @@ impl Scheduler {
         self.projects.limit(job.project, self.least(job))
     }
 
-    fn head_of(&self, ix: JobIx) -> Option<Head> {
+    pub(super) fn head_of(&self, ix: JobIx) -> Option<Head> {
         let job = self.job(ix);
         match &job.state {
             State::Waiting(turn) => Some(self.head(job.lane, turn)),
