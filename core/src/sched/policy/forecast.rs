@@ -30,9 +30,9 @@ const ENOUGH: usize = 10;
 const BLUR: Seconds = 60;
 /// Of a class of which nothing is known jobs run on for as long as they have, and never less than this.
 const LEAST: Seconds = 600;
-/// An interval is never narrower than from the middle by this to the middle times this: those who wait in one queue wait for
-/// the same, so many guesses in a row may be as good as one another, and say little of the next.
-const NARROWEST: f64 = 2.0;
+/// An interval reaches at least from the middle by this to the middle times this, unless too few start outside of it: those
+/// who wait in one queue wait for the same, so many guesses in a row are as good as one another, and say little of the next.
+const LEAST_WIDE: f64 = 3.0;
 /// Before enough is known: a tenth of the guess to ten times.
 const UNKNOWN: [f64; 3] = [0.1, 1.0, 10.0];
 
@@ -51,6 +51,8 @@ struct Open {
 /// So many of ten starts are meant to lie outside of their interval, and so much does one more or less change that.
 const MEANT: f64 = 0.2;
 const STEP: f64 = 0.02;
+/// No more of the known factors are left out.
+const MOST_OUTSIDE: f64 = 0.5;
 
 /// Guesses, and how good they were.
 #[derive(Clone, Debug)]
@@ -106,12 +108,18 @@ impl Forecasts {
         let within = (early..=late).contains(&now);
         self.within += u64::from(within);
         let missed = if within { 0.0 } else { 1.0 };
-        self.outside = (self.outside + STEP * (MEANT - missed)).clamp(0.01, 0.5);
+        self.outside = (self.outside + STEP * (MEANT - missed)).clamp(0.01, MOST_OUTSIDE);
         let factors = self.factors.entry(size(open.wait)).or_default();
         factors.push_back(factor(now - open.made, open.wait));
         if factors.len() > REMEMBERED {
             factors.pop_front();
         }
+    }
+
+    /// 1 as long as no more start within their intervals than are meant to, and 0 where too many do though half of the
+    /// known factors are left out.
+    fn doubt(&self) -> f64 {
+        ((MOST_OUTSIDE - self.outside) / (MOST_OUTSIDE - MEANT)).clamp(0.0, 1.0)
     }
 
     /// By which guesses of about this size were wrong in one, five and nine cases of ten.
@@ -137,11 +145,8 @@ impl Forecasts {
             let at = place(known.len() - 1, part);
             known.get(at).copied().unwrap_or(1.0)
         });
-        [
-            early.min(middle / NARROWEST),
-            middle,
-            late.max(middle * NARROWEST),
-        ]
+        let least = LEAST_WIDE.powf(self.doubt());
+        [early.min(middle / least), middle, late.max(middle * least)]
     }
 }
 

@@ -123,18 +123,24 @@ fn an_interval_is_as_wide_as_guesses_were_bad_and_one_that_is_withdrawn_teaches_
     right.note(JobIx(40), 0, middle);
     right.settle(5 * middle, JobIx(40), false);
     scheduler.forecasts = right;
-    // No interval is narrower than this, however good guesses were.
-    let (half, twice) = ((middle + 60) / 2 - 60, (middle + 60) * 2 - 60);
-    assert_eq!(around(&scheduler), [half, middle, twice]);
+    // A few guesses that are right say little of the next, since all have waited for the same; many say more.
+    let [early, same, late] = around(&scheduler);
+    assert!(early < middle - 60 && same == middle && late > middle + 60);
     assert_eq!(scheduler.coverage(), (30, 30));
-    // Half of them waited for four times as long.
+    for number in 100..160 {
+        scheduler.forecasts.note(JobIx(number), 0, middle);
+        scheduler.forecasts.settle(middle, JobIx(number), true);
+    }
+    assert_eq!(around(&scheduler), [middle; 3]);
+    assert_eq!(scheduler.coverage(), (90, 90));
+    // A quarter of them waited for four times as long.
     for number in 50..80 {
         scheduler.forecasts.note(JobIx(number), 0, middle);
         scheduler.forecasts.settle(4 * middle, JobIx(number), true);
     }
     let [early, _, late] = around(&scheduler);
     assert!(early <= middle && late > 3 * middle, "{early} {late}");
-    assert_eq!(scheduler.coverage(), (60, 30));
+    assert_eq!(scheduler.coverage(), (120, 90));
 }
 
 /// When a job is expected to start, of which nothing but a guess is known.
