@@ -2,7 +2,9 @@
 //!
 //! Pure, and changes nothing. Called by the scheduler actor for who asks.
 
-use super::{Planner, advice::Change, upkeep::Outlook};
+use std::collections::BTreeSet;
+
+use super::{Planner, advice::Change, left_out, upkeep::Outlook};
 use crate::{
     ids::{JobId, NodeName},
     sched::{
@@ -42,6 +44,8 @@ pub struct Explanation {
     pub short: Vec<Short>,
     /// Of so many more nodes it is not told.
     pub short_more: usize,
+    /// Cancelled and submitted again as it is, it would start now: what failed it is not known of a new one.
+    pub again: bool,
     /// Any one of these would start it now.
     pub changes: Vec<Change>,
     /// Where no single one would: these together.
@@ -77,7 +81,15 @@ impl Planner {
             return Some(words);
         }
         let closed = self.closed_by_window(&outlook, queued);
-        let words = queued.wish().reason(&self.ledger) + &closed;
+        let left_out = self.left_out(&outlook, queued);
+        let words = match left_out.is_empty() {
+            true => queued.wish().reason(&self.ledger),
+            false => {
+                let others = self.ledger.only(|name, _| !left_out.contains(name));
+                queued.wish().reason(&others)
+            }
+        };
+        let words = words + &closed + &left_out::words(&left_out);
         Some(words + &self.promise_words(now, job))
     }
 
@@ -88,20 +100,29 @@ impl Planner {
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
         let outlook = self.outlook(now);
-        let (changes, together) = match due && self.chosen(job).is_none() {
+        let free = due && self.chosen(job).is_none();
+        let left_out = self.left_out(&outlook, queued);
+        let again = free && self.starts_again(&outlook, queued, &left_out);
+        let (changes, together) = match free && !again {
             true => self.advice(&outlook, queued),
             false => (Vec::new(), Vec::new()),
         };
-        let mut short = self.short(&outlook, queued);
+        let words = self.reason(now, job).unwrap_or_default();
+        let mut short = self.short((&outlook, &left_out), queued);
         let short_more = short.len().saturating_sub(NODES);
         short.truncate(NODES);
         Some(Explanation {
             job,
-            words: self.reason(now, job).unwrap_or_default(),
+            words: if again {
+                words + left_out::AGAIN
+            } else {
+                words
+            },
             not_before: queued.not_before.filter(|_| !queued.is_due(now)),
             place: self.policy.place(at, job.0),
             short,
             short_more,
+            again,
             changes,
             together,
             expected: self.expected(now, queued),
@@ -166,7 +187,11 @@ impl Planner {
         expected.map(|then| self.moment(then))
     }
 
-    fn short(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Short> {
+    fn short(
+        &self,
+        (outlook, left_out): (&Outlook<'_>, &BTreeSet<NodeName>),
+        queued: &QueuedJob,
+    ) -> Vec<Short> {
         let request = &queued.request;
         let could = |entry: &NodeEntry| queued.wish().could_use(entry);
         let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
@@ -174,6 +199,9 @@ impl Planner {
             let lacks = match (self.window_words(outlook, (queued, name)), entry.open) {
                 (Some(window), _) => window,
                 (None, false) => "takes no jobs now".to_owned(),
+                (None, true) if left_out.contains(name) => {
+                    "left out, since an attempt of it failed there".to_owned()
+                }
                 (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
                     "others use it".to_owned()
                 }

@@ -8,6 +8,7 @@ mod explain;
 mod going;
 mod jobs;
 mod kept;
+mod left_out;
 mod names;
 mod nodes;
 mod seats;

@@ -6,6 +6,7 @@ mod large;
 mod leaving;
 mod property;
 mod renewed;
+mod shunned;
 mod starts;
 mod told;
 mod vain;
