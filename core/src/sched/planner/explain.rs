@@ -9,7 +9,6 @@ use crate::{
     ids::{JobId, NodeName},
     sched::{
         QueuedJob,
-        ledger::NodeEntry,
         policy::{Expected, Place},
     },
     time::Timestamp,
@@ -25,7 +24,7 @@ pub struct Short {
     pub node: NodeName,
     /// What is short, or that it is closed.
     pub lacks: String,
-    /// Who holds something there.
+    /// Who holds something there, or is promised it.
     pub holders: Vec<JobId>,
 }
 
@@ -82,14 +81,16 @@ impl Planner {
         }
         let closed = self.closed_by_window(&outlook, queued);
         let left_out = self.left_out(&outlook, queued);
+        let promises = self.promises(job);
         let words = match left_out.is_empty() {
-            true => queued.wish().reason(&self.ledger),
+            true => queued.wish().reason(&promises.ledger),
             false => {
-                let others = self.ledger.only(|name, _| !left_out.contains(name));
+                let others = promises.ledger.only(|name, _| !left_out.contains(name));
                 queued.wish().reason(&others)
             }
         };
         let words = words + &closed + &left_out::words(&left_out);
+        let words = words + &self.all_promised_words(&promises, queued);
         Some(words + &self.promise_words(now, job))
     }
 
@@ -192,10 +193,12 @@ impl Planner {
         (outlook, left_out): (&Outlook<'_>, &BTreeSet<NodeName>),
         queued: &QueuedJob,
     ) -> Vec<Short> {
-        let request = &queued.request;
-        let could = |entry: &NodeEntry| queued.wish().could_use(entry);
-        let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
+        let wish = queued.wish();
+        let promises = self.promises(queued.job);
+        let nodes = promises.ledger.nodes();
+        let nodes = nodes.filter(|(_, entry)| wish.could_use(entry));
         let short = nodes.filter_map(|(name, entry)| {
+            let promised = || self.promised_words(&promises, name);
             let lacks = match (self.window_words(outlook, (queued, name)), entry.open) {
                 (Some(window), _) => window,
                 (None, false) => "takes no jobs now".to_owned(),
@@ -203,9 +206,9 @@ impl Planner {
                     "left out, since an attempt of it failed there".to_owned()
                 }
                 (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
-                    "others use it".to_owned()
+                    "others use it".to_owned() + &promised()
                 }
-                (None, true) => request.shortage(&entry.free())?,
+                (None, true) => queued.request.shortage(&entry.free())? + &promised(),
             };
             Some(Short {
                 node: name.clone(),

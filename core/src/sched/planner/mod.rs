@@ -11,6 +11,7 @@ mod kept;
 mod left_out;
 mod names;
 mod nodes;
+mod promised;
 mod seats;
 mod solve;
 mod upkeep;
