@@ -9,6 +9,7 @@ use crate::{
     ids::{JobId, NodeName},
     sched::{
         QueuedJob,
+        ledger::Ledger,
         policy::{Expected, Place},
     },
     time::Timestamp,
@@ -83,15 +84,22 @@ impl Planner {
         let left_out = self.left_out(&outlook, queued);
         let promises = self.promises(job);
         let words = match left_out.is_empty() {
-            true => queued.wish().reason(&promises.ledger),
+            true => self.wish_words(queued, &promises.ledger),
             false => {
                 let others = promises.ledger.only(|name, _| !left_out.contains(name));
-                queued.wish().reason(&others)
+                self.wish_words(queued, &others)
             }
         };
         let words = words + &closed + &left_out::words(&left_out);
         let words = words + &self.all_promised_words(&promises, queued);
         Some(words + &self.promise_words(now, job))
+    }
+
+    /// What of these nodes it waits for, in words.
+    fn wish_words(&self, queued: &QueuedJob, ledger: &Ledger) -> String {
+        let in_parts = queued.wish().in_parts(ledger);
+        let in_parts = in_parts.filter(|_| !self.policy.has_room(&self.ask_of(queued)));
+        in_parts.unwrap_or_else(|| queued.wish().reason(ledger))
     }
 
     /// Why a job waits; nothing if it does not.
@@ -208,7 +216,7 @@ impl Planner {
                 (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
                     "others use it".to_owned() + &promised()
                 }
-                (None, true) => queued.request.shortage(&entry.free())? + &promised(),
+                (None, true) => wish.shortage(entry)? + &promised(),
             };
             Some(Short {
                 node: name.clone(),

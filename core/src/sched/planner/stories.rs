@@ -9,6 +9,7 @@ mod renewed;
 mod shunned;
 mod starts;
 mod told;
+mod totals;
 mod vain;
 
 use std::time::Duration;

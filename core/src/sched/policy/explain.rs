@@ -173,6 +173,13 @@ impl Scheduler {
         (until > now).then_some([now, middle, until])
     }
 
+    /// Whether there is room for a job that asks for this, whosever turn it is.
+    #[must_use]
+    pub fn has_room(&self, ask: &Ask) -> bool {
+        let shape = Shape::new(&self.cluster, ask.clone());
+        shape.find(&self.cluster).is_some()
+    }
+
     /// Where a job that asks for this would start now, at its own turn. Whoever is ahead has been looked at already, so
     /// under the rules that pass over what does not fit it is enough that it fits.
     #[must_use]
