@@ -149,9 +149,13 @@ fn short_node(
                 .map(|job| holder(&job, now)),
         );
     }
+    let lacks = unnamed(&short.lacks, |job| reader.hides(store, job));
     Ok(ShortNode {
         others: short.holders.len() - holders.len(),
-        short: short.clone(),
+        short: Short {
+            lacks,
+            ..short.clone()
+        },
         holders,
     })
 }

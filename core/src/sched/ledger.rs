@@ -179,6 +179,13 @@ impl Ledger {
         }
     }
 
+    /// Of a copy to look at: as if a job held this of a node too.
+    pub(super) fn imagine(&mut self, job: JobId, held: Allocation) {
+        if let Some(entry) = self.nodes.get_mut(&held.node) {
+            entry.held.insert(job, held);
+        }
+    }
+
     /// All nodes by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeEntry)> {
         self.nodes.iter()

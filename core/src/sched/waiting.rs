@@ -303,6 +303,15 @@ const KINDS: usize = 8;
 /// Why a job waits now, in words.
 #[must_use]
 pub fn reason(ledger: &Ledger, request: &ResourceRequest, nodes: u32) -> String {
+    reason_among(ledger, (request, nodes), "nodes")
+}
+
+/// The same of nodes that are called so.
+pub(super) fn reason_among(
+    ledger: &Ledger,
+    (request, nodes): (&ResourceRequest, u32),
+    kind: &str,
+) -> String {
     if let Some(unfit) = largest_node_misfit(ledger, request, nodes) {
         return match unfit {
             Unfit::Task { shortage, nearest } => {
@@ -331,7 +340,7 @@ pub fn reason(ledger: &Ledger, request: &ResourceRequest, nodes: u32) -> String 
     }
     let gang = match nodes {
         0 | 1 => String::new(),
-        _ => format!("{ready} of {nodes} nodes are free; "),
+        _ => format!("{ready} of {nodes} {kind} are free; "),
     };
     match shortage {
         Some(words) => gang + &words,

@@ -8,9 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     ledger::{Ledger, NodeEntry},
     policy::ask::{fabric_of, in_one_fabric},
-    waiting::{Unfit, largest_node_misfit, reason},
+    waiting::{Unfit, largest_node_misfit, reason, reason_among},
 };
-use crate::{resources::ResourceRequest, spec::Placing};
+use crate::{
+    resources::{Gpu, ResourceRequest},
+    spec::Placing,
+};
 
 /// Labels that are told to who asks for one that no node has.
 const SHOWN: usize = 10;
@@ -197,34 +200,116 @@ impl Wish<'_> {
         }
         let part = self.part();
         let admitted = ledger.only(|_, entry| self.could_use(entry));
-        let open = || {
-            admitted
-                .nodes()
-                .map(|(_, entry)| entry)
-                .filter(|entry| entry.open)
+        if let Some(asked) = self.placement.gpus_total {
+            let words = self.too_few(&admitted, asked);
+            return words.unwrap_or_else(|| "waits for its turn".to_owned());
+        }
+        // Only nodes of one fabric count together: those of the one that has most of what it asks for.
+        let (admitted, kind) = match self.best_fabric(&admitted) {
+            Some((key, label)) => {
+                let of_it = |entry: &NodeEntry| fabric_of(key, entry.labels()) == Some(&label);
+                let kind = format!("nodes with one value of {key}");
+                (admitted.only(|_, entry| of_it(entry)), kind)
+            }
+            None => (admitted, "nodes".to_owned()),
         };
         if self.placement.exclusive {
-            let idle = open().filter(|entry| entry.jobs().next().is_none()).count();
+            let idle = admitted.nodes().filter(|(_, entry)| is_idle(entry)).count();
             let wanted = usize::try_from(self.nodes.max(1)).unwrap_or(usize::MAX);
             if idle < wanted {
                 return format!(
-                    "waits for nodes that nobody else uses: {idle} of the {wanted} that it needs are there"
+                    "waits for {kind} that nobody else uses: {idle} of the {wanted} that it needs are there"
                 );
             }
         }
-        if let Some(asked) = self.placement.gpus_total {
-            let free = |entry: &NodeEntry| {
-                let gpus = entry.free().gpus;
-                gpus.iter().filter(|gpu| part.accepts(gpu)).count()
-            };
-            let sets = self.sets(open());
-            let found = sets.values().map(|set| most(set, free)).max().unwrap_or(0);
-            if usize::try_from(asked).is_ok_and(|asked| found < asked) {
-                return format!("waits for {asked} GPUs in all; {found} are free");
-            }
-        }
-        reason(&admitted, &part, self.nodes)
+        reason_among(&admitted, (&part, self.nodes), &kind)
     }
+
+    /// Where it asks for nodes of one fabric: its key, and the label of the one that could hold it and has most nodes free.
+    fn best_fabric(&self, admitted: &Ledger) -> Option<(&String, String)> {
+        let key = self.placement.fabric.as_ref()?;
+        let part = self.part();
+        let wanted = usize::try_from(self.nodes.max(1)).unwrap_or(usize::MAX);
+        let ready = |entry: &&&NodeEntry| {
+            let alone = !self.placement.exclusive || is_idle(entry);
+            entry.open && alone && part.shortage(&entry.free()).is_none()
+        };
+        let sets = self.sets(admitted.nodes().map(|(_, entry)| entry));
+        let sets = sets.into_iter().filter(|(_, set)| set.len() >= wanted);
+        let most = sets
+            .rev()
+            .max_by_key(|(_, set)| set.iter().filter(ready).count());
+        most.map(|(label, _)| (key, label))
+    }
+
+    /// Why a total is not to be had, in words, where too few GPUs are free for it in all.
+    fn too_few(&self, admitted: &Ledger, asked: u32) -> Option<String> {
+        let found = self.free_in_all(admitted, true);
+        if usize::try_from(asked).is_ok_and(|asked| asked <= found) {
+            return None;
+        }
+        let all = self.free_in_all(admitted, false);
+        let but = match all.saturating_sub(found) {
+            0 => String::new(),
+            more if self.placement.exclusive => {
+                format!(", and {more} more on nodes that others use")
+            }
+            more => format!(", and {more} more where CPUs or memory are short"),
+        };
+        Some(format!(
+            "waits for {asked} GPUs in all; {found} are free{but}"
+        ))
+    }
+
+    /// The most GPUs that are free for it in all: where a part of it would fit, or on any open nodes.
+    fn free_in_all(&self, admitted: &Ledger, usable: bool) -> usize {
+        let part = self.part();
+        let free = |entry: &NodeEntry| {
+            let free = entry.free();
+            let alone = !self.placement.exclusive || is_idle(entry);
+            let fits = !usable || alone && part.shortage(&free).is_none();
+            let gpus = free.gpus.iter().filter(|gpu| part.accepts(gpu));
+            if fits { gpus.count() } else { 0 }
+        };
+        let open = admitted.nodes().map(|(_, entry)| entry);
+        let sets = self.sets(open.filter(|entry| entry.open));
+        sets.values().map(|set| most(set, free)).max().unwrap_or(0)
+    }
+
+    /// Of a total that does not fit though as many GPUs are free: that these lie in too many parts, in words.
+    #[must_use]
+    pub fn in_parts(&self, ledger: &Ledger) -> Option<String> {
+        let asked = self.placement.gpus_total?;
+        let admitted = ledger.only(|_, entry| self.could_use(entry));
+        let found = self.free_in_all(&admitted, true);
+        let enough = usize::try_from(asked).is_ok_and(|asked| asked <= found);
+        enough.then(|| {
+            format!(
+                "waits for {asked} GPUs in all; {found} are free, but not on as few whole nodes as it takes"
+            )
+        })
+    }
+
+    /// What is short on a node, in words: of a total each GPU that will do and that others have.
+    #[must_use]
+    pub fn shortage(&self, entry: &NodeEntry) -> Option<String> {
+        let free = entry.free();
+        if self.placement.gpus_total.is_none() {
+            return self.request.shortage(&free);
+        }
+        let part = ResourceRequest {
+            gpus: 0,
+            ..self.part()
+        };
+        let fits = |gpus: &[Gpu]| gpus.iter().filter(|gpu| part.accepts(gpu)).count();
+        let (left, all) = (fits(&free.gpus), fits(&entry.capacity.gpus));
+        let gpus = (left < all).then(|| format!("gpus: {left} of {all}{} free", part.gpu_words()));
+        part.shortage(&free).or(gpus)
+    }
+}
+
+fn is_idle(entry: &NodeEntry) -> bool {
+    entry.open && entry.jobs().next().is_none()
 }
 
 /// The most GPUs that one job can have of a set of nodes: of several at once only those that others reach count.

@@ -2,12 +2,14 @@
 //!
 //! Pure, and changes nothing. Called by the scheduler actor for who asks.
 
-use super::{Planner, advice::Change, upkeep::Outlook};
+use std::collections::BTreeSet;
+
+use super::{Planner, advice::Change, left_out, upkeep::Outlook};
 use crate::{
     ids::{JobId, NodeName},
     sched::{
         QueuedJob,
-        ledger::NodeEntry,
+        ledger::Ledger,
         policy::{Expected, Place},
     },
     time::Timestamp,
@@ -23,7 +25,7 @@ pub struct Short {
     pub node: NodeName,
     /// What is short, or that it is closed.
     pub lacks: String,
-    /// Who holds something there.
+    /// Who holds something there, or is promised it.
     pub holders: Vec<JobId>,
 }
 
@@ -42,6 +44,8 @@ pub struct Explanation {
     pub short: Vec<Short>,
     /// Of so many more nodes it is not told.
     pub short_more: usize,
+    /// Cancelled and submitted again as it is, it would start now: what failed it is not known of a new one.
+    pub again: bool,
     /// Any one of these would start it now.
     pub changes: Vec<Change>,
     /// Where no single one would: these together.
@@ -77,8 +81,25 @@ impl Planner {
             return Some(words);
         }
         let closed = self.closed_by_window(&outlook, queued);
-        let words = queued.wish().reason(&self.ledger) + &closed;
+        let left_out = self.left_out(&outlook, queued);
+        let promises = self.promises(job);
+        let words = match left_out.is_empty() {
+            true => self.wish_words(queued, &promises.ledger),
+            false => {
+                let others = promises.ledger.only(|name, _| !left_out.contains(name));
+                self.wish_words(queued, &others)
+            }
+        };
+        let words = words + &closed + &left_out::words(&left_out);
+        let words = words + &self.all_promised_words(&promises, queued);
         Some(words + &self.promise_words(now, job))
+    }
+
+    /// What of these nodes it waits for, in words.
+    fn wish_words(&self, queued: &QueuedJob, ledger: &Ledger) -> String {
+        let in_parts = queued.wish().in_parts(ledger);
+        let in_parts = in_parts.filter(|_| !self.policy.has_room(&self.ask_of(queued)));
+        in_parts.unwrap_or_else(|| queued.wish().reason(ledger))
     }
 
     /// Why a job waits; nothing if it does not.
@@ -88,20 +109,29 @@ impl Planner {
         let at = self.seconds(now);
         let due = queued.is_due(now) && !self.gates.holds(job);
         let outlook = self.outlook(now);
-        let (changes, together) = match due && self.chosen(job).is_none() {
+        let free = due && self.chosen(job).is_none();
+        let left_out = self.left_out(&outlook, queued);
+        let again = free && self.starts_again(&outlook, queued, &left_out);
+        let (changes, together) = match free && !again {
             true => self.advice(&outlook, queued),
             false => (Vec::new(), Vec::new()),
         };
-        let mut short = self.short(&outlook, queued);
+        let words = self.reason(now, job).unwrap_or_default();
+        let mut short = self.short((&outlook, &left_out), queued);
         let short_more = short.len().saturating_sub(NODES);
         short.truncate(NODES);
         Some(Explanation {
             job,
-            words: self.reason(now, job).unwrap_or_default(),
+            words: if again {
+                words + left_out::AGAIN
+            } else {
+                words
+            },
             not_before: queued.not_before.filter(|_| !queued.is_due(now)),
             place: self.policy.place(at, job.0),
             short,
             short_more,
+            again,
             changes,
             together,
             expected: self.expected(now, queued),
@@ -166,18 +196,27 @@ impl Planner {
         expected.map(|then| self.moment(then))
     }
 
-    fn short(&self, outlook: &Outlook<'_>, queued: &QueuedJob) -> Vec<Short> {
-        let request = &queued.request;
-        let could = |entry: &NodeEntry| queued.wish().could_use(entry);
-        let nodes = self.ledger.nodes().filter(|(_, entry)| could(entry));
+    fn short(
+        &self,
+        (outlook, left_out): (&Outlook<'_>, &BTreeSet<NodeName>),
+        queued: &QueuedJob,
+    ) -> Vec<Short> {
+        let wish = queued.wish();
+        let promises = self.promises(queued.job);
+        let nodes = promises.ledger.nodes();
+        let nodes = nodes.filter(|(_, entry)| wish.could_use(entry));
         let short = nodes.filter_map(|(name, entry)| {
+            let promised = || self.promised_words(&promises, name);
             let lacks = match (self.window_words(outlook, (queued, name)), entry.open) {
                 (Some(window), _) => window,
                 (None, false) => "takes no jobs now".to_owned(),
-                (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
-                    "others use it".to_owned()
+                (None, true) if left_out.contains(name) => {
+                    "left out, since an attempt of it failed there".to_owned()
                 }
-                (None, true) => request.shortage(&entry.free())?,
+                (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
+                    "others use it".to_owned() + &promised()
+                }
+                (None, true) => wish.shortage(entry)? + &promised(),
             };
             Some(Short {
                 node: name.clone(),

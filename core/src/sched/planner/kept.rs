@@ -39,7 +39,8 @@ impl Planner {
                 "{names} are kept for it, and expected to be free at {then}: {who} starts there only if it is expected to be gone by then"
             ),
             (names, None) => format!(
-                "{names} are kept for it, and nobody knows when they are free: {who} does not start there"
+                "{names} are kept for it, and {} when they are free: {who} does not start there",
+                self.nobody_says()
             ),
         };
         Some(KeptNodes {
@@ -59,7 +60,8 @@ impl Planner {
                 "waits beside another: {nodes} are kept for job {other} from {then} on, and jobs like it run beyond that"
             ),
             None => format!(
-                "waits beside another: {nodes} are kept for job {other}, and nobody knows when they are free"
+                "waits beside another: {nodes} are kept for job {other}, and {} when they are free",
+                self.nobody_says()
             ),
         })
     }
@@ -72,7 +74,18 @@ impl Planner {
         let (nodes, then) = self.kept_where(now, kept);
         match then {
             Some(then) => format!("; {nodes} are kept for it, and expected to be free at {then}"),
-            None => format!("; {nodes} are kept for it, and nobody knows when they are free"),
+            None => {
+                let nobody = self.nobody_says();
+                format!("; {nodes} are kept for it, and {nobody} when they are free")
+            }
+        }
+    }
+
+    /// Where no moment is known: some rules go by limits alone, though more may be guessed.
+    fn nobody_says(&self) -> &'static str {
+        match self.policy.goes_by_limits() {
+            true => "no time limit says",
+            false => "nobody knows",
         }
     }
 

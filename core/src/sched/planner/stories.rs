@@ -6,7 +6,10 @@ mod large;
 mod leaving;
 mod property;
 mod renewed;
+mod shunned;
+mod starts;
 mod told;
+mod totals;
 mod vain;
 
 use std::time::Duration;

@@ -396,7 +396,7 @@ fn where_nobody_knows_when_nodes_are_free_that_is_said_instead_of_a_date() {
     planner.queued(NOW, job(3, None));
     assert_eq!(starts(&mut planner, NOW), []);
     let words = planner.reason(NOW, JobId(2)).unwrap();
-    let told = "are kept for it, and nobody knows when they are free";
+    let told = "are kept for it, and no time limit says when they are free";
     assert!(words.ends_with(told), "{words}");
 }
 

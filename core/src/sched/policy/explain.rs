@@ -173,6 +173,13 @@ impl Scheduler {
         (until > now).then_some([now, middle, until])
     }
 
+    /// Whether there is room for a job that asks for this, whosever turn it is.
+    #[must_use]
+    pub fn has_room(&self, ask: &Ask) -> bool {
+        let shape = Shape::new(&self.cluster, ask.clone());
+        shape.find(&self.cluster).is_some()
+    }
+
     /// Where a job that asks for this would start now, at its own turn. Whoever is ahead has been looked at already, so
     /// under the rules that pass over what does not fit it is enough that it fits.
     #[must_use]
@@ -238,6 +245,15 @@ impl Scheduler {
         kept.filter(|kept| self.waits(kept.job))
     }
 
+    /// Whether nothing but time limits says for how long nodes are kept, though more is known of those who run.
+    #[must_use]
+    pub fn goes_by_limits(&self) -> bool {
+        match self.config.rule {
+            Rule::Easy => true,
+            Rule::Gittins | Rule::Fifo | Rule::Throughput => false,
+        }
+    }
+
     /// Whether that is kept from none but those who would borrow.
     #[must_use]
     pub fn keeps_from_borrowers(&self) -> bool {
@@ -269,7 +285,7 @@ impl Scheduler {
         self.projects.limit(job.project, self.least(job))
     }
 
-    fn head_of(&self, ix: JobIx) -> Option<Head> {
+    pub(super) fn head_of(&self, ix: JobIx) -> Option<Head> {
         let job = self.job(ix);
         match &job.state {
             State::Waiting(turn) => Some(self.head(job.lane, turn)),

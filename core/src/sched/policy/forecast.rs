@@ -1,12 +1,13 @@
 //! When a waiting job is expected to start.
 //!
-//! A guess by medians: those who run end when jobs like them do, those ahead start in their order, nobody makes room.
+//! A guess by medians: those who run end when jobs like them do, those ahead start in their order as far as the rule, the
+//! limits of their projects and what is kept for others let them, nobody makes room.
 //! It is wrong by a factor, and by which is learnt: every so often the newest job that waits is guessed at, and when it
 //! starts its true wait is set against the guess. An interval is the guess times the factors of the last guesses, so it
 //! is as wide as guesses were bad; and it gets wider with each job that starts outside of it, and narrower with each
 //! that does not, so that four of five start within (adaptive conformal inference, Gibbs and Candès, 2021).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     cluster::JobIx,
@@ -14,7 +15,6 @@ use super::{
     future::{Future, Outages},
     gittins::whole,
     job::State,
-    lanes::ShapeIx,
     scheduler::Scheduler,
 };
 
@@ -30,6 +30,9 @@ const ENOUGH: usize = 10;
 const BLUR: Seconds = 60;
 /// Of a class of which nothing is known jobs run on for as long as they have, and never less than this.
 const LEAST: Seconds = 600;
+/// An interval reaches at least from the middle by this to the middle times this, unless too few start outside of it: those
+/// who wait in one queue wait for the same, so many guesses in a row are as good as one another, and say little of the next.
+const LEAST_WIDE: f64 = 3.0;
 /// Before enough is known: a tenth of the guess to ten times.
 const UNKNOWN: [f64; 3] = [0.1, 1.0, 10.0];
 
@@ -48,6 +51,8 @@ struct Open {
 /// So many of ten starts are meant to lie outside of their interval, and so much does one more or less change that.
 const MEANT: f64 = 0.2;
 const STEP: f64 = 0.02;
+/// No more of the known factors are left out.
+const MOST_OUTSIDE: f64 = 0.5;
 
 /// Guesses, and how good they were.
 #[derive(Clone, Debug)]
@@ -79,7 +84,7 @@ impl Default for Forecasts {
 }
 
 impl Forecasts {
-    /// So long is a job expected to wait from now on, and this was told of it.
+    /// So long is a job expected to wait from a moment on, and this was told of it.
     fn made(&mut self, ix: JobIx, (made, wait): (Seconds, Seconds), told: Expected) {
         self.open.insert(ix, Open { made, wait, told });
     }
@@ -103,12 +108,18 @@ impl Forecasts {
         let within = (early..=late).contains(&now);
         self.within += u64::from(within);
         let missed = if within { 0.0 } else { 1.0 };
-        self.outside = (self.outside + STEP * (MEANT - missed)).clamp(0.01, 0.5);
+        self.outside = (self.outside + STEP * (MEANT - missed)).clamp(0.01, MOST_OUTSIDE);
         let factors = self.factors.entry(size(open.wait)).or_default();
         factors.push_back(factor(now - open.made, open.wait));
         if factors.len() > REMEMBERED {
             factors.pop_front();
         }
+    }
+
+    /// 1 as long as no more start within their intervals than are meant to, and 0 where too many do though half of the
+    /// known factors are left out.
+    fn doubt(&self) -> f64 {
+        ((MOST_OUTSIDE - self.outside) / (MOST_OUTSIDE - MEANT)).clamp(0.0, 1.0)
     }
 
     /// By which guesses of about this size were wrong in one, five and nine cases of ten.
@@ -130,10 +141,12 @@ impl Forecasts {
         }
         known.sort_by(f64::total_cmp);
         let tail = self.outside / 2.0;
-        [tail, 0.5, 1.0 - tail].map(|part| {
+        let [early, middle, late] = [tail, 0.5, 1.0 - tail].map(|part| {
             let at = place(known.len() - 1, part);
             known.get(at).copied().unwrap_or(1.0)
-        })
+        });
+        let least = LEAST_WIDE.powf(self.doubt());
+        [early.min(middle / least), middle, late.max(middle * least)]
     }
 }
 
@@ -172,12 +185,20 @@ impl Scheduler {
     pub fn expect(&self, now: Seconds, number: u64, outages: &Outages) -> Option<Expected> {
         let ix = self.number(number)?;
         let wait = self.guess(now, ix, outages)?;
-        Some(self.around(now, wait))
+        let (_, told) = self.around(now, ix, wait);
+        Some(told)
     }
 
-    fn around(&self, now: Seconds, wait: Seconds) -> Expected {
+    /// The part of a guess that may be wrong, from which moment on, and what is told of it: until its project's GPU-hours are
+    /// its own again a job waits for certain.
+    fn around(&self, now: Seconds, ix: JobIx, wait: Seconds) -> ((Seconds, Seconds), Expected) {
+        let job = self.job(ix);
+        let spent = self.projects.spent_until(now, job.project, self.least(job));
+        let from = spent.unwrap_or(now);
+        let wait = (now + wait - from).max(0);
         let spread = self.forecasts.spread(now, wait);
-        spread.map(|factor| now + times(wait, factor).max(0))
+        let told = spread.map(|factor| from + times(wait, factor).max(0));
+        ((from, wait), told)
     }
 
     /// Intervals that were told and are settled, and those of them in which the job did start.
@@ -202,8 +223,8 @@ impl Scheduler {
         let Some(wait) = self.guess(now, ix, &Outages::default()) else {
             return;
         };
-        let told = self.around(now, wait);
-        self.forecasts.made(ix, (now, wait), told);
+        let (guess, told) = self.around(now, ix, wait);
+        self.forecasts.made(ix, guess, told);
     }
 
     fn is_waiting(&self, ix: JobIx) -> bool {
@@ -214,30 +235,19 @@ impl Scheduler {
     /// For how long a job still waits if all goes as it does in the median.
     fn guess(&self, now: Seconds, me: JobIx, outages: &Outages) -> Option<Seconds> {
         let mut waiting = self.ahead_of(me, AHEAD)?;
+        // Who is far behind is bound all the same by what is kept for one.
+        let bound = self.kept().is_some() && self.kept.binds(&self.head_of(me)?);
+        let first = self.kept.first.filter(|_| bound).map(|first| first.job);
+        waiting.extend(first.filter(|first| !waiting.contains(first)));
         waiting.push(me);
         let mut future = Future::new(self, now, &waiting, outages);
+        if future.is_open() {
+            return None;
+        }
         for _ in 0..STEPS {
-            let mut full: BTreeSet<ShapeIx> = BTreeSet::new();
-            let mut still = Vec::new();
-            for ix in waiting {
-                let shape = self.job(ix).shape;
-                let known = full.contains(&shape) && !(ix == me && future.knows_me());
-                let found = match known {
-                    true => None,
-                    false => future.find(shape, ix == me),
-                };
-                let Some(pieces) = found else {
-                    full.insert(shape);
-                    still.push(ix);
-                    continue;
-                };
-                if ix == me {
-                    return Some(future.then - now);
-                }
-                let lasts = self.likely_left(now, ix);
-                future.start(ix, pieces, lasts);
+            if future.let_in(&mut waiting) {
+                return Some(future.then - now);
             }
-            waiting = still;
             future.go_on()?;
         }
         None

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ask::Ask,
-    cluster::{JobIx, Node, NodeIx, NodeOffer, Piece},
+    cluster::{GpuClass, JobIx, Node, NodeIx, NodeOffer, Piece, Slot},
     config::Seconds,
     job::{State, Submission},
     scheduler::Scheduler,
@@ -200,6 +200,22 @@ impl Scheduler {
     pub fn free_memory(&self, node: NodeIx) -> u64 {
         let node = self.cluster.nodes.get(node);
         node.map_or(0, Node::memory_bytes)
+    }
+
+    /// What of a node nobody holds and nobody is promised: CPU slots, bytes of memory, and GPUs by class.
+    #[must_use]
+    pub fn left_on(&self, node: NodeIx) -> Option<(u32, u64, BTreeMap<GpuClass, u32>)> {
+        let node = self.cluster.nodes.get(node)?;
+        let classes = node.offer.gpus.keys().cloned();
+        let gpus = classes.zip(node.slots.iter().map(Slot::free)).collect();
+        Some((node.cpus(), node.memory_bytes(), gpus))
+    }
+
+    /// Who holds something of a node or is promised it, but for those who leave it.
+    #[must_use]
+    pub fn holders(&self, node: NodeIx) -> Vec<u64> {
+        let holders = self.cluster.holders(node).iter();
+        holders.map(|ix| self.job(*ix).id).collect()
     }
 
     /// Whether a job runs, or leaves what it held.

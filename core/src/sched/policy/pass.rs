@@ -168,6 +168,7 @@ impl Scheduler {
                 (None, Rule::Fifo) if !self.shuts_out(shape) => return kept,
                 (None, Rule::Easy) if !self.shuts_out(shape) => {
                     self.reserve(now, head.job, &mut kept);
+                    (kept.first, kept.at) = (Some(head), now);
                     self.backfill(now, &kept, plan);
                     return kept;
                 }

@@ -2,6 +2,10 @@
 //!
 //! Owns usage that fades with time, quotas and limits. Never places or preempts: it says who may, and who only borrows.
 
+mod limits;
+
+pub(super) use limits::Limits;
+
 use std::collections::BTreeMap;
 
 use super::{
@@ -293,11 +297,7 @@ impl Projects {
 
     /// The same once so much of it has gone.
     pub(super) fn may_start_after(&self, ix: ProjectIx, gpus: u32, gone: Part) -> bool {
-        let project = &self.rows[ix];
-        let running = project.running.saturating_sub(gone.jobs);
-        let rest = project.gpus.saturating_sub(gone.gpus);
-        let most = project.rule.running;
-        most.is_none_or(|most| running < most) && !project.may_not_have(gpus, rest)
+        self.rows[ix].may_start(gpus, gone)
     }
 
     /// What of a project that is at its limit would have to go before one more of its jobs may start. Nothing where that is
@@ -366,6 +366,14 @@ impl Projects {
 }
 
 impl Project {
+    /// Whether one more of its jobs may start once so much of it has gone.
+    fn may_start(&self, gpus: u32, gone: Part) -> bool {
+        let running = self.running.saturating_sub(gone.jobs);
+        let rest = self.gpus.saturating_sub(gone.gpus);
+        let most = self.rule.running;
+        most.is_none_or(|most| running < most) && !self.may_not_have(gpus, rest)
+    }
+
     /// Whether so many are more than it owns.
     fn is_beyond(&self, own: Option<u32>, gpus: u32) -> bool {
         own.is_some_and(|own| gpus > own) || self.is_spent()

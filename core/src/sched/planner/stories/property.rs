@@ -80,6 +80,8 @@ enum Happens {
     Ends(usize),
     /// One that was told to go has gone.
     Leaves(usize),
+    /// One that runs has failed, and is tried again elsewhere.
+    Fails(usize),
     Node(u32, u32, bool),
     Blocks(u32, bool),
     Waits(i64),
@@ -113,6 +115,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         ),
         any::<usize>().prop_map(Happens::Ends),
         any::<usize>().prop_map(Happens::Leaves),
+        any::<usize>().prop_map(Happens::Fails),
         (0u32..3, 1u32..5, any::<bool>())
             .prop_map(|(node, gpus, open)| Happens::Node(node, gpus, open)),
         (0u32..3, any::<bool>()).prop_map(|(node, on)| Happens::Blocks(node, on)),
@@ -201,6 +204,7 @@ impl World {
                     self.planner.queued(now, queued);
                 }
             }
+            Happens::Fails(which) => self.fails(*which),
             Happens::Node(node, gpus, open) => {
                 set(&mut self.planner, self.now, *node, *gpus, *open)
             }
@@ -219,6 +223,22 @@ impl World {
             Happens::Waits(span) => self.now += span,
             Happens::Window(node, ahead) => self.plan(*node, self.now + ahead),
             Happens::Restart => self.restart(),
+        }
+    }
+
+    /// One of those who run and were not told to go waits again, and shuns the nodes that it had.
+    fn fails(&mut self, which: usize) {
+        let running = self.running.iter();
+        let stay = running.filter(|(_, held)| held.leaves_for.is_none());
+        let stay: Vec<u64> = stay.map(|(job, _)| *job).collect();
+        if let Some(job) = stay.get(which % stay.len().max(1)) {
+            let held = self.running.remove(job).unwrap();
+            let mut queued = held.asked;
+            queued.queued_at = at(self.now);
+            let nodes = held.allocations.into_iter().map(|held| held.node);
+            queued.avoid.extend(nodes);
+            self.waiting.insert(*job, queued.clone());
+            self.planner.queued(at(self.now), queued);
         }
     }
 

@@ -153,6 +153,18 @@ fn memory_that_another_is_promised_is_not_offered_though_nobody_holds_it_yet() {
         (&why.changes, &why.together),
         (&vec![less.clone()], &vec![])
     );
+    // What it is told is who has it, and for whom that waits.
+    let lacks = "memory: asks for 40 GiB, has 24 GiB";
+    let who = "promised to job 2, which waits for job 1 to go";
+    assert_eq!(
+        why.words,
+        format!("waits for {lacks} free on node n0; node n0 is {who}")
+    );
+    let [short] = why.short.as_slice() else {
+        panic!("{:?}", why.short);
+    };
+    assert_eq!(short.lacks, format!("{lacks}; {who}"));
+    assert_eq!(short.holders, [JobId(1), JobId(2)]);
     let any = change("placement.labels", "zone=z", "any");
     let why = planner.explain(at(401), JobId(4)).unwrap();
     assert_eq!((why.changes, why.together), (vec![], vec![any, less]));
@@ -220,4 +232,46 @@ fn why_a_job_stands_where_it_does_is_told_by_priority_by_waiting_and_by_the_rule
         )),
         "{words}"
     );
+}
+
+#[test]
+fn a_free_node_that_is_promised_to_a_gang_is_named_with_the_gang_and_who_has_to_go_for_it() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    let held = planner.ledger().held_by(JobId(1))[0].node.clone();
+    let (busy, idle) = match held == name(0) {
+        true => ("n0", "n1"),
+        false => ("n1", "n0"),
+    };
+    planner.queued(at(400), urgent(2, 2, 4));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    planner.queued(at(401), job(3, 1, 4));
+    let mut alone = job(4, 1, 0);
+    alone.placement.exclusive = true;
+    planner.queued(at(401), alone);
+    assert_eq!(solve(&mut planner, 401), (vec![], vec![]));
+    let who = "promised to job 2, which waits for job 1 to go";
+    let lacks = "gpus: asks for 4, has 0";
+    let short = |job| {
+        let why = planner.explain(at(401), JobId(job)).unwrap();
+        let short = why.short.into_iter();
+        let short = short.map(|one| (one.node.0, (one.lacks, one.holders)));
+        (why.words, short.collect::<BTreeMap<_, _>>())
+    };
+    let (words, nodes) = short(3);
+    let told = format!("waits for {lacks} free on node n1; nodes n0, n1 are {who}");
+    assert_eq!(words, told);
+    let all = |lacks: &str, holders: &[u64]| {
+        let holders: Vec<JobId> = holders.iter().map(|job| JobId(*job)).collect();
+        (format!("{lacks}; {who}"), holders)
+    };
+    assert_eq!(nodes[idle], all(lacks, &[2]));
+    assert_eq!(nodes[busy], all(lacks, &[1, 2]));
+    let (words, nodes) = short(4);
+    assert!(words.contains("0 of the 1 that it needs"), "{words}");
+    assert_eq!(nodes[idle], all("others use it", &[2]));
+    // To the gang itself nothing is short that is its own.
+    let (_, nodes) = short(2);
+    assert!(!nodes.contains_key(idle), "{nodes:?}");
 }

@@ -76,12 +76,18 @@ impl World {
                 assert_ne!(starts, Starts::No, "{all:?} do not start {queued:?}");
             }
             assert!(why.changes.is_empty() || all.is_empty());
+            if why.again {
+                let anew = changed(queued, &[], (ANEW, now));
+                let starts = self.would_start(now, queued.job, anew);
+                assert_ne!(starts, Starts::No, "the same does not start {queued:?}");
+                assert!(why.changes.is_empty() && all.is_empty());
+            }
             // Under rules that pass over who does not fit, where nothing is kept or about to close, there is advice if one GPU
             // would do.
             let exact = matches!(self.config.rule, Rule::Gittins | Rule::Throughput)
                 && self.config.reserve == Reserve::Off
                 && self.windows.is_empty();
-            let waits = self.planner.chosen(queued.job).is_none();
+            let waits = self.planner.chosen(queued.job).is_none() && !why.again;
             if exact && waits && why.changes.is_empty() && all.is_empty() {
                 let one = u32::from(queued.request.gpus > 0);
                 let total = queued.placement.gpus_total.is_some();
