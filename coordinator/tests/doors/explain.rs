@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::wait::until;
 use tonic::Code;
@@ -12,7 +13,7 @@ use trainyard_proto::{
 };
 
 use crate::{
-    agent::{Agent, epoch, exited},
+    agent::{Agent, epoch, exited, running},
     jobs::{all_jobs, job, program, submit},
     world::{World, command},
 };
@@ -216,4 +217,45 @@ async fn what_has_ended_is_not_waited_for_by_what_is_not_submitted() {
     assert_eq!(agent.forget().await, task);
     let foreseen = foresee(&world, after()).await.expect("it is told");
     assert_eq!(foreseen.nodes, ["n1"]);
+}
+
+#[tokio::test]
+async fn to_whom_a_node_is_promised_is_told_to_those_alone_who_may_see_that_job() {
+    let world = World::with(|config| {
+        config.scheduling.settled_seconds = 0;
+        config.scheduling.restart_cost_seconds = 0;
+        config.scheduling.round_seconds = 1;
+    })
+    .await;
+    let mut agent = Agent::join(&world, "n1", 4).await;
+    let asks = |cpus: u32, priority: i32| {
+        let mut body = command();
+        body["config"]["resources"] = json!({"cpus": cpus});
+        body["config"]["preemptible"] = json!(true);
+        body["config"]["priority"] = json!(priority);
+        body
+    };
+    let low = world.submit(&asks(3, 0)).await;
+    let task = agent.run().await.task.expect("a task");
+    agent.report(running(task)).await;
+    world.until(low, "running").await;
+    let high = world.submit(&asks(4, 900)).await;
+    agent.stop().await;
+    // One CPU is free, and the urgent job's.
+    let (_, ada) = world.somebody("ada", "standard_engineer").await;
+    let call = (Method::POST, "/training/jobs");
+    let (_, answer) = world.call(&ada, call, asks(1, 0)).await;
+    let path = format!("/training/jobs/{}/explain", answer["id"]);
+    let told = async |token: &str| {
+        let (_, answer) = world.call(token, (Method::GET, &path), Value::Null).await;
+        answer["explanation"]["short_nodes"][0].clone()
+    };
+    let lacks = "cpus: asks for 1, has 0; promised to";
+    let node = told(&world.token).await;
+    let all = format!("{lacks} job {high}, which waits for job {low} to go");
+    assert_eq!((&node["lacks"], &node["others"]), (&json!(all), &json!(0)));
+    let node = told(&ada).await;
+    let hidden = format!("{lacks} another job, which waits for another job to go");
+    let (lacks, others) = (&node["lacks"], &node["others"]);
+    assert_eq!((lacks, others), (&json!(hidden), &json!(2)));
 }

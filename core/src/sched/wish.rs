@@ -285,7 +285,7 @@ impl Wish<'_> {
         let enough = usize::try_from(asked).is_ok_and(|asked| asked <= found);
         enough.then(|| {
             format!(
-                "waits for {asked} GPUs in all; {found} are free, but not on as few whole nodes as it takes"
+                "waits for {asked} GPUs in all; {found} are free, but not on as few nodes as it takes"
             )
         })
     }

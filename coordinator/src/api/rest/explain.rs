@@ -86,7 +86,7 @@ pub(super) struct ShortNodeView {
     node: String,
     /// What is short, in words.
     lacks: String,
-    /// Jobs that hold something there, as far as the caller may see them.
+    /// Jobs that hold something there, or are promised it, as far as the caller may see them.
     holders: Vec<HolderView>,
     /// Further jobs there.
     others: usize,

@@ -36,7 +36,10 @@ fn daily(hours: f64) -> policy::ProjectRule {
 }
 
 fn expected(planner: &Planner, now: i64, job: u64) -> Option<[Timestamp; 3]> {
-    planner.explain(at(now), JobId(job)).unwrap().expected
+    match planner.explain(at(now), JobId(job)) {
+        Some(why) => why.expected,
+        None => panic!("job {job} does not wait"),
+    }
 }
 
 #[test]

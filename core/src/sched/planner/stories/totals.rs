@@ -44,7 +44,7 @@ fn a_total_that_is_free_in_parts_alone_or_beside_no_cpus_is_told_so() {
     solve(&mut planner, 0);
     planner.queued(at(1), total(4, 3));
     solve(&mut planner, 1);
-    let parts = "waits for 3 GPUs in all; 3 are free, but not on as few whole nodes as it takes";
+    let parts = "waits for 3 GPUs in all; 3 are free, but not on as few nodes as it takes";
     let (words, short) = told(&planner, 4);
     assert_eq!(words, parts);
     assert_eq!(short.len(), 3);
