@@ -20,7 +20,10 @@ impl Offers {
     pub(super) fn set(&self, row: &NodeRow) {
         let mut nodes = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if row.revoked {
-            // It may never be back.
+            // It may never be back. At a start most such rows are of nodes that are not among these.
+            if nodes.node(&row.name).is_none() {
+                return;
+            }
             *nodes = nodes.only(|name, _| *name != row.name);
             return;
         }

@@ -89,10 +89,11 @@ impl Service {
     /// no room on disk or in the queue.
     pub async fn restart(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         let job = self.changeable(caller, id)?;
-        let _permit = self.admit_again(&job).await?;
-        let _held = self.hold_snapshot(id).await?;
-        self.act(caller, id, Event::RestartRequested, "restart")
-            .await
+        let admitted = self.admit_again(&job).await?;
+        let held = self.hold_snapshot(id).await?;
+        let job = self.tell(id, Event::RestartRequested, "restart").await?;
+        drop((admitted, held));
+        Ok(self.with_reason(caller, job).await)
     }
 
     /// Starts a job, from a checkpoint if one is wanted: one that waits is only told where to begin, one
@@ -104,10 +105,11 @@ impl Service {
     pub async fn start(&self, caller: &Caller, id: JobId, from: Resume) -> Result<Job, ApiError> {
         let job = self.changeable(caller, id)?;
         let from = self.beginning_of(caller, &job, from)?;
-        let _permit = self.admit_again(&job).await?;
-        let _held = self.hold_snapshot(id).await?;
-        self.act(caller, id, Event::StartRequested(from), "start")
-            .await
+        let admitted = self.admit_again(&job).await?;
+        let held = self.hold_snapshot(id).await?;
+        let job = self.tell(id, Event::StartRequested(from), "start").await?;
+        drop((admitted, held));
+        Ok(self.with_reason(caller, job).await)
     }
 
     /// Keeps the snapshot of an ended job from being deleted while the job is started again.

@@ -6,6 +6,7 @@ use trainyard_proto::v1::{self, connect_request, connect_response::Frame};
 
 use crate::{
     agent::{Agent, epoch, exited, hello, line, running},
+    jobs::cancel,
     world::{PATIENCE, World, command, yolo},
 };
 
@@ -322,6 +323,30 @@ async fn an_end_that_is_told_first_where_nothing_can_be_read_any_more_says_which
             "{texts:?}"
         );
     }
+}
+
+/// An agent that cannot read for now what the task had told does not tell its end.
+#[tokio::test]
+async fn a_node_that_waits_for_records_it_cannot_read_hears_that_the_job_is_cancelled() {
+    let world = World::start().await;
+    let mut agent = Agent::join(&world, "n1", 1).await;
+    let job = world.submit(&command()).await;
+    let task = agent.run().await.task.unwrap();
+    agent.report(exited(task, 0, 1)).await;
+    until(&world, job, v1::JobState::Finishing).await;
+    cancel(&world, job, false).await;
+    agent.report(running(task)).await;
+    let stop = agent.stop().await;
+    assert_eq!(
+        (stop.task, stop.cause()),
+        (Some(task), v1::StopCause::Cancelled)
+    );
+    let report = v1::TaskReport {
+        kept_from_seq: 2,
+        ..exited(task, 0, 1)
+    };
+    agent.report(report).await;
+    world.until(job, "completed").await;
 }
 
 /// As in a frame with all tasks of a node of which many have ended.

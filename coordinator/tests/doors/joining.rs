@@ -15,6 +15,7 @@ use trainyard_proto::v1::{
 
 use crate::{
     agent::{Agent, Stream, hello},
+    jobs::{program, submit, try_submit},
     world::{World, command},
 };
 
@@ -170,6 +171,29 @@ async fn a_revoked_agent_is_cut_off_at_once_and_comes_back_with_a_newer_token_on
     let newer = token(&world, HOUR, "n1", 1).await;
     greeting.token = world.join_as(&newer, ("n1", "id-of-n1")).await.unwrap();
     Agent::connect(&world, greeting).await;
+}
+
+#[tokio::test]
+async fn what_only_a_revoked_node_could_hold_is_refused_until_an_agent_joins_as_it_again() {
+    let world = World::start().await;
+    let _small = Agent::join(&world, "n1", 1).await;
+    let large = Agent::join(&world, "n2", 8).await;
+    let wide = || program(|spec| spec.resources.cpus = 4);
+    submit(&world, wide()).await;
+    let (status, said) = world.post("/nodes/n2/revoke").await;
+    assert_eq!(status, 200, "{said}");
+    drop(large);
+    let refused_now = try_submit(&world, wide(), "").await;
+    refused(refused_now, Code::InvalidArgument, "cpus");
+    // Nor does a coordinator that is started anew take it for one that comes back.
+    let world = World::on(world.stop().await).await;
+    let refused_now = try_submit(&world, wide(), "").await;
+    refused(refused_now, Code::InvalidArgument, "cpus");
+    let newer = token(&world, HOUR, "n2", 1).await;
+    let mut greeting = hello(&world, "n2", 8);
+    greeting.token = world.join_as(&newer, ("n2", "id-of-n2")).await.unwrap();
+    let _back = Agent::connect(&world, greeting).await;
+    submit(&world, wide()).await;
 }
 
 #[tokio::test]

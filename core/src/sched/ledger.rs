@@ -1,7 +1,10 @@
 //! Who holds what on which node. INV-01: a GPU belongs to at most one live attempt. INV-02:
 //! allocations on a node never exceed its capacity.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -135,7 +138,8 @@ impl NodeEntry {
 /// All nodes, and where each job holds something.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    nodes: BTreeMap<NodeName, NodeEntry>,
+    /// A copy shares them until it is changed: many look at what would be.
+    nodes: BTreeMap<NodeName, Arc<NodeEntry>>,
     homes: BTreeMap<JobId, Vec<NodeName>>,
     /// Where something was taken since it was looked at last.
     touched: BTreeSet<NodeName>,
@@ -145,7 +149,7 @@ impl Ledger {
     /// Registers a node, or changes what it offers; what is held there stays held.
     pub fn set_node(&mut self, name: NodeName, capacity: Capacity, open: bool) {
         self.touched.insert(name.clone());
-        let entry = self.nodes.entry(name).or_default();
+        let entry = self.entry(name);
         entry.capacity = capacity;
         entry.open = open;
         entry.shrunk = entry.is_overdrawn();
@@ -154,17 +158,25 @@ impl Ledger {
     /// From now on nobody gets these GPUs of a node, and all of its others again. It is no smaller for that: a job that
     /// needs them waits.
     pub fn block(&mut self, name: NodeName, gpus: BTreeSet<String>) {
-        self.nodes.entry(name).or_default().blocked = gpus;
+        self.entry(name).blocked = gpus;
     }
 
     /// Where other nodes reach this one.
     pub fn set_address(&mut self, name: NodeName, address: String) {
-        self.nodes.entry(name).or_default().address = address;
+        self.entry(name).address = address;
     }
 
     /// What a node is labelled with, each `key=value`.
     pub fn set_labels(&mut self, name: NodeName, labels: BTreeSet<String>) {
-        self.nodes.entry(name).or_default().labels = labels;
+        self.entry(name).labels = labels;
+    }
+
+    fn entry(&mut self, name: NodeName) -> &mut NodeEntry {
+        Arc::make_mut(self.nodes.entry(name).or_default())
+    }
+
+    fn known(&mut self, name: &NodeName) -> Option<&mut NodeEntry> {
+        self.nodes.get_mut(name).map(Arc::make_mut)
     }
 
     /// The same with these nodes alone, to look at.
@@ -173,7 +185,7 @@ impl Ledger {
         let nodes = self.nodes.iter().filter(|(name, entry)| keep(name, entry));
         Self {
             nodes: nodes
-                .map(|(name, entry)| (name.clone(), entry.clone()))
+                .map(|(name, entry)| (name.clone(), Arc::clone(entry)))
                 .collect(),
             ..Self::default()
         }
@@ -181,20 +193,22 @@ impl Ledger {
 
     /// Of a copy to look at: as if a job held this of a node too.
     pub(super) fn imagine(&mut self, job: JobId, held: Allocation) {
-        if let Some(entry) = self.nodes.get_mut(&held.node) {
+        if let Some(entry) = self.known(&held.node) {
             entry.held.insert(job, held);
         }
     }
 
     /// All nodes by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeEntry)> {
-        self.nodes.iter()
+        self.nodes
+            .iter()
+            .map(|(name, entry)| (name, entry.as_ref()))
     }
 
     /// One node.
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<&NodeEntry> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(Arc::as_ref)
     }
 
     /// What `job` holds, in the order in which it was taken.
@@ -214,7 +228,7 @@ impl Ledger {
         let nodes: Vec<NodeName> = held.iter().map(|held| held.node.clone()).collect();
         self.take(job, held)?;
         for node in nodes {
-            if let Some(entry) = self.nodes.get_mut(&node) {
+            if let Some(entry) = self.known(&node) {
                 entry.shrunk |= entry.is_overdrawn();
             }
         }
@@ -234,7 +248,7 @@ impl Ledger {
         for allocation in allocations {
             self.touched.insert(allocation.node.clone());
             let known = self.nodes.contains_key(&allocation.node);
-            let entry = self.nodes.entry(allocation.node.clone()).or_default();
+            let entry = self.entry(allocation.node.clone());
             entry.held.insert(job, allocation);
             entry.shrunk |= !known;
         }
@@ -246,7 +260,7 @@ impl Ledger {
         let nodes = self.homes.remove(&job).unwrap_or_default();
         let mut given_back = Vec::new();
         for node in nodes {
-            if let Some(entry) = self.nodes.get_mut(&node) {
+            if let Some(entry) = self.known(&node) {
                 given_back.extend(entry.held.remove(&job));
                 entry.shrunk &= entry.is_overdrawn();
             }
@@ -257,7 +271,7 @@ impl Ledger {
     /// INV-01 and INV-02, in words, of the first node where one does not hold.
     #[must_use]
     pub fn violated(&self) -> Option<String> {
-        self.violated_at(self.nodes.iter())
+        self.violated_at(self.nodes())
     }
 
     /// As [`Ledger::violated`], of the nodes that were changed since this was asked last: nothing is given back
@@ -267,7 +281,7 @@ impl Ledger {
         self.violated_at(
             touched
                 .iter()
-                .filter_map(|name| self.nodes.get_key_value(name)),
+                .filter_map(|name| Some((name, self.node(name)?))),
         )
     }
 

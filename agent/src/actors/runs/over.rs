@@ -4,7 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
 use trainyard_core::{
     ids::TaskKey,
     task::{Ended, Phase, Report},
@@ -21,8 +20,10 @@ use crate::{
 
 impl Entry {
     /// Its records cannot be read: after how long it is tried again; none where it is told that they are lost.
-    fn tries_again(&mut self, error: &SpoolError, now: Instant) -> Option<Duration> {
-        let again = self.fails(now).min(ALONE_AT_LATEST);
+    fn tries_again(&mut self, error: &SpoolError) -> Option<Duration> {
+        // However long it takes to fail: it has no run that could be well in between.
+        self.failures = self.failures.saturating_add(1);
+        let again = self.pause().min(ALONE_AT_LATEST);
         let early = self.borne < BORNE;
         let waits = if error.is_passing() {
             // A stop is to come to its end.
@@ -47,7 +48,7 @@ impl State {
         self.give_back(task);
         let again = fault.as_ref().and_then(|error| {
             let entry = self.entries.get_mut(&task)?;
-            Some((entry.tries_again(error, Instant::now())?, entry.failures))
+            Some((entry.tries_again(error)?, entry.failures))
         });
         if let (Some(error), Some((again, failures))) = (&fault, again) {
             if failures >= MOST_FAILURES {
@@ -108,15 +109,14 @@ mod tests {
     fn waited(error: &SpoolError, is_to_stop: bool) -> Option<Duration> {
         let mut entry = Entry::new(None, Told::default());
         entry.stop = is_to_stop.then_some((StopCause::Fenced, None));
-        let begun = Instant::now();
-        let mut now = begun;
-        while let Some(again) = entry.tries_again(error, now) {
-            now += again;
-            if now - begun > BORNE * 100 {
+        let mut waited = Duration::ZERO;
+        while let Some(again) = entry.tries_again(error) {
+            waited += again;
+            if waited > BORNE * 100 {
                 return None;
             }
         }
-        Some(now - begun)
+        Some(waited)
     }
 
     fn refused(errno: i32) -> SpoolError {

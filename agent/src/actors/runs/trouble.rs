@@ -42,14 +42,19 @@ const GRACE: Duration = Duration::from_secs(30);
 
 impl Entry {
     /// Counts a failure; after how long it is tried again.
-    pub(super) fn fails(&mut self, now: Instant) -> Duration {
+    fn fails(&mut self, now: Instant) -> Duration {
         let again = |at: &Instant| now.duration_since(*at) < WINDOW;
         if self.failed_at.replace(now).filter(again).is_none() {
             self.failures = 0;
             self.borne = Duration::ZERO;
         }
         self.failures += 1;
-        let doubled = RESTART_AFTER.saturating_mul(1 << (self.failures - 1).min(16));
+        self.pause()
+    }
+
+    /// After so many failures.
+    pub(super) fn pause(&self) -> Duration {
+        let doubled = RESTART_AFTER.saturating_mul(1 << self.failures.saturating_sub(1).min(16));
         doubled.min(RESTART_AT_LATEST)
     }
 

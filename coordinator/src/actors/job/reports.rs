@@ -139,8 +139,9 @@ impl State {
             false if ends => Some(StopCause::PeerFailed),
             false => goes.then_some(StopCause::Preempted),
         };
-        let open = self.job.state != JobState::Finishing;
-        if let Some(cause) = cause.filter(|_| open) {
+        // Of one that has ended an agent may wait for records that it cannot read for now: it is told that nobody else does.
+        let waits = self.job.state != JobState::Finishing || self.job.cancel_requested;
+        if let Some(cause) = cause.filter(|_| waits) {
             let stop = self.stop_frame(task, cause);
             self.send(node.clone(), stop).await?;
         }

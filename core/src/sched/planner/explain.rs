@@ -214,7 +214,14 @@ impl Planner {
                     "left out, since an attempt of it failed there".to_owned()
                 }
                 (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
-                    "others use it".to_owned() + &promised()
+                    let used = self.ledger.node(name);
+                    let used = used.is_some_and(|entry| entry.jobs().next().is_some());
+                    let words = if used {
+                        "others use it"
+                    } else {
+                        "nobody uses it yet"
+                    };
+                    words.to_owned() + &promised()
                 }
                 (None, true) => wish.shortage(entry)? + &promised(),
             };

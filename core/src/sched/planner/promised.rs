@@ -2,10 +2,7 @@
 //!
 //! Part of the planner, called for the words of why another waits.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{Planner, names::class_of};
 use crate::{
@@ -38,7 +35,11 @@ impl Planner {
                 to.insert(name.clone(), jobs);
             }
         }
-        let mut ledger = Cow::Borrowed(&self.ledger);
+        if to.is_empty() {
+            let ledger = Cow::Borrowed(&self.ledger);
+            return Promises { ledger, to };
+        }
+        let mut ledger = self.ledger.only(|_, _| true);
         for (name, jobs) in &to {
             let Some(held) = self
                 .ledger
@@ -56,9 +57,10 @@ impl Planner {
                     address: String::new(),
                 };
                 let held = if place == 0 { held.clone() } else { nothing };
-                ledger.to_mut().imagine(*job, held);
+                ledger.imagine(*job, held);
             }
         }
+        let ledger = Cow::Owned(ledger);
         Promises { ledger, to }
     }
 
@@ -67,9 +69,8 @@ impl Planner {
         let ix = self.ixs.get(name);
         let comes = ix.map(|ix| self.policy.holders(*ix)).unwrap_or_default();
         let comes = comes.into_iter().map(JobId);
-        let held: BTreeSet<JobId> = entry.jobs().collect();
         comes
-            .filter(|job| *job != but && !held.contains(job))
+            .filter(|job| *job != but && !entry.jobs().any(|held| held == *job))
             .collect()
     }
 

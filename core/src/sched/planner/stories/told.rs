@@ -270,7 +270,7 @@ fn a_free_node_that_is_promised_to_a_gang_is_named_with_the_gang_and_who_has_to_
     assert_eq!(nodes[busy], all(lacks, &[1, 2]));
     let (words, nodes) = short(4);
     assert!(words.contains("0 of the 1 that it needs"), "{words}");
-    assert_eq!(nodes[idle], all("others use it", &[2]));
+    assert_eq!(nodes[idle], all("nobody uses it yet", &[2]));
     // To the gang itself nothing is short that is its own.
     let (_, nodes) = short(2);
     assert!(!nodes.contains_key(idle), "{nodes:?}");
