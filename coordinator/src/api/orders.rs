@@ -29,7 +29,8 @@ impl Service {
     /// When there is no such job, the caller may not change it, or it is over.
     pub async fn cancel(&self, caller: &Caller, id: JobId) -> Result<Job, ApiError> {
         self.changeable(caller, id)?;
-        self.act(caller, id, Event::CancelRequested, "cancel").await
+        let job = self.tell(id, Event::CancelRequested, "cancel").await?;
+        Ok(self.with_reason(caller, job).await)
     }
 
     /// As [`Service::cancel`], of all jobs of the array that this one is of: this job, and how many are told to end.
@@ -118,17 +119,6 @@ impl Service {
         let job = job.filter(|job| job.state.is_terminal());
         let snapshot = job.as_ref().and_then(|job| job.snapshot_id.as_deref());
         self.data().hold(snapshot).await
-    }
-
-    async fn act(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        event: Event,
-        verb: &str,
-    ) -> Result<Job, ApiError> {
-        let job = self.tell(id, event, verb).await?;
-        Ok(self.with_reason(caller, job).await)
     }
 
     async fn tell(&self, id: JobId, event: Event, verb: &str) -> Result<Job, ApiError> {

@@ -110,12 +110,7 @@ async fn reason(world: &World, token: &str, job_id: u64) -> String {
 
 #[tokio::test]
 async fn who_makes_room_and_for_whom_is_noted_at_both() {
-    let world = World::with(|config| {
-        config.scheduling.settled_seconds = 0;
-        config.scheduling.restart_cost_seconds = 0;
-        config.scheduling.round_seconds = 1;
-    })
-    .await;
+    let world = World::eager().await;
     let mut agent = Agent::join(&world, "n1", 4).await;
     let (_, ada) = world.somebody("ada", "standard_engineer").await;
     let call = (Method::POST, "/training/jobs");

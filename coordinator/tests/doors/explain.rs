@@ -221,12 +221,7 @@ async fn what_has_ended_is_not_waited_for_by_what_is_not_submitted() {
 
 #[tokio::test]
 async fn to_whom_a_node_is_promised_is_told_to_those_alone_who_may_see_that_job() {
-    let world = World::with(|config| {
-        config.scheduling.settled_seconds = 0;
-        config.scheduling.restart_cost_seconds = 0;
-        config.scheduling.round_seconds = 1;
-    })
-    .await;
+    let world = World::eager().await;
     let mut agent = Agent::join(&world, "n1", 4).await;
     let asks = |cpus: u32, priority: i32| {
         let mut body = command();

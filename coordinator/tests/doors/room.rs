@@ -19,16 +19,6 @@ use crate::{
     world::World,
 };
 
-/// A cluster that looks every second who should make room, and leaves nobody alone for long.
-async fn eager() -> World {
-    let world = World::with(|config| {
-        config.scheduling.round_seconds = 1;
-        config.scheduling.settled_seconds = 0;
-        config.scheduling.restart_cost_seconds = 0;
-    });
-    world.await
-}
-
 /// It takes the whole of the node.
 fn whole(priority: i32, preemptible: bool) -> JobSpec {
     program(|spec| {
@@ -55,7 +45,7 @@ fn gone(task: v1::TaskKey, cause: v1::StopCause) -> v1::TaskReport {
 #[tokio::test]
 async fn a_job_that_allows_it_goes_for_an_urgent_one_and_goes_on_after_it_at_no_cost_of_its_retries()
  {
-    let world = eager().await;
+    let world = World::eager().await;
     let mut agent = Agent::join(&world, "n1", 1).await;
     let first = submit(&world, whole(0, true)).await;
     let task = agent.run().await.task.unwrap();
@@ -95,7 +85,7 @@ async fn a_job_that_allows_it_goes_for_an_urgent_one_and_goes_on_after_it_at_no_
 
 #[tokio::test]
 async fn a_job_that_is_cancelled_while_it_makes_room_is_cancelled_and_its_place_is_free() {
-    let world = eager().await;
+    let world = World::eager().await;
     let mut agent = Agent::join(&world, "n1", 1).await;
     let first = submit(&world, whole(0, true)).await;
     let task = agent.run().await.task.unwrap();
@@ -112,7 +102,7 @@ async fn a_job_that_is_cancelled_while_it_makes_room_is_cancelled_and_its_place_
 
 #[tokio::test]
 async fn a_task_that_has_not_heard_that_it_is_to_make_room_hears_of_it_again() {
-    let world = eager().await;
+    let world = World::eager().await;
     let mut agent = Agent::join(&world, "n1", 1).await;
     submit(&world, whole(0, true)).await;
     let task = agent.run().await.task.unwrap();
@@ -249,7 +239,7 @@ async fn for_whom_nodes_are_kept_is_what_the_settings_say() {
 #[tokio::test]
 async fn of_two_alike_the_one_goes_of_which_a_checkpoint_is_known_as_soon_as_it_is() {
     for saved in [0, 1] {
-        let world = eager().await;
+        let world = World::eager().await;
         let mut agent = Agent::join(&world, "n1", 2).await;
         let one = || {
             let mut spec = whole(0, true);
@@ -339,7 +329,7 @@ async fn filled(world: &World, text: &str, nodes: [(&str, bool); 2]) -> Vec<Agen
 
 #[tokio::test]
 async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
-    let world = eager().await;
+    let world = World::eager().await;
     // One of rack b stays, so there is no room to be made there.
     let _others = filled(&world, "rack=b", [("n1", true), ("n2", false)]).await;
     let mut agents = filled(&world, "rack=a", [("n3", true), ("n4", true)]).await;
@@ -364,7 +354,7 @@ async fn room_for_a_gang_of_one_fabric_is_made_where_the_whole_of_it_can_be() {
 
 #[tokio::test]
 async fn room_for_a_job_that_wants_its_node_alone_is_a_node_from_which_all_have_gone() {
-    let world = eager().await;
+    let world = World::eager().await;
     let mut one = labelled(&world, "n1", "rack=a").await;
     let mut two = labelled(&world, "n2", "rack=b").await;
     // Enough is left on both, and on the first somebody stays.

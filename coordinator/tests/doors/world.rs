@@ -61,6 +61,16 @@ impl World {
         Self::set_up(tempfile::tempdir().unwrap(), change).await
     }
 
+    /// One that looks every second who should make room, and leaves nobody alone for long.
+    pub(crate) async fn eager() -> Self {
+        let world = Self::with(|config| {
+            config.scheduling.round_seconds = 1;
+            config.scheduling.settled_seconds = 0;
+            config.scheduling.restart_cost_seconds = 0;
+        });
+        world.await
+    }
+
     /// On such a folder, with settings of its own.
     pub(crate) async fn set_up(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         rustls::crypto::aws_lc_rs::default_provider()
