@@ -112,10 +112,13 @@ impl State {
 
     /// To the coordinator, and once to the job's log.
     pub(super) fn say_trouble(&self, task: TaskKey, words: String, first: bool) {
-        tracing::warn!(%task, words);
         let report = self.node.board.report_of(task);
-        let phase = report.map_or(Phase::Preparing, |report| report.phase);
-        self.tell(task, phase, words.clone());
+        // It may be tried every few seconds for days.
+        if report.as_ref().is_none_or(|known| known.detail != words) {
+            tracing::warn!(%task, words);
+            let phase = report.map_or(Phase::Preparing, |report| report.phase);
+            self.tell(task, phase, words.clone());
+        }
         let spool = self.node.board.spool_of(task).filter(|_| first);
         if let Some(spool) = spool {
             self.tasks.spawn(async move {
