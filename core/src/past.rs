@@ -43,7 +43,7 @@ impl PastJob {
     /// trainer ever ran is left out.
     #[must_use]
     pub fn of(job: &Job, now: Timestamp) -> Vec<Self> {
-        let asked = job.asked_at.unwrap_or(job.created_at);
+        let last = job.last_asked();
         let mut runs: Vec<&[Attempt]> = Vec::new();
         let mut left = job.attempts.as_slice();
         while !left.is_empty() {
@@ -61,7 +61,7 @@ impl PastJob {
             // When a user ran it again for the last time but one is not known any more: it is as if it had not waited.
             let asked = match place {
                 // Also of one that was cancelled before it had a place, and asked for again.
-                place if place == newest && asked <= first.placed_at => asked,
+                place if place == newest && last.is_before(first) => last.at.min(first.placed_at),
                 0 => job.created_at,
                 _ => first.placed_at,
             };

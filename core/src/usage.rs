@@ -269,7 +269,8 @@ fn with_next(attempts: &[Attempt]) -> impl Iterator<Item = (&Attempt, Option<&At
 /// it waits for no other job. When a user ran it again for the last time but one is not in its row any more: that wait is
 /// left out.
 fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timestamp, Timestamp)> {
-    let asked = job.asked_at.unwrap_or(job.created_at);
+    let last = job.last_asked();
+    let asked = last.at;
     let open = |from: Timestamp, again: bool| {
         let came = came.filter(|_| !again);
         from.max(job.spec.not_before.unwrap_or(from))
@@ -279,26 +280,23 @@ fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timesta
     let mut before: Option<&Attempt> = None;
     for attempt in &job.attempts {
         let from = match before {
-            None if asked <= attempt.placed_at => Some(job.created_at.max(asked)),
+            None if last.is_before(attempt) => Some(job.created_at.max(asked)),
             None => Some(job.created_at),
             Some(before) if before.tried_again => {
                 // Unless its user ran it again since.
                 let over = before.ended_at();
-                over.map(|over| match over <= asked && asked <= attempt.placed_at {
+                over.map(|over| match last.is_between(before, attempt) {
                     true => asked,
                     false => over,
                 })
             }
-            Some(before) => {
-                let over = before.ended_at().unwrap_or(before.placed_at);
-                (over <= asked && asked <= attempt.placed_at).then_some(asked)
-            }
+            Some(before) => last.is_between(before, attempt).then_some(asked),
         };
         let again = before.is_some_and(|before| before.tried_again);
         spans.extend(from.map(|from| (open(from, again), attempt.placed_at)));
         before = Some(attempt);
     }
-    let tried = before.filter(|last| last.tried_again && last.placed_at >= asked);
+    let tried = before.filter(|newest| newest.tried_again && last.is_before(newest));
     match job.state {
         JobState::Pending | JobState::Queued => {
             // From the moment from which it will count once it has its place: two reports in a row add up.
@@ -309,7 +307,7 @@ fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timesta
             spans.push((open(since, tried.is_some()), now));
         }
         // It ended before it had a place, or before it had one again.
-        JobState::Cancelled | JobState::Failed if ended_waiting(job, asked) => {
+        JobState::Cancelled | JobState::Failed if ended_waiting(job) => {
             let since = tried.and_then(Attempt::ended_at).unwrap_or(asked);
             let until = job.ended_at.unwrap_or(job.state_since);
             spans.push((open(since, tried.is_some()), until));
@@ -324,10 +322,9 @@ fn waits(job: &Job, (came, now): (Option<Timestamp>, Timestamp)) -> Vec<(Timesta
     spans
 }
 
-fn ended_waiting(job: &Job, asked: Timestamp) -> bool {
-    job.attempts
-        .last()
-        .is_none_or(|last| last.tried_again || last.placed_at < asked)
+fn ended_waiting(job: &Job) -> bool {
+    let newest = job.attempts.last();
+    newest.is_none_or(|newest| newest.tried_again || !job.last_asked().is_before(newest))
 }
 
 fn row((project, user): Group, mut sums: Sums) -> Row {

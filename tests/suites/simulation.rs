@@ -102,7 +102,7 @@ fn what_the_long_run_has_found_stays_found() {
     pinned("7", &["591", "799", "1054"]);
     pinned("8", &["637"]);
     pinned("9", &["676", "841"]);
-    pinned("10", &["120", "486"]);
+    pinned("10", &["120", "486", "2800"]);
 }
 
 #[test]

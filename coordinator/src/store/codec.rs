@@ -16,7 +16,7 @@ use serde::{
 };
 use trainyard_core::{
     ids::{AttemptNo, JobId, NodeName, Rank},
-    job::{Attempt, GoesOn, Job, JobState, placed_since, served},
+    job::{Attempt, GoesOn, Job, JobState, LastAsked, served},
     record::Checkpoint,
     resources::ResourceRequest,
     sched::{Gate, QueuedJob},
@@ -302,6 +302,8 @@ struct InQueue {
     #[serde(default)]
     asked_at: Option<Timestamp>,
     #[serde(default)]
+    asked_after: Option<AttemptNo>,
+    #[serde(default)]
     not_before: Option<Timestamp>,
     #[serde(default)]
     failed_on: BTreeSet<NodeName>,
@@ -357,13 +359,16 @@ pub(super) fn queued_from_json(
     if job.state != JobState::Queued {
         return Ok(None);
     }
-    let asked = job.asked_at.unwrap_or(job.created_at);
+    let asked = LastAsked {
+        at: job.asked_at.unwrap_or(job.created_at),
+        had: job.asked_after,
+    };
     let goes_on = GoesOn::of(job.resumable.as_ref(), &job.saved_in);
     let served = served(&job.attempts, asked, goes_on);
     Ok(Some(QueuedJob {
         has_run: served.has_run,
         in_vain: served.in_vain,
-        passed: placed_since(&job.attempts, asked),
+        passed: asked.placed(&job.attempts),
         placement: job.spec.placement,
         gate: Gate {
             not_before: job.spec.not_before,

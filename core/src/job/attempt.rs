@@ -464,13 +464,6 @@ impl Attempt {
     }
 }
 
-/// Whether the newest of these attempts was given its place since `asked`.
-#[must_use]
-pub fn placed_since(attempts: &[Attempt], asked: Timestamp) -> Option<Timestamp> {
-    let mut placed = attempts.iter().map(|attempt| attempt.placed_at);
-    placed.find(|placed| *placed >= asked)
-}
-
 /// What explains more weighs more.
 fn weight(class: Option<FailureClass>) -> u8 {
     match class {

@@ -144,6 +144,8 @@ impl Draft {
             self.job.spec.batch_size = asked;
         }
         self.job.asked_at = Some(self.now);
+        let newest = self.job.attempts.last();
+        self.job.asked_after = Some(newest.map_or(AttemptNo(0), |newest| newest.number));
         self.job.tried = Tried::default();
         self.job.failed_on.clear();
         self.job.resumable = None;

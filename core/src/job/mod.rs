@@ -4,6 +4,7 @@
 //! of an older attempt is `Illegal` data to log, never a transition. INV-04: no report ever leaves a
 //! terminal state; only a user's restart does, with a new attempt.
 
+mod asked;
 mod attempt;
 mod curve;
 mod machine;
@@ -17,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use attempt::{Attempt, Blame, Heard, Part, Vacates, placed_since};
+pub use asked::LastAsked;
+pub use attempt::{Attempt, Blame, Heard, Part, Vacates};
 pub use curve::Curve;
 pub use served::{GoesOn, Served, served};
 pub use state::{EDGES, JobState};
@@ -60,6 +62,9 @@ pub struct Job {
     /// When a user last asked for it to run: its place in the queue, however often it is tried again.
     #[serde(default)]
     pub asked_at: Option<Timestamp>,
+    /// The newest attempt by then, 0 for none. A row of an older version does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_after: Option<AttemptNo>,
     /// What has been tried since a user last started it.
     #[serde(default)]
     pub tried: Tried,
@@ -251,6 +256,7 @@ impl Job {
             attempts: Vec::new(),
             cancel_requested: false,
             asked_at: Some(now),
+            asked_after: Some(AttemptNo(0)),
             tried: Tried::default(),
             not_before: None,
             failed_on: BTreeSet::new(),
@@ -305,6 +311,15 @@ impl Job {
         held.map(|(_, part)| &part.allocation).collect()
     }
 
+    /// When a user last asked for it to run, and which attempts came before that.
+    #[must_use]
+    pub fn last_asked(&self) -> LastAsked {
+        LastAsked {
+            at: self.asked_at.unwrap_or(self.created_at),
+            had: self.asked_after,
+        }
+    }
+
     /// What the scheduler is told of it while it waits.
     #[must_use]
     pub fn queued(&self) -> QueuedJob {
@@ -325,7 +340,7 @@ impl Job {
             limit: self.spec.time_limit,
             has_run: served.has_run,
             in_vain: served.in_vain,
-            passed: attempt::placed_since(&self.attempts, self.asked_at.unwrap_or(self.created_at)),
+            passed: self.last_asked().placed(&self.attempts),
             placement: self.spec.placement.clone(),
             gate: Gate::of(&self.spec),
         }
@@ -336,17 +351,20 @@ impl Job {
     #[must_use]
     pub fn served(&self) -> Served {
         let saved = self.resumable.as_ref();
-        let asked = self.asked_at.unwrap_or(self.created_at);
-        served(&self.attempts, asked, GoesOn::of(saved, &self.saved_in))
+        served(
+            &self.attempts,
+            self.last_asked(),
+            GoesOn::of(saved, &self.saved_in),
+        )
     }
 
     /// For how long trainers of its attempts have run since a user last asked for it; none if none ever did.
     #[must_use]
     pub fn ran(&self) -> Option<std::time::Duration> {
-        let asked = self.asked_at.unwrap_or(self.created_at);
+        let asked = self.last_asked();
         let attempts = self.attempts.iter();
         let mut spans = attempts
-            .filter(|attempt| attempt.placed_at >= asked)
+            .filter(|attempt| asked.is_before(attempt))
             .filter_map(|attempt| Some(attempt.ended_at()?.since(attempt.started_at()?)))
             .peekable();
         spans.peek()?;

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::attempt::Attempt;
-use crate::{ids::AttemptNo, record::Checkpoint, time::Timestamp};
+use super::{asked::LastAsked, attempt::Attempt};
+use crate::{ids::AttemptNo, record::Checkpoint};
 
 /// What attempts have come to that were tried again since a user asked for the job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,11 +41,9 @@ impl GoesOn {
 
 /// What those of these attempts have come to that are over, for a job that was asked for then.
 #[must_use]
-pub fn served(attempts: &[Attempt], asked: Timestamp, goes_on: GoesOn) -> Served {
+pub fn served(attempts: &[Attempt], asked: LastAsked, goes_on: GoesOn) -> Served {
     let since = attempts.iter().rev();
-    let mut since = since
-        .filter(|attempt| attempt.placed_at >= asked)
-        .peekable();
+    let mut since = since.filter(|attempt| asked.is_before(attempt)).peekable();
     let mut served = Served::default();
     let mut newest = match goes_on {
         GoesOn::Anew => AttemptNo(0),

@@ -172,6 +172,33 @@ fn a_job_stands_where_its_user_put_it_however_often_it_is_tried_again() {
     );
 }
 
+#[test]
+fn an_attempt_before_a_users_last_wish_is_none_since_then_also_where_the_clock_was_set_back_meanwhile()
+ {
+    let late = Timestamp(T.0 + 400_000_000);
+    let place = |queued_at| Event::Placed {
+        queued_at,
+        allocations: vec![allocation()],
+        secret: "s".to_owned().into(),
+    };
+    let waits = accepted().step(late, Event::Prepared).unwrap().job;
+    let places = waits.step(late, place(late)).unwrap().job;
+    let ended = places.step(late, exit(1, 0)).unwrap().job;
+    let again = ended.step(T, Event::RestartRequested).unwrap().job;
+    assert_eq!(again.queued().passed, None, "its gates hold it again");
+    assert_eq!(again.ran(), None);
+    // By a clock that was set back once more.
+    let earlier = Timestamp(T.0 - 1_000);
+    let placed = again.step(earlier, place(T)).unwrap().job;
+    assert_eq!(placed.queued().passed, Some(earlier));
+    // A row of an older version is judged by the moments.
+    let older = Job {
+        asked_after: None,
+        ..again
+    };
+    assert_eq!(older.queued().passed, Some(late));
+}
+
 fn goes() -> Event {
     Event::MakeRoom(A1, JobId(9))
 }
