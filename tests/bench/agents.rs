@@ -1,4 +1,4 @@
-//! Many agents connected and nothing to do: what they cost a coordinator.
+//! Many agents connected and nothing to do: what they cost a coordinator, and how soon all are back after it was away.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use crate::{
     machine,
 };
 
+/// How long the coordinator is away then.
+const AWAY: Duration = Duration::from_secs(20);
 /// Until connecting itself is over and done with.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -31,8 +33,12 @@ pub(crate) async fn measure(
     let pid = cluster.coordinator().pid();
     let alone = machine::resident_mib(pid)?;
     let begun = tokio::time::Instant::now();
-    let offer = Offer { slots: 64, gpus: 8 };
-    let mut fleet = Fleet::connect(&cluster, count, (offer, both)).await?;
+    let offer = Offer {
+        attaches: both,
+        comes_back: true,
+        ..Offer::of(64, 8)
+    };
+    let mut fleet = Fleet::connect(&cluster, count, offer).await?;
     let connecting = begun.elapsed();
     let connect_cpu = machine::cpu_seconds(pid)?;
     tokio::time::sleep(SETTLE).await;
@@ -43,6 +49,7 @@ pub(crate) async fn measure(
     let mib = machine::resident_mib(pid)?;
     #[expect(clippy::cast_precision_loss, reason = "some thousands of agents")]
     let each = (mib - alone) * 1024.0 / count as f64;
+    let back = comes_back(&mut cluster, &mut fleet, count).await?;
     Ok(json!({
         "agents": count,
         "connections": count * if both { 2 } else { 1 },
@@ -52,5 +59,17 @@ pub(crate) async fn measure(
         "core_percent": cpu / span.as_secs_f64() * 100.0,
         "coordinator_mib": mib,
         "kib_an_agent": each,
+        "coordinator_away_seconds": AWAY.as_secs_f64(),
+        "all_back_seconds": back.as_secs_f64(),
     }))
+}
+
+/// From the start of a coordinator that was away until every agent is welcome again.
+async fn comes_back(cluster: &mut Cluster, fleet: &mut Fleet, count: usize) -> Result<Duration> {
+    cluster.kill_coordinator();
+    tokio::time::sleep(AWAY).await;
+    let begun = tokio::time::Instant::now();
+    cluster.start_coordinator().await;
+    fleet.is_whole(count).await?;
+    Ok(begun.elapsed())
 }

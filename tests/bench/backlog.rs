@@ -56,11 +56,8 @@ pub(crate) async fn memory(binary: &str, count: usize) -> Result<Value> {
 /// `kill -9` of a coordinator with `count` jobs, of which `active` run, until it answers over its port again.
 pub(crate) async fn restart(binary: &str, count: usize, active: usize) -> Result<Value> {
     let mut cluster = cluster(binary, count).await;
-    let offer = Offer {
-        slots: u32::try_from(SLOTS)?,
-        gpus: 0,
-    };
-    let mut fleet = Fleet::connect(&cluster, active.div_ceil(SLOTS), (offer, false)).await?;
+    let offer = Offer::of(u32::try_from(SLOTS)?, 0);
+    let mut fleet = Fleet::connect(&cluster, active.div_ceil(SLOTS), offer).await?;
     let jobs = Jobs::of(&cluster).await;
     submit_all(&jobs, count).await?;
     for _ in 0..active {

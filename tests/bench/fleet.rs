@@ -24,12 +24,14 @@ use tonic::{Request, Streaming, transport::Channel};
 use trainyard_net::Connection;
 use trainyard_proto::v1::{
     Attach, Capacity, ConnectRequest, ConnectResponse, Gpu, Heartbeat, Hello, JoinRequest, TaskKey,
-    TaskPhase, TaskReport, agent_service_client::AgentServiceClient, connect_request::Frame,
-    connect_response::Frame as Order,
+    TaskPhase, TaskReport, Welcome, agent_service_client::AgentServiceClient,
+    connect_request::Frame, connect_response::Frame as Order,
 };
 
 /// Agents that connect at once.
 const AT_ONCE: usize = 32;
+/// As real agents have it: they try again after a part of this, drawn anew each time.
+const PATIENCE: Duration = Duration::from_millis(2_500);
 /// As real agents have it.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -38,6 +40,22 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(crate) struct Offer {
     pub(crate) slots: u32,
     pub(crate) gpus: u32,
+    /// With a data stream of its own; whoever sends records opens it itself.
+    pub(crate) attaches: bool,
+    /// Whoever loses its coordinator looks for it until it is there again.
+    pub(crate) comes_back: bool,
+}
+
+impl Offer {
+    /// Of one that has no more than these, and is gone when its coordinator is.
+    pub(crate) fn of(slots: u32, gpus: u32) -> Self {
+        Self {
+            slots,
+            gpus,
+            attaches: false,
+            comes_back: false,
+        }
+    }
 }
 
 /// A running task of one of them: where its records may be sent.
@@ -64,20 +82,23 @@ struct Agent {
     token: String,
     number: usize,
     offer: Offer,
-    /// With a data stream of its own; whoever sends records opens it itself.
-    attaches: bool,
     doors: Arc<Semaphore>,
     connected: Arc<AtomicUsize>,
     started: mpsc::UnboundedSender<Running>,
 }
 
+/// A connection on which one of them was welcome.
+#[derive(Debug)]
+struct Line {
+    outgoing: mpsc::Sender<ConnectRequest>,
+    incoming: Streaming<ConnectResponse>,
+    welcome: Welcome,
+    _data: Option<(mpsc::Sender<ConnectRequest>, Streaming<ConnectResponse>)>,
+}
+
 impl Fleet {
     /// Connects `count` of them, and returns when all are welcome.
-    pub(crate) async fn connect(
-        cluster: &Cluster,
-        count: usize,
-        (offer, attaches): (Offer, bool),
-    ) -> Result<Self> {
+    pub(crate) async fn connect(cluster: &Cluster, count: usize, offer: Offer) -> Result<Self> {
         let connection = cluster.connection().tuned(|endpoint| {
             endpoint
                 .http2_keep_alive_interval(KEEP_ALIVE)
@@ -101,19 +122,24 @@ impl Fleet {
                 token: cluster.join_token.clone(),
                 number,
                 offer,
-                attaches,
                 doors: Arc::clone(&doors),
                 connected: Arc::clone(&fleet.connected),
                 started: telling.clone(),
             };
             fleet.agents.spawn(agent.live());
         }
-        let mut tick = interval(Duration::from_millis(20));
-        while fleet.connected.load(Ordering::Relaxed) < count {
-            tick.tick().await;
-            fleet.check()?;
-        }
+        fleet.is_whole(count).await?;
         Ok(fleet)
+    }
+
+    /// Waits until so many are connected.
+    pub(crate) async fn is_whole(&mut self, count: usize) -> Result<()> {
+        let mut tick = interval(Duration::from_millis(20));
+        while self.connected.load(Ordering::Relaxed) < count {
+            tick.tick().await;
+            self.check()?;
+        }
+        Ok(())
     }
 
     /// Fails when one of them has.
@@ -143,38 +169,70 @@ impl Agent {
     async fn live(self) -> Result<()> {
         let door = self.doors.acquire().await?;
         let credential = self.join().await?;
+        let mut line = self.call(&credential).await?;
+        drop(door);
+        loop {
+            self.connected.fetch_add(1, Ordering::Relaxed);
+            let ended = self.serve(line, &credential).await;
+            self.connected.fetch_sub(1, Ordering::Relaxed);
+            if !self.offer.comes_back {
+                return ended;
+            }
+            line = self.call_again(&credential).await;
+        }
+    }
+
+    async fn call_again(&self, credential: &str) -> Line {
+        loop {
+            tokio::time::sleep(PATIENCE.mul_f64(rand::random())).await;
+            if let Ok(line) = self.call(credential).await {
+                return line;
+            }
+        }
+    }
+
+    /// Connects, and is welcome.
+    async fn call(&self, credential: &str) -> Result<Line> {
         let (outgoing, requests) = mpsc::channel(64);
-        outgoing
-            .send(request(Frame::Hello(self.hello(&credential))))
-            .await?;
-        let mut incoming = self.open(&credential, requests).await?;
-        let Some(Order::Welcome(welcome)) = incoming.message().await?.and_then(|said| said.frame)
-        else {
+        let hello = Frame::Hello(self.hello(credential));
+        outgoing.send(request(hello)).await?;
+        let mut incoming = self.open(credential, requests).await?;
+        let first = incoming.message().await?.and_then(|said| said.frame);
+        let Some(Order::Welcome(welcome)) = first else {
             return Err(anyhow!("the first word was no welcome"));
         };
-        let _data = match self.attaches {
-            true => Some(self.attach(&credential, welcome.session).await?),
+        let data = match self.offer.attaches {
+            true => Some(self.attach(credential, welcome.session).await?),
             false => None,
         };
-        drop(door);
-        self.connected.fetch_add(1, Ordering::Relaxed);
-        let every = welcome.heartbeat_interval.context("no interval")?;
+        Ok(Line {
+            outgoing,
+            incoming,
+            welcome,
+            _data: data,
+        })
+    }
+
+    /// Until its coordinator is gone.
+    async fn serve(&self, mut line: Line, credential: &str) -> Result<()> {
+        let every = line.welcome.heartbeat_interval.context("no interval")?;
         let mut tasks = BTreeMap::new();
         let mut beat = interval(Duration::try_from(every)?);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
         loop {
             tokio::select! {
-                said = incoming.message() => {
+                said = line.incoming.message() => {
                     let order = said?.and_then(|said| said.frame).context("the stream has ended")?;
-                    let told = self.obey(order, &mut tasks, (welcome.session, &credential));
+                    let told = self.obey(order, &mut tasks, (line.welcome.session, credential));
                     if let Some(report) = told? {
-                        outgoing.send(request(Frame::Report(report))).await?;
+                        line.outgoing.send(request(Frame::Report(report))).await?;
                     }
                 }
                 _ = beat.tick() => {
                     let tasks = tasks.values().cloned().collect();
-                    outgoing.send(request(Frame::Heartbeat(Heartbeat { tasks, ..Heartbeat::default() }))).await?;
+                    let beat = Heartbeat { tasks, ..Heartbeat::default() };
+                    line.outgoing.send(request(Frame::Heartbeat(beat))).await?;
                 }
             }
         }

@@ -45,8 +45,8 @@ pub(crate) async fn measure(
     (values, span): (usize, Duration),
 ) -> Result<Value> {
     let mut cluster = Cluster::start(binary).await;
-    let offer = Offer { slots: 1, gpus: 0 };
-    let mut fleet = Fleet::connect(&cluster, agents, (offer, false)).await?;
+    let offer = Offer::of(1, 0);
+    let mut fleet = Fleet::connect(&cluster, agents, offer).await?;
     let (stop, stopped) = watch::channel(false);
     let (telling, told) = mpsc::channel(agents);
     let mut senders = JoinSet::new();

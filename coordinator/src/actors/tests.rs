@@ -73,6 +73,7 @@ async fn world_on((store, folder): (Store, tempfile::TempDir), lease: Lease) -> 
 mod ahead;
 mod gangs;
 mod retries;
+mod returns;
 mod service;
 mod strays;
 mod trackers;

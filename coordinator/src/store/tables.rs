@@ -19,7 +19,7 @@ pub(super) const SCHEMA: u32 = 5;
 pub(super) const SCHEMA_KEY: &str = "store.schema";
 /// Where the instance id stands in `META`.
 pub(super) const INSTANCE_KEY: &str = "store.instance";
-/// Where the number of the last session stands in `META`; written with each node's first row.
+/// Where the highest number of a session stands in `META` that may have been given; written with the first row of a node.
 pub(crate) const SESSIONS_KEY: &str = "sessions";
 
 pub(super) type Numbered = TableDefinition<'static, u64, &'static [u8]>;

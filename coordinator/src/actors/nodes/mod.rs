@@ -101,6 +101,8 @@ pub struct State {
     args: NodesArgs,
     nodes: BTreeMap<NodeName, Entry>,
     last_session: u64,
+    /// No session has a higher number until one is taken from the store again.
+    taken_sessions: u64,
     jobs: Option<JobsRef>,
     /// When the leases were last looked at.
     looked: Timestamp,
@@ -161,6 +163,7 @@ impl Actor for Nodes {
             args,
             nodes,
             last_session,
+            taken_sessions: last_session,
             jobs: None,
             looked: now,
             failed_launches: BTreeMap::new(),
@@ -183,8 +186,11 @@ impl Actor for Nodes {
                 outgoing,
                 reply,
             } => {
-                let session = state.registers(&myself, *hello, outgoing).await?;
-                answer(reply, session);
+                // Who has given up waiting is registering anew.
+                if !outgoing.is_closed() {
+                    let session = state.registers(&myself, *hello, outgoing).await?;
+                    answer(reply, session);
+                }
             }
             NodesMsg::Attach(node, session, reply) => answer(reply, state.attach(&node, session)),
             NodesMsg::Disconnect(node, reply) => {

@@ -30,6 +30,18 @@ use crate::{
     store::{Change, NodeRow, SESSIONS_KEY},
 };
 
+/// So many numbers of sessions are taken at once.
+const AHEAD: u64 = 1000;
+
+/// But for when it was seen, which is not worth a write.
+fn is_as_it_was(known: &NodeRow, row: &NodeRow) -> bool {
+    let known = NodeRow {
+        seen_at: row.seen_at,
+        ..known.clone()
+    };
+    known == *row
+}
+
 impl State {
     /// A live session of another agent is not pushed aside: the two would take turns for ever.
     pub(super) fn name_taken(&self, hello: &v1::Hello) -> Option<NameTaken> {
@@ -50,7 +62,7 @@ impl State {
         let session = SessionNo(self.last_session + 1);
         self.last_session = session.0;
         let row = self.row_of(&name, &hello);
-        self.store_registration(session, &row).await?;
+        self.store_registration(&row).await?;
         // Before it is welcome: whoever has seen it is refused what it cannot hold.
         self.args.offers.set(&row);
         if let Some(old) = self.nodes.remove(&name).and_then(|entry| entry.session) {
@@ -109,17 +121,25 @@ impl State {
         }
     }
 
-    async fn store_registration(
-        &self,
-        session: SessionNo,
-        row: &NodeRow,
-    ) -> Result<(), ActorProcessingErr> {
-        let number = Change::PutMeta {
-            key: SESSIONS_KEY.to_owned(),
-            value: session.0.to_string(),
-        };
-        let changes = vec![number, Change::PutNode(row.clone())];
-        self.args.store.commit_and_wait(changes).await?;
+    /// What is new of it. An agent that comes back as it was adds nothing but a number, and those are taken in advance:
+    /// thousands come back at once after a restart, and one fsync for each would keep the last of them waiting for longer
+    /// than it waits.
+    async fn store_registration(&mut self, row: &NodeRow) -> Result<(), ActorProcessingErr> {
+        let mut changes = Vec::new();
+        if self.last_session > self.taken_sessions {
+            self.taken_sessions = self.last_session.saturating_add(AHEAD);
+            changes.push(Change::PutMeta {
+                key: SESSIONS_KEY.to_owned(),
+                value: self.taken_sessions.to_string(),
+            });
+        }
+        let known = self.nodes.get(&row.name).map(|entry| &entry.row);
+        if !known.is_some_and(|known| is_as_it_was(known, row)) {
+            changes.push(Change::PutNode(row.clone()));
+        }
+        if !changes.is_empty() {
+            self.args.store.commit_and_wait(changes).await?;
+        }
         Ok(())
     }
 
