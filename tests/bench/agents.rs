@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tests::cluster::{Cluster, CoordinatorSetup};
 
 use crate::{
+    clock::milliseconds,
     fleet::{Fleet, Offer},
     machine,
 };
@@ -60,7 +61,7 @@ pub(crate) async fn measure(
         "coordinator_mib": mib,
         "kib_an_agent": each,
         "coordinator_away_seconds": AWAY.as_secs_f64(),
-        "all_back_seconds": back.as_secs_f64(),
+        "all_back_ms": milliseconds(back),
     }))
 }
 

@@ -198,6 +198,12 @@ const FIGURES: &[Figure] = &[
         ("none has a figure", CROWD),
     ),
     figure(
+        "/agents/all_back_ms",
+        ("… all back after a coordinator", "ms"),
+        AtMost(3_000.0),
+        ("none has a figure", "each tries again within 2.5 s"),
+    ),
+    figure(
         "/restart/serving_ms",
         ("restart with 100,000 jobs to serving", "ms"),
         AtMost(1_000.0),
