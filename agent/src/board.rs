@@ -13,7 +13,10 @@ use std::{
 };
 
 use tokio::sync::watch;
-use trainyard_core::{ids::TaskKey, task::Report};
+use trainyard_core::{
+    ids::TaskKey,
+    task::{Phase, Report},
+};
 
 use crate::{exec::ProcIdent, spool::Spool};
 
@@ -29,7 +32,15 @@ impl Entry {
     fn told(&self) -> Report {
         let mut told = self.report.clone();
         if let Some((_, spool)) = &self.spool {
-            told.kept_from = spool.state().acked.saturating_add(1);
+            let state = spool.state();
+            told.kept_from = state.acked.saturating_add(1);
+            // The disk has lost the last of what it told, or all. Not said before the rest is delivered.
+            if let Phase::Ended(ended) = &told.phase
+                && state.acked >= state.last_seq
+                && state.last_seq < ended.end.last_seq
+            {
+                told.kept_from = ended.end.last_seq.saturating_add(1);
+            }
         }
         told
     }
@@ -208,9 +219,10 @@ impl Board {
 mod tests {
     use super::*;
     use trainyard_core::{
+        failure::TaskEnd,
         ids::{AttemptNo, JobId, Rank},
         record::{LogLine, LogStream, Record},
-        task::Phase,
+        task::Ended,
         time::Timestamp,
     };
 
@@ -244,8 +256,8 @@ mod tests {
         assert_eq!(board.reports_after(0), [report(1, "a")]);
     }
 
-    #[tokio::test]
-    async fn what_a_task_has_let_go_of_is_told_also_when_nothing_is_left_to_send() {
+    /// A spool with three records.
+    async fn spool() -> (tempfile::TempDir, Spool) {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path().join("spool"), u64::MAX)
             .await
@@ -257,6 +269,42 @@ mod tests {
             text: "x".into(),
         });
         spool.append(vec![(line, None); 3]).await.unwrap();
+        (folder, spool)
+    }
+
+    #[tokio::test]
+    async fn an_end_says_that_its_last_records_are_lost_once_all_before_them_are_delivered() {
+        let (_folder, spool) = spool().await;
+        let board = Board::default();
+        let task = report(1, "").task;
+        let ended = |last_seq| {
+            let end = TaskEnd {
+                last_seq,
+                ..TaskEnd::default()
+            };
+            let (started, at) = (None, Timestamp(1));
+            let mut report = report(1, "");
+            report.phase = Phase::Ended(Box::new(Ended { started, at, end }));
+            report
+        };
+        board.report(ended(5));
+        board.spool(task, spool.clone());
+        let told = || board.reports_after(0).pop().unwrap().kept_from;
+        assert_eq!(told(), 1);
+        spool.ack(2).await.unwrap();
+        assert_eq!(told(), 3);
+        spool.ack(3).await.unwrap();
+        assert_eq!(told(), 6);
+        // One that lacks nothing says no more than how far it is delivered, and a trainer that runs may go on.
+        board.report(ended(3));
+        assert_eq!(told(), 4);
+        board.report(report(1, ""));
+        assert_eq!(told(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_a_task_has_let_go_of_is_told_also_when_nothing_is_left_to_send() {
+        let (_folder, spool) = spool().await;
         let board = Board::default();
         let task = report(1, "").task;
         board.report(report(1, "a"));

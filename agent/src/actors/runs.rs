@@ -225,12 +225,13 @@ impl Actor for Runs {
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
             SupervisionEvent::ActorTerminated(child, _, reason) => {
                 let why = reason.unwrap_or_else(|| "it stopped".to_owned());
-                state.run_ended(&myself, child.get_id(), &why).await;
+                let why = (why.as_str(), false);
+                state.run_ended(&myself, child.get_id(), why).await;
             }
             SupervisionEvent::ActorFailed(child, error) => {
-                state
-                    .run_ended(&myself, child.get_id(), &error.to_string())
-                    .await;
+                let words = error.to_string();
+                let why = (words.as_str(), trouble::is_passing(&error));
+                state.run_ended(&myself, child.get_id(), why).await;
             }
         }
         Ok(())
@@ -292,7 +293,8 @@ impl State {
             }
             (Ok((None, _)), Ok(order)) => self.start(myself, order, true).await?,
             (Err(error), _) | (Ok(_), Err(error)) => {
-                self.trouble(myself, task, &error.to_string()).await;
+                let why = error.to_string();
+                self.trouble(myself, task, (&why, false)).await;
             }
         }
         Ok(true)
@@ -373,8 +375,9 @@ impl State {
         Ok(())
     }
 
-    /// Well, or by a fault of this program or of its disk: then it begins again from its folder.
-    async fn run_ended(&mut self, myself: &RunsRef, actor: ActorId, why: &str) {
+    /// Well, or by a fault of this program or of its disk: then it begins again from its folder. `why` with whether that
+    /// passes.
+    async fn run_ended(&mut self, myself: &RunsRef, actor: ActorId, why: (&str, bool)) {
         let Some(task) = self.actors.remove(&actor) else {
             return;
         };

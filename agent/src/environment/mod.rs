@@ -10,7 +10,8 @@ mod tests;
 mod tools;
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 pub use error::EnvironmentError;
@@ -19,6 +20,8 @@ pub use tools::UV_VERSION;
 use child::CleanEnvironment;
 use gate::{Gates, Held};
 use tools::Python;
+
+use crate::disk::blocking;
 
 /// A Python environment that is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,13 +250,21 @@ async fn remove_folder(path: &Path) -> Result<(), EnvironmentError> {
     }
 }
 
-/// Writes a marker whole or not at all.
+/// Writes a marker whole or not at all, and once all that it stands for is on disk: nobody looks behind it again.
 async fn write_marker(path: &Path, text: &str) -> Result<(), EnvironmentError> {
-    let new = path.with_extension("new");
-    tokio::fs::write(&new, text)
-        .await
-        .map_err(EnvironmentError::file("write", &new))?;
-    tokio::fs::rename(&new, path)
+    let (place, text) = (path.to_owned(), text.to_owned());
+    let write = move || {
+        let folder = File::open(place.parent().unwrap_or(&place))?;
+        // Thousands of files, of which uv syncs none.
+        rustix::fs::syncfs(&folder)?;
+        let new = place.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &place)?;
+        folder.sync_all()
+    };
+    blocking(write)
         .await
         .map_err(EnvironmentError::file("create", path))
 }

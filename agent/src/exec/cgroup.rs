@@ -48,15 +48,24 @@ pub(crate) fn join(folder: Option<&Path>) {
     }
 }
 
-/// The living processes in `folder`.
+/// The living processes in `folder` and in the groups below it, which a trainer may make.
 pub(crate) fn members(folder: Option<&Path>) -> BTreeSet<i32> {
-    folder
-        .and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|&pid| procfs::stat(pid).is_some_and(|stat| stat.alive()))
-        .collect()
+    let mut found = BTreeSet::new();
+    let mut folders: Vec<PathBuf> = folder.map(Path::to_owned).into_iter().collect();
+    while let Some(folder) = folders.pop() {
+        let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        let pids = listed.lines().filter_map(|line| line.parse().ok());
+        found.extend(pids.filter(|&pid| procfs::stat(pid).is_some_and(|stat| stat.alive())));
+        folders.extend(below(&folder));
+    }
+    found
+}
+
+/// The groups directly below `folder`.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    groups.map(|entry| entry.path()).collect()
 }
 
 /// How many of `folder` the kernel has killed for want of memory; none where it does not count them by group.
@@ -66,7 +75,7 @@ pub(crate) fn oom_kills(folder: Option<&Path>) -> Option<u64> {
     events.lines().find_map(count)
 }
 
-/// Kills all in `folder` at one go; none can escape by forking.
+/// Kills all in `folder` and below it at one go; none can escape by forking.
 pub(crate) fn kill(folder: Option<&Path>) {
     if let Some(folder) = folder {
         // Who calls this looks at the members afterwards.
@@ -74,9 +83,12 @@ pub(crate) fn kill(folder: Option<&Path>) {
     }
 }
 
-/// Removes `folder`, in which nothing may live any more. An empty one that stays does no harm.
+/// Removes `folder` and those below it, in which nothing may live any more. An empty one that stays does no harm.
 pub(crate) fn remove(folder: Option<&Path>) {
     if let Some(folder) = folder {
+        for group in below(folder) {
+            remove(Some(&group));
+        }
         drop(fs::remove_dir(folder));
     }
 }
@@ -106,6 +118,21 @@ mod tests {
         fs::write(folder.path().join("memory.events"), events).unwrap();
         assert_eq!(oom_kills(Some(folder.path())), Some(2));
         assert_eq!(oom_kills(None), None);
+    }
+
+    #[test]
+    fn a_process_in_a_group_below_is_a_member_and_empty_groups_go_from_the_last_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (group, below) = (folder.path().join("g"), folder.path().join("g/a/b"));
+        fs::create_dir_all(&below).unwrap();
+        let me = rustix::process::getpid().as_raw_nonzero().get();
+        let procs = below.join("cgroup.procs");
+        fs::write(&procs, format!("{me}\n")).unwrap();
+        assert_eq!(members(Some(&group)), BTreeSet::from([me]));
+        fs::remove_file(procs).unwrap();
+        assert_eq!(members(Some(&group)), BTreeSet::new());
+        remove(Some(&group));
+        assert!(!group.exists());
     }
 
     #[test]

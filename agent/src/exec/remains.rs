@@ -1,6 +1,6 @@
 //! What is left of a trainer whose shim has died: finding it, and its end.
 //!
-//! Owns the mark that each trainer is given in its environment. A process of the trainer is known by its control group,
+//! Owns the mark that each trainer is given in its environment. A process of the trainer is known by its control group and those below it,
 //! by its session and by that mark; out of reach is only what has left the session and dropped its environment where
 //! there is no control group. Decides nothing about the task. The launcher and the watcher call it.
 
@@ -131,11 +131,12 @@ async fn end(known: Known) -> io::Result<(usize, Vec<i32>)> {
     let round = async {
         loop {
             let held = known.hold();
+            // Also where nobody was seen in it: it ends what has come into it since, or into one below it.
+            cgroup::kill(known.cgroup());
             if held.is_empty() {
                 return io::Result::Ok(());
             }
             killed += held.len();
-            cgroup::kill(known.cgroup());
             for pidfd in &held {
                 // It may have ended meanwhile; the wait below tells.
                 pidfd_send_signal(pidfd, Signal::KILL).ok();
@@ -152,5 +153,29 @@ async fn end(known: Known) -> io::Result<(usize, Vec<i32>)> {
             Ok((killed, Vec::new()))
         }
         Err(_) => Ok((killed, known.remains().into_iter().collect())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::ProcIdent;
+
+    #[tokio::test]
+    async fn a_group_is_killed_as_a_whole_also_where_nobody_is_seen_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut gone = ProcIdent::current().unwrap();
+        gone.start_ticks += 1;
+        let known = Known {
+            processes: Some(ProcRecord {
+                shim: gone.clone(),
+                trainer: gone,
+                cgroup: Some(folder.path().to_owned()),
+            }),
+            mark: None,
+        };
+        assert_eq!(end(known).await.unwrap(), (0, Vec::new()));
+        let killed = fs::read_to_string(folder.path().join("cgroup.kill"));
+        assert_eq!(killed.unwrap(), "1");
     }
 }

@@ -92,6 +92,8 @@ pub struct TaskSpool {
     /// What may wait to be acknowledged before reports are left out, in bytes.
     pub(super) room: u64,
     pub(super) thinner: Thinner,
+    /// As it was when all was on disk.
+    settled: Thinner,
     left: Left,
     /// The file is empty, and its name may not be on disk yet: it follows with the first record, so that
     /// the start of a task does not wait for it.
@@ -120,6 +122,7 @@ impl TaskSpool {
             PathBuf::from(name)
         };
         let left = Left::read(beside(".left"));
+        let thinner = Thinner::after(left.counts());
         let mut spool = Self {
             path: path.to_owned(),
             ack_path: beside(".ack"),
@@ -144,7 +147,8 @@ impl TaskSpool {
             cursor: (1, 0),
             syncs: 0,
             room: u64::MAX,
-            thinner: Thinner::after(left.counts()),
+            settled: thinner.clone(),
+            thinner,
             left,
             unnamed: false,
             broken: false,
@@ -172,6 +176,7 @@ impl TaskSpool {
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         self.check()?;
         if self.head == self.durable {
+            self.settled.clone_from(&self.thinner);
             return Ok(());
         }
         self.syncs += 1;
@@ -185,6 +190,7 @@ impl TaskSpool {
             return Err(SpoolError::from_io("flush", &self.path, source));
         }
         self.unnamed = false;
+        self.settled.clone_from(&self.thinner);
         self.settle();
         Ok(())
     }
@@ -288,6 +294,9 @@ impl TaskSpool {
         }
         let last = self.head.last_seq;
         self.bodies.roll_back(last);
+        // What was left out comes again, too.
+        self.thinner.clone_from(&self.settled);
+        self.left.note(self.thinner.counts());
         self.index.retain(|(known, _)| *known <= last);
         self.cut(self.head.len);
     }

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
 use tempfile::TempDir;
-use trainyard_core::record::{Completion, LogLine, LogStream, Progress, Record};
+use trainyard_core::record::{Checkpoint, Completion, LogLine, LogStream, Progress, Record};
 use trainyard_core::time::Timestamp;
 
 use super::*;
@@ -262,6 +262,48 @@ fn a_flush_that_fails_takes_back_all_that_it_was_to_keep() {
     );
     spool.sync().unwrap();
     assert_eq!(TaskSpool::open(&path).unwrap().last_seq(), 302);
+}
+
+#[test]
+fn what_a_failed_write_or_flush_took_back_is_thinned_and_said_as_if_it_came_for_the_first_time() {
+    let (_out, pipe) = std::io::pipe().unwrap();
+    let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(pipe));
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for refuses in [full, pipe] {
+        let (_folder, path) = place();
+        let mut spool = TaskSpool::open(&path).unwrap();
+        spool.append(&[(step(1), None), (step(2), None)]).unwrap();
+        spool.sync().unwrap();
+        spool.room = spool.waiting();
+        let Record::Progress(mut named) = step(3) else {
+            unreachable!();
+        };
+        named.checkpoint = Some(Checkpoint {
+            path: "/c/3.pt".into(),
+            size_bytes: None,
+        });
+        let say = |spool: &mut TaskSpool| {
+            let told = spool.append_once(&[(Record::Progress(named.clone()), None)])?;
+            let left_out = spool.append_once(&[(step(4), None)])?;
+            spool.sync()?;
+            assert_eq!(left_out, Appended::LeftOut);
+            Ok::<_, SpoolError>(told)
+        };
+        let real = std::mem::replace(&mut spool.writer, refuses);
+        assert!(say(&mut spool).is_err());
+        spool.writer = real;
+        assert_eq!(say(&mut spool).unwrap(), Appended::Stored(4));
+        let (reports, said) = texts(&mut spool);
+        assert_eq!((reports, said.len()), (3, 1), "{said:?}");
+        assert!(said[0].contains("are used up"), "{said:?}");
+        spool.ack(4).unwrap();
+        spool.append_once(&[(step(5), None)]).unwrap();
+        spool.sync().unwrap();
+        let (_, said) = texts(&mut spool);
+        let all =
+            "the coordinator takes everything again; 1 reports of metrics were left out so far";
+        assert_eq!(said.last().map(String::as_str), Some(all));
+    }
 }
 
 #[tokio::test]

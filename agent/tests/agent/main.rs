@@ -75,6 +75,8 @@ cases! {
         a_trainer_that_has_ended_keeps_its_outcome_though_what_it_called_its_checkpoints_is_damaged,
         a_trainer_is_stopped_in_order_though_it_can_never_be_read_what_it_called_its_checkpoints,
         an_end_says_that_nothing_is_kept_of_a_task_whose_records_are_damaged,
+        an_end_says_that_its_last_record_is_lost_once_all_before_it_are_delivered,
+        an_end_says_that_all_records_are_lost_where_their_file_is_gone,
         an_end_waits_while_what_its_task_told_cannot_be_opened_and_loses_nothing;
     points: a_process_that_has_gone_is_told_once_by_the_next_agent,
         a_task_that_had_no_process_yet_is_run_by_the_next_agent,

@@ -213,6 +213,54 @@ pub(crate) async fn an_end_says_that_nothing_is_kept_of_a_task_whose_records_are
     agent.stop().await;
 }
 
+/// From which record on the agent still has them.
+async fn has_records_only_from(fake: &Fake, seq: u64) {
+    fake.until(|known| {
+        let kept = known.reports.get(&1).map(|report| report.kept_from_seq);
+        (kept == Some(seq)).then_some(())
+    })
+    .await;
+}
+
+pub(crate) async fn an_end_says_that_its_last_record_is_lost_once_all_before_it_are_delivered() {
+    let (fake, data, last_seq) = ended_undelivered().await;
+    let spool = task_folder(&data, 1).join("spool");
+    let mut bytes = std::fs::read(&spool).expect("the spool");
+    let byte = bytes.last_mut().expect("the last record");
+    *byte ^= 1;
+    std::fs::write(&spool, bytes).expect("nobody can tell it from a torn end");
+    {
+        let mut known = fake.known();
+        known.records.clear();
+        known.deaf = false;
+    }
+    let agent = launch(options(&fake, data.path()));
+    has_records_only_from(&fake, last_seq + 1).await;
+    let there: Vec<u64> = fake
+        .known()
+        .records
+        .remove(&1)
+        .into_iter()
+        .flatten()
+        .map(|(seq, _)| seq)
+        .collect();
+    assert!(
+        there.iter().copied().eq(1..last_seq),
+        "{there:?} of {last_seq}"
+    );
+    agent.stop().await;
+}
+
+pub(crate) async fn an_end_says_that_all_records_are_lost_where_their_file_is_gone() {
+    let (fake, data, last_seq) = ended_undelivered().await;
+    std::fs::remove_file(task_folder(&data, 1).join("spool")).expect("the spool");
+    let agent = launch(options(&fake, data.path()));
+    has_records_only_from(&fake, last_seq + 1).await;
+    let end = fake.end(1).await.end.expect("it has ended");
+    assert_eq!((end.exit_code, end.last_seq), (Some(6), last_seq));
+    agent.stop().await;
+}
+
 pub(crate) async fn an_end_waits_while_what_its_task_told_cannot_be_opened_and_loses_nothing() {
     let (fake, data, last_seq) = ended_undelivered().await;
     let hidden = Hidden::of(&data, "spool");

@@ -73,6 +73,7 @@ cases! {
     an_order_that_a_stopped_zygote_reads_late_does_not_run_a_task_again_that_has_ended,
     tasks_begun_while_zygotes_are_killed_again_and_again_all_run_once, a_killed_shim_leaves_no_process_of_its_trainer,
     a_killed_shim_leaves_no_process_of_its_trainer_where_there_are_no_control_groups,
+    what_a_trainer_has_put_into_a_control_group_below_its_own_ends_with_the_rest,
     what_a_shim_left_that_never_said_who_it_is_ends_before_the_task_is_launched_again,
     many_launches_leave_no_zombie, a_task_that_cannot_be_looked_at_is_not_given_up,
     an_exit_is_recorded_on_a_disk_that_is_full_to_the_end,

@@ -60,6 +60,28 @@ pub(crate) async fn what_a_shim_left_that_never_said_who_it_is_ends_before_the_t
     assert_eq!(family.living(), [0; 0]);
 }
 
+pub(crate) async fn what_a_trainer_has_put_into_a_control_group_below_its_own_ends_with_the_rest() {
+    if !can_make_groups() {
+        return;
+    }
+    let task = folder();
+    let mut launched = start(&task, &format!("{BARE}\nexec sleep 1000")).await;
+    let bare = pid_in(&task, "bare").await;
+    let processes = read_processes(task.path()).expect("proc.json is read");
+    let group = processes.and_then(|processes| processes.cgroup);
+    let below = group.expect("one can be made here").join("below");
+    std::fs::create_dir(&below).expect("a group below");
+    std::fs::write(below.join("cgroup.procs"), bare.to_string()).expect("it goes there");
+    kill_shim(&mut launched).await;
+    // Nothing else of the trainer is left by which it would be looked for.
+    until(|| !alive(launched.trainer.pid)).await;
+    assert!(alive(bare));
+    let error = wait_exit(task.path(), &launched.shim).await;
+    let error = error.expect_err("nobody wrote a record");
+    assert!(matches!(error, ShimVanished::TrainerGone { .. }), "{error}");
+    assert!(!alive(bare));
+}
+
 async fn kill_shim(launched: &mut Launched) {
     let shim = launched.child.as_mut().expect("a shim");
     shim.start_kill().expect("the shim is killed");

@@ -24,6 +24,7 @@ use crate::{
     },
     dataset::Told,
     folder::{Order, TaskFolder},
+    spool::SpoolError,
 };
 
 /// A run that fails so often, each time within [`WINDOW`] of the last, is in trouble, which is told.
@@ -58,17 +59,32 @@ impl Entry {
         doubled.min(RESTART_AT_LATEST)
     }
 
-    /// Whether it is given up where no shim is left.
-    fn is_hopeless(&self) -> bool {
-        self.failures >= MOST_FAILURES && (self.borne >= BORNE || self.stop.is_some())
+    /// Whether it is given up where no shim is left. Of one that waits only a stop is to come to its end.
+    fn is_hopeless(&self, waits: bool) -> bool {
+        let borne = self.borne >= BORNE && !waits;
+        self.failures >= MOST_FAILURES && (borne || self.stop.is_some())
     }
 }
 
+/// Whether a run has failed for something that the node lacks for now: what its task told can be opened later.
+pub(super) fn is_passing(error: &ActorProcessingErr) -> bool {
+    let spool = error.downcast_ref::<SpoolError>();
+    spool.is_some_and(SpoolError::is_passing)
+}
+
 impl State {
-    /// A task has no run that could go on. It is tried again, for as long as there may be a trainer: it is not given up
-    /// for what the agent cannot read or write. Without one it is, some time later.
-    pub(super) async fn trouble(&mut self, myself: &RunsRef, task: TaskKey, why: &str) {
+    /// A task has no run that could go on, for this reason, which passes or not. It is tried again, for as long as there
+    /// may be a trainer: it is not given up for what the agent cannot read or write. Without one it is, some time later,
+    /// unless its trainer has ended and the reason passes: what became of it is in the folder.
+    pub(super) async fn trouble(
+        &mut self,
+        myself: &RunsRef,
+        task: TaskKey,
+        (why, passes): (&str, bool),
+    ) {
         self.stop_again(task);
+        // Another node may begin what has not begun here.
+        let waits = passes && self.has_begun(task);
         let Some(entry) = self.entries.get_mut(&task) else {
             return;
         };
@@ -76,7 +92,7 @@ impl State {
         let now = Instant::now();
         let mut again = entry.fails(now);
         let (failures, order) = (entry.failures, entry.order.clone());
-        let hopeless = entry.is_hopeless();
+        let hopeless = entry.is_hopeless(waits);
         if hopeless && without_names(entry.told.clone()).await {
             // It goes on without them, and has its own time for whatever else may be in its way.
             entry.borne = Duration::ZERO;
@@ -108,6 +124,12 @@ impl State {
             entry.borne = entry.borne.saturating_add(again);
         }
         myself.send_after(again, move || RunsMsg::Again(task));
+    }
+
+    /// Whether it is known to have, or to have had, a trainer.
+    fn has_begun(&self, task: TaskKey) -> bool {
+        let report = self.node.board.report_of(task);
+        report.is_some_and(|report| matches!(report.phase, Phase::Running(_)))
     }
 
     /// To the coordinator, and once to the job's log.
@@ -158,7 +180,8 @@ impl State {
         let (order, end, found) = match blocking(look).await {
             Ok(seen) => seen,
             Err(error) => {
-                self.trouble(myself, task, &error.to_string()).await;
+                let why = error.to_string();
+                self.trouble(myself, task, (&why, false)).await;
                 return Ok(());
             }
         };
@@ -171,7 +194,10 @@ impl State {
                 self.over_again(myself, (task, ended), order).await;
             }
             (Ok(order), None) => self.start(myself, order, found).await?,
-            (Err(error), None) => self.trouble(myself, task, &error.to_string()).await,
+            (Err(error), None) => {
+                let why = error.to_string();
+                self.trouble(myself, task, (&why, false)).await;
+            }
         }
         Ok(())
     }
@@ -265,21 +291,28 @@ async fn stop_alone(node: Arc<Node>, task: TaskKey, stop: Stop) -> io::Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use ractor::{Actor, ActorRef, SupervisionEvent};
+    use tokio::sync::mpsc;
+
     use super::*;
 
-    /// After how many failures it is given up, and after how much time in pauses, where each run works for so long.
-    fn given_up(is_to_stop: bool, works: Duration) -> (u32, Duration) {
+    /// After how many failures it is given up, and after how much time in pauses, where each run works for so long; none
+    /// where it is not.
+    fn given_up((is_to_stop, waits): (bool, bool), works: Duration) -> Option<(u32, Duration)> {
         let mut entry = Entry::new(None, Told::default());
         entry.stop = is_to_stop.then_some((StopCause::Cancelled, None));
         let mut now = Instant::now();
-        loop {
+        while entry.borne < BORNE * 100 {
             let again = entry.fails(now).min(ALONE_AT_LATEST);
-            if entry.is_hopeless() {
-                return (entry.failures, entry.borne);
+            if entry.is_hopeless(waits) {
+                return Some((entry.failures, entry.borne));
             }
             entry.borne += again;
             now += again + works;
         }
+        None
     }
 
     #[test]
@@ -288,9 +321,87 @@ mod tests {
         for works in [0, 25] {
             let works = Duration::from_secs(works);
             let (pauses, few) = (Duration::from_millis(22_300), Duration::from_millis(300));
-            assert_eq!(given_up(false, works), (11, pauses));
-            assert_eq!(given_up(true, works), (3, few));
+            assert_eq!(given_up((false, false), works), Some((11, pauses)));
+            for waits in [false, true] {
+                assert_eq!(given_up((true, waits), works), Some((3, few)));
+            }
         }
+    }
+
+    #[test]
+    fn a_trainer_that_has_ended_is_never_given_up_for_a_lack_that_passes_unless_it_is_to_stop() {
+        assert_eq!(given_up((false, true), Duration::ZERO), None);
+    }
+
+    /// Fails at its first word; its supervisor says whether that passes.
+    struct Child;
+
+    impl Actor for Child {
+        type Msg = SpoolError;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<SpoolError>,
+            (): (),
+        ) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<SpoolError>,
+            error: SpoolError,
+            (): &mut (),
+        ) -> Result<(), ActorProcessingErr> {
+            Err(error.into())
+        }
+    }
+
+    struct Parent;
+
+    impl Actor for Parent {
+        type Msg = ();
+        type State = mpsc::Sender<bool>;
+        type Arguments = mpsc::Sender<bool>;
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<()>,
+            passes: mpsc::Sender<bool>,
+        ) -> Result<mpsc::Sender<bool>, ActorProcessingErr> {
+            Ok(passes)
+        }
+
+        async fn handle_supervisor_evt(
+            &self,
+            _: ActorRef<()>,
+            event: SupervisionEvent,
+            passes: &mut mpsc::Sender<bool>,
+        ) -> Result<(), ActorProcessingErr> {
+            if let SupervisionEvent::ActorFailed(_, error) = event {
+                passes.send(is_passing(&error)).await?;
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_known_of_a_run_that_has_failed_whether_what_it_lacks_passes() {
+        let (sender, mut passes) = mpsc::channel(1);
+        let (parent, ended) = Actor::spawn(None, Parent, sender).await.unwrap();
+        let path = PathBuf::from("spool");
+        for (error, expected) in [
+            (SpoolError::DiskFull { path: path.clone() }, true),
+            (SpoolError::Broken { path }, false),
+        ] {
+            let spawned = Actor::spawn_linked(None, Child, (), parent.get_cell()).await;
+            spawned.unwrap().0.cast(error).unwrap();
+            assert_eq!(passes.recv().await, Some(expected));
+        }
+        parent.stop(None);
+        ended.await.unwrap();
     }
 
     #[test]

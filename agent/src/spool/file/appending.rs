@@ -77,14 +77,21 @@ impl TaskSpool {
         identity: Option<u64>,
     ) -> Result<Appended, SpoolError> {
         let coarse = Coarse::at(self.waiting(), self.room);
+        let before = self.thinner.clone();
         let (kept, note) = self.thinner.sift(records, (coarse, self.room));
-        self.left.note(self.thinner.counts());
-        if kept.is_empty() && note.is_none() {
-            return Ok(Appended::LeftOut);
+        let appended = if kept.is_empty() && note.is_none() {
+            Ok(Appended::LeftOut)
+        } else {
+            let body = identity.map(|identity| (identity, kept.len()));
+            let records = [kept, note.map(|line| (line, None)).into_iter().collect()].concat();
+            self.write(&records, body).map(Appended::Stored)
+        };
+        if appended.is_err() {
+            // Whoever hears of it comes again, with what was named and is to be said.
+            self.thinner = before;
         }
-        let body = identity.map(|identity| (identity, kept.len()));
-        let records = [kept, note.map(|line| (line, None)).into_iter().collect()].concat();
-        self.write(&records, body).map(Appended::Stored)
+        self.left.note(self.thinner.counts());
+        appended
     }
 
     /// As `append_sifted`, unless the body of this identity is one of the last already. Of one whose end a crash has torn

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-/// So many bodies are known again: of as many others at most a trainer says something while one call is under way.
-const MOST_BODIES: usize = 256;
+/// So many bodies are known again: before a process tries a call again that nobody answered, the others of its task may
+/// deliver all that they have kept meanwhile. Of 24 bytes each.
+const MOST_BODIES: usize = 8_192;
 
 /// The body that a line was a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
