@@ -54,6 +54,8 @@ pub enum Kind {
     Resumed,
     /// The labels of a node have changed: an operator wants it so, or its agent says so.
     Labelled,
+    /// An operator has revoked the agent of a node: it may never be back.
+    Revoked,
     /// An operator has planned a window in which nodes are out of service.
     MaintenancePlanned,
     /// An operator has taken one back.
@@ -65,7 +67,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them that are stored or told, by name.
-    pub const ALL: [(&'static str, Self); 21] = [
+    pub const ALL: [(&'static str, Self); 22] = [
         ("accepted", Self::Accepted),
         ("refused", Self::Refused),
         ("waits", Self::Waits),
@@ -85,6 +87,7 @@ impl Kind {
         ("drained", Self::Drained),
         ("resumed", Self::Resumed),
         ("labelled", Self::Labelled),
+        ("revoked", Self::Revoked),
         ("maintenance_planned", Self::MaintenancePlanned),
         ("maintenance_removed", Self::MaintenanceRemoved),
     ];

@@ -74,9 +74,34 @@ async fn what_has_run_is_reported_read_back_and_replayed_from_the_coordinator_a_
     // What if there were three?
     let more = replayed(&cluster, &["--store", &saved, "--nodes", "1x3"]);
     assert_eq!(more["wait_mean"].as_f64(), Some(0.0), "{more}");
+    without_revoked(&mut cluster).await;
     let none = cluster.cli(&["replay", "--from-store", "--since", "2999-01-01"]);
     assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
     assert!(text(&none.stderr).contains("has no job"));
+}
+
+/// Of a node that is revoked nothing is replayed, whoever tells of it: with its GPU none of the three would wait as long.
+async fn without_revoked(cluster: &mut Cluster) {
+    let own = replayed(cluster, &[]);
+    cluster
+        .agent("n2", &["--simulate-gpus", "1xH100-80GB"])
+        .await;
+    let waits = |figures: &Value| figures.get("wait_mean").and_then(Value::as_f64);
+    assert!(waits(&replayed(cluster, &[])) < waits(&own));
+    told(cluster, &["node", "revoke", "n2"]);
+    assert_eq!(replayed(cluster, &[]), own, "by the coordinator");
+    let saved = cluster.path("revoked.redb").display().to_string();
+    told(cluster, &["store", "backup", &saved]);
+    assert_eq!(replayed(cluster, &["--store", &saved]), own, "by a backup");
+    let lines = cluster.cli(&["store", "export", &saved]).stdout;
+    let exported = cluster.path("revoked.jsonl");
+    fs::write(&exported, lines).expect("it is written");
+    let exported = exported.display().to_string();
+    assert_eq!(
+        replayed(cluster, &["--store", &exported]),
+        own,
+        "by an export"
+    );
 }
 
 /// A bit of a job's row is flipped in a copy of the file: it is named, its backup says so, and it can be mended.

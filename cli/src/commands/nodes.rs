@@ -91,9 +91,10 @@ fn table(screen: &Screen, nodes: &[Node], now: Timestamp) -> String {
     table.render() + &labelled.chain(lines).chain(closed).collect::<String>()
 }
 
-/// A node that is well but gets no work is called so.
+/// A node that is well but gets no work is called so, and one that may never be back.
 pub(super) fn state(node: &Node) -> &'static str {
     match text::node_state(node.state()) {
+        "suspect" | "lost" if node.revoked => "revoked",
         "ready" if node.draining => match node.duty() {
             NodeDuty::Vacating => "vacating",
             NodeDuty::Drained => "drained",
@@ -284,6 +285,25 @@ pub(super) mod tests {
         assert!(text.ends_with(line) && text.contains(" full "), "{text}");
         let text = page(&node, Timestamp(0));
         assert!(text.contains("disk full: 12 MiB free"), "{text}");
+    }
+
+    #[test]
+    fn a_node_whose_agent_is_revoked_is_called_so_and_not_lost() {
+        let screen = Screen {
+            json: false,
+            terminal: false,
+            colour: false,
+            width: 80,
+        };
+        let mut node = node();
+        (node.state, node.revoked) = (NodeState::Lost.into(), true);
+        let text = table(&screen, &[node.clone()], Timestamp(0));
+        assert!(
+            text.contains(" revoked ") && !text.contains("lost"),
+            "{text}"
+        );
+        assert!(page(&node, Timestamp(0)).contains("revoked"));
+        assert_eq!(json::node(&node)["revoked"], true);
     }
 
     #[test]

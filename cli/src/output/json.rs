@@ -206,6 +206,7 @@ pub(crate) fn node(node: &v1::Node) -> Value {
     json!({
         "name": node.name,
         "state": text::node_state(node.state()),
+        "revoked": node.revoked,
         "draining": node.draining,
         "duty": text::node_duty(node.duty()),
         "drain_reason": given(&node.drain_reason),

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use trainyard_core::{
     label,
-    sched::{Ledger, Unfit, Wish},
+    sched::{Ledger, QueuedJob, Unfit, Wish, least_gpus},
 };
 
 use crate::store::NodeRow;
@@ -39,12 +39,24 @@ impl Offers {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         wish.misfit(&known)
     }
+
+    /// GPUs that a job would hold at least: all of its nodes if it wants them alone.
+    #[must_use]
+    pub fn least_gpus(&self, queued: &QueuedJob) -> u32 {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        least_gpus(&known, queued)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use trainyard_core::{ids::NodeName, resources::ResourceRequest, spec::Placing};
+    use trainyard_core::{
+        ids::{JobId, NodeName},
+        resources::ResourceRequest,
+        spec::Placing,
+        time::Timestamp,
+    };
 
     use super::*;
 
@@ -88,5 +100,24 @@ mod tests {
         assert!(misfit().is_some(), "only n2 may come back");
         offers.set(&with(8));
         assert!(misfit().is_none(), "an agent has joined as n1 again");
+    }
+
+    #[test]
+    fn who_wants_nodes_alone_does_not_count_on_a_small_one_that_is_revoked() {
+        let offers = Offers::default();
+        let node = |name: &str, gpus: usize, revoked: bool| {
+            let gpu = |index| json!({"uuid": format!("{name}-{index}"), "model": "H100", "memory_bytes": 1});
+            let gpus: Vec<_> = (0..gpus).map(gpu).collect();
+            let capacity = json!({"cpus": 8, "memory_bytes": 0, "gpus": gpus});
+            let row = json!({"name": name, "capacity": capacity, "revoked": revoked});
+            offers.set(&serde_json::from_value(row).unwrap());
+        };
+        let mut alone = QueuedJob::plain(JobId(1), ResourceRequest::default(), Timestamp(0));
+        (alone.request.gpus, alone.placement.exclusive) = (1, true);
+        node("n1", 8, false);
+        node("n2", 4, false);
+        assert_eq!(offers.least_gpus(&alone), 4);
+        node("n2", 4, true);
+        assert_eq!(offers.least_gpus(&alone), 8);
     }
 }

@@ -132,9 +132,6 @@ impl Actor for Scheduler {
             SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
             SchedulerMsg::Explain(job, reply) => answer(reply, state.explain(job)),
             SchedulerMsg::Foresee(queued, reply) => state.foresee(*queued, reply),
-            SchedulerMsg::LeastGpus(queued, reply) => {
-                answer(reply, state.planner.least_gpus(&queued));
-            }
             SchedulerMsg::WaitingOf(project, reply) => {
                 answer(reply, state.planner.queue().of_project(project));
             }

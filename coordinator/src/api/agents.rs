@@ -296,7 +296,7 @@ impl Service {
             self.store().commit_and_wait(vec![change]).await?;
         }
         tracing::warn!(%node, by = %caller.user.email, "an agent was revoked");
-        self.cut(node).await
+        self.cut(node, Some(&caller.user.email)).await
     }
 
     /// An agent joins; answers with a credential of its own, told here and never again.
@@ -378,9 +378,10 @@ impl Service {
         Ok(true)
     }
 
-    /// Closes a node's session, if it has one.
-    pub(super) async fn cut(&self, node: &str) -> Result<(), ApiError> {
-        let question = |reply| NodesMsg::Disconnect(NodeName(node.to_owned()), reply);
+    /// Closes a node's session, if it has one, for who has revoked its agent, if that is not noted yet.
+    pub(super) async fn cut(&self, node: &str, by: Option<&str>) -> Result<(), ApiError> {
+        let (node, by) = (NodeName(node.to_owned()), by.map(str::to_owned));
+        let question = |reply| NodesMsg::Disconnect(node, by, reply);
         Ok(ask(&self.tree().nodes, question).await?)
     }
 

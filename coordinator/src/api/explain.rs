@@ -96,7 +96,7 @@ impl Service {
             .and_then(Result::ok)
             .map_or(1, |indices| indices.size());
         self.would_admit_to_project(&spec, size).await?;
-        self.could_ever(caller, &spec).await?;
+        self.could_ever(caller, &spec)?;
         // What has ended is known, and need not be waited for.
         self.forget_ended(&mut spec)?;
         // Of an array its first job.

@@ -37,7 +37,10 @@ impl Service {
         Ok(async_stream::try_stream! {
             let _held = permit;
             let now = clock::now();
-            yield Past::Nodes(service.store().nodes()?);
+            let mut nodes = service.store().nodes()?;
+            // Who is revoked may never be back.
+            nodes.retain(|node| !node.revoked);
+            yield Past::Nodes(nodes);
             let mut after = Some(JobId(0));
             while let Some(from) = after {
                 let piece = service.blocking(move |store| {

@@ -1,6 +1,6 @@
 //! What a project may have: whether it could ever hold a job, and whether so many more may wait in it.
 //!
-//! Part of accepting jobs. Decides by the limits of the configuration and by what the scheduler knows. Called by submissions,
+//! Part of accepting jobs. Decides by the limits of the configuration, by what nodes offer and by what the scheduler knows. Called by submissions,
 //! dry runs, and whatever runs a job again.
 
 use trainyard_core::spec::JobSpec;
@@ -11,7 +11,7 @@ use crate::actors::{ask, jobs::OnTheWay, scheduler::SchedulerMsg};
 impl Service {
     /// A project that may not borrow never has more than its own at once. Judged as a pass judges it: who wants nodes alone
     /// holds all GPUs of theirs.
-    pub(super) async fn may_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
+    pub(super) fn may_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
         let most = spec.project_id.and_then(|project| {
             let most = self.limits().gpus.get(&project)?;
             Some((project, *most))
@@ -36,9 +36,8 @@ impl Service {
         if !spec.placement.exclusive {
             return Ok(());
         }
-        let queued = Box::new(as_queued(caller, spec.clone())?);
-        let question = |reply| SchedulerMsg::LeastGpus(queued, reply);
-        let least = ask(&self.tree().scheduler, question).await?;
+        let queued = as_queued(caller, spec.clone())?;
+        let least = self.tree().offers.least_gpus(&queued);
         if least <= most {
             return Ok(());
         }

@@ -114,7 +114,7 @@ impl Service {
         let _place = self.noted(caller, place)?;
         let admitted = self.admit_to_project(&spec, size).await;
         let coming = self.noted(caller, admitted)?;
-        let could = self.could_ever(caller, &spec).await;
+        let could = self.could_ever(caller, &spec);
         self.noted(caller, could)?;
         let snapshot = self.data().prepare(caller, &mut spec).await?;
         let submission = Submission {
@@ -134,7 +134,7 @@ impl Service {
     }
 
     /// Refuses what no nodes could ever hold, or its project never have, with the nearest that they could.
-    pub(super) async fn could_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
+    pub(super) fn could_ever(&self, caller: &Caller, spec: &JobSpec) -> Result<(), ApiError> {
         let wish = Wish {
             request: &spec.resources,
             nodes: spec.nodes,
@@ -142,7 +142,7 @@ impl Service {
         };
         match self.tree().offers.misfit(wish) {
             Some(unfit) => Err(ApiError::field(unfit.field(), unfit.to_string())),
-            None => self.may_ever(caller, spec).await,
+            None => self.may_ever(caller, spec),
         }
     }
 

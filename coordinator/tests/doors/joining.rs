@@ -11,12 +11,13 @@ use tests::wait::until;
 use tonic::{Code, Status};
 use trainyard_proto::v1::{
     self, RevokeNodeRequest, agent_service_client::AgentServiceClient, connect_request::Frame,
+    report_service_client::ReportServiceClient,
 };
 
 use crate::{
     agent::{Agent, Stream, hello},
     jobs::{program, submit, try_submit},
-    world::{World, command},
+    world::{Bearer, World, command},
 };
 
 async fn token(world: &World, ttl: Duration, node: &str, uses: u32) -> String {
@@ -194,6 +195,76 @@ async fn what_only_a_revoked_node_could_hold_is_refused_until_an_agent_joins_as_
     greeting.token = world.join_as(&newer, ("n2", "id-of-n2")).await.unwrap();
     let _back = Agent::connect(&world, greeting).await;
     submit(&world, wide()).await;
+}
+
+/// Of the nodes: how they are shown, and the names of those that a replay is told of.
+async fn known(world: &World) -> (Vec<(String, bool)>, Vec<String>) {
+    let (status, answer) = world.get("/nodes").await;
+    assert_eq!(status, 200, "{answer}");
+    let listed = world.nodes().await.list_nodes(v1::ListNodesRequest {});
+    let listed = listed.await.unwrap().into_inner().nodes.into_iter();
+    let listed: Vec<_> = listed.map(|node| (node.name, node.revoked)).collect();
+    let rest = answer.as_array().unwrap().iter();
+    let rest = rest.map(|node| (&node["name"], &node["revoked"]));
+    assert!(
+        rest.eq(listed
+            .iter()
+            .map(|(name, revoked)| (json!(name), json!(revoked))))
+    );
+    let bearer = Bearer(world.token.clone());
+    let mut reports = ReportServiceClient::with_interceptor(world.channel().await, bearer);
+    let pieces = reports.stream_history(v1::StreamHistoryRequest::default());
+    let first = pieces.await.unwrap().into_inner().message().await.unwrap();
+    let told = first.unwrap().nodes.into_iter().map(|node| node.name);
+    (listed, told.collect())
+}
+
+#[tokio::test]
+async fn a_node_that_is_revoked_is_shown_so_and_is_no_part_of_a_replay_until_it_is_back() {
+    let world = World::start().await;
+    let _one = Agent::join(&world, "n1", 1).await;
+    let two = Agent::join(&world, "n2", 1).await;
+    let listed = |revoked| vec![("n1".to_owned(), false), ("n2".to_owned(), revoked)];
+    let both = vec!["n1".to_owned(), "n2".to_owned()];
+    assert_eq!(known(&world).await, (listed(false), both.clone()));
+    let (status, said) = world.post("/nodes/n2/revoke").await;
+    assert_eq!(status, 200, "{said}");
+    drop(two);
+    assert_eq!(known(&world).await, (listed(true), vec!["n1".to_owned()]));
+    let world = World::on(world.stop().await).await;
+    assert_eq!(known(&world).await, (listed(true), vec!["n1".to_owned()]));
+    let newer = token(&world, HOUR, "n2", 1).await;
+    let mut greeting = hello(&world, "n2", 1);
+    greeting.token = world.join_as(&newer, ("n2", "id-of-n2")).await.unwrap();
+    let _back = Agent::connect(&world, greeting).await;
+    assert_eq!(known(&world).await, (listed(false), both));
+}
+
+#[tokio::test]
+async fn who_has_revoked_a_node_is_noted_also_of_one_that_has_never_connected() {
+    let world = World::start().await;
+    let connected = Agent::join(&world, "n1", 1).await;
+    world
+        .join_as(&world.join_token, ("n2", "id-of-n2"))
+        .await
+        .unwrap();
+    for node in ["n1", "n2"] {
+        let (status, said) = world.post(&format!("/nodes/{node}/revoke")).await;
+        assert_eq!(status, 200, "{said}");
+        let words = "revoked: admin@example.com: its agent may not connect any more";
+        assert_eq!(noted(&world, node).await, [words]);
+    }
+    drop(connected);
+}
+
+/// What was decided about a node.
+async fn noted(world: &World, node: &str) -> Vec<String> {
+    let (status, answer) = world.get(&format!("/events?node={node}")).await;
+    assert_eq!(status, 200, "{answer}");
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let told = answer["events"].as_array().unwrap().iter();
+    let told = told.map(|event| text(&event["kind"]) + ": " + &text(&event["words"]));
+    told.collect()
 }
 
 #[tokio::test]

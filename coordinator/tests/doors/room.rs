@@ -204,8 +204,13 @@ async fn a_job_that_wants_nodes_alone_is_refused_where_the_smallest_are_more_tha
     let foreseen = world.jobs().await.foresee_job(request).await;
     assert_eq!(foreseen.unwrap().into_inner().nodes, ["n1"]);
     let mut small = node("n2", "8xH100-80GB").await;
-    let alone = submit(&world, alone()).await;
-    assert_eq!(small.start().await.task.unwrap().job_id, alone);
+    let job = submit(&world, alone()).await;
+    assert_eq!(small.start().await.task.unwrap().job_id, job);
+    // Once that may never be back the large one is the smallest.
+    let (status, said) = world.post("/nodes/n2/revoke").await;
+    assert_eq!(status, 200, "{said}");
+    let refused = try_submit(&world, alone(), "").await;
+    assert_eq!(refused.expect_err("it is gone").message(), told);
 }
 
 #[tokio::test]

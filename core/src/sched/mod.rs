@@ -14,7 +14,7 @@ mod wish;
 pub use gates::{Gate, Gates, Opened, Standing};
 pub use ledger::{Allocation, Ledger, LedgerError, NodeEntry};
 pub use planner::{
-    Change, Decisions, Explanation, Held, KeptNodes, Leaving, Planner, Short, payer,
+    Change, Decisions, Explanation, Held, KeptNodes, Leaving, Planner, Short, least_gpus, payer,
 };
 pub use queue::Queue;
 pub use waiting::{Placement, QueuedJob, Unfit, largest_node_misfit, reason};

@@ -58,6 +58,12 @@ impl Wish<'_> {
         self.admits(entry) && entry.could_hold(&self.part(), self.nodes)
     }
 
+    /// Whether one task of it would fit there now; of GPUs in all, one.
+    #[must_use]
+    pub fn has_room(&self, entry: &NodeEntry) -> bool {
+        self.part().shortage(&entry.free()).is_none()
+    }
+
     /// What one node must have: of GPUs in all, one.
     fn part(&self) -> ResourceRequest {
         let gpus = match self.placement.gpus_total {

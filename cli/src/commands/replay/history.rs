@@ -54,7 +54,13 @@ impl History {
         }
     }
 
-    fn node(&mut self, gpus: usize) {
+    /// One that is revoked may never be back.
+    fn node(&mut self, row: &NodeRow) {
+        let gpus = if row.revoked {
+            0
+        } else {
+            row.capacity.gpus.len()
+        };
         let gpus = u32::try_from(gpus).unwrap_or(u32::MAX);
         self.nodes.extend((gpus > 0).then_some(gpus));
     }
@@ -104,7 +110,7 @@ pub(super) fn of_file(path: &Path, since: Option<Timestamp>) -> anyhow::Result<H
     let mut found = History::default();
     found.damaged = care.each_job(|job| found.take_all(&job, (since, newest)))?;
     for row in care.nodes()? {
-        found.node(row.capacity.gpus.len());
+        found.node(&row);
     }
     Ok(found.sorted())
 }
@@ -162,7 +168,7 @@ fn of_export(path: &Path, mut each: impl FnMut(&Job)) -> anyhow::Result<(Vec<u32
                 Err(_) => found.damaged += 1,
             },
             "node" => match serde_json::from_value::<NodeRow>(line.row) {
-                Ok(row) => found.node(row.capacity.gpus.len()),
+                Ok(row) => found.node(&row),
                 Err(_) => found.damaged += 1,
             },
             _ => {}

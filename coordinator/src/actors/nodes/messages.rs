@@ -65,8 +65,9 @@ pub enum NodesMsg {
     /// A data stream of this session wants to begin; answered, if it may, with what is cancelled when
     /// the session is over.
     Attach(NodeName, SessionNo, RpcReplyPort<Option<CancellationToken>>),
-    /// Ends the session of a node, if it has one: its agent may not speak any more.
-    Disconnect(NodeName, RpcReplyPort<()>),
+    /// Ends the session of a node, if it has one: its agent may not speak any more. Who has revoked it, by e-mail address;
+    /// nobody where that is noted already.
+    Disconnect(NodeName, Option<String>, RpcReplyPort<()>),
     /// A node that was doubted has given a sign of life.
     Seen(NodeName),
     /// Which GPUs of a node get no jobs now, with the reasons.

@@ -10,6 +10,7 @@ mod launches;
 mod messages;
 mod pulse;
 mod register;
+mod revoked;
 mod service;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -39,7 +40,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{Change, NodeRow, SESSIONS_KEY, Store},
+    store::{NodeRow, SESSIONS_KEY, Store},
 };
 
 /// Whom Nodes is given at start.
@@ -193,9 +194,9 @@ impl Actor for Nodes {
                 }
             }
             NodesMsg::Attach(node, session, reply) => answer(reply, state.attach(&node, session)),
-            NodesMsg::Disconnect(node, reply) => {
+            NodesMsg::Disconnect(node, by, reply) => {
                 state.disconnect(&node)?;
-                state.is_revoked(&node).await?;
+                state.is_revoked(&node, by.as_deref()).await?;
                 answer(reply, ());
             }
             NodesMsg::Seen(node) => state.seen(&node)?,
@@ -407,18 +408,6 @@ impl State {
         entry.told = NodeState::Suspect;
         live.actor.stop(Some("the agent was revoked".to_owned()));
         self.tell_scheduler(node)
-    }
-
-    /// Nobody is promised what may never come back: from now on what only this node could hold is refused.
-    async fn is_revoked(&mut self, node: &NodeName) -> Result<(), ActorProcessingErr> {
-        let Some(entry) = self.nodes.get_mut(node) else {
-            return Ok(());
-        };
-        entry.row.revoked = true;
-        self.args.offers.set(&entry.row);
-        let change = Change::PutNode(entry.row.clone());
-        self.args.store.commit_and_wait(vec![change]).await?;
-        Ok(())
     }
 
     fn session_ended(

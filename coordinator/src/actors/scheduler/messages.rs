@@ -102,8 +102,6 @@ pub enum SchedulerMsg {
     Explain(JobId, RpcReplyPort<Option<Box<Explanation>>>),
     /// What would become of a job.
     Foresee(Box<QueuedJob>, RpcReplyPort<Box<Foreseen>>),
-    /// GPUs that a job would hold at least: all of its nodes if it wants them alone.
-    LeastGpus(Box<QueuedJob>, RpcReplyPort<u32>),
     /// How jobs stand that others wait for, as the store says; asked for under this number.
     Stood(u64, Vec<(JobId, Stood)>),
     /// How many jobs of a project wait.

@@ -232,7 +232,7 @@ impl AgentDoor {
         let session = session.map_err(|taken| Status::already_exists(taken.to_string()))?;
         // Whoever revokes writes first and closes the session then: one of both sees the other.
         if !self.service.agent_seen(&agent).await? {
-            self.service.cut(&node).await?;
+            self.service.cut(&node, None).await?;
             return Err(Kind::Unauthenticated.status("the agent has just been revoked"));
         }
         self.spawn(read_control(frames, session));

@@ -250,6 +250,7 @@ fn wire(node: Node) -> v1::Node {
         free: Some(view.free.into()),
         job_ids: view.jobs.into_iter().map(|job| job.0).collect(),
         stray_tasks: u32::try_from(view.strays).unwrap_or(u32::MAX),
+        revoked: row.revoked,
         labels,
         set_labels: row.set_labels,
         agent_version: row.agent_version,

@@ -43,7 +43,7 @@ pub(super) struct EventView {
     at: String,
     /// `accepted`, `refused`, `waits`, `let_through`, `kept`, `placed`, `makes_room`, `vacates`, `preempted`, `gang_ended`,
     /// `retried`, `cancel_asked`, `completed`, `failed`, `cancelled`, `run_again`, `drained`, `resumed`, `labelled`,
-    /// `maintenance_planned` or `maintenance_removed`; `unknown` for one that a newer program has noted.
+    /// `revoked`, `maintenance_planned` or `maintenance_removed`; `unknown` for one that a newer program has noted.
     kind: &'static str,
     /// Null when it is about no job.
     #[schema(value_type = Option<u64>)]

@@ -49,6 +49,8 @@ pub(super) struct NodeView {
     name: String,
     /// `ready`, `suspect` (silent, within its lease) or `lost`.
     state: &'static str,
+    /// An operator has revoked its agent, and none has joined as it since: it counts no more as one that could hold a job.
+    revoked: bool,
     /// `open`; `draining`: it gets no jobs, those that run go on; `vacating`: those that run are told to go; `drained`: it
     /// gets no jobs, and nothing runs there: no job, no task of an attempt that is over, and no process on a GPU.
     duty: &'static str,
@@ -255,6 +257,7 @@ impl NodeView {
                 NodeState::Suspect => "suspect",
                 NodeState::Lost => "lost",
             },
+            revoked: row.revoked,
             duty,
             drain_reason,
             drained_by,

@@ -5,8 +5,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Planner, upkeep::Outlook};
-use crate::sched::QueuedJob;
+use super::{Planner, names::whole, upkeep::Outlook};
+use crate::sched::{QueuedJob, policy::Seconds};
 
 /// A change of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,11 @@ impl Planner {
             ..changed.clone()
         };
         let ask = self.ask_given(&anew, self.closes_at(outlook, &anew));
-        let place = self.policy.would_start_anew(anew.job.0, &ask);
+        let now = self.seconds(outlook.now);
+        let ends = anew
+            .limit
+            .map_or(Seconds::MAX, |limit| now.saturating_add(whole(limit)));
+        let place = self.policy.would_start_anew(anew.job.0, &ask, ends);
         // The policy counts what is still being left as free.
         place.is_some_and(|pieces| self.is_free(&anew, &pieces))
     }

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Planner, advice::Change, left_out, upkeep::Outlook};
+use super::{Planner, advice::Change, left_out, promised::Comers, upkeep::Outlook};
 use crate::{
     ids::{JobId, NodeName},
     sched::{
         QueuedJob,
-        ledger::Ledger,
+        ledger::{Ledger, NodeEntry},
         policy::{Expected, Place},
     },
     time::Timestamp,
@@ -117,13 +117,11 @@ impl Planner {
             false => (Vec::new(), Vec::new()),
         };
         let words = self.reason(now, job).unwrap_or_default();
-        let mut short = self.short((&outlook, &left_out), queued);
-        let short_more = short.len().saturating_sub(NODES);
-        short.truncate(NODES);
+        let (short, short_more) = self.short((&outlook, &left_out), queued);
         Some(Explanation {
             job,
             words: if again {
-                words + left_out::AGAIN
+                words + &left_out::again(queued)
             } else {
                 words
             },
@@ -196,41 +194,67 @@ impl Planner {
         expected.map(|then| self.moment(then))
     }
 
+    /// What is short on the first nodes that could hold one of its tasks, and on how many more something is.
     fn short(
+        &self,
+        told: (&Outlook<'_>, &BTreeSet<NodeName>),
+        queued: &QueuedJob,
+    ) -> (Vec<Short>, usize) {
+        let promises = self.promises(queued.job);
+        let (mut short, mut more) = (Vec::new(), 0);
+        let mut comers = Comers::default();
+        for (name, entry) in promises.ledger.nodes() {
+            let Some((lacks, by_others)) = self.lacks(told, queued, (name, entry)) else {
+                continue;
+            };
+            if short.len() == NODES {
+                more += 1;
+                continue;
+            }
+            let promised = match by_others {
+                true => self.promised_words(&promises, name, &mut comers),
+                false => String::new(),
+            };
+            short.push(Short {
+                node: name.clone(),
+                lacks: lacks + &promised,
+                holders: entry.jobs().collect(),
+            });
+        }
+        (short, more)
+    }
+
+    /// What is short on a node that could hold one of its tasks, and whether others have it or are promised it.
+    fn lacks(
         &self,
         (outlook, left_out): (&Outlook<'_>, &BTreeSet<NodeName>),
         queued: &QueuedJob,
-    ) -> Vec<Short> {
+        (name, entry): (&NodeName, &NodeEntry),
+    ) -> Option<(String, bool)> {
         let wish = queued.wish();
-        let promises = self.promises(queued.job);
-        let nodes = promises.ledger.nodes();
-        let nodes = nodes.filter(|(_, entry)| wish.could_use(entry));
-        let short = nodes.filter_map(|(name, entry)| {
-            let promised = || self.promised_words(&promises, name);
-            let lacks = match (self.window_words(outlook, (queued, name)), entry.open) {
-                (Some(window), _) => window,
-                (None, false) => "takes no jobs now".to_owned(),
-                (None, true) if left_out.contains(name) => {
-                    "left out, since an attempt of it failed there".to_owned()
-                }
-                (None, true) if queued.placement.exclusive && entry.jobs().next().is_some() => {
-                    let used = self.ledger.node(name);
-                    let used = used.is_some_and(|entry| entry.jobs().next().is_some());
-                    let words = if used {
-                        "others use it"
-                    } else {
-                        "nobody uses it yet"
-                    };
-                    words.to_owned() + &promised()
-                }
-                (None, true) => wish.shortage(entry)? + &promised(),
+        if !wish.could_use(entry) {
+            return None;
+        }
+        if let Some(window) = self.window_words(outlook, (queued, name)) {
+            return Some((window, false));
+        }
+        if !entry.open {
+            return Some(("takes no jobs now".to_owned(), false));
+        }
+        if left_out.contains(name) {
+            let words = "left out, since an attempt of it failed there";
+            return Some((words.to_owned(), false));
+        }
+        if queued.placement.exclusive && entry.jobs().next().is_some() {
+            let used = self.ledger.node(name);
+            let used = used.is_some_and(|entry| entry.jobs().next().is_some());
+            let words = if used {
+                "others use it"
+            } else {
+                "nobody uses it yet"
             };
-            Some(Short {
-                node: name.clone(),
-                lacks,
-                holders: entry.jobs().collect(),
-            })
-        });
-        short.collect()
+            return Some((words.to_owned(), true));
+        }
+        Some((wish.shortage(entry)?, true))
     }
 }

@@ -52,5 +52,11 @@ pub(super) fn words(left_out: &BTreeSet<NodeName>) -> String {
     format!("; {nodes} {shown}{more} {there} left out, since an attempt of it failed there")
 }
 
-/// What can be done about it.
-pub(super) const AGAIN: &str = "; cancelled and submitted again as it is, it would start now";
+/// What can be done about it, and what that costs one that has done something already.
+pub(super) fn again(queued: &QueuedJob) -> String {
+    let but = match queued.has_run.is_zero() {
+        true => "",
+        false => ", but from the beginning unless resume_from names its checkpoint",
+    };
+    format!("; cancelled and submitted again as it is, it would start now{but}")
+}

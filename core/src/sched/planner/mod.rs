@@ -20,22 +20,20 @@ mod words;
 pub use advice::Change;
 pub use explain::{Explanation, Short};
 pub use kept::KeptNodes;
-pub use names::payer;
+pub use names::{least_gpus, payer};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use self::{going::Going, names::whole_offer_of, upkeep::Upkeep};
+use self::{going::Going, upkeep::Upkeep};
 use super::{
     Gate, Gates, Placement, Queue, QueuedJob, Standing,
     ledger::{Allocation, Ledger},
     policy::{
         Config, Scheduler, Seconds,
-        ask::Ask,
-        cluster::{Cluster, NodeIx, Piece},
-        place::Shape,
+        cluster::{NodeIx, Piece},
     },
 };
 use crate::{
@@ -165,17 +163,6 @@ impl Planner {
     #[must_use]
     pub fn policy(&self) -> &Scheduler {
         &self.policy
-    }
-
-    /// GPUs that a job would hold at least on nodes that are whole, empty and open: those for which its project is charged.
-    #[must_use]
-    pub fn least_gpus(&self, queued: &QueuedJob) -> u32 {
-        let nodes = Cluster::of(self.ledger.nodes().map(|(_, entry)| whole_offer_of(entry)));
-        let ask = Ask {
-            avoid: BTreeSet::new(),
-            ..self.ask_given(queued, BTreeSet::new())
-        };
-        Shape::new(&nodes, ask).least()
     }
 
     /// For whom a job is to make room, if it is.

@@ -11,11 +11,12 @@ use crate::{
     resources::Gpu,
     sched::{
         QueuedJob,
-        ledger::{Allocation, NodeEntry},
+        ledger::{Allocation, Ledger, NodeEntry},
         policy::{
             Seconds, Submission,
             ask::{Arrange, Ask, Gang, GpuWish},
-            cluster::{GpuClass, NodeIx, NodeOffer, Piece},
+            cluster::{Cluster, GpuClass, NodeIx, NodeOffer, Piece},
+            place::Shape,
         },
     },
     spec,
@@ -59,38 +60,7 @@ impl Planner {
 
     /// The same where these nodes close before it would have ended.
     pub(super) fn ask_given(&self, queued: &QueuedJob, closing: BTreeSet<NodeIx>) -> Ask {
-        let request = &queued.request;
-        let placement = &queued.placement;
-        let gang = match placement.gpus_total {
-            Some(gpus) => Gang::Packed { gpus },
-            None => Gang::Each {
-                nodes: queued.nodes.max(1),
-                gpus: request.gpus,
-            },
-        };
-        Ask {
-            gang,
-            cpus: request.cpus,
-            memory_bytes: request.memory_bytes,
-            gpu: GpuWish {
-                model: request.gpu_model.clone(),
-                at_least: request.gpu_memory_bytes,
-                at_most: match request.gpu_memory_max_bytes {
-                    0 => u64::MAX,
-                    most => most,
-                },
-            },
-            labels: placement.labels.clone(),
-            together: [REACHABLE.to_owned()].into(),
-            anti_labels: placement.anti_labels.clone(),
-            arrange: match placement.arrange {
-                spec::Arrange::Pack => Arrange::Pack,
-                spec::Arrange::Spread => Arrange::Spread,
-            },
-            fabric: placement.fabric.clone(),
-            exclusive: placement.exclusive,
-            avoid: self.shunned_given(queued, closing),
-        }
+        ask_but(queued, self.shunned_given(queued, closing))
     }
 
     /// Nodes that close before it would have ended, and those that have failed it.
@@ -163,6 +133,50 @@ pub fn payer(project: Option<i64>, user: &str) -> String {
         Some(project) => project.to_string(),
         None => format!("user {user}"),
     }
+}
+
+/// What the policy looks at of a job, which shuns these nodes.
+fn ask_but(queued: &QueuedJob, avoid: BTreeSet<NodeIx>) -> Ask {
+    let request = &queued.request;
+    let placement = &queued.placement;
+    let gang = match placement.gpus_total {
+        Some(gpus) => Gang::Packed { gpus },
+        None => Gang::Each {
+            nodes: queued.nodes.max(1),
+            gpus: request.gpus,
+        },
+    };
+    Ask {
+        gang,
+        cpus: request.cpus,
+        memory_bytes: request.memory_bytes,
+        gpu: GpuWish {
+            model: request.gpu_model.clone(),
+            at_least: request.gpu_memory_bytes,
+            at_most: match request.gpu_memory_max_bytes {
+                0 => u64::MAX,
+                most => most,
+            },
+        },
+        labels: placement.labels.clone(),
+        together: [REACHABLE.to_owned()].into(),
+        anti_labels: placement.anti_labels.clone(),
+        arrange: match placement.arrange {
+            spec::Arrange::Pack => Arrange::Pack,
+            spec::Arrange::Spread => Arrange::Spread,
+        },
+        fabric: placement.fabric.clone(),
+        exclusive: placement.exclusive,
+        avoid,
+    }
+}
+
+/// GPUs that a job would hold at least on these nodes if they were whole, empty and open: those for which its project is
+/// charged.
+#[must_use]
+pub fn least_gpus(nodes: &Ledger, queued: &QueuedJob) -> u32 {
+    let nodes = Cluster::of(nodes.nodes().map(|(_, entry)| whole_offer_of(entry)));
+    Shape::new(&nodes, ask_but(queued, BTreeSet::new())).least()
 }
 
 /// What a node would offer if it were open and nothing of it blocked.

@@ -25,6 +25,17 @@ pub(super) struct Promises<'p> {
     to: BTreeMap<NodeName, Vec<JobId>>,
 }
 
+/// Who comes, and who has to go first, in words. They are found once for each job: of a wide gang that takes a look at all
+/// of its nodes.
+#[derive(Debug, Default)]
+pub(super) struct Comers(BTreeMap<JobId, String>);
+
+#[cfg(test)]
+thread_local! {
+    /// So often such words were found.
+    pub(super) static FOUND: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Planner {
     /// What others are promised than this one.
     pub(super) fn promises(&self, but: JobId) -> Promises<'_> {
@@ -97,9 +108,14 @@ impl Planner {
     }
 
     /// To whom something of a node is promised, and who has to go first, to be said behind what is short there.
-    pub(super) fn promised_words(&self, promises: &Promises<'_>, node: &NodeName) -> String {
+    pub(super) fn promised_words(
+        &self,
+        promises: &Promises<'_>,
+        node: &NodeName,
+        comers: &mut Comers,
+    ) -> String {
         match promises.to.get(node) {
-            Some(jobs) => format!("; promised to {}", self.who_comes(jobs)),
+            Some(jobs) => format!("; promised to {}", self.who_comes(jobs, comers)),
             None => String::new(),
         }
     }
@@ -114,6 +130,7 @@ impl Planner {
         for (name, jobs) in promises.to.iter().filter(|(name, _)| could(name)) {
             by_jobs.entry(jobs).or_default().push(&name.0);
         }
+        let mut comers = Comers::default();
         let words = by_jobs.into_iter().take(SHOWN).map(|(jobs, mut nodes)| {
             let more = nodes.len().saturating_sub(SHOWN);
             nodes.truncate(SHOWN);
@@ -123,24 +140,32 @@ impl Planner {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            let (nodes, who) = (nodes.join(", "), self.who_comes(jobs));
+            let (nodes, who) = (nodes.join(", "), self.who_comes(jobs, &mut comers));
             format!("; {of} {nodes}{more} {are} promised to {who}")
         });
         words.collect()
     }
 
     /// Jobs for which nodes are chosen, and those who have to go before these come.
-    fn who_comes(&self, jobs: &[JobId]) -> String {
+    fn who_comes(&self, jobs: &[JobId], comers: &mut Comers) -> String {
         let words = jobs.iter().take(SHOWN).map(|job| {
-            let nodes = self.chosen_nodes(*job).unwrap_or_default();
-            let leavers = self.leavers(*job, &nodes).into_iter();
-            let leavers: Vec<String> = leavers.map(|job| format!("job {job}")).collect();
-            match leavers.get(..SHOWN.min(leavers.len())).unwrap_or_default() {
-                [] => format!("job {job}"),
-                some => format!("job {job}, which waits for {} to go", some.join(" and ")),
-            }
+            let words = comers.0.entry(*job);
+            words.or_insert_with(|| self.comes_behind(*job)).clone()
         });
         let words: Vec<String> = words.collect();
         words.join(" and to ")
+    }
+
+    /// One for whom nodes are chosen, and those who have to go before it comes.
+    fn comes_behind(&self, job: JobId) -> String {
+        #[cfg(test)]
+        FOUND.set(FOUND.get() + 1);
+        let nodes = self.chosen_nodes(job).unwrap_or_default();
+        let leavers = self.leavers(job, &nodes).into_iter();
+        let leavers: Vec<String> = leavers.map(|job| format!("job {job}")).collect();
+        match leavers.get(..SHOWN.min(leavers.len())).unwrap_or_default() {
+            [] => format!("job {job}"),
+            some => format!("job {job}, which waits for {} to go", some.join(" and ")),
+        }
     }
 }

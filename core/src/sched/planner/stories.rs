@@ -194,8 +194,19 @@ fn who_waits_beside_nodes_that_are_kept_is_told_for_whom_and_the_gang_when() {
     let beside = planner.reason(at(10), JobId(3)).unwrap();
     let told = "waits beside another: nodes n1, n2 are kept for job 2 from ";
     assert!(beside.starts_with(told), "{beside}");
+    // Fewer GPUs would not do, but to be gone before the gang starts.
     let changes = planner.explain(at(10), JobId(3)).unwrap().changes;
-    assert_eq!(changes, [], "fewer GPUs would not do");
+    let change = Change {
+        field: "time_limit",
+        from: "7200 s".into(),
+        to: "3540 s".into(),
+    };
+    assert_eq!(changes, [change]);
+    planner.gone(at(11), JobId(3), None);
+    let mut shorter = of(4, 8, 1, 2);
+    shorter.limit = Some(Duration::from_secs(3_540));
+    planner.queued(at(11), shorter);
+    assert_eq!(solve(&mut planner, 11).0, [4]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{
         QueuedJob,
         ledger::NodeEntry,
         policy::{
-            Outage, Outages, Seconds,
+            Outage, Outages, Reservation, Seconds,
             cluster::{NodeIx, Piece},
         },
     },
@@ -29,7 +29,7 @@ type Closing = Vec<(Timestamp, BTreeSet<NodeIx>)>;
 
 /// What is about to close at the moment of a question, which may be later than all that has happened.
 pub(super) struct Outlook<'p> {
-    now: Timestamp,
+    pub(super) now: Timestamp,
     closing: Cow<'p, Closing>,
 }
 
@@ -260,8 +260,8 @@ impl Planner {
         let now = outlook.now;
         let on = self.upkeep.windows.iter().any(|window| window.is_on(now));
         let fits = |entry: &NodeEntry| {
-            let could = !entry.open && queued.wish().could_use(entry);
-            could && queued.request.shortage(&entry.free()).is_none()
+            let wish = queued.wish();
+            !entry.open && wish.could_use(entry) && wish.has_room(entry)
         };
         let nodes = self.ledger.nodes().filter(|(_, entry)| on && fits(entry));
         let closed = nodes.filter_map(|(name, _)| {
@@ -327,8 +327,7 @@ impl Planner {
     ) -> Option<(u64, Change)> {
         const MINUTE: u64 = 60;
         let limit = queued.limit?;
-        let starts = outlook.closing.iter().rev().find_map(|(from, _)| {
-            let left = from.since(outlook.now).saturating_sub(self.upkeep.least);
+        let starts = self.gaps(outlook).into_iter().rev().find_map(|left| {
             // A minute less, so that there is one to ask for it.
             let left = left.as_secs().saturating_sub(MINUTE);
             let left = if left < MINUTE {
@@ -347,5 +346,17 @@ impl Planner {
             to: format!("{starts} s"),
         };
         Some((starts, change))
+    }
+
+    /// How long one may run, from now on, that is to be gone before a window begins, or before nodes are free that are kept
+    /// for another.
+    fn gaps(&self, outlook: &Outlook<'_>) -> BTreeSet<Duration> {
+        let windows = outlook.closing.iter().map(|(from, _)| {
+            let left = from.since(outlook.now);
+            left.saturating_sub(self.upkeep.least)
+        });
+        let kept = self.policy.kept().and_then(Reservation::known);
+        let kept = kept.map(|then| self.moment(then).since(outlook.now));
+        windows.chain(kept).collect()
     }
 }

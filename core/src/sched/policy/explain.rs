@@ -198,10 +198,10 @@ impl Scheduler {
         self.found(ix, ask, within).filter(|_| passes)
     }
 
-    /// Where a new job that asks for this would start, once this one is cancelled: it has waited for nothing yet, and
-    /// stands behind all others.
+    /// Where a new job that asks for this, and may not run for longer than until `ends`, would start, once this one is
+    /// cancelled: it has waited for nothing yet, and stands behind all others.
     #[must_use]
-    pub fn would_start_anew(&self, number: u64, ask: &Ask) -> Option<Vec<Piece>> {
+    pub fn would_start_anew(&self, number: u64, ask: &Ask, ends: Seconds) -> Option<Vec<Piece>> {
         let ix = self.number(number)?;
         let others = || self.heads_all().filter(|head| head.job != ix);
         // Who is held up by it, or is kept from nodes for it, starts as soon as it is gone.
@@ -215,8 +215,8 @@ impl Scheduler {
             Rule::Gittins | Rule::Throughput => !mine || others().next().is_none(),
             Rule::Fifo | Rule::Easy => self.are_passed_over(others()),
         };
-        // It may run for as long as it likes: beside what is kept for another, and not on it.
-        let within = self.kept.within(|| Seconds::MAX).filter(|_| !mine);
+        // Where it may run for longer than that, beside what is kept for another, and not on it.
+        let within = self.kept.within(|| ends).filter(|_| !mine);
         self.found(ix, ask, within).filter(|_| passes)
     }
 

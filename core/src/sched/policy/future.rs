@@ -250,7 +250,7 @@ impl<'a> Future<'a> {
         let Some(shape) = self.mine.as_ref().filter(|_| me) else {
             return self.shape(shape).find_but(&self.cluster, within);
         };
-        let end = self.then + self.outages.span;
+        let end = self.then.saturating_add(self.outages.span);
         let mut stay = Bits::default();
         for node in self.cluster.keys() {
             stay.set(node, within.is_none_or(|within| within.has(node)));

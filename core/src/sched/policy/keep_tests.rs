@@ -281,6 +281,20 @@ fn what_is_told_to_one_who_asks_for_less_heeds_what_is_kept() {
     assert!(free.would_start(3, &Ask::packed(8)).is_some());
 }
 
+#[test]
+fn where_a_new_job_would_start_beside_what_is_kept_goes_by_when_its_limit_ends_it() {
+    let mut scheduler = story(Reserve::Top);
+    scheduler.submit(10, &job(3, 8, "long"));
+    assert!(scheduler.pass(10).starts.is_empty());
+    let starts = |ends| {
+        scheduler
+            .would_start_anew(3, &Ask::packed(8), ends)
+            .is_some()
+    };
+    assert!(starts(5_000), "the gang starts at 5,000");
+    assert!(!starts(5_001) && !starts(Seconds::MAX));
+}
+
 /// One job of a story: which name, how wide, how long after the one before, and whether it may be stopped.
 type Told = (usize, usize, Seconds, bool);
 

@@ -36,6 +36,18 @@ fn who_goes_around_an_idle_node_that_failed_it_is_told_so_and_that_the_same_woul
 }
 
 #[test]
+fn who_would_lose_what_it_has_done_by_being_submitted_again_is_told_how_it_does_not() {
+    let mut planner = failed(4);
+    let mut worked = planner.queue().get(JobId(2)).unwrap().clone();
+    worked.has_run = Duration::from_secs(3_600);
+    planner.queued(at(11), worked);
+    assert_eq!(solve(&mut planner, 11), (vec![], vec![]));
+    let why = planner.explain(at(11), JobId(2)).unwrap();
+    let told = "; cancelled and submitted again as it is, it would start now, but from the beginning unless resume_from names its checkpoint";
+    assert!(why.again && why.words.ends_with(told), "{}", why.words);
+}
+
+#[test]
 fn less_is_advised_where_even_the_same_would_not_start_on_the_node_that_failed_it() {
     let mut planner = failed(4);
     planner.queued(at(11), job(3, 1, 1));

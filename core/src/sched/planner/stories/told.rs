@@ -1,6 +1,7 @@
 //! What a job that waits is told: its place, when it starts, and what would start it now.
 
 use super::*;
+use crate::sched::planner::promised::FOUND;
 
 fn under(rule: Rule) -> Planner {
     let mut planner = Planner::new(Config {
@@ -231,6 +232,27 @@ fn why_a_job_stands_where_it_does_is_told_by_priority_by_waiting_and_by_the_rule
             "{first}those go first that run longest still, and nothing is known yet"
         )),
         "{words}"
+    );
+}
+
+#[test]
+fn who_has_to_go_for_a_wide_gang_is_looked_for_once_and_not_at_each_of_its_nodes() {
+    let mut planner = cluster(40);
+    planner.queued(at(0), job(1, 1, 4));
+    solve(&mut planner, 0);
+    planner.queued(at(400), urgent(2, 40, 4));
+    assert_eq!(solve(&mut planner, 400).1, [(1, 2)]);
+    planner.queued(at(401), job(3, 1, 4));
+    assert_eq!(solve(&mut planner, 401), (vec![], vec![]));
+    let before = FOUND.get();
+    let why = planner.explain(at(401), JobId(3)).unwrap();
+    assert_eq!((why.short.len(), why.short_more), (32, 8));
+    let who = "; promised to job 2, which waits for job 1 to go";
+    assert!(why.short.iter().all(|one| one.lacks.ends_with(who)));
+    assert_eq!(
+        FOUND.get() - before,
+        2,
+        "for the sentence, and for the nodes"
     );
 }
 

@@ -1,6 +1,7 @@
 //! For what a job is told to wait that asks for GPUs in all, or for nodes of one fabric.
 
 use super::*;
+use crate::service::{Scope, Window};
 
 fn total(id: u64, gpus: u32) -> QueuedJob {
     let mut queued = job(id, 1, 0);
@@ -106,4 +107,33 @@ fn of_nodes_that_are_free_only_those_of_one_fabric_are_counted_together() {
     planner.gone(at(2), JobId(2), None);
     let (words, _) = told(&planner, 4);
     assert_eq!(words, "waits for its turn");
+}
+
+#[test]
+fn a_node_in_maintenance_that_has_no_free_gpu_would_not_hold_a_total() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 4));
+    planner.queued(at(0), job(2, 1, 4));
+    assert_eq!(solve(&mut planner, 0).0, [1, 2]);
+    let closed = planner.ledger().held_by(JobId(1))[0].node.clone();
+    let window = Window {
+        id: 1,
+        scope: Scope::Nodes([closed.clone()].into()),
+        from: at(5),
+        until: at(3_600),
+        why: "new fan".into(),
+        made_by: "o@example.com".into(),
+        made_at: at(0),
+    };
+    planner.set_windows(at(5), vec![window]);
+    set(&mut planner, 5, u32::from(closed == name(1)), 4, false);
+    planner.queued(at(6), total(3, 4));
+    assert_eq!(solve(&mut planner, 6), (vec![], vec![]));
+    let (words, _) = told(&planner, 3);
+    assert!(!words.contains("maintenance"), "{words}");
+    planner.gone(at(7), JobId(1), Some(Duration::from_secs(7)));
+    assert_eq!(solve(&mut planner, 7), (vec![], vec![]));
+    let (words, _) = told(&planner, 3);
+    let told = format!("; maintenance of node {} until ", closed.0);
+    assert!(words.contains(&told), "{words}");
 }

@@ -25,6 +25,17 @@ fn the_start_that_is_expected_heeds_windows_that_are_on_and_those_to_come() {
 }
 
 #[test]
+fn a_limit_beyond_all_time_reaches_into_every_window() {
+    let mut planner = planner(&["n1"]);
+    planner.set_windows(NOW, vec![on_n1((2, 4))]);
+    let ever = Duration::from_secs(i64::MAX.unsigned_abs());
+    planner.queued(NOW, job(1, Some(ever)));
+    assert_eq!(starts(&mut planner, NOW), []);
+    let expected = planner.explain(NOW, JobId(1)).unwrap().expected;
+    assert_eq!(expected.map(|[_, middle, _]| middle), Some(after(4)));
+}
+
+#[test]
 fn windows_that_overlap_or_touch_are_one_to_whoever_is_expected_to_start_after_them() {
     // Somebody runs who has to go when the first begins; jobs 1 and 2 wait for the node, one behind the other.
     let expected = |windows: &[(u32, u32)]| {
