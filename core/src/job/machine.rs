@@ -1,6 +1,8 @@
 //! The transitions, and what users want. Each function is one event; each says in which states it is taken. What tasks
 //! say is in `tasks`.
 
+use std::time::Duration;
+
 use super::{Attempt, Effect, Event, Illegal, Job, JobState, Resume, Step, Tracker};
 use crate::{
     failure::{FailureClass, Outcome, StopCause},
@@ -143,7 +145,10 @@ impl Draft {
         if let Some(asked) = self.job.tried.batch_size {
             self.job.spec.batch_size = asked;
         }
-        self.job.asked_at = Some(self.now);
+        // No two wishes have the same moment: by it one is told from the one before.
+        let same = self.job.asked_at == Some(self.now);
+        let apart = Duration::from_micros(u64::from(same));
+        self.job.asked_at = Some(self.now.plus(apart));
         let newest = self.job.attempts.last();
         self.job.asked_after = Some(newest.map_or(AttemptNo(0), |newest| newest.number));
         self.job.tried = Tried::default();

@@ -57,7 +57,7 @@ impl World {
             Fault::FillAgent(node, writes) => self.crowd(*node, Some(*writes)),
             Fault::EmptyAgent(node) => self.crowd(*node, None),
             Fault::StartCoordinator => self.start_coordinator(sim),
-            Fault::Jump(seconds) => nature::jump(*seconds),
+            Fault::Jump(seconds) => self.jump(*seconds),
             Fault::JumpAlone(node, seconds) => self.jump_alone(*node, *seconds),
             Fault::Spare => {
                 self.disk.spare();
@@ -81,10 +81,18 @@ impl World {
         }
     }
 
+    fn jump(&self, seconds: i64) {
+        nature::jump(seconds);
+        for node in &self.nodes {
+            node.post.yard.clock_was_set(seconds);
+        }
+    }
+
     pub(super) fn jump_alone(&mut self, node: usize, seconds: i64) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.ahead += seconds;
             clocks::set_one(&node.name, node.ahead);
+            node.post.yard.clock_was_set(seconds);
         }
     }
 

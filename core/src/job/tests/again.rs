@@ -199,6 +199,20 @@ fn an_attempt_before_a_users_last_wish_is_none_since_then_also_where_the_clock_w
     assert_eq!(older.queued().passed, Some(late));
 }
 
+#[test]
+fn two_wishes_at_the_same_moment_are_two() {
+    let wish = |job: &Job| job.step(T, Event::RestartRequested).unwrap().job;
+    let never = |job: &Job| {
+        let event = Event::Hopeless("job 1 was cancelled".to_owned());
+        job.step(T, event).unwrap().job
+    };
+    let first = wish(&never(&after(vec![Event::Prepared]).job));
+    let over = never(&first);
+    let second = wish(&over);
+    assert_ne!(first.asked_at, second.asked_at);
+    assert_eq!(crate::invariants::broken_by(&over, &second), []);
+}
+
 fn goes() -> Event {
     Event::MakeRoom(A1, JobId(9))
 }
