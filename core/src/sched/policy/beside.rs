@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    cluster::JobIx,
     config::{Rule, Seconds},
     lanes::{LaneIx, ShapeIx, Turn},
     plan::{Because, Plan, Reservation, Start},
@@ -58,7 +59,7 @@ impl Scheduler {
 
     /// What is left only shrinks in a look, so as a rule who did not fit does not after it either. But by those who start
     /// beside what is kept it may be kept elsewhere, or for another; and who wants nodes alone and may not have those that it
-    /// finds first may have others once these are taken.
+    /// finds first may have others once these are taken. Nobody waits for one whose project has come to its limits by them.
     fn could_find_more(&self, now: Seconds, kept: &Kept, new: &[Start]) -> bool {
         let beside = || {
             new.iter()
@@ -70,7 +71,17 @@ impl Scheduler {
             Some(reservation) => beside() && !self.stands(now, reservation),
             None => false,
         };
-        moves || self.projects.any_may_not_borrow() && self.anybody_wants_to_be_alone()
+        let is_out = kept
+            .first
+            .as_ref()
+            .is_some_and(|first| self.is_out(first.job));
+        moves || is_out || self.projects.any_may_not_borrow() && self.anybody_wants_to_be_alone()
+    }
+
+    /// Others of its project have come to its limits: then nothing is kept for it.
+    fn is_out(&self, ix: JobIx) -> bool {
+        let job = self.job(ix);
+        !self.projects.may_start(job.project, self.least(job))
     }
 
     /// Whether under `easy` the same nodes would be kept for the same job again, now that others have started beside it. One

@@ -46,6 +46,35 @@ fn what_fits_once_nodes_are_kept_elsewhere_starts_in_the_same_pass() {
 }
 
 #[test]
+fn nothing_is_kept_for_one_whose_project_comes_to_its_limit_by_who_starts_beside_it() {
+    let mut config = Config {
+        rule: Rule::Easy,
+        ..Config::default()
+    };
+    let one = ProjectRule {
+        running: Some(1),
+        ..ProjectRule::default()
+    };
+    config.projects.insert("a".into(), one);
+    let mut scheduler = racks(config, &[1]);
+    let mut submit = |now, number, (project, gpus), limit| {
+        let limit = Some(limit);
+        let asked = Submission {
+            limit,
+            ..job(number, gpus)
+        };
+        scheduler.submit(now, &of_project(project, asked));
+    };
+    submit(0, 1, ("b", 4), 1_000);
+    // It would start when that one ends, and the next is gone by then; the last is not.
+    submit(1, 2, ("a", 8), 1_000);
+    submit(2, 3, ("a", 2), 500);
+    submit(3, 4, ("b", 2), 9_000);
+    assert_eq!(started(&scheduler.pass(3)), [1, 3, 4]);
+    assert!(scheduler.pass(3).is_empty());
+}
+
+#[test]
 fn who_may_not_have_the_nodes_that_it_finds_has_others_once_those_are_taken() {
     let own = ProjectRule {
         gpus: Some(4),
