@@ -1,8 +1,8 @@
 //! What is left of a trainer whose shim has died: finding it, and its end.
 //!
-//! Owns the mark that each trainer is given in its environment. A process of the trainer is known by its control group and those below it,
-//! by its session and by that mark; out of reach is only what has left the session and dropped its environment where
-//! there is no control group. Decides nothing about the task. The launcher and the watcher call it.
+//! Owns the mark that each trainer is given in its environment. A process of the trainer is known by its control group
+//! and those below it, by its session and by that mark; out of reach is only what has left the session and dropped its
+//! environment where there is no control group. Decides nothing about the task. The launcher and the watcher call it.
 
 use super::files::{LaunchSpec, ProcRecord};
 use super::{cgroup, ident::wait_gone, launch, procfs};

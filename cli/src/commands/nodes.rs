@@ -243,14 +243,19 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn a_list_of_nodes_shows_what_is_free_of_how_much() {
-        let screen = Screen {
+    /// Of a pipe.
+    fn screen() -> Screen {
+        Screen {
             json: false,
             terminal: false,
             colour: false,
             width: 80,
-        };
+        }
+    }
+
+    #[test]
+    fn a_list_of_nodes_shows_what_is_free_of_how_much() {
+        let screen = screen();
         let text = table(&screen, &[node()], Timestamp(0));
         for word in [
             "alpha",
@@ -271,12 +276,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_node_that_takes_no_jobs_says_why_in_the_list_and_on_its_page() {
-        let screen = Screen {
-            json: false,
-            terminal: false,
-            colour: false,
-            width: 80,
-        };
+        let screen = screen();
         let mut node = node();
         (node.draining, node.drain_reason) = (false, String::new());
         node.condition = "disk full: 12 MiB free of 4 GiB, needs 64 MiB".into();
@@ -289,12 +289,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_node_whose_agent_is_revoked_is_called_so_and_not_lost() {
-        let screen = Screen {
-            json: false,
-            terminal: false,
-            colour: false,
-            width: 80,
-        };
+        let screen = screen();
         let mut node = node();
         (node.state, node.revoked) = (NodeState::Lost.into(), true);
         let text = table(&screen, &[node.clone()], Timestamp(0));

@@ -1,7 +1,7 @@
 //! What a project may have: whether it could ever hold a job, and whether so many more may wait in it.
 //!
-//! Part of accepting jobs. Decides by the limits of the configuration, by what nodes offer and by what the scheduler knows. Called by submissions,
-//! dry runs, and whatever runs a job again.
+//! Part of accepting jobs. Decides by the limits of the configuration, by what nodes offer and by what the scheduler
+//! knows. Called by submissions, dry runs, and whatever runs a job again.
 
 use trainyard_core::spec::JobSpec;
 

@@ -1,13 +1,11 @@
 //! Which of a job's attempts a user has last asked for.
 
-use serde::{Deserialize, Serialize};
-
 use super::attempt::Attempt;
 use crate::{ids::AttemptNo, time::Timestamp};
 
 /// When a user last asked for a job to run. The clock may have been set back since, or forward before: which attempts
 /// came later is told by their numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastAsked {
     /// When.
     pub at: Timestamp,

@@ -297,3 +297,61 @@ fn a_free_node_that_is_promised_to_a_gang_is_named_with_the_gang_and_who_has_to_
     let (_, nodes) = short(2);
     assert!(!nodes.contains_key(idle), "{nodes:?}");
 }
+
+#[test]
+fn a_job_that_waits_is_told_what_is_short_who_has_it_and_what_would_start_it_now() {
+    let mut planner = cluster(2);
+    planner.queued(at(0), job(1, 1, 3));
+    planner.queued(at(0), job(2, 1, 4));
+    solve(&mut planner, 0);
+    let mut wide = job(3, 2, 2);
+    wide.request.gpu_model = "t4".into();
+    planner.queued(at(0), job(4, 1, 4));
+    planner.queued(at(0), wide);
+    solve(&mut planner, 0);
+    let why = planner.explain(at(10), JobId(3)).unwrap();
+    let short: Vec<_> = why
+        .short
+        .iter()
+        .map(|short| {
+            (
+                short.node.0.as_str(),
+                short.lacks.as_str(),
+                short.holders.clone(),
+            )
+        })
+        .collect();
+    let lacks = |free: u32| format!("gpus: asks for 2 of model t4, has {free}");
+    let (one, none) = (lacks(1), lacks(0));
+    assert_eq!(
+        short,
+        [
+            ("n0", one.as_str(), vec![JobId(1)]),
+            ("n1", none.as_str(), vec![JobId(2)]),
+        ]
+    );
+    assert_eq!(why.changes, [], "one node has one GPU, the other none");
+    let together = why.together.iter();
+    let together: Vec<_> = together
+        .map(|change| (change.field, change.from.as_str(), change.to.as_str()))
+        .collect();
+    assert_eq!(
+        together,
+        [("resources.gpus", "2", "1"), ("nodes", "2", "1")]
+    );
+    let place = why.place.unwrap();
+    assert_eq!((place.ahead, place.waiting), (0, 2), "told of first");
+    let [early, middle, late] = why.expected.unwrap();
+    assert!(at(10) <= early && early <= middle && middle <= late);
+    let why = planner.explain(at(10), JobId(4)).unwrap();
+    let change = Change {
+        field: "resources.gpus",
+        from: "4".into(),
+        to: "1".into(),
+    };
+    assert_eq!(why.changes, [change]);
+    let (nodes, none) = planner.foresee(at(10), job(9, 1, 1));
+    assert_eq!((nodes, none), (Some(vec![name(0)]), None));
+    assert!(planner.foresee(at(10), job(9, 1, 2)).1.is_some());
+    assert_eq!(planner.queue().iter().count(), 2, "nothing was submitted");
+}
