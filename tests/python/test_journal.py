@@ -18,6 +18,7 @@ from unittest import mock
 from support import SDK, AwayCase, Platform, until
 
 from trainyard_sdk import CallbackError, TrainerSDK, journal
+from trainyard_sdk.waiting import Call, Waiting
 
 
 def read(folder: Path) -> List[Tuple[str, str]]:
@@ -249,6 +250,21 @@ class Journals(AwayCase):
         self.assertEqual(len(files), 2)
         self.assertEqual(sum("of the child" in path.read_text() for path in files), 1)
         self.assertEqual(sum("of the parent" in path.read_text() for path in files), 1)
+
+    def test_a_call_that_another_has_sent_before_it_was_written_down_stays_in_no_file(self) -> None:
+        class Slow(journal.Journal):
+            """Gives no number before somebody else has sent the call."""
+
+            def add(self, path: str, data: bytes) -> int:
+                number = super().add(path, data)
+                sent = waiting.first()
+                assert sent is not None
+                waiting.remove(sent)
+                return number
+
+        waiting = Waiting(Slow(str(self.folder)))
+        self.assertTrue(waiting.add(Call("/logs", {"message": "sent at once"})))
+        self.assertEqual(self.kept(), [])
 
     def test_many_threads_lose_nothing_while_the_file_is_emptied_again_and_again(self) -> None:
         platform = Platform()

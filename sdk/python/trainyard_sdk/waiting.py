@@ -91,6 +91,9 @@ class Waiting:
         """Put a call behind the others; False when there is no room for it."""
         self._new.append(call)
         self.write_down(call)
+        if call.done or call.left_out:
+            # Another thread, or a signal handler, was done with it before it had its number.
+            self.strike(call)
         self._settle(call)
         return not call.left_out
 
