@@ -138,16 +138,13 @@ async fn asks(office: Office) {
         }
         (stored, left_out) = (commits, Duration::ZERO);
         let mut silent = BTreeSet::new();
-        for wait in office.accepted.waiting() {
-            let question = |reply| SchedulerMsg::Reason(JobId(wait.0), reply);
-            let Ok(reason) = ask(&scheduler, question).await else {
-                // Who cannot ask does not know for how long what is seen next has waited.
-                silent.clear();
-                break;
-            };
-            if reason.is_none_or(|reason| reason.is_empty()) {
-                silent.insert(wait);
-            }
+        let waiting: Vec<_> = office.accepted.waiting().into_iter().collect();
+        let jobs = waiting.iter().map(|wait| JobId(wait.0)).collect();
+        // Who cannot ask does not know for how long what is seen next has waited.
+        if let Ok(reasons) = ask(&scheduler, |reply| SchedulerMsg::Reasons(jobs, reply)).await {
+            let told = waiting.into_iter().zip(reasons);
+            let untold = told.filter(|(_, reason)| reason.as_deref().is_none_or(str::is_empty));
+            silent.extend(untold.map(|(wait, _)| wait));
         }
         if let Some((job, _)) = silent.intersection(&before).next() {
             let words = format!("INV-08: the scheduler has no reason why job {job} waits");

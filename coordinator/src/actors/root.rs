@@ -4,7 +4,10 @@
 //! is told to end, and begins again from the store. Job actors, sessions and trackers are restarted by
 //! their own supervisors; without trackers all goes on. Called by the binary.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
@@ -40,6 +43,8 @@ pub struct Tree {
     pub nodes: NodesRef,
     /// Broken invariants, counted.
     pub broken: Broken,
+    /// Set once the scheduler has looked at the queue that it found at its start.
+    pub has_looked: Arc<OnceLock<()>>,
 }
 
 /// What Root is given.
@@ -97,9 +102,11 @@ impl Actor for Root {
         args: RootArgs,
     ) -> Result<State, ActorProcessingErr> {
         let cell = myself.get_cell();
+        let has_looked = Arc::default();
         let of_scheduler = SchedulerArgs {
             policy: args.policy,
             store: args.store.clone(),
+            has_looked: Arc::clone(&has_looked),
         };
         let (scheduler, _) =
             Scheduler::spawn_linked(None, Scheduler, of_scheduler, cell.clone()).await?;
@@ -136,6 +143,7 @@ impl Actor for Root {
             jobs,
             nodes,
             broken: args.broken,
+            has_looked,
         };
         resume(&args.store, &tree)?;
         Ok(State {

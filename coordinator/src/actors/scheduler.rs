@@ -13,7 +13,10 @@ mod places;
 mod service;
 mod spent;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
 
 use ractor::{Actor, ActorProcessingErr, RpcReplyPort};
 use rand::Rng;
@@ -46,6 +49,8 @@ pub struct SchedulerArgs {
     pub policy: policy::Config,
     /// Says how jobs stand that others wait for.
     pub store: Store,
+    /// Set once it has looked at the queue that it is told of at its start.
+    pub has_looked: Arc<OnceLock<()>>,
 }
 
 /// The planner, and what is under way.
@@ -78,6 +83,10 @@ pub struct State {
     asked: u64,
     /// When the queue is looked at next for jobs whose wait is over.
     alarm: Option<Timestamp>,
+    /// It was told of the queue as the store had it.
+    knows: bool,
+    /// Set with the first look after that.
+    has_looked: Arc<OnceLock<()>>,
 }
 
 impl Actor for Scheduler {
@@ -97,6 +106,7 @@ impl Actor for Scheduler {
         Ok(State {
             planner,
             store: Some(args.store),
+            has_looked: args.has_looked,
             ..State::default()
         })
     }
@@ -129,7 +139,10 @@ impl Actor for Scheduler {
                 return state.solve(&myself);
             }
             SchedulerMsg::Alarm => state.rings(),
-            SchedulerMsg::Reason(job, reply) => answer(reply, state.reason(job)),
+            SchedulerMsg::Reasons(jobs, reply) => {
+                let reasons = jobs.into_iter().map(|job| state.reason(job));
+                answer(reply, reasons.collect());
+            }
             SchedulerMsg::Explain(job, reply) => answer(reply, state.explain(job)),
             SchedulerMsg::Foresee(queued, reply) => state.foresee(*queued, reply),
             SchedulerMsg::WaitingOf(project, reply) => {
@@ -150,7 +163,7 @@ impl Actor for Scheduler {
 
 impl State {
     fn wait_already(&mut self, jobs: Vec<QueuedJob>) {
-        self.dirty = true;
+        (self.dirty, self.knows) = (true, true);
         jobs.into_iter().for_each(|job| self.waits(job));
     }
 
@@ -174,6 +187,9 @@ impl State {
         self.place(now)?;
         self.note(now);
         self.wake_for(myself, now);
+        if self.knows {
+            self.has_looked.get_or_init(|| ());
+        }
         Ok(())
     }
 

@@ -96,8 +96,8 @@ pub enum SchedulerMsg {
     Solve,
     /// The wait of a job that is tried again may be over.
     Alarm,
-    /// Why a job waits.
-    Reason(JobId, RpcReplyPort<Option<String>>),
+    /// Why each of these jobs waits; nothing of those that do not.
+    Reasons(Vec<JobId>, RpcReplyPort<Vec<Option<String>>>),
     /// All about why a job waits.
     Explain(JobId, RpcReplyPort<Option<Box<Explanation>>>),
     /// What would become of a job.

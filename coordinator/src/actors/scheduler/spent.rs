@@ -309,7 +309,11 @@ mod tests {
             round: 0,
             ..policy::Config::default()
         };
-        let args = SchedulerArgs { policy, store };
+        let args = SchedulerArgs {
+            policy,
+            store,
+            has_looked: std::sync::Arc::default(),
+        };
         let (scheduler, _) = Scheduler::spawn(None, Scheduler, args).await.unwrap();
         let waits = |id, project| {
             let queued = QueuedJob {

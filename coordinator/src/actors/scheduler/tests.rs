@@ -370,3 +370,34 @@ fn of_two_that_could_go_the_one_goes_whose_first_attempt_has_saved_something_by_
         assert_eq!(goes, [saved == 1, saved == 2]);
     }
 }
+
+#[tokio::test]
+async fn a_scheduler_has_looked_once_it_was_told_of_the_whole_queue_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions::new(folder.path().join("trainyard.redb"));
+    let store = Store::open(options, Box::new(|error| panic!("{error}"))).unwrap();
+    let has_looked: Arc<OnceLock<()>> = Arc::default();
+    let args = SchedulerArgs {
+        policy: policy::Config::default(),
+        store,
+        has_looked: Arc::clone(&has_looked),
+    };
+    let (scheduler, _) = Scheduler::spawn(None, Scheduler, args).await.unwrap();
+    // The second answer comes behind the look at what was told before the first one.
+    let asks = async || {
+        let question = |reply| SchedulerMsg::Reasons(vec![JobId(1), JobId(2)], reply);
+        crate::actors::ask(&scheduler, question).await.unwrap();
+        crate::actors::ask(&scheduler, question).await.unwrap()
+    };
+    let one = SchedulerMsg::JobIs(Box::new(waiting(1, 0)));
+    scheduler.cast(one).unwrap();
+    let reasons = asks().await;
+    assert!(reasons[0].is_some() && reasons[1].is_none(), "{reasons:?}");
+    assert!(
+        has_looked.get().is_none(),
+        "it knows one of who knows how many"
+    );
+    scheduler.cast(SchedulerMsg::Waiting(Vec::new())).unwrap();
+    asks().await;
+    assert!(has_looked.get().is_some());
+}
