@@ -69,7 +69,8 @@ pub(crate) async fn restart(binary: &str, count: usize, active: usize) -> Result
     })
     .await;
     drop(fleet);
-    let (mut ready, mut serving, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ready, mut serving) = (Vec::new(), Vec::new());
+    let (mut looked, mut cpu) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         cluster.kill_coordinator();
         let begun = now();
@@ -77,6 +78,8 @@ pub(crate) async fn restart(binary: &str, count: usize, active: usize) -> Result
         ready.push(milliseconds(begun.elapsed()));
         answers(&cluster, count).await?;
         serving.push(milliseconds(begun.elapsed()));
+        has_looked(&cluster).await;
+        looked.push(milliseconds(begun.elapsed()));
         cpu.push(machine::cpu_seconds(cluster.coordinator().pid())? * 1_000.0);
     }
     let worst = serving.iter().copied().fold(0.0, f64::max);
@@ -86,13 +89,15 @@ pub(crate) async fn restart(binary: &str, count: usize, active: usize) -> Result
         "serving_ms": worst,
         "each_serving_ms": serving,
         "ready_ms": ready,
+        "looked_ms": looked.iter().copied().fold(0.0, f64::max),
+        "each_looked_ms": looked,
         "cpu_ms": cpu,
         "coordinator_mib": machine::resident_mib(cluster.coordinator().pid())?,
         "store_mib": store_mib(&cluster)?,
     }))
 }
 
-/// One call that reads jobs, and one that the actors answer.
+/// A call that reads the newest jobs.
 async fn answers(cluster: &Cluster, count: usize) -> Result<()> {
     let mut jobs = Jobs::of(cluster).await;
     let request = ListJobsRequest {
@@ -106,6 +111,22 @@ async fn answers(cluster: &Cluster, count: usize) -> Result<()> {
         "job {newest} is the newest of {count}"
     );
     Ok(())
+}
+
+/// Until the scheduler has looked at all jobs that waited when it was started: lists tell then why they wait.
+async fn has_looked(cluster: &Cluster) {
+    let jobs = Jobs::of(cluster).await;
+    until("the scheduler has looked at the queue", async || {
+        let request = ListJobsRequest {
+            page_size: 1,
+            ..ListJobsRequest::default()
+        };
+        let mut jobs = jobs.clone();
+        let newest = jobs.0.list_jobs(request).await.ok()?.into_inner().jobs;
+        let reason = &newest.first()?.reason;
+        (!reason.is_empty() && !reason.contains("has not looked at the queue")).then_some(())
+    })
+    .await;
 }
 
 /// Whether a job was placed and has not begun.

@@ -210,6 +210,12 @@ const FIGURES: &[Figure] = &[
         (RESTARTS, "redb opens after a crash in 1.5 ms"),
     ),
     figure(
+        "/restart/looked_ms",
+        ("… until its scheduler has looked at all", "ms"),
+        Nothing,
+        ("", ""),
+    ),
+    figure(
         "/backlog/coordinator_mib",
         ("memory with 100,000 queued", "MiB"),
         AtMost(400.0),
