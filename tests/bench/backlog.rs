@@ -42,6 +42,7 @@ pub(crate) async fn memory(binary: &str, count: usize) -> Result<Value> {
     cluster.kill_coordinator();
     cluster.start_coordinator().await;
     answers(&cluster, count).await?;
+    has_looked(&cluster).await;
     let restarted = machine::resident_mib(cluster.coordinator().pid())?;
     Ok(json!({
         "jobs": count,

@@ -141,7 +141,9 @@ async fn asks(office: Office) {
         let waiting: Vec<_> = office.accepted.waiting().into_iter().collect();
         let jobs = waiting.iter().map(|wait| JobId(wait.0)).collect();
         // Who cannot ask does not know for how long what is seen next has waited.
-        if let Ok(reasons) = ask(&scheduler, |reply| SchedulerMsg::Reasons(jobs, reply)).await {
+        if !waiting.is_empty()
+            && let Ok(reasons) = ask(&scheduler, |reply| SchedulerMsg::Reasons(jobs, reply)).await
+        {
             let told = waiting.into_iter().zip(reasons);
             let untold = told.filter(|(_, reason)| reason.as_deref().is_none_or(str::is_empty));
             silent.extend(untold.map(|(wait, _)| wait));

@@ -132,7 +132,10 @@ pub(crate) async fn onlooker(caller: Caller, trace: Trace) -> turmoil::Result {
             caller.set(None);
             continue;
         };
-        let silent = jobs.iter().filter(|job| job.reason.is_empty());
+        // Neither is it one that the scheduler has not looked yet.
+        let says =
+            |reason: &str| !reason.is_empty() && !reason.contains("has not looked at the queue");
+        let silent = jobs.iter().filter(|job| !says(&job.reason));
         let silent = silent.map(|job| (job.job_id, job.attempts.len()));
         let silent: BTreeMap<u64, usize> = silent.collect();
         for (job, attempts) in &silent {
