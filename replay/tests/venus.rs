@@ -1,4 +1,4 @@
-//! The policy against published figures, on a small trace that lies beside this file.
+//! The policy against published figures, on small traces that lie beside this file.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -89,6 +89,29 @@ fn gangs_as_wide_as_the_pool_do_not_lose_by_preemption_what_first_fit_gives_them
             figures.wait_mean
         );
         assert!(figures.wait_max < 72.0 * 3_600.0);
+    }
+}
+
+#[test]
+fn a_batch_ends_as_soon_as_docs_scheduling_says() {
+    let path = path().with_file_name("batch_2000.csv.gz");
+    let jobs = trace::read(&path).unwrap();
+    let work = jobs.iter().map(|job| {
+        let seconds = u32::try_from(job.duration).unwrap();
+        f64::from(job.gpus) * f64::from(seconds)
+    });
+    let least = work.sum::<f64>() / 128.0;
+    for (policy, most) in [("throughput", 1.05), ("default", 1.10)] {
+        let question = Question {
+            source: Source::Trace(path.clone()),
+            nodes: Nodes { count: 16, gpus: 8 }.each(),
+            vc: None,
+            ..asked(policy, "", 16)
+        };
+        let mut answer = answer(&question, &|| Duration::ZERO).unwrap();
+        let makespan = answer.policies.remove(0).0.makespan;
+        let ratio = makespan / least;
+        assert!((1.0..=most).contains(&ratio), "{policy}: {ratio}");
     }
 }
 

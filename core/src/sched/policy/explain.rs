@@ -13,7 +13,7 @@ use super::{
     pass::Head,
     place::Shape,
     plan::Reservation,
-    scheduler::Scheduler,
+    scheduler::{Scheduler, TRIAL, TURN},
 };
 
 /// Where a waiting job stands.
@@ -92,7 +92,9 @@ impl Place {
                 "those of a priority go in the order in which they were submitted".to_owned()
             }
             (Rule::Throughput, _) => format!(
-                "those go first that run longest still, and {}",
+                "whoever has run for the fewest turns of {} h goes first, and after {} h whoever runs longest still; {}",
+                TURN / 3_600,
+                TRIAL / 3_600,
                 self.known()
             ),
             (Rule::Gittins, RankBy::Gittins) => self.known(),

@@ -227,7 +227,7 @@ fn queue(attained: f64) -> f64 {
     border.unwrap_or(last)
 }
 
-fn as_float(value: Seconds) -> f64 {
+pub(super) fn as_float(value: Seconds) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
     let float = value as f64;
     float

@@ -12,7 +12,7 @@ use super::{
     dense::Table,
     forecast::Forecasts,
     future::Outage,
-    history::{History, attained},
+    history::{History, as_float, attained},
     job::{Job, State, Submission},
     lanes::{LaneIx, Lanes, Rank, Turn},
     place::Shape,
@@ -449,15 +449,17 @@ impl Scheduler {
     }
 }
 
-/// Whoever is expected to run longest goes first, so that none of them is left over at the end; but first everybody runs
-/// for a while, because most are short and nobody knows which.
+/// Whoever is expected to run longest goes first, so that none of them is left over at the end; but first all run by turns,
+/// because most are short and nobody knows which, and those that are not should all be far by then.
 fn throughput(history: &History, job: &Job, ran: Seconds) -> f64 {
     if ran < TRIAL {
-        return 1.0;
+        return as_float(ran / TURN + 1);
     }
     let [_, left, _] = history.left(job.class, ran).unwrap_or([1.0; 3]);
     1.0e9 / left.max(1.0)
 }
 
+/// In a batch whoever has run for the fewest turns goes first.
+pub(super) const TURN: Seconds = 7_200;
 /// So long a job runs before it is believed to be a long one.
-const TRIAL: Seconds = 21_600;
+pub(super) const TRIAL: Seconds = 9 * TURN;

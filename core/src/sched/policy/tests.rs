@@ -342,14 +342,14 @@ fn easy_keeps_nodes_for_the_first_where_no_job_has_a_time_limit() {
 }
 
 #[test]
-fn for_throughput_all_are_tried_and_then_the_longest_goes_first() {
+fn for_throughput_all_run_by_turns_and_then_the_longest_goes_first() {
     const HOUR: Seconds = 3_600;
     let config = Config {
         rule: Rule::Throughput,
         ..Config::default()
     };
     let mut scheduler = scheduler(config, 1);
-    for (name, hours) in [("short", 9), ("long", 90)] {
+    for (name, hours) in [("short", 22), ("long", 90)] {
         let class = scheduler.history.class("", "", name, 8);
         (0..40).for_each(|_| scheduler.history.ended(class, hours * HOUR));
     }
@@ -358,16 +358,23 @@ fn for_throughput_all_are_tried_and_then_the_longest_goes_first() {
         done: hours * HOUR,
         ..job(number, 8)
     };
-    scheduler.submit(0, &after(1, "short", 7));
-    scheduler.submit(0, &after(2, "long", 7));
-    scheduler.submit(0, &after(3, "short", 5));
+    scheduler.submit(0, &after(1, "short", 19));
+    scheduler.submit(0, &after(2, "long", 19));
+    scheduler.submit(0, &after(3, "long", 7));
+    scheduler.submit(0, &after(4, "short", 5));
     let mut order = Vec::new();
-    for now in 0..3 {
+    for now in 0..4 {
         let starts = settle(&mut scheduler, now).0;
         starts.iter().for_each(|job| scheduler.finished(now, *job));
         order.extend(starts);
     }
-    assert_eq!(order, [3, 2, 1]);
+    assert_eq!(order, [4, 3, 2, 1]);
+
+    // Whoever has run for several turns makes room for one that has not.
+    scheduler.submit(10, &after(5, "long", 7));
+    assert_eq!(settle(&mut scheduler, 10).0, [5]);
+    scheduler.submit(11, &after(6, "long", 0));
+    assert_eq!(settle(&mut scheduler, 10 + HOUR).0, [6]);
 }
 
 #[test]

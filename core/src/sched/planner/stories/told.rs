@@ -229,7 +229,7 @@ fn why_a_job_stands_where_it_does_is_told_by_priority_by_waiting_and_by_the_rule
     let words = because(Rule::Throughput);
     assert!(
         words.starts_with(&format!(
-            "{first}those go first that run longest still, and nothing is known yet"
+            "{first}whoever has run for the fewest turns of 2 h goes first, and after 18 h whoever runs longest still; nothing is known yet"
         )),
         "{words}"
     );
