@@ -134,13 +134,22 @@ pub(super) fn starts(frames: &mut Frames) -> Vec<Option<v1::TaskKey>> {
 pub(super) struct Beats(tokio::task::JoinHandle<()>);
 
 impl Beats {
+    /// Of one that has no task any more.
     pub(super) fn of(session: &SessionRef) -> Self {
+        Self::listing(session, Vec::new())
+    }
+
+    /// What they do not list has ended, as in the agent's own.
+    fn listing(session: &SessionRef, tasks: Vec<v1::TaskReport>) -> Self {
         let session = session.clone();
         Self(TaskTracker::new().spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_millis(50));
             loop {
                 tick.tick().await;
-                let beat = connect_request::Frame::Heartbeat(v1::Heartbeat::default());
+                let beat = connect_request::Frame::Heartbeat(v1::Heartbeat {
+                    tasks: tasks.clone(),
+                    ..v1::Heartbeat::default()
+                });
                 session.cast(SessionMsg::Incoming(Box::new(beat))).ok();
             }
         }))
@@ -253,7 +262,7 @@ async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended
     first.cast(SessionMsg::Incoming(Box::new(on))).ok();
     ended(&mut frames).await;
     let (again, mut frames) = node_with(&world, "n1", vec![runs(task)]).await;
-    let _alive = Beats::of(&again);
+    let alive = Beats::listing(&again, vec![runs(task)]);
     let stopped = super::strays::stopped(&mut frames).await;
     assert_eq!(stopped, task);
     // What is asked behind that: there was time enough to place it.
@@ -262,7 +271,9 @@ async fn a_lost_node_that_speaks_again_gets_no_work_before_its_strays_have_ended
         .await
         .unwrap();
     assert!(starts(&mut frames).is_empty());
+    drop(alive);
     say(&again, exits(task));
+    let _alive = Beats::of(&again);
     let next = tokio::time::timeout(Duration::from_secs(30), start_of(&mut frames)).await;
     assert_eq!(next.unwrap().task.unwrap().attempt, 2);
     world.root.stop_and_wait(None, None).await.unwrap();
